@@ -74,7 +74,11 @@ def _command(parent: click.Context, name: str) -> str:
     context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join(["relay", name, *command.collect_usage_pieces(context)])
     text = "\n\n".join(_unwrapped(part) for part in (command.help or "").split("\n\n"))
-    rows = "".join(_option(parameter, context) for parameter in command.params if isinstance(parameter, click.Option))
+    rows = "".join(
+        _option(parameter, context)
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    )
     table = f"| flag | |\n|---|---|\n{rows}\n" if rows else ""
     return f"## relay {name}\n\n```\n{usage}\n```\n\n{text}\n\n{table}"
 
@@ -114,7 +118,10 @@ def _setting(name: str) -> str:
     shown = "" if field.default in (None, "", {}) else code(field.default)
     signs = {"ge": "≥", "gt": "\\>", "le": "≤", "lt": "\\<"}
     bounds = [
-        f"{signs[kind]} {getattr(bound, kind)}" for bound in field.metadata for kind in signs if hasattr(bound, kind)
+        f"{signs[kind]} {getattr(bound, kind)}"
+        for bound in field.metadata
+        for kind in signs
+        if hasattr(bound, kind)
     ]
     variable = "`[remotes.NAME]`" if name == "remotes" else f"`RELAY_{name.upper()}`"
     return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(field.description)} |\n"
@@ -148,7 +155,8 @@ This is `/openapi.json` for readers. [The API](api.md) explains the calls in ord
 
 def _call(path: str, method: str, operation: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"| {code(one['name'])} ({one['in']}) | {_type(one.get('schema', {}))} | {cell(one.get('description', ''))} |\n"
+        f"| {code(one['name'])} ({one['in']}) | {_type(one.get('schema', {}))} |"
+        f" {cell(one.get('description', ''))} |\n"
         for one in operation.get("parameters", ())
     )
     asked = f"| parameter | type | |\n|---|---|---|\n{rows}\n" if rows else ""
@@ -165,17 +173,24 @@ def _call(path: str, method: str, operation: Mapping[str, Any]) -> str:
 
 def _content(part: Mapping[str, Any]) -> str:
     kinds = part.get("content", {})
-    return ", ".join(f"{_type(kind.get('schema', {}))} ({code(name)})" for name, kind in kinds.items())
+    return ", ".join(
+        f"{_type(kind.get('schema', {}))} ({code(name)})" for name, kind in kinds.items()
+    )
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
     said = f"{_said(schema)}\n\n" if "description" in schema else ""
     needed = schema.get("required", ())
     rows = "".join(
-        f"| {code(member)} | {_type(kind)} | {'yes' if member in needed else ''} | {_said(kind)} |\n"
+        f"| {code(member)} | {_type(kind)} | {'yes' if member in needed else ''} |"
+        f" {_said(kind)} |\n"
         for member, kind in schema.get("properties", {}).items()
     )
-    table = f"| member | type | required | |\n|---|---|---|---|\n{rows}\n" if rows else f"{_type(schema)}\n\n"
+    table = (
+        f"| member | type | required | |\n|---|---|---|---|\n{rows}\n"
+        if rows
+        else f"{_type(schema)}\n\n"
+    )
     return f"### {name}\n\n{said}{table}"
 
 
@@ -197,7 +212,11 @@ def _type(schema: Mapping[str, Any]) -> str:
         return " or ".join(code(one) for one in schema["enum"])
     if schema.get("type") == "array":
         return f"array of {_type(schema.get('items', {}))}"
-    bounds = [f"{sign} {schema[key]}" for key, sign in (("minimum", "≥"), ("maximum", "≤")) if key in schema]
+    bounds = [
+        f"{sign} {schema[key]}"
+        for key, sign in (("minimum", "≥"), ("maximum", "≤"))
+        if key in schema
+    ]
     return " ".join([str(schema.get("type", "any")), *bounds])
 
 
@@ -221,7 +240,8 @@ present state changes nothing, so a request may be sent twice.
 
 def _transitions(table: Mapping[str, Transition]) -> str:
     rows = "".join(
-        f"| {verb.replace('_', ' ')} | {', '.join(code(state) for state in sorted(row.origins))} | {code(row.to)} |\n"
+        f"| {verb.replace('_', ' ')} | {', '.join(code(state) for state in sorted(row.origins))} |"
+        f" {code(row.to)} |\n"
         for verb, row in table.items()
     )
     return f"| verb | from | to |\n|---|---|---|\n{rows}"
@@ -230,7 +250,8 @@ def _transitions(table: Mapping[str, Transition]) -> str:
 # -- modules
 
 PACKAGES = ("errors", "", "wire", "stores", "ledger", "engine", "api", "cli")
-"""The packages of relay/ in the order in which they may import one another; "" are the modules at its top."""
+"""The packages of relay/ in the order in which they may import one another; "" are the modules at
+its top."""
 
 
 def modules() -> str:
@@ -270,7 +291,9 @@ def faults() -> str:
     for path in sorted((DOCS.parent / "tests").rglob("test_*.py")):
         for numbers, words in _NUMBERED.findall(path.read_text(encoding="utf-8")):
             for number in filter(None, numbers.split("_")):
-                found[number.upper()].append((words.replace("_", " "), str(path.relative_to(DOCS.parent))))
+                found[number.upper()].append(
+                    (words.replace("_", " "), str(path.relative_to(DOCS.parent)))
+                )
     rows = "".join(
         f"| {number if index == 0 else ''} | {words} | {code(path)} |\n"
         for number in sorted(found, key=lambda text: (text[0] != "F", int(text[1:])))

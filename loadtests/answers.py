@@ -10,8 +10,8 @@ from typing import Any
 def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> str | None:
     """Return what is wrong with the answer to a migration of `size` bytes, or None.
 
-    `there` are the fields of the destination's answer about the object, None if it does not have it.
-    """
+    `there` are the fields of the destination's answer about the object, None if it does not have
+    it."""
     answer = parsed(text)
     if status != 200:
         return f"{status} {answer.get('side', '?')}: {answer.get('detail', text[:200])}"
@@ -19,15 +19,22 @@ def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> st
     if answer.get("state") != "verified":
         return f"state {answer.get('state')}"
     if answer.get("bytes") != size or there is None or there.get("content-length") != str(size):
-        return f"{answer.get('bytes')} of {size} bytes, and the destination has {(there or {}).get('content-length')}"
+        return (
+            f"{answer.get('bytes')} of {size} bytes, and the destination has"
+            f" {(there or {}).get('content-length')}"
+        )
     theirs = digest_of(there.get("repr-digest", ""))
     if not theirs or receipt.get("digests", {}).get("crc32c") != theirs:
-        return f"receipt says crc32c {receipt.get('digests', {}).get('crc32c')}, the destination {theirs}"
+        return (
+            f"receipt says crc32c {receipt.get('digests', {}).get('crc32c')}, the destination"
+            f" {theirs}"
+        )
     return None
 
 
 def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> str | None:
-    """Return what is wrong with the refusal of a migration that can't succeed, or None for a right one."""
+    """Return what is wrong with the refusal of a migration that can't succeed, or None for a right
+    one."""
     answer = parsed(text)
     if status < 400:
         return f"answered {status} {answer.get('state')} where it must refuse"
@@ -35,7 +42,11 @@ def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> 
         return f"{status} is no problem document: {text[:200]}"
     if answer.get("side") != side:
         return f"blames {answer.get('side')} where {side} failed: {answer.get('detail')}"
-    return f"refused ({answer.get('detail')}), and left an object at the destination" if there else None
+    return (
+        f"refused ({answer.get('detail')}), and left an object at the destination"
+        if there
+        else None
+    )
 
 
 def parsed(text: str) -> dict[str, Any]:

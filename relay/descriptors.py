@@ -1,8 +1,8 @@
-"""The number of files that this process may have open: raised where it may be, else an error where it is too small.
+"""The number of files that this process may have open: raised where it may be, else an error where
+it is too small.
 
-Decided here: that, before any other module is imported, which takes an open file itself. Never here: how many files a
-transfer opens.
-"""
+Decided here: that, before any other module is imported, which takes an open file itself. Never
+here: how many files a transfer opens."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import os
 import resource
 
 LEAST = 32
-"""Below it a command fails half-way: at the import of a module, at its ledger, or in the middle of a transfer."""
+"""Below it a command fails half-way: at the import of a module, at its ledger, or in the middle of
+a transfer."""
 MOST = 1 << 20
-"""Above it a program that a command starts (credential_process) may take long to close all that it might have open."""
+"""Above it a program that a command starts (credential_process) may take long to close all that it
+might have open."""
 CODE = 2
 
 
 def require_descriptors() -> None:
-    """Raise the soft limit to the hard one, or to MOST: a transfer holds five files, and the usual limit is 1,024 for
-    all. Ends the process with one line where the hard limit is too low."""
+    """Raise the soft limit to the hard one, or to MOST: a transfer holds five files, and the usual
+    limit is 1,024 for all. Ends the process with one line where the hard limit is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != hard < LEAST:
-        text = f"relay: at most {hard} files may be open here, and relay needs {LEAST}\nhint: Raise `ulimit -n`.\n"
+        text = (
+            f"relay: at most {hard} files may be open here, and relay needs {LEAST}\nhint: Raise"
+            " `ulimit -n`.\n"
+        )
         os.write(2, text.encode())
         os._exit(CODE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)

@@ -1,11 +1,11 @@
 """Digests: computed while bytes pass, and read from and written to HTTP fields.
 
-Decided here: the algorithms, their order of preference, and the three header fields that carry them. Never here:
-when a digest is asked for, or what it proves (`engine/verify.py`).
+Decided here: the algorithms, their order of preference, and the three header fields that carry
+them. Never here: when a digest is asked for, or what it proves (`engine/verify.py`).
 
-CRC64NVME and CRC32C cost 0.11 and 0.06 CPU-seconds a GiB, so they are always computed when the bytes pass through
-the process. The others (SHA-1 0.65, SHA-256 0.70, MD5 1.7) are computed only when a store offers nothing cheaper.
-"""
+CRC64NVME and CRC32C cost 0.11 and 0.06 CPU-seconds a GiB, so they are always computed when the
+bytes pass through the process. The others (SHA-1 0.65, SHA-256 0.70, MD5 1.7) are computed only
+when a store offers nothing cheaper."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class _Running(Protocol):
 
 
 class _CRC:
-    """A CRC of `width` bytes with hashlib's face; the digest is big-endian, as every store writes it."""
+    """A CRC of `width` bytes with hashlib's face; the digest is big-endian, as every store writes
+    it."""
 
     __slots__ = ("_step", "_value", "_width")
 
@@ -43,7 +44,8 @@ class _CRC:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One digest: its name here, the length of its value in bytes, what starts one, and if it costs next to nothing."""
+    """One digest: its name here, the length of its value in bytes, what starts one, and if it costs
+    next to nothing."""
 
     name: str
     width: int
@@ -62,14 +64,15 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         Algorithm("md5", 16, lambda: hashlib.md5(usedforsecurity=False), False),
     )
 }
-"""Every algorithm that relay can compute, under its name in the IANA registry of RFC 9530 section 7.2 where it has
-one (`crc64nvme` has none yet; S3 uses that word), the preferred first."""
+"""Every algorithm that relay can compute, under its name in the IANA registry of RFC 9530 section
+7.2 where it has one (`crc64nvme` has none yet; S3 uses that word), the preferred first."""
 
 ALWAYS: tuple[str, ...] = tuple(a.name for a in ALGORITHMS.values() if a.cheap)
 """What is computed whenever the bytes pass through the process anyway."""
 
 WANT = "crc64nvme=10, crc32c=9, sha-256=5, sha-512=4, md5=1"
-"""Our `Want-Repr-Digest` (RFC 9530 section 4): cheap ones first, since all catch accidents alike."""
+"""Our `Want-Repr-Digest` (RFC 9530 section 4): cheap ones first, since all catch accidents
+alike."""
 
 Digests = Mapping[str, bytes]
 """Digest values by algorithm name."""
@@ -79,7 +82,8 @@ class Digester:
     """Several digests of one sequence of bytes at once."""
 
     def __init__(self, names: Iterable[str] = ALWAYS) -> None:
-        """Start one digest for each name. Raises KeyError for a name that is not in `ALGORITHMS`."""
+        """Start one digest for each name. Raises KeyError for a name that is not in
+        `ALGORITHMS`."""
         self._running = {name: ALGORITHMS[name].start() for name in dict.fromkeys(names)}
         self._told: dict[str, bytes] | None = None
 
@@ -102,12 +106,14 @@ class Digester:
 
 
 def of_nothing(name: str) -> bytes:
-    """Return the digest of no bytes at all. Raises KeyError for a name that is not in `ALGORITHMS`."""
+    """Return the digest of no bytes at all. Raises KeyError for a name that is not in
+    `ALGORITHMS`."""
     return ALGORITHMS[name].start().digest()
 
 
 def compare(ours: Digests, theirs: Digests) -> tuple[str | None, tuple[str, ...]]:
-    """Return the best algorithm in which both agree (or None), and every algorithm in which they differ."""
+    """Return the best algorithm in which both agree (or None), and every algorithm in which they
+    differ."""
     if not ours or not theirs:
         return None, ()
     common = [name for name in ALGORITHMS if name in ours and name in theirs]
@@ -122,27 +128,34 @@ def as_hex(digests: Digests) -> dict[str, str]:
 
 
 FIELD_CHARACTERS = 4096
-"""The most of a field that is read: the digests of all algorithms together have some hundred characters."""
+"""The most of a field that is read: the digests of all algorithms together have some hundred
+characters."""
 
 
 def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
-    """Read the digests of a representation from a response's fields; `field(name)` gives a field's value or None.
+    """Read the digests of a representation from a response's fields; `field(name)` gives a field's
+    value or None.
 
-    Understands `Repr-Digest` (RFC 9530 section 3), the older `Digest` (RFC 3230) and `Content-MD5` (RFC 1864,
-    section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong width, of an algorithm that
-    relay does not know, or behind the first `FIELD_CHARACTERS` of a field is left out: an unreadable digest proves
-    nothing, and is no error of the object's. When two fields disagree the newer one counts. Not for a partial answer
-    (206), where `Digest` and `Content-MD5` speak of other bytes.
-    """
+    Understands `Repr-Digest` (RFC 9530 section 3), the older `Digest` (RFC 3230) and `Content-MD5`
+    (RFC 1864, section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong
+    width, of an algorithm that relay does not know, or behind the first `FIELD_CHARACTERS` of a
+    field is left out: an unreadable digest proves nothing, and is no error of the object's. When
+    two fields disagree the newer one counts. Not for a partial answer (206), where `Digest` and
+    `Content-MD5` speak of other bytes."""
     found = dict(_decoded([("md5", (field("content-md5") or "").strip())]))
     for name in ("x-goog-hash", "digest"):
         found.update(_decoded((key.lower(), value) for key, value in _members(field(name))))
-    found.update(_decoded((key, value[1:-1]) for key, value in _members(field("repr-digest")) if _is_bytes(value)))
+    found.update(
+        _decoded(
+            (key, value[1:-1]) for key, value in _members(field("repr-digest")) if _is_bytes(value)
+        )
+    )
     return found
 
 
 def _members(text: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the names and values of a field's members, parameters left out. A digest holds neither ',' nor ';'."""
+    """Yield the names and values of a field's members, parameters left out. A digest holds neither
+    ',' nor ';'."""
     for member in (text or "")[:FIELD_CHARACTERS].split(","):
         name, equals, value = member.partition(";")[0].partition("=")
         if equals:

@@ -1,18 +1,18 @@
 """Where relay may connect to.
 
-It fetches what strangers ask for, so everything that is not public is closed, on each hop and for each
-address. Decided here: which names, addresses and ports may be dialled. Never here: resolving, connecting.
+It fetches what strangers ask for, so everything that is not public is closed, on each hop and for
+each address. Decided here: which names, addresses and ports may be dialled. Never here: resolving,
+connecting.
 
-Rule 1: a name proves nothing. `check_name` spares a lookup; `check_address` decides, right before each
-connect(), on the very sockaddr that is connected to. Otherwise DNS answers once for the check and once for
-the connection.
-Rule 2: the table says what is denied; `ipaddress.is_global` is not asked. Up to Python 3.11 it is true for
-6to4, NAT64, site-local and multicast addresses, and its meaning changed in patch releases (CVE-2024-4032).
-Rule 3: an error names the host as the caller wrote it, never the address that it led to.
+Rule 1: a name proves nothing. `check_name` spares a lookup; `check_address` decides, right before
+each connect(), on the very sockaddr that is connected to. Otherwise DNS answers once for the check
+and once for the connection. Rule 2: the table says what is denied; `ipaddress.is_global` is not
+asked. Up to Python 3.11 it is true for 6to4, NAT64, site-local and multicast addresses, and its
+meaning changed in patch releases (CVE-2024-4032). Rule 3: an error names the host as the caller
+wrote it, never the address that it led to.
 
-A NAT64 prefix out of the operator's own public space (RFC 6052 §2.2) can't be known here: close it in the
-firewall.
-"""
+A NAT64 prefix out of the operator's own public space (RFC 6052 §2.2) can't be known here: close it
+in the firewall."""
 
 from __future__ import annotations
 
@@ -29,14 +29,21 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_PORTS: Final = frozenset({80, 443, 8080, 8443})
 
-# Sources: the IANA special-purpose address registries (RFC 6890 and what amends it), and vendors' own pages.
+# Sources: the IANA special-purpose address registries (RFC 6890 and what amends it), and vendors'
+# own pages.
 DENIED: Final[tuple[tuple[str, str], ...]] = (
     ("0.0.0.0/8", "this network, RFC 791 §3.2; Linux connects 0.0.0.0 to itself"),
     ("10.0.0.0/8", "private, RFC 1918"),
     ("100.64.0.0/10", "carrier-grade NAT, RFC 6598; 100.100.100.200 is Alibaba Cloud's metadata"),
     ("127.0.0.0/8", "loopback, RFC 1122 §3.2.1.3"),
-    ("168.63.129.16/32", "Azure's wire server; a public address by registry, the host's agent in fact"),
-    ("169.254.0.0/16", "link-local, RFC 3927; 169.254.169.254 is the metadata of AWS, GCP, Azure and others"),
+    (
+        "168.63.129.16/32",
+        "Azure's wire server; a public address by registry, the host's agent in fact",
+    ),
+    (
+        "169.254.0.0/16",
+        "link-local, RFC 3927; 169.254.169.254 is the metadata of AWS, GCP, Azure and others",
+    ),
     ("172.16.0.0/12", "private, RFC 1918"),
     ("192.0.0.0/24", "IETF protocol assignments, RFC 6890; 192.0.0.192 is Oracle Cloud's metadata"),
     ("192.0.2.0/24", "documentation, RFC 5737"),
@@ -64,15 +71,15 @@ DENIED: Final[tuple[tuple[str, str], ...]] = (
     ("fe80::/10", "link-local, RFC 4291 §2.5.6"),
     ("fec0::/10", "site-local, RFC 3879"),
     ("ff00::/8", "multicast, RFC 4291 §2.7"),
-    # The three rows that leave only 2000::/3, all that IANA gives out (RFC 4291 §2.4): what isn't public yet,
-    # isn't.
+    # The three rows that leave only 2000::/3, all that IANA gives out (RFC 4291 §2.4): what isn't
+    # public yet, isn't.
     ("::/3", "not global unicast"),
     ("4000::/2", "not global unicast"),
     ("8000::/1", "not global unicast"),
 )
 
-# These give out credentials to whoever connects: even an allowed *name* does not open them, only their
-# address does.
+# These give out credentials to whoever connects: even an allowed *name* does not open them, only
+# their address does.
 METADATA: Final = frozenset(
     ipaddress.ip_address(text)
     for text in (
@@ -100,15 +107,19 @@ METADATA_NAMES: Final = frozenset(
         "instance-data.ec2.internal",
     }
 )
-LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "broadcasthost"})
-# RFC 6761 §6.3, RFC 6762 §3, RFC 8375, ICANN's resolution 2024.07.29.06 (.internal), and /etc/hosts of old.
+LOCAL_NAMES: Final = frozenset(
+    {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "broadcasthost"}
+)
+# RFC 6761 §6.3, RFC 6762 §3, RFC 8375, ICANN's resolution 2024.07.29.06 (.internal), and /etc/hosts
+# of old.
 LOCAL_SUFFIXES: Final = (".localhost", ".local", ".home.arpa", ".internal", ".localdomain")
 
 
 def _spans() -> dict[int, tuple[tuple[int, int], ...]]:
     networks = [ipaddress.ip_network(text) for text, _ in DENIED]
     return {
-        version: tuple((int(net[0]), int(net[-1])) for net in networks if net.version == version) for version in (4, 6)
+        version: tuple((int(net[0]), int(net[-1])) for net in networks if net.version == version)
+        for version in (4, 6)
     }
 
 
@@ -118,14 +129,16 @@ _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "", "localhost"})
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is on the public internet: in no row of DENIED. False for what is not an address."""
+    """Whether an address is on the public internet: in no row of DENIED. False for what is not an
+    address."""
     parsed = _parse_address(address)
     return parsed is not None and _is_public(parsed)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the operator opened: a name (its subdomains with '*.'), or a network; on one port or on all."""
+    """What the operator opened: a name (its subdomains with '*.'), or a network; on one port or on
+    all."""
 
     name: str | None = None
     network: Network | None = None
@@ -142,30 +155,32 @@ class Allowed:
         return name.endswith(self.name[1:]) if self.name.startswith("*.") else name == self.name
 
     def has_address(self, address: Address) -> bool:
-        """Whether that address, or the IPv4 address that it is a mapping of, is in this entry's network."""
-        return self.network is not None and any(form in self.network for form in (address, _unmapped(address)))
+        """Whether that address, or the IPv4 address that it is a mapping of, is in this entry's
+        network."""
+        return self.network is not None and any(
+            form in self.network for form in (address, _unmapped(address))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """The operator's choice. Without any, only public addresses on the usual four ports.
 
-    `allow` opens hosts and networks, on any port unless the entry names one: a name permits whatever it
-    resolves to but metadata services. `own` are our listening sockets as (host, port), which are never
-    dialled, allowed or not; '0.0.0.0' and '::' among them stand for every loopback address, and in
-    `check_connected` for every local one.
-    """
+    `allow` opens hosts and networks, on any port unless the entry names one: a name permits
+    whatever it resolves to but metadata services. `own` are our listening sockets as (host, port),
+    which are never dialled, allowed or not; '0.0.0.0' and '::' among them stand for every loopback
+    address, and in `check_connected` for every local one."""
 
     allow: tuple[Allowed, ...] = ()
     ports: frozenset[int] = DEFAULT_PORTS
     own: frozenset[tuple[str, int]] = frozenset()
 
     def check_name(self, host: str, port: int) -> None:
-        """Raise EgressDenied or PortDenied for what is refused before any lookup: `host` is a Location's.
+        """Raise EgressDenied or PortDenied for what is refused before any lookup: `host` is a
+        Location's.
 
-        Literal addresses in every spelling are decided here for good. A name that passes may still lead
-        anywhere.
-        """
+        Literal addresses in every spelling are decided here for good. A name that passes may still
+        lead anywhere."""
         address = literal_address(host)
         if address is not None:
             self._check(host, address, port)
@@ -175,7 +190,8 @@ class EgressPolicy:
             raise _denied(host)
         if self._names(name, port):
             return
-        # With a network open on this port the address has to decide; it will refuse no less than this does.
+        # With a network open on this port the address has to decide; it will refuse no less than
+        # this does.
         undecided = any(entry.network is not None and entry.has_port(port) for entry in self.allow)
         if not is_host_name(host.lower()) or _looks_numeric(name) or name in METADATA_NAMES:
             raise _denied(host)
@@ -185,22 +201,23 @@ class EgressPolicy:
             raise _port_denied(host, port)
 
     def check_address(self, host: str, address: str, port: int) -> None:
-        """Raise EgressDenied or PortDenied unless `host`, which is at `address`, may be connected to.
+        """Raise EgressDenied or PortDenied unless `host`, which is at `address`, may be connected
+        to.
 
-        To be called for each address right before its connect(). `address` is numeric, as getaddrinfo gives
-        it, maybe with a zone; what cannot be read is refused.
-        """
+        To be called for each address right before its connect(). `address` is numeric, as
+        getaddrinfo gives it, maybe with a zone; what cannot be read is refused."""
         parsed = _parse_address(address)
         if parsed is None:
             raise _denied(host)
         self._check(host, parsed, port)
 
     def check_connected(self, host: str, local: str, remote: str, port: int) -> None:
-        """Look again at a connected socket: `local` is its getsockname(), `remote` its getpeername().
+        """Look again at a connected socket: `local` is its getsockname(), `remote` its
+        getpeername().
 
-        Raises as `check_address` does, and EgressDenied if both ends are this machine and the port is one of
-        `own`: a kernel answers for its own address with that same address, the only way to know all of them.
-        """
+        Raises as `check_address` does, and EgressDenied if both ends are this machine and the port
+        is one of `own`: a kernel answers for its own address with that same address, the only way
+        to know all of them."""
         self.check_address(host, remote, port)
         here, there = _parse_address(local), _parse_address(remote)
         wild = any(own_port == port and own_host in _WILDCARDS for own_host, own_port in self.own)
@@ -208,7 +225,8 @@ class EgressPolicy:
             raise _denied(host)
 
     def allowing(self, *hosts: str) -> EgressPolicy:
-        """A copy that also allows these hosts, as a Location has them; the CLI allows what its user named."""
+        """A copy that also allows these hosts, as a Location has them; the CLI allows what its user
+        named."""
         return replace(self, allow=self.allow + tuple(_of_host(host) for host in hosts))
 
     def _check(self, host: str, address: Address, port: int) -> None:
@@ -250,7 +268,8 @@ class EgressPolicy:
 
 
 def parse_allow(text: str) -> tuple[Allowed, ...]:
-    """Read 'localhost, 10.0.0.0/8, *.corp.example, nas.lan:9000, [::1]:8000'; commas or spaces between.
+    """Read 'localhost, 10.0.0.0/8, *.corp.example, nas.lan:9000, [::1]:8000'; commas or spaces
+    between.
 
     Raises ConfigError naming the entry that is neither a host name, an address nor a network.
     """
@@ -267,7 +286,11 @@ def _entry(word: str) -> Allowed:
     except ValueError as error:
         raise _bad_entry(word, str(error)) from None
     name = host.lower().removesuffix(".")
-    if not is_host_name(name.removeprefix("*.")) or _looks_numeric(name) or literal_address(name) is not None:
+    if (
+        not is_host_name(name.removeprefix("*."))
+        or _looks_numeric(name)
+        or literal_address(name) is not None
+    ):
         raise _bad_entry(word, "not a host name, an address or a network")
     return Allowed(name=name, port=port)
 
@@ -291,7 +314,10 @@ def _port(text: str) -> int:
 
 
 def _bad_entry(word: str, why: str) -> ConfigError:
-    hint = "Write host names, *.suffixes, addresses or CIDRs, each with ':port' if only that one is meant."
+    hint = (
+        "Write host names, *.suffixes, addresses or CIDRs, each with ':port' if only that one is"
+        " meant."
+    )
     return ConfigError(f"{word!r} in the egress allow list: {why}", hint=hint)
 
 
@@ -302,7 +328,8 @@ def _of_host(host: str) -> Allowed:
     return Allowed(network=ipaddress.ip_network(address))
 
 
-# -- addresses -----------------------------------------------------------------------------------------------
+# -- addresses
+# -----------------------------------------------------------------------------------------------
 
 
 def _parse_address(text: str) -> Address | None:
@@ -318,13 +345,14 @@ def _is_public(address: Address) -> bool:
 
 
 def _unmapped(address: Address) -> Address:
-    # The one embedding that a kernel undoes: connecting to ::ffff:10.0.0.1 is connecting to 10.0.0.1.
+    # The one embedding that a kernel undoes: connecting to ::ffff:10.0.0.1 is connecting to
+    # 10.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
 
-# Where an IPv4 address sits in an IPv6 one: the network, and how far to shift right. Teredo has two: the
-# server's as it is, the client's with each bit turned over (RFC 4380 §4).
+# Where an IPv4 address sits in an IPv6 one: the network, and how far to shift right. Teredo has
+# two: the server's as it is, the client's with each bit turned over (RFC 4380 §4).
 _EMBEDDINGS: Final = tuple(
     (int(net[0]), int(net[-1]), shift, mask)
     for net, shift, mask in (
@@ -357,8 +385,8 @@ def _is_local_name(name: str) -> bool:
 
 
 def _looks_numeric(name: str) -> bool:
-    # '1.2.3.4.5', '999.1.1.1', '0x': no public top-level domain is a number, so some resolver makes an
-    # address of it.
+    # '1.2.3.4.5', '999.1.1.1', '0x': no public top-level domain is a number, so some resolver makes
+    # an address of it.
     return re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rpartition(".")[2]) is not None
 
 

@@ -1,13 +1,13 @@
 """Name an object whose destination is a folder: the source's own name for it, made safe.
 
-Decided here: which name is taken from a Content-Disposition or a path, and when there is none. Never here:
-where it is written (`Location.named` does that, and checks again).
+Decided here: which name is taken from a Content-Disposition or a path, and when there is none.
+Never here: where it is written (`Location.named` does that, and checks again).
 
-The grammar is RFC 6266 §4.1 with RFC 8187 for `filename*`. Two well-kept parsers were tried and left:
-werkzeug's takes whichever form stands last, turns bytes that are no UTF-8 into U+FFFD and gives an unknown
-charset back undecoded as if it were the name; email's is for MIME, with its continuations. Where a header is
-not in the grammar there is no name in it: the path has one, and a guess would be the peer's choice.
-"""
+The grammar is RFC 6266 §4.1 with RFC 8187 for `filename*`. Two well-kept parsers were tried and
+left: werkzeug's takes whichever form stands last, turns bytes that are no UTF-8 into U+FFFD and
+gives an unknown charset back undecoded as if it were the name; email's is for MIME, with its
+continuations. Where a header is not in the grammar there is no name in it: the path has one, and a
+guess would be the peer's choice."""
 
 from __future__ import annotations
 
@@ -22,22 +22,27 @@ NAME_BYTES: Final = 255  # what Linux file systems, and so most WebDAV servers, 
 HEADER_BYTES: Final = 8 * 1024
 
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Two things wider than the RFC, as servers send them and browsers read them: a value without quotes may hold
-# spaces and brackets, and only a quote and a backslash are escaped, so that "C:\\dir\\x" ends in x.
+# Two things wider than the RFC, as servers send them and browsers read them: a value without quotes
+# may hold spaces and brackets, and only a quote and a backslash are escaped, so that "C:\\dir\\x"
+# ends in x.
 _TYPE: Final = re.compile(rf"[ \t]*(?:{_TOKEN})?[ \t]*(?=;|$)")
 _PARAMETER: Final = re.compile(
-    rf'[ \t]*;[ \t]*(?:({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"[ \t]*|([^"; \t][^";]*)))?(?=;|$)', re.S
+    rf'[ \t]*;[ \t]*(?:({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"[ \t]*|([^";'
+    r' \t][^";]*)))?(?=;|$)',
+    re.S,
 )
-_EXTENDED: Final = re.compile(r"(utf-8|iso-8859-1)'[A-Za-z0-9-]*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)", re.I)
+_EXTENDED: Final = re.compile(
+    r"(utf-8|iso-8859-1)'[A-Za-z0-9-]*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)", re.I
+)
 
 
 def safe_name(content_disposition: str | None, location: Location) -> str | None:
     """The name for a copy of what is at `location`; None if nobody has a usable one.
 
-    First `filename*`, then `filename`, then the last path segment: the first that is a safe single segment of
-    at most 255 bytes. Of a path only its last part counts, whichever slash it uses. The header's value is as
-    HTTP has it, Latin-1 for the bytes; where those bytes are UTF-8 it is read as UTF-8, as browsers do.
-    """
+    First `filename*`, then `filename`, then the last path segment: the first that is a safe single
+    segment of at most 255 bytes. Of a path only its last part counts, whichever slash it uses. The
+    header's value is as HTTP has it, Latin-1 for the bytes; where those bytes are UTF-8 it is read
+    as UTF-8, as browsers do."""
     names = (*_names(content_disposition or ""), location.name)
     return next((safe for name in names if (safe := _safe(name)) is not None), None)
 
@@ -55,7 +60,8 @@ def _names(header: str) -> Iterator[str]:
 
 
 def _parameters(header: str) -> dict[str, str]:
-    """The parameters of a header that is wholly in the grammar and names none twice; otherwise none."""
+    """The parameters of a header that is wholly in the grammar and names none twice; otherwise
+    none."""
     start = _TYPE.match(header) if len(header) <= HEADER_BYTES else None
     if start is None:
         return {}
@@ -71,7 +77,9 @@ def _parameters(header: str) -> dict[str, str]:
         name = parameter[1].lower()
         if name in found:
             return {}
-        found[name] = (parameter[3] or "").strip() or re.sub(r'\\(["\\])', r"\1", parameter[2] or "")
+        found[name] = (parameter[3] or "").strip() or re.sub(
+            r'\\(["\\])', r"\1", parameter[2] or ""
+        )
     return found
 
 
@@ -83,7 +91,8 @@ def _as_utf8(text: str) -> str:
 
 
 def _safe(name: str) -> str | None:
-    """The last part of a path as one segment; None if it is empty, only dots, too long or holds a control."""
+    """The last part of a path as one segment; None if it is empty, only dots, too long or holds a
+    control."""
     last = re.split(r"[/\\]", name)[-1].strip()
     if not last.strip(". ") or UNSAFE_CHARACTERS.search(last):
         return None

@@ -1,8 +1,7 @@
 """Headers that a caller may send along with a location.
 
-Decided here: which of them can be sent safely, and which are relay's own. Never here: what relay itself
-sends.
-"""
+Decided here: which of them can be sent safely, and which are relay's own. Never here: what relay
+itself sends."""
 
 from __future__ import annotations
 
@@ -18,9 +17,11 @@ COUNT_LIMIT: Final = 100
 VALUE_BYTES: Final = 8 * 1024
 NAME_BYTES: Final = 256
 
-# A token, RFC 9110 §5.6.2. Servers disagree on anything else, and a colon or a space in a name is smuggling.
+# A token, RFC 9110 §5.6.2. Servers disagree on anything else, and a colon or a space in a name is
+# smuggling.
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Visible ASCII and Latin-1 with single or many spaces inside. RFC 9110 §5.5 also has HTAB; nobody needs it.
+# Visible ASCII and Latin-1 with single or many spaces inside. RFC 9110 §5.5 also has HTAB; nobody
+# needs it.
 _VALUE: Final = re.compile(r"[!-~\xa1-\xff](?:[ -~\xa1-\xff]*[!-~\xa1-\xff])?")
 
 _FRAMING: Final = "it frames the message, and a second opinion on that is request smuggling"
@@ -58,7 +59,9 @@ FORBIDDEN: Final[Mapping[str, str]] = {
     "want-repr-digest": _DIGEST,
     "want-content-digest": _DIGEST,
     "want-digest": _DIGEST,
-    "cookie": "relay keeps no session with a store; send an Authorization header or a presigned URL",
+    "cookie": (
+        "relay keeps no session with a store; send an Authorization header or a presigned URL"
+    ),
     "set-cookie": "only a server sends it",
     "forwarded": _FORWARDED,
     "via": _FORWARDED,
@@ -74,8 +77,8 @@ FORBIDDEN_PREFIXES: Final[Mapping[str, str]] = {
     "proxy-": "it is for a proxy, and relay speaks to the store itself",
     "x-forwarded-": _FORWARDED,
 }
-# Content-Encoding and Content-MD5 are free on purpose: the first is the object's metadata (relay sends the
-# bytes untouched), the second may be part of a presigned URL's signature.
+# Content-Encoding and Content-MD5 are free on purpose: the first is the object's metadata (relay
+# sends the bytes untouched), the second may be part of a presigned URL's signature.
 
 
 def parse_headers(
@@ -85,22 +88,26 @@ def parse_headers(
     count_limit: int = COUNT_LIMIT,
     value_bytes: int = VALUE_BYTES,
 ) -> Headers:
-    """Check the caller's headers and return them in order; `pointer` is where they stand in the request.
+    """Check the caller's headers and return them in order; `pointer` is where they stand in the
+    request.
 
-    Raises InvalidHeader for a name that is no token, a value that is not visible Latin-1, a name that stands
-    twice, or too many or too much; ForbiddenHeader for one that is relay's own. A value never gets into the
-    error, and neither does a name that is not a token: it may be a whole 'Authorization: …' line pasted in
-    the wrong place.
-    """
+    Raises InvalidHeader for a name that is no token, a value that is not visible Latin-1, a name
+    that stands twice, or too many or too much; ForbiddenHeader for one that is relay's own. A value
+    never gets into the error, and neither does a name that is not a token: it may be a whole
+    'Authorization: …' line pasted in the wrong place."""
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
     if len(pairs) > count_limit:
         raise InvalidHeader(f"{len(pairs)} headers; the limit is {count_limit}", pointer=pointer)
     seen: set[str] = set()
     for name, value in pairs:
         _check_name(name, pointer)
-        here = None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"  # RFC 6901 §3; no '/' in tokens
+        here = (
+            None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"
+        )  # RFC 6901 §3; no '/' in tokens
         if name.lower() in seen:
-            raise InvalidHeader(f"{name!r} stands twice, and servers disagree on which one counts", pointer=here)
+            raise InvalidHeader(
+                f"{name!r} stands twice, and servers disagree on which one counts", pointer=here
+            )
         seen.add(name.lower())
         _check_allowed(name, here)
         _check_value(name, value, value_bytes, here)
@@ -109,12 +116,15 @@ def parse_headers(
 
 def _check_name(name: str, pointer: str | None) -> None:
     if not isinstance(name, str) or len(name) > NAME_BYTES or not _NAME.fullmatch(name):
-        hint = f"A name has 1 to {NAME_BYTES} letters, digits and hyphens, without a space or a colon."
+        hint = (
+            f"A name has 1 to {NAME_BYTES} letters, digits and hyphens, without a space or a colon."
+        )
         raise InvalidHeader("the name of a header can't be sent", hint=hint, pointer=pointer)
 
 
 def _check_allowed(name: str, pointer: str | None) -> None:
-    # CGI-like servers fold '_' into '-', so 'Content_Length' would become the forbidden one behind our back.
+    # CGI-like servers fold '_' into '-', so 'Content_Length' would become the forbidden one behind
+    # our back.
     folded = name.lower().replace("_", "-")
     reason = FORBIDDEN.get(folded)
     for prefix, why in FORBIDDEN_PREFIXES.items():
@@ -134,5 +144,10 @@ def _check_value(name: str, value: str, value_bytes: int, pointer: str | None) -
         message = f"the value of {name!r} has {len(value)} bytes; the limit is {value_bytes}"
         raise InvalidHeader(message, pointer=pointer)
     if not _VALUE.fullmatch(value):
-        hint = "Use visible ASCII or Latin-1 characters, no line breaks, and no spaces around the value."
-        raise InvalidHeader(f"the value of {name!r} cannot be sent as it is", hint=hint, pointer=pointer)
+        hint = (
+            "Use visible ASCII or Latin-1 characters, no line breaks, and no spaces around the"
+            " value."
+        )
+        raise InvalidHeader(
+            f"the value of {name!r} cannot be sent as it is", hint=hint, pointer=pointer
+        )

@@ -1,8 +1,7 @@
 """Tell whether two Locations name the same object, as far as their URLs can tell.
 
-Decided here: what of a URL, and of the headers, names the object, and what only opens it or spells it otherwise; whose
-account it is spoken to with. Never here: what a server knows by two names.
-"""
+Decided here: what of a URL, and of the headers, names the object, and what only opens it or spells
+it otherwise; whose account it is spoken to with. Never here: what a server knows by two names."""
 
 from __future__ import annotations
 
@@ -17,7 +16,8 @@ from urllib.parse import unquote_to_bytes
 from relay.errors import RequestError
 from relay.location import Location, literal_address, parse_location
 
-# What a signature adds to a query, if the first of each row is in it; without it they are names like others.
+# What a signature adds to a query, if the first of each row is in it; without it they are names
+# like others.
 _SIGNATURES: Final = (
     ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),
     ("x-goog-signature", re.compile(r"x-goog-.*|response-.*")),
@@ -30,7 +30,10 @@ _SIGNATURES: Final = (
             r"|security-token|x-(amz|obs)-security-token"
         ),
     ),
-    ("sig", re.compile(r"sig|s[eiprstv]|s[pks]r|srt|sip|sdd|sk[estv]|s[kau]oid|sktid|scid|rsc[cdelt]")),
+    (
+        "sig",
+        re.compile(r"sig|s[eiprstv]|s[pks]r|srt|sip|sdd|sk[estv]|s[kau]oid|sktid|scid|rsc[cdelt]"),
+    ),
 )
 
 
@@ -38,9 +41,8 @@ def same_object(one: Location, other: Location) -> bool:
     """Whether two locations name the same object, as far as their URLs can tell.
 
     Equal are: hosts but for case and a trailing dot, numeric hosts in any spelling, paths in any
-    percent-encoding, queries in any order and encoding, and whatever signature a presigned URL carries: a URL
-    signed for GET and one signed for PUT are the same object.
-    """
+    percent-encoding, queries in any order and encoding, and whatever signature a presigned URL
+    carries: a URL signed for GET and one signed for PUT are the same object."""
     if not _same_bytes(one.path, other.path):
         return False  # as nearly all do; the rest of the comparison costs ten times as much
     return _identity(one) == _identity(other)
@@ -54,7 +56,8 @@ def _same_bytes(one: str, other: str) -> bool:
 
 
 def same_path(one: Location, other: Location) -> bool:
-    """Whether two locations have the same path and query, at whatever hosts: compared as in `same_object`."""
+    """Whether two locations have the same path and query, at whatever hosts: compared as in
+    `same_object`."""
     return _identity(one)[2:] == _identity(other)[2:]
 
 
@@ -64,11 +67,12 @@ def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
 
 
 def place_of(location: Location) -> str:
-    """What tells a place from every other: its store, its endpoint, and the whole of its URL but for signatures.
+    """What tells a place from every other: its store, its endpoint, and the whole of its URL but
+    for signatures.
 
-    SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has one name in all.
-    A '/' that is encoded is none that separates (RFC 3986 section 2.2): '/a%2Fb' may be another object than '/a/b'.
-    """
+    SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has
+    one name in all. A '/' that is encoded is none that separates (RFC 3986 section 2.2): '/a%2Fb'
+    may be another object than '/a/b'."""
     host, port, _, query = _identity(location)
     segments = [unquote_to_bytes(one).decode("latin-1") for one in location.path.split("/")]
     path = segments if any("/" in one for one in segments) else "/".join(segments)
@@ -114,7 +118,8 @@ _OPENING: Final = re.compile(
 
 
 def named_by(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """What of a place's headers may say which object is meant, in order: `Dropbox-API-Arg` does, and `Accept` may.
+    """What of a place's headers may say which object is meant, in order: `Dropbox-API-Arg` does,
+    and `Accept` may.
 
     SECRET, as a query may be. What opens a place and is renewed, such as a token, is left out.
     """
@@ -122,13 +127,15 @@ def named_by(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
     return sorted(pair for pair in folded if not _OPENING.search(pair[0]))
 
 
-_OVER_HTTP: Final = re.compile(r"(?P<before>(?:list\+)?(?:webdav\+)?)(?P<url>https?://.*)", re.I | re.S)
+_OVER_HTTP: Final = re.compile(
+    r"(?P<before>(?:list\+)?(?:webdav\+)?)(?P<url>https?://.*)", re.I | re.S
+)
 _PATH: Final = re.compile(r"(?:list\+)?(?:file://|/).*", re.I | re.S)
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two texts of a user mean the same place for certain, whatever remotes there are: they are one text, or
-    URLs that differ in their signatures alone."""
+    """Whether two texts of a user mean the same place for certain, whatever remotes there are: they
+    are one text, or URLs that differ in their signatures alone."""
     if one == other:
         return True
     ours, theirs = _OVER_HTTP.fullmatch(one), _OVER_HTTP.fullmatch(other)
@@ -141,7 +148,8 @@ def same_text(one: str, other: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text of a user tells where it is by itself, and not with a remote's or AWS's settings."""
+    """Whether a text of a user tells where it is by itself, and not with a remote's or AWS's
+    settings."""
     return bool(_OVER_HTTP.fullmatch(text) or _PATH.fullmatch(text))
 
 

@@ -1,14 +1,15 @@
 """A Location: where one object lives, parsed once and strictly.
 
-Decided here: what an acceptable URL is, how it prints, where a redirect leads. Never here: whether an address may be
-dialled (`egress.py`), when two are one object (`identity.py`), and any second parser. We dial `host` and `port` of the
-Location ourselves and send `target` as it is, so what was checked is what is connected to.
+Decided here: what an acceptable URL is, how it prints, where a redirect leads. Never here: whether
+an address may be dialled (`egress.py`), when two are one object (`identity.py`), and any second
+parser. We dial `host` and `port` of the Location ourselves and send `target` as it is, so what was
+checked is what is connected to.
 
-Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or keep a
-tab, and `requests` rewrites `%7E`, `%zz`, `|` and `..`, which breaks signatures and folds two keys into one.
-The grammar below is RFC 3986 for http and https, less everything that two readers could take differently,
-plus the visible ASCII characters that stores' own presigned URLs are known to carry.
-"""
+Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or
+keep a tab, and `requests` rewrites `%7E`, `%zz`, `|` and `..`, which breaks signatures and folds
+two keys into one. The grammar below is RFC 3986 for http and https, less everything that two
+readers could take differently, plus the visible ASCII characters that stores' own presigned URLs
+are known to carry."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
 
 KEYED: Final = frozenset({"s3"})
-"""The stores whose keys are just texts: an empty segment is a name like any other there, and no second '/'."""
+"""The stores whose keys are just texts: an empty segment is a name like any other there, and no
+second '/'."""
 
 # What no name may hold: C0, DEL, C1, line separators, bidi marks and overrides, lone surrogates.
 UNSAFE_CHARACTERS: Final = re.compile(
@@ -47,11 +49,16 @@ UNSAFE_CHARACTERS: Final = re.compile(
 )
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_PARTS: Final = re.compile(r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S)
+_PARTS: Final = re.compile(
+    r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S
+)
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
 _BLANK_OR_BEYOND: Final = re.compile(r"[ \x80-\xff]")
-# One that is quoted to itself, and that no server folds onto another one: no segment begins with '.', or is empty.
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+")
+# One that is quoted to itself, and that no server folds onto another one: no segment begins with
+# '.', or is empty.
+_PLAIN_NAME: Final = re.compile(
+    r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+"
+)
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -75,7 +82,8 @@ class Origin(NamedTuple):
 
 
 class Account(Protocol):
-    """How one place of a store is spoken to, with its secrets; nobody but that store looks inside."""
+    """How one place of a store is spoken to, with its secrets; nobody but that store looks
+    inside."""
 
     @property
     def store(self) -> str:
@@ -83,24 +91,25 @@ class Account(Protocol):
 
     @property
     def owner(self) -> str:
-        """Whose account it is, as far as that shows besides the headers: part of what identifies a migration."""
+        """Whose account it is, as far as that shows besides the headers: part of what identifies a
+        migration."""
 
     def shown(self, path: str) -> str:
         """Return how a path at this place is printed, without secrets."""
 
     def check(self, path: str) -> None:
-        """Raise UnsafeKey for the path of a destination that this store has no room for, or keeps for itself."""
+        """Raise UnsafeKey for the path of a destination that this store has no room for, or keeps
+        for itself."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Location:
     """One object's address, with what the caller wants to be sent along.
 
-    `host` is lower-case ASCII, IPv6 without brackets. `target` is the path and the query, byte for byte as
-    they were given. `headers`, the query and `url` are secret: a presigned URL is a password. Printing a
-    Location leaves them out; a token that somebody put in the *path* stays readable, for it can't be told
-    from a name.
-    """
+    `host` is lower-case ASCII, IPv6 without brackets. `target` is the path and the query, byte for
+    byte as they were given. `headers`, the query and `url` are secret: a presigned URL is a
+    password. Printing a Location leaves them out; a token that somebody put in the *path* stays
+    readable, for it can't be told from a name."""
 
     scheme: str
     host: str
@@ -140,8 +149,8 @@ class Location:
     def name(self) -> str:
         """The last path segment, percent-decoded; '' if the path ends in '/'.
 
-        A segment that is not UTF-8 stays percent-encoded. `relay.file_names.safe_name` says if it is usable.
-        """
+        A segment that is not UTF-8 stays percent-encoded. `relay.file_names.safe_name` says if it
+        is usable."""
         segment = self.path.rpartition("/")[2]
         try:
             return unquote_to_bytes(segment).decode()
@@ -154,7 +163,8 @@ class Location:
         return _authority_of(self.origin)
 
     def with_target(self, target: str) -> Location:
-        """The same with another target, dots and all. Raises InvalidURL or UnsafeKey if it cannot be sent."""
+        """The same with another target, dots and all. Raises InvalidURL or UnsafeKey if it cannot
+        be sent."""
         _check_characters(target, path_end=len(target.partition("?")[0]))
         if not target.startswith("/") or "#" in target:
             raise InvalidURL("a target begins with '/' and has no fragment")
@@ -163,8 +173,8 @@ class Location:
     def named(self, name: str) -> Location:
         """The object `name` inside this folder: the path must end in '/'; the query is kept.
 
-        Raises UnsafeKey for a name that is empty, '.' or '..', or holds a separator or a control character.
-        """
+        Raises UnsafeKey for a name that is empty, '.' or '..', or holds a separator or a control
+        character."""
         assert self.path.endswith("/"), "only a folder can be given a name"
         if name == "" or "/" in name or UNSAFE_CHARACTERS.search(name):
             raise UnsafeKey("the object's name is empty, or has a '/' or a control character in it")
@@ -173,18 +183,24 @@ class Location:
         return replace(self, target=path + self.target[len(self.path) :]).as_destination()
 
     def below(self, name: str, *, destination: bool = False) -> Location:
-        """The object `name` ('folder/object') anywhere below this folder: the path must end in '/'; the query is kept.
+        """The object `name` ('folder/object') anywhere below this folder: the path must end in '/';
+        the query is kept.
 
-        Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto another one.
-        """
+        Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto
+        another one."""
         base, keyed = self.path, self.store in KEYED
         assert base.endswith("/"), "only a folder has something below it"
-        if _PLAIN_NAME.fullmatch(name):  # as nearly all are: nothing to quote, nothing to check but the folder
+        if _PLAIN_NAME.fullmatch(
+            name
+        ):  # as nearly all are: nothing to quote, nothing to check but the folder
             _check_folder(base, destination, keyed)
             there = self._moved(base + name + self.target[len(base) :])
             return there.as_destination() if destination else there
         if name == "" or (name.startswith("/") and not keyed) or UNSAFE_CHARACTERS.search(name):
-            raise UnsafeKey("the object's name is empty, begins with '/', or has a character in it that is not safe")
+            raise UnsafeKey(
+                "the object's name is empty, begins with '/', or has a character in it that is not"
+                " safe"
+            )
         path = base + quote(name, safe="/")
         check_path(path, destination=destination, keyed=keyed)
         there = self._moved(path + self.target[len(base) :])
@@ -192,7 +208,9 @@ class Location:
 
     def _moved(self, target: str) -> Location:
         """The same with another target that was checked. (`replace` costs three times as much.)"""
-        return Location(self.scheme, self.host, self.port, target, self.method, self.headers, self.account)
+        return Location(
+            self.scheme, self.host, self.port, target, self.method, self.headers, self.account
+        )
 
     def as_destination(self) -> Location:
         """The same, if its store can hold an object of this name. Raises UnsafeKey."""
@@ -227,18 +245,20 @@ def parse_location(
 ) -> Location:
     """Read one absolute http or https URL; the fragment is dropped, the rest kept byte for byte.
 
-    No fragment is ever sent (RFC 9110 section 7.1): of a destination it is refused, as it is mostly a part of a name,
-    and `img#1.jpg` and `img#2.jpg` would be written one over the other.
+    No fragment is ever sent (RFC 9110 section 7.1): of a destination it is refused, as it is mostly
+    a part of a name, and `img#1.jpg` and `img#2.jpg` would be written one over the other.
 
-    `destination` adds what only a name that is *written* must keep to (`check_path`). `pointer` is where the
-    URL stands in the request ('/source' or '/source/url'), and every error carries it. Raises a RequestError:
-    UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey, InvalidType (the method), and what
-    `parse_headers` raises. No error repeats any part of the URL but its scheme.
-    """
+    `destination` adds what only a name that is *written* must keep to (`check_path`). `pointer` is
+    where the URL stands in the request ('/source' or '/source/url'), and every error carries it.
+    Raises a RequestError: UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey,
+    InvalidType (the method), and what `parse_headers` raises. No error repeats any part of the URL
+    but its scheme."""
     parent = None if pointer is None else pointer.removesuffix("/url")
     if method is not None and method not in UPLOAD_METHODS:
         where = None if parent is None else f"{parent}/method"
-        raise InvalidType("the method of an upload is PUT or POST", hint="Use PUT or POST.", pointer=where)
+        raise InvalidType(
+            "the method of an upload is PUT or POST", hint="Use PUT or POST.", pointer=where
+        )
     checked = parse_headers(headers, None if parent is None else f"{parent}/headers")
     try:
         scheme, host, port, target = _parse(text, destination, limit_bytes)
@@ -254,18 +274,18 @@ def has_fragment(text: str) -> bool:
 
 
 def is_base(url: str) -> bool:
-    """Say if names can be joined to a URL: behind a query or a fragment they would be no part of the path, and all of
-    them would be one object."""
+    """Say if names can be joined to a URL: behind a query or a fragment they would be no part of
+    the path, and all of them would be one object."""
     return "?" not in url and "#" not in url
 
 
 def check_path(path: str, *, destination: bool, keyed: bool = False) -> None:
     """Raise UnsafeKey for a path that servers and proxies fold onto another one.
 
-    For both sides: '.' and '..' segments, percent-encoded ones too, between slashes of any kind, and with the
-    ';parameter' that Java servers cut off. For a destination also: empty segments (unless its names are `keyed`),
-    backslashes, and control or bidi characters, all of them also percent-encoded.
-    """
+    For both sides: '.' and '..' segments, percent-encoded ones too, between slashes of any kind,
+    and with the ';parameter' that Java servers cut off. For a destination also: empty segments
+    (unless its names are `keyed`), backslashes, and control or bidi characters, all of them also
+    percent-encoded."""
     decoded = unquote_to_bytes(path)
     pieces = re.split(rb"[/\\]", decoded)
     if any(piece.partition(b";")[0] in (b".", b"..") for piece in pieces):
@@ -289,10 +309,10 @@ def _check_folder(path: str, destination: bool, keyed: bool) -> None:
 def redirected(location: Location, reference: str, side: Side = "source") -> Location:
     """Where a Location header leads (RFC 3986 §5.2), as strictly parsed as a caller's own URL.
 
-    The method and the headers are dropped when the origin changes. What may not stand in a URL and is meant as it is
-    (a blank, bytes beyond ASCII) is percent-encoded, as browsers and curl do. Raises RedirectRefused on a step from
-    https to http, another scheme, or a reference that does not parse. The dial checks address and port.
-    """
+    The method and the headers are dropped when the origin changes. What may not stand in a URL and
+    is meant as it is (a blank, bytes beyond ASCII) is percent-encoded, as browsers and curl do.
+    Raises RedirectRefused on a step from https to http, another scheme, or a reference that does
+    not parse. The dial checks address and port."""
     try:
         there = parse_location(_absolute(location, _encoded(reference)))
     except RequestError as error:
@@ -301,11 +321,14 @@ def redirected(location: Location, reference: str, side: Side = "source") -> Loc
         raise RedirectRefused(f"{location} redirects from https to http", side=side)
     if there.origin != location.origin:
         return there
-    return replace(there, method=location.method, headers=location.headers, account=location.account)
+    return replace(
+        there, method=location.method, headers=location.headers, account=location.account
+    )
 
 
 def is_host_name(host: str) -> bool:
-    """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels included."""
+    """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels
+    included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
         return False
     return all(_is_punycode(label[4:]) for label in host.split(".") if label.startswith("xn--"))
@@ -313,11 +336,12 @@ def is_host_name(host: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host spells out, in any spelling that getaddrinfo takes for one; None for a name.
+    """The address that a host spells out, in any spelling that getaddrinfo takes for one; None for
+    a name.
 
-    `inet_aton` (POSIX) has one to four parts, each decimal, octal or hexadecimal, the last one filling the
-    rest: 2130706433, 0x7f.1 and 0177.0.0.1 are all 127.0.0.1, while `ipaddress` takes none of them.
-    """
+    `inet_aton` (POSIX) has one to four parts, each decimal, octal or hexadecimal, the last one
+    filling the rest: 2130706433, 0x7f.1 and 0177.0.0.1 are all 127.0.0.1, while `ipaddress` takes
+    none of them."""
     if ":" in host:
         try:
             return ipaddress.IPv6Address(host.partition("%")[0])
@@ -330,10 +354,13 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
     *heads, last = numbers
     if any(head > 255 for head in heads) or last >= 256 ** (4 - len(heads)):
         return None
-    return ipaddress.IPv4Address(sum(head << (24 - 8 * place) for place, head in enumerate(heads)) + last)
+    return ipaddress.IPv4Address(
+        sum(head << (24 - 8 * place) for place, head in enumerate(heads)) + last
+    )
 
 
-# -- the parse -----------------------------------------------------------------------------------------------
+# -- the parse
+# -----------------------------------------------------------------------------------------------
 
 
 def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, int, str]:
@@ -348,7 +375,9 @@ def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, in
     if fragment is not None and not path and query is None:
         raise InvalidURL("a '#' stands right after the host")  # http://evil.com#@127.0.0.1
     if fragment is not None and destination:
-        raise InvalidURL("the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT)
+        raise InvalidURL(
+            "the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT
+        )
     host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
     check_path(path, destination=destination)
     return scheme, host, port, (path or "/") + (query or "")
@@ -361,7 +390,9 @@ def _scheme(text: str) -> str:
     if head.lower() not in DEFAULT_PORTS:
         # Said back only if it can't be anything else: 'user:password@host' has a head too.
         said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
-        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is none that relay speaks")
+        raise UnsupportedScheme(
+            f"the scheme{f' {head!r}' if said else ''} is none that relay speaks"
+        )
     if not rest.startswith("//"):
         raise InvalidURL("'//' must follow the scheme")
     return head.lower()
@@ -387,13 +418,17 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
         return host[1:].lower(), _port(tail, default)
     host, colon, digits = authority.partition(":")
     if not is_host_name(host.lower()):
-        hint = "Use labels of 1 to 63 letters, digits and hyphens, 253 in all; for other scripts punycode."
+        hint = (
+            "Use labels of 1 to 63 letters, digits and hyphens, 253 in all; for other scripts"
+            " punycode."
+        )
         raise InvalidURL("the host is missing, or is not a name or an address", hint=hint)
     return host.lower(), _port(colon + digits, default)
 
 
 def _refuse_userinfo(userinfo: str) -> None:
-    # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they are made for some other parser.
+    # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they are made for some other
+    # parser.
     if "@" in userinfo or (":" not in userinfo and re.search(r"%(?:2f|5c|23|3f)", userinfo, re.I)):
         raise InvalidURL("there is an '@' before the host that can be read in two ways")
     raise CredentialsInURL("the URL has a user name or a password in it")
@@ -430,11 +465,13 @@ def _authority_of(origin: Origin) -> str:
     return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
 
 
-# -- redirects -----------------------------------------------------------------------------------------------
+# -- redirects
+# -----------------------------------------------------------------------------------------------
 
 
 def _encoded(reference: str) -> str:
-    """Percent-encode the blanks and the bytes beyond ASCII of a field's value, which is Latin-1 text."""
+    """Percent-encode the blanks and the bytes beyond ASCII of a field's value, which is Latin-1
+    text."""
     return _BLANK_OR_BEYOND.sub(lambda found: f"%{ord(found.group()):02X}", reference.strip(" \t"))
 
 
@@ -451,7 +488,8 @@ def _absolute(base: Location, reference: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    # RFC 3986 §5.2.4, for the plain dots that a relative reference may use. The parse refuses encoded ones.
+    # RFC 3986 §5.2.4, for the plain dots that a relative reference may use. The parse refuses
+    # encoded ones.
     segments = path.split("/")[1:]
     kept: list[str] = []
     for segment in segments:

@@ -1,8 +1,9 @@
 """Numbers and dates from outside: the only place that parses them.
 
-A peer's number may have any number of digits, or digits of another script; its date may lie in the year 33658, or be
-none. So nothing here raises, whatever it is given: what is no number or no date of a kind that relay, its ledger and
-the standard library can hold is None, and stays one object's matter.
+A peer's number may have any number of digits, or digits of another script; its date may lie in the
+year 33658, or be none. So nothing here raises, whatever it is given: what is no number or no date
+of a kind that relay, its ledger and the standard library can hold is None, and stays one object's
+matter.
 
 Decided here: which numbers and dates are taken. Never here: what one means.
 """
@@ -17,12 +18,26 @@ from typing import Any, Final
 MOST: Final = 2**63 - 1
 """The largest number that a database keeps, and the longest file."""
 DATE_CHARACTERS: Final = 64
-"""The longest text that may be a date; what the standard library reads of a longer one takes long."""
+"""The longest text that may be a date; what the standard library reads of a longer one takes
+long."""
 _IMF_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 )
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS: Final = (
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+)
 
 
 def count(text: str | None) -> int | None:
@@ -35,7 +50,11 @@ def count(text: str | None) -> int | None:
 
 def whole(value: Any) -> int | None:
     """Return a number of a JSON document if it is an integer from 0 to `MOST`, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+        else None
+    )
 
 
 def http_date(text: str | None) -> datetime | None:
@@ -47,21 +66,24 @@ def http_date(text: str | None) -> datetime | None:
         if found:  # the form that everybody writes today, at half the cost
             day, month, *rest = found.groups()
             year, hour, minute, second = map(int, rest)
-            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+            return datetime(
+                year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC
+            )
         return _in_utc(parsedate_to_datetime(text))
     except (ValueError, TypeError, IndexError, OverflowError, ArithmeticError):
         return None
 
 
 def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:
-    """Say if an HTTP date is before the moment so many seconds after 1970 for certain: by more than `tolerance`. False
-    where one of them is not known."""
+    """Say if an HTTP date is before the moment so many seconds after 1970 for certain: by more than
+    `tolerance`. False where one of them is not known."""
     when = http_date(text)
     return when is not None and seconds is not None and when.timestamp() < seconds - tolerance
 
 
 def iso_date(text: str | None) -> datetime | None:
-    """Read a date of ISO 8601, in UTC, which one without a zone is in; None for none, or for what is no date."""
+    """Read a date of ISO 8601, in UTC, which one without a zone is in; None for none, or for what
+    is no date."""
     if not text or len(text) > DATE_CHARACTERS:
         return None
     try:
@@ -71,7 +93,8 @@ def iso_date(text: str | None) -> datetime | None:
 
 
 def _in_utc(when: datetime) -> datetime:
-    """Return a date in UTC. Raises OverflowError where that is another millennium than dates have."""
+    """Return a date in UTC. Raises OverflowError where that is another millennium than dates
+    have."""
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
@@ -88,6 +111,10 @@ def http_text(seconds: float | None) -> str | None:
     when = moment(seconds)
     if when is None:
         return None
-    # As email.utils.format_datetime does, at a third of its cost: each claim of a listed object has such a date.
+    # As email.utils.format_datetime does, at a third of its cost: each claim of a listed object has
+    # such a date.
     day, month = _DAYS[when.weekday()], _MONTHS[when.month - 1]
-    return f"{day}, {when.day:02} {month} {when.year:04} {when.hour:02}:{when.minute:02}:{when.second:02} GMT"
+    return (
+        f"{day}, {when.day:02} {month} {when.year:04}"
+        f" {when.hour:02}:{when.minute:02}:{when.second:02} GMT"
+    )

@@ -1,7 +1,7 @@
 """The receipt: what was read, what was written, and what was proved about it.
 
-Decided here: the levels of proof and the receipt's shape. Never here: how a level is reached (`engine/verify.py`).
-"""
+Decided here: the levels of proof and the receipt's shape. Never here: how a level is reached
+(`engine/verify.py`)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Version:
 
     @property
     def strong_etag(self) -> str | None:
-        """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into If-Match, where '*' and
-        a list of several mean other versions too (section 13.1.1)."""
+        """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into
+        If-Match, where '*' and a list of several mean other versions too (section 13.1.1)."""
         tag = self.etag
         return tag if tag and not tag.startswith("W/") and tag != "*" and '",' not in tag else None
 
@@ -69,7 +69,8 @@ class Version:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one transfer proved. `bytes` is the object's length, `bytes_resent` what earlier attempts had sent."""
+    """What one transfer proved. `bytes` is the object's length, `bytes_resent` what earlier
+    attempts had sent."""
 
     level: Level
     bytes: int
@@ -80,11 +81,13 @@ class Receipt:
     bytes_resent: int
     notes: tuple[str, ...] = ()
     whole: bool = True
-    """False where the source's own end can't be proved (a close-delimited answer without a length or a digest)."""
+    """False where the source's own end can't be proved (a close-delimited answer without a length
+    or a digest)."""
 
     @property
     def state(self) -> State:
-        """`verified` when a level above size was proved for the whole object; "could not verify" is never success."""
+        """`verified` when a level above size was proved for the whole object; "could not verify" is
+        never success."""
         proved = self.level is not Level.SIZE and self.whole
         return State.VERIFIED if proved else State.UNVERIFIED
 

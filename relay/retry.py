@@ -1,8 +1,8 @@
 """Backoff: how long to wait before the next attempt, and when to stop.
 
-Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body, and
-`engine/window.py`: a part with its bytes still at hand; `stores/relisting.py`: a page of a listing; law 7).
-"""
+Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer
+with a fresh body, and `engine/window.py`: a part with its bytes still at hand;
+`stores/relisting.py`: a page of a listing; law 7)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Backoff:
     def wait(
         self, attempt: int, elapsed: float, retry_after: float | None, random: Callable[[], float]
     ) -> float | None:
-        """Return how long to wait after failed attempt number `attempt` (from 1), or None if the budget is spent.
+        """Return how long to wait after failed attempt number `attempt` (from 1), or None if the
+        budget is spent.
 
-        A store's Retry-After is the least that is waited, with up to a tenth more so that many don't come back in
-        one moment; a Retry-After that goes beyond the budget ends the matter at once, as waiting for it in vain
-        would hold a client.
-        """
+        A store's Retry-After is the least that is waited, with up to a tenth more so that many
+        don't come back in one moment; a Retry-After that goes beyond the budget ends the matter at
+        once, as waiting for it in vain would hold a client."""
         step = min(self.ceiling_seconds, self.first_seconds * 2 ** min(attempt - 1, 30))
         wait = step * random()
         if retry_after is not None:
@@ -41,10 +41,10 @@ class Backoff:
 class Patience:
     """What is left of the budget for one thing that is tried again and again.
 
-    The budget counts from the first failure, not from the beginning: what has run well for hours has all of it. It is
-    whole again when an attempt gets farther than any before, by any byte. The time in which an attempt moves bytes
-    does not count, so that what always breaks at one place ends as well, but not before it was tried some times.
-    """
+    The budget counts from the first failure, not from the beginning: what has run well for hours
+    has all of it. It is whole again when an attempt gets farther than any before, by any byte. The
+    time in which an attempt moves bytes does not count, so that what always breaks at one place
+    ends as well, but not before it was tried some times."""
 
     backoff: Backoff
     random: Callable[[], float]
@@ -57,7 +57,8 @@ class Patience:
     """When the last wait ended, by the clock."""
 
     def wait(self, reached: int, moved_at: float, retry_after: float | None) -> float | None:
-        """Return how long to wait after an attempt that failed now, in seconds, or None if the budget is spent.
+        """Return how long to wait after an attempt that failed now, in seconds, or None if the
+        budget is spent.
 
         It had `reached` so many bytes, and moved the last one at `moved_at` by the clock.
         """

@@ -1,8 +1,8 @@
 """Limits of concurrency, request rate and bandwidth.
 
-Decided here: how many transfers run, how many wait and how long; how many requests one side of one store gets at a time
-once it has asked us to slow down; what one migration may use. Never here: what a transfer is.
-"""
+Decided here: how many transfers run, how many wait and how long; how many requests one side of one
+store gets at a time once it has asked us to slow down; what one migration may use. Never here: what
+a transfer is."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from relay.errors import Overloaded, Side
 class Slots:
     """So many transfers at a time, and a bounded line of those who wait.
 
-    The slot belongs to the greenlet that holds the context open, and comes back however that ends (`GreenletExit`
-    and `gevent.Timeout` included).
-    """
+    The slot belongs to the greenlet that holds the context open, and comes back however that ends
+    (`GreenletExit` and `gevent.Timeout` included)."""
 
     def __init__(self, slots: int, waiters: int, wait_seconds: float) -> None:
         """`slots` at a time; `waiters` more may wait, each at most `wait_seconds`."""
@@ -35,12 +34,14 @@ class Slots:
         self.waiting = 0
 
     @contextmanager
-    def slot(self, admitted: bool = False, tick: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold one slot. Raises Overloaded when the line is full, or the wait was too long; nothing is held then.
+    def slot(
+        self, admitted: bool = False, tick: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Hold one slot. Raises Overloaded when the line is full, or the wait was too long; nothing
+        is held then.
 
-        `admitted` is for one that held a slot before: it waits outside the bounds, as long as `tick` lets it, which
-        is called at least once a second and may raise.
-        """
+        `admitted` is for one that held a slot before: it waits outside the bounds, as long as
+        `tick` lets it, which is called at least once a second and may raise."""
         self._acquire(admitted, tick)
         self.held += 1
         try:
@@ -53,14 +54,19 @@ class Slots:
         if self._semaphore.acquire(blocking=False):
             return
         if self.waiting >= self._waiters and not admitted:
-            raise Overloaded(f"{self._slots} transfers run and {self.waiting} wait; the line is full", retry_after=5.0)
+            raise Overloaded(
+                f"{self._slots} transfers run and {self.waiting} wait; the line is full",
+                retry_after=5.0,
+            )
         deadline = monotonic() + self._wait_seconds
         self.waiting += 1
         try:
             while not self._semaphore.acquire(timeout=min(1.0, max(deadline - monotonic(), 0.01))):
                 tick()
                 if not admitted and monotonic() >= deadline:
-                    raise Overloaded(f"no slot came free within {self._wait_seconds:g} s", retry_after=5.0)
+                    raise Overloaded(
+                        f"no slot came free within {self._wait_seconds:g} s", retry_after=5.0
+                    )
         finally:
             self.waiting -= 1
 
@@ -68,21 +74,21 @@ class Slots:
 HOLD_CEILING = 60.0
 """The longest that everybody is held because of one Retry-After, in seconds."""
 ROUND_SECONDS = 0.25
-"""However fast a store answers, within so many seconds at most one more is let go: dozens of answers to HEAD say little
-about how many uploads it bears."""
+"""However fast a store answers, within so many seconds at most one more is let go: dozens of
+answers to HEAD say little about how many uploads it bears."""
 RELAXED = 256.0
 """From this limit on nobody is limited any more: the store has long stopped complaining."""
 
 
 @dataclass(eq=False)
 class AdaptiveLimiter:
-    """How many requests go to one side of one store at a time: additive increase, multiplicative decrease.
+    """How many requests go to one side of one store at a time: additive increase, multiplicative
+    decrease.
 
-    Nobody is limited until the store says that it is too much (429, 503). Then half of those that were under way may
-    go, nobody before the time that it named, and each round of answers without a complaint lets one more go. The
-    complaints of one round halve once: all of them were sent before anybody knew. (RFC 5681 section 3 does so with
-    segments.)
-    """
+    Nobody is limited until the store says that it is too much (429, 503). Then half of those that
+    were under way may go, nobody before the time that it named, and each round of answers without a
+    complaint lets one more go. The complaints of one round halve once: all of them were sent before
+    anybody knew. (RFC 5681 section 3 does so with segments.)"""
 
     clock: Callable[[], float] = monotonic
     sleep: Callable[[float], None] = gevent.sleep
@@ -94,8 +100,8 @@ class AdaptiveLimiter:
     _grown_at: float = field(default=0.0, repr=False)
 
     def enter(self, look: Callable[[], None], tick_seconds: float) -> int:
-        """Wait for a turn, and return its round, which `leave` wants. `look` is called at least once a
-        `tick_seconds`, and may raise: then nothing is held."""
+        """Wait for a turn, and return its round, which `leave` wants. `look` is called at least
+        once a `tick_seconds`, and may raise: then nothing is held."""
         if self.limit is not None:
             while self._must_wait():
                 self.sleep(min(tick_seconds, 0.05))
@@ -113,7 +119,9 @@ class AdaptiveLimiter:
         under_way, self.under_way = self.under_way, self.under_way - 1
         if complained:
             if retry_after is not None:
-                self._held_until = max(self._held_until, self.clock() + min(retry_after, HOLD_CEILING))
+                self._held_until = max(
+                    self._held_until, self.clock() + min(retry_after, HOLD_CEILING)
+                )
             if turn == self._round:
                 self._round, self._grown_at = self._round + 1, self.clock()
                 self.limit = max(1.0, min(self.limit or under_way, under_way) / 2)
@@ -128,19 +136,20 @@ class AdaptiveLimiter:
 # -- what one migration may use
 
 BURST_SECONDS: Final = 0.25
-"""So much of its rate a bucket holds: what a machine that wakes us late may make up for, and no more."""
+"""So much of its rate a bucket holds: what a machine that wakes us late may make up for, and no
+more."""
 TIMER_SECONDS: Final = 0.001
 SIPS: Final = 4
-"""A full bucket is given out in so many pieces at least, so that the streams that share it take turns."""
+"""A full bucket is given out in so many pieces at least, so that the streams that share it take
+turns."""
 
 
 @dataclass(frozen=True)
 class Bounds:
     """What one migration may use over all workers together; None is no bound.
 
-    `slots`: its transfers at a time. `bytes_per_second`: what is read of its sources, and read back from its
-    destinations. `connections`: its requests under way at a time on one side.
-    """
+    `slots`: its transfers at a time. `bytes_per_second`: what is read of its sources, and read back
+    from its destinations. `connections`: its requests under way at a time on one side."""
 
     slots: int | None = None
     bytes_per_second: int | None = None
@@ -164,11 +173,12 @@ class Bounds:
 
 @dataclass(eq=False)
 class TokenBucket:
-    """A token bucket (RFC 2697 section 3 has the words): bytes that may move, filled at a rate that may change.
+    """A token bucket (RFC 2697 section 3 has the words): bytes that may move, filled at a rate that
+    may change.
 
-    Bytes are taken before they are read, and what did not come is put back, so that over any time no more moves than
-    the rate gives in it, and once what the bucket holds (`BURST_SECONDS` of the rate).
-    """
+    Bytes are taken before they are read, and what did not come is put back, so that over any time
+    no more moves than the rate gives in it, and once what the bucket holds (`BURST_SECONDS` of the
+    rate)."""
 
     clock: Callable[[], float] = monotonic
     rate: float | None = None
@@ -185,7 +195,8 @@ class TokenBucket:
         self._balance = min(self._balance, self._holds) if rate is not None else 0.0
 
     def take(self, wanted: int) -> int:
-        """Take up to `wanted` bytes (at least one) out of it, and return how many; 0 where it is too soon."""
+        """Take up to `wanted` bytes (at least one) out of it, and return how many; 0 where it is
+        too soon."""
         if self.rate is None:
             return wanted
         self._fill()
@@ -201,7 +212,8 @@ class TokenBucket:
             self._balance = min(self._balance + count, self._holds)
 
     def due(self, wanted: int) -> float:
-        """Return the seconds until `take` gives something, if nobody else takes it; no less than a timer can tell."""
+        """Return the seconds until `take` gives something, if nobody else takes it; no less than a
+        timer can tell."""
         if self.rate is None:
             return 0.0
         self._fill()
@@ -223,11 +235,11 @@ class TokenBucket:
 
 @dataclass(eq=False)
 class ConcurrencyLimiter:
-    """So many requests at a time to one side; who comes first goes first. The limit may change while some wait.
+    """So many requests at a time to one side; who comes first goes first. The limit may change
+    while some wait.
 
-    A request of one who has one under way already goes along with it: he may need its answer before he reads on (a
-    HEAD beside his own open GET), and would wait for himself.
-    """
+    A request of one who has one under way already goes along with it: he may need its answer before
+    he reads on (a HEAD beside his own open GET), and would wait for himself."""
 
     limit: int | None = None
     _held: dict[object, int] = field(default_factory=dict, repr=False)
@@ -245,8 +257,8 @@ class ConcurrencyLimiter:
             self._wake()
 
     def enter(self, who: object, look: Callable[[], None], tick_seconds: float) -> None:
-        """Wait for a turn for `who`. `look` is called at least once a `tick_seconds`, and may raise: then he holds
-        none."""
+        """Wait for a turn for `who`. `look` is called at least once a `tick_seconds`, and may
+        raise: then he holds none."""
         if who not in self._held and (self._line or self._full()):
             self._wait(look, tick_seconds)
         self._held[who] = self._held.get(who, 0) + 1
@@ -283,14 +295,17 @@ class ConcurrencyLimiter:
 class Throttle:
     """What one migration may use in this process, told anew whenever that changes.
 
-    The processes that work on it share its bounds alike: of `of` processes each has an `of`-th of the bytes a second,
-    and as many requests as its place in their row gives it, at least one. Where a process has little left to do its
-    share lies idle until it has nothing left; then the others have it, within about a second.
-    """
+    The processes that work on it share its bounds alike: of `of` processes each has an `of`-th of
+    the bytes a second, and as many requests as its place in their row gives it, at least one. Where
+    a process has little left to do its share lies idle until it has nothing left; then the others
+    have it, within about a second."""
 
     bucket: TokenBucket = field(default_factory=TokenBucket)
     gates: Mapping[Side, ConcurrencyLimiter] = field(
-        default_factory=lambda: {"source": ConcurrencyLimiter(), "destination": ConcurrencyLimiter()}
+        default_factory=lambda: {
+            "source": ConcurrencyLimiter(),
+            "destination": ConcurrencyLimiter(),
+        }
     )
     sleep: Callable[[float], None] = gevent.sleep
     bounds: Bounds = Bounds()
@@ -307,11 +322,11 @@ class Throttle:
             gate.set_limit(share)
 
     def take(self, wanted: int, look: Callable[[], None], tick_seconds: float) -> int:
-        """Take up to `wanted` bytes, and at least one, when it is our turn; who came first has the next ones.
+        """Take up to `wanted` bytes, and at least one, when it is our turn; who came first has the
+        next ones.
 
-        Only the first in the line waits for the clock, so that a thousand slow streams wake one at a time. `look` is
-        called at least once a `tick_seconds`, and may raise.
-        """
+        Only the first in the line waits for the clock, so that a thousand slow streams wake one at
+        a time. `look` is called at least once a `tick_seconds`, and may raise."""
         granted = 0 if self._line else self.bucket.take(wanted)
         return granted or self._wait(wanted, look, tick_seconds)
 
@@ -331,8 +346,11 @@ class Throttle:
                 self._line[0].set()
         return granted
 
-    def enter(self, side: Side, who: object, look: Callable[[], None], tick_seconds: float) -> Callable[[], None]:
-        """Wait for a turn to send a request to a side, and return what gives it back, to be called once."""
+    def enter(
+        self, side: Side, who: object, look: Callable[[], None], tick_seconds: float
+    ) -> Callable[[], None]:
+        """Wait for a turn to send a request to a side, and return what gives it back, to be called
+        once."""
         gate = self.gates.get(side)
         if gate is None:
             return lambda: None

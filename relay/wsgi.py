@@ -1,8 +1,7 @@
 """The application as gunicorn loads it: `gunicorn -c deploy/gunicorn.conf.py relay.wsgi:app`.
 
-The first thing that happens is a look at gevent's monkey patching. Without it each transfer would block
-all others, silently.
-"""
+The first thing that happens is a look at gevent's monkey patching. Without it each transfer would
+block all others, silently."""
 
 from __future__ import annotations
 
@@ -16,12 +15,21 @@ APP_LOAD_ERROR = 4
 
 
 def _check_patched() -> None:
-    late = [name for name in ("socket", "ssl", "time", "threading") if not monkey.is_module_patched(name)]
-    # urllib3 keeps the SSLContext that it saw when it was imported, and with an unpatched one it blocks.
+    late = [
+        name
+        for name in ("socket", "ssl", "time", "threading")
+        if not monkey.is_module_patched(name)
+    ]
+    # urllib3 keeps the SSLContext that it saw when it was imported, and with an unpatched one it
+    # blocks.
     tls = sys.modules.get("urllib3.util.ssl_")
-    if not late and (tls is None or getattr(tls, "SSLContext", None) is sys.modules["ssl"].SSLContext):
+    if not late and (
+        tls is None or getattr(tls, "SSLContext", None) is sys.modules["ssl"].SSLContext
+    ):
         return
-    what = f"{late[0]} is not patched" if late else "requests was imported before gevent patched ssl"
+    what = (
+        f"{late[0]} is not patched" if late else "requests was imported before gevent patched ssl"
+    )
     hint = "Run `relay serve`, or gunicorn with -c deploy/gunicorn.conf.py and without --preload."
     sys.stderr.write(f"relay: {what}; transfers would block one another. {hint}\n")
     raise SystemExit(APP_LOAD_ERROR)
@@ -44,8 +52,9 @@ BACK_SECONDS = 1.0
 
 
 def _opened(address: str, checked: bool) -> Ledger:
-    """Open the ledger. One that gunicorn's master has opened before (`checked`) is waited for, whatever it is that it
-    lacks now: a worker that does not start takes the whole server with it, and what other workers move."""
+    """Open the ledger. One that gunicorn's master has opened before (`checked`) is waited for,
+    whatever it is that it lacks now: a worker that does not start takes the whole server with it,
+    and what other workers move."""
     said = ""
     while True:
         try:
@@ -55,7 +64,10 @@ def _opened(address: str, checked: bool) -> Ledger:
                 raise
             if error.message != said:
                 said = error.message
-                log.error("waiting for the ledger", extra={"members": {"detail": said, "hint": error.hint}})
+                log.error(
+                    "waiting for the ledger",
+                    extra={"members": {"detail": said, "hint": error.hint}},
+                )
             sleep(BACK_SECONDS)
 
 

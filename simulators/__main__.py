@@ -29,7 +29,8 @@ class _Running(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one simulator until SIGTERM or SIGINT. Returns the exit code: 0, or 2 when it cannot start."""
+    """Run one simulator until SIGTERM or SIGINT. Returns the exit code: 0, or 2 when it cannot
+    start."""
     options = _parser().parse_args(arguments)
     if options.start is None:
         speed.measure(options.size, options.rounds)
@@ -54,7 +55,8 @@ def _complain(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m simulators", description="Two clouds and a bad network, on this machine, in memory."
+        prog="python -m simulators",
+        description="Two clouds and a bad network, on this machine, in memory.",
     )
     commands = parser.add_subparsers(required=True, metavar="src|dst|proxy|bucket|speed")
     _add_source(commands.add_parser("src", help="a cloud that objects come from"))
@@ -68,21 +70,39 @@ def _parser() -> argparse.ArgumentParser:
 def _add_server(parser: argparse.ArgumentParser, port: int) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = describe()
-    parser.add_argument("port", nargs="?", type=int, default=port, help=f"0 chooses one (default {port})")
+    parser.add_argument(
+        "port", nargs="?", type=int, default=port, help=f"0 chooses one (default {port})"
+    )
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
-    parser.add_argument("--fault", action="append", default=[], metavar="[/PREFIX=]SPEC", help="misbehave, see below")
-    parser.add_argument("--journal", type=int, default=10_000, metavar="ENTRIES", help="how many are kept")
-    parser.add_argument("--tls", action="store_true", help="make a CA and a certificate, and speak HTTPS")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="[/PREFIX=]SPEC",
+        help="misbehave, see below",
+    )
+    parser.add_argument(
+        "--journal", type=int, default=10_000, metavar="ENTRIES", help="how many are kept"
+    )
+    parser.add_argument(
+        "--tls", action="store_true", help="make a CA and a certificate, and speak HTTPS"
+    )
     parser.add_argument("--tls-cert", choices=certificates.VARIANTS, default="good")
     parser.add_argument("--tls-version", choices=certificates.VERSIONS, help="speak only this one")
-    parser.add_argument("--ca-out", type=Path, metavar="FILE", help="where the CA's certificate goes")
+    parser.add_argument(
+        "--ca-out", type=Path, metavar="FILE", help="where the CA's certificate goes"
+    )
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     _add_server(parser, 8000)
     parser.add_argument("--seed", default="relay", help="which content")
-    parser.add_argument("--min", type=parse_bytes, default=source.MIN_BYTES, metavar="SIZE", help="default 10MB")
-    parser.add_argument("--max", type=parse_bytes, default=source.MAX_BYTES, metavar="SIZE", help="default 2GB")
+    parser.add_argument(
+        "--min", type=parse_bytes, default=source.MIN_BYTES, metavar="SIZE", help="default 10MB"
+    )
+    parser.add_argument(
+        "--max", type=parse_bytes, default=source.MAX_BYTES, metavar="SIZE", help="default 2GB"
+    )
     parser.add_argument("--framing", choices=("length", "chunked", "close"), default="length")
     parser.add_argument("--no-digest", action="store_true", help="never say Repr-Digest")
     parser.add_argument("--no-etag", action="store_true", help="never say ETag")
@@ -92,13 +112,23 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def _add_destination(parser: argparse.ArgumentParser) -> None:
     _add_server(parser, 8001)
     parser.add_argument(
-        "--digest", type=_algorithms, default=DIGESTS, metavar="LIST", help="crc32c,crc64nvme,md5,sha256 or none"
+        "--digest",
+        type=_algorithms,
+        default=DIGESTS,
+        metavar="LIST",
+        help="crc32c,crc64nvme,md5,sha256 or none",
     )
     parser.add_argument("--keep", action="store_true", help="keep the bytes in memory, for GET")
     parser.add_argument(
-        "--keep-bytes", type=parse_bytes, default=256 * 1024 * 1024, metavar="SIZE", help="default 256MiB"
+        "--keep-bytes",
+        type=parse_bytes,
+        default=256 * 1024 * 1024,
+        metavar="SIZE",
+        help="default 256MiB",
     )
-    parser.add_argument("--rcvbuf", type=parse_bytes, metavar="SIZE", help="SO_RCVBUF, small for a zero window")
+    parser.add_argument(
+        "--rcvbuf", type=parse_bytes, metavar="SIZE", help="SO_RCVBUF, small for a zero window"
+    )
     parser.set_defaults(start=_start_destination)
 
 
@@ -106,10 +136,19 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", type=int, metavar="LISTEN_PORT", help="0 chooses one")
     parser.add_argument("target", metavar="TARGET_HOST:PORT")
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
-    parser.add_argument("--direction", choices=proxy.DIRECTIONS, default="down", help="where cuts, stalls, flips act")
-    parser.add_argument("--latency", type=parse_seconds, default=0.0, metavar="TIME", help="each way")
+    parser.add_argument(
+        "--direction",
+        choices=proxy.DIRECTIONS,
+        default="down",
+        help="where cuts, stalls, flips act",
+    )
+    parser.add_argument(
+        "--latency", type=parse_seconds, default=0.0, metavar="TIME", help="each way"
+    )
     parser.add_argument("--jitter", type=parse_seconds, default=0.0, metavar="TIME")
-    parser.add_argument("--rate", type=parse_rate, metavar="RATE", help="of a connection, each way: 50MB/s")
+    parser.add_argument(
+        "--rate", type=parse_rate, metavar="RATE", help="of a connection, each way: 50MB/s"
+    )
     for name, text in (
         ("--cut-after", "FIN both ways after so many bytes"),
         ("--reset-after", "RST both ways after so many bytes"),
@@ -117,10 +156,16 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
         ("--flip", "the lowest bit of the byte at this offset"),
     ):
         parser.add_argument(name, type=parse_bytes, metavar="SIZE", help=text)
-    parser.add_argument("--stall-after", metavar="SIZE[,TIME]", help="read no more, for ever or so long")
-    parser.add_argument("--blackhole", choices=proxy.DIRECTIONS, help="swallow all that goes this way")
+    parser.add_argument(
+        "--stall-after", metavar="SIZE[,TIME]", help="read no more, for ever or so long"
+    )
+    parser.add_argument(
+        "--blackhole", choices=proxy.DIRECTIONS, help="swallow all that goes this way"
+    )
     parser.add_argument("--blackhole-after", type=parse_bytes, default=0, metavar="SIZE")
-    parser.add_argument("--half-close", type=parse_bytes, nargs="?", const=0, metavar="SIZE", help="FIN one way")
+    parser.add_argument(
+        "--half-close", type=parse_bytes, nargs="?", const=0, metavar="SIZE", help="FIN one way"
+    )
     parser.add_argument("--slow-close", type=parse_seconds, nargs="?", const=5.0, metavar="TIME")
     parser.set_defaults(start=_start_proxy)
 
@@ -128,7 +173,9 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
 def _add_bucket(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", type=int, metavar="LISTEN_PORT", help="0 chooses one")
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
-    parser.add_argument("--objects", type=int, default=1_000_000, metavar="COUNT", help="default 1000000")
+    parser.add_argument(
+        "--objects", type=int, default=1_000_000, metavar="COUNT", help="default 1000000"
+    )
     parser.set_defaults(start=_start_bucket)
 
 
@@ -140,7 +187,9 @@ def _start_bucket(options: argparse.Namespace) -> Iterator[_Running]:
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=parse_bytes, default=512 * 1024 * 1024, metavar="SIZE", help="of the object")
+    parser.add_argument(
+        "--size", type=parse_bytes, default=512 * 1024 * 1024, metavar="SIZE", help="of the object"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.set_defaults(start=None)
 
@@ -177,7 +226,9 @@ def _start_source(options: argparse.Namespace) -> Iterator[None]:
 def _start_destination(options: argparse.Namespace) -> Iterator[None]:
     def make(network: Options) -> Destination:
         kept = options.keep_bytes if options.keep else 0
-        return Destination(digests=options.digest, keep_bytes=kept, receive_buffer=options.rcvbuf, options=network)
+        return Destination(
+            digests=options.digest, keep_bytes=kept, receive_buffer=options.rcvbuf, options=network
+        )
 
     with _announced("destination", options, make):
         yield
@@ -185,7 +236,11 @@ def _start_destination(options: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def _start_proxy(options: argparse.Namespace) -> Iterator[None]:
-    names = [field.name for field in dataclasses.fields(proxy.Toxics) if field.name not in ("stall_seconds",)]
+    names = [
+        field.name
+        for field in dataclasses.fields(proxy.Toxics)
+        if field.name not in ("stall_seconds",)
+    ]
     toxics = {name: getattr(options, name) for name in names}
     try:
         after, _, seconds = (options.stall_after or "").partition(",")
@@ -215,14 +270,17 @@ def _announced(
 
 @contextmanager
 def _tls(options: argparse.Namespace) -> Iterator[ssl.SSLContext | None]:
-    """Make the certificates, and write the CA's where it was asked for, or in a file that goes at the end."""
+    """Make the certificates, and write the CA's where it was asked for, or in a file that goes at
+    the end."""
     if not (options.tls or options.tls_cert != "good" or options.tls_version):
         yield None
         return
     context, authority = certificates.server_context(options.tls_cert, options.tls_version)
     path: Path | None = options.ca_out
     if path is None:
-        with tempfile.NamedTemporaryFile(prefix="simulators-ca-", suffix=".pem", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            prefix="simulators-ca-", suffix=".pem", delete=False
+        ) as file:
             path = Path(file.name)
     path.write_bytes(authority)
     print(f"CA certificate written to {path}", flush=True)

@@ -1,8 +1,8 @@
-"""An answer as data: head fields, and the steps of its body. A fault is a change to this data, not a branch.
+"""An answer as data: head fields, and the steps of its body. A fault is a change to this data, not
+a branch.
 
-Decided here: how an answer becomes steps (`compose`) and how steps become bytes on a connection (`play`).
-Never here: why an answer is wrong (`spoil`).
-"""
+Decided here: how an answer becomes steps (`compose`) and how steps become bytes on a connection
+(`play`). Never here: why an answer is wrong (`spoil`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Span:
-    """A range of an invented object; `flipped` sends it with the lowest bit of every byte turned."""
+    """A range of an invented object; `flipped` sends it with the lowest bit of every byte
+    turned."""
 
     name: str
     offset: int
@@ -94,9 +95,9 @@ Payload = Text | Span | Filler
 class Answer:
     """A status, its fields and its body. The fields that frame the body are written by `compose`.
 
-    `promised` is the Content-Length to write where it is not the body's; `frame_fields` replaces what
-    `compose` would write; `before` and `after` are steps around head and body; `bodiless` is HEAD, 204, 304.
-    """
+    `promised` is the Content-Length to write where it is not the body's; `frame_fields` replaces
+    what `compose` would write; `before` and `after` are steps around head and body; `bodiless` is
+    HEAD, 204, 304."""
 
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -130,7 +131,11 @@ def plain(status: int, text: str = "", headers: list[tuple[str, str]] | None = N
     fields = list(headers or [])
     if status in (204, 304):
         return Answer(status, fields, bodiless=True)
-    return Answer(status, [("Content-Type", "text/plain; charset=utf-8"), *fields], [Text(f"{text}\n".encode())])
+    return Answer(
+        status,
+        [("Content-Type", "text/plain; charset=utf-8"), *fields],
+        [Text(f"{text}\n".encode())],
+    )
 
 
 def compose(answer: Answer) -> Iterator[Step]:
@@ -158,7 +163,8 @@ def chunked(body: list[Step]) -> Iterator[Step]:
 
 
 def pieces(body: list[Step]) -> Iterator[Step]:
-    """Yield the steps with payload cut to CHUNK_BYTES; fillers stay whole unless endless, which are cut."""
+    """Yield the steps with payload cut to CHUNK_BYTES; fillers stay whole unless endless, which are
+    cut."""
     for step in body:
         if isinstance(step, Span | Text):
             for start in range(0, step.length, CHUNK_BYTES):

@@ -1,8 +1,8 @@
 """A bucket of very many objects that can only be listed: S3's ListObjectsV2, and nothing else.
 
-The objects are not kept anywhere: the n-th key, its size and its entity tag follow from n, and keys are in the order
-of their bytes, so that a page costs the same wherever it lies. Any signature is accepted.
-"""
+The objects are not kept anywhere: the n-th key, its size and its entity tag follow from n, and keys
+are in the order of their bytes, so that a page costs the same wherever it lies. Any signature is
+accepted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def etag_of(index: int) -> str:
 
 
 class Bucket:
-    """A listing server on a port, from construction until `stop`. Raises OSError when the port is taken."""
+    """A listing server on a port, from construction until `stop`. Raises OSError when the port is
+    taken."""
 
     def __init__(self, objects: int, port: int = 0, bind: str = "127.0.0.1") -> None:
         self.keys = Keys(objects)
@@ -61,7 +62,9 @@ class Bucket:
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._bind = bind
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         self._thread.start()
 
     def url(self) -> str:
@@ -87,7 +90,10 @@ def _answering(keys: Keys) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:  # noqa: N802 - the name that the library asks for
             parts = urlsplit(self.path)
-            asked = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+            asked = {
+                name: values[0]
+                for name, values in parse_qs(parts.query, keep_blank_values=True).items()
+            }
             listing = asked.get("list-type") == "2" and parts.path.count("/") <= 2
             data = (
                 page(keys, parts.path.strip("/"), asked).encode()
@@ -128,7 +134,8 @@ def page(keys: Keys, bucket: str, asked: dict[str, str]) -> str:
     code = quote if asked.get("encoding-type") == "url" else escape
     token = f"<NextContinuationToken>{following}</NextContinuationToken>" if rest else ""
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="{_NAMESPACE}"><Name>{escape(bucket)}</Name>'
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult'
+        f' xmlns="{_NAMESPACE}"><Name>{escape(bucket)}</Name>'
         f"<Prefix>{code(prefix)}</Prefix><KeyCount>{len(rows)}</KeyCount><MaxKeys>{most}</MaxKeys>"
         + ("<EncodingType>url</EncodingType>" if code is quote else "")
         + f"<IsTruncated>{'true' if rest else 'false'}</IsTruncated>{token}"

@@ -1,4 +1,5 @@
-"""A certificate authority made on the spot, and the certificates of it that a client must refuse."""
+"""A certificate authority made on the spot, and the certificates of it that a client must
+refuse."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ VERSIONS: Final[Mapping[str, ssl.TLSVersion]] = {
 _NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def server_context(variant: str = "good", version: str | None = None) -> tuple[ssl.SSLContext, bytes]:
+def server_context(
+    variant: str = "good", version: str | None = None
+) -> tuple[ssl.SSLContext, bytes]:
     """Return a server's TLS context and the PEM of the authority to trust.
 
     `variant` is one of VARIANTS; with `version`, one of VERSIONS, nothing else is spoken.

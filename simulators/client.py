@@ -1,4 +1,5 @@
-"""A raw client: bytes out, bytes back, and how the connection ended. No library in between that could be kind."""
+"""A raw client: bytes out, bytes back, and how the connection ended. No library in between that
+could be kind."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ Ending = Literal["fin", "ragged", "reset", "open"]
 _BLOCK_BYTES: Final = 64 * 1024
 _SETTLE_SECONDS: Final = 0.02
 _FIRST_SECONDS: Final = 2.0
-"""How long nothing at all is waited for, at least: a busy machine may be that late with the first byte."""
+"""How long nothing at all is waited for, at least: a busy machine may be that late with the first
+byte."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """All bytes that came. `ending` is `open` when nothing more came for a while, `ragged` a TLS cut."""
+    """All bytes that came. `ending` is `open` when nothing more came for a while, `ragged` a TLS
+    cut."""
 
     wire: bytes
     ending: Ending
@@ -38,13 +41,21 @@ class Reply:
     def status(self) -> int:
         """The status of the first head, 0 when there is none."""
         digits = self.wire[9:12]
-        return int(digits) if self.wire.startswith(b"HTTP/1.") and len(digits) == 3 and digits.isdigit() else 0
+        return (
+            int(digits)
+            if self.wire.startswith(b"HTTP/1.") and len(digits) == 3 and digits.isdigit()
+            else 0
+        )
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
         """Fields of the first head by lower-case name; the last one of a name."""
         lines = self.head.decode("utf-8", "replace").split("\r\n")[1:]
-        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+        return {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+            if name
+        }
 
 
 def head(method: str, target: str, **fields: str | int) -> bytes:
@@ -63,7 +74,8 @@ def talk(
     limit_bytes: int = 64 * 1024 * 1024,
     tls: ssl.SSLContext | None = None,
 ) -> Reply:
-    """Send the bytes to 127.0.0.1 and read until the end, until silence, or until so many bytes came.
+    """Send the bytes to 127.0.0.1 and read until the end, until silence, or until so many bytes
+    came.
 
     After one whole answer that keeps the connection the silence is short, unless `patient`.
     Raises OSError when it cannot connect, ssl.SSLError when the handshake fails.
@@ -71,7 +83,9 @@ def talk(
     with socket.create_connection(("127.0.0.1", port), 10.0) as plain:
         if tls is None:
             return _talk(plain, request, quiet_seconds, limit_bytes, patient)
-        with tls.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as secured:
+        with tls.wrap_socket(
+            plain, server_hostname="localhost", suppress_ragged_eofs=False
+        ) as secured:
             return _talk(secured, request, quiet_seconds, limit_bytes, patient)
 
 
@@ -87,7 +101,11 @@ def put(port: int, target: str, body: bytes, *, method: str = "PUT", **fields: s
 
 def _is_whole(start: Reply, count: int, request: bytes) -> bool:
     """Whether so many bytes are one whole answer that promises to keep the connection."""
-    if b"\r\n\r\n" not in start.wire or start.status < 200 or start.fields.get("connection") == "close":
+    if (
+        b"\r\n\r\n" not in start.wire
+        or start.status < 200
+        or start.fields.get("connection") == "close"
+    ):
         return False
     if request.startswith(b"HEAD") or start.status in (204, 304):
         return True
@@ -95,7 +113,9 @@ def _is_whole(start: Reply, count: int, request: bytes) -> bool:
     return length.isdecimal() and length.isascii() and count >= len(start.head) + int(length)
 
 
-def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes: int, patient: bool) -> Reply:
+def _talk(
+    sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes: int, patient: bool
+) -> Reply:
     got = bytearray()
     end: Ending = "fin"
     try:
@@ -115,7 +135,9 @@ def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes
             if not got:
                 sock.settimeout(quiet_seconds)
             got += block
-            if not patient and _is_whole(Reply(bytes(got[:_BLOCK_BYTES]), "open"), len(got), request):
+            if not patient and _is_whole(
+                Reply(bytes(got[:_BLOCK_BYTES]), "open"), len(got), request
+            ):
                 sock.settimeout(min(quiet_seconds, _SETTLE_SECONDS))
     except TimeoutError:
         pass

@@ -1,10 +1,10 @@
-"""What every simulated object holds: a function of (seed, name, offset), so nothing is stored for an object.
+"""What every simulated object holds: a function of (seed, name, offset), so nothing is stored for
+an object.
 
-Byte `o` of an object is `pool[(start(name) + o) % POOL_BYTES]`. The pool is pseudo-random and its length is a
-prime, so no two parts of a size that anyone uses are alike: swapped, repeated or dropped parts always change
-the digest. The pool lies twice in one memfd, so a range of up to POOL_BYTES is always contiguous and
-`sendfile` sends it without a copy. Never here: sockets.
-"""
+Byte `o` of an object is `pool[(start(name) + o) % POOL_BYTES]`. The pool is pseudo-random and its
+length is a prime, so no two parts of a size that anyone uses are alike: swapped, repeated or
+dropped parts always change the digest. The pool lies twice in one memfd, so a range of up to
+POOL_BYTES is always contiguous and `sendfile` sends it without a copy. Never here: sockets."""
 
 from __future__ import annotations
 
@@ -58,15 +58,18 @@ class Content:
         return b"".join(self.views(name, offset, length))
 
     def size_of(self, name: str, min_bytes: int, max_bytes: int) -> int:
-        """Return a size for `name`: always the same one, evenly spread between the two, both included."""
+        """Return a size for `name`: always the same one, evenly spread between the two, both
+        included."""
         return min_bytes + self._number("size", name) % (max_bytes - min_bytes + 1)
 
     def crc32c(self, name: str, size: int) -> int:
-        """CRC-32C of the first `size` bytes of `name`, in a time that hardly grows with the size."""
+        """CRC-32C of the first `size` bytes of `name`, in a time that hardly grows with the
+        size."""
         return self._combined(name, size, checksums.crc32c, checksums.combine_crc32c)
 
     def crc64nvme(self, name: str, size: int) -> int:
-        """CRC-64/NVME of the first `size` bytes of `name`, in a time that hardly grows with the size."""
+        """CRC-64/NVME of the first `size` bytes of `name`, in a time that hardly grows with the
+        size."""
         return self._combined(name, size, checksums.crc64nvme, checksums.combine_crc64nvme)
 
     def digest(self, algorithm: str, name: str, size: int) -> str:
@@ -80,11 +83,14 @@ class Content:
             state.update(view)
         return state.hexdigest()
 
-    def _combined(self, name: str, size: int, crc: Callable[..., int], combine: Callable[[int, int, int], int]) -> int:
+    def _combined(
+        self, name: str, size: int, crc: Callable[..., int], combine: Callable[[int, int, int], int]
+    ) -> int:
         start = self._start(name)
         whole, rest = divmod(size, POOL_BYTES)
         total = 0
-        # An object is its rotated pool `whole` times and a piece: double the block, as in a power by squaring.
+        # An object is its rotated pool `whole` times and a piece: double the block, as in a power
+        # by squaring.
         if whole:
             block, block_bytes = crc(self._view[start : start + POOL_BYTES]), POOL_BYTES
             while whole:

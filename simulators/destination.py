@@ -1,8 +1,9 @@
-"""The cloud that objects go to: it takes any PUT and POST, digests what comes, and forgets the bytes.
+"""The cloud that objects go to: it takes any PUT and POST, digests what comes, and forgets the
+bytes.
 
-Decided here: what is visible, under which conditions, and what `/_received` says. An object is visible only
-when its upload was whole. Payload is never on a disk; with `keep_bytes` so much of it stays in memory, for GET.
-"""
+Decided here: what is visible, under which conditions, and what `/_received` says. An object is
+visible only when its upload was whole. Payload is never on a disk; with `keep_bytes` so much of it
+stays in memory, for GET."""
 
 from __future__ import annotations
 
@@ -23,13 +24,19 @@ from simulators.server import Exchange, Hangup, Options, Server
 from simulators.spoil import replaces
 
 DIGESTS: Final = ("crc32c", "crc64nvme")
-_REPR_DIGESTS: Final = {"crc32c": "crc32c", "crc64nvme": "crc64nvme", "md5": "md5", "sha256": "sha-256"}
+_REPR_DIGESTS: Final = {
+    "crc32c": "crc32c",
+    "crc64nvme": "crc64nvme",
+    "md5": "md5",
+    "sha256": "sha-256",
+}
 _MODIFIED: Final = "Tue, 17 Nov 2026 08:00:00 GMT"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One visible object. `kept` is None when the bytes are forgotten; hidden before `visible_at` (monotonic)."""
+    """One visible object. `kept` is None when the bytes are forgotten; hidden before `visible_at`
+    (monotonic)."""
 
     size: int
     etag: str
@@ -44,7 +51,8 @@ class _Early(Exception):
 
 
 class Destination:
-    """A destination on a port, from construction until `stop`; `received` is what `/_received` shows."""
+    """A destination on a port, from construction until `stop`; `received` is what `/_received`
+    shows."""
 
     def __init__(
         self,
@@ -63,9 +71,16 @@ class Destination:
         self._sequence = itertools.count(1)
         self.received = Journal(options.journal_entries)
         self._server = Server(
-            self._respond, options, controls={"/_received": self.received}, buffer_bytes=receive_buffer
+            self._respond,
+            options,
+            controls={"/_received": self.received},
+            buffer_bytes=receive_buffer,
         )
-        self.port, self.url, self.journal = self._server.port, self._server.url, self._server.journal
+        self.port, self.url, self.journal = (
+            self._server.port,
+            self._server.url,
+            self._server.journal,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +121,10 @@ class Destination:
         if request.method == "HEAD":
             return Answer(200, fields, [Filler(b"\0", stored.size)])
         if stored.kept is None:
-            text = "the bytes of this object were digested and forgotten; start with --keep to read them back"
+            text = (
+                "the bytes of this object were digested and forgotten; start with --keep to read"
+                " them back"
+            )
             return plain(405, text, [("Allow", "HEAD, PUT, POST, DELETE")])
         return _ranged(request, stored, stored.kept, fields)
 
@@ -140,14 +158,19 @@ class Destination:
         if refusal is None and plan.get("417") and request.get("expect"):
             refusal = plain(417, "no expectations")
         if refusal is not None:
-            # The body may be on its way: answer before it, then close without cutting the answer off.
+            # The body may be on its way: answer before it, then close without cutting the answer
+            # off.
             refusal.keep = False
             return refusal
         if plan.get("no_read"):
             exchange.connection.shrink()
             exchange.connection.wait(None)
         early = plan.get("early")
-        if request.get("expect") and not plan.get("no_100") and not (early and early.bytes(1, length or 0) == 0):
+        if (
+            request.get("expect")
+            and not plan.get("no_100")
+            and not (early and early.bytes(1, length or 0) == 0)
+        ):
             exchange.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._take(exchange, length)
 
@@ -184,10 +207,14 @@ class Destination:
         gates = _gates(exchange, length or 0)
         receive(Body(exchange.connection, length), sink, gates, slow or (lambda ready: ready))
 
-    def _commit(self, exchange: Exchange, sink: Sink, digests: Mapping[str, str], entry: dict[str, Any]) -> Answer:
+    def _commit(
+        self, exchange: Exchange, sink: Sink, digests: Mapping[str, str], entry: dict[str, Any]
+    ) -> Answer:
         request, plan = exchange.request, exchange.plan
         number = next(self._sequence)
-        path = f"{request.path.rstrip('/')}/{number:x}" if request.method == "POST" else request.path
+        path = (
+            f"{request.path.rstrip('/')}/{number:x}" if request.method == "POST" else request.path
+        )
         hidden = plan.get("vanish")
         seconds = hidden.seconds(0) if hidden else 0.0
         stored = Stored(
@@ -233,7 +260,9 @@ def _refusal(request: Request, stored: Stored | None) -> Answer | None:
     return None
 
 
-def _ranged(request: Request, stored: Stored, kept: memoryview, fields: list[tuple[str, str]]) -> Answer:
+def _ranged(
+    request: Request, stored: Stored, kept: memoryview, fields: list[tuple[str, str]]
+) -> Answer:
     if not message.range_holds(request, stored.etag, _MODIFIED):
         return Answer(200, fields, [Text(kept)])
     try:
@@ -298,7 +327,12 @@ def _early_answer(plan: Plan) -> Answer:
         answer.put("Retry-After", delay)
     if (target := fault.option("location")) is not None:
         answer.put("Location", target)
-    follows: dict[str, Step] = {"close": End("close"), "rst": End("reset"), "keep": Pause(None), "drain": End("finish")}
+    follows: dict[str, Step] = {
+        "close": End("close"),
+        "rst": End("reset"),
+        "keep": Pause(None),
+        "drain": End("finish"),
+    }
     answer.after.append(follows[fault.word(2, "close")])
     return answer
 

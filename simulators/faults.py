@@ -6,32 +6,33 @@
             | on(METHOD,SPEC) | at(OFFSET,SPEC)              only that method; only a Range from that offset
     `times=N` among the arguments of any ITEM is first(N,ITEM). Requests are counted by method and path.
 
-Bytes (n) are written `1000`, `64K`, `60%` of the body, or `-1`, which is one before the end. A spec comes from
-`--fault SPEC`, `--fault /prefix=SPEC`, the field `X-Fault` or the query parameter `fault`; all that match apply.
+Bytes (n) are written `1000`, `64K`, `60%` of the body, or `-1`, which is one before the end. A spec
+comes from `--fault SPEC`, `--fault /prefix=SPEC`, the field `X-Fault` or the query parameter
+`fault`; all that match apply.
 
 What the rows of the catalogue need:
 
-    F01 close_after(60%) close_after(-1)      F02 rst_after(60%)            F03 framing(close);close_after(60%)
-    F04 framing(close);ragged_tls             F05 chunk(no_last)            F06 chunk(no_final_crlf) chunk(cut_trailers)
-    F07 chunk(negative) ... every CHUNK word  F08 lie_cl(-1000) overrun(10) F09 dup_headers(...)
-    F10 head_size(+1) size(N)                 F11 range(...)                F12 after(1,status(416))
-    F13 etag_seq(2) etag_seq(2,1)             F14 weak_etag;close_after(1K) no_etag
-    F15 after(1,flip(0))                      F16 gzip gzip(bomb)           F17 gzip(real);framing(chunked)
-    F18 redirect(302,URL) redirect_loop(302) redirect_chain(6)              F19 redirect_infinite_body(302)
-    F20 1xx(1000000) 1xx(1,103)               F21 header_bomb(count|line|nul|fold)
-    F22 drip(0.05)                            F23 stall_before stall_after(0)
-    F24 status(429,retry_after=5)             F25 after(1,status(403))      F26 first(1,status(401))
-    F27 html                                  F28 on(GET,size(0))           F29 (no fault: ?size=0)
-    F31 early(413,64K) early(413,64K,rst)     F32 early(201,1,close|rst|keep)
-    F33 no_read                               F34 rst_after(50%) close_after(50%)
-    F35 truncate_store(n)                     F36 store_flip(n) zero_tail(n)
-    F37 vanish                                F38 lose_answer               F40 nth(3,status(503))
-    F41 digest_lie no_digest                  F46 redirect(307,URL)         F47 417 no_100
-    F48 early(507,1M)                         F52 store_append(1)           F56 idle_close(1)
-    F57 --tls-cert ... --tls-version 1.0 --fault tls_stall                  F90 --fault no_accept
+    F01 close_after(60%) close_after(-1)      F02 rst_after(60%)            F03
+    framing(close);close_after(60%) F04 framing(close);ragged_tls             F05 chunk(no_last)
+    F06 chunk(no_final_crlf) chunk(cut_trailers) F07 chunk(negative) ... every CHUNK word  F08
+    lie_cl(-1000) overrun(10) F09 dup_headers(...) F10 head_size(+1) size(N)                 F11
+    range(...)                F12 after(1,status(416)) F13 etag_seq(2) etag_seq(2,1)             F14
+    weak_etag;close_after(1K) no_etag F15 after(1,flip(0))                      F16 gzip gzip(bomb)
+    F17 gzip(real);framing(chunked) F18 redirect(302,URL) redirect_loop(302) redirect_chain(6)
+    F19 redirect_infinite_body(302) F20 1xx(1000000) 1xx(1,103)               F21
+    header_bomb(count|line|nul|fold) F22 drip(0.05)                            F23 stall_before
+    stall_after(0) F24 status(429,retry_after=5)             F25 after(1,status(403))      F26
+    first(1,status(401)) F27 html                                  F28 on(GET,size(0))           F29
+    (no fault: ?size=0) F31 early(413,64K) early(413,64K,rst)     F32 early(201,1,close|rst|keep)
+    F33 no_read                               F34 rst_after(50%) close_after(50%) F35
+    truncate_store(n)                     F36 store_flip(n) zero_tail(n) F37 vanish
+    F38 lose_answer               F40 nth(3,status(503)) F41 digest_lie no_digest
+    F46 redirect(307,URL)         F47 417 no_100 F48 early(507,1M)                         F52
+    store_append(1)           F56 idle_close(1) F57 --tls-cert ... --tls-version 1.0 --fault
+    tls_stall                  F90 --fault no_accept
 
-At a destination `close_after`, `rst_after`, `stall_after` and `drip` count the bytes of an upload's body.
-"""
+At a destination `close_after`, `rst_after`, `stall_after` and `drip` count the bytes of an upload's
+body."""
 
 from __future__ import annotations
 
@@ -45,13 +46,16 @@ from simulators.flaws import CHUNK_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS
 from simulators.message import Request
 from simulators.quantities import parse_bytes, parse_rate, parse_seconds
 
-# The kinds of arguments: n bytes, t seconds, r bytes a second, c a count, s a status, u any text, or the words
-# allowed. A trailing ? may be left out.
+# The kinds of arguments: n bytes, t seconds, r bytes a second, c a count, s a status, u any text,
+# or the words allowed. A trailing ? may be left out.
 _Kinds = tuple[str | Collection[str], ...]
 VOCABULARY: Final[Mapping[str, tuple[_Kinds, str]]] = {
     "close_after": (("n",), "FIN after n bytes of body"),
     "rst_after": (("n",), "RST after n bytes of body"),
-    "stall_after": (("n", "t?"), "silence after n bytes of body (0: after the head), for t or for ever"),
+    "stall_after": (
+        ("n", "t?"),
+        "silence after n bytes of body (0: after the head), for t or for ever",
+    ),
     "close_before": ((), "FIN before any byte of the answer"),
     "rst_before": ((), "RST before any byte of the answer"),
     "stall_before": (("t?",), "silence before any byte of the answer"),
@@ -76,12 +80,18 @@ VOCABULARY: Final[Mapping[str, tuple[_Kinds, str]]] = {
     "redirect_infinite_body": (("s?", "u?"), "a redirect whose body never ends"),
     "html": ((), "200 and a login page"),
     "raw": (("u",), "these bytes and a FIN instead of an answer"),
-    "gzip": ((("raw", "real", "bomb"), "?"), "Content-Encoding: gzip; on raw bytes, on gzip, on a 10 GB bomb"),
+    "gzip": (
+        (("raw", "real", "bomb"), "?"),
+        "Content-Encoding: gzip; on raw bytes, on gzip, on a 10 GB bomb",
+    ),
     "digest_lie": ((), "a Repr-Digest that is wrong"),
     "no_digest": ((), "no Repr-Digest"),
     "weak_etag": ((), "the ETag is weak"),
     "no_etag": ((), "no ETag"),
-    "etag_seq": (("c?", "n?"), "another version (ETag, bytes) every c GETs; n more bytes each time"),
+    "etag_seq": (
+        ("c?", "n?"),
+        "another version (ETag, bytes) every c GETs; n more bytes each time",
+    ),
     "size": (("n",), "the object has n bytes"),
     "head_size": (("n",), "HEAD says n more than GET"),
     "range": ((RANGE_FLAWS,), "a wrong answer to a Range"),
@@ -131,7 +141,8 @@ class Fault:
         return dict(self.options).get(key)
 
     def bytes(self, index: int, whole: int, default: str = "0") -> int:
-        """Return an argument as a place in `whole` bytes: a percentage, or from the end when negative."""
+        """Return an argument as a place in `whole` bytes: a percentage, or from the end when
+        negative."""
         text = self.word(index, default)
         if text.endswith("%"):
             return int(whole * float(text[:-1]) / 100)
@@ -176,7 +187,8 @@ class Plan:
 
 
 class Faults:
-    """The faults of one server: those of its command line, and the counters of all. Raises BadFault."""
+    """The faults of one server: those of its command line, and the counters of all. Raises
+    BadFault."""
 
     def __init__(self, specs: Iterable[str] = ()) -> None:
         self._rules = [_rule(spec) for spec in specs]
@@ -189,9 +201,19 @@ class Faults:
         return next((item for item in items if isinstance(item, Fault) and item.name == name), None)
 
     def plan(self, request: Request) -> Plan:
-        """Return what this request meets, and count it. Raises BadFault for a spec in the request."""
-        items = [item for prefix, parsed in self._rules if request.path.startswith(prefix) for item in parsed]
-        for spec in (request.get("x-fault"), request.query.get("fault"), request.query.get("X-Amz-Fault")):
+        """Return what this request meets, and count it. Raises BadFault for a spec in the
+        request."""
+        items = [
+            item
+            for prefix, parsed in self._rules
+            if request.path.startswith(prefix)
+            for item in parsed
+        ]
+        for spec in (
+            request.get("x-fault"),
+            request.query.get("fault"),
+            request.query.get("X-Amz-Fault"),
+        ):
             if spec:
                 items += parse_spec(spec)
         return Plan(tuple(self._met(items, request))) if items else Plan()
@@ -207,12 +229,16 @@ class Faults:
         if condition.kind == "on":
             return request.method == condition.operand.upper()
         if condition.kind == "at":
-            return (request.get("range") or "").startswith(f"bytes={parse_bytes(condition.operand)}-")
+            return (request.get("range") or "").startswith(
+                f"bytes={parse_bytes(condition.operand)}-"
+            )
         key = (condition.text, request.method, request.path)
         with self._lock:
             count = self._counts[key] = self._counts.get(key, 0) + 1
         limit = int(condition.operand)
-        return {"first": count <= limit, "after": count > limit, "nth": count == limit}[condition.kind]
+        return {"first": count <= limit, "after": count > limit, "nth": count == limit}[
+            condition.kind
+        ]
 
 
 def parse_spec(text: str) -> tuple[Item, ...]:
@@ -222,9 +248,13 @@ def parse_spec(text: str) -> tuple[Item, ...]:
 
 def describe() -> str:
     """Return the vocabulary as lines of help: each word, its arguments, what it does."""
-    lines = ["faults, several joined by ';', by --fault, the field X-Fault or the query parameter fault:"]
+    lines = [
+        "faults, several joined by ';', by --fault, the field X-Fault or the query parameter fault:"
+    ]
     for name, (kinds, meaning) in VOCABULARY.items():
-        args = ["|".join(kind) if not isinstance(kind, str) else kind for kind in kinds if kind != "?"]
+        args = [
+            "|".join(kind) if not isinstance(kind, str) else kind for kind in kinds if kind != "?"
+        ]
         lines.append(f"  {name}({','.join(args)})" if args else f"  {name}")
         lines.append(f"      {meaning}")
     lines.append("  first(N,SPEC) after(N,SPEC) nth(N,SPEC) on(METHOD,SPEC) at(OFFSET,SPEC)")
@@ -250,7 +280,9 @@ def _item(text: str) -> Item:
     words = tuple(unquote(arg) for arg in args if not _is_option(arg))
     # `chunk(bad=negative)` is how the catalogue writes `chunk(negative)`.
     words = tuple(word.removeprefix("bad=") for word in words)
-    pairs = tuple((arg.partition("=")[0], unquote(arg.partition("=")[2])) for arg in args if _is_option(arg))
+    pairs = tuple(
+        (arg.partition("=")[0], unquote(arg.partition("=")[2])) for arg in args if _is_option(arg)
+    )
     fault = Fault(name, words, tuple(pair for pair in pairs if pair[0] != "times"))
     _check(fault)
     times = dict(pairs).get("times")
@@ -261,7 +293,9 @@ def _is_option(arg: str) -> bool:
     return arg.partition("=")[0] in _OPTIONS and "=" in arg
 
 
-def _condition(kind: str, args: list[str], text: str, items: tuple[Item, ...] | None = None) -> Condition:
+def _condition(
+    kind: str, args: list[str], text: str, items: tuple[Item, ...] | None = None
+) -> Condition:
     if len(args) < 2:
         raise BadFault(f"{kind} needs an operand and a fault")
     operand = args[0]
@@ -286,7 +320,9 @@ def _check(fault: Fault) -> None:
     needed = len(kinds) - optionals
     endless = kinds[-1:] in (["u"], ["u?"])  # a URL or a value may hold commas
     if not needed <= len(fault.args) <= (len(fault.args) if endless else len(kinds)):
-        raise BadFault(f"{fault.name} takes {needed} to {len(kinds)} arguments, not {len(fault.args)}")
+        raise BadFault(
+            f"{fault.name} takes {needed} to {len(kinds)} arguments, not {len(fault.args)}"
+        )
     for kind, arg in zip(kinds, fault.args, strict=False):
         _check_argument(fault.name, kind, arg)
 

@@ -17,12 +17,17 @@ _MEGABYTE: Final = 1024 * 1024
 
 
 def flawed_chunks(word: str, body: list[Step]) -> list[Step]:
-    """Return a body in the chunked coding, a good chunk and then the flaw; nearly all end the connection."""
-    first, rest = split(body, max(1, sum(step.length for step in body if isinstance(step, Payload)) // 2))
+    """Return a body in the chunked coding, a good chunk and then the flaw; nearly all end the
+    connection."""
+    first, rest = split(
+        body, max(1, sum(step.length for step in body if isinstance(step, Payload)) // 2)
+    )
     return list(CHUNK_FLAWS[word](first, rest))
 
 
-def _chunk(steps: list[Step], size_line: Callable[[int], bytes] = lambda size: b"%x\r\n" % size) -> Iterator[Step]:
+def _chunk(
+    steps: list[Step], size_line: Callable[[int], bytes] = lambda size: b"%x\r\n" % size
+) -> Iterator[Step]:
     size = sum(step.length for step in steps if isinstance(step, Payload))
     if size:
         yield Text(size_line(size))
@@ -48,7 +53,9 @@ def _forever(start: bytes, pattern: bytes) -> Callable[[list[Step], list[Step]],
     return flaw
 
 
-def _sized(size_line: Callable[[int], bytes], ends: bool = True) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
+def _sized(
+    size_line: Callable[[int], bytes], ends: bool = True
+) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     """Return a flaw in the size of the last chunk."""
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
@@ -67,7 +74,11 @@ def _lines(end: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
         for step in (*_chunk(first), *_chunk(rest), _LAST):
             framing = isinstance(step, Text) and bytes(step.block).endswith(b"\r\n")
-            yield Text(bytes(step.block).replace(b"\r\n", end)) if framing and isinstance(step, Text) else step
+            yield (
+                Text(bytes(step.block).replace(b"\r\n", end))
+                if framing and isinstance(step, Text)
+                else step
+            )
         yield End("finish")
 
     return flaw
@@ -78,7 +89,14 @@ def _after_data(extra: bytes, drop: bool) -> Callable[[list[Step], list[Step]], 
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
         chunk = list(_chunk(first))
-        yield from (*chunk[:-1], Text(extra), *([] if drop else [_CRLF]), *_chunk(rest), _LAST, End("finish"))
+        yield from (
+            *chunk[:-1],
+            Text(extra),
+            *([] if drop else [_CRLF]),
+            *_chunk(rest),
+            _LAST,
+            End("finish"),
+        )
 
     return flaw
 
@@ -120,7 +138,9 @@ CHUNK_FLAWS: Final[Mapping[str, Callable[[list[Step], list[Step]], Iterator[Step
     "tiny": _tiny,
     "ext": _sized(lambda size: b'%x;a=b;c="d"\r\n' % size, ends=False),
     "leading_zeros": _sized(lambda size: b"0000%x\r\n" % size, ends=False),
-    "trailers": lambda first, rest: iter((*_chunk(first), *_chunk(rest), Text(b"0\r\nX-Check: whole\r\n\r\n"))),
+    "trailers": lambda first, rest: iter(
+        (*_chunk(first), *_chunk(rest), Text(b"0\r\nX-Check: whole\r\n\r\n"))
+    ),
 }
 
 
@@ -132,7 +152,9 @@ FRAME_FLAWS: Final[Mapping[str, Callable[[int], Fields]]] = {
     "cl2": lambda size: [("Content-Length", str(size)), ("Content-Length", str(size + 1))],
     "cl_same": lambda size: [("Content-Length", str(size)), ("Content-Length", str(size))],
     "cl_te": lambda size: [("Content-Length", str(size)), ("Transfer-Encoding", "chunked")],
-    "cl_underscore": _length(lambda size: f"0_{size}" if size < 10 else f"{str(size)[0]}_{str(size)[1:]}"),
+    "cl_underscore": _length(
+        lambda size: f"0_{size}" if size < 10 else f"{str(size)[0]}_{str(size)[1:]}"
+    ),
     "cl_plus": _length(lambda size: f"+{size}"),
     "cl_negative": _length(lambda size: f"-{size}"),
     "cl_list": _length(lambda size: f"{size}, {size}"),
@@ -168,7 +190,9 @@ HEAD_FLAWS: Final[Mapping[str, Callable[[Answer], None]]] = {
 }
 
 
-def _content_range(write: Callable[[int, int, str], str]) -> Callable[[Answer, int, int, str], None]:
+def _content_range(
+    write: Callable[[int, int, str], str],
+) -> Callable[[Answer, int, int, str], None]:
     return lambda answer, first, last, size: answer.put("Content-Range", write(first, last, size))
 
 
@@ -176,7 +200,8 @@ def _shift(answer: Answer, first: int, last: int, size: str) -> None:
     """Answer a range one byte further on than was asked, and say so."""
     answer.put("Content-Range", f"bytes {first + 1}-{last + 1}/{size}")
     answer.body = [
-        Span(step.name, step.offset + 1, step.length) if isinstance(step, Span) else step for step in answer.body
+        Span(step.name, step.offset + 1, step.length) if isinstance(step, Span) else step
+        for step in answer.body
     ]
 
 

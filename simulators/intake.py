@@ -1,8 +1,7 @@
 """The body of an upload: taken off the connection, digested or dropped, never on a disk.
 
-Decided here: how a body is framed and read, where in it a fault strikes, and what is then thought stored.
-Never here: whether it may be stored.
-"""
+Decided here: how a body is framed and read, where in it a fault strikes, and what is then thought
+stored. Never here: whether it may be stored."""
 
 from __future__ import annotations
 
@@ -41,7 +40,8 @@ class _Crc:
 
 
 class Body:
-    """Reads one request body, framed by a length or, when that is None, by chunks (RFC 9112 §7.1)."""
+    """Reads one request body, framed by a length or, when that is None, by chunks (RFC 9112
+    §7.1)."""
 
     def __init__(self, connection: Connection, length: int | None) -> None:
         self._connection = connection
@@ -86,7 +86,8 @@ class Body:
 
 
 class Sink:
-    """What the destination makes of the bytes. `edit` may change a block before it is digested or kept."""
+    """What the destination makes of the bytes. `edit` may change a block before it is digested or
+    kept."""
 
     def __init__(self, algorithms: Sequence[str], keep: bool, edit: Edit | None = None) -> None:
         self._hashes = {name: _hash(name) for name in algorithms}
@@ -118,10 +119,15 @@ class Sink:
 
 
 class Edit:
-    """A store that lies: it keeps `keep` bytes at most, turns the bit at `flip`, zeroes from `zero`, appends."""
+    """A store that lies: it keeps `keep` bytes at most, turns the bit at `flip`, zeroes from
+    `zero`, appends."""
 
     def __init__(
-        self, keep: int | None = None, flip: int | None = None, zero: int | None = None, append: int = 0
+        self,
+        keep: int | None = None,
+        flip: int | None = None,
+        zero: int | None = None,
+        append: int = 0,
     ) -> None:
         self._keep, self._flip, self._zero, self.append = keep, flip, zero, append
 
@@ -144,9 +150,9 @@ Gate = tuple[int, Callable[[], None]]
 def receive(body: Body, sink: Sink, gates: Sequence[Gate], pace: Callable[[int], int]) -> int:
     """Move a whole body into the sink and return its bytes.
 
-    Each gate is called once, when exactly so many bytes were taken; it may raise. `pace` is told how many are
-    ready, may wait, and returns how many to take. Raises Gone, BadRequest, and what the gates raise.
-    """
+    Each gate is called once, when exactly so many bytes were taken; it may raise. `pace` is told
+    how many are ready, may wait, and returns how many to take. Raises Gone, BadRequest, and what
+    the gates raise."""
     taken, waiting = 0, sorted(gates, key=lambda gate: gate[0])
     scratch = memoryview(b"")
     while True:
@@ -170,7 +176,8 @@ def receive(body: Body, sink: Sink, gates: Sequence[Gate], pace: Callable[[int],
 
 
 def paced(connection: Connection, bytes_per_second: float) -> Callable[[int], int]:
-    """Return a `pace` that lets so many bytes a second through, one at a time when that is below twenty."""
+    """Return a `pace` that lets so many bytes a second through, one at a time when that is below
+    twenty."""
     size = max(1, int(bytes_per_second * 0.05))
     due = time.monotonic()
 

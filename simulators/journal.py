@@ -1,4 +1,5 @@
-"""What was seen, oldest first, bounded: the oracle that tests ask. Decided here: only how it is kept."""
+"""What was seen, oldest first, bounded: the oracle that tests ask. Decided here: only how it is
+kept."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 
 class Journal:
-    """A bounded list of JSON-able entries, safe between threads. An entry is visible once it is added."""
+    """A bounded list of JSON-able entries, safe between threads. An entry is visible once it is
+    added."""
 
     def __init__(self, limit: int = 10_000) -> None:
         self._entries: deque[dict[str, Any]] = deque(maxlen=limit)

@@ -1,4 +1,5 @@
-"""A listening socket and a thread for each connection. Decided here: start, stop and TLS; never what is said."""
+"""A listening socket and a thread for each connection. Decided here: start, stop and TLS; never
+what is said."""
 
 from __future__ import annotations
 
@@ -21,9 +22,8 @@ Serve = Callable[[Connection], None]
 class Listener:
     """Accepts on one port and calls `serve` with each connection, in a thread of its own.
 
-    `greet` runs before the TLS handshake and may stall it. `accepting=False` listens with the shortest
-    backlog and never accepts. Raises OSError when the port is taken.
-    """
+    `greet` runs before the TLS handshake and may stall it. `accepting=False` listens with the
+    shortest backlog and never accepts. Raises OSError when the port is taken."""
 
     def __init__(
         self,
@@ -53,7 +53,9 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
         self.accepted = 0
         if accepting:
-            self._acceptor = threading.Thread(target=self._accept, name=f"accept:{self.port}", daemon=True)
+            self._acceptor = threading.Thread(
+                target=self._accept, name=f"accept:{self.port}", daemon=True
+            )
             self._acceptor.start()
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
-"""A request as it came, and the parts of HTTP that both clouds read: ranges, conditions, digests wanted.
+"""A request as it came, and the parts of HTTP that both clouds read: ranges, conditions, digests
+wanted.
 
-Pure: bytes and strings in, values out. Strict where a difference would be smuggled (RFC 9112), since relay's
-own requests are what is being judged.
-"""
+Pure: bytes and strings in, values out. Strict where a difference would be smuggled (RFC 9112),
+since relay's own requests are what is being judged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One request head. `path` is as it was sent, without the query; `minor` is the 1.x of its version."""
+    """One request head. `path` is as it was sent, without the query; `minor` is the 1.x of its
+    version."""
 
     method: str
     path: str
@@ -86,7 +87,8 @@ def parse_request(head: bytes) -> Request:
 
 
 def body_length(request: Request) -> int | None:
-    """Return the promised bytes of a request body, None when chunked (RFC 9112 §6). Raises BadRequest."""
+    """Return the promised bytes of a request body, None when chunked (RFC 9112 §6). Raises
+    BadRequest."""
     coding, length = request.get("transfer-encoding"), request.get("content-length")
     if coding is not None:
         if length is not None:
@@ -104,8 +106,8 @@ def body_length(request: Request) -> int | None:
 def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
     """Return (offset, length) of a single byte range, None for a whole answer (RFC 9110 §14.1.2).
 
-    Raises BadRequest 416 when no byte of it exists. Several ranges are answered whole, which a server may.
-    """
+    Raises BadRequest 416 when no byte of it exists. Several ranges are answered whole, which a
+    server may."""
     match = _RANGE.fullmatch(value.replace(" ", "")) if value else None
     if match is None or not (match[1] or match[2]):
         return None
@@ -123,7 +125,8 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
 
 
 def if_match_fails(request: Request, etag: str | None) -> bool:
-    """Whether If-Match forbids the request; strong comparison, `etag` None when nothing is there (§13.1.1)."""
+    """Whether If-Match forbids the request; strong comparison, `etag` None when nothing is there
+    (§13.1.1)."""
     wanted = request.get("if-match")
     if wanted is None:
         return False
@@ -142,15 +145,21 @@ def if_none_match_fails(request: Request, etag: str | None) -> bool:
 
 
 def modified_since(value: str | None, modified: str) -> bool | None:
-    """Whether `modified` is later than the date of the field; None when the field is absent or no date."""
+    """Whether `modified` is later than the date of the field; None when the field is absent or no
+    date."""
     try:
-        return None if value is None else parsedate_to_datetime(modified) > parsedate_to_datetime(value)
+        return (
+            None
+            if value is None
+            else parsedate_to_datetime(modified) > parsedate_to_datetime(value)
+        )
     except (ValueError, TypeError):
         return None
 
 
 def range_holds(request: Request, etag: str | None, modified: str) -> bool:
-    """Whether If-Range, if there is one, lets a range through; only strong validators do (§13.1.5)."""
+    """Whether If-Range, if there is one, lets a range through; only strong validators do
+    (§13.1.5)."""
     condition = request.get("if-range")
     if condition is None:
         return True
@@ -166,8 +175,11 @@ def wanted_digests(request: Request) -> list[str]:
 
 
 def repr_digest(digests: Mapping[str, str]) -> str:
-    """Write hex digests as the value of Repr-Digest: each as a byte sequence, big-endian (RFC 9530 §3)."""
-    pairs = ((name, base64.b64encode(bytes.fromhex(text)).decode()) for name, text in digests.items())
+    """Write hex digests as the value of Repr-Digest: each as a byte sequence, big-endian (RFC 9530
+    §3)."""
+    pairs = (
+        (name, base64.b64encode(bytes.fromhex(text)).decode()) for name, text in digests.items()
+    )
     return ", ".join(f"{name}=:{text}:" for name, text in pairs)
 
 

@@ -1,8 +1,7 @@
 """The bad network: a TCP proxy that delays, throttles, cuts, swallows and flips what passes.
 
-`up` is from the client to the target, `down` the way back. Decided here: when which byte is let through.
-Never here: what the bytes mean; TLS passes as it is.
-"""
+`up` is from the client to the target, `down` the way back. Decided here: when which byte is let
+through. Never here: what the bytes mean; TLS passes as it is."""
 
 from __future__ import annotations
 
@@ -35,13 +34,13 @@ _TICK_SECONDS: Final = 0.02
 class Toxics:
     """What a proxy does to each connection; everything that is set is done.
 
-    Latency, jitter, rate, slice and slow_close act both ways; the others in `direction`. Seconds: latency and
-    jitter (of each block), stall_seconds (None: for ever), slow_close (before an end is passed on). Bytes a
-    second, each way: rate. Counts of bytes from the start: cut_after (a FIN both ways), reset_after (an RST
-    both ways), stall_after (no more is read), half_close (a FIN one way, the other lives on), flip (the lowest
-    bit of that byte), slice (the largest write). `blackhole` is its own direction: from byte `blackhole_after`
-    on all is swallowed, and nobody is told.
-    """
+    Latency, jitter, rate, slice and slow_close act both ways; the others in `direction`. Seconds:
+    latency and jitter (of each block), stall_seconds (None: for ever), slow_close (before an end is
+    passed on). Bytes a second, each way: rate. Counts of bytes from the start: cut_after (a FIN
+    both ways), reset_after (an RST both ways), stall_after (no more is read), half_close (a FIN one
+    way, the other lives on), flip (the lowest bit of that byte), slice (the largest write).
+    `blackhole` is its own direction: from byte `blackhole_after` on all is swallowed, and nobody is
+    told."""
 
     direction: Direction = "down"
     latency: float = 0.0
@@ -62,11 +61,12 @@ class Toxics:
 class Proxy:
     """A proxy on a port, from construction until `stop`; the keywords are those of Toxics.
 
-    `target` is HOST:PORT. Raises OSError when the port is taken, ValueError for a target without a port,
-    TypeError for a toxic that does not exist.
-    """
+    `target` is HOST:PORT. Raises OSError when the port is taken, ValueError for a target without a
+    port, TypeError for a toxic that does not exist."""
 
-    def __init__(self, target: str, port: int = 0, *, bind: str = "127.0.0.1", seed: int = 1, **toxics: Any) -> None:
+    def __init__(
+        self, target: str, port: int = 0, *, bind: str = "127.0.0.1", seed: int = 1, **toxics: Any
+    ) -> None:
         host, _, number = target.rpartition(":")
         self._target = (host.strip("[]"), int(number))
         self._toxics = Toxics(**toxics)
@@ -133,8 +133,12 @@ class Proxy:
 
     def _link(self, client: socket.socket, upstream: socket.socket) -> None:
         dead = threading.Event()
-        up = _Lane(client, upstream, "up", self._toxics, self._stopped, dead, self._random, self._count)
-        down = _Lane(upstream, client, "down", self._toxics, self._stopped, dead, self._random, self._count)
+        up = _Lane(
+            client, upstream, "up", self._toxics, self._stopped, dead, self._random, self._count
+        )
+        down = _Lane(
+            upstream, client, "down", self._toxics, self._stopped, dead, self._random, self._count
+        )
         thread = threading.Thread(target=up.run, daemon=True)
         thread.start()
         down.run()
@@ -185,7 +189,9 @@ class _Lane:
                 _shut(self._reads, socket.SHUT_RDWR)
                 _shut(self._writes, socket.SHUT_RDWR)
 
-    def _places(self, direction: Direction, struck: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+    def _places(
+        self, direction: Direction, struck: bool
+    ) -> Iterator[tuple[int, Callable[[], None]]]:
         """Yield where in the stream which toxic acts."""
         toxics = self._toxics
         if toxics.blackhole in (direction, "both"):
@@ -247,7 +253,10 @@ class _Lane:
             self._writes.sendall(piece)
             self._count(len(piece))
             if self._toxics.rate is not None:
-                self._due = max(self._due, time.monotonic() - _TICK_SECONDS) + len(piece) / self._toxics.rate
+                self._due = (
+                    max(self._due, time.monotonic() - _TICK_SECONDS)
+                    + len(piece) / self._toxics.rate
+                )
                 self._sleep(self._due - time.monotonic())
 
     def _sleep(self, seconds: float | None) -> None:
@@ -319,7 +328,9 @@ class _Late:
     def _put(self, block: bytes) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._bytes < _QUEUE_BYTES or self._over)
-            late = self._toxics.latency + self._chance.uniform(-self._toxics.jitter, self._toxics.jitter)
+            late = self._toxics.latency + self._chance.uniform(
+                -self._toxics.jitter, self._toxics.jitter
+            )
             # TCP keeps order: jitter never lets a block overtake the one before.
             self._latest = max(self._latest, time.monotonic() + max(0.0, late))
             self._blocks.append((self._latest, block))
@@ -336,7 +347,8 @@ def _shut(sock: socket.socket, how: int) -> None:
 
 
 def _reset(sock: socket.socket) -> None:
-    """Send an RST. The other lane may sit in recv, which would put close(2) off: SHUT_RD wakes it, silently."""
+    """Send an RST. The other lane may sit in recv, which would put close(2) off: SHUT_RD wakes it,
+    silently."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         sock.shutdown(socket.SHUT_RD)

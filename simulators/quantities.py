@@ -1,4 +1,5 @@
-"""The units people write on a command line: sizes, durations, rates. Decided here: what `64K` and `10MB` mean."""
+"""The units people write on a command line: sizes, durations, rates. Decided here: what `64K` and
+`10MB` mean."""
 
 from __future__ import annotations
 
@@ -9,11 +10,19 @@ from typing import Final
 _SIZE: Final = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)", re.I)
 _TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|)")
 _POWERS: Final[Mapping[str, int]] = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SECONDS: Final[Mapping[str, float]] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS: Final[Mapping[str, float]] = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of `1000`, `64K` (1024), `10MB` (1000s), `2GiB` (1024s); a sign is kept. Raises ValueError."""
+    """Bytes of `1000`, `64K` (1024), `10MB` (1000s), `2GiB` (1024s); a sign is kept. Raises
+    ValueError."""
     return int(_quantity(text))
 
 

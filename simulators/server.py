@@ -1,12 +1,13 @@
-"""What both clouds share: read a head, ask for the answer, spoil it, send it, write it down, and again.
+"""What both clouds share: read a head, ask for the answer, spoil it, send it, write it down, and
+again.
 
-Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never
-here: what a path means.
+Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults
+apply. Never here: what a path means.
 
-A journal entry is there as soon as its head was read: method, path, query, headers, faults, started. When the
-exchange is over it also has status, sent (bytes, head included), body_bytes (of an upload), ended (monotonic
-seconds, as is started) and outcome: `kept` or `ended` connection, `hung up` by a fault, `gone` peer, `refused`.
-"""
+A journal entry is there as soon as its head was read: method, path, query, headers, faults,
+started. When the exchange is over it also has status, sent (bytes, head included), body_bytes (of
+an upload), ended (monotonic seconds, as is started) and outcome: `kept` or `ended` connection,
+`hung up` by a fault, `gone` peer, `refused`."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ Respond = Callable[[Exchange], Answer]
 
 
 class Server:
-    """Serves `respond` on a port, in native threads, until `stop`. Raises OSError when the port is taken."""
+    """Serves `respond` on a port, in native threads, until `stop`. Raises OSError when the port is
+    taken."""
 
     def __init__(
         self,
@@ -135,12 +137,32 @@ class Server:
         return self._exchange(Exchange(connection, request, plan))
 
     def _refuse(self, connection: Connection, error: Exception) -> bool:
-        status = error.status if isinstance(error, BadRequest) else 431 if isinstance(error, TooLarge) else 400
+        status = (
+            error.status
+            if isinstance(error, BadRequest)
+            else 431
+            if isinstance(error, TooLarge)
+            else 400
+        )
         text = str(error) or "too large"
         now = time.monotonic()
-        nothing: dict[str, Any] = {"method": None, "path": None, "query": {}, "headers": [], "faults": [], "sent": 0}
+        nothing: dict[str, Any] = {
+            "method": None,
+            "path": None,
+            "query": {},
+            "headers": [],
+            "faults": [],
+            "sent": 0,
+        }
         self.journal.add(
-            {**nothing, "status": status, "started": now, "ended": now, "outcome": "refused", "error": text}
+            {
+                **nothing,
+                "status": status,
+                "started": now,
+                "ended": now,
+                "outcome": "refused",
+                "error": text,
+            }
         )
         answer = plain(status, text)
         answer.keep = False

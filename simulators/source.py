@@ -1,9 +1,9 @@
 """The cloud that objects come from: any path is an object, and its bytes are invented (`content`).
 
-The size is `?size=N`, else a deterministic one between two bounds. The name of the content is the path as it
-was sent, without the query, so `Content(seed).read(path, offset, length)` is what a client must have got.
-Decided here: what a GET and a HEAD mean. Never here: what is wrong with the answer (`spoil`).
-"""
+The size is `?size=N`, else a deterministic one between two bounds. The name of the content is the
+path as it was sent, without the query, so `Content(seed).read(path, offset, length)` is what a
+client must have got. Decided here: what a GET and a HEAD mean. Never here: what is wrong with the
+answer (`spoil`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _DIGESTS: Final = ("crc32c", "crc64nvme")
 
 @dataclass(frozen=True)
 class Representation:
-    """One version of one object: `name` is what its content is called, `etag` None when it has none."""
+    """One version of one object: `name` is what its content is called, `etag` None when it has
+    none."""
 
     name: str
     size: int
@@ -58,8 +59,14 @@ class Source:
         self._framing, self._digest, self._etag = framing, digest, etag
         self._gets: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._server = Server(self._respond, options or Options(port=port, faults=faults), self.content)
-        self.port, self.url, self.journal = self._server.port, self._server.url, self._server.journal
+        self._server = Server(
+            self._respond, options or Options(port=port, faults=faults), self.content
+        )
+        self.port, self.url, self.journal = (
+            self._server.port,
+            self._server.url,
+            self._server.journal,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -128,25 +135,35 @@ class Source:
         tag = f'"{hashlib.blake2b(text, digest_size=12).hexdigest()}"'
         return f"W/{tag}" if plan.get("weak_etag") else tag
 
-    def _fields(self, request: Request, current: Representation, plan: faults.Plan) -> list[tuple[str, str]]:
+    def _fields(
+        self, request: Request, current: Representation, plan: faults.Plan
+    ) -> list[tuple[str, str]]:
         fields = [("Last-Modified", _MODIFIED), ("Accept-Ranges", "bytes")]
         if current.etag is not None:
             fields.append(("ETag", current.etag))
         wanted = [name for name in message.wanted_digests(request) if name in _DIGESTS]
         if self._digest and wanted and not plan.get("no_digest"):
-            digests = {name: self.content.digest(name, current.name, current.size) for name in wanted}
+            digests = {
+                name: self.content.digest(name, current.name, current.size) for name in wanted
+            }
             fields.append(("Repr-Digest", message.repr_digest(digests)))
         return fields
 
     def _found(
-        self, request: Request, current: Representation, fields: list[tuple[str, str]], plan: faults.Plan
+        self,
+        request: Request,
+        current: Representation,
+        fields: list[tuple[str, str]],
+        plan: faults.Plan,
     ) -> Answer:
         offset, length, status = 0, current.size, 200
         if request.method == "GET" and message.range_holds(request, current.etag, _MODIFIED):
             try:
                 asked = message.parse_range(request.get("range"), current.size)
             except BadRequest:
-                return plain(416, "no such range", [*fields, ("Content-Range", f"bytes */{current.size}")])
+                return plain(
+                    416, "no such range", [*fields, ("Content-Range", f"bytes */{current.size}")]
+                )
             if asked is not None:
                 status, (offset, length) = 206, asked
                 last = offset + length - 1
@@ -164,11 +181,15 @@ class Source:
         return answer
 
 
-def _refusal(request: Request, current: Representation, fields: list[tuple[str, str]]) -> Answer | None:
+def _refusal(
+    request: Request, current: Representation, fields: list[tuple[str, str]]
+) -> Answer | None:
     """Evaluate the conditions in the order of RFC 9110 §13.2.2."""
     if message.if_match_fails(request, current.etag):
         return plain(412, "another version", fields)
-    if request.get("if-match") is None and message.modified_since(request.get("if-unmodified-since"), _MODIFIED):
+    if request.get("if-match") is None and message.modified_since(
+        request.get("if-unmodified-since"), _MODIFIED
+    ):
         return plain(412, "modified since", fields)
     if message.if_none_match_fails(request, current.etag):
         return plain(304, "", fields)
@@ -181,7 +202,8 @@ def _refusal(request: Request, current: Representation, fields: list[tuple[str, 
 
 
 def _disposition(path: str) -> str:
-    """Write Content-Disposition for the last segment of a path (RFC 6266, RFC 8187 beyond ASCII)."""
+    """Write Content-Disposition for the last segment of a path (RFC 6266, RFC 8187 beyond
+    ASCII)."""
     name = unquote(path.rstrip("/").rpartition("/")[2], errors="replace") or "index"
     plain_name = re.sub(r'[^ -~]|["\\]', "_", name)
     value = f'attachment; filename="{plain_name}"'

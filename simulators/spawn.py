@@ -65,7 +65,8 @@ class Spawned:
 
 @contextmanager
 def spawn(*arguments: str) -> Iterator[Spawned]:
-    """Run `python -m simulators ARGUMENTS` on a free port, unless one is said, and stop it at the end.
+    """Run `python -m simulators ARGUMENTS` on a free port, unless one is said, and stop it at the
+    end.
 
     The first argument is `src`, `dst`, `proxy` or `bucket`. Raises NotStarted.
     """

@@ -1,9 +1,8 @@
 """Is a simulator the bottleneck? Both clouds against nginx on one object, round by round in turn.
 
-nginx serves a file in /dev/shm by sendfile, and discards uploads behind `return 204`. The client is the same
-for all: it discards what it gets in the kernel, and sends what it puts by sendfile. Bounded: one object, a
-few rounds, all on loopback, nothing left behind.
-"""
+nginx serves a file in /dev/shm by sendfile, and discards uploads behind `return 204`. The client is
+the same for all: it discards what it gets in the kernel, and sends what it puts by sendfile.
+Bounded: one object, a few rounds, all on loopback, nothing left behind."""
 
 from __future__ import annotations
 
@@ -45,7 +44,8 @@ class Contestant:
 
 
 def measure(size_bytes: int, rounds: int) -> None:
-    """Print GiB/s and the server's CPU seconds a GiB, medians of the rounds, and their ratios to nginx."""
+    """Print GiB/s and the server's CPU seconds a GiB, medians of the rounds, and their ratios to
+    nginx."""
     with ExitStack() as stack:
         content = stack.enter_context(Content("speed"))
         downloads, uploads = _contestants(stack, content, size_bytes)
@@ -53,15 +53,23 @@ def measure(size_bytes: int, rounds: int) -> None:
             _print(title, _rounds(contestants, rounds, size_bytes))
 
 
-def _contestants(stack: ExitStack, content: Content, size: int) -> tuple[list[Contestant], list[Contestant]]:
+def _contestants(
+    stack: ExitStack, content: Content, size: int
+) -> tuple[list[Contestant], list[Contestant]]:
     source = stack.enter_context(spawn("src", "--seed", "speed"))
     blind = stack.enter_context(spawn("dst", "--digest", "none"))
     digesting = stack.enter_context(spawn("dst"))
     get, put = f"/object?size={size}", "/discard"
     downloads = [Contestant("source", source.process.pid, lambda: _get(source.port, get))]
     uploads = [
-        Contestant("destination, --digest none", blind.process.pid, lambda: _put(blind.port, put, content, size)),
-        Contestant("destination", digesting.process.pid, lambda: _put(digesting.port, put, content, size)),
+        Contestant(
+            "destination, --digest none",
+            blind.process.pid,
+            lambda: _put(blind.port, put, content, size),
+        ),
+        Contestant(
+            "destination", digesting.process.pid, lambda: _put(digesting.port, put, content, size)
+        ),
     ]
     if shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") is None:
         print("nginx is not installed: no ratios")
@@ -87,7 +95,8 @@ def _nginx(content: Content, size: int) -> Iterator[tuple[int, int]]:
         config.write_text(_NGINX.format(home=home, port=port))
         path = os.environ.get("PATH", "") + ":/usr/sbin"
         process = subprocess.Popen(
-            ["nginx", "-e", "stderr", "-p", home, "-c", str(config)], env={**os.environ, "PATH": path}
+            ["nginx", "-e", "stderr", "-p", home, "-c", str(config)],
+            env={**os.environ, "PATH": path},
         )
         try:
             _await_port(port)
@@ -109,8 +118,11 @@ def _await_port(port: int) -> None:
             time.sleep(0.02)
 
 
-def _rounds(contestants: list[Contestant], rounds: int, size: int) -> dict[str, tuple[float, float]]:
-    """Return for each the medians of GiB/s and CPU seconds a GiB; in every round all have their turn."""
+def _rounds(
+    contestants: list[Contestant], rounds: int, size: int
+) -> dict[str, tuple[float, float]]:
+    """Return for each the medians of GiB/s and CPU seconds a GiB; in every round all have their
+    turn."""
     gibibytes = size / 2**30
     rates: dict[str, list[float]] = {each.name: [] for each in contestants}
     costs: dict[str, list[float]] = {each.name: [] for each in contestants}
@@ -122,14 +134,19 @@ def _rounds(contestants: list[Contestant], rounds: int, size: int) -> dict[str, 
             contestant.run()
             rates[contestant.name].append(gibibytes / (time.perf_counter() - start))
             costs[contestant.name].append((_cpu_seconds(contestant.pid) - cpu) / gibibytes)
-    return {name: (statistics.median(rates[name]), statistics.median(costs[name])) for name in rates}
+    return {
+        name: (statistics.median(rates[name]), statistics.median(costs[name])) for name in rates
+    }
 
 
 def _print(title: str, results: dict[str, tuple[float, float]]) -> None:
     first = next(iter(results.values()))
     print(f"{title:28} {'GiB/s':>8} {'ratio':>6} {'CPU s/GiB':>10} {'ratio':>6}")
     for name, (rate, cost) in results.items():
-        print(f"  {name:26} {rate:8.2f} {rate / first[0]:6.2f} {cost:10.2f} {cost / max(first[1], 0.001):6.2f}")
+        print(
+            f"  {name:26} {rate:8.2f} {rate / first[0]:6.2f} {cost:10.2f}"
+            f" {cost / max(first[1], 0.001):6.2f}"
+        )
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,4 +1,5 @@
-"""What each fault does to an answer. Pure: an Answer and a Plan in, the Answer changed; nothing is sent here."""
+"""What each fault does to an answer. Pure: an Answer and a Plan in, the Answer changed; nothing is
+sent here."""
 
 from __future__ import annotations
 
@@ -12,7 +13,20 @@ from urllib.parse import urlencode
 
 from awscrt import checksums
 
-from simulators.answer import Answer, End, Filler, Pace, Pause, Slices, Span, Step, Text, part, plain, split
+from simulators.answer import (
+    Answer,
+    End,
+    Filler,
+    Pace,
+    Pause,
+    Slices,
+    Span,
+    Step,
+    Text,
+    part,
+    plain,
+    split,
+)
 from simulators.content import Content
 from simulators.faults import Fault, Plan
 from simulators.flaws import CHUNKED_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS, flawed_chunks
@@ -48,7 +62,8 @@ def spoil(answer: Answer, request: Request, plan: Plan, content: Content | None)
 
 
 def replaces(plan: Plan) -> bool:
-    """Whether the plan puts another answer in place of the true one, so that an upload is not stored."""
+    """Whether the plan puts another answer in place of the true one, so that an upload is not
+    stored."""
     return any(fault.name in _REPLACEMENTS for fault in plan.faults)
 
 
@@ -109,7 +124,11 @@ _REPLACEMENTS: Final[Mapping[str, Callable[[Fault, Request], Answer | None]]] = 
 
 
 def _target(request: Request, **changes: str) -> str:
-    return f"{request.path}?{urlencode({**request.query, **changes})}" if request.query or changes else request.path
+    return (
+        f"{request.path}?{urlencode({**request.query, **changes})}"
+        if request.query or changes
+        else request.path
+    )
 
 
 def _spoil_range(answer: Answer, plan: Plan) -> None:
@@ -129,7 +148,10 @@ def _lie_digest(answer: Answer, fault: Fault) -> None:
     """Answer the digest of something else, in the right form."""
     value = dict(answer.headers).get("Repr-Digest")
     if value is not None:
-        answer.put("Repr-Digest", re.sub(r"=:(.)", lambda match: "=:B" if match[1] == "A" else "=:A", value))
+        answer.put(
+            "Repr-Digest",
+            re.sub(r"=:(.)", lambda match: "=:B" if match[1] == "A" else "=:A", value),
+        )
 
 
 _FIELDS: Final[Mapping[str, Callable[[Answer, Fault], None]]] = {
@@ -153,13 +175,16 @@ def _compress(answer: Answer, plan: Plan, content: Content | None) -> None:
 
 
 def _bomb() -> tuple[Step, ...]:
-    """Return 10 GiB of zeros in 10 MiB of gzip (RFC 1952): one full-flushed block of deflate, many times."""
+    """Return 10 GiB of zeros in 10 MiB of gzip (RFC 1952): one full-flushed block of deflate, many
+    times."""
     zeros = bytes(_BOMB_BLOCK)
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     block = deflate.compress(zeros) + deflate.flush(zlib.Z_FULL_FLUSH)
     one = zlib.crc32(zeros)
     crc = functools.reduce(
-        lambda total, _: checksums.combine_crc32(total, one, _BOMB_BLOCK), range(_BOMB_BLOCKS - 1), one
+        lambda total, _: checksums.combine_crc32(total, one, _BOMB_BLOCK),
+        range(_BOMB_BLOCKS - 1),
+        one,
     )
     size = (_BOMB_BLOCK * _BOMB_BLOCKS) % 2**32
     head = bytes((31, 139, 8, 0, 0, 0, 0, 0, 2, 255))
@@ -213,7 +238,9 @@ def _spoil_framing(answer: Answer, plan: Plan) -> None:
     chunk, fields = plan.get("chunk"), plan.get("dup_headers")
     if framing is not None:
         word = framing.word(0)
-        answer.framing = "chunked" if word == "chunked" else "close" if word == "close" else "length"
+        answer.framing = (
+            "chunked" if word == "chunked" else "close" if word == "close" else "length"
+        )
     if lie is not None:
         answer.promised = max(0, answer.length + lie.delta(0))
         if lie.delta(0) > 0:
@@ -243,7 +270,9 @@ def _spoil_start(answer: Answer, plan: Plan) -> None:
         answer.before.append(Filler(head, int(interim.word(0))))
     if sliced is not None:
         seconds = sliced.seconds(1)
-        answer.before.append(Slices(int(sliced.word(0)), _BREATH_SECONDS if seconds is None else seconds))
+        answer.before.append(
+            Slices(int(sliced.word(0)), _BREATH_SECONDS if seconds is None else seconds)
+        )
     starts: dict[str, Callable[[Fault], Step]] = {
         "stall_before": lambda fault: Pause(fault.seconds(0)),
         "close_before": lambda fault: End("close"),

@@ -1,8 +1,7 @@
 """One accepted connection, blocking: heads in, payload in and out, and every way it can end.
 
-Decided here: how bytes are read ahead, discarded and sent fast, and what each kind of closing puts on the
-wire. Never here: what a request means.
-"""
+Decided here: how bytes are read ahead, discarded and sent fast, and what each kind of closing puts
+on the wire. Never here: what a request means."""
 
 from __future__ import annotations
 
@@ -37,7 +36,8 @@ class TooLarge(Exception):
 
 
 class Connection:
-    """One connection and its counts: `received` and `sent` are bytes of this socket, heads included."""
+    """One connection and its counts: `received` and `sent` are bytes of this socket, heads
+    included."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -52,12 +52,15 @@ class Connection:
         return self._sock
 
     def read_head(self) -> bytes | None:
-        """Return one head up to and without its empty line; None when the peer closed between messages.
+        """Return one head up to and without its empty line; None when the peer closed between
+        messages.
 
         Raises Gone inside a head, TooLarge beyond HEAD_BYTES.
         """
         while True:
-            if self._ahead.startswith((b"\r\n", b"\n")):  # RFC 9112 §2.2: ignore empty lines before a request
+            if self._ahead.startswith(
+                (b"\r\n", b"\n")
+            ):  # RFC 9112 §2.2: ignore empty lines before a request
                 self._ahead = self._ahead.lstrip(b"\r\n")
             end = self._ahead.find(b"\r\n\r\n")
             if end >= 0:
@@ -83,7 +86,8 @@ class Connection:
                 raise Gone
 
     def receive_into(self, view: memoryview) -> int:
-        """Fill as much of `view` as is there, at least a byte; what was read ahead comes first. Raises Gone."""
+        """Fill as much of `view` as is there, at least a byte; what was read ahead comes first.
+        Raises Gone."""
         if self._ahead:
             count = min(len(view), len(self._ahead))
             view[:count] = self._ahead[:count]
@@ -99,7 +103,8 @@ class Connection:
         return count
 
     def discard(self, limit: int) -> int:
-        """Take up to `limit` bytes off the socket without looking at them; at least one. Raises Gone."""
+        """Take up to `limit` bytes off the socket without looking at them; at least one. Raises
+        Gone."""
         if self._ahead:
             count = min(limit, len(self._ahead))
             self._ahead = self._ahead[count:]
@@ -165,11 +170,13 @@ class Connection:
         self._sock.close()
 
     def close(self) -> None:
-        """End at once: a FIN, or an RST if unread bytes lie here; in TLS without close_notify (ragged)."""
+        """End at once: a FIN, or an RST if unread bytes lie here; in TLS without close_notify
+        (ragged)."""
         self._sock.close()
 
     def finish(self) -> None:
-        """End properly: close_notify in TLS, a FIN, and read on a while so that no RST overtakes our answer.
+        """End properly: close_notify in TLS, a FIN, and read on a while so that no RST overtakes
+        our answer.
 
         RFC 9112 §9.6: a server that closes with unread bytes may destroy its own last answer.
         """

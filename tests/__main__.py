@@ -1,8 +1,10 @@
-"""`make test`: all tests but the campaigns, whose files some processes share. `make test-all` has the campaigns too.
+"""`make test`: all tests but the campaigns, whose files some processes share. `make test-all` has
+the campaigns too.
 
-Most tests wait for something, so there are two processes for each core (`tests/sharing.py`). Tests that failed run once
-more, alone: real servers, kills and clocks share the cores, and a test that passes then is printed as shaky, by name.
-More than `FEW` failures are no matter of load, and stay failures.
+Most tests wait for something, so there are two processes for each core (`tests/sharing.py`). Tests
+that failed run once more, alone: real servers, kills and clocks share the cores, and a test that
+passes then is printed as shaky, by name. More than `FEW` failures are no matter of load, and stay
+failures.
 
 Words on the command line are for pytest, in one process.
 """
@@ -28,17 +30,21 @@ CAMPAIGNS = ("-m", "not campaign")
 def pytest(*words: str) -> int:
     """Run pytest, and return its exit code.
 
-    The commands and servers that tests start are hundreds. Each would compile relay again where the user's environment
-    forbids Python to keep compiled modules beside the sources; so they are kept with pytest's cache.
-    """
-    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(TESTS.parent / ".pytest_cache/compiled")}
+    The commands and servers that tests start are hundreds. Each would compile relay again where the
+    user's environment forbids Python to keep compiled modules beside the sources; so they are kept
+    with pytest's cache."""
+    compiled = {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(TESTS.parent / ".pytest_cache/compiled"),
+    }
     environment = os.environ | (compiled if "PYTHONDONTWRITEBYTECODE" in os.environ else {})
     command = [sys.executable, "-m", "pytest", *words]
     return subprocess.run(command, cwd=TESTS.parent, env=environment, check=False).returncode
 
 
 def failed_last() -> list[str]:
-    """Return the names of the tests that failed in the last run; none where pytest could not say."""
+    """Return the names of the tests that failed in the last run; none where pytest could not
+    say."""
     try:
         return list(json.loads((TESTS.parent / ".pytest_cache/v/cache/lastfailed").read_text()))
     except FileNotFoundError:
@@ -58,7 +64,8 @@ def main(words: Sequence[str]) -> int:
     say(f"running the tests in {PROCESSES} processes; each file is printed when it has ended …")
     shared = ("-p", "tests.sharing", "--share", str(PROCESSES), "--durations=25", "--cache-clear")
     code = pytest(*shared, *(() if words else CAMPAIGNS))
-    # Code 1: tests ran to the end and some failed. A crash, a broken import or a signal is no matter of load.
+    # Code 1: tests ran to the end and some failed. A crash, a broken import or a signal is no
+    # matter of load.
     failed = failed_last() if code == 1 else []
     if 0 < len(failed) <= FEW:
         say(f"\n== once more, alone: {' '.join(failed)}")

@@ -1,4 +1,5 @@
-"""What several kinds of tests share: a wire to loopback, certificates, and a look for what was left behind."""
+"""What several kinds of tests share: a wire to loopback, certificates, and a look for what was left
+behind."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ from simulators.spawn import Spawned, spawn
 from tests import forked
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in its background so, and children inherit it; each Ctrl-C of a test is to arrive.
+    # A shell starts what runs in its background so, and children inherit it; each Ctrl-C of a test
+    # is to arrive.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("relay", deadline=None)  # no example's time is anybody's failure
@@ -95,12 +97,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 trusting = cache(client_context)
-"""`client_context`, once for each file: to read the system's authorities costs more CPU than most tests do besides."""
+"""`client_context`, once for each file: to read the system's authorities costs more CPU than most
+tests do besides."""
 
 
 @pytest.fixture
 def wire(certificates: Certificates) -> Iterator[Wire]:
-    """Return a wire to loopback on short clocks. At the end no connection may be open that is not idle."""
+    """Return a wire to loopback on short clocks. At the end no connection may be open that is not
+    idle."""
     pool = Pool(Dialer(LOOPBACK, QUICK, trusting(certificates.ca_file)), QUICK)
     yield Wire(pool, QUICK)
     pool.close()
@@ -115,7 +119,11 @@ class Engine:
     """A Runner to loopback on short clocks, and the transfer that it made last."""
 
     def __init__(
-        self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0, kinds: tuple[StoreType, ...] = KINDS
+        self,
+        ca_file: Path,
+        limits: Limits = QUICK,
+        retry_budget: float = 0,
+        kinds: tuple[StoreType, ...] = KINDS,
     ) -> None:
         settings = Settings(egress_allow="127.0.0.0/8,localhost", retry_budget=retry_budget)
         self.runner = TransferEngine(settings, LOOPBACK, kinds=kinds)
@@ -125,7 +133,8 @@ class Engine:
         self.last: Transfer | None = None
 
     def plan(self, source: str | Location, destination: str | Location, **options: object) -> Plan:
-        """Return a plan; `verify`, `if_exists` and `metadata` by their names, `method` for the destination."""
+        """Return a plan; `verify`, `if_exists` and `metadata` by their names, `method` for the
+        destination."""
         method = options.get("method")
         return Plan(
             source if isinstance(source, Location) else parse_location(source),
@@ -138,9 +147,13 @@ class Engine:
             Metadata(options.get("metadata", "keep")),
         )
 
-    def migrate(self, source: str | Location, destination: str | Location, **options: object) -> Outcome:
+    def migrate(
+        self, source: str | Location, destination: str | Location, **options: object
+    ) -> Outcome:
         """Make one transfer; the random waits of retries are shortened."""
-        self.last = replace(self.runner.transfer(self.plan(source, destination, **options)), random=lambda: 0.05)
+        self.last = replace(
+            self.runner.transfer(self.plan(source, destination, **options)), random=lambda: 0.05
+        )
         return self.runner.run(self.last)
 
     def assert_nothing_left(self) -> None:
@@ -154,7 +167,8 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Spawned]:
-    """Return a simulated source in a process of its own: /objects/NAME?size=N has what `contents` says."""
+    """Return a simulated source in a process of its own: /objects/NAME?size=N has what `contents`
+    says."""
     with spawn("src", "--seed", str(SEED)) as server:
         yield server
 
@@ -186,8 +200,8 @@ def patient(certificates: Certificates) -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def hub_knows_the_time() -> None:
-    """Set the hub's clock: it stands still while a test waits for other processes, and a timer that is started next
-    goes off too early by as much."""
+    """Set the hub's clock: it stands still while a test waits for other processes, and a timer that
+    is started next goes off too early by as much."""
     gevent.get_hub().loop.update_now()
 
 

@@ -1,8 +1,9 @@
 """Commands of relay that a test waits for, forked from one process that has imported relay.
 
-A start of relay costs half a second of CPU, nearly all of it imports, and the tests run some thousand commands. A
-forked command is a process of its own like any other. What a start decides (the encoding of names, Python's own
-switches) is the forking process's, so a command whose environment differs in such a variable is started.
+A start of relay costs half a second of CPU, nearly all of it imports, and the tests run some
+thousand commands. A forked command is a process of its own like any other. What a start decides
+(the encoding of names, Python's own switches) is the forking process's, so a command whose
+environment differs in such a variable is started.
 
 Decided here: whether a command is forked or started. Never here: what it is to do.
 """
@@ -24,12 +25,16 @@ _zygotes: dict[int, tuple[Zygote, frozenset[tuple[str, str]]]] = {}
 """That of this process, by its id, and the environment in which it was started."""
 
 
-def run(words: Sequence[str], environment: Mapping[str, str], seconds: float, cwd: Path = ROOT) -> tuple[int, str, str]:
+def run(
+    words: Sequence[str], environment: Mapping[str, str], seconds: float, cwd: Path = ROOT
+) -> tuple[int, str, str]:
     """Run a command to its end; return its exit code and what it printed. Raises TimeoutExpired."""
     zygote, began = _zygotes.get(os.getpid()) or _begin()
     if _lasting(environment) != began:
         command = [sys.executable, "-m", "relay", *words]
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds
+        )
         return done.returncode, done.stdout, done.stderr
     with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
         ended = zygote.begin(words, Path(folder), environment, cwd=cwd).wait(seconds)

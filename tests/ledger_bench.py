@@ -1,9 +1,10 @@
-"""`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree as large as people have.
+"""`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree as large as
+people have.
 
-Theory of operation. A tree is listed into an empty ledger page by page, claimed as runners claim it, settled with
-receipts as real ones are, looked at as whoever watches it does, and paged through, while a greenlet that wakes every
-10 ms says how late it was: what holds up the hub holds up every transfer. Wall time and CPU seconds are those of this
-process; PostgreSQL's own are not in it.
+Theory of operation. A tree is listed into an empty ledger page by page, claimed as runners claim
+it, settled with receipts as real ones are, looked at as whoever watches it does, and paged through,
+while a greenlet that wakes every 10 ms says how late it was: what holds up the hub holds up every
+transfer. Wall time and CPU seconds are those of this process; PostgreSQL's own are not in it.
 
 Decided here: what is measured. Never here: what is right (`tests/contract/test_ledger.py`).
 """
@@ -36,15 +37,25 @@ from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 
 PAGE, CLAIMS, LOOKS, TICK_SECONDS = 1000, 100, 100, 0.01
-"""A page of a listing; what a round of a runner has of small objects; how often it is looked at; how often the ticker
-wakes."""
+"""A page of a listing; what a round of a runner has of small objects; how often it is looked at;
+how often the ticker wakes."""
 OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 RECEIPT = {
     "level": "whole_digest",
     "bytes": 65536,
     "digests": {"crc64nvme": "83db9b3294cefcc3", "crc32c": "3f7770db"},
-    "source": {"etag": '"9b2cf535f27731c974343645a3985328"', "size": 65536, "last_modified": None, "digests": {}},
-    "destination": {"etag": '"9b2cf535f27731c974343645a3985328"', "size": 65536, "last_modified": None, "digests": {}},
+    "source": {
+        "etag": '"9b2cf535f27731c974343645a3985328"',
+        "size": 65536,
+        "last_modified": None,
+        "digests": {},
+    },
+    "destination": {
+        "etag": '"9b2cf535f27731c974343645a3985328"',
+        "size": 65536,
+        "last_modified": None,
+        "digests": {},
+    },
     "attempts": 1,
     "bytes_resent": 0,
     "notes": [],
@@ -54,7 +65,8 @@ RECEIPT = {
 
 @dataclass
 class Ticker:
-    """A greenlet that wakes every 10 ms; `late` is the worst it was, beyond the time for which it had no core."""
+    """A greenlet that wakes every 10 ms; `late` is the worst it was, beyond the time for which it
+    had no core."""
 
     late: float = 0.0
     wakes: int = 0
@@ -74,14 +86,16 @@ class Ticker:
 
 
 def starved() -> float:
-    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5): schedstat)."""
+    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5):
+    schedstat)."""
     text = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
     return int(text.split()[1]) / 1e9
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done `count` times: seconds by the wall and of CPU, and how late the ticker was."""
+    """One thing that was done `count` times: seconds by the wall and of CPU, and how late the
+    ticker was."""
 
     name: str
     count: int
@@ -121,10 +135,15 @@ def worked(ledger: Ledger) -> int:
     """Claim and settle everything, round by round, as a runner does whose objects are small."""
     done, ends = 0, list[Settlement]()
     while True:
-        claims = ledger.settle_and_claim(ends, ClaimRequest(CLAIMS, CLAIMS // 3, CLAIMS // 3)).claims
+        claims = ledger.settle_and_claim(
+            ends, ClaimRequest(CLAIMS, CLAIMS // 3, CLAIMS // 3)
+        ).claims
         if not claims:
             return done
-        ends = [Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT) for claim in claims]
+        ends = [
+            Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT)
+            for claim in claims
+        ]
         done += len(claims)
 
 
@@ -144,7 +163,8 @@ def paged(ledger: Ledger, id: str) -> int:
 
 
 def run(address: str, objects: int) -> list[Step]:
-    """Measure one ledger. Raises AssertionError if not every object was listed, settled and read."""
+    """Measure one ledger. Raises AssertionError if not every object was listed, settled and
+    read."""
     ledger = Ledger.open(address)
     try:
         ledger.renew(3600.0)
@@ -168,7 +188,10 @@ def ledgers(home: Path) -> Iterator[dict[str, tuple[str, Callable[[], int]]]]:
     """Yield the address of an empty ledger of each kind, and what says how many bytes it takes."""
     file = home / "ledger.db"
     found: dict[str, tuple[str, Callable[[], int]]] = {
-        "SQLite": (f"sqlite:///{file}", lambda: sum(path.stat().st_size for path in home.glob("ledger.db*")))
+        "SQLite": (
+            f"sqlite:///{file}",
+            lambda: sum(path.stat().st_size for path in home.glob("ledger.db*")),
+        )
     }
     with ExitStack() as stack:
         if programs() is not None:
@@ -195,19 +218,23 @@ def table(kind: str, steps: list[Step], size: int, objects: int) -> Iterator[str
 
 def main() -> int:
     """Print the table; 0 when everything was settled."""
-    parser = argparse.ArgumentParser(prog="python -m tests.ledger_bench", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.ledger_bench", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--objects", type=int, default=200_000)
-    parser.add_argument("--folder", type=Path, help="where SQLite's file is made (default: the system's)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the table between {OPEN} and {CLOSE}")
+    parser.add_argument(
+        "--folder", type=Path, help="where SQLite's file is made (default: the system's)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help=f"put the table between {OPEN} and {CLOSE}"
+    )
     args = parser.parse_args()
     rows = ["| ledger | | a second | CPU each | ticker late |", "|---|---|--:|--:|--:|"]
     with tempfile.TemporaryDirectory(dir=args.folder) as home, ledgers(Path(home)) as found:
         for kind, (address, size) in found.items():
             steps = run(address, args.objects)
             rows += table(kind, steps, size(), args.objects)
-    head = (
-        f"`make bench-ledger` on {time.strftime('%Y-%m-%d')}: {args.objects:,} transfers, {CLAIMS} claimed at a time."
-    )
+    head = f"`make bench-ledger` on {time.strftime('%Y-%m-%d')}: {args.objects:,} transfers, {CLAIMS} claimed at a time."
     block = "\n".join([head, "", *rows])
     sys.stdout.write(f"{block}\n")
     if args.write:

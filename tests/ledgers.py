@@ -15,7 +15,9 @@ from relay.ledger.rows import Claim, Efforts, Listed, Settlement, Spec
 from relay.ledger.schema import migrations, parts, transfers, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
-OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
+OBJECT = Spec(
+    "https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}}
+)
 TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
 
 Opened = Callable[..., Ledger]
@@ -41,7 +43,9 @@ def verified(claim: Claim, size: int = 5) -> Settlement:
 def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:
     """Let a ledger know that nothing was at the destination a moment ago."""
     values = {"looked": time.time(), "destination_empty": True} if empty else {"looked": None}
-    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
+    ledger.database.run(
+        lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    )
 
 
 def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
@@ -52,12 +56,18 @@ def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
 
 
 def states(ledger: Ledger, id: str) -> list[str]:
-    """Return the states of a migration's transfers, and see that all that is counted of them tells the same."""
+    """Return the states of a migration's transfers, and see that all that is counted of them tells
+    the same."""
     found = [row.state for row in ledger.page(id)]
     tally = ledger.migration(id).tally
-    assert {state: counted.objects for state, counted in tally.items()} == {s: found.count(s) for s in set(found)}
+    assert {state: counted.objects for state, counted in tally.items()} == {
+        s: found.count(s) for s in set(found)
+    }
     sizes = {
-        state: sum((row.bytes if row.bytes is not None else row.size) or 0 for row in ledger.page(id, [state]))
+        state: sum(
+            (row.bytes if row.bytes is not None else row.size) or 0
+            for row in ledger.page(id, [state])
+        )
         for state in tally
     }
     assert {state: counted.bytes for state, counted in tally.items()} == sizes
@@ -76,12 +86,15 @@ def assert_counted(ledger: Ledger, id: str) -> None:
         .join(uploads, uploads.c.transfer_id == parts.c.transfer_id)
         .where(parts.c.transfer_id.in_([row.id for row in rows]), parts.c.etag != "")
     )
-    assert migration.in_parts == (ledger.database.run(lambda c: c.execute(there).scalar(), write=False) or 0)
+    assert migration.in_parts == (
+        ledger.database.run(lambda c: c.execute(there).scalar(), write=False) or 0
+    )
 
 
 @contextmanager
 def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
-    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way that loses none."""
+    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way
+    that loses none."""
     address = postgres.database()
     with deaf_to_commits(postgres) as proxy:
         far = Ledger.open(address.replace(f":{postgres.port}/", f":{proxy.port}/"))

@@ -1,7 +1,8 @@
-"""A program for tests: moves objects between two clouds in a patched process of its own, and reports about itself.
+"""A program for tests: moves objects between two clouds in a patched process of its own, and
+reports about itself.
 
-Usage: python -m tests.moving '{"pairs": [[source, destination], …], "verify": "auto", "fsize": bytes or null, …}'
-"""
+Usage: python -m tests.moving '{"pairs": [[source, destination], …], "verify": "auto", "fsize":
+bytes or null, …}'"""
 
 from gevent import monkey
 
@@ -25,11 +26,12 @@ TICK_SECONDS = 0.01
 
 
 class Ticker:
-    """Wakes every 10 ms and keeps the longest it was late, and the most CPU that passed between two wakes.
+    """Wakes every 10 ms and keeps the longest it was late, and the most CPU that passed between two
+    wakes.
 
-    On a machine with more busy processes than cores the scheduler makes any process late. What the hub itself is
-    to blame for is CPU time of this process: while it is not running, nothing of ours holds anything up.
-    """
+    On a machine with more busy processes than cores the scheduler makes any process late. What the
+    hub itself is to blame for is CPU time of this process: while it is not running, nothing of ours
+    holds anything up."""
 
     def __init__(self) -> None:
         self.late = self.busy = 0.0
@@ -54,7 +56,9 @@ def written() -> int:
 def main() -> int:
     """Make the transfers, all at once, and print the report."""
     order: dict[str, Any] = json.loads(sys.argv[1])
-    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=0, ca_bundle=order.get("ca")))
+    runner = TransferEngine(
+        Settings(egress_allow="127.0.0.1", retry_budget=0, ca_bundle=order.get("ca"))
+    )
     opened: list[str] = []
     plans = [
         Plan(parse_location(source), parse_location(destination), Verify(order["verify"]))
@@ -62,7 +66,11 @@ def main() -> int:
     ]
     if order.get("fsize") is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["fsize"], order["fsize"]))
-    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and _writes(args) else None)
+    sys.addaudithook(
+        lambda event, args: (
+            opened.append(str(args[0])) if event == "open" and _writes(args) else None
+        )
+    )
     if order.get("control"):  # shows that the watch can see something
         with open(order["control"], "w") as file:
             file.write("x")

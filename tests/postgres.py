@@ -13,7 +13,8 @@ __all__ = ["Deaf", "Postgres", "deaf_to_commits", "postgresql", "programs"]
 
 
 class Deaf:
-    """A way to the server on which the answer to a COMMIT can be lost: the commit is made, and nobody hears of it."""
+    """A way to the server on which the answer to a COMMIT can be lost: the commit is made, and
+    nobody hears of it."""
 
     def __init__(self, target: int) -> None:
         """Listen, and pass everything on."""
@@ -42,9 +43,13 @@ class Deaf:
                 self._socks += [client, server]
                 deaf = threading.Event()
                 for reads, writes, up in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pass, args=(reads, writes, up, deaf), daemon=True).start()
+                    threading.Thread(
+                        target=self._pass, args=(reads, writes, up, deaf), daemon=True
+                    ).start()
 
-    def _pass(self, reads: socket.socket, writes: socket.socket, up: bool, deaf: threading.Event) -> None:
+    def _pass(
+        self, reads: socket.socket, writes: socket.socket, up: bool, deaf: threading.Event
+    ) -> None:
         with suppress(OSError):
             while piece := reads.recv(65536):
                 if up and b"COMMIT\x00" in piece and self._armed.is_set():

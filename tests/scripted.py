@@ -1,8 +1,7 @@
 """A scripted peer: real sockets, plain threads, and exactly the bytes that a test wrote down.
 
-A fault is a shorter list. Each connection is handled by the next script of the list (the last one repeats); a script
-gets the accepted socket and does what it likes with it.
-"""
+A fault is a shorter list. Each connection is handled by the next script of the list (the last one
+repeats); a script gets the accepted socket and does what it likes with it."""
 
 from __future__ import annotations
 
@@ -42,7 +41,8 @@ class Talk:
         return piece
 
     def peek(self, length: int) -> bytes:
-        """Wait for the first `length` bytes, or what came of them before the end, and leave them there."""
+        """Wait for the first `length` bytes, or what came of them before the end, and leave them
+        there."""
         while len(self.received) < length and self._more():
             pass
         return bytes(self.received[:length])
@@ -92,7 +92,8 @@ def answer(*pieces: bytes, keep: bool = False) -> Script:
 
 
 def taking(reply: bytes, store: list[bytes]) -> Script:
-    """Take uploads with a Content-Length, keep whole ones in `store`, and answer them; HEAD and GET give them back."""
+    """Take uploads with a Content-Length, keep whole ones in `store`, and answer them; HEAD and GET
+    give them back."""
 
     def script(talk: Talk) -> None:
         while head := talk.head():
@@ -123,9 +124,12 @@ def length_of(head: bytes) -> int:
 
 
 class Peer:
-    """Listens on a port of its own and plays scripts. Use as a context; everything is closed at its end."""
+    """Listens on a port of its own and plays scripts. Use as a context; everything is closed at its
+    end."""
 
-    def __init__(self, scripts: Script | Iterable[Script], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, scripts: Script | Iterable[Script], tls: ssl.SSLContext | None = None
+    ) -> None:
         self._scripts = [scripts] if callable(scripts) else list(scripts)
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -173,7 +177,10 @@ class Peer:
             sock.close()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -1,12 +1,13 @@
 """A plugin for pytest: the files of a run are shared among processes. `python -m tests` uses it.
 
-Theory of operation. pytest collects all tests once, in one process. That process forks workers, each of which takes the
-number of the next file from a pipe as soon as it has run its last one, so the workers end together. What a worker would
-tell pytest's terminal goes back through a pipe of its own, and is replayed in the first process file by file: output,
-summary, exit code and cache are pytest's own.
+Theory of operation. pytest collects all tests once, in one process. That process forks workers,
+each of which takes the number of the next file from a pipe as soon as it has run its last one, so
+the workers end together. What a worker would tell pytest's terminal goes back through a pipe of its
+own, and is replayed in the first process file by file: output, summary, exit code and cache are
+pytest's own.
 
-pytest-xdist does the same with more processes and one more dependency, but its workers wait in ways that gevent, which
-many tests patch in, turns into waits on a loop that nothing runs.
+pytest-xdist does the same with more processes and one more dependency, but its workers wait in ways
+that gevent, which many tests patch in, turns into waits on a loop that nothing runs.
 
 Decided here: which process runs which file, and in which order. Never here: what a test is.
 """
@@ -30,15 +31,23 @@ from typing import Any, NoReturn
 import pytest
 
 FIRST = ("torture", "end_to_end", "contract", "faults", "properties", "unit")
-"""The folders in the order in which their files are taken: small files come last, so that all workers end together."""
+"""The folders in the order in which their files are taken: small files come last, so that all
+workers end together."""
 NUMBER_BYTES = 4
 CRASHED = 70
-"""The exit code of a worker that could not go on; it has printed why. (EX_SOFTWARE of sysexits.h)"""
+"""The exit code of a worker that could not go on; it has printed why. (EX_SOFTWARE of
+sysexits.h)"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that says how many workers there are."""
-    parser.addoption("--share", type=int, default=0, metavar="N", help="share the files of the run among N processes")
+    parser.addoption(
+        "--share",
+        type=int,
+        default=0,
+        metavar="N",
+        help="share the files of the run among N processes",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,7 +88,8 @@ class Sharing:
         self._files = files_of(session.items)
 
     def run(self) -> None:
-        """Run all files, print the result of each as it ends, and fail the run where a worker did not end well."""
+        """Run all files, print the result of each as it ends, and fail the run where a worker did
+        not end well."""
         queue, numbers = os.pipe()
         for number in range(len(self._files)):
             os.write(numbers, number.to_bytes(NUMBER_BYTES, "big"))
@@ -101,7 +111,10 @@ class Sharing:
             ends = [os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1]) for worker in workers]
         if bad := [(end, worker) for end, worker in zip(ends, workers, strict=True) if end]:
             names = ", ".join(f"{worker.under_way} ({end})" for end, worker in bad)
-            pytest.exit(f"a process ended in the middle of {names}", returncode=max((end for end, _ in bad), key=abs))
+            pytest.exit(
+                f"a process ended in the middle of {names}",
+                returncode=max((end for end, _ in bad), key=abs),
+            )
 
     def _fork(self, number: int, queue: int) -> Worker:
         reads, writes = os.pipe()
@@ -149,12 +162,24 @@ class Sharing:
 
 
 class Inside:
-    """A run as one of its workers sees it. It is a plugin of pytest's too, which passes each report on."""
+    """A run as one of its workers sees it. It is a plugin of pytest's too, which passes each report
+    on."""
 
     def __init__(
-        self, session: pytest.Session, files: list[tuple[Path, list[pytest.Item]]], number: int, queue: int, pipe: int
+        self,
+        session: pytest.Session,
+        files: list[tuple[Path, list[pytest.Item]]],
+        number: int,
+        queue: int,
+        pipe: int,
     ) -> None:
-        self._session, self._files, self._number, self._queue, self._pipe = session, files, number, queue, pipe
+        self._session, self._files, self._number, self._queue, self._pipe = (
+            session,
+            files,
+            number,
+            queue,
+            pipe,
+        )
 
     def be(self) -> NoReturn:
         """Run files until the queue is empty, and end this process."""
@@ -173,7 +198,8 @@ class Inside:
             os._exit(code)
 
     def _settle_in(self) -> None:
-        """Take what must not be shared with the other processes: folders, captured output, the terminal."""
+        """Take what must not be shared with the other processes: folders, captured output, the
+        terminal."""
         config: Any = self._session.config
         factory = config._tmp_path_factory
         factory._basetemp = factory.getbasetemp() / f"worker-{self._number}"
@@ -186,7 +212,8 @@ class Inside:
         config.pluginmanager.register(self)
 
     def _run(self) -> None:
-        """Run file after file. The next one is taken before the last test of one ends, since what both want stays."""
+        """Run file after file. The next one is taken before the last test of one ends, since what
+        both want stays."""
         items = self._next()
         while items:
             here, number = items, 0
@@ -199,13 +226,17 @@ class Inside:
             self._tell({"ended": str(here[0].path)})
 
     def _next(self) -> list[pytest.Item]:
-        number = os.read(self._queue, NUMBER_BYTES)  # at once, or at the end of the pipe: it holds all numbers
+        number = os.read(
+            self._queue, NUMBER_BYTES
+        )  # at once, or at the end of the pipe: it holds all numbers
         return self._files[int.from_bytes(number, "big")][1] if number else []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Pass a report on."""
         config = self._session.config
-        self._tell({"report": config.hook.pytest_report_to_serializable(config=config, report=report)})
+        self._tell(
+            {"report": config.hook.pytest_report_to_serializable(config=config, report=report)}
+        )
 
     def _tell(self, message: dict[str, Any]) -> None:
         piece = json.dumps(message).encode() + b"\n"
@@ -216,4 +247,7 @@ class Inside:
 def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
     """Return the files of some tests with their tests, in the order in which they are to be run."""
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
-    return sorted(files, key=lambda pair: FIRST.index(pair[0].parent.name) if pair[0].parent.name in FIRST else 0)
+    return sorted(
+        files,
+        key=lambda pair: FIRST.index(pair[0].parent.name) if pair[0].parent.name in FIRST else 0,
+    )

@@ -1,8 +1,9 @@
-"""OpenStack Swift with its s3api: a real server that speaks S3, from PyPI's `swift`, with all its files in one folder.
+"""OpenStack Swift with its s3api: a real server that speaks S3, from PyPI's `swift`, with all its
+files in one folder.
 
-One proxy, and one server each of accounts, containers and objects, with a ring of one device. Only the middleware that
-s3api wants is there. The device must be on a file system with user attributes (xattr), as most are.
-"""
+One proxy, and one server each of accounts, containers and objects, with a ring of one device. Only
+the middleware that s3api wants is there. The device must be on a file system with user attributes
+(xattr), as most are."""
 
 from __future__ import annotations
 
@@ -104,7 +105,9 @@ class Swift:
             endpoint_url=self.endpoint,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
-            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5),
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5
+            ),
         )
 
 
@@ -129,7 +132,9 @@ def swift(home: Path, bucket: str = "relay-tests") -> Iterator[Swift]:
         for name in ports:
             command = [str(program(f"swift-{name}-server")), str(home / f"{name}-server.conf")]
             log = stack.enter_context((home / f"{name}.log").open("wb"))
-            process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
             stack.callback(_stop, process)
             processes.append(process)
         server = Swift(f"http://127.0.0.1:{ports['proxy']}", bucket)
@@ -142,12 +147,17 @@ def _configure(home: Path, ports: dict[str, int]) -> None:
     (home / "devices" / "d1").mkdir(parents=True)
     (home / "swift.conf").write_text(COMMON)
     rings = [f"{name}:{ports[name]}" for name in SERVERS]
-    subprocess.run([sys.executable, "-c", RINGS, str(home), *rings], cwd=home, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", RINGS, str(home), *rings], cwd=home, check=True, capture_output=True
+    )
     for name in SERVERS:
         text = SERVER.format(home=home, port=ports[name], user=getpass.getuser(), name=name)
         (home / f"{name}-server.conf").write_text(text)
     text = PROXY.format(home=home, port=ports["proxy"], user=getpass.getuser(), pipeline=PIPELINE)
-    filters = (f"[filter:{name}]\n{OPTIONS.get(name, f'use = egg:swift#{name}')}\n" for name in PIPELINE.split())
+    filters = (
+        f"[filter:{name}]\n{OPTIONS.get(name, f'use = egg:swift#{name}')}\n"
+        for name in PIPELINE.split()
+    )
     (home / "proxy-server.conf").write_text(text + "".join(filters))
 
 

@@ -16,16 +16,19 @@ from loadtests.bench.proc import clean_environment
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
 
 ROOM = 8 * GIB
-"""What the server wants to have free: it begins no volume where it is short of room, and lets whoever writes wait."""
+"""What the server wants to have free: it begins no volume where it is short of room, and lets
+whoever writes wait."""
 
 
 @contextmanager
 def buckets(home: Path) -> Iterator[Seaweed]:
-    """Run the server with two buckets, `from` and `to`. Raises BenchError where it would be short of room."""
+    """Run the server with two buckets, `from` and `to`. Raises BenchError where it would be short
+    of room."""
     free = shutil.disk_usage(home).free
     if free < ROOM:
         raise BenchError(
-            f"{home.parent} has {free // MIB} MiB free and {ROOM // MIB} are needed: clear it, or --folder"
+            f"{home.parent} has {free // MIB} MiB free and {ROOM // MIB} are needed: clear it, or"
+            " --folder"
         )
     (home / "weed").mkdir()
     with seaweedfs(home / "weed", "bench-from") as server:
@@ -45,8 +48,8 @@ def remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
     )
     conf.write_text(
         "".join(
-            f"[{name}]\ntype = s3\nprovider = SeaweedFS\nendpoint = {endpoint}\naccess_key_id = {KEY}\n"
-            f"secret_access_key = {SECRET}\nregion = {REGION}\nlist_version = 2\n\n"
+            f"[{name}]\ntype = s3\nprovider = SeaweedFS\nendpoint = {endpoint}\naccess_key_id ="
+            f" {KEY}\nsecret_access_key = {SECRET}\nregion = {REGION}\nlist_version = 2\n\n"
             for name, endpoint in ends.items()
         )
     )
@@ -54,17 +57,21 @@ def remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
 
 
 def filled(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
-    """Put so many objects of so many bytes below `small/` of the first bucket; return what raises BenchError if they
-    are not all below a name of the second, and removes them there."""
+    """Put so many objects of so many bytes below `small/` of the first bucket; return what raises
+    BenchError if they are not all below a name of the second, and removes them there."""
     client, data = server.client(), random.Random(2).randbytes(size)
     for index in range(count):
         client.put_object(Bucket="bench-from", Key=f"small/{index:06}", Body=data)
 
     def check(target: str) -> None:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket="bench-to", Prefix=f"{target}/")
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket="bench-to", Prefix=f"{target}/"
+        )
         rows = [row for page in pages for row in page.get("Contents", ())]
         if len(rows) != count or {row["Size"] for row in rows} != {size}:
-            raise BenchError(f"{target}: {len(rows)} of {count} objects are there, or not all whole")
+            raise BenchError(
+                f"{target}: {len(rows)} of {count} objects are there, or not all whole"
+            )
         for first in range(0, count, 1000):
             keys = [{"Key": row["Key"]} for row in rows[first : first + 1000]]
             client.delete_objects(Bucket="bench-to", Delete={"Objects": keys, "Quiet": True})

@@ -1,4 +1,5 @@
-"""Four large transfers at once: what they do to the worker's memory, and to its answers in the meantime."""
+"""Four large transfers at once: what they do to the worker's memory, and to its answers in the
+meantime."""
 
 from __future__ import annotations
 
@@ -24,14 +25,19 @@ MOST_LATE = 0.1
 _SIDES = {"http": "plain", "https": "TLS"}
 
 
-def run_memory(relay: Relay, clouds: Nginx, schemes: Sequence[str], size: int, say: Say) -> list[Verdict]:
-    """Move four objects at once, once for each scheme, and see how far the worker's resident memory rises."""
+def run_memory(
+    relay: Relay, clouds: Nginx, schemes: Sequence[str], size: int, say: Say
+) -> list[Verdict]:
+    """Move four objects at once, once for each scheme, and see how far the worker's resident memory
+    rises."""
     verdicts = []
     for scheme in schemes:
         say(f"memory {scheme}: {AT_ONCE} transfers at once")
         with Growth(relay.workers) as growth:
             whole = _four(relay, clouds, scheme, 0.0)
-        what = f"memory: {AT_ONCE} × {size / MIB:g} MiB at once, {_SIDES[scheme]}: the worker grows by"
+        what = (
+            f"memory: {AT_ONCE} × {size / MIB:g} MiB at once, {_SIDES[scheme]}: the worker grows by"
+        )
         figure = f"{growth.bytes / MIB:.1f} MiB" + ("" if whole else ", NOT WHOLE")
         verdicts.append(Verdict(what, figure, "< 32 MiB", whole and growth.bytes < MOST_GROWTH))
     return verdicts
@@ -40,10 +46,11 @@ def run_memory(relay: Relay, clouds: Nginx, schemes: Sequence[str], size: int, s
 def run_hub(
     relay: Relay, ticks: Path, clouds: Nginx, schemes: Sequence[str], seconds: float, say: Say
 ) -> list[Verdict]:
-    """Let four transfers run flat out, with a ticker in the worker (`ticks` is its file), and ask for /healthz.
+    """Let four transfers run flat out, with a ticker in the worker (`ticks` is its file), and ask
+    for /healthz.
 
-    The ticker is what counts: from outside, the asker and the kernel's queue for two cores are measured as well.
-    """
+    The ticker is what counts: from outside, the asker and the kernel's queue for two cores are
+    measured as well."""
     verdicts = []
     for scheme in schemes:
         ticks.unlink(missing_ok=True)
@@ -58,18 +65,23 @@ def run_hub(
                 done.set()
             answers, late = polled.result()
         latest, coreless, woke = (float(word) for word in ticks.read_text().split())
-        what = f"hub: a greenlet that wakes every 10 ms during {AT_ONCE} transfers, {_SIDES[scheme]}: at most late by"
-        figure = (
-            f"{latest * 1e3:.0f} ms, and {coreless * 1e3:.0f} that it had no core ({woke:.0f} wakes); from outside "
-            + _figure(answers, late)
-            + ("" if whole else ", NOT WHOLE")
+        what = (
+            f"hub: a greenlet that wakes every 10 ms during {AT_ONCE} transfers, {_SIDES[scheme]}:"
+            " at most late by"
         )
-        verdicts.append(Verdict(what, figure, "< 100 ms", whole and woke > 100 and latest < MOST_LATE))
+        figure = (
+            f"{latest * 1e3:.0f} ms, and {coreless * 1e3:.0f} that it had no core ({woke:.0f}"
+            " wakes); from outside " + _figure(answers, late) + ("" if whole else ", NOT WHOLE")
+        )
+        verdicts.append(
+            Verdict(what, figure, "< 100 ms", whole and woke > 100 and latest < MOST_LATE)
+        )
     return verdicts
 
 
 def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
-    """Keep four transfers running for at least so many seconds, each at least once; say if all arrived whole."""
+    """Keep four transfers running for at least so many seconds, each at least once; say if all
+    arrived whole."""
     until = monotonic() + seconds
 
     def keep_on(name: str) -> None:
@@ -107,7 +119,8 @@ def _figure(answers: Sequence[_Answer], late: float) -> str:
 
 
 def _poll(relay: Relay, done: Event) -> tuple[list[_Answer], float]:
-    """Return how long each answer took, and how late this very loop ever woke, which is the machine's doing."""
+    """Return how long each answer took, and how late this very loop ever woke, which is the
+    machine's doing."""
     connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=30)
     answers, late = [], 0.0
     try:

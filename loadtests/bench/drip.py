@@ -1,7 +1,8 @@
-"""A source of slow streams: `python -m loadtests.bench.drip PORT BYTES` gives each connection 10 KB a second.
+"""A source of slow streams: `python -m loadtests.bench.drip PORT BYTES` gives each connection 10 KB
+a second.
 
-GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most tells how many streams ran at once.
-"""
+GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most tells how many
+streams ran at once."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from loadtests.bench.proc import raise_open_files
 
 RATE = 10_000
 STEP = 0.5
-"""Seconds between two pieces of one stream: two a second, or the drip itself is what keeps the machine busy."""
+"""Seconds between two pieces of one stream: two a second, or the drip itself is what keeps the
+machine busy."""
 _APART = 64
 _BLOCK = 4 << 20
 
 
 class Objects:
-    """Many different objects out of one block of random bytes: number i begins 64 bytes after number i - 1."""
+    """Many different objects out of one block of random bytes: number i begins 64 bytes after
+    number i - 1."""
 
     def __init__(self, size: int, block: int = _BLOCK) -> None:
         self.size = size
@@ -53,8 +56,8 @@ class Drip:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
             return
         writer.write(
-            b'HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nETag: "%b"\r\nContent-Length: %d\r\n\r\n'
-            % (name.encode(), self._objects.size)
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nETag:"
+            b' "%b"\r\nContent-Length: %d\r\n\r\n' % (name.encode(), self._objects.size)
         )
         if method != b"HEAD":
             await self._drip(self._objects[int(name)], writer)

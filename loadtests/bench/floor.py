@@ -1,4 +1,5 @@
-"""The floor: the plainest loops in C (loadtests/floor/), compiled with the system's cc where there is one."""
+"""The floor: the plainest loops in C (loadtests/floor/), compiled with the system's cc where there
+is one."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ OF_SCHEME = {"http": "splice", "https": "tls"}
 
 
 def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Compile into `folder`; return the programs by scheme, and a line for each that could not be had."""
+    """Compile into `folder`; return the programs by scheme, and a line for each that could not be
+    had."""
     compiler = shutil.which("cc")
     if compiler is None:
         return {}, ["no floor in C: there is no cc here (apt-get install gcc libssl-dev)"]
@@ -22,10 +24,19 @@ def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
     missing = []
     for scheme, name in OF_SCHEME.items():
         program = folder / f"floor-{name}"
-        command = [compiler, "-O2", "-o", str(program), str(_SOURCES / f"{name}.c"), *_LIBRARIES[name]]
+        command = [
+            compiler,
+            "-O2",
+            "-o",
+            str(program),
+            str(_SOURCES / f"{name}.c"),
+            *_LIBRARIES[name],
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            missing.append(f"no floor for {scheme}: {(done.stderr.strip().splitlines() or ['cc failed'])[0]}")
+            missing.append(
+                f"no floor for {scheme}: {(done.stderr.strip().splitlines() or ['cc failed'])[0]}"
+            )
         else:
             built[scheme] = program
     return built, missing

@@ -11,7 +11,8 @@ MIB = 1 << 20
 BASE = "rclone"
 """The key of the mover that ratios are to."""
 BEST_BASE = "rclone-best"
-"""The one instead, where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each call."""
+"""The one instead, where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each
+call."""
 FLOOR = "floor"
 """The key of the plainest loops in C."""
 
@@ -22,7 +23,8 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one move took: seconds on the wall, and CPU seconds (user and system) of the mover alone."""
+    """What one move took: seconds on the wall, and CPU seconds (user and system) of the mover
+    alone."""
 
     wall: float
     cpu: float
@@ -86,7 +88,11 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return it with what is derived from it."""
-        return asdict(self) | {"mb_per_second": self.rate, "cpu_per_gib": self.cpu, "whole": self.whole}
+        return asdict(self) | {
+            "mb_per_second": self.rate,
+            "cpu_per_gib": self.cpu,
+            "whole": self.whole,
+        }
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,8 @@ def find(rows: list[Row], section: str, key: str) -> Row | None:
 
 
 def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float) -> list[Verdict]:
-    """Hold relay's row of one section against rclone's: CPU at most `most_cpu` of it, throughput no lower; and its CPU
-    against the floor's, where there is one."""
+    """Hold relay's row of one section against rclone's: CPU at most `most_cpu` of it, throughput no
+    lower; and its CPU against the floor's, where there is one."""
     mine, base = find(rows, section, "relay"), find(rows, section, BASE)
     if mine is None or base is None:
         return []
@@ -126,7 +132,7 @@ def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float
         else [
             Verdict(
                 f"{sides}: CPU per GiB, of the floor's",
-                told(above),
+                reported(above),
                 f"≤ {most_of_floor:.2f}",
                 sound and floor.whole and above is not None and above <= most_of_floor,
             )
@@ -136,15 +142,20 @@ def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float
         *held,
         Verdict(
             f"{sides}: CPU per GiB, of rclone's",
-            told(cpu),
+            reported(cpu),
             f"≤ {most_cpu:.2f}",
             sound and cpu is not None and cpu <= most_cpu,
         ),
-        Verdict(f"{sides}: throughput, of rclone's", told(rate), "≥ 1.00", sound and rate is not None and rate >= 1),
+        Verdict(
+            f"{sides}: throughput, of rclone's",
+            reported(rate),
+            "≥ 1.00",
+            sound and rate is not None and rate >= 1,
+        ),
     ]
 
 
-def told(value: float | None) -> str:
+def reported(value: float | None) -> str:
     """Print a figure with as many digits as it deserves."""
     if value is None:
         return "–"

@@ -1,9 +1,10 @@
-"""The movers: each takes the objects of a job from one cloud to the other, and tells what that cost.
+"""The movers: each takes the objects of a job from one cloud to the other, and tells what that
+cost.
 
-Why `rclone copyto` and `copy` between an `:http:` and a `:webdav:` remote: they stream, without a disk. Between these
-two remotes there is no common digest, so rclone compares sizes, as relay does with `verify: size`. Its WebDAV takes
-no parts from anybody but Nextcloud, so `--multi-thread-streams` can only show what it costs to ask.
-"""
+Why `rclone copyto` and `copy` between an `:http:` and a `:webdav:` remote: they stream, without a
+disk. Between these two remotes there is no common digest, so rclone compares sizes, as relay does
+with `verify: size`. Its WebDAV takes no parts from anybody but Nextcloud, so
+`--multi-thread-streams` can only show what it costs to ask."""
 
 from __future__ import annotations
 
@@ -39,12 +40,14 @@ BEST = {
         "0",
     ),
 }
-"""What made rclone cheapest and fastest here, of the flags that leave its comparison of sizes as it is."""
+"""What made rclone cheapest and fastest here, of the flags that leave its comparison of sizes as it
+is."""
 
 
 @dataclass(frozen=True)
 class Mover:
-    """One contestant, and the sections that it takes part in. `small` moves a smaller object, being too slow."""
+    """One contestant, and the sections that it takes part in. `small` moves a smaller object, being
+    too slow."""
 
     key: str
     label: str
@@ -57,29 +60,41 @@ class Programs:
     """Runs the movers that are programs, each in a clean environment and within `seconds`."""
 
     def __init__(self, tools: Tools, clouds: Nginx, seconds: float) -> None:
-        self._tools, self._ca, self._folder, self._seconds = tools, str(clouds.ca), clouds.folder, seconds
+        self._tools, self._ca, self._folder, self._seconds = (
+            tools,
+            str(clouds.ca),
+            clouds.folder,
+            seconds,
+        )
         self._env = clean_environment(clouds.folder)
 
     def rclone(self, job: Job, *options: str) -> Cost:
         """`rclone copyto` for one object, `rclone copy --files-from` for many; tried once."""
         read, write = f":http,url='{job.read}/':", f":webdav,url='{job.write}/',vendor=other:"
         if len(job.names) == 1:
-            return self._run(self._rclone("copyto", *options, read + job.names[0], write + job.names[0]))
+            return self._run(
+                self._rclone("copyto", *options, read + job.names[0], write + job.names[0])
+            )
         names = self._folder / "names.txt"
         names.write_text("".join(f"{name}\n" for name in job.names))
         return self._run(self._rclone("copy", "--files-from", str(names), *options, read, write))
 
     def rclone_best(self, job: Job) -> Cost:
         """`rclone` with the flags that do it most good."""
-        return self.rclone(job, *next(flags for sections, flags in BEST.items() if job.section.name in sections))
+        return self.rclone(
+            job, *next(flags for sections, flags in BEST.items() if job.section.name in sections)
+        )
 
     def rclone_url(self, job: Job) -> Cost:
         """`rclone copyurl`, of one object."""
         (source, _), name = job.pairs[0], job.names[0]
-        return self._run(self._rclone("copyurl", source, f":webdav,url='{job.write}/',vendor=other:{name}"))
+        return self._run(
+            self._rclone("copyurl", source, f":webdav,url='{job.write}/',vendor=other:{name}")
+        )
 
     def curl(self, job: Job) -> Cost:
-        """`curl SOURCE | curl -T - DESTINATION`; the second sends chunks, since a pipe has no length."""
+        """`curl SOURCE | curl -T - DESTINATION`; the second sends chunks, since a pipe has no
+        length."""
         curl = [self._tools.curl, "-q", "--noproxy", "*", "-sSf", "--cacert", self._ca]
         return self._each(job, lambda source, target: [[*curl, source], [*curl, "-T", "-", target]])
 
@@ -91,17 +106,29 @@ class Programs:
     def naive(self, job: Job) -> Cost:
         """The article's loop."""
         script = str(Path(__file__).with_name("naive.py"))
-        return self._each(job, lambda source, target: [[sys.executable, script, source, target, self._ca]])
+        return self._each(
+            job, lambda source, target: [[sys.executable, script, source, target, self._ca]]
+        )
 
     def _rclone(self, verb: str, *words: str) -> list[str]:
         once = ["--retries", "1", "--low-level-retries", "1"]
-        return [self._tools.rclone, verb, "--config", os.devnull, "--ca-cert", self._ca, *once, *words]
+        return [
+            self._tools.rclone,
+            verb,
+            "--config",
+            os.devnull,
+            "--ca-cert",
+            self._ca,
+            *once,
+            *words,
+        ]
 
     def _run(self, *commands: Sequence[str], log: str = "mover.log") -> Cost:
         return Pipeline(commands, self._env, self._folder / log, self._seconds).run()
 
     def _each(self, job: Job, commands: Callable[[str, str], list[list[str]]]) -> Cost:
-        """Run a pipeline for each object, `at_once` of them at a time, and add up what they cost."""
+        """Run a pipeline for each object, `at_once` of them at a time, and add up what they
+        cost."""
         began = monotonic()
         with ThreadPoolExecutor(job.section.at_once) as pool:
             running = [
@@ -113,14 +140,23 @@ class Programs:
 
 
 def relay_with(openssl: str, relay: Relay) -> Mover:
-    """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP they do nothing."""
+    """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP
+    they do nothing."""
     label = f"relay, `verify: size`, its Python on {openssl}"
-    return Mover("relay-openssl", label, lambda job: relay.measured(job, "size"), sections=("tls", "eight-tls"))
+    return Mover(
+        "relay-openssl",
+        label,
+        lambda job: relay.measured(job, "size"),
+        sections=("tls", "eight-tls"),
+    )
 
 
 def floors(programs: Programs, built: Mapping[str, Path]) -> list[Mover]:
     """Return the floor of each scheme that could be compiled."""
-    words = {"http": "C: `splice`, blocking (the floor)", "https": "C: `SSL_read` → `SSL_write`, blocking (the floor)"}
+    words = {
+        "http": "C: `splice`, blocking (the floor)",
+        "https": "C: `SSL_read` → `SSL_write`, blocking (the floor)",
+    }
     where = {"http": ("plain", "eight"), "https": ("tls", "eight-tls")}
 
     def mover(scheme: str, program: Path) -> Mover:
@@ -134,12 +170,31 @@ def movers(relay: Relay, two: Relay, programs: Programs) -> list[Mover]:
     off, on = ("--multi-thread-streams", "0"), ("--multi-thread-streams", "8")
     return [
         Mover("relay", "**relay**, `verify: size`", lambda job: relay.measured(job, "size")),
-        Mover("relay-2", "relay with two workers", lambda job: two.measured(job, "size"), (*EIGHT, *SMALL)),
-        Mover("relay-auto", "relay, `verify: auto` (digests, reads back)", lambda job: relay.measured(job, "auto")),
+        Mover(
+            "relay-2",
+            "relay with two workers",
+            lambda job: two.measured(job, "size"),
+            (*EIGHT, *SMALL),
+        ),
+        Mover(
+            "relay-auto",
+            "relay, `verify: auto` (digests, reads back)",
+            lambda job: relay.measured(job, "auto"),
+        ),
         Mover(BASE, "`rclone` `:http:` → `:webdav:`", programs.rclone, (*ONE, *EIGHT, "small")),
         Mover(BEST_BASE, "`rclone` with its best flags", programs.rclone_best),
-        Mover("rclone-off", f"`rclone {' '.join(off)}`", lambda job: programs.rclone(job, *off), ("plain",)),
-        Mover("rclone-on", f"`rclone {' '.join(on)}`", lambda job: programs.rclone(job, *on), ("plain",)),
+        Mover(
+            "rclone-off",
+            f"`rclone {' '.join(off)}`",
+            lambda job: programs.rclone(job, *off),
+            ("plain",),
+        ),
+        Mover(
+            "rclone-on",
+            f"`rclone {' '.join(on)}`",
+            lambda job: programs.rclone(job, *on),
+            ("plain",),
+        ),
         Mover("copyurl", "`rclone copyurl`", programs.rclone_url, ONE),
         Mover("curl", "`curl` \\| `curl -T -`", programs.curl, (*ONE, *EIGHT)),
         Mover("naive", "naive: `requests`, `iter_content(1024)`", programs.naive, ONE, small=True),

@@ -12,7 +12,9 @@ def main(source: str, destination: str, ca: str | None = None) -> None:
     verify = ca or True
     with requests.get(source, stream=True, verify=verify, timeout=60) as response:
         response.raise_for_status()
-        requests.put(destination, data=response.iter_content(1024), verify=verify, timeout=60).raise_for_status()
+        requests.put(
+            destination, data=response.iter_content(1024), verify=verify, timeout=60
+        ).raise_for_status()
 
 
 if __name__ == "__main__":

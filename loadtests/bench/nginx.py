@@ -1,9 +1,10 @@
-"""nginx as both clouds: a static source with sendfile, and a WebDAV-PUT destination, plain and with TLS.
+"""nginx as both clouds: a static source with sendfile, and a WebDAV-PUT destination, plain and with
+TLS.
 
-One nginx with a worker for each core, as Debian ships it, all its files in one folder that should be memory. nginx's
-own WebDAV module lacks PROPFIND, which rclone asks before and after an upload; the configuration answers it, by what
-is there and by the size that all objects of a folder have. That an object is whole is found out by comparing
-files, never by that answer."""
+One nginx with a worker for each core, as Debian ships it, all its files in one folder that should
+be memory. nginx's own WebDAV module lacks PROPFIND, which rclone asks before and after an upload;
+the configuration answers it, by what is there and by the size that all objects of a folder have.
+That an object is whole is found out by comparing files, never by that answer."""
 
 from __future__ import annotations
 
@@ -83,22 +84,29 @@ _FOLDER = """\
             if ($asked = "propfind") {{ return 404; }}
         }}"""
 _ANSWER = (
-    '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:"><d:response><d:href>$uri</d:href><d:propstat><d:prop>'
-    "{properties}</d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+    '<?xml version="1.0"?><d:multistatus'
+    ' xmlns:d="DAV:"><d:response><d:href>$uri</d:href><d:propstat><d:prop>{properties}</d:prop><d:status>HTTP/1.1'
+    " 200 OK</d:status></d:propstat></d:response></d:multistatus>"
 )
 _OBJECT = "<d:getcontentlength>{size}</d:getcontentlength><d:resourcetype/>"
 _FOLDER_TYPE = "<d:resourcetype><d:collection/></d:resourcetype>"
 
 
 class Nginx:
-    """A running nginx. `sizes` are those that PROPFIND tells of, by the first folder of an object's path.
+    """A running nginx. `sizes` are those that PROPFIND tells of, by the first folder of an object's
+    path.
 
-    `cipher` is the one TLS 1.3 suite that is spoken, since OpenSSL asks for AES-256 first and Go for AES-128, and
-    the difference is not the movers'; if it is empty, each mover gets what it prefers.
-    """
+    `cipher` is the one TLS 1.3 suite that is spoken, since OpenSSL asks for AES-256 first and Go
+    for AES-128, and the difference is not the movers'; if it is empty, each mover gets what it
+    prefers."""
 
     def __init__(
-        self, nginx: str, folder: Path, sizes: dict[str, int], cipher: str = CIPHER, connections: int = 16_384
+        self,
+        nginx: str,
+        folder: Path,
+        sizes: dict[str, int],
+        cipher: str = CIPHER,
+        connections: int = 16_384,
     ) -> None:
         """Start it in a folder of its own. Raises BenchError if it does not come up."""
         self.folder, self.ca = folder, folder / "ca.pem"
@@ -127,7 +135,15 @@ class Nginx:
 
     def _started(self, nginx: str) -> subprocess.Popen[bytes]:
         log = self.folder / "nginx.log"
-        command = [nginx, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"), "-e", str(log)]
+        command = [
+            nginx,
+            "-p",
+            str(self.folder),
+            "-c",
+            str(self.folder / "nginx.conf"),
+            "-e",
+            str(log),
+        ]
         process = subprocess.Popen(
             [*command, "-g", "daemon off;"],
             env=clean_environment(self.folder),
@@ -168,10 +184,13 @@ class Nginx:
                 path.unlink()
 
     def ciphers(self) -> dict[str, str]:
-        """Return what the PUTs over TLS were encrypted with, by the folder that they were put in."""
+        """Return what the PUTs over TLS were encrypted with, by the folder that they were put
+        in."""
         seen = (line.split() for line in (self.folder / "seen.log").read_text().splitlines())
         return {
-            path.split("/")[-2]: f"{tls} {cipher}" for verb, path, tls, cipher in seen if verb == "PUT" and tls != "-"
+            path.split("/")[-2]: f"{tls} {cipher}"
+            for verb, path, tls, cipher in seen
+            if verb == "PUT" and tls != "-"
         }
 
     def close(self) -> None:
@@ -180,7 +199,8 @@ class Nginx:
 
 
 def _folder(name: str, size: int) -> str:
-    """Return the location whose objects all have `size` bytes; a folder in it is told to be empty, as it then is."""
+    """Return the location whose objects all have `size` bytes; a folder in it is told to be empty,
+    as it then is."""
     object_ = _ANSWER.format(properties=_OBJECT.format(size=size))
     return _FOLDER.format(name=name, object=object_, empty=_ANSWER.format(properties=_FOLDER_TYPE))
 
@@ -200,7 +220,9 @@ def same(left: Path, right: Path) -> bool:
         return all(x[at : at + PIECE] == y[at : at + PIECE] for at in range(0, len(x), PIECE))
 
 
-def await_port(port: int, process: subprocess.Popen[bytes], log: Path, name: str, seconds: float = 30.0) -> None:
+def await_port(
+    port: int, process: subprocess.Popen[bytes], log: Path, name: str, seconds: float = 30.0
+) -> None:
     """Wait until a process we started listens. Raises BenchError with the last line of its log."""
     until = monotonic() + seconds
     while monotonic() < until and process.poll() is None:

@@ -6,14 +6,16 @@ import random
 import socket
 
 _FIRST, _LAST = 12_000, 32_000
-"""Below the ports that Linux gives to connections and to listeners on port 0 (32768 and up): none of those takes a port
-between its choice here and the start of its server."""
+"""Below the ports that Linux gives to connections and to listeners on port 0 (32768 and up): none
+of those takes a port between its choice here and the start of its server."""
 
 
 def free_ports(count: int) -> list[int]:
     """Return different ports of loopback on which nothing listens now."""
     found: list[int] = []
-    chance = random.SystemRandom()  # tests seed the other one, and two processes would choose the same ports
+    chance = (
+        random.SystemRandom()
+    )  # tests seed the other one, and two processes would choose the same ports
     while len(found) < count:
         port = chance.randrange(_FIRST, _LAST)
         if port not in found and _is_free(port):

@@ -21,13 +21,16 @@ FIRST_PORT, TRIES = 15000, 100
 
 def programs() -> Path | None:
     """Return the folder of the newest server's programs, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     return found[-1].parent if found else None
 
 
 def lasting_port() -> int:
-    """Return a free port of loopback below those that the kernel gives to connections: one of these could take the
-    port of a server while it restarts (ip_local_port_range in the kernel's ip-sysctl). Raises OSError without one."""
+    """Return a free port of loopback below those that the kernel gives to connections: one of these
+    could take the port of a server while it restarts (ip_local_port_range in the kernel's
+    ip-sysctl). Raises OSError without one."""
     end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(TRIES):
         port = random.randrange(FIRST_PORT, max(end, FIRST_PORT + 1))
@@ -59,7 +62,16 @@ class Postgres:
     def control(self, *words: str) -> None:
         """Run pg_ctl on it."""
         subprocess.run(
-            [*self.user, str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", "-t", "90", *words],
+            [
+                *self.user,
+                str(self.bin / "pg_ctl"),
+                "-D",
+                str(self.folder),
+                "-w",
+                "-t",
+                "90",
+                *words,
+            ],
             check=True,
             cwd="/",
             stdout=subprocess.DEVNULL,
@@ -83,8 +95,8 @@ class Postgres:
 def postgresql() -> Iterator[Postgres]:
     """Run a server for the time of the block; it refuses root, so it runs as `postgres` then.
 
-    Its folder is no test's: those are for their owner only, and made so again by each run of pytest.
-    """
+    Its folder is no test's: those are for their owner only, and made so again by each run of
+    pytest."""
     bin = programs()
     assert bin is not None
     user: tuple[str, ...] = ()
@@ -93,7 +105,19 @@ def postgresql() -> Iterator[Postgres]:
     if os.geteuid() == 0:
         user = ("runuser", "-u", "postgres", "--")
         shutil.chown(folder, "postgres")
-    run = [*user, str(bin / "initdb"), "-D", str(folder), "-U", "relay", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    run = [
+        *user,
+        str(bin / "initdb"),
+        "-D",
+        str(folder),
+        "-U",
+        "relay",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
     server = Postgres(lasting_port(), folder, bin, user)
     server.again()

@@ -23,7 +23,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return user and system seconds that these processes have spent, all their threads included."""
+    """Return user and system seconds that these processes have spent, all their threads
+    included."""
     try:
         return sum(int(tick) for pid in pids for tick in _stat(pid)[11:13]) / _TICKS
     except OSError:
@@ -31,7 +32,8 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def waited_for_core(pids: Sequence[int]) -> float:
-    """Return the seconds that these processes' main threads were ready to run and had no core (0 if not told)."""
+    """Return the seconds that these processes' main threads were ready to run and had no core (0 if
+    not told)."""
     try:
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
     except OSError:
@@ -72,7 +74,8 @@ def written_bytes(pid: int) -> int:
 
 
 class Growth:
-    """How far processes' resident memory rises above where it was: `with Growth(pids) as g: …`, then `g.bytes`."""
+    """How far processes' resident memory rises above where it was: `with Growth(pids) as g: …`,
+    then `g.bytes`."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = tuple(pids)
@@ -94,15 +97,15 @@ class Growth:
 def touch_memory(size: int) -> None:
     """Write to so much memory once, in a process that ends then.
 
-    A virtual machine often gives memory that lies idle back to its host, and the first touch of it costs more than
-    moving its bytes. Who comes first after a pause should not pay for that.
-    """
+    A virtual machine often gives memory that lies idle back to its host, and the first touch of it
+    costs more than moving its bytes. Who comes first after a pause should not pay for that."""
     script = "import sys; b'x' * int(sys.argv[1])"
     subprocess.run([sys.executable, "-c", script, str(size)], check=False, timeout=120)
 
 
 def raise_open_files(wanted: int) -> None:
-    """Let this process and its children open so many files. Raises BenchError where that is not allowed."""
+    """Let this process and its children open so many files. Raises BenchError where that is not
+    allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
@@ -110,11 +113,14 @@ def raise_open_files(wanted: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, ceiling))
         except (OSError, ValueError):
             raise BenchError(
-                f"{wanted} open files are needed and {hard} allowed: raise `ulimit -Hn`, or leave out streams"
+                f"{wanted} open files are needed and {hard} allowed: raise `ulimit -Hn`, or leave"
+                " out streams"
             ) from None
 
 
-def stop(process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> None:
+def stop(
+    process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTERM, seconds: float = 10.0
+) -> None:
     """Stop a process and the children it had, by their ids; by force when asking does not help."""
     if process.poll() is not None:
         return
@@ -134,11 +140,14 @@ def stop(process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTE
 class Pipeline:
     """Programs joined by pipes and run to their end, with what they cost together."""
 
-    def __init__(self, commands: Sequence[Sequence[str]], env: dict[str, str], log: Path, seconds: float) -> None:
+    def __init__(
+        self, commands: Sequence[Sequence[str]], env: dict[str, str], log: Path, seconds: float
+    ) -> None:
         self._commands, self._env, self._log, self._seconds = commands, env, log, seconds
 
     def run(self) -> Cost:
-        """Raises BenchError with the last line that was said if one fails, or is not done in time."""
+        """Raises BenchError with the last line that was said if one fails, or is not done in
+        time."""
         began = monotonic()
         running: list[subprocess.Popen[bytes]] = []
         try:
@@ -196,5 +205,6 @@ def last_line(log: Path) -> str:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Return an environment without proxies, and without the settings of the user, of rclone, of curl or of relay."""
+    """Return an environment without proxies, and without the settings of the user, of rclone, of
+    curl or of relay."""
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LANG": "C.UTF-8"}

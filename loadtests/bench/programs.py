@@ -14,7 +14,10 @@ from loadtests.bench.rounds import Mover, Program
 
 
 def relay_mover(
-    home: Path, environment: dict[str, str], words: Callable[[str], Sequence[str]], name: str = "relay"
+    home: Path,
+    environment: dict[str, str],
+    words: Callable[[str], Sequence[str]],
+    name: str = "relay",
 ) -> Program:
     """Return relay with its flags `words(target)`, in a ledger of this folder."""
     program = [sys.executable, "-m", "relay"]
@@ -26,7 +29,9 @@ def relay_mover(
     return Program(name, command, environment | ledger)
 
 
-def rclone_mover(home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]) -> Mover:
+def rclone_mover(
+    home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]
+) -> Mover:
     """Return rclone with its flags `words(target)`; it copies nothing within a server."""
 
     def command(target: str) -> Sequence[str]:

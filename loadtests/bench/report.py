@@ -9,23 +9,35 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.measures import BASE, BEST_BASE, MIB, BenchError, Row, Verdict, find, ratio, told
+from loadtests.bench.measures import (
+    BASE,
+    BEST_BASE,
+    MIB,
+    BenchError,
+    Row,
+    Verdict,
+    find,
+    ratio,
+    reported,
+)
 from loadtests.bench.sections import MANY, Section
 
 OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"
 _NOTE = (
-    "Medians, for CPU with the least and the most of the rounds. CPU is user and system time of the mover alone: of "
-    "relay's worker, or of the other programs from start to end. The clouds are one nginx with a "
-    "worker for each core, on the same cores, its files in memory. Machines are noisy and share "
-    "their cores: compare the ratios of one run, not absolute "
-    "figures, and not those of two runs. Before each move as much memory as it needs is touched once, since a virtual "
-    "machine may have given it back to its host. rclone runs with its defaults unless its row says more, by `copyto` "
-    "or `copy` from HTTP to WebDAV; no digest is common to both of these, so it compares sizes. relay is asked by one "
-    "`POST /migrate` an object, over as many connections as there are slots."
+    "Medians, for CPU with the least and the most of the rounds. CPU is user and system time of the"
+    " mover alone: of relay's worker, or of the other programs from start to end. The clouds are"
+    " one nginx with a worker for each core, on the same cores, its files in memory. Machines are"
+    " noisy and share their cores: compare the ratios of one run, not absolute figures, and not"
+    " those of two runs. Before each move as much memory as it needs is touched once, since a"
+    " virtual machine may have given it back to its host. rclone runs with its defaults unless its"
+    " row says more, by `copyto` or `copy` from HTTP to WebDAV; no digest is common to both of"
+    " these, so it compares sizes. relay is asked by one `POST /migrate` an object, over as many"
+    " connections as there are slots."
 )
 _ONE_CIPHER = (
-    "All movers are held to this one suite; left to themselves (`--cipher ''`), relay and curl ask for AES-256 first, "
-    "as OpenSSL does, and rclone for AES-128, as Go does, which is not the movers' work."
+    "All movers are held to this one suite; left to themselves (`--cipher ''`), relay and curl ask"
+    " for AES-256 first, as OpenSSL does, and rclone for AES-128, as Go does, which is not the"
+    " movers' work."
 )
 
 
@@ -62,22 +74,35 @@ class Report:
     def markdown(self) -> str:
         """Return the block that goes between the page's marks."""
         tables = [self._table(section) for section in self.sections]
-        return "\n\n".join(filter(None, [self._heading(), *tables, self._targets(), self._notes()])) + "\n"
+        return (
+            "\n\n".join(filter(None, [self._heading(), *tables, self._targets(), self._notes()]))
+            + "\n"
+        )
 
     def _heading(self) -> str:
         used = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"`make bench` on {self.day}: medians of {self.rounds} interleaved rounds, on {machine()}; {used}."
+        return (
+            f"`make bench` on {self.day}: medians of {self.rounds} interleaved rounds, on"
+            f" {machine()}; {used}."
+        )
 
     def _table(self, section: Section) -> str:
         rows = [row for row in self.rows if row.section == section.name]
         if not rows:
             return ""
         unit = ("objects/s", "CPU-ms/object") if section.count >= MANY else ("MB/s", "CPU-s/GiB")
-        each = f"{section.count:,} of {_size(section.size)}" if section.count > 1 else _size(section.size)
+        each = (
+            f"{section.count:,} of {_size(section.size)}"
+            if section.count > 1
+            else _size(section.size)
+        )
         lines = [
             f"**{section.title}** ({each})",
             "",
-            f"| mover | {unit[0]} | {unit[1]} | CPU, of rclone's | throughput, of rclone's | whole |",
+            (
+                f"| mover | {unit[0]} | {unit[1]} | CPU, of rclone's | throughput, of rclone's |"
+                " whole |"
+            ),
             "|---|--:|--:|--:|--:|:-:|",
         ]
         base = find(self.rows, section.name, BEST_BASE if section.count >= MANY else BASE)
@@ -88,11 +113,18 @@ class Report:
         if not self.verdicts:
             return ""
         lines = ["| what | figure | target | met |", "|---|---|---|:-:|"]
-        lines += [f"| {v.what} | {v.figure} | {v.target} | {'yes' if v.met else '**no**'} |" for v in self.verdicts]
+        lines += [
+            f"| {v.what} | {v.figure} | {v.target} | {'yes' if v.met else '**no**'} |"
+            for v in self.verdicts
+        ]
         return "\n".join(lines)
 
     def _notes(self) -> str:
-        failed = [f"{row.key} ({row.section}) failed: {_one_line(row.failure)}." for row in self.rows if row.failure]
+        failed = [
+            f"{row.key} ({row.section}) failed: {_one_line(row.failure)}."
+            for row in self.rows
+            if row.failure
+        ]
         ciphers: dict[str, dict[str, None]] = {}
         for row in self.rows:
             if row.cipher:
@@ -107,16 +139,18 @@ class Report:
 def _cells(row: Row, base: Row | None, section: Section) -> list[str]:
     small = "" if row.size == section.bytes else f" ({_size(row.size)}, scaled)"
     if section.count >= MANY:
-        rate, cpu = told(row.object_rate), told(row.object_cpu)
+        rate, cpu = reported(row.object_rate), reported(row.object_cpu)
     else:
-        rate = told(row.rate)
-        cpu = told(row.cpu) + (f" ({told(row.cpu_range[0])}–{told(row.cpu_range[1])})" if row.cpu_range else "")
+        rate = reported(row.rate)
+        cpu = reported(row.cpu) + (
+            f" ({reported(row.cpu_range[0])}–{reported(row.cpu_range[1])})" if row.cpu_range else ""
+        )
     return [
         row.label + small,
         rate,
         cpu,
-        told(ratio(row.cpu, base.cpu if base else None)),
-        told(ratio(row.rate, base.rate if base else None)),
+        reported(ratio(row.cpu, base.cpu if base else None)),
+        reported(ratio(row.rate, base.rate if base else None)),
         "yes" if row.whole else "**no**",
     ]
 
@@ -128,14 +162,18 @@ def machine() -> str:
     return f"{cores} core{'s' if cores > 1 else ''}" + (f" ({found[1].strip()})" if found else "")
 
 
-def check_outputs(readme: Path | None, *files: Path | None, opening: str = OPEN, closing: str = CLOSE) -> None:
-    """Raise BenchError, before anything is measured, if what is found could not be written: a `readme` without the
-    place for the block, `files` in a folder that is not there."""
+def check_outputs(
+    readme: Path | None, *files: Path | None, opening: str = OPEN, closing: str = CLOSE
+) -> None:
+    """Raise BenchError, before anything is measured, if what is found could not be written: a
+    `readme` without the place for the block, `files` in a folder that is not there."""
     if readme is not None and not has_marks(readme, opening, closing):
         raise BenchError(f"{readme} has no {opening} … {closing} to write the result between")
     for file in files:
         if file is not None and not os.access(file.parent, os.W_OK | os.X_OK):
-            raise BenchError(f"{file} can't be written: {file.parent} is not a folder that is ours to write")
+            raise BenchError(
+                f"{file} can't be written: {file.parent} is not a folder that is ours to write"
+            )
 
 
 def has_marks(path: Path, opening: str = OPEN, closing: str = CLOSE) -> bool:

@@ -1,4 +1,5 @@
-"""Movers beside each other: each moves the same, one after the other, in several rounds; and the table of it.
+"""Movers beside each other: each moves the same, one after the other, in several rounds; and the
+table of it.
 
 Decided here: how a run is measured and told. Never here: what is moved.
 """
@@ -31,8 +32,9 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took: wall and CPU seconds, peak memory in bytes; of a server with several workers, how many objects
-    each has moved, and how many of the CPU seconds were those of native threads."""
+    """What one run took: wall and CPU seconds, peak memory in bytes; of a server with several
+    workers, how many objects each has moved, and how many of the CPU seconds were those of native
+    threads."""
 
     wall: float
     cpu: float
@@ -49,12 +51,14 @@ class Mover(Protocol):
         """As it stands in the table."""
 
     def measured(self, target: str, seconds: float) -> Cost:
-        """Move everything once, to `target`. Raises BenchError when it fails, or takes longer than `seconds`."""
+        """Move everything once, to `target`. Raises BenchError when it fails, or takes longer than
+        `seconds`."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program with its flags, which is started, works, and ends; `command(target)` are its words."""
+    """A program with its flags, which is started, works, and ends; `command(target)` are its
+    words."""
 
     name: str
     command: Callable[[str], Sequence[str]]
@@ -83,7 +87,8 @@ class Program:
 
 @dataclass
 class Section:
-    """One comparison: `count` objects of `bytes` together; `check(target)` raises BenchError if it is not all there."""
+    """One comparison: `count` objects of `bytes` together; `check(target)` raises BenchError if it
+    is not all there."""
 
     name: str
     title: str
@@ -98,8 +103,11 @@ class Section:
     costs: dict[str, list[Cost]] = field(default_factory=dict)
 
 
-def _waited(process: subprocess.Popen[bytes], until: float, name: str) -> tuple[int, resource.struct_rusage, int]:
-    """Return status, use and peak memory; ru_maxrss would tell of our own, which it had before it became another."""
+def _waited(
+    process: subprocess.Popen[bytes], until: float, name: str
+) -> tuple[int, resource.struct_rusage, int]:
+    """Return status, use and peak memory; ru_maxrss would tell of our own, which it had before it
+    became another."""
     peak = 0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -128,7 +136,10 @@ def run(section: Section, rounds: int, seconds: float) -> None:
             target = f"{section.name}-{turn}-{number}"
             cost = mover.measured(target, seconds)
             section.check(target)
-            say(f"{section.name} {turn}/{rounds} {mover.name}: {cost.wall:.2f} s, {cost.cpu:.2f} CPU-s")
+            say(
+                f"{section.name} {turn}/{rounds} {mover.name}: {cost.wall:.2f} s, {cost.cpu:.2f}"
+                " CPU-s"
+            )
             if turn:
                 section.costs.setdefault(mover.name, []).append(cost)
 
@@ -157,9 +168,16 @@ def table(section: Section, rounds: int) -> list[str]:
         speed = section.bytes / 1e6 / wall if large else section.count / wall
         each = cpu / section.bytes * (1 << 30) if large else cpu / section.count * 1e3
         lines.append(
-            f"| {mover.name} | {_figure(speed)} | {median(c.wall for c in best) / wall:.2f} | {each:.3g} "
-            f"| {cpu / median(c.cpu for c in best):.2f} | {max(c.memory for c in costs) / MIB:.0f} MiB |"
-            + (_served(costs) if served else f" {speed / section.lines[mover.name]:.2f} |" if limited else "")
+            f"| {mover.name} | {_figure(speed)} | {median(c.wall for c in best) / wall:.2f} |"
+            f" {each:.3g} | {cpu / median(c.cpu for c in best):.2f} |"
+            f" {max(c.memory for c in costs) / MIB:.0f} MiB |"
+            + (
+                _served(costs)
+                if served
+                else f" {speed / section.lines[mover.name]:.2f} |"
+                if limited
+                else ""
+            )
         )
     return [*lines, ""]
 
@@ -169,7 +187,8 @@ def _figure(speed: float) -> str:
 
 
 def _served(costs: Sequence[Cost]) -> str:
-    """Return what each worker has moved, in the run of the median, and the share of CPU in native threads."""
+    """Return what each worker has moved, in the run of the median, and the share of CPU in native
+    threads."""
     usual = sorted(costs, key=lambda cost: cost.wall)[len(costs) // 2]
     each = ", ".join(f"{count:,}" for count in sorted(usual.moved, reverse=True))
     return f" {each} | {median(cost.native / cost.cpu for cost in costs):.0%} |"

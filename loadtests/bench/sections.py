@@ -39,7 +39,8 @@ class Section:
 
 
 def all_sections(size: int, small: int) -> dict[str, Section]:
-    """Return the sections by name: one object of `size` bytes, eight of a sixteenth, `small` of 64 KiB."""
+    """Return the sections by name: one object of `size` bytes, eight of a sixteenth, `small` of 64
+    KiB."""
     piece = max(size // 16, 1)
     return {
         section.name: section
@@ -48,15 +49,32 @@ def all_sections(size: int, small: int) -> dict[str, Section]:
             Section("tls", "TLS on both sides, one object", "https", "one", 1, size, 1),
             Section("eight", "Plain HTTP, eight objects at once", "http", "eight", 8, piece, 8),
             Section("eight-tls", "TLS, eight objects at once", "https", "eight", 8, piece, 8),
-            Section("small", "Plain HTTP, small objects by the thousand", "http", "small", small, 64 * KIB, 10),
-            Section("small-tls", "TLS, small objects by the thousand", "https", "small", small, 64 * KIB, 10),
+            Section(
+                "small",
+                "Plain HTTP, small objects by the thousand",
+                "http",
+                "small",
+                small,
+                64 * KIB,
+                10,
+            ),
+            Section(
+                "small-tls",
+                "TLS, small objects by the thousand",
+                "https",
+                "small",
+                small,
+                64 * KIB,
+                10,
+            ),
         )
     }
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a mover is asked to do: the objects `names` from the folder at `read` into the folder at `write`."""
+    """What a mover is asked to do: the objects `names` from the folder at `read` into the folder at
+    `write`."""
 
     section: Section
     read: str

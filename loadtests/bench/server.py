@@ -1,4 +1,5 @@
-"""relay under gunicorn, as its users see it: started, asked over HTTP, watched through /proc, stopped."""
+"""relay under gunicorn, as its users see it: started, asked over HTTP, watched through /proc,
+stopped."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class Relay:
         settings: Mapping[str, str] | None = None,
         config: str = "deploy/gunicorn.conf.py",
     ) -> None:
-        """Start it; `settings` are further RELAY_* variables, `seconds` is the time one migration may
-        take, `config` the file that gunicorn reads.
+        """Start it; `settings` are further RELAY_* variables, `seconds` is the time one migration
+        may take, `config` the file that gunicorn reads.
 
         Raises BenchError if it does not get ready.
         """
@@ -71,19 +72,29 @@ class Relay:
         until = monotonic() + seconds
         while monotonic() < until and self._process.poll() is None:
             try:
-                if self.ask("GET", "/readyz", seconds=5)[0] == 200 and len(children(self._process.pid)) >= workers:
+                if (
+                    self.ask("GET", "/readyz", seconds=5)[0] == 200
+                    and len(children(self._process.pid)) >= workers
+                ):
                     return
             except OSError:
                 pass
             sleep(0.1)
         raise BenchError(f"relay did not get ready: {last_line(self._log)}")
 
-    def ask(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: Any = None, seconds: float | None = None
+    ) -> tuple[int, bytes]:
         """Make one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds or self._seconds)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=seconds or self._seconds
+        )
         try:
             connection.request(
-                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+                method,
+                path,
+                None if body is None else json.dumps(body),
+                {"Content-Type": "application/json"},
             )
             answer = connection.getresponse()
             return answer.status, answer.read()
@@ -96,8 +107,11 @@ class Relay:
         """Move one object. Raises BenchError unless relay says that it arrived."""
         self.migrate_all([(source, destination)], verify)
 
-    def migrate_all(self, pairs: Sequence[tuple[str, str]], verify: str = "size", at_once: int = 1) -> None:
-        """Move every object, over `at_once` connections. Raises BenchError unless relay says that all arrived."""
+    def migrate_all(
+        self, pairs: Sequence[tuple[str, str]], verify: str = "size", at_once: int = 1
+    ) -> None:
+        """Move every object, over `at_once` connections. Raises BenchError unless relay says that
+        all arrived."""
         waiting = iter(pairs)  # a list's iterator may be shared by threads
         with ThreadPoolExecutor(at_once) as pool:
             for done in [pool.submit(self._line, waiting, verify) for _ in range(at_once)]:
@@ -109,11 +123,16 @@ class Relay:
         try:
             for source, destination in waiting:
                 order = {"source": source, "destination": destination, "verify": verify}
-                connection.request("POST", "/migrate", json.dumps(order), {"Content-Type": "application/json"})
+                connection.request(
+                    "POST", "/migrate", json.dumps(order), {"Content-Type": "application/json"}
+                )
                 answer = connection.getresponse()
                 text = answer.read()
                 if answer.status != 200:
-                    raise BenchError(f"POST /migrate answered {answer.status}: {text[:300].decode(errors='replace')}")
+                    raise BenchError(
+                        f"POST /migrate answered {answer.status}:"
+                        f" {text[:300].decode(errors='replace')}"
+                    )
         except (OSError, http.client.HTTPException) as error:
             raise BenchError(f"POST /migrate: {error!r}") from None
         finally:

@@ -1,4 +1,5 @@
-"""Two thousand slow streams at once in one worker: all must arrive whole, and the worker must stay small."""
+"""Two thousand slow streams at once in one worker: all must arrive whole, and the worker must stay
+small."""
 
 from __future__ import annotations
 
@@ -27,23 +28,32 @@ SIZE = RATE * SECONDS
 MOST_GROWTH = 200 * MIB
 OPENED_PER_SECOND = 250
 FILES_PER_STREAM = 6
-"""In the worker: the client's socket, two clouds' sockets, the two ends of a pipe, and one to spare."""
+"""In the worker: the client's socket, two clouds' sockets, the two ends of a pipe, and one to
+spare."""
 
 
 def settings(count: int) -> dict[str, str]:
     """Return what a relay needs to be told for so many streams in a worker."""
-    return {"RELAY_SLOTS": str(count + 100), "RELAY_WAITERS": str(count + 100), "RELAY_WAIT_SECONDS": "120"}
+    return {
+        "RELAY_SLOTS": str(count + 100),
+        "RELAY_WAITERS": str(count + 100),
+        "RELAY_WAIT_SECONDS": "120",
+    }
 
 
 def run_streams(clouds: Nginx, count: int, seconds: float, say: Say) -> list[Verdict]:
-    """Run the streams once with `verify: size` (spliced) and once with `auto` (digests, and read back)."""
+    """Run the streams once with `verify: size` (spliced) and once with `auto` (digests, and read
+    back)."""
     raise_open_files(count * FILES_PER_STREAM + 1024)
     verdicts = []
     with _drip(clouds) as port:
         for verify in ("size", "auto"):
             relay = Relay(clouds.folder, clouds.ca, seconds, settings(count))
             try:
-                say(f"streams, verify {verify}: {count} of {RATE // 1000} KB/s, for about {SECONDS} s")
+                say(
+                    f"streams, verify {verify}: {count} of {RATE // 1000} KB/s, for about"
+                    f" {SECONDS} s"
+                )
                 verdicts.append(_run(relay, clouds, port, count, verify, seconds))
             finally:
                 relay.close()
@@ -51,8 +61,12 @@ def run_streams(clouds: Nginx, count: int, seconds: float, say: Say) -> list[Ver
     return verdicts
 
 
-def _run(relay: Relay, clouds: Nginx, port: int, count: int, verify: str, seconds: float) -> Verdict:
-    relay.migrate(clouds.source_url("http", WARM), clouds.destination_url("http", "streams/warm"), verify)
+def _run(
+    relay: Relay, clouds: Nginx, port: int, count: int, verify: str, seconds: float
+) -> Verdict:
+    relay.migrate(
+        clouds.source_url("http", WARM), clouds.destination_url("http", "streams/warm"), verify
+    )
     with Growth(relay.workers) as growth:
         answers = asyncio.run(_post_all(relay.port, clouds, port, count, verify, seconds))
     if not relay.alive():
@@ -62,12 +76,17 @@ def _run(relay: Relay, clouds: Nginx, port: int, count: int, verify: str, second
     figure = f"{growth.bytes / MIB:.0f} MiB; {whole} of {count} whole"
     if bad:
         figure += "; " + ", ".join(f"{times} × {what}" for what, times in bad.most_common(3))
-    what = f"streams: {most} at once of {RATE // 1000} KB/s in one worker, `verify: {verify}`: it grows by"
+    what = (
+        f"streams: {most} at once of {RATE // 1000} KB/s in one worker, `verify: {verify}`: it"
+        " grows by"
+    )
     met = whole == count and not bad and growth.bytes < MOST_GROWTH and most >= count
     return Verdict(what, figure, f"< 200 MiB, {count} whole", met)
 
 
-async def _post_all(relay: int, clouds: Nginx, drip: int, count: int, verify: str, seconds: float) -> list[str]:
+async def _post_all(
+    relay: int, clouds: Nginx, drip: int, count: int, verify: str, seconds: float
+) -> list[str]:
     """Open every migration and return each one's status code, or what went wrong."""
 
     async def post(index: int) -> str:
@@ -91,7 +110,8 @@ async def _post(port: int, body: bytes) -> str:
     try:
         writer.write(
             b"POST /migrate HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (port, len(body), body)
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (port, len(body), body)
         )
         answer = await reader.read()
         return answer.split(b" ", 2)[1].decode()

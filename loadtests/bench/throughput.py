@@ -1,4 +1,5 @@
-"""Rounds of moves, interleaved: every mover once a round and section, each beginning at another place."""
+"""Rounds of moves, interleaved: every mover once a round and section, each beginning at another
+place."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ Say = Callable[[str], None]
 
 
 def run_rounds(
-    movers: Sequence[Mover], clouds: Nginx, sections: Sequence[Section], rounds: int, small: int, say: Say
+    movers: Sequence[Mover],
+    clouds: Nginx,
+    sections: Sequence[Section],
+    rounds: int,
+    small: int,
+    say: Say,
 ) -> list[Row]:
     """Return a row for each section and mover; `small` is the bytes of what slow movers move.
 
@@ -44,7 +50,9 @@ def run_rounds(
 
 
 def _row(section: Section, mover: Mover, small: int) -> Row:
-    return Row(mover.key, mover.label, section.name, small if mover.small else section.bytes, section.count)
+    return Row(
+        mover.key, mover.label, section.name, small if mover.small else section.bytes, section.count
+    )
 
 
 def _folder(section: str, key: str) -> str:
@@ -54,7 +62,9 @@ def _folder(section: str, key: str) -> str:
 def _job(mover: Mover, section: Section, clouds: Nginx) -> Job:
     names = (SMALL.partition("/")[2],) if mover.small else section.names
     read = clouds.source_url(section.scheme, section.folder)
-    write = clouds.destination_url(section.scheme, f"{section.folder}/{_folder(section.name, mover.key)}")
+    write = clouds.destination_url(
+        section.scheme, f"{section.folder}/{_folder(section.name, mover.key)}"
+    )
     return Job(section, read, write, names)
 
 
@@ -65,7 +75,9 @@ def _move(mover: Mover, section: Section, row: Row, clouds: Nginx) -> None:
     touch_memory(row.size + SPARE)
     try:
         cost = mover.move(job)
-        whole = all(clouds.whole(f"{section.folder}/{name}", str(folder / name)) for name in job.names)
+        whole = all(
+            clouds.whole(f"{section.folder}/{name}", str(folder / name)) for name in job.names
+        )
         row.samples.append(Sample(cost, whole))
     except BenchError as error:
         row.failure = str(error)

@@ -1,11 +1,11 @@
 from gevent import monkey; monkey.patch_all()  # fmt: skip  # noqa: E702, I001
 
-"""deploy/gunicorn.conf.py, and a greenlet in each worker that wakes every 10 ms and keeps by how much it was late.
+"""deploy/gunicorn.conf.py, and a greenlet in each worker that wakes every 10 ms and keeps by how
+much it was late.
 
-It writes to the file that BENCH_TICKS names, twice a second: the most it was late beyond what the worker waited for a
-core (or for a host that gave its core to others), how long that was then, and how often it woke. Deleting the file
-starts it afresh.
-"""
+It writes to the file that BENCH_TICKS names, twice a second: the most it was late beyond what the
+worker waited for a core (or for a host that gave its core to others), how long that was then, and
+how often it woke. Deleting the file starts it afresh. """
 
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -20,10 +20,11 @@ _PERIOD = 0.01
 
 
 def _coreless() -> float:
-    """Return the seconds for which this process was ready to run and had no core, or its core was another machine's.
+    """Return the seconds for which this process was ready to run and had no core, or its core was
+    another machine's.
 
-    proc(5): schedstat, and the steal time of /proc/stat, which is told for all cores together, in hundredths.
-    """
+    proc(5): schedstat, and the steal time of /proc/stat, which is told for all cores together, in
+    hundredths."""
     waited = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     with open("/proc/stat") as file:
         return waited + int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")

@@ -33,8 +33,11 @@ class Tools:
 
 
 def find_tools() -> Tools:
-    """Return the programs, those of the virtual environment first. Raises BenchError that names what is missing."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    """Return the programs, those of the virtual environment first. Raises BenchError that names
+    what is missing."""
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
+    )
     found = {name: shutil.which(name, path=path) for name in _HOW}
     missing = [f"{name} ({_HOW[name]})" for name, where in found.items() if where is None]
     if missing:
@@ -43,7 +46,9 @@ def find_tools() -> Tools:
     built = _said([tools.nginx, "-V"])
     for module in ("http_dav_module", "http_ssl_module"):
         if module not in built:
-            raise BenchError(f"{tools.nginx} is built without {module} (apt-get install nginx-light has it)")
+            raise BenchError(
+                f"{tools.nginx} is built without {module} (apt-get install nginx-light has it)"
+            )
     return tools
 
 
@@ -70,19 +75,28 @@ def python_versions() -> dict[str, str]:
 
 
 def openssl_in(folder: Path) -> str:
-    """Return what this Python calls the OpenSSL that it loads from a folder. Raises BenchError if it loads none."""
+    """Return what this Python calls the OpenSSL that it loads from a folder. Raises BenchError if
+    it loads none."""
     command = [sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"]
     done = subprocess.run(
-        command, env=os.environ | {"LD_LIBRARY_PATH": str(folder)}, capture_output=True, text=True, check=False
+        command,
+        env=os.environ | {"LD_LIBRARY_PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = " ".join(done.stdout.split()[:2])
     if done.returncode or found == " ".join(ssl.OPENSSL_VERSION.split()[:2]):
-        raise BenchError(f"--openssl {folder}: Python loads no other libssl.so.3 and libcrypto.so.3 from there")
+        raise BenchError(
+            f"--openssl {folder}: Python loads no other libssl.so.3 and libcrypto.so.3 from there"
+        )
     return found
 
 
 def _said(command: list[str]) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False
+    )
     return done.stdout.decode(errors="replace")
 
 

@@ -1,11 +1,12 @@
-"""The ladder as a picture: one bar a rung for throughput, one for CPU. Legible on light and on dark pages."""
+"""The ladder as a picture: one bar a rung for throughput, one for CPU. Legible on light and on dark
+pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from loadtests.bench.measures import told
+from loadtests.bench.measures import reported
 from loadtests.ladder.measure import Row
 
 WIDTH, LINE, LEFT, BAR = 860, 30, 318, 190
@@ -35,7 +36,9 @@ def draw(rows: Sequence[Row], caption: str) -> str:
     most_cpu = max((row.cpu or 0 for row in rows), default=0) or 1
     for index, row in enumerate(rows):
         y = TOP + index * LINE
-        parts.append(f'<text x="8" y="{y + 15}">{escape(f"{row.rung.number}  {row.rung.idea}")}</text>')
+        parts.append(
+            f'<text x="8" y="{y + 15}">{escape(f"{row.rung.number}  {row.rung.idea}")}</text>'
+        )
         parts += _bar(LEFT, y, "rate", row.rate, most_rate)
         parts += _bar(right, y, "cpu", row.cpu, most_cpu)
     for x in (LEFT, right):
@@ -50,5 +53,5 @@ def _bar(x: int, y: int, kind: str, value: float | None, most: float) -> list[st
     length = max(1.0, BAR * value / most)
     return [
         f'<rect class="{kind}" x="{x}" y="{y}" width="{length:.1f}" height="20" rx="2"/>',
-        f'<text x="{x + length + 6:.1f}" y="{y + 15}">{told(value)}</text>',
+        f'<text x="{x + length + 6:.1f}" y="{y + 15}">{reported(value)}</text>',
     ]

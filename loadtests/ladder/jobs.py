@@ -22,9 +22,13 @@ class Job(NamedTuple):
 
 
 def read_jobs() -> list[Job]:
-    """Return the jobs of the file that is the first argument; the second is the folder for their paths."""
+    """Return the jobs of the file that is the first argument; the second is the folder for their
+    paths."""
     if len(sys.argv) < 3:
         sys.exit(f"usage: python -m {Path(sys.argv[0]).stem} JOBS.json FOLDER")
     folder = Path(sys.argv[2])
     pairs = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    return [Job(source, destination, folder / f"{number}.part") for number, (source, destination) in enumerate(pairs)]
+    return [
+        Job(source, destination, folder / f"{number}.part")
+        for number, (source, destination) in enumerate(pairs)
+    ]

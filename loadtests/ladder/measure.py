@@ -1,4 +1,5 @@
-"""One rung on one list of objects: started, watched by what the kernel tells, judged by the destination's digests."""
+"""One rung on one list of objects: started, watched by what the kernel tells, judged by the
+destination's digests."""
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from loadtests.bench.measures import GIB, BenchError
-from loadtests.bench.proc import clean_environment, cpu_seconds, last_line, memory, stop, written_bytes
+from loadtests.bench.proc import (
+    clean_environment,
+    cpu_seconds,
+    last_line,
+    memory,
+    stop,
+    written_bytes,
+)
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import ROOT
 from simulators.content import Content
@@ -23,7 +31,8 @@ from simulators.spawn import Spawned
 
 @dataclass(frozen=True)
 class Rung:
-    """One program of the ladder. `workers` is how many gunicorn workers its relay has, or 0 where it is no relay."""
+    """One program of the ladder. `workers` is how many gunicorn workers its relay has, or 0 where
+    it is no relay."""
 
     number: str
     module: str
@@ -55,7 +64,13 @@ class Objects:
     def chosen(cls, seed: int, count: int, least: int, most: int) -> Objects:
         """Choose `count` sizes between the two, in bytes."""
         chance = random.Random(seed)
-        return cls(seed, {f"photo-{number:03}.raw": chance.randint(least, most) for number in range(1, count + 1)})
+        return cls(
+            seed,
+            {
+                f"photo-{number:03}.raw": chance.randint(least, most)
+                for number in range(1, count + 1)
+            },
+        )
 
     @property
     def bytes(self) -> int:
@@ -70,23 +85,33 @@ class Objects:
         ]
 
     def whole(self, received: list[dict[str, object]]) -> int:
-        """Count those that arrived with the size and digest that they must have, by the destination's own account."""
+        """Count those that arrived with the size and digest that they must have, by the
+        destination's own account."""
         got = {str(entry["path"]): entry for entry in received}
         with Content(self.seed) as content:
             return sum(
-                self._same(got.get(f"/bucket/{name}", {}), size, content.digest("crc32c", f"/objects/{name}", size))
+                self._same(
+                    got.get(f"/bucket/{name}", {}),
+                    size,
+                    content.digest("crc32c", f"/objects/{name}", size),
+                )
                 for name, size in self.sizes.items()
             )
 
     @staticmethod
     def _same(entry: dict[str, object], size: int, digest: str) -> bool:
         digests = entry.get("digests")
-        return entry.get("size") == size and isinstance(digests, dict) and digests.get("crc32c") == digest
+        return (
+            entry.get("size") == size
+            and isinstance(digests, dict)
+            and digests.get("crc32c") == digest
+        )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of a rung took (seconds, CPU seconds, bytes to the disk, peak resident bytes), and what arrived."""
+    """What one run of a rung took (seconds, CPU seconds, bytes to the disk, peak resident bytes),
+    and what arrived."""
 
     wall: float
     cpu: float
@@ -107,12 +132,18 @@ class Row:
     @property
     def rate(self) -> float | None:
         """Median MB/s (10^6 bytes)."""
-        return self.objects.bytes / median(s.wall for s in self.samples) / 1e6 if self.samples else None
+        return (
+            self.objects.bytes / median(s.wall for s in self.samples) / 1e6
+            if self.samples
+            else None
+        )
 
     @property
     def cpu(self) -> float | None:
         """Median CPU seconds per GiB."""
-        return median(s.cpu for s in self.samples) * GIB / self.objects.bytes if self.samples else None
+        return (
+            median(s.cpu for s in self.samples) * GIB / self.objects.bytes if self.samples else None
+        )
 
     @property
     def disk(self) -> int:
@@ -131,7 +162,8 @@ class Row:
 
 
 class Watch:
-    """Samples the peak memory and the written bytes of processes until the block ends: `with Watch(pids) as w: …`."""
+    """Samples the peak memory and the written bytes of processes until the block ends: `with
+    Watch(pids) as w: …`."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids, self._over, self._thread = pids, Event(), Thread(target=self._run, daemon=True)
@@ -159,9 +191,15 @@ class Watch:
 
 
 def run_rung(
-    rung: Rung, objects: Objects, clouds: tuple[Spawned, Spawned], relays: dict[int, Relay], folder: Path, limit: float
+    rung: Rung,
+    objects: Objects,
+    clouds: tuple[Spawned, Spawned],
+    relays: dict[int, Relay],
+    folder: Path,
+    limit: float,
 ) -> Sample:
-    """Run one rung on all objects, within `limit` seconds. Raises BenchError with the last line that it said."""
+    """Run one rung on all objects, within `limit` seconds. Raises BenchError with the last line
+    that it said."""
     source, destination = clouds
     destination.clear("/_received")
     jobs, log = folder / "jobs.json", folder / "rung.log"
@@ -175,17 +213,24 @@ def run_rung(
     finally:
         for left in folder.glob("*.part"):
             left.unlink()
-    return Sample(wall, cpu, watch.disk, watch.peak, objects.whole(destination.get_json("/_received")))
+    return Sample(
+        wall, cpu, watch.disk, watch.peak, objects.whole(destination.get_json("/_received"))
+    )
 
 
 def _run(
     command: list[str], servers: list[int] | None, log: Path, home: Path, limit: float
 ) -> tuple[float, float, Watch]:
-    """Return wall and CPU seconds: of the servers where there are any, else of the program itself."""
-    before = [cpu_seconds(servers), sum(written_bytes(pid) for pid in servers)] if servers else [0.0, 0]
+    """Return wall and CPU seconds: of the servers where there are any, else of the program
+    itself."""
+    before = (
+        [cpu_seconds(servers), sum(written_bytes(pid) for pid in servers)] if servers else [0.0, 0]
+    )
     began = monotonic()
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(home), stdout=out, stderr=out)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(home), stdout=out, stderr=out
+        )
     try:
         with Watch(servers or [process.pid]) as watch:
             spent = _finished(process, limit)

@@ -1,4 +1,5 @@
-"""Rung 3, asyncio: aiohttp and aiofiles, a queue of jobs and eight workers on one event loop; still by the disk."""
+"""Rung 3, asyncio: aiohttp and aiofiles, a queue of jobs and eight workers on one event loop; still
+by the disk."""
 
 import asyncio
 
@@ -8,7 +9,8 @@ import aiohttp
 from loadtests.ladder.jobs import LOOPS, Job, read_jobs
 
 CHUNK_BYTES = 64 * 1024
-"""Not the 1 KiB of the other rungs: each write of aiofiles is a trip to a thread, and would take minutes of it."""
+"""Not the 1 KiB of the other rungs: each write of aiofiles is a trip to a thread, and would take
+minutes of it."""
 
 
 async def move(session: aiohttp.ClientSession, job: Job) -> None:

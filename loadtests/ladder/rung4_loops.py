@@ -1,4 +1,5 @@
-"""Rung 4, many loops: an event loop in each of eight threads, each with its share of the jobs, all at once."""
+"""Rung 4, many loops: an event loop in each of eight threads, each with its share of the jobs, all
+at once."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

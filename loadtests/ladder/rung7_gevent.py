@@ -1,4 +1,5 @@
-"""Rung 7, gevent: greenlets held back by a BoundedSemaphore pipe with `requests`, in the plainest possible loop."""
+"""Rung 7, gevent: greenlets held back by a BoundedSemaphore pipe with `requests`, in the plainest
+possible loop."""
 
 from gevent import monkey
 
@@ -17,7 +18,9 @@ def move(job: Job) -> None:
     """Move one object when there is a slot."""
     with SLOTS, requests.get(job.source, stream=True, timeout=60) as response:
         response.raise_for_status()
-        requests.put(job.destination, data=response.iter_content(1024), timeout=60).raise_for_status()
+        requests.put(
+            job.destination, data=response.iter_content(1024), timeout=60
+        ).raise_for_status()
 
 
 if __name__ == "__main__":

@@ -28,8 +28,11 @@ WORKS = "relay.works"
 """And its side of the ledger."""
 
 
-def create_app(runner: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None) -> Flask:
-    """Return the application over a runner. Without tokens it answers only this machine (`relay.api.auth`).
+def create_app(
+    runner: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None
+) -> Flask:
+    """Return the application over a runner. Without tokens it answers only this machine
+    (`relay.api.auth`).
 
     `works` is the ledger's side of this process; without it what needs the ledger is answered 503.
     """
@@ -43,30 +46,45 @@ def create_app(runner: TransferEngine, tokens: Iterable[str] = (), works: Ledger
     app.before_request(partial(_check_query, openapi.parameters()))
     render.register(app)
     have = partial(_had, works)
-    for path, method, view in (*_routes(runner, have, works is not None), *ledger_routes(have, runner)):
+    for path, method, view in (
+        *_routes(runner, have, works is not None),
+        *ledger_routes(have, runner),
+    ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = parting(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
 
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
-    """Raise UnknownMember for a name in a query that its call does not have, and InvalidType for one that stands twice:
-    of `?stat=failed`, and of `?state=failed&state=cancelled`, the answer would be another one than was asked for."""
-    path = re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule is not None else ""
+    """Raise UnknownMember for a name in a query that its call does not have, and InvalidType for
+    one that stands twice: of `?stat=failed`, and of `?state=failed&state=cancelled`, the answer
+    would be another one than was asked for."""
+    path = (
+        re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule is not None else ""
+    )
     names = known.get((path, "GET" if request.method == "HEAD" else request.method))
     if names is None:
         return
     for name, values in request.args.lists():
         if name not in names:
-            hint = f"Its query may have {', '.join(sorted(names))}." if names else "Members stand in the body."
+            hint = (
+                f"Its query may have {', '.join(sorted(names))}."
+                if names
+                else "Members stand in the body."
+            )
             raise UnknownMember(f"{name[:100]!a} is no parameter of this call", hint=hint)
         if len(values) > 1:
-            raise InvalidType(f"{name!a} stands twice in the query", hint="Write it once; several states with commas.")
+            raise InvalidType(
+                f"{name!a} stands twice in the query",
+                hint="Write it once; several states with commas.",
+            )
 
 
 def _had(works: LedgerContext | None) -> LedgerContext:
     if works is None:
-        raise LedgerFailed("this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`.")
+        raise LedgerFailed(
+            "this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`."
+        )
     return works
 
 
@@ -79,7 +97,11 @@ def _routes(
         return works().claimer.trouble if has_works else None
 
     return (
-        ("/", "GET", lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"})),
+        (
+            "/",
+            "GET",
+            lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"}),
+        ),
         ("/migrate", "POST", migrate_view(runner, works)),
         ("/healthz", "GET", lambda: _json({"status": "ok"})),
         ("/readyz", "GET", lambda: _ready(runner, trouble)),
@@ -94,7 +116,11 @@ def _ready(runner: TransferEngine, trouble: Callable[[], RelayError | None]) -> 
         "ready": ready,
         "ledger": "ok" if ledger is None else ledger.code,
         "running": len(runner.running),
-        "slots": {"held": slots.held, "free": runner.settings.slots - slots.held, "waiting": slots.waiting},
+        "slots": {
+            "held": slots.held,
+            "free": runner.settings.slots - slots.held,
+            "waiting": slots.waiting,
+        },
     }
     response = _json(members, 200 if ready else 503)
     if runner.draining:

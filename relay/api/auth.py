@@ -1,14 +1,16 @@
 """Authentication and authorization of requests.
 
-With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on this machine will
-send anything anywhere that a page tells it to. The connection must have come in on loopback, or from the server's own
-user on a unix socket, and the Host must name loopback, which a page of a rebound name can't do (DNS rebinding).
+With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on
+this machine will send anything anywhere that a page tells it to. The connection must have come in
+on loopback, or from the server's own user on a unix socket, and the Host must name loopback, which
+a page of a rebound name can't do (DNS rebinding).
 
-With tokens or without: no page of another origin changes anything. A browser says which origin a request comes from
-(`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata), and a form that it sends needs no preflight.
+With tokens or without: no page of another origin changes anything. A browser says which origin a
+request comes from (`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata), and a form
+that it sends needs no preflight.
 
-Decided here: whether a request is answered. Never here: what it may do; every token may do everything.
-"""
+Decided here: whether a request is answered. Never here: what it may do; every token may do
+everything."""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """What a probe asks without a token, from wherever it is."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing here, and whose answers another origin's page can't read: relay grants no CORS."""
+"""Methods that change nothing here, and whose answers another origin's page can't read: relay
+grants no CORS."""
 
 FORWARDED = frozenset(
     {
@@ -42,7 +45,8 @@ FORWARDED = frozenset(
         "HTTP_CDN_LOOP",
     }
 )
-"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none looks like a program of this machine."""
+"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none looks like a program of
+this machine."""
 
 PEER = Struct("3i")
 """A peer's credentials, struct ucred: process, user, group."""
@@ -50,8 +54,13 @@ PEER = Struct("3i")
 _BEARER = re.compile(r"bearer +(\S+) *", re.I)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
 _ORIGIN = re.compile(r"https?://([^/@?#,\s]+)", re.I)
-_ORIGIN_HINT = "Send it from a program (curl, a script), or from a page that this server itself gave."
-_TOKENS_HINT = "Set RELAY_TOKENS_FILE, and send one of its tokens; without tokens only this machine is answered."
+_ORIGIN_HINT = (
+    "Send it from a program (curl, a script), or from a page that this server itself gave."
+)
+_TOKENS_HINT = (
+    "Set RELAY_TOKENS_FILE, and send one of its tokens; without tokens only this machine is"
+    " answered."
+)
 
 
 def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], None]:
@@ -74,7 +83,8 @@ def _check_token(header: str, known: tuple[bytes, ...]) -> None:
     given = _BEARER.fullmatch(header)
     if given is None:
         raise Unauthorized("no bearer token was sent")
-    # Digests, all of them, in constant time: neither a token's length nor its first characters show in the time.
+    # Digests, all of them, in constant time: neither a token's length nor its first characters show
+    # in the time.
     digest = sha256(given[1].encode("latin-1", "replace")).digest()
     if not any([hmac.compare_digest(digest, one) for one in known]):
         raise Unauthorized("the token is not known")
@@ -84,17 +94,24 @@ def _check_local(environ: Mapping[str, Any]) -> None:
     sock = environ.get("gunicorn.socket")
     if sock is not None and not isinstance(sock.getsockname(), tuple):
         _check_peer(sock)
-    elif not is_loopback(str(environ.get("SERVER_NAME", "") if sock is None else sock.getsockname()[0])):
+    elif not is_loopback(
+        str(environ.get("SERVER_NAME", "") if sock is None else sock.getsockname()[0])
+    ):
         raise Forbidden("this server has no tokens and answers only on loopback", hint=_TOKENS_HINT)
     host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
     if host is None or not is_loopback(host[1]):
-        raise Forbidden("this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT)
+        raise Forbidden(
+            "this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT
+        )
     if any(name in FORWARDED or name.startswith("HTTP_X_FORWARDED_") for name in environ):
-        raise Forbidden("this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT)
+        raise Forbidden(
+            "this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT
+        )
 
 
 def _check_origin(environ: Mapping[str, Any]) -> None:
-    """Raise Forbidden for a change that another origin's page asks for; programs send neither of the two fields.
+    """Raise Forbidden for a change that another origin's page asks for; programs send neither of
+    the two fields.
 
     `same-site` is foreign too: every port of loopback is one site.
     """
@@ -111,10 +128,13 @@ def _check_origin(environ: Mapping[str, Any]) -> None:
 
 
 def _check_peer(sock: Any) -> None:
-    """Raise Forbidden for a unix socket's peer that is neither this server's own user nor root (unix(7), SO_PEERCRED).
+    """Raise Forbidden for a unix socket's peer that is neither this server's own user nor root
+    (unix(7), SO_PEERCRED).
 
-    The mode of the socket says so too, but whoever made the socket (systemd) may have chosen another.
-    """
+    The mode of the socket says so too, but whoever made the socket (systemd) may have chosen
+    another."""
     _, user, _ = PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
     if user not in (0, os.geteuid()):
-        raise Forbidden("this server has no tokens and answers only its own user", hint=_TOKENS_HINT)
+        raise Forbidden(
+            "this server has no tokens and answers only its own user", hint=_TOKENS_HINT
+        )

@@ -1,4 +1,5 @@
-"""Clients that follow a migration: a bounded number waits, and one look serves all of one migration.
+"""Clients that follow a migration: a bounded number waits, and one look serves all of one
+migration.
 
 Decided here: how many wait, how often the ledger is asked. Never here: what they are answered.
 """
@@ -40,7 +41,10 @@ class Looks:
     """Looks at migrations, each at most once in `seconds`, however many clients follow it."""
 
     def __init__(
-        self, look: Callable[[str], Migration], seconds: float, clock: Callable[[], float] = monotonic
+        self,
+        look: Callable[[str], Migration],
+        seconds: float,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._look, self._seconds, self._clock = look, seconds, clock
         self._turn = BoundedSemaphore()
@@ -52,7 +56,9 @@ class Looks:
             with self._turn:  # those that come meanwhile share what the first one saw
                 if (found := self._fresh(id)) is None:
                     found = self._look(id)
-                    self._seen = {other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])}
+                    self._seen = {
+                        other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])
+                    }
                     self._seen[id] = self._clock(), found
         return found
 

@@ -1,8 +1,7 @@
 """gunicorn's gevent worker, with relay's own answer to requests that are not HTTP.
 
-gunicorn's own answer is HTML that repeats what was sent, and its log repeats it too. A header line without its colon
-may be a password, so neither happens here.
-"""
+gunicorn's own answer is HTML that repeats what was sent, and its log repeats it too. A header line
+without its colon may be a password, so neither happens here."""
 
 from __future__ import annotations
 
@@ -26,7 +25,10 @@ from relay.views.problems import MEDIA_TYPE
 
 REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "the request line is longer than 4,094 bytes"),
-    errors.LimitRequestHeaders: (431, "there are more than 100 header fields, or one is longer than 8,190 bytes"),
+    errors.LimitRequestHeaders: (
+        431,
+        "there are more than 100 header fields, or one is longer than 8,190 bytes",
+    ),
     errors.ExpectationFailed: (417, "the expectation is not 100-continue"),
     errors.UnsupportedTransferCoding: (501, "the transfer coding is not chunked"),
     errors.InvalidHTTPVersion: (505, "the version is not HTTP/1.1 or HTTP/1.0"),
@@ -35,7 +37,8 @@ _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in
 
 
 class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never the text."""
+    """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never
+    the text."""
 
     def setup(self, cfg: Any) -> None:
         """As gunicorn's, with our form of a line."""
@@ -45,19 +48,22 @@ class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed back what it had."""
+    """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed
+    back what it had."""
 
     claiming: Any = None
 
     def run(self) -> None:
-        """Serve until told to go. gunicorn waits for requests only; the master ends what takes too long."""
+        """Serve until told to go. gunicorn waits for requests only; the master ends what takes too
+        long."""
         super().run()
         if self.claiming is not None:
             gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for its ledger, has
-        nothing to bring to an end, and ends at once. (An exception may be lost, where the signal finds it.)"""
+        """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for
+        its ledger, has nothing to bring to an end, and ends at once. (An exception may be lost,
+        where the signal finds it.)"""
         if not self.booted:
             os._exit(0)
         super().handle_exit(sig, frame)

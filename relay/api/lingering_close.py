@@ -1,9 +1,10 @@
-"""Close a connection whose request was not read to its end, so that the client still gets the answer.
+"""Close a connection whose request was not read to its end, so that the client still gets the
+answer.
 
-An answer that is followed at once by a close is lost: the kernel resets a connection that is closed with unread
-bytes, and the reset overtakes the answer. gunicorn alone would read on for as long as bytes keep coming, without
-giving the hub to anybody. So: the answer says `Connection: close`, then we read and forget for a moment, then close.
-"""
+An answer that is followed at once by a close is lost: the kernel resets a connection that is closed
+with unread bytes, and the reset overtakes the answer. gunicorn alone would read on for as long as
+bytes keep coming, without giving the hub to anybody. So: the answer says `Connection: close`, then
+we read and forget for a moment, then close."""
 
 from __future__ import annotations
 
@@ -31,8 +32,11 @@ def parting(app: WsgiApp) -> WsgiApp:
     def parted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             if _closes(headers) or _unread(environ):
-                # The way to tell gunicorn: it drops a Connection header, as WSGI wants it (PEP 3333).
-                force_close = getattr(getattr(start_response, "__self__", None), "force_close", None)
+                # The way to tell gunicorn: it drops a Connection header, as WSGI wants it (PEP
+                # 3333).
+                force_close = getattr(
+                    getattr(start_response, "__self__", None), "force_close", None
+                )
                 if force_close is not None:
                     force_close()
             return start_response(status, headers, exc_info)
@@ -47,7 +51,10 @@ def _closes(headers: list[tuple[str, str]]) -> bool:
 
 
 def _unread(environ: dict[str, Any]) -> bool:
-    has_body = environ.get("HTTP_TRANSFER_ENCODING") or environ.get("CONTENT_LENGTH", "0") not in ("", "0")
+    has_body = environ.get("HTTP_TRANSFER_ENCODING") or environ.get("CONTENT_LENGTH", "0") not in (
+        "",
+        "0",
+    )
     return bool(has_body) and not environ.get(BODY_READ)
 
 
@@ -59,8 +66,11 @@ def _part(environ: dict[str, Any]) -> None:
     sock = environ.get("gunicorn.socket")
     if _unread(environ) and sock is not None:
         with suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)  # the answer was sent whole: the client need not wait for more
-        # Bytes, and no body: what is framed wrongly, or in chunks of one byte, could not be read to its end in time.
+            sock.shutdown(
+                socket.SHUT_WR
+            )  # the answer was sent whole: the client need not wait for more
+        # Bytes, and no body: what is framed wrongly, or in chunks of one byte, could not be read to
+        # its end in time.
         linger(sock.recv)
 
 

@@ -1,13 +1,15 @@
 """`POST /migrate`: check an object or a tree, move it, answer.
 
-Theory of operation. The request is read and checked to its end before anything is dialled. A tree, and whatever is to
-be answered before it is done, goes to the ledger (`relay/api/migration_routes.py`). One object goes one of two ways:
+Theory of operation. The request is read and checked to its end before anything is dialled. A tree,
+and whatever is to be answered before it is done, goes to the ledger
+(`relay/api/migration_routes.py`). One object goes one of two ways:
 
-* JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or its problem. A
-  client that hangs up is not noticed, since nothing is written to it meanwhile; the transfer goes on.
-* NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and progress lines are written
-  while it does. When a line can't be written the client is gone: nobody would learn of the end, so the transfer is
-  cancelled, and leaves nothing at the destination.
+* JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or
+  its problem. A client that hangs up is not noticed, since nothing is written to it meanwhile; the
+  transfer goes on.
+* NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and progress
+  lines are written while it does. When a line can't be written the client is gone: nobody would
+  learn of the end, so the transfer is cancelled, and leaves nothing at the destination.
 
 Decided here: the two ways. Never here: what a transfer does, how an error looks.
 """
@@ -41,7 +43,9 @@ LINE_SECONDS = 0.5
 log = logging.getLogger("relay.migrations")
 
 
-def migrate_view(runner: TransferEngine, works: Callable[[], LedgerContext]) -> Callable[[], Response]:
+def migrate_view(
+    runner: TransferEngine, works: Callable[[], LedgerContext]
+) -> Callable[[], Response]:
     """Return the view of `POST /migrate`; `works` gives the ledger's side of this worker."""
 
     def migrate() -> Response:
@@ -54,7 +58,9 @@ def migrate_view(runner: TransferEngine, works: Callable[[], LedgerContext]) -> 
         if wants_ledger(order):
             return accept(works(), runner, order)
         both = order.locate(runner.remotes)
-        transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy, order.metadata))
+        transfer = runner.transfer(
+            Plan(*both, order.verify, order.existing, order.server_copy, order.metadata)
+        )
         transfer.meter.throttle = bounded(order.bounds)
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
@@ -129,7 +135,11 @@ def _log(transfer: Transfer, end: Outcome | RelayError) -> None:
         "seconds": round(transfer.meter.seconds(), 3),
     }
     if isinstance(end, Outcome):
-        members |= {"state": end.state.value, "bytes": end.bytes, "destination": str(end.destination)}
+        members |= {
+            "state": end.state.value,
+            "bytes": end.bytes,
+            "destination": str(end.destination),
+        }
     else:
         members |= {"state": "failed", "code": end.code, "side": end.side, "detail": end.message}
     log.info("migration", extra={"members": members})

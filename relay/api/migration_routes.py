@@ -1,12 +1,13 @@
 """Migrations in the ledger over HTTP: accept, show, control, follow.
 
-Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an answer at once
-(`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered 202; from then on no end of any
-process loses it, and every worker's claimer may carry it out. Whoever wants to wait says so (`Prefer: wait=60`), or
-takes NDJSON or server-sent events, which only watch: hanging up changes nothing.
+Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an
+answer at once (`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered
+202; from then on no end of any process loses it, and every worker's claimer may carry it out.
+Whoever wants to wait says so (`Prefer: wait=60`), or takes NDJSON or server-sent events, which only
+watch: hanging up changes nothing.
 
-Decided here: the calls and their answers. Never here: what a state means (`relay/ledger/states.py`).
-"""
+Decided here: the calls and their answers. Never here: what a state means
+(`relay/ledger/states.py`)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
-from relay.views.rows import FIELDS, brief, csv_line, followed, summary, told
+from relay.views.rows import FIELDS, brief, csv_line, followed, summary, reported
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5
@@ -45,8 +46,13 @@ WAIT_SECONDS = 3600.0
 """The longest that is waited because a request prefers to."""
 PAGE, PAGES = 100, 1000
 """Rows of an answer, unless told otherwise, and at most."""
-STATES = frozenset({"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"})
-STOPPING = {"code": Overloaded.code, "detail": "The server stops; the migration is gone on with when it is back"}
+STATES = frozenset(
+    {"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"}
+)
+STOPPING = {
+    "code": Overloaded.code,
+    "detail": "The server stops; the migration is gone on with when it is back",
+}
 VERBS = ("pause", "resume", "cancel", "retry")
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -59,7 +65,8 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True)
 class LedgerContext:
-    """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow a migration."""
+    """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow
+    a migration."""
 
     ledger: Ledger
     claimer: Worker
@@ -69,7 +76,9 @@ class LedgerContext:
 
 def works_of(ledger: Ledger, claimer: Worker, waiters: int) -> LedgerContext:
     """Return a process's side of the ledger, in which at most so many clients wait."""
-    return LedgerContext(ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2))
+    return LedgerContext(
+        ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2)
+    )
 
 
 def wants_ledger(order: MigrationRequest) -> bool:
@@ -78,7 +87,8 @@ def wants_ledger(order: MigrationRequest) -> bool:
 
 
 def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest) -> Response:
-    """Write a migration to the ledger and answer 202; or wait for it, where the client prefers that."""
+    """Write a migration to the ledger and answer 202; or wait for it, where the client prefers
+    that."""
     for location in order.locate(runner.remotes):
         if location.host:
             runner.policy.check_name(location.host, location.port)
@@ -93,7 +103,9 @@ def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest
     return response
 
 
-def ledger_routes(works: Callable[[], LedgerContext], runner: TransferEngine) -> tuple[tuple[str, str, View], ...]:
+def ledger_routes(
+    works: Callable[[], LedgerContext], runner: TransferEngine
+) -> tuple[tuple[str, str, View], ...]:
     """Return the calls about migrations, with their methods and views."""
 
     def listed() -> Response:
@@ -101,7 +113,12 @@ def ledger_routes(works: Callable[[], LedgerContext], runner: TransferEngine) ->
         found = works().ledger.migrations(limit, before or None)
         rows = [brief(migration) for migration in found]
         query = urlencode({"before": found[-1].number, "limit": limit}) if found else ""
-        return _json({"migrations": rows, "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None})
+        return _json(
+            {
+                "migrations": rows,
+                "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None,
+            }
+        )
 
     def one(id: str) -> Response:
         work = works()
@@ -160,12 +177,13 @@ def _wait_seconds() -> float:
 
 
 def _prefix() -> str:
-    """Return what a proxy that takes a prefix away says that it is; empty where there is none, or what is none.
+    """Return what a proxy that takes a prefix away says that it is; empty where there is none, or
+    what is none.
 
     Whoever sends it himself is misled by it, and nobody else: what is answered is kept by no cache.
     """
-    told = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
-    return told if len(told) <= 500 and _PREFIX.fullmatch(told) else ""
+    reported = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
+    return reported if len(reported) <= 500 and _PREFIX.fullmatch(reported) else ""
 
 
 def _key() -> str | None:
@@ -189,7 +207,9 @@ def _streams(media: str) -> bool:
 
 
 def _members(runner: TransferEngine) -> Mapping[str, Any]:
-    return read_object(request.environ, runner.settings.request_bytes, runner.settings.request_seconds)
+    return read_object(
+        request.environ, runner.settings.request_bytes, runner.settings.request_seconds
+    )
 
 
 def _fresh(runner: TransferEngine, migration: Migration) -> Refresh:
@@ -215,24 +235,37 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _waited(works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float) -> Migration:
-    """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or the client has left.
+def _waited(
+    works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float
+) -> Migration:
+    """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or
+    the client has left.
 
-    More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what is preferred.
-    """
+    More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what
+    is preferred."""
     until = monotonic() + seconds
     with works.waiters.place() as has_place:
-        while has_place and not runner.draining and _goes_on(migration) and (left := until - monotonic()) > 0:
+        while (
+            has_place
+            and not runner.draining
+            and _goes_on(migration)
+            and (left := until - monotonic()) > 0
+        ):
             if _hung_up(min(LOOK_SECONDS, left)):
                 break
-            with suppress(LedgerFailed):  # it is accepted: a failure would have the client send it once more
+            with suppress(
+                LedgerFailed
+            ):  # it is accepted: a failure would have the client send it once more
                 migration = works.looks.at(migration.id)
     return migration
 
 
 def _goes_on(migration: Migration) -> bool:
-    """Say if something more will come of a migration by itself: one that is paused, and rests, waits for somebody."""
-    return migration.state == "running" or bool(migration.state not in ENDED and migration.under_way)
+    """Say if something more will come of a migration by itself: one that is paused, and rests,
+    waits for somebody."""
+    return migration.state == "running" or bool(
+        migration.state not in ENDED and migration.under_way
+    )
 
 
 def _hung_up(seconds: float) -> bool:
@@ -253,16 +286,17 @@ def _hung_up(seconds: float) -> bool:
 
 
 def _is_closed(descriptor: int) -> bool:
-    """Say if a connection's peer has closed it, or its writing side (poll(2), POLLRDHUP). Nothing is read: it may be
-    TLS, where no byte can be looked at and left."""
+    """Say if a connection's peer has closed it, or its writing side (poll(2), POLLRDHUP). Nothing
+    is read: it may be TLS, where no byte can be looked at and left."""
     looking = _poll()
     looking.register(descriptor, POLLRDHUP)
     return bool(looking.poll(0))
 
 
 def _lines(works: LedgerContext, runner: TransferEngine, migration: Migration) -> Iterator[str]:
-    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last. Where the
-    server stops before that the last line says so, and there is no result yet."""
+    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of
+    it last. Where the server stops before that the last line says so, and there is no result
+    yet."""
     while (migration.state == "running" or migration.under_way) and not runner.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
@@ -280,14 +314,15 @@ def _with_trouble(works: LedgerContext, members: dict[str, Any]) -> dict[str, An
 
 
 def _trouble(works: LedgerContext) -> dict[str, Any]:
-    """Return why nothing goes on in this process, where its ledger does not answer; nothing where it does."""
+    """Return why nothing goes on in this process, where its ledger does not answer; nothing where
+    it does."""
     error = works.claimer.trouble
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
 def _events(works: LedgerContext, id: str, since: int, runner: TransferEngine) -> Iterator[str]:
-    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as the server runs: a
-    client connects again by itself, and names the last event that it has."""
+    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as
+    the server runs: a client connects again by itself, and names the last event that it has."""
     for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
         if kind == "progress":
             members = _with_trouble(works, members)
@@ -301,24 +336,39 @@ def _transfers(ledger: Ledger, id: str) -> Response:
     states = tuple(filter(None, request.args.get("state", "").split(",")))
     wrong = [state for state in states if state not in STATES]
     if wrong:
-        raise InvalidType(f"{wrong[0][:40]!a} is no state", hint=f"One of {', '.join(sorted(STATES))}.")
+        raise InvalidType(
+            f"{wrong[0][:40]!a} is no state", hint=f"One of {', '.join(sorted(STATES))}."
+        )
     id = ledger.migration(id).id
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
     if kind == NDJSON:
-        return Response((json.dumps(row) + "\n" for row in _every(ledger, id, states)), mimetype=NDJSON)
+        return Response(
+            (json.dumps(row) + "\n" for row in _every(ledger, id, states)), mimetype=NDJSON
+        )
     if kind == CSV:
         return Response(_sheet(ledger, id, states), mimetype=CSV)
     limit = _number("limit", PAGE, PAGES)
     found = ledger.page(id, states, _number("after", 0, 2**53), limit)
-    query = {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {}) if found else {}
-    more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
-    return _json({"transfers": [{"id": row.id, **told(row), "receipt": row.receipt} for row in found], "next": more})
+    query = (
+        {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {})
+        if found
+        else {}
+    )
+    more = (
+        f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
+    )
+    return _json(
+        {
+            "transfers": [{"id": row.id, **reported(row), "receipt": row.receipt} for row in found],
+            "next": more,
+        }
+    )
 
 
 def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     after = 0
     while found := ledger.page(id, states, after):
-        yield from (told(row) for row in found)
+        yield from (reported(row) for row in found)
         after = found[-1].id
 
 

@@ -35,14 +35,20 @@ _PROBLEM_TYPE = "application/problem+json"
 Asked = tuple[str, str, dict[str, Any], str]
 """A parameter: where it stands, its name, its schema, what it does."""
 
-_PAGE: Asked = ("query", "limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "So many of them; 100 without.")
+_PAGE: Asked = (
+    "query",
+    "limit",
+    {"type": "integer", "minimum": 1, "maximum": 1000},
+    "So many of them; 100 without.",
+)
 _PLACE = {"type": "integer", "minimum": 1}
 _NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
 
 
 @dataclass(frozen=True)
 class Route:
-    """One call: what it answers with, and the statuses of its problems (401 and 403 come by themselves)."""
+    """One call: what it answers with, and the statuses of its problems (401 and 403 come by
+    themselves)."""
 
     path: str
     method: str
@@ -83,7 +89,12 @@ ROUTES = (
         moves=True,
         lines=LINES,
         asked=(
-            ("header", "Idempotency-Key", {"type": "string", "maxLength": 255}, "The same key makes no second one."),
+            (
+                "header",
+                "Idempotency-Key",
+                {"type": "string", "maxLength": 255},
+                "The same key makes no second one.",
+            ),
             ("header", "Prefer", {"type": "string"}, "`respond-async`, or `wait=60`."),
         ),
     ),
@@ -96,8 +107,18 @@ ROUTES = (
         problems=(422, 503),
         asked=(_PAGE, ("query", "before", _PLACE, "Those with a smaller number.")),
     ),
-    Route("/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 422, 503)),
-    Route("/migrations/{id}", "patch", "change", "Limit it while it runs", (Recorded,), Change, _TOLD_PROBLEMS),
+    Route(
+        "/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 422, 503)
+    ),
+    Route(
+        "/migrations/{id}",
+        "patch",
+        "change",
+        "Limit it while it runs",
+        (Recorded,),
+        Change,
+        _TOLD_PROBLEMS,
+    ),
     Route(
         "/migrations/{id}/transfers",
         "get",
@@ -108,7 +129,12 @@ ROUTES = (
         lines=(Told,),
         texts=(_CSV,),
         asked=(
-            ("query", "state", {"type": "string"}, "Only those in this state; several, with commas between."),
+            (
+                "query",
+                "state",
+                {"type": "string"},
+                "Only those in this state; several, with commas between.",
+            ),
             _PAGE,
             ("query", "after", _PLACE, "Those with a greater id. Lines and CSV have all."),
         ),
@@ -121,7 +147,14 @@ ROUTES = (
         (),
         problems=(404, 503),
         texts=(_SSE,),
-        asked=(("header", "Last-Event-ID", {"type": "string"}, "The last event that is known already."),),
+        asked=(
+            (
+                "header",
+                "Last-Event-ID",
+                {"type": "string"},
+                "The last event that is known already.",
+            ),
+        ),
     ),
     *(
         Route(
@@ -142,7 +175,14 @@ ROUTES = (
         )
     ),
     Route("/healthz", "get", "healthz", "The process lives", (Health,), open=True),
-    Route("/readyz", "get", "readyz", "It takes new transfers; 503 while it stops", (Ready,), open=True),
+    Route(
+        "/readyz",
+        "get",
+        "readyz",
+        "It takes new transfers; 503 while it stops",
+        (Ready,),
+        open=True,
+    ),
     Route("/openapi.json", "get", "openapi", "This document", None),
 )
 
@@ -152,7 +192,10 @@ PHRASES: Mapping[int, str] = {
     403: "Not allowed from here, or the address policy refused a location",
     404: "The source is not there",
     408: "The body did not arrive in time",
-    409: "The destination exists, and if_exists is fail; or a migration is in a state where this can't happen",
+    409: (
+        "The destination exists, and if_exists is fail; or a migration is in a state where this"
+        " can't happen"
+    ),
     412: "The destination became another version meanwhile",
     413: "The body is too large",
     415: "The body is not application/json",
@@ -160,26 +203,34 @@ PHRASES: Mapping[int, str] = {
     500: "A bug in relay",
     501: "These two stores can't do that",
     502: "A store failed, refused, or sent other bytes than it promised; `side` says which one",
-    503: "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says when to come back",
+    503: (
+        "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says"
+        " when to come back"
+    ),
     504: "A store did not answer in time, or moved no bytes",
 }
 
-_ACCEPTED = """It stands in the ledger, and is carried out whatever happens; `Location` says where to look. So are
-trees answered, requests with an `Idempotency-Key`, and those that `Prefer: respond-async`. `Prefer: wait=60` waits."""
+_ACCEPTED = """The migration stands in the ledger, and runs whatever happens to this connection; `Location`
+says where to look. Trees are answered in this way, and so are requests with an `Idempotency-Key` or
+`Prefer: respond-async`. `Prefer: wait=60` waits up to 60 seconds for the end."""
 
-_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer: wait=60`): it has ended,
-and its `state` says how, also where that is `failed`."""
+_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer: wait=60`): it has
+ended, and its `state` says how, also where that is `failed`."""
 
-_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
-transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
-Of a migration in the ledger the last line has no result where the server stops: its `trouble` says so.
-Without it the answer comes at the end, and the transfer goes on if the client leaves."""
+_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while
+the transfer runs, and the result or the problem as the last line. A client that hangs up on a stream
+cancels the transfer. Of a migration in the ledger the last line has no result where the server
+stops: its `trouble` says so. Without that media type the answer comes at the end, and the transfer
+continues if the client leaves."""
 
 
 def parameters() -> dict[tuple[str, str], frozenset[str]]:
-    """Return the names that a query may have, by the path and the method of each call that looks at its request."""
+    """Return the names that a query may have, by the path and the method of each call that looks at
+    its request."""
     return {
-        (route.path, route.method.upper()): frozenset(name for place, name, *_ in route.asked if place == "query")
+        (route.path, route.method.upper()): frozenset(
+            name for place, name, *_ in route.asked if place == "query"
+        )
         for route in ROUTES
         if 422 in route.problems
     }
@@ -216,10 +267,12 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     names = re.findall(r"{(\w+)}", route.path)
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
     ]
     parameters += [
-        {"name": name, "in": place, "schema": schema, "description": text} for place, name, schema, text in route.asked
+        {"name": name, "in": place, "schema": schema, "description": text}
+        for place, name, schema, text in route.asked
     ]
     if parameters:
         operation["parameters"] = parameters
@@ -229,7 +282,10 @@ def _operation(route: Route) -> dict[str, Any]:
         content = {"application/json": {"schema": _ref(route.takes)}}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     if route.moves:
-        accepted = {"description": _ACCEPTED, "content": {"application/json": {"schema": _ref(Recorded)}}}
+        accepted = {
+            "description": _ACCEPTED,
+            "content": {"application/json": {"schema": _ref(Recorded)}},
+        }
         operation["responses"]["202"] = accepted
         operation["description"] = _STREAMED
     return operation
@@ -254,7 +310,12 @@ def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
 
 def _problems(route: Route) -> dict[str, Any]:
     if route.answers == (Ready,):
-        return {"503": {"description": "It is stopping", "content": {"application/json": {"schema": _ref(Ready)}}}}
+        return {
+            "503": {
+                "description": "It is stopping",
+                "content": {"application/json": {"schema": _ref(Ready)}},
+            }
+        }
     statuses = () if route.open else sorted({401, 403, *route.problems})
     return {str(status): _problem(status) for status in statuses}
 

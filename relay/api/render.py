@@ -1,7 +1,7 @@
 """Render every error as application/problem+json.
 
-Decided here: headers and statuses around a problem. Never here: its members (`relay/views/problems.py`).
-"""
+Decided here: headers and statuses around a problem. Never here: its members
+(`relay/views/problems.py`)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def _render_http(error: HTTPException) -> Response:
             "detail": f"{error.name}.",
             "side": "request" if status < 500 else "relay",
             "retryable": False,
-            "hint": HTTP_HINTS.get(status, "Correct the request; /openapi.json says what it may hold."),
+            "hint": HTTP_HINTS.get(
+                status, "Correct the request; /openapi.json says what it may hold."
+            ),
             "instance": f"urn:uuid:{uuid.uuid4()}",
         }
     )

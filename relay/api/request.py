@@ -1,8 +1,8 @@
 """The request of `POST /migrate`: its members, their types, and the plan that they make.
 
-Decided here: names and types, strictly (a typo must not mean a default, and nothing is converted). Never here: what a
-good URL is (`relay/location.py`), which headers may be sent (`relay/headers.py`).
-"""
+Decided here: names and types, strictly (a typo must not mean a default, and nothing is converted).
+Never here: what a good URL is (`relay/location.py`), which headers may be sent
+(`relay/headers.py`)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class _Strict(BaseModel):
 class SourceObject(_Strict):
     """A source with headers."""
 
-    url: str = Field(description="An absolute http, https or s3 URL. Presigned URLs are sent byte for byte.")
-    headers: dict[str, str] = Field({}, description="Sent to this origin only, and never shown anywhere.")
+    url: str = Field(
+        description="An absolute http, https or s3 URL. Presigned URLs are sent byte for byte."
+    )
+    headers: dict[str, str] = Field(
+        {}, description="Sent to this origin only, and never shown anywhere."
+    )
 
 
 class DestinationObject(SourceObject):
@@ -56,10 +60,16 @@ class Limits(_Strict):
 
     slots: int | None = Field(None, ge=1, le=100_000, description="Its transfers at a time.")
     bytes_per_second: int | None = Field(
-        None, ge=1, le=10**12, description="What is read of the source, and read back from the destination."
+        None,
+        ge=1,
+        le=10**12,
+        description="What is read of the source, and read back from the destination.",
     )
     connections: int | None = Field(
-        None, ge=1, le=100_000, description="Its requests under way at a time, to each of the two stores."
+        None,
+        ge=1,
+        le=100_000,
+        description="Its requests under way at a time, to each of the two stores.",
     )
 
 
@@ -74,34 +84,50 @@ class MigrateRequest(_Strict):
     )
     verify: Literal["auto", "read_back", "size"] = Field(
         "auto",
-        description="How much proof: `auto` the strongest that the destination can give without reading again, else "
-        "reading back; `read_back` always, refused where the URL is signed for the upload alone; `size` only compares "
-        "sizes, and is never more than unverified.",
+        description=(
+            "How much proof: `auto` the strongest that the destination can give without reading"
+            " again, else reading back; `read_back` always, refused where the URL is signed for the"
+            " upload alone; `size` only compares sizes, and is never more than unverified."
+        ),
     )
     if_exists: Literal["overwrite", "changed", "skip", "fail"] | None = Field(
         None,
-        description="What to do where the destination has an object already: `changed` overwrites only what differs. "
-        "Left out it is `changed` for a tree, and `overwrite` for one object.",
+        description=(
+            "What to do where the destination has an object already: `changed` overwrites only what"
+            " differs. Left out it is `changed` for a tree, and `overwrite` for one object."
+        ),
     )
     server_copy: bool = Field(
         True,
-        description="Where source and destination are one store that can copy by itself (S3 CopyObject, WebDAV COPY), "
-        "let it; what was copied is proved as anything else.",
+        description=(
+            "Where source and destination are one store that can copy by itself (S3 CopyObject,"
+            " WebDAV COPY), let it; what was copied is proved as anything else."
+        ),
     )
     metadata: Literal["keep", "strict"] = Field(
         "keep",
-        description="What becomes of what describes an object (type, disposition, its own metadata, tags), where its "
-        "destination can't keep all of it: `keep` gives its receipt a note; with `strict` the object fails before "
-        "anything of it is sent.",
+        description=(
+            "What becomes of what describes an object (type, disposition, its own metadata, tags),"
+            " where its destination can't keep all of it: `keep` gives its receipt a note; with"
+            " `strict` the object fails before anything of it is sent."
+        ),
     )
     fail_on_empty: bool = Field(
         False,
-        description="Of a tree: it fails if nothing is found in the folder `source`, as where its name is mistyped.",
+        description=(
+            "Of a tree: it fails if nothing is found in the folder `source`, as where its name is"
+            " mistyped."
+        ),
     )
-    recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
-    priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
+    recursive: bool = Field(
+        False, description="All that is below the folder `source`, into the folder `destination`."
+    )
+    priority: int = Field(
+        0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first."
+    )
     limits: Limits = Field(
-        default_factory=lambda: Limits.model_validate({}), description="What it may use; may be changed while it runs."
+        default_factory=lambda: Limits.model_validate({}),
+        description="What it may use; may be changed while it runs.",
     )
 
 
@@ -111,24 +137,30 @@ class Change(_Strict):
     priority: int = Field(0, ge=-100, le=100, description="The greater come first.")
     limits: Limits = Field(
         default_factory=lambda: Limits.model_validate({}),
-        description="What it may use. Transfers that run go on to their end, also where there are to be fewer.",
+        description=(
+            "What it may use. Transfers that run go on to their end, also where there are to be"
+            " fewer."
+        ),
     )
 
 
 class Credentials(_Strict):
-    """What to go on with: the same two places again, with fresh credentials or a fresh signature, both or none; a list
-    of fresh URLs."""
+    """What to go on with: the same two places again, with fresh credentials or a fresh signature,
+    both or none; a list of fresh URLs."""
 
     source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
         None, description="As it was, but for its credentials."
     )
-    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] | None = Field(
-        None, description="As it was, but for its credentials."
+    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] | None = (
+        Field(None, description="As it was, but for its credentials.")
     )
     list: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
         None,
-        description="Where a list of fresh URLs is, for a migration whose source is a list: a text, CSV or Google's "
-        "format, as the source was given. Each is taken for the object of its name; all others keep theirs.",
+        description=(
+            "Where a list of fresh URLs is, for a migration whose source is a list: a text, CSV or"
+            " Google's format, as the source was given. Each is taken for the object of its name;"
+            " all others keep theirs."
+        ),
     )
 
 
@@ -138,8 +170,14 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
         asked = MigrateRequest.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
-    if asked.recursive and isinstance(asked.destination, DestinationObject) and asked.destination.method == "POST":
-        raise InvalidType("a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method")
+    if (
+        asked.recursive
+        and isinstance(asked.destination, DestinationObject)
+        and asked.destination.method == "POST"
+    ):
+        raise InvalidType(
+            "a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method"
+        )
     return MigrationRequest(
         _source(asked.source),
         _end(asked.destination),
@@ -155,7 +193,8 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
 
 
 def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
-    """Check what is to be changed; return it by its names in the ledger. Raises a RequestError with its pointer."""
+    """Check what is to be changed; return it by its names in the ledger. Raises a RequestError with
+    its pointer."""
     try:
         asked = Change.model_validate(dict(members))
     except ValidationError as error:
@@ -203,12 +242,14 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
     if given.list is None:
         return None
     end = _source(given.list, "list")
-    return remotes.locate(as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True)
+    return remotes.locate(
+        as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True
+    )
 
 
 def _source(given: str | SourceObject, name: str = "source") -> Endpoint:
-    """As `_end`, of a place that is read. Raises InvalidURL where it has a fragment: the object of the name without it
-    may be another one, and no warning reaches the caller of an API."""
+    """As `_end`, of a place that is read. Raises InvalidURL where it has a fragment: the object of
+    the name without it may be another one, and no warning reaches the caller of an API."""
     end = _end(given)
     if has_fragment(end.text):
         message = "the URL has a '#' in it, and nothing behind that is sent"
@@ -231,18 +272,25 @@ _RANK: Mapping[str, int] = {"extra_forbidden": 0, "missing": 1}
 
 
 def _first(error: ValidationError) -> RequestError:
-    """Return the error to report: an unknown member before a missing one, since a typo makes both."""
+    """Return the error to report: an unknown member before a missing one, since a typo makes
+    both."""
     details = error.errors(include_url=False, include_input=False, include_context=True)
     return _told(min(details, key=lambda detail: _RANK.get(detail["type"], 2)))
 
 
 def _told(detail: ErrorDetails) -> RequestError:
-    tag = 1 if detail["loc"][:1] in _TAGGED else None  # pydantic's word for which of the two forms it took
-    path = [str(part) for place, part in enumerate(detail["loc"]) if place != tag or part not in ("text", "object")]
+    tag = (
+        1 if detail["loc"][:1] in _TAGGED else None
+    )  # pydantic's word for which of the two forms it took
+    path = [
+        str(part)
+        for place, part in enumerate(detail["loc"])
+        if place != tag or part not in ("text", "object")
+    ]
     pointer = "".join("/" + part[:100].replace("~", "~0").replace("/", "~1") for part in path)
     name = path[-1][:100] if path else ""
-    told: Callable[[str], tuple[type[RequestError], str]] = _TOLD.get(detail["type"], _wrong)
-    kind, message = told(name)
+    reported: Callable[[str], tuple[type[RequestError], str]] = _TOLD.get(detail["type"], _wrong)
+    kind, message = reported(name)
     if kind is InvalidType and detail["type"] in ("literal_error", "string_type", "dict_type"):
         message = f"{name!a}: {detail['msg'].removeprefix('Input ')}"
     return kind(message, pointer=pointer)
@@ -255,5 +303,8 @@ def _wrong(name: str) -> tuple[type[RequestError], str]:
 _TOLD: Mapping[str, Callable[[str], tuple[type[RequestError], str]]] = {
     "extra_forbidden": lambda name: (UnknownMember, f"{name!a} is not a member"),
     "missing": lambda name: (MissingMember, f"{name!a} is missing"),
-    "union_tag_not_found": lambda name: (InvalidType, f'{name!a} should be a URL or {{"url", "headers"}}'),
+    "union_tag_not_found": lambda name: (
+        InvalidType,
+        f'{name!a} should be a URL or {{"url", "headers"}}',
+    ),
 }

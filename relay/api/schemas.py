@@ -21,7 +21,9 @@ class Version(_Answer):
     etag: str | None
     size: int | None
     last_modified: str | None
-    version: str | None = Field(description="The store's own name of this version, where it keeps several.")
+    version: str | None = Field(
+        description="The store's own name of this version, where it keeps several."
+    )
     digests: Digests = Field(description="In hexadecimal, by algorithm.")
 
 
@@ -42,7 +44,9 @@ class Migration(_Answer):
     """How one object was moved."""
 
     id: str
-    state: Literal["verified", "unverified", "skipped"] = Field(description="`size` alone is never `verified`.")
+    state: Literal["verified", "unverified", "skipped"] = Field(
+        description="`size` alone is never `verified`."
+    )
     source: str = Field(description="Without query and headers, which may be secrets.")
     destination: str
     bytes: int
@@ -89,17 +93,27 @@ class Listed(_Answer):
     objects: dict[str, int] = Field(description="How many objects are in each state.")
     bytes: dict[str, int] = Field(description="How many bytes those have.")
     bytes_in_parts: int = Field(
-        description="How many bytes the destination has already, in parts of objects that are not whole yet."
+        description=(
+            "How many bytes the destination has already, in parts of objects that are not whole"
+            " yet."
+        )
     )
     under_way: int = Field(
-        description="How many transfers workers make, or move parts of, at the moment. What was paused or cancelled"
-        " stops within about a second; it rests when there is none left."
+        description=(
+            "How many transfers workers make, or move parts of, at the moment. What was paused or"
+            " cancelled stops within about a second; it rests when there is none left."
+        )
     )
     retried: list[Retried] = Field(
-        description="What is tried again at the moment, whichever worker does it: the listing, which has no name, then"
-        " the objects, that which has lasted the longest first; five of those at most."
+        description=(
+            "What is tried again at the moment, whichever worker does it: the listing, which has no"
+            " name, then the objects, that which has lasted the longest first; five of those at"
+            " most."
+        )
     )
-    trouble: Outage | None = Field(description="Why the process that answers can't work; null while it can.")
+    trouble: Outage | None = Field(
+        description="Why the process that answers can't work; null while it can."
+    )
 
 
 class Limited(_Answer):
@@ -119,7 +133,9 @@ class Recorded(Listed):
     levels: dict[str, int] = Field(description="How many objects were proved on each level.")
     bytes_resent: int
     retries: int
-    error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
+    error: dict[str, str] | None = Field(
+        description="Why it failed as a whole, or waits for credentials."
+    )
 
 
 class Migrations(_Answer):
@@ -192,7 +208,9 @@ class Progress(_Answer):
     attempt: int
     seconds: float
     rate: int
-    trouble: Trouble | None = Field(description="What is tried again, why, and when next; null while all goes well.")
+    trouble: Trouble | None = Field(
+        description="What is tried again, why, and when next; null while all goes well."
+    )
 
 
 class ResultLine(Migration):
@@ -214,7 +232,8 @@ class RecordedProgress(Listed):
 
 
 class RecordedResult(Recorded):
-    """The last line of a migration in the ledger: it has ended, or is paused, or the server stops; `state` says."""
+    """The last line of a migration in the ledger: it has ended, or is paused, or the server stops;
+    `state` says."""
 
     event: Literal["result"]
 
@@ -250,5 +269,11 @@ class Root(_Answer):
     openapi: str
 
 
-LINES: tuple[type[BaseModel], ...] = (Progress, ResultLine, ProblemLine, RecordedProgress, RecordedResult)
+LINES: tuple[type[BaseModel], ...] = (
+    Progress,
+    ResultLine,
+    ProblemLine,
+    RecordedProgress,
+    RecordedResult,
+)
 """What a line of `application/x-ndjson` that follows a migration may be."""

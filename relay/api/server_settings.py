@@ -1,11 +1,12 @@
 """The settings of a server: checked before it starts, and again before a reload replaces any.
 
-Theory of operation. gunicorn's master reads the settings, at the start and at SIGHUP, and forks each worker. What the
-master found right is held here, in its memory, so every worker has it, also one that replaces another while relay.toml
-is being edited. A mistake ends a server that starts. At a reload it is one line, and nothing changes.
+Theory of operation. gunicorn's master reads the settings, at the start and at SIGHUP, and forks
+each worker. What the master found right is held here, in its memory, so every worker has it, also
+one that replaces another while relay.toml is being edited. A mistake ends a server that starts. At
+a reload it is one line, and nothing changes.
 
-Decided here: what is checked, and what a mistake costs. Never here: what gunicorn is told (`relay/api/serving.py`).
-"""
+Decided here: what is checked, and what a mistake costs. Never here: what gunicorn is told
+(`relay/api/serving.py`)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ _CHOOSE = "Choose another address with --bind or RELAY_BIND."
 
 
 class Refused(Exception):
-    """The settings can't be served by: why, what to do, and the exit code of a server that starts with them."""
+    """The settings can't be served by: why, what to do, and the exit code of a server that starts
+    with them."""
 
     def __init__(self, message: str, hint: str, code: int = EXIT_CONFIG) -> None:
         super().__init__(message)
@@ -45,8 +47,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Settings that were found right, the file that they stand in, the tokens that they name, and the addresses that
-    this server listens on."""
+    """Settings that were found right, the file that they stand in, the tokens that they name, and
+    the addresses that this server listens on."""
 
     settings: Settings
     file: Path | None
@@ -64,7 +66,8 @@ _HOLDER = Holder()
 
 
 def accepted() -> Accepted:
-    """Return what this process, or the one that it was forked from, goes by; read it where there is none.
+    """Return what this process, or the one that it was forked from, goes by; read it where there is
+    none.
 
     Raises ConfigError.
     """
@@ -82,11 +85,11 @@ def accept_or_exit() -> Settings:
 
 
 def accept_again() -> bool:
-    """Read the settings once more, at a reload, and say if they can be served by; else one line says why not.
+    """Read the settings once more, at a reload, and say if they can be served by; else one line
+    says why not.
 
-    Nothing of the old ones is given up before all of the new ones is checked. Raises nothing: what leaves this ends
-    gunicorn's master, and all its workers with it.
-    """
+    Nothing of the old ones is given up before all of the new ones is checked. Raises nothing: what
+    leaves this ends gunicorn's master, and all its workers with it."""
     try:
         _HOLDER.held = _reread(accepted())
     except ConfigError as error:
@@ -101,17 +104,23 @@ def accept_again() -> bool:
 
 
 def inherited_sockets() -> Sequence[int]:
-    """Return the descriptors that a service manager gave this process to listen on (sd_listen_fds(3)). Ends the process
-    where what it says of them can't be read."""
+    """Return the descriptors that a service manager gave this process to listen on
+    (sd_listen_fds(3)). Ends the process where what it says of them can't be read."""
     texts = [os.environ.get(name, "0") for name in ("LISTEN_FDS", "LISTEN_PID")]
     if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
-        refuse(Refused("LISTEN_FDS or LISTEN_PID is not a number", "A service manager sets both; unset them."))
+        refuse(
+            Refused(
+                "LISTEN_FDS or LISTEN_PID is not a number",
+                "A service manager sets both; unset them.",
+            )
+        )
     count, pid = map(int, texts)
     return range(3, 3 + count) if pid == os.getpid() else ()
 
 
 def check_start(addresses: Iterable[Any], inherited: bool) -> None:
-    """Check what may be wrong with the ledger and the addresses before a server listens; `inherited` ones are bound.
+    """Check what may be wrong with the ledger and the addresses before a server listens;
+    `inherited` ones are bound.
 
     Ends the process with one line where something is.
     """
@@ -125,7 +134,8 @@ def check_start(addresses: Iterable[Any], inherited: bool) -> None:
 
 
 def check_listening(addresses: Iterable[Any]) -> None:
-    """Check the addresses that a server listens on, and keep them for reloads. Ends the process where one is wrong."""
+    """Check the addresses that a server listens on, and keep them for reloads. Ends the process
+    where one is wrong."""
     _HOLDER.held = replace(accepted(), addresses=tuple(addresses))
     try:
         _check_open(_HOLDER.held.addresses, _HOLDER.held.settings)
@@ -149,7 +159,9 @@ def url_of(address: Any) -> str:
 
 def _say_kept(refused: Refused) -> None:
     with suppress(OSError, AttributeError):  # nobody reads stderr
-        sys.stderr.write(f"relay: not reloaded: {refused.message}. {refused.hint} The old settings stay.\n")
+        sys.stderr.write(
+            f"relay: not reloaded: {refused.message}. {refused.hint} The old settings stay.\n"
+        )
         sys.stderr.flush()
 
 
@@ -161,16 +173,23 @@ def _read() -> Accepted:
 
 
 def _reread(old: Accepted) -> Accepted:
-    """Return what the settings say now. Raises ConfigError or Refused before anything of the old was given up."""
+    """Return what the settings say now. Raises ConfigError or Refused before anything of the old
+    was given up."""
     new = _read()
-    if old.file is not None and new.file is None:  # an editor may be replacing it: no setting is meant to be forgotten
-        raise Refused(f"{old.file} was removed", "Put it back, or restart the server to serve without it.")
+    if (
+        old.file is not None and new.file is None
+    ):  # an editor may be replacing it: no setting is meant to be forgotten
+        raise Refused(
+            f"{old.file} was removed", "Put it back, or restart the server to serve without it."
+        )
     moves = new.settings.bind != old.settings.bind
     addresses = (_parsed(new.settings.bind),) if moves else old.addresses
     _check_open(addresses, new.settings)
     if moves:
         _check_free(addresses)
-    _check_ledger(new.settings)  # also the old one: new workers would wait for it, and the old ones be gone
+    _check_ledger(
+        new.settings
+    )  # also the old one: new workers would wait for it, and the old ones be gone
     return replace(new, addresses=addresses)
 
 
@@ -194,7 +213,9 @@ def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
         return
     for address in addresses:
         if isinstance(address, tuple) and not is_loopback(str(address[0])):
-            hint = "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
+            hint = (
+                "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
+            )
             raise Refused(f"{url_of(address)} is open to others, and there are no tokens", hint)
 
 
@@ -207,7 +228,8 @@ def _check_ledger(settings: Settings) -> None:
 
 
 def _check_free(addresses: Iterable[Any]) -> None:
-    """Look if the addresses can be had; gunicorn would try for five seconds, or take a unix socket from its server."""
+    """Look if the addresses can be had; gunicorn would try for five seconds, or take a unix socket
+    from its server."""
     for address in addresses:
         try:
             if isinstance(address, tuple):
@@ -216,7 +238,11 @@ def _check_free(addresses: Iterable[Any]) -> None:
                 _check_descriptor(address)
             else:
                 _check_unix(os.fsdecode(address))
-        except (OSError, OverflowError, ValueError) as error:  # also a number, or a name, that no system takes
+        except (
+            OSError,
+            OverflowError,
+            ValueError,
+        ) as error:  # also a number, or a name, that no system takes
             why = getattr(error, "strerror", None) or str(error)
             where = f"fd://{address}" if isinstance(address, int) else url_of(address)
             raise Refused(f"cannot listen on {where} ({why})", _CHOOSE, EXIT_BIND) from None
@@ -236,7 +262,8 @@ def _check_port(address: tuple[Any, ...]) -> None:
 
 
 def _check_unix(path: str) -> None:
-    """Refuse a name at which another server listens, or may; one that a dead server left may be taken."""
+    """Refuse a name at which another server listens, or may; one that a dead server left may be
+    taken."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError("there is no such folder")
@@ -253,7 +280,11 @@ def _check_unix(path: str) -> None:
             probe.bind(path)  # a folder may be there, and take no name
             os.unlink(path)
         except ConnectionRefusedError:
-            if not os.access(folder, os.W_OK | os.X_OK):  # gunicorn puts its own in the place of the one that was left
-                raise PermissionError(errno.EACCES, "what a dead server left can't be removed") from None
+            if not os.access(
+                folder, os.W_OK | os.X_OK
+            ):  # gunicorn puts its own in the place of the one that was left
+                raise PermissionError(
+                    errno.EACCES, "what a dead server left can't be removed"
+                ) from None
         else:
             raise ValueError("a server listens there")

@@ -1,9 +1,11 @@
-"""How gunicorn runs the application: one set of settings and hooks, for `relay serve` and for `gunicorn -c`.
+"""How gunicorn runs the application: one set of settings and hooks, for `relay serve` and for
+`gunicorn -c`.
 
-Theory of operation. The master checks everything that could be wrong before it forks (`relay/api/server_settings.py`). Each
-worker has a runner of its own. When a worker is told to go (its `alive` turns False at SIGTERM) a greenlet starts the
-drain: not ready, no new transfer, and those that run are cancelled a few seconds before gunicorn would kill them, so
-that their clients get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
+Theory of operation. The master checks everything that could be wrong before it forks
+(`relay/api/server_settings.py`). Each worker has a runner of its own. When a worker is told to go
+(its `alive` turns False at SIGTERM) a greenlet starts the drain: not ready, no new transfer, and
+those that run are cancelled a few seconds before gunicorn would kill them, so that their clients
+get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
 
 Decided here: what gunicorn is told. Never here: what is served.
 """
@@ -54,19 +56,24 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "bind": [settings.bind],
         "workers": settings.workers,
         "worker_class": WORKER_CLASS,
-        # Greenlets for connections. Transfers are limited by slots; a low number here would make /healthz wait.
+        # Greenlets for connections. Transfers are limited by slots; a low number here would make
+        # /healthz wait.
         "worker_connections": 10_000,
         "graceful_timeout": settings.graceful_timeout,
         "timeout": 60,  # the heartbeat of a worker, not of a request: it catches a blocked hub
         "keepalive": 5,
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # a heartbeat never waits for a disk
+        "worker_tmp_dir": (
+            "/dev/shm" if Path("/dev/shm").is_dir() else None
+        ),  # a heartbeat never waits for a disk
         "max_requests": 0,  # a recycled worker would take its long transfers with it
         "preload_app": False,  # each worker patches first, then imports
         "control_socket_disable": True,
         # A unix socket without tokens is its owner's; with tokens others may connect, and send one.
         "umask": 0o177 if settings.tokens_file is None else 0o111,
         "http_protocols": "h1",
-        "forwarder_headers": "",  # a field of a request never says where the application is mounted (SCRIPT_NAME)
+        "forwarder_headers": (
+            ""
+        ),  # a field of a request never says where the application is mounted (SCRIPT_NAME)
         "limit_request_line": 4094,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,
@@ -99,8 +106,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses, the limits of open
-    files and of core files, which its workers inherit."""
+    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses,
+    the limits of open files and of core files, which its workers inherit."""
     forbid_dumps()
     require_descriptors()
     _check_told(server.cfg)
@@ -109,36 +116,53 @@ def on_starting(server: Any) -> None:
 
 
 def _check_told(cfg: Any) -> None:
-    """Refuse what gunicorn's own command line or environment may have told it, and relay can't be served by.
+    """Refuse what gunicorn's own command line or environment may have told it, and relay can't be
+    served by.
 
-    An application that is loaded before the fork gives all workers one connection to the ledger and one name in it,
-    and SQLite's may not be carried across a fork (sqlite.org/howtocorrupt.html, 2.6).
-    """
+    An application that is loaded before the fork gives all workers one connection to the ledger and
+    one name in it, and SQLite's may not be carried across a fork (sqlite.org/howtocorrupt.html,
+    2.6)."""
     if cfg.preload_app:
-        refuse(Refused("relay can't be loaded before its workers are", "Leave gunicorn's --preload out."))
+        refuse(
+            Refused(
+                "relay can't be loaded before its workers are", "Leave gunicorn's --preload out."
+            )
+        )
     if cfg.worker_class_str != WORKER_CLASS:
         hint = "Leave gunicorn's --worker-class out."
-        refuse(Refused(f"relay is served by workers of its own kind, not by {cfg.worker_class_str}", hint))
+        refuse(
+            Refused(
+                f"relay is served by workers of its own kind, not by {cfg.worker_class_str}", hint
+            )
+        )
     if cfg.workers < 1:
-        refuse(Refused("there must be a worker", "Leave gunicorn's --workers out, or give it a number."))
+        refuse(
+            Refused(
+                "there must be a worker", "Leave gunicorn's --workers out, or give it a number."
+            )
+        )
 
 
 def when_ready(server: Any) -> None:
-    """In the master, when it listens: look at the real addresses, say where, and reload only what is right."""
+    """In the master, when it listens: look at the real addresses, say where, and reload only what
+    is right."""
     server.reload = partial(_reload, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
     urls = " ".join(url_of(address) for address in addresses)
     workers = server.cfg.workers
     try:
-        sys.stdout.write(f"relay listens on {urls} with {workers} worker{'s' if workers > 1 else ''}\n")
+        sys.stdout.write(
+            f"relay listens on {urls} with {workers} worker{'s' if workers > 1 else ''}\n"
+        )
         sys.stdout.flush()
     except (OSError, AttributeError):
         return  # nobody reads stdout
 
 
 def _reload(reload: Callable[[], None]) -> None:
-    """At SIGHUP: new workers where the new settings can be served by; else all that runs goes on as it is."""
+    """At SIGHUP: new workers where the new settings can be served by; else all that runs goes on as
+    it is."""
     if accept_again():
         reload()
 
@@ -146,9 +170,8 @@ def _reload(reload: Callable[[], None]) -> None:
 def post_worker_init(worker: Any) -> None:
     """In a worker, when the application is loaded: never dial ourselves, and drain when told to go.
 
-    What was loaded stays as long as the worker, so the collector need not look at it again, which would stop every
-    transfer for some hundredths of a second.
-    """
+    What was loaded stays as long as the worker, so the collector need not look at it again, which
+    would stop every transfer for some hundredths of a second."""
     collect_rarely()
     gc.collect()
     gc.freeze()
@@ -162,13 +185,15 @@ def post_worker_init(worker: Any) -> None:
 
 
 def drain_seconds(graceful_timeout: float) -> float:
-    """Return how long running transfers get: a few seconds less than gunicorn gives, at least half."""
+    """Return how long running transfers get: a few seconds less than gunicorn gives, at least
+    half."""
     return max(graceful_timeout - DRAIN_MARGIN_SECONDS, graceful_timeout / 2)
 
 
 def _claim(works: LedgerContext) -> None:
-    """Work through the ledger as long as this worker lives, also after a ledger that did not answer for a while. What
-    nobody foresaw ends the work: then /readyz, and those who follow a migration, are told."""
+    """Work through the ledger as long as this worker lives, also after a ledger that did not answer
+    for a while. What nobody foresaw ends the work: then /readyz, and those who follow a migration,
+    are told."""
     while not works.claimer.stopping:
         try:
             works.claimer.run()
@@ -179,9 +204,12 @@ def _claim(works: LedgerContext) -> None:
             works.claimer.trouble = bug(error)
 
 
-def _watch(worker: Any, runner: TransferEngine, seconds: float, works: LedgerContext | None) -> None:
+def _watch(
+    worker: Any, runner: TransferEngine, seconds: float, works: LedgerContext | None
+) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
     if works is not None:
-        works.claimer.stop()  # what it does stands in the ledger: others go on with it, or we when we are back
+        # Its work stands in the ledger: other workers resume it, or this one after a restart.
+        works.claimer.stop()
     runner.drain(seconds)

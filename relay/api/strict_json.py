@@ -2,9 +2,9 @@
 
 Decided here: what is read, for how long, and which JSON is JSON. Never here: what the members mean.
 
-Why so strict: a body that two parsers read differently is a body that was checked by one and acted on by the other.
-`json.loads` alone takes the last of two equal members, NaN, infinity, and half of a surrogate pair.
-"""
+Why so strict: a body that two parsers read differently is a body that was checked by one and acted
+on by the other. `json.loads` alone takes the last of two equal members, NaN, infinity, and half of
+a surrogate pair."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from relay.errors import (
 
 DEPTH_LIMIT = 20
 BRACKETS_LIMIT = 1000
-"""Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the hub."""
+"""Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the
+hub."""
 MEMBERS_LIMIT = 1000
-"""Members of one object. An honest request has a hundred headers at most, and each that is wrong costs microseconds."""
+"""Members of one object. An honest request has a hundred headers at most, and each that is wrong
+costs microseconds."""
 STEP_BYTES = 4096
-"""What is read at once. Chunks of one byte cost microseconds each, and others want the hub between them."""
+"""What is read at once. Chunks of one byte cost microseconds each, and others want the hub between
+them."""
 BODY_READ = "relay.body_read"
-"""Set in the environ when the body was read to its end: only then may the connection carry another request."""
+"""Set in the environ when the body was read to its end: only then may the connection carry another
+request."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MEDIA_TYPE = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.I)
@@ -51,12 +55,15 @@ def read_object(environ: dict[str, Any], limit_bytes: int, seconds: float) -> Ma
 
 
 def parse(raw: bytes) -> Any:
-    """Parse strict JSON (RFC 8259, and RFC 7493 on duplicates and surrogates). Raises a RequestError."""
+    """Parse strict JSON (RFC 8259, and RFC 7493 on duplicates and surrogates). Raises a
+    RequestError."""
     text = _decoded(raw)
     if raw.count(b"[") + raw.count(b"{") > BRACKETS_LIMIT:
         raise JsonTooDeep(f"the JSON has more than {BRACKETS_LIMIT} opening brackets")
     try:
-        value = json.loads(text, object_pairs_hook=_members, parse_constant=_constant, parse_float=_float)
+        value = json.loads(
+            text, object_pairs_hook=_members, parse_constant=_constant, parse_float=_float
+        )
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -64,7 +71,9 @@ def parse(raw: bytes) -> Any:
     except RecursionError:
         raise JsonTooDeep(f"the JSON is nested deeper than {DEPTH_LIMIT} levels") from None
     except json.JSONDecodeError as error:
-        raise MalformedRequest(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise MalformedRequest(
+            f"{error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
     except ValueError:  # an integer of more than 4,300 digits, which Python refuses to convert
         raise MalformedRequest("a number has too many digits") from None
     _check_depth(value)
@@ -75,7 +84,8 @@ def parse(raw: bytes) -> Any:
 
 
 def check_media_type(environ: Mapping[str, Any]) -> None:
-    """Raise UnsupportedMediaType for a request without content that names another type than JSON, as forms do."""
+    """Raise UnsupportedMediaType for a request without content that names another type than JSON,
+    as forms do."""
     if environ.get("CONTENT_TYPE", "").strip():
         _check_declared(environ)
 
@@ -103,7 +113,8 @@ def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
         raise _too_large(limit_bytes)
     late = RequestTimeout(f"the body did not arrive within {seconds:g} s")
     body = bytearray()
-    # The deadline raises inside gunicorn's read, which notices, and closes the connection after the answer.
+    # The deadline raises inside gunicorn's read, which notices, and closes the connection after the
+    # answer.
     with gevent.Timeout(seconds, late):
         try:
             for piece in _pieces(environ["wsgi.input"], length):

@@ -66,8 +66,8 @@ class _Commands(click.Group):
 
 @contextmanager
 def _unread() -> Iterator[None]:
-    """Raise ReaderGone where nobody reads click's own words. Of any broken pipe click would make exit code 1 without a
-    word, also of a bug's."""
+    """Raise ReaderGone where nobody reads click's own words. Of any broken pipe click would make
+    exit code 1 without a word, also of a bug's."""
     try:
         yield
     except BrokenPipeError as error:
@@ -90,19 +90,29 @@ def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None
     from importlib.metadata import version
 
     tell(f"relay, version {__version__}")
-    tell(f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {platform.system()} {platform.release()}")
+    tell(
+        f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {platform.system()}"
+        f" {platform.release()}"
+    )
     tell(", ".join(f"{name} {version(name)}" for name in VERSIONED))
     ctx.exit()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, callback=_print_versions, help="Print versions and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    callback=_print_versions,
+    help="Print versions and exit.",
+)
 def cli(version: bool) -> None:
     """Move files from one cloud to another through memory, and prove each object."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; no error leaves as a traceback, whose last line may hold a secret."""
+    """Run one command and return its exit code; no error leaves as a traceback, whose last line may
+    hold a secret."""
     forbid_dumps()
     prepare()
     start_logging(logging.WARNING)
@@ -137,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Run one command as this process, and end with its exit code at once."""
-    prepare()  # before the hub: where stdout is closed its epoll would be descriptor 1, which is opened here
+    # Before the hub: where stdout is closed, the hub's epoll would become descriptor 1.
+    prepare()
     look_for_signals()
     leave(main())
 

@@ -1,7 +1,7 @@
 """Find the migrations of a command: in the ledger of this machine, or on a server.
 
-Decided here: that both give the same plain values, by the same names. Never here: how they are printed.
-"""
+Decided here: that both give the same plain values, by the same names. Never here: how they are
+printed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from urllib.parse import quote, urlencode
 
 from relay.cli.options import whole
 from relay.config import Settings, is_found, load_settings
-from relay.errors import ConfigError, LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
-from relay.views.rows import FIELDS, brief, followed, summary, told
+from relay.errors import (
+    ConfigError,
+    LedgerFailed,
+    MigrationUnknown,
+    NotRelay,
+    Overloaded,
+    ServerUnreachable,
+)
+from relay.views.rows import FIELDS, brief, followed, summary, reported
 
 if TYPE_CHECKING:
     from relay.cli.client import Client
@@ -32,12 +39,13 @@ PATIENCE_SECONDS: Final = 60.0
 
 
 AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
-"""What a server that is started anew answers for a while, it or what stands before it, or whose ledger is away."""
+"""What a server that is started anew answers for a while, it or what stands before it, or whose
+ledger is away."""
 
 
 class MigrationBackend(Protocol):
-    """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown, and what its ledger
-    or its server does."""
+    """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown,
+    and what its ledger or its server does."""
 
     where: str
     """How it is named to people."""
@@ -46,21 +54,24 @@ class MigrationBackend(Protocol):
         """Return all about one migration."""
 
     def end(self, id: str) -> Members:
-        """Return all about one that was followed to its end; a server that goes away then is waited for."""
+        """Return all about one that was followed to its end; a server that goes away then is waited
+        for."""
 
     def newest(self, limit: int) -> Iterator[Members]:
         """Yield the newest migrations, in brief."""
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
-        """Yield a line for each object, of some states or of all; no more than a page of them is kept."""
+        """Yield a line for each object, of some states or of all; no more than a page of them is
+        kept."""
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials, and a `list`
-        of fresh URLs."""
+        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh
+        credentials, and a `list` of fresh URLs."""
 
     def sweep(self, id: str) -> Iterator[str]:
-        """Remove what lost attempts of a cancelled one left at its destination; yield a line for what could not be, and
-        one where nothing is left. Nothing where a server does that by itself."""
+        """Remove what lost attempts of a cancelled one left at its destination; yield a line for
+        what could not be, and one where nothing is left. Nothing where a server does that by
+        itself."""
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """Change its priority and limits; None takes a limit away."""
@@ -70,7 +81,8 @@ class MigrationBackend(Protocol):
 
 
 def migrations_of(url: str | None) -> MigrationBackend:
-    """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger. Raises ConfigError."""
+    """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger.
+    Raises ConfigError."""
     settings = load_settings()
     return server_of(settings, url) or LocalLedger(settings)
 
@@ -79,12 +91,21 @@ def server_of(settings: Settings, url: str | None) -> RemoteServer | None:
     """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
     if not (url or settings.url):
         return None
-    if not url and is_found("url") and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE")):
+    if (
+        not url
+        and is_found("url")
+        and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE"))
+    ):
         raise ConfigError(
-            "no token of the environment goes to a server that only the relay.toml of the current folder names",
-            hint="Name the server in RELAY_URL or --url, or this file in RELAY_CONFIG, if it is meant.",
+            "no token of the environment goes to a server that only the relay.toml of the current"
+            " folder names",
+            hint=(
+                "Name the server in RELAY_URL or --url, or this file in RELAY_CONFIG, if it is"
+                " meant."
+            ),
         )
-    # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not wait.
+    # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not
+    # wait.
     from relay.cli.client import client_of
 
     return RemoteServer(client_of(settings, url or settings.url))
@@ -95,7 +116,8 @@ class LocalLedger:
 
     def __init__(self, settings: Settings) -> None:
         """Open it. Raises ConfigError."""
-        # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not wait.
+        # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not
+        # wait.
         from relay.ledger.ledger import Ledger
 
         self._settings = settings
@@ -118,7 +140,7 @@ class LocalLedger:
         """As MigrationBackend.rows."""
         id, after = self._ledger.migration(id).id, 0
         while page := self._ledger.page(id, states, after):
-            yield from (told(row) for row in page)
+            yield from (reported(row) for row in page)
             after = page[-1].id
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
@@ -126,15 +148,21 @@ class LocalLedger:
         migration = self._ledger.migration(id)
         if places is None:
             return summary(self._ledger.act(migration.id, verb))
-        from relay.cli.credentials import apply_refresh  # which takes a while that other commands need not wait
+        from relay.cli.credentials import (
+            apply_refresh,
+        )  # which takes a while that other commands need not wait
 
-        texts = {side: {**end, "url": whole(end["url"], migration.recursive)} for side, end in places.items()}
+        texts = {
+            side: {**end, "url": whole(end["url"], migration.recursive)}
+            for side, end in places.items()
+        }
         return summary(apply_refresh(self._settings, self._ledger, migration, verb, texts))
 
     def sweep(self, id: str) -> Iterator[str]:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
-        self._ledger.reclaim()  # a process that was killed may still stand there as the one that makes a transfer
+        # A process that was killed may still stand there as the owner of a transfer.
+        self._ledger.reclaim()
         if self._ledger.orphans(migration.id):
             # Here and not above: the engine takes a while that other commands need not wait.
             from relay.cli.sweep import sweep
@@ -153,20 +181,26 @@ class LocalLedger:
 
 
 class RemoteServer:
-    """A server. What it answers is looked at before it is given on: something else may listen there."""
+    """A server. What it answers is looked at before it is given on: something else may listen
+    there."""
 
     def __init__(
-        self, client: Client, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+        self,
+        client: Client,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`clock` and `sleep` tell how long a server that went away is waited for."""
-        # Here and not above, as for `requests`: only a command that speaks to a server needs the shapes of its answers.
+        # Here and not above, as for `requests`: only a command that speaks to a server needs the
+        # shapes of its answers.
         from relay.cli import response_checks
 
         self._client, self._clock, self._sleep, self._shapes = client, clock, sleep, response_checks
         self.where = client.url
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
-        """Hand a migration over; it is in the server's ledger when this returns. Raises the server's RequestError."""
+        """Hand a migration over; it is in the server's ledger when this returns. Raises the
+        server's RequestError."""
         headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
@@ -190,21 +224,28 @@ class RemoteServer:
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As MigrationBackend.rows."""
-        # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0 to the server.
+        # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0
+        # to the server.
         query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
         first = f"{_path(id)}/transfers?{urlencode(query)}"
         for row in self._paged(first, self._shapes.Rows, "transfers"):
             yield {name: row[name] for name in FIELDS}
 
     def _paged(self, path: str | None, shape: type[Page | Rows], member: str) -> Iterator[Members]:
-        """Yield what the pages of a list hold, from the first on, each of which is asked for when it is needed."""
+        """Yield what the pages of a list hold, from the first on, each of which is asked for when
+        it is needed."""
         while path:
             page = self._as(shape, self._client.ask("GET", path))
             yield from page[member]
-            prefix, here, rest = (page["next"] or "").rpartition("/migrations")  # a proxy may take the prefix away
-            # An empty page with a `next` could repeat without end; a `next` with another prefix leads elsewhere.
+            prefix, here, rest = (page["next"] or "").rpartition(
+                "/migrations"
+            )  # a proxy may take the prefix away
+            # An empty page with a `next` could repeat without end; a `next` with another prefix
+            # leads elsewhere.
             if page["next"] and not (page[member] and here and prefix[:1] in ("", "/")):
-                raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
+                raise NotRelay(
+                    f"{self.where} answered with a page that leads nowhere, as no relay does"
+                )
             path = here + rest
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
@@ -223,7 +264,8 @@ class RemoteServer:
         return self._migration(self._client.ask("PATCH", _path(id), asked))
 
     def follow(self, id: str) -> Iterator[Event]:
-        """As MigrationBackend.follow; where the server goes away it is waited for, and nothing is told twice."""
+        """As MigrationBackend.follow; where the server goes away it is waited for, and nothing is
+        told twice."""
         since, seen, ended = "0", self._clock(), False
         self.one(id)  # one that is not there is no reason to wait
         while not ended:
@@ -241,7 +283,8 @@ class RemoteServer:
                     self._sleep(1.0)
 
     def _wait(self, since: float) -> None:
-        """Wait a moment for a server that is away; where it has been since too long ago raise again what it raised."""
+        """Wait a moment for a server that is away; where it has been since too long ago raise again
+        what it raised."""
         if self._clock() - since > PATIENCE_SECONDS:
             raise
         self._sleep(1.0)
@@ -254,7 +297,11 @@ class RemoteServer:
             if line:
                 fields[name] = value
             elif fields:
-                yield fields.get("id", ""), fields.get("event", ""), self._object(fields.get("data", ""))
+                yield (
+                    fields.get("id", ""),
+                    fields.get("event", ""),
+                    self._object(fields.get("data", "")),
+                )
                 fields = {}
 
     def _migration(self, members: Members) -> Members:

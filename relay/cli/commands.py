@@ -1,4 +1,5 @@
-"""The table of commands: their names, their groups in the help, one line about each, and their modules."""
+"""The table of commands: their names, their groups in the help, one line about each, and their
+modules."""
 
 from __future__ import annotations
 
@@ -8,50 +9,70 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One command in the help of `relay`: where its function is in `relay.cli`, and one line about it."""
+    """One command in the help of `relay`: where its function is in `relay.cli`, and one line about
+    it."""
 
     function: str
-    """`module:name`. Only the module of the command that is given is imported: the engine, botocore and SQLAlchemy take
-    a third of a second, and `relay --help` needs none of them."""
+    """`module:name`. Only the module of the command that is given is imported: the engine, botocore
+    and SQLAlchemy take a third of a second, and `relay --help` needs none of them."""
     help: str
 
 
 GROUPS: Mapping[str, Mapping[str, Entry]] = {
     "Move": {
-        "migrate": Entry(function="migrate:migrate", help="Move one object or a tree, and prove each object."),
+        "migrate": Entry(
+            function="migrate:migrate", help="Move one object or a tree, and prove each object."
+        ),
         "plan": Entry(function="plan:plan", help="Show what migrate would do; write nothing."),
         "submit": Entry(function="migration_commands:submit", help="Hand a migration to a server."),
     },
     "Watch": {
-        "status": Entry(function="migration_commands:status", help="Show the newest migrations, or one of them."),
+        "status": Entry(
+            function="migration_commands:status", help="Show the newest migrations, or one of them."
+        ),
         "watch": Entry(
-            function="migration_commands:watch_command", help="Show the progress of a migration until it ends."
+            function="migration_commands:watch_command",
+            help="Show the progress of a migration until it ends.",
         ),
         "report": Entry(
-            function="migration_commands:report", help="Print one row for each object: its proof, or its error."
+            function="migration_commands:report",
+            help="Print one row for each object: its proof, or its error.",
         ),
     },
     "Control": {
         "pause": Entry(function="migration_commands:pause", help="Pause a migration."),
         "resume": Entry(
-            function="migration_commands:resume", help="Resume a paused migration, also with fresh credentials."
+            function="migration_commands:resume",
+            help="Resume a paused migration, also with fresh credentials.",
         ),
-        "retry": Entry(function="migration_commands:retry", help="Queue failed and unverified objects again."),
-        "limit": Entry(function="migration_commands:limit", help="Change the limits of a migration while it runs."),
+        "retry": Entry(
+            function="migration_commands:retry", help="Queue failed and unverified objects again."
+        ),
+        "limit": Entry(
+            function="migration_commands:limit",
+            help="Change the limits of a migration while it runs.",
+        ),
         "cancel": Entry(
-            function="migration_commands:cancel", help="Cancel a migration and remove its unfinished uploads."
+            function="migration_commands:cancel",
+            help="Cancel a migration and remove its unfinished uploads.",
         ),
     },
     "Inspect stores": {
         "ls": Entry(function="ls:ls", help="List a folder."),
-        "doctor": Entry(function="doctor:doctor", help="Test what a store can do, and which proof to expect."),
+        "doctor": Entry(
+            function="doctor:doctor", help="Test what a store can do, and which proof to expect."
+        ),
         "remotes": Entry(function="remotes:remotes", help="List the remotes that you can name."),
     },
     "Serve": {
         "serve": Entry(function="serve:serve", help="Serve POST /migrate."),
-        "completion": Entry(function="completion:completion", help="Print a completion script for your shell."),
+        "completion": Entry(
+            function="completion:completion", help="Print a completion script for your shell."
+        ),
     },
 }
 """Every command, in the order of the help."""
 
-COMMANDS: Mapping[str, Entry] = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+COMMANDS: Mapping[str, Entry] = {
+    name: entry for group in GROUPS.values() for name, entry in group.items()
+}

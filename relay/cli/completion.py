@@ -1,4 +1,5 @@
-"""`relay completion SHELL`: the script that lets a shell complete commands and flags; click writes it."""
+"""`relay completion SHELL`: the script that lets a shell complete commands and flags; click writes
+it."""
 
 from __future__ import annotations
 
@@ -17,9 +18,8 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(context: click.Context, shell: str) -> int:
     """Print a script that completes relay's commands and flags in SHELL.
 
-    For bash put `eval "$(relay completion bash)"` into ~/.bashrc, for zsh the same with zsh into ~/.zshrc. For fish run
-    `relay completion fish > ~/.config/fish/completions/relay.fish`.
-    """
+    For bash put `eval "$(relay completion bash)"` into ~/.bashrc, for zsh the same with zsh into
+    ~/.zshrc. For fish run `relay completion fish > ~/.config/fish/completions/relay.fish`."""
     made = get_completion_class(shell)
     assert made is not None  # click knows each of SHELLS
     root = context.find_root()

@@ -1,4 +1,5 @@
-"""Fresh credentials and URLs that `relay resume` and `relay retry` give to a migration of this machine."""
+"""Fresh credentials and URLs that `relay resume` and `relay retry` give to a migration of this
+machine."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from relay.stores.remotes import Remotes
 def apply_refresh(
     settings: Settings, ledger: Ledger, migration: Migration, verb: str, members: Mapping[str, Any]
 ) -> Migration:
-    """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as refresh.apply_refresh."""
+    """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as
+    refresh.apply_refresh."""
     remotes = Remotes(settings.remotes, folders=None)
     fresh = parse_fresh(members, migration, remotes)
     runner = engine_for(settings, remotes, *filter(None, (fresh.urls,)))

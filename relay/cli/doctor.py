@@ -30,21 +30,29 @@ MEANS = {
 
 @click.command()
 @click.argument("location", metavar="LOCATION")
-@click.option("--read-only", is_flag=True, help="Write nothing: list the folder and read one of its objects.")
+@click.option(
+    "--read-only", is_flag=True, help="Write nothing: list the folder and read one of its objects."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def doctor(location: str, read_only: bool, as_json: bool) -> int:
-    """Test what the folder LOCATION can do: ranges, conditional writes, parts, digests, names, listings.
+    """Test what the folder LOCATION can do: ranges, conditional writes, parts, digests, names,
+    listings.
 
-    relay writes some small objects below a name of its own (and one of 5 MiB if the store takes parts), and removes
-    them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong usage.
-    """
+    relay writes some small objects below a name of its own (and one of 5 MiB if the store takes
+    parts), and removes them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong usage."""
     settings = load_settings()
-    place = Remotes(settings.remotes, folders=None).locate(location, folder=True, destination=not read_only)
+    place = Remotes(settings.remotes, folders=None).locate(
+        location, folder=True, destination=not read_only
+    )
     runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
     patient = ScratchFolder(runner.stores, place.folder(), lambda: Watchdog(runner.limits))
     try:
-        with interrupt_as_exception("" if read_only else "relay: removing what was written; once more to stop at once"):
-            return _print_findings(patient, probe_readable if read_only else probe_writable, as_json)
+        with interrupt_as_exception(
+            "" if read_only else "relay: removing what was written; once more to stop at once"
+        ):
+            return _print_findings(
+                patient, probe_readable if read_only else probe_writable, as_json
+            )
     except Interrupted:
         for left in patient.left:
             say(f"relay: not removed: {plain(left)}", sys.stderr)
@@ -66,7 +74,11 @@ def _print_findings(
     if code is Exit.VERIFIED and examination is probe_writable:
         level = patient.predict_level()
         with suppress(ReaderGone):
-            tell(json.dumps({"what": "expect", "level": level.value}) if as_json else f"\nexpect {MEANS[level]}")
+            tell(
+                json.dumps({"what": "expect", "level": level.value})
+                if as_json
+                else f"\nexpect {MEANS[level]}"
+            )
     return code
 
 
@@ -75,5 +87,10 @@ def _line(finding: Finding) -> str:
 
 
 def _json(finding: Finding) -> str:
-    members = {"what": finding.what, "answer": finding.answer.value, "means": finding.means, "needed": finding.needed}
+    members = {
+        "what": finding.what,
+        "answer": finding.answer.value,
+        "means": finding.means,
+        "needed": finding.needed,
+    }
     return json.dumps(members)

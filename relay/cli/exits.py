@@ -7,7 +7,9 @@ from enum import IntEnum
 from relay.errors import ConfigError, RelayError, RequestError
 from relay.receipt import State
 
-EPILOG = "Exit codes: 0 verified · 1 failed · 2 wrong usage · 3 moved but not verified · 130 interrupted"
+EPILOG = (
+    "Exit codes: 0 verified · 1 failed · 2 wrong usage · 3 moved but not verified · 130 interrupted"
+)
 """What the help of a command says of them."""
 
 

@@ -1,8 +1,7 @@
 """Translate hints from members of a request (the API's words) to flags of a command.
 
-Decided here: which words of a hint become which flag, when it is printed. Never here: what an error says; what a
-program reads (`--json`) has the API's words.
-"""
+Decided here: which words of a hint become which flag, when it is printed. Never here: what an error
+says; what a program reads (`--json`) has the API's words."""
 
 from __future__ import annotations
 
@@ -31,7 +30,13 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r"Send the (?:same )?request again", "Give the same command again"),
         (r"send the request again", "give the same command again"),
         (r"a new key for a new request", "a new --key for a new migration"),
-        (r"Send it from a program \(curl, a script\), or from a page that this server itself gave", "Set RELAY_URL"),
+        (
+            (
+                r"Send it from a program \(curl, a script\), or from a page that this server itself"
+                r" gave"
+            ),
+            "Set RELAY_URL",
+        ),
     )
 )
 """Whole sayings, and what a terminal says instead. `{side}` is the side of the error."""

@@ -41,7 +41,8 @@ def bytes_there(migration: Members) -> int:
 
 
 def bytes_done(migration: Members) -> int:
-    """Return how many bytes need not be moved any more: those that are there, and those of objects that failed."""
+    """Return how many bytes need not be moved any more: those that are there, and those of objects
+    that failed."""
     return bytes_there(migration) + bytes_in(migration, "failed")
 
 
@@ -57,7 +58,9 @@ def _in_parts(migration: Members) -> int:
 
 def under_way(migration: Members) -> int:
     """Return how many transfers, and shares in some, are under way."""
-    count: int = migration.get("under_way", objects_in(migration, "running"))  # an older server does not tell
+    count: int = migration.get(
+        "under_way", objects_in(migration, "running")
+    )  # an older server does not tell
     return count
 
 
@@ -77,17 +80,20 @@ def headline(migration: Members, rate: float, here: int = 0) -> str:
 
 
 def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
-    """Return how far it is, and what is tried again; `rate` is bytes a second, `here` are bytes under way of which the
-    ledger does not know yet."""
+    """Return how far it is, and what is tried again; `rate` is bytes a second, `here` are bytes
+    under way of which the ledger does not know yet."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
     moved = bytes_done(migration) + here
     text = (
-        f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "
-        f"{decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, here)}"
+        f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of"
+        f" {decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s,"
+        f" {_eta(migration, rate, here)}"
     ).rstrip(", ")
     failed = objects_in(migration, "failed")
     state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
-    state += f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
+    state += (
+        f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
+    )
     trouble = migration.get("trouble")
     state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
     text += f", {failed:,} failed" if failed else ""
@@ -95,7 +101,8 @@ def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
 
 
 def retried(migration: Members) -> Iterator[str]:
-    """Yield what is tried again at the moment, and why: the first, and how many more. An older server does not tell."""
+    """Yield what is tried again at the moment, and why: the first, and how many more. An older
+    server does not tell."""
     found: Sequence[Members] = migration.get("retried", ())
     for one in found[:1]:
         yield retry_line(one, str(one["name"]))
@@ -104,7 +111,8 @@ def retried(migration: Members) -> Iterator[str]:
 
 
 def retry_line(trouble: Members, name: str = "") -> str:
-    """Return what is tried again, why, and when next, as one line; `name` is the object's where there are several."""
+    """Return what is tried again, why, and when next, as one line; `name` is the object's where
+    there are several."""
     what = str(trouble["what"])
     if name:
         what = name if what == WHOLE else f"{name} ({what})"
@@ -124,7 +132,11 @@ def _eta(migration: Members, rate: float, here: int) -> str:
     left = bytes_in(migration, "queued", "running") - _in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
-    return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"
+    return (
+        f"about {hours}:{minutes:02}:{seconds % 60:02} left"
+        if hours
+        else f"about {minutes}:{seconds % 60:02} left"
+    )
 
 
 def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:
@@ -133,13 +145,24 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     yield "state", migration["state"]
     yield "source", migration["source"]
     yield "destination", migration["destination"]
-    yield "objects", " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none"
+    yield (
+        "objects",
+        " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none",
+    )
     yield "bytes", size(bytes_in(migration, *WELL))
     yield "time", took
     if migration["levels"]:
-        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(migration["levels"].items()))
+        yield (
+            "proved",
+            " · ".join(
+                f"{count:,} by {level}" for level, count in sorted(migration["levels"].items())
+            ),
+        )
     if migration["retries"] or migration["bytes_resent"]:
-        yield "again", f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again"
+        yield (
+            "again",
+            f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again",
+        )
     if migration["listing"] == "done" and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name right?"
     if migration["error"]:
@@ -150,7 +173,10 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     more = objects_in(migration, "failed") - len(failed)
     if failed:
         rest = f"{more:,} more; " if more > 0 else ""
-        yield "hint", f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}"
+        yield (
+            "hint",
+            f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}",
+        )
 
 
 def details(migration: Members) -> Iterator[tuple[str, str]]:
@@ -160,18 +186,30 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     so_far = " so far" if ended is None else ""
     yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
     if failed := objects_in(migration, "failed"):
-        yield "hint", f"`relay report {migration['number']} --state failed` names {failed:,}; {AGAIN}"
+        yield (
+            "hint",
+            f"`relay report {migration['number']} --state failed` names {failed:,}; {AGAIN}",
+        )
     if ended is None:
-        yield "under way", f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} there"
+        yield (
+            "under way",
+            f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} there",
+        )
     if _listing(migration):
         yield "listing", "the source is still being listed"
     for text in retried(migration):
         yield "retry", text
     if trouble := migration.get("trouble"):
         yield "ledger", f"waiting: {trouble['detail']}"
-    options = ", ".join(_option(name, value) for name, value in migration["options"].items() if value)
+    options = ", ".join(
+        _option(name, value) for name, value in migration["options"].items() if value
+    )
     yield "options", options or "none"
-    limits = [f"{name.replace('_', ' ')} {most:,}" for name, most in migration["limits"].items() if most is not None]
+    limits = [
+        f"{name.replace('_', ' ')} {most:,}"
+        for name, most in migration["limits"].items()
+        if most is not None
+    ]
     yield "limits", ", ".join(limits) or "none"
     if migration["priority"]:
         yield "priority", str(migration["priority"])

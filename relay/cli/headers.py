@@ -15,7 +15,8 @@ SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|cre
 
 
 def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") -> Headers:
-    """Return the headers of one side: of `--…-header 'Name: value'` (or 'Name: @file'), and of a file of such lines.
+    """Return the headers of one side: of `--…-header 'Name: value'` (or 'Name: @file'), and of a
+    file of such lines.
 
     Raises InvalidHeader for a line without a name, ConfigError as `read_secret` for a file.
     """
@@ -30,16 +31,24 @@ def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") 
 
 
 def exposed(lines: Iterable[str]) -> list[str]:
-    """Return the names of headers whose secret values stand in the process list for everybody to read."""
+    """Return the names of headers whose secret values stand in the process list for everybody to
+    read."""
     pairs = (line.partition(":") for line in lines)
-    return [name.strip() for name, _, value in pairs if SECRET.search(name) and not value.strip().startswith("@")]
+    return [
+        name.strip()
+        for name, _, value in pairs
+        if SECRET.search(name) and not value.strip().startswith("@")
+    ]
 
 
 def _split(line: str, where: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
         # The line is not repeated: it may be the secret without its name.
-        raise InvalidHeader(f"{where}: a header is written 'Name: value'", hint="Write 'Name: value' or 'Name: @file'.")
+        raise InvalidHeader(
+            f"{where}: a header is written 'Name: value'",
+            hint="Write 'Name: value' or 'Name: @file'.",
+        )
     return name.strip(), value.strip()
 
 

@@ -1,7 +1,7 @@
 """Ctrl-C in the terminal: the first lets running work end cleanly, the second ends at once.
 
-Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else (`relay/process/early_interrupt.py`).
-"""
+Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else
+(`relay/process/early_interrupt.py`)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ LOOK_SECONDS = 0.25
 
 
 def look_for_signals() -> None:
-    """Let a signal take effect within a moment, also where this process waits for an answer that never comes.
+    """Let a signal take effect within a moment, also where this process waits for an answer that
+    never comes.
 
-    gevent looks for signals before each wait, and a signal ends the wait; one that arrives between the two would take
-    effect at the next event alone (gevent's own look, each 0.3 s, is for Windows only).
-    """
+    gevent looks for signals before each wait, and a signal ends the wait; one that arrives between
+    the two would take effect at the next event alone (gevent's own look, each 0.3 s, is for Windows
+    only)."""
     gevent.get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS, ref=False).start(lambda: None)
 
 
@@ -50,20 +51,24 @@ class Interrupt:
     codes: Mapping[int, Exit] = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
 
     def __init__(self, stop: Callable[[], object], seconds: float, says: str = STOPPING) -> None:
-        """`stop` asks what runs to end, for which it then has `seconds`; `says` is printed to stderr."""
+        """`stop` asks what runs to end, for which it then has `seconds`; `says` is printed to
+        stderr."""
         self._stop, self._seconds, self._says, self._since = stop, seconds, says, 0.0
         self.code: Exit | None = None
 
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Catch them for the time of a `with` block."""
-        watchers = [gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()]
+        watchers = [
+            gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()
+        ]
         try:
             yield
         finally:
             for watcher in watchers:
                 watcher.cancel()
-            end_on_interrupt()  # libev has left the system's own answer to the signal, which is no exit code
+            # libev has left the system's own answer to the signal, which is not an exit code.
+            end_on_interrupt()
 
     def late(self) -> bool:
         """Say if what runs had its time to end."""
@@ -81,9 +86,11 @@ class Interrupt:
 
 @contextmanager
 def interrupt_as_exception(says: str = "") -> Iterator[None]:
-    """Raise Interrupted where this greenlet waits, at the first signal that comes in a `with` block, and say so on
-    stderr; the second ends at once."""
+    """Raise Interrupted where this greenlet waits, at the first signal that comes in a `with`
+    block, and say so on stderr; the second ends at once."""
     here: Any = gevent.getcurrent()
-    came = Interrupt(lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says)
+    came = Interrupt(
+        lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says
+    )
     with came.caught():
         yield

@@ -25,26 +25,36 @@ LINES, SECONDS = 1000, 0.5
 @click.command()
 @click.argument("location", metavar="LOCATION")
 @click.option("--recursive", "-r", is_flag=True, help="List all objects below it, not one folder.")
-@click.option("--long", "-l", "long_", is_flag=True, help="Print sizes in bytes and times of change (UTC) too.")
+@click.option(
+    "--long",
+    "-l",
+    "long_",
+    is_flag=True,
+    help="Print sizes in bytes and times of change (UTC) too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
-    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a path.
+    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a
+    path.
 
-    An object that cannot be moved is named on stderr with the reason. If a folder below cannot be listed, the exit
-    code is 1.
-    """
+    An object that cannot be moved is named on stderr with the reason. If a folder below cannot be
+    listed, the exit code is 1."""
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
     meter = Watchdog(runner.limits)
     with telling(meter):
-        code, count = _listed(runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json)
+        code, count = _listed(
+            runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
+        )
     if not count:
         tell_empty(f"{place} is empty")
     return code
 
 
-def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool) -> tuple[Exit, int]:
+def _listed(
+    entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool
+) -> tuple[Exit, int]:
     lines: list[str] = []
     written, code, count = monotonic(), Exit.VERIFIED, 0
     for entry in entries:
@@ -54,7 +64,9 @@ def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: boo
         if recursive and entry.folder:  # a folder that can't be listed: all others are entered
             code = Exit.FAILED
         lines.append(json.dumps(_members(entry)) if as_json else _line(entry, long_))
-        if len(lines) == LINES or monotonic() - written > SECONDS:  # a write for each line costs more than the listing
+        if (
+            len(lines) == LINES or monotonic() - written > SECONDS
+        ):  # a write for each line costs more than the listing
             tell("\n".join(lines))
             lines, written = [], monotonic()
     if lines:
@@ -73,5 +85,11 @@ def _line(entry: Entry, long_: bool) -> str:
 
 def _members(entry: Entry) -> dict[str, object]:
     modified = entry.modified.isoformat() if entry.modified else None
-    members = {"name": entry.name, "size": entry.size, "etag": entry.etag, "modified": modified, "folder": entry.folder}
+    members = {
+        "name": entry.name,
+        "size": entry.size,
+        "etag": entry.etag,
+        "modified": modified,
+        "folder": entry.folder,
+    }
     return {**members, **({"error": entry.error.message} if entry.error is not None else {})}

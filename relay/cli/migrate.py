@@ -23,7 +23,14 @@ from relay.views.problems import problem
 
 _SECONDS = click.FloatRange(min=0)
 
-LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "retry_budget", "ca_bundle")
+LIMITS = (
+    "connect_seconds",
+    "head_seconds",
+    "total_seconds",
+    "stall_seconds",
+    "retry_budget",
+    "ca_bundle",
+)
 """The flags that are settings of the same name."""
 
 
@@ -32,26 +39,49 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
 @click.argument("destination", metavar="DST")
 @with_flags(WORK, PLACES)
 @click.option(
-    "--ca-bundle", type=FILE, metavar="FILE", help="Trust the certificate authorities in this file too (PEM)."
+    "--ca-bundle",
+    type=FILE,
+    metavar="FILE",
+    help="Trust the certificate authorities in this file too (PEM).",
 )
-@click.option("--connect-seconds", type=_SECONDS, help="Limit of a connection with its TLS handshake, in seconds.")
-@click.option("--head-seconds", type=_SECONDS, help="Limit from a request to the head of its answer, in seconds.")
-@click.option("--stall-seconds", type=_SECONDS, help="Seconds without enough bytes before a store counts as stalled.")
-@click.option("--total-seconds", type=_SECONDS, help="Limit of one transfer with all its attempts, in seconds.")
-@click.option("--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem.")
+@click.option(
+    "--connect-seconds",
+    type=_SECONDS,
+    help="Limit of a connection with its TLS handshake, in seconds.",
+)
+@click.option(
+    "--head-seconds",
+    type=_SECONDS,
+    help="Limit from a request to the head of its answer, in seconds.",
+)
+@click.option(
+    "--stall-seconds",
+    type=_SECONDS,
+    help="Seconds without enough bytes before a store counts as stalled.",
+)
+@click.option(
+    "--total-seconds",
+    type=_SECONDS,
+    help="Limit of one transfer with all its attempts, in seconds.",
+)
+@click.option(
+    "--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only: no progress and no receipt.")
 def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     """Move one object, or with -r a tree, from SRC to DST, and prove each object.
 
-    A DST that ends in '/' takes the source's name. With -r an object that is there unchanged is skipped, and a failure
-    stops nothing else.
+    A DST that ends in '/' takes the source's name. With -r an object that is there unchanged is
+    skipped, and a failure stops nothing else.
 
     After Ctrl-C or a crash, run the same command again: it resumes where it stopped.
 
-    The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a headers file. relay
-    connects to the hosts that you name, wherever they are; a redirect may lead to public hosts only.
-    """
+    The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a
+    headers file. relay connects to the hosts that you name, wherever they are; a redirect may lead
+    to public hosts only."""
     try:
         return _migrate(options, as_json, quiet)
     except Interrupted as error:
@@ -69,7 +99,8 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = replace(
         order_of(options),
-        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
+        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed
+        # ahead.
         bounds=replace(bounds_of(options), slots=None),
     )
     remotes = Remotes(settings.remotes, folders=None)
@@ -91,13 +122,18 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 
 
 def order_of(options: Mapping[str, Any]) -> MigrationRequest:
-    """Return what the flags ask for, but for its limits. Raises InvalidType, and as `read_headers`."""
+    """Return what the flags ask for, but for its limits. Raises InvalidType, and as
+    `read_headers`."""
     tree = options["recursive"]
     if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return MigrationRequest(
         Endpoint(whole(options["source"], tree), headers_of(options, "source")),
-        Endpoint(whole(options["destination"], tree), headers_of(options, "destination"), options["method"]),
+        Endpoint(
+            whole(options["destination"], tree),
+            headers_of(options, "destination"),
+            options["method"],
+        ),
         recursive=tree,
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,

@@ -1,7 +1,8 @@
-"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in a ledger.
+"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in
+a ledger.
 
-Those of the server that RELAY_URL (or `--url`) names, else those in the ledger of this machine, without a server.
-"""
+Those of the server that RELAY_URL (or `--url`) names, else those in the ledger of this machine,
+without a server."""
 
 from __future__ import annotations
 
@@ -29,13 +30,20 @@ FORMATS = ("table", "jsonl", "csv", "html")
 
 
 URL = click.option(
-    "--url", metavar="URL", help="Ask this server (default: RELAY_URL, else the ledger of this machine)."
+    "--url",
+    metavar="URL",
+    help="Ask this server (default: RELAY_URL, else the ledger of this machine).",
 )
 
 
 @click.command()
 @click.argument("id", required=False)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="Number of migrations to show (default: 20).")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    help="Number of migrations to show (default: 20).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @URL
 def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
@@ -56,9 +64,18 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
 
 @click.command()
 @click.argument("id")
-@click.option("--state", type=click.Choice(STATES), multiple=True, help="Print only objects in this state. Repeatable.")
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", help="Form of the rows (default: table)."
+    "--state",
+    type=click.Choice(STATES),
+    multiple=True,
+    help="Print only objects in this state. Repeatable.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    help="Form of the rows (default: table).",
 )
 @URL
 def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
@@ -94,7 +111,10 @@ def _table(_: Any, rows: Rows) -> Iterator[str]:
     for row in rows:
         size = "" if row["bytes"] is None else f"{row['bytes']:,}"
         end = row["detail"] or row["digest"] or ""
-        yield f"{row['state']:<10} {row['level'] or '':<12} {size:>17}  {plain(row['name'])}  {plain(end)}".rstrip()
+        yield (
+            f"{row['state']:<10} {row['level'] or '':<12} {size:>17}  {plain(row['name'])} "
+            f" {plain(end)}".rstrip()
+        )
 
 
 def _jsonl(_: Any, rows: Rows) -> Iterator[str]:
@@ -111,16 +131,27 @@ def _html(migration: Mapping[str, Any], rows: Rows) -> Iterator[str]:
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
     yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
     yield "table{border-collapse:collapse}"
-    yield "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #8884}.failed{color:#c33}</style>"
+    yield (
+        "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid"
+        " #8884}.failed{color:#c33}</style>"
+    )
     yield f"<h1>{title}</h1><p>{html.escape(migration['state'])}</p>"
     yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
     for row in rows:
-        cells = "".join(f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>" for name in FIELDS)
+        cells = "".join(
+            f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>"
+            for name in FIELDS
+        )
         yield f'<tr class="{html.escape(row["state"])}">{cells}</tr>'
     yield "</table></html>"
 
 
-_FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {"table": _table, "jsonl": _jsonl, "csv": _csv, "html": _html}
+_FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {
+    "table": _table,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "html": _html,
+}
 
 
 def _verb(name: str, text: str) -> click.Command:
@@ -145,7 +176,11 @@ def _begins(name: str, text: str) -> click.Command:
     def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
         if options["source"] and not options["destination"]:
             raise click.UsageError("SRC needs DST: give both locations, or neither")
-        places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else {}
+        places = (
+            {side: place(options, side) for side in ("source", "destination")}
+            if options["source"]
+            else {}
+        )
         if urls is not None:
             places["list"] = place({**options, "source": as_list(urls)}, "source")
         warn(options)
@@ -155,8 +190,8 @@ def _begins(name: str, text: str) -> click.Command:
     return command
 
 
-_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a migration of a list, LIST has
-fresh URLs for the same names; a name that is not in it keeps its URL."""
+_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a migration of a
+list, LIST has fresh URLs for the same names; a name that is not in it keeps its URL."""
 
 
 pause = _verb("pause", "Pause the migration ID; running transfers stop within about a second.")
@@ -172,32 +207,47 @@ def cancel(id: str, url: str | None) -> int:
     try:
         confirm(line(cancelled))
     finally:
-        for told in known.sweep(id):
-            say(plain(told), sys.stderr)
+        for reported in known.sweep(id):
+            say(plain(reported), sys.stderr)
     return Exit.VERIFIED
 
 
-resume = _begins("resume", "Resume the paused migration ID: on a server at once, here with the command that began it.")
-retry = _begins("retry", "Queue the failed, unverified and cancelled objects of the migration ID again.")
+resume = _begins(
+    "resume",
+    "Resume the paused migration ID: on a server at once, here with the command that began it.",
+)
+retry = _begins(
+    "retry", "Queue the failed, unverified and cancelled objects of the migration ID again."
+)
 
 
 @click.command()
 @click.argument("id")
-@click.option("--slots", type=OrNone(COUNT), help="Maximum number of concurrent transfers, over all workers.")
+@click.option(
+    "--slots", type=OrNone(COUNT), help="Maximum number of concurrent transfers, over all workers."
+)
 @click.option(
     "--bytes-per-second",
     type=OrNone(BytesPerSecond()),
     metavar="10M|none",
     help="Maximum bandwidth of reads and read-backs.",
 )
-@click.option("--connections", type=OrNone(COUNT), help="Maximum number of concurrent requests to each store.")
+@click.option(
+    "--connections", type=OrNone(COUNT), help="Maximum number of concurrent requests to each store."
+)
 @click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
 @URL
 def limit(id: str, url: str | None, **change: Any) -> int:
     """Change the limits of the migration ID, also while it runs; `none` removes a limit."""
-    given = {name: None if value == NONE else value for name, value in change.items() if value is not None}
+    given = {
+        name: None if value == NONE else value
+        for name, value in change.items()
+        if value is not None
+    }
     if not given:
-        raise click.UsageError("give a limit: --slots, --bytes-per-second, --connections or --priority")
+        raise click.UsageError(
+            "give a limit: --slots, --bytes-per-second, --connections or --priority"
+        )
     limited = migrations_of(url).limit(id, given)
     held = {name: most for name, most in limited["limits"].items() if most is not None}
     limits = ", ".join(f"{name} {most:,}" for name, most in held.items()) or "no limits"
@@ -211,7 +261,8 @@ def limit(id: str, url: str | None, **change: Any) -> int:
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; end with the migration.")
 @URL
 def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
-    """Show the progress of the migration ID until it ends. Ctrl-C ends the display, not the migration."""
+    """Show the progress of the migration ID until it ends. Ctrl-C ends the display, not the
+    migration."""
     return watch(migrations_of(url), id, quiet, as_json)
 
 
@@ -220,20 +271,26 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
 @click.argument("destination", metavar="DST")
 @with_flags(WORK, PLACES)
 @click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
-@click.option("--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration.")
+@click.option(
+    "--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration."
+)
 @click.option("--wait", is_flag=True, help="Show its progress until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @URL
-def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Hand a migration to a server, which runs it whatever happens here; print its number and its id.
+def submit(
+    url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any
+) -> int:
+    """Hand a migration to a server, which runs it whatever happens here; print its number and its
+    id.
 
     The server reads SRC and DST: they name its remotes, its folders, and hosts of its network.
     """
     there = server_of(load_settings(), url)
     if there is None:
         raise click.UsageError(
-            "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from here"
+            "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from"
+            " here"
         )
     if key is not None and not (key.isascii() and key.isprintable()):
         raise click.UsageError("--key is not 1 to 255 visible ASCII characters")

@@ -27,22 +27,38 @@ PLACES = (
         "--source-header",
         multiple=True,
         metavar="'NAME: VALUE'",
-        help="Send this header to the source. Repeatable; 'NAME: @FILE' reads the value from a file.",
+        help=(
+            "Send this header to the source. Repeatable; 'NAME: @FILE' reads the value from a file."
+        ),
     ),
     click.option(
-        "--source-headers-file", type=FILE, metavar="FILE", help="Send the headers of a file, one 'Name: value' a line."
+        "--source-headers-file",
+        type=FILE,
+        metavar="FILE",
+        help="Send the headers of a file, one 'Name: value' a line.",
     ),
     click.option(
-        "--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header, for the destination."
+        "--destination-header",
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="As --source-header, for the destination.",
     ),
     click.option(
-        "--destination-headers-file", type=FILE, metavar="FILE", help="As --source-headers-file, for the destination."
+        "--destination-headers-file",
+        type=FILE,
+        metavar="FILE",
+        help="As --source-headers-file, for the destination.",
     ),
 )
 """What goes along to the two stores."""
 
 WORK = (
-    click.option("--recursive", "-r", is_flag=True, help="Move everything below the folder SRC into the folder DST."),
+    click.option(
+        "--recursive",
+        "-r",
+        is_flag=True,
+        help="Move everything below the folder SRC into the folder DST.",
+    ),
     click.option(
         "--verify",
         type=click.Choice([v.value for v in Verify]),
@@ -52,26 +68,50 @@ WORK = (
     click.option(
         "--if-exists",
         type=click.Choice([e.value for e in IfExists]),
-        help="What to do if the destination already exists (default: changed with -r, else overwrite).",
+        help=(
+            "What to do if the destination already exists (default: changed with -r, else"
+            " overwrite)."
+        ),
     ),
     click.option(
         "--server-copy/--no-server-copy",
         default=True,
-        help="Let a store that is both source and destination copy by itself (default), or move the bytes.",
+        help=(
+            "Let a store that is both source and destination copy by itself (default), or move the"
+            " bytes."
+        ),
     ),
     click.option(
         "--metadata",
         type=click.Choice([m.value for m in Metadata]),
         default="keep",
-        help="strict: an object fails if the destination cannot keep its metadata (default: keep, with a note).",
+        help=(
+            "strict: an object fails if the destination cannot keep its metadata (default: keep,"
+            " with a note)."
+        ),
     ),
-    click.option("--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."),
-    click.option("--method", type=click.Choice(["PUT", "POST"]), help="HTTP method of the upload (default: PUT)."),
-    click.option("--slots", type=COUNT, help="Maximum number of concurrent transfers (with submit: over all workers)."),
     click.option(
-        "--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="Maximum bandwidth of reads and read-backs."
+        "--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."
     ),
-    click.option("--connections", type=COUNT, help="Maximum number of concurrent requests to each store."),
+    click.option(
+        "--method",
+        type=click.Choice(["PUT", "POST"]),
+        help="HTTP method of the upload (default: PUT).",
+    ),
+    click.option(
+        "--slots",
+        type=COUNT,
+        help="Maximum number of concurrent transfers (with submit: over all workers).",
+    ),
+    click.option(
+        "--bytes-per-second",
+        type=BytesPerSecond(),
+        metavar="10M",
+        help="Maximum bandwidth of reads and read-backs.",
+    ),
+    click.option(
+        "--connections", type=COUNT, help="Maximum number of concurrent requests to each store."
+    ),
 )
 """What is to be done, and how."""
 
@@ -100,7 +140,11 @@ def bounds_of(options: Mapping[str, Any]) -> Bounds:
 def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
     """Return one side as a request to a server has it. Raises as `read_headers`."""
     members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
-    return {**members, "method": options["method"]} if side == "destination" and options.get("method") else members
+    return (
+        {**members, "method": options["method"]}
+        if side == "destination" and options.get("method")
+        else members
+    )
 
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,8 +165,8 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole(text: str, folder: bool) -> str:
-    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one. That of a
-    `folder` ends in '/', another does where it was written so."""
+    """Return a relative path as an absolute one: the ledger outlives this folder's being the
+    current one. That of a `folder` ends in '/', another does where it was written so."""
     if text[: len(LIST)].lower() == LIST:
         return LIST + whole(text[len(LIST) :], folder=False)
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
@@ -132,12 +176,18 @@ def whole(text: str, folder: bool) -> str:
 
 
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
-    """Say which secrets the process list shows, and what of the source's URL is not sent. Not before all was checked:
-    what stands where a name should be may be the secret."""
+    """Say which secrets the process list shows, and what of the source's URL is not sent. Not
+    before all was checked: what stands where a name should be may be the secret."""
     if quiet:
         return
     if has_fragment(options["source"] or ""):
-        say(f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}", sys.stderr)
+        say(
+            f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}",
+            sys.stderr,
+        )
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed(lines):
-        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
+        say(
+            f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead",
+            sys.stderr,
+        )

@@ -32,7 +32,10 @@ FATES: Mapping[IfExists, Mapping[str, str]] = {
 
 
 @click.command(
-    epilog="Exit codes: 0 nothing would fail · 1 an object would fail, or the source cannot be listed · 2 wrong usage"
+    epilog=(
+        "Exit codes: 0 nothing would fail · 1 an object would fail, or the source cannot be listed"
+        " · 2 wrong usage"
+    )
 )
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
@@ -48,8 +51,8 @@ FATES: Mapping[IfExists, Mapping[str, str]] = {
 def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     """Show what `relay migrate SRC DST` would do; write nothing anywhere.
 
-    relay lists the whole source, and compares a sample (or with --whole every object) with the destination.
-    """
+    relay lists the whole source, and compares a sample (or with --whole every object) with the
+    destination."""
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = order_of(options)
@@ -62,11 +65,17 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
         made = surveyor.run()
     members = _members(surveyor, made)
     with suppress(ReaderGone):  # its exit code is an answer too
-        for text in [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]:
+        for text in (
+            [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
+        ):
             tell(text)
     lost = made.unkept and job.metadata is Metadata.STRICT
     empty = job.fail_on_empty and not (made.objects or made.refused)
-    return Exit.FAILED if made.refused or lost or empty or members["fates"].get("failed") else Exit.VERIFIED
+    return (
+        Exit.FAILED
+        if made.refused or lost or empty or members["fates"].get("failed")
+        else Exit.VERIFIED
+    )
 
 
 def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
@@ -87,33 +96,59 @@ def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
         "looked": made.looked,
         "found": dict(sorted(made.looks.items())),
         "fates": dict(sorted(fates.items())),
-        "in_parts": {"objects": made.large if parted else 0, "bytes": made.large_bytes if parted else 0},
+        "in_parts": {
+            "objects": made.large if parted else 0,
+            "bytes": made.large_bytes if parted else 0,
+        },
         "server_copy": surveyor.copies,
         "unkept": made.unkept,
         "level": surveyor.level(made).value,
     }
 
 
-def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "source", told["source"]
-    yield "destination", told["destination"]
-    if not told["objects"] and not told["refused"]:
+def _lines(reported: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "source", reported["source"]
+    yield "destination", reported["destination"]
+    if not reported["objects"] and not reported["refused"]:
         yield "objects", "none: nothing was found in the source"
         return
-    unsized = f", {told['unsized']:,} more of unknown size" if told["unsized"] else ""
-    yield "objects", f"{told['objects']:,}, {told['bytes']:,} bytes ({decimal(told['bytes'])}){unsized}"
-    if told["looked"]:
-        every = "all" if told["looked"] == told["objects"] else f"{told['looked']:,} of them, by chance,"
-        yield "looked at", f"{every}: " + " · ".join(f"{count:,} {answer}" for answer, count in told["found"].items())
-        yield "would be", " · ".join(f"{count:,} {fate}" for fate, count in told["fates"].items())
-    if told["server_copy"]:
+    unsized = f", {reported['unsized']:,} more of unknown size" if reported["unsized"] else ""
+    yield (
+        "objects",
+        f"{reported['objects']:,}, {reported['bytes']:,} bytes ({decimal(reported['bytes'])}){unsized}",
+    )
+    if reported["looked"]:
+        every = (
+            "all"
+            if reported["looked"] == reported["objects"]
+            else f"{reported['looked']:,} of them, by chance,"
+        )
+        yield (
+            "looked at",
+            f"{every}: "
+            + " · ".join(f"{count:,} {answer}" for answer, count in reported["found"].items()),
+        )
+        yield (
+            "would be",
+            " · ".join(f"{count:,} {fate}" for fate, count in reported["fates"].items()),
+        )
+    if reported["server_copy"]:
         yield "copied", "by the store itself, if it lets us: no byte passes through here"
-    if told["in_parts"]["objects"]:
-        yield "in parts", f"{told['in_parts']['objects']:,} objects, {decimal(told['in_parts']['bytes'])}"
-    if told["unkept"]:
-        yield "metadata", f"of {told['unkept']:,} of these the destination can't keep all; a receipt says what"
-    yield "expect", f"{told['level']}; `relay doctor` finds out what the destination can do, by trying"
-    if told["refused"]:
-        yield "refused", f"{told['refused']:,} objects would fail"
-    for row in told["names"]:
+    if reported["in_parts"]["objects"]:
+        yield (
+            "in parts",
+            f"{reported['in_parts']['objects']:,} objects, {decimal(reported['in_parts']['bytes'])}",
+        )
+    if reported["unkept"]:
+        yield (
+            "metadata",
+            f"of {reported['unkept']:,} of these the destination can't keep all; a receipt says what",
+        )
+    yield (
+        "expect",
+        f"{reported['level']}; `relay doctor` finds out what the destination can do, by trying",
+    )
+    if reported["refused"]:
+        yield "refused", f"{reported['refused']:,} objects would fail"
+    for row in reported["names"]:
         yield "", f"{row['name'] or 'the object'}: {row['why']}"

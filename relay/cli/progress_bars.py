@@ -1,8 +1,8 @@
 """Progress bars in a terminal: lines of text that wrap, and rows of bars below them.
 
-Decided here: that a name is shown as it is (no markup, no emoji), and what is left out where the terminal is narrow.
-Never here: what is shown. rich's console takes some hundredths of a second, so this is imported by what shows bars.
-"""
+Decided here: that a name is shown as it is (no markup, no emoji), and what is left out where the
+terminal is narrow. Never here: what is shown. rich's console takes some hundredths of a second, so
+this is imported by what shows bars."""
 
 from __future__ import annotations
 
@@ -36,15 +36,25 @@ class Bars(Progress):
 
 
 @contextmanager
-def bars(*after: type[ProgressColumn], wide: tuple[type[ProgressColumn], ...] = ()) -> Iterator[Bars]:
-    """Show bars on stderr: a description, the bar, and what comes `after`; `wide` where there is room for it."""
+def bars(
+    *after: type[ProgressColumn], wide: tuple[type[ProgressColumn], ...] = ()
+) -> Iterator[Bars]:
+    """Show bars on stderr: a description, the bar, and what comes `after`; `wide` where there is
+    room for it."""
     console = Console(stderr=True, emoji=False)
     narrow = console.width < NARROW
     length = 10 if narrow else 24
     columns = (
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
         BarColumn(bar_width=length, table_column=Column(width=length, no_wrap=True)),
-        *(kind(table_column=Column(no_wrap=True)) for kind in (after if narrow else (*after, *wide))),
+        *(
+            kind(table_column=Column(no_wrap=True))
+            for kind in (after if narrow else (*after, *wide))
+        ),
     )
     with Bars(*columns, console=console, auto_refresh=False, transient=True) as shown:
         yield shown

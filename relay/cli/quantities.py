@@ -13,7 +13,8 @@ _BYTES = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(?:([KMGT])(i?))?B?", re.I
 
 
 def parse_bytes(text: str) -> int | None:
-    """Return a number of bytes: 10M is ten million, 10Mi is ten times 1,048,576. None for what is no such number."""
+    """Return a number of bytes: 10M is ten million, 10Mi is ten times 1,048,576. None for what is
+    no such number."""
     found = _BYTES.fullmatch(text.strip())
     if found is None:
         return None
@@ -31,7 +32,11 @@ class BytesPerSecond(click.ParamType[int, Any]):
         """Read it. Raises click.BadParameter."""
         found = value if isinstance(value, int) else parse_bytes(str(value))
         if found is None or not 1 <= found <= MOST:
-            self.fail(f"{value!r} is not a number of bytes from 1 to 1T, such as 500K, 10M or 64Mi", param, ctx)
+            self.fail(
+                f"{value!r} is not a number of bytes from 1 to 1T, such as 500K, 10M or 64Mi",
+                param,
+                ctx,
+            )
         return found
 
 

@@ -16,7 +16,8 @@ from relay.stores.remotes import Remotes
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def remotes(as_json: bool) -> int:
-    """List the remotes of relay.toml, of your rclone.conf and of the AWS profiles, without their secrets."""
+    """List the remotes of relay.toml, of your rclone.conf and of the AWS profiles, without their
+    secrets."""
     known = Remotes(load_settings().remotes)
     found = list(known)
     if as_json:
@@ -29,7 +30,10 @@ def remotes(as_json: bool) -> int:
     for remote in found:
         unknown = "" if known.speaks(remote) else "  (relay does not speak this type)"
         name = plain(f"{remote.name}:")
-        tell(f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}}  {plain(remote.origin)}{unknown}")
+        tell(
+            f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}} "
+            f" {plain(remote.origin)}{unknown}"
+        )
     return Exit.VERIFIED
 
 

@@ -1,8 +1,8 @@
 """Check the answers of a relay server before a command uses them.
 
-Decided here: which members a command needs, and their types; others, and those that an older server does not tell, may
-be there or not. Never here: what a server answers (`relay/api/schemas.py`), how an answer is printed.
-"""
+Decided here: which members a command needs, and their types; others, and those that an older server
+does not tell, may be there or not. Never here: what a server answers (`relay/api/schemas.py`), how
+an answer is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`relay serve`: run the application under gunicorn, as `gunicorn -c deploy/gunicorn.conf.py` does."""
+"""`relay serve`: run the application under gunicorn, as `gunicorn -c deploy/gunicorn.conf.py`
+does."""
 
 from __future__ import annotations
 
@@ -26,28 +27,43 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
             continue
         shown = f"  [default: {field.default}]" if field.default not in (None, "") else ""
         text = f"{field.description}{shown}"
-        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(
+            command
+        )
     return command
 
 
 @click.command()
-@click.option("--config", metavar="FILE", help="Read settings from this TOML file (default: relay.toml, if it exists).")
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="Read settings from this TOML file (default: relay.toml, if it exists).",
+)
 @_flags
 def serve(config: str | None, **flags: str | None) -> None:
-    """Serve POST /migrate. Flags win over RELAY_* variables, these over relay.toml, this over the defaults."""
+    """Serve POST /migrate. Flags win over RELAY_* variables, these over relay.toml, this over the
+    defaults."""
     _hand_on(config, flags)
-    # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need not wait.
+    # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need
+    # not wait.
     from relay.api.serving import Server
 
     Server().run()
 
 
 def _hand_on(config: str | None, flags: dict[str, str | None]) -> None:
-    """Put the flags into the environment, which is how they get to the workers, and back after a SIGHUP."""
+    """Put the flags into the environment, which is how they get to the workers, and back after a
+    SIGHUP."""
     if _PASSWORD.search(flags.get("ledger") or ""):
-        say("relay: warning: the ledger's password stands in the process list; use RELAY_LEDGER instead", sys.stderr)
+        say(
+            "relay: warning: the ledger's password stands in the process list; use RELAY_LEDGER"
+            " instead",
+            sys.stderr,
+        )
     if config is not None:
         os.environ["RELAY_CONFIG"] = config
     for name, value in flags.items():
         if value is not None:
-            os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(name, "")  # closes what relay.toml opened
+            os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(
+                name, ""
+            )  # closes what relay.toml opened

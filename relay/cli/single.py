@@ -1,7 +1,7 @@
 """`relay migrate` of one object, through the ledger, so that the same command resumes it.
 
-Decided here: what is shown of it, and what of its end. Never here: what a ledger is for (`durable.py`).
-"""
+Decided here: what is shown of it, and what of its end. Never here: what a ledger is for
+(`durable.py`)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ from relay.ledger.rows import Migration
 from relay.views.rows import summary
 
 
-def migrate_object(ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool, as_json: bool) -> Exit:
+def migrate_object(
+    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool, as_json: bool
+) -> Exit:
     """Carry it out to its end; return the exit code. Raises its RelayError, or Interrupted."""
     migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         there = bytes_there(summary(migration))
         kept = f": {decimal(there)} of it are there already" if there else ""
-        say(f"relay: going on with migration {migration.number}{kept}{held_by_another(migration)}", sys.stderr)
+        say(
+            f"relay: going on with migration {migration.number}{kept}{held_by_another(migration)}",
+            sys.stderr,
+        )
     ends: list[Outcome | RelayError] = []
 
     claimer = Worker(ledger, runner, 1, migration.id, lambda _, end: ends.append(end))
@@ -66,8 +71,8 @@ def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
 
 
 def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool) -> Exit:
-    """Tell how one ended that did not end here: it waits for what its user must do, or another process moved it.
-    Raises what it waits for."""
+    """Tell how one ended that did not end here: it waits for what its user must do, or another
+    process moved it. Raises what it waits for."""
     if migration.error is not None:
         raise _error_of(migration)
     members = summary(migration)
@@ -77,7 +82,11 @@ def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json
         for name, value in table(members, failures(ledger, migration), "with other processes"):
             confirm(in_columns(name, value))
         if migration.state == "paused":
-            confirm(in_columns("hint", f"`relay resume {migration.number}`, or the same command, goes on"))
+            confirm(
+                in_columns(
+                    "hint", f"`relay resume {migration.number}`, or the same command, goes on"
+                )
+            )
     return exit_of(members)
 
 

@@ -19,8 +19,9 @@ from relay.stores.remotes import Remotes
 
 
 def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[str]:
-    """Remove what is left of a migration; yield a line for each object of which something may remain, and one where
-    nothing of the others is left. The hosts that its user named are allowed. Raises LedgerFailed."""
+    """Remove what is left of a migration; yield a line for each object of which something may
+    remain, and one where nothing of the others is left. The hosts that its user named are allowed.
+    Raises LedgerFailed."""
     try:
         runner = _runner(settings, ledger, migration)
     except RelayError as denied:
@@ -32,7 +33,11 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
         count, left = sweeper.sweep()
         total, more = total + count, bool(count or left)
         for orphan, error in left:
-            place = orphan.upload.place if orphan.upload else f"{migration.destination}{orphan.claim.name}"
+            place = (
+                orphan.upload.place
+                if orphan.upload
+                else f"{migration.destination}{orphan.claim.name}"
+            )
             again = "" if error.remains else "; the same command tries again"
             yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}"
     if total:

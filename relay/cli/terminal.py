@@ -1,10 +1,10 @@
 """Print to the terminal, without ever breaking a transfer by a failed print.
 
-The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
-hostile store's escape sequences change nothing but the print. What a command is given for (`relay ls`) is `tell`ed: it
-ends where nobody reads it, and fails where it can't be written. What it has done (`relay migrate`) is `confirm`ed: that
-is done whoever reads it, and a failure where it can't be written.
-"""
+The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an
+ASCII terminal or a hostile store's escape sequences change nothing but the print. What a command is
+given for (`relay ls`) is `tell`ed: it ends where nobody reads it, and fails where it can't be
+written. What it has done (`relay migrate`) is `confirm`ed: that is done whoever reads it, and a
+failure where it can't be written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class ReaderGone(Exception):
 
 
 def prepare(stdout_gone: bool = False) -> None:
-    """Make stdout and stderr safe to write to; with `stdout_gone` what is still buffered for it is forgotten."""
+    """Make stdout and stderr safe to write to; with `stdout_gone` what is still buffered for it is
+    forgotten."""
     if stdout_gone or sys.stdout is None:
         _forget(1)
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
@@ -56,9 +57,8 @@ def _forget(descriptor: int) -> None:
 def leave(code: int) -> NoReturn:
     """End the process now, with what was said written out.
 
-    An ordinary exit would wait for a name that is being resolved in a thread, and take every module apart one by one,
-    which is a tenth of a short command's time.
-    """
+    An ordinary exit would wait for a name that is being resolved in a thread, and take every module
+    apart one by one, which is a tenth of a short command's time."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
@@ -66,7 +66,8 @@ def leave(code: int) -> NoReturn:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line to stdout, or to `stream`; that nobody reads it, or that it can't be written, changes nothing."""
+    """Print a line to stdout, or to `stream`; that nobody reads it, or that it can't be written,
+    changes nothing."""
     stream = stream or sys.stdout
     try:
         _write(text, stream)
@@ -75,21 +76,25 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print to stdout what the command was given for. Raises OutputFailed where it can't be written, ReaderGone where
-    nobody reads it: then there is no reason to go on."""
+    """Print to stdout what the command was given for. Raises OutputFailed where it can't be
+    written, ReaderGone where nobody reads it: then there is no reason to go on."""
     _tell(text, None)
 
 
 def tell_empty(text: str) -> None:
-    """Say on stderr that there is nothing to print: without a word an empty output looks like one that was lost."""
+    """Say on stderr that there is nothing to print: without a word an empty output looks like one
+    that was lost."""
     say(f"relay: {plain(text)}", sys.stderr)
 
 
 def confirm(text: str) -> None:
-    """Print to stdout what the command has done. That nobody reads it changes nothing; raises OutputFailed where it
-    can't be written."""
+    """Print to stdout what the command has done. That nobody reads it changes nothing; raises
+    OutputFailed where it can't be written."""
     with suppress(ReaderGone):
-        _tell(text, "Make room where the output goes. The work itself was done: `relay status` shows it.")
+        _tell(
+            text,
+            "Make room where the output goes. The work itself was done: `relay status` shows it.",
+        )
 
 
 def _tell(text: str, hint: str | None) -> None:
@@ -115,7 +120,8 @@ def has_bars() -> bool:
 
 
 def show_cursor() -> None:
-    """Show the cursor, which bars hide: for a process that ends at once, and leaves them as they are."""
+    """Show the cursor, which bars hide: for a process that ends at once, and leaves them as they
+    are."""
     if has_bars():
         with suppress(OSError):
             os.write(2, b"\x1b[?25h\n")
@@ -129,8 +135,8 @@ def say_error(error: RelayError) -> None:
 
 
 def side_of(error: RelayError) -> str | None:
-    """Return the store that an error is about: the one that failed, or the one that was asked for in a way that can't
-    be. None where it is about neither."""
+    """Return the store that an error is about: the one that failed, or the one that was asked for
+    in a way that can't be. None where it is about neither."""
     named = (error.pointer or "").split("/")[1:2]
     return next((side for side in (error.side, *named) if side in ("source", "destination")), None)
 
@@ -141,14 +147,16 @@ _QUERY: Final = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
 
 
 def without_secrets(text: str) -> str:
-    """Return words about a command line without what may be a secret there: the query of a URL, which signs it, its
-    user, and arguments that are too many, as the rest of a header is that was not quoted."""
+    """Return words about a command line without what may be a secret there: the query of a URL,
+    which signs it, its user, and arguments that are too many, as the rest of a header is that was
+    not quoted."""
     text = _EXTRA.sub(r"\1; is something not quoted?", text)
     return _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", text))
 
 
 def plain(text: str) -> str:
-    """Return text with everything escaped that a terminal might act on: stores choose etags and error texts."""
+    """Return text with everything escaped that a terminal might act on: stores choose etags and
+    error texts."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
@@ -171,7 +179,11 @@ def size(count: int) -> str:
 
 def receipt_lines(outcome: Outcome) -> Iterable[str]:
     """Return the receipt as a table of two columns."""
-    rows = [("state", outcome.state.value), ("source", str(outcome.source)), ("destination", str(outcome.destination))]
+    rows = [
+        ("state", outcome.state.value),
+        ("source", str(outcome.source)),
+        ("destination", str(outcome.destination)),
+    ]
     if outcome.receipt is not None:
         rows += _rows(outcome, outcome.receipt)
     return [in_columns(name, value) for name, value in rows]

@@ -1,4 +1,5 @@
-"""`relay migrate -r`: move a tree through the ledger and show its progress; the same command resumes it."""
+"""`relay migrate -r`: move a tree through the ledger and show its progress; the same command
+resumes it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
-from relay.cli.formatting import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
+from relay.cli.formatting import (
+    Members,
+    bytes_done,
+    bytes_in,
+    bytes_moved,
+    exit_of,
+    failed_line,
+    heads,
+    table,
+)
 from relay.cli.local_run import STOPPED, accept, failures, held_by_another, work
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.engine.migration_request import MigrationRequest
@@ -37,14 +47,20 @@ SHOWN = 5
 
 
 def migrate_tree(
-    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, slots: int, quiet: bool, as_json: bool
+    ledger: Ledger,
+    order: MigrationRequest,
+    runner: TransferEngine,
+    slots: int,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Carry it out to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
     migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         done = migration.count_in("verified", "skipped").objects
         say(
-            f"relay: going on with migration {migration.number}: {done:,} objects are there already{held_by_another(migration)}",
+            f"relay: going on with migration {migration.number}: {done:,} objects are there"
+            f" already{held_by_another(migration)}",
             sys.stderr,
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _told=brief(migration))
@@ -75,7 +91,8 @@ class Watch:
     shown: bool = True
     """Somebody is told of failures as they come; else none is kept."""
     failures: deque[str] = field(default_factory=deque)
-    """A line for each that nobody was told of yet: an error itself would keep its traceback, and what that holds."""
+    """A line for each that nobody was told of yet: an error itself would keep its traceback, and
+    what that holds."""
     bytes_here: int = 0
     """What this process has moved, of objects that it works on no more."""
     started: float = field(default_factory=monotonic)
@@ -98,18 +115,18 @@ class Watch:
             yield self.failures.popleft()
 
     def look(self, under_way: int) -> tuple[Members, float]:
-        """Return how the migration stands, and its rate (bytes a second of all processes that work on it); `under_way`
-        are bytes that this one moves, and of which the ledger does not know yet. While the ledger does not answer that
-        is how it stood."""
+        """Return how the migration stands, and its rate (bytes a second of all processes that work
+        on it); `under_way` are bytes that this one moves, and of which the ledger does not know
+        yet. While the ledger does not answer that is how it stood."""
         try:
             self._told = brief(self.ledger.migration(self.id))
         except LedgerFailed:
             if self._told is None:
                 raise
-        told = self._told
+        reported = self._told
         # What has ended here is settled a moment later, and till then neither under way nor there.
-        self._seen = max(self._seen, bytes_moved(told) + under_way)
-        return told, self.rate.add(self._seen)
+        self._seen = max(self._seen, bytes_moved(reported) + under_way)
+        return reported, self.rate.add(self._seen)
 
 
 # -- what is shown
@@ -129,17 +146,22 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
 
 
 def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]]:
-    """Return how the migration stands, how many bytes of it need not be moved any more, and both in words."""
+    """Return how the migration stands, how many bytes of it need not be moved any more, and both in
+    words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
-    told, rate = watch.look(here)
+    reported, rate = watch.look(here)
     if claimer.trouble is not None:
-        told = {**told, "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message}}
-    return told, bytes_done(told) + here, heads(told, rate, here)
+        reported = {
+            **reported,
+            "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message},
+        }
+    return reported, bytes_done(reported) + here, heads(reported, rate, here)
 
 
 @contextmanager
 def _bars() -> Iterator[Show]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the bars need wait.
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the
+    # bars need wait.
     from rich.progress import TimeElapsedColumn
 
     from relay.cli.progress_bars import bars
@@ -150,9 +172,11 @@ def _bars() -> Iterator[Show]:
 
         def show(watch: Watch, claimer: Worker) -> None:
             _failures(watch, progress.tell)
-            told, done, progress.head = _heads(watch, claimer)
-            progress.update(whole, total=bytes_in(told) or None, completed=done)
-            largest = sorted(claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True)[:SHOWN]
+            reported, done, progress.head = _heads(watch, claimer)
+            progress.update(whole, total=bytes_in(reported) or None, completed=done)
+            largest = sorted(
+                claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True
+            )[:SHOWN]
             _rows(progress, rows, largest)
             progress.refresh()
 
@@ -167,12 +191,14 @@ def _rows(progress: Progress, rows: dict[int, Any], shown: list[ActiveTransfer])
         if id not in rows:
             rows[id] = progress.add_task("", total=None)
         transfer = active.transfer
-        progress.update(rows[id], description=named(active), total=transfer.total, completed=transfer.bytes)
+        progress.update(
+            rows[id], description=named(active), total=transfer.total, completed=transfer.bytes
+        )
 
 
 def named(active: ActiveTransfer) -> str:
-    """Return the line of what is moved here; of an object in which several processes share, with how much this one has
-    moved of it, as its bar is the object's."""
+    """Return the line of what is moved here; of an object in which several processes share, with
+    how much this one has moved of it, as its bar is the object's."""
     name, transfer = plain(active.claim.name)[-48:], active.transfer
     shared = isinstance(transfer, PartHelper) or transfer.moved != transfer.bytes
     return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"

@@ -1,4 +1,5 @@
-"""Report retries of a command that prints nothing before a store has answered (`relay ls`, `relay plan`)."""
+"""Report retries of a command that prints nothing before a store has answered (`relay ls`, `relay
+plan`)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LOOK_SECONDS = 0.25
 
 @contextmanager
 def telling(meter: Watchdog) -> Iterator[None]:
-    """Say on stderr, each time that a listing fails meanwhile, that it is tried again, why, and when next."""
+    """Say on stderr, each time that a listing fails meanwhile, that it is tried again, why, and
+    when next."""
     job = gevent.spawn(_tell, meter)
     try:
         yield

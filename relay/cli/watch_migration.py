@@ -1,4 +1,5 @@
-"""`relay watch` and `relay submit --wait`: show a migration that other processes run, until it ends.
+"""`relay watch` and `relay submit --wait`: show a migration that other processes run, until it
+ends.
 
 Ctrl-C ends the watching and nothing else.
 """
@@ -91,7 +92,11 @@ def _followed(migrations: MigrationBackend, id: str, show: Show, tell: Tell) -> 
             continue
         fresh = seen.fresh()
         for failure in fresh[:NAMED]:
-            tell(failed_line(str(failure.get("name") or ""), failure.get("side"), str(failure.get("detail"))))
+            tell(
+                failed_line(
+                    str(failure.get("name") or ""), failure.get("side"), str(failure.get("detail"))
+                )
+            )
         if len(fresh) > NAMED:
             tell(f"relay: and {len(fresh) - NAMED:,} more failed")
         show(members)
@@ -118,12 +123,15 @@ def _took(ended: Members) -> str:
 def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
     if quiet:
         return nullcontext((lambda _: None, lambda _: None))
-    return _bar() if has_bars() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+    return (
+        _bar() if has_bars() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+    )
 
 
 @contextmanager
 def _bar() -> Iterator[tuple[Show, Tell]]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the
+    # bar need wait.
     from rich.progress import TimeElapsedColumn
 
     from relay.cli.progress_bars import bars
@@ -134,7 +142,9 @@ def _bar() -> Iterator[tuple[Show, Tell]]:
 
         def show(migration: Members) -> None:
             progress.head = heads(migration, rate.add(bytes_moved(migration)))
-            progress.update(whole, total=bytes_in(migration) or None, completed=bytes_done(migration))
+            progress.update(
+                whole, total=bytes_in(migration) or None, completed=bytes_done(migration)
+            )
             progress.refresh()
 
         yield show, progress.tell

@@ -39,7 +39,8 @@ def _trouble(transfer: Transfer | PartHelper) -> Iterator[str]:
 
 @contextmanager
 def _bar() -> Iterator[Show]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the
+    # bar need wait.
     from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from relay.cli.progress_bars import bars
@@ -49,7 +50,12 @@ def _bar() -> Iterator[Show]:
 
         def show(transfer: Transfer | PartHelper) -> None:
             progress.head = tuple(_trouble(transfer))
-            progress.update(task, description=f"{transfer.phase:<9}", completed=transfer.bytes, total=transfer.total)
+            progress.update(
+                task,
+                description=f"{transfer.phase:<9}",
+                completed=transfer.bytes,
+                total=transfer.total,
+            )
             progress.refresh()
 
         yield show

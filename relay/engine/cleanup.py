@@ -1,16 +1,17 @@
 """Remove what a failed upload may have left at the destination.
 
-A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write straight to the final
-name and leave what came (WsgiDAV). A failed transfer must leave nothing that could be taken for a whole object, and
-must not touch what is another's. So we look before an upload, and again after one that broke: an object that is not the
-one from before, and has the first bytes of what we sent and no others, is ours, and is deleted under its entity tag.
-What has no tag, or is not known to be ours, is left, and told.
+A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write
+straight to the final name and leave what came (WsgiDAV). A failed transfer must leave nothing that
+could be taken for a whole object, and must not touch what is another's. So we look before an
+upload, and again after one that broke: an object that is not the one from before, and has the first
+bytes of what we sent and no others, is ours, and is deleted under its entity tag. What has no tag,
+or is not known to be ours, is left, and told.
 
-What a process that was killed left is removed by whoever makes its transfer again, or, where nobody does, by
-`orphans.py`: names and uploads that only it can have had, as the ledger tells them.
+What a process that was killed left is removed by whoever makes its transfer again, or, where nobody
+does, by `orphans.py`: names and uploads that only it can have had, as the ledger tells them.
 
-Never here: correctness. A process that is killed cleans nothing; a later verification must find that out.
-"""
+Never here: correctness. A process that is killed cleans nothing; a later verification must find
+that out."""
 
 from __future__ import annotations
 
@@ -37,26 +38,38 @@ from relay.location import Location
 from relay.parsing import http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, UnknownObject, Upload
+from relay.stores.interfaces import (
+    Destination,
+    ObjectInfo,
+    PartsDestination,
+    PutResult,
+    UnknownObject,
+    Upload,
+)
 
 CLOCK_SECONDS: Final = 5.0
-"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
+"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes
+by."""
 DELETIONS: Final = 3
-"""So often a name that may be one of ours is deleted, or an upload thrown away, where the first answer may pass."""
+"""So often a name that may be one of ours is deleted, or an upload thrown away, where the first
+answer may pass."""
 NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
 """Failures of a request of which the destination knows nothing."""
 LOST: Final = 100
-"""So many earlier claims of an object are looked for at its destination, of those of which something may be left."""
+"""So many earlier claims of an object are looked for at its destination, of those of which
+something may be left."""
 
 
 def may_be_done(error: RelayError) -> bool:
-    """Say if a request that failed so may have been carried out: its answer was lost, or is a gateway's."""
+    """Say if a request that failed so may have been carried out: its answer was lost, or is a
+    gateway's."""
     return getattr(error, "store_status", None) in (None, 502, 504)
 
 
 @dataclass(frozen=True)
 class FailedUpload:
-    """An upload that broke off: to where, over what, and how many bytes went, of how many (or None)."""
+    """An upload that broke off: to where, over what, and how many bytes went, of how many (or
+    None)."""
 
     place: Location
     before: PriorState
@@ -82,15 +95,18 @@ def remove_failed_upload(
     waits: Iterable[Callable[[], None]],
     is_piece: Callable[[Version], bool],
 ) -> bool:
-    """Delete what the broken upload left, if `is_piece` knows its bytes; where that can't be done, `error` says that
-    something may remain. Returns whether what is there may be the whole of it, of which only the answer was lost.
+    """Delete what the broken upload left, if `is_piece` knows its bytes; where that can't be done,
+    `error` says that something may remain. Returns whether what is there may be the whole of it, of
+    which only the answer was lost.
 
     Looks once after each of `waits`, since a server may write on for a moment before it notices.
 
     Raises nothing of the destination's: the failure that is reported is `error`.
     """
     if not broken.before.known:
-        _add_remains_hint(error, "A partial object", broken.place, "the destination does not let us look")
+        _add_remains_hint(
+            error, "A partial object", broken.place, "the destination does not let us look"
+        )
         return False
     whole = False
     failure: RelayError | None = None
@@ -102,13 +118,25 @@ def remove_failed_upload(
             if isinstance(found, UnknownObject):
                 raise found.why
             there = found.version
-            whole = there.size in (None, broken.length, broken.sent) and there != broken.before.version
-            if broken.may_be(there) and not remove_piece(destination, broken.place, there, is_piece):
+            whole = (
+                there.size in (None, broken.length, broken.sent) and there != broken.before.version
+            )
+            if broken.may_be(there) and not remove_piece(
+                destination, broken.place, there, is_piece
+            ):
                 return False  # it is somebody else's by now
         except NotFound:
             whole = False
-        except (DestinationLost, PreconditionFailed, SourceChanged, SourceTruncated, ConnectionLost) as changed:
-            failure = changed  # it is still being written, and the next look may see more of it, or all
+        except (
+            DestinationLost,
+            PreconditionFailed,
+            SourceChanged,
+            SourceTruncated,
+            ConnectionLost,
+        ) as changed:
+            failure = (
+                changed  # it is still being written, and the next look may see more of it, or all
+            )
         except RelayError as other:
             failure = other
             break
@@ -120,8 +148,8 @@ def remove_failed_upload(
 def remove_piece(
     destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
 ) -> bool:
-    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, as of an
-    empty object, which begins as every object does, and StoreError."""
+    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where
+    nothing tells, as of an empty object, which begins as every object does, and StoreError."""
     if there.strong_etag is None or not there.size:
         raise DestinationLost("nothing there tells whose it is")
     if not is_piece(there):
@@ -132,26 +160,42 @@ def remove_piece(
 
 
 def remove_object(
-    destination: Destination, stored: PutResult, error: RelayError, before: PriorState | None = None, since: float = 0.0
+    destination: Destination,
+    stored: PutResult,
+    error: RelayError,
+    before: PriorState | None = None,
+    since: float = 0.0,
 ) -> bool:
-    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
-    whether it is gone.
+    """Delete an object that is ours, and damaged or not to be published; else `error` says that it
+    may remain. Returns whether it is gone.
 
-    Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
-    name that nobody else has, where whatever it is called by then is ours. What it calls as it called what was there
-    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored. So is, where
-    no look came before, an object that does not show that it was written after `since`, when our work on it began
-    (seconds since 1970).
+    Where the destination did not say what it calls the object, what is there now may be another's
+    by now; not under a name that nobody else has, where whatever it is called by then is ours. What
+    it calls as it called what was there `before` is that, as far as anybody knows: an upload that
+    was acknowledged need not have been stored. So is, where no look came before, an object that
+    does not show that it was written after `since`, when our work on it began (seconds since 1970).
     """
     if stored.readable is None:
         return False
-    if stored.place is None and stored.version.id is None and (why := _may_be_another(stored, before)):
+    if (
+        stored.place is None
+        and stored.version.id is None
+        and (why := _may_be_another(stored, before))
+    ):
         _add_remains_hint(error, "A damaged object", stored.readable, why)
         return False
-    unseen = before is not None and not before.known and stored.place is None and stored.version.id is None
+    unseen = (
+        before is not None
+        and not before.known
+        and stored.place is None
+        and stored.version.id is None
+    )
     if unseen and not _is_written_since(destination, stored.readable, since):
         _add_remains_hint(
-            error, "A damaged object", stored.readable, "nothing shows that it was not there before the upload"
+            error,
+            "A damaged object",
+            stored.readable,
+            "nothing shows that it was not there before the upload",
         )
         return False
     place, version = stored.readable, stored.version if stored.place is None else Version()
@@ -167,7 +211,8 @@ def remove_object(
 
 
 def _may_be_another(stored: PutResult, before: PriorState | None) -> str:
-    """Return why what is at the object's place may be what was there `before`, or another's; empty where it may not."""
+    """Return why what is at the object's place may be what was there `before`, or another's; empty
+    where it may not."""
     ours = stored.version.strong_etag
     if ours is None:
         return "the destination does not say which it took"
@@ -199,14 +244,18 @@ def upload_token(claim: Claim, fence: int | None = None) -> str:
 
 
 def lost_upload_tokens(claim: Claim, before: int) -> tuple[str, ...]:
-    """Return the tokens of the last claims of a transfer of which something may be left, up to the one before the fence
-    `before`."""
-    return tuple(upload_token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before))
+    """Return the tokens of the last claims of a transfer of which something may be left, up to the
+    one before the fence `before`."""
+    return tuple(
+        upload_token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before)
+    )
 
 
-def remove_lost_uploads(destination: Destination, place: Location, tokens: Iterable[str]) -> StoreError | None:
-    """Remove what attempts that were lost left under names that only they had. Return the first failure, which says
-    what of it remains; None where nothing does."""
+def remove_lost_uploads(
+    destination: Destination, place: Location, tokens: Iterable[str]
+) -> StoreError | None:
+    """Remove what attempts that were lost left under names that only they had. Return the first
+    failure, which says what of it remains; None where nothing does."""
     kept: StoreError | None = None
     for one in tokens:
         for left in destination.staged_locations(place, one):
@@ -231,7 +280,8 @@ def _is_there(destination: Destination, place: Location) -> bool | None:
 
 
 def _delete_own_name(destination: Destination, left: Location) -> StoreError | None:
-    """Delete what may be under a name that only we can have had; return why that can't be done, or None."""
+    """Delete what may be under a name that only we can have had; return why that can't be done, or
+    None."""
     return _retry_removal(lambda: destination.delete(left, Version()))
 
 
@@ -250,8 +300,8 @@ def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
 
 
 def abort_upload(destination: Destination, upload: Upload) -> None:
-    """Throw an upload away, and what the store has put together of it and nobody has published. What may pass is tried
-    again. Raises StoreError."""
+    """Throw an upload away, and what the store has put together of it and nobody has published.
+    What may pass is tried again. Raises StoreError."""
     refused = _retry_removal(lambda: cast(PartsDestination, destination).abort(upload))
     if refused is not None:
         raise refused
@@ -263,12 +313,14 @@ def abort_upload(destination: Destination, upload: Upload) -> None:
                 raise
 
 
-def uploads_of(destination: Destination, place: Location, written: UploadRecord, limits: Limits) -> tuple[Upload, ...]:
-    """Return the upload that was written down; where its attempt was lost before it learned, or wrote down, which it
-    was, those that it may have begun.
+def uploads_of(
+    destination: Destination, place: Location, written: UploadRecord, limits: Limits
+) -> tuple[Upload, ...]:
+    """Return the upload that was written down; where its attempt was lost before it learned, or
+    wrote down, which it was, those that it may have begun.
 
-    Nobody else's: to this very place, and of the time within which that attempt may have asked. Raises StoreError.
-    """
+    Nobody else's: to this very place, and of the time within which that attempt may have asked.
+    Raises StoreError."""
     if written.upload_id:
         return (Upload(place, written.upload_id, written.checked),)
     longest = 2 * (limits.head_seconds + limits.connect_seconds)

@@ -1,7 +1,8 @@
 """Test what a store can do with scratch objects, and remove them.
 
-Theory of operation. Every probe is one function over the Store contract and knows no vendor; it returns what it found,
-and never raises what a store says. What it writes, the patient remembers and removes (`patient.py`).
+Theory of operation. Every probe is one function over the Store contract and knows no vendor; it
+returns what it found, and never raises what a store says. What it writes, the patient remembers and
+removes (`patient.py`).
 
 Decided here: what is tried, and what that means for a migration. Never here: how it is printed.
 """
@@ -46,7 +47,8 @@ class Answer(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: what was tried, what came of it, and what that means. `needed` says that nothing works without it."""
+    """One row: what was tried, what came of it, and what that means. `needed` says that nothing
+    works without it."""
 
     what: str
     answer: Answer
@@ -81,7 +83,11 @@ def probe_empty_object(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding("empty objects", Answer.NO, f"an empty object fails: {error.message}")
     good = size in (0, None)
-    return Finding("empty objects", Answer.YES if good else Answer.NO, "kept as they are" if good else f"{size} bytes")
+    return Finding(
+        "empty objects",
+        Answer.YES if good else Answer.NO,
+        "kept as they are" if good else f"{size} bytes",
+    )
 
 
 def probe_digests(patient: ScratchFolder) -> Finding:
@@ -89,25 +95,34 @@ def probe_digests(patient: ScratchFolder) -> Finding:
     with suppress(RelayError):
         patient.digests |= frozenset(patient.head("object").version.digests)
     if patient.digests:
-        return Finding("digests", Answer.YES, f"{', '.join(sorted(patient.digests))}: verified without reading again")
+        return Finding(
+            "digests",
+            Answer.YES,
+            f"{', '.join(sorted(patient.digests))}: verified without reading again",
+        )
     return Finding("digests", Answer.NO, "every object is read back to be verified")
 
 
 def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
-    """An object with a wrong checksum: what a store gives back of it is its own word only if it refuses this."""
+    """An object with a wrong checksum: what a store gives back of it is its own word only if it
+    refuses this."""
     what = "compares"
     if patient.folder.store not in CHECKED:
         return Finding(what, Answer.UNTRIED, "no checksum goes along with an upload there")
     try:
         refused = patient.refuses_wrong_checksum()
-        echoed = not refused and dict(patient.head("wrong").version.digests).get("crc64nvme") == WRONG
+        echoed = (
+            not refused and dict(patient.head("wrong").version.digests).get("crc64nvme") == WRONG
+        )
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
     if refused:
         return Finding(what, Answer.YES, "an upload that was damaged on its way is refused")
     if echoed:
         return Finding(
-            what, Answer.NO, "echoed: a wrong checksum is taken, and told as its own: use --verify read_back"
+            what,
+            Answer.NO,
+            "echoed: a wrong checksum is taken, and told as its own: use --verify read_back",
         )
     return Finding(what, Answer.NO, "a wrong checksum is taken, and not told")
 
@@ -120,7 +135,11 @@ def probe_etag(patient: ScratchFolder) -> Finding:
         return Finding("entity tags", Answer.NO, error.message)
     if version.strong_etag:
         return Finding("entity tags", Answer.YES, "strong: a version is pinned while it is read")
-    return Finding("entity tags", Answer.NO, "weak" if version.etag else "none: a source that changes is noticed late")
+    return Finding(
+        "entity tags",
+        Answer.NO,
+        "weak" if version.etag else "none: a source that changes is noticed late",
+    )
 
 
 def probe_ranges(patient: ScratchFolder) -> Finding:
@@ -137,19 +156,27 @@ def probe_ranges(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding("ranges", Answer.NO, error.message)
     good = data == DATA[100:200]
-    return Finding("ranges", Answer.YES if good else Answer.NO, "large objects go in parts" if good else "wrong bytes")
+    return Finding(
+        "ranges",
+        Answer.YES if good else Answer.NO,
+        "large objects go in parts" if good else "wrong bytes",
+    )
 
 
 def probe_if_match(patient: ScratchFolder) -> Finding:
     """A read of a version that is not there."""
     try:
-        opened = patient.store().get(patient.location_of("object"), Version(etag='"no-such-version"'))
+        opened = patient.store().get(
+            patient.location_of("object"), Version(etag='"no-such-version"')
+        )
         cast(Body, opened.body).close()
     except (SourceChanged, PreconditionFailed):
         return Finding("if-match", Answer.YES, "a source that changes is never blended")
     except RelayError as error:
         return Finding("if-match", Answer.NO, error.message)
-    return Finding("if-match", Answer.NO, "ignored: relay compares the entity tag of each answer instead")
+    return Finding(
+        "if-match", Answer.NO, "ignored: relay compares the entity tag of each answer instead"
+    )
 
 
 def probe_if_none_match(patient: ScratchFolder) -> Finding:
@@ -157,10 +184,16 @@ def probe_if_none_match(patient: ScratchFolder) -> Finding:
     try:
         patient.put("object", if_absent=True)
     except PreconditionFailed:
-        return Finding("conditional write", Answer.YES, "--if-exists skip and fail are safe against others")
+        return Finding(
+            "conditional write", Answer.YES, "--if-exists skip and fail are safe against others"
+        )
     except RelayError as error:
         return Finding("conditional write", Answer.NO, error.message)
-    return Finding("conditional write", Answer.NO, "ignored: --if-exists skip and fail look first, and may lose a race")
+    return Finding(
+        "conditional write",
+        Answer.NO,
+        "ignored: --if-exists skip and fail look first, and may lose a race",
+    )
 
 
 def probe_unknown_length(patient: ScratchFolder) -> Finding:
@@ -172,7 +205,11 @@ def probe_unknown_length(patient: ScratchFolder) -> Finding:
         return Finding("unknown length", Answer.NO, "a source must tell its length")
     except RelayError as error:
         return Finding("unknown length", Answer.NO, error.message)
-    return Finding("unknown length", Answer.YES if data == DATA else Answer.NO, "sources without a length can be moved")
+    return Finding(
+        "unknown length",
+        Answer.YES if data == DATA else Answer.NO,
+        "sources without a length can be moved",
+    )
 
 
 def probe_multipart(patient: ScratchFolder) -> Finding:
@@ -180,7 +217,9 @@ def probe_multipart(patient: ScratchFolder) -> Finding:
     store = patient.store()
     limits = store.part_limits
     if limits is None:
-        return Finding("parts", Answer.NO, "not offered: one request an object, and a broken one begins anew")
+        return Finding(
+            "parts", Answer.NO, "not offered: one request an object, and a broken one begins anew"
+        )
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))
     place = patient.location_of("parts")
@@ -201,7 +240,9 @@ def probe_multipart(patient: ScratchFolder) -> Finding:
     patient.parts_checked = stored.parts_checked
     if size != len(first) + len(DATA) or len(listed) != 2:
         return Finding("parts", Answer.NO, f"{len(listed)} parts listed of 2, {size} bytes")
-    return Finding("parts", Answer.YES, "large objects go several parts at once, and go on after a crash")
+    return Finding(
+        "parts", Answer.YES, "large objects go several parts at once, and go on after a crash"
+    )
 
 
 def _put_part(patient: ScratchFolder, upload: Upload, number: int, data: bytes) -> Part:
@@ -215,7 +256,11 @@ def probe_atomic_publish(patient: ScratchFolder) -> Finding:
     store = patient.store()
     if store.publishes_atomically(digested=True):
         return Finding("appears whole", Answer.YES, "an object is never seen half-way")
-    return Finding("appears whole", Answer.NO, "by its protocol a reader may see an unverified object for a moment")
+    return Finding(
+        "appears whole",
+        Answer.NO,
+        "by its protocol a reader may see an unverified object for a moment",
+    )
 
 
 def probe_broken_upload(patient: ScratchFolder) -> Finding:
@@ -228,14 +273,21 @@ def probe_broken_upload(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
     else:
-        return Finding(what, Answer.NO, "taken for whole; nothing that is cut off would be noticed", needed=True)
+        return Finding(
+            what,
+            Answer.NO,
+            "taken for whole; nothing that is cut off would be noticed",
+            needed=True,
+        )
     try:
         found = patient.head("cut")
     except NotFound:
         return Finding(what, Answer.YES, "leaves nothing")
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
-    return Finding(what, Answer.NO, f"leaves {found.version.size} bytes to be seen; relay removes them")
+    return Finding(
+        what, Answer.NO, f"leaves {found.version.size} bytes to be seen; relay removes them"
+    )
 
 
 def probe_names(patient: ScratchFolder) -> Finding:
@@ -269,7 +321,11 @@ def probe_unicode_forms(patient: ScratchFolder) -> Finding:
         good = all(patient.read(f"forms/{name}") == name.encode() for name in (one, two))
     except RelayError as error:
         return Finding("unicode forms", Answer.NO, error.message)
-    means = "composed and decomposed names are two" if good else "composed and decomposed names are one: they may clash"
+    means = (
+        "composed and decomposed names are two"
+        if good
+        else "composed and decomposed names are one: they may clash"
+    )
     return Finding("unicode forms", Answer.YES if good else Answer.NO, means)
 
 
@@ -284,7 +340,9 @@ def probe_listing(patient: ScratchFolder) -> Finding:
     if "object" not in found:
         return Finding("listing", Answer.NO, "an object that was just written is not in it")
     ordered = [name.encode() for name in found] == sorted(name.encode() for name in found)
-    return Finding("listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own")
+    return Finding(
+        "listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own"
+    )
 
 
 def probe_folder(patient: ScratchFolder) -> Finding:
@@ -296,13 +354,18 @@ def probe_folder(patient: ScratchFolder) -> Finding:
     try:
         next(iter(store.list(patient.folder.folder(), False)), None)
     except NotFound as error:
-        means = f"{error.message}: a migration would make it; make it yourself to try it, or name the folder above it"
+        means = (
+            f"{error.message}: a migration would make it; make it yourself to try it, or name the"
+            " folder above it"
+        )
         return Finding(what, Answer.NO, means, needed=True)
     except RelayError as error:
         # What a local path leads to is known; another store may refuse to list what can be written.
         needed = patient.folder.store == "local" and not isinstance(error, PermissionDenied)
         answer = Answer.NO if needed else Answer.UNTRIED
-        return Finding(what, answer, f"it can't be listed: {error.message}. {error.hint}", needed=needed)
+        return Finding(
+            what, answer, f"it can't be listed: {error.message}. {error.hint}", needed=needed
+        )
     return Finding(what, Answer.YES, "it is there", needed=True)
 
 
@@ -328,7 +391,8 @@ PROBES: tuple[Probe, ...] = (
 
 
 def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
-    """Yield the findings one by one, and the removal's as the last. Removes everything, also when it is left early."""
+    """Yield the findings one by one, and the removal's as the last. Removes everything, also when
+    it is left early."""
     try:
         for probe in PROBES:
             finding = probe(patient)
@@ -344,12 +408,20 @@ def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
 
 
 def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
-    """Yield what can be found out without writing anything: the folder is listed, and one object of it is read."""
+    """Yield what can be found out without writing anything: the folder is listed, and one object of
+    it is read."""
     store = patient.stores.source(patient.folder, patient.meter())
     try:
-        name = next((e.name for e in store.list(patient.folder.folder(), False) if not e.folder), None)
+        name = next(
+            (e.name for e in store.list(patient.folder.folder(), False) if not e.folder), None
+        )
     except RelayError as error:
-        yield Finding("listing", Answer.NO, f"{error.message}. {error.hint}", needed=not isinstance(error, Unsupported))
+        yield Finding(
+            "listing",
+            Answer.NO,
+            f"{error.message}. {error.hint}",
+            needed=not isinstance(error, Unsupported),
+        )
         return
     yield Finding("listing", Answer.YES, "the folder can be listed", needed=True)
     if name is None:
@@ -364,7 +436,13 @@ def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
         yield Finding("read", Answer.NO, f"{error.message}. {error.hint}", needed=True)
         return
     yield Finding("read", Answer.YES, "objects can be read", needed=True)
-    told = ", ".join(sorted(opened.version.digests))
-    yield Finding("digests", Answer.YES if told else Answer.NO, told or "the source declares none")
+    reported = ", ".join(sorted(opened.version.digests))
+    yield Finding(
+        "digests", Answer.YES if reported else Answer.NO, reported or "the source declares none"
+    )
     strong = opened.version.strong_etag is not None
-    yield Finding("entity tags", Answer.YES if strong else Answer.NO, "strong" if strong else "none, or weak ones")
+    yield Finding(
+        "entity tags",
+        Answer.YES if strong else Answer.NO,
+        "strong" if strong else "none, or weak ones",
+    )

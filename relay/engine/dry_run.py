@@ -1,12 +1,12 @@
 """A dry run: find out what a migration would do by listing and looking alone.
 
-Theory of operation. The source's listing is counted as it comes, and nothing of it is kept but a sample: of so many
-objects, chosen by chance among all (Vitter's algorithm R), both sides are asked what they have. Where every object is
-to be looked at they are asked as they come, several at a time.
+Theory of operation. The source's listing is counted as it comes, and nothing of it is kept but a
+sample: of so many objects, chosen by chance among all (Vitter's algorithm R), both sides are asked
+what they have. Where every object is to be looked at they are asked as they come, several at a
+time.
 
-Decided here: what can be known before anything is moved. Never here: how it is printed; what a store can only show by
-being written to (`engine/doctor.py`).
-"""
+Decided here: what can be known before anything is moved. Never here: how it is printed; what a
+store can only show by being written to (`engine/doctor.py`)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was seen of one object on both sides: `new`, `unchanged`, `differs`, or `untold` where a side does not say.
+    """What was seen of one object on both sides: `new`, `unchanged`, `differs`, or `untold` where a
+    side does not say.
 
-    `ranges` says that its source gives parts of it, `digested` that its destination tells a digest of what it has.
-    """
+    `ranges` says that its source gives parts of it, `digested` that its destination tells a digest
+    of what it has."""
 
     answer: str
     ranges: bool = False
@@ -100,7 +101,8 @@ class DryRunReport:
 
 @dataclass(eq=False)
 class DryRun:
-    """Surveys one migration. `sample` objects are looked at on both sides, all of them where it is None."""
+    """Surveys one migration. `sample` objects are looked at on both sides, all of them where it is
+    None."""
 
     job: MigrationJob
     stores: StoreProvider
@@ -116,7 +118,8 @@ class DryRun:
         """What measures the listing: its waits may be told."""
 
     def run(self) -> DryRunReport:
-        """List, count and look. Raises what listing the source raises; one object's trouble is counted."""
+        """List, count and look. Raises what listing the source raises; one object's trouble is
+        counted."""
         made = DryRunReport()
         good = self._count_entries(made)
         if self.sample is not None:
@@ -135,7 +138,9 @@ class DryRun:
     @property
     def copies(self) -> bool:
         """Whether the destination is the source's own store, and may be asked to copy by itself."""
-        return self.job.server_copy and self._destination().can_copy(self.job.source, self.job.destination)
+        return self.job.server_copy and self._destination().can_copy(
+            self.job.source, self.job.destination
+        )
 
     def level(self, made: DryRunReport) -> Level:
         """Return the level that receipts will most likely have."""
@@ -168,7 +173,9 @@ class DryRun:
             return str(one.error["detail"])
         limits = self._destination().part_limits
         if limits is not None and (one.size or 0) > limits.object_bytes:
-            return f"{one.size} bytes are more than an object may have there ({limits.object_bytes})"
+            return (
+                f"{one.size} bytes are more than an object may have there ({limits.object_bytes})"
+            )
         try:
             self.job.plan(_hypothetical_claim(self.job.id, one))
         except RelayError as error:
@@ -187,7 +194,9 @@ class DryRun:
             return Comparison("untold")
         destination = self._destination()
         ranges = isinstance(found, ObjectInfo) and found.ranges
-        unkept = isinstance(found, ObjectInfo) and bool(destination.unkept_metadata(place, found.metadata))
+        unkept = isinstance(found, ObjectInfo) and bool(
+            destination.unkept_metadata(place, found.metadata)
+        )
         try:
             there = inspect_object(destination, place)
         except NotFound:
@@ -197,7 +206,9 @@ class DryRun:
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
             return Comparison("untold", ranges, unkept=unkept)
         same = proof_of_equality(found.version, there.version) is not None
-        return Comparison("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
+        return Comparison(
+            "unchanged" if same else "differs", ranges, bool(there.version.digests), unkept
+        )
 
     def _destination(self) -> Destination:
         return self.stores.destination(self.job.destination, Watchdog(self.limits))
@@ -208,12 +219,17 @@ def _hypothetical_claim(migration: str, one: Listed) -> Claim:
     return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
 
 
-def _name_after_source(place: Location, found: ObjectInfo | UnknownObject, source: Location) -> Location:
-    """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none that is safe."""
+def _name_after_source(
+    place: Location, found: ObjectInfo | UnknownObject, source: Location
+) -> Location:
+    """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none
+    that is safe."""
     if not place.path.endswith("/"):
         return place
-    told = safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
-    name = told or safe_name(None, source)
+    reported = (
+        safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
+    )
+    name = reported or safe_name(None, source)
     if name is None:
         raise InvalidURL("the destination is a folder, and the source has no name that is safe")
     return place.named(name)

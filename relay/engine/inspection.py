@@ -1,7 +1,7 @@
 """Look at a destination by HEAD, and by the first byte where HEAD is only advice.
 
-Decided here: what an answer says of what is there. Never here: what follows from it (`existing.py`).
-"""
+Decided here: what an answer says of what is there. Never here: what follows from it
+(`existing.py`)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def inspect_object(destination: Destination, place: Location) -> ObjectInfo | Un
         return _first_byte(destination, place)
     if found.described or found.version.size is not None:
         return found
-    told = _first_byte(destination, place)  # another method told that something is there, and not its length
-    return told if isinstance(told, ObjectInfo) else found
+    reported = _first_byte(
+        destination, place
+    )  # another method told that something is there, and not its length
+    return reported if isinstance(reported, ObjectInfo) else found
 
 
 def _first_byte(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
@@ -48,14 +50,17 @@ def _first_byte(destination: Destination, place: Location) -> ObjectInfo | Unkno
     assert opened.body is not None  # an Opened has one
     with closing(opened.body) as body:
         body.read()
-    return ObjectInfo(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
+    return ObjectInfo(
+        replace(opened.version, digests={}), opened.location, metadata=opened.metadata
+    )
 
 
 def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
-    """Return what the head of an answer to GET tells of something that is there, and has no first byte to give.
+    """Return what the head of an answer to GET tells of something that is there, and has no first
+    byte to give.
 
-    Where it tells nothing this time, something is there all the same. Raises NotFound, and what may pass.
-    """
+    Where it tells nothing this time, something is there all the same. Raises NotFound, and what may
+    pass."""
     try:
         opened = destination.get(place)
     except NotFound:
@@ -66,15 +71,17 @@ def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
         return ObjectInfo(Version(), place, described=False)
     assert opened.body is not None  # an Opened has one
     opened.body.close()
-    return ObjectInfo(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
+    return ObjectInfo(
+        replace(opened.version, digests={}), opened.location, metadata=opened.metadata
+    )
 
 
 def inspect_prior_state(destination: Destination, place: Location, needed: bool) -> PriorState:
-    """Look at the destination before the upload. Raises StoreError as `inspect_object` does, but for what just is not there.
+    """Look at the destination before the upload. Raises StoreError as `inspect_object` does, but
+    for what just is not there.
 
-    Unless the look is `needed` one request is enough, and a final refusal only means that it is not known what is
-    there.
-    """
+    Unless the look is `needed` one request is enough, and a final refusal only means that it is not
+    known what is there."""
     try:
         found = inspect_object(destination, place) if needed else destination.head(place)
     except NotFound:
@@ -89,11 +96,21 @@ def inspect_prior_state(destination: Destination, place: Location, needed: bool)
 
 
 def is_piece(
-    destination: Destination, place: Location, source: Source, origin: Location, pinned: Version | None, there: Version
+    destination: Destination,
+    place: Location,
+    source: Source,
+    origin: Location,
+    pinned: Version | None,
+    there: Version,
 ) -> bool:
-    """Say if the bytes that are there are the first ones of the source's version that is `pinned`, and no others: then
-    they are of an upload of it. Raises StoreError, SourceChanged, and what breaks a body."""
-    if pinned is not None and None not in (pinned.size, there.size) and (there.size or 0) > (pinned.size or 0):
+    """Say if the bytes that are there are the first ones of the source's version that is `pinned`,
+    and no others: then they are of an upload of it. Raises StoreError, SourceChanged, and what
+    breaks a body."""
+    if (
+        pinned is not None
+        and None not in (pinned.size, there.size)
+        and (there.size or 0) > (pinned.size or 0)
+    ):
         return False
     ours: Body | None = None
     theirs = destination.get(place, there).body
@@ -110,7 +127,9 @@ def is_piece(
             ours.close()
 
 
-def _open_beginning(source: Source, origin: Location, pinned: Version | None, length: int | None) -> Body:
+def _open_beginning(
+    source: Source, origin: Location, pinned: Version | None, length: int | None
+) -> Body:
     """Open the source's first `length` bytes, or all of it. Raises as Source.get."""
     span = ByteRange(0, length - 1) if length else None
     try:
@@ -122,9 +141,13 @@ def _open_beginning(source: Source, origin: Location, pinned: Version | None, le
 
 
 def undescribed(place: Location) -> Rejected:
-    """Return the error of one who is not to overwrite anything, and is not told if anything is there."""
+    """Return the error of one who is not to overwrite anything, and is not told if anything is
+    there."""
     return Rejected(
-        f"the destination does not tell whether something is at {place}, and nothing may be overwritten there",
+        f"the destination does not tell whether something is at {place}, and nothing may be"
+        " overwritten there",
         side="destination",
-        hint="Permit to read it (HEAD or GET), or choose 'if_exists': 'overwrite'. Nothing was sent.",
+        hint=(
+            "Permit to read it (HEAD or GET), or choose 'if_exists': 'overwrite'. Nothing was sent."
+        ),
     )

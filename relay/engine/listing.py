@@ -1,7 +1,7 @@
 """Write a tree's listing into the ledger page by page, so that transfers start while it continues.
 
-Decided here: what of a listing is kept, and how much at a time. Never here: what a listing looks like.
-"""
+Decided here: what of a listing is kept, and how much at a time. Never here: what a listing looks
+like."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that `relay plan` need
 PAGE = 1000
 """So many objects are written at once."""
 NAME_CHARACTERS = 8192
-"""The longest name that is kept: no store takes a longer one, and a page of them has to fit into memory."""
+"""The longest name that is kept: no store takes a longer one, and a page of them has to fit into
+memory."""
 
 T = TypeVar("T")
 
@@ -36,11 +37,11 @@ def write_listing(
     go_on: Callable[[], bool],
     fail_on_empty: bool = False,
 ) -> bool:
-    """Write what a listing gives, and that it is whole. Returns False where it was stopped: it is handed back then.
+    """Write what a listing gives, and that it is whole. Returns False where it was stopped: it is
+    handed back then.
 
-    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays. With `fail_on_empty` raises
-    NotFound for a listing of nothing.
-    """
+    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays. With
+    `fail_on_empty` raises NotFound for a listing of nothing."""
     cursor, is_empty = listing.cursor or "", True
     for page in in_pages(entries, PAGE):
         listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
@@ -52,7 +53,9 @@ def write_listing(
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
-    if is_empty and listing.cursor is not None:  # a process that was lost may have been told of some
+    if (
+        is_empty and listing.cursor is not None
+    ):  # a process that was lost may have been told of some
         is_empty = not ledger.migration(listing.migration_id).entries
     if fail_on_empty and is_empty:
         raise NotFound(
@@ -77,20 +80,39 @@ def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
 
 
 def listed_object(entry: Entry) -> Listed:
-    """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
+    """Return an entry as it is written, with the reason why it can't be moved where that shows
+    already."""
     modified = entry.modified.timestamp() if entry.modified else None
     if len(entry.name) > NAME_CHARACTERS:
         raw = _raw_bytes(entry.name)
         beginning = _escape_name(raw[:_SHOWN_BYTES], of=raw)
-        return Listed(beginning, entry.size, error=_TOO_LONG, identity=f"long {hashlib.sha256(raw).hexdigest()}")
+        return Listed(
+            beginning,
+            entry.size,
+            error=_TOO_LONG,
+            identity=f"long {hashlib.sha256(raw).hexdigest()}",
+        )
     if UNSAFE_CHARACTERS.search(entry.name):
         raw = _raw_bytes(entry.name)
         readable = _escape_name(raw)  # no database takes all of these
         return Listed(readable, entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
     if entry.error is not None:
-        return Listed(entry.name, entry.size, error=error_members(entry.error), identity=f"unusable {entry.name}")
+        return Listed(
+            entry.name,
+            entry.size,
+            error=error_members(entry.error),
+            identity=f"unusable {entry.name}",
+        )
     identity = None if entry.url is None else place_of(parse_location(entry.url))
-    return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), identity=identity)
+    return Listed(
+        entry.name,
+        entry.size,
+        entry.etag,
+        modified,
+        entry.url,
+        as_hex(entry.digests),
+        identity=identity,
+    )
 
 
 def _raw_bytes(name: str) -> bytes:
@@ -98,8 +120,9 @@ def _raw_bytes(name: str) -> bytes:
 
 
 def _escape_name(raw: bytes, of: bytes | None = None) -> str:
-    """Return a name that can be written for one that is not safe, or the beginning `of` one that is too long, and that
-    no other object has: with the backslashes alone it might be the honest name of another."""
+    """Return a name that can be written for one that is not safe, or the beginning `of` one that is
+    too long, and that no other object has: with the backslashes alone it might be the honest name
+    of another."""
     text = raw.decode("utf-8", "backslashreplace")
     mark = hashlib.sha256(raw if of is None else of).hexdigest()[:8]
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + f" ~{mark}"
@@ -127,4 +150,10 @@ _TOO_LONG = {
 def error_members(error: RelayError) -> Mapping[str, Any]:
     """Return an error as the ledger keeps it."""
     left = {"remains": list(error.remains.values())} if error.remains else {}
-    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint, **left}
+    return {
+        "code": error.code,
+        "side": error.side,
+        "detail": error.message,
+        "hint": error.hint,
+        **left,
+    }

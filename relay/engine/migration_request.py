@@ -1,8 +1,8 @@
 """A migration's request: as a caller sends it, as the ledger keeps it, and as a job that runs.
 
-An Order is what came in: two texts with their headers, and options. Accepted, it becomes a Spec, whose secrets lie
-apart. A Job is what a runner makes of a migration again: two Locations, with today's remotes and credentials, and the
-plan of each transfer.
+An Order is what came in: two texts with their headers, and options. Accepted, it becomes a Spec,
+whose secrets lie apart. A Job is what a runner makes of a migration again: two Locations, with
+today's remotes and credentials, and the plan of each transfer.
 
 Decided here: what is secret, where an object of a tree lies. Never here: when anything happens.
 """
@@ -42,12 +42,20 @@ class Endpoint:
 
     def secret(self) -> dict[str, Any]:
         """Return what a later process needs to speak to this side."""
-        return {"text": self.text, "headers": [list(pair) for pair in self.headers], "method": self.method}
+        return {
+            "text": self.text,
+            "headers": [list(pair) for pair in self.headers],
+            "method": self.method,
+        }
 
     @classmethod
     def from_secret(cls, secret: Mapping[str, Any]) -> Endpoint:
         """Return the side that `secret` was made of."""
-        return cls(secret["text"], tuple((name, value) for name, value in secret["headers"]), secret["method"])
+        return cls(
+            secret["text"],
+            tuple((name, value) for name, value in secret["headers"]),
+            secret["method"],
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class MigrationRequest:
         return {"source": self.source.secret(), "destination": self.destination.secret()}
 
     def spec(self, remotes: Remotes) -> Spec:
-        """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved onto itself."""
+        """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved
+        onto itself."""
         return self.spec_at(*self.locate(remotes), remotes)
 
     def spec_at(self, source: Location, destination: Location, remotes: Remotes) -> Spec:
@@ -92,8 +101,13 @@ class MigrationRequest:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What was asked for besides the two ends; one that is left out by default is left out here too."""
-        named = {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value}
+        """What was asked for besides the two ends; one that is left out by default is left out here
+        too."""
+        named = {
+            "recursive": self.recursive,
+            "verify": self.verify.value,
+            "if_exists": self.existing.value,
+        }
         copy = {} if self.server_copy else {"server_copy": False}
         metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
         empty = {"fail_on_empty": True} if self.fail_on_empty else {}
@@ -105,10 +119,13 @@ class MigrationRequest:
         return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
 
     def locate(self, remotes: Remotes) -> tuple[Location, Location]:
-        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side;
-        VerificationUnavailable for a proof that can never be had."""
+        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer
+        names the side; VerificationUnavailable for a proof that can never be had."""
         source = remotes.locate(
-            self.source.text, headers=self.source.headers, pointer=self.source.pointer("source"), folder=self.recursive
+            self.source.text,
+            headers=self.source.headers,
+            pointer=self.source.pointer("source"),
+            folder=self.recursive,
         )
         destination = remotes.locate(
             self.destination.text,
@@ -130,29 +147,34 @@ class MigrationRequest:
 
 
 def _location_of_url(source: Location, url: str) -> Location:
-    """Return where an object of a list is; the list's own credentials go along only to its own origin."""
+    """Return where an object of a list is; the list's own credentials go along only to its own
+    origin."""
     found = parse_location(url)
     return replace(found, headers=source.headers) if found.origin == source.origin else found
 
 
 def _refuse_folder(name: str) -> None:
-    """Raise UnsafeKey for a folder that could not be listed: its own page is no object. A retry lists it again."""
+    """Raise UnsafeKey for a folder that could not be listed: its own page is no object. A retry
+    lists it again."""
     if name.endswith("/"):
         raise UnsafeKey(
-            "it is a folder, and no object", hint="Retry the migration: what could not be listed is listed again."
+            "it is a folder, and no object",
+            hint="Retry the migration: what could not be listed is listed again.",
         )
 
 
 TURNS = 4
-"""So often a name repeats a path that ends as the destination does, before it is taken for what was written there."""
+"""So often a name repeats a path that ends as the destination does, before it is taken for what was
+written there."""
 
 
 def _refuse_output(name: str, destination: Location) -> None:
-    """Raise SameObject for an object of a tree that this migration itself wrote, by all that its name tells.
+    """Raise SameObject for an object of a tree that this migration itself wrote, by all that its
+    name tells.
 
-    One store may have two names, so that nobody sees that the destination lies in the source. Then each object comes
-    back below it, and again one deeper; one that is not moved any more comes back no more, and the listing ends.
-    """
+    One store may have two names, so that nobody sees that the destination lies in the source. Then
+    each object comes back below it, and again one deeper; one that is not moved any more comes back
+    no more, and the listing ends."""
     segments = name.split("/")[:-1]
     if len(segments) < TURNS:
         return
@@ -161,11 +183,15 @@ def _refuse_output(name: str, destination: Location) -> None:
         turn = segments[:length]
         if turn[-1] == last and segments[: length * TURNS] == turn * TURNS:
             raise SameObject(
-                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} again and again: {destination} seems to lie in the "
-                "source, by another name of one store, and this to have been written there just now",
+                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} again and again: {destination}"
+                " seems to lie in the source, by another name of one store, and this to have been"
+                " written there just now",
                 side="source",
-                hint="Move the tree to a place outside of its source, and remove what came back. If this object is the "
-                "source's own, choose a destination whose last folder has another name.",
+                hint=(
+                    "Move the tree to a place outside of its source, and remove what came back. If"
+                    " this object is the source's own, choose a destination whose last folder has"
+                    " another name."
+                ),
             )
 
 
@@ -199,8 +225,8 @@ class MigrationJob:
     def from_row(
         cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes
     ) -> tuple[MigrationJob, Spec]:
-        """Return it with today's remotes, and what would be accepted with them. Raises ConfigError where the secrets
-        are gone, and as MigrationRequest.locate."""
+        """Return it with today's remotes, and what would be accepted with them. Raises ConfigError
+        where the secrets are gone, and as MigrationRequest.locate."""
         if secret is None:
             raise ConfigError(
                 f"migration {migration.number} has no credentials any more",
@@ -220,7 +246,9 @@ class MigrationJob:
         return cls.from_request(migration.id, order, *places), order.spec_at(*places, remotes)
 
     @classmethod
-    def from_request(cls, id: str, order: MigrationRequest, source: Location, destination: Location) -> MigrationJob:
+    def from_request(
+        cls, id: str, order: MigrationRequest, source: Location, destination: Location
+    ) -> MigrationJob:
         """Return the job of an order whose two ends were located."""
         return cls(
             id,
@@ -235,8 +263,8 @@ class MigrationJob:
         )
 
     def plan(self, claim: Claim) -> Plan:
-        """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree, SameObject for what
-        this migration itself wrote."""
+        """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree,
+        SameObject for what this migration itself wrote."""
         source, destination, tree = self.source, self.destination, None
         if self.recursive:
             tree = (source, destination)
@@ -244,4 +272,6 @@ class MigrationJob:
             _refuse_output(claim.name, destination)
             source = _location_of_url(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
-        return Plan(source, destination, self.verify, self.if_exists, self.server_copy, self.metadata, tree)
+        return Plan(
+            source, destination, self.verify, self.if_exists, self.server_copy, self.metadata, tree
+        )

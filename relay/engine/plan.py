@@ -18,7 +18,8 @@ class Verify(Enum):
     READ_BACK = "read_back"
     """Read every byte back from the destination."""
     SIZE = "size"
-    """Only compare sizes: unverified, and the cheapest, since the bytes need not enter the process."""
+    """Only compare sizes: unverified, and the cheapest, since the bytes need not enter the
+    process."""
 
 
 class IfExists(Enum):

@@ -1,8 +1,7 @@
 """Predict the level of proof that a destination can give, before anything is sent.
 
-Decided here: what `relay plan` tells to expect, and which wish is refused when it is made. Never here: what was proved
-(`engine/verify.py`); what only trying shows (`engine/doctor.py`).
-"""
+Decided here: what `relay plan` tells to expect, and which wish is refused when it is made. Never
+here: what was proved (`engine/verify.py`); what only trying shows (`engine/doctor.py`)."""
 
 from __future__ import annotations
 
@@ -22,19 +21,23 @@ _BY_METHOD: Final = (
     frozenset({"signature", "awsaccesskeyid"}),
     frozenset({"signature", "googleaccessid"}),
 )
-"""What stands in the query of a URL that is signed together with its method (docs.aws.amazon.com, "Signature Version 4:
-query string parameters", and of version 2; cloud.google.com, "V4 signing process")."""
+"""What stands in the query of a URL that is signed together with its method (docs.aws.amazon.com,
+"Signature Version 4: query string parameters", and of version 2; cloud.google.com, "V4 signing
+process")."""
 
 
 def unreadable_reason(place: Location) -> str | None:
-    """Return why a destination that can be written to can never be read, or None where it may be."""
+    """Return why a destination that can be written to can never be read, or None where it may
+    be."""
     if place.account is not None:
         return None
     pairs = [part.partition("=") for part in place.query.split("&")]
     query = {unquote(name).lower(): unquote(value) for name, _, value in pairs}
     if any(names <= query.keys() for names in _BY_METHOD):
         return "its URL is signed for the upload alone"
-    if {"sig", "sv", "sp"} <= query.keys() and "r" not in query["sp"]:  # learn.microsoft.com, "Create a service SAS"
+    if {"sig", "sv", "sp"} <= query.keys() and "r" not in query[
+        "sp"
+    ]:  # learn.microsoft.com, "Create a service SAS"
         return "its URL's signature does not permit reading"
     return None
 
@@ -45,16 +48,20 @@ def refuse_unprovable(verify: Verify, place: Location) -> None:
     if why is not None:
         raise VerificationUnavailable(
             f"read_back can't be had of {place}: {why}",
-            hint="Ask for 'verify': 'auto': by the store's own digest if its answer tells one, else by size alone, "
-            "which is unverified. A destination with credentials (s3://…, a remote) can be read back.",
+            hint=(
+                "Ask for 'verify': 'auto': by the store's own digest if its answer tells one, else"
+                " by size alone, which is unverified. A destination with credentials (s3://…, a"
+                " remote) can be read back."
+            ),
             pointer="/verify",
         )
 
 
-def predict_level(verify: Verify, place: Location, told: bool) -> Level:
-    """Return the level that receipts will most likely have; `told` says that a digest was told of what is there."""
+def predict_level(verify: Verify, place: Location, reported: bool) -> Level:
+    """Return the level that receipts will most likely have; `told` says that a digest was told of
+    what is there."""
     if verify is Verify.SIZE:
         return Level.SIZE
-    if verify is Verify.AUTO and (told or place.store in TELLING):
+    if verify is Verify.AUTO and (reported or place.store in TELLING):
         return Level.WHOLE_DIGEST
     return Level.SIZE if unreadable_reason(place) else Level.READ_BACK

@@ -1,12 +1,14 @@
-"""Fresh URLs for a migration of a list: taken from another list, matched by the names of the objects.
+"""Fresh URLs for a migration of a list: taken from another list, matched by the names of the
+objects.
 
-Theory of operation. The list is read twice, page by page: first to see that the migration has each of its names, and
-none stands there twice; then to keep the URLs. So a list that is refused has changed nothing, and nothing grows with
-its length but a few bytes a name. Only URLs are taken: what the first list promised of an object it still must be, and
-an upload in parts goes on where the version behind the new URL is the one that it began with.
+Theory of operation. The list is read twice, page by page: first to see that the migration has each
+of its names, and none stands there twice; then to keep the URLs. So a list that is refused has
+changed nothing, and nothing grows with its length but a few bytes a name. Only URLs are taken: what
+the first list promised of an object it still must be, and an upload in parts goes on where the
+version behind the new URL is the one that it began with.
 
-Decided here: which list is taken. Never here: what a line means (`stores/urls.py`), and what a URL is good for.
-"""
+Decided here: which list is taken. Never here: what a line means (`stores/urls.py`), and what a URL
+is good for."""
 
 from __future__ import annotations
 
@@ -36,15 +38,18 @@ SHOWN_LETTERS: Final = 200
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a migration goes on with: both places again, as a `spec` with their secrets, and where a list of fresh
-    `urls` is; None where it has no need of it."""
+    """What a migration goes on with: both places again, as a `spec` with their secrets, and where a
+    list of fresh `urls` is; None where it has no need of it."""
 
     spec: Spec | None = None
     urls: Location | None = None
 
 
-def apply_refresh(ledger: Ledger, runner: TransferEngine, migration: Migration, verb: str, fresh: Refresh) -> Migration:
-    """Do what `verb` says, with what is fresh. Raises as Ledger.act and `refresh_urls`; then nothing has changed."""
+def apply_refresh(
+    ledger: Ledger, runner: TransferEngine, migration: Migration, verb: str, fresh: Refresh
+) -> Migration:
+    """Do what `verb` says, with what is fresh. Raises as Ledger.act and `refresh_urls`; then
+    nothing has changed."""
     if fresh.urls is not None:
         state_after(MIGRATION, verb, migration.state)
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
@@ -53,12 +58,14 @@ def apply_refresh(ledger: Ledger, runner: TransferEngine, migration: Migration, 
     return ledger.act(migration.id, verb, fresh.spec)
 
 
-def refresh_urls(ledger: Ledger, runner: TransferEngine, migration: Migration, urls: Location) -> None:
-    """Keep the URLs of a list in the place of those that the migration has for the same names; all others keep theirs.
+def refresh_urls(
+    ledger: Ledger, runner: TransferEngine, migration: Migration, urls: Location
+) -> None:
+    """Keep the URLs of a list in the place of those that the migration has for the same names; all
+    others keep theirs.
 
-    Raises NamesUnknown and InvalidType, with their pointer, IllegalTransition while the migration's own list is not
-    read to its end, and what reading the list raises; then nothing has changed.
-    """
+    Raises NamesUnknown and InvalidType, with their pointer, IllegalTransition while the migration's
+    own list is not read to its end, and what reading the list raises; then nothing has changed."""
     if not migration.source.startswith(SCHEME):
         raise InvalidType(
             "the migration was not made from a list of URLs",
@@ -80,8 +87,8 @@ def _entries(runner: TransferEngine, urls: Location) -> Iterator[Entry]:
 
 
 def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
-    """Raise NamesUnknown for a list with names that the migration has not, and InvalidType for one that has a name
-    twice: only one of its URLs can be that object's."""
+    """Raise NamesUnknown for a list with names that the migration has not, and InvalidType for one
+    that has a name twice: only one of its URLs can be that object's."""
     seen: set[int] = set()
     unknown: list[str] = []
     count = 0
@@ -101,10 +108,14 @@ def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
 def _refuse_repeated_name(seen: set[int], name: str) -> None:
     mark = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
     if mark in seen:
-        raise InvalidType(f"{name[:SHOWN_LETTERS]!a} stands twice in the list", hint=_ONCE, pointer="/list")
+        raise InvalidType(
+            f"{name[:SHOWN_LETTERS]!a} stands twice in the list", hint=_ONCE, pointer="/list"
+        )
     seen.add(mark)
     if len(seen) > MOST_NAMES:
-        raise InvalidType(f"the list has more than {MOST_NAMES:,} names", hint=_PARTS, pointer="/list")
+        raise InvalidType(
+            f"the list has more than {MOST_NAMES:,} names", hint=_PARTS, pointer="/list"
+        )
 
 
 def _describe_entry(entry: Entry) -> str:

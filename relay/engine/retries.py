@@ -1,7 +1,7 @@
 """What is retried at the moment: the object, the reason, and the time of the next attempt.
 
-Decided here: what is told of it, and of which of several. Never here: whether, and when, something is tried again.
-"""
+Decided here: what is told of it, and of which of several. Never here: whether, and when, something
+is tried again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class PendingRetries:
         return min(self._of.values(), key=lambda one: one.since, default=None)
 
     def note(self, what: str, error: RelayError, failures: int, wait: float) -> None:
-        """Take note that `what` failed, for the time number `failures`, and is tried again in `wait` seconds."""
+        """Take note that `what` failed, for the time number `failures`, and is tried again in
+        `wait` seconds."""
         now, before = self.clock(), self._of.get(what)
         self._of[what] = PendingRetry(
             what=what,
@@ -73,7 +74,8 @@ class PendingRetries:
 
 
 def listing_trouble(meter: Watchdog) -> PendingRetry | None:
-    """Return what of the listing that a meter measures is tried again at the moment, if anything is."""
+    """Return what of the listing that a meter measures is tried again at the moment, if anything
+    is."""
     if meter.borne is None:
         return None
     error, failures, since, again = meter.borne

@@ -1,6 +1,7 @@
 """A scratch folder of a store under test: every object written into it is remembered and removed.
 
-All scratch objects lie below one random name; each that may exist is remembered before it is written.
+All scratch objects lie below one random name; each that may exist is remembered before it is
+written.
 
 Decided here: what is written, and its removal. Never here: what is tried (`doctor.py`).
 """
@@ -19,7 +20,14 @@ import gevent
 import gevent.socket
 
 from relay.digest import ALWAYS, Digester
-from relay.errors import ConnectFailed, IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
+from relay.errors import (
+    ConnectFailed,
+    IntegrityMismatch,
+    NotFound,
+    Rejected,
+    RelayError,
+    Unsupported,
+)
 from relay.location import Location
 from relay.receipt import Level, Version
 from relay.stores.interfaces import (
@@ -50,7 +58,8 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class ScratchFolder:
-    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
+    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each
+    probe."""
 
     stores: StoreProvider
     folder: Location
@@ -68,7 +77,9 @@ class ScratchFolder:
 
     def __post_init__(self) -> None:
         """Choose the scratch folder."""
-        self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
+        self.scratch = self.folder.folder().below(
+            f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True
+        )
 
     def location_of(self, name: str) -> Location:
         """Return where a scratch object goes, and remember that it may be there."""
@@ -82,7 +93,12 @@ class ScratchFolder:
         return self.stores.destination(self.folder, self.meter())
 
     def put(
-        self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
+        self,
+        name: str,
+        data: bytes = DATA,
+        *,
+        if_absent: bool = False,
+        framing: Framing = Framing.LENGTH,
     ) -> PutResult:
         """Store an object and publish it, as a migration would. Raises what the store raises."""
         return self.retry(lambda: self._put(name, data, if_absent, framing))
@@ -94,7 +110,8 @@ class ScratchFolder:
         return upload
 
     def retry(self, do: Callable[[], T]) -> T:
-        """Do it, and again where that may help: of what a store was found not to take the next try goes without."""
+        """Do it, and again where that may help: of what a store was found not to take the next try
+        goes without."""
         for _ in range(TRIES - 1):
             try:
                 return do()
@@ -113,8 +130,8 @@ class ScratchFolder:
             self.written.append(cast(Location, stored.readable))
             store.publish(stored, if_absent=if_absent)
             self.written.pop()
-        for told in (stored.digests, stored.version.digests):
-            self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
+        for reported in (stored.digests, stored.version.digests):
+            self.digests |= frozenset(n for n, value in reported.items() if digests.get(n) == value)
         return stored
 
     def put_broken(self, name: str) -> None:
@@ -137,8 +154,8 @@ class ScratchFolder:
             raise
 
     def refuses_wrong_checksum(self) -> bool:
-        """Say if the store refuses an object whose checksum is another's, and takes it with its own. Raises what it
-        raises where it takes neither."""
+        """Say if the store refuses an object whose checksum is another's, and takes it with its
+        own. Raises what it raises where it takes neither."""
         digester = Digester(("crc64nvme",))
         digester.update(DATA)
         self._put_with(digester.digests()["crc64nvme"])
@@ -151,17 +168,24 @@ class ScratchFolder:
     def _put_with(self, checksum: bytes) -> None:
         field = (CHECKED[self.folder.store], b64encode(checksum).decode())
         with body_from_bytes(DATA, self.meter()) as body:
-            self._send("wrong", lambda place: self.store().put(replace(place, headers=(*place.headers, field)), body))
+            self._send(
+                "wrong",
+                lambda place: self.store().put(
+                    replace(place, headers=(*place.headers, field)), body
+                ),
+            )
 
     def head(self, name: str) -> ObjectInfo:
-        """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
+        """Return what the store tells of a scratch object. Raises what it raises, and Unsupported
+        without a HEAD."""
         found = self.store().head(self.location_of(name))
         if isinstance(found, UnknownObject):
             raise Unsupported("the store does not answer HEAD")
         return found
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what the store raises."""
+        """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what
+        the store raises."""
         body = cast(Body, self.store().get(self.location_of(name)).body)
         try:
             return body.read(len(DATA) + 1)
@@ -175,7 +199,8 @@ class ScratchFolder:
         return Level.READ_BACK if self.reads_back else Level.SIZE
 
     def remove(self) -> tuple[str, ...]:
-        """Remove what was written, and the folders it made; return what is still there, in words."""
+        """Remove what was written, and the folders it made; return what is still there, in
+        words."""
         uploads = [upload for upload in self.uploads if not self._is_aborted(upload)]
         left = []
         for location in self.written:
@@ -216,10 +241,15 @@ class ScratchFolder:
 
 
 class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
-    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
+    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after
+    so many bytes."""
 
     def __init__(
-        self, data: bytes, meter: Watchdog, framing: Framing = Framing.LENGTH, until: int | None = None
+        self,
+        data: bytes,
+        meter: Watchdog,
+        framing: Framing = Framing.LENGTH,
+        until: int | None = None,
     ) -> None:
         self._data, self._meter, self._framing = data, meter, framing
         self._until = len(data) if until is None else until
@@ -229,8 +259,12 @@ class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
         self._feeder = gevent.socket.socket(fileno=theirs.detach())
         self._job = gevent.spawn(self._feed)
         self._stream = Stream(ours, "source")
-        fields = (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
-        self.body = Body(self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop)
+        fields = (
+            (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
+        )
+        self.body = Body(
+            self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop
+        )
         return self.body
 
     def __exit__(self, *_: object) -> None:

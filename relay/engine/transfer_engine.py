@@ -54,7 +54,8 @@ class Stores:
 
 
 class TransferEngine:
-    """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
+    """One process's engine. `running` are its transfers; `draining` says that no new one may
+    start."""
 
     def __init__(
         self,
@@ -63,8 +64,11 @@ class TransferEngine:
         stores: StoreProvider | None = None,
         kinds: tuple[StoreType, ...] = KINDS,
     ) -> None:
-        """Make the wire by the settings; `policy` and `stores` replace what the settings, and the `kinds`, give."""
-        self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
+        """Make the wire by the settings; `policy` and `stores` replace what the settings, and the
+        `kinds`, give."""
+        self.remotes = Remotes(
+            settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds
+        )
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
         trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
@@ -89,14 +93,19 @@ class TransferEngine:
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
-            if location.host:  # a folder has none: whether it is allowed was asked when it was located
+            if (
+                location.host
+            ):  # a folder has none: whether it is allowed was asked when it was located
                 self._check_name(location.host, location.port)
         backoff = Backoff(self.settings.retry_budget)
         id = id or str(uuid.uuid4())
-        return Transfer(id, plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
+        return Transfer(
+            id, plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed
+        )
 
     def _check_name(self, host: str, port: int) -> None:
-        """Ask the policy, once for each place: the objects of a tree are all at the same two. Raises EgressDenied."""
+        """Ask the policy, once for each place: the objects of a tree are all at the same two.
+        Raises EgressDenied."""
         policy, passed = self._passed
         if policy is not self.policy or len(passed) > PLACES:
             policy, passed = self._passed = (self.policy, set())
@@ -115,8 +124,8 @@ class TransferEngine:
     def drain(self, seconds: float) -> None:
         """Let no new transfer start, give the running ones `seconds`, then cancel what is left.
 
-        A cancelled one ends with a clear answer to its client within about a second, rather than with a reset.
-        """
+        A cancelled one ends with a clear answer to its client within about a second, rather than
+        with a reset."""
         self.draining = True
         until = monotonic() + seconds
         while self.running and monotonic() < until:

@@ -30,8 +30,8 @@ class LedgerFailed(RelayError):
 
     code, title, status = "ledger-failed", "The ledger failed", 503
     default_hint = (
-        "Look at the disk or the database that RELAY_LEDGER names. A migration goes on when it is back; "
-        "give any other command again."
+        "Look at the disk or the database that RELAY_LEDGER names. A migration goes on when it is"
+        " back; give any other command again."
     )
 
 
@@ -51,7 +51,8 @@ class OutputFailed(RelayError):
 
 
 class LedgerRefused(LedgerFailed):
-    """The ledger does not take what was to be written, and would not another time: a value that it can't hold."""
+    """The ledger does not take what was to be written, and would not another time: a value that it
+    can't hold."""
 
     code, title = "ledger-refused", "The ledger does not take this"
     default_hint = "This is a bug in relay. Please report it with the log line."
@@ -74,7 +75,8 @@ class IllegalTransition(RelayError):
 
 
 class LeaseLost(RelayError):
-    """A claim is not ours any more: this process was thought dead. What it did meanwhile changes nothing."""
+    """A claim is not ours any more: this process was thought dead. What it did meanwhile changes
+    nothing."""
 
     code, title = "lease-lost", "The claim is not ours any more"
     default_hint = "Another worker goes on with it; this machine may be short of CPU."
@@ -92,7 +94,9 @@ class NotRelay(RelayError):
     """What answers there is no relay, or something in front of one."""
 
     code, title, status = "not-relay", "No relay answers there", 502
-    default_hint = "Check RELAY_URL (or --url): it is the address that `relay serve` prints when it starts."
+    default_hint = (
+        "Check RELAY_URL (or --url): it is the address that `relay serve` prints when it starts."
+    )
 
 
 class ServerRefused(RelayError):

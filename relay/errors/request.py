@@ -1,7 +1,7 @@
 """Errors of the caller's request, found before any connection is made.
 
-Decided here: what a request can be refused for, and with which HTTP status. Never here: the refusing.
-"""
+Decided here: what a request can be refused for, and with which HTTP status. Never here: the
+refusing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class UnsupportedMediaType(RequestError):
     """The body is not declared as plain, unencoded JSON."""
 
     code, title, status = "unsupported-media-type", "The body must be application/json", 415
-    default_hint = "Send the body as JSON with 'Content-Type: application/json' and no Content-Encoding."
+    default_hint = (
+        "Send the body as JSON with 'Content-Type: application/json' and no Content-Encoding."
+    )
 
 
 class RequestTooLarge(RequestError):
@@ -60,7 +62,9 @@ class Unauthorized(RequestError):
     """No token, or one that is not known."""
 
     code, title, status = "unauthorized", "A token is needed", 401
-    default_hint = "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
+    default_hint = (
+        "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
+    )
 
 
 class Forbidden(RequestError):
@@ -92,8 +96,8 @@ class NamesUnknown(RequestError):
 
     code, title = "names-unknown", "The list names objects that are not in the migration"
     default_hint = (
-        "Give the names that the migration has (`relay report`, or GET …/transfers), best in a CSV file with columns "
-        "'name' and 'url'. What is new is a migration of its own."
+        "Give the names that the migration has (`relay report`, or GET …/transfers), best in a CSV"
+        " file with columns 'name' and 'url'. What is new is a migration of its own."
     )
 
 
@@ -101,14 +105,18 @@ class InvalidURL(RequestError):
     """A URL that is not absolute, or that two parsers could read differently."""
 
     code, title = "invalid-url", "The URL is not acceptable"
-    default_hint = "Give one absolute http:// or https:// URL, percent-encoded, without spaces or backslashes."
+    default_hint = (
+        "Give one absolute http:// or https:// URL, percent-encoded, without spaces or backslashes."
+    )
 
 
 class UnsupportedScheme(RequestError):
     """A scheme that no store answers to."""
 
     code, title = "unsupported-scheme", "The scheme is not supported"
-    default_hint = "Use https://, http://, s3://, webdav+https:// or webdav://, or a remote: `relay remotes`."
+    default_hint = (
+        "Use https://, http://, s3://, webdav+https:// or webdav://, or a remote: `relay remotes`."
+    )
 
 
 class CredentialsInURL(RequestError):
@@ -141,7 +149,9 @@ class UnsafeKey(RequestError):
     """A path that servers and proxies may fold onto another one."""
 
     code, title = "unsafe-key", "The path is not safe"
-    default_hint = "Take out '.' and '..' segments, backslashes, control characters and empty segments."
+    default_hint = (
+        "Take out '.' and '..' segments, backslashes, control characters and empty segments."
+    )
 
 
 class KeyTooLong(UnsafeKey):
@@ -166,7 +176,8 @@ class SameObject(RequestError):
 
 
 class VerificationUnavailable(RequestError):
-    """A level of proof that this destination can never give: better said now than after the last byte."""
+    """A level of proof that this destination can never give: better said now than after the last
+    byte."""
 
     code, title = "verification-unavailable", "This proof can't be had there"
     default_hint = "Ask for 'verify': 'auto', or choose another destination."
@@ -179,25 +190,34 @@ class Unsupported(RequestError):
 
 
 class EgressDenied(RelayError):
-    """The address policy refused to connect. The text never names the address that a name resolved to."""
+    """The address policy refused to connect. The text never names the address that a name resolved
+    to."""
 
     code, title, status = "egress-denied", "The address is not allowed", 403
     default_side: ClassVar[Side] = "request"
-    default_hint = "Only public addresses are allowed; the operator can add a host or CIDR to RELAY_EGRESS_ALLOW."
+    default_hint = (
+        "Only public addresses are allowed; the operator can add a host or CIDR to"
+        " RELAY_EGRESS_ALLOW."
+    )
 
 
 class LocalDenied(EgressDenied):
     """A folder of the server's own machine that nobody allowed."""
 
     code, title = "local-folder-denied", "This folder is not allowed"
-    default_hint = "The operator may allow folders with RELAY_LOCAL_FOLDERS; the terminal may read and write all."
+    default_hint = (
+        "The operator may allow folders with RELAY_LOCAL_FOLDERS; the terminal may read and write"
+        " all."
+    )
 
 
 class PortDenied(EgressDenied):
     """The address policy refused the port."""
 
     code, title = "port-denied", "The port is not allowed"
-    default_hint = "Ports 80, 443, 8080 and 8443 are open; the operator can add others to RELAY_EGRESS_PORTS."
+    default_hint = (
+        "Ports 80, 443, 8080 and 8443 are open; the operator can add others to RELAY_EGRESS_PORTS."
+    )
 
 
 class KeyReused(RequestError):

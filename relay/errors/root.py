@@ -19,16 +19,18 @@ def remaining(what: str, place: object, why: str) -> str:
 class RelayError(Exception):
     """Base of every error of relay's own.
 
-    `code` is the slug that stands in the problem's `type`; `title` the same in words; `status` the HTTP status
-    that a server answers with; `message` the fact with its numbers; `hint` what the reader can do.
-    """
+    `code` is the slug that stands in the problem's `type`; `title` the same in words; `status` the
+    HTTP status that a server answers with; `message` the fact with its numbers; `hint` what the
+    reader can do."""
 
     code: ClassVar[str] = "relay-error"
     title: ClassVar[str] = "Relay failed"
     status: ClassVar[int] = 500
     default_side: ClassVar[Side] = "relay"
     default_retryable: ClassVar[bool] = False
-    default_hint: ClassVar[str] = "This is a bug in relay. Please report it with the receipt or the log line."
+    default_hint: ClassVar[str] = (
+        "This is a bug in relay. Please report it with the receipt or the log line."
+    )
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class RelayError(Exception):
 
     @classmethod
     def named(cls, code: str) -> type[RelayError] | None:
-        """Return the error of ours that has this code; None for one that this relay does not know."""
+        """Return the error of ours that has this code; None for one that this relay does not
+        know."""
         waiting: list[type[RelayError]] = [cls]
         while waiting:
             kind = waiting.pop()

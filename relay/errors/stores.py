@@ -1,8 +1,7 @@
 """Errors of stores: refusals, failures, broken connections.
 
-Decided here: the failures of one exchange with a store, and which of them pass by themselves. Never here: which status
-means which (`stores/`).
-"""
+Decided here: the failures of one exchange with a store, and which of them pass by themselves. Never
+here: which status means which (`stores/`)."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ from relay.errors.root import RelayError, Side
 
 
 class StoreError(RelayError):
-    """A store refused, failed or broke the protocol. `store_status` is the status it answered, if it did."""
+    """A store refused, failed or broke the protocol. `store_status` is the status it answered, if
+    it did."""
 
     code, title, status = "store-error", "A store failed", 502
     default_side: ClassVar[Side] = "source"
@@ -28,7 +28,9 @@ class StoreError(RelayError):
         retry_after: float | None = None,
         store_status: int | None = None,
     ) -> None:
-        super().__init__(message, side=side, retryable=retryable, hint=hint, retry_after=retry_after)
+        super().__init__(
+            message, side=side, retryable=retryable, hint=hint, retry_after=retry_after
+        )
         self.store_status = store_status
 
 
@@ -61,52 +63,69 @@ class Unauthenticated(StoreError):
 
 
 class CredentialsWithdrawn(Unauthenticated):
-    """What the store allowed before it denies now: a signature has expired, or a key was withdrawn."""
+    """What the store allowed before it denies now: a signature has expired, or a key was
+    withdrawn."""
 
     code, title = "store-credentials-withdrawn", "The store denies what it allowed before"
-    default_hint = "Resume with fresh credentials, or a fresh presigned URL; what has arrived is kept."
+    default_hint = (
+        "Resume with fresh credentials, or a fresh presigned URL; what has arrived is kept."
+    )
 
 
 class PermissionDenied(StoreError):
     """The store knows who asks, and says no."""
 
     code, title = "store-permission-denied", "The store denied permission"
-    default_hint = "Check the permissions; a presigned URL may have expired or be for another method."
+    default_hint = (
+        "Check the permissions; a presigned URL may have expired or be for another method."
+    )
 
 
 class Rejected(StoreError):
-    """The store answered with a status that is not success, and that trying again will not change."""
+    """The store answered with a status that is not success, and that trying again will not
+    change."""
 
     code, title = "store-rejected", "The store refused the request"
 
 
 class KeyCollision(Rejected):
-    """The destination has one name for two objects of a tree: case, or the form of letters, does not count there."""
+    """The destination has one name for two objects of a tree: case, or the form of letters, does
+    not count there."""
 
     code, title, status = "key-collision", "Two names are one at the destination", 422
     default_side: ClassVar[Side] = "destination"
 
 
 class StoreFull(Rejected):
-    """The store has no room left: 507, a quota, a full disk. The next object would fare no better."""
+    """The store has no room left: 507, a quota, a full disk. The next object would fare no
+    better."""
 
     code, title = "store-full", "The store is full"
-    default_hint = "Free space or raise the quota; nothing of this object was left. Then resume, or run it again."
+    default_hint = (
+        "Free space or raise the quota; nothing of this object was left. Then resume, or run it"
+        " again."
+    )
 
 
 class MetadataUnkept(StoreError):
-    """The destination can't keep all that describes the object, and all of it is wanted. Nothing was sent, or it showed
-    only there what is missing."""
+    """The destination can't keep all that describes the object, and all of it is wanted. Nothing
+    was sent, or it showed only there what is missing."""
 
-    code, title, status = "metadata-unkept", "The destination can't keep all of the object's metadata", 409
+    code, title, status = (
+        "metadata-unkept",
+        "The destination can't keep all of the object's metadata",
+        409,
+    )
     default_side: ClassVar[Side] = "destination"
     default_hint = (
-        "Without 'metadata': 'strict' it is moved all the same, and its receipt has a note; or choose another store."
+        "Without 'metadata': 'strict' it is moved all the same, and its receipt has a note; or"
+        " choose another store."
     )
 
 
 class RangeIgnored(StoreError):
-    """The store answered with another range than the one that was asked for, or with the whole object."""
+    """The store answered with another range than the one that was asked for, or with the whole
+    object."""
 
     code, title = "range-ignored", "The store did not give the range that was asked for"
     default_hint = "The object is moved in one piece instead."
@@ -117,11 +136,14 @@ class LengthRequired(StoreError):
 
     code, title = "source-length-unknown", "The destination needs a length and the source has none"
     default_side: ClassVar[Side] = "destination"
-    default_hint = "Use a source that sends Content-Length, or a destination that takes chunked uploads."
+    default_hint = (
+        "Use a source that sends Content-Length, or a destination that takes chunked uploads."
+    )
 
 
 class RedirectRefused(StoreError):
-    """The store sent us elsewhere, where we do not follow: on an upload, from https to http, to an odd URL."""
+    """The store sent us elsewhere, where we do not follow: on an upload, from https to http, to an
+    odd URL."""
 
     code, title = "redirect-refused", "The redirect is not followed"
     default_hint = "Give the final URL yourself if you trust it."
@@ -154,16 +176,21 @@ class Locked(Unavailable):
     """The store answered 423: somebody holds a lock on the object, or on its folder."""
 
     code, title = "store-locked", "Somebody has locked the object"
-    default_hint = "Somebody has it open: close it there, or wait until the lock runs out, and try again."
+    default_hint = (
+        "Somebody has it open: close it there, or wait until the lock runs out, and try again."
+    )
 
 
 class UploadGone(NotFound):
-    """An upload in parts that was begun is not there any more: somebody aborted it, or it was too old."""
+    """An upload in parts that was begun is not there any more: somebody aborted it, or it was too
+    old."""
 
     code, title, status = "upload-gone", "The upload was thrown away meanwhile", 502
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
-    default_hint = "It was begun anew, and is gone again: look at the bucket's rules for unfinished uploads."
+    default_hint = (
+        "It was begun anew, and is gone again: look at the bucket's rules for unfinished uploads."
+    )
 
 
 class ConnectFailed(StoreError):
@@ -179,14 +206,18 @@ class ConnectionLost(StoreError):
 
     code, title = "connection-lost", "The connection to the store broke"
     default_retryable = True
-    default_hint = "Try again; if it keeps happening look at the network between here and the store."
+    default_hint = (
+        "Try again; if it keeps happening look at the network between here and the store."
+    )
 
 
 class CertificateRefused(StoreError):
     """The store's certificate or its TLS is not acceptable."""
 
     code, title = "certificate-refused", "The store's TLS is not trusted"
-    default_hint = "Check the host name and the certificate; a private authority goes in RELAY_CA_BUNDLE."
+    default_hint = (
+        "Check the host name and the certificate; a private authority goes in RELAY_CA_BUNDLE."
+    )
 
 
 class StoreTimeout(StoreError):
@@ -194,7 +225,10 @@ class StoreTimeout(StoreError):
 
     code, title, status = "store-timeout", "The store did not answer in time", 504
     default_retryable = True
-    default_hint = "Try again; RELAY_CONNECT_SECONDS, RELAY_HEAD_SECONDS and RELAY_TOTAL_SECONDS are the limits."
+    default_hint = (
+        "Try again; RELAY_CONNECT_SECONDS, RELAY_HEAD_SECONDS and RELAY_TOTAL_SECONDS are the"
+        " limits."
+    )
 
 
 class Stalled(StoreTimeout):
@@ -208,13 +242,19 @@ class ProtocolViolation(StoreError):
     """What came is not HTTP/1.1 as RFC 9112 has it, or could be read in two ways."""
 
     code, title = "store-invalid-response", "The store broke the protocol"
-    default_hint = "Something between here and the store is broken, or is attacking; look at what answers there."
+    default_hint = (
+        "Something between here and the store is broken, or is attacking; look at what answers"
+        " there."
+    )
 
 
 class PrematureResponse(StoreError):
     """A 2xx before the whole body was sent: the destination cannot have the object."""
 
-    code, title = "destination-premature-response", "The destination said yes before it had the object"
+    code, title = (
+        "destination-premature-response",
+        "The destination said yes before it had the object",
+    )
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
     default_hint = "The destination does not read what it is sent; check its URL and method."

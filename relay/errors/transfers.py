@@ -1,7 +1,8 @@
-"""Errors of the bytes: at the source, on the way, or at the destination, they are not what was promised.
+"""Errors of the bytes: at the source, on the way, or at the destination, they are not what was
+promised.
 
-Decided here: the failures of an object, whatever its stores said. Never here: how that is found out.
-"""
+Decided here: the failures of an object, whatever its stores said. Never here: how that is found
+out."""
 
 from __future__ import annotations
 
@@ -41,22 +42,26 @@ class SourceChanged(TransferError):
 
 
 class SourceUnstable(TransferError):
-    """The source gave other bytes the second time, under the same entity tag. Which are right nobody can tell."""
+    """The source gave other bytes the second time, under the same entity tag. Which are right
+    nobody can tell."""
 
     code, title = "source-unstable", "The source gives other bytes each time"
-    default_hint = "The source, or something before it, is damaged; look at the object there, and at its digest."
+    default_hint = (
+        "The source, or something before it, is damaged; look at the object there, and at its"
+        " digest."
+    )
 
 
 class SourceDigestWrong(TransferError):
-    """The source gave the same bytes twice, and a digest that it, or its list, declares is not theirs: nothing was
-    damaged on the way, and that digest proves nothing."""
+    """The source gave the same bytes twice, and a digest that it, or its list, declares is not
+    theirs: nothing was damaged on the way, and that digest proves nothing."""
 
     code, title = "source-digest-wrong", "The source's digest is not that of its bytes"
     default_side: ClassVar[Side] = "source"
     default_hint = (
-        "Nothing was damaged on the way. Look at the object at its source. If it is damaged, restore it; if it is "
-        "right, correct its digest (in the list, or by storing it there again), or choose 'verify': 'size', which "
-        "leaves it unverified."
+        "Nothing was damaged on the way. Look at the object at its source. If it is damaged,"
+        " restore it; if it is right, correct its digest (in the list, or by storing it there"
+        " again), or choose 'verify': 'size', which leaves it unverified."
     )
 
 
@@ -68,7 +73,10 @@ class IntegrityMismatch(TransferError):
 
     code, title = "digest-mismatch", "The bytes do not match their digest"
     default_retryable = True
-    default_hint = "Bytes were damaged on the way or in the store. Nothing wrong was left behind unless it says so."
+    default_hint = (
+        "Bytes were damaged on the way or in the store. Nothing wrong was left behind unless it"
+        " says so."
+    )
 
     def __init__(
         self,
@@ -97,7 +105,10 @@ class DestinationMutates(TransferError):
 
     code, title = "destination-mutates", "The destination changes what it stores"
     default_side: ClassVar[Side] = "destination"
-    default_hint = "It adds to, or rewrites, objects of this kind; put them into an archive, or choose another store."
+    default_hint = (
+        "It adds to, or rewrites, objects of this kind; put them into an archive, or choose another"
+        " store."
+    )
 
 
 class Cancelled(TransferError):

@@ -1,5 +1,5 @@
-"""Counters of a migration: transfers in each state, levels of proof, retries. Updated in the transaction of each
-change."""
+"""Counters of a migration: transfers in each state, levels of proof, retries. Updated in the
+transaction of each change."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
 MOST: Final = 2**62
-"""More bytes than this are not counted: no database has a place for any sum that a listing may claim."""
+"""More bytes than this are not counted: no database has a place for any sum that a listing may
+claim."""
 _ADD = text(
-    "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state, :objects, :bytes)"
-    " ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects + excluded.objects,"
-    f" bytes = CASE WHEN tallies.bytes + excluded.bytes > {MOST} THEN {MOST} ELSE tallies.bytes + excluded.bytes END"
+    "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state,"
+    " :objects, :bytes) ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects"
+    f" + excluded.objects, bytes = CASE WHEN tallies.bytes + excluded.bytes > {MOST} THEN {MOST}"
+    " ELSE tallies.bytes + excluded.bytes END"
 )
 _COUNT = text(
-    "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name, :amount)"
-    " ON CONFLICT (migration_id, kind, name) DO UPDATE SET amount = counters.amount + excluded.amount"
+    "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name,"
+    " :amount) ON CONFLICT (migration_id, kind, name) DO UPDATE SET amount = counters.amount +"
+    " excluded.amount"
 )
 
 
@@ -32,14 +35,18 @@ class CounterDelta:
 
     _objects: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _bytes: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    _amounts: defaultdict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+    _amounts: defaultdict[tuple[str, str, str], int] = field(
+        default_factory=lambda: defaultdict(int)
+    )
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
         """Count so many objects more (or less) in a state, of `size` bytes in all."""
         self._objects[migration, state] += objects
         self._bytes[migration, state] += size or 0
 
-    def count_transition(self, migration: str, before: str, after: str, was: int | None, size: int | None) -> None:
+    def count_transition(
+        self, migration: str, before: str, after: str, was: int | None, size: int | None
+    ) -> None:
         """Count one object that changed its state; `was` is its size as counted until now."""
         self.add(migration, before, -1, -(was or 0))
         self.add(migration, after, 1, size)
@@ -64,12 +71,18 @@ class CounterDelta:
         return self._objects.get((migration, state), 0)
 
     def write(self, connection: Connection) -> None:
-        """Write them, always in the same order, so that two transactions never wait for each other in a circle.
+        """Write them, always in the same order, so that two transactions never wait for each other
+        in a circle.
 
-        Everybody writes these few rows: do it once, and last, so that nobody waits for them longer than for a commit.
-        """
+        Everybody writes these few rows: do it once, and last, so that nobody waits for them longer
+        than for a commit."""
         rows = [
-            {"migration": migration, "state": state, "objects": count, "bytes": _clamp(self._bytes[migration, state])}
+            {
+                "migration": migration,
+                "state": state,
+                "objects": count,
+                "bytes": _clamp(self._bytes[migration, state]),
+            }
             for (migration, state), count in sorted(self._objects.items())
             if count or self._bytes[migration, state]
         ]
@@ -89,9 +102,15 @@ def _clamp(size: int) -> int:
 
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
-    """Return how many bytes the destinations have, in parts of objects that are not whole yet, of some migrations."""
-    # Not joined: SQLite would go over all transfers of the migration, and look whether there is an upload of each.
-    of = select(transfers.c.migration_id).where(transfers.c.id == uploads.c.transfer_id).scalar_subquery()
+    """Return how many bytes the destinations have, in parts of objects that are not whole yet, of
+    some migrations."""
+    # Not joined: SQLite would go over all transfers of the migration, and look whether there is an
+    # upload of each.
+    of = (
+        select(transfers.c.migration_id)
+        .where(transfers.c.id == uploads.c.transfer_id)
+        .scalar_subquery()
+    )
     begun = select(of.label("migration_id"), uploads.c.there).subquery()
     query = (
         select(begun.c.migration_id, func.sum(begun.c.there))
@@ -115,11 +134,15 @@ def efforts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, E
     """Return what was proved of some migrations, and what it took."""
     found: dict[str, Efforts] = {}
     wanted = counters.c.migration_id.in_(list(migrations))
-    rows = connection.execute(select(counters).where(wanted).order_by(counters.c.kind, counters.c.name))
+    rows = connection.execute(
+        select(counters).where(wanted).order_by(counters.c.kind, counters.c.name)
+    )
     for row in rows:
         before = found.get(row.migration_id, Efforts())
         if row.kind != "level":
             found[row.migration_id] = replace(before, **{row.kind: row.amount})
         elif row.amount:
-            found[row.migration_id] = replace(before, levels={**before.levels, row.name: row.amount})
+            found[row.migration_id] = replace(
+                before, levels={**before.levels, row.name: row.amount}
+            )
     return found

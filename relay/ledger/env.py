@@ -1,4 +1,5 @@
-"""How Alembic runs a version: on the connection, and inside the transaction, that relay gives it."""
+"""How Alembic runs a version: on the connection, and inside the transaction, that relay gives
+it."""
 
 from alembic import context
 

@@ -1,7 +1,8 @@
-"""The public interface of the ledger: every call is one transaction, and is durable when it returns.
+"""The public interface of the ledger: every call is one transaction, and is durable when it
+returns.
 
-Each raises LedgerFailed or LedgerBusy where the database does not answer; then nothing of it counts as done.
-"""
+Each raises LedgerFailed or LedgerBusy where the database does not answer; then nothing of it counts
+as done."""
 
 from __future__ import annotations
 
@@ -67,8 +68,8 @@ class Ledger:
 
     @property
     def _check_file(self) -> str | None:
-        """Whose migrations are shown: a terminal, whose file it is, sees all; a server's callers only what they gave
-        it."""
+        """Whose migrations are shown: a terminal, whose file it is, sees all; a server's callers
+        only what they gave it."""
         return None if self.who.kind == TERMINAL else self.who.kind
 
     def close(self) -> None:
@@ -77,8 +78,11 @@ class Ledger:
 
     # -- migrations
 
-    def create(self, spec: Spec, key: str | None = None, go_on: bool = False) -> tuple[Migration, bool]:
-        """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody would find it."""
+    def create(
+        self, spec: Spec, key: str | None = None, go_on: bool = False
+    ) -> tuple[Migration, bool]:
+        """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody
+        would find it."""
         self.database.check_file()
         found = self.database.run(lambda c: migrations.create(c, spec, key, go_on, self.who.kind))
         reach("after-accept")
@@ -90,7 +94,9 @@ class Ledger:
 
     def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
         """As migrations.many."""
-        return self.database.run(lambda c: migrations.many(c, limit, before, self._check_file), write=False)
+        return self.database.run(
+            lambda c: migrations.many(c, limit, before, self._check_file), write=False
+        )
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As migrations.secret."""
@@ -101,7 +107,8 @@ class Ledger:
         return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act; a resumed migration learns what others left meanwhile (`unproved.adopt_unproved`)."""
+        """As migrations.act; a resumed migration learns what others left meanwhile
+        (`unproved.adopt_unproved`)."""
 
         def acted(connection: Connection) -> Migration:
             found = migrations.act(connection, id, verb, fresh)
@@ -116,8 +123,8 @@ class Ledger:
         return self.database.run(lambda c: migrations.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
-        """As entries.begin_again; what must be listed for that is listed again. Raises as migrations.lock_unended: then
-        nothing has begun."""
+        """As entries.begin_again; what must be listed for that is listed again. Raises as
+        migrations.lock_unended: then nothing has begun."""
 
         def begin(connection: Connection) -> None:
             migrations.lock_unended(connection, id)
@@ -144,7 +151,8 @@ class Ledger:
         return self.database.run(lambda c: migrations.pause_for(c, id, error))
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
-        """As migrations.renew_secret. Raises as migrations.lock_unended: one that has succeeded keeps no secret."""
+        """As migrations.renew_secret. Raises as migrations.lock_unended: one that has succeeded
+        keeps no secret."""
 
         def renew(connection: Connection) -> None:
             migrations.lock_unended(connection, id)
@@ -154,13 +162,15 @@ class Ledger:
         self._forgot = True  # those of before
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody from writing.
+        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody
+        from writing.
 
-        What was forgotten stands in no file afterwards, or, where another process reads just now, after a later call.
-        """
+        What was forgotten stands in no file afterwards, or, where another process reads just now,
+        after a later call."""
         now = time.time()
         due, over = self.database.run(
-            lambda c: (migrations.finishable_ids(c), migrations.forgettable_ids(c, now)), write=False
+            lambda c: (migrations.finishable_ids(c), migrations.forgettable_ids(c, now)),
+            write=False,
         )
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
@@ -178,7 +188,9 @@ class Ledger:
         """As migrations.events_of."""
         return self.database.run(lambda c: migrations.events_of(c, id, since, limit), write=False)
 
-    def page(self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000) -> list[pages.Row]:
+    def page(
+        self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000
+    ) -> list[pages.Row]:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
 
@@ -195,7 +207,9 @@ class Ledger:
 
     def reclaim(self) -> int:
         """As claims.reclaim; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: claims.lost_workers(c, self.database, self.who), write=False):
+        if not self.database.run(
+            lambda c: claims.lost_workers(c, self.database, self.who), write=False
+        ):
             return 0
         try:
             return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
@@ -209,12 +223,17 @@ class Ledger:
         only: str | None = None,
         watched: Iterable[str] = (),
     ) -> PollResult:
-        """As poll.settle_and_claim; looks first without keeping anybody from writing, where there is nothing to settle."""
+        """As poll.settle_and_claim; looks first without keeping anybody from writing, where there
+        is nothing to settle."""
         if not ends:
-            seen = self.database.run(lambda c: poll.peek(c, self.who, wanted, only, watched), write=False)
+            seen = self.database.run(
+                lambda c: poll.peek(c, self.who, wanted, only, watched), write=False
+            )
             if seen is not None:
                 return seen
-        return self.database.run(lambda c: poll.settle_and_claim(c, self.who, ends, wanted, only, watched))
+        return self.database.run(
+            lambda c: poll.settle_and_claim(c, self.who, ends, wanted, only, watched)
+        )
 
     def claim(
         self,
@@ -226,7 +245,10 @@ class Ledger:
     ) -> list[Claim]:
         """As claims.claim; as many large ones as others, if nothing else is said."""
         wanted = claims.ClaimRequest(
-            limit, limit if large is None else large, limit if only_large is None else only_large, alone
+            limit,
+            limit if large is None else large,
+            limit if only_large is None else only_large,
+            alone,
         )
         return list(self.settle_and_claim((), wanted, only).claims)
 
@@ -246,7 +268,8 @@ class Ledger:
         self.database.run(lambda c: claims.check_claim(c, self.who, claim), write=False)
 
     def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
-        """As claims.release_unknown_claims; and doubt the rest, since what failed may have been replaced by something older."""
+        """As claims.release_unknown_claims; and doubt the rest, since what failed may have been
+        replaced by something older."""
 
         def disowned(connection: Connection) -> int:
             claims.distrust_recent_commits(connection)
@@ -262,7 +285,9 @@ class Ledger:
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
         """As trees.claim_listing; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: listings.has_due_listing(c, self.who, only, alone), write=False):
+        if not self.database.run(
+            lambda c: listings.has_due_listing(c, self.who, only, alone), write=False
+        ):
             return None
         return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
 
@@ -305,15 +330,20 @@ class Ledger:
         self.database.run(lambda c: folded_names.leave_folded(c, self.who, claim))
 
     def keep_link(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
-        """As local_links.objects_at_link, of a link that is kept (`local_links.keep_link`); looks first without keeping anybody from writing."""
+        """As local_links.objects_at_link, of a link that is kept (`local_links.keep_link`); looks
+        first without keeping anybody from writing."""
         id = claim.migration_id
         if not self.database.run(lambda c: local_links.is_kept(c, id, link, target), write=False):
             self.database.run(lambda c: local_links.keep_link(c, id, link, target))
-        return self.database.run(lambda c: local_links.objects_at_link(c, claim, link, there), write=False)
+        return self.database.run(
+            lambda c: local_links.objects_at_link(c, claim, link, there), write=False
+        )
 
     def objects_at_link(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
         """As local_links.objects_at_link."""
-        return self.database.run(lambda c: local_links.objects_at_link(c, claim, link, there, tree), write=False)
+        return self.database.run(
+            lambda c: local_links.objects_at_link(c, claim, link, there, tree), write=False
+        )
 
     # -- uploads in parts
 
@@ -325,17 +355,25 @@ class Ledger:
         """As uploads.record_upload."""
         self.database.run(lambda c: uploads.record_upload(c, self.who, claim, upload))
 
-    def resume_upload(self, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
+    def resume_upload(
+        self, claim: Claim, upload_id: str, gone: Collection[int], total: int
+    ) -> None:
         """As uploads.resume_upload."""
-        self.database.run(lambda c: uploads.resume_upload(c, self.who, claim, upload_id, gone, total))
+        self.database.run(
+            lambda c: uploads.resume_upload(c, self.who, claim, upload_id, gone, total)
+        )
 
     def take_part(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:
         """As uploads.take_part."""
-        return self.database.run(lambda c: uploads.take_part(c, self.who, claim.id, upload_id, done))
+        return self.database.run(
+            lambda c: uploads.take_part(c, self.who, claim.id, upload_id, done)
+        )
 
     def outstanding_parts(self, claim: Claim) -> dict[int, bool]:
         """As uploads.outstanding_parts."""
-        return self.database.run(lambda c: uploads.outstanding_parts(c, self.who, claim.id), write=False)
+        return self.database.run(
+            lambda c: uploads.outstanding_parts(c, self.who, claim.id), write=False
+        )
 
     def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
         """As retried.note."""
@@ -359,7 +397,9 @@ class Ledger:
 
     def join_upload(self, only: str | None = None, but: Sequence[int] = ()) -> PartLease | None:
         """As part_leases.join_upload; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: part_leases.has_joinable(c, self.who, only, but), write=False):
+        if not self.database.run(
+            lambda c: part_leases.has_joinable(c, self.who, only, but), write=False
+        ):
             return None
         return self.database.run(lambda c: part_leases.join_upload(c, self.who, only, but))
 
@@ -369,7 +409,9 @@ class Ledger:
         self, only: str | None = None, but: Sequence[int] = (), kept: float = orphans.KEPT_SECONDS
     ) -> list[Orphan]:
         """As orphans.find_orphans."""
-        return self.database.run(lambda c: orphans.find_orphans(c, self.who, only, but, kept), write=False)
+        return self.database.run(
+            lambda c: orphans.find_orphans(c, self.who, only, but, kept), write=False
+        )
 
     def is_over(self, orphan: Orphan) -> bool:
         """As orphans.is_over."""

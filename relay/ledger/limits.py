@@ -1,8 +1,7 @@
 """Limits of a migration: stored here, applied by every worker.
 
-Decided here: how many more transfers of it may be claimed, and who shares its bounds. Never here: how bytes and
-requests are held back (`relay/throttle.py`).
-"""
+Decided here: how many more transfers of it may be claimed, and who shares its bounds. Never here:
+how bytes and requests are held back (`relay/throttle.py`)."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ from relay.throttle import Bounds
 
 
 def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> Migration:
-    """Change a migration's priority and bounds; what `change` does not name stays, None takes a bound away.
+    """Change a migration's priority and bounds; what `change` does not name stays, None takes a
+    bound away.
 
     Twice is as good as once. Raises MigrationUnknown, and IllegalTransition for one that has ended.
     """
@@ -38,11 +38,11 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
 
 
 def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, more: int = 0) -> int:
-    """Return how many of the `wanted` transfers of a migration may be claimed now; `more` run than its tally says.
+    """Return how many of the `wanted` transfers of a migration may be claimed now; `more` run than
+    its tally says.
 
-    What runs is counted while no other claim of the same migration can be made, so that all runners together keep to
-    it. (SQLite lets one transaction write at a time anyway.)
-    """
+    What runs is counted while no other claim of the same migration can be made, so that all runners
+    together keep to it. (SQLite lets one transaction write at a time anyway.)"""
     if bounds.transfers is None:
         return wanted
     row = connection.execute(
@@ -51,20 +51,26 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
     most = bounds_of(row).transfers
     if most is None:
         return wanted
-    running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
+    running = select(tallies.c.objects).where(
+        tallies.c.migration_id == migration, tallies.c.state == "running"
+    )
     under_way = int(connection.execute(running).scalar() or 0) + more
     under_way += len(connection.execute(select_helpers([migration])).all())
     return max(0, min(wanted, most - under_way))
 
 
-def migration_views(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, MigrationView]:
+def migration_views(
+    connection: Connection, runner: str, ids: Sequence[str]
+) -> dict[str, MigrationView]:
     """Return how migrations stand for a runner that works on them."""
     rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
     bound = [row.id for row in rows if bounds_of(row) != Bounds()]
     sharers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
     if bound:
         running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
-        for pair in connection.execute(select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()):
+        for pair in connection.execute(
+            select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()
+        ):
             sharers[pair.migration_id].add(pair.owner)
         for row in connection.execute(select_helpers(bound)):
             sharers[row.migration_id].add(row.owner)

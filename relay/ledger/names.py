@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def has_name(connection: Connection, names: Iterable[str]) -> ColumnElement[bool]:
-    """Return the condition for transfers of some names; in PostgreSQL, for those whose names have the same MD5, which
-    is what its index has: compare the names."""
+    """Return the condition for transfers of some names; in PostgreSQL, for those whose names have
+    the same MD5, which is what its index has: compare the names."""
     if connection.dialect.name == "sqlite":
         return transfers.c.name.in_(list(names))
     return func.md5(transfers.c.name).in_([md5(name) for name in names])

@@ -1,11 +1,12 @@
-"""Find migrations whose destination lies in that of another one: a tree and a single object, or a tree in a tree.
+"""Find migrations whose destination lies in that of another one: a tree and a single object, or a
+tree in a tree.
 
-Theory of operation. Destinations are compared as they print. For the objects of a migration that are asked for, the
-places above and at each are looked up by the index of destinations, as the name of an object is written there, and
-percent-encoded.
+Theory of operation. Destinations are compared as they print. For the objects of a migration that
+are asked for, the places above and at each are looked up by the index of destinations, as the name
+of an object is written there, and percent-encoded.
 
-Decided here: which object of another migration has the same place. Never here: what is left of it (`unproved.py`).
-"""
+Decided here: which object of another migration has the same place. Never here: what is left of it
+(`unproved.py`)."""
 
 from __future__ import annotations
 
@@ -28,13 +29,18 @@ _SCHEME: Final = re.compile(r"[^/:]+:")
 def nested(
     connection: Connection, mine: Any, names: Sequence[str], query: Select[Any]
 ) -> list[tuple[Any, Mapping[str, str]]]:
-    """Return the rows of a `query` for migrations in whose destination some objects of a migration lie, or that lie in
-    its own; each with the names that the other gives them, and ours."""
-    if _names_later(mine) or not connection.execute(select(exists().where(migrations.c.id != mine.id))).scalar():
+    """Return the rows of a `query` for migrations in whose destination some objects of a migration
+    lie, or that lie in its own; each with the names that the other gives them, and ours."""
+    if (
+        _names_later(mine)
+        or not connection.execute(select(exists().where(migrations.c.id != mine.id))).scalar()
+    ):
         return []
     places = _places(mine, names)
     found: list[tuple[Any, Mapping[str, str]]] = []
-    for some in in_chunks(sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})):
+    for some in in_chunks(
+        sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})
+    ):
         for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
             theirs = _theirs(row, places)
             found += [(row, theirs)] if theirs else []
@@ -42,8 +48,8 @@ def nested(
 
 
 def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
-    """Return the names of those objects of a migration of which a nested one may have left something, and more;
-    `is_left` is the condition of their transfers."""
+    """Return the names of those objects of a migration of which a nested one may have left
+    something, and more; `is_left` is the condition of their transfers."""
     if _names_later(mine):
         return set()
     if not _is_tree(mine):
@@ -54,14 +60,17 @@ def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
     )
     below = func.substr(migrations.c.destination, 1, len(base)) == base
     above = migrations.c.destination.in_(sorted(_above([mine.destination])))
-    rows = connection.execute(of.where(or_(below, above), migrations.c.destination != mine.destination, is_left)).all()
+    rows = connection.execute(
+        of.where(or_(below, above), migrations.c.destination != mine.destination, is_left)
+    ).all()
     places = (_base(row.destination) + row.name if row.name else row.destination for row in rows)
     names = {place.removeprefix(base) for place in places if place.startswith(base)}
     return names | {unquote(name) for name in names}
 
 
 def _names_later(migration: Any) -> bool:
-    """Say if it is a single object that takes the name of its source: its place is not known here."""
+    """Say if it is a single object that takes the name of its source: its place is not known
+    here."""
     return not _is_tree(migration) and str(migration.destination).endswith("/")
 
 
@@ -97,9 +106,12 @@ def _above(places: Iterable[str]) -> set[str]:
 
 
 def _theirs(other: Any, places: Mapping[str, str]) -> dict[str, str]:
-    """Return our names of the objects that another migration has, too, by the names that it gives them."""
+    """Return our names of the objects that another migration has, too, by the names that it gives
+    them."""
     if not _is_tree(other):
         return {"": places[other.destination]} if other.destination in places else {}
     base = _base(other.destination)
-    names = {place.removeprefix(base): ours for place, ours in places.items() if place.startswith(base)}
+    names = {
+        place.removeprefix(base): ours for place, ours in places.items() if place.startswith(base)
+    }
     return names | {unquote(name): ours for name, ours in names.items()}

@@ -31,9 +31,14 @@ class Row:
 
 
 def page(
-    connection: Connection, migration: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000
+    connection: Connection,
+    migration: str,
+    states: Iterable[str] = (),
+    after: int = 0,
+    limit: int = 1000,
 ) -> list[Row]:
-    """Return up to `limit` transfers with greater ids than `after`, of some states or of all, in their order."""
+    """Return up to `limit` transfers with greater ids than `after`, of some states or of all, in
+    their order."""
     query = (
         select(transfers, receipts.c.receipt)
         .outerjoin(receipts, receipts.c.transfer_id == transfers.c.id)

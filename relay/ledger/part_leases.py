@@ -1,8 +1,9 @@
 """Workers that help with an object which another worker has claimed.
 
-Theory of operation. A runner that has nothing to claim looks for an upload in parts that another has begun, and of
-which parts are left, and takes one of them; from then on it takes one after the other, as the other does, until none
-is left (`uploads.py`). Nothing else says that it shares: when it has no part any more it does not.
+Theory of operation. A runner that has nothing to claim looks for an upload in parts that another
+has begun, and of which parts are left, and takes one of them; from then on it takes one after the
+other, as the other does, until none is left (`uploads.py`). Nothing else says that it shares: when
+it has no part any more it does not.
 
 Decided here: in what a runner may share. Never here: which part is whose.
 """
@@ -34,10 +35,14 @@ _OPEN = (
         uploads.c.upload_id != "",
         or_(
             uploads.c.next <= uploads.c.total,
-            exists().where(parts.c.transfer_id == transfers.c.id, NOT_THERE, parts.c.owner.is_(None)),
+            exists().where(
+                parts.c.transfer_id == transfers.c.id, NOT_THERE, parts.c.owner.is_(None)
+            ),
         ),
     )
-    .order_by(migrations.c.priority.desc(), (uploads.c.total - uploads.c.next).desc(), transfers.c.id)
+    .order_by(
+        migrations.c.priority.desc(), (uploads.c.total - uploads.c.next).desc(), transfers.c.id
+    )
 )
 
 
@@ -46,7 +51,9 @@ def _joinable(who: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any
     return query.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
 
-def has_joinable(connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()) -> bool:
+def has_joinable(
+    connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
+) -> bool:
     """Say if there seems to be something to `join_upload`. Writes nothing."""
     return connection.execute(_joinable(who, only, but).limit(1)).first() is not None
 
@@ -54,8 +61,9 @@ def has_joinable(connection: Connection, who: WorkerId, only: str | None = None,
 def join_upload(
     connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> PartLease | None:
-    """Take a part of an object that another runner has claimed, of the most urgent migrations first and where most is
-    left; None where there is none. `only` of one migration; of no transfer among `but`.
+    """Take a part of an object that another runner has claimed, of the most urgent migrations first
+    and where most is left; None where there is none. `only` of one migration; of no transfer among
+    `but`.
 
     Whoever shares counts, where a migration has bounds, as if he had a transfer of his own.
     """
@@ -65,6 +73,8 @@ def join_upload(
         first = take_part(connection, who, row.id, row.upload_id, None)
         if first is not None:
             claimed = connection.execute(select(*CLAIMED).where(transfers.c.id == row.id)).one()
-            upload = connection.execute(select(uploads).where(uploads.c.transfer_id == row.id)).one()
+            upload = connection.execute(
+                select(uploads).where(uploads.c.transfer_id == row.id)
+            ).one()
             return PartLease(claim_of(claimed, row.renewed), upload_of_row(upload), first)
     return None

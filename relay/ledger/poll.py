@@ -1,7 +1,8 @@
-"""One poll of a worker, in one transaction: settle what has ended, claim new work, read the state of its migrations.
+"""One poll of a worker, in one transaction: settle what has ended, claim new work, read the state
+of its migrations.
 
-Decided here: the order in which that is done. Never here: when a turn is due, and what there is room for.
-"""
+Decided here: the order in which that is done. Never here: when a turn is due, and what there is
+room for."""
 
 from __future__ import annotations
 
@@ -34,9 +35,14 @@ def settle_and_claim(
 
 
 def peek(
-    connection: Connection, who: WorkerId, wanted: ClaimRequest, only: str | None = None, watched: Iterable[str] = ()
+    connection: Connection,
+    who: WorkerId,
+    wanted: ClaimRequest,
+    only: str | None = None,
+    watched: Iterable[str] = (),
 ) -> PollResult | None:
-    """Return the turn of one who has nothing to settle, where nothing can be claimed either; None where something can.
+    """Return the turn of one who has nothing to settle, where nothing can be claimed either; None
+    where something can.
 
     Writes nothing, so it keeps nobody waiting, and waits for nobody.
     """

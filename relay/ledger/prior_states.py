@@ -1,4 +1,5 @@
-"""What lay at a destination before relay wrote there: recorded before the first byte, kept for good.
+"""What lay at a destination before relay wrote there: recorded before the first byte, kept for
+good.
 
 Never here: what follows from it (`relay/engine/transfer/precheck.py`).
 """
@@ -28,9 +29,15 @@ _NOTE = (
 def note_prior_states(
     connection: Connection, who: WorkerId, notes: Sequence[tuple[Claim, PriorState]]
 ) -> tuple[bool, ...]:
-    """Write what was there before some objects; say of each if its claim is still ours: nothing is written else."""
+    """Write what was there before some objects; say of each if its claim is still ours: nothing is
+    written else."""
     found = []
     for one, before in notes:
-        row = {"the_id": one.id, "the_fence": one.fence, "the_owner": who.id, "the_text": before.to_text()}
+        row = {
+            "the_id": one.id,
+            "the_fence": one.fence,
+            "the_owner": who.id,
+            "the_text": before.to_text(),
+        }
         found.append(bool(connection.execute(_NOTE, row).rowcount))
     return tuple(found)

@@ -1,9 +1,8 @@
 """What each worker retries at the moment, visible to every other process.
 
-It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing in the `error` of
-its migration, which has none of its own while it is listed. Never here: what is tried again, and
-when (`relay/engine/retries.py`).
-"""
+It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing
+in the `error` of its migration, which has none of its own while it is listed. Never here: what is
+tried again, and when (`relay/engine/retries.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from relay.ledger.schema import RUNNING, migrations, transfers
 SHOWN: Final = 5
 """So many are told of one migration."""
 AGAIN: Final = "again"
-"""The member that only what is tried again has: a transfer may have kept the error of an earlier end."""
+"""The member that only what is tried again has: a transfer may have kept the error of an earlier
+end."""
 
 _NOTE = (
     update(transfers)
@@ -33,31 +33,45 @@ _NOTE = (
 )
 
 
-def note(connection: Connection, owner: str, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
-    """Write what of each of these is tried again, or None: nothing. Of what is not the owner's any more nothing is."""
+def note(
+    connection: Connection, owner: str, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]
+) -> None:
+    """Write what of each of these is tried again, or None: nothing. Of what is not the owner's any
+    more nothing is."""
     for claim, trouble in troubles:
         error = None if trouble is None else json.dumps(trouble)
         row = {"the_id": claim.id, "the_fence": claim.fence, "the_owner": owner, "the_error": error}
         connection.execute(_NOTE, row)
 
 
-def note_listing(connection: Connection, owner: str, listing: Listing, trouble: Mapping[str, Any] | None) -> None:
-    """Write what of a listing is tried again, or None: nothing. Of one that is not the owner's any more nothing is, nor
-    of one whose migration does not run: what that waits for stands there."""
+def note_listing(
+    connection: Connection, owner: str, listing: Listing, trouble: Mapping[str, Any] | None
+) -> None:
+    """Write what of a listing is tried again, or None: nothing. Of one that is not the owner's any
+    more nothing is, nor of one whose migration does not run: what that waits for stands there."""
     table = migrations.c
-    ours = (table.id == listing.migration_id) & (table.listing_owner == owner) & (table.listing_fence == listing.fence)
+    ours = (
+        (table.id == listing.migration_id)
+        & (table.listing_owner == owner)
+        & (table.listing_fence == listing.fence)
+    )
     error = None if trouble is None else json.dumps(trouble)
     row = update(migrations).where(ours, table.listing == "running", table.state == "running")
     connection.execute(row.values(error=error))
 
 
-def split_listing_retry(text: str | None) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """Return the error of a migration, and what of its listing is tried again: at most one of them is there."""
-    told = json.loads(text) if text else None
-    return (None, told) if told is not None and AGAIN in told else (told, None)
+def split_listing_retry(
+    text: str | None,
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Return the error of a migration, and what of its listing is tried again: at most one of them
+    is there."""
+    reported = json.loads(text) if text else None
+    return (None, reported) if reported is not None and AGAIN in reported else (reported, None)
 
 
-def retried_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+def retried_of(
+    connection: Connection, ids: Sequence[str]
+) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Return what of these migrations is tried again, that which has lasted the longest first."""
     if not ids:
         return {}
@@ -68,4 +82,6 @@ def retried_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[Ma
         trouble = json.loads(row.error)
         if AGAIN in trouble:
             found.setdefault(row.migration_id, []).append({"name": row.name, **trouble})
-    return {id: tuple(sorted(some, key=lambda one: one["since"])[:SHOWN]) for id, some in found.items()}
+    return {
+        id: tuple(sorted(some, key=lambda one: one["since"])[:SHOWN]) for id, some in found.items()
+    }

@@ -1,10 +1,11 @@
 """End claims: verified, failed, handed back.
 
-Theory of operation. What this runner has is read and kept from being taken; then every end is written at once, of
-those alone that are still ours. The receipts are kept, and what an object that has arrived needs no more is forgotten.
+Theory of operation. What this runner has is read and kept from being taken; then every end is
+written at once, of those alone that are still ours. The receipts are kept, and what an object that
+has arrived needs no more is forgotten.
 
-Decided here: what an end changes. Never here: who has a claim (`claims.py`), and how a transfer ended.
-"""
+Decided here: what an end changes. Never here: who has a claim (`claims.py`), and how a transfer
+ended."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 
 MANY: Final = 10
-"""So many claims are looked for at a destination each time; where there were more it is kept of which nothing is
-left."""
+"""So many claims are looked for at a destination each time; where there were more it is kept of
+which nothing is left."""
 _ENDS: Final = (
-    "UPDATE transfers SET state = ?, owner = NULL, bytes = ?, size = ?, resent = resent + ?, seconds = ?, level = ?,"
-    " error = ?, not_before = ?, ended = ?, lapses = coalesce(?, lapses), before = ?"
-    " WHERE id = ? AND fence = ? AND owner = ? AND state = 'running'"
+    "UPDATE transfers SET state = ?, owner = NULL, bytes = ?, size = ?, resent = resent + ?,"
+    " seconds = ?, level = ?, error = ?, not_before = ?, ended = ?, lapses = coalesce(?, lapses),"
+    " before = ? WHERE id = ? AND fence = ? AND owner = ? AND state = 'running'"
 )
 _IN_ORDER: Final = itemgetter(
     *("new_state", "new_bytes", "new_size", "more_resent", "new_seconds", "new_level"),
@@ -41,10 +42,16 @@ _PROOFS: Final = (
     "INSERT INTO receipts (transfer_id, receipt) VALUES (?, ?)"
     " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
 )
-"""These are for SQLite, as its driver takes them: SQLAlchemy would go over the values of each row once more, which
-costs twice as much as SQLite's own work."""
+"""These are for SQLite, as its driver takes them: SQLAlchemy would go over the values of each row
+once more, which costs twice as much as SQLite's own work."""
 _HELD = (
-    select(transfers.c.id, transfers.c.fence, transfers.c.size, transfers.c.level, migrations.c.state.label("stage"))
+    select(
+        transfers.c.id,
+        transfers.c.fence,
+        transfers.c.size,
+        transfers.c.level,
+        migrations.c.state.label("stage"),
+    )
     .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
@@ -52,22 +59,23 @@ _HELD = (
     .order_by(transfers.c.id)
     .with_for_update(of=transfers)
 )
-"""Nobody who takes this runner for gone can have its rows until this is over; all lock them in the same order."""
+"""Nobody who takes this runner for gone can have its rows until this is over; all lock them in the
+same order."""
 _ALL = text(
-    "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
-    "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
-    " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before float8, new_ended float8,"
-    " new_lapses integer, new_before text, receipt text)),"
-    " settled AS (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
+    "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows(the_id bigint,"
+    " the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
+    " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before"
+    " float8, new_ended float8, new_lapses integer, new_before text, receipt text)), settled AS"
+    " (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
     " resent = resent + more_resent, seconds = new_seconds, level = new_level, error = new_error,"
-    " not_before = new_not_before, ended = new_ended, before = new_before,"
-    " lapses = coalesce(new_lapses, lapses)"
-    " FROM ends WHERE id = the_id AND fence = the_fence AND owner = the_owner AND state = 'running' RETURNING id)"
-    " INSERT INTO receipts (transfer_id, receipt)"
-    " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL"
-    " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
+    " not_before = new_not_before, ended = new_ended, before = new_before, lapses ="
+    " coalesce(new_lapses, lapses) FROM ends WHERE id = the_id AND fence = the_fence AND owner ="
+    " the_owner AND state = 'running' RETURNING id) INSERT INTO receipts (transfer_id, receipt)"
+    " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL ON"
+    " CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
 )
-"""Both of these, of all ends at once, for PostgreSQL: there each statement is a message, and a wait."""
+"""Both of these, of all ends at once, for PostgreSQL: there each statement is a message, and a
+wait."""
 
 
 @dataclass(eq=False)
@@ -77,16 +85,19 @@ class _Ending:
     rows: list[dict[str, Any]] = field(default_factory=list)
     receipts: dict[int, str] = field(default_factory=dict)
     back: list[int] = field(default_factory=list)
-    """Those with an upload in parts that somebody may go on with: one that failed may be tried again by another."""
+    """Those with an upload in parts that somebody may go on with: one that failed may be tried
+    again by another."""
     arrived: list[int] = field(default_factory=list)
     """And those that need theirs no more."""
     urls: list[int] = field(default_factory=list)
     lost: list[Claim] = field(default_factory=list)
 
 
-def settle(connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta) -> list[Claim]:
-    """Write how claims ended; return those that were not ours any more, of which nothing is written. What that changes
-    in the tallies goes to `changes`."""
+def settle(
+    connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
+) -> list[Claim]:
+    """Write how claims ended; return those that were not ours any more, of which nothing is
+    written. What that changes in the tallies goes to `changes`."""
     if not ends:
         return []
     ending = _end_of(connection, who, ends, changes)
@@ -108,8 +119,12 @@ def _write(connection: Connection, ending: _Ending) -> None:
         connection.exec_driver_sql(_PROOFS, list(ending.receipts.items()))
 
 
-def _end_of(connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta) -> _Ending:
-    held = {(row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id}).all()}
+def _end_of(
+    connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
+) -> _Ending:
+    held = {
+        (row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id}).all()
+    }
     now, ending = time.time(), _Ending()
     for end in ends:
         claim = end.claim
@@ -117,7 +132,9 @@ def _end_of(connection: Connection, who: WorkerId, ends: Sequence[Settlement], c
         if row is None:
             ending.lost.append(claim)
             continue
-        state = TRANSFER["cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb].to
+        state = TRANSFER[
+            "cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb
+        ].to
         size = end.bytes if end.bytes is not None else row.size
         changes.count_transition(claim.migration_id, "running", state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
@@ -130,7 +147,9 @@ def _end_of(connection: Connection, who: WorkerId, ends: Sequence[Settlement], c
         if claim.url:
             ending.urls.append(claim.id)
         if state == "failed":
-            write_event(connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})})
+            write_event(
+                connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})}
+            )
     return ending
 
 
@@ -154,22 +173,24 @@ def _settled_columns(
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": now,
         "new_lapses": _lapses(end, state),
-        "new_before": _kept_prior_state(was if state not in ("verified", "skipped") else ARRIVED, end),
+        "new_before": _kept_prior_state(
+            was if state not in ("verified", "skipped") else ARRIVED, end
+        ),
     }
 
 
 def _lapses(end: Settlement, state: str) -> int | None:
-    """Return what is to stand there of runners that were lost with it, by which it is known to have left something;
-    None: what stands there. One that was handed back may be cancelled, or listed no more, before it is claimed again.
-    """
+    """Return what is to stand there of runners that were lost with it, by which it is known to have
+    left something; None: what stands there. One that was handed back may be cancelled, or listed no
+    more, before it is claimed again."""
     if end.remains and state not in _ARRIVED:
         return max(1, end.claim.lapses)
     return 0 if end.rid and state == "failed" else None
 
 
 def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
-    """Return what is kept of what was at the destination before, with what may remain there now, or is there and
-    unproved."""
+    """Return what is kept of what was at the destination before, with what may remain there now, or
+    is there and unproved."""
     if end.unsent:
         was = ARRIVED
     elif end.untouched and ((kept := PriorState.from_text(was)) is None or kept.unsent):
@@ -178,9 +199,13 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
     if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was
     kept = replace(
-        PriorState.from_text(was) or PriorState(known=False, noted=False), remains=dict(end.remains), rid=rid
+        PriorState.from_text(was) or PriorState(known=False, noted=False),
+        remains=dict(end.remains),
+        rid=rid,
     )
-    return (kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)).to_text()
+    return (
+        kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)
+    ).to_text()
 
 
 def _forget_parts(connection: Connection, ids: Sequence[int]) -> None:
@@ -194,4 +219,6 @@ def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
     """Nor does it need the URL that a list gave, which may hold a signature."""
     arrived = transfers.c.state.in_(("verified", "skipped"))
     for some in in_chunks(ids):
-        connection.execute(update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None))
+        connection.execute(
+            update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None)
+        )

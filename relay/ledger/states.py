@@ -63,9 +63,15 @@ TRANSFER: Mapping[str, Transition] = {
     "skipped": _from(TransferState.RUNNING, to=TransferState.SKIPPED),
     "failed": _from(TransferState.RUNNING, to=TransferState.FAILED),
     "cancel": _from(TransferState.QUEUED, TransferState.RUNNING, to=TransferState.CANCELLED),
-    "retry": _from(TransferState.FAILED, TransferState.CANCELLED, TransferState.UNVERIFIED, to=TransferState.QUEUED),
+    "retry": _from(
+        TransferState.FAILED,
+        TransferState.CANCELLED,
+        TransferState.UNVERIFIED,
+        to=TransferState.QUEUED,
+    ),
 }
-"""What may happen to a transfer. `hand_back` is a runner's own doing, `lapse` is done to one that is gone."""
+"""What may happen to a transfer. `hand_back` is a runner's own doing, `lapse` is done to one that
+is gone."""
 
 MIGRATION: Mapping[str, Transition] = {
     "pause": _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
@@ -80,7 +86,12 @@ MIGRATION: Mapping[str, Transition] = {
     "succeed": _from(MigrationState.RUNNING, to=MigrationState.SUCCEEDED),
     "end_partial": _from(MigrationState.RUNNING, to=MigrationState.PARTIAL),
     "fail": _from(MigrationState.RUNNING, to=MigrationState.FAILED),
-    "retry": _from(MigrationState.PARTIAL, MigrationState.FAILED, MigrationState.CANCELLED, to=MigrationState.RUNNING),
+    "retry": _from(
+        MigrationState.PARTIAL,
+        MigrationState.FAILED,
+        MigrationState.CANCELLED,
+        to=MigrationState.RUNNING,
+    ),
 }
 """What may happen to a migration."""
 
@@ -89,8 +100,8 @@ ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 
 
 def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
-    """Return the state that `verb` leads to; None where `state` is that one already, so that saying it twice is
-    harmless. Raises IllegalTransition, which names the state."""
+    """Return the state that `verb` leads to; None where `state` is that one already, so that saying
+    it twice is harmless. Raises IllegalTransition, which names the state."""
     transition = table[verb]
     if state in transition.origins:
         return transition.to
@@ -100,7 +111,8 @@ def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str |
 
 
 def ending_verb(tally: Mapping[str, int]) -> str:
-    """Return the verb that ends a migration whose transfers are all settled, by their numbers in each state."""
+    """Return the verb that ends a migration whose transfers are all settled, by their numbers in
+    each state."""
     well = tally.get("verified", 0) + tally.get("skipped", 0)
     ill = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))
     if not ill:

@@ -1,10 +1,12 @@
-"""What other migrations left unproved at the same destination: found when an object is first listed.
+"""What other migrations left unproved at the same destination: found when an object is first
+listed.
 
-Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
-failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be
-unchanged, would take that for whole. So a transfer that is written anew learns what those migrations know of the object
-of its name; from then on it is as if it had been begun there. So does one that was written before, and has noted
-nothing by itself: two commands may take turns.
+Theory of operation. The same places with other options are another migration. Where the one before
+it was killed, or failed, a piece of ours may lie at an object's place, or a damaged one. Who skips
+what is there, or what seems to be unchanged, would take that for whole. So a transfer that is
+written anew learns what those migrations know of the object of its name; from then on it is as if
+it had been begun there. So does one that was written before, and has noted nothing by itself: two
+commands may take turns.
 
 Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
 (`relay/engine/transfer/precheck.py`).
@@ -30,21 +32,34 @@ MOST: Final = 10
 _THERE: Final = frozenset({"verified", "skipped"})
 
 
-def find_unproved(connection: Connection, id: str, if_exists: str, names: Sequence[str]) -> dict[str, str]:
-    """Return, by their names, what is known of the objects of a migration that another may have left: as their rows
-    keep it. Nothing for one that overwrites: it believes nothing that is there. Of several that tell of one object that
-    counts which had it last, whatever its number: two may take turns, or run at the same time."""
+def find_unproved(
+    connection: Connection, id: str, if_exists: str, names: Sequence[str]
+) -> dict[str, str]:
+    """Return, by their names, what is known of the objects of a migration that another may have
+    left: as their rows keep it. Nothing for one that overwrites: it believes nothing that is there.
+    Of several that tell of one object that counts which had it last, whatever its number: two may
+    take turns, or run at the same time."""
     if if_exists in ("", "overwrite"):
         return {}
     mine = _mine(connection, id)
     found: dict[str, tuple[float, str]] = {}
-    columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before, transfers.c.ended)
+    columns = (
+        transfers.c.name,
+        transfers.c.state,
+        transfers.c.lapses,
+        transfers.c.before,
+        transfers.c.ended,
+    )
     same = dict(zip(names, names, strict=True))
-    asked: list[tuple[Any, Mapping[str, str]]] = [(other, same) for other in _others(connection, mine)]
+    asked: list[tuple[Any, Mapping[str, str]]] = [
+        (other, same) for other in _others(connection, mine)
+    ]
     for other, ours in asked + nested(connection, mine, names, _query(mine)):
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in in_chunks(list(ours)):
-            for row in connection.execute(select(*columns).where(begun, has_name(connection, some))).all():
+            for row in connection.execute(
+                select(*columns).where(begun, has_name(connection, some))
+            ).all():
                 name, left = ours.get(row.name), _left(row, other)
                 if name is None or left is None:
                     continue
@@ -59,8 +74,9 @@ def find_unproved(connection: Connection, id: str, if_exists: str, names: Sequen
 
 
 def _had_last(row: Any, other: Any, left: str) -> float:
-    """Return when a migration had an object for the last time. What arrived there and was begun again did so at a time
-    that is not kept, and hides nothing. Where an older relay handed it back the newest event tells."""
+    """Return when a migration had an object for the last time. What arrived there and was begun
+    again did so at a time that is not kept, and hides nothing. Where an older relay handed it back
+    the newest event tells."""
     if row.state == "running":
         return inf
     if left == ARRIVED and row.state not in _THERE:
@@ -69,7 +85,8 @@ def _had_last(row: Any, other: Any, left: str) -> float:
 
 
 def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
-    """Return when some objects have arrived last, with migrations of the same places that succeeded."""
+    """Return when some objects have arrived last, with migrations of the same places that
+    succeeded."""
     succeeded = (migrations.c.places == mine.places) & (migrations.c.state == "succeeded")
     query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
     query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
@@ -78,14 +95,16 @@ def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequenc
 
 
 def adopt_unproved(connection: Connection, id: str) -> None:
-    """Take over what another left since the objects of a migration were listed, for those that have not arrived: the
-    migration is resumed."""
+    """Take over what another left since the objects of a migration were listed, for those that have
+    not arrived: the migration is resumed."""
     mine = _mine(connection, id)
     if_exists = json.loads(mine.options).get("if_exists", "")
     names: set[str] = set()
     if if_exists not in ("", "overwrite"):
         noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
-        left = (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
+        left = (
+            (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
+        )
         for other in _others(connection, mine):
             of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
             names |= set(connection.execute(of).scalars())
@@ -97,7 +116,9 @@ def adopt_unproved(connection: Connection, id: str) -> None:
 def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     """As `adopt_unproved`, of some objects of which something may be `left`."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
-    for row in connection.execute(select(transfers).where(ours, has_name(connection, list(left)))).all():
+    for row in connection.execute(
+        select(transfers).where(ours, has_name(connection, list(left)))
+    ).all():
         kept, new = PriorState.from_text(row.before), PriorState.from_text(left.get(row.name))
         if new is None or (kept is not None and kept.noted):
             continue
@@ -113,50 +134,76 @@ def _mine(connection: Connection, id: str) -> Any:
 
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
-    """Return the migrations to the same destination, as `_query` selects them, those with the latest news first."""
+    """Return the migrations to the same destination, as `_query` selects them, those with the
+    latest news first."""
     places = _same_places(mine)
     same = (migrations.c.destination == mine.destination) | places
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
-    first = case((places, 0), else_=1)  # those of other sources are many where they are put together
+    first = case(
+        (places, 0), else_=1
+    )  # those of other sources are many where they are put together
     query = _query(mine).where(same).order_by(first, desc("last"), migrations.c.number.desc())
     return connection.execute(query.limit(MOST)).all()
 
 
 def _same_places(mine: Any) -> ColumnElement[bool]:
-    return migrations.c.places == mine.places if mine.places is not None else false()  # an older relay's
+    return (
+        migrations.c.places == mine.places if mine.places is not None else false()
+    )  # an older relay's
 
 
 def _query(mine: Any) -> Select[Any]:
-    """Return what selects the other migrations that did not succeed. `is_same` says that both places are the same for
-    certain, and do not only print alike; one place may print in two ways, as where one of them is given by a remote's
-    name. `last` is the time of the latest news."""
+    """Return what selects the other migrations that did not succeed. `is_same` says that both
+    places are the same for certain, and do not only print alike; one place may print in two ways,
+    as where one of them is given by a remote's name. `last` is the time of the latest news."""
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
-    last = func.coalesce(of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created)
-    columns = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination)
-    query = select(*columns, migrations.c.destination_empty, _same_places(mine).label("is_same"), last.label("last"))
+    last = func.coalesce(
+        of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created
+    )
+    columns = (
+        migrations.c.id,
+        migrations.c.created,
+        migrations.c.options,
+        migrations.c.destination,
+    )
+    query = select(
+        *columns,
+        migrations.c.destination_empty,
+        _same_places(mine).label("is_same"),
+        last.label("last"),
+    )
     return query.where(migrations.c.state != "succeeded", migrations.c.id != mine.id)
 
 
 def _left(row: Any, other: Any) -> str | None:
-    """Return what a row of another migration tells of what it may have left: ARRIVED where that is nothing, None where
-    it never sent anything, and so hides nothing of what one before it left.
+    """Return what a row of another migration tells of what it may have left: ARRIVED where that is
+    nothing, None where it never sent anything, and so hides nothing of what one before it left.
 
-    What was there before, and what it is called, is of the very same places alone: two that print alike may be two, as
-    where a remote leads to another endpoint by now.
-    """
+    What was there before, and what it is called, is of the very same places alone: two that print
+    alike may be two, as where a remote leads to another endpoint by now."""
     kept = PriorState.from_text(row.before)
     if row.state in _THERE or (kept is not None and kept.arrived):
         return ARRIVED if other.is_same else None
     if kept is not None and (kept.noted or kept.remains):
-        kept = kept if other.is_same else PriorState(known=False, remains=kept.remains, since=kept.since)
-        return replace(kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created).to_text()
+        kept = (
+            kept
+            if other.is_same
+            else PriorState(known=False, remains=kept.remains, since=kept.since)
+        )
+        return replace(
+            kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
+        ).to_text()
     lost = row.lapses or row.state == "running"
-    return PriorState(known=False, since=other.created).to_text() if lost and _notes_nothing(other) else None
+    return (
+        PriorState(known=False, since=other.created).to_text()
+        if lost and _notes_nothing(other)
+        else None
+    )
 
 
 def _notes_nothing(other: Any) -> bool:
-    """Say if bytes may have gone without a note of what was there before: of one that overwrites, or that replaces
-    what differs and found nothing at its destination."""
+    """Say if bytes may have gone without a note of what was there before: of one that overwrites,
+    or that replaces what differs and found nothing at its destination."""
     wish = json.loads(other.options).get("if_exists", "")
     return wish == "overwrite" or (wish == "changed" and bool(other.destination_empty))

@@ -1,13 +1,14 @@
-"""Multipart uploads in the ledger: intent before the effect, fact after it, and the mover of each part.
+"""Multipart uploads in the ledger: intent before the effect, fact after it, and the mover of each
+part.
 
-Theory of operation. Whoever has claimed the transfer begins the upload, and completes it. Its parts are moved by that
-runner and by any other that shares in it: each takes one number after the other, all fresh ones first and then those
-that were given back, and a row without an `etag` says whose it is until the destination has the part. So no part has
-two movers, as long as nobody is taken for gone; the parts of one who is become anybody's.
+Theory of operation. Whoever has claimed the transfer begins the upload, and completes it. Its parts
+are moved by that runner and by any other that shares in it: each takes one number after the other,
+all fresh ones first and then those that were given back, and a row without an `etag` says whose it
+is until the destination has the part. So no part has two movers, as long as nobody is taken for
+gone; the parts of one who is become anybody's.
 
-What only who has claimed the transfer may do compares the claim, and raises LeaseLost where it is not his any more.
-What every mover does compares the upload's id and the row.
-"""
+What only who has claimed the transfer may do compares the claim, and raises LeaseLost where it is
+not his any more. What every mover does compares the upload's id and the row."""
 
 from __future__ import annotations
 
@@ -33,8 +34,14 @@ def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None
     row = connection.execute(select(uploads).where(uploads.c.transfer_id == claim.id)).first()
     if row is None:
         return None
-    there = select(parts).where(parts.c.transfer_id == claim.id, parts.c.etag != "").order_by(parts.c.number)
-    stored = tuple(StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in connection.execute(there))
+    there = (
+        select(parts)
+        .where(parts.c.transfer_id == claim.id, parts.c.etag != "")
+        .order_by(parts.c.number)
+    )
+    stored = tuple(
+        StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in connection.execute(there)
+    )
     return upload_of_row(row, stored)
 
 
@@ -56,11 +63,18 @@ def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord
     )
 
 
-def record_upload(connection: Connection, who: WorkerId, claim: Claim, upload: UploadRecord) -> None:
+def record_upload(
+    connection: Connection, who: WorkerId, claim: Claim, upload: UploadRecord
+) -> None:
     """Write that an upload was begun, in the place of any other."""
     forget_upload(connection, who, claim)
     pinned = upload.pinned
-    told = pinned and {"size": pinned.size, "etag": pinned.etag, "last_modified": pinned.last_modified, "id": pinned.id}
+    reported = pinned and {
+        "size": pinned.size,
+        "etag": pinned.etag,
+        "last_modified": pinned.last_modified,
+        "id": pinned.id,
+    }
     row = {
         "transfer_id": claim.id,
         "upload_id": upload.upload_id,
@@ -72,22 +86,29 @@ def record_upload(connection: Connection, who: WorkerId, claim: Claim, upload: U
         "begun": time.time(),
         "total": upload.total,
         "digested": upload.digested,
-        "pinned": told and json.dumps(told),
+        "pinned": reported and json.dumps(reported),
     }
     connection.execute(insert(uploads), row)
 
 
 def resume_upload(
-    connection: Connection, who: WorkerId, claim: Claim, upload_id: str, gone: Collection[int], total: int
+    connection: Connection,
+    who: WorkerId,
+    claim: Claim,
+    upload_id: str,
+    gone: Collection[int],
+    total: int,
 ) -> None:
-    """Write that an upload of `total` parts is gone on with: the parts that are `gone`, and those of ours that nobody
-    moves any more, are anybody's. What others move stays theirs."""
+    """Write that an upload of `total` parts is gone on with: the parts that are `gone`, and those
+    of ours that nobody moves any more, are anybody's. What others move stays theirs."""
     check_claim(connection, who, claim)
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload_id)
     connection.execute(update(uploads).where(ours).values(total=total))
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
     for number in gone:  # few, if any: what was acknowledged is seldom lost
-        connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0))
+        connection.execute(
+            update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0)
+        )
     kept = select(func.coalesce(func.sum(parts.c.size), 0)).where(parts.c.transfer_id == claim.id)
     connection.execute(update(uploads).where(ours).values(there=kept.scalar_subquery()))
     free_parts(connection, who, [claim.id])
@@ -96,7 +117,9 @@ def resume_upload(
 def commit_upload(connection: Connection, who: WorkerId, claim: Claim, digest: str) -> None:
     """Write the digest of the whole, right before the upload is completed."""
     check_claim(connection, who, claim)
-    connection.execute(update(uploads).where(uploads.c.transfer_id == claim.id).values(digest=digest))
+    connection.execute(
+        update(uploads).where(uploads.c.transfer_id == claim.id).values(digest=digest)
+    )
 
 
 def forget_upload(connection: Connection, who: WorkerId, claim: Claim) -> None:
@@ -107,7 +130,8 @@ def forget_upload(connection: Connection, who: WorkerId, claim: Claim) -> None:
 
 
 def outstanding_parts(connection: Connection, who: WorkerId, transfer: int) -> dict[int, bool]:
-    """Return the numbers of the parts that are not there yet and were taken once; True: they are this runner's."""
+    """Return the numbers of the parts that are not there yet and were taken once; True: they are
+    this runner's."""
     query = select(parts.c.number, parts.c.owner).where(parts.c.transfer_id == transfer, NOT_THERE)
     return {row.number: row.owner == who.id for row in connection.execute(query)}
 
@@ -118,12 +142,11 @@ def outstanding_parts(connection: Connection, who: WorkerId, transfer: int) -> d
 def take_part(
     connection: Connection, who: WorkerId, transfer: int, upload_id: str, done: StoredPart | None
 ) -> int | None:
-    """Write that the destination has `done`, and that the next part is this runner's; return its number, or None where
-    all are somebody's.
+    """Write that the destination has `done`, and that the next part is this runner's; return its
+    number, or None where all are somebody's.
 
-    Raises UploadGone where the transfer has no such upload any more, LeaseLost where `done` is not ours any more: this
-    runner was taken for gone.
-    """
+    Raises UploadGone where the transfer has no such upload any more, LeaseLost where `done` is not
+    ours any more: this runner was taken for gone."""
     if done is not None:
         _store(connection, who, transfer, upload_id, done)
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
@@ -164,12 +187,26 @@ _TAKE = text(
 )
 
 
-def _store(connection: Connection, who: WorkerId, transfer: int, upload_id: str, part: StoredPart) -> None:
+def _store(
+    connection: Connection, who: WorkerId, transfer: int, upload_id: str, part: StoredPart
+) -> None:
     """Write that the destination has a part of ours."""
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
-    row = (parts.c.transfer_id == transfer) & (parts.c.number == part.number) & (parts.c.owner == who.id)
-    told = {"size": part.size, "etag": part.etag, "digest": part.digest, "checked": part.checked, "owner": None}
-    if connection.execute(update(parts).where(row, exists().where(ours)).values(**told)).rowcount:
+    row = (
+        (parts.c.transfer_id == transfer)
+        & (parts.c.number == part.number)
+        & (parts.c.owner == who.id)
+    )
+    reported = {
+        "size": part.size,
+        "etag": part.etag,
+        "digest": part.digest,
+        "checked": part.checked,
+        "owner": None,
+    }
+    if connection.execute(
+        update(parts).where(row, exists().where(ours)).values(**reported)
+    ).rowcount:
         connection.execute(update(uploads).where(ours).values(there=uploads.c.there + part.size))
         return
     if connection.execute(select(uploads.c.transfer_id).where(ours)).first() is None:
@@ -178,11 +215,15 @@ def _store(connection: Connection, who: WorkerId, transfer: int, upload_id: str,
 
 
 def release_parts(connection: Connection, who: WorkerId, transfer: int, resent: int = 0) -> None:
-    """Let anybody have the parts that are this runner's and not there yet. `resent` bytes of them were sent, and will
-    be again."""
+    """Let anybody have the parts that are this runner's and not there yet. `resent` bytes of them
+    were sent, and will be again."""
     free_parts(connection, who, [transfer])
     if resent:
-        more = update(transfers).where(transfers.c.id == transfer).values(resent=transfers.c.resent + resent)
+        more = (
+            update(transfers)
+            .where(transfers.c.id == transfer)
+            .values(resent=transfers.c.resent + resent)
+        )
         changes = CounterDelta()
         for migration in connection.execute(more.returning(transfers.c.migration_id)).scalars():
             changes.count_resent_bytes(migration, resent)

@@ -1,9 +1,9 @@
-"""Makes this process cooperative: the standard library's sockets, threads and clocks wait on gevent's hub.
+"""Makes this process cooperative: the standard library's sockets, threads and clocks wait on
+gevent's hub.
 
-Decided here: that it is done once, before anything else is imported, and without asking for plugins; how often the
-hub stands still for the garbage collector. Never here: anything else, since whatever this module imports is imported
-unpatched.
-"""
+Decided here: that it is done once, before anything else is imported, and without asking for
+plugins; how often the hub stands still for the garbage collector. Never here: anything else, since
+whatever this module imports is imported unpatched."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from gevent import monkey
 
 COLLECT_AFTER = 50_000
-"""So many new objects may live before the youngest are looked through for cycles; Python's own default is 700.
+"""So many new objects may live before the youngest are looked through for cycles; Python's own
+default is 700.
 
-A transfer makes some hundred objects and hardly a cycle: the default costs a fifteenth of the CPU of small ones, and
-of every start.
-"""
+A transfer makes some hundred objects and hardly a cycle: the default costs a fifteenth of the CPU
+of small ones, and of every start. """
 
 
 def patch() -> None:
@@ -31,7 +31,8 @@ def patch() -> None:
 
 
 def collect_rarely() -> None:
-    """Look for cycles less often than Python would. Memory that is in none is let go at once, as ever."""
+    """Look for cycles less often than Python would. Memory that is in none is let go at once, as
+    ever."""
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
@@ -39,9 +40,8 @@ def collect_rarely() -> None:
 def _without_plugins() -> Iterator[None]:
     """Find no entry points for a while.
 
-    gevent reads the metadata of every installed package anew for each of the 25 things that it patches, in case one of
-    them wants to be told: a tenth of a second of each start.
-    """
+    gevent reads the metadata of every installed package anew for each of the 25 things that it
+    patches, in case one of them wants to be told: a tenth of a second of each start."""
     found: Any = metadata.entry_points
     metadata.entry_points = lambda **_: metadata.EntryPoints(())  # type: ignore[assignment]
     try:

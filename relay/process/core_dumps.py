@@ -1,4 +1,5 @@
-"""No image of this process's memory gets onto a disk by itself: credentials are in it, and pieces of objects.
+"""No image of this process's memory gets onto a disk by itself: credentials are in it, and pieces
+of objects.
 
 Decided here: that. Never here: what else is secret.
 """
@@ -9,7 +10,7 @@ import resource
 
 
 def forbid_dumps() -> None:
-    """Let the system write no core file of this process, and of those that it starts (core(5)). Whoever wants one may
-    raise the limit again (`prlimit --core`)."""
+    """Let the system write no core file of this process, and of those that it starts (core(5)).
+    Whoever wants one may raise the limit again (`prlimit --core`)."""
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))

@@ -1,11 +1,11 @@
 """Ctrl-C before a command has anything to clean up: the process ends with 130 and prints nothing.
 
-Python itself raises KeyboardInterrupt wherever the main thread is: in the middle of an import, or in gevent's hub, and
-prints a traceback. A command that has something to end catches the signal for that time (`relay/cli/interrupt.py`).
+Python itself raises KeyboardInterrupt wherever the main thread is: in the middle of an import, or
+in gevent's hub, and prints a traceback. A command that has something to end catches the signal for
+that time (`relay/cli/interrupt.py`).
 
-Decided here: what Ctrl-C does from the first line of the program on (Python's own start, before it, is Python's).
-Never here: anything that takes time to import.
-"""
+Decided here: what Ctrl-C does from the first line of the program on (Python's own start, before it,
+is Python's). Never here: anything that takes time to import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ CODE = 130
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end this process at once. Where it is ignored, as in the background of a shell, it stays ignored."""
+    """Let Ctrl-C end this process at once. Where it is ignored, as in the background of a shell, it
+    stays ignored."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
 

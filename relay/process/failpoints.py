@@ -1,10 +1,10 @@
 """Places at which a test can end relay: `RELAY_FAILPOINT=name:count:action`, for tests only.
 
-Theory of operation. Where a crash would hurt most the code says `reach("name")`. Without the variable that is a
-function that does nothing (some tens of nanoseconds). With it the `count`th visit of the place that it names does the
-action, once: `kill9` (SIGKILL to this very process, after which nothing runs, no `finally` either), `exit`
-(SystemExit), `raise` (FailpointReached, a bug as far as anybody can tell) or `sleep:SECONDS`. Each process counts for
-itself.
+Theory of operation. Where a crash would hurt most the code says `reach("name")`. Without the
+variable that is a function that does nothing (some tens of nanoseconds). With it the `count`th
+visit of the place that it names does the action, once: `kill9` (SIGKILL to this very process, after
+which nothing runs, no `finally` either), `exit` (SystemExit), `raise` (FailpointReached, a bug as
+far as anybody can tell) or `sleep:SECONDS`. Each process counts for itself.
 
 Decided here: the names, and what happens at them. Never here: anything that a test asserts.
 """
@@ -33,8 +33,12 @@ POINTS: Mapping[str, str] = {
     "after-begin-sent": "the request that begins one is sent, and its answer not read",
     "after-begin": "an upload in parts was begun, and its id is not written yet",
     "after-begin-row": "its id is written, and no part was sent",
-    "mid-part": "some of the bytes of a part, or of an object in one piece, were handed over, and not all",
-    "after-put-sent": "all bytes of a part or an object were handed over, and the answer was not read",
+    "mid-part": (
+        "some of the bytes of a part, or of an object in one piece, were handed over, and not all"
+    ),
+    "after-put-sent": (
+        "all bytes of a part or an object were handed over, and the answer was not read"
+    ),
     "after-part": "the destination has acknowledged a part, and that is not written yet",
     "after-part-row": "it is written that the destination has a part",
     "before-complete": "all parts are there, and the upload is about to be completed",
@@ -101,23 +105,29 @@ ACTIONS: Mapping[str, Callable[[], None]] = {"kill9": _kill, "exit": _exit, "rai
 
 
 def armed(text: str) -> Failpoint:
-    """Return the failpoint that the variable's text asks for. Raises ConfigError for one that is not understood."""
+    """Return the failpoint that the variable's text asks for. Raises ConfigError for one that is
+    not understood."""
     name, _, rest = text.partition(":")
     count, _, action = rest.partition(":")
     if name not in POINTS:
-        raise ConfigError(f"{VARIABLE}: {name!a} is no failpoint", hint=f"One of {', '.join(POINTS)}.")
+        raise ConfigError(
+            f"{VARIABLE}: {name!a} is no failpoint", hint=f"One of {', '.join(POINTS)}."
+        )
     word, _, seconds = action.partition(":")
     try:
         act = _sleeping(seconds) if word == "sleep" else ACTIONS[action]
         if not (count.isascii() and count.isdigit() and int(count)):
             raise ValueError(count)
     except (KeyError, ValueError):
-        raise ConfigError(f"{VARIABLE} is not name:count:action", hint="As after-pin:1:kill9.") from None
+        raise ConfigError(
+            f"{VARIABLE} is not name:count:action", hint="As after-pin:1:kill9."
+        ) from None
     return Failpoint(name, int(count), act)
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if the variable is set and not understood. A start asks this before anything else happens."""
+    """Raise ConfigError if the variable is set and not understood. A start asks this before
+    anything else happens."""
     if text := environment.get(VARIABLE):
         armed(text)
 

@@ -1,7 +1,8 @@
-"""Read small files that a user names (settings, tokens, headers), up to the size that a small file has.
+"""Read small files that a user names (settings, tokens, headers), up to the size that a small file
+has.
 
-Decided here: how much is read, and that a secret is closed to others. Never here: what stands in one.
-"""
+Decided here: how much is read, and that a secret is closed to others. Never here: what stands in
+one."""
 
 from __future__ import annotations
 
@@ -15,34 +16,43 @@ SMALL_BYTES = 1024 * 1024
 
 
 def read_small(path: Path, what: str = "", most: int = SMALL_BYTES) -> str:
-    """Return the text of a file. Raises ConfigError for one that can't be read, has more than `most` bytes, or is not
-    UTF-8; `what` says in it which setting or flag named the file."""
+    """Return the text of a file. Raises ConfigError for one that can't be read, has more than
+    `most` bytes, or is not UTF-8; `what` says in it which setting or flag named the file."""
     return _read(path, what, most, secret=False)
 
 
 def read_secret(path: Path, what: str = "") -> str:
-    """Return the text of a file that nobody else may read or change. Raises ConfigError as `read_small`, and for one
-    that is open to others."""
+    """Return the text of a file that nobody else may read or change. Raises ConfigError as
+    `read_small`, and for one that is open to others."""
     return _read(path, what, SMALL_BYTES, secret=True)
 
 
 def _read(path: Path, what: str, most: int, secret: bool) -> str:
     named = f"{what} {path}".lstrip()
     try:
-        # A named pipe into which nobody writes would hold a server at a reload, also against SIGTERM: it is empty.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        # A named pipe into which nobody writes would hold a server at a reload, also against
+        # SIGTERM: it is empty.
+        with open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        ) as file:
             os.set_blocking(file.fileno(), True)
             # What a device or a pipe holds no size tells.
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(most + 1)
     except OSError as error:
-        raise ConfigError(f"{named} can't be read ({error.strerror})", hint="Name a file that can be read.") from None
+        raise ConfigError(
+            f"{named} can't be read ({error.strerror})", hint="Name a file that can be read."
+        ) from None
     except ValueError:
-        raise ConfigError(f"{named!a} is not a path", hint="Name a file that can be read.") from None
+        raise ConfigError(
+            f"{named!a} is not a path", hint="Name a file that can be read."
+        ) from None
     if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{named} is open to others", hint=f"Run: chmod 600 {path}")
     if len(data) > most:
-        raise ConfigError(f"{named} has more than {most:,} bytes", hint="Name the right file: it is a small one.")
+        raise ConfigError(
+            f"{named} has more than {most:,} bytes", hint="Name the right file: it is a small one."
+        )
     try:
         return data.decode("utf-8-sig")  # some editors begin a text with a byte order mark
     except UnicodeDecodeError:  # its text has a byte of what may be a secret

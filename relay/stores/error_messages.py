@@ -1,8 +1,8 @@
 """A store's own words for a refusal, where relay has no better ones.
 
-Decided here: where in an answer's text the words are, and that they are short, printable, and without a query, which
-may be a signature, nor anything else of the request that is secret. Never here: what a refusal means.
-"""
+Decided here: where in an answer's text the words are, and that they are short, printable, and
+without a query, which may be a signature, nor anything else of the request that is secret. Never
+here: what a refusal means."""
 
 from __future__ import annotations
 
@@ -24,13 +24,20 @@ _TEXTUAL: Final = ("xml", "json", "text/plain")
 _SCHEMES: Final = frozenset({"basic", "bearer", "token", "digest", "session"})
 _WORDS: Final = re.compile(r"[\s,;=]+")
 _QUERY: Final = re.compile(r"([?&;][^\s?=]*+)(=\S*)?")
-"""What may be a query, to its first '='. Without one it is taken whole as well: so each character is looked at once."""
+"""What may be a query, to its first '='. Without one it is taken whole as well: so each character
+is looked at once."""
 
 
 def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
-    """Return what of a request must not be printed where a store says it back: the values of its fields, or what
-    stands in them behind a scheme's name (also decoded, of Basic: RFC 7617), and those of its query."""
-    found = [one for _, value in headers for one in (value, *_WORDS.split(value)) if one.lower() not in _SCHEMES]
+    """Return what of a request must not be printed where a store says it back: the values of its
+    fields, or what stands in them behind a scheme's name (also decoded, of Basic: RFC 7617), and
+    those of its query."""
+    found = [
+        one
+        for _, value in headers
+        for one in (value, *_WORDS.split(value))
+        if one.lower() not in _SCHEMES
+    ]
     for scheme, encoded in (value.split() for _, value in headers if len(value.split()) == 2):
         if scheme.lower() == "basic":
             with suppress(ValueError):
@@ -38,7 +45,9 @@ def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
     for pair in re.split("[&;]", query):
         value = pair.partition("=")[2]
         found += (value, unquote(value), unquote_plus(value))
-    return tuple(sorted({one for one in found if len(one) >= SECRET_CHARACTERS}, key=len, reverse=True))
+    return tuple(
+        sorted({one for one in found if len(one) >= SECRET_CHARACTERS}, key=len, reverse=True)
+    )
 
 
 def hide_secrets(text: str, secrets: tuple[str, ...]) -> str:
@@ -55,17 +64,20 @@ def may_have_message(head: Head) -> bool:
 
 
 def message_of(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Return the code and the message of an answer's text, without `secrets`; empty where there are none.
+    """Return the code and the message of an answer's text, without `secrets`; empty where there are
+    none.
 
-    Understood are the errors of S3 and of all that is like it, of Azure and Google (`Code`, `Message`), of WebDAV
-    (RFC 4918 section 16, and sabre's `message`), and problems in JSON (RFC 9457, and `error` with its `message`).
-    """
+    Understood are the errors of S3 and of all that is like it, of Azure and Google (`Code`,
+    `Message`), of WebDAV (RFC 4918 section 16, and sabre's `message`), and problems in JSON (RFC
+    9457, and `error` with its `message`)."""
     text = text.lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
         return _format(secrets, *_of_xml(text))
     if text.startswith("{"):
         return _format(secrets, *_of_json(text))
-    return _format(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
+    return (
+        _format(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
+    )
 
 
 def without_query(text: str) -> str:
@@ -76,8 +88,10 @@ def without_query(text: str) -> str:
 def _format(secrets: tuple[str, ...], *parts: str) -> str:
     """Return what is there of these, fit for a message."""
     plain = ("".join(c for c in " ".join(part.split()) if c.isprintable()) for part in parts)
-    told = ": ".join(dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part))
-    return told if len(told) <= TOLD_CHARACTERS else f"{told[:TOLD_CHARACTERS]}…"
+    reported = ": ".join(
+        dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part)
+    )
+    return reported if len(reported) <= TOLD_CHARACTERS else f"{reported[:TOLD_CHARACTERS]}…"
 
 
 def _of_xml(text: str) -> tuple[str, ...]:
@@ -89,7 +103,10 @@ def _of_xml(text: str) -> tuple[str, ...]:
         return ()
     if not any(root.tag.rpartition("}")[2].lower() == one for one in ("error", "errorresponse")):
         return ()
-    texts = [next((found.text or "" for found in root.iterfind(f".//{{*}}{name}")), "") for name in ("Code", "Message")]
+    texts = [
+        next((found.text or "" for found in root.iterfind(f".//{{*}}{name}")), "")
+        for name in ("Code", "Message")
+    ]
     sabre = root.findtext("{*}message") or ""
     if any((*texts, sabre)):
         return (*texts, sabre)
@@ -98,13 +115,15 @@ def _of_xml(text: str) -> tuple[str, ...]:
 
 def _of_json(text: str) -> tuple[str, ...]:
     try:
-        told = json.loads(text)
+        reported = json.loads(text)
     except (ValueError, RecursionError):
         return ()
-    inner = told.get("error") if isinstance(told, dict) else None
-    every = {**told, **inner} if isinstance(inner, dict) else told
+    inner = reported.get("error") if isinstance(reported, dict) else None
+    every = {**reported, **inner} if isinstance(inner, dict) else reported
     if not isinstance(every, dict):
         return ()
     return tuple(
-        value for name in ("title", "code", "error", "detail", "message") if isinstance(value := every.get(name), str)
+        value
+        for name in ("title", "code", "error", "detail", "message")
+        if isinstance(value := every.get(name), str)
     )

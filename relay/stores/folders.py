@@ -1,7 +1,7 @@
 """List trees of stores whose protocol lists one folder at a time: HTTP indexes and WebDAV.
 
-Decided here: the order of the folders, and whose failure it is that one can't be listed. Never here: how one is listed.
-"""
+Decided here: the order of the folders, and whose failure it is that one can't be listed. Never
+here: how one is listed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ from relay.stores.interfaces import Entry
 from relay.stores.listing_retries import ListingRetries
 
 DEEPEST: Final = 100
-"""Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
+"""Folders within folders that a listing follows: a server whose links lead in a circle would have
+no end."""
 BARREN: Final = 100_000
-"""So many folders in a row may hold no object: of links that branch and lead in a circle no end would be seen."""
+"""So many folders in a row may hold no object: of links that branch and lead in a circle no end
+would be seen."""
 ALIKE: Final = 3
-"""So many folders, each within the one before, may list the same, objects included, and one more: then it is taken for
-a circle, which links that branch would have no end of otherwise."""
+"""So many folders, each within the one before, may list the same, objects included, and one more:
+then it is taken for a circle, which links that branch would have no end of otherwise."""
 WAITING_CHARACTERS: Final = 64 << 20
 """The names of the folders that wait to be listed may have so many characters in all."""
 
 Lists = Callable[[str], Generator[Entry, None, None]]
-"""Lists one folder of a tree, by its name in it ('' is the tree itself, others end in '/'), once."""
+"""Lists one folder of a tree, by its name in it ('' is the tree itself, others end in '/'),
+once."""
 
 
-def walk_folders(lists: Lists, patience: Callable[[], ListingRetries], recursive: bool) -> Iterator[Entry]:
-    """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of its own.
+def walk_folders(
+    lists: Lists, patience: Callable[[], ListingRetries], recursive: bool
+) -> Iterator[Entry]:
+    """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of
+    its own.
 
-    A folder below that can't be listed is an entry with its error, where the tree itself still can. Raises what listing
-    the tree itself raises, and ProtocolViolation where folder after folder holds no object.
-    """
+    A folder below that can't be listed is an entry with its error, where the tree itself still can.
+    Raises what listing the tree itself raises, and ProtocolViolation where folder after folder
+    holds no object."""
     waiting, characters, barren, above = [""], 0, 0, _Above()
     while waiting:
         if barren > BARREN:
@@ -50,7 +56,9 @@ def walk_folders(lists: Lists, patience: Callable[[], ListingRetries], recursive
                 if not recursive or not entry.is_listed_further:
                     barren = 0
                     yield entry
-                elif (too_much := _too_much(entry.name, characters)) is not None:  # and does not count for an object
+                elif (
+                    too_much := _too_much(entry.name, characters)
+                ) is not None:  # and does not count for an object
                     yield replace(entry, error=too_much)
                 else:
                     below.append(entry.name)
@@ -60,14 +68,17 @@ def walk_folders(lists: Lists, patience: Callable[[], ListingRetries], recursive
                 raise
             yield Entry(folder.rstrip("/") if isinstance(error, UnsafeKey) else folder, error=error)
         if below and above.is_circle():
-            yield from (Entry(name, error=ProtocolViolation(_ALIKE, hint=_CIRCLE)) for name in below)
+            yield from (
+                Entry(name, error=ProtocolViolation(_ALIKE, hint=_CIRCLE)) for name in below
+            )
             characters -= sum(map(len, below))
             continue
         waiting += reversed(below)
 
 
 class _Above:
-    """The folders above the one that is listed, as far as they are remembered: what each of them listed."""
+    """The folders above the one that is listed, as far as they are remembered: what each of them
+    listed."""
 
     def __init__(self) -> None:
         self._listed: list[tuple[str, int]] = []
@@ -85,7 +96,8 @@ class _Above:
         self._objects += not entry.is_listed_further
 
     def is_circle(self) -> bool:
-        """Say, when it was listed, if it lists the same as so many folders above it; else remember it."""
+        """Say, when it was listed, if it lists the same as so many folders above it; else remember
+        it."""
         alike = sum(mark == self._mark for _, mark in self._listed)
         self._listed.append((self._folder, self._mark))
         return bool(self._objects) and alike >= ALIKE
@@ -96,17 +108,22 @@ def _too_much(name: str, characters: int) -> RelayError | None:
     if name.count("/") > DEEPEST:
         return ProtocolViolation(f"the folder is more than {DEEPEST} levels deep", hint=_CIRCLE)
     if characters + len(name) > WAITING_CHARACTERS:
-        return ProtocolViolation("more folders wait to be listed than relay keeps in mind", hint=_MANY)
+        return ProtocolViolation(
+            "more folders wait to be listed than relay keeps in mind", hint=_MANY
+        )
     return None
 
 
 _ALIKE = f"the folder above it lists the same as {ALIKE} folders above that"
-_CIRCLE = "If the source's links lead in a circle, nothing is missing; else move this folder by itself."
+_CIRCLE = (
+    "If the source's links lead in a circle, nothing is missing; else move this folder by itself."
+)
 _MANY = "Move this folder by itself."
 
 
 def _is_for_all_folders(error: RelayError, lists: Lists) -> bool:
-    """Say if a folder's failure is that of the whole tree: ours, or one that the tree itself has by now as well."""
+    """Say if a folder's failure is that of the whole tree: ours, or one that the tree itself has by
+    now as well."""
     if error.side == "relay":
         return True
     if not (error.retryable or isinstance(error, Unauthenticated)):

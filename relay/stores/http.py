@@ -1,8 +1,8 @@
 """Plain HTTP(S) servers as stores: GET and HEAD to read, PUT or POST to write.
 
-Decided here: which statuses are believed, by verb; the redirects of reads; the preconditions and digest fields that
-plain HTTP has (RFC 9110 section 13, RFC 9530). Never here: retries, levels of proof.
-"""
+Decided here: which statuses are believed, by verb; the redirects of reads; the preconditions and
+digest fields that plain HTTP has (RFC 9110 section 13, RFC 9530). Never here: retries, levels of
+proof."""
 
 from __future__ import annotations
 
@@ -48,7 +48,15 @@ from relay.stores.http_fields import (
 )
 from relay.stores.index_links import segments_of
 from relay.stores.index_pages import ACCEPT, Page, read_entries
-from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, PartLimits, PutResult, UnknownObject
+from relay.stores.interfaces import (
+    ByteRange,
+    Entry,
+    ObjectInfo,
+    OpenedObject,
+    PartLimits,
+    PutResult,
+    UnknownObject,
+)
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.metadata import CARRIED, MTIME, metadata_of_head, require, unkept_notes
 from relay.stores.pieces import pieces_of
@@ -64,13 +72,15 @@ BELIEVED: Mapping[str, frozenset[int]] = {
     "POST": frozenset({200, 201, 204}),
     "DELETE": frozenset({200, 202, 204, 404, 410}),
 }
-"""The statuses that mean success, by verb (law 4). 202 to an upload means that nothing is known yet."""
+"""The statuses that mean success, by verb (law 4). 202 to an upload means that nothing is known
+yet."""
 
 MOVED = frozenset({301, 302, 303, 307, 308})
 COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
-"""Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
+"""Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only
+know GET."""
 PAGES = frozenset({"text/html", "application/xhtml+xml"})
 """Types of pages: a folder's, or one that asks who one is."""
 FRESH: Fields = (("Cache-Control", "no-cache"),)
@@ -98,22 +108,26 @@ ERRORS: Mapping[int, type[StoreError]] = {
 """What a status means; every other one is Rejected, and final."""
 
 PAGE_BYTES = 16 << 20
-"""The most that is read of one page of a listing, where the protocol has pages: a thousand names of a kilobyte, and as
-much again of markup."""
+"""The most that is read of one page of a listing, where the protocol has pages: a thousand names of
+a kilobyte, and as much again of markup."""
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
 
 
 class HttpStore:
-    """One HTTP server, for one transfer: `side` is whose failures these are, `meter` what the waits ask."""
+    """One HTTP server, for one transfer: `side` is whose failures these are, `meter` what the waits
+    ask."""
 
     asked: Fields = (("Want-Repr-Digest", WANT),)
     """What every request for an object, or with one, asks the server to tell."""
     believed: Mapping[str, frozenset[int]] = BELIEVED
     head_is_advice = True
-    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows no HEAD."""
+    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows
+    no HEAD."""
 
-    def __init__(self, wire: Wire, side: Side, meter: Watchdog, *, expect_bytes: int | None = None) -> None:
+    def __init__(
+        self, wire: Wire, side: Side, meter: Watchdog, *, expect_bytes: int | None = None
+    ) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
         self._wire, self._side, self._meter = wire, side, meter
         self._expect_bytes = wire.limits.expect_bytes if expect_bytes is None else expect_bytes
@@ -123,13 +137,14 @@ class HttpStore:
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source.head. Redirects are followed, at most five.
 
-        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there. One
-        host may have a server for each folder at its root.
-        """
+        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells
+        what is there. One host may have a server for each folder at its root."""
         asked, known = self._fresh_fields(), _head_known(location)
         advice = self.head_is_advice and not self._wire.memory.has(location.origin, known)
         if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
-            return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
+            return UnknownObject(
+                StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side)
+            )
         try:
             response, final = self._read("HEAD", location, asked)
         except (ConnectionLost, StoreTimeout) as error:
@@ -142,7 +157,9 @@ class HttpStore:
         self._refuse_folder_at(location, final)
         if self._is_elsewhere_at(location, final):
             return UnknownObject(self._leads_elsewhere(location, final))
-        if self._is_head_uninformative(response.head.status) or (advice and response.head.status in GONE):
+        if self._is_head_uninformative(response.head.status) or (
+            advice and response.head.status in GONE
+        ):
             return UnknownObject(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
@@ -150,11 +167,16 @@ class HttpStore:
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return ObjectInfo(
-            self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges
+            self._version(head),
+            final,
+            head.get("content-disposition"),
+            self._metadata(head, final),
+            ranges,
         )
 
     def _refuse_folder_at(self, location: Location, final: Location) -> None:
-        """Raise Rejected for an object whose URL leads to the same with a '/': its page is no object."""
+        """Raise Rejected for an object whose URL leads to the same with a '/': its page is no
+        object."""
         if location is final:  # it leads nowhere else
             return
         if location.path.endswith("/") or not final.path.endswith("/"):
@@ -165,16 +187,22 @@ class HttpStore:
             raise folder_here(location)
 
     def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
-        """Say if what a destination's redirect led to has another name: a login page is no proof of an object."""
-        return self._side == "destination" and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
+        """Say if what a destination's redirect led to has another name: a login page is no proof of
+        an object."""
+        return (
+            self._side == "destination"
+            and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
+        )
 
     def _is_unlike(self, head: Head, pinned: Version | None, span: ByteRange | None) -> bool:
-        """Say if what a redirect led to need not be the object: where nobody knows its version, and it is looked for,
-        or where it is a page that is not called so."""
+        """Say if what a redirect led to need not be the object: where nobody knows its version, and
+        it is looked for, or where it is a page that is not called so."""
         if pinned is None:
             return span is not None
         kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
-        return kind in PAGES and (pinned.etag is None or strong_tag(head.get("etag")) != pinned.etag)
+        return kind in PAGES and (
+            pinned.etag is None or strong_tag(head.get("etag")) != pinned.etag
+        )
 
     def _leads_elsewhere(self, location: Location, final: Location) -> RedirectRefused:
         hint = "Are the credentials still good? Many a server leads who has none to a page."
@@ -182,15 +210,19 @@ class HttpStore:
         return RedirectRefused(said, side=self._side, hint=hint)
 
     def _fresh_fields(self) -> Fields:
-        """Return the fields of a request that looks: at a destination no cache may answer it (RFC 9111 section 5.2)."""
+        """Return the fields of a request that looks: at a destination no cache may answer it (RFC
+        9111 section 5.2)."""
         return self.asked + FRESH if self._side == "destination" else self.asked
 
     def _is_head_uninformative(self, status: int) -> bool:
         """Say if this answer to HEAD says nothing about GET."""
         return status in HEAD_UNTOLD
 
-    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
-        """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section 13.1.1)."""
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
+        """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section
+        13.1.1)."""
         fields = self._fresh_fields()
         if pinned is not None and pinned.strong_etag:
             fields += (("If-Match", pinned.strong_etag),)
@@ -199,7 +231,9 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         try:
             self._refuse_folder_at(location, final)
-            if self._is_elsewhere_at(location, final) and self._is_unlike(response.head, pinned, span):
+            if self._is_elsewhere_at(location, final) and self._is_unlike(
+                response.head, pinned, span
+            ):
                 raise self._leads_elsewhere(location, final)
         except RelayError:
             response.body.close()
@@ -216,10 +250,15 @@ class HttpStore:
         except BaseException:
             response.body.close()
             raise
-        return OpenedObject(version, final, head.get("content-disposition"), metadata, body=response.body)
+        return OpenedObject(
+            version, final, head.get("content-disposition"), metadata, body=response.body
+        )
 
-    def _open_range(self, response: Response, final: Location, pinned: Version | None, span: ByteRange) -> OpenedObject:
-        """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4).
+    def _open_range(
+        self, response: Response, final: Location, pinned: Version | None, span: ByteRange
+    ) -> OpenedObject:
+        """Return a part of the object, if it is the right part of the right version (RFC 9110
+        section 14.4).
 
         Where none was pinned, what the answer tells of the whole is its version.
         """
@@ -227,21 +266,34 @@ class HttpStore:
         known = pinned or Version()
         try:
             if head.status == 416:
-                raise SourceChanged(f"{final} has no bytes {span.first}-{span.last} any more", side=self._side)
-            told = content_range(head)
-            if told is None or told[:2] != (span.first, span.last):
-                raise RangeIgnored(f"{final} does not give the range that it was asked for", side=self._side)
-            for name, ours, theirs in (("size", known.size, told[2]), ("entity tag", known.etag, head.get("etag"))):
+                raise SourceChanged(
+                    f"{final} has no bytes {span.first}-{span.last} any more", side=self._side
+                )
+            reported = content_range(head)
+            if reported is None or reported[:2] != (span.first, span.last):
+                raise RangeIgnored(
+                    f"{final} does not give the range that it was asked for", side=self._side
+                )
+            for name, ours, theirs in (
+                ("size", known.size, reported[2]),
+                ("entity tag", known.etag, head.get("etag")),
+            ):
                 if ours is not None and theirs is not None and ours != theirs:
-                    raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
+                    raise SourceChanged(
+                        f"the {name} was {ours} and is {theirs} now", side=self._side
+                    )
             if body.length not in (None, span.length):
-                raise RangeIgnored(f"{final} announces {body.length} bytes of {span.length}", side=self._side)
+                raise RangeIgnored(
+                    f"{final} announces {body.length} bytes of {span.length}", side=self._side
+                )
             if known.strong_etag and head.get("etag") is None:
                 # RFC 9110 section 15.3.7 wants one; without it the bytes may be another version's.
-                raise RangeIgnored(f"{final} does not say of which version its range is", side=self._side)
+                raise RangeIgnored(
+                    f"{final} does not say of which version its range is", side=self._side
+                )
             body.promise(span.length)
             if pinned is None:
-                known = replace(self._version(head), size=told[2], digests={})
+                known = replace(self._version(head), size=reported[2], digests={})
             metadata = self._metadata(head, final) if pinned is None else ()
         except BaseException:
             body.close()
@@ -252,8 +304,13 @@ class HttpStore:
         """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""
         if pinned is None:
             return version
-        size = pinned.size or None  # a HEAD of 0 bytes is what many a server says that does not know
-        for name, ours, theirs in (("entity tag", pinned.etag, version.etag), ("size", size, version.size)):
+        size = (
+            pinned.size or None
+        )  # a HEAD of 0 bytes is what many a server says that does not know
+        for name, ours, theirs in (
+            ("entity tag", pinned.etag, version.etag),
+            ("size", size, version.size),
+        ):
             if ours is not None and theirs is not None and ours != theirs:
                 raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
         if size is not None:
@@ -279,15 +336,20 @@ class HttpStore:
                 return response, location
             response.body.close()
             location = redirected(location, target, self._side)
-        raise TooManyRedirects(f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side)
+        raise TooManyRedirects(
+            f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side
+        )
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, by the pages on which web servers list a folder, one folder after the other."""
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list, by the pages on which web servers list a folder, one folder after the
+        other."""
         return walk_folders(partial(self._index, location.folder()), self._patience, recursive)
 
     def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
-        """Yield what the page of a folder lists. Raises as `read_entries`, StoreError, and UnsafeKey for a folder that
-        has no URL."""
+        """Yield what the page of a folder lists. Raises as `read_entries`, StoreError, and
+        UnsafeKey for a folder that has no URL."""
         folder = root.below(name) if name else root
         response, final = self._read("GET", folder, (("Accept", ACCEPT),))
         if response.head.status != 200:
@@ -314,7 +376,8 @@ class HttpStore:
         return False
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: many servers pass over a precondition that they don't know."""
+        """As Destination.honours_preconditions: many servers pass over a precondition that they
+        don't know."""
         return False
 
     def publishes_atomically(self, digested: bool) -> bool:
@@ -341,8 +404,8 @@ class HttpStore:
     ) -> PutResult:
         """As Destination.put, by the location's method (PUT unless it says POST).
 
-        With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed it.
-        """
+        With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed
+        it."""
         method, notes = location.method or "PUT", self.unkept_metadata(location, metadata)
         require(metadata, location, notes)
         plain = self._carried(metadata)
@@ -354,7 +417,8 @@ class HttpStore:
         return replace(stored, notes=notes) if notes else stored
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: an upload's fields describe it; the user's own and tags are no part of HTTP."""
+        """As Destination.unkept_metadata: an upload's fields describe it; the user's own and tags
+        are no part of HTTP."""
         return unkept_notes(metadata, lambda name: name in CARRIED, location, "the destination")
 
     def _carried(self, metadata: Fields) -> Fields:
@@ -371,15 +435,27 @@ class HttpStore:
         if method == "POST" and created:
             readable = _created_location(location, created)
         # A digest of nothing is that of the answer itself, which has no content.
-        digests = {name: value for name, value in parse_fields(head.get).items() if value != of_nothing(name)}
-        # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
-        return PutResult(Version(etag=strong_tag(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
+        digests = {
+            name: value
+            for name, value in parse_fields(head.get).items()
+            if value != of_nothing(name)
+        }
+        # RFC 9530 section 3: on an answer with content, the field may speak of that content instead
+        # of the object.
+        return PutResult(
+            Version(etag=strong_tag(head.get("etag")), digests=digests),
+            readable,
+            digests,
+            ambiguous=text,
+        )
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.staged_locations: it is written to its own name."""
         return ()
 
-    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
         """As Destination.publish: PUT has done it."""
         return stored.version
 
@@ -434,7 +510,8 @@ class HttpStore:
         throttle = self._meter.throttle
         if throttle is None:
             return self._in_flow(request)
-        # The migration's own turn comes first: a request that waits for it holds no turn of the store's meanwhile.
+        # The migration's own turn comes first: a request that waits for it holds no turn of the
+        # store's meanwhile.
         leave = throttle.enter(self._side, self._meter, self._meter.check, self._meter.tick_seconds)
         try:
             return self._in_flow(request)
@@ -457,7 +534,10 @@ class HttpStore:
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """Return the error for an answer that is not believed, and let go of its connection."""
         return self._unexpected_status(
-            response, method, location, message_of(self._text(response, method), self._secrets(location))
+            response,
+            method,
+            location,
+            message_of(self._text(response, method), self._secrets(location)),
         )
 
     def _secrets(self, location: Location) -> tuple[str, ...]:
@@ -465,7 +545,8 @@ class HttpStore:
         return secrets_of(location.headers, location.query)
 
     def _text(self, response: Response, method: str) -> str:
-        """Return what a refusal says besides its head; empty where it says nothing, or breaks off."""
+        """Return what a refusal says besides its head; empty where it says nothing, or breaks
+        off."""
         if method == "HEAD" or not may_have_message(response.head):
             return ""
         try:
@@ -473,23 +554,37 @@ class HttpStore:
         except RelayError:
             return ""  # its status tells enough
 
-    def _unexpected_status(self, response: Response, method: str, location: Location, why: str) -> RelayError:
-        """Return the error by the answer's status, with the store's own words, and let go of its connection."""
+    def _unexpected_status(
+        self, response: Response, method: str, location: Location, why: str
+    ) -> RelayError:
+        """Return the error by the answer's status, with the store's own words, and let go of its
+        connection."""
         response.body.close()
-        status, reason = response.head.status, printable(hide_secrets(response.head.reason, self._secrets(location)))
+        status, reason = (
+            response.head.status,
+            printable(hide_secrets(response.head.reason, self._secrets(location))),
+        )
         said = f"{method} {location} was answered {status}" + (f" {reason}" if reason else "")
         if response.early:
             said += f" after {response.sent} bytes of the upload"
         said += f" ({why})" if why else ""
         if status in MOVED:
-            return RedirectRefused(f"{said}; an upload is not redirected", side=self._side, store_status=status)
+            return RedirectRefused(
+                f"{said}; an upload is not redirected", side=self._side, store_status=status
+            )
         if 200 <= status < 300:
-            undone = Rejected(f"{said}, which does not say that it is done", side=self._side, store_status=status)
+            undone = Rejected(
+                f"{said}, which does not say that it is done", side=self._side, store_status=status
+            )
             if method in ("PUT", "POST"):
-                undone.leave("What was sent", location, "the server may store it, and has not said so")
+                undone.leave(
+                    "What was sent", location, "the server may store it, and has not said so"
+                )
             return undone
         if status == 412 and method == "GET":
-            return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
+            return SourceChanged(
+                f"{said}: it is another version than the one that was pinned", side=self._side
+            )
         kind = ERRORS.get(status, Rejected)
         after = retry_after(response.head.get("retry-after"))
         if status == 503 and after is not None:
@@ -505,7 +600,10 @@ def _head_known(location: Location) -> str:
 
 def folder_there(location: Location) -> Rejected:
     """Return the error of an object that has the name of a folder at its destination."""
-    hint = "An object can't have a folder's name: rename one of the two, or choose another destination."
+    hint = (
+        "An object can't have a folder's name: rename one of the two, or choose another"
+        " destination."
+    )
     return Rejected(f"{location} is a folder there", side="destination", hint=hint)
 
 
@@ -516,7 +614,8 @@ def folder_here(location: Location) -> Rejected:
 
 
 def _created_location(location: Location, reference: str) -> Location | None:
-    """Return where a POST says it made the object, if that is on the same origin; else nobody reads it."""
+    """Return where a POST says it made the object, if that is on the same origin; else nobody reads
+    it."""
     try:
         there = redirected(location, reference, "destination")
     except RelayError:
@@ -525,7 +624,8 @@ def _created_location(location: Location, reference: str) -> Location | None:
 
 
 def drain_answer(response: Response, wire: Wire) -> bool:
-    """Read an upload's answer if it is short, so that the connection can carry on; say if it had content."""
+    """Read an upload's answer if it is short, so that the connection can carry on; say if it had
+    content."""
     body = response.body
     if body.complete and not body.count:  # there is nothing to read, as of nearly all
         return False
@@ -535,6 +635,7 @@ def drain_answer(response: Response, wire: Wire) -> bool:
     try:
         return bool(body.read(wire.limits.text_bytes + 1))
     except RelayError:
-        return True  # the answer's head is what counts; its text being cut changes nothing about the object
+        # The answer's head counts; a text that is cut changes nothing about the object.
+        return True
     finally:
         body.close()

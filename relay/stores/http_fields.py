@@ -1,8 +1,7 @@
 """What the fields of an HTTP answer say of an object, and which of them travel with it.
 
-Decided here: how a date, a time to wait and a range are read, and what of a peer's text may be printed or passed on.
-Never here: which answer is believed (`http.py`).
-"""
+Decided here: how a date, a time to wait and a range are read, and what of a peer's text may be
+printed or passed on. Never here: which answer is believed (`http.py`)."""
 
 from __future__ import annotations
 
@@ -17,15 +16,15 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", 
 
 
 def is_transcoded(head: Head) -> bool:
-    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of its hash
-    (cloud.google.com, "Transcoding of gzip-compressed files")."""
+    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of
+    its hash (cloud.google.com, "Transcoding of gzip-compressed files")."""
     stored = head.get("x-goog-stored-content-encoding") or "identity"
     return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
 
 
 def content_range(head: Head) -> tuple[int, int, int] | None:
-    """Return first, last and total of a Content-Range; None without one that tells all three, for many ranges, or
-    for a number that is none."""
+    """Return first, last and total of a Content-Range; None without one that tells all three, for
+    many ranges, or for a number that is none."""
     found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
     first, last, total = map(count, found.groups()) if found is not None else (None, None, None)
     if head.status != 206 or first is None or last is None or total is None:
@@ -34,7 +33,8 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
 
 
 def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fields:
-    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
+    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the
+    precondition."""
     fields = metadata
     if location.headers:
         own = {name.lower() for name, _ in location.headers}
@@ -43,7 +43,8 @@ def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fiel
 
 
 def retry_after(text: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if it says nothing."""
+    """Read a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if it
+    says nothing."""
     if text is None:
         return None
     text = text.strip()
@@ -58,8 +59,9 @@ TAG_CHARACTERS = 1024
 
 
 def strong_tag(text: str | None) -> str | None:
-    """Return what a store calls a version, to be said back to it: whole, or None where it is none, is too long, or has
-    other characters than the visible ones that a field may have. One that was cut would be the name of another."""
+    """Return what a store calls a version, to be said back to it: whole, or None where it is none,
+    is too long, or has other characters than the visible ones that a field may have. One that was
+    cut would be the name of another."""
     text = text.strip() if text else ""
     if not 0 < len(text) <= TAG_CHARACTERS or not text.isprintable():
         return None

@@ -1,9 +1,10 @@
 """Classify a link of an index page: directly in the folder, elsewhere, or unclear.
 
-Theory of operation. A server may spell its links otherwise than the URL that was asked for: other characters
-percent-encoded, in lower case, or not at all; as whole paths, as whole URLs with its host in capitals; in another
-normal form of Unicode. So paths are compared decoded, segment by segment. What is taken from a link is a name right
-below the folder and nothing else: no link is ever followed, and none leads out.
+Theory of operation. A server may spell its links otherwise than the URL that was asked for: other
+characters percent-encoded, in lower case, or not at all; as whole paths, as whole URLs with its
+host in capitals; in another normal form of Unicode. So paths are compared decoded, segment by
+segment. What is taken from a link is a name right below the folder and nothing else: no link is
+ever followed, and none leads out.
 
 Decided here: what a link means. Never here: what a page is.
 """
@@ -18,13 +19,16 @@ from unicodedata import normalize
 from urllib.parse import unquote
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_ELSEWHERE: Final = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "news", "tel"})
-"""Schemes of links that have nothing to do with the folder. Others may be the begin of a name with a colon."""
+_ELSEWHERE: Final = frozenset(
+    {"about", "blob", "data", "file", "ftp", "javascript", "mailto", "news", "tel"}
+)
+"""Schemes of links that have nothing to do with the folder. Others may be the begin of a name with
+a colon."""
 
 
 _COMPOSED_CHARACTERS: Final = 1024
-"""The longest name that is looked at in another normal form; no file system has longer ones, and the time that takes
-grows with the square of the marks behind a letter."""
+"""The longest name that is looked at in another normal form; no file system has longer ones, and
+the time that takes grows with the square of the marks behind a letter."""
 
 
 class LinkTarget(Enum):
@@ -40,8 +44,9 @@ class LinkTarget(Enum):
 
 @dataclass(frozen=True)
 class Link:
-    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd link as it stands. One
-    that leads abroad has the last name of its path, and says if that lies right `below` a folder of our path."""
+    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd
+    link as it stands. One that leads abroad has the last name of its path, and says if that lies
+    right `below` a folder of our path."""
 
     leads: LinkTarget
     name: str = ""
@@ -61,7 +66,8 @@ def same_text(one: str, other: str) -> bool:
 
 
 def decode_path(text: str) -> str:
-    """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
+    """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so
+    that they are told."""
     return unquote(text, errors="surrogateescape") if "%" in text else text
 
 
@@ -71,7 +77,8 @@ def segments_of(path: str) -> list[str]:
 
 
 def read_link(href: str, folder: list[str], host: str) -> Link:
-    """Return where a link leads on the page of the folder with these decoded segments, at this host."""
+    """Return where a link leads on the page of the folder with these decoded segments, at this
+    host."""
     href = href.strip()
     reference = _on_this_host(href, host)
     if isinstance(reference, Link):
@@ -96,14 +103,16 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
 
 
 def _link_to_other_host(href: str, folder: list[str]) -> Link:
-    """Return what a link to another host leads to: a server behind a proxy may know itself by another name."""
+    """Return what a link to another host leads to: a server behind a proxy may know itself by
+    another name."""
     there = _resolve([], _split(href.partition("//")[2].partition("/")[2])[0])
     below = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
     return Link(LinkTarget.ABROAD, there[-1], below) if there else AWAY
 
 
 def _on_this_host(href: str, host: str) -> str | Link:
-    """Return a reference without a scheme and a host, if these are the page's; else where it leads."""
+    """Return a reference without a scheme and a host, if these are the page's; else where it
+    leads."""
     scheme = _SCHEME.match(href)
     if scheme is not None:
         name, href = scheme[1].lower(), href[scheme.end() :]
@@ -128,7 +137,8 @@ def _split(reference: str) -> tuple[str, bool]:
 
 
 def _resolve(base: list[str], path: str) -> list[str]:
-    """Return the decoded segments of a path from `base` on, without dots (RFC 3986 section 5.2.4)."""
+    """Return the decoded segments of a path from `base` on, without dots (RFC 3986 section
+    5.2.4)."""
     there = list(base)
     for segment in path.split("/"):
         name = decode_path(segment)

@@ -1,14 +1,15 @@
 """Parse the index pages of web servers: nginx, Apache, Caddy, Python's http.server.
 
-Theory of operation. A page is read as it comes, so that it may have any length: what it lists is given away link by
-link, and nothing grows but a bounded memory of names. It is a list of a folder if its title says so; its links say what
-is in the folder (`links.py`). A size is taken only if it is exact; "1.2M" is not, and no listing of this kind tells
-times that are.
+Theory of operation. A page is read as it comes, so that it may have any length: what it lists is
+given away link by link, and nothing grows but a bounded memory of names. It is a list of a folder
+if its title says so; its links say what is in the folder (`links.py`). A size is taken only if it
+is exact; "1.2M" is not, and no listing of this kind tells times that are.
 
-What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so, whatever its framing
-says, since a proxy frames anew what it got of a server that died; and so must one that ends with its connection. A page
-whose list goes on at another one, or with links of which none leads into the folder, is one that relay can't read, and
-not an empty folder; so is one that names what is in the folder by queries (`?file=NAME`).
+What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so,
+whatever its framing says, since a proxy frames anew what it got of a server that died; and so must
+one that ends with its connection. A page whose list goes on at another one, or with links of which
+none leads into the folder, is one that relay can't read, and not an empty folder; so is one that
+names what is in the folder by queries (`?file=NAME`).
 
 Decided here: which page is such a list, and what it lists. Never here: fetching a page.
 """
@@ -32,9 +33,11 @@ from relay.stores.index_links import AWAY, Link, LinkTarget, read_link, segments
 from relay.stores.interfaces import Entry
 
 ACCEPT: Final = "application/json, text/html;q=0.9"
-"""What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they are set up."""
+"""What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they
+are set up."""
 PENDING_CHARACTERS: Final = 128 << 10
-"""The most that one element of a page, or one row of a list in JSON, may take, and what stands before the title."""
+"""The most that one element of a page, or one row of a list in JSON, may take, and what stands
+before the title."""
 REMEMBERED: Final = 100_000
 REMEMBERED_CHARACTERS: Final = 16 << 20
 """A name that stands twice among so many counts once."""
@@ -42,10 +45,13 @@ BEHIND_CHARACTERS: Final = 512
 """So much of the text behind a link is looked at for a size."""
 _TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
 _GOES_ON = re.compile(
-    r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]", re.I
+    r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]",
+    re.I,
 )
 """A link to the folder itself, from some place on."""
-_VIEWS: Final = frozenset(["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"])
+_VIEWS: Final = frozenset(
+    ["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"]
+)
 """Parameters of links to the folder itself that show it otherwise, as Caddy's, and ..."""
 _SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
 """... Apache's, each with its value."""
@@ -58,8 +64,9 @@ _EXACT = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """One answer that should be a folder's list. `paths` are those that its links may begin with, percent-encoded, the
-    page's own first; `shown` names it in a message. `framed` says that its framing proved its end."""
+    """One answer that should be a folder's list. `paths` are those that its links may begin with,
+    percent-encoded, the page's own first; `shown` names it in a message. `framed` says that its
+    framing proved its end."""
 
     shown: str
     side: Side
@@ -87,22 +94,28 @@ class Page:
         """Raise Unsupported: what is in the folder has no address below it."""
         path = href.partition("?")[0][:200]
         raise Unsupported(
-            f"{self.shown} names what is in the folder by queries (to {path!a}), which relay can't follow",
+            f"{self.shown} names what is in the folder by queries (to {path!a}), which relay can't"
+            " follow",
             side=self.side,
-            hint="Let the server list the folder with an address for each file, or move a list of URLs.",
+            hint=(
+                "Let the server list the folder with an address for each file, or move a list of"
+                " URLs."
+            ),
         )
 
     def refuse_cut_page(self) -> NoReturn:
         """Raise ConnectionLost: it has no end."""
-        raise ConnectionLost(f"{self.shown} is cut off: the list of the folder has no end", side=self.side)
+        raise ConnectionLost(
+            f"{self.shown} is cut off: the list of the folder has no end", side=self.side
+        )
 
 
 def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, None]:
     """Yield what a page lists, in its order, to its proven end.
 
-    Raises what `pieces` raises; Unsupported for a page that is no list of a folder, or of whose links none is
-    understood; ConnectionLost for one that is cut off; ProtocolViolation for one with an endless element.
-    """
+    Raises what `pieces` raises; Unsupported for a page that is no list of a folder, or of whose
+    links none is understood; ConnectionLost for one that is cut off; ProtocolViolation for one with
+    an endless element."""
     texts = _texts(pieces)
     text = next(texts, "")
     while not text.strip() and (more := next(texts, None)) is not None:
@@ -124,7 +137,8 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
-    """Yield each name once; of one that stands twice in a row (its icon is a link too) with the size of either."""
+    """Yield each name once; of one that stands twice in a row (its icon is a link too) with the
+    size of either."""
     seen: set[str] = set()
     characters = 0
     last: Entry | None = None
@@ -176,8 +190,8 @@ def _check_end(rest: str, texts: Iterator[str], page: Page) -> None:
 
 
 def _row_of(buffer: str, page: Page) -> tuple[dict[str, Any] | None, str]:
-    """Return the row at the begin of what has come, and what follows it, with the ',' or ']' behind it; None where it
-    is not whole yet."""
+    """Return the row at the begin of what has come, and what follows it, with the ',' or ']' behind
+    it; None where it is not whole yet."""
     if not buffer:
         return None, buffer
     if not buffer.startswith("{"):
@@ -204,20 +218,27 @@ _DECODER: Final = json.JSONDecoder(parse_int=_integer)
 
 
 def _entry_of_row(row: dict[str, Any], number: int, page: Page) -> Entry | None:
-    """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the first is no row."""
+    """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the
+    first is no row."""
     given = row.get("name")
     if not isinstance(given, str):
         if number == 1:
             page.refuse()
-        return Entry(f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side))
+        return Entry(
+            f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side)
+        )
     folder = row.get("is_dir") is True or row.get("type") in _FOLDERS or given.endswith("/")
     name = given.removesuffix("/")
     if name in ("", ".", "..") or row.get("type") == "other":
         return None
     if "/" in name:
-        return Entry(f"row {number} of the list", error=_unclear_name_error(_redact_link(given), page.side))
+        return Entry(
+            f"row {number} of the list", error=_unclear_name_error(_redact_link(given), page.side)
+        )
     when = _when(row.get("mod_time") or row.get("mtime"))
-    return Entry(f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when)
+    return Entry(
+        f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when
+    )
 
 
 def _when(text: Any) -> datetime | None:
@@ -238,7 +259,9 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is LinkTarget.ITSELF for one in meant):
             page.refuse_next_page()
-        link = next((one for one in meant if one.leads not in (LinkTarget.ASTRAY, LinkTarget.ABROAD)), None)
+        link = next(
+            (one for one in meant if one.leads not in (LinkTarget.ASTRAY, LinkTarget.ABROAD)), None
+        )
         if meant[0].leads is LinkTarget.ABROAD:
             link = _meaning_of_foreign_link(href.strip(), inside.strip(), meant, all(folders))
         if link is not None and link.leads is LinkTarget.ITSELF and (asks := _asks_for(href)):
@@ -252,7 +275,8 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
             found, astray = found or not is_abroad, astray + is_abroad
             yield _entry(link, behind, page)
     if parser.base and all(
-        read_link(parser.join_base("."), one, page.host).leads is not LinkTarget.ITSELF for one in folders
+        read_link(parser.join_base("."), one, page.host).leads is not LinkTarget.ITSELF
+        for one in folders
     ):
         astray = links  # all lead elsewhere at once, which says nothing of this folder
     if astray and not found:
@@ -263,9 +287,12 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         )
 
 
-def _meaning_of_foreign_link(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
-    """Return what a link to another host means, which a server behind a proxy may take for its own; None where it leads
-    astray. Right below the root lie the sites that a page thanks, too: there its text has to be its name."""
+def _meaning_of_foreign_link(
+    href: str, inside: str, meant: list[Link], is_deep: bool
+) -> Link | None:
+    """Return what a link to another host means, which a server behind a proxy may take for its own;
+    None where it leads astray. Right below the root lie the sites that a page thanks, too: there
+    its text has to be its name."""
     named = inside.removesuffix("/") == meant[0].name
     if any(one.below for one in meant) and (named or is_deep):
         return Link(LinkTarget.ODD, href)
@@ -273,10 +300,11 @@ def _meaning_of_foreign_link(href: str, inside: str, meant: list[Link], is_deep:
 
 
 def _asks_for(href: str) -> set[str]:
-    """Return what the query of a link to the folder itself may name in it: what only shows it otherwise left out."""
+    """Return what the query of a link to the folder itself may name in it: what only shows it
+    otherwise left out."""
     query = href.partition("?")[2].partition("#")[0].replace(";", "&")
-    told = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-    return {value or name for name, value in told if not _is_view(name.lower(), value)}
+    reported = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return {value or name for name, value in reported if not _is_view(name.lower(), value)}
 
 
 def _is_view(name: str, value: str) -> bool:
@@ -292,8 +320,9 @@ def _entry(link: Link, behind: str, page: Page) -> Entry:
 
 
 def _redact_link(href: str) -> str:
-    """Return a link without its query, which may be a signature, and without the name and password before its host
-    (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links stay two."""
+    """Return a link without its query, which may be a signature, and without the name and password
+    before its host (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links
+    stay two."""
     path, mark, query = href.partition("?")
     before, at, after = path.rpartition("@")
     if at and (":" in before or "//" in before):
@@ -314,7 +343,8 @@ def _unclear_name_error(name: str, side: Side) -> UnsafeKey:
 
 
 def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
-    """Yield the links of a list, each with its own text and that behind it. Raises as `read_entries`."""
+    """Yield the links of a list, each with its own text and that behind it. Raises as
+    `read_entries`."""
     characters = 0
     for text in texts:
         characters += len(text)
@@ -324,7 +354,9 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
         elif characters > PENDING_CHARACTERS:
             page.refuse()
     broken = parser.in_markup
-    if not broken:  # else the parser would look for an end behind each '<' that has none, again and again
+    if (
+        not broken
+    ):  # else the parser would look for an end behind each '<' that has none, again and again
         parser.read(None, page)
     if not parser.is_list:
         page.refuse()
@@ -334,13 +366,15 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
 
 
 class _Parser(HTMLParser):
-    """What matters of a page: its titles, its end, and its links with the text that follows each up to the next."""
+    """What matters of a page: its titles, its end, and its links with the text that follows each up
+    to the next."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.is_list = self.begun = self.ended = False
         self.base: str | None = None
-        """What the page's links are relative to, where they are not to its own address (HTML, section 4.2.3)."""
+        """What the page's links are relative to, where they are not to its own address (HTML,
+        section 4.2.3)."""
         self._has_links = False
         self._title = ""
         self._in_title = self._in_link = self._in_address = False
@@ -356,8 +390,8 @@ class _Parser(HTMLParser):
         return "<" in self.rawdata or self.cdata_elem is not None
 
     def read(self, text: str | None, page: Page) -> None:
-        """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for an element without
-        an end."""
+        """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for
+        an element without an end."""
         try:
             self.close() if text is None else self.feed(text)
         except (ValueError, AssertionError):
@@ -402,7 +436,11 @@ class _Parser(HTMLParser):
         self._in_address = self._in_address or tag == "address"
         if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
             self._link_ended()
-            self._in_link, self._href, self._has_links = True, self.join_base(dict(attrs).get("href") or ""), True
+            self._in_link, self._href, self._has_links = (
+                True,
+                self.join_base(dict(attrs).get("href") or ""),
+                True,
+            )
 
     def handle_endtag(self, tag: str) -> None:
         """Note their end, and the page's."""
@@ -410,7 +448,9 @@ class _Parser(HTMLParser):
             self._in_title = False
         elif tag == "a":
             self._in_link = False
-        elif tag == "address":  # of the page's maker (HTML, section 4.3.10); a whole URL in it is none of the list
+        elif (
+            tag == "address"
+        ):  # of the page's maker (HTML, section 4.3.10); a whole URL in it is none of the list
             self._in_address = False
         elif tag in ("td", "tr"):
             self._follow("\t" if tag == "td" else "\n")

@@ -30,7 +30,8 @@ class Remote:
 
 @dataclass(frozen=True)
 class LocateOptions:
-    """What came with a text that is to be located: the upload's method, headers of the caller's, and for what it is."""
+    """What came with a text that is to be located: the upload's method, headers of the caller's,
+    and for what it is."""
 
     method: str | None = None
     headers: Given = ()
@@ -42,12 +43,14 @@ class LocateOptions:
 class StoreType:
     """One kind of store.
 
-    `name` is what the accounts of its Locations call it. `opens` makes the Store of one transfer. `schemes` make a
-    Location of a whole text that begins so ("az": `az://…`), `types` one of a remote of that type and the path behind
-    its name; both raise a RequestError, or ConfigError where the remote's own options are at fault.
-    """
+    `name` is what the accounts of its Locations call it. `opens` makes the Store of one transfer.
+    `schemes` make a Location of a whole text that begins so ("az": `az://…`), `types` one of a
+    remote of that type and the path behind its name; both raise a RequestError, or ConfigError
+    where the remote's own options are at fault."""
 
     name: str
     opens: Callable[[Wire, Side, Watchdog], Any]
     schemes: Mapping[str, Callable[[str, LocateOptions], Location]] = field(default_factory=dict)
-    types: Mapping[str, Callable[[Remote, str, LocateOptions], Location]] = field(default_factory=dict)
+    types: Mapping[str, Callable[[Remote, str, LocateOptions], Location]] = field(
+        default_factory=dict
+    )

@@ -1,10 +1,11 @@
 """Retry a failed page of a listing: the third place of retries (law 7).
 
-Theory of operation. A listing may take hours and thousands of requests, so that one that fails in a way that passes
-must not end it: its page is asked for again, with backoff and Retry-After, within the budget of seconds since the
-trouble began. What a page gave before it broke was given on already. So when it comes again it is passed over as long
-as it is the same, name by name; where it is not (somebody changed the folder meanwhile) all of the page is given again,
-since a name that comes twice does no harm, and one that is left out would.
+Theory of operation. A listing may take hours and thousands of requests, so that one that fails in a
+way that passes must not end it: its page is asked for again, with backoff and Retry-After, within
+the budget of seconds since the trouble began. What a page gave before it broke was given on
+already. So when it comes again it is passed over as long as it is the same, name by name; where it
+is not (somebody changed the folder meanwhile) all of the page is given again, since a name that
+comes twice does no harm, and one that is left out would.
 
 Decided here: when a page is asked for again, and what of it is given. Never here: what a page is.
 """
@@ -29,7 +30,8 @@ Page = Callable[[], Generator[Entry, None, None]]
 
 
 class ListingRetries:
-    """How long one page's trouble is borne: `budget_seconds` from its begin; what is given in between ends it."""
+    """How long one page's trouble is borne: `budget_seconds` from its begin; what is given in
+    between ends it."""
 
     def __init__(
         self,
@@ -38,21 +40,33 @@ class ListingRetries:
         random: Callable[[], float] = random,
         sleep: Callable[[float], None] = gevent.sleep,
     ) -> None:
-        self._backoff, self._meter, self._random, self._sleep = Backoff(budget_seconds), meter, random, sleep
+        self._backoff, self._meter, self._random, self._sleep = (
+            Backoff(budget_seconds),
+            meter,
+            random,
+            sleep,
+        )
         self._failures, self._began = 0, 0.0
 
     def wait_or_raise(self, error: RelayError) -> None:
-        """Wait before the page is asked for again. Raises `error` where that would not help, or took too long; what
-        the meter raises."""
+        """Wait before the page is asked for again. Raises `error` where that would not help, or
+        took too long; what the meter raises."""
         if not error.retryable:
             raise error
         if not self._failures:
             self._began = self._meter.clock()
         self._failures += 1
-        wait = self._backoff.wait(self._failures, self._meter.clock() - self._began, error.retry_after, self._random)
+        wait = self._backoff.wait(
+            self._failures, self._meter.clock() - self._began, error.retry_after, self._random
+        )
         if wait is None:
             raise error
-        self._meter.borne = (error, self._failures, time() + self._began - self._meter.clock(), time() + wait)
+        self._meter.borne = (
+            error,
+            self._failures,
+            time() + self._began - self._meter.clock(),
+            time() + wait,
+        )
         until = self._meter.clock() + wait
         while (left := until - self._meter.clock()) > 0:
             self._meter.check()
@@ -77,7 +91,7 @@ class ListingRetries:
                 with closing(page()) as entries:
                     for entry in _skip_seen(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
-                        self._meter.told += 1
+                        self._meter.reported += 1
                         if given > most:  # it gets on; the same once more is no relief
                             most, self._failures, self._meter.borne = given, 0, None
                         yield entry
@@ -94,7 +108,8 @@ class _Changed(Exception):
 
 
 def _skip_seen(entries: Iterator[Entry], given: int, mark: int) -> Iterator[Entry]:
-    """Yield what comes behind the first `given` entries. Raises _Changed where these are not those of `mark`."""
+    """Yield what comes behind the first `given` entries. Raises _Changed where these are not those
+    of `mark`."""
     seen = 0
     for number in range(given):
         entry = next(entries, None)

@@ -1,15 +1,14 @@
 """Local folders as stores: for the terminal, and for servers whose operator allowed some.
 
-Theory of operation. Reading is a Body like any other, over a file instead of a socket (`local_files.py`). Writing goes
-to a file of another name, which gets its place when it is proved (`local_upload.py`). Every path is opened anew by
-`local_folders.py`, below the folders that its Location carries: what was allowed when a migration was accepted may be
-a link to somewhere else hours later. What may wait for a disk, or for the server behind a mount, is done in a native
-thread.
+Theory of operation. Reading is a Body like any other, over a file instead of a socket
+(`local_files.py`). Writing goes to a file of another name, which gets its place when it is proved
+(`local_upload.py`). Every path is opened anew by `local_folders.py`, below the folders that its
+Location carries: what was allowed when a migration was accepted may be a link to somewhere else
+hours later. What may wait for a disk, or for the server behind a mount, is done in a native thread.
 
-Decided here: what the file system's errors mean, and the order of work. Never here: which folders are allowed
-(`stores/remotes.py`). These modules are the one place of relay that writes payload to a disk: it is where the user
-wants it.
-"""
+Decided here: what the file system's errors mean, and the order of work. Never here: which folders
+are allowed (`stores/remotes.py`). These modules are the one place of relay that writes payload to a
+disk: it is where the user wants it."""
 
 from __future__ import annotations
 
@@ -73,19 +72,28 @@ from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 from relay.wire.watchdog import Watchdog
 
-_NO_NAME = "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the object."
+_NO_NAME = (
+    "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the"
+    " object."
+)
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (
         Rejected,
-        "A part of the path is a file, not a folder: leave out -r for one file, or rename one of the two.",
+        (
+            "A part of the path is a file, not a folder: leave out -r for one file, or rename one"
+            " of the two."
+        ),
     ),
     errno.EACCES: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EPERM: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EROFS: (PermissionDenied, "The file system is mounted read-only."),
     errno.EISDIR: (
         Rejected,
-        "It is a folder; name one object, move all of it (-r, `recursive`), or end a destination with '/'.",
+        (
+            "It is a folder; name one object, move all of it (-r, `recursive`), or end a"
+            " destination with '/'."
+        ),
     ),
     errno.ENOSPC: (StoreFull, None),
     errno.EDQUOT: (StoreFull, None),
@@ -95,7 +103,10 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.EILSEQ: (Rejected, _NO_NAME),
     errno.ELOOP: (Rejected, "The path leads through a loop of symbolic links."),
     errno.EEXIST: (PreconditionFailed, None),
-    errno.ENXIO: (Rejected, "Name a file: a pipe, a socket or a device is neither read nor written."),
+    errno.ENXIO: (
+        Rejected,
+        "Name a file: a pipe, a socket or a device is neither read nor written.",
+    ),
     errno.EXDEV: (LocalDenied, None),
 }
 """What the system's errors mean; every other one (EIO, EMFILE) may pass."""
@@ -116,8 +127,8 @@ class LocalAccount:
     owner: str = ""
 
     def shown(self, path: str) -> str:
-        """Return the path as a shell takes it; what is not UTF-8 in it as escapes: this is for people, and for tables
-        that take text alone."""
+        """Return the path as a shell takes it; what is not UTF-8 in it as escapes: this is for
+        people, and for tables that take text alone."""
         return unquote_to_bytes(path).decode("utf-8", "backslashreplace")
 
     def check(self, path: str) -> None:
@@ -126,24 +137,30 @@ class LocalAccount:
 
 
 def local_location(path: Path, *, destination: bool, folders: Folders = Folders()) -> Location:  # noqa: B008 - frozen
-    """Return the Location of an absolute path, links to its folder resolved; a folder that is there ends in '/'.
+    """Return the Location of an absolute path, links to its folder resolved; a folder that is there
+    ends in '/'.
 
-    Raises InvalidURL for one that leads through a loop of links, and for a destination that is a pipe, a socket or a
-    device; LocalDenied for what does not lie below `folders`.
-    """
+    Raises InvalidURL for one that leads through a loop of links, and for a destination that is a
+    pipe, a socket or a device; LocalDenied for what does not lie below `folders`."""
     try:
         named = destination and path.name not in ("", "..")
         resolved = path.parent.resolve() / path.name if named else path.resolve()
     except RuntimeError:
-        raise InvalidURL("the path leads through a loop of symbolic links", hint="Correct the link.") from None
+        raise InvalidURL(
+            "the path leads through a loop of symbolic links", hint="Correct the link."
+        ) from None
     try:
         folders.resolve(resolved)
     except OSError:
         raise LocalDenied("this folder of the server's own machine is not allowed") from None
     target = quote(os.fsencode(resolved), safe="/")
-    if destination and os.path.exists(resolved) and not os.path.isfile(resolved):  # which raise nothing
+    if (
+        destination and os.path.exists(resolved) and not os.path.isfile(resolved)
+    ):  # which raise nothing
         if not os.path.isdir(resolved):
-            raise InvalidURL("the destination is a pipe, a socket or a device", hint="Name a file, or a folder.")
+            raise InvalidURL(
+                "the destination is a pipe, a socket or a device", hint="Name a file, or a folder."
+            )
         target = target.removesuffix("/") + "/"
     return Location("file", "", 0, target, account=LocalAccount(folders=folders))
 
@@ -159,17 +176,22 @@ def path_of(location: Location) -> Path:
 
 
 def is_nested(one: Location, other: Location) -> bool:
-    """Say if one of two folders lies in the other, or is the other, by whatever names: links and bind mounts lead to
-    one device and one inode. Of what is not there yet the folders above it are looked at."""
+    """Say if one of two folders lies in the other, or is the other, by whatever names: links and
+    bind mounts lead to one device and one inode. Of what is not there yet the folders above it are
+    looked at."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
     if in_native_thread(lambda: _are_folded(*paths)):
         return True
-    return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
+    return any(
+        first is not None and first in others
+        for first, others in ((ours[0], theirs), (theirs[0], ours))
+    )
 
 
 def same_file(one: Location, other: Location) -> bool:
-    """Say if two places are one file, by whatever names: by links of both kinds, or where a mount shows it twice."""
+    """Say if two places are one file, by whatever names: by links of both kinds, or where a mount
+    shows it twice."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
     if in_native_thread(lambda: _are_folded(*paths, whole=True)):
@@ -179,8 +201,9 @@ def same_file(one: Location, other: Location) -> bool:
 
 @dataclass(frozen=True)
 class LinkOut:
-    """By which link another place is meant than one in a tree: where that `link` lies in the tree, what its `target`
-    is, where the place is really, and the tree. All are percent-encoded paths, without links but the first."""
+    """By which link another place is meant than one in a tree: where that `link` lies in the tree,
+    what its `target` is, where the place is really, and the tree. All are percent-encoded paths,
+    without links but the first."""
 
     link: str
     target: str
@@ -189,13 +212,14 @@ class LinkOut:
 
 
 def leads_into(place: Location, tree: Location, folder: Location) -> bool:
-    """Say if links lead from a place in a `tree` to another one that lies in a `folder`. Where the tree lies by links
-    of its own counts for nothing."""
+    """Say if links lead from a place in a `tree` to another one that lies in a `folder`. Where the
+    tree lies by links of its own counts for nothing."""
     return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
 
 
 def link_out_of(place: Location, tree: Location) -> LinkOut | None:
-    """Return where links lead from a place in a `tree`, and by which of them; None where none does."""
+    """Return where links lead from a place in a `tree`, and by which of them; None where none
+    does."""
     return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
 
 
@@ -224,23 +248,30 @@ def _real_paths(place: Path, tree: Path) -> tuple[str, str]:
 
 
 def _ancestors(path: Path) -> list[tuple[int, int] | None]:
-    """Return what tells a folder, and each above it, from all others; None for what can't be looked at."""
+    """Return what tells a folder, and each above it, from all others; None for what can't be looked
+    at."""
     with suppress(OSError, RuntimeError):  # a loop of links
         path = path.resolve()
     return [_identity(folder) for folder in (path, *path.parents)]
 
 
 def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
-    """Say if one of two paths leads into the other, or to the same, by names that their file system folds: where that
-    is FUSE, it gives one file a number of its own by each name (fuse(8), `use_ino`). If `whole`, to the same only."""
+    """Say if one of two paths leads into the other, or to the same, by names that their file system
+    folds: where that is FUSE, it gives one file a number of its own by each name (fuse(8),
+    `use_ino`). If `whole`, to the same only."""
     with suppress(OSError, RuntimeError):  # a loop of links
         one, other = one.resolve(), other.resolve()
     if whole and len(one.parts) != len(other.parts):
         return False
     pairs = list(zip(one.parts, other.parts, strict=False))
-    if one.parts == other.parts or any(_folded(first) != _folded(second) for first, second in pairs):
+    if one.parts == other.parts or any(
+        _folded(first) != _folded(second) for first, second in pairs
+    ):
         return False
-    return all(first == second for first, second in zip(_listed_names(one), _listed_names(other), strict=False))
+    return all(
+        first == second
+        for first, second in zip(_listed_names(one), _listed_names(other), strict=False)
+    )
 
 
 def _listed_names(path: Path) -> list[str]:
@@ -249,7 +280,11 @@ def _listed_names(path: Path) -> list[str]:
     for name in path.parts:
         above = Path(*names) if names else None
         with suppress(OSError):
-            if above is not None and os.path.lexists(above / name) and name not in (listed := os.listdir(above)):
+            if (
+                above is not None
+                and os.path.lexists(above / name)
+                and name not in (listed := os.listdir(above))
+            ):
                 name = next((found for found in listed if _folded(found) == _folded(name)), name)
         names.append(name)
     return names
@@ -278,14 +313,25 @@ class LocalStore:
     def head(self, location: Location) -> ObjectInfo:
         """As Source.head."""
         with self._as_relay_errors(location):
-            found, version = in_native_thread(partial(stat_regular, folders_of(location), path_of(location)))
-        return ObjectInfo(version, location, metadata=metadata_of(found), ranges=version.size is not None)
+            found, version = in_native_thread(
+                partial(stat_regular, folders_of(location), path_of(location))
+            )
+        return ObjectInfo(
+            version, location, metadata=metadata_of(found), ranges=version.size is not None
+        )
 
-    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
-        path, settled = path_of(location), self._side == "source"  # what we have written just now is nobody else's
+        path, settled = (
+            path_of(location),
+            self._side == "source",
+        )  # what we have written just now is nobody else's
         with self._as_relay_errors(location):
-            opened = in_native_thread(partial(open_settled, folders_of(location), path, settled=settled))
+            opened = in_native_thread(
+                partial(open_settled, folders_of(location), path, settled=settled)
+            )
         descriptor, found, version = opened
         known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
         if known not in (None, version.etag):
@@ -294,11 +340,19 @@ class LocalStore:
         first, length = (span.first, span.length) if span else (0, version.size)
         stream = FileStream(descriptor, self._side, version, first, whole=span is None)
         body = body_of(stream, length, self._meter)
-        return OpenedObject(version, location, metadata=metadata_of(found), body=body, ranges=version.size is not None)
+        return OpenedObject(
+            version,
+            location,
+            metadata=metadata_of(found),
+            body=body,
+            ranges=version.size is not None,
+        )
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, in the order of the names. Links to files are followed; what can't be moved (links to
-        folders, pipes, devices) is an entry with its error."""
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list, in the order of the names. Links to files are followed; what can't be
+        moved (links to folders, pipes, devices) is an entry with its error."""
         root, waiting = path_of(location), [""]
         while waiting:
             folder = waiting.pop()
@@ -310,19 +364,32 @@ class LocalStore:
                     else:
                         yield entry
             except (OSError, RelayError) as error:
-                failed = self._to_relay_error(error, f"{location}{folder}") if isinstance(error, OSError) else error
+                failed = (
+                    self._to_relay_error(error, f"{location}{folder}")
+                    if isinstance(error, OSError)
+                    else error
+                )
                 if not folder:
                     raise failed from None
                 yield Entry(folder, error=failed)
 
     def _scanned(self, location: Location, folder: Path) -> Iterator[Entry]:
-        """Yield what one folder holds, in the order of the names. Raises OSError, and RelayError."""
+        """Yield what one folder holds, in the order of the names. Raises OSError, and
+        RelayError."""
         folders = folders_of(location)
         descriptor, names = in_native_thread(partial(names_in, folders, folder))
         try:
             while some := list(islice(names, SCANNED)):
                 yield from in_native_thread(
-                    partial(scan_folder, folders, folder, descriptor, some, self._to_relay_error, self._side)
+                    partial(
+                        scan_folder,
+                        folders,
+                        folder,
+                        descriptor,
+                        some,
+                        self._to_relay_error,
+                        self._side,
+                    )
                 )
         finally:
             os.close(descriptor)
@@ -335,7 +402,8 @@ class LocalStore:
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: `publish` makes a name that is not there, or fails."""
+        """As Destination.honours_preconditions: `publish` makes a name that is not there, or
+        fails."""
         return True
 
     def publishes_atomically(self, digested: bool) -> bool:
@@ -347,7 +415,9 @@ class LocalStore:
         """As Destination.part_limits: a file is written in one go."""
         return None
 
-    def unkept_metadata(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    def unkept_metadata(
+        self, location: Location, metadata: tuple[tuple[str, str], ...]
+    ) -> tuple[str, ...]:
         """As Destination.unkept_metadata: a file has a name, a time, and its bytes."""
         return (
             *_content_coding_note(metadata),
@@ -367,7 +437,8 @@ class LocalStore:
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders.
+        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes
+        missing folders.
 
         Nothing is read of the body where the place can't be written to.
         """
@@ -376,7 +447,9 @@ class LocalStore:
         name, changed = temporary_name(token), dict(metadata).get(MTIME)
         with self._as_relay_errors(location):
             part = in_native_thread(
-                partial(upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent)
+                partial(
+                    upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent
+                )
             )
         try:
             found, notes = self._write(location, part, body, changed)
@@ -384,12 +457,15 @@ class LocalStore:
             in_native_thread(partial(upload.abandon, part))
             raise
         part.close()
-        return PutResult(version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes)
+        return PutResult(
+            version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes
+        )
 
     def _write(
         self, location: Location, part: upload.TemporaryFile, body: Body, changed: str | None
     ) -> tuple[os.stat_result, tuple[str, ...]]:
-        """Write the whole body; return as `upload.finish`. Raises the body's errors, and ours for the file system's."""
+        """Write the whole body; return as `upload.finish`. Raises the body's errors, and ours for
+        the file system's."""
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
                 piece = view[: fill(body, view)]
@@ -407,15 +483,25 @@ class LocalStore:
             with self._as_relay_errors(location):
                 path = in_native_thread(partial(folders_of(location).target, path))
         name = temporary_name(token)
-        return (self._at(location, path.with_name(name)), self._at(location, path.with_name(upload.note_of(name))))
+        return (
+            self._at(location, path.with_name(name)),
+            self._at(location, path.with_name(upload.note_of(name))),
+        )
 
-    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
-        """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""
-        assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
+        """As Destination.publish: a rename, or a link where nothing may be there, and the folder to
+        the disk."""
+        assert stored.readable is not None and stored.place is not None, (
+            "an upload that is to be published has both"
+        )
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._as_relay_errors(stored.place):
             if not if_absent:
-                return version_of(in_native_thread(partial(upload.retry_unnamed, upload.replace, *which)))
+                return version_of(
+                    in_native_thread(partial(upload.retry_unnamed, upload.replace, *which))
+                )
             linked = in_native_thread(partial(upload.retry_unnamed, upload.link, *which))
             reach("mid-publish")
             return version_of(in_native_thread(partial(upload.settle, *which, linked=linked)))
@@ -425,7 +511,9 @@ class LocalStore:
         folders, path = folders_of(location), path_of(location)
         with self._as_relay_errors(location), suppress(FileNotFoundError):
             if location.path.endswith("/"):
-                return in_native_thread(partial(upload.remove_folder, folders, path))  # of ours, which must be empty
+                return in_native_thread(
+                    partial(upload.remove_folder, folders, path)
+                )  # of ours, which must be empty
             known = None if _is_unpublished(path) else version.etag  # nobody else has such a name
             is_ours = lambda found: known in (None, version_of(found).etag)  # noqa: E731
             if not in_native_thread(partial(upload.remove, folders, path, is_ours)):
@@ -458,4 +546,8 @@ def _is_unpublished(path: Path) -> bool:
 def _content_coding_note(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Return what the reader of a file has to know of its bytes."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
-    return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)
+    return (
+        ()
+        if coding is None
+        else (f"the file holds the bytes as they came, in the content coding {coding}",)
+    )

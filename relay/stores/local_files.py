@@ -1,13 +1,13 @@
 """A local file as a source: its version, its bytes, and the listing of a folder.
 
-Theory of operation. A file is read like a socket. What is in the page cache is read at once (RWF_NOWAIT, preadv2(2));
-what a disk, or a server behind a mount, must fetch is read in a native thread, so that it holds nobody else up. That
-the file is still the one that was opened is looked at before its last piece is handed out: by its times, that of its
-inode among them, which nobody can set back (st_ctime), and by its end.
+Theory of operation. A file is read like a socket. What is in the page cache is read at once
+(RWF_NOWAIT, preadv2(2)); what a disk, or a server behind a mount, must fetch is read in a native
+thread, so that it holds nobody else up. That the file is still the one that was opened is looked at
+before its last piece is handed out: by its times, that of its inode among them, which nobody can
+set back (st_ctime), and by its end.
 
-Decided here: what tells two versions apart, and what of a folder can be moved. Never here: what may be opened
-(`local_folders.py`), what the system's errors mean (`local.py`).
-"""
+Decided here: what tells two versions apart, and what of a folder can be moved. Never here: what may
+be opened (`local_folders.py`), what the system's errors mean (`local.py`)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ from relay.wire.stream import Stream
 from relay.wire.watchdog import Watchdog
 
 UTF_8: Final = ("utf-8", "surrogateescape")
-"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
-_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
+"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang
+on that."""
+_NOT_NOW: Final = frozenset(
+    {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE}
+)
 """What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
 _UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ")
-"""The types of file systems that make up their inodes' numbers, as they begin a mount's line (proc(5), "mountinfo")."""
+"""The types of file systems that make up their inodes' numbers, as they begin a mount's line
+(proc(5), "mountinfo")."""
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_FORCE_SYNC: Final = 0x2000
@@ -49,7 +53,8 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BYTES: Final = 256
 """Flags of statx(2), and the size of its answer (linux/fcntl.h, linux/stat.h)."""
 TICK_NS: Final = 20_000_000
-"""The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
+"""The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a
+little)."""
 SORTED: Final = 10_000
 """How many names are sorted at a time: some milliseconds."""
 Failed = Callable[[OSError, str], RelayError]
@@ -57,7 +62,8 @@ Failed = Callable[[OSError, str], RelayError]
 
 
 def require_regular(found: os.stat_result) -> os.stat_result:
-    """Return it, if it is of a regular file. Raises IsADirectoryError, and ENXIO for a pipe, a socket or a device."""
+    """Return it, if it is of a regular file. Raises IsADirectoryError, and ENXIO for a pipe, a
+    socket or a device."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if stat.S_ISLNK(found.st_mode):
@@ -68,12 +74,19 @@ def require_regular(found: os.stat_result) -> os.stat_result:
 
 
 def fresh(folder: int, name: str = "") -> os.stat_result:
-    """Return what is known of a name in a folder, or of what is open, by the server behind a mount: what the system
-    keeps of its answers may be older than the last write (FUSE a second, NFS up to a minute). Raises OSError."""
+    """Return what is known of a name in a folder, or of what is open, by the server behind a mount:
+    what the system keeps of its answers may be older than the last write (FUSE a second, NFS up to
+    a minute). Raises OSError."""
     statx = _libc_statx()
     if statx is not None:  # its answer is the next one's too
         flags = _AT_STATX_FORCE_SYNC | (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH)
-        statx(folder, os.fsencode(name), flags, _STATX_BASIC_STATS, ctypes.create_string_buffer(_STATX_BYTES))
+        statx(
+            folder,
+            os.fsencode(name),
+            flags,
+            _STATX_BASIC_STATS,
+            ctypes.create_string_buffer(_STATX_BYTES),
+        )
     return os.stat(name, dir_fd=folder, follow_symlinks=False) if name else os.fstat(folder)
 
 
@@ -83,31 +96,40 @@ def _libc_statx() -> Callable[..., int] | None:
 
 
 def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
-    """Return what tells one version of a file from another; the entity tag is ours. Not `sized` is one whose size
-    the system does not tell."""
+    """Return what tells one version of a file from another; the entity tag is ours. Not `sized` is
+    one whose size the system does not tell."""
     number = found.st_ino if _is_numbered(found.st_dev) else 0
     tag = (found.st_dev, number, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
     etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
-    return Version(size=found.st_size if sized else None, etag=etag, last_modified=http_text(found.st_mtime))
+    return Version(
+        size=found.st_size if sized else None, etag=etag, last_modified=http_text(found.st_mtime)
+    )
 
 
 @lru_cache(maxsize=256)
 def _is_numbered(device: int) -> bool:
-    """Say if a file keeps its inode's number as long as it is there. FUSE, FAT and exFAT give it another one whenever
-    the system had forgotten it (fuse(8), `use_ino`; Linux, fs/fat/inode.c and fs/exfat/inode.c, iunique), and so does
-    SMB where the server's numbers are not taken (mount.cifs(8), `noserverino`)."""
+    """Say if a file keeps its inode's number as long as it is there. FUSE, FAT and exFAT give it
+    another one whenever the system had forgotten it (fuse(8), `use_ino`; Linux, fs/fat/inode.c and
+    fs/exfat/inode.c, iunique), and so does SMB where the server's numbers are not taken
+    (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
         return True
     mounts = [line.partition(" - ")[2] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
-    return not any(mount.startswith(_UNNUMBERED) or "noserverino" in mount.split(",") for mount in mounts)
+    return not any(
+        mount.startswith(_UNNUMBERED) or "noserverino" in mount.split(",") for mount in mounts
+    )
 
 
 def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
     """Return what goes with a file."""
-    return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),) if found.st_mtime_ns >= 0 else ()
+    return (
+        ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),)
+        if found.st_mtime_ns >= 0
+        else ()
+    )
 
 
 def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
@@ -119,12 +141,15 @@ def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]
         return found, version_of(found, sized=not os.pread(descriptor, 1, 0))
 
 
-def open_settled(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.stat_result, Version]:
-    """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a pipe or a device may
-    have no end. A file without a size that has bytes all the same (of /proc) is read until it ends.
+def open_settled(
+    folders: Folders, path: Path, *, settled: bool
+) -> tuple[int, os.stat_result, Version]:
+    """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a
+    pipe or a device may have no end. A file without a size that has bytes all the same (of /proc)
+    is read until it ends.
 
-    With `settled` one that was changed just now is waited for: another change in the same tick of the system's clock
-    could not be seen by its times."""
+    With `settled` one that was changed just now is waited for: another change in the same tick of
+    the system's clock could not be seen by its times."""
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = require_regular(fresh(descriptor))
@@ -145,8 +170,11 @@ class FileStream(Stream):
 
     splices = False
 
-    def __init__(self, descriptor: int, side: Side, version: Version, first: int, *, whole: bool) -> None:
-        """Take over an open descriptor; read from its byte `first` on. `whole` says that it is read to its end."""
+    def __init__(
+        self, descriptor: int, side: Side, version: Version, first: int, *, whole: bool
+    ) -> None:
+        """Take over an open descriptor; read from its byte `first` on. `whole` says that it is read
+        to its end."""
         self.side, self.leftover, self.closed = side, b"", False
         self._descriptor, self._version, self._at, self._whole = descriptor, version, first, whole
         self._slow = False
@@ -167,7 +195,8 @@ class FileStream(Stream):
         return count
 
     def _cached(self, view: memoryview) -> int | None:
-        """Read what lies in memory; None where a disk must be asked, or what is mounted there can't tell."""
+        """Read what lies in memory; None where a disk must be asked, or what is mounted there can't
+        tell."""
         try:
             return os.preadv(self._descriptor, [view], self._at, os.RWF_NOWAIT)
         except OSError as error:
@@ -181,7 +210,8 @@ class FileStream(Stream):
         return True
 
     def check(self) -> None:
-        """Raise SourceChanged if the file is not as it was when it was opened, or goes on behind its end."""
+        """Raise SourceChanged if the file is not as it was when it was opened, or goes on behind
+        its end."""
         try:
             changed = in_native_thread(self._changed) if self._slow else self._changed()
         except OSError as error:
@@ -190,7 +220,11 @@ class FileStream(Stream):
             raise SourceChanged("the file was changed while it was read", side=self.side)
 
     def _changed(self) -> bool:
-        longer = self._whole and self._version.size is not None and bool(os.pread(self._descriptor, 1, self._at))
+        longer = (
+            self._whole
+            and self._version.size is not None
+            and bool(os.pread(self._descriptor, 1, self._at))
+        )
         found = fresh(self._descriptor) if self._slow else os.fstat(self._descriptor)
         return longer or version_of(found).etag != self._version.etag
 
@@ -202,7 +236,9 @@ class FileStream(Stream):
 
     def lost_error(self, error: BaseException) -> ConnectionLost:
         """As Stream's."""
-        return ConnectionLost(f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side)
+        return ConnectionLost(
+            f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side
+        )
 
 
 class FileBody(Body):
@@ -223,7 +259,8 @@ def body_of(stream: FileStream, length: int | None, meter: Watchdog) -> Body:
 
 
 def _release(stream: Stream, reusable: bool) -> None:
-    """Close the file when its Body is done with it; before that, one that was read to its end must be unchanged."""
+    """Close the file when its Body is done with it; before that, one that was read to its end must
+    be unchanged."""
     try:
         if reusable and isinstance(stream, FileStream):
             stream.check()
@@ -237,28 +274,37 @@ def _release(stream: Stream, reusable: bool) -> None:
 def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
     """Open a folder; return its descriptor, and the names in it in their order. Raises OSError.
 
-    A name takes a fifth of the memory that its Entry takes, and a folder may have millions. They are sorted in pieces:
-    no other thread runs while Python sorts (law 10).
-    """
+    A name takes a fifth of the memory that its Entry takes, and a folder may have millions. They
+    are sorted in pieces: no other thread runs while Python sorts (law 10)."""
     descriptor = folders.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         names = os.listdir(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor, merge(*(sorted(names[first : first + SORTED]) for first in range(0, len(names), SORTED)))
+    return descriptor, merge(
+        *(sorted(names[first : first + SORTED]) for first in range(0, len(names), SORTED))
+    )
 
 
 def scan_folder(
-    folders: Folders, folder: Path, descriptor: int, names: Iterable[str], failed: Failed, side: Side
+    folders: Folders,
+    folder: Path,
+    descriptor: int,
+    names: Iterable[str],
+    failed: Failed,
+    side: Side,
 ) -> list[Entry]:
-    """Return what some names of a folder that is open are. What can't be moved is there with its error; what vanishes
-    meanwhile is not, and at a destination no upload that is not published yet."""
+    """Return what some names of a folder that is open are. What can't be moved is there with its
+    error; what vanishes meanwhile is not, and at a destination no upload that is not published
+    yet."""
     found = (_entry(folders, folder, descriptor, name, failed, side) for name in names)
     return [entry for entry in found if entry is not None]
 
 
-def _entry(folders: Folders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side) -> Entry | None:
+def _entry(
+    folders: Folders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side
+) -> Entry | None:
     name, linked = os.fsencode(raw).decode(*UTF_8), False
     try:
         found = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
@@ -269,19 +315,28 @@ def _entry(folders: Folders, folder: Path, descriptor: int, raw: str, failed: Fa
             found = folders.stat(folder / raw)
             if stat.S_ISDIR(found.st_mode):
                 return Entry(
-                    name, error=_left_out_error("a link to a folder is not followed", "Move that folder by itself.")
+                    name,
+                    error=_left_out_error(
+                        "a link to a folder is not followed", "Move that folder by itself."
+                    ),
                 )
         if not stat.S_ISREG(found.st_mode):
             return Entry(
                 name,
-                error=_left_out_error(f"{_special_kind(found.st_mode)} holds no bytes", "Only files can be moved."),
+                error=_left_out_error(
+                    f"{_special_kind(found.st_mode)} holds no bytes", "Only files can be moved."
+                ),
             )
     except FileNotFoundError as error:
         return Entry(name, error=failed(error, name)) if linked else None
     except OSError as error:
         return Entry(name, error=failed(error, name))
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
-    return reject_temporary_name(entry, side) if name.startswith(PREFIX) and name.endswith(SUFFIX) else entry
+    return (
+        reject_temporary_name(entry, side)
+        if name.startswith(PREFIX) and name.endswith(SUFFIX)
+        else entry
+    )
 
 
 def _left_out_error(why: str, hint: str) -> RelayError:

@@ -1,14 +1,15 @@
 """Open local paths; on a server only below the folders that its operator allowed.
 
-Theory of operation. A check of a path proves nothing of what is opened by it later: a link may be made in between. So
-a path is opened below an allowed folder by openat2(2), which refuses every link on the way (RESOLVE_BENEATH,
-RESOLVE_NO_SYMLINKS). Where it refuses one, the links are resolved, the path that they lead to must lie below an
-allowed folder too, and that one is opened in the same way. Without openat2 (Linux before 5.6, seccomp) each folder of
-the path is opened by itself, with O_NOFOLLOW.
+Theory of operation. A check of a path proves nothing of what is opened by it later: a link may be
+made in between. So a path is opened below an allowed folder by openat2(2), which refuses every link
+on the way (RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS). Where it refuses one, the links are resolved, the
+path that they lead to must lie below an allowed folder too, and that one is opened in the same way.
+Without openat2 (Linux before 5.6, seccomp) each folder of the path is opened by itself, with
+O_NOFOLLOW.
 
-Decided here: which path may be opened. Never here: which folders are allowed (`stores/remotes.py`), what is done with a
-file. Every function here raises OSError; what leads out of the allowed folders is EXDEV, as of openat2.
-"""
+Decided here: which path may be opened. Never here: which folders are allowed (`stores/remotes.py`),
+what is done with a file. Every function here raises OSError; what leads out of the allowed folders
+is EXDEV, as of openat2."""
 
 from __future__ import annotations
 
@@ -28,11 +29,15 @@ FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OPENAT2: Final = 437
 """The number of the system call, on every architecture (openat2(2))."""
 _BENEATH: Final = 0x08 | 0x04
-"""RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which implies RESOLVE_NO_MAGICLINKS (linux/openat2.h)."""
+"""RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which implies RESOLVE_NO_MAGICLINKS
+(linux/openat2.h)."""
 _ABSENT: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.E2BIG})
 """What openat2 says where there is none: an old kernel, or a filter of system calls."""
-UNSYNCED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES})
-"""What fsync of a folder says where the file system has none, or where the folder may not be read."""
+UNSYNCED: Final = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES}
+)
+"""What fsync of a folder says where the file system has none, or where the folder may not be
+read."""
 
 
 class _How(ctypes.Structure):
@@ -46,7 +51,8 @@ class Folders:
     allowed: tuple[Path, ...] | None = None
 
     def open(self, path: Path, flags: int) -> int:
-        """Open what is there; return the descriptor. Links are followed as far as they stay in the allowed folders."""
+        """Open what is there; return the descriptor. Links are followed as far as they stay in the
+        allowed folders."""
         flags |= os.O_CLOEXEC
         if self.allowed is None:
             return os.open(path, flags)
@@ -85,11 +91,13 @@ class Folders:
         return found
 
     def target(self, path: Path) -> Path:
-        """Return the path to write to: where a link leads, whether something is there or not, else `path` itself."""
+        """Return the path to write to: where a link leads, whether something is there or not, else
+        `path` itself."""
         return self.resolve(path) if path.is_symlink() else path
 
     def make(self, path: Path) -> int:
-        """Open a folder as FOLDER; make it, and those above it, where they are not there, and sync each."""
+        """Open a folder as FOLDER; make it, and those above it, where they are not there, and sync
+        each."""
         missing: list[str] = []
         while True:
             try:
@@ -113,7 +121,9 @@ class Folders:
 def sync_folder(folder: int) -> None:
     """Write to the disk which names a folder has, where its file system can do that."""
     try:
-        with _closing(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)) as readable:
+        with _closing(
+            os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        ) as readable:
             os.fsync(readable)
     except OSError as error:
         if error.errno not in UNSYNCED:
@@ -145,7 +155,9 @@ def _open_below(root: Path, path: Path, flags: int) -> int:
 
 def _openat2(folder: int, path: bytes, flags: int) -> int:
     how = _How(flags, 0, _BENEATH)
-    descriptor = _syscall()(_OPENAT2, folder, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
+    descriptor = _syscall()(
+        _OPENAT2, folder, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how)
+    )
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -171,7 +183,8 @@ def _walk(top: int, parts: tuple[str, ...], flags: int) -> int:
 
 
 def _open_plain(folder: int, name: str, flags: int) -> int:
-    """Open a name of a folder that is no link. Raises OSError: O_PATH takes a link, and O_DIRECTORY calls it a file."""
+    """Open a name of a folder that is no link. Raises OSError: O_PATH takes a link, and O_DIRECTORY
+    calls it a file."""
     try:
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except NotADirectoryError:

@@ -1,15 +1,15 @@
 """A local file as a destination: written under a temporary name, then renamed.
 
-Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to become, and to the
-disk. It is then renamed, or, where nothing may be at its place, linked to its name; a file system without links has
-RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL: an empty file keeps the name for a moment then, and a note beside
-it tells whoever comes after a crash that it is none. A crash at any moment leaves the old file or the new one. A link
-at the place is written through: the file that it leads to is replaced, and keeps its owner, mode and access list.
+Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to
+become, and to the disk. It is then renamed, or, where nothing may be at its place, linked to its
+name; a file system without links has RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL: an empty
+file keeps the name for a moment then, and a note beside it tells whoever comes after a crash that
+it is none. A crash at any moment leaves the old file or the new one. A link at the place is written
+through: the file that it leads to is replaced, and keeps its owner, mode and access list.
 
-Decided here: how a file is written, and what of it may be missing with a note. Never here: what may be opened
-(`local_folders.py`), what the system's errors mean (`local.py`). Every function raises OSError, and is made to be
-called in a native thread.
-"""
+Decided here: how a file is written, and what of it may be missing with a note. Never here: what may
+be opened (`local_folders.py`), what the system's errors mean (`local.py`). Every function raises
+OSError, and is made to be called in a native thread."""
 
 from __future__ import annotations
 
@@ -35,10 +35,22 @@ T = TypeVar("T")
 DATED_SECONDS: Final = 2.0
 """File systems keep a time to two seconds at least (FAT)."""
 UNDATED: Final = "the file system does not let the file's time of change be set"
-UNOWNED: Final = "the file that was replaced had another owner or group, which could not be given to this one"
-UNSAFE: Final = "the file system can't be told to write the file to its disk: a power loss may still take it"
+UNOWNED: Final = (
+    "the file that was replaced had another owner or group, which could not be given to this one"
+)
+UNSAFE: Final = (
+    "the file system can't be told to write the file to its disk: a power loss may still take it"
+)
 UNLINKED: Final = frozenset(
-    {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES}
+    {
+        errno.EPERM,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EMLINK,
+        errno.EXDEV,
+        errno.EINVAL,
+        errno.EACCES,
+    }
 )
 """What link(2) says on file systems that have no hard links, or none to this file."""
 _SECONDS: Final = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?")
@@ -50,7 +62,8 @@ _ACCESS_LIST: Final = "system.posix_acl_access"
 
 @dataclass(kw_only=True)
 class TemporaryFile:
-    """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is of the file."""
+    """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is
+    of the file."""
 
     folder: int
     descriptor: int
@@ -59,7 +72,8 @@ class TemporaryFile:
     notes: tuple[str, ...] = ()
 
     def shut(self) -> None:
-        """Close the file itself: a mount may send it to its server only then, and fail then (close(2))."""
+        """Close the file itself: a mount may send it to its server only then, and fail then
+        (close(2))."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -74,8 +88,8 @@ class TemporaryFile:
 def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
     """Begin a file that is to become `place`; make missing folders.
 
-    Raises IsADirectoryError, ENXIO for what is no regular file, FileExistsError (with `if_absent`: something is there).
-    """
+    Raises IsADirectoryError, ENXIO for what is no regular file, FileExistsError (with `if_absent`:
+    something is there)."""
     path = folders.target(place)
     folder = folders.make(path.parent)
     try:
@@ -86,7 +100,9 @@ def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Tempo
         # What replaces a file is not seen by more than the file was, before it has its mode.
         descriptor = os.open(name, flags, 0o666 if old is None else 0o600, dir_fd=folder)
         notes = () if old is None or _copy_owner(descriptor, old) else (UNOWNED,)
-        return TemporaryFile(folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes)
+        return TemporaryFile(
+            folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes
+        )
     except BaseException:
         os.close(folder)
         raise
@@ -99,9 +115,11 @@ def write(part: TemporaryFile, data: memoryview) -> None:
         done += os.write(part.descriptor, data[done:])
 
 
-def finish(part: TemporaryFile, data: memoryview, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
-    """Write the last of it, give it its time, `changed` in seconds since 1970, write it to the disk, and shut it;
-    return what is known of it then, and what could not be done."""
+def finish(
+    part: TemporaryFile, data: memoryview, changed: str | None
+) -> tuple[os.stat_result, tuple[str, ...]]:
+    """Write the last of it, give it its time, `changed` in seconds since 1970, write it to the
+    disk, and shut it; return what is known of it then, and what could not be done."""
     notes = part.notes
     write(part, data)
     dated = changed is not None and _set_modified(part.descriptor, changed)
@@ -110,7 +128,9 @@ def finish(part: TemporaryFile, data: memoryview, changed: str | None) -> tuple[
     part.shut()
     found = fresh(part.folder, part.name)
     # A mount may give the file the time of its upload instead.
-    if changed is not None and not (dated and abs(found.st_mtime - float(changed)) <= DATED_SECONDS):
+    if changed is not None and not (
+        dated and abs(found.st_mtime - float(changed)) <= DATED_SECONDS
+    ):
         notes += (UNDATED,)
     return found, notes
 
@@ -133,9 +153,12 @@ def _sync(descriptor: int) -> bool:
     return True
 
 
-def retry_unnamed(publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path) -> T:
-    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file system, and the file
-    that gets it is there: some say so of a name that they don't take (exfat-fuse)."""
+def retry_unnamed(
+    publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path
+) -> T:
+    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file
+    system, and the file that gets it is there: some say so of a name that they don't take
+    (exfat-fuse)."""
     try:
         return publish(folders, part, place)
     except FileNotFoundError:
@@ -144,7 +167,8 @@ def retry_unnamed(publish: Callable[[Folders, Path, Path], T], folders: Folders,
 
 
 def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
-    """Give a file its place, whatever is there; return what is there then. What it replaces gives it its mode."""
+    """Give a file its place, whatever is there; return what is there then. What it replaces gives
+    it its mode."""
     with folders.opened(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         old = _stat_name(folder, path.name)
@@ -155,7 +179,8 @@ def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
 
 
 def link(folders: Folders, part: Path, place: Path) -> bool:
-    """Give a file its place, where nothing is. Returns whether it still has its own name too, for `settle`.
+    """Give a file its place, where nothing is. Returns whether it still has its own name too, for
+    `settle`.
 
     Raises FileExistsError: something is there.
     """
@@ -163,7 +188,9 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
         path = _target(folders, part, place)
         _stat_name(folder, path.name)
         try:
-            os.link(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.link(
+                part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False
+            )
             return True
         except FileExistsError:
             if _is_one_file(folder, part.name, path.name):
@@ -177,7 +204,8 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
 
 
 def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
-    """Take the first of its two names away from what `link` gave its place; return what is there."""
+    """Take the first of its two names away from what `link` gave its place; return what is
+    there."""
     with folders.opened(part.parent, FOLDER) as folder:
         if linked:
             os.unlink(part.name, dir_fd=folder)
@@ -185,7 +213,8 @@ def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.sta
 
 
 def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
-    """Remove the file at a place, if `is_ours` says so of it; return whether it did. Raises FileNotFoundError."""
+    """Remove the file at a place, if `is_ours` says so of it; return whether it did. Raises
+    FileNotFoundError."""
     path = folders.target(place)
     with folders.opened(path.parent, FOLDER) as folder:
         if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
@@ -206,7 +235,8 @@ def remove_folder(folders: Folders, path: Path) -> None:
 
 
 def _stat_name(folder: int, name: str) -> os.stat_result | None:
-    """Return what is at a name, or None. Raises IsADirectoryError, and ENXIO for what is no regular file."""
+    """Return what is at a name, or None. Raises IsADirectoryError, and ENXIO for what is no regular
+    file."""
     try:
         return require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
@@ -241,7 +271,9 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
     note = note_of(old)
     try:
         _note_placeholder(folder, note, new)
-        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
+        os.close(
+            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        )
         try:
             os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
@@ -253,14 +285,19 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
 
 
 def note_of(part: str) -> str:
-    """Return the name of the file that tells, of one that is being written, which name an empty file keeps for it."""
+    """Return the name of the file that tells, of one that is being written, which name an empty
+    file keeps for it."""
     return f"{part.removesuffix(SUFFIX)}{_NOTE}"
 
 
 def _note_placeholder(folder: int, note: str, name: str) -> None:
-    """Write that an empty file is about to have this name, and is nobody's: we may be killed before it is replaced."""
+    """Write that an empty file is about to have this name, and is nobody's: we may be killed before
+    it is replaced."""
     descriptor = os.open(
-        note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+        note,
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600,
+        dir_fd=folder,
     )
     try:
         os.write(descriptor, os.fsencode(name))
@@ -275,7 +312,10 @@ def _remove_placeholder(folder: int, note: str) -> None:
     with suppress(OSError):
         descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            name, since = os.fsdecode(os.read(descriptor, NAME_BYTES)), os.fstat(descriptor).st_mtime_ns
+            name, since = (
+                os.fsdecode(os.read(descriptor, NAME_BYTES)),
+                os.fstat(descriptor).st_mtime_ns,
+            )
         finally:
             os.close(descriptor)
         if name not in ("", ".", "..") and "/" not in name and "\0" not in name:
@@ -283,7 +323,8 @@ def _remove_placeholder(folder: int, note: str) -> None:
 
 
 def _remove_empty(folder: int, name: str, since: int) -> None:
-    """Remove a file, if there is one that is empty, and was written `since` then (nanoseconds since 1970)."""
+    """Remove a file, if there is one that is empty, and was written `since` then (nanoseconds since
+    1970)."""
     with suppress(OSError):
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISREG(found.st_mode) and not found.st_size and found.st_mtime_ns >= since:
@@ -313,7 +354,10 @@ def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
     ours = os.fstat(descriptor)
     if (ours.st_uid, ours.st_gid) == (old.st_uid, old.st_gid):
         return True
-    for owner in (old.st_uid, -1):  # only root gives a file away; the group may go along all the same
+    for owner in (
+        old.st_uid,
+        -1,
+    ):  # only root gives a file away; the group may go along all the same
         with suppress(OSError):
             os.fchown(descriptor, owner, old.st_gid)
             return owner != -1
@@ -321,11 +365,15 @@ def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
 
 
 def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
-    """Give a file the mode and the access list of the one that it replaces, as far as its file system has any. Without
-    the bits that let it run as its owner: other bytes have not earned them."""
+    """Give a file the mode and the access list of the one that it replaces, as far as its file
+    system has any. Without the bits that let it run as its owner: other bytes have not earned
+    them."""
     mode = stat.S_IMODE(old.st_mode) & 0o777
     access = _access_list(folder, replaced)
-    if access is None and stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) == mode:
+    if (
+        access is None
+        and stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) == mode
+    ):
         return
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:

@@ -1,11 +1,13 @@
-"""Nextcloud: WebDAV, and its chunked upload for large objects (docs.nextcloud.com, "Chunked file upload", version 2).
+"""Nextcloud: WebDAV, and its chunked upload for large objects (docs.nextcloud.com, "Chunked file
+upload", version 2).
 
-Theory of operation. The parts of an upload lie in a folder of their own below `/remote.php/dav/uploads/USER/`, which
-nobody sees among the files; a MOVE of the folder's `.file` puts them together. They are put together under a temporary
-name beside the final one, proved there, and moved, as any other upload over WebDAV.
+Theory of operation. The parts of an upload lie in a folder of their own below
+`/remote.php/dav/uploads/USER/`, which nobody sees among the files; a MOVE of the folder's `.file`
+puts them together. They are put together under a temporary name beside the final one, proved there,
+and moved, as any other upload over WebDAV.
 
-Decided here: where the parts lie, and how they become one file. Never here: what else WebDAV says (`stores/webdav.py`).
-"""
+Decided here: where the parts lie, and how they become one file. Never here: what else WebDAV says
+(`stores/webdav.py`)."""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ MIB = 1 << 20
 PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
 """The sizes and the number of chunks that the server takes; the last may be smaller."""
 FOLDER_GONE = frozenset({404, 409})
-"""What an upload into a folder that is not there is answered: the server throws one away after a day."""
+"""What an upload into a folder that is not there is answered: the server throws one away after a
+day."""
 HOLDER = "the destination, of an object in parts,"
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
@@ -71,10 +74,11 @@ class NextcloudStore(WebDavStore):
         return super().put(location, body, metadata, if_absent=if_absent, token=token)
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object too.
+        """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object
+        too.
 
-        Of the metadata only the time of change goes along, with the MOVE. Raises MetadataUnkept where all is wanted.
-        """
+        Of the metadata only the time of change goes along, with the MOVE. Raises MetadataUnkept
+        where all is wanted."""
         require(metadata, location, unkept_notes(metadata, lambda _: False, location, HOLDER))
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
@@ -92,7 +96,9 @@ class NextcloudStore(WebDavStore):
         response = self._send("PUT", place, (("Destination", upload.location.url),), body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
-            raise UploadGone(f"the folder for the parts of {upload.location} is gone", side=self._side)
+            raise UploadGone(
+                f"the folder for the parts of {upload.location} is gone", side=self._side
+            )
         if response.head.status not in self.believed["PUT"]:
             raise self._refusal(response, "PUT", place)
         etag = strong_tag(response.head.get("etag")) or ""
@@ -111,13 +117,18 @@ class NextcloudStore(WebDavStore):
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """As PartsDestination.complete; what is returned lies under a temporary name until `publish`."""
+        """As PartsDestination.complete; what is returned lies under a temporary name until
+        `publish`."""
         place = upload.location
         if if_absent and self._exists(place):
             raise PreconditionFailed(f"{place} exists", side=self._side)
         part = self._part(place, upload.id)
         size = sum(one.size for one in parts)
-        fields: Fields = (("Overwrite", "T"), ("OC-Total-Length", str(size)), *self._dated(upload.described))
+        fields: Fields = (
+            ("Overwrite", "T"),
+            ("OC-Total-Length", str(size)),
+            *self._dated(upload.described),
+        )
         try:
             response = self._aimed("MOVE", _uploads(place, upload.id, ".file"), part, fields)
         except (ConnectionLost, StoreTimeout):
@@ -136,7 +147,8 @@ class NextcloudStore(WebDavStore):
         return PutResult(Version(), part, {}, place=place, notes=notes)
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes each after a day."""
+        """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes
+        each after a day."""
         return ()
 
     def abort(self, upload: Upload) -> None:

@@ -1,9 +1,9 @@
 """Read the remotes of an existing rclone.conf.
 
 Decided here: where that file is, how it is read, how its obscured passwords are revealed (rclone's
-fs/config/obscure: AES-CTR under a key that is published in its source, so it hides nothing from anybody; it only keeps
-passwords from being read over a shoulder). Never here: what a remote's options mean.
-"""
+fs/config/obscure: AES-CTR under a key that is published in its source, so it hides nothing from
+anybody; it only keeps passwords from being read over a shoulder). Never here: what a remote's
+options mean."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _ENCRYPTED = "RCLONE_ENCRYPT_V"
 _OPTION: Final = re.compile(
     r"""(?:(?P<quote>["`])(?P<quoted>[^"`]+)(?P=quote)\s*|(?P<plain>[^"`=:][^=:]*))[=:](?P<value>.*)"""
 )
-"""As rclone's parser (github.com/unknwon/goconfig, `read.go`) has it: the first '=' or ':' ends the name."""
+"""As rclone's parser (github.com/unknwon/goconfig, `read.go`) has it: the first '=' or ':' ends the
+name."""
 _FORM = "A remote is a line `[name]`, and below it lines of `option = value`."
 
 
 def find_config(environment: Mapping[str, str], home: Path) -> Path | None:
-    """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG names none."""
+    """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG
+    names none."""
     named = environment.get("RCLONE_CONFIG")
     if named:
         if not isfile(named):
@@ -36,18 +38,22 @@ def find_config(environment: Mapping[str, str], home: Path) -> Path | None:
         return Path(named)
     base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     found = (base / "rclone" / "rclone.conf", home / ".rclone.conf")
-    # Also where the home may not be entered, or is not known: a service. What lies in the folder where one is, is no
-    # user's own.
+    # Also where the home may not be entered, or is not known: a service. What lies in the folder
+    # where one is, is no user's own.
     return next((path for path in found if path.is_absolute() and isfile(path)), None)
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """Return every remote's options by its name. Raises ConfigError for a file that can't be read, or is encrypted."""
+    """Return every remote's options by its name. Raises ConfigError for a file that can't be read,
+    or is encrypted."""
     text = read_small(path)
     if any(line.startswith(_ENCRYPTED) for line in text.splitlines()[:10]):
         raise ConfigError(
             f"{path} is encrypted",
-            hint="Run `rclone config encryption remove`, or write the remotes that you need into relay.toml.",
+            hint=(
+                "Run `rclone config encryption remove`, or write the remotes that you need into"
+                " relay.toml."
+            ),
         )
     found: dict[str, dict[str, str]] = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -63,8 +69,9 @@ def read(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _option(line: str) -> tuple[str, str] | None:
-    """Return the name and the value of a line as rclone reads them: its blanks at both ends mean nothing, so no line
-    is a part of the one before; either may stand in quotes. None for a line that is no option."""
+    """Return the name and the value of a line as rclone reads them: its blanks at both ends mean
+    nothing, so no line is a part of the one before; either may stand in quotes. None for a line
+    that is no option."""
     found = _OPTION.fullmatch(line)
     if found is None:
         return None
@@ -83,8 +90,10 @@ def _refuse(path: Path, number: int) -> NoReturn:
 
 
 def reveal(obscured: str) -> str:
-    """Return the password behind what `rclone obscure` wrote. Raises ValueError for what it never wrote."""
-    # Here and not above: they take a hundredth of a second that only an obscured password need wait.
+    """Return the password behind what `rclone obscure` wrote. Raises ValueError for what it never
+    wrote."""
+    # Here and not above: they take a hundredth of a second that only an obscured password need
+    # wait.
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
     from cryptography.hazmat.primitives.ciphers.modes import CTR

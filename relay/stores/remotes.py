@@ -1,12 +1,12 @@
 """Turn what a user writes into a Location: URLs, `s3://bucket/key`, and `remote:path`.
 
-Theory of operation. A remote is a name for a store with its endpoint and credentials. It is looked for in relay's own
-settings (`[remotes.NAME]` of relay.toml), then in the rclone.conf that is there anyway, then among AWS's profiles: a
-newcomer configures nothing twice. The options are rclone's, under its names, so that a section may be copied.
+Theory of operation. A remote is a name for a store with its endpoint and credentials. It is looked
+for in relay's own settings (`[remotes.NAME]` of relay.toml), then in the rclone.conf that is there
+anyway, then among AWS's profiles: a newcomer configures nothing twice. The options are rclone's,
+under its names, so that a section may be copied.
 
-Decided here: which store a text means, and what a remote's options mean. Never here: what a good URL is
-(`relay/location.py`), how the files are read.
-"""
+Decided here: which store a text means, and what a remote's options mean. Never here: what a good
+URL is (`relay/location.py`), how the files are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
 from relay.stores.options import headers as options_headers
 from relay.stores.options import request_fields as asked_always
-from relay.stores.s3.aws_settings import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
+from relay.stores.s3.aws_settings import (
+    S3Config,
+    aws_config,
+    aws_profiles,
+    prepare,
+    s3_location,
+    split_key,
+)
 from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.stores.table import KINDS
 from relay.stores.url_lists import SCHEME as LIST
@@ -44,9 +51,9 @@ DEEPEST_ALIAS = 8
 class Remotes:
     """Finds the Location that a text means.
 
-    `own` are the remotes of relay's settings. Files are read when a remote is first named, and AWS's settings when a
-    bucket is; both once, and by `apart`, which may do it where it holds nobody up.
-    """
+    `own` are the remotes of relay's settings. Files are read when a remote is first named, and
+    AWS's settings when a bucket is; both once, and by `apart`, which may do it where it holds
+    nobody up."""
 
     def __init__(
         self,
@@ -59,8 +66,8 @@ class Remotes:
         folders: tuple[Path, ...] | None = (),
         kinds: Iterable[StoreType] = KINDS,
     ) -> None:
-        """`folders` of this machine may be named, with all in them; None allows every one, and paths without a
-        scheme, as in a terminal. `kinds` bring schemes and types of their own."""
+        """`folders` of this machine may be named, with all in them; None allows every one, and
+        paths without a scheme, as in a terminal. `kinds` bring schemes and types of their own."""
         self._own = own or {}
         self._environment = os.environ if environment is None else environment
         self._home = home or own_folder()
@@ -72,7 +79,8 @@ class Remotes:
         self._found: dict[str, Remote] | None = None
 
     def __iter__(self) -> Iterator[Remote]:
-        """Yield every remote that can be named. Raises ConfigError for a file that can't be read."""
+        """Yield every remote that can be named. Raises ConfigError for a file that can't be
+        read."""
         if self._found is None:
             every: list[Remote] = self._apart(lambda: list(self._all()))
             self._found = {}
@@ -85,7 +93,8 @@ class Remotes:
         return remote.type == "alias" or remote.type in TYPES or remote.type in self._types
 
     def find(self, name: str) -> Remote | None:
-        """Return one remote, or None. A broken file of somebody else's does not hide one of our own."""
+        """Return one remote, or None. A broken file of somebody else's does not hide one of our
+        own."""
         if name in self._own:
             return self._mine(name)
         return next((remote for remote in self if remote.name == name), None)
@@ -115,16 +124,19 @@ class Remotes:
         destination: bool = False,
         folder: bool = False,
     ) -> Location:
-        """Return the Location of a URL, as `parse_location` does, or of `s3://bucket/key`, or of `remote:path`.
+        """Return the Location of a URL, as `parse_location` does, or of `s3://bucket/key`, or of
+        `remote:path`.
 
         `folder` takes what may be listed: a bucket alone, or a name that ends in '/'.
 
-        Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at fault.
-        """
+        Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at
+        fault."""
         asked = LocateOptions(method, headers, destination, folder)
         try:
             if not text:
-                raise InvalidURL("it is empty", hint="Give a URL, or a path. Was a variable not set?")
+                raise InvalidURL(
+                    "it is empty", hint="Give a URL, or a path. Was a variable not set?"
+                )
             if text[: len(LIST)].lower() == LIST:
                 return self._list(text[len(LIST) :], asked)
             if (make := self._schemes.get(text.partition("://")[0].lower())) and "://" in text:
@@ -141,24 +153,33 @@ class Remotes:
         except (RequestError, ConfigError) as error:
             error.pointer = error.pointer or pointer
             raise
-        return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
+        return parse_location(
+            text, method=method, headers=headers, pointer=pointer, destination=destination
+        )
 
     @staticmethod
     def display(text: str, location: Location) -> str:
-        """Return how a text that was located is printed and compared: `remote:path` as it is, all else redacted."""
+        """Return how a text that was located is printed and compared: `remote:path` as it is, all
+        else redacted."""
         found = _REMOTE.fullmatch(text)
-        plain = found is not None and location.store != "local" and found["name"].lower() not in ("http", "https")
+        plain = (
+            found is not None
+            and location.store != "local"
+            and found["name"].lower() not in ("http", "https")
+        )
         return text if plain else str(location)
 
     def _remote(self, name: str, path: str, asked: LocateOptions, depth: int = 0) -> Location:
         remote = self.find(name)
         if remote is None:
             raise InvalidURL(
-                f"there is no remote {name!a}", hint="`relay remotes` lists those that are there; or give a URL."
+                f"there is no remote {name!a}",
+                hint="`relay remotes` lists those that are there; or give a URL.",
             )
         if not remote.type:
             raise ConfigError(
-                f"the remote {name!a} of {remote.origin} has no type", hint='Write type = "s3", or another.'
+                f"the remote {name!a} of {remote.origin} has no type",
+                hint='Write type = "s3", or another.',
             )
         if remote.type == "alias":
             return self._alias(remote, path, asked, depth)
@@ -181,14 +202,20 @@ class Remotes:
         if depth >= DEEPEST_ALIAS or found is None:
             raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
         inner = found["path"].rstrip("/")
-        return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
+        return self._remote(
+            found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1
+        )
 
     def _list(self, text: str, asked: LocateOptions) -> Location:
         """Return the tree that a list of URLs names; the list lies anywhere else."""
         if asked.destination:
-            raise InvalidURL("a list of URLs is no destination", hint="Name a folder, a bucket or a remote.")
+            raise InvalidURL(
+                "a list of URLs is no destination", hint="Name a folder, a bucket or a remote."
+            )
         if not asked.folder:
-            raise InvalidURL("a list of URLs is moved as a tree", hint="Say -r, or `recursive` in a request.")
+            raise InvalidURL(
+                "a list of URLs is moved as a tree", hint="Say -r, or `recursive` in a request."
+            )
         if text[: len(LIST)].lower() == LIST:
             raise InvalidURL("a list is not listed by another one")
         return list_location(self.locate(text, headers=asked.headers))
@@ -196,7 +223,8 @@ class Remotes:
     # -- folders of this machine
 
     def _path(self, text: str) -> Path | None:
-        """Return the path that a text means, or None. Raises InvalidURL for a file URL of another machine."""
+        """Return the path that a text means, or None. Raises InvalidURL for a file URL of another
+        machine."""
         if text[:7].lower() == "file://" and self._folders != ():
             host, slash, path = text[7:].partition("/")
             if not slash or host.lower() not in ("", "localhost"):
@@ -211,7 +239,9 @@ class Remotes:
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
         folders = Folders(self._folders)
-        location: Location = self._apart(lambda: local_location(path, destination=asked.destination, folders=folders))
+        location: Location = self._apart(
+            lambda: local_location(path, destination=asked.destination, folders=folders)
+        )
         if asked.destination:
             location = location.as_destination()
         if asked.destination and text.endswith("/") and not location.path.endswith("/"):
@@ -227,7 +257,9 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
         bucket, key = split_key(
-            path.lstrip("/") if remote.name else path, destination=asked.destination, folder=asked.folder
+            path.lstrip("/") if remote.name else path,
+            destination=asked.destination,
+            folder=asked.folder,
         )
         config = self._buckets.get(remote.name)
         if config is None:
@@ -241,7 +273,9 @@ class Remotes:
             endpoint = f"https://{endpoint}"
         region = options.get("region") or ""
         key, secret = options.get("access_key_id"), options.get("secret_access_key")
-        if not (key or secret) and (options.get("env_auth", "").lower() in YES or options.get("profile")):
+        if not (key or secret) and (
+            options.get("env_auth", "").lower() in YES or options.get("profile")
+        ):
             self._apart(prepare)
             # Not apart: a helper's process can be waited for on this hub alone.
             found = self._aws(options.get("profile") or None)
@@ -256,7 +290,9 @@ class Remotes:
                 asked=asked_always(options),
             )
         if bool(key) != bool(secret):
-            raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
+            raise ConfigError(
+                f"the remote {remote.name!a} has one of access_key_id and secret_access_key only"
+            )
         token = options.get("session_token") or None
         credentials = AwsCredentials(key, secret, token) if key and secret else None
         owner = "" if token else key or ""
@@ -277,7 +313,11 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
-        return replace(there, account=NextcloudAccount(f"webdav+{there.origin}")) if is_nextcloud(there.path) else there
+        return (
+            replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
+            if is_nextcloud(there.path)
+            else there
+        )
 
     def _http(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         url = remote.options.get("url", "").rstrip("/")
@@ -285,8 +325,12 @@ class Remotes:
             raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
         if not is_base(url):
             raise ConfigError(
-                f"the url of the remote {remote.name!a} of {remote.origin} has a '?' or a '#' in it",
-                hint="Names are joined to it: write %3F and %23 for a '?' and a '#' in a folder's own name.",
+                f"the url of the remote {remote.name!a} of {remote.origin} has a '?' or a '#'"
+                " in it",
+                hint=(
+                    "Names are joined to it: write %3F and %23 for a '?' and a '#' in a folder's"
+                    " own name."
+                ),
             )
         headers = options_headers(remote) | dict(asked.headers) | _authorization(remote)
         return parse_location(
@@ -298,7 +342,8 @@ class Remotes:
 
 
 def _authorization(remote: Remote) -> dict[str, str]:
-    """Return the field that a web server wants: a bearer token, or a name and a password (RFC 7617)."""
+    """Return the field that a web server wants: a bearer token, or a name and a password (RFC
+    7617)."""
     options = remote.options
     if token := options.get("bearer_token"):
         return {"Authorization": f"Bearer {token}"}

@@ -1,8 +1,8 @@
 """The table of stores, one line for each kind.
 
-Decided here: which kinds there are. The texts and remotes of those that share AWS's settings, the terminal's paths or
-each other's URLs are told apart in `stores/remotes.py`; any other kind brings its own with it.
-"""
+Decided here: which kinds there are. The texts and remotes of those that share AWS's settings, the
+terminal's paths or each other's URLs are told apart in `stores/remotes.py`; any other kind brings
+its own with it."""
 
 from __future__ import annotations
 
@@ -30,5 +30,7 @@ KINDS: tuple[StoreType, ...] = (
 )
 """Every kind of store. All are both source and destination, but a list of URLs."""
 
-STORES: Mapping[str, Callable[[Wire, Side, Watchdog], Any]] = {kind.name: kind.opens for kind in KINDS}
+STORES: Mapping[str, Callable[[Wire, Side, Watchdog], Any]] = {
+    kind.name: kind.opens for kind in KINDS
+}
 """What opens each, by the name that a Location gives it."""

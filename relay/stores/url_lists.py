@@ -1,11 +1,12 @@
 """Lists of URLs as sources of trees: a text, a CSV file, or Google's list format.
 
-Theory of operation. `list+URL` or `list+PATH` names the list itself, which is read line by line from wherever it lies,
-so that nothing grows with its length. What a line tells of an object (its size, its digests) is a promise that the
-object must keep. An object's name is its URL's host and path, unless a CSV file has a column `name`.
+Theory of operation. `list+URL` or `list+PATH` names the list itself, which is read line by line
+from wherever it lies, so that nothing grows with its length. What a line tells of an object (its
+size, its digests) is a promise that the object must keep. An object's name is its URL's host and
+path, unless a CSV file has a column `name`.
 
-Decided here: what a line means. Never here: how the objects are read (each is an ordinary HTTP source).
-"""
+Decided here: what a line means. Never here: how the objects are read (each is an ordinary HTTP
+source)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,15 @@ from itertools import chain
 from typing import Final
 
 from relay.digest import ALGORITHMS, Digests
-from relay.errors import InvalidURL, NotFound, ProtocolViolation, RelayError, RequestError, Side, Unsupported
+from relay.errors import (
+    InvalidURL,
+    NotFound,
+    ProtocolViolation,
+    RelayError,
+    RequestError,
+    Side,
+    Unsupported,
+)
 from relay.identity import query_of_identity
 from relay.location import FRAGMENT_HINT, Location, parse_location
 from relay.parsing import count
@@ -33,8 +42,8 @@ from relay.wire.watchdog import Watchdog
 
 SCHEME: Final = "list+"
 GOOGLE: Final = "TsvHttpData-1.0"
-"""The first line of a list as Google's Storage Transfer Service takes it: URL, size and MD5 in base64, tab-separated
-(cloud.google.com, "Create a URL list")."""
+"""The first line of a list as Google's Storage Transfer Service takes it: URL, size and MD5 in
+base64, tab-separated (cloud.google.com, "Create a URL list")."""
 LINE_BYTES: Final = 64 << 10
 """The longest line."""
 COLUMNS: Final = frozenset({"url", "name", "size", *ALGORITHMS})
@@ -82,16 +91,20 @@ class ListStore:
         """There is no object at a list's own address."""
         raise self._no_object(location)
 
-    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
         """As `head`."""
         raise self._no_object(location)
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list: one entry a line, with its URL; a line that can't be used is one with its error.
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list: one entry a line, with its URL; a line that can't be used is one with its
+        error.
 
-        Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text; Unsupported, when all of
-        it was given, for one of which nothing says that it is whole.
-        """
+        Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text;
+        Unsupported, when all of it was given, for one of which nothing says that it is whole."""
         patience = ListingRetries(self._wire.limits.listing_seconds, self._meter)
         return patience.entries(partial(self._listed, location))
 
@@ -107,12 +120,15 @@ class ListStore:
             raise Unsupported(
                 f"{location} ends with its connection, and nothing says that it is whole",
                 side=self._side,
-                hint="Let its server send a Content-Length; or get the list, look at its end, and name the file.",
+                hint=(
+                    "Let its server send a Content-Length; or get the list, look at its end, and"
+                    " name the file."
+                ),
             )
 
     def _lines(self, pieces: Iterator[bytes], location: Location) -> Iterator[str]:
-        """Yield the lines without their ends, as long as they come; of one that is too long its begin. Raises
-        ProtocolViolation where the first is no text."""
+        """Yield the lines without their ends, as long as they come; of one that is too long its
+        begin. Raises ProtocolViolation where the first is no text."""
         rest, first = b"", True
         for piece in chain(pieces, (b"",)):
             *lines, rest = (rest + piece).split(b"\n")
@@ -123,27 +139,35 @@ class ListStore:
                 first = False
             if first and len(rest) > LINE_BYTES:
                 raise ProtocolViolation(
-                    f"{location} begins with a line of more than {LINE_BYTES} bytes", side=self._side
+                    f"{location} begins with a line of more than {LINE_BYTES} bytes",
+                    side=self._side,
                 )
             rest = rest[: LINE_BYTES + 1]  # more of it says no more than that it is too long
 
     def _text(self, line: bytes, location: Location, first: bool) -> str:
         if len(line) > LINE_BYTES:
-            return line.decode("latin-1")  # as many characters: that it is too long is all that counts
+            return line.decode(
+                "latin-1"
+            )  # as many characters: that it is too long is all that counts
         text = line.decode("utf-8-sig" if first else "utf-8", "surrogateescape").removesuffix("\r")
         if first and (reason := _unreadable(text)):
-            raise ProtocolViolation(f"{location} can't be read as a list: {reason}", side=self._side)
+            raise ProtocolViolation(
+                f"{location} can't be read as a list: {reason}", side=self._side
+            )
         return text
 
     def _no_object(self, location: Location) -> RelayError:
-        return NotFound(f"{location} is a list of objects, and none itself", side=self._side, hint=_RECURSIVE)
+        return NotFound(
+            f"{location} is a list of objects, and none itself", side=self._side, hint=_RECURSIVE
+        )
 
 
 _RECURSIVE = "A list is moved as a tree: -r in the terminal, `recursive` in a request."
 
 
 def entries(lines: Iterator[str]) -> Iterator[Entry]:
-    """Return what a list names. What it is shows in its first line: Google's own word, or a CSV's `url` column."""
+    """Return what a list names. What it is shows in its first line: Google's own word, or a CSV's
+    `url` column."""
     first = next(lines, None)
     if first is None:
         return iter(())
@@ -165,15 +189,19 @@ def _google(lines: Iterator[str]) -> Iterator[Entry]:
     for number, line in enumerate(lines, start=2):
         if line.strip():
             cells = map(str.strip, line.split("\t"))
-            yield _entry(number, dict(zip(("url", "size", "md5"), cells, strict=False)), _unreadable(line))
+            yield _entry(
+                number, dict(zip(("url", "size", "md5"), cells, strict=False)), _unreadable(line)
+            )
 
 
 def _table(columns: list[str], lines: Iterator[str]) -> Iterator[Entry]:
-    """Yield the rows of a CSV file, each of which is one line: no URL and no name that can be moved has two."""
+    """Yield the rows of a CSV file, each of which is one line: no URL and no name that can be moved
+    has two."""
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise Unsupported(
-            f"the list has a column {unknown[0][:50]!a}", hint=f"The columns are {', '.join(sorted(COLUMNS))}."
+            f"the list has a column {unknown[0][:50]!a}",
+            hint=f"The columns are {', '.join(sorted(COLUMNS))}.",
         )
     for number, line in enumerate(lines, start=2):
         cells, wrong = _cells(line), _unreadable(line)
@@ -185,9 +213,14 @@ def _table(columns: list[str], lines: Iterator[str]) -> Iterator[Entry]:
 
 
 def _cells(line: str) -> list[str] | None:
-    """Return the cells of one line of a CSV file (RFC 4180), or None where its quotes don't match."""
+    """Return the cells of one line of a CSV file (RFC 4180), or None where its quotes don't
+    match."""
     try:
-        return [cell.strip() for row in csv.reader([line], strict=True, skipinitialspace=True) for cell in row]
+        return [
+            cell.strip()
+            for row in csv.reader([line], strict=True, skipinitialspace=True)
+            for cell in row
+        ]
     except csv.Error:
         return None
 
@@ -208,7 +241,9 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
             raise InvalidURL(wrong)
         location = parse_location(row.get("url", ""))
         if "#" in row["url"]:  # a part of a name, of which the server would never hear
-            raise InvalidURL("the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT)
+            raise InvalidURL(
+                "the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT
+            )
         size = count(row.get("size"))
         if size is None and row.get("size"):
             raise InvalidURL("its size is no number of bytes")
@@ -223,11 +258,16 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
 
 
 def _name(location: Location) -> str:
-    """Return the host and the path. A query that is more than a signature is told apart by a few letters of it."""
+    """Return the host and the path. A query that is more than a signature is told apart by a few
+    letters of it."""
     path = location.path.lstrip("/")
     if not path or path.endswith("/"):
         raise InvalidURL("the URL names no object: its path is empty, or ends in '/'")
-    host = location.host if location.host_header == location.host else location.host_header.replace(":", "_")
+    host = (
+        location.host
+        if location.host_header == location.host
+        else location.host_header.replace(":", "_")
+    )
     plain = location.with_target(f"/{path}")
     segments = [plain.with_target("/" + segment).name for segment in path.split("/")]
     query = query_of_identity(location)
@@ -236,7 +276,8 @@ def _name(location: Location) -> str:
 
 
 def _digests(row: Mapping[str, str]) -> Digests:
-    """Read the digests of a line, in hex or in base64. Raises InvalidURL for one that is neither."""
+    """Read the digests of a line, in hex or in base64. Raises InvalidURL for one that is
+    neither."""
     found = {}
     for name, algorithm in ALGORITHMS.items():
         text = row.get(name)

@@ -1,8 +1,10 @@
-"""WebDAV (RFC 4918): upload under a temporary name beside the final one, prove it there, then move it.
+"""WebDAV (RFC 4918): upload under a temporary name beside the final one, prove it there, then move
+it.
 
-Theory of operation. Many a WebDAV server writes an upload straight to the name that it was given, and shows what has
-come so far. So nothing is ever put to the final name: a `.relay-….part` in the same folder takes the bytes, and MOVE
-(section 9.9), which a server makes at once, publishes them after they were proved. Folders that are missing are made.
+Theory of operation. Many a WebDAV server writes an upload straight to the name that it was given,
+and shows what has come so far. So nothing is ever put to the final name: a `.relay-….part` in the
+same folder takes the bytes, and MOVE (section 9.9), which a server makes at once, publishes them
+after they were proved. Folders that are missing are made.
 
 Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (`stores/http.py`).
 """
@@ -80,14 +82,16 @@ DEEPEST = 100
 XML: Fields = (("Content-Type", "application/xml"),)
 _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
 _CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
-"""Where the path of a URL ends that was decoded before it was taken apart: a query or a parameter follows."""
+"""Where the path of a URL ends that was decoded before it was taken apart: a query or a parameter
+follows."""
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
 BY_PATH = "a Destination is a path"
 BEHIND = (
-    "It was asked with the whole URL and with the path alone. If a proxy before the server ends TLS, let it rewrite "
-    "the scheme and host of the Destination field to those that the server has, or tell the server its public address."
+    "It was asked with the whole URL and with the path alone. If a proxy before the server ends"
+    " TLS, let it rewrite the scheme and host of the Destination field to those that the server"
+    " has, or tell the server its public address."
 )
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
 """What an upload may be answered whose name the server reserves."""
@@ -111,22 +115,24 @@ class WebDavAccount:
 
 
 def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
-    """Return the Location of an http(s) URL that is spoken to by WebDAV. Raises as `parse_location`, and UnsafeKey."""
+    """Return the Location of an http(s) URL that is spoken to by WebDAV. Raises as
+    `parse_location`, and UnsafeKey."""
     location = parse_location(url, headers=headers, destination=destination)
     location = replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
     return location.as_destination() if destination else location
 
 
 def http_url(text: str) -> str | None:
-    """Return the http(s) URL behind a `webdav://` or `webdav+https://` one, or None for another scheme."""
+    """Return the http(s) URL behind a `webdav://` or `webdav+https://` one, or None for another
+    scheme."""
     scheme, colon, rest = text.partition("://")
     plain = SCHEMES.get(scheme.lower()) if colon else None
     return f"{plain}://{rest}" if plain else None
 
 
 def oc_checksum(text: str) -> Digests:
-    """Read an OC-Checksum ("SHA1:…", several with blanks between). Whoever uploaded the object computed it: it tells of
-    a source that is damaged, and proves nothing of a destination."""
+    """Read an OC-Checksum ("SHA1:…", several with blanks between). Whoever uploaded the object
+    computed it: it tells of a source that is damaged, and proves nothing of a destination."""
     found = {}
     for one in text.split():
         name, _, value = one.partition(":")
@@ -152,7 +158,8 @@ class WebDavStore(HttpStore):
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: by a look, and by `Overwrite: F` (section 9.9.3)."""
+        """As Destination.honours_preconditions: by a look, and by `Overwrite: F` (section
+        9.9.3)."""
         return True
 
     first_name = 0
@@ -173,7 +180,8 @@ class WebDavStore(HttpStore):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
+        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes
+        missing folders."""
         if location.method == "POST":
             raise Rejected("WebDAV takes objects by PUT", side=self._side)
         part = self._prepared(location, if_absent, token)
@@ -181,21 +189,26 @@ class WebDavStore(HttpStore):
             stored = super().put(part, body, metadata)
         except RelayError as error:
             named = self._name_refused(location, error)
-            told = self._folder_gone(location, named)
-            self._remove(part, told)
-            raise told from None
+            reported = self._folder_gone(location, named)
+            self._remove(part, reported)
+            raise reported from None
         except BaseException as error:
             self._remove(part, error)
             raise
         return replace(stored, place=location)
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a folder, which many
-        servers answer HEAD for too, or have no HEAD of; it is looked for where there is no entity tag, or no length, as
-        folders seldom have both, and at a source where nothing dates the answer: then it may be the folder's page."""
+        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a
+        folder, which many servers answer HEAD for too, or have no HEAD of; it is looked for where
+        there is no entity tag, or no length, as folders seldom have both, and at a source where
+        nothing dates the answer: then it may be the folder's page."""
         found = super().head(location)
         if self._side == "source":
-            if isinstance(found, ObjectInfo) and found.version.etag is None and found.version.last_modified is None:
+            if (
+                isinstance(found, ObjectInfo)
+                and found.version.etag is None
+                and found.version.last_modified is None
+            ):
                 self._refuse_folder(location)
             return found
         if isinstance(found, ObjectInfo) and found.version.etag is not None and found.version.size:
@@ -203,15 +216,26 @@ class WebDavStore(HttpStore):
         status, row = self._refuse_folder(location)
         if isinstance(found, ObjectInfo):
             return found
-        if row is not None:  # what it calls the version need not be what GET does, which takes no other in If-Match
-            return ObjectInfo(replace(version_of(row), etag=None), location, ranges=True, described=False)
+        if (
+            row is not None
+        ):  # what it calls the version need not be what GET does, which takes no other in If-Match
+            return ObjectInfo(
+                replace(version_of(row), etag=None), location, ranges=True, described=False
+            )
         if status in GONE and isinstance(found.why, NotFound | ConnectionLost | StoreTimeout):
-            raise NotFound(f"{location} is not there, says PROPFIND", side=self._side, store_status=status)
+            raise NotFound(
+                f"{location} is not there, says PROPFIND", side=self._side, store_status=status
+            )
         return found
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: on one server, with the same credentials, unless it was refused before."""
-        same = (source.origin, source.account, source.headers) == (location.origin, location.account, location.headers)
+        """As Destination.can_copy: on one server, with the same credentials, unless it was refused
+        before."""
+        same = (source.origin, source.account, source.headers) == (
+            location.origin,
+            location.account,
+            location.headers,
+        )
         return same and not self._wire.memory.has(location.origin, NO_COPY)
 
     def copy(
@@ -223,7 +247,8 @@ class WebDavStore(HttpStore):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish` moves."""
+        """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish`
+        moves."""
         part = self._prepared(location, if_absent, token)
         try:
             response = self._aimed("COPY", source, part, (("Overwrite", "F"),))
@@ -236,42 +261,53 @@ class WebDavStore(HttpStore):
         return PutResult(Version(), part, {}, place=location)
 
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
-        """Return the error of a COPY, which is tried again under another name if this one may be the reason. One that
-        may be for good is remembered, for the next objects."""
+        """Return the error of a COPY, which is tried again under another name if this one may be
+        the reason. One that may be for good is remembered, for the next objects."""
         status, error = response.head.status, self._refusal(response, "COPY", location)
-        told = self._folder_gone(location, error)
+        reported = self._folder_gone(location, error)
         if status not in NO_METHOD and self._name_refused(location, error).retryable:
             return error
-        if told is not error and not self._folder_exists(_above(location)):
-            return told
+        if reported is not error and not self._folder_exists(_above(location)):
+            return reported
         if status in {*NO_METHOD, 403, 500, 502}:
             self._wire.memory.learn(location.origin, NO_COPY)
             return Rejected(error.message, side=self._side, store_status=status)
         return error
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.staged_locations: the name that is tried first, and those after a refusal."""
+        """As Destination.staged_locations: the name that is tried first, and those after a
+        refusal."""
         folder, _, name = location.path.rpartition("/")
         names = temporary_names(token, unquote(name, errors="surrogateescape"))
         quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
         return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
 
     def _part(self, location: Location, token: str | None) -> Location:
-        """Return where an object is put until it is published, under the name that the server takes."""
+        """Return where an object is put until it is published, under the name that the server
+        takes."""
         self._given = self._which(location)
         return self.staged_locations(location, token or uuid.uuid4().hex)[self._given]
 
     def _which(self, location: Location) -> int:
-        """Return which of the names an upload gets: one that was taken, or the next after a refusal."""
+        """Return which of the names an upload gets: one that was taken, or the next after a
+        refusal."""
         memory, origin = self._wire.memory, location.origin
-        facts = ((which, fact) for which in (2, 1, 0) for fact in (_named(which), _tried(which, location)))
+        facts = (
+            (which, fact)
+            for which in (2, 1, 0)
+            for fact in (_named(which), _tried(which, location))
+        )
         return next((which for which, fact in facts if memory.has(origin, fact)), self.first_name)
 
     def _name_refused(self, location: Location, error: RelayError) -> RelayError:
-        """Return the refusal of an upload; it is tried again under another name where this one may be the reason."""
+        """Return the refusal of an upload; it is tried again under another name where this one may
+        be the reason."""
         if error.retryable:
             return error  # it says nothing about the name, which is tried again
-        memory, which = self._wire.memory, self._which(location) if self._given is None else self._given
+        memory, which = (
+            self._wire.memory,
+            self._which(location) if self._given is None else self._given,
+        )
         tried = memory.forget(location.origin, _tried(which, location))
         refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
         if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
@@ -286,26 +322,32 @@ class WebDavStore(HttpStore):
         self._wire.memory.learn(location.origin, _named(which))
 
     def _prepared(self, location: Location, if_absent: bool, token: str | None) -> Location:
-        """Return where an object is put until it is published, when all is ready for it there. Raises as `put`."""
+        """Return where an object is put until it is published, when all is ready for it there.
+        Raises as `put`."""
         if if_absent and self._exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._make_folders(location)
         return self._part(location, token)
 
     def _carried(self, metadata: Fields) -> Fields:
-        """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
+        """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass
+        over the field."""
         return (*super()._carried(metadata), *self._dated(metadata))
 
     def _dated(self, metadata: Fields) -> Fields:
         changed = dict(metadata).get(MTIME)
         return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
 
-    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
-        """As Destination.publish. An answer to MOVE that is lost is found out by looking, and so is, where something
-        may have been there, whether one was done that was acknowledged."""
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
+        """As Destination.publish. An answer to MOVE that is lost is found out by looking, and so
+        is, where something may have been there, whether one was done that was acknowledged."""
         part, place = stored.readable, stored.place
         assert part is not None and place is not None, "an upload that is to be published has both"
-        self._name_taken(place)  # it was proved under it; that an upload was acknowledged proves nothing
+        self._name_taken(
+            place
+        )  # it was proved under it; that an upload was acknowledged proves nothing
         try:
             response = self._moved(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):
@@ -316,7 +358,10 @@ class WebDavStore(HttpStore):
         if status not in self.believed["MOVE"]:
             refusal = self._refusal(response, "MOVE", place)
             if status in NO_METHOD:
-                refusal.hint = f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final name."
+                refusal.hint = (
+                    f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final"
+                    " name."
+                )
             elif status in (400, 502):
                 refusal.hint = BEHIND
             raise refusal
@@ -330,8 +375,10 @@ class WebDavStore(HttpStore):
             raise
 
     def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
-        """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is in it (section
-        9.9.3), so that this is only asked for once it is known that none is there. Raises Rejected for one."""
+        """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is
+        in it (section
+        9.9.3), so that this is only asked for once it is known that none is there. Raises Rejected
+        for one."""
         response = self._aimed("MOVE", part, place, (("Overwrite", "F"),))
         if if_absent or response.head.status != 412:
             return response
@@ -339,31 +386,43 @@ class WebDavStore(HttpStore):
         status, row = self._refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._exists(place)):
             raise Rejected(
-                f"{place} is taken, says the server, and nothing is there: it reads the name as another one",
+                f"{place} is taken, says the server, and nothing is there: it reads the name as"
+                " another one",
                 side=self._side,
-                hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
+                hint=(
+                    "What has that other name was left alone. Rename the object, without ';', '?'"
+                    " and '%'."
+                ),
             )
         if status not in NO_METHOD and (row is None or not tells_kind(row)):
             raise Rejected(
-                f"{place} is taken, and PROPFIND ({status}) does not tell if it is a folder: all in it would go",
+                f"{place} is taken, and PROPFIND ({status}) does not tell if it is a folder: all in"
+                " it would go",
                 side=self._side,
                 store_status=status,
-                hint="What is there was left alone. Permit PROPFIND, or remove by hand what is to be replaced.",
+                hint=(
+                    "What is there was left alone. Permit PROPFIND, or remove by hand what is to be"
+                    " replaced."
+                ),
             )
         return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
 
     def _name_misread(self, place: Location, error: RelayError) -> None:
-        """Let `error` name what lies where a server moves an object to that reads a Destination as a URL once more,
-        after its decoding: WsgiDAV cuts the name there at a '?', and at a ';' of its last part."""
+        """Let `error` name what lies where a server moves an object to that reads a Destination as
+        a URL once more, after its decoding: WsgiDAV cuts the name there at a '?', and at a ';' of
+        its last part."""
         other = place.with_target(_CUT.split(place.path, maxsplit=1)[0])
         with suppress(RelayError):
             if other.path != place.path and not other.path.endswith("/") and self._exists(other):
-                error.leave("The object", other, "the server reads the name as this one; rename the object")
+                error.leave(
+                    "The object", other, "the server reads the name as this one; rename the object"
+                )
 
     def _see_moved(self, part: Location, place: Location) -> None:
-        """See that a MOVE, perhaps over something, was done: what it replaces may look as what was moved, so that only
-        the other name tells. A look may be answered from a cache (nginx's `open_file_cache`), and a DELETE is not; it
-        is ours. Raises DestinationLost where it was still there."""
+        """See that a MOVE, perhaps over something, was done: what it replaces may look as what was
+        moved, so that only the other name tells. A look may be answered from a cache (nginx's
+        `open_file_cache`), and a DELETE is not; it is ours. Raises DestinationLost where it was
+        still there."""
         try:
             if not self._exists(part):
                 return
@@ -372,19 +431,23 @@ class WebDavStore(HttpStore):
             return  # nobody tells
         response.body.close()
         if 200 <= response.head.status < 300:
-            raise DestinationLost(f"MOVE to {place} was acknowledged, and was not done: {part} was still there")
+            raise DestinationLost(
+                f"MOVE to {place} was acknowledged, and was not done: {part} was still there"
+            )
 
     def _aimed(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
         """Ask for a MOVE or a COPY to somewhere.
 
-        Behind a proxy that ends TLS a server takes the Destination's scheme, or host, for another server's, and answers
-        502 (RFC 4918 section 9.9.4) or 400. It is asked once with the path alone then (section 8.3 allows that), where
-        the first did nothing; what was understood so is remembered.
-        """
+        Behind a proxy that ends TLS a server takes the Destination's scheme, or host, for another
+        server's, and answers 502 (RFC 4918 section 9.9.4) or 400. It is asked once with the path
+        alone then (section 8.3 allows that), where the first did nothing; what was understood so is
+        remembered."""
         memory = self._wire.memory
         if not memory.has(there.origin, BY_PATH):
             response = self._send(method, source, (("Destination", there.url), *fields))
-            if response.head.status not in (400, 502) or (method == "MOVE" and not self._exists(source)):
+            if response.head.status not in (400, 502) or (
+                method == "MOVE" and not self._exists(source)
+            ):
                 return response
             response.body.close()
         again = self._send(method, source, (("Destination", there.target), *fields))
@@ -393,9 +456,9 @@ class WebDavStore(HttpStore):
         return again
 
     def _refuse_folder(self, place: Location) -> tuple[int, Element | None]:
-        """Raise Rejected if a folder is there, and the error of an answer that may pass, or tells of nothing. Returns
-        what PROPFIND was answered: 207, and the row, for what is no folder; where it is refused for good nothing is
-        known."""
+        """Raise Rejected if a folder is there, and the error of an answer that may pass, or tells
+        of nothing. Returns what PROPFIND was answered: 207, and the row, for what is no folder;
+        where it is refused for good nothing is known."""
         response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
         status, found = response.head.status, None
         if status != 207:
@@ -403,8 +466,8 @@ class WebDavStore(HttpStore):
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
             found = self._own_row(response, place)
-            error, told = self._row_error(found, place), status_of(found)
-            folder, status = error is None and is_folder(found), 207 if error is None else told
+            error, reported = self._row_error(found, place), status_of(found)
+            folder, status = error is None and is_folder(found), 207 if error is None else reported
         if folder:
             raise folder_there(place) if self._side == "destination" else folder_here(place)
         if error is not None and error.retryable:
@@ -412,17 +475,23 @@ class WebDavStore(HttpStore):
         return status, found if error is None else None
 
     def _version(self, head: Head) -> Version:
-        """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""
+        """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded
+        with one."""
         version = super()._version(head)
         kept = oc_checksum(head.get("oc-checksum") or "")
-        return replace(version, digests={**kept, **version.digests}) if kept and self._side == "source" else version
+        return (
+            replace(version, digests={**kept, **version.digests})
+            if kept and self._side == "source"
+            else version
+        )
 
     def _there(self, place: Location) -> Version:
         found = self.head(place)
         return found.version if isinstance(found, ObjectInfo) else Version()
 
     def _exists(self, location: Location) -> bool:
-        """Say if something is there; where HEAD does not tell PROPFIND does. Raises StoreError where neither can."""
+        """Say if something is there; where HEAD does not tell PROPFIND does. Raises StoreError
+        where neither can."""
         try:
             found = self.head(location)
         except NotFound:
@@ -440,9 +509,9 @@ class WebDavStore(HttpStore):
     def _remove(self, part: Location, error: BaseException) -> None:
         """Delete what a broken upload left; on a clock of its own, since ours may be what ran out.
 
-        A server that was not heard to the end may not have noticed yet, and write its piece after the first DELETE. A
-        DELETE that fails by what may pass is sent again; `error` says what remains all the same.
-        """
+        A server that was not heard to the end may not have noticed yet, and write its piece after
+        the first DELETE. A DELETE that fails by what may pass is sent again; `error` says what
+        remains all the same."""
         limits = self._wire.limits
         failure: RelayError | None = None
         answered = getattr(error, "store_status", None) is not None
@@ -462,15 +531,20 @@ class WebDavStore(HttpStore):
 
     # -- listing
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless depth."""
-        root = location if location.path.endswith("/") else location.with_target(f"{location.path}/")
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless
+        depth."""
+        root = (
+            location if location.path.endswith("/") else location.with_target(f"{location.path}/")
+        )
         return walk_folders(partial(self._members, root), self._patience, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
-        """Yield what a folder holds. Raises what its own row says, Rejected where that is an object's; UnsafeKey for a
-        folder that has no URL; ProtocolViolation, which may pass, for an answer that tells of nothing at all: the
-        folder at least would be."""
+        """Yield what a folder holds. Raises what its own row says, Rejected where that is an
+        object's; UnsafeKey for a folder that has no URL; ProtocolViolation, which may pass, for an
+        answer that tells of nothing at all: the folder at least would be."""
         folder = root.below(name) if name else root
         response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
@@ -487,17 +561,23 @@ class WebDavStore(HttpStore):
                 if entry is not None and is_temporary_name(entry.name):
                     entry = reject_temporary_name(entry, self._side)
                 if entry is not None:
-                    yield entry if error is None or entry.error is not None else Entry(entry.name, error=error)
+                    yield (
+                        entry
+                        if error is None or entry.error is not None
+                        else Entry(entry.name, error=error)
+                    )
         if not found:
-            message = f"the listing of {folder} is empty, and does not even tell of the folder itself"
+            message = (
+                f"the listing of {folder} is empty, and does not even tell of the folder itself"
+            )
             raise ProtocolViolation(message, side=self._side, retryable=True)
         if self._side == "source" and own is not None and not holds and is_object(own):
             hint = "Move it without -r in the terminal, or `recursive` in a request."
             raise Rejected(f"{folder} is an object, and no folder", side=self._side, hint=hint)
 
     def _rows(self, response: Response, place: Location) -> Generator[Element, None, None]:
-        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is cut, or no XML;
-        ProtocolViolation for another document. Both may pass."""
+        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is
+        cut, or no XML; ProtocolViolation for another document. Both may pass."""
         with closing(pieces_of(response.body, self._meter)) as pieces:
             document = Document(pieces, f"the listing of {place}", self._side)
             if document.root != MULTISTATUS:
@@ -518,7 +598,8 @@ class WebDavStore(HttpStore):
         return kind(said, side=self._side, store_status=status)
 
     def _found_status(self, response: Response, place: Location) -> int:
-        """Return the status of what PROPFIND of depth 0 was answered: that in the answer counts as much as its own."""
+        """Return the status of what PROPFIND of depth 0 was answered: that in the answer counts as
+        much as its own."""
         if response.head.status != 207:
             response.body.close()
             return response.head.status
@@ -526,12 +607,15 @@ class WebDavStore(HttpStore):
         return 207 if status == 200 else status
 
     def _own_row(self, response: Response, place: Location) -> Element:
-        """Return the row of an answer of 207 that is about what was asked for: a server may pass over the depth, and
-        tell of others first. Raises ProtocolViolation, which may pass, where none is, and as `_rows`."""
+        """Return the row of an answer of 207 that is about what was asked for: a server may pass
+        over the depth, and tell of others first. Raises ProtocolViolation, which may pass, where
+        none is, and as `_rows`."""
         with closing(self._rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
-            raise ProtocolViolation(f"PROPFIND of {place} tells nothing of it", side=self._side, retryable=True)
+            raise ProtocolViolation(
+                f"PROPFIND of {place} tells nothing of it", side=self._side, retryable=True
+            )
         return found
 
     # -- folders
@@ -539,8 +623,8 @@ class WebDavStore(HttpStore):
     def _make_folders(self, location: Location) -> None:
         """Make the folders above `location` that are not there (section 9.3). Raises StoreError.
 
-        One that was seen is not looked for again; if it is removed meanwhile, `_folder_gone` finds that out.
-        """
+        One that was seen is not looked for again; if it is removed meanwhile, `_folder_gone` finds
+        that out."""
         path, missing = location.path.rpartition("/")[0], []
         while path and not self._folder_exists(location.with_target(f"{path}/")):
             missing.append(path)
@@ -551,8 +635,9 @@ class WebDavStore(HttpStore):
             self._make(location.with_target(f"{folder}/"))
 
     def _folder_exists(self, folder: Location) -> bool:
-        """Ask by PROPFIND of depth 0. A server that does not know it, or whose answer can't be read, is told to make
-        the folder instead: then there is one, unless the folder above is missing too (409)."""
+        """Ask by PROPFIND of depth 0. A server that does not know it, or whose answer can't be
+        read, is told to make the folder instead: then there is one, unless the folder above is
+        missing too (409)."""
         if self._wire.memory.has(folder.origin, _folder(folder)):
             return True
         response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
@@ -568,8 +653,8 @@ class WebDavStore(HttpStore):
         return True
 
     def _make(self, folder: Location, missing_above: bool = False) -> bool:
-        """Make one folder; somebody else may just have (Apache answers 403 then). Raises StoreError, but where
-        `missing_above` and it is so."""
+        """Make one folder; somebody else may just have (Apache answers 403 then). Raises
+        StoreError, but where `missing_above` and it is so."""
         response = self._send("MKCOL", folder, ())
         status = response.head.status
         if missing_above and status in (404, 409):
@@ -592,13 +677,18 @@ class WebDavStore(HttpStore):
             return False
 
     def _folder_gone(self, location: Location, error: RelayError) -> RelayError:
-        """Return `error`, or one to try again after, where a folder that was seen before may be what is missing."""
+        """Return `error`, or one to try again after, where a folder that was seen before may be
+        what is missing."""
         if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
             return error
         folder = _above(location)
         if not self._wire.memory.forget(folder.origin, _folder(folder)):
             return error
-        return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
+        return Unavailable(
+            f"{error.message}; its folder may be gone",
+            side=self._side,
+            store_status=error.store_status,
+        )
 
 
 def _named(which: int) -> str:

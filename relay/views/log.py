@@ -1,8 +1,8 @@
 """The log: one JSON object a line on stderr.
 
-Decided here: what a line holds. Secrets never get here: a Location prints itself without them, the libraries that would
-log whole URLs are silenced, and of an exception a line has the type and the places, not the text, which may hold a URL.
-"""
+Decided here: what a line holds. Secrets never get here: a Location prints itself without them, the
+libraries that would log whole URLs are silenced, and of an exception a line has the type and the
+places, not the text, which may hold a URL."""
 
 from __future__ import annotations
 
@@ -38,19 +38,26 @@ class JsonLines(logging.Formatter):
 
 
 def traced(error: BaseException) -> dict[str, Any]:
-    """Return the type of an exception, and where it and those that led to it were raised: the cause last."""
+    """Return the type of an exception, and where it and those that led to it were raised: the cause
+    last."""
     places: list[dict[str, Any]] = []
     cause: BaseException | None = error
     while cause is not None and len(places) < CHAIN_LIMIT:
         frames = traceback.extract_tb(cause.__traceback__, limit=-FRAMES_LIMIT)
-        places.append({"type": _type(cause), "at": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]})
+        places.append(
+            {"type": _type(cause), "at": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]}
+        )
         cause = cause.__cause__ or cause.__context__
     return {"error": _type(error), "traceback": places}
 
 
 def _type(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 class _Stderr(logging.StreamHandler[Any]):
@@ -67,7 +74,8 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 def start_logging(level: int = logging.INFO) -> None:
-    """Let relay's own log go to stderr from `level` on, and nothing of the libraries'. May be called twice.
+    """Let relay's own log go to stderr from `level` on, and nothing of the libraries'. May be
+    called twice.
 
     What ends a greenlet goes there too; gevent would print its text.
     """

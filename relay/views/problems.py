@@ -1,8 +1,8 @@
-"""Errors as problems (RFC 9457): the same members over HTTP, in a stream's last line and from `relay migrate --json`.
+"""Errors as problems (RFC 9457): the same members over HTTP, in a stream's last line and from
+`relay migrate --json`.
 
-Decided here: the shape of a problem. Never here: which error it is (`relay/errors/`), the answer around it
-(`relay/api/render.py`).
-"""
+Decided here: the shape of a problem. Never here: which error it is (`relay/errors/`), the answer
+around it (`relay/api/render.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
-    """Return the problem of an error, as plain values. `instance` is the id of the transfer, if there was one."""
+    """Return the problem of an error, as plain values. `instance` is the id of the transfer, if
+    there was one."""
     members: dict[str, Any] = {
         "type": PROBLEMS_URI + error.code,
         "title": error.title,

@@ -15,7 +15,9 @@ WINDOW_SECONDS = 5.0
 class Rate:
     """Bytes a second over the last few seconds, fed with a count that only grows."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic, window_seconds: float = WINDOW_SECONDS) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = monotonic, window_seconds: float = WINDOW_SECONDS
+    ) -> None:
         self._clock, self._window = clock, window_seconds
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -30,5 +32,6 @@ class Rate:
 
 
 def progress_of(transfer: Transfer, rate: Rate) -> Mapping[str, Any]:
-    """Return where a transfer stands, with `rate` in bytes a second (all bytes that move, read-backs included)."""
+    """Return where a transfer stands, with `rate` in bytes a second (all bytes that move,
+    read-backs included)."""
     return {"trouble": None, **transfer.progress(), "rate": round(rate.add(transfer.meter.moved))}

@@ -17,7 +17,18 @@ if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that not every command
 
 PATIENCE = 60
 """So many seconds a ledger may be away while it is followed: its database may be started anew."""
-FIELDS = ("name", "state", "level", "bytes", "seconds", "attempts", "resent", "digest", "error", "detail")
+FIELDS = (
+    "name",
+    "state",
+    "level",
+    "bytes",
+    "seconds",
+    "attempts",
+    "resent",
+    "digest",
+    "error",
+    "detail",
+)
 """The members of an object's line, in the order of a report's columns."""
 
 
@@ -58,9 +69,10 @@ def brief(migration: Migration) -> dict[str, Any]:
 def followed(
     ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
-    """Yield what happened to a migration after event `since`, then what happens, and how it stands each second, until
-    it ends, and nothing of it is under way: each with its kind, and its number, which `progress` has none of. A ledger
-    that is away for a while is waited for, and its `trouble` told. Raises what it does when it stays away."""
+    """Yield what happened to a migration after event `since`, then what happens, and how it stands
+    each second, until it ends, and nothing of it is under way: each with its kind, and its number,
+    which `progress` has none of. A ledger that is away for a while is waited for, and its `trouble`
+    told. Raises what it does when it stays away."""
     away = 0
     migration = ledger.migration(id)
     while True:
@@ -74,7 +86,11 @@ def followed(
             away += 1
             if away > PATIENCE:
                 raise
-            yield "progress", None, {**brief(migration), "trouble": {"code": error.code, "detail": error.title}}
+            yield (
+                "progress",
+                None,
+                {**brief(migration), "trouble": {"code": error.code, "detail": error.title}},
+            )
             sleep(1.0)
             continue
         yield "progress", None, brief(migration)
@@ -83,12 +99,16 @@ def followed(
         sleep(1.0)
 
 
-def told(row: Row) -> dict[str, Any]:
+def reported(row: Row) -> dict[str, Any]:
     """Return an object's line of a report, as plain values."""
     receipt, error = row.receipt or {}, row.error or {}
     digests = receipt.get("digests") or {}
     digest = next((f"{name}:{value}" for name, value in digests.items()), None)
-    said = [error["detail"], *error.get("remains", ())] if error.get("detail") else receipt.get("notes") or ()
+    said = (
+        [error["detail"], *error.get("remains", ())]
+        if error.get("detail")
+        else receipt.get("notes") or ()
+    )
     detail = "; ".join(said) or None
     return {
         "name": row.name,
@@ -113,4 +133,8 @@ def csv_line(row: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> Any:
     """Return a value that no spreadsheet takes for a formula (OWASP, "CSV injection")."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        else value
+    )

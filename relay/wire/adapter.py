@@ -4,8 +4,8 @@
     with session.get(source, stream=True) as response:
         session.put(destination, data=response.raw)      # response.raw is a Body, and is pumped
 
-Errors are relay's own (`RelayError`), not `requests.RequestException`, which derives from OSError (law 2).
-Content codings are passed through untouched: `response.raw` gives the bytes as they came.
+Errors are relay's own (`RelayError`), not `requests.RequestException`, which derives from OSError
+(law 2). Content codings are passed through untouched: `response.raw` gives the bytes as they came.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"})
+OURS = frozenset(
+    {"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"}
+)
 """Fields that the exchange writes itself, by what it really sends."""
 IMPERSONAL = frozenset(
     {
@@ -44,7 +46,8 @@ IMPERSONAL = frozenset(
         "want-repr-digest",
     }
 )
-"""Fields that follow a redirect to another origin. Any other may be a credential: nobody knows all of their names."""
+"""Fields that follow a redirect to another origin. Any other may be a credential: nobody knows all
+of their names."""
 
 
 class WireAdapter(BaseAdapter):
@@ -65,11 +68,12 @@ class WireAdapter(BaseAdapter):
     ) -> requests.Response:
         """Do one exchange; the limits are the wire's, so `timeout` is not looked at.
 
-        Raises Unsupported for `verify=False`, another CA bundle, a client certificate or a proxy, RequestError for
-        a URL that is not acceptable, and what `Wire.exchange` raises.
-        """
+        Raises Unsupported for `verify=False`, another CA bundle, a client certificate or a proxy,
+        RequestError for a URL that is not acceptable, and what `Wire.exchange` raises."""
         if verify is not True or cert or proxies:
-            raise Unsupported("the wire verifies every certificate by its own bundle, and uses no proxy")
+            raise Unsupported(
+                "the wire verifies every certificate by its own bundle, and uses no proxy"
+            )
         answer = self._wire.exchange(_to_wire(request, self._wire))
         return _to_requests(answer, request, self)
 
@@ -97,7 +101,10 @@ def _to_wire(request: requests.PreparedRequest, wire: Wire) -> Request:
 
 
 def _fields(headers: Mapping[str, str | bytes]) -> Fields:
-    pairs = ((name, value.decode("latin-1") if isinstance(value, bytes) else value) for name, value in headers.items())
+    pairs = (
+        (name, value.decode("latin-1") if isinstance(value, bytes) else value)
+        for name, value in headers.items()
+    )
     return tuple((name, value) for name, value in pairs if name.lower() not in OURS)
 
 
@@ -112,7 +119,9 @@ def _payload(request: requests.PreparedRequest) -> tuple[Payload, int | None]:
     return body, int(announced) if announced else None
 
 
-def _to_requests(answer: Response, request: requests.PreparedRequest, adapter: WireAdapter) -> requests.Response:
+def _to_requests(
+    answer: Response, request: requests.PreparedRequest, adapter: WireAdapter
+) -> requests.Response:
     response = requests.Response()
     response.status_code = answer.head.status
     response.reason = answer.head.reason
@@ -128,7 +137,8 @@ def _to_requests(answer: Response, request: requests.PreparedRequest, adapter: W
 
 
 class WireSession(requests.Session):
-    """A Session that reads nothing from its environment, keeps no cookies, and redirects reads only."""
+    """A Session that reads nothing from its environment, keeps no cookies, and redirects reads
+    only."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__()
@@ -154,17 +164,18 @@ class WireSession(requests.Session):
         yield_requests: bool = False,
         **options: Any,
     ) -> Iterator[Any]:
-        """Follow redirects, at most as many as the wire's limits say; their bodies are thrown away unread.
+        """Follow redirects, at most as many as the wire's limits say; their bodies are thrown away
+        unread.
 
-        What may be a credential goes to the origin that the caller named, and to no other. Raises RedirectRefused and
-        TooManyRedirects (relay's own), and what `Wire.exchange` raises.
-        """
+        What may be a credential goes to the origin that the caller named, and to no other. Raises
+        RedirectRefused and TooManyRedirects (relay's own), and what `Wire.exchange` raises."""
         history: list[requests.Response] = []
         while (target := self.get_redirect_target(resp)) is not None:
             try:
                 if len(history) == self.max_redirects:
                     raise TooManyRedirects(
-                        f"more than {self.max_redirects} redirects, one after the other", side="source"
+                        f"more than {self.max_redirects} redirects, one after the other",
+                        side="source",
                     )
                 req = _followed(req, target)
             except RelayError:

@@ -1,12 +1,14 @@
 """One object's bytes on their way. *A body never just ends.*
 
-Theory of operation. A Body reads one answer's payload from its connection, once and in order. It ends in exactly one
-of two ways: `read_now` returns 0 after the framing's own end was seen, the promised length came, and every expected
-digest matched; or it raises. The last byte is not handed out before all that was seen, so whoever forwards the pieces
-can't have completed an upload of damaged bytes, or of the first piece of something longer.
+Theory of operation. A Body reads one answer's payload from its connection, once and in order. It
+ends in exactly one of two ways: `read_now` returns 0 after the framing's own end was seen, the
+promised length came, and every expected digest matched; or it raises. The last byte is not handed
+out before all that was seen, so whoever forwards the pieces can't have completed an upload of
+damaged bytes, or of the first piece of something longer.
 
-A length that the framing itself announces is its end. One that was promised elsewhere (a HEAD, a listing, a range) is
-not: the last promised byte is held back until the last chunk, or the end of the connection, was seen.
+A length that the framing itself announces is its end. One that was promised elsewhere (a HEAD, a
+listing, a range) is not: the last promised byte is held back until the last chunk, or the end of
+the connection, was seen.
 
 Decided here: completeness (law 1), and what becomes of the connection. Never here: where bytes go.
 """
@@ -29,9 +31,9 @@ from relay.wire.yielding import YieldTimer
 class Body:
     """The payload of one answer.
 
-    `length` is the promise in bytes, or None; `count` what was handed out so far; `complete` whether the end was
-    reached and proved by the framing (`ends_by_close` bodies of unknown length prove nothing, see there).
-    """
+    `length` is the promise in bytes, or None; `count` what was handed out so far; `complete`
+    whether the end was reached and proved by the framing (`ends_by_close` bodies of unknown length
+    prove nothing, see there)."""
 
     def __init__(
         self,
@@ -41,9 +43,12 @@ class Body:
         meter: Watchdog,
         release: Callable[[Stream, bool], None],
     ) -> None:
-        """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly once."""
+        """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly
+        once."""
         self.connection, self.framing, self.meter = stream, framing, meter
-        self.length = head.length if framing is Framing.LENGTH else 0 if framing is Framing.NONE else None
+        self.length = (
+            head.length if framing is Framing.LENGTH else 0 if framing is Framing.NONE else None
+        )
         self.count = 0
         self.complete = False
         self.digester: Digester | None = None
@@ -55,7 +60,9 @@ class Body:
         self._held = b""
         """The last promised byte, while the framing's own end is not seen yet."""
         self._pace: YieldTimer | None = None
-        self._chunks = ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
+        self._chunks = (
+            ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
+        )
         self._chunked = ChunkReader(stream, self._chunks) if self._chunks else None
         meter.restart()
         if self.length == 0:
@@ -70,7 +77,8 @@ class Body:
 
     @property
     def ends_by_close(self) -> bool:
-        """Say that nothing tells a whole body from a cut one: no length, and it ends with the connection."""
+        """Say that nothing tells a whole body from a cut one: no length, and it ends with the
+        connection."""
         return self.framing is Framing.CLOSE and self.length is None
 
     @property
@@ -84,7 +92,8 @@ class Body:
             self.length = length
 
     def digest_with(self, names: tuple[str, ...], expected: Digests | None = None) -> None:
-        """Compute these digests on the way, and raise IntegrityMismatch before the last piece if `expected` differ.
+        """Compute these digests on the way, and raise IntegrityMismatch before the last piece if
+        `expected` differ.
 
         Must be called before the first byte is read. Raises KeyError for an unknown name.
         """
@@ -111,11 +120,11 @@ class Body:
     # -- reading
 
     def read_now(self, view: memoryview) -> int | None:
-        """Read what is there into `view`: the count, 0 at the proven end, None if nothing has come yet.
+        """Read what is there into `view`: the count, 0 at the proven end, None if nothing has come
+        yet.
 
-        Raises SourceTruncated, SourceOverrun, IntegrityMismatch, ProtocolViolation or ConnectionLost; the
-        connection is closed then.
-        """
+        Raises SourceTruncated, SourceOverrun, IntegrityMismatch, ProtocolViolation or
+        ConnectionLost; the connection is closed then."""
         if self.complete:
             return 0
         try:
@@ -132,7 +141,8 @@ class Body:
             raise
 
     def note_bytes(self, piece: memoryview) -> None:
-        """Account for bytes that were read. The last of a known length are checked before they are handed out."""
+        """Account for bytes that were read. The last of a known length are checked before they are
+        handed out."""
         self.note_unseen_bytes(len(piece), ended=False)
         if self.digester is not None:
             self.digester.update(piece)
@@ -148,7 +158,8 @@ class Body:
             self._note_end()
 
     def _read_held(self, view: memoryview) -> int | None:
-        """As `_read_framed`, of a framing whose end is not the promised length: holds the last promised byte back."""
+        """As `_read_framed`, of a framing whose end is not the promised length: holds the last
+        promised byte back."""
         if self._held or not self.remaining:
             if not self._at_end():
                 return None
@@ -161,17 +172,21 @@ class Body:
         return count - 1 or None
 
     def _at_end(self) -> bool:
-        """Say if the framing's own end is here; False where it has yet to come. Raises SourceOverrun for more bytes."""
+        """Say if the framing's own end is here; False where it has yet to come. Raises
+        SourceOverrun for more bytes."""
         more = self._read_framed(memoryview(bytearray(1)))
         if more:
             raise self._overrun()
         return more == 0
 
     def _overrun(self) -> SourceOverrun:
-        return SourceOverrun(f"more than the promised {self.length} bytes came", side=self.connection.side)
+        return SourceOverrun(
+            f"more than the promised {self.length} bytes came", side=self.connection.side
+        )
 
     def await_end(self) -> None:
-        """Wait for the framing's end of a body that promises no more bytes: an upload of none is done with its head.
+        """Wait for the framing's end of a body that promises no more bytes: an upload of none is
+        done with its head.
 
         Raises as `readinto`, and SourceOverrun where bytes come all the same.
         """
@@ -194,7 +209,9 @@ class Body:
             raise self._truncated_error()
 
     def _truncated_error(self) -> SourceTruncated:
-        return SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
+        return SourceTruncated(
+            f"ended after {self.count} of {self.length} bytes", side=self.connection.side
+        )
 
     # -- the end
 
@@ -204,18 +221,21 @@ class Body:
         self._let_go(self._keeps_alive and not self.connection.leftover)
 
     def _check_last(self) -> None:
-        """Look before the end is handed out, since it may be what makes the object: is it right, and still ours?"""
+        """Look before the end is handed out, since it may be what makes the object: is it right,
+        and still ours?"""
         self.check_guard()
         differing = self._expected and compare(self.digests, self._expected)[1]
         if differing:
             raise IntegrityMismatch(
-                f"after {self.count} bytes the {', '.join(differing)} is not the one that was declared",
+                f"after {self.count} bytes the {', '.join(differing)} is not the one that was"
+                " declared",
                 side=self.connection.side,
                 seen=str(as_hex(self.digests)),
             )
 
     def check_guard(self) -> None:
-        """Ask the guard, before the last bytes go on; asks it once. What it raises closes the connection."""
+        """Ask the guard, before the last bytes go on; asks it once. What it raises closes the
+        connection."""
         guard, self.guard = self.guard, None
         if guard is None:
             return
@@ -226,7 +246,8 @@ class Body:
             raise
 
     def close(self) -> None:
-        """Let go of the connection; of a body that is not complete it is closed. May be called twice."""
+        """Let go of the connection; of a body that is not complete it is closed. May be called
+        twice."""
         self._let_go(False)
 
     def on_close(self, do: Callable[[], None]) -> None:
@@ -251,7 +272,8 @@ class Body:
     # -- the ordinary face, for `requests` and for small answers
 
     def wait(self) -> None:
-        """Wait until `read_now` may give something. Raises what the meter raises: Stalled, Cancelled and so on."""
+        """Wait until `read_now` may give something. Raises what the meter raises: Stalled,
+        Cancelled and so on."""
         try:
             # What lies in `leftover` is half a line; only the socket can bring the rest.
             while not self.connection.wait_for_more(self.meter.tick_seconds):
@@ -261,22 +283,28 @@ class Body:
             raise
 
     def readinto(self, view: memoryview) -> int:
-        """Read at least one byte, or return 0 at the proven end. Raises as `read_now` and `wait` do."""
+        """Read at least one byte, or return 0 at the proven end. Raises as `read_now` and `wait`
+        do."""
         while (count := self.read_now(view)) is None:
             self.wait()
         self.meter.moved += count
         if self._pace is None:
             self._pace = YieldTimer(self.meter)
         elif count:
-            self._pace.step(self.connection)  # what comes fast never waits, and would starve the others
+            self._pace.step(
+                self.connection
+            )  # what comes fast never waits, and would starve the others
         return count
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes (fewer only at the end), or all of it. All of it may be much: prefer `for`."""
+        """Read up to `size` bytes (fewer only at the end), or all of it. All of it may be much:
+        prefer `for`."""
         wanted = size if size >= 0 else None
         taken = bytearray()
         while wanted is None or len(taken) < wanted:
-            with BUFFERS.lend(min(wanted - len(taken), 1 << 16) if wanted is not None else 1 << 16) as view:
+            with BUFFERS.lend(
+                min(wanted - len(taken), 1 << 16) if wanted is not None else 1 << 16
+            ) as view:
                 count = self.readinto(view)
                 taken += view[:count]
             if not count:
@@ -289,7 +317,8 @@ class Body:
             yield piece
 
     def text(self, limits: Limits) -> str:
-        """Read the start of a short answer as text, for an error's detail; the rest is thrown away unread."""
+        """Read the start of a short answer as text, for an error's detail; the rest is thrown away
+        unread."""
         try:
             return self.read(limits.text_bytes).decode("utf-8", "replace")
         finally:

@@ -1,8 +1,7 @@
 """Pools of buffers to copy through, and of pipes to splice through.
 
-Decided here: that a slow stream holds none. A buffer or pipe is taken when bytes are ready and given back at once,
-so ten thousand slow streams share a few.
-"""
+Decided here: that a slow stream holds none. A buffer or pipe is taken when bytes are ready and
+given back at once, so ten thousand slow streams share a few."""
 
 from __future__ import annotations
 
@@ -23,19 +22,22 @@ class Buffers:
         self._kept, self._kept_bytes = 0, kept_bytes
 
     def lend(self, size: int) -> Loan:
-        """Lend a writable view of `size` bytes, of undefined content, for the time of a `with` block."""
+        """Lend a writable view of `size` bytes, of undefined content, for the time of a `with`
+        block."""
         return Loan(self, size)
 
     def take(self, size: int) -> memoryview:
         """Return the smallest buffer that is kept and large enough, else a new one.
 
-        A larger one will do: the kernel clears the pages of a new buffer one by one, which costs more than what is
-        then done with it.
-        """
+        A larger one will do: the kernel clears the pages of a new buffer one by one, which costs
+        more than what is then done with it."""
         rounded = 1 << (size - 1).bit_length()
         fitting: int | None = rounded
         if not self._free.get(rounded):
-            fitting = min((kept for kept, free in self._free.items() if kept >= rounded and free), default=None)
+            fitting = min(
+                (kept for kept, free in self._free.items() if kept >= rounded and free),
+                default=None,
+            )
         if fitting is None:
             return memoryview(bytearray(rounded))
         self._kept -= fitting
@@ -49,7 +51,8 @@ class Buffers:
 
 
 class Loan:
-    """A buffer for the time of a `with` block. (A generator would do, at twice the cost, for each piece that moves.)"""
+    """A buffer for the time of a `with` block. (A generator would do, at twice the cost, for each
+    piece that moves.)"""
 
     __slots__ = ("_buffers", "_size", "_view")
 
@@ -62,7 +65,10 @@ class Loan:
         return self._view[: self._size]
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Give it back."""
         self._buffers.give(self._view)
@@ -76,13 +82,16 @@ class Pipes:
         self._kept = kept
 
     def take(self) -> tuple[int, int]:
-        """Return (read end, write end) of an empty pipe, of 1 MiB where the system allows it. Raises TooManyFiles."""
+        """Return (read end, write end) of an empty pipe, of 1 MiB where the system allows it.
+        Raises TooManyFiles."""
         if self._free:
             return self._free.pop()
         try:
             ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise TooManyFiles(f"no pipe can be opened ({error.strerror})", retry_after=5.0) from None
+            raise TooManyFiles(
+                f"no pipe can be opened ({error.strerror})", retry_after=5.0
+            ) from None
         try:
             fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except PermissionError:

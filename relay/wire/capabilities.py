@@ -12,7 +12,8 @@ FACTS = 50_000
 
 
 class CapabilityCache:
-    """Facts about origins, each a short text. As long as the process lives, at most `most` of them."""
+    """Facts about origins, each a short text. As long as the process lives, at most `most` of
+    them."""
 
     def __init__(self, most: int = FACTS) -> None:
         self._most = most

@@ -1,8 +1,8 @@
 """Decode a chunked body as it arrives (RFC 9112 section 7.1).
 
-Decided here: how much is decoded at once. A peer chooses how small its chunks are, so one read does a bounded amount of
-work, and all work is linear in the bytes that came. Never here: what a chunk's line may say (`http1.py`).
-"""
+Decided here: how much is decoded at once. A peer chooses how small its chunks are, so one read does
+a bounded amount of work, and all work is linear in the bytes that came. Never here: what a chunk's
+line may say (`http1.py`)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ STEPS: Final = 1000
 
 
 class ChunkReader:
-    """Reads the payload of one chunked body. Bytes behind its end stay in the stream's `leftover`."""
+    """Reads the payload of one chunked body. Bytes behind its end stay in the stream's
+    `leftover`."""
 
     def __init__(self, stream: Stream, chunks: ChunkDecoder) -> None:
         self._stream, self._chunks = stream, chunks
         self._data, self._at = b"", 0
-        """What came and is not decoded, from `_at` on, while a read runs; else it lies in the stream's `leftover`."""
+        """What came and is not decoded, from `_at` on, while a read runs; else it lies in the
+        stream's `leftover`."""
 
     def read(self, view: memoryview) -> int | None:
         """Read into `view`: the count, 0 at the coding's end, None if nothing has come yet.
 
-        Returns before `view` is full once it took `STEPS`. Raises SourceTruncated, ProtocolViolation, ConnectionLost.
-        """
+        Returns before `view` is full once it took `STEPS`. Raises SourceTruncated,
+        ProtocolViolation, ConnectionLost."""
         done = 0
         self._data, self._at = self._stream.leftover, 0
         try:
@@ -45,7 +47,8 @@ class ChunkReader:
         return 0 if self._chunks.done and not done else done or None
 
     def _step(self, view: memoryview) -> int | None:
-        """Decode one line, or hand out a piece of a chunk, or fetch more: the bytes handed out, None to wait."""
+        """Decode one line, or hand out a piece of a chunk, or fetch more: the bytes handed out,
+        None to wait."""
         if not self._chunks.remaining:
             following = self._chunks.next_line(self._data, self._at)
             if following is None:

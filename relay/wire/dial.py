@@ -1,9 +1,9 @@
 """Connections: the only place in relay that opens an outbound socket for payload.
 
-Theory of operation. A name is resolved once for each connection. Every address of the answer is checked against the
-egress policy before the first is tried, and the one that is tried is checked again right before its connect; the
-socket then is connected to exactly that address, so an answer that changes later (DNS rebinding) changes nothing.
-No proxies from the environment, no netrc.
+Theory of operation. A name is resolved once for each connection. Every address of the answer is
+checked against the egress policy before the first is tried, and the one that is tried is checked
+again right before its connect; the socket then is connected to exactly that address, so an answer
+that changes later (DNS rebinding) changes nothing. No proxies from the environment, no netrc.
 
 Decided here: the policy's place, keep-alive pools by origin. Never here: HTTP.
 """
@@ -33,12 +33,13 @@ from relay.wire.tls import TlsStream
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What the system answers when it has no more to give, whoever is asked for."""
 UNSENT_BYTES = 1024 * 1024
-"""How much may wait in the kernel that the peer's window does not let out yet (TCP_NOTSENT_LOWAT, tcp(7)).
+"""How much may wait in the kernel that the peer's window does not let out yet (TCP_NOTSENT_LOWAT,
+tcp(7)).
 
-Bytes on their way don't count, so a long fat line is as full as ever. But a slow destination holds less of our memory,
-and we are woken when half of this is gone, in place of a third of a send buffer of 4 MiB: the next piece comes sooner,
-and what the destination reads is still in the processor's cache (a sixth less wall time between two nginx).
-"""
+Bytes on their way don't count, so a long fat line is as full as ever. But a slow destination holds
+less of our memory, and we are woken when half of this is gone, in place of a third of a send buffer
+of 4 MiB: the next piece comes sooner, and what the destination reads is still in the processor's
+cache (a sixth less wall time between two nginx). """
 
 
 class Dialer:
@@ -52,19 +53,23 @@ class Dialer:
         resolver: Resolver | None = None,
         socket: Callable[..., Any] = gevent.socket.socket,
     ) -> None:
-        """`context`, or what makes it when the first https is dialled: to read a system's authorities takes long.
+        """`context`, or what makes it when the first https is dialled: to read a system's
+        authorities takes long.
 
         `resolver` and `socket` are arguments so that a test can record instead of connecting.
         """
         self.policy, self.limits = policy, limits
-        self._context, self._resolver, self._socket = context, resolver or Names(limits.lookups), socket
+        self._context, self._resolver, self._socket = (
+            context,
+            resolver or Names(limits.lookups),
+            socket,
+        )
 
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.
 
-        Raises EgressDenied, ConnectFailed, StoreTimeout, CertificateRefused, ConnectionLost or TooManyFiles; no socket
-        is left open then.
-        """
+        Raises EgressDenied, ConnectFailed, StoreTimeout, CertificateRefused, ConnectionLost or
+        TooManyFiles; no socket is left open then."""
         deadline = monotonic() + self.limits.connect_seconds
         try:
             self.policy.check_name(origin.host, origin.port)
@@ -78,16 +83,22 @@ class Dialer:
             with gevent.Timeout(max(deadline - monotonic(), 0.001), _Late):
                 found = self._resolver(origin.host, origin.port)
         except _Late:
-            raise StoreTimeout(f"the name {origin.host} did not resolve in time", side=side) from None
+            raise StoreTimeout(
+                f"the name {origin.host} did not resolve in time", side=side
+            ) from None
         except (OSError, UnicodeError) as error:
             text = getattr(error, "strerror", None) or "no such name"
-            raise ConnectFailed(f"the name {origin.host} does not resolve ({text})", side=side) from None
+            raise ConnectFailed(
+                f"the name {origin.host} does not resolve ({text})", side=side
+            ) from None
         addresses = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
         for _, sockaddr in addresses:
             self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
         return addresses[: self.limits.addresses]
 
-    def _first(self, addresses: list[tuple[Any, ...]], origin: Origin, side: Side, deadline: float) -> Stream:
+    def _first(
+        self, addresses: list[tuple[Any, ...]], origin: Origin, side: Side, deadline: float
+    ) -> Stream:
         """Try one address after the other, each with a fair share of the time that is left."""
         failure: RelayError = ConnectFailed(f"the name {origin.host} has no address", side=side)
         for index, (family, sockaddr) in enumerate(addresses):
@@ -96,19 +107,27 @@ class Dialer:
                 break
             share = left / (len(addresses) - index)
             try:
-                return self._secure(self._connect(family, sockaddr, origin, side, share), origin, side, deadline)
+                return self._secure(
+                    self._connect(family, sockaddr, origin, side, share), origin, side, deadline
+                )
             except (ConnectFailed, StoreTimeout) as error:
                 failure = error
         raise failure
 
-    def _connect(self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float) -> Any:
+    def _connect(
+        self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float
+    ) -> Any:
         self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
         try:
             sock = self._socket(family, _socket.SOCK_STREAM)
         except OSError as error:
             if error.errno in EXHAUSTED:  # nobody's fault but ours
-                raise TooManyFiles(f"no connection can be opened ({error.strerror})", retry_after=5.0) from None
-            raise ConnectFailed(f"no connection to {origin} ({error.strerror})", side=side) from None
+                raise TooManyFiles(
+                    f"no connection can be opened ({error.strerror})", retry_after=5.0
+                ) from None
+            raise ConnectFailed(
+                f"no connection to {origin} ({error.strerror})", side=side
+            ) from None
         try:
             _tune(sock, self.limits)
             sock.settimeout(max(seconds, 0.001))
@@ -118,9 +137,13 @@ class Dialer:
         except BaseException as error:
             sock.close()
             if isinstance(error, TimeoutError):
-                raise StoreTimeout(f"no connection to {origin} within {seconds:.3g} s", side=side) from None
+                raise StoreTimeout(
+                    f"no connection to {origin} within {seconds:.3g} s", side=side
+                ) from None
             if isinstance(error, OSError):
-                raise ConnectFailed(f"no connection to {origin} ({error.strerror})", side=side) from None
+                raise ConnectFailed(
+                    f"no connection to {origin} ({error.strerror})", side=side
+                ) from None
             raise
         return sock
 
@@ -156,8 +179,9 @@ def _tune(sock: Any, limits: Limits) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    # A peer that fell silent without a FIN is noticed not after 15 minutes; later than by the stall rule, though,
-    # which says more: the kernel counts a peer that keeps its window shut as silent too.
+    # A peer that fell silent without a FIN is noticed not after 15 minutes; later than by the stall
+    # rule, though, which says more: the kernel counts a peer that keeps its window shut as silent
+    # too.
     user_timeout = min(int((limits.stall_seconds + 30) * 1000), 2**31 - 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, user_timeout)
 
@@ -165,7 +189,8 @@ def _tune(sock: Any, limits: Limits) -> None:
 QUIET_SECONDS = 1.0
 """After so long nothing comes any more behind an answer."""
 LATE_SECONDS = 4.0
-"""Within so long what comes there is such a body, and no 408 of a server that closes what is idle."""
+"""Within so long what comes there is such a body, and no 408 of a server that closes what is
+idle."""
 ORIGINS = 1000
 """So many are remembered by what they send behind answers to HEAD."""
 LOOKED_AT = 16
@@ -178,16 +203,16 @@ class _Idle(NamedTuple):
 
 
 class Pool:
-    """Connections that may carry another exchange, by origin. Nothing of a caller's sticks to one: no cookies, no
-    credentials, no client certificate.
+    """Connections that may carry another exchange, by origin. Nothing of a caller's sticks to one:
+    no cookies, no credentials, no client certificate.
 
-    At most `idle_connections` are kept, those that were used last, and none for longer than `idle_seconds`, also where
-    its origin is never used again.
+    At most `idle_connections` are kept, those that were used last, and none for longer than
+    `idle_seconds`, also where its origin is never used again.
 
-    Of an origin that nobody knows yet, a connection that had an answer to HEAD carries only exchanges about the same
-    thing, until it has kept quiet for a moment: what comes late behind that answer might be made to look like an answer
-    about something else. One that sends anything there gets none of its answers to HEAD followed by another exchange.
-    """
+    Of an origin that nobody knows yet, a connection that had an answer to HEAD carries only
+    exchanges about the same thing, until it has kept quiet for a moment: what comes late behind
+    that answer might be made to look like an answer about something else. One that sends anything
+    there gets none of its answers to HEAD followed by another exchange."""
 
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
         self._dialer, self._limits = dialer, limits
@@ -205,16 +230,21 @@ class Pool:
         """How many connections are open, idle ones included."""
         return len(self._open)
 
-    def take(self, origin: Origin, side: Side, fresh: bool = False, target: str = "") -> tuple[Stream, bool]:
-        """Return a connection for one exchange about `target`, and whether it was used before. `fresh` always dials.
+    def take(
+        self, origin: Origin, side: Side, fresh: bool = False, target: str = ""
+    ) -> tuple[Stream, bool]:
+        """Return a connection for one exchange about `target`, and whether it was used before.
+        `fresh` always dials.
 
-        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed instead. Where the
-        system has no more descriptors the idle connections are closed for it.
+        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed
+        instead. Where the system has no more descriptors the idle connections are closed for it.
         """
         while not fresh and (stream := self._newest(origin, target)) is not None:
             age = monotonic() - self._idle[stream].since
             self._forget(stream)
-            usable = not stream.closed and age < self._limits.idle_seconds and not _has_spoken(stream)
+            usable = (
+                not stream.closed and age < self._limits.idle_seconds and not _has_spoken(stream)
+            )
             self._note(origin, stream, usable, age)
             if usable:
                 stream.side = side
@@ -249,7 +279,8 @@ class Pool:
         self._learn(self._quiet, origin)
 
     def _note(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
-        """Learn what an origin sends behind its answers to HEAD, from a connection that was idle for so many seconds.
+        """Learn what an origin sends behind its answers to HEAD, from a connection that was idle
+        for so many seconds.
 
         Much later it may say that it closes the connection.
         """
@@ -271,7 +302,12 @@ class Pool:
         trusted, now = origin in self._quiet and origin not in self._loud, monotonic()
         for stream in islice(reversed(self._of.get(origin, ())), LOOKED_AT):
             doubt = stream.doubt
-            if trusted or doubt is None or doubt.target == target or now - self._idle[stream].since >= QUIET_SECONDS:
+            if (
+                trusted
+                or doubt is None
+                or doubt.target == target
+                or now - self._idle[stream].since >= QUIET_SECONDS
+            ):
                 return stream
         return None
 
@@ -290,12 +326,14 @@ class Pool:
             self._timer = None
 
     def _wait(self, seconds: float) -> None:
-        """Look again after so many seconds; what waits for nothing else than that may end before."""
+        """Look again after so many seconds; what waits for nothing else than that may end
+        before."""
         self._timer = gevent.get_hub().loop.timer(seconds, ref=False)
         self._timer.start(self._expire)
 
     def _expire(self) -> None:
-        """Close what has been idle for too long, in the hub; look again when the next one will have been."""
+        """Close what has been idle for too long, in the hub; look again when the next one will have
+        been."""
         self._timer.close()
         self._timer = None
         now, seconds = monotonic(), self._limits.idle_seconds

@@ -1,13 +1,16 @@
-"""One HTTP/1.1 exchange: take a connection, write the head, move the body, read the head of the answer.
+"""One HTTP/1.1 exchange: take a connection, write the head, move the body, read the head of the
+answer.
 
-Theory of operation. `Wire.exchange` does exactly one exchange and reports exactly what came of it. An answer that
-comes while the body is still being sent is the answer that is reported (RFC 9112 section 9.5), never the broken pipe
-that follows it; but a 2xx that comes then is a failure, since it can't be about bytes that were never sent.
+Theory of operation. `Wire.exchange` does exactly one exchange and reports exactly what came of it.
+An answer that comes while the body is still being sent is the answer that is reported (RFC 9112
+section 9.5), never the broken pipe that follows it; but a 2xx that comes then is a failure, since
+it can't be about bytes that were never sent.
 
-A kept-alive connection may have been closed by the peer in the very moment we use it, or carry the rest of an earlier
-answer. Then the exchange is done on a fresh connection, if the request is one that only reads, or one whose body has
-not begun to go: that is no retry, nothing was lost and nothing can have been done (RFC 9112 section 9.3.1). One that
-may have been done is never sent again here, also where it is idempotent: a second one may meet what the first one did.
+A kept-alive connection may have been closed by the peer in the very moment we use it, or carry the
+rest of an earlier answer. Then the exchange is done on a fresh connection, if the request is one
+that only reads, or one whose body has not begun to go: that is no retry, nothing was lost and
+nothing can have been done (RFC 9112 section 9.3.1). One that may have been done is never sent again
+here, also where it is idempotent: a second one may meet what the first one did.
 
 Never here: retries, redirects, what a status means to a store.
 """
@@ -44,7 +47,8 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND"})
 """The methods that change nothing (RFC 9110 section 9.2.1, RFC 4918 section 9.1)."""
 SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
 SENT_BARE = {"POST": "after-begin-sent", "MOVE": "after-move-sent", "DELETE": "after-abort-sent"}
-"""The failpoints between a request and its answer: of requests with a body, and of those without."""
+"""The failpoints between a request and its answer: of requests with a body, and of those
+without."""
 
 Payload = Body | bytes | memoryview | Iterable[bytes] | None
 
@@ -53,8 +57,8 @@ Payload = Body | bytes | memoryview | Iterable[bytes] | None
 class Wrapping:
     """What stands around a Body in the content of its request, as in S3's `aws-chunked` coding.
 
-    `after` is asked when the last byte of the Body has gone, so that it can hold a digest; it gives `after_bytes`.
-    """
+    `after` is asked when the last byte of the Body has gone, so that it can hold a digest; it gives
+    `after_bytes`."""
 
     before: bytes
     after: Callable[[], bytes]
@@ -65,9 +69,9 @@ class Wrapping:
 class Request:
     """One request. `target` is path and query as they go on the line; `fields` the caller's own.
 
-    `body` is a Body (pumped), bytes or a view of them, or an iterable of bytes (sent chunked unless `length` is given).
-    `expect` asks with `Expect: 100-continue` before the body. `side` is whose failure a failure is.
-    """
+    `body` is a Body (pumped), bytes or a view of them, or an iterable of bytes (sent chunked unless
+    `length` is given). `expect` asks with `Expect: 100-continue` before the body. `side` is whose
+    failure a failure is."""
 
     method: str
     origin: Origin
@@ -95,7 +99,8 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """The head of the final answer, its body still to be read, and how much of the request's body went out."""
+    """The head of the final answer, its body still to be read, and how much of the request's body
+    went out."""
 
     head: Head
     body: Body
@@ -129,10 +134,10 @@ class Wire:
     def exchange(self, request: Request) -> Response:
         """Do one exchange.
 
-        Raises EgressDenied, ConnectFailed, ConnectionLost, CertificateRefused, StoreTimeout, Stalled, Cancelled,
-        ProtocolViolation, PrematureResponse, and the errors of a Body that is sent. On any of them the connection is
-        closed; a Body that is sent is left to its owner to close. ValueError for a Body that was read already.
-        """
+        Raises EgressDenied, ConnectFailed, ConnectionLost, CertificateRefused, StoreTimeout,
+        Stalled, Cancelled, ProtocolViolation, PrematureResponse, and the errors of a Body that is
+        sent. On any of them the connection is closed; a Body that is sent is left to its owner to
+        close. ValueError for a Body that was read already."""
         if isinstance(request.body, Body) and request.body.count:
             raise ValueError("a body can be sent once")
         if isinstance(request.body, Body):
@@ -154,17 +159,29 @@ class Wire:
         if response is None or self._may_be_another(request, response):
             first = response
             response = self._attempt(request, fresh=True)
-            if first is not None and response is not None and first.head.length == response.head.length:
+            if (
+                first is not None
+                and response is not None
+                and first.head.length == response.head.length
+            ):
                 self.pool.trust(request.origin)  # it says another length to HEAD
-        if response is not None and response.head.status == 417 and request.expect and not response.sent:
+        if (
+            response is not None
+            and response.head.status == 417
+            and request.expect
+            and not response.sent
+        ):
             response.body.close()
             response = self._attempt(replace(request, expect=False), fresh=True)
         if response is None:
-            raise ConnectionLost("a fresh connection was closed without an answer", side=request.side)
+            raise ConnectionLost(
+                "a fresh connection was closed without an answer", side=request.side
+            )
         return response
 
     def _attempt(self, request: Request, fresh: bool) -> Response | None:
-        """Do the exchange on one connection; None if a kept-alive one turned out to be dead, or out of step."""
+        """Do the exchange on one connection; None if a kept-alive one turned out to be dead, or out
+        of step."""
         stream, reused = self.pool.take(request.origin, request.side, fresh, request.target)
         attempt = _Attempt(self, request, stream)
         try:
@@ -179,18 +196,26 @@ class Wire:
                 raise
             # What lay there may be the rest of an earlier answer: it says nothing about this one.
             raise ConnectionLost(
-                f"a connection that was used before is out of step: {error.message}", side=error.side
+                f"a connection that was used before is out of step: {error.message}",
+                side=error.side,
             ) from None
         except BaseException:
             self.pool.discard(stream)
             raise
 
     def _may_be_another(self, request: Request, response: Response) -> bool:
-        """Say if what seems to be the answer to a GET may be a body that came late behind that to HEAD, and lies within
-        it, so that it announces less; then it is let go of. One as long as HEAD said is what was asked for."""
+        """Say if what seems to be the answer to a GET may be a body that came late behind that to
+        HEAD, and lies within it, so that it announces less; then it is let go of. One as long as
+        HEAD said is what was asked for."""
         doubt, head = response.body.connection.doubt, response.head
         spans = any(name.lower() == "range" for name, _ in request.fields)
-        if doubt is None or doubt.length is None or request.method != "GET" or spans or head.status != 200:
+        if (
+            doubt is None
+            or doubt.length is None
+            or request.method != "GET"
+            or spans
+            or head.status != 200
+        ):
             return False
         if head.length == doubt.length:
             self.pool.trust(request.origin)
@@ -199,7 +224,8 @@ class Wire:
         return True
 
     def expects(self, request: Request) -> bool:
-        """Say if asking first is worth it: not where the destination kept silent to an Expect lately."""
+        """Say if asking first is worth it: not where the destination kept silent to an Expect
+        lately."""
         silent = self._silent.get(request.origin, -1e9)
         return request.expect and monotonic() - silent > 300
 
@@ -216,7 +242,9 @@ def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
     def after() -> bytes:
         text = wrapping.after()
         if len(text) != wrapping.after_bytes:
-            raise ValueError(f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(text)}")
+            raise ValueError(
+                f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(text)}"
+            )
         return text
 
     outlet.tail = after
@@ -233,7 +261,8 @@ class _Attempt:
         self.length = request.body_length
         self.sent = 0
         self._pushed = stream.pushed
-        """The bytes that the connection had carried before, and once the body begins before that."""
+        """The bytes that the connection had carried before, and once the body begins before
+        that."""
         self._began = False
 
     @property
@@ -277,7 +306,9 @@ class _Attempt:
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
                 self.meter.check()
             if self.meter.clock() > deadline:
-                raise StoreTimeout("the request's head could not be sent in time", side=request.side)
+                raise StoreTimeout(
+                    "the request's head could not be sent in time", side=request.side
+                )
 
     def _fields(self, expect: bool) -> list[tuple[str, str]]:
         request = self.request
@@ -302,7 +333,8 @@ class _Attempt:
         return self.answers.final is None
 
     def _send_body(self) -> bool:
-        """Send the body; False if the destination answered, or hung up, before it had everything."""
+        """Send the body; False if the destination answered, or hung up, before it had
+        everything."""
         outlet = BodyWriter(self.stream, self.meter, self.answers, chunked=self.length is None)
         self._began, self._pushed = True, self.stream.pushed
         try:
@@ -323,16 +355,21 @@ class _Attempt:
             wrapping = self.request.wrapping
             return _pump_wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
         at_hand = isinstance(body, bytes | memoryview)
-        pieces: Iterable[bytes | memoryview] = (body,) if isinstance(body, bytes | memoryview) else body or ()
+        pieces: Iterable[bytes | memoryview] = (
+            (body,) if isinstance(body, bytes | memoryview) else body or ()
+        )
         if not at_hand:
             self.stream.flush_now()  # who knows when its first piece comes
-        whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
+        whole = (
+            all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
+        )
         if whole and self.length not in (None, outlet.sent):
             raise ValueError(f"a body of {self.length} bytes gave {outlet.sent}")
         return whole
 
     def _read_refusal(self) -> bool:
-        """Look for an answer on a connection that broke while we sent: True if there is a final one."""
+        """Look for an answer on a connection that broke while we sent: True if there is a final
+        one."""
         try:
             self.answers.wait(self.limits.early_seconds)
         except (ConnectionLost, StoreTimeout):
@@ -342,11 +379,13 @@ class _Attempt:
     # -- the answer
 
     def _early_response(self) -> Response:
-        """Report the answer that came before the body was through. Raises PrematureResponse for a success."""
+        """Report the answer that came before the body was through. Raises PrematureResponse for a
+        success."""
         head = self.answers.final
         if head is None:
             raise ConnectionLost(
-                f"the connection was closed after {self.sent} bytes of the upload", side=self.request.side
+                f"the connection was closed after {self.sent} bytes of the upload",
+                side=self.request.side,
             )
         if 200 <= head.status < 300:
             raise PrematureResponse(
@@ -363,4 +402,6 @@ class _Attempt:
         def release(stream: Stream, reusable: bool) -> None:
             self.wire.pool.give(self.request.origin, stream, reusable and not early)
 
-        return Response(head, Body(self.stream, framing, head, self.meter, release), self.sent, early)
+        return Response(
+            head, Body(self.stream, framing, head, self.meter, release), self.sent, early
+        )

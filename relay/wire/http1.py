@@ -1,12 +1,13 @@
 """HTTP/1.1 heads and framings, without I/O (RFC 9112).
 
-Rule 1: everything that decides where a message begins and ends lives in this file.
-Rule 2: this file never reads or writes. It takes bytes and gives values, so every case is tested by feeding it.
-Rule 3: where two readings are possible the message is refused; a relay that guesses is how smuggling works.
+Rule 1: everything that decides where a message begins and ends lives in this file. Rule 2: this
+file never reads or writes. It takes bytes and gives values, so every case is tested by feeding it.
+Rule 3: where two readings are possible the message is refused; a relay that guesses is how
+smuggling works.
 
-`httptools` (llhttp, as Node.js uses it) parses a head in 5 microseconds and is strict: it refuses folded lines, bare
-line feeds, NUL, two lengths, and a length beside chunked. What it lets pass is refused in `framing_of`.
-"""
+`httptools` (llhttp, as Node.js uses it) parses a head in 5 microseconds and is strict: it refuses
+folded lines, bare line feeds, NUL, two lengths, and a length beside chunked. What it lets pass is
+refused in `framing_of`."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ Fields = tuple[tuple[str, str], ...]
 
 HEAD_END = b"\r\n\r\n"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_HEAD = re.compile(rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1(?:\r\n{_TOKEN}: [\t\x20-\x7e\x80-\xff]*)*+\Z")
+_REQUEST_HEAD = re.compile(
+    rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1(?:\r\n{_TOKEN}: [\t\x20-\x7e\x80-\xff]*)*+\Z"
+)
 """A request line and its fields (RFC 9112 sections 3 and 5)."""
 
 
@@ -47,7 +50,8 @@ class Head:
     version: str
     fields: Fields
     by_name: Mapping[str, str] = field(init=False, repr=False, compare=False)
-    """The fields' values by their names in lower case; several of one name joined by commas (RFC 9110 section 5.2)."""
+    """The fields' values by their names in lower case; several of one name joined by commas (RFC
+    9110 section 5.2)."""
 
     def __post_init__(self) -> None:
         """Put the fields in order."""
@@ -68,9 +72,12 @@ class Head:
 
     @property
     def keeps_alive(self) -> bool:
-        """Say if the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0 never does here."""
+        """Say if the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0 never
+        does here."""
         said = self.by_name.get("connection")
-        closes = said is not None and "close" in {option.strip().lower() for option in said.split(",")}
+        closes = said is not None and "close" in {
+            option.strip().lower() for option in said.split(",")
+        }
         return self.version == "1.1" and not closes
 
     @property
@@ -81,7 +88,8 @@ class Head:
 
 
 def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    """Write a request's head. Raises ValueError for anything that could end a line: that is a bug, or an attack."""
+    """Write a request's head. Raises ValueError for anything that could end a line: that is a bug,
+    or an attack."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields]]
     text = "\r\n".join(lines)
     # As many lines as there are fields: none of them holds another one.
@@ -105,13 +113,16 @@ class _Collector:
 
 
 def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | None:
-    """Take one head off the front of `data`: the head and what follows it, or None if it is not whole yet.
+    """Take one head off the front of `data`: the head and what follows it, or None if it is not
+    whole yet.
 
-    Raises ProtocolViolation for a head that is malformed, ambiguous or beyond the limits, as early as that shows.
-    """
+    Raises ProtocolViolation for a head that is malformed, ambiguous or beyond the limits, as early
+    as that shows."""
     end = data.find(HEAD_END)
     if end > limits.head_bytes or (end < 0 and len(data) > limits.head_bytes):
-        raise ProtocolViolation(f"the answer's head is longer than {limits.head_bytes} bytes", side=side)
+        raise ProtocolViolation(
+            f"the answer's head is longer than {limits.head_bytes} bytes", side=side
+        )
     if end < 0:
         _refuse_early(data, side)
         return None
@@ -138,7 +149,9 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
     except (httptools.HttpParserError, UnicodeDecodeError) as error:
         raise ProtocolViolation(f"the answer's head is malformed: {error}", side=side) from None
     if len(collector.fields) > limits.head_fields:
-        raise ProtocolViolation(f"the answer has more than {limits.head_fields} header fields", side=side)
+        raise ProtocolViolation(
+            f"the answer has more than {limits.head_fields} header fields", side=side
+        )
     head = Head(
         parser.get_status_code(),
         collector.reason.decode("latin-1"),
@@ -146,17 +159,24 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
         tuple(collector.fields),
     )
     if head.status == 101 or head.version not in ("1.0", "1.1"):
-        raise ProtocolViolation(f"the store answered {head.status} in HTTP/{head.version}", side=side)
+        raise ProtocolViolation(
+            f"the store answered {head.status} in HTTP/{head.version}", side=side
+        )
     return head
 
 
 def framing_of(method: str, head: Head, side: Side) -> Framing:
-    """Say where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation when unclear."""
+    """Say where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation
+    when unclear."""
     coding = head.by_name.get("transfer-encoding")
     if coding is not None and (coding.strip().lower() != "chunked" or head.version != "1.1"):
-        raise ProtocolViolation(f"the answer's Transfer-Encoding is not plain chunked: {coding!r:.80}", side=side)
+        raise ProtocolViolation(
+            f"the answer's Transfer-Encoding is not plain chunked: {coding!r:.80}", side=side
+        )
     if coding is not None and head.get("content-length") is not None:
-        raise ProtocolViolation("the answer has both a Content-Length and a Transfer-Encoding", side=side)
+        raise ProtocolViolation(
+            "the answer has both a Content-Length and a Transfer-Encoding", side=side
+        )
     _check_length(head, side)
     if method == "HEAD" or head.status in (204, 304):
         return Framing.NONE
@@ -171,7 +191,9 @@ def _check_length(head: Head, side: Side) -> None:
     if text is None:
         return
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
-        raise ProtocolViolation(f"the answer's Content-Length is not one length: {text!r:.40}", side=side)
+        raise ProtocolViolation(
+            f"the answer's Content-Length is not one length: {text!r:.40}", side=side
+        )
 
 
 class _At(Enum):
@@ -190,11 +212,12 @@ _TRAILER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\
 
 @dataclass
 class ChunkDecoder:
-    """The chunked coding, one line at a time. Feed it lines until `remaining` is positive, then tell it of data.
+    """The chunked coding, one line at a time. Feed it lines until `remaining` is positive, then
+    tell it of data.
 
-    `remaining` is how many bytes of the current chunk are still to come; `done` says that the end was seen, the
-    final empty line included: a body that stops before it is incomplete (RFC 9112 section 8).
-    """
+    `remaining` is how many bytes of the current chunk are still to come; `done` says that the end
+    was seen, the final empty line included: a body that stops before it is incomplete (RFC 9112
+    section 8)."""
 
     limits: Limits
     side: Side
@@ -215,7 +238,8 @@ class ChunkDecoder:
             self._at = _At.DATA_END
 
     def next_line(self, data: bytes, start: int = 0) -> int | None:
-        """Decode the line at `start` and return where what follows begins, or None if the line is not whole yet.
+        """Decode the line at `start` and return where what follows begins, or None if the line is
+        not whole yet.
 
         Raises ProtocolViolation for a line that is malformed or too long.
         """
@@ -226,7 +250,9 @@ class ChunkDecoder:
         if end < 0:
             return None
         if end == start or data[end - 1 : end] != b"\r":
-            raise ProtocolViolation("a line of the chunked coding does not end in CR LF", side=self.side)
+            raise ProtocolViolation(
+                "a line of the chunked coding does not end in CR LF", side=self.side
+            )
         self._line(data[start : end - 1])
         return end + 1
 
@@ -250,7 +276,11 @@ class ChunkDecoder:
             return
         self._trailer_bytes += len(line)
         match = _TRAILER_LINE.match(line)
-        if not match or self._trailer_bytes > self.limits.head_bytes or len(self.trailers) >= self.limits.head_fields:
+        if (
+            not match
+            or self._trailer_bytes > self.limits.head_bytes
+            or len(self.trailers) >= self.limits.head_fields
+        ):
             raise ProtocolViolation("the trailers are malformed or too many", side=self.side)
         self.trailers.append((match[1].decode("ascii"), match[2].decode("latin-1").strip(" \t")))
 

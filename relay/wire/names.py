@@ -1,9 +1,10 @@
 """Resolve names to addresses by the system's rules.
 
-Theory of operation. The system's resolver blocks its thread, for half a minute where a name's servers are silent, and
-can't be told to stop. So lookups have threads of their own, apart from those that write files, and not more than
-`most`. Whoever asks for a name that is being looked up waits for that lookup, also where the one who asked first has
-gone away meanwhile: one silent name takes one thread, however often it is asked for.
+Theory of operation. The system's resolver blocks its thread, for half a minute where a name's
+servers are silent, and can't be told to stop. So lookups have threads of their own, apart from
+those that write files, and not more than `most`. Whoever asks for a name that is being looked up
+waits for that lookup, also where the one who asked first has gone away meanwhile: one silent name
+takes one thread, however often it is asked for.
 
 Decided here: that. Never here: which addresses may be dialled.
 """
@@ -22,7 +23,8 @@ from relay.wire.native import caught
 
 Addresses = Sequence[tuple[Any, ...]]
 Resolver = Callable[[str, int], Addresses]
-"""What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise OSError or UnicodeError."""
+"""What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise OSError or
+UnicodeError."""
 
 _getaddrinfo: Callable[..., Addresses] = get_original("socket", "getaddrinfo")
 
@@ -33,10 +35,12 @@ def look_up(host: str, port: int) -> Addresses:
 
 
 class Names:
-    """The lookups of one process: call it as a Resolver. Who stops waiting leaves the lookup to others."""
+    """The lookups of one process: call it as a Resolver. Who stops waiting leaves the lookup to
+    others."""
 
     def __init__(self, most: int, look_up: Resolver = look_up) -> None:
-        """Have at most `most` lookups under way; who asks for another name then waits until one has ended."""
+        """Have at most `most` lookups under way; who asks for another name then waits until one has
+        ended."""
         self._most, self._look_up = most, look_up
         self._pool: Any = None
         self._waited_for: dict[tuple[str, int], AsyncResult[Any]] = {}
@@ -46,11 +50,15 @@ class Names:
         asked = (host, port)
         waiting = self._waited_for.get(asked)
         if waiting is None:
-            if self._pool is None:  # not before it is needed: a worker is forked before it has a loop
+            if (
+                self._pool is None
+            ):  # not before it is needed: a worker is forked before it has a loop
                 self._pool = ThreadPool(self._most)
             begun: AsyncResult[Any] = self._pool.spawn(caught, lambda: self._look_up(host, port))
             waiting = begun
-            if not waiting.ready() and asked not in self._waited_for:  # `spawn` may have waited for a thread
+            if (
+                not waiting.ready() and asked not in self._waited_for
+            ):  # `spawn` may have waited for a thread
                 self._waited_for[asked] = waiting
                 waiting.rawlink(lambda _: self._waited_for.pop(asked, None))
         found, error = cast(Any, waiting.get())

@@ -14,8 +14,8 @@ T = TypeVar("T")
 def in_native_thread(do: Callable[[], T]) -> T:
     """Return what `do` returns, or raise what it raises; other greenlets run meanwhile.
 
-    Ends when `do` has ended, also where the caller's greenlet is killed or its time is up: a thread can't be stopped,
-    and what it works on (a descriptor, a buffer) is the caller's again only then.
+    Ends when `do` has ended, also where the caller's greenlet is killed or its time is up: a thread
+    can't be stopped, and what it works on (a descriptor, a buffer) is the caller's again only then.
     """
     waiting: AsyncResult[Any] = gevent.get_hub().threadpool.spawn(caught, do)
     try:
@@ -38,7 +38,8 @@ def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
 
 
 def caught(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return what `do` returns, or what it raises: a thread pool prints every exception before it hands it over."""
+    """Return what `do` returns, or what it raises: a thread pool prints every exception before it
+    hands it over."""
     try:
         return do(), None
     except BaseException as error:  # noqa: BLE001 - raised again where it belongs

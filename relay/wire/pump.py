@@ -1,17 +1,21 @@
 """Move bytes from one socket to another: by splice, by copy, or through TLS.
 
-Theory of operation. `pump` pulls from a Body and pushes into an Outlet until the body ends, by the cheapest way that
-is allowed:
+Theory of operation. `pump` pulls from a Body and pushes into an Outlet until the body ends, by the
+cheapest way that is allowed:
 
-1. *splice*: both sides plain TCP, both framed by length, no digest asked for. The bytes never enter the process.
-2. *copy*: one pooled buffer, taken when bytes are ready and given back when they are gone. Digests are the body's.
+1. *splice*: both sides plain TCP, both framed by length, no digest asked for. The bytes never enter
+the process.
+2. *copy*: one pooled buffer, taken when bytes are ready and given back when they are gone. Digests
+are the body's.
 3. *TLS*: as copy; the streams encrypt and decrypt.
 
-Back-pressure is TCP's: no queue, no second greenlet, one buffer. The piece that is read grows while the destination
-takes all at once, and shrinks when it makes us wait, so that slow streams hold little.
+Back-pressure is TCP's: no queue, no second greenlet, one buffer. The piece that is read grows while
+the destination takes all at once, and shrinks when it makes us wait, so that slow streams hold
+little.
 
-A fast socket never blocks, and would starve every other greenlet of the worker; so the pump yields on its own clock.
-Before each write it looks whether the destination has answered already (413, or an early yes).
+A fast socket never blocks, and would starve every other greenlet of the worker; so the pump yields
+on its own clock. Before each write it looks whether the destination has answered already (413, or
+an early yes).
 
 Never here: what an answer means, and whether to try again.
 """
@@ -34,18 +38,20 @@ from relay.wire.yielding import YieldTimer
 
 SMALLEST_PIECE = 16 * 1024
 SPLICE_BYTES = PIPE_BYTES
-"""How much is spliced at once: a whole pipe. A quarter of it costs 1.4 times the CPU, for four times the calls."""
+"""How much is spliced at once: a whole pipe. A quarter of it costs 1.4 times the CPU, for four
+times the calls."""
 SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class BodyWriter:
     """The body of one request on its way into a connection, by length or chunked.
 
-    `sent` counts payload bytes handed to the socket (or to TLS). `answers` knows whether the destination spoke its
-    final word, or hung up, before it had everything.
-    """
+    `sent` counts payload bytes handed to the socket (or to TLS). `answers` knows whether the
+    destination spoke its final word, or hung up, before it had everything."""
 
-    def __init__(self, stream: Stream, meter: Watchdog, answers: ResponseReader, chunked: bool) -> None:
+    def __init__(
+        self, stream: Stream, meter: Watchdog, answers: ResponseReader, chunked: bool
+    ) -> None:
         self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
         self.sent = 0
         self.waited = False
@@ -53,11 +59,11 @@ class BodyWriter:
         """Gives what is to follow the last byte of the payload at once, once that is here."""
 
     def write(self, view: memoryview, more: bool = False, last: bool = False) -> bool:
-        """Send one piece of payload; False if the destination answered first (the piece may be half sent).
+        """Send one piece of payload; False if the destination answered first (the piece may be half
+        sent).
 
-        `more` as in Stream.write_now; behind the `last` goes the `tail`. Raises ConnectionLost and what the meter
-        raises.
-        """
+        `more` as in Stream.write_now; behind the `last` goes the `tail`. Raises ConnectionLost and
+        what the meter raises."""
         if last and self.tail is not None:
             return self._end(view)
         if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view)), more=True):
@@ -78,7 +84,8 @@ class BodyWriter:
         return self._send(view[sent:], more=True, payload=True) and self._send(rest)
 
     def finish(self) -> bool:
-        """Send what ends the body, and wait until the socket has taken all; False if answered before."""
+        """Send what ends the body, and wait until the socket has taken all; False if answered
+        before."""
         if self.tail is not None and not self._end(memoryview(b"")):
             return False
         if self.chunked and not self._send(memoryview(b"0\r\n\r\n")):
@@ -106,30 +113,34 @@ class BodyWriter:
         return True
 
     def _note_sent(self, sent: int) -> None:
-        """Count payload as it goes: a slow destination takes minutes for one piece, and is no stall."""
+        """Count payload as it goes: a slow destination takes minutes for one piece, and is no
+        stall."""
         self.sent += sent
         self.meter.moved += sent
 
     def wait(self) -> None:
-        """Wait until the destination takes more, or says something. Raises what the meter raises."""
+        """Wait until the destination takes more, or says something. Raises what the meter
+        raises."""
         self.waited = True
         while not self.stream.wait_writable(self.meter.tick_seconds):
             self.meter.check_progress(self.stream.side)
 
 
 def pump(body: Body, outlet: BodyWriter) -> bool:
-    """Move the whole of `body` into `outlet`; True when every byte was handed over, False if it answered first.
+    """Move the whole of `body` into `outlet`; True when every byte was handed over, False if it
+    answered first.
 
-    Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what the meter raises.
-    Whatever happens, nothing that ends the outlet's framing was sent unless the body was whole.
-    """
+    Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what
+    the meter raises. Whatever happens, nothing that ends the outlet's framing was sent unless the
+    body was whole."""
     outlet.meter.restart()
     moved = _splice(body, outlet) if _may_splice(body, outlet) else _copy(body, outlet)
     return moved and outlet.finish()
 
 
 def drain(body: Body) -> None:
-    """Read the whole of `body` for its digests' sake, and keep nothing. Raises the body's errors, and the meter's."""
+    """Read the whole of `body` for its digests' sake, and keep nothing. Raises the body's errors,
+    and the meter's."""
     body.meter.restart()
     pace = YieldTimer(body.meter)
     while True:
@@ -148,7 +159,8 @@ def drain(body: Body) -> None:
 
 
 def fill(body: Body, view: memoryview) -> int:
-    """Read until `view` is full or the body has ended, and return how much that was. Raises as `drain`."""
+    """Read until `view` is full or the body has ended, and return how much that was. Raises as
+    `drain`."""
     body.meter.restart()
     pace, done = YieldTimer(body.meter), 0
     while done < len(view):
@@ -257,15 +269,18 @@ def _into_pipe(body: Body, pipe: int, most: int) -> int | None:
         raise body.connection.lost_error(error) from None
     if count == 0:
         body.close()
-        raise SourceTruncated(f"ended after {body.count} of {body.length} bytes", side=body.connection.side)
+        raise SourceTruncated(
+            f"ended after {body.count} of {body.length} bytes", side=body.connection.side
+        )
     return count
 
 
 def _out_of_pipe(outlet: BodyWriter, pipe: int, count: int, more: bool) -> bool:
-    """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then).
+    """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty
+    then).
 
-    With `more` to follow the kernel fills its segments, for which it waits at most a fifth of a second (splice(2)).
-    """
+    With `more` to follow the kernel fills its segments, for which it waits at most a fifth of a
+    second (splice(2))."""
     flags = SPLICE_FLAGS | os.SPLICE_F_MORE if more else SPLICE_FLAGS
     while count:
         if outlet.answers.poll():

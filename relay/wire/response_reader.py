@@ -1,7 +1,7 @@
 """Read the heads of answers on one connection; skip interim ones.
 
-Decided here: how long a head is waited for, and how many interim heads are borne. Never here: what a status means.
-"""
+Decided here: how long a head is waited for, and how many interim heads are borne. Never here: what
+a status means."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from relay.wire.watchdog import Watchdog
 class ResponseReader:
     """Reads heads from one stream, for one request.
 
-    `final` is the final head once it came. `heard` says that at least one byte of an answer came, `continued` that
-    a `100 Continue` did, `hung_up` that the stream ended without a final head.
-    """
+    `final` is the final head once it came. `heard` says that at least one byte of an answer came,
+    `continued` that a `100 Continue` did, `hung_up` that the stream ended without a final head."""
 
     def __init__(self, stream: Stream, meter: Watchdog) -> None:
         self.stream, self.meter, self.limits = stream, meter, meter.limits
@@ -59,16 +58,18 @@ class ResponseReader:
         self.continued |= head.status == 100
         self._interim += 1
         if self._interim > self.limits.interim_heads:
-            raise ProtocolViolation(f"more than {self.limits.interim_heads} interim answers", side=self.stream.side)
+            raise ProtocolViolation(
+                f"more than {self.limits.interim_heads} interim answers", side=self.stream.side
+            )
 
     def wait(self, seconds: float, until: Callable[[], bool] | None = None) -> Head | None:
         """Wait for the final head, or until `until()` holds (None then), at most `seconds`.
 
-        Raises StoreTimeout, ConnectionLost when the connection ended first, ProtocolViolation, and what the meter
-        raises.
-        """
+        Raises StoreTimeout, ConnectionLost when the connection ended first, ProtocolViolation, and
+        what the meter raises."""
         deadline = self.meter.clock() + seconds
-        # Nothing is there yet, mostly, so nobody looks before the first wait; but TLS may hold what no wait would tell.
+        # Nothing is there yet, mostly, so nobody looks before the first wait; but TLS may hold what
+        # no wait would tell.
         ended = self.final is not None or self.hung_up or (self.stream.secure and self.poll())
         while not ended:
             if until is not None and until():

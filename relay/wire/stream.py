@@ -1,10 +1,10 @@
 """One connected TCP socket, non-blocking, waiting on gevent's hub.
 
-Decided here: how a socket is read, written and waited for, and that its failures become ours. Never here: HTTP.
+Decided here: how a socket is read, written and waited for, and that its failures become ours. Never
+here: HTTP.
 
-`gevent.socket.socket` would do, but its methods are Python; the hot path calls the C socket's own methods and waits
-only when those say so.
-"""
+`gevent.socket.socket` would do, but its methods are Python; the hot path calls the C socket's own
+methods and waits only when those say so."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ _plain_socket: Any = get_original("socket", "socket")
 READ, WRITE = 1, 2
 _ABORT, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 RECEIVE_BYTES = 128 * 1024
-"""How much is asked for where one does not know how much comes: a head, with the small object behind it."""
+"""How much is asked for where one does not know how much comes: a head, with the small object
+behind it."""
 HELD_BYTES = 4096
-"""The most of a write that is kept for the next one, if that follows at once: a head, a chunk's line."""
+"""The most of a write that is kept for the next one, if that follows at once: a head, a chunk's
+line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReuseDoubt:
-    """An answer to HEAD that announced a body of so many bytes, or of a `length` that it did not tell: some servers
-    send it, though none follows (RFC 9110 section 9.3.2), and it would be the next answer."""
+    """An answer to HEAD that announced a body of so many bytes, or of a `length` that it did not
+    tell: some servers send it, though none follows (RFC 9110 section 9.3.2), and it would be the
+    next answer."""
 
     target: str
     length: int | None
@@ -44,8 +47,8 @@ class ReuseDoubt:
 class Stream:
     """A connected socket that belongs to one greenlet at a time.
 
-    `side` is whose failures these are. `leftover` holds bytes that were read beyond what was asked for; every read
-    takes them first. After any error the stream is good for nothing but `close`.
+    `side` is whose failures these are. `leftover` holds bytes that were read beyond what was asked
+    for; every read takes them first. After any error the stream is good for nothing but `close`.
     """
 
     secure = False
@@ -55,7 +58,9 @@ class Stream:
     def __init__(self, sock: _socket.socket, side: Side) -> None:
         """Take over `sock` (its descriptor moves; `sock` itself is empty afterwards)."""
         self.side: Side = side
-        self._sock: _socket.socket = _plain_socket(sock.family, sock.type, sock.proto, sock.detach())
+        self._sock: _socket.socket = _plain_socket(
+            sock.family, sock.type, sock.proto, sock.detach()
+        )
         self._sock.setblocking(False)
         loop = get_hub().loop
         descriptor = self._sock.fileno()
@@ -71,7 +76,8 @@ class Stream:
         self._aborts = self._lingers = False
         """Whether `close` is to be a reset, and whether the kernel makes it one."""
         self.doubt: ReuseDoubt | None = None
-        """Its last answer but those to the same target was one to HEAD, behind which a body may come yet."""
+        """Its last answer but those to the same target was one to HEAD, behind which a body may
+        come yet."""
         self.closed = False
 
     def fileno(self) -> int:
@@ -81,7 +87,8 @@ class Stream:
     # -- reading
 
     def read_now(self, view: memoryview) -> int | None:
-        """Read into `view` what is there: the count, 0 at the end of the stream, None if nothing has come yet.
+        """Read into `view` what is there: the count, 0 at the end of the stream, None if nothing
+        has come yet.
 
         Raises ConnectionLost.
         """
@@ -101,7 +108,8 @@ class Stream:
         return count
 
     def fill(self) -> bool | None:
-        """Append what is there to `leftover`: True if something came, False at the end, None if nothing yet."""
+        """Append what is there to `leftover`: True if something came, False at the end, None if
+        nothing yet."""
         kept, self.leftover = self.leftover, b""
         with BUFFERS.lend(RECEIVE_BYTES) as piece:
             try:
@@ -113,7 +121,8 @@ class Stream:
         return None if count is None else count > 0
 
     def has_arrived(self) -> bool:
-        """Say if something came that nobody has read: bytes, an end or a failure. Costs half a microsecond."""
+        """Say if something came that nobody has read: bytes, an end or a failure. Costs half a
+        microsecond."""
         return bool(self.leftover) or bool(self._arrivals.poll(0))
 
     def wait_readable(self, seconds: float) -> bool:
@@ -127,12 +136,12 @@ class Stream:
     # -- writing
 
     def write_now(self, view: memoryview, more: bool = False) -> int:
-        """Write what the socket takes now and return how much of `view` was taken. Raises ConnectionLost.
+        """Write what the socket takes now and return how much of `view` was taken. Raises
+        ConnectionLost.
 
-        `more` says that the next write follows at once, so that both may go together: a short piece is kept here until
-        then, behind a longer one the kernel waits (MSG_MORE, send(2)) at most a fifth of a second. Whoever has to wait
-        for what is to follow calls `flush_now` first.
-        """
+        `more` says that the next write follows at once, so that both may go together: a short piece
+        is kept here until then, behind a longer one the kernel waits (MSG_MORE, send(2)) at most a
+        fifth of a second. Whoever has to wait for what is to follow calls `flush_now` first."""
         if more and len(view) + len(self._held) <= HELD_BYTES:
             self._held += view
             return len(view)
@@ -142,18 +151,21 @@ class Stream:
         return self._push_behind((view,), flags)
 
     def write_both(self, view: memoryview, tail: bytes) -> int:
-        """As `write_now`, of two pieces that follow each other; returns how many bytes of both were taken."""
+        """As `write_now`, of two pieces that follow each other; returns how many bytes of both were
+        taken."""
         return self._push_behind((view, tail))
 
     def _push_behind(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
-        """Hand what is held to the socket, and pieces behind it; return how many bytes of those it took now."""
+        """Hand what is held to the socket, and pieces behind it; return how many bytes of those it
+        took now."""
         sent = self._push((self._held, *pieces), flags)
         taken = max(0, sent - len(self._held))
         self._held = self._held[sent:]
         return taken
 
     def _push(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
-        """Hand pieces to the socket, and return how many bytes it took now. Raises ConnectionLost."""
+        """Hand pieces to the socket, and return how many bytes it took now. Raises
+        ConnectionLost."""
         try:
             sent = self._sock.sendmsg(pieces, (), flags)
             self.pushed += sent
@@ -178,20 +190,21 @@ class Stream:
         return True
 
     def wait_writable(self, seconds: float) -> bool:
-        """Wait until a write may be taken, or something arrived; False if `seconds` passed first."""
+        """Wait until a write may be taken, or something arrived; False if `seconds` passed
+        first."""
         return _wait(self._either, seconds)
 
     # -- the end
 
     def abort_on_close(self, aborts: bool) -> None:
-        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly end (FIN); or let
-        `close` be orderly again.
+        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly
+        end (FIN); or let `close` be orderly again.
 
-        Set while an upload is under way: some servers take the end of the stream for the end of a body that is shorter
-        than its Content-Length, and store the piece; none takes a reset for one (socket(7), SO_LINGER of 0 seconds).
-        The kernel is told once a connection, and again by an orderly `close`: each time costs a system call, for each
-        small object. If the process is killed in between, connections that have nothing to send are reset too.
-        """
+        Set while an upload is under way: some servers take the end of the stream for the end of a
+        body that is shorter than its Content-Length, and store the piece; none takes a reset for
+        one (socket(7), SO_LINGER of 0 seconds). The kernel is told once a connection, and again by
+        an orderly `close`: each time costs a system call, for each small object. If the process is
+        killed in between, connections that have nothing to send are reset too."""
         self._aborts = aborts
         if aborts and not self._lingers:
             self._linger(_ABORT)
@@ -222,8 +235,8 @@ class Stream:
 def _wait(watcher: Any, seconds: float) -> bool:
     """Wait until a watcher fires, at most so many seconds; False if it did not.
 
-    As `gevent.socket.wait` with a timeout, at half its cost: no exception is made ready that is nearly never raised.
-    """
+    As `gevent.socket.wait` with a timeout, at half its cost: no exception is made ready that is
+    nearly never raised."""
     if watcher.callback is not None:
         raise ConcurrentObjectUseError("a stream belongs to one greenlet at a time")
     hub = get_hub()

@@ -1,10 +1,10 @@
 """TLS over two memory BIOs, in large pieces.
 
-`ssl.SSLSocket` makes two reads and one write of the socket for each record of 16 KiB. Here the socket is read and
-written in pieces of up to 256 KiB, and OpenSSL works on memory in between.
+`ssl.SSLSocket` makes two reads and one write of the socket for each record of 16 KiB. Here the
+socket is read and written in pieces of up to 256 KiB, and OpenSSL works on memory in between.
 
-Decided here: what is trusted. Certificates and names are always checked; there is no way to switch that off.
-"""
+Decided here: what is trusted. Certificates and names are always checked; there is no way to switch
+that off."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from relay.wire.buffers import BUFFERS
 from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 
 PIECE_BYTES = 256 * 1024
-"""How much cipher text is read from the socket at once, and how much plain text goes into one write."""
+"""How much cipher text is read from the socket at once, and how much plain text goes into one
+write."""
 
 MOST_RECORDS: Final = 512
-"""The most records, of whatever length their sender likes, that one read decrypts; 64 full ones are 1 MiB."""
+"""The most records, of whatever length their sender likes, that one read decrypts; 64 full ones are
+1 MiB."""
 MOST_PULLS: Final = 16
-"""The most pieces of cipher text that one read takes: one that holds no data must not keep everybody waiting."""
+"""The most pieces of cipher text that one read takes: one that holds no data must not keep
+everybody waiting."""
 MOST_CA_BYTES: Final = 16 * 1024 * 1024
 _PEM: Final = "Name a PEM file of certificates: blocks that begin with -----BEGIN CERTIFICATE-----."
 
 
 def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities, and those in `ca_bundle` (PEM) besides.
+    """Return a context that trusts the system's authorities, and those in `ca_bundle` (PEM)
+    besides.
 
     TLS 1.2 or newer. Raises ConfigError for a bundle that cannot be read.
     """
@@ -42,19 +46,23 @@ def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
     if ca_bundle is not None:
         text = read_small(ca_bundle, "RELAY_CA_BUNDLE", MOST_CA_BYTES)
         try:
-            context.load_verify_locations(cadata=text.encode("ascii", "ignore").decode())  # comments may have any words
+            context.load_verify_locations(
+                cadata=text.encode("ascii", "ignore").decode()
+            )  # comments may have any words
         except (OSError, ValueError) as error:  # also ssl.SSLError, and where nothing is in it
             why = getattr(error, "reason", None) or type(error).__name__
-            raise ConfigError(f"RELAY_CA_BUNDLE {ca_bundle} holds no certificates ({why})", hint=_PEM) from None
+            raise ConfigError(
+                f"RELAY_CA_BUNDLE {ca_bundle} holds no certificates ({why})", hint=_PEM
+            ) from None
     return context
 
 
 def _prefer_aes_128(context: ssl.SSLContext) -> None:
-    """Put AES-128-GCM first among the ciphers of TLS 1.2, as Go and the browsers do; none is added, none taken away.
+    """Put AES-128-GCM first among the ciphers of TLS 1.2, as Go and the browsers do; none is added,
+    none taken away.
 
-    It costs a tenth less CPU than AES-256 and is as far from being broken. (The order of TLS 1.3 can't be set from
-    Python 3.11.)
-    """
+    It costs a tenth less CPU than AES-256 and is as far from being broken. (The order of TLS 1.3
+    can't be set from Python 3.11.)"""
     names = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
     context.set_ciphers(":".join(sorted(names, key=lambda name: "AES128-GCM" not in name)))
 
@@ -62,8 +70,8 @@ def _prefer_aes_128(context: ssl.SSLContext) -> None:
 class TlsStream(Stream):
     """A Stream whose bytes are encrypted. Call `handshake` before anything else.
 
-    At most one piece of cipher text waits to be sent; `write_now` takes nothing more until it is gone.
-    """
+    At most one piece of cipher text waits to be sent; `write_now` takes nothing more until it is
+    gone."""
 
     secure = True
 
@@ -77,9 +85,8 @@ class TlsStream(Stream):
     def handshake(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
         """Shake hands. `wait` is called with the wait to do, and raises when time is up.
 
-        Raises CertificateRefused when the peer can't be trusted or speaks no TLS that is allowed, ConnectionLost
-        when it hangs up.
-        """
+        Raises CertificateRefused when the peer can't be trusted or speaks no TLS that is allowed,
+        ConnectionLost when it hangs up."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -98,15 +105,22 @@ class TlsStream(Stream):
 
     def _handshake_error(self, error: ssl.SSLError) -> CertificateRefused | ConnectionLost:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return CertificateRefused(f"the certificate is refused: {error.verify_message}", side=self.side)
+            return CertificateRefused(
+                f"the certificate is refused: {error.verify_message}", side=self.side
+            )
         if isinstance(error, ssl.SSLEOFError):
-            return ConnectionLost("the connection was closed during the TLS handshake", side=self.side)
-        return CertificateRefused(f"the TLS handshake failed ({error.reason or 'unknown reason'})", side=self.side)
+            return ConnectionLost(
+                "the connection was closed during the TLS handshake", side=self.side
+            )
+        return CertificateRefused(
+            f"the TLS handshake failed ({error.reason or 'unknown reason'})", side=self.side
+        )
 
     # -- reading
 
     def read_now(self, view: memoryview) -> int | None:
-        """As Stream's. An end without close_notify raises ConnectionLost (RFC 8446 section 6.1: truncation)."""
+        """As Stream's. An end without close_notify raises ConnectionLost (RFC 8446 section 6.1:
+        truncation)."""
         if self.leftover:
             return self._take_leftover(view)
         done = pulls = 0
@@ -129,12 +143,13 @@ class TlsStream(Stream):
             if not count:
                 return done
             done += int(count)
-        # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so nothing is sent here:
-        # a read must give what came even where nothing can be sent any more.
+        # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so
+        # nothing is sent here: a read must give what came even where nothing can be sent any more.
         return done or None
 
     def _pull_for(self, done: int) -> bool:
-        """Pull, and say if reading may go on. A broken connection can wait while `done` bytes are in hand."""
+        """Pull, and say if reading may go on. A broken connection can wait while `done` bytes are
+        in hand."""
         try:
             return self._pull() is not None
         except ConnectionLost:
@@ -143,7 +158,8 @@ class TlsStream(Stream):
             return False
 
     def _pull(self) -> bool | None:
-        """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come yet."""
+        """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come
+        yet."""
         with BUFFERS.lend(PIECE_BYTES) as piece:
             try:
                 count = self._sock.recv_into(piece)
@@ -170,14 +186,15 @@ class TlsStream(Stream):
         return count is not None
 
     def wait_for_more(self, seconds: float) -> bool:
-        """As Stream's; what OpenSSL holds already counts. (Of half a record its BIO keeps nothing.)"""
+        """As Stream's; what OpenSSL holds already counts. (Of half a record its BIO keeps
+        nothing.)"""
         return bool(self._tls.pending() or self._incoming.pending) or super().wait_for_more(seconds)
 
     # -- writing
 
     def write_now(self, view: memoryview, more: bool = False) -> int:
-        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; a short one that is to be
-        followed is encrypted, and sent with the next."""
+        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; a short one
+        that is to be followed is encrypted, and sent with the next."""
         if (self._cipher or self._outgoing.pending > HELD_BYTES) and not self.flush_now():
             return 0
         try:
@@ -189,7 +206,8 @@ class TlsStream(Stream):
         return count
 
     def write_both(self, view: memoryview, tail: bytes) -> int:
-        """As Stream's. Takes of the first piece only; the second goes along with it once it is encrypted too."""
+        """As Stream's. Takes of the first piece only; the second goes along with it once it is
+        encrypted too."""
         return self.write_now(view, more=True) if view else 0
 
     @property

@@ -1,8 +1,8 @@
 """Deadlines, stalls and cancels of a transfer, checked at each wait.
 
-Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an answer call
-`check_progress` (or `check`, where no bytes are expected) at least once a second. Never here: waiting.
-"""
+Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an
+answer call `check_progress` (or `check`, where no bytes are expected) at least once a second. Never
+here: waiting."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
 from relay.throttle import Throttle
 
 _TOTAL = (
-    "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). What has arrived in parts is kept: the same "
-    "command, or a retry, goes on with the rest."
+    "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). What has arrived in parts is"
+    " kept: the same command, or a retry, goes on with the rest."
 )
 
 
 class Watchdog:
-    """Counts the bytes of one transfer as they move, and raises from `check_progress` when it must not go on.
+    """Counts the bytes of one transfer as they move, and raises from `check_progress` when it must
+    not go on.
 
     `moved` counts every byte of payload that was handed over, in all attempts.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Watchdog | None = None) -> None:
-        """Start the clocks. `whole` is the meter of the transfer that this one measures a part of: its cancel, and
-        its total time, hold here too."""
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Watchdog | None = None
+    ) -> None:
+        """Start the clocks. `whole` is the meter of the transfer that this one measures a part of:
+        its cancel, and its total time, hold here too."""
         self.limits, self.clock, self._whole = limits, clock, whole
         self.moved = 0
         self._started = self._moved_at = clock()
@@ -36,16 +39,19 @@ class Watchdog:
         self.throttle: Throttle | None = None if whole is None else whole.throttle
         """What holds the transfer back, where its migration has bounds, or may get some."""
         self.committed = False
-        """What it measures may be seen by everybody from now on: whoever would only rather not have it is too late."""
+        """What it measures may be seen by everybody from now on: whoever would only rather not have
+        it is too late."""
         self.borne: tuple[RelayError, int, float, float] | None = None
-        """What is tried again at the moment: why, how often it has failed, since when, and when next (since 1970)."""
-        self.told = 0
+        """What is tried again at the moment: why, how often it has failed, since when, and when
+        next (since 1970)."""
+        self.reported = 0
         """How many entries a listing has given."""
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new window of the stall rule: another body, or another attempt, starts to move."""
+        """Begin a new window of the stall rule: another body, or another attempt, starts to
+        move."""
         self._window, self._window_moved = self.clock(), self.moved
 
     def exclude_wait(self, seconds: float) -> None:
@@ -53,7 +59,8 @@ class Watchdog:
         self._window += seconds
 
     def cancel(self, why: RelayError | None = None) -> None:
-        """Let the next `check_progress` raise `why` (Cancelled if none is given). From another greenlet."""
+        """Let the next `check_progress` raise `why` (Cancelled if none is given). From another
+        greenlet."""
         self._why = why or Cancelled("the transfer was cancelled")
 
     def seconds(self) -> float:
@@ -68,7 +75,8 @@ class Watchdog:
         return self._moved_at
 
     def check(self) -> None:
-        """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the total."""
+        """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the
+        total."""
         if self._whole is not None:
             self._whole.check()
         if self._why is not None:
@@ -93,7 +101,8 @@ class Watchdog:
         moved = self.moved - self._window_moved
         if moved < max(1, limits.stall_bytes * limits.stall_seconds):
             raise Stalled(
-                f"only {moved} bytes moved in {limits.stall_seconds:g} s, while waiting for this side",
+                f"only {moved} bytes moved in {limits.stall_seconds:g} s, while waiting for this"
+                " side",
                 side=waiting_for,
             )
         self.restart()

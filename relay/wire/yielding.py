@@ -1,8 +1,7 @@
 """When a loop over a peer's bytes yields to the hub, checks its clocks, and waits for the throttle.
 
-A fast socket never blocks, so whoever reads it in a loop would starve every other greenlet of the worker. Decided here:
-how often such a loop yields. Never here: what it reads.
-"""
+A fast socket never blocks, so whoever reads it in a loop would starve every other greenlet of the
+worker. Decided here: how often such a loop yields. Never here: what it reads."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ _ALWAYS_READY = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 def yield_to_hub() -> None:
     """Let every other greenlet, timer and socket of this hub have its turn, then go on.
 
-    Not `gevent.sleep(0)`: that only queues behind the other callbacks, and the loop runs up to 50 of them before it
-    looks at its timers and sockets. Four pumps that take 4 ms each would hold up `/healthz` for 200 ms. Waiting for
-    a descriptor that is always ready goes once around the whole loop, and never sleeps.
-    """
+    Not `gevent.sleep(0)`: that only queues behind the other callbacks, and the loop runs up to 50
+    of them before it looks at its timers and sockets. Four pumps that take 4 ms each would hold up
+    `/healthz` for 200 ms. Waiting for a descriptor that is always ready goes once around the whole
+    loop, and never sleeps."""
     hub = gevent.get_hub()
     watcher = hub.loop.io(_ALWAYS_READY, READ)
     try:
@@ -41,7 +40,8 @@ class YieldTimer:
         self._tick_at = monotonic() + meter.tick_seconds
 
     def step(self, stream: Stream) -> None:
-        """Call once a piece. Yields to the hub, and ticks, when it is time. Raises what the meter raises."""
+        """Call once a piece. Yields to the hub, and ticks, when it is time. Raises what the meter
+        raises."""
         now = monotonic()
         if now >= self._tick_at:
             self.meter.check_progress(stream.side)
@@ -55,10 +55,11 @@ class YieldTimer:
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def allowed(self, wanted: int) -> int:
-        """Return how many of `wanted` bytes may be read now, at least one; waits where the throttle says so.
+        """Return how many of `wanted` bytes may be read now, at least one; waits where the throttle
+        says so.
 
-        What is not read of them is for `note_spent` to give back. Raises what `Watchdog.check` raises.
-        """
+        What is not read of them is for `note_spent` to give back. Raises what `Watchdog.check`
+        raises."""
         throttle = self.meter.throttle
         if throttle is None:
             return wanted

@@ -16,7 +16,14 @@ from simulators.liars.shelf import Held
 from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
 
-VERBS = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete", "PROPFIND": "list", "MKCOL": "mkcol"}
+VERBS = {
+    "HEAD": "head",
+    "GET": "get",
+    "PUT": "put",
+    "DELETE": "delete",
+    "PROPFIND": "list",
+    "MKCOL": "mkcol",
+}
 OPEN = '<?xml version="1.0" encoding="utf-8"?>\n<D:multistatus xmlns:D="DAV:">'
 CLOSE = "</D:multistatus>\n"
 
@@ -123,7 +130,11 @@ class DavLiar(PlainLiar):
         answer = _multistatus(OPEN + "".join(rows) + CLOSE)
         if deep and len(rows) > 1 and self.manners.does("list-cut"):
             text = OPEN + "".join(rows[:-1])
-            answer.framing, answer.body, answer.after = "close", [Text(text.encode())], [End("finish")]
+            answer.framing, answer.body, answer.after = (
+                "close",
+                [Text(text.encode())],
+                [End("finish")],
+            )
         return answer
 
     def _members(self, folder: str) -> Iterator[str]:
@@ -136,7 +147,9 @@ class DavLiar(PlainLiar):
             elif held is not None:
                 yield self.row(path, held)
             elif self.manners.has("list-ghost"):
-                yield self.row(path, Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0))
+                yield self.row(
+                    path, Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0)
+                )
 
     def _folder_row(self, path: str) -> str:
         href = self.link(f"{path}/" if path else "")

@@ -1,8 +1,10 @@
-"""A folder of this machine that lies: what lies in it when a command begins, and what changes while one runs.
+"""A folder of this machine that lies: what lies in it when a command begins, and what changes while
+one runs.
 
-Theory of operation. Nothing is asked of a folder, so there is no log of requests. What relay did is seen afterwards:
-`look` compares the files with those of its last look, by inode and times, and puts each change into the journal. The
-tree is `in`; what lies beside it, in `out`, belongs to somebody else.
+Theory of operation. Nothing is asked of a folder, so there is no log of requests. What relay did is
+seen afterwards: `look` compares the files with those of its last look, by inode and times, and puts
+each change into the journal. The tree is `in`; what lies beside it, in `out`, belongs to somebody
+else.
 
 Decided here: what lies there, and what was changed. Never here: whether that is right (the judge).
 """
@@ -24,12 +26,13 @@ OUTSIDE: Final = b"<a file outside of the folder, which is somebody else's>"
 LINK, LOOP, LINKED_FOLDER, PIPE = "link.txt", "loop.txt", "linked-folder", "pipe"
 
 Mark = tuple[int, int, int]
-"""What tells a file from the one that was there: inode, time of change, of its bytes and of all else."""
+"""What tells a file from the one that was there: inode, time of change, of its bytes and of all
+else."""
 
 
 class FolderLiar:
-    """A folder. `root` is its own, with all that is beside it; `confined` says that nothing outside of the tree may be
-    touched, although a link leads there."""
+    """A folder. `root` is its own, with all that is beside it; `confined` says that nothing outside
+    of the tree may be touched, although a link leads there."""
 
     kind = "local"
 
@@ -69,8 +72,8 @@ class FolderLiar:
     # -- what lies there
 
     def arrange(self, names: list[str], modified: float, tree: bool) -> None:
-        """Make what the habits have, around the objects of these names, once they are there; of a `tree` more than
-        of a single one."""
+        """Make what the habits have, around the objects of these names, once they are there; of a
+        `tree` more than of a single one."""
         if self.role == "source" and tree:
             note(self.manners, self.kind)
             self._arrange_files(modified)
@@ -130,13 +133,19 @@ class FolderLiar:
     # -- what changes
 
     def changes(self, op: Op) -> None:
-        """Write a file in place, now that somebody uploads it: with other bytes, longer ones, its time set back."""
+        """Write a file in place, now that somebody uploads it: with other bytes, longer ones, its
+        time set back."""
         if op.kind not in ("put", "part"):
             return
         known = [name for name in self.shelf.names() if name not in self.odd]
         name = op.name if op.name in known else next(iter(known), None)
         held = None if name is None else self.shelf.get(name)
-        if name is None or held is None or not held.data or not self.manners.once("file-changes", name):
+        if (
+            name is None
+            or held is None
+            or not held.data
+            or not self.manners.once("file-changes", name)
+        ):
             return
         tail = b"" if self.manners.roll("longer", name) < 0.5 else b" and more"
         data = bytes(byte ^ 0x55 for byte in held.data) + tail
@@ -157,17 +166,32 @@ class FolderLiar:
             for name in self._marks.keys() - found.keys():
                 self.shelf.delete(name, "relay")
         elif found.keys() != self._marks.keys():
-            self.trespasses.append(f"the source has other files now: {sorted(found.keys() ^ self._marks.keys())!a}")
+            self.trespasses.append(
+                f"the source has other files now: {sorted(found.keys() ^ self._marks.keys())!a}"
+            )
         self._marks = found
-        self.trespasses += [f"the pipe {path} is gone" for path in self._pipes if not path.is_fifo()]
+        self.trespasses += [
+            f"the pipe {path} is gone" for path in self._pipes if not path.is_fifo()
+        ]
         beside = {path: _mark(path.stat()) for path in self._files_outside()}
-        changed = [path for path in beside.keys() | self._beside if beside.get(path) != self._beside.get(path)]
-        self.trespasses += [f"{path} was changed, which lies outside" for path in changed if not self._leads_to(path)]
+        changed = [
+            path
+            for path in beside.keys() | self._beside
+            if beside.get(path) != self._beside.get(path)
+        ]
+        self.trespasses += [
+            f"{path} was changed, which lies outside"
+            for path in changed
+            if not self._leads_to(path)
+        ]
         self._beside = beside
 
     def _leads_to(self, path: Path) -> bool:
-        """Say if a link in the tree leads to a file, or to the folder that it lies in. A server follows none."""
-        return not self._confined and bool(self.manners.habits & {"place-link", "place-folder-link"})
+        """Say if a link in the tree leads to a file, or to the folder that it lies in. A server
+        follows none."""
+        return not self._confined and bool(
+            self.manners.habits & {"place-link", "place-folder-link"}
+        )
 
     def _found(self) -> list[tuple[str, Mark]]:
         rows = []
@@ -182,7 +206,11 @@ class FolderLiar:
 
     def _files_outside(self) -> list[Path]:
         around = self.tree.parent
-        return [path for path in around.rglob("*") if not path.is_relative_to(self.tree) and path.is_file()]
+        return [
+            path
+            for path in around.rglob("*")
+            if not path.is_relative_to(self.tree) and path.is_file()
+        ]
 
 
 def _mark(found: os.stat_result) -> Mark:

@@ -1,10 +1,11 @@
 """The habits: what a store does that others don't, and where that was seen.
 
-Decided here: their names, which stores and which role have them, and which exclude one another. Never here: how a
-habit shows (`serving.py` and its like), and what may be asked of relay under one (the judge).
+Decided here: their names, which stores and which role have them, and which exclude one another.
+Never here: how a habit shows (`serving.py` and its like), and what may be asked of relay under one
+(the judge).
 
-`seen` names a public report, a rule of a protocol, a number F… of `simulators/faults.py`, or the server that does so.
-"""
+`seen` names a public report, a rule of a protocol, a number F… of `simulators/faults.py`, or the
+server that does so."""
 
 from __future__ import annotations
 
@@ -33,13 +34,16 @@ class Habit:
     roles: tuple[str, ...]
     group: str
     endless: bool = False
-    """No object that it meets ever arrives: it is drawn for a share of the seeds alone (`tests/torture/cases.py`)."""
+    """No object that it meets ever arrives: it is drawn for a share of the seeds alone
+    (`tests/torture/cases.py`)."""
 
 
 Rows = Mapping[str, str]
 
 TROUBLE: Final[Rows] = {
-    "busy-503": "F24, F40: the first request of a kind for some objects is answered 503 with Retry-After: 0",
+    "busy-503": (
+        "F24, F40: the first request of a kind for some objects is answered 503 with Retry-After: 0"
+    ),
     "busy-429": "F24: the same with 429, and no Retry-After",
     "error-500": "F40: the same with 500",
     "denied-401": "F26, one private URL of a list: the same with 401",
@@ -65,11 +69,16 @@ TAGS: Final[Rows] = {
 }
 DATES: Final[Rows] = {
     "date-none": "no Last-Modified",
-    "date-odd": "RFC 5322 '-0000', hours of 99, years of 99999: Python's parser raises TypeError or ValueError",
+    "date-odd": (
+        "RFC 5322 '-0000', hours of 99, years of 99999: Python's parser raises TypeError or"
+        " ValueError"
+    ),
 }
 FRAMINGS: Final[Rows] = {
     "chunked": "RFC 9112 section 7.1: objects come chunked, without a length",
-    "until-close": "RFC 9112 section 6.3: objects come without a length, and end with the connection",
+    "until-close": (
+        "RFC 9112 section 6.3: objects come without a length, and end with the connection"
+    ),
     "trickles": "F84: chunks of three bytes",
     "late-end": "the last chunk comes a while after the bytes",
 }
@@ -120,8 +129,13 @@ FOLDERS: Final[Rows] = {
 }
 LISTINGS: Final[Rows] = {
     "list-503-once": "go-to-k/cls3#178, minio/minio#10818: each page of a listing is refused once",
-    "list-cut": "HTTP/1.0 servers: each page of a listing is cut in its middle, and ends with the connection",
-    "list-error": "boto/botocore#298, mldbai/mldb#322: an error document, or a login page, with 200",
+    "list-cut": (
+        "HTTP/1.0 servers: each page of a listing is cut in its middle, and ends with the"
+        " connection"
+    ),
+    "list-error": (
+        "boto/botocore#298, mldbai/mldb#322: an error document, or a login page, with 200"
+    ),
     "list-repeats": "entries that stand twice",
 }
 HREFS: Final[Rows] = {
@@ -145,13 +159,17 @@ TRAILERS: Final[Rows] = {
     "trailers-400": "boto/botocore#3352: Qumulo refuses it with 400 AuthorizationHeaderMalformed",
     "trailers-stored": "nanio: the coding of the trailer is stored with the bytes",
     "trailers-unheard": "the trailer is taken and not compared, and no checksum is told",
-    "checksum-echoed": "rclone serve s3, ministack: a wrong checksum is taken, and told as the store's own",
+    "checksum-echoed": (
+        "rclone serve s3, ministack: a wrong checksum is taken, and told as the store's own"
+    ),
 }
 MULTIPART: Final[Rows] = {
     "upload-gone": "F43: a lifecycle rule has thrown the upload away before it is completed",
     "complete-error": "F39: Complete answers 200 and an error, once",
     "part-damaged": "F41: a part is stored damaged, once",
-    "part-emptied": "rclone serve s3: a broken part stays as one of 0 bytes, whatever is sent after it",
+    "part-emptied": (
+        "rclone serve s3: a broken part stays as one of 0 bytes, whatever is sent after it"
+    ),
     "parts-swapped": "F42: the parts are put together in another order, once",
     "begin-plain": "F54: CreateMultipartUpload with a checksum of the whole is refused",
 }
@@ -167,14 +185,22 @@ PROPFIND: Final[Rows] = {
 }
 
 VERSIONS: Final[Rows] = {
-    "versioned": "S3 User Guide, Versioning: a PUT adds a version, a DELETE a marker, and answers name theirs",
-    "versions-later": "S3 User Guide, Versioning turned on later: the version of what was there before is named null",
+    "versioned": (
+        "S3 User Guide, Versioning: a PUT adds a version, a DELETE a marker, and answers name"
+        " theirs"
+    ),
+    "versions-later": (
+        "S3 User Guide, Versioning turned on later: the version of what was there before is named"
+        " null"
+    ),
 }
 KEYS: Final[Rows] = {
     "key-control": "B59, B43: names with NUL, line feeds and other control characters",
     "key-backslash": "B57: names with a backslash, which Windows takes for a '/'",
 }
-LONG_KEYS: Final[Rows] = {"key-long": "B62: a segment of 300 bytes, and where there are keys one of nearly 1,024"}
+LONG_KEYS: Final[Rows] = {
+    "key-long": "B62: a segment of 300 bytes, and where there are keys one of nearly 1,024"
+}
 DOTS: Final[Rows] = {"key-dots": "B57, B68: names with '..' and '.', percent-encoded in links"}
 S3_KEYS: Final[Rows] = {
     "key-slashes": "B57: keys that begin with '/', or have two of them in a row",
@@ -188,12 +214,21 @@ LINKS: Final[Rows] = {
     "link-password": "B41: links with a name and a password in them",
 }
 EXPIRY: Final[Rows] = {
-    "expires-403": "presigned URLs, revoked keys: from some request on credentials are refused with 403"
+    "expires-403": (
+        "presigned URLs, revoked keys: from some request on credentials are refused with 403"
+    )
 }
-PLAIN_EXPIRY: Final[Rows] = {"expires-401": "RFC 6750 section 3.1: from some request on the token is refused with 401"}
-S3_EXPIRY: Final[Rows] = {"expires-400": "AWS STS: from some request on the answer is 400 ExpiredToken"}
+PLAIN_EXPIRY: Final[Rows] = {
+    "expires-401": "RFC 6750 section 3.1: from some request on the token is refused with 401"
+}
+S3_EXPIRY: Final[Rows] = {
+    "expires-400": "AWS STS: from some request on the answer is 400 ExpiredToken"
+}
 FILES: Final[Rows] = {
-    "file-changes": "rsync --inplace -t, tar, F13: a file is written in place while it is read, and its time set back",
+    "file-changes": (
+        "rsync --inplace -t, tar, F13: a file is written in place while it is read, and its time"
+        " set back"
+    ),
     "file-link-out": "minio/mc#1170: a link to a file outside of the folder",
     "file-link-loop": "ogham/exa#644: a link to itself, and one to a folder",
     "file-special": "a pipe among the files",
@@ -203,21 +238,38 @@ PLACES: Final[Rows] = {
     "place-file": "errno ENOTDIR: a file has the name of a folder that is to be made",
     "place-folder": "errno EISDIR: a folder has the name of an object",
     "place-link": "cp, curl -o: at the object's name is a link to a file elsewhere",
-    "place-folder-link": "stow, bind mounts: a folder of the destination is a link to one elsewhere",
+    "place-folder-link": (
+        "stow, bind mounts: a folder of the destination is a link to one elsewhere"
+    ),
     "place-pipe": "mkfifo(3): at the object's name is a pipe",
 }
 
 _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
     ("trouble", EVERY, BOTH, TROUBLE),
     ("lost", EVERY, BOTH, {"answer-lost": "F38: a request is done, and its answer lost"}),
-    ("idle", EVERY, BOTH, {"closes-each": "F56: each connection is closed after one answer, without a word of it"}),
+    (
+        "idle",
+        EVERY,
+        BOTH,
+        {"closes-each": "F56: each connection is closed after one answer, without a word of it"},
+    ),
     ("interim", EVERY, BOTH, {"interim": "F20, RFC 8297: a 103 comes before each answer"}),
     ("head", PLAIN, BOTH, HEAD),
     ("head", EVERY, SOURCE, {"head-short": "F10: HEAD tells fewer bytes than GET sends, chunked"}),
     ("tag", PLAIN, BOTH, TAGS),
     ("date", PLAIN, BOTH, DATES),
-    ("conditions", EVERY, BOTH, {"conditions-ignored": "nginx, older MinIO: If-Match, If-None-Match are passed over"}),
-    ("conditions", S3, DESTINATION, {"conditions-501": "Ceph, older R2: If-None-Match is answered 501"}),
+    (
+        "conditions",
+        EVERY,
+        BOTH,
+        {"conditions-ignored": "nginx, older MinIO: If-Match, If-None-Match are passed over"},
+    ),
+    (
+        "conditions",
+        S3,
+        DESTINATION,
+        {"conditions-501": "Ceph, older R2: If-None-Match is answered 501"},
+    ),
     ("ranges", PLAIN, SOURCE, {"range-ignored": "F11: a range is answered 200, with all of it"}),
     ("ranges", PLAIN, SOURCE, {"range-other": "F11: a range is answered with another one"}),
     ("digests", PLAIN, BOTH, DIGESTS),
@@ -227,12 +279,27 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("changes", EVERY, SOURCE, CHANGES),
     ("storage", EVERY, DESTINATION, STORAGE),
     ("visibility", EVERY, DESTINATION, VISIBILITY),
-    ("pieces", HTTP, DESTINATION, {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves what came at the name"}),
+    (
+        "pieces",
+        HTTP,
+        DESTINATION,
+        {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves what came at the name"},
+    ),
     ("put", HTTP, DESTINATION, PUTS),
-    ("delete", EVERY, DESTINATION, {"delete-403": "Object Lock, PUT-only tokens: DELETE is refused"}),
+    (
+        "delete",
+        EVERY,
+        DESTINATION,
+        {"delete-403": "Object Lock, PUT-only tokens: DELETE is refused"},
+    ),
     ("delete", EVERY, DESTINATION, {"delete-405": "servers without DELETE"}),
     ("names", PLAIN, DESTINATION, NAMES),
-    ("hidden", PLAIN, DESTINATION, {"hides-names": "nginx, Apache IndexIgnore: dot names are not listed"}),
+    (
+        "hidden",
+        PLAIN,
+        DESTINATION,
+        {"hides-names": "nginx, Apache IndexIgnore: dot names are not listed"},
+    ),
     ("other", EVERY, DESTINATION, OTHERS),
     ("folder", HTTP, DESTINATION, FOLDERS),
     ("listing", EVERY, BOTH, LISTINGS),
@@ -246,10 +313,20 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("propfind", DAV, BOTH, PROPFIND),
     ("propfind", DAV, DESTINATION, {"propfind-405": "a server without PROPFIND"}),
     ("s3-listing", S3, BOTH, S3_LISTINGS),
-    ("clock", S3, BOTH, {"clock-skew": "F55: the first request is refused as RequestTimeTooSkewed"}),
+    (
+        "clock",
+        S3,
+        BOTH,
+        {"clock-skew": "F55: the first request is refused as RequestTimeTooSkewed"},
+    ),
     ("trailers", S3, DESTINATION, TRAILERS),
     ("multipart", S3, DESTINATION, MULTIPART),
-    ("uploads", S3, DESTINATION, {"other-upload": "another tool's upload to the same key is under way"}),
+    (
+        "uploads",
+        S3,
+        DESTINATION,
+        {"other-upload": "another tool's upload to the same key is under way"},
+    ),
     ("moves", DAV, DESTINATION, MOVES),
     ("versions", S3, BOTH, VERSIONS),
     ("keys", (*EVERY, *LOCAL), SOURCE, KEYS),
@@ -265,8 +342,18 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
 )
 
 _ENDLESS: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
-    ("trouble", EVERY, BOTH, {"hangs-always": "F23: requests of a kind for some objects are never answered"}),
-    ("storage", EVERY, DESTINATION, {"vanishes-always": "F37: no upload of some objects is stored, and each taken"}),
+    (
+        "trouble",
+        EVERY,
+        BOTH,
+        {"hangs-always": "F23: requests of a kind for some objects are never answered"},
+    ),
+    (
+        "storage",
+        EVERY,
+        DESTINATION,
+        {"vanishes-always": "F37: no upload of some objects is stored, and each taken"},
+    ),
 )
 
 HABITS: Final[tuple[Habit, ...]] = tuple(

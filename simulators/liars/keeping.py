@@ -1,7 +1,8 @@
-"""What becomes of an upload that has arrived: whole, or as a store's habits have it; and who else writes.
+"""What becomes of an upload that has arrived: whole, or as a store's habits have it; and who else
+writes.
 
-Decided here: what is kept. Never here: whether it may be (`telling.py`, preconditions), and how it came.
-"""
+Decided here: what is kept. Never here: whether it may be (`telling.py`, preconditions), and how it
+came."""
 
 from __future__ import annotations
 
@@ -16,10 +17,15 @@ class Keeping:
     manners: Manners
     shelf: Shelf
 
-    def stored(self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = "") -> Held | None:
-        """Keep an upload as this store does: whole, or as its habits have it. None where it vanishes."""
+    def stored(
+        self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = ""
+    ) -> Held | None:
+        """Keep an upload as this store does: whole, or as its habits have it. None where it
+        vanishes."""
         self.other("other-before", op.name, len(body))
-        if body and (self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)):
+        if body and (
+            self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)
+        ):
             body = flipped(body)
         elif len(body) > 1 and self.manners.once("short-once", op.name):
             body = body[: len(body) * 2 // 3]
@@ -36,7 +42,8 @@ class Keeping:
         return once or self.manners.picks("vanishes-always", name)
 
     def other(self, habit: str, name: str, size: int) -> None:
-        """Let somebody else write the name, if this is the moment: an object as long, or a longer or shorter one."""
+        """Let somebody else write the name, if this is the moment: an object as long, or a longer
+        or shorter one."""
         if self.manners.roll(habit, name) > 0.6 or not self.manners.once(habit, name):
             return
         length = (size, size + 7, size // 2, 5)[int(self.manners.roll("length", habit, name) * 4)]

@@ -1,8 +1,7 @@
 """When a habit shows: by seed, by name, and how often it has.
 
-Decided here: chance and memory. Never here: what a habit does. Two runs of one seed draw the same for one name, in
-whatever order requests come.
-"""
+Decided here: chance and memory. Never here: what a habit does. Two runs of one seed draw the same
+for one name, in whatever order requests come."""
 
 from __future__ import annotations
 

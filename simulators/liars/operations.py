@@ -1,4 +1,5 @@
-"""What a request asks for, in words that all three protocols share, and what is kept of it for the judge."""
+"""What a request asks for, in words that all three protocols share, and what is kept of it for the
+judge."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Op:
 
 @dataclass(kw_only=True)
 class Sent:
-    """One request as it came: `bytes` of its body, whether that was whole, and how it was answered (0: not at all)."""
+    """One request as it came: `bytes` of its body, whether that was whole, and how it was answered
+    (0: not at all)."""
 
     op: Op
     status: int = 0

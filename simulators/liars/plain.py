@@ -36,7 +36,8 @@ class PlainLiar(Liar):
 
     @property
     def tells_tags(self) -> bool:
-        """Whether its answers to a PUT have the entity tag of what it took: some servers' do not (nginx)."""
+        """Whether its answers to a PUT have the entity tag of what it took: some servers' do not
+        (nginx)."""
         return self.manners.roll("tagged", 1) < 0.5
 
     def operation(self, request: Request) -> Op:
@@ -49,7 +50,9 @@ class PlainLiar(Liar):
         name = unquote(request.path.removeprefix(ROOT).removeprefix(ELSEWHERE))
         if kind in ("get", "head") and (name.endswith("/") or not name):
             return Op(kind="list" if kind == "get" else "folder", name=name)
-        return Op(kind=kind, name=name, upload="moved" if request.path.startswith(ELSEWHERE) else "")
+        return Op(
+            kind=kind, name=name, upload="moved" if request.path.startswith(ELSEWHERE) else ""
+        )
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
@@ -80,13 +83,17 @@ class PlainLiar(Liar):
         if ODD.search(op.name) and self.manners.does("names-refused"):
             return self.refusal(400)
         old = self.shelf.get(op.name)
-        held = self.stored(op, body, {"Content-Type": request.get("content-type") or "application/octet-stream"})
+        held = self.stored(
+            op, body, {"Content-Type": request.get("content-type") or "application/octet-stream"}
+        )
         tag = held and self.tag(held)
         fields = [("ETag", tag)] if tag and self.tells_tags else []
         if self.manners.does("put-202"):
             return plain(202, "", fields)
         if self.manners.does("put-page"):
-            return Answer(200, [*fields, ("Content-Type", "text/html")], [Text(b"<p>Thank you!</p>")])
+            return Answer(
+                200, [*fields, ("Content-Type", "text/html")], [Text(b"<p>Thank you!</p>")]
+            )
         if self.manners.does("digest-of-nothing"):
             return Answer(201, [*fields, ("Content-MD5", EMPTY_MD5)])
         return plain(204 if old else 201, "", fields)
@@ -110,26 +117,36 @@ class PlainLiar(Liar):
             if self.manners.does(f"folder-{status}"):
                 return self.refusal(status)
         if self.manners.does("folder-page"):
-            return Answer(200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")])
+            return Answer(
+                200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")]
+            )
         if folder.rstrip("/") not in self.shelf.folders:
             return self.refusal(404)
         if folder and self.manners.does("subfolder-403"):
             return self.refusal(403)
         if folder and self.manners.does("subfolder-page"):
-            return Answer(200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")])
+            return Answer(
+                200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")]
+            )
         if self.manners.does("list-json"):
             return self._json(folder)
         if self.manners.does("list-error"):
             return Answer(200, [("Content-Type", "text/html")], [Text(LOGIN)])
         rows = list(self.rows(folder))
-        head = f"<html>\r\n<head><title>Index of {escape(ROOT + folder)}</title></head>\r\n<body>\r\n"
+        head = (
+            f"<html>\r\n<head><title>Index of {escape(ROOT + folder)}</title></head>\r\n<body>\r\n"
+        )
         head += f'<h1>Index of {escape(ROOT + folder)}</h1><hr><pre><a href="../">../</a>\r\n'
         lines = "".join(self._row(row, folder) for row in rows) + "".join(self._astray(folder))
         page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
         if rows and self.manners.does("list-cut"):
             middle = len(page) - len("</pre><hr></body>\r\n</html>\r\n") - 40
-            answer.framing, answer.body, answer.after = "close", [Text(page[:middle])], [End("finish")]
+            answer.framing, answer.body, answer.after = (
+                "close",
+                [Text(page[:middle])],
+                [End("finish")],
+            )
         return answer
 
     def _astray(self, folder: str) -> Iterator[str]:
@@ -137,17 +154,22 @@ class PlainLiar(Liar):
             yield f'<a href="{escape(href)}">more</a>          01-Jan-2026 00:00      9\r\n'
 
     def astray(self) -> Iterator[str]:
-        """Yield the links of the root folder that lead elsewhere; note the unsafe names that it lists."""
+        """Yield the links of the root folder that lead elsewhere; note the unsafe names that it
+        lists."""
         if self.role == "source":
             note(self.manners, self.kind)
             yield from links(self.manners, f"127.0.0.1:{self.port}", self.elsewhere, self.password)
 
     def _json(self, folder: str) -> Answer:
         rows = [
-            {"name": name.rstrip("/"), "is_dir": True} if name.endswith("/") else {"name": name, "size": size}
+            {"name": name.rstrip("/"), "is_dir": True}
+            if name.endswith("/")
+            else {"name": name, "size": size}
             for name, size in self.rows(folder)
         ]
-        return Answer(200, [("Content-Type", "application/json")], [Text(json.dumps(rows).encode())])
+        return Answer(
+            200, [("Content-Type", "application/json")], [Text(json.dumps(rows).encode())]
+        )
 
     def href(self, name: str, folder: str) -> str:
         """Return how a page links a name of a folder."""
@@ -172,7 +194,8 @@ class PlainLiar(Liar):
         return f"{link}          01-Jan-2026 00:00      {shown}\r\n"
 
     def rows(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Yield the names right below a folder, folders with their '/', and their lengths; as the habits have it."""
+        """Yield the names right below a folder, folders with their '/', and their lengths; as the
+        habits have it."""
         seen: dict[str, int] = {}
         for name in self.shelf.names():
             held = self.shelf.get(name)
@@ -191,5 +214,8 @@ class PlainLiar(Liar):
 def otherwise(path: str) -> str:
     """Return a path with more percent-encoded than need be, in lower-case digits."""
     return "".join(
-        char if char == "/" or "f" < char < "{" else "".join(f"%{byte:02x}" for byte in char.encode()) for char in path
+        char
+        if char == "/" or "f" < char < "{"
+        else "".join(f"%{byte:02x}" for byte in char.encode())
+        for char in path
     )

@@ -1,8 +1,8 @@
 """A lying S3: one bucket, objects and uploads in parts.
 
-Decided here: what a path, a query and a method mean, and uploads in parts (docs.aws.amazon.com, "API Reference"). Never
-here: how a listing is written (`s3_listing.py`), what all stores share (`serving.py`).
-"""
+Decided here: what a path, a query and a method mean, and uploads in parts (docs.aws.amazon.com,
+"API Reference"). Never here: how a listing is written (`s3_listing.py`), what all stores share
+(`serving.py`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _REFUSED = {
     "trailers-401": (401, "Unauthorized"),
     "trailers-400": (400, "AuthorizationHeaderMalformed"),
 }
-_MESSAGES = {"SlowDown": "Please reduce your request rate.", "NoSuchKey": "The specified key does not exist."}
+_MESSAGES = {
+    "SlowDown": "Please reduce your request rate.",
+    "NoSuchKey": "The specified key does not exist.",
+}
 
 
 class S3Liar(Liar):
@@ -52,7 +55,11 @@ class S3Liar(Liar):
 
     def refusal(self, status: int, code: str = "") -> Answer:
         """As Liar's, in an error document."""
-        text = f"<Error><Code>{code}</Code><Message>{_MESSAGES.get(code, 'No.')}</Message></Error>" if code else ""
+        text = (
+            f"<Error><Code>{code}</Code><Message>{_MESSAGES.get(code, 'No.')}</Message></Error>"
+            if code
+            else ""
+        )
         return Answer(status, [("Content-Type", "application/xml")], [Text(text.encode())])
 
     def operation(self, request: Request) -> Op:
@@ -62,10 +69,14 @@ class S3Liar(Liar):
         upload = query.get("uploadId", "")
         if upload:
             number = int(query.get("partNumber") or 0)
-            kind = {"PUT": "part", "POST": "complete", "DELETE": "abort", "GET": "parts"}[request.method]
+            kind = {"PUT": "part", "POST": "complete", "DELETE": "abort", "GET": "parts"}[
+                request.method
+            ]
             return Op(kind=kind, name=name, upload=upload, number=number)
         if not name:
-            return Op(kind="uploads" if "uploads" in query else "list", number=int(self._page(query)))
+            return Op(
+                kind="uploads" if "uploads" in query else "list", number=int(self._page(query))
+            )
         if "uploads" in query:
             return Op(kind="begin", name=name)
         if "tagging" in query:
@@ -156,10 +167,11 @@ class S3Liar(Liar):
         return f'"{held.fields.get("_tag") or hashlib.md5(held.data).hexdigest()}"'
 
     def _decoded(self, request: Request, body: bytes) -> bytes | Answer:
-        """Return an upload's own bytes, without the coding around them, or the refusal of what is damaged."""
+        """Return an upload's own bytes, without the coding around them, or the refusal of what is
+        damaged."""
         if request.get("x-amz-trailer") is None:
-            told = request.get(SUM)
-            if told is not None and told != crc64nvme(body):
+            reported = request.get(SUM)
+            if reported is not None and reported != crc64nvme(body):
                 return self.refusal(400, "BadDigest")
             return body
         for habit, (status, code) in _REFUSED.items():
@@ -170,9 +182,11 @@ class S3Liar(Liar):
         line, _, rest = body.partition(b"\r\n")
         size = int(line, 16)
         data, trailer = rest[:size], rest[size:]
-        told = trailer.partition(f"{SUM}:".encode())[2].partition(b"\r\n")[0].decode()
-        compares = not (self.manners.does("trailers-unheard") or self.manners.does("checksum-echoed"))
-        if compares and told != crc64nvme(data):
+        reported = trailer.partition(f"{SUM}:".encode())[2].partition(b"\r\n")[0].decode()
+        compares = not (
+            self.manners.does("trailers-unheard") or self.manners.does("checksum-echoed")
+        )
+        if compares and reported != crc64nvme(data):
             return self.refusal(400, "BadDigest")
         return data
 
@@ -184,7 +198,11 @@ class S3Liar(Liar):
         """Return the refusal of an upload by its precondition, or None."""
         if request.get("if-none-match") is not None and self.manners.does("conditions-501"):
             return self.refusal(501, "NotImplemented")
-        return self.refusal(412, "PreconditionFailed") if self.forbidden(request, self.shelf.get(name)) else None
+        return (
+            self.refusal(412, "PreconditionFailed")
+            if self.forbidden(request, self.shelf.get(name))
+            else None
+        )
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """As Liar's: some keep an empty part, and take no other for it."""
@@ -229,7 +247,11 @@ class S3Liar(Liar):
         if op.kind == "begin":
             return self._begin(op, request)
         upload = self.shelf.uploads.get(op.upload)
-        if upload is not None and op.kind == "complete" and self.manners.once("upload-gone", op.name):
+        if (
+            upload is not None
+            and op.kind == "complete"
+            and self.manners.once("upload-gone", op.name)
+        ):
             upload.state = "gone"
         if upload is None or upload.state != "open":
             return self.refusal(404, "NoSuchUpload")
@@ -271,9 +293,17 @@ class S3Liar(Liar):
         if refused := self.conditional(request, op.name):
             return refused
         if self.manners.once("complete-error", op.name):
-            text = "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
-            return Answer(200, [("Content-Type", "application/xml")], [Text(f"  \n{text}".encode())])
-        rows = [(tag.replace("&quot;", '"').strip('"'), int(number)) for tag, number in _PART.findall(body.decode())]
+            text = (
+                "<Error><Code>InternalError</Code><Message>We encountered an internal"
+                " error.</Message></Error>"
+            )
+            return Answer(
+                200, [("Content-Type", "application/xml")], [Text(f"  \n{text}".encode())]
+            )
+        rows = [
+            (tag.replace("&quot;", '"').strip('"'), int(number))
+            for tag, number in _PART.findall(body.decode())
+        ]
         for tag, number in rows:
             part = upload.parts.get(number)
             if part is None or hashlib.md5(part).hexdigest() != tag:
@@ -282,17 +312,15 @@ class S3Liar(Liar):
         if len(numbers) > 1 and self.manners.once("parts-swapped", op.name):
             numbers.reverse()
         data = b"".join(upload.parts[number] for number in numbers)
-        told = request.get(SUM)
-        if told is not None and told != crc64nvme(data):
+        reported = request.get(SUM)
+        if reported is not None and reported != crc64nvme(data):
             return self.refusal(400, "BadDigest")
         upload.state = "completed"
         tag = f"{hashlib.md5(data).hexdigest()}-{len(rows)}"
         held = self.stored(op, data, {**upload.fields, "_tag": tag}, why="completed")
         text = f"<Key>{escape(op.name)}</Key><ETag>&quot;{tag}&quot;</ETag>"
         if held is not None and not self._sumless:
-            text += (
-                f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
-            )
+            text += f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
         answer = _document("CompleteMultipartUploadResult", text)
         answer.headers += [] if held is None else self._versions(held)
         return answer
@@ -304,7 +332,9 @@ def crc64nvme(data: bytes) -> str:
 
 
 def _metadata(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers if name.lower().startswith("x-amz-meta-")}
+    return {
+        name: value for name, value in request.headers if name.lower().startswith("x-amz-meta-")
+    }
 
 
 def _document(name: str, inner: str) -> Answer:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 PAGE: Final = 3
 OPEN: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 SPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
-ERROR: Final = "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+ERROR: Final = (
+    "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+)
 
 
 def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
@@ -42,7 +44,10 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
         return _xml(OPEN + ERROR)
     if liar.manners.does("list-repeats"):
         shown = [name for row in shown for name in (row, row)]
-    text = f'{OPEN}<ListBucketResult xmlns="{SPACE}"><Name>bucket</Name><Prefix>{quote(prefix)}</Prefix>'
+    text = (
+        f"{OPEN}<ListBucketResult"
+        f' xmlns="{SPACE}"><Name>bucket</Name><Prefix>{quote(prefix)}</Prefix>'
+    )
     text += f"<KeyCount>{len(shown)}</KeyCount><MaxKeys>{size}</MaxKeys><EncodingType>url</EncodingType>"
     text += f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
     if more and not old and not liar.manners.does("list-endless"):
@@ -57,7 +62,11 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     text += "".join(_row(liar, row, delimiter, code) for row in shown)
     answer = _xml(text + "</ListBucketResult>")
     if shown and liar.manners.does("list-cut"):
-        answer.framing, answer.body, answer.after = "close", [Text(text[:-20].encode())], [End("finish")]
+        answer.framing, answer.body, answer.after = (
+            "close",
+            [Text(text[:-20].encode())],
+            [End("finish")],
+        )
     return answer
 
 
@@ -104,7 +113,9 @@ def parts_listed(upload: Upload) -> Answer:
 def uploads_listed(liar: S3Liar, query: Mapping[str, str]) -> Answer:
     """Answer ListMultipartUploads."""
     prefix = query.get("prefix", "")
-    rows = "".join(_upload(one) for one in _open(liar.shelf.uploads.values()) if one.name.startswith(prefix))
+    rows = "".join(
+        _upload(one) for one in _open(liar.shelf.uploads.values()) if one.name.startswith(prefix)
+    )
     return _xml(
         f"{OPEN}<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>"
     )

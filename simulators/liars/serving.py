@@ -1,8 +1,8 @@
-"""What all lying stores share: the loop of a connection, whatever may happen to any request, and how an object is told.
+"""What all lying stores share: the loop of a connection, whatever may happen to any request, and
+how an object is told.
 
-Decided here: the order (credentials, trouble, the body, the work, the answer or its loss). Never here: what a path
-means (`plain.py`, `dav.py`, `s3.py`).
-"""
+Decided here: the order (credentials, trouble, the body, the work, the answer or its loss). Never
+here: what a path means (`plain.py`, `dav.py`, `s3.py`)."""
 
 from __future__ import annotations
 
@@ -29,18 +29,22 @@ LIVES: Final = 14
 
 
 class Liar(Telling, Keeping):
-    """A store on a port of its own, from construction until `stop`. `secrets` are the credentials that it takes."""
+    """A store on a port of its own, from construction until `stop`. `secrets` are the credentials
+    that it takes."""
 
     kind = ""
 
     def __init__(self, role: str, manners: Manners, secrets: Collection[str]) -> None:
         self.role, self.manners, self.secrets = role, manners, set(secrets)
-        self.shelf = Shelf(next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str))
+        self.shelf = Shelf(
+            next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str)
+        )
         self.log: list[Sent] = []
         self.odd = tuple(names(manners, self.kind))
         """Names of its objects that are unsafe elsewhere."""
         self.elsewhere, self.password = "", ""
-        """The host and port of another store, and the password, that its links to elsewhere have."""
+        """The host and port of another store, and the password, that its links to elsewhere
+        have."""
         self.watch: Callable[[Op], None] | None = None
         """Hears of each request before it is done."""
         self._lives = 1 + int(manners.roll("lives") * LIVES)
@@ -86,7 +90,11 @@ class Liar(Telling, Keeping):
         self._lives -= 1
         if self._lives >= 0 or self._renewed:
             return None
-        for status, code in ((400, "ExpiredToken"), (401, "Unauthorized"), (403, "InvalidAccessKeyId")):
+        for status, code in (
+            (400, "ExpiredToken"),
+            (401, "Unauthorized"),
+            (403, "InvalidAccessKeyId"),
+        ):
             if self.manners.does(f"expires-{status}"):
                 return self.refusal(status, code)
         return None
@@ -139,7 +147,8 @@ class Liar(Telling, Keeping):
         return self._play(connection, answer, request.method == "HEAD")
 
     def _body(self, connection: Connection, request: Request, op: Op, sent: Sent) -> bytes:
-        """Read what is uploaded. Raises Gone where it breaks off, after what came was dealt with."""
+        """Read what is uploaded. Raises Gone where it breaks off, after what came was dealt
+        with."""
         if request.get("content-length") is None and request.get("transfer-encoding") is None:
             return b""
         if request.get("expect") is not None:
@@ -156,16 +165,24 @@ class Liar(Telling, Keeping):
         sent.bytes = len(got)
         return bytes(got)
 
-    def _refused(self, connection: Connection, request: Request, answer: Answer, sent: Sent) -> bool:
+    def _refused(
+        self, connection: Connection, request: Request, answer: Answer, sent: Sent
+    ) -> bool:
         """Answer before the body was read."""
         sent.status = answer.status
-        answer.keep = request.get("content-length") in (None, "0") and request.get("transfer-encoding") is None
+        answer.keep = (
+            request.get("content-length") in (None, "0")
+            and request.get("transfer-encoding") is None
+        )
         return self._play(connection, answer, request.method == "HEAD")
 
     def _play(self, connection: Connection, answer: Answer, head: bool) -> bool:
         answer.bodiless = answer.bodiless or head
         if self.manners.does("interim"):
-            answer.before = [Text(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"), *answer.before]
+            answer.before = [
+                Text(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"),
+                *answer.before,
+            ]
         player = Player(connection, None)
         player.play(compose(answer))
         if not player.ended and self.manners.does("closes-each"):
@@ -184,7 +201,9 @@ class Liar(Telling, Keeping):
         """Return what a request is answered that is not done. Raises Gone where it never is."""
         if self._first("drops", op):
             raise Gone
-        if self._first("hangs", op) or self.manners.picks("hangs-always", op.kind, op.name, share=TROUBLED):
+        if self._first("hangs", op) or self.manners.picks(
+            "hangs-always", op.kind, op.name, share=TROUBLED
+        ):
             connection.wait(None)
         if self._first("busy-503", op):
             answer = self.refusal(503, "SlowDown")

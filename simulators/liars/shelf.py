@@ -1,4 +1,5 @@
-"""The objects of a store, and the journal of all that ever happened to them: what was written, and by whom.
+"""The objects of a store, and the journal of all that ever happened to them: what was written, and
+by whom.
 
 Decided here: what is true. Never here: what a store says of it. Safe between threads.
 """
@@ -22,7 +23,8 @@ LATE_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """One object as it lies there. `whole` is False for what is left of an upload that broke off."""
+    """One object as it lies there. `whole` is False for what is left of an upload that broke
+    off."""
 
     data: bytes
     by: Who
@@ -40,7 +42,8 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A change of what lies under a name: `held` is what is there now, None for nothing; `old` what was."""
+    """A change of what lies under a name: `held` is what is there now, None for nothing; `old` what
+    was."""
 
     name: str
     by: Who
@@ -53,7 +56,8 @@ class Event:
 
 @dataclass(kw_only=True)
 class Upload:
-    """An upload in parts: `state` is open, completed, aborted (by relay), or gone (by the store's own rule)."""
+    """An upload in parts: `state` is open, completed, aborted (by relay), or gone (by the store's
+    own rule)."""
 
     id: str
     name: str
@@ -151,26 +155,41 @@ class Shelf:
             if found is None:
                 return False
             self._old[self.key(name)] = (found[1], time.monotonic())
-            self.events.append(Event(name=name, by=by, old=found[1], held=None, why=why, asked_tag=asked_tag))
+            self.events.append(
+                Event(name=name, by=by, old=found[1], held=None, why=why, asked_tag=asked_tag)
+            )
             return True
 
     def version(self, name: str, serial: int) -> Held | None:
         """Return a version of an object that is kept, whatever was written since."""
         with self.lock:
             gone = {held.serial for _, held in self.removed}
-            mine = (event.held for event in self.events if event.held and self.key(event.name) == self.key(name))
-            return next((held for held in mine if held.serial == serial and serial not in gone), None)
+            mine = (
+                event.held
+                for event in self.events
+                if event.held and self.key(event.name) == self.key(name)
+            )
+            return next(
+                (held for held in mine if held.serial == serial and serial not in gone), None
+            )
 
     def remove(self, name: str, held: Held, by: Who) -> None:
-        """Remove one version for good; where it was the newest one, the one before it shows again."""
+        """Remove one version for good; where it was the newest one, the one before it shows
+        again."""
         with self.lock:
             self.removed.append((name, held))
             current = self.get(name)
             if current is None or current.serial != held.serial:
                 return
             gone = {one.serial for _, one in self.removed}
-            stack = [event for event in self.events if self.key(event.name) == self.key(name) and event.why != REMOVED]
-            kept = [event.held for event in stack if event.held is None or event.held.serial not in gone]
+            stack = [
+                event
+                for event in self.events
+                if self.key(event.name) == self.key(name) and event.why != REMOVED
+            ]
+            kept = [
+                event.held for event in stack if event.held is None or event.held.serial not in gone
+            ]
             del self._held[self.key(name)]
             left = kept[-1] if kept else None  # None also of a marker
             if left is not None:
@@ -184,7 +203,14 @@ class Shelf:
             if found is None:
                 return False
             self.delete(name, by, why="moved")
-            self.put(to, found.data, found.by, whole=found.whole, fields=found.fields, why=f"moved from {name}")
+            self.put(
+                to,
+                found.data,
+                found.by,
+                whole=found.whole,
+                fields=found.fields,
+                why=f"moved from {name}",
+            )
             return True
 
     def names(self) -> list[str]:

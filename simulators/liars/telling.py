@@ -1,7 +1,7 @@
 """How an object is told: its fields, its bytes, and what is wrong with either.
 
-Decided here: HEAD and GET of an object, and preconditions. Never here: what lies there (`shelf.py`), paths.
-"""
+Decided here: HEAD and GET of an object, and preconditions. Never here: what lies there
+(`shelf.py`), paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from simulators.liars.shelf import LATE_SECONDS, Held, Shelf
 from simulators.message import Request, if_match_fails, if_none_match_fails, parse_range
 
 LOGIN: Final = (
-    b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body><form>Who are you?</form></body></html>\n"
+    b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body><form>Who are"
+    b" you?</form></body></html>\n"
 )
 CRUMB: Final = 3
 """A store that trickles sends chunks of so many bytes, of the first kilobyte."""
@@ -76,13 +77,19 @@ class Telling:
             return None
         if self.manners.does("date-odd"):
             stamp = formatdate(held.modified, usegmt=True)
-            odd = (stamp.replace("GMT", "-0000"), "Mon, 01 Jan 2026 99:99:99 GMT", "Thu, 01 Jan 99999 00:00:00 GMT")
+            odd = (
+                stamp.replace("GMT", "-0000"),
+                "Mon, 01 Jan 2026 99:99:99 GMT",
+                "Thu, 01 Jan 99999 00:00:00 GMT",
+            )
             return odd[int(self.manners.roll("odd", held.serial) * len(odd))]
         return formatdate(held.modified, usegmt=True)
 
     def forbidden(self, request: Request, held: Held | None) -> bool:
         """Say if a precondition forbids the request (RFC 9110 section 13.1)."""
-        conditional = request.get("if-match") is not None or request.get("if-none-match") is not None
+        conditional = (
+            request.get("if-match") is not None or request.get("if-none-match") is not None
+        )
         if conditional and self.manners.does("conditions-ignored"):
             return False
         tag = None if held is None else self.tag(held)
@@ -110,10 +117,15 @@ class Telling:
 
     def described(self, held: Held) -> list[tuple[str, str]]:
         """Return the fields that tell of an object."""
-        told = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
-        fields = [(name, value) for name, value in told if value is not None]
+        reported = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
+        fields = [(name, value) for name, value in reported if value is not None]
         if self.manners.does("digest-told"):
-            fields.append(("Repr-Digest", f"sha-256=:{base64.b64encode(hashlib.sha256(held.data).digest()).decode()}:"))
+            fields.append(
+                (
+                    "Repr-Digest",
+                    f"sha-256=:{base64.b64encode(hashlib.sha256(held.data).digest()).decode()}:",
+                )
+            )
         if self.manners.does("digest-long"):
             fields.append(("Repr-Digest", "sha-256=:" + "AAAA, " * 8000))
         return [*fields, ("Accept-Ranges", "bytes"), *held.fields.items()]
@@ -140,7 +152,11 @@ class Telling:
 
     def _spoil_get(self, answer: Answer, op: Op) -> None:
         cut = answer.length > 1 and self.manners.once("get-cut", op.name)
-        if self.manners.does("chunked") or self.manners.has("head-short") or self.manners.does("trickles"):
+        if (
+            self.manners.does("chunked")
+            or self.manners.has("head-short")
+            or self.manners.does("trickles")
+        ):
             answer.framing = "chunked"
         elif self.manners.does("until-close"):
             answer.framing = "close"
@@ -161,7 +177,11 @@ class Telling:
         half = block[: len(block) // 2]
         if answer.framing == "chunked":
             *steps, _ = chunked([Text(half)])  # without the last chunk
-            answer.frame_fields, answer.framing, answer.body = [("Transfer-Encoding", "chunked")], "length", steps
+            answer.frame_fields, answer.framing, answer.body = (
+                [("Transfer-Encoding", "chunked")],
+                "length",
+                steps,
+            )
         else:
             answer.promised, answer.body = len(block), [Text(half)]
         answer.after = [End("finish")]

@@ -1,8 +1,7 @@
 """What no listing should have: names that are unsafe elsewhere, and links that lead elsewhere.
 
-Decided here: those names and links. Never here: how a listing tells them (`plain.py`, `dav.py`, `s3_listing.py`), and
-what is right about them.
-"""
+Decided here: those names and links. Never here: how a listing tells them (`plain.py`, `dav.py`,
+`s3_listing.py`), and what is right about them."""
 
 from __future__ import annotations
 
@@ -19,7 +18,9 @@ NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "webdav": ("bell\x07.txt", "line\nbreak.txt", "nul\x00.txt"),
         "local": ("bell\x07.txt", "line\nbreak.txt"),
     },
-    "key-backslash": {kind: ("back\\slash.txt", "..\\up.txt") for kind in ("s3", "http", "webdav", "local")},
+    "key-backslash": {
+        kind: ("back\\slash.txt", "..\\up.txt") for kind in ("s3", "http", "webdav", "local")
+    },
     "key-long": {"s3": (LONG, "/".join(["d" * 200] * 5)), "http": (LONG,), "webdav": (LONG,)},
     "key-dots": {"s3": ("../up.txt", "sub/../down.txt", "./same.txt", "..")},
     "key-slashes": {"s3": ("/lead.txt", "a//b.txt")},
@@ -42,7 +43,12 @@ TRAP: Final = b"<what lies where a link leads, and nobody may read>"
 
 def names(manners: Manners, kind: str) -> list[str]:
     """Return the unsafe names that the objects of a source have."""
-    return [name for habit, by_kind in NAMES.items() if manners.has(habit) for name in by_kind.get(kind, ())]
+    return [
+        name
+        for habit, by_kind in NAMES.items()
+        if manners.has(habit)
+        for name in by_kind.get(kind, ())
+    ]
 
 
 def note(manners: Manners, kind: str) -> None:
@@ -53,7 +59,8 @@ def note(manners: Manners, kind: str) -> None:
 
 
 def links(manners: Manners, own: str, other: str, password: str) -> Iterator[str]:
-    """Yield the links to elsewhere: `own` and `other` are the host and port of this store, and of another."""
+    """Yield the links to elsewhere: `own` and `other` are the host and port of this store, and of
+    another."""
     for habit, hrefs in LINKS.items():
         if manners.does(habit):
             yield from (href.format(own=own, other=other, password=password) for href in hrefs)

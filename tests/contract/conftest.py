@@ -119,7 +119,16 @@ def wsgidav_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wsgidav(wsgidav_root: Path) -> Iterator[str]:
     root, port = wsgidav_root, free_port()
-    command = ["-m", "wsgidav.server.server_cli", "--host", "127.0.0.1", "--port", str(port), "--root", str(root)]
+    command = [
+        "-m",
+        "wsgidav.server.server_cli",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--root",
+        str(root),
+    ]
     with listening([sys.executable, *command, "--auth", "anonymous", "--quiet"], port, root) as url:
         yield url
 
@@ -148,7 +157,9 @@ class Nextcloud:
     root: Path
 
     def place(self, name: str, **options: bool) -> Location:
-        return Remotes().locate(f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options)
+        return Remotes().locate(
+            f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options
+        )
 
     @property
     def uploads(self) -> list[str]:
@@ -160,7 +171,9 @@ def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
     root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
     for folder in (FILES, "remote.php/dav/uploads/ann"):
         (root / folder).mkdir(parents=True)
-    with listening([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)], port) as url:
+    with listening(
+        [sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)], port
+    ) as url:
         yield Nextcloud(url, root)
 
 
@@ -177,7 +190,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def listening(command: list[str], port: int, folder: Path | None = None) -> Iterator[str]:
     """Run a server for the block, and yield its URL as soon as it listens."""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(port)
         yield f"http://127.0.0.1:{port}"
@@ -228,12 +243,15 @@ def place(kind: str, request: pytest.FixtureRequest) -> Place:
 
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where a test's objects live on a server: the fixture `kind`, spoken to as WebDAV after `webdav+`."""
+    """Return where a test's objects live on a server: the fixture `kind`, spoken to as WebDAV after
+    `webdav+`."""
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
     if isinstance(base, StoreType):
-        return lambda name: base.schemes["memory"](f"memory://{prefix}/{name}", LocateOptions(destination=True))
+        return lambda name: base.schemes["memory"](
+            f"memory://{prefix}/{name}", LocateOptions(destination=True)
+        )
     if isinstance(base, Nextcloud):
         return lambda name: base.place(f"{prefix}/new/{name}", destination=True)
     if isinstance(base, Path):
@@ -253,7 +271,8 @@ def store(wire: Wire, place: Place, memory: StoreType) -> Store:
 
 @pytest.fixture
 def engine(certificates: Certificates, memory: StoreType) -> Iterator[Engine]:
-    """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
+    """Return an engine on the clocks that users have: real servers need their moment after a broken
+    upload."""
     made = Engine(certificates.ca_file, Limits(), kinds=(*KINDS, memory))
     yield made
     made.assert_nothing_left()

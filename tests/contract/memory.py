@@ -10,7 +10,14 @@ from urllib.parse import unquote
 from relay.errors import NotFound, PreconditionFailed, Side, SourceChanged
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, PartLimits, PutResult
+from relay.stores.interfaces import (
+    ByteRange,
+    Entry,
+    ObjectInfo,
+    OpenedObject,
+    PartLimits,
+    PutResult,
+)
 from relay.stores.kinds import LocateOptions, StoreType
 from relay.stores.metadata import require, unkept_notes
 from relay.wire.body import Body
@@ -44,7 +51,8 @@ def memory_location(text: str, asked: LocateOptions) -> Location:
 
 
 class Held(Stream):
-    """Bytes that are here already, in the place of a socket. A store that is asked over HTTP needs none of this."""
+    """Bytes that are here already, in the place of a socket. A store that is asked over HTTP needs
+    none of this."""
 
     splices = False
 
@@ -79,7 +87,9 @@ class MemoryStore:
             raise NotFound(f"{location} is not there", side=self._side)
         return ObjectInfo(_version(data), location, ranges=True)
 
-    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
         """As Source.get."""
         found = self.head(location)
         if pinned is not None and pinned.etag not in (None, found.version.etag):
@@ -87,10 +97,18 @@ class MemoryStore:
         data = self._shelf[location.path]
         data = data if span is None else data[span.first : span.last + 1]
         head = Head(200, "OK", "1.1", (("Content-Length", str(len(data))),))
-        body = Body(Held(data, self._side), Framing.LENGTH, head, self._meter, lambda stream, reusable: stream.close())
+        body = Body(
+            Held(data, self._side),
+            Framing.LENGTH,
+            head,
+            self._meter,
+            lambda stream, reusable: stream.close(),
+        )
         return OpenedObject(found.version, location, body=body)
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
         """As Source.list, in the order of the names."""
         seen = set()
         for path in sorted(self._shelf):
@@ -152,7 +170,9 @@ class MemoryStore:
         """As Destination.staged_locations."""
         return ()
 
-    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
         """As Destination.publish: `put` has done it."""
         return stored.version
 

@@ -1,4 +1,5 @@
-"""A program for tests: WsgiDAV, with what Nextcloud adds before it: chunks are put together, some names are refused.
+"""A program for tests: WsgiDAV, with what Nextcloud adds before it: chunks are put together, some
+names are refused.
 
 Usage: python -m tests.contract.nextcloud ROOT PORT
 """
@@ -72,7 +73,9 @@ def main() -> None:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    server = Server(("127.0.0.1", port), refusing(assembling(root, WsgiDAVApp(config))), numthreads=10)
+    server = Server(
+        ("127.0.0.1", port), refusing(assembling(root, WsgiDAVApp(config))), numthreads=10
+    )
     server.start()
 
 

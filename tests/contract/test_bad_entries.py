@@ -1,4 +1,5 @@
-"""One entry, or one folder below, that can't be listed is that one's failure: all else is listed, and moves."""
+"""One entry, or one folder below, that can't be listed is that one's failure: all else is listed,
+and moves."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
 
 
-def told(entries: Any) -> dict[str, type[RelayError] | None]:
+def reported(entries: Any) -> dict[str, type[RelayError] | None]:
     """Return the entries' names with the kinds of their errors."""
     return {entry.name: entry.error and type(entry.error) for entry in entries}
 
@@ -41,7 +42,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
 
     monkeypatch.setattr(local, "scanned", scan)
     place = local_location(tmp_path, destination=False)
-    found = told(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
+    found = reported(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
     assert found == {
         "a": None,
         "denied/": PermissionDenied,
@@ -65,7 +66,10 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     for name in names:
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "folder").mkdir()
-    store, place = LocalStore(wire, "source", Watchdog(Limits())), local_location(tmp_path, destination=False).folder()
+    store, place = (
+        LocalStore(wire, "source", Watchdog(Limits())),
+        local_location(tmp_path, destination=False).folder(),
+    )
     looked, scanned, opened = [0], local.scan_folder, len(os.listdir("/proc/self/fd"))
 
     def scan(*args: Any) -> Any:
@@ -77,7 +81,10 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     entries = store.list(place)
     assert (next(entries).name, looked[0]) == ("00", 10)
     (tmp_path / "42").unlink()
-    assert [entry.name for entry in entries] == [*(f"{n:02}" for n in range(1, 100) if n != 42), "folder/"]
+    assert [entry.name for entry in entries] == [
+        *(f"{n:02}" for n in range(1, 100) if n != 42),
+        "folder/",
+    ]
     entries = store.list(place, True)
     assert next(entries).name == "00"
     del entries
@@ -89,17 +96,19 @@ def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
     source.mkdir()
     (source / "a").write_bytes(b"1")
     (source / "loop").symlink_to("loop")
-    code, told = terminal.tree(source, tmp_path / "to")
-    assert (code, told["objects"]) == (1, {"verified": 1, "failed": 1})
+    code, reported = terminal.tree(source, tmp_path / "to")
+    assert (code, reported["objects"]) == (1, {"verified": 1, "failed": 1})
     (source / "loop").unlink()
     (source / "loop").write_bytes(b"mended")
     os.utime(source / "loop", (1e12, 1e12))  # far beyond the year 9999
-    code, told = terminal.tree(source, tmp_path / "to")
-    assert (code, told["objects"]) == (0, {"verified": 2})
+    code, reported = terminal.tree(source, tmp_path / "to")
+    assert (code, reported["objects"]) == (0, {"verified": 2})
     assert (tmp_path / "to" / "loop").read_bytes() == b"mended"
 
 
-def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
     terminal, source = Terminal(tmp_path), tmp_path / "from"
     (source / "in" / "deep").mkdir(parents=True)
     words = ("migrate", "-r", str(source), str(tmp_path / "to"))
@@ -110,12 +119,13 @@ def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_
     assert code == 1
     assert "nothing was found in the source" in out
     (source / "in" / "a").write_bytes(b"1")
-    code, told = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
-    assert (code, told["objects"]) == (0, {"verified": 1})
+    code, reported = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
+    assert (code, reported["objects"]) == (0, {"verified": 1})
 
 
 def test_one_that_is_empty_by_the_time_of_the_same_command_fails_too(tmp_path: Path) -> None:
-    """What failed and is gone from the source is forgotten; a volume that is not mounted any more looks the same."""
+    """What failed and is gone from the source is forgotten; a volume that is not mounted any more
+    looks the same."""
     terminal, source, there = Terminal(tmp_path), tmp_path / "from", tmp_path / "to"
     source.mkdir()
     (source / "a").write_bytes(b"1")
@@ -124,9 +134,9 @@ def test_one_that_is_empty_by_the_time_of_the_same_command_fails_too(tmp_path: P
     assert terminal.tree(*words)[0] == 1
     (source / "a").unlink()
     for _ in range(2):
-        code, told = terminal.tree(*words)
-        assert (code, told["error"]["detail"]) == (1, "nothing was found in the source")
+        code, reported = terminal.tree(*words)
+        assert (code, reported["error"]["detail"]) == (1, "nothing was found in the source")
     (there / "a").rmdir()
     (source / "a").write_bytes(b"1")
-    code, told = terminal.tree(*words)
-    assert (code, told["objects"]) == (0, {"verified": 1})
+    code, reported = terminal.tree(*words)
+    assert (code, reported["objects"]) == (0, {"verified": 1})

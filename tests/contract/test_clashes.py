@@ -1,7 +1,8 @@
-"""What stands in the way at a destination with folders: a folder of the object's name, a file above it, a lock.
+"""What stands in the way at a destination with folders: a folder of the object's name, a file above
+it, a lock.
 
-A bucket may hold 'a' and 'a/b'; a file system can't. One of the two is refused, and nothing of the other is harmed.
-"""
+A bucket may hold 'a' and 'a/b'; a file system can't. One of the two is refused, and nothing of the
+other is harmed."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def test_b60_a_folder_never_takes_the_place_of_an_object(
     assert names(store, folder) <= {"a"}
 
 
-def test_f49_missing_folders_are_made_however_many(engine: Engine, store: Store, folder: Location) -> None:
+def test_f49_missing_folders_are_made_however_many(
+    engine: Engine, store: Store, folder: Location
+) -> None:
     deep = folder.below("d/" * 40 + "object", destination=True)
     assert put(engine, deep, b"deep") is State.VERIFIED
     assert content(store, deep) == b"deep"
@@ -77,11 +80,15 @@ LOCK = b"""<?xml version="1.0"?><d:lockinfo xmlns:d="DAV:"><d:lockscope><d:exclu
 <d:locktype><d:write/></d:locktype><d:owner>somebody else</d:owner></d:lockinfo>"""
 
 
-def test_f49_what_somebody_has_locked_is_left_alone_and_moved_when_it_is_free(engine: Engine, wsgidav: str) -> None:
+def test_f49_what_somebody_has_locked_is_left_alone_and_moved_when_it_is_free(
+    engine: Engine, wsgidav: str
+) -> None:
     place = webdav_location(f"{wsgidav}/locked/object", destination=True)
     assert put(engine, place, b"old") is State.VERIFIED
     connection = http.client.HTTPConnection(urlsplit(wsgidav).netloc, timeout=10)
-    connection.request("LOCK", place.path, LOCK, {"Timeout": "Second-600", "Content-Type": "application/xml"})
+    connection.request(
+        "LOCK", place.path, LOCK, {"Timeout": "Second-600", "Content-Type": "application/xml"}
+    )
     answer = connection.getresponse()
     token = answer.headers["Lock-Token"]
     assert answer.read() and answer.status == 200
@@ -100,7 +107,9 @@ def _files(connection: http.client.HTTPConnection, place: Location) -> list[str]
     connection.request("PROPFIND", folder, headers={"Depth": "1"})
     text = connection.getresponse().read().decode()
     found = {part.partition("<")[0] for part in text.split("href>")[1::2]}
-    return sorted(path.removeprefix(folder) for path in found if path.startswith(folder) and path != folder)
+    return sorted(
+        path.removeprefix(folder) for path in found if path.startswith(folder) and path != folder
+    )
 
 
 def test_what_is_not_there_is_what_these_tests_would_see(store: Store, folder: Location) -> None:

@@ -1,4 +1,5 @@
-"""What a store copies by itself: proved as anything else, over every store that can, on real servers."""
+"""What a store copies by itself: proved as anything else, over every store that can, on real
+servers."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ PART = 5 << 20
 DATA = os.urandom(100_000)
 LARGE = os.urandom(2 * PART + 77)
 
-LEVELS = {"seaweed": Level.WHOLE_DIGEST, "webdav+nginx": Level.READ_BACK, "webdav+wsgidav": Level.READ_BACK}
+LEVELS = {
+    "seaweed": Level.WHOLE_DIGEST,
+    "webdav+nginx": Level.READ_BACK,
+    "webdav+wsgidav": Level.READ_BACK,
+}
 """Every server that can copy by itself, and the proof that it lets us have."""
 
 
@@ -75,7 +80,9 @@ def destination(wire: Wire, place: Location) -> Store:
 
 @pytest.mark.parametrize("verify", ["auto", "read_back", "size"])
 @pytest.mark.parametrize("data", [b"", DATA], ids=["nothing", "something"])
-def test_a_copy_is_proved(engine: Engine, wire: Wire, place: Place, kind: str, verify: str, data: bytes) -> None:
+def test_a_copy_is_proved(
+    engine: Engine, wire: Wire, place: Place, kind: str, verify: str, data: bytes
+) -> None:
     put(engine, place("old"), data)
     outcome = engine.migrate(place("old"), place("new"), verify=verify)
     assert outcome.receipt is not None
@@ -117,7 +124,9 @@ def test_a_folder_takes_the_sources_name(engine: Engine, wire: Wire, place: Plac
     assert read(wire, place("deep/er/photo.raw")) == DATA
 
 
-def test_a_source_that_is_not_there_leaves_nothing(engine: Engine, wire: Wire, place: Place) -> None:
+def test_a_source_that_is_not_there_leaves_nothing(
+    engine: Engine, wire: Wire, place: Place
+) -> None:
     with pytest.raises(NotFound):
         engine.migrate(place("never"), place("new"))
     with pytest.raises(NotFound):  # HEAD may be mere advice, where none was answered with 200 yet
@@ -134,7 +143,9 @@ def test_another_version_than_the_one_that_was_found_is_not_copied(
     put(engine, place("old"), DATA[::-1])
     if kind == "seaweed":
         with pytest.raises(SourceChanged):
-            cast(CopyDestination, destination(wire, place("new"))).copy(place("old"), stale, place("new"))
+            cast(CopyDestination, destination(wire, place("new"))).copy(
+                place("old"), stale, place("new")
+            )
     else:
         engine.migrate(place("old"), place("new"))
         assert read(wire, place("new")) == DATA[::-1]
@@ -145,7 +156,10 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
 ) -> None:
     monkeypatch.setattr(upload, "COPY_BYTES", PART)
     monkeypatch.setattr(server_copy, "COPY_BYTES", PART)
-    old, new = (s3_location(seaweed.config, seaweed.bucket, f"copies-large/{name}") for name in ("old", "new"))
+    old, new = (
+        s3_location(seaweed.config, seaweed.bucket, f"copies-large/{name}")
+        for name in ("old", "new")
+    )
     put(engine, old, LARGE)
     outcome = engine.migrate(old, new)
     assert outcome.receipt is not None
@@ -153,7 +167,9 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
     assert any("copied it by itself" in note for note in outcome.receipt.notes)
     assert read(wire, new) == LARGE
     client: Any = seaweed.client()
-    assert not client.list_multipart_uploads(Bucket=seaweed.bucket, Prefix="copies-large/").get("Uploads")
+    assert not client.list_multipart_uploads(Bucket=seaweed.bucket, Prefix="copies-large/").get(
+        "Uploads"
+    )
 
 
 def test_another_key_or_another_endpoint_is_no_copy(seaweed: Seaweed, wire: Wire) -> None:

@@ -60,7 +60,9 @@ NO_NAMES = f"""<?xml version="1.0"?><multistatus xmlns="DAV:">
 
 
 @pytest.mark.parametrize(
-    "text", [APACHE, NEXTCLOUD, IIS, NO_NAMES], ids=["apache", "nextcloud", "iis", "without prefixes or states"]
+    "text",
+    [APACHE, NEXTCLOUD, IIS, NO_NAMES],
+    ids=["apache", "nextcloud", "iis", "without prefixes or states"],
 )
 def test_every_dialect_says_the_same(wire: Wire, text: str) -> None:
     def script(talk: Talk) -> None:
@@ -72,6 +74,9 @@ def test_every_dialect_says_the_same(wire: Wire, text: str) -> None:
     with Peer([script]) as peer:
         folder = webdav_location(peer.url("/dav/f/"))
         found = list(WebDavStore(wire, "source", Watchdog(QUICK)).list(folder))
-    assert [(entry.name, entry.size, entry.etag) for entry in found] == [("a b.bin", 12, '"1-2"'), ("sub/", None, None)]
+    assert [(entry.name, entry.size, entry.etag) for entry in found] == [
+        ("a b.bin", 12, '"1-2"'),
+        ("sub/", None, None),
+    ]
     assert found[0].modified is not None
     assert found[0].modified.isoformat() == "2026-11-24T02:16:31+00:00"

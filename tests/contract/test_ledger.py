@@ -55,7 +55,12 @@ def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None
     assert (ended.state, ended.tally) == ("succeeded", {"verified": Count(1, 7)})
     assert ended.ended is not None
     (row,) = ledger.page(migration.id)
-    assert (row.state, row.bytes, row.level, row.receipt) == ("verified", 7, "whole_digest", {"level": "whole_digest"})
+    assert (row.state, row.bytes, row.level, row.receipt) == (
+        "verified",
+        7,
+        "whole_digest",
+        {"level": "whole_digest"},
+    )
     assert [event["kind"] for event in ledger.events(migration.id)] == ["accepted", "ended"]
 
 
@@ -92,7 +97,9 @@ def test_the_same_request_is_gone_on_with_until_it_has_succeeded(ledger: Ledger)
     assert (found.id != migration.id, new) == (True, True)
 
 
-def test_two_who_ask_for_the_same_at_one_moment_get_one_migration(ledger: Ledger, opened: Opened) -> None:
+def test_two_who_ask_for_the_same_at_one_moment_get_one_migration(
+    ledger: Ledger, opened: Opened
+) -> None:
     ledgers = (ledger, opened())
     for number in range(20):
         spec = replace(OBJECT, source=f"https://a.example/{number}")
@@ -168,9 +175,13 @@ def test_a_retry_queues_what_failed_and_nothing_else(ledger: Ledger) -> None:
         (["failed", "skipped"], "partial"),
     ],
 )
-def test_how_the_transfers_end_is_how_the_migration_ends(ledger: Ledger, verbs: list[str], end: str) -> None:
+def test_how_the_transfers_end_is_how_the_migration_ends(
+    ledger: Ledger, verbs: list[str], end: str
+) -> None:
     tree(ledger, 5, 6)
-    ledger.settle([Settlement(claim, verb) for claim, verb in zip(ledger.claim(2), verbs, strict=True)])
+    ledger.settle(
+        [Settlement(claim, verb) for claim, verb in zip(ledger.claim(2), verbs, strict=True)]
+    )
     assert ledger.finish()[0].state == end
 
 
@@ -188,7 +199,9 @@ def test_two_runners_never_hold_one_transfer(opened: Opened) -> None:
 def test_what_is_handed_back_waits_as_long_as_it_was_told(ledger: Ledger) -> None:
     tree(ledger, 5, 6)
     first, second = ledger.claim(2)
-    ledger.settle([Settlement(first, "hand_back", resent=3, wait=60.0), Settlement(second, "hand_back")])
+    ledger.settle(
+        [Settlement(first, "hand_back", resent=3, wait=60.0), Settlement(second, "hand_back")]
+    )
     (again,) = ledger.claim(2)
     assert (again.id, again.attempts) == (second.id, 2)
 
@@ -207,7 +220,8 @@ def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened,
     if how != "time" and not two.database.sqlite:
         pytest.skip("only one machine has one boot and one list of processes")
     one = opened(
-        process=f"1.1@{pid_namespace()}" if how == "process" else None, boot="earlier" if how == "boot" else None
+        process=f"1.1@{pid_namespace()}" if how == "process" else None,
+        boot="earlier" if how == "boot" else None,
     )
     id = tree(one, 5)
     (mine,) = one.claim(1)
@@ -409,7 +423,9 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     assert found.parts == ()
 
 
-def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fresh_ones(opened: Opened) -> None:
+def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fresh_ones(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
     three = opened()
@@ -419,7 +435,11 @@ def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fre
     three.release_parts(claim)
     share = two.join_upload()
     assert share is not None
-    assert (share.claim.id, share.first, share.upload) == (claim.id, 3, replace(UPLOAD, at=share.upload.at))
+    assert (share.claim.id, share.first, share.upload) == (
+        claim.id,
+        3,
+        replace(UPLOAD, at=share.upload.at),
+    )
     assert one.outstanding_parts(claim) == {1: False, 2: True, 3: False}
     assert two.take_part(share.claim, "upload-1", part(3)) == 1
     assert two.take_part(share.claim, "upload-1", part(1)) is None
@@ -453,15 +473,26 @@ def test_what_is_tried_again_is_told_while_it_is_whoever_looks(opened: Opened) -
     id = tree(one, 30, 40, 50)
     first, second, third = one.claim(3)
     assert two.migration(id).retried == ()
-    trouble = {"what": "the object", "error": "store-unavailable", "side": "source", "since": 2.0, "again": 3.0}
+    trouble = {
+        "what": "the object",
+        "error": "store-unavailable",
+        "side": "source",
+        "since": 2.0,
+        "again": 3.0,
+    }
     one.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
     two.note_retried([(third, trouble)])  # which is not its own
     one.note_retried([(replace(third, fence=third.fence + 1), trouble)])
-    told = two.migration(id).retried
-    assert [(row["name"], row["since"]) for row in told] == [(second.name, 1.0), (first.name, 2.0)]
+    reported = two.migration(id).retried
+    assert [(row["name"], row["since"]) for row in reported] == [
+        (second.name, 1.0),
+        (first.name, 2.0),
+    ]
     one.note_retried([(second, None)])
     assert [row["name"] for row in two.migrations()[0].retried] == [first.name]
-    one.settle([verified(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})])
+    one.settle(
+        [verified(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})]
+    )
     assert two.migration(id).retried == ()
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
 
@@ -471,7 +502,13 @@ def test_a_listing_that_is_tried_again_is_told_to_whoever_looks(opened: Opened) 
     id = one.create(TREE)[0].id
     listing = one.claim_listing()
     assert listing is not None
-    trouble = {"what": "the listing", "error": "store-unavailable", "side": "source", "since": 2.0, "again": 3.0}
+    trouble = {
+        "what": "the listing",
+        "error": "store-unavailable",
+        "side": "source",
+        "since": 2.0,
+        "again": 3.0,
+    }
     one.note_listing(listing, trouble)
     two.note_listing(listing, {**trouble, "since": 9.0})  # which is not its own
     for found in (two.migration(id), two.migrations()[0]):
@@ -488,7 +525,12 @@ def test_a_listing_that_is_tried_again_is_told_to_whoever_looks(opened: Opened) 
     one.note_listing(listing, trouble)  # which was taken from it
     assert two.migration(id).retried == ()
     two.note_listing(again, trouble)
-    withdrawn = {"code": "store-unauthenticated", "side": "source", "detail": "401", "hint": "Give others."}
+    withdrawn = {
+        "code": "store-unauthenticated",
+        "side": "source",
+        "detail": "401",
+        "hint": "Give others.",
+    }
     two.pause_for(id, withdrawn)
     two.note_listing(again, trouble)  # what it waits for stands
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
@@ -522,7 +564,9 @@ def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened)
     assert two.join_upload(id) is not None
 
 
-def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(opened: Opened) -> None:
+def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
     assert one.take_part(claim, "upload-1", None) == 1
@@ -540,7 +584,9 @@ def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(
     assert one.take_part(claim, "upload-1", part(2)) is None
 
 
-def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_his(opened: Opened) -> None:
+def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_his(
+    opened: Opened,
+) -> None:
     one, two, three = opened(), opened(), opened()
     tree(one, 30)
     (claim,) = one.claim(1)
@@ -623,7 +669,9 @@ def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(opened: Opened, verb: str) -> None:
+def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(
+    opened: Opened, verb: str
+) -> None:
     one, two = opened(), opened()
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
@@ -652,9 +700,11 @@ def test_who_follows_what_was_cancelled_sees_it_come_to_rest(ledger: Ledger) -> 
         if len(seen) == 3:
             ledger.settle([Settlement(claim, "hand_back")])
 
-    told = [members for kind, _, members in followed(ledger, id, 0, sleep) if kind == "progress"]
-    assert [members["under_way"] for members in told] == [1, 1, 1, 0]
-    assert told[-1]["objects"] == {"cancelled": 1}
+    reported = [
+        members for kind, _, members in followed(ledger, id, 0, sleep) if kind == "progress"
+    ]
+    assert [members["under_way"] for members in reported] == [1, 1, 1, 0]
+    assert reported[-1]["objects"] == {"cancelled": 1}
 
 
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
@@ -670,7 +720,9 @@ def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str)
         one.renew(-1)
         assert three.reclaim() == 1
     else:
-        one.settle([Settlement(claim, "failed" if how == "failed" else "hand_back", error={"code": "x"})])
+        one.settle(
+            [Settlement(claim, "failed" if how == "failed" else "hand_back", error={"code": "x"})]
+        )
     assert len(three.claim(5)) == 1
     assert three.claim(5) == []
     assert three.join_upload() is None
@@ -706,7 +758,9 @@ def test_large_ones_come_first_and_leave_the_small_ones_their_slots(ledger: Ledg
     assert [claim.size for claim in claims] == [4, 5, HUGE]
 
 
-def test_where_there_are_only_large_ones_they_have_the_slots_and_none_waits_behind_them(ledger: Ledger) -> None:
+def test_where_there_are_only_large_ones_they_have_the_slots_and_none_waits_behind_them(
+    ledger: Ledger,
+) -> None:
     tree(ledger, *[HUGE] * 9)
     assert len(ledger.claim(12, large=2, only_large=4)) == 4
     assert ledger.claim(8, large=0, only_large=0) == []
@@ -733,13 +787,16 @@ def test_bounds_are_kept_changed_and_taken_away(ledger: Ledger) -> None:
     migration, _ = ledger.create(Spec("a:x", "b:x", {}, {}, 3, Bounds(4, None, 2)))
     assert (migration.priority, migration.bounds) == (3, Bounds(4, None, 2))
     for _ in range(2):
-        changed = ledger.limit(migration.id, {"priority": -5, "bytes_per_second": 10**12, "slots": None})
+        changed = ledger.limit(
+            migration.id, {"priority": -5, "bytes_per_second": 10**12, "slots": None}
+        )
         assert (changed.priority, changed.bounds) == (-5, Bounds(None, 10**12, 2))
     assert ledger.migration(migration.id) == changed
-    told = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
-    assert [{"priority": -5, "bytes_per_second": 10**12, "slots": None}.items() <= event.items() for event in told] == [
-        True
-    ]
+    reported = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
+    assert [
+        {"priority": -5, "bytes_per_second": 10**12, "slots": None}.items() <= event.items()
+        for event in reported
+    ] == [True]
     with pytest.raises(MigrationUnknown):
         ledger.limit("nobody", {})
 
@@ -753,7 +810,9 @@ def test_a_migration_that_has_ended_is_not_limited_any_more(ledger: Ledger) -> N
         ledger.limit(migration.id, {"slots": 2})
 
 
-def test_no_more_transfers_run_than_the_slots_of_their_migration_over_all_runners(opened: Opened) -> None:
+def test_no_more_transfers_run_than_the_slots_of_their_migration_over_all_runners(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     id = tree(one, *[5] * 20)
     one.limit(id, {"slots": 3})
@@ -819,14 +878,20 @@ def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -
     learn_empty(ledger, id, True)
     (first,) = ledger.claim(1)
     assert first.empty
-    ledger.settle([Settlement(first, "failed", error={"code": "x", "side": "source", "detail": "no"})])
+    ledger.settle(
+        [Settlement(first, "failed", error={"code": "x", "side": "source", "detail": "no"})]
+    )
     ledger.act(id, "pause")
     ledger.act(id, "resume")
     (second,) = ledger.claim(1)
     assert not second.empty
     learn_empty(ledger, id, True)
     ledger.settle([verified(second)])
-    long_ago = update(migrations).where(migrations.c.id == id).values(looked=time.time() - EMPTY_SECONDS - 1)
+    long_ago = (
+        update(migrations)
+        .where(migrations.c.id == id)
+        .values(looked=time.time() - EMPTY_SECONDS - 1)
+    )
     ledger.database.run(lambda c: c.execute(long_ago))
     (third,) = ledger.claim(1)
     assert not third.empty
@@ -841,9 +906,13 @@ def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     assert claim.before is None
-    before = PriorState(known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"'))
+    before = PriorState(
+        known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"')
+    )
     assert ledger.note_prior_states([(claim, before)]) == (True,)
-    ledger.settle([Settlement(claim, "failed", error={"code": "x", "side": "source", "detail": "no"})])
+    ledger.settle(
+        [Settlement(claim, "failed", error={"code": "x", "side": "source", "detail": "no"})]
+    )
     assert ledger.note_prior_states([(claim, PriorState(known=False))]) == (False,)
     ledger.finish()
     ledger.act(id, "retry")
@@ -852,7 +921,9 @@ def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -
 
 
 @pytest.mark.parametrize("end", ["untouched", "sent", "lapsed"])
-def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(opened: Opened, end: str) -> None:
+def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(
+    opened: Opened, end: str
+) -> None:
     one, two = opened(), opened()
     id = tree(one, 5)
     (first,) = one.claim(1)
@@ -864,7 +935,9 @@ def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(opened: Ope
         one.renew(-1)
         two.reclaim()
     else:
-        one.settle([Settlement(second, "failed", untouched=end == "untouched", error={"code": "x"})])
+        one.settle(
+            [Settlement(second, "failed", untouched=end == "untouched", error={"code": "x"})]
+        )
         one.finish()
         one.act(id, "retry")
     (third,) = two.claim(1)
@@ -876,19 +949,27 @@ def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(opened: Ope
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)
 EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN, "0006": _AGAIN}
 EFFORTS |= dict.fromkeys(("0007", "0008"), _AGAIN)
-"""What was proved until then and what it took, in the files where that is not the same as in the others."""
+"""What was proved until then and what it took, in the files where that is not the same as in the
+others."""
 
 
-@pytest.mark.parametrize("version", sorted(path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")))
-def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, version: str) -> None:
-    """A file as an older schema's relay left it: one object arrived, one in parts, one queued, its runner gone."""
+@pytest.mark.parametrize(
+    "version", sorted(path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql"))
+)
+def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(
+    tmp_path: Path, version: str
+) -> None:
+    """A file as an older schema's relay left it: one object arrived, one in parts, one queued, its
+    runner gone."""
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.executescript((Path(__file__).parent / "ledgers" / f"{version}.sql").read_text())
     ledger = Ledger.open(f"sqlite:///{path}")
     try:
         (migration,) = ledger.migrations()
-        assert {state: counted.objects for state, counted in migration.tally.items() if counted.objects} == {
+        assert {
+            state: counted.objects for state, counted in migration.tally.items() if counted.objects
+        } == {
             "verified": 1,
             "running": 1,
             "queued": 1,
@@ -924,11 +1005,16 @@ def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
     ledger = Ledger.open(address)
     try:
         found = ledger.database.run(
-            lambda c: {name: {row["name"] for row in inspect(c).get_columns(name)} for name in schema.metadata.tables}
+            lambda c: {
+                name: {row["name"] for row in inspect(c).get_columns(name)}
+                for name in schema.metadata.tables
+            }
         )
     finally:
         ledger.close()
-    assert found == {name: {column.name for column in table.c} for name, table in schema.metadata.tables.items()}
+    assert found == {
+        name: {column.name for column in table.c} for name, table in schema.metadata.tables.items()
+    }
 
 
 # -- the end of a claim, which each database has in words of its own
@@ -942,8 +1028,8 @@ def test_both_databases_settle_the_same_columns_under_the_same_conditions() -> N
     postgresql = re.findall(r"(UPDATE .*) FROM ends( WHERE .*) RETURNING", both)[0]
     assert clauses(sqlite) == clauses("".join(postgresql))
     kept = re.findall(r"AS rows\((.*?)\)\)", both)[0]
-    told = [column.split()[0] for column in kept.split(", ")]
-    assert sorted(told) == sorted([*settling._IN_ORDER.__reduce__()[1], "receipt"])
+    reported = [column.split()[0] for column in kept.split(", ")]
+    assert sorted(reported) == sorted([*settling._IN_ORDER.__reduce__()[1], "receipt"])
 
 
 def clauses(statement: str) -> tuple[set[str], set[str]]:

@@ -48,7 +48,9 @@ class Runner:
         """Settle some of what it has, each as another end, and claim more."""
         ending, self.held = self.held[:number], self.held[number:]
         ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
-        self.held += self.ledger.settle_and_claim(ends, ClaimRequest(number, number, number), self.id).claims
+        self.held += self.ledger.settle_and_claim(
+            ends, ClaimRequest(number, number, number), self.id
+        ).claims
 
     def part(self, number: int) -> None:
         """Begin an upload of what it has, or move a part of it."""
@@ -56,7 +58,9 @@ class Runner:
             with suppress(LeaseLost):
                 if self.ledger.recorded_upload(claim) is None or number == 0:
                     pinned = Version(30, '"e"')
-                    begun = UploadRecord("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned)
+                    begun = UploadRecord(
+                        "u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned
+                    )
                     self.ledger.record_upload(claim, begun)
                 self._moved(claim)
 
@@ -101,7 +105,7 @@ class Runner:
         self.held, self.share = [], None
         self.ledger.release_unknown_claims(())
 
-    def told(self, number: int) -> None:
+    def reported(self, number: int) -> None:
         """Do what somebody says."""
         with suppress(IllegalTransition):
             self.ledger.act(self.id, ("pause", "resume", "cancel", "retry", "resume")[number % 5])
@@ -117,7 +121,7 @@ DEEDS = (
     Runner.went_on,
     Runner.lost,
     Runner.disowned,
-    Runner.told,
+    Runner.reported,
 )
 Story = list[tuple[Callable[[Runner, int], None], int, int]]
 STORIES: st.SearchStrategy[Story] = st.lists(
@@ -136,11 +140,12 @@ AGAIN: Story = [
     (Runner.turn, 0, 4),
     (Runner.turn, 0, 5),
     (Runner.turn, 0, 4),
-    (Runner.told, 0, 2),
-    (Runner.told, 0, 3),
+    (Runner.reported, 0, 2),
+    (Runner.reported, 0, 3),
     *[(Runner.turn, 0, 4), (Runner.turn, 0, 3)] * 2,
 ]
-"""Each object ends in another way, the migration is cancelled, and all that it lets be is tried again."""
+"""Each object ends in another way, the migration is cancelled, and all that it lets be is tried
+again."""
 
 
 def test_whatever_happens_what_is_counted_is_what_the_rows_tell(opened: Opened) -> None:
@@ -167,14 +172,24 @@ def test_what_was_proved_and_what_it_took_is_told(ledger: Ledger) -> None:
     id = tree(ledger, 30, 31)
     first, second = ledger.claim(2)
     ledger.settle([verified(first), Settlement(second, "hand_back", resent=3)])
-    ledger.settle([Settlement(claim, "unverified", 31, 0, 0.5, "size", {}) for claim in ledger.claim(1)])
-    told = summary(ledger.migration(id))
-    assert (told["levels"], told["bytes_resent"], told["retries"]) == ({"size": 1, "whole_digest": 1}, 3, 1)
+    ledger.settle(
+        [Settlement(claim, "unverified", 31, 0, 0.5, "size", {}) for claim in ledger.claim(1)]
+    )
+    reported = summary(ledger.migration(id))
+    assert (reported["levels"], reported["bytes_resent"], reported["retries"]) == (
+        {"size": 1, "whole_digest": 1},
+        3,
+        1,
+    )
     ledger.finish()
     ledger.act(id, "retry")
     ledger.settle([verified(claim) for claim in ledger.claim(1)])
-    told = summary(ledger.migration(id))
-    assert (told["levels"], told["bytes_resent"], told["retries"]) == ({"whole_digest": 2}, 3, 0)
+    reported = summary(ledger.migration(id))
+    assert (reported["levels"], reported["bytes_resent"], reported["retries"]) == (
+        {"whole_digest": 2},
+        3,
+        0,
+    )
 
 
 LOOKS: dict[str, Callable[[Ledger, str], object]] = {
@@ -199,7 +214,10 @@ def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name:
             ledger.settle([verified(claim) for claim in ledger.claim(1)])
             claims = ledger.claim(2)
             ledger.record_upload(
-                claims[0], UploadRecord("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"'))
+                claims[0],
+                UploadRecord(
+                    "u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"')
+                ),
             )
             LOOKS[name](ledger, id)
             costs.append(instructions(ledger, lambda ledger=ledger, id=id: LOOKS[name](ledger, id)))
@@ -215,9 +233,9 @@ def instructions(ledger: Ledger, do: Callable[[], object]) -> int:
     def one_more() -> None:
         count[0] += 1
 
-    def listen(connection: Connection, told: Callable[[], None] | None) -> None:
+    def listen(connection: Connection, reported: Callable[[], None] | None) -> None:
         driver = cast(sqlite3.Connection, connection.connection.driver_connection)
-        driver.set_progress_handler(told, 1)
+        driver.set_progress_handler(reported, 1)
 
     ledger.database.run(lambda c: listen(c, one_more), write=False)
     do()

@@ -1,4 +1,5 @@
-"""What a listing tells is moved, left as it is, or told: nothing of it is passed over, and what was listed adds up."""
+"""What a listing tells is moved, left as it is, or told: nothing of it is passed over, and what was
+listed adds up."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from relay.ledger.schema import transfers, uploads
 from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
 
 NOW = time.time()
-SPECS = {exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {}) for exists in ("changed", "fail")}
+SPECS = {
+    exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {})
+    for exists in ("changed", "fail")
+}
 
 
 def listed(name: str, size: int | None = 5, **more: Any) -> Listed:
@@ -71,7 +75,9 @@ def rows(ledger: Ledger, id: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("arrived", [False, True])
 @pytest.mark.parametrize("pages", [1, 2])
-def test_a_second_url_of_a_name_fails_whatever_became_of_the_first(ledger: Ledger, arrived: bool, pages: int) -> None:
+def test_a_second_url_of_a_name_fails_whatever_became_of_the_first(
+    ledger: Ledger, arrived: bool, pages: int
+) -> None:
     one, two = url("n5", "one"), url("n5", "two")
     first = [url("n4", "four"), one] + ([two] if pages == 1 else [])
     id, listing = begin(ledger, first)
@@ -83,7 +89,9 @@ def test_a_second_url_of_a_name_fails_whatever_became_of_the_first(ledger: Ledge
     found = {row.name: row for row in ledger.page(id)}
     clashes = [row for name, row in found.items() if name.startswith("n5 ~")]
     assert len(clashes) == (2 if pages == 1 else 1)
-    assert all(row.state == "failed" and "same name" in (row.error or {})["detail"] for row in clashes)
+    assert all(
+        row.state == "failed" and "same name" in (row.error or {})["detail"] for row in clashes
+    )
     assert ledger.migration(id).entries == len(found) == (3 if pages == 1 else 4)
     assert ended(ledger, id) == "partial"
     assert_counted(ledger, id)
@@ -104,7 +112,11 @@ def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> 
 
 def test_what_can_not_be_used_hides_nothing_of_the_same_name(ledger: Ledger) -> None:
     wrong = listed("line 7", error={"code": "invalid-url"}, identity="unusable line 7")
-    id, _ = begin(ledger, [wrong, url("line 7", "seven")], [listed("b", error={"code": "x"}, identity="unusable b")])
+    id, _ = begin(
+        ledger,
+        [wrong, url("line 7", "seven")],
+        [listed("b", error={"code": "x"}, identity="unusable b")],
+    )
     assert len(rows(ledger, id)) == ledger.migration(id).entries == 3
     assert sorted(rows(ledger, id).values()) == ["failed"] * 3
 
@@ -121,8 +133,11 @@ def test_an_entry_that_a_listing_tells_twice_is_one(ledger: Ledger) -> None:
 
 
 def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
-    """Longer than what PostgreSQL's index takes, and not to be packed: two that differ in their last letter."""
-    long = "/".join("".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40))
+    """Longer than what PostgreSQL's index takes, and not to be packed: two that differ in their
+    last letter."""
+    long = "/".join(
+        "".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40)
+    )
     id, listing = begin(ledger, [listed(long + "a"), listed(long + "b")])
     assert ledger.add_page(listing, [listed(long + "a"), listed("c")], "c")
     ledger.end_listing(listing)
@@ -144,13 +159,14 @@ NUMBERS: dict[str, dict[str, Any]] = {
 
 def test_what_no_database_takes_is_that_entrys_alone(ledger: Ledger) -> None:
     """What a list promised so could never be kept; of any other entry it is not known."""
-    odd = [replace(listed(what), **told) for what, told in NUMBERS.items()]
+    odd = [replace(listed(what), **reported) for what, reported in NUMBERS.items()]
     promised = [
-        replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name) for one in odd
+        replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name)
+        for one in odd
     ]
     id, listing = begin(ledger, [listed("a"), *odd, *promised, listed("b")])
     ledger.end_listing(listing)
-    wrong = {f"promised {what}" for what, told in NUMBERS.items() if "size" in told}
+    wrong = {f"promised {what}" for what, reported in NUMBERS.items() if "size" in reported}
     found = rows(ledger, id)
     assert len(found) == 2 + 2 * len(NUMBERS) == ledger.migration(id).entries
     assert {name for name, state in found.items() if state == "failed"} == wrong
@@ -172,7 +188,9 @@ def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None
 # -- the same command again
 
 
-def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_arrive(ledger: Ledger) -> None:
+def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_arrive(
+    ledger: Ledger,
+) -> None:
     first = [listed(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
     id, listing = begin(ledger, first)
     ledger.end_listing(listing)
@@ -187,7 +205,11 @@ def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_a
         "cut": "queued",
         "new": "queued",
     }
-    assert (found["changed"].attempts, found["changed"].level, found["changed"].receipt) == (0, None, None)
+    assert (found["changed"].attempts, found["changed"].level, found["changed"].receipt) == (
+        0,
+        None,
+        None,
+    )
     states(ledger, id)
     assert ended(ledger, id) == "succeeded"
     assert ledger.migration(id).entries == 5
@@ -202,15 +224,28 @@ def test_any_member_of_a_listing_tells_that_an_object_has_changed(ledger: Ledger
     ended(ledger, id, bad="failed")
     again = [replace(one, **member) for one, member in zip(first, members, strict=True)]
     list_again(ledger, id, [*again, listed("bad")])
-    assert rows(ledger, id) == {"0": "queued", "1": "queued", "2": "queued", "3": "verified", "bad": "queued"}
+    assert rows(ledger, id) == {
+        "0": "queued",
+        "1": "queued",
+        "2": "queued",
+        "3": "verified",
+        "bad": "queued",
+    }
 
 
 @pytest.mark.parametrize(("exists", "state"), [("changed", "queued"), ("fail", "verified")])
-def test_where_the_listing_tells_nothing_the_destination_is_looked_at(ledger: Ledger, exists: str, state: str) -> None:
+def test_where_the_listing_tells_nothing_the_destination_is_looked_at(
+    ledger: Ledger, exists: str, state: str
+) -> None:
     """Not where whatever is there fails: it is ours."""
     id, listing = begin(ledger, [Listed("a"), Listed("bad")], spec=SPECS[exists])
     ledger.end_listing(listing)
-    ledger.settle([Settlement(claim, "verified" if claim.name == "a" else "failed") for claim in ledger.claim(9)])
+    ledger.settle(
+        [
+            Settlement(claim, "verified" if claim.name == "a" else "failed")
+            for claim in ledger.claim(9)
+        ]
+    )
     ledger.finish()
     list_again(ledger, id, [Listed("a"), Listed("bad")])
     assert rows(ledger, id) == {"a": state, "bad": "queued"}
@@ -244,7 +279,9 @@ def test_the_same_size_is_not_the_same_object(
 
 @pytest.mark.parametrize("exists", SPECS)
 @pytest.mark.parametrize("empty", [True, False])
-def test_nothing_has_arrived_where_nothing_is_by_now(ledger: Ledger, exists: str, empty: bool) -> None:
+def test_nothing_has_arrived_where_nothing_is_by_now(
+    ledger: Ledger, exists: str, empty: bool
+) -> None:
     """Somebody has emptied the destination since, to begin from the beginning."""
     page = [listed("a", etag="1"), listed("b", etag="1"), listed("bad", etag="1")]
     id, listing = begin(ledger, page, spec=SPECS[exists])
@@ -253,9 +290,9 @@ def test_nothing_has_arrived_where_nothing_is_by_now(ledger: Ledger, exists: str
     ledger.list_again(id)
     learn_empty(ledger, id, empty)
     ledger.end_listing(go_on(ledger, id, page))
-    assert rows(ledger, id) == ({"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}) | {
-        "bad": "queued"
-    }
+    assert rows(ledger, id) == (
+        {"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}
+    ) | {"bad": "queued"}
     states(ledger, id)
     assert ended(ledger, id) == "succeeded"
 
@@ -265,11 +302,19 @@ def test_what_was_removed_from_its_destination_begins_again(ledger: Ledger) -> N
     id, listing = begin(ledger, page)
     ledger.end_listing(listing)
     ends = {"a": "verified", "b": "skipped", "kept": "verified", "bad": "failed"}
-    ledger.settle([settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends])
+    ledger.settle(
+        [settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+    )
     gone = [row.id for row in ledger.page(id) if row.name != "kept"]
     for _ in range(2):  # twice is as good as once
         ledger.begin_again(id, gone)
-        expected = {"a": "queued", "b": "queued", "kept": "verified", "bad": "failed", "running": "running"}
+        expected = {
+            "a": "queued",
+            "b": "queued",
+            "kept": "verified",
+            "bad": "failed",
+            "running": "running",
+        }
         assert rows(ledger, id) == expected
     assert ledger.claim_listing(only=id) is None
     states(ledger, id)
@@ -278,11 +323,17 @@ def test_what_was_removed_from_its_destination_begins_again(ledger: Ledger) -> N
 @pytest.mark.parametrize("state", ["running", "paused", "partial"])
 def test_what_was_removed_and_came_from_a_list_is_listed_again(ledger: Ledger, state: str) -> None:
     """Its URL was forgotten when it arrived."""
-    page = [url("a", "one", modified=1.0), url("kept", "two", modified=1.0), url("bad", "three", modified=1.0)]
+    page = [
+        url("a", "one", modified=1.0),
+        url("kept", "two", modified=1.0),
+        url("bad", "three", modified=1.0),
+    ]
     id, listing = begin(ledger, page)
     ledger.end_listing(listing)
     ends = {"a": "verified", "kept": "verified"} | ({"bad": "failed"} if state == "partial" else {})
-    ledger.settle([settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends])
+    ledger.settle(
+        [settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+    )
     ledger.finish()
     if state == "paused":
         ledger.act(id, "pause")
@@ -291,31 +342,45 @@ def test_what_was_removed_and_came_from_a_list_is_listed_again(ledger: Ledger, s
     assert rows(ledger, id)["a"] == "failed"
     assert (ledger.migration(id).state, ledger.migration(id).listing) == ("running", "due")
     ledger.end_listing(go_on(ledger, id, page))
-    assert {name: rows(ledger, id)[name] for name in ("a", "kept")} == {"a": "queued", "kept": "verified"}
+    assert {name: rows(ledger, id)[name] for name in ("a", "kept")} == {
+        "a": "queued",
+        "kept": "verified",
+    }
     assert {claim.name: claim.url for claim in ledger.claim(9)}["a"] == "https://a.example/one"
     states(ledger, id)
 
 
 def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: Ledger) -> None:
-    """What has arrived stays, and so does what has begun an upload: somebody must still throw that away."""
+    """What has arrived stays, and so does what has begun an upload: somebody must still throw that
+    away."""
     names = ["arrived", "gone", "begun", "lost", "bad"]
     id, listing = begin(ledger, [listed(name) for name in names])
     ledger.end_listing(listing)
     ended(ledger, id, gone="failed", begun="failed", lost="failed", bad="failed")
     ids = {row.name: row.id for row in ledger.page(id)}
     begun = dict(upload_id="u", checked=True, place="p", etag="e", size=5, part_bytes=5, begun=0.0)
-    ledger.database.run(lambda c: c.execute(uploads.insert().values(transfer_id=ids["begun"], **begun)))
+    ledger.database.run(
+        lambda c: c.execute(uploads.insert().values(transfer_id=ids["begun"], **begun))
+    )
     lapsed = update(transfers).where(transfers.c.id == ids["lost"]).values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
     list_again(ledger, id, [listed("bad")])
-    assert rows(ledger, id) == {"arrived": "verified", "begun": "failed", "lost": "failed", "bad": "queued"}
+    assert rows(ledger, id) == {
+        "arrived": "verified",
+        "begun": "failed",
+        "lost": "failed",
+        "bad": "queued",
+    }
     assert ledger.migration(id).entries == 4
     states(ledger, id)
 
 
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
-def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(ledger: Ledger, first: str) -> None:
-    """Whether its transfer fails before the listing ends that does not name it any more, or after."""
+def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(
+    ledger: Ledger, first: str
+) -> None:
+    """Whether its transfer fails before the listing ends that does not name it any more, or
+    after."""
     id, listing = begin(ledger, [listed("kept"), listed("gone")])
     ledger.end_listing(listing)
     ledger.list_again(id, anyway=True)
@@ -323,11 +388,20 @@ def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(le
     if first == "the listing":
         ledger.end_listing(listing)
     for claim in ledger.claim(9):
-        ledger.settle([Settlement(claim, "failed", error={"code": "not-found", "side": "source", "detail": "gone"})])
+        ledger.settle(
+            [
+                Settlement(
+                    claim, "failed", error={"code": "not-found", "side": "source", "detail": "gone"}
+                )
+            ]
+        )
     if first == "the transfer":
         ledger.end_listing(listing)
     ledger.finish()
-    assert (ledger.migration(id).state, rows(ledger, id)) == ("failed", {"kept": "failed", "gone": "failed"})
+    assert (ledger.migration(id).state, rows(ledger, id)) == (
+        "failed",
+        {"kept": "failed", "gone": "failed"},
+    )
     list_again(ledger, id, [listed("kept")])
     assert rows(ledger, id) == {"kept": "queued"}
     states(ledger, id)
@@ -342,7 +416,9 @@ def test_what_may_have_left_something_fails_by_itself_and_tells_that(ledger: Led
     lapsed = update(transfers).where(transfers.c.name == "lost").values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
     error = {"code": "store-rejected", "side": "source", "detail": "a loop of links"}
-    list_again(ledger, id, [listed(name, None, error=error) for name in ("lost", "begun", "arrived")])
+    list_again(
+        ledger, id, [listed(name, None, error=error) for name in ("lost", "begun", "arrived")]
+    )
     assert rows(ledger, id) == {"lost": "queued", "begun": "failed", "arrived": "verified"}
     states(ledger, id)
 
@@ -366,7 +442,9 @@ def test_an_id_that_was_forgotten_is_given_to_nothing_else(ledger: Ledger) -> No
 
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
-def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(ledger: Ledger, verb: str) -> None:
+def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(
+    ledger: Ledger, verb: str
+) -> None:
     id, listing = begin(ledger, [listed("a")])
     ledger.end_listing(listing)
     looked = []
@@ -374,7 +452,13 @@ def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(led
         (claim,) = ledger.claim(1, only=id)
         looked.append(len(lost_upload_tokens(claim, claim.fence)))
         end = verb if number > 30 else "hand_back"
-        ledger.settle([Settlement(claim, end, rid=number > 30, error={"code": "x"} if end == "failed" else None)])
+        ledger.settle(
+            [
+                Settlement(
+                    claim, end, rid=number > 30, error={"code": "x"} if end == "failed" else None
+                )
+            ]
+        )
         if end == "failed":
             ledger.finish()
             ledger.act(id, "retry")
@@ -437,7 +521,8 @@ def test_what_was_listed_and_is_not_accounted_for_is_told(ledger: Ledger) -> Non
 
 
 def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
-    """Nobody would work on it: whoever finds that something of it is gone needs another migration."""
+    """Nobody would work on it: whoever finds that something of it is gone needs another
+    migration."""
     id, listing = begin(ledger, [listed("a")])
     ledger.end_listing(listing)
     assert ended(ledger, id) == "succeeded"
@@ -456,14 +541,17 @@ def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
 def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
     ledger: Ledger, verb: str, cancels: str
 ) -> None:
-    """However its claim ended: the source may have it no more, and the migration may be cancelled meanwhile."""
+    """However its claim ended: the source may have it no more, and the migration may be cancelled
+    meanwhile."""
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.end_listing(listing)
     a, b = ledger.claim(2)
     if cancels == "before":
         ledger.act(id, "cancel")
     error = {"code": "unavailable"} if verb == "failed" else None
-    ledger.settle([verified(a), Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"})])
+    ledger.settle(
+        [verified(a), Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"})]
+    )
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
     assert (orphan.claim.id, orphan.claim.fence) == (b.id, b.fence)
@@ -480,14 +568,19 @@ def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
 
 
 @pytest.mark.parametrize("verb", ["verified", "unverified", "skipped"])
-def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(ledger: Ledger, verb: str) -> None:
-    """Its receipt told of it, and the next one takes that one's place; what was there before it is another matter."""
+def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(
+    ledger: Ledger, verb: str
+) -> None:
+    """Its receipt told of it, and the next one takes that one's place; what was there before it is
+    another matter."""
     id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])
     ledger.end_listing(listing)
 
     def claimed() -> Claim:
         claims = {claim.name: claim for claim in ledger.claim(2)}
-        ledger.settle([settled(claims["b"], "failed")])  # a migration that succeeded is another one the next time
+        ledger.settle(
+            [settled(claims["b"], "failed")]
+        )  # a migration that succeeded is another one the next time
         return claims["a"]
 
     left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claimed()
@@ -509,7 +602,8 @@ def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(ledger: 
 
 
 def test_a_page_that_comes_after_a_cancel_is_listed_by_a_retry(ledger: Ledger) -> None:
-    """Nothing waits in a cancelled migration: what it forgets when it has ended would be missing later."""
+    """Nothing waits in a cancelled migration: what it forgets when it has ended would be missing
+    later."""
     id, listing = begin(ledger, [url("a", "one")])
     ledger.act(id, "cancel")
     assert not ledger.add_page(listing, [url("b", "two")], "b")

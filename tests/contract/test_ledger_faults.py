@@ -1,4 +1,5 @@
-"""What the ledger promises when something fails: clocks, processes, disks and connections, on both databases."""
+"""What the ledger promises when something fails: clocks, processes, disks and connections, on both
+databases."""
 
 from __future__ import annotations
 
@@ -19,14 +20,25 @@ from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, Claim
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
 from relay.receipt import Version
-from tests.ledgers import OBJECT, TREE, Opened, hand_back_suspect, learn_empty, lossy, states, tree, verified
+from tests.ledgers import (
+    OBJECT,
+    TREE,
+    Opened,
+    hand_back_suspect,
+    learn_empty,
+    lossy,
+    states,
+    tree,
+    verified,
+)
 from tests.postgres import Postgres
 
 T = TypeVar("T")
 
 
 def at_once(count: int, do: Callable[[int], T]) -> list[T]:
-    """Do the same in so many threads, all of which begin when the last is ready. Raises what one of them raises."""
+    """Do the same in so many threads, all of which begin when the last is ready. Raises what one of
+    them raises."""
     barrier, found, failed = threading.Barrier(count), [], []
 
     def one(index: int) -> None:
@@ -49,7 +61,9 @@ def at_once(count: int, do: Callable[[int], T]) -> list[T]:
 # -- processes
 
 
-def test_f68_ten_thousand_rows_of_lost_runners_come_back_and_are_claimed_a_few_at_a_time(opened: Opened) -> None:
+def test_f68_ten_thousand_rows_of_lost_runners_come_back_and_are_claimed_a_few_at_a_time(
+    opened: Opened,
+) -> None:
     watcher = opened()
     ids = [tree(watcher, *[5] * 5000) for _ in range(2)]
     for _ in range(4):
@@ -106,7 +120,9 @@ def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> N
         first.close()
 
 
-def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(opened: Opened) -> None:
+def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     tree(one, 5)
     (mine,) = one.claim(1)
@@ -120,7 +136,8 @@ def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(op
 
 
 def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None:
-    """Object 000 kills whoever has it: at first with all that was claimed beside it, then only itself."""
+    """Object 000 kills whoever has it: at first with all that was claimed beside it, then only
+    itself."""
     watcher, lives = opened(), []
     id = tree(watcher, 5, 6, 7, 8)
     while claims := (runner := opened()).claim(4):
@@ -140,12 +157,16 @@ def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None
     assert (row.name, row.error["code"]) == ("000", "quarantined")
 
 
-def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(opened: Opened) -> None:
+def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     tree(one, 5, 30)
     suspect, shared = one.claim(2)
     pinned = Version(30, '"e"', id="v1")
-    one.record_upload(shared, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    one.record_upload(
+        shared, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned)
+    )
     share = two.join_upload()
     assert share is not None
     hand_back_suspect(one, suspect)
@@ -163,7 +184,9 @@ def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Op
     hand_back_suspect(one, suspect)
 
     def seen(alone: bool) -> PollResult | None:
-        return two.database.run(lambda c: poll.peek(c, two.who, ClaimRequest(5, 5, 5, alone)), write=False)
+        return two.database.run(
+            lambda c: poll.peek(c, two.who, ClaimRequest(5, 5, 5, alone)), write=False
+        )
 
     assert seen(alone=False) == PollResult((), (), {})
     assert seen(alone=True) is None
@@ -174,7 +197,9 @@ def test_parts_of_what_failed_are_anybodys_when_it_is_tried_again(opened: Opened
     id = tree(one, 30)
     (claim,) = one.claim(1)
     pinned = Version(30, '"e"', id="v1")
-    one.record_upload(claim, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    one.record_upload(
+        claim, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned)
+    )
     assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "failed", error={"code": "x"})])
     one.finish()
@@ -245,7 +270,9 @@ def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened)
     assert before <= found.at <= time.time()
 
 
-def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(opened: Opened) -> None:
+def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(
+    opened: Opened,
+) -> None:
     """A look that took longer than its lease says nothing of what others have sent there since."""
     one, two = opened(), opened()
     id = one.create(TREE)[0].id
@@ -265,7 +292,9 @@ def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(op
 # -- what the database may have lost
 
 
-def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(opened: Opened) -> None:
+def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(
+    opened: Opened,
+) -> None:
     one = opened(boot="earlier")
     id = tree(one, 5)
     learn_empty(one, id, True)
@@ -296,7 +325,9 @@ def test_f74_what_is_listed_again_after_a_start_of_the_machine_takes_no_fence_th
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
-def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(opened: Opened) -> None:
+def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
+    opened: Opened,
+) -> None:
     ledger = opened()
     id = tree(ledger, 5, 6, 7)
     kept, _ = ledger.claim(2)
@@ -305,7 +336,9 @@ def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
     assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
 
 
-def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_doubts(opened: Opened) -> None:
+def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_doubts(
+    opened: Opened,
+) -> None:
     """That nothing was there stands with its migration alone, and a doubt forgets that."""
     one, other = opened(), opened()
     learn_empty(one, tree(one, 5), True)
@@ -331,7 +364,9 @@ def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Open
         ledger.add_page(first, [Listed("a", 1)], "a")
 
 
-def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(postgres: Postgres) -> None:
+def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(
+    postgres: Postgres,
+) -> None:
     with lossy(postgres) as (far, lose, near):
         lose()
         with pytest.raises(LedgerFailed):
@@ -403,14 +438,17 @@ def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_don
 
 @pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
 def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
-    """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any more shows)."""
+    """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any
+    more shows)."""
     ledger = Ledger.open(f"sqlite:///{file}")
     ledger.renew()
     tree(ledger, *[5] * 300)
     ledger.close()
     with closing(sqlite3.connect(file)) as other:
         (size,) = other.execute("PRAGMA page_size").fetchone()
-        found = other.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        found = other.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
     place = size * (found[0] - 1) if found else 0
     data = bytearray(file.read_bytes())
     data[place : place + 64] = bytes(byte ^ 0xFF for byte in data[place : place + 64])
@@ -423,7 +461,9 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_f75_a_file_that_is_gone_accepts_nothing(file: Path, tmp_path: Path, replaced: bool) -> None:
+def test_f75_a_file_that_is_gone_accepts_nothing(
+    file: Path, tmp_path: Path, replaced: bool
+) -> None:
     ledger = Ledger.open(f"sqlite:///{file}")
     try:
         ledger.renew()
@@ -468,22 +508,27 @@ def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledge
     listing = ledger.claim_listing()
     assert listing is not None
     ledger.add_page(listing, [Listed("a", 1)], "a")
-    ledger.pause_for(id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""})
+    ledger.pause_for(
+        id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""}
+    )
     ledger.end_listing(listing)
     error = ledger.migration(id).error
     assert error is not None and error["code"] == "store-unauthenticated"
     assert ledger.act(id, "resume").error is None
 
 
-def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(postgres: Postgres) -> None:
-    """Its host lost power, or its address went to another: nothing ever says that the connection is no more."""
+def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(
+    postgres: Postgres,
+) -> None:
+    """Its host lost power, or its address went to another: nothing ever says that the connection is
+    no more."""
     with closing(Ledger.open(postgres.database())) as ledger:
 
         def asked(connection: Connection) -> dict[str, str]:
             found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
             return found
 
-        told = ledger.database.run(asked, write=False)
-    idle, interval, count, unanswered = (int(told[name]) for name in database.ALIVE)
+        reported = ledger.database.run(asked, write=False)
+    idle, interval, count, unanswered = (int(reported[name]) for name in database.ALIVE)
     assert idle + interval * count < LEASE_SECONDS
     assert unanswered / 1000 < LEASE_SECONDS

@@ -1,5 +1,5 @@
-"""Who is gone, and what becomes of what it had: leases, processes that can't be seen, listings that kill, and secrets
-that nobody needs any more."""
+"""Who is gone, and what becomes of what it had: leases, processes that can't be seen, listings that
+kill, and secrets that nobody needs any more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from tests.ledgers import TREE, Opened, tree, verified
 def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It renews right after the look at who is gone. It is never told that it holds what another gets."""
+    """It renews right after the look at who is gone. It is never told that it holds what another
+    gets."""
     one, two = opened(), opened()
     if two.database.sqlite:
         pytest.skip("its transactions have one lock")
@@ -38,22 +39,22 @@ def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
     (mine,) = one.claim(1)
     one.renew(-1)
     looks = 0
-    told: list[gevent.Greenlet[..., bool]] = []
+    reported: list[gevent.Greenlet[..., bool]] = []
     look = claims._is_gone
 
     def looked(*args: object) -> bool:
         nonlocal looks
         gone = look(*args)  # type: ignore[arg-type]
         looks += gone
-        if looks == 2 and not told:  # the first one is made without a lock
-            told.append(gevent.spawn(one.renew, 30.0))
-            told[0].join(10)
+        if looks == 2 and not reported:  # the first one is made without a lock
+            reported.append(gevent.spawn(one.renew, 30.0))
+            reported[0].join(10)
         return gone
 
     monkeypatch.setattr(claims, "_gone", looked)
     taken = two.reclaim()
-    told[0].join(10)
-    holds = told[0].value
+    reported[0].join(10)
+    holds = reported[0].value
     assert isinstance(holds, bool) and holds == (taken == 0)
     if holds:
         one.check_claim(mine)
@@ -69,7 +70,10 @@ def test_a_claim_of_so_many_takes_no_more_whatever_the_plan(opened: Opened) -> N
     if ledger.database.sqlite:
         pytest.skip("SQLite runs it once")
     id = tree(ledger, *[5] * 300)
-    plans = [f"SET LOCAL enable_{name} = off" for name in ("hashjoin", "mergejoin", "hashagg", "material", "sort")]
+    plans = [
+        f"SET LOCAL enable_{name} = off"
+        for name in ("hashjoin", "mergejoin", "hashagg", "material", "sort")
+    ]
 
     def taken(connection: object) -> int:
         for plan in plans:
@@ -114,7 +118,9 @@ def test_of_a_process_that_can_not_be_seen_only_the_time_tells(
     opened: Opened, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "one that /proc hides":
-        monkeypatch.setattr(database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+        monkeypatch.setattr(
+            database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError())
+        )
         monkeypatch.setattr(claims, "boot", lambda: "a boot")
         assert process_identity(os.getpid()) == str(os.getpid())
         assert process_identity(2**22 + 1) is None
@@ -209,7 +215,9 @@ def test_what_the_database_does_not_take_is_no_outage(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     ledger.act(id, "pause")
     if ledger.database.sqlite:
-        wrong = "INSERT INTO transfers (migration_id, name, state) VALUES (NULL, 'secret', 'queued')"
+        wrong = (
+            "INSERT INTO transfers (migration_id, name, state) VALUES (NULL, 'secret', 'queued')"
+        )
     else:
         wrong = f"UPDATE transfers SET size = 99999999999999999999 WHERE migration_id = '{id}' OR name = 'secret'"
     with pytest.raises(LedgerRefused) as caught:
@@ -220,7 +228,12 @@ def test_what_the_database_does_not_take_is_no_outage(ledger: Ledger) -> None:
 
 # -- secrets
 
-SECRET = Spec("https://a/x", "https://b/x", {}, {"source": {"text": "https://a/x?token=1", "headers": [["A", "b"]]}})
+SECRET = Spec(
+    "https://a/x",
+    "https://b/x",
+    {},
+    {"source": {"text": "https://a/x?token=1", "headers": [["A", "b"]]}},
+)
 
 
 def ended_as(ledger: Ledger, spec: Spec, verb: str) -> str:
@@ -233,8 +246,12 @@ def ended_as(ledger: Ledger, spec: Spec, verb: str) -> str:
 
 def age(ledger: Ledger, id: str) -> None:
     ended = {"ended": time.time() - KEPT_SECONDS - 1}
-    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**ended)))
-    ledger.database.run(lambda c: c.execute(update(transfers).where(transfers.c.migration_id == id).values(**ended)))
+    ledger.database.run(
+        lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**ended))
+    )
+    ledger.database.run(
+        lambda c: c.execute(update(transfers).where(transfers.c.migration_id == id).values(**ended))
+    )
 
 
 def test_credentials_of_one_that_failed_are_kept_a_day_for_a_retry(ledger: Ledger) -> None:
@@ -259,7 +276,9 @@ def test_one_that_failed_can_be_cancelled_and_then_has_none(ledger: Ledger) -> N
     assert ledger.secret(id) is None
 
 
-def test_one_that_is_cancelled_keeps_them_until_nothing_of_it_moves_or_is_left(ledger: Ledger) -> None:
+def test_one_that_is_cancelled_keeps_them_until_nothing_of_it_moves_or_is_left(
+    ledger: Ledger,
+) -> None:
     id = ledger.create(SECRET)[0].id
     (claim,) = ledger.claim(1)
     ledger.act(id, "cancel")
@@ -299,7 +318,9 @@ def test_the_urls_of_a_list_go_too_and_it_is_read_again(ledger: Ledger) -> None:
     ledger.finish()
     age(ledger, id)
     ledger.finish()
-    urls = ledger.database.run(lambda c: c.exec_driver_sql("SELECT url FROM transfers").scalars().all())
+    urls = ledger.database.run(
+        lambda c: c.exec_driver_sql("SELECT url FROM transfers").scalars().all()
+    )
     assert (ledger.secret(id), set(urls)) == (None, {None})
     ledger.act(id, "retry", SECRET.secret)
     listing = ledger.claim_listing()

@@ -1,5 +1,5 @@
-"""Identity is what identifies: store, endpoint, account and the whole location with its query; and one kind of runner
-works on its own migrations alone."""
+"""Identity is what identifies: store, endpoint, account and the whole location with its query; and
+one kind of runner works on its own migrations alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **m
 def profile(name: str, key: str = "KEY", endpoint: str | None = None) -> Remotes:
     """Return what `s3://` means under one of AWS's profiles."""
     signer = Signer(lambda: AwsCredentials(key, "SECRET", None), "us-east-1")
-    return Remotes({}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}"))
+    return Remotes(
+        {}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}")
+    )
 
 
 S3 = "s3://bucket/key"
@@ -85,7 +87,10 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
     "an option": (spec("https://a.example/d"), spec("https://a.example/d", server_copy=False)),
     "a remote's endpoint": (
         spec("far:bucket/key", remotes=Remotes(far(), environment={})),
-        spec("far:bucket/key", remotes=Remotes({"far": {**far()["far"], "endpoint": "http://two.example"}})),
+        spec(
+            "far:bucket/key",
+            remotes=Remotes({"far": {**far()["far"], "endpoint": "http://two.example"}}),
+        ),
     ),
     "a remote's account": (
         spec("far:bucket/key", remotes=Remotes(far(access_key_id="A", secret_access_key="S"))),
@@ -93,7 +98,9 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
     ),
     "a remote's url": (
         spec("web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/dav"}})),
-        spec("web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/other"}})),
+        spec(
+            "web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/other"}})
+        ),
     ),
     "an endpoint of AWS's settings": (
         spec(S3, remotes=profile("p", endpoint="http://one.example")),
@@ -101,7 +108,15 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
     ),
     "a profile": (spec(S3, remotes=profile("one")), spec(S3, remotes=profile("two"))),
 }
-OPENING = ("Authorization", "PRIVATE-TOKEN", "X-Api-Key", "X-Amz-Date", "X-Request-Id", "User-Agent", "X_Auth_Token")
+OPENING = (
+    "Authorization",
+    "PRIVATE-TOKEN",
+    "X-Api-Key",
+    "X-Amz-Date",
+    "X-Request-Id",
+    "User-Agent",
+    "X_Auth_Token",
+)
 SAME: dict[str, tuple[Spec, Spec]] = {
     **{
         name: (
@@ -143,14 +158,23 @@ SAME: dict[str, tuple[Spec, Spec]] = {
         spec("https://a.example/d", headers=(("Authorization", "Bearer b"),)),
     ),
     "the spelling": (spec("https://A.example:443/a%2Db"), spec("https://a.example/a-b")),
-    "the spelling of an encoded slash": (spec("https://a.example/%61%2fb"), spec("https://a.example/a%2Fb")),
+    "the spelling of an encoded slash": (
+        spec("https://a.example/%61%2fb"),
+        spec("https://a.example/a%2Fb"),
+    ),
     "the region": (
         spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "eu-west-1")))),
         spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "us-east-2")))),
     ),
     "a key that expires": (
-        spec("far:bucket/key", remotes=Remotes(far(access_key_id="A", secret_access_key="S", session_token="1"))),
-        spec("far:bucket/key", remotes=Remotes(far(access_key_id="B", secret_access_key="S", session_token="2"))),
+        spec(
+            "far:bucket/key",
+            remotes=Remotes(far(access_key_id="A", secret_access_key="S", session_token="1")),
+        ),
+        spec(
+            "far:bucket/key",
+            remotes=Remotes(far(access_key_id="B", secret_access_key="S", session_token="2")),
+        ),
     ),
 }
 
@@ -177,7 +201,12 @@ def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) ->
     for what, (one, other) in OTHERS.items():
         id = ledger.create(one)[0].id
         ledger.act(id, "pause" if verb == "resume" else "cancel")
-        if what in ("an option", "a user", "a remote's account", "a profile"):  # another's may open the same place
+        if what in (
+            "an option",
+            "a user",
+            "a remote's account",
+            "a profile",
+        ):  # another's may open the same place
             assert ledger.act(id, verb, other).state == "running", what
             continue
         before = ledger.migration(id), ledger.secret(id)
@@ -187,10 +216,14 @@ def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) ->
         assert ledger.act(id, verb, one).state == "running"
 
 
-def test_one_that_waits_for_credentials_is_gone_on_with_by_those_of_another_account(ledger: Ledger) -> None:
+def test_one_that_waits_for_credentials_is_gone_on_with_by_those_of_another_account(
+    ledger: Ledger,
+) -> None:
     one, other = OTHERS["a remote's account"]
     id = ledger.create(one, go_on=True)[0].id
-    ledger.pause_for(id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""})
+    ledger.pause_for(
+        id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
+    )
     assert ledger.create(other, go_on=True)[0].id == id
     ledger.act(id, "resume")
     assert ledger.create(other, go_on=True)[0].id == id
@@ -204,7 +237,9 @@ def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -
         ledger = Ledger.open(f"sqlite:///{tmp_path}/{name}.db")
         ledger.create(spec("https://a.example/d?token=12"))
         found.append(
-            ledger.database.run(lambda c: c.exec_driver_sql("SELECT spec, places, owner FROM migrations").one())
+            ledger.database.run(
+                lambda c: c.exec_driver_sql("SELECT spec, places, owner FROM migrations").one()
+            )
         )
         ledger.close()
     assert not set(found[0]) & set(found[1])
@@ -216,14 +251,28 @@ def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -
 def older(ledger: Ledger, one: Spec) -> str:
     """Accept a migration as an older relay did; return its id."""
     id = ledger.create(one)[0].id
-    values = {"spec": one.printed_digest, "places": None, "owner": None, "runner": None, "entries": None}
-    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
+    values = {
+        "spec": one.printed_digest,
+        "places": None,
+        "owner": None,
+        "runner": None,
+        "entries": None,
+    }
+    ledger.database.run(
+        lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    )
     return id
 
 
-def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_certain(ledger: Ledger) -> None:
+def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_certain(
+    ledger: Ledger,
+) -> None:
     for one, same, other in (
-        (spec("https://a.example/d?id=1"), spec("https://a.example/d?id=1"), spec("https://a.example/d?id=2")),
+        (
+            spec("https://a.example/d?id=1"),
+            spec("https://a.example/d?id=1"),
+            spec("https://a.example/d?id=2"),
+        ),
         (*SAME["a signature of AWS's"], OTHERS["a query beside a signature"][1]),
         (spec("/a/b", "/c/d"), spec("/a/b", "/c/d"), spec("/a/b", "/c/e")),
     ):
@@ -235,7 +284,9 @@ def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_c
         assert ledger.create(same, go_on=True)[0].id == id
 
 
-def test_of_a_remote_an_older_migration_is_gone_on_with_only_where_nothing_has_arrived(ledger: Ledger) -> None:
+def test_of_a_remote_an_older_migration_is_gone_on_with_only_where_nothing_has_arrived(
+    ledger: Ledger,
+) -> None:
     remotes = Remotes(far(), environment={})
     one = spec("far:bucket/key", remotes=remotes)
     id = older(ledger, one)
@@ -316,17 +367,21 @@ def test_what_an_older_relay_accepted_is_anybodys(ledger: Ledger, address: str) 
 
 
 def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
-    one = spec("https://a.example/d?token=hidden", headers=(("Authorization", "Basic aGlkZGVuOnB3"),))
+    one = spec(
+        "https://a.example/d?token=hidden", headers=(("Authorization", "Basic aGlkZGVuOnB3"),)
+    )
     migration, _ = ledger.create(one)
     assert "hidden" not in repr(one) + repr(migration) + json.dumps(ledger.events(migration.id))
 
 
 @pytest.mark.parametrize(
-    ("mode", "then"), [(0o644, 0o600), (0o666, 0o600), (0o604, 0o600), (0o660, 0o660), (0o600, 0o600)]
+    ("mode", "then"),
+    [(0o644, 0o600), (0o666, 0o600), (0o604, 0o600), (0o660, 0o660), (0o600, 0o600)],
 )
 @pytest.mark.parametrize("made", [False, True], ids=["empty", "ledger"])
 def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, then: int) -> None:
-    """It holds credentials. One that a group shares was meant so; what is no ledger is nobody's to change."""
+    """It holds credentials. One that a group shares was meant so; what is no ledger is nobody's to
+    change."""
     path, other = tmp_path / "l.db", tmp_path / "photo.jpg"
     path.touch()
     if made:
@@ -362,8 +417,11 @@ def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, the
         "hunter2",
     ],
 )
-def test_what_can_be_no_ledger_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process keeps for itself would be lost with it, and each worker would have one of its own."""
+def test_what_can_be_no_ledger_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process keeps for itself would be lost with it, and each worker would have one of its
+    own."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="is not the URL of a ledger") as refused:
         open_database(address.format(folder=tmp_path))

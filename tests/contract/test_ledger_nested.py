@@ -1,4 +1,5 @@
-"""What is unproved of an object is known to a migration whose destination lies in that of another, or around it."""
+"""What is unproved of an object is known to a migration whose destination lies in that of another,
+or around it."""
 
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ PAIRS = {
     "a tree around the tree": (("https://h/to/", "a/b"), ("https://h/to/a/", "b")),
     "an encoded single object": (("https://h/to/a%20b/%C3%BC", ""), ("https://h/to/", "a b/ü")),
     "an encoded tree": (("https://h/to/a%20b/", "ü"), ("https://h/to/", "a b/ü")),
-    "a tree around what is encoded": (("https://h/to/", "a b/ü"), ("https://h/to/a%20b/%C3%BC", "")),
+    "a tree around what is encoded": (
+        ("https://h/to/", "a b/ü"),
+        ("https://h/to/a%20b/%C3%BC", ""),
+    ),
     "a plain key": (("s3://h/a b%", ""), ("s3://h/", "a b%")),
     "a remote": (("r:a/b", ""), ("r:", "a/b")),
     "a folder of a remote": (("r:a", "b"), ("r:a/b", "")),
 }
-"""Of both migrations the destination, and the name of the object: empty where it is a single one."""
+"""Of both migrations the destination, and the name of the object: empty where it is a single
+one."""
 APART = {
     "another object": (("https://h/to/a/c", ""), ("https://h/to/", "a/b")),
     "another folder": (("https://h/to/a", ""), ("https://h/to/", "a/b")),
@@ -64,7 +69,9 @@ def claim(ledger: Ledger, id: str) -> Claim:
 
 
 def fail(ledger: Ledger, found: Claim, **more: Any) -> None:
-    ledger.settle([Settlement(found, "failed", error={"code": "x", "side": "source", "detail": "no"}, **more)])
+    ledger.settle(
+        [Settlement(found, "failed", error={"code": "x", "side": "source", "detail": "no"}, **more)]
+    )
     ledger.finish()
 
 
@@ -74,7 +81,9 @@ def assert_doubted(found: Claim) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_the_second_knows_what_the_first_left_until_it_has_arrived(ledger: Ledger, pair: str) -> None:
+def test_the_second_knows_what_the_first_left_until_it_has_arrived(
+    ledger: Ledger, pair: str
+) -> None:
     first, second = PAIRS[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
     ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
@@ -99,7 +108,9 @@ def test_other_places_know_nothing_of_it(ledger: Ledger, pair: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_command_that_is_given_again_learns_what_the_other_left_meanwhile(ledger: Ledger, pair: str) -> None:
+def test_a_command_that_is_given_again_learns_what_the_other_left_meanwhile(
+    ledger: Ledger, pair: str
+) -> None:
     first, second = PAIRS[pair]
     id = accept(ledger, second, "skip")
     fail(ledger, claim(ledger, id))

@@ -1,4 +1,5 @@
-"""What the ledger tells of transfers that nobody makes any more, and whose uploads may still be there."""
+"""What the ledger tells of transfers that nobody makes any more, and whose uploads may still be
+there."""
 
 from __future__ import annotations
 
@@ -13,13 +14,17 @@ PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
 
 
 def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
-    """Accept a tree of one object, begin its upload, and leave it so; return its migration's id and the claim."""
+    """Accept a tree of one object, begin its upload, and leave it so; return its migration's id and
+    the claim."""
     id = tree(ledger, 30)
     (claim,) = ledger.claim(1)
     ledger.record_upload(claim, UPLOAD)
     assert ledger.take_part(claim, "upload-1", None) == 1
     ledger.take_part(claim, "upload-1", PART)
-    assert ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)]) == []
+    assert (
+        ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)])
+        == []
+    )
     return id, claim
 
 
@@ -28,7 +33,11 @@ def test_an_upload_of_what_was_cancelled_is_an_orphan_until_it_is_removed(ledger
     assert ledger.orphans() == []
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
-    assert (orphan.claim.id, orphan.claim.name, orphan.claim.fence) == (claim.id, "000", claim.fence)
+    assert (orphan.claim.id, orphan.claim.name, orphan.claim.fence) == (
+        claim.id,
+        "000",
+        claim.fence,
+    )
     assert orphan.upload is not None
     assert (orphan.upload.upload_id, orphan.upload.place) == ("upload-1", "s3://b/x")
     assert ledger.orphans(id) == [orphan]
@@ -62,7 +71,9 @@ def test_what_failed_waits_for_a_retry_before_it_is_an_orphan(ledger: Ledger) ->
     assert orphan.claim.id == claim.id
 
 
-def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(opened: Opened) -> None:
+def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     for _ in range(5):
@@ -109,7 +120,9 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("verbs", [("cancel", "retry"), ("cancel", "retry", "cancel", "retry")])
-def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(opened: Opened, verbs: tuple[str, ...]) -> None:
+def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(
+    opened: Opened, verbs: tuple[str, ...]
+) -> None:
     """Somebody may say go on, and think better of it, before anybody has begun."""
     one, two = opened(), opened()
     id = tree(one, 5)
@@ -124,7 +137,9 @@ def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(opened: Opene
     assert two.orphans() == []
 
 
-@pytest.mark.parametrize(("rid", "remains", "lapses"), [(False, {}, 1), (True, {}, 0), (True, {"place": "x"}, 1)])
+@pytest.mark.parametrize(
+    ("rid", "remains", "lapses"), [(False, {}, 1), (True, {}, 0), (True, {"place": "x"}, 1)]
+)
 def test_a_failure_that_has_left_nothing_needs_nobody_to_look(
     opened: Opened, rid: bool, remains: dict[str, str], lapses: int
 ) -> None:

@@ -1,4 +1,5 @@
-"""What a migration takes over of an object that another to the same destination may have left unproved."""
+"""What a migration takes over of an object that another to the same destination may have left
+unproved."""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ def killed(opened: Opened, spec: Spec) -> Ledger:
     learn_empty(one, id, True)  # then nothing need be noted before bytes go
     claims = {claim.name: claim for claim in one.claim(9, id)}
     one.note_prior_states(
-        [(claims["noted"], PriorState(known=True, version=THERE)), (claims["arrived"], PriorState(known=True))]
+        [
+            (claims["noted"], PriorState(known=True, version=THERE)),
+            (claims["arrived"], PriorState(known=True)),
+        ]
     )
     remains = {"b/left": "What was sent may remain at b/left"}
     one.settle(
@@ -76,20 +80,31 @@ def test_what_may_be_there_is_taken_over(opened: Opened) -> None:
     assert all(claims[name].before is None for name in ("fresh", "handed", "arrived"))
 
 
-def test_what_was_there_before_is_not_known_where_only_the_names_of_the_places_are_the_same(opened: Opened) -> None:
+def test_what_was_there_before_is_not_known_where_only_the_names_of_the_places_are_the_same(
+    opened: Opened,
+) -> None:
     """A remote's endpoint is another by now, or the source is."""
     ledger = killed(opened, FIRST)
     claims = claimed(ledger, listed(ledger, replace(SECOND, places=("a", "c"))))
     found = {name: claim.before for name, claim in claims.items() if claim.before is not None}
     assert found.keys() == {"noted", "left", "killed"}
-    assert {(before.known, before.version, before.sent) for before in found.values()} == {(False, None, None)}
+    assert {(before.known, before.version, before.sent) for before in found.values()} == {
+        (False, None, None)
+    }
 
 
 @pytest.mark.parametrize(
     ("destination", "places", "takes"),
-    [("b:x", ("a", "b"), True), ("b:x", ("c", "b"), True), ("b:f/", ("a", "b"), True), ("b:f/", ("c", "b"), False)],
+    [
+        ("b:x", ("a", "b"), True),
+        ("b:x", ("c", "b"), True),
+        ("b:f/", ("a", "b"), True),
+        ("b:f/", ("c", "b"), False),
+    ],
 )
-def test_a_single_object_takes_over_too(opened: Opened, destination: str, places: tuple[str, str], takes: bool) -> None:
+def test_a_single_object_takes_over_too(
+    opened: Opened, destination: str, places: tuple[str, str], takes: bool
+) -> None:
     """Not that of another source, where its name at the destination is its source's."""
     one, two = opened(), opened()
     spec = Spec("a:x", destination, {"if_exists": "overwrite"}, {}, places=("a", "b"))
@@ -97,7 +112,9 @@ def test_a_single_object_takes_over_too(opened: Opened, destination: str, places
     assert one.claim(1, first.id)
     one.renew(-1)
     two.reclaim()
-    second, new = two.create(replace(spec, options={"if_exists": "skip"}, places=places), go_on=True)
+    second, new = two.create(
+        replace(spec, options={"if_exists": "skip"}, places=places), go_on=True
+    )
     assert new
     (claim,) = two.claim(1, second.id)
     assert (claim.fence, claim.attempts) == (2 if takes else 1, 1)
@@ -134,7 +151,9 @@ def test_the_newest_that_has_begun_an_object_tells_of_it(opened: Opened) -> None
     ledger = killed(opened, FIRST)
     id = listed(ledger, SECOND)
     claims = ledger.claim(9, id)
-    ledger.settle([verified(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims])
+    ledger.settle(
+        [verified(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims]
+    )
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
     found = claimed(ledger, listed(ledger, third))
     assert {name for name, claim in found.items() if claim.fence > 1} == {"left", "killed"}
@@ -172,7 +191,9 @@ def test_what_is_left_after_another_has_moved_the_object_is_known(
     leave(opened, one, mine)
     if not succeeds:
         two.act(second, "pause")  # its news are the latest, and not of this object
-    (found,) = (claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a")
+    (found,) = (
+        claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a"
+    )
     assert found.before is not None
 
 

@@ -32,7 +32,10 @@ def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> Non
     turn = ledger.settle_and_claim(ends, ALL, watched=[id])
     assert [claim.name for claim in turn.claims] == ["002", ""]
     assert turn.lost == ()
-    assert {name: standing.state for name, standing in turn.standings.items()} == {id: "running", other.id: "running"}
+    assert {name: standing.state for name, standing in turn.standings.items()} == {
+        id: "running",
+        other.id: "running",
+    }
     assert states(ledger, id) == ["verified", "failed", "running"]
     assert ledger.migration(other.id).tally == {"running": Count(1, 0)}
 
@@ -75,7 +78,9 @@ def test_what_was_begun_in_parts_is_forgotten_when_it_has_arrived_and_kept_when_
     tree(ledger, 30, 31)
     first, second = ledger.settle_and_claim((), ALL).claims
     for claim in (first, second):
-        ledger.record_upload(claim, UploadRecord("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4))
+        ledger.record_upload(
+            claim, UploadRecord("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4)
+        )
         assert ledger.take_part(claim, "u", None) == 1
     again = ledger.settle_and_claim([verified(first), Settlement(second, "hand_back")], ALL).claims
     assert [claim.id for claim in again] == [second.id]
@@ -143,7 +148,9 @@ NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
 
 
 @pytest.mark.parametrize("name", NOTHING_TO_DO)
-def test_who_finds_nothing_to_do_keeps_nobody_waiting(file: Ledger, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_finds_nothing_to_do_keeps_nobody_waiting(
+    file: Ledger, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.0)
     tree(file, 5)
     (claim,) = file.claim(1)
@@ -172,7 +179,9 @@ def test_f72_who_finds_the_lock_taken_asks_again_until_it_is_free(tmp_path: Path
             least, most = database.AGAIN_SECONDS
             assert all(least <= seconds <= most for seconds in pauses)
             assert len(set(pauses)) > 1  # or two that wait would ask in step
-            assert two.execute("PRAGMA busy_timeout").fetchone() == (int(database.BUSY_SECONDS * 1e3),)
+            assert two.execute("PRAGMA busy_timeout").fetchone() == (
+                int(database.BUSY_SECONDS * 1e3),
+            )
 
 
 def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -> None:
@@ -183,7 +192,9 @@ def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 database.begin_writing(two, 0.02)
             assert not two.in_transaction
-            assert two.execute("PRAGMA busy_timeout").fetchone() == (int(database.BUSY_SECONDS * 1e3),)
+            assert two.execute("PRAGMA busy_timeout").fetchone() == (
+                int(database.BUSY_SECONDS * 1e3),
+            )
 
 
 # -- PostgreSQL's rows
@@ -236,14 +247,18 @@ def test_two_who_claim_never_wait_for_each_others_rows(pair: tuple[Ledger, Ledge
     assert states(one, id) == ["running"] * 3
 
 
-def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(pair: tuple[Ledger, Ledger, str]) -> None:
+def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(
+    pair: tuple[Ledger, Ledger, str],
+) -> None:
     """Its rows are read by who takes it for gone before they are settled, and written after it."""
     one, two, dsn = pair
     id = tree(one, 5)
     (claim,) = one.claim(1)
     one.renew(-1)
     with psycopg.connect(dsn) as other:
-        other.execute("UPDATE transfers SET state = 'verified', owner = NULL WHERE id = %s", (claim.id,))
+        other.execute(
+            "UPDATE transfers SET state = 'verified', owner = NULL WHERE id = %s", (claim.id,)
+        )
         with beside(two.reclaim) as found:
             await_waiting(dsn)
             other.commit()
@@ -251,12 +266,16 @@ def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(pair: tuple[Ledg
     assert [row.state for row in two.page(id)] == ["verified"]
 
 
-def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(pair: tuple[Ledger, Ledger, str]) -> None:
+def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(
+    pair: tuple[Ledger, Ledger, str],
+) -> None:
     one, two, dsn = pair
     id = tree(one, 5)
     (claim,) = one.claim(1)
     with psycopg.connect(dsn) as other:
-        other.execute("UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,))
+        other.execute(
+            "UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,)
+        )
         other.execute("UPDATE tallies SET objects = 1 - objects, bytes = 5 - bytes")
         with beside(lambda: one.settle([verified(claim)])) as found:
             await_waiting(dsn)
@@ -303,7 +322,9 @@ def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
     assert [migration.state for migration in one.finish()] == ["succeeded"]
 
 
-def test_what_is_retried_while_its_credentials_are_forgotten_keeps_them(pair: tuple[Ledger, Ledger, str]) -> None:
+def test_what_is_retried_while_its_credentials_are_forgotten_keeps_them(
+    pair: tuple[Ledger, Ledger, str],
+) -> None:
     one, two, dsn = pair
     id = one.create(OBJECT)[0].id
     one.act(id, "cancel")

@@ -1,4 +1,5 @@
-"""What is unproved of an object passes to the next migration to the same place, until it has arrived."""
+"""What is unproved of an object passes to the next migration to the same place, until it has
+arrived."""
 
 from __future__ import annotations
 
@@ -22,10 +23,14 @@ OLD = PriorState(known=True, version=Version(3, '"old"'))
 FAILED: dict[str, Any] = {"error": {"code": "x", "side": "source", "detail": "no"}}
 
 
-def accept(ledger: Ledger, wish: str = "changed", *, verify: str = "auto", owner: str = "me") -> str:
+def accept(
+    ledger: Ledger, wish: str = "changed", *, verify: str = "auto", owner: str = "me"
+) -> str:
     """Accept a migration of one object."""
     options = {"recursive": False, "if_exists": wish, "verify": verify}
-    return ledger.create(Spec("a", "b", options, {}, places=("a", "b"), owners=(owner, owner)))[0].id
+    return ledger.create(Spec("a", "b", options, {}, places=("a", "b"), owners=(owner, owner)))[
+        0
+    ].id
 
 
 def claim(ledger: Ledger, id: str) -> Claim:
@@ -49,7 +54,9 @@ def unverified(ledger: Ledger, id: str) -> None:
 
 @pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
 @pytest.mark.parametrize("first", ["changed", "overwrite"])
-def test_what_is_unverified_is_known_to_the_next_and_what_it_is_called(ledger: Ledger, first: str, wish: str) -> None:
+def test_what_is_unverified_is_known_to_the_next_and_what_it_is_called(
+    ledger: Ledger, first: str, wish: str
+) -> None:
     """Whatever its options, and by whichever account; and it stands in its own row from then on."""
     unverified(ledger, accept(ledger, first, verify="size"))
     id = accept(ledger, wish, owner="another")
@@ -83,8 +90,12 @@ def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -
     assert kept(claim(ledger, accept(ledger))) == UNPROVED
 
 
-def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot_that(ledger: Ledger) -> None:
-    id = ledger.create(Spec("a", "b", {"recursive": True, "if_exists": "skip"}, {}, places=("a", "b")))[0].id
+def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot_that(
+    ledger: Ledger,
+) -> None:
+    id = ledger.create(
+        Spec("a", "b", {"recursive": True, "if_exists": "skip"}, {}, places=("a", "b"))
+    )[0].id
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     ledger.add_page(listing, [Listed(name, 5) for name in ("name", "Name", "plain")], "z")
@@ -95,7 +106,8 @@ def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot
 
 
 def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
-    """Of one that arrived, that failed before it sent anything, or that is new, nothing is known."""
+    """Of one that arrived, that failed before it sent anything, or that is new, nothing is
+    known."""
     for verify, names in (("auto", "abc"), ("size", "abcd")):
         options = {"recursive": True, "if_exists": "changed", "verify": verify}
         id = ledger.create(Spec("a", "b", options, {}, places=("a", "b")))[0].id
@@ -108,7 +120,12 @@ def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
             end(ledger, claims["a"], "unverified", remains=UNPROVED.remains, sent=THERE)
             end(ledger, claims["b"], "verified")
             end(ledger, claims["c"], "failed", **FAILED)
-    assert {name: kept(found) for name, found in claims.items()} == {"a": UNPROVED, "b": None, "c": None, "d": None}
+    assert {name: kept(found) for name, found in claims.items()} == {
+        "a": UNPROVED,
+        "b": None,
+        "c": None,
+        "d": None,
+    }
 
 
 # -- how they are found
@@ -120,14 +137,18 @@ def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger)
     id = ledger.create(long)[0].id
     plans: list[str] = []
 
-    def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def explain(
+        connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any
+    ) -> None:
         if "destination_empty" in statement and "EXPLAIN" not in statement:
             plan = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
             plans.append(str(connection.exec_driver_sql(plan + statement, parameters).all()))
 
     def others(connection: Connection) -> None:
         if connection.dialect.name != "sqlite":
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # which is the quickest where there are few
+            connection.exec_driver_sql(
+                "SET LOCAL enable_seqscan = off"
+            )  # which is the quickest where there are few
         event.listen(connection, "before_cursor_execute", explain)
         try:
             unproved.find_unproved(connection, id, "skip", ["x"])
@@ -135,7 +156,9 @@ def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger)
             event.remove(connection, "before_cursor_execute", explain)
 
     ledger.database.run(others, write=False)
-    assert any("migrations_by_destination" in plan and "migrations_by_places" in plan for plan in plans), plans
+    assert any(
+        "migrations_by_destination" in plan and "migrations_by_places" in plan for plan in plans
+    ), plans
 
 
 def random_text(length: int) -> str:

@@ -1,5 +1,5 @@
-"""The URLs of a list in the ledger: fresh ones by their names, for what has not arrived; and why it paused the last
-time."""
+"""The URLs of a list in the ledger: fresh ones by their names, for what has not arrived; and why it
+paused the last time."""
 
 from __future__ import annotations
 
@@ -27,22 +27,35 @@ def test_names_that_it_has_not_are_told_however_many_there_are(ledger: Ledger) -
     assert ledger.unknown_names("another", ["0000"]) == {"0000"}
 
 
-def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none(opened: Opened) -> None:
+def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none(
+    opened: Opened,
+) -> None:
     one, two = opened(), opened()
     id = listed(one, 4)
     first, second = one.claim(2)
     one.settle([verified(first)])
-    two.renew_urls(id, {name: f"https://a.example/{name}?fresh" for name in ("0000", "0001", "0002", "unheard of")})
+    two.renew_urls(
+        id,
+        {
+            name: f"https://a.example/{name}?fresh"
+            for name in ("0000", "0001", "0002", "unheard of")
+        },
+    )
     two.renew_urls("another", {"0003": "https://a.example/3?another"})
     two.renew_urls(id, {})
-    assert one.database.run(lambda c: c.exec_driver_sql("SELECT name, url FROM transfers ORDER BY name").all()) == [
+    assert one.database.run(
+        lambda c: c.exec_driver_sql("SELECT name, url FROM transfers ORDER BY name").all()
+    ) == [
         ("0000", None),
         ("0001", "https://a.example/0001?fresh"),
         ("0002", "https://a.example/0002?fresh"),
         ("0003", "https://a.example/3?old"),
     ]
     assert second.url == "https://a.example/1?old"
-    assert [claim.url for claim in two.claim(5)] == ["https://a.example/0002?fresh", "https://a.example/3?old"]
+    assert [claim.url for claim in two.claim(5)] == [
+        "https://a.example/0002?fresh",
+        "https://a.example/3?old",
+    ]
     assert [row.state for row in one.page(id)] == ["verified", "running", "running", "running"]
 
 

@@ -1,4 +1,5 @@
-"""What the ledger forgets stands in none of its files, while it is open: a server's is for months."""
+"""What the ledger forgets stands in none of its files, while it is open: a server's is for
+months."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def opened(file: Path) -> Iterator[Ledger]:
 
 def standing(file: Path, text: str) -> list[str]:
     """Return the files of a ledger in which a text stands."""
-    return [path.name for path in sorted(file.parent.iterdir()) if text.encode() in path.read_bytes()]
+    return [
+        path.name for path in sorted(file.parent.iterdir()) if text.encode() in path.read_bytes()
+    ]
 
 
 def moved(ledger: Ledger) -> None:

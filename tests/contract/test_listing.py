@@ -1,4 +1,5 @@
-"""Listings: every store tells the same about the same objects, one folder or all below it; hostile ones are refused."""
+"""Listings: every store tells the same about the same objects, one folder or all below it; hostile
+ones are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ import pytest
 
 from loadtests.bench.ports import free_port
 from relay.config import Limits
-from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, ReservedKey, Unsupported
+from relay.errors import (
+    ConnectionLost,
+    NotFound,
+    ProtocolViolation,
+    RelayError,
+    ReservedKey,
+    Unsupported,
+)
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Entry, Store
 from relay.stores.local import local_location
@@ -53,7 +61,11 @@ def folder(request: pytest.FixtureRequest) -> Location:
         path = root / prefix / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(size))
-    return local_location(root / prefix, destination=True) if base is root else webdav_location(f"{base}/{prefix}/")
+    return (
+        local_location(root / prefix, destination=True)
+        if base is root
+        else webdav_location(f"{base}/{prefix}/")
+    )
 
 
 def store(wire: Wire, location: Location) -> Store:
@@ -97,7 +109,8 @@ OURS = (
 def test_what_a_user_named_like_an_unfinished_upload_is_not_left_out(
     wire: Wire, request: pytest.FixtureRequest, wsgidav: str, wsgidav_root: Path, tmp_path: Path
 ) -> None:
-    """At a source it is moved or named with an error; at a destination it may be ours, and nothing is there then."""
+    """At a source it is moved or named with an error; at a destination it may be ours, and nothing
+    is there then."""
     prefix = prefix_of(request)
     for root in (tmp_path, wsgidav_root / prefix):
         (root / "deep").mkdir(parents=True)
@@ -105,18 +118,30 @@ def test_what_a_user_named_like_an_unfinished_upload_is_not_left_out(
             (root / name).write_bytes(b"12345")
             (root / "deep" / name).write_bytes(b"12345")
         (root / "fine").write_bytes(b"12345")
-    places = {"local": local_location(tmp_path, destination=False), "webdav": webdav_location(f"{wsgidav}/{prefix}/")}
+    places = {
+        "local": local_location(tmp_path, destination=False),
+        "webdav": webdav_location(f"{wsgidav}/{prefix}/"),
+    }
     for kind, place in places.items():
         folder, reserved = place.folder(), OURS if kind == "webdav" else OURS[:3]
         for recursive in (False, True):
-            found = {entry.name: entry for entry in store(wire, folder).list(folder, recursive=recursive)}
+            found = {
+                entry.name: entry for entry in store(wire, folder).list(folder, recursive=recursive)
+            }
             names = [*OURS, *(f"deep/{name}" for name in OURS if recursive)]
             assert set(found) == {"fine", *names, *(() if recursive else ("deep/",))}
             failed = {name for name, entry in found.items() if entry.error is not None}
             assert failed == {name for name in names if name.removeprefix("deep/") in reserved}
-            assert all(isinstance(found[name].error, ReservedKey) and found[name].size == 5 for name in failed)
+            assert all(
+                isinstance(found[name].error, ReservedKey) and found[name].size == 5
+                for name in failed
+            )
         there = STORES[folder.store](wire, "destination", Watchdog(Limits()))
-        assert {entry.name for entry in there.list(folder)} == {"fine", "deep/", *(set(OURS) - set(reserved))}
+        assert {entry.name for entry in there.list(folder)} == {
+            "fine",
+            "deep/",
+            *(set(OURS) - set(reserved)),
+        }
 
 
 def test_a_folder_that_is_not_there_holds_nothing(wire: Wire, folder: Location) -> None:
@@ -143,7 +168,16 @@ NAMES = ("a b+c%.txt", "ünï.bin", "in/deep/er/x&y<z>.txt", "in/one", ".hidden"
 def python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Return Python's own server, and its folder."""
     root, port = tmp_path_factory.mktemp("www"), free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "-d", str(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "http.server",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "-d",
+        str(root),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(port)
@@ -164,7 +198,9 @@ def test_an_index_of_nginx_is_a_listing(wire: Wire, nginx: str, prefix: str) -> 
     seen = [name for name in NAMES if not name.startswith(".")]  # nginx leaves hidden ones out
     found = {entry.name: entry.size for entry in store(wire, place).list(place, recursive=True)}
     assert found == dict.fromkeys(seen, 5)
-    assert {e.name for e in store(wire, place).list(place)} == {n.partition("/")[0] + "/" * ("/" in n) for n in seen}
+    assert {e.name for e in store(wire, place).list(place)} == {
+        n.partition("/")[0] + "/" * ("/" in n) for n in seen
+    }
 
 
 def test_an_index_of_python_is_a_listing(wire: Wire, python_server: tuple[str, Path]) -> None:
@@ -181,7 +217,9 @@ def test_an_index_of_python_is_a_listing(wire: Wire, python_server: tuple[str, P
 def test_a_page_that_is_no_list_is_told(wire: Wire, python_server: tuple[str, Path]) -> None:
     base, root = python_server
     (root / "site").mkdir(exist_ok=True)
-    (root / "site" / "index.html").write_text("<html><title>My shop</title><a href='buy'>buy</a></html>")
+    (root / "site" / "index.html").write_text(
+        "<html><title>My shop</title><a href='buy'>buy</a></html>"
+    )
     place = parse_location(f"{base}/site/")
     with pytest.raises(Unsupported, match="no list of a folder"):
         list(store(wire, place).list(place))
@@ -217,7 +255,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
 
 
 @pytest.mark.parametrize(
-    ("told", "error"),
+    ("reported", "error"),
     [
         (dav("/folder/", "/etc/passwd"), ProtocolViolation),
         (dav("/folder/../up"), ProtocolViolation),
@@ -228,15 +266,19 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
         (reply(200, "<html/>"), RelayError),
     ],
 )
-def test_b68_a_webdav_listing_that_leads_out_is_refused(wire: Wire, told: bytes, error: type[RelayError]) -> None:
-    with Peer(telling(told)) as peer:
+def test_b68_a_webdav_listing_that_leads_out_is_refused(
+    wire: Wire, reported: bytes, error: type[RelayError]
+) -> None:
+    with Peer(telling(reported)) as peer:
         place = webdav_location(peer.url("/folder/"))
         with pytest.raises(error):
             list(store(wire, place).list(place))
 
 
 def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) -> None:
-    with Peer(telling(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))) as peer:
+    with Peer(
+        telling(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))
+    ) as peer:
         place = webdav_location(peer.url("/folder/"))
         assert list(store(wire, place).list(place)) == [Entry("b c"), Entry("d")]
 
@@ -259,14 +301,18 @@ def test_b68_a_bucket_that_lists_what_was_not_asked_for_is_refused(wire: Wire, n
         list(store(wire, place).list(place, True))
 
 
-def test_b63_an_object_whose_key_ends_in_a_slash_is_told_unless_it_is_a_folders_marker(wire: Wire) -> None:
+def test_b63_an_object_whose_key_ends_in_a_slash_is_told_unless_it_is_a_folders_marker(
+    wire: Wire,
+) -> None:
     page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
-    for told, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
-        with Peer(telling(told)) as peer:
+    for reported, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
+        with Peer(telling(reported)) as peer:
             place = bucket_at(peer, "folder/")
             found = list(store(wire, place).list(place, True))
         assert [entry.name for entry in found] == names
-        assert [entry.error is not None for entry in found] == ["(an object)" in name for name in names]
+        assert [entry.error is not None for entry in found] == [
+            "(an object)" in name for name in names
+        ]
 
 
 BAD = "bad\udcff"
@@ -275,13 +321,15 @@ BAD = "bad\udcff"
 
 @pytest.mark.parametrize("scheme", ["s3", "webdav", "json", "html"])
 def test_b61_a_name_that_is_no_text_is_told_and_never_replaced(wire: Wire, scheme: str) -> None:
-    told = {
+    reported = {
         "s3": keys("folder/bad%ff", "folder/good", coded=True),
         "webdav": dav("/folder/bad%ff", "/folder/good"),
         "json": reply(200, '[{"name": "bad\\udcff"}, {"name": "good"}]'),
-        "html": reply(200, "<title>Index of /folder/</title><a href='bad%ff'>bad</a><a href='good'>good</a>"),
+        "html": reply(
+            200, "<title>Index of /folder/</title><a href='bad%ff'>bad</a><a href='good'>good</a>"
+        ),
     }
-    with Peer(telling(told[scheme])) as peer:
+    with Peer(telling(reported[scheme])) as peer:
         if scheme == "s3":
             place = bucket_at(peer, "folder/")
         elif scheme == "webdav":
@@ -305,11 +353,21 @@ def test_b61_a_folder_whose_name_is_no_text_does_not_hide_the_others(wire: Wire)
     with Peer(script) as peer:
         place = parse_location(peer.url("/folder/"))
         found = list(store(wire, place).list(place, True))
-    assert {entry.name: entry.error is not None for entry in found} == {BAD: True, "good/object": False}
+    assert {entry.name: entry.error is not None for entry in found} == {
+        BAD: True,
+        "good/object": False,
+    }
 
 
 def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> None:
-    links = ("/etc/passwd", "../up", "//evil.example/x", "https://evil.example/x", "%2e%2e/up", "good")
+    links = (
+        "/etc/passwd",
+        "../up",
+        "//evil.example/x",
+        "https://evil.example/x",
+        "%2e%2e/up",
+        "good",
+    )
     page = "<title>Index of /folder/</title>" + "".join(f"<a href='{link}'>x</a>" for link in links)
     with Peer(telling(reply(200, page))) as peer:
         place = parse_location(peer.url("/folder/"))
@@ -317,19 +375,22 @@ def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> Non
 
 
 @pytest.mark.parametrize(
-    ("told", "error"),
+    ("reported", "error"),
     [
         ("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>", ProtocolViolation),
         (BOMB, ConnectionLost),
         ("<ListBucketResult>", ConnectionLost),
         ("<ListBucketResult/>", ProtocolViolation),
-        ("<ListBucketResult><EncodingType>url</EncodingType></ListBucketResult>", ProtocolViolation),
+        (
+            "<ListBucketResult><EncodingType>url</EncodingType></ListBucketResult>",
+            ProtocolViolation,
+        ),
     ],
 )
 def test_a_listing_of_a_bucket_that_never_ends_or_is_none_is_refused(
-    wire: Wire, told: str, error: type[RelayError]
+    wire: Wire, reported: str, error: type[RelayError]
 ) -> None:
-    with Peer(telling(reply(200, told))) as peer:
+    with Peer(telling(reply(200, reported))) as peer:
         place = bucket_at(peer)
         with pytest.raises(error):
             list(store(wire, place).list(place))
@@ -344,17 +405,25 @@ def test_ls(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"x")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
+        }
         command = [sys.executable, "-m", "relay", "ls", *words]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     assert run(".").stdout.splitlines() == ["a.bin", "deep/"]
     assert run("-r", ".").stdout.splitlines() == ["a.bin", "deep/b\\x1b[31m.bin"]
     assert run("--long", str(tmp_path)).stdout.split()[0] == "1"
-    told = [json.loads(line) for line in run("--json", "-r", ".").stdout.splitlines()]
-    assert [(row["size"], row["folder"]) for row in told] == [(1, False), (2, False)]
+    reported = [json.loads(line) for line in run("--json", "-r", ".").stdout.splitlines()]
+    assert [(row["size"], row["folder"]) for row in reported] == [(1, False), (2, False)]
     missing = run("nowhere/")
     assert missing.returncode == 1
     assert "nowhere" in missing.stderr

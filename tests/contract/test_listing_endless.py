@@ -1,4 +1,5 @@
-"""A listing that would have no end is an error: what tells of nothing, page after page or folder after folder."""
+"""A listing that would have no end is an error: what tells of nothing, page after page or folder
+after folder."""
 
 from __future__ import annotations
 
@@ -14,11 +15,21 @@ from relay.stores.s3.store import listing
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.contract.test_listing_evidence import FILE, FOLDER, bucket, dav, index, listed, place_of, reply, serving
+from tests.contract.test_listing_evidence import (
+    FILE,
+    FOLDER,
+    bucket,
+    dav,
+    index,
+    listed,
+    place_of,
+    reply,
+    serving,
+)
 from tests.scripted import Peer, Talk
 
 
-def told(wire: Wire, place: Location) -> Iterator[Entry]:
+def reported(wire: Wire, place: Location) -> Iterator[Entry]:
     return STORES[place.store](wire, "source", Watchdog(wire.limits)).list(place)
 
 
@@ -27,7 +38,9 @@ def _row(path: str, more: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["tokens", "markers"])
-def test_empty_pages_under_ever_new_tokens_end(wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_empty_pages_under_ever_new_tokens_end(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Some may be empty: a page that passes over what was deleted is."""
     monkeypatch.setattr(listing, "BARREN", 5)
     count, fruitful = [0], {4, 9}
@@ -36,19 +49,27 @@ def test_empty_pages_under_ever_new_tokens_end(wire: Wire, monkeypatch: pytest.M
         count[0] += 1
         name = "NextContinuationToken" if kind == "tokens" else "NextMarker"
         more = f"<IsTruncated>true</IsTruncated><{name}>t{count[0]:05}</{name}>"
-        return reply(200, bucket(*(["f/" + str(count[0])] if count[0] in fruitful else []), more=more))
+        return reply(
+            200, bucket(*(["f/" + str(count[0])] if count[0] in fruitful else []), more=more)
+        )
 
     found = []
-    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="in a row tell of nothing"):
-        for entry in told(wire, place_of("s3", peer)):
+    with (
+        Peer(serving(tell)) as peer,
+        pytest.raises(ProtocolViolation, match="in a row tell of nothing"),
+    ):
+        for entry in reported(wire, place_of("s3", peer)):
             found.append(entry.name)  # noqa: PERF402 - what came before the error counts
     assert found == ["4", "9"]
     assert count[0] <= 17
 
 
 @pytest.mark.parametrize("kind", ["webdav", "http"])
-def test_folders_that_branch_and_hold_nothing_end(wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Two links that lead back to the folder itself: the tree that is seen has no end that anybody would reach."""
+def test_folders_that_branch_and_hold_nothing_end(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Two links that lead back to the folder itself: the tree that is seen has no end that anybody
+    would reach."""
     monkeypatch.setattr(folders, "BARREN", 200)
     count = [0]
 
@@ -68,7 +89,8 @@ def test_folders_that_branch_and_hold_nothing_end(wire: Wire, monkeypatch: pytes
 def test_an_answer_that_tells_of_nothing_and_has_no_end_ends(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Blank lines, markup, rows of the folder itself; what is between two entries may be long, and not endless."""
+    """Blank lines, markup, rows of the folder itself; what is between two entries may be long, and
+    not endless."""
     monkeypatch.setattr(pieces, "BARREN_BYTES", 1 << 20)
     begin, entry, filler = {
         "webdav": ('<d:multistatus xmlns:d="DAV:">', _row("/f/a", FILE), _row("/f/", FOLDER)),
@@ -80,17 +102,24 @@ def test_an_answer_that_tells_of_nothing_and_has_no_end_ends(
 
     def script(talk: Talk) -> None:
         talk.head()
-        talk.send(f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        talk.send(
+            f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
         text = begin + filler * ((900 << 10) // len(filler)) + entry
         for piece in (text, *([filler * ((64 << 10) // len(filler))] * 1000)):
             talk.send(b"%x\r\n%s\r\n" % (len(piece), piece.encode()))
 
     found: list[str] = []
-    with Peer(script) as peer, pytest.raises(ProtocolViolation, match="in which it tells of nothing"):
+    with (
+        Peer(script) as peer,
+        pytest.raises(ProtocolViolation, match="in which it tells of nothing"),
+    ):
         place = parse_location(peer.url("/f/")) if kind == "json" else place_of(kind, peer)
-        for one in told(wire, place):
+        for one in reported(wire, place):
             found.append(one.name)  # noqa: PERF402 - what came before the error counts
-    assert [name.rpartition("/")[2] for name in found] == (["a"] if kind in ("webdav", "list") else [])
+    assert [name.rpartition("/")[2] for name in found] == (
+        ["a"] if kind in ("webdav", "list") else []
+    )
 
 
 @pytest.mark.parametrize("kind", ["webdav", "http"])
@@ -108,7 +137,13 @@ def test_folders_that_branch_and_lead_in_a_circle_end_though_they_hold_objects(
         names = ("one/", "two/", f"object-{depth % around}")
         if kind == "http":
             return reply(200, index(path, *names))
-        return reply(207, dav((path, FOLDER), *((path + name, FOLDER if name[-1] == "/" else FILE) for name in names)))
+        return reply(
+            207,
+            dav(
+                (path, FOLDER),
+                *((path + name, FOLDER if name[-1] == "/" else FILE) for name in names),
+            ),
+        )
 
     with Peer(serving(tell)) as peer:
         found = listed(wire, place_of(kind, peer))

@@ -1,4 +1,5 @@
-"""A listing is evidence: whole by its document and its framing, or an error; one page's trouble is borne a while."""
+"""A listing is evidence: whole by its document and its framing, or an error; one page's trouble is
+borne a while."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ def dav(*rows: tuple[str, str]) -> str:
     return f'<d:multistatus xmlns:d="DAV:">{text}</d:multistatus>'
 
 
-FOLDER = "<d:propstat><d:prop><d:resourcetype><d:collection/></d:resourcetype></d:prop></d:propstat>"
+FOLDER = (
+    "<d:propstat><d:prop><d:resourcetype><d:collection/></d:resourcetype></d:prop></d:propstat>"
+)
 FILE = "<d:propstat><d:prop><d:resourcetype/><d:getcontentlength>5</d:getcontentlength></d:prop></d:propstat>"
 
 
@@ -87,7 +90,9 @@ def bucket(*keys: str, more: str = "") -> str:
 
 def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
     if kind == "s3":
-        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        config = S3Config(
+            Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
+        )
         return s3_location(config, "bucket", path)
     if kind == "webdav":
         return webdav_location(peer.url(f"/{path}"))
@@ -95,7 +100,9 @@ def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
     return list_location(place) if kind == "list" else place
 
 
-def listed(wire: Wire, place: Location, seconds: float = 0.0, recursive: bool = True, **more: str) -> list[Entry]:
+def listed(
+    wire: Wire, place: Location, seconds: float = 0.0, recursive: bool = True, **more: str
+) -> list[Entry]:
     wire = Wire(wire.pool, replace(wire.limits, listing_seconds=seconds))
     store = STORES[place.store](wire, "source", Watchdog(wire.limits))
     return list(store.list(place, recursive, **more))
@@ -135,18 +142,24 @@ OTHERS = {
 @pytest.mark.parametrize("kind", ["s3", "webdav", "http"])
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_document_is_an_error_and_no_empty_folder(wire: Wire, kind: str, what: str) -> None:
-    told = reply(STATUS.get(kind, 200), OTHERS[what])
-    with Peer(serving(lambda *_: told)) as peer, pytest.raises(RelayError):
+    reported = reply(STATUS.get(kind, 200), OTHERS[what])
+    with Peer(serving(lambda *_: reported)) as peer, pytest.raises(RelayError):
         listed(wire, place_of(kind, peer))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
-def test_what_is_cut_is_an_error_whatever_its_framing_says(wire: Wire, kind: str, part: float) -> None:
+def test_what_is_cut_is_an_error_whatever_its_framing_says(
+    wire: Wire, kind: str, part: float
+) -> None:
     status, body = STATUS.get(kind, 200), GOOD[kind].encode()
     piece = body[: int(len(body) * part)]
     cuts = [f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + piece + CUT]
-    cuts.append(f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n{len(piece):x}\r\n".encode() + piece + CUT)
+    cuts.append(
+        f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n{len(piece):x}\r\n".encode()
+        + piece
+        + CUT
+    )
     cuts.append(f"HTTP/1.0 {status} X\r\n\r\n".encode() + piece + CUT)
     if kind != "list":  # a proxy frames anew what it got of a server that died
         cuts.append(reply(status, piece))
@@ -158,9 +171,13 @@ def test_what_is_cut_is_an_error_whatever_its_framing_says(wire: Wire, kind: str
 LINKS = "<a href='a'>a</a>  2024-01-01 10:00  12\n<a href='b'>b</a>"
 
 
-@pytest.mark.parametrize("end", ["", "<a href='c", "<!-- </html>", "<script>'</html>", "</bo", "</html"])
+@pytest.mark.parametrize(
+    "end", ["", "<a href='c", "<!-- </html>", "<script>'</html>", "</bo", "</html"]
+)
 @pytest.mark.parametrize("begin", ["<html>", "<!DOCTYPE HTML>\n<HTML lang=en>"])
-def test_a_page_without_its_end_is_cut_however_it_is_framed(wire: Wire, begin: str, end: str) -> None:
+def test_a_page_without_its_end_is_cut_however_it_is_framed(
+    wire: Wire, begin: str, end: str
+) -> None:
     page = f"{begin}<title>Index of /f/</title>{LINKS}"
     with Peer(serving(lambda *_: reply(200, page + end))) as peer, pytest.raises(ConnectionLost):
         listed(wire, place_of("http", peer))
@@ -171,11 +188,16 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(wire: Wire, begin: s
 @pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
 def test_a_page_that_lists_a_part_is_no_whole_listing(wire: Wire, more: str) -> None:
     page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
-    with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(Unsupported, match="a part of the folder"):
+    with (
+        Peer(serving(lambda *_: reply(200, page))) as peer,
+        pytest.raises(Unsupported, match="a part of the folder"),
+    ):
         listed(wire, place_of("http", peer))
 
 
-@pytest.mark.parametrize("other", ["?C=N;O=D", "?sort=name&amp;order=asc", "/f/?C=M&amp;O=A", "../?page=2x", "?page="])
+@pytest.mark.parametrize(
+    "other", ["?C=N;O=D", "?sort=name&amp;order=asc", "/f/?C=M&amp;O=A", "../?page=2x", "?page="]
+)
 def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> None:
     page = f"<html><title>Index of /f/</title><a href='{other}'>x</a>{LINKS}</html>"
     with Peer(serving(lambda *_: reply(200, page))) as peer:
@@ -194,7 +216,10 @@ def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> N
 
 def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
-        store, place = S3Store(wire, "destination", Watchdog(wire.limits)), place_of("s3", peer, "f/a")
+        store, place = (
+            S3Store(wire, "destination", Watchdog(wire.limits)),
+            place_of("s3", peer, "f/a"),
+        )
         for ask in (
             lambda: store.stored_parts(Upload(place, "id", checked=False)),
             lambda: store.lost_uploads(place, 0, 2e9),
@@ -208,15 +233,22 @@ def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) 
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
 
 
-@pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, PermissionDenied), (503, Unavailable)])
-def test_a_status_in_an_answer_counts_as_much_as_its_own(wire: Wire, status: int, error: type[RelayError]) -> None:
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, NotFound), (403, PermissionDenied), (503, Unavailable)]
+)
+def test_a_status_in_an_answer_counts_as_much_as_its_own(
+    wire: Wire, status: int, error: type[RelayError]
+) -> None:
     said = f"<d:status>HTTP/1.1 {status} X</d:status>"
     with Peer(serving(lambda *_: reply(207, dav(("/f/", said))))) as peer, pytest.raises(error):
         listed(wire, place_of("webdav", peer))
     rows = dav(("/f/", FOLDER), ("/f/a", said), ("/f/b", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer))
-    assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [("a", error), ("b", None)]
+    assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [
+        ("a", error),
+        ("b", None),
+    ]
 
 
 # -- troubles that pass
@@ -227,13 +259,20 @@ def troubles(kind: str) -> Iterator[tuple[str, bytes]]:
     for status in (429, 500, 502, 503):
         yield f"{status}", reply(status, "<Error><Code>SlowDown</Code></Error>", "Retry-After: 0")
     yield "no answer", CUT
-    yield "a cut", f"HTTP/1.1 {STATUS.get(kind, 200)} X\r\nContent-Length: 9999\r\n\r\n".encode() + whole[:-9] + CUT
+    yield (
+        "a cut",
+        f"HTTP/1.1 {STATUS.get(kind, 200)} X\r\nContent-Length: 9999\r\n\r\n".encode()
+        + whole[:-9]
+        + CUT,
+    )
     if kind in ("s3", "webdav"):
         yield "cut XML", reply(STATUS.get(kind, 200), whole[:-9])
         yield "another document", reply(STATUS.get(kind, 200), OTHERS["a login page"])
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in troubles(kind)])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in KINDS for name, _ in troubles(kind)]
+)
 def test_a_page_that_fails_once_is_asked_for_again(wire: Wire, kind: str, name: str) -> None:
     answers = [dict(troubles(kind))[name]] * 2
 
@@ -261,17 +300,26 @@ def test_trouble_that_does_not_pass_ends_within_the_budget(wire: Wire, kind: str
 
 def test_a_refusal_is_not_asked_for_again(wire: Wire) -> None:
     asked = []
-    with Peer(serving(lambda *_: asked.append(1) or reply(403, ""))) as peer, pytest.raises(PermissionDenied):  # type: ignore[func-returns-value]
+    with (
+        Peer(serving(lambda *_: asked.append(1) or reply(403, ""))) as peer,
+        pytest.raises(PermissionDenied),
+    ):  # type: ignore[func-returns-value]
         listed(wire, place_of("http", peer), seconds=20)
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_page_that_comes_again_is_given_once_and_nothing_of_it_is_left_out(wire: Wire, changed: bool) -> None:
+def test_a_page_that_comes_again_is_given_once_and_nothing_of_it_is_left_out(
+    wire: Wire, changed: bool
+) -> None:
     names = [f"{number:04}" for number in range(2000)]
     first = index("/f/", *names).encode()
     second = [name for name in names if name != "0007"] + ["new"] if changed else names
-    answers = [b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(first) + first[: len(first) // 2] + CUT]
+    answers = [
+        b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(first)
+        + first[: len(first) // 2]
+        + CUT
+    ]
 
     def tell(method: str, target: str) -> bytes:
         return answers.pop() if answers else reply(200, index("/f/", *second))
@@ -369,7 +417,9 @@ def test_a_webdav_folder_that_answers_with_its_page_is_no_object(wire: Wire, mor
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
-def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(wire: Wire, status: int) -> None:
+def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(
+    wire: Wire, status: int
+) -> None:
     def tell(method: str, target: str) -> bytes:
         return reply(status, "") if method == "PROPFIND" else reply(200, "")
 
@@ -380,26 +430,37 @@ def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(wire: Wir
 
 @pytest.mark.parametrize("href", ["/f/a", "/f/a/", "http://elsewhere.example/f/a"])
 def test_a_webdav_object_that_is_listed_as_a_folder_is_told(wire: Wire, href: str) -> None:
-    """Many servers answer PROPFIND of `a/` with what `a` is, and an object holds nothing: no success of nothing."""
+    """Many servers answer PROPFIND of `a/` with what `a` is, and an object holds nothing: no
+    success of nothing."""
     with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
         with pytest.raises(Rejected, match="is an object"):
             listed(wire, place_of("webdav", peer, "f/a/"))
     for rows in ([(href, FOLDER)], [(href, FILE), ("/f/a/b", FILE)]):
         with Peer(serving(lambda method, target, rows=rows: reply(207, dav(*rows)))) as peer:  # type: ignore[misc]
-            assert [entry.name for entry in listed(wire, place_of("webdav", peer, "f/a/"))] == ["b"][: len(rows) - 1]
+            assert [entry.name for entry in listed(wire, place_of("webdav", peer, "f/a/"))] == [
+                "b"
+            ][: len(rows) - 1]
 
 
 # -- S3's pages
 
 
-def paged(keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] | None = None) -> Answers:
-    """Return a bucket of `step` keys a page, in their own order; without `tokens` one that goes on by marker."""
+def paged(
+    keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] | None = None
+) -> Answers:
+    """Return a bucket of `step` keys a page, in their own order; without `tokens` one that goes on
+    by marker."""
 
     def tell(method: str, target: str) -> bytes:
-        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()}
+        query = {
+            name: values[0]
+            for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()
+        }
         if asked is not None:
             asked.append(query)
-        behind = query.get("continuation-token" if tokens else "marker") or query.get("start-after" if tokens else "")
+        behind = query.get("continuation-token" if tokens else "marker") or query.get(
+            "start-after" if tokens else ""
+        )
         first = keys.index(behind) + 1 if behind in keys else 0
         page = keys[first : first + step]
         more = f"<IsTruncated>{'true' if first + step < len(keys) else 'false'}</IsTruncated>"
@@ -412,7 +473,9 @@ def paged(keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] 
 
 @pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize("recursive", [True, False])
-def test_a_bucket_is_listed_by_tokens_or_by_markers(wire: Wire, tokens: bool, recursive: bool) -> None:
+def test_a_bucket_is_listed_by_tokens_or_by_markers(
+    wire: Wire, tokens: bool, recursive: bool
+) -> None:
     names = [f"f/{number:03} +ü" for number in range(25)]
     with Peer(serving(paged(names, 10, tokens))) as peer:
         found = listed(wire, place_of("s3", peer), recursive=recursive)
@@ -420,12 +483,18 @@ def test_a_bucket_is_listed_by_tokens_or_by_markers(wire: Wire, tokens: bool, re
 
 
 @pytest.mark.parametrize("status", [400, 405, 501])
-def test_a_server_that_refuses_the_newer_listing_is_asked_the_older_way(wire: Wire, status: int) -> None:
+def test_a_server_that_refuses_the_newer_listing_is_asked_the_older_way(
+    wire: Wire, status: int
+) -> None:
     older = paged([f"f/{number}" for number in range(5)], 2, tokens=False)
 
     def tell(method: str, target: str) -> bytes:
         newer = "list-type" in target
-        return reply(status, "<Error><Code>NotImplemented</Code></Error>") if newer else older(method, target)
+        return (
+            reply(status, "<Error><Code>NotImplemented</Code></Error>")
+            if newer
+            else older(method, target)
+        )
 
     with Peer(serving(tell)) as peer:
         assert [entry.name for entry in listed(wire, place_of("s3", peer))] == list("01234")
@@ -439,12 +508,16 @@ KEYS = ["a b", "a%20b", "a%2Bb", "a+b", "caf\u00e9", "x&y", "z+"]
 def test_keys_that_only_claim_to_be_encoded_are_taken_as_they_are(
     wire: Wire, encoded: bool, step: int, says: bool
 ) -> None:
-    """`a+b`, read as if it were encoded, is `a b`: one of the two was listed twice then, and the other never."""
+    """`a+b`, read as if it were encoded, is `a b`: one of the two was listed twice then, and the
+    other never."""
 
     def tell(method: str, target: str) -> bytes:
         asked = parse_qs(urlsplit(target).query, keep_blank_values=True)
         first = int(asked.get("continuation-token", ["0"])[0])
-        shown = [quote(key) if encoded else key.replace("&", "&amp;") for key in KEYS[first : first + step]]
+        shown = [
+            quote(key) if encoded else key.replace("&", "&amp;")
+            for key in KEYS[first : first + step]
+        ]
         rows = "".join(f"<Contents><Key>f/{key}</Key><Size>5</Size></Contents>" for key in shown)
         last = first + step >= len(KEYS)
         more = f"<IsTruncated>{str(not last).lower()}</IsTruncated>"
@@ -463,7 +536,9 @@ def test_pages_that_go_round_in_a_circle_end(wire: Wire, length: int) -> None:
     def tell(method: str, target: str) -> bytes:
         count[0] += 1
         token = f"<NextContinuationToken>t{count[0] % length}</NextContinuationToken>"
-        return reply(200, bucket(f"f/{count[0]:05}", more=f"<IsTruncated>true</IsTruncated>{token}"))
+        return reply(
+            200, bucket(f"f/{count[0]:05}", more=f"<IsTruncated>true</IsTruncated>{token}")
+        )
 
     with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="circle"):
         listed(wire, place_of("s3", peer))
@@ -504,18 +579,23 @@ def test_a_listing_goes_on_behind_a_key_only_where_keys_are_in_order(wire: Wire)
 def test_the_object_that_has_the_listed_folders_own_key_is_told(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
         found = listed(wire, place_of("s3", peer))
-    assert [(entry.name, entry.error is not None) for entry in found] == [("(an object)", True), ("a", False)]
+    assert [(entry.name, entry.error is not None) for entry in found] == [
+        ("(an object)", True),
+        ("a", False),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["s3", "webdav"])
 @pytest.mark.parametrize("char", ["&#1;", "\x02", "&#xFFFE;", "&#xD800;", "\x7f"])
-def test_a_character_that_xml_does_not_allow_is_one_keys_matter(wire: Wire, kind: str, char: str) -> None:
+def test_a_character_that_xml_does_not_allow_is_one_keys_matter(
+    wire: Wire, kind: str, char: str
+) -> None:
     rows = f"<Contents><Key>f/x{char}</Key></Contents><Contents><Key>f/good</Key></Contents>"
-    told = {
+    reported = {
         "s3": reply(200, f"<ListBucketResult>{rows}</ListBucketResult>"),
         "webdav": reply(207, dav((f"/f/x{char}", FILE), ("/f/good", FILE))),
     }
-    with Peer(serving(lambda *_: told[kind])) as peer:
+    with Peer(serving(lambda *_: reported[kind])) as peer:
         found = [entry.name for entry in listed(wire, place_of(kind, peer))]
     assert len(found) == 2
     assert found[1] == "good"
@@ -526,7 +606,10 @@ def test_a_folder_whose_name_has_no_url_is_that_folders_matter(wire: Wire, char:
     rows = dav(("/f/", FOLDER), (f"/f/x{char}/", FOLDER), ("/f/good", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer))
-    assert sorted((entry.name == "good", type(entry.error)) for entry in found)[1] == (True, type(None))
+    assert sorted((entry.name == "good", type(entry.error)) for entry in found)[1] == (
+        True,
+        type(None),
+    )
     assert [type(entry.error) for entry in found if entry.name != "good"] == [UnsafeKey]
 
 
@@ -535,7 +618,10 @@ def test_a_webdav_name_that_leads_elsewhere_is_its_own_failure(wire: Wire, name:
     rows = dav(("/f/", FOLDER), (f"/f/{name}", FILE), ("/f/good", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer))
-    assert [(entry.name, type(entry.error)) for entry in found] == [(name.rstrip("/"), UnsafeKey), ("good", type(None))]
+    assert [(entry.name, type(entry.error)) for entry in found] == [
+        (name.rstrip("/"), UnsafeKey),
+        ("good", type(None)),
+    ]
 
 
 @pytest.mark.parametrize("tokens", [True, False])
@@ -558,11 +644,16 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
 # -- spelling, size, and others' turns
 
 
-@pytest.mark.parametrize("spelled", ["/u%CC%88/", "/%c3%bc/", "/ü/", "http://other.example/%C3%BC/"])
+@pytest.mark.parametrize(
+    "spelled", ["/u%CC%88/", "/%c3%bc/", "/ü/", "http://other.example/%C3%BC/"]
+)
 def test_a_webdav_folder_may_be_spelled_in_another_way(wire: Wire, spelled: str) -> None:
     rows = dav((spelled, FOLDER), (f"{spelled}a", FILE), (f"{spelled}b", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        assert [entry.name for entry in listed(wire, place_of("webdav", peer, "%C3%BC/"))] == ["a", "b"]
+        assert [entry.name for entry in listed(wire, place_of("webdav", peer, "%C3%BC/"))] == [
+            "a",
+            "b",
+        ]
 
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
@@ -610,17 +701,25 @@ def test_lines_that_are_none_are_their_own_failures(wire: Wire, tmp_path: Path) 
         found = listed(wire, place_of("list", peer, "list.csv"))
     good = [(entry.name, entry.size) for entry in found if entry.error is None]
     assert good == [("one", 1), ('ele"ven', 11)]
-    assert [entry.name for entry in found if entry.error] == [f"line {number}" for number in range(3, 12)]
+    assert [entry.name for entry in found if entry.error] == [
+        f"line {number}" for number in range(3, 12)
+    ]
     assert not any("a.example" in str(entry.error) for entry in found)
     for first in (b"\xff\xfe", b"\0", b"x" * 70_000):
-        with Peer(serving(lambda *_, first=first: reply(200, first))) as peer, pytest.raises(ProtocolViolation):
+        with (
+            Peer(serving(lambda *_, first=first: reply(200, first))) as peer,
+            pytest.raises(ProtocolViolation),
+        ):
             listed(wire, place_of("list", peer, "list.csv"))
 
 
-@pytest.mark.parametrize("told", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""])
-def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, told: str) -> None:
-    """XML writes what is true in two ways; one that says nothing, and where the next begins, goes on there."""
-    first = bucket("f/a", more=f"{told}<NextMarker>f/a</NextMarker>")
+@pytest.mark.parametrize(
+    "reported", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""]
+)
+def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, reported: str) -> None:
+    """XML writes what is true in two ways; one that says nothing, and where the next begins, goes
+    on there."""
+    first = bucket("f/a", more=f"{reported}<NextMarker>f/a</NextMarker>")
 
     def tell(method: str, target: str) -> bytes:
         goes_on = "marker" in parse_qs(urlsplit(target).query)
@@ -649,7 +748,9 @@ def test_a_page_that_does_not_tell_if_there_is_more_is_all_only_where_nothing_is
     assert len(asked) == (-(-5 // step) + 1 if pages else 2)
 
 
-def test_a_full_page_that_comes_again_and_does_not_tell_if_there_is_more_is_no_whole_listing(wire: Wire) -> None:
+def test_a_full_page_that_comes_again_and_does_not_tell_if_there_is_more_is_no_whole_listing(
+    wire: Wire,
+) -> None:
     page = bucket(*(f"f/{number:04}" for number in range(1000)))
     with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(ProtocolViolation):
         listed(wire, place_of("s3", peer))
@@ -663,7 +764,10 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
         asked.append(target)
         row = "<Part><PartNumber>7</PartNumber><Size>5</Size></Part>"
         following = f"<NextPartNumberMarker>{4000 * len(asked)}</NextPartNumberMarker>"
-        return reply(200, f"<ListPartsResult><IsTruncated>true</IsTruncated>{following}{row}</ListPartsResult>")
+        return reply(
+            200,
+            f"<ListPartsResult><IsTruncated>true</IsTruncated>{following}{row}</ListPartsResult>",
+        )
 
     with Peer(serving(tell)) as peer:
         store = S3Store(wire, "destination", Watchdog(wire.limits))
@@ -673,11 +777,19 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
 
 
 def test_what_a_multistatus_does_not_tell_to_be_an_object_is_not_taken_for_one(wire: Wire) -> None:
-    """GET of a folder may answer with a page, which would be stored as the object, and nothing in it."""
+    """GET of a folder may answer with a page, which would be stored as the object, and nothing in
+    it."""
     tag = "<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop></d:propstat>"
     denied = "<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
     sized = "<d:propstat><d:prop><d:getcontentlength>5</d:getcontentlength></d:prop></d:propstat>"
-    rows = dav(("/f/", FOLDER), ("/f/a", tag + denied), ("/f/b", tag), ("/f/c", sized), ("/f/d", FILE), ("/f/e/", tag))
+    rows = dav(
+        ("/f/", FOLDER),
+        ("/f/a", tag + denied),
+        ("/f/b", tag),
+        ("/f/c", sized),
+        ("/f/d", FILE),
+        ("/f/e/", tag),
+    )
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer), recursive=False)
     assert [(entry.name, entry.error is None) for entry in found] == [
@@ -705,7 +817,8 @@ def test_what_a_multistatus_does_not_tell_to_be_an_object_is_not_taken_for_one(w
 def test_what_is_asked_of_one_thing_is_read_from_its_own_row(
     wire: Wire, rows: tuple[tuple[str, str], ...], is_folder: bool | None
 ) -> None:
-    """A server may pass over the depth, and tell of others first. None: the answer tells nothing of it."""
+    """A server may pass over the depth, and tell of others first. None: the answer tells nothing of
+    it."""
 
     def tell(method: str, target: str) -> bytes:
         return reply(207, dav(*rows)) if method == "PROPFIND" else reply(405, "")

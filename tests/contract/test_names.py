@@ -1,4 +1,5 @@
-"""Names on real servers: what is odd arrives as it is, what would clash or can't be held is refused, each by itself."""
+"""Names on real servers: what is odd arrives as it is, what would clash or can't be held is
+refused, each by itself."""
 
 from __future__ import annotations
 
@@ -22,10 +23,28 @@ from tests.contract.conftest import Place
 from tests.contract.moves import content, put
 from tests.seaweed import Seaweed
 
-ODD = ["soap", "CON", "dot.", " space ", "~$office.docx", "100%", "a+b&c=d;e", "q?u#e'r\"y", "<tag>", "*|:", "-rf"]
+ODD = [
+    "soap",
+    "CON",
+    "dot.",
+    " space ",
+    "~$office.docx",
+    "100%",
+    "a+b&c=d;e",
+    "q?u#e'r\"y",
+    "<tag>",
+    "*|:",
+    "-rf",
+]
 SCRIPTS = ["ü", "日本語", "🦜", ".hidden", "%41", "x" * 200]
 """Names that some system somewhere minds, and these servers don't."""
-TWINS = [unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"), "Case", "case", "CASE"]
+TWINS = [
+    unicodedata.normalize("NFC", "é"),
+    unicodedata.normalize("NFD", "é"),
+    "Case",
+    "case",
+    "CASE",
+]
 
 
 @pytest.fixture
@@ -40,7 +59,8 @@ def folder(kind: str, place: Place) -> Location:
 
 
 MISREAD = dict.fromkeys(("webdav+wsgidav", "nextcloud"), ("a+b&c=d;e", "q?u#e'r\"y"))
-"""Names that a server reads as others where it is told to MOVE something there: it cuts them off at ';' or '?'."""
+"""Names that a server reads as others where it is told to MOVE something there: it cuts them off at
+';' or '?'."""
 
 
 @pytest.mark.parametrize("names", [ODD + SCRIPTS, TWINS], ids=["odd", "twins"])
@@ -49,7 +69,10 @@ def test_b60_b63_what_a_server_can_tell_apart_arrives_apart(
 ) -> None:
     names = [name for name in names if name not in MISREAD.get(kind, ())]
     for number, name in enumerate(names):
-        assert put(engine, folder.below(name, destination=True), f"{number} {name}".encode()) is State.VERIFIED
+        assert (
+            put(engine, folder.below(name, destination=True), f"{number} {name}".encode())
+            is State.VERIFIED
+        )
     for number, name in enumerate(names):
         assert content(store, folder.below(name)) == f"{number} {name}".encode()
 
@@ -62,11 +85,18 @@ def test_b60_a_name_that_a_server_reads_as_another_is_no_success_and_harms_nothi
         put(engine, folder.below(read, destination=True), b"precious")
         with pytest.raises(Rejected):
             put(engine, folder.below(name, destination=True), b"other")
-        assert content(engine.runner.stores.destination(folder, Watchdog(Limits())), folder.below(read)) == b"precious"
+        assert (
+            content(
+                engine.runner.stores.destination(folder, Watchdog(Limits())), folder.below(read)
+            )
+            == b"precious"
+        )
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../b", "./a", "a\\b", "..\\up", "", "..", "a/.."])
-def test_b57_b58_a_name_that_servers_fold_onto_another_is_refused_everywhere(folder: Location, name: str) -> None:
+def test_b57_b58_a_name_that_servers_fold_onto_another_is_refused_everywhere(
+    folder: Location, name: str
+) -> None:
     with pytest.raises(UnsafeKey):
         folder.below(name, destination=True)
 
@@ -75,9 +105,13 @@ def test_b57_b58_a_name_that_servers_fold_onto_another_is_refused_everywhere(fol
 def test_b58_an_empty_segment_is_refused_where_a_slash_makes_a_folder(
     kind: str, engine: Engine, store: Store, folder: Location, name: str
 ) -> None:
-    """S3 has it as a name like any other, so has Swift's; SeaweedFS lies above a file system, which shows."""
+    """S3 has it as a name like any other, so has Swift's; SeaweedFS lies above a file system, which
+    shows."""
     if kind == "swift":
-        twin, other = folder.below("/".join(filter(None, name.split("/")))), folder.below(name, destination=True)
+        twin, other = (
+            folder.below("/".join(filter(None, name.split("/")))),
+            folder.below(name, destination=True),
+        )
         put(engine, twin, b"precious")
         put(engine, other, b"other")
         assert (content(store, twin), content(store, other)) == (b"precious", b"other")
@@ -93,14 +127,19 @@ def test_b58_an_empty_segment_is_refused_where_a_slash_makes_a_folder(
     assert content(store, twin) == b"precious"
 
 
-@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "a\udcffb"])
-def test_b59_b61_a_name_with_what_nobody_should_see_is_refused_everywhere(folder: Location, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["a\0b", "a\nb", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "a\udcffb"]
+)
+def test_b59_b61_a_name_with_what_nobody_should_see_is_refused_everywhere(
+    folder: Location, name: str
+) -> None:
     with pytest.raises(UnsafeKey):
         folder.below(name, destination=True)
 
 
 @pytest.mark.parametrize(
-    "text", ["a%00b", "a%0ab", "a%e2%80%aeb", "%2e%2e/b", "..%2fb", "a%5cb", "a/./b", "a//b", "a/%2E%2e/b"]
+    "text",
+    ["a%00b", "a%0ab", "a%e2%80%aeb", "%2e%2e/b", "..%2fb", "a%5cb", "a/./b", "a//b", "a/%2E%2e/b"],
 )
 @pytest.mark.parametrize("scheme", ["http", "webdav"])
 def test_b57_b59_as_the_end_of_a_url(scheme: str, text: str) -> None:
@@ -112,7 +151,9 @@ LONG = "ä" * 512 + "b"
 """1,025 bytes."""
 
 
-def test_b62_a_key_that_s3_has_no_room_for_is_refused_before_anything_is_asked(seaweed: Seaweed) -> None:
+def test_b62_a_key_that_s3_has_no_room_for_is_refused_before_anything_is_asked(
+    seaweed: Seaweed,
+) -> None:
     folder = s3_location(seaweed.config, seaweed.bucket, "folder/")
     assert len(LONG.encode()) == 1025
     for name in ("ä" * 508 + "b", "k" * 1017):
@@ -145,13 +186,18 @@ def test_b62_the_longest_names_arrive(engine: Engine, store: Store, folder: Loca
     assert content(store, place) == b"bytes"
 
 
-def test_b67_the_names_of_unfinished_uploads_are_reserved_where_there_are_such(wsgidav: str, local: Path) -> None:
+def test_b67_the_names_of_unfinished_uploads_are_reserved_where_there_are_such(
+    wsgidav: str, local: Path
+) -> None:
     """Also for names that come out of a listing, or of the source's own word for itself."""
     for folder in (
         webdav_location(f"{wsgidav}/folder/", destination=True),
         Remotes(folders=None).locate(f"{local}/folder/", destination=True),
     ):
-        for give in (folder.named, lambda name, at=folder: at.below(f"deep/{name}", destination=True)):
+        for give in (
+            folder.named,
+            lambda name, at=folder: at.below(f"deep/{name}", destination=True),
+        ):
             with pytest.raises(ReservedKey):
                 give(".relay-1.part")  # type: ignore[operator]
         assert folder.below(".relay-1.parts", destination=True)

@@ -1,8 +1,9 @@
-"""Nextcloud's chunked upload, on a real WebDAV server (WsgiDAV) that puts chunks together as Nextcloud does.
+"""Nextcloud's chunked upload, on a real WebDAV server (WsgiDAV) that puts chunks together as
+Nextcloud does.
 
-What Nextcloud adds to WebDAV is one thing: a MOVE of an upload's `.file`. A small layer before WsgiDAV plays that; all
-else (folders, parts, listings, the move to the final name) is the real server's.
-"""
+What Nextcloud adds to WebDAV is one thing: a MOVE of an upload's `.file`. A small layer before
+WsgiDAV plays that; all else (folders, parts, listings, the move to the final name) is the real
+server's."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def test_an_object_arrives_in_parts_and_is_proved_before_it_has_its_name(
     engine: Engine, source: Spawned, nextcloud: Nextcloud, size: int
 ) -> None:
     name = f"new/er/{size}.bin"
-    outcome = engine.migrate(source.url(f"/objects/a?size={size}"), nextcloud.place(name, destination=True))
+    outcome = engine.migrate(
+        source.url(f"/objects/a?size={size}"), nextcloud.place(name, destination=True)
+    )
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.READ_BACK
     assert (nextcloud.root / FILES / name).read_bytes() == Content(SEED).read("/objects/a", 0, size)
@@ -53,7 +56,9 @@ def test_an_object_arrives_in_parts_and_is_proved_before_it_has_its_name(
     assert not nextcloud.uploads
 
 
-def test_a_source_that_always_ends_early_leaves_nothing(engine: Engine, source: Spawned, nextcloud: Nextcloud) -> None:
+def test_a_source_that_always_ends_early_leaves_nothing(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud
+) -> None:
     with pytest.raises(SourceTruncated):
         engine.migrate(
             source.url(f"/objects/a?size={SIZE}&fault=at({PART},on(GET,close_after(-1)))"),
@@ -75,7 +80,11 @@ def test_what_exists_is_left_alone(engine: Engine, source: Spawned, nextcloud: N
 
 @pytest.mark.parametrize("moment", ["a part", "the end"])
 def test_f43_an_upload_that_the_server_threw_away_is_begun_anew(
-    engine: Engine, source: Spawned, nextcloud: Nextcloud, moment: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    source: Spawned,
+    nextcloud: Nextcloud,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As it does after a day."""
     method, lost = "put_part" if moment == "a part" else "complete", []
@@ -89,7 +98,9 @@ def test_f43_an_upload_that_the_server_threw_away_is_begun_anew(
 
     monkeypatch.setattr(NextcloudStore, method, thrown_away)
     name = f"anew-{method}.bin"
-    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True))
+    outcome = engine.migrate(
+        source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True)
+    )
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
     assert len(lost[0]) == 1 and not nextcloud.uploads
@@ -101,7 +112,9 @@ def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
 ) -> None:
     send, lost = NextcloudStore._send, []
 
-    def losing(store: NextcloudStore, method: str, location: Location, *rest: Any, **named: Any) -> Any:
+    def losing(
+        store: NextcloudStore, method: str, location: Location, *rest: Any, **named: Any
+    ) -> Any:
         response = send(store, method, location, *rest, **named)
         if method == "MOVE" and location.path.endswith("/.file") and not lost:
             lost.append(response.head.status)
@@ -110,7 +123,9 @@ def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
         return response
 
     monkeypatch.setattr(NextcloudStore, "_send", losing)
-    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), nextcloud.place("lost.bin", destination=True))
+    outcome = engine.migrate(
+        source.url(f"/objects/a?size={SIZE}"), nextcloud.place("lost.bin", destination=True)
+    )
     assert outcome.receipt is not None
     assert (lost, outcome.receipt.attempts, outcome.receipt.bytes_resent) == ([201], 1, 0)
     assert (nextcloud.root / FILES / "lost.bin").stat().st_size == SIZE
@@ -118,7 +133,8 @@ def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Terminal:
-    """Return a terminal that sends parts, one at a time, and beside it a folder with one object of 16 of them."""
+    """Return a terminal that sends parts, one at a time, and beside it a folder with one object of
+    16 of them."""
     (tmp_path / "from").mkdir()
     (tmp_path / "from/big.bin").write_bytes(os.urandom(16 * PART))
     settings = {
@@ -130,18 +146,26 @@ def terminal(tmp_path: Path) -> Terminal:
     return Terminal(tmp_path, **settings)
 
 
-@pytest.mark.parametrize("place", ["before-complete", "after-complete", "before-verify", "before-publish"])
+@pytest.mark.parametrize(
+    "place", ["before-complete", "after-complete", "before-verify", "before-publish"]
+)
 def test_f59_a_kill_after_it_was_put_together_sends_nothing_again_and_leaves_nothing(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path, place: str
 ) -> None:
     to = nextcloud.root / FILES / place
-    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/{place}", "--json")
+    words = (
+        "migrate",
+        "-r",
+        f"{tmp_path}/from",
+        f"webdav{nextcloud.base[4:]}/{FILES}/{place}",
+        "--json",
+    )
     assert terminal.run(*words, RELAY_FAILPOINT=f"{place}:1:kill9")[0] == -signal.SIGKILL
     assert not (to / "big.bin").exists()
     code, out, err = terminal.run(*words)
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["bytes_resent"], told["levels"]) == (0, {"read_back": 1})
+    reported = json.loads(out)
+    assert (reported["bytes_resent"], reported["levels"]) == (0, {"read_back": 1})
     assert os.listdir(to) == ["big.bin"]
     assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
     assert not nextcloud.uploads
@@ -151,7 +175,13 @@ def test_what_was_put_together_of_another_version_is_removed(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
 ) -> None:
     to = nextcloud.root / FILES / "other"
-    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/other", "--json")
+    words = (
+        "migrate",
+        "-r",
+        f"{tmp_path}/from",
+        f"webdav{nextcloud.base[4:]}/{FILES}/other",
+        "--json",
+    )
     assert terminal.run(*words, RELAY_FAILPOINT="before-publish:1:kill9")[0] == -signal.SIGKILL
     assert len(os.listdir(to)) == 1
     (tmp_path / "from/big.bin").write_bytes(os.urandom(3 * PART))
@@ -164,15 +194,25 @@ def test_what_was_put_together_of_another_version_is_removed(
 def test_a_kill_in_the_middle_sends_only_what_is_missing(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
 ) -> None:
-    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/tree", "--json")
+    words = (
+        "migrate",
+        "-r",
+        f"{tmp_path}/from",
+        f"webdav{nextcloud.base[4:]}/{FILES}/tree",
+        "--json",
+    )
     process = terminal.start(*words)
-    terminal.wait_for(process, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 4)
+    terminal.wait_for(
+        process, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 4
+    )
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     code, out, err = terminal.run(*words)
     assert code == 0, err
     assert json.loads(out)["bytes_resent"] <= PART
-    assert (nextcloud.root / FILES / "tree/big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
+    assert (nextcloud.root / FILES / "tree/big.bin").read_bytes() == (
+        tmp_path / "from/big.bin"
+    ).read_bytes()
     assert not nextcloud.uploads
 
 

@@ -33,20 +33,26 @@ class Forsaken:
 
     def begun(self, key: str) -> str:
         """Begin an upload at the server; return its id."""
-        id: str = self.seaweed.client().create_multipart_upload(Bucket=self.seaweed.bucket, Key=key)["UploadId"]
+        id: str = self.seaweed.client().create_multipart_upload(
+            Bucket=self.seaweed.bucket, Key=key
+        )["UploadId"]
         return id
 
     def cancelled(self, upload: str) -> None:
         """Write that this upload was begun, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
-        self.ledger.record_upload(self.claim, UploadRecord(upload, True, place, '"e"', 30, 10, total=3))
+        self.ledger.record_upload(
+            self.claim, UploadRecord(upload, True, place, '"e"', 30, 10, total=3)
+        )
         self.ledger.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
 
     @property
     def uploads(self) -> set[str]:
         """The ids of what is begun at the server below the tree."""
-        found = self.seaweed.client().list_multipart_uploads(Bucket=self.seaweed.bucket, Prefix=self.key)
+        found = self.seaweed.client().list_multipart_uploads(
+            Bucket=self.seaweed.bucket, Prefix=self.key
+        )
         return {row["UploadId"] for row in found.get("Uploads", ())}
 
 
@@ -54,13 +60,17 @@ class Forsaken:
 def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     remote = {"type": "s3", "endpoint": seaweed.endpoint, "region": REGION}
     keys = {"access_key_id": KEY, "secret_access_key": SECRET}
-    settings = Settings(remotes={"far": remote | keys}, local_folders=str(tmp_path), egress_allow="127.0.0.1")
+    settings = Settings(
+        remotes={"far": remote | keys}, local_folders=str(tmp_path), egress_allow="127.0.0.1"
+    )
     runner = TransferEngine(settings)
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     ledger.renew()
     tree = f"orphans/{tmp_path.name}"
     order = MigrationRequest(
-        Endpoint(f"file://{tmp_path}/from"), Endpoint(f"far:{seaweed.bucket}/{tree}"), recursive=True
+        Endpoint(f"file://{tmp_path}/from"),
+        Endpoint(f"far:{seaweed.bucket}/{tree}"),
+        recursive=True,
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
@@ -78,8 +88,14 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     )
     made.sweeper.clock = lambda: made.now[0]
     yield made
-    for row in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket, Prefix=tree).get("Uploads", ()):
-        seaweed.client().abort_multipart_upload(Bucket=seaweed.bucket, Key=row["Key"], UploadId=row["UploadId"])
+    for row in (
+        seaweed.client()
+        .list_multipart_uploads(Bucket=seaweed.bucket, Prefix=tree)
+        .get("Uploads", ())
+    ):
+        seaweed.client().abort_multipart_upload(
+            Bucket=seaweed.bucket, Key=row["Key"], UploadId=row["UploadId"]
+        )
     ledger.close()
     runner.wire.pool.close()
 
@@ -93,7 +109,9 @@ def test_f51_an_upload_that_is_ours_is_thrown_away_and_no_other(forsaken: Forsak
     assert forsaken.sweeper.sweep() == (0, [])
 
 
-def test_f51_one_whose_id_nobody_wrote_down_is_known_by_its_place_and_time(forsaken: Forsaken) -> None:
+def test_f51_one_whose_id_nobody_wrote_down_is_known_by_its_place_and_time(
+    forsaken: Forsaken,
+) -> None:
     lost, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
     forsaken.cancelled("")
     assert forsaken.sweeper.sweep() == (1, [])
@@ -128,7 +146,9 @@ def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
 def test_where_the_remote_leads_elsewhere_by_now_nothing_is_touched(forsaken: Forsaken) -> None:
     mine = forsaken.begun(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
-    forsaken.ledger.record_upload(forsaken.claim, UploadRecord(mine, True, place, '"e"', 30, 10, total=3))
+    forsaken.ledger.record_upload(
+        forsaken.claim, UploadRecord(mine, True, place, '"e"', 30, 10, total=3)
+    )
     forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
     forsaken.ledger.act(forsaken.id, "cancel")
     ((_, error),) = forsaken.sweeper.sweep()[1]

@@ -1,4 +1,5 @@
-"""S3 on a real server (SeaweedFS): objects in one piece and in parts, what goes with them, what must not be left."""
+"""S3 on a real server (SeaweedFS): objects in one piece and in parts, what goes with them, what
+must not be left."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that moves objects of 5 MiB and more in parts, and tries a part again for some seconds."""
+    """Return an engine that moves objects of 5 MiB and more in parts, and tries a part again for
+    some seconds."""
     made = Engine(certificates.ca_file, Limits(parted_bytes=PART, part_bytes=PART), retry_budget=5)
     yield made
     made.assert_nothing_left()
@@ -125,27 +127,36 @@ def test_from_bucket_to_bucket_what_belongs_to_the_object_goes_with_it(
     engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int, server_copy: bool
 ) -> None:
     data = os.urandom(size)
-    told = {
+    reported = {
         "ContentType": "image/x-raw",
         "CacheControl": "max-age=60",
         "ContentDisposition": 'attachment; filename="a b.raw"',
         "Metadata": {"camera": "one", "mtime": "1700000000.25"},
     }
-    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old +ü", Body=data, **told)
-    old, new = (s3_location(seaweed.config, seaweed.bucket, name) for name in (f"{key} old +ü", f"{key} new"))
+    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old +ü", Body=data, **reported)
+    old, new = (
+        s3_location(seaweed.config, seaweed.bucket, name)
+        for name in (f"{key} old +ü", f"{key} new")
+    )
     receipt = receipt_of(engine.migrate(old, new, server_copy=server_copy))
     # Of what came without a CRC64NVME SeaweedFS computes none when it copies.
     assert receipt.level is (Level.READ_BACK if server_copy else Level.WHOLE_DIGEST)
     assert any("copied it by itself" in note for note in receipt.notes) is server_copy
     theirs = client.get_object(Bucket=seaweed.bucket, Key=f"{key} new")
     assert theirs["Body"].read() == data
-    assert {name: theirs[name] for name in told} == told
+    assert {name: theirs[name] for name in reported} == reported
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
-def test_tags_go_with_the_object(engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int) -> None:
-    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old", Body=os.urandom(size), Tagging="a%20b=c%26d&e=")
-    old, new = (s3_location(seaweed.config, seaweed.bucket, f"{key} {name}") for name in ("old", "new"))
+def test_tags_go_with_the_object(
+    engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int
+) -> None:
+    client.put_object(
+        Bucket=seaweed.bucket, Key=f"{key} old", Body=os.urandom(size), Tagging="a%20b=c%26d&e="
+    )
+    old, new = (
+        s3_location(seaweed.config, seaweed.bucket, f"{key} {name}") for name in ("old", "new")
+    )
     receipt_of(engine.migrate(old, new, server_copy=False))
     tags = client.get_object_tagging(Bucket=seaweed.bucket, Key=f"{key} new")["TagSet"]
     assert sorted((tag["Key"], tag["Value"]) for tag in tags) == [("a b", "c&d"), ("e", "")]
@@ -195,7 +206,13 @@ def test_the_version_that_was_found_is_read_though_a_newer_one_is_written(
 
 
 def test_only_the_own_version_is_removed(
-    engine: Engine, client: Any, seaweed: Seaweed, wire: Wire, versioned: str, source: Spawned, key: str
+    engine: Engine,
+    client: Any,
+    seaweed: Seaweed,
+    wire: Wire,
+    versioned: str,
+    source: Spawned,
+    key: str,
 ) -> None:
     """As after a failed verification, when somebody else has written meanwhile."""
     theirs = client.put_object(Bucket=versioned, Key=key, Body=b"theirs")["VersionId"]
@@ -223,7 +240,9 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
     verify: str,
 ) -> None:
     fault = "framing(chunked);drop_header(Accept-Ranges);on(HEAD,status(405))"
-    outcome = engine.migrate(source.url(f"/objects/grows?size={size}&fault={fault}"), place, verify=verify)
+    outcome = engine.migrate(
+        source.url(f"/objects/grows?size={size}&fault={fault}"), place, verify=verify
+    )
     assert outcome.receipt is not None
     assert outcome.receipt.level is (Level.WHOLE_DIGEST if verify == "auto" else Level.SIZE)
     theirs = client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
@@ -233,7 +252,13 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
 
 @pytest.mark.parametrize("cut", [0, PART - 1, PART, PART + 1, SIZE - 1])
 def test_an_object_of_unknown_length_that_ends_early_leaves_nothing(
-    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, cut: int
+    engine: Engine,
+    source: Spawned,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    cut: int,
 ) -> None:
     once(engine)
     fault = f"framing(chunked);on(HEAD,status(405));close_after({cut})"
@@ -268,16 +293,26 @@ def test_a_part_that_ends_early_is_sent_again_and_nothing_else_is(
 ) -> None:
     """Cut once, at every border of a part and one byte beside it."""
     fault = f"at({part * PART},on(GET,first(1,close_after({after}))))"
-    receipt = receipt_of(engine.migrate(source.url(f"/objects/cut{part}{after}?size={SIZE}&fault={fault}"), place))
+    receipt = receipt_of(
+        engine.migrate(source.url(f"/objects/cut{part}{after}?size={SIZE}&fault={fault}"), place)
+    )
     assert receipt.level is Level.WHOLE_DIGEST
-    assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", f"/objects/cut{part}{after}", SIZE)
+    assert receipt.digests["crc64nvme"].hex() == contents.digest(
+        "crc64nvme", f"/objects/cut{part}{after}", SIZE
+    )
     assert receipt.attempts == 1
     assert receipt.bytes_resent <= PART
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_a_part_that_always_ends_early_leaves_no_object_and_no_upload(
-    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, part: int
+    engine: Engine,
+    source: Spawned,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    part: int,
 ) -> None:
     once(engine)
     fault = f"at({part * PART},on(GET,close_after(-1)))"
@@ -315,24 +350,36 @@ def test_a_source_that_changes_midway_gives_no_mixture(
 
 
 @pytest.mark.parametrize(
-    "flaw", ["ignore", "shift", "short", "star", "multipart", "unit", "backwards", "no_content_range"]
+    "flaw",
+    ["ignore", "shift", "short", "star", "multipart", "unit", "backwards", "no_content_range"],
 )
 def test_a_source_that_gives_other_ranges_is_moved_in_one_piece_or_refused(
     engine: Engine, source: Spawned, contents: Content, place: Location, flaw: str
 ) -> None:
     name = f"/objects/range-{flaw}"
-    receipt = receipt_of(engine.migrate(source.url(f"{name}?size={SIZE}&fault=range({flaw})"), place))
+    receipt = receipt_of(
+        engine.migrate(source.url(f"{name}?size={SIZE}&fault=range({flaw})"), place)
+    )
     assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", name, SIZE)
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
 def test_what_exists_is_left_alone_where_that_is_asked_for(
-    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, size: int
+    engine: Engine,
+    source: Spawned,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    size: int,
 ) -> None:
     client.put_object(Bucket=seaweed.bucket, Key=key, Body=b"old")
     with pytest.raises(AlreadyExists):
         engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="fail")
-    assert engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="skip").state is State.SKIPPED
+    assert (
+        engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="skip").state
+        is State.SKIPPED
+    )
     assert client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read() == b"old"
     assert not unfinished(client, seaweed)
 
@@ -365,10 +412,15 @@ def test_refusals_name_the_cause(
     said: str,
 ) -> None:
     right = seaweed.environment
-    wrong = AwsCredentials(key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"])
+    wrong = AwsCredentials(
+        key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"]
+    )
     config = S3Config(Signer(lambda: wrong, REGION), seaweed.endpoint)
     with pytest.raises(error, match=said) as caught:
-        engine.migrate(source.url(f"/objects/a?size={SMALL}"), s3_location(config, bucket or seaweed.bucket, key))
+        engine.migrate(
+            source.url(f"/objects/a?size={SMALL}"),
+            s3_location(config, bucket or seaweed.bucket, key),
+        )
     assert caught.value.side == "destination"
     assert wrong.secret not in f"{caught.value.message}{caught.value.hint}"
 
@@ -376,7 +428,9 @@ def test_refusals_name_the_cause(
 def test_the_terminal_moves_to_a_bucket_by_awss_own_settings(
     source: Spawned, seaweed: Seaweed, client: Any, key: str
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))
+    }
     done = subprocess.run(
         [
             *(sys.executable, "-m", "relay", "migrate", "--json"),
@@ -406,17 +460,25 @@ def test_a_server_moves_between_the_remotes_of_its_settings(
         f'[remotes.short]\ntype = "alias"\nremote = "cloud:{seaweed.bucket}/copies"\n'
     )
     with closing(Relay(tmp_path, None, 60, {"RELAY_CONFIG": str(settings)})) as relay:
-        relay.migrate(source.url(f"/objects/a?size={size}"), f"cloud:{seaweed.bucket}/{key}", "auto")
+        relay.migrate(
+            source.url(f"/objects/a?size={size}"), f"cloud:{seaweed.bucket}/{key}", "auto"
+        )
         relay.migrate(f"cloud:{seaweed.bucket}/{key}", f"short:{key}", "auto")
-        status, text = relay.ask("POST", "/migrate", {"source": f"nobody:{key}", "destination": f"short:{key}"})
+        status, text = relay.ask(
+            "POST", "/migrate", {"source": f"nobody:{key}", "destination": f"short:{key}"}
+        )
     assert (status, json.loads(text)["side"]) == (422, "request")
     assert SECRET not in text.decode()
-    one, other = (client.head_object(Bucket=seaweed.bucket, Key=name) for name in (key, f"copies/{key}"))
+    one, other = (
+        client.head_object(Bucket=seaweed.bucket, Key=name) for name in (key, f"copies/{key}")
+    )
     assert one["ContentLength"] == other["ContentLength"] == size
 
 
 def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))
+    }
     done = subprocess.run(
         [sys.executable, "-m", "relay", "migrate", "http://127.0.0.1:9/a", "s3://some-bucket/a"],
         env=environment | {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)},
@@ -435,7 +497,10 @@ def test_f59_only_an_upload_to_the_very_key_and_of_the_very_time_counts_as_lost(
 ) -> None:
     before = time.time()
     ours = client.create_multipart_upload(Bucket=seaweed.bucket, Key=key)["UploadId"]
-    others = [client.create_multipart_upload(Bucket=seaweed.bucket, Key=f"{key}{more}") for more in ("x", " +%/y")]
+    others = [
+        client.create_multipart_upload(Bucket=seaweed.bucket, Key=f"{key}{more}")
+        for more in ("x", " +%/y")
+    ]
     store = S3Store(wire, "destination", Watchdog(wire.limits))
     try:
         found = store.lost_uploads(place, before - 5, before + 60)
@@ -443,8 +508,12 @@ def test_f59_only_an_upload_to_the_very_key_and_of_the_very_time_counts_as_lost(
         assert store.lost_uploads(place, before + 10, before + 60) == ()
         assert store.lost_uploads(place, before - 60, before - 10) == ()
         strange = s3_location(seaweed.config, seaweed.bucket, f"{key} +%/y")
-        assert [upload.id for upload in store.lost_uploads(strange, before - 5, before + 60)] == [others[1]["UploadId"]]
+        assert [upload.id for upload in store.lost_uploads(strange, before - 5, before + 60)] == [
+            others[1]["UploadId"]
+        ]
     finally:
         client.abort_multipart_upload(Bucket=seaweed.bucket, Key=key, UploadId=ours)
         for other in others:
-            client.abort_multipart_upload(Bucket=seaweed.bucket, Key=other["Key"], UploadId=other["UploadId"])
+            client.abort_multipart_upload(
+                Bucket=seaweed.bucket, Key=other["Key"], UploadId=other["UploadId"]
+            )

@@ -34,13 +34,16 @@ BORDERS = [0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1,
 
 
 class Cut:
-    """A source of `size` bytes with ranges, of which none from `at` on is ever sent; by length or chunked."""
+    """A source of `size` bytes with ranges, of which none from `at` on is ever sent; by length or
+    chunked."""
 
     def __init__(self) -> None:
         self.size, self.at, self.chunked = len(SMALL), 0, False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _answering(self))
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         self._thread.start()
 
     @property
@@ -69,7 +72,9 @@ def _answering(cut: Cut) -> type[BaseHTTPRequestHandler]:
             else:
                 self._head(200, cut.size)
             end = min(last + 1, cut.at)
-            data = bytes(i % 251 for i in range(first, min(end, first + 1000))) if end > first else b""
+            data = (
+                bytes(i % 251 for i in range(first, min(end, first + 1000))) if end > first else b""
+            )
             data += bytes(max(0, end - first - len(data)))
             with suppress(OSError):
                 if cut.chunked:
@@ -135,8 +140,8 @@ def there(wire: Wire, location: Location) -> bool:
 
 
 def assert_gone(wire: Wire, location: Location, kind: str, error: RelayError, at: int) -> None:
-    """Assert that nothing is left, or that the error says so: WsgiDAV makes an empty file of the name and writes to it
-    a moment later, and an empty file may be anybody's."""
+    """Assert that nothing is left, or that the error says so: WsgiDAV makes an empty file of the
+    name and writes to it a moment later, and an empty file may be anybody's."""
     assert not there(wire, location) or (kind == "wsgidav" and "may remain" in error.hint), at
 
 
@@ -156,7 +161,8 @@ def test_a_small_object_that_ends_at_any_byte(
     wire: Wire, engine: Engine, cut: Cut, kind: str, place: Place, chunked: bool
 ) -> None:
     cut.size, cut.chunked = len(SMALL), chunked
-    # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of those.
+    # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of
+    # those.
     atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).atomic(digested=True)
     for at in range(0, len(SMALL), (5 if chunked else 1) if atomic else 9):
         cut.at = at
@@ -186,5 +192,7 @@ def test_no_upload_is_left_unfinished(engine: Engine, cut: Cut, seaweed: Seaweed
     for at in BORDERS:
         cut.at = at
         with pytest.raises(RelayError):
-            engine.migrate(cut.location, s3_location(seaweed.config, seaweed.bucket, f"unfinished/{at}"))
+            engine.migrate(
+                cut.location, s3_location(seaweed.config, seaweed.bucket, f"unfinished/{at}")
+            )
     assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)

@@ -1,8 +1,8 @@
-"""The contract of a Store (relay/stores/interfaces.py), one suite over every store and real servers.
+"""The contract of a Store (relay/stores/interfaces.py), one suite over every store and real
+servers.
 
-Each store is a way to make a Location for a name. What a server can't do by its own protocol is in its row of `CAN`,
-so that a promise that is not kept is written down, not skipped in silence.
-"""
+Each store is a way to make a Location for a name. What a server can't do by its own protocol is in
+its row of `CAN`, so that a promise that is not kept is written down, not skipped in silence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: 
 
 def test_what_is_not_there_is_not_found(store: Store, place: Place) -> None:
     with pytest.raises(NotFound) as caught:
-        inspect_object(store, place("none"))  # a HEAD alone is no proof, until a server has answered one with 200
+        inspect_object(
+            store, place("none")
+        )  # a HEAD alone is no proof, until a server has answered one with 200
     assert caught.value.side == "destination"
     with pytest.raises(NotFound):
         store.get(place("none"))
@@ -49,7 +51,9 @@ def test_delete_deletes_and_may_be_repeated(engine: Engine, store: Store, place:
     store.delete(place("a"), Version())
 
 
-def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: Store, place: Place) -> None:
+def test_a_pinned_version_is_read_or_refused(
+    kind: str, engine: Engine, store: Store, place: Place
+) -> None:
     put(engine, place("a"))
     found = store.head(place("a"))
     assert isinstance(found, ObjectInfo)
@@ -68,7 +72,9 @@ def test_only_where_nothing_is(engine: Engine, store: Store, place: Place) -> No
     assert content(store, place("a")) == b"old"
 
 
-def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engine, place: Place) -> None:
+def test_the_level_is_the_strongest_that_the_store_gives(
+    kind: str, engine: Engine, place: Place
+) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     with Peer(serving(Cloud(), sending(head, DATA))) as source:
         receipt = engine.migrate(source.url(), place("a")).receipt
@@ -82,20 +88,25 @@ def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engi
 def test_a_source_that_ends_early_leaves_no_object(
     kind: str, engine: Engine, store: Store, place: Place, framing: str, cut: int, verify: str
 ) -> None:
-    """WsgiDAV makes an empty file of the name, and writes what came a moment later. An empty one begins as everybody's
-    does, so that it is not deleted, but told."""
+    """WsgiDAV makes an empty file of the name, and writes what came a moment later. An empty one
+    begins as everybody's does, so that it is not deleted, but told."""
 
     def get(talk: Talk, _: bytes) -> None:
         if framing == "length":
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[:cut])
         else:
-            talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DATA), DATA[:cut])
+            talk.send(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DATA),
+                DATA[:cut],
+            )
 
     with Peer(serving(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
         engine.migrate(source.url(), place("cut"), verify=verify)
     assert caught.value.side == "source"
     left = content(store, place("cut"))
-    assert left is None or (kind == "wsgidav" and left != DATA and "may remain" in caught.value.hint)
+    assert left is None or (
+        kind == "wsgidav" and left != DATA and "may remain" in caught.value.hint
+    )
 
 
 def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
@@ -103,8 +114,12 @@ def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
 ) -> None:
     put(engine, place("a"), b"old")
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
-    with Peer(serving(Cloud(), sending(head, DATA[:-1]))) as source, pytest.raises(RelayError) as caught:
+    with (
+        Peer(serving(Cloud(), sending(head, DATA[:-1]))) as source,
+        pytest.raises(RelayError) as caught,
+    ):
         engine.migrate(source.url(), place("a"))
     assert "may remain" not in caught.value.hint
-    # WsgiDAV writes straight into the old file: what is left then is nothing, never a piece that looks whole.
+    # WsgiDAV writes straight into the old file: what is left then is nothing, never a piece that
+    # looks whole.
     assert content(store, place("a")) == (None if kind == "wsgidav" else b"old")

@@ -32,7 +32,14 @@ def test_the_worked_example_is_the_code_that_the_suite_runs() -> None:
 def test_the_worked_example_is_typed_as_the_stores_are() -> None:
     """It is the shape that a new file in relay/stores has, and mypy --strict reads those."""
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "tests/contract/memory.py"],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--follow-imports=silent",
+            "tests/contract/memory.py",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -71,7 +78,10 @@ def test_from_a_new_kind_to_an_old_one(engine: Engine, memory: StoreType) -> Non
     remotes, cloud = Remotes(kinds=(*KINDS, memory)), Cloud()
     put(engine, remotes.locate("memory://from/a", destination=True))
     with Peer(keeping(cloud)) as peer:
-        assert engine.migrate(remotes.locate("memory://from/a"), peer.url("/b")).state is State.VERIFIED
+        assert (
+            engine.migrate(remotes.locate("memory://from/a"), peer.url("/b")).state
+            is State.VERIFIED
+        )
     assert cloud.objects == {b"/b": DATA}
 
 
@@ -79,6 +89,14 @@ def test_every_kind_has_its_own_name_and_a_row_in_the_suite(kind: str, place: Pl
     names = [one.name for one in KINDS]
     assert len(set(names)) == len(names)
     assert place("a").store in {*names, "memory"}
-    rows = {"simulator": "http", "nginx": "http", "seaweed": "s3", "local": "local", "nextcloud": "nextcloud"}
-    assert set(rows.values()) | {"webdav"} == set(names) - {"list"}  # a list of URLs is no destination
+    rows = {
+        "simulator": "http",
+        "nginx": "http",
+        "seaweed": "s3",
+        "local": "local",
+        "nextcloud": "nextcloud",
+    }
+    assert set(rows.values()) | {"webdav"} == set(names) - {
+        "list"
+    }  # a list of URLs is no destination
     assert {*rows, "webdav+nginx"} <= set(CAN)

@@ -12,7 +12,11 @@ from tests.end_to_end.terminal import Terminal
 from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
 
 MIB = 1 << 20
-PARTS = {"RELAY_PARTED_BYTES": str(12 * MIB), "RELAY_PART_BYTES": str(5 * MIB), "RELAY_PARTS_IN_FLIGHT": "2"}
+PARTS = {
+    "RELAY_PARTED_BYTES": str(12 * MIB),
+    "RELAY_PART_BYTES": str(5 * MIB),
+    "RELAY_PARTS_IN_FLIGHT": "2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,9 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 @pytest.fixture
 def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """Return a slow way to the server; a parameter is the bytes a second of each connection."""
-    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)) as proxy:
+    with Proxy(
+        seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)
+    ) as proxy:
         yield proxy
 
 

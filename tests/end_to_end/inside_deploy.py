@@ -1,8 +1,9 @@
-"""Run as root in mount and network namespaces of its own: start a recipe of deploy/ as it says, and report.
+"""Run as root in mount and network namespaces of its own: start a recipe of deploy/ as it says, and
+report.
 
-stdin is the recipe as JSON (tests/end_to_end/test_deploy.py makes it of the files); stdout is the report. Nothing is
-writable but what the recipe names, and the program has the recipe's user, folder and environment alone.
-"""
+stdin is the recipe as JSON (tests/end_to_end/test_deploy.py makes it of the files); stdout is the
+report. Nothing is writable but what the recipe names, and the program has the recipe's user, folder
+and environment alone."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_MDWE = 65
-"""prctl(2): refuse memory that is writable and executable, as systemd's MemoryDenyWriteExecute= does."""
+"""prctl(2): refuse memory that is writable and executable, as systemd's MemoryDenyWriteExecute=
+does."""
 NOTIFY = "relay-test-notify"
 MODES = {"open": 0o1777, "own": 0o700, "hidden": 0o000}
 
@@ -30,9 +32,15 @@ def run(*command: str) -> None:
 
 
 def open_ways(needed: list[Path]) -> None:
-    """Let every user reach what the program is made of, also where it lies in a folder that is closed to others."""
+    """Let every user reach what the program is made of, also where it lies in a folder that is
+    closed to others."""
     run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
-    closed = {path: top for path in needed for top in reversed(path.parents) if not top.stat().st_mode & 0o001}
+    closed = {
+        path: top
+        for path in needed
+        for top in reversed(path.parents)
+        if not top.stat().st_mode & 0o001
+    }
     for number, path in enumerate(closed):
         Path(f"/mnt/{number}").mkdir()
         run("mount", "--bind", str(path), f"/mnt/{number}")
@@ -69,14 +77,24 @@ def lay_out(recipe: dict[str, Any]) -> None:
         if path not in (*recipe["kept"], *recipe["memory"], "/dev/shm") and not path.startswith(
             ("/proc", "/sys", "/dev")
         ):
-            subprocess.run(["mount", "-o", "remount,bind,ro", path], check=False, capture_output=True)
+            subprocess.run(
+                ["mount", "-o", "remount,bind,ro", path], check=False, capture_output=True
+            )
     run("ip", "link", "set", "lo", "up")
 
 
 def started(recipe: dict[str, Any], notify: str | None) -> subprocess.Popen[str]:
     """Start the recipe's command as its user."""
     rights = ["--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all"]
-    who = ["setpriv", "--reuid", str(recipe["user"]), "--regid", str(recipe["user"]), "--clear-groups", *rights]
+    who = [
+        "setpriv",
+        "--reuid",
+        str(recipe["user"]),
+        "--regid",
+        str(recipe["user"]),
+        "--clear-groups",
+        *rights,
+    ]
 
     def confine() -> None:
         os.umask(recipe["umask"])
@@ -96,7 +114,9 @@ def started(recipe: dict[str, Any], notify: str | None) -> subprocess.Popen[str]
     )
 
 
-def ask(recipe: dict[str, Any], method: str, path: str, body: str | None = None) -> tuple[int, dict[str, Any]]:
+def ask(
+    recipe: dict[str, Any], method: str, path: str, body: str | None = None
+) -> tuple[int, dict[str, Any]]:
     """Make one request to the server."""
     connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=30)
     headers = {"Content-Type": "application/json", "Prefer": "respond-async"}
@@ -110,12 +130,19 @@ def ask(recipe: dict[str, Any], method: str, path: str, body: str | None = None)
 def healthy(recipe: dict[str, Any]) -> bool:
     """Say if the recipe's own check of health passes, or ours where it has none."""
     check = recipe["health"] or [sys.executable, "-c", recipe["default_health"]]
-    return subprocess.run(check, env=recipe["environment"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(
+            check, env=recipe["environment"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, Any]:
     """Start the server, ask it, stop it; return what was seen."""
-    server = started(recipe, f"@{NOTIFY}" if notified else None)  # '@' for the zero byte, as systemd writes it
+    server = started(
+        recipe, f"@{NOTIFY}" if notified else None
+    )  # '@' for the zero byte, as systemd writes it
     until = time.monotonic() + 40
     while not (up := healthy(recipe)) and server.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
@@ -124,7 +151,9 @@ def once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, An
         order = {"source": "https://old.example/a", "destination": "https://new.example/b"}
         seen["ready"] = ask(recipe, "GET", "/readyz")
         seen["accepted"] = ask(recipe, "POST", "/migrate", json.dumps(order))[0]
-        seen["remote"] = ask(recipe, "POST", "/migrate", json.dumps(order | {"source": "nowhere:a"}))[0]
+        seen["remote"] = ask(
+            recipe, "POST", "/migrate", json.dumps(order | {"source": "nowhere:a"})
+        )[0]
         seen["migrations"] = len(ask(recipe, "GET", "/migrations")[1]["migrations"])
         seen["notified"] = notified.recv(4096).decode() if notified else None
     server.send_signal(signal.SIGTERM)

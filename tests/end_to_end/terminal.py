@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def _take_terminal() -> None:
-    """In a child: let the keys of its standard input's terminal, such as Ctrl-C, be signals to it."""
+    """In a child: let the keys of its standard input's terminal, such as Ctrl-C, be signals to
+    it."""
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -56,7 +57,8 @@ class Terminal:
     def on_a_tty(
         self, *words: str, columns: int = 100, typed: Sequence[tuple[str, bytes]] = (), **more: str
     ) -> tuple[int, str]:
-        """Run a command with a terminal of so many columns; return its exit code and all that came to it.
+        """Run a command with a terminal of so many columns; return its exit code and all that came
+        to it.
 
         `typed` are keys, each with the text that is waited for before it is hit.
         """
@@ -84,9 +86,13 @@ class Terminal:
         assert "Traceback" not in text, text
         return code, text
 
-    def tree(self, source: object, destination: object, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+    def tree(
+        self, source: object, destination: object, *words: str, **more: str
+    ) -> tuple[int, dict[str, Any]]:
         """Migrate a tree; return the exit code and the summary."""
-        code, out, _ = self.run("migrate", "-r", str(source), str(destination), "--json", *words, **more)
+        code, out, _ = self.run(
+            "migrate", "-r", str(source), str(destination), "--json", *words, **more
+        )
         return code, json.loads(out)
 
     def query(self, sql: str) -> Any:
@@ -98,8 +104,11 @@ class Terminal:
             return None
         return row and row[0]
 
-    def wait_for(self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]) -> None:
-        """Wait until a query of the ledger gives something good. Fails where the process ends before."""
+    def wait_for(
+        self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]
+    ) -> None:
+        """Wait until a query of the ledger gives something good. Fails where the process ends
+        before."""
         for _ in range(3000):
             if (found := self.query(sql)) is not None and good(found):
                 return

@@ -1,9 +1,9 @@
 """A server answers within 100 ms, whatever a store sends it meanwhile (law 10).
 
-A real `relay serve` with one worker, and a probe that asks `/healthz` again and again on a connection of its own. On a
-busy machine any answer may be late, so what counts is the time of an answer in which the worker was at work itself: a
-hub that stands still spends its processor's time. What is late for another reason may be tried again.
-"""
+A real `relay serve` with one worker, and a probe that asks `/healthz` again and again on a
+connection of its own. On a busy machine any answer may be late, so what counts is the time of an
+answer in which the worker was at work itself: a hub that stands still spends its processor's time.
+What is late for another reason may be tried again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ LATEST_SECONDS = 0.1
 TICK_SECONDS = 0.03
 """The clock of processor time has steps of 10 ms, of two modes."""
 GROWN_BYTES = 256 << 20
-"""What the worker may grow by: the largest page, as text, some of it parsed, and what Python does not give back."""
+"""What the worker may grow by: the largest page, as text, some of it parsed, and what Python does
+not give back."""
 TRIES = 3
 WATCH_SECONDS = 5.0
 PAGE = 16 << 20
@@ -33,7 +34,8 @@ Sends = Callable[[Talk, bytes], None]
 
 @dataclass(kw_only=True)
 class Watched:
-    """What the probe saw: the latest answer, by the worker's own time, and how much the worker grew."""
+    """What the probe saw: the latest answer, by the worker's own time, and how much the worker
+    grew."""
 
     latest: float = 0.0
     answers: int = 0
@@ -47,7 +49,9 @@ def head_of(*fields: str) -> bytes:
 
 def page(kind: str, text: bytes, status: str = "200 OK") -> Sends:
     """Answer everything with a page, and whatever is uploaded with 201."""
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+    )
 
     def send(talk: Talk, request: bytes) -> None:
         if request.startswith(b"PUT"):
@@ -80,26 +84,50 @@ def rows(begin: bytes, row: bytes, end: bytes) -> bytes:
 
 
 PAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "index: closing cells alone": ("text/html", lambda: filled(INDEX + b"<a href=f>f</a>", b"</td>", b"</pre></html>")),
-    "index: one text without an end": ("text/html", lambda: filled(INDEX + b"<a href=f>f</a>", b"x ")),
-    "index: a tag that never ends": ("text/html", lambda: filled(INDEX + b"<a href=f>f</a><a", b" x=y")),
+    "index: closing cells alone": (
+        "text/html",
+        lambda: filled(INDEX + b"<a href=f>f</a>", b"</td>", b"</pre></html>"),
+    ),
+    "index: one text without an end": (
+        "text/html",
+        lambda: filled(INDEX + b"<a href=f>f</a>", b"x "),
+    ),
+    "index: a tag that never ends": (
+        "text/html",
+        lambda: filled(INDEX + b"<a href=f>f</a><a", b" x=y"),
+    ),
     "index: open brackets": ("text/html", lambda: filled(INDEX + b"<a href=f>f</a>", b"<")),
-    "index: one long link": ("text/html", lambda: filled(INDEX + b'<a href="', b"%41", b'">x</a></pre></html>')),
-    "index: files": ("text/html", lambda: rows(INDEX, b'<a href="%07d">f</a> 28-Nov-2026 10:00 1\n', b"</pre></html>")),
-    "s3: empty elements": ("application/xml", lambda: filled(S3_PAGE, b"<a/>", b"</ListBucketResult>")),
+    "index: one long link": (
+        "text/html",
+        lambda: filled(INDEX + b'<a href="', b"%41", b'">x</a></pre></html>'),
+    ),
+    "index: files": (
+        "text/html",
+        lambda: rows(INDEX, b'<a href="%07d">f</a> 28-Nov-2026 10:00 1\n', b"</pre></html>"),
+    ),
+    "s3: empty elements": (
+        "application/xml",
+        lambda: filled(S3_PAGE, b"<a/>", b"</ListBucketResult>"),
+    ),
     "s3: elements inside of one another": ("application/xml", lambda: filled(S3_PAGE, b"<a>")),
     "s3: one long text": (
         "application/xml",
         lambda: filled(S3_PAGE + b"<Name>", b"x&amp;", b"</Name></ListBucketResult>"),
     ),
     "s3: objects": ("application/xml", lambda: rows(S3_PAGE, S3_ROW, b"</ListBucketResult>")),
-    "webdav: empty elements": ("application/xml", lambda: filled(DAV_PAGE, b"<a/>", b"</d:multistatus>")),
+    "webdav: empty elements": (
+        "application/xml",
+        lambda: filled(DAV_PAGE, b"<a/>", b"</d:multistatus>"),
+    ),
     "webdav: one long attribute": (
         "application/xml",
         lambda: filled(DAV_PAGE + b'<a b="', b"x", b'"/></d:multistatus>'),
     ),
     "webdav: files": ("application/xml", lambda: rows(DAV_PAGE, DAV_ROW, b"</d:multistatus>")),
-    "list: a quote that is never closed": ("text/csv", lambda: filled(b'name,url\n"', b"http://127.0.0.1:1/x\n")),
+    "list: a quote that is never closed": (
+        "text/csv",
+        lambda: filled(b'name,url\n"', b"http://127.0.0.1:1/x\n"),
+    ),
     "list: one line": ("text/csv", lambda: filled(b"name,url\n", b"x,")),
 }
 FIELDS = {
@@ -141,8 +169,8 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
     (worker,) = psutil.Process(server.process.pid).children()
     seen, before = Watched(), worker.memory_info().rss
     with closing(server.connect()) as probe:
-        status, told = server.ask("POST", "/migrate", order, Prefer="respond-async")
-        assert status == 202, told
+        status, reported = server.ask("POST", "/migrate", order, Prefer="respond-async")
+        assert status == 202, reported
         until = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < until:
             worked, begun = spent(worker), time.monotonic()
@@ -150,10 +178,13 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
             late = min(time.monotonic() - begun, spent(worker) - worked)
             seen.latest, seen.answers = max(seen.latest, late), seen.answers + 1
             seen.grown = max(seen.grown, worker.memory_info().rss - before)
-            if seen.answers % 20 == 0 and server.ask("GET", f"/migrations/{told['id']}")[1]["state"] != "running":
+            if (
+                seen.answers % 20 == 0
+                and server.ask("GET", f"/migrations/{reported['id']}")[1]["state"] != "running"
+            ):
                 break
             time.sleep(0.005)
-        server.ask("POST", f"/migrations/{told['id']}/cancel")
+        server.ask("POST", f"/migrations/{reported['id']}/cancel")
     return seen
 
 
@@ -164,7 +195,8 @@ def spent(worker: psutil.Process) -> float:
 
 
 def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
-    """Move something of a store that sends so, one after the other, and assert that the server answered meanwhile."""
+    """Move something of a store that sends so, one after the other, and assert that the server
+    answered meanwhile."""
     seen: list[Watched] = []
     with Peer(answering(sends)) as peer:
         for _ in range(TRIES):
@@ -178,7 +210,10 @@ def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
                 await_workers(server.process.pid, 1)
                 assert server.ask("GET", "/healthz")[0] == 200
                 seen = [watched(server, order(peer)) for order in orders]
-            if all(one.latest <= LATEST_SECONDS + TICK_SECONDS and one.grown <= GROWN_BYTES for one in seen):
+            if all(
+                one.latest <= LATEST_SECONDS + TICK_SECONDS and one.grown <= GROWN_BYTES
+                for one in seen
+            ):
                 return
     raise AssertionError(seen)
 
@@ -190,7 +225,11 @@ def test_while_a_page_of_16_mib_is_read(name: str) -> None:
     status = "207 Multi-Status" if name.startswith("webdav") else "200 OK"
     check(
         page(kind, text(), status),
-        lambda peer: {"source": located(name, peer), "destination": peer.url("/to/"), "recursive": True},
+        lambda peer: {
+            "source": located(name, peer),
+            "destination": peer.url("/to/"),
+            "recursive": True,
+        },
     )
 
 
@@ -202,12 +241,17 @@ def test_while_a_field_of_60_kb_is_read() -> None:
         talk.send(head_of("Content-Length: 0", f"{name.partition(':')[0]}: {FIELDS[name]}"))
 
     def order(number: int) -> Callable[[Peer], dict[str, object]]:
-        return lambda peer: {"source": peer.url(f"/a/{number}"), "destination": peer.url(f"/b/{number}")}
+        return lambda peer: {
+            "source": peer.url(f"/a/{number}"),
+            "destination": peer.url(f"/b/{number}"),
+        }
 
     check(send, *map(order, range(len(FIELDS))))
 
 
-@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"0001;a=b\r\nx\r\n"], ids=["plain", "with extensions"])
+@pytest.mark.parametrize(
+    "chunk", [b"1\r\nx\r\n", b"0001;a=b\r\nx\r\n"], ids=["plain", "with extensions"]
+)
 def test_while_chunks_of_one_byte_are_read(chunk: bytes) -> None:
     """Two million of them, as fast as they can be sent."""
     head, many = head_of("Transfer-Encoding: chunked"), chunk * 100_000

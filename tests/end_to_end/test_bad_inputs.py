@@ -1,4 +1,5 @@
-"""What a terminal says to a mistake: which side, what is wrong and what to do, and never a traceback."""
+"""What a terminal says to a mistake: which side, what is wrong and what to do, and never a
+traceback."""
 
 from __future__ import annotations
 
@@ -32,20 +33,80 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
         (("migrate", "", "{}/to"), 2, "source: it is empty", "a URL, or a path"),
         (("migrate", "{}/one", ""), 2, "destination: it is empty", "a URL, or a path"),
         (("migrate", "http://h:99999/a", "{}/to"), 2, "source: the port", "http://"),
-        (("migrate", "{}/one", "http://h/a b"), 2, "destination: the URL has U+0020", "percent-encoded"),
+        (
+            ("migrate", "{}/one", "http://h/a b"),
+            2,
+            "destination: the URL has U+0020",
+            "percent-encoded",
+        ),
         (("plan", "{}/one", "ftp://h/a"), 2, "destination: the scheme 'ftp'", "https://"),
-        (("migrate", "nosuch:a", "{}/to"), 2, "source: there is no remote 'nosuch'", "`relay remotes`"),
-        (("migrate", "{}/one", "s3://b/x"), 2, "destination: there are no credentials", "AWS_ACCESS_KEY_ID"),
-        (("migrate", "http://u:p@h/a", "{}/to"), 2, "source: the URL has a user name", "--source-headers-file"),
-        (("migrate", "{}/one", "http://u:p@h/a"), 2, "destination: the URL has", "--destination-headers-file"),
-        (("plan", "http://u:p@h/a", "{}/to"), 2, "source: the URL has a user name", "--source-headers-file"),
+        (
+            ("migrate", "nosuch:a", "{}/to"),
+            2,
+            "source: there is no remote 'nosuch'",
+            "`relay remotes`",
+        ),
+        (
+            ("migrate", "{}/one", "s3://b/x"),
+            2,
+            "destination: there are no credentials",
+            "AWS_ACCESS_KEY_ID",
+        ),
+        (
+            ("migrate", "http://u:p@h/a", "{}/to"),
+            2,
+            "source: the URL has a user name",
+            "--source-headers-file",
+        ),
+        (
+            ("migrate", "{}/one", "http://u:p@h/a"),
+            2,
+            "destination: the URL has",
+            "--destination-headers-file",
+        ),
+        (
+            ("plan", "http://u:p@h/a", "{}/to"),
+            2,
+            "source: the URL has a user name",
+            "--source-headers-file",
+        ),
         # headers
-        (("migrate", "{}/one", NOWHERE, "--destination-header", "Host: x"), 2, "destination: 'Host' can't", "Leave"),
-        (("migrate", NOWHERE, "{}/to", "--source-header", "nothing"), 2, "--source-header: a header is", "Name: value"),
-        (("plan", "{}/one", NOWHERE, "--destination-header", "x"), 2, "--destination-header: a header is", "Name: "),
-        (("migrate", NOWHERE, "{}/to", "--source-header", "A b: x"), 2, "source: the name of a header", "letters"),
-        (("migrate", NOWHERE, "{}/to", "--source-header", "X: @{}/no"), 2, "--source-header {}/no can't be", "Name a"),
-        (("migrate", NOWHERE, "{}/to", "--source-headers-file", "{}/one"), 2, "{}/one is open to others", "chmod 600"),
+        (
+            ("migrate", "{}/one", NOWHERE, "--destination-header", "Host: x"),
+            2,
+            "destination: 'Host' can't",
+            "Leave",
+        ),
+        (
+            ("migrate", NOWHERE, "{}/to", "--source-header", "nothing"),
+            2,
+            "--source-header: a header is",
+            "Name: value",
+        ),
+        (
+            ("plan", "{}/one", NOWHERE, "--destination-header", "x"),
+            2,
+            "--destination-header: a header is",
+            "Name: ",
+        ),
+        (
+            ("migrate", NOWHERE, "{}/to", "--source-header", "A b: x"),
+            2,
+            "source: the name of a header",
+            "letters",
+        ),
+        (
+            ("migrate", NOWHERE, "{}/to", "--source-header", "X: @{}/no"),
+            2,
+            "--source-header {}/no can't be",
+            "Name a",
+        ),
+        (
+            ("migrate", NOWHERE, "{}/to", "--source-headers-file", "{}/one"),
+            2,
+            "{}/one is open to others",
+            "chmod 600",
+        ),
         # settings
         (
             ("migrate", "{}/one", "{}/to", "--connect-seconds", "0"),
@@ -53,16 +114,36 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
             "(--connect-seconds): it must be greater",
             "Corr",
         ),
-        (("migrate", "{}/one", "{}/to", "--stall-seconds", "9e9"), 2, "(--stall-seconds): it must be at most", "Corr"),
+        (
+            ("migrate", "{}/one", "{}/to", "--stall-seconds", "9e9"),
+            2,
+            "(--stall-seconds): it must be at most",
+            "Corr",
+        ),
         # states
         (("pause", "1"), 1, "migration 1 is failed: it can't be paused", "`relay retry`."),
         (("resume", "2"), 1, "migration 2 is succeeded: it can't be resumed", "another migration"),
-        (("cancel", "2"), 1, "migration 2 is succeeded: it can't be cancelled", "another migration"),
-        (("limit", "1", "--slots", "2"), 1, "migration 1 is failed: it can't be limited", "`relay retry`."),
+        (
+            ("cancel", "2"),
+            1,
+            "migration 2 is succeeded: it can't be cancelled",
+            "another migration",
+        ),
+        (
+            ("limit", "1", "--slots", "2"),
+            1,
+            "migration 1 is failed: it can't be limited",
+            "`relay retry`.",
+        ),
         (("status", ""), 1, "there is no migration ''", "`relay status` lists"),
         (("report", "99"), 1, "there is no migration '99'", "`relay status` lists"),
         # what is there
-        (("migrate", "{}/folder", "{}/to"), 1, "source: {}/folder: it is a folder", "move all of it (-r), or"),
+        (
+            ("migrate", "{}/folder", "{}/to"),
+            1,
+            "source: {}/folder: it is a folder",
+            "move all of it (-r), or",
+        ),
         (
             ("migrate", "{}/one", "{}/two", "--if-exists", "fail"),
             1,
@@ -100,7 +181,9 @@ def test_a_wrong_setting_is_told_in_plain_words(tmp_path: Path, text: str, says:
 
 
 @pytest.mark.parametrize("place", ["{}/one", NOWHERE])
-def test_doctor_leaves_nothing_where_nothing_could_be_written(terminal: Terminal, place: str) -> None:
+def test_doctor_leaves_nothing_where_nothing_could_be_written(
+    terminal: Terminal, place: str
+) -> None:
     code, out, _ = terminal.run("doctor", place.replace("{}", str(terminal.home)))
     assert code == 1
     assert "nothing of this is left" in out and "not removed" not in out
@@ -125,15 +208,28 @@ def test_a_mistyped_command_repeats_no_secret(terminal: Terminal, words: tuple[s
     assert err and "SECRET" not in err
 
 
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
 @pytest.mark.parametrize("end", ["\n", "\r"])
 @pytest.mark.parametrize("command", ["ls", "migrate"])
-def test_credentials_with_the_end_of_a_line(terminal: Terminal, command: str, name: str, end: str) -> None:
-    """As a secret of Kubernetes has it that was made with echo, and a file of settings from Windows."""
-    keys = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
+def test_credentials_with_the_end_of_a_line(
+    terminal: Terminal, command: str, name: str, end: str
+) -> None:
+    """As a secret of Kubernetes has it that was made with echo, and a file of settings from
+    Windows."""
+    keys = {
+        "AWS_ACCESS_KEY_ID": "KEY",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+    }
     there = ("s3://bucket/a",) if command == "ls" else (f"{terminal.home}/one", "s3://bucket/a")
     code, _, err = terminal.run(command, *there, **{**keys, name: f"SECRET{end}"})
-    assert (code, "has a character in it that none has" in err, "SECRET" in err) == (2, True, False), err
+    assert (code, "has a character in it that none has" in err, "SECRET" in err) == (
+        2,
+        True,
+        False,
+    ), err
 
 
 BUGGY = """
@@ -147,11 +243,17 @@ sys.exit(main(["remotes"]))
 """
 
 
-@pytest.mark.parametrize("error", ["ValueError('SECRET')", "OSError(9, 'SECRET')", "RecursionError('SECRET')"])
+@pytest.mark.parametrize(
+    "error", ["ValueError('SECRET')", "OSError(9, 'SECRET')", "RecursionError('SECRET')"]
+)
 def test_a_bug_is_told_in_a_line(terminal: Terminal, error: str) -> None:
     """The last line of a traceback is the text of an exception, which may hold a URL."""
     done = subprocess.run(
-        [sys.executable, "-c", BUGGY.format(error=error)], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", BUGGY.format(error=error)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert error.partition("(")[0] in done.stderr

@@ -1,4 +1,5 @@
-"""The benchmark against an earlier commit runs the code of that commit, and tells of it as it is."""
+"""The benchmark against an earlier commit runs the code of that commit, and tells of it as it
+is."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def test_both_move_all_and_each_has_its_row(tmp_path: Path) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     rows = [row for row in rows if row and row[0] in ("today", "HEAD")]
     assert [row[0] for row in rows] == ["today", "HEAD"]
-    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows), "objects a second, and CPU-ms an object"
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows), (
+        "objects a second, and CPU-ms an object"
+    )
     assert float(rows[0][2]) > 0 and rows[1][2] == "1.00", "the ratio is to the commit"
     assert list(tmp_path.iterdir()) == []
 

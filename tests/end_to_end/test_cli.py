@@ -1,4 +1,5 @@
-"""`relay migrate` as its users run it: exit codes, what is printed where, Ctrl-C, and no tracebacks."""
+"""`relay migrate` as its users run it: exit codes, what is printed where, Ctrl-C, and no
+tracebacks."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ SECRET = "planted-secret-0123456789"
 
 def environment(**more: str) -> dict[str, str]:
     """Return ours without RELAY_*; the terminal is not one."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")} | more
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
+    } | more
 
 
 def relay(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +83,9 @@ def test_within_limits() -> None:
 
 def test_b78_a_proof_that_can_never_be_had_is_wrong_usage() -> None:
     """2, before anything is dialled, without the signature."""
-    done = relay("migrate", "/a", f"https://b.example/c?X-Amz-Signature={SECRET}", "--verify", "read_back")
+    done = relay(
+        "migrate", "/a", f"https://b.example/c?X-Amz-Signature={SECRET}", "--verify", "read_back"
+    )
     assert done.returncode == 2
     assert "signed for the upload alone" in done.stderr and "--verify auto" in done.stderr
     assert SECRET not in done.stderr + done.stdout
@@ -118,7 +123,7 @@ def test_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ((), "Usage:"),
         (("nonsense",), "nonsense"),
@@ -127,26 +132,50 @@ def test_failed() -> None:
         (("migrate", "https://a.example/x", "https://b.example/x", "--nope"), "--nope"),
         (("migrate", "https://a.example/x", "https://b.example/x", "--verify", "md5"), "md5"),
         (("migrate", "https://a.example/x", "https://b.example/x", "--method", "GET"), "GET"),
-        (("migrate", "https://a.example/x", "https://b.example/x", "--connect-seconds", "0"), "connect_seconds"),
-        (("migrate", "https://a.example/x", "https://b.example/x", "--ca-bundle", "/nonexistent"), "/nonexistent"),
+        (
+            ("migrate", "https://a.example/x", "https://b.example/x", "--connect-seconds", "0"),
+            "connect_seconds",
+        ),
+        (
+            (
+                "migrate",
+                "https://a.example/x",
+                "https://b.example/x",
+                "--ca-bundle",
+                "/nonexistent",
+            ),
+            "/nonexistent",
+        ),
         (("migrate", "ftp://a.example/x", "https://b.example/x"), "scheme"),
         (("migrate", f"https://u:{SECRET}@a.example/x", "https://b.example/x"), "password"),
         (("migrate", "https://a.example/x", "https://a.example/x"), "both source and destination"),
-        (("migrate", "https://a.example/x", "https://b.example/x", "--source-header", SECRET), "Name: value"),
-        (("migrate", "https://a.example/x", "https://b.example/x", "--source-header", "Host: x"), "Host"),
         (
-            ("migrate", "https://a.example/x", "https://b.example/x", "--source-header", "A: @/nonexistent"),
+            ("migrate", "https://a.example/x", "https://b.example/x", "--source-header", SECRET),
+            "Name: value",
+        ),
+        (
+            ("migrate", "https://a.example/x", "https://b.example/x", "--source-header", "Host: x"),
+            "Host",
+        ),
+        (
+            (
+                "migrate",
+                "https://a.example/x",
+                "https://b.example/x",
+                "--source-header",
+                "A: @/nonexistent",
+            ),
             "/nonexistent",
         ),
         (("serve", "--slots", "many"), "RELAY_SLOTS"),
         (("serve", "--config", "/nonexistent.toml"), "/nonexistent.toml"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], told: str) -> None:
+def test_usage(arguments: tuple[str, ...], reported: str) -> None:
     """2, before anything is dialled; what is wrong is named, and no secret repeated."""
     done = relay(*arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert told in done.stderr
+    assert reported in done.stderr
     assert SECRET not in done.stderr
 
 
@@ -163,8 +192,13 @@ def test_headers_from_files(tmp_path: Path) -> None:
     """B84: each side gets its own, and no warning is needed."""
     fetched, kept = Cloud(), Cloud()
     value = _private(tmp_path / "value", SECRET + "\n")
-    lines = _private(tmp_path / "lines", f"# ours\nAuthorization: Bearer {SECRET}-2\n\nX-Other: 1\n")
-    with Peer(serving(fetched, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+    lines = _private(
+        tmp_path / "lines", f"# ours\nAuthorization: Bearer {SECRET}-2\n\nX-Other: 1\n"
+    )
+    with (
+        Peer(serving(fetched, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         done = relay(
             *("migrate", source.url(), destination.url("/b"), "--method", "POST"),
             *("--source-header", f"X-Api-Key: @{value}", "--destination-headers-file", lines),
@@ -182,7 +216,11 @@ def test_a_secret_in_the_process_list_is_warned_of() -> None:
     """B84: it works, with a warning that does not repeat it."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         done = relay(
-            "migrate", source.url(), destination.url("/b"), "--source-header", f"Authorization: Bearer {SECRET}"
+            "migrate",
+            source.url(),
+            destination.url("/b"),
+            "--source-header",
+            f"Authorization: Bearer {SECRET}",
         )
     assert done.returncode == 0
     assert "Authorization stands in the process list" in done.stderr
@@ -190,15 +228,21 @@ def test_a_secret_in_the_process_list_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "told"),
-    [("A: 1\n", 0o644, "open to others"), (f"{SECRET}\n", 0o600, "lines:1"), ("A: 1\n\nnothing\n", 0o600, "lines:3")],
+    ("text", "mode", "reported"),
+    [
+        ("A: 1\n", 0o644, "open to others"),
+        (f"{SECRET}\n", 0o600, "lines:1"),
+        ("A: 1\n\nnothing\n", 0o600, "lines:3"),
+    ],
 )
-def test_bad_header_files(tmp_path: Path, text: str, mode: int, told: str) -> None:
+def test_bad_header_files(tmp_path: Path, text: str, mode: int, reported: str) -> None:
     """B85: file and line, not what stands there."""
     file = _private(tmp_path / "lines", text, mode)
-    done = relay("migrate", "https://a.example/x", "https://b.example/x", "--source-headers-file", file)
+    done = relay(
+        "migrate", "https://a.example/x", "https://b.example/x", "--source-headers-file", file
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert told in done.stderr
+    assert reported in done.stderr
     assert SECRET not in done.stderr
 
 
@@ -209,7 +253,9 @@ def test_json() -> None:
     """One object on stdout and nothing else, good or bad."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         good = relay("migrate", source.url(), destination.url("/b"), "--json")
-        bad = relay("migrate", source.url(), "http://127.0.0.1:1/b", "--json", "--retry-budget", "0")
+        bad = relay(
+            "migrate", source.url(), "http://127.0.0.1:1/b", "--json", "--retry-budget", "0"
+        )
     assert (good.returncode, bad.returncode) == (0, 1)
     outcome, problem = json.loads(good.stdout), json.loads(bad.stdout)
     assert (outcome["state"], outcome["receipt"]["bytes"]) == ("verified", len(DATA))
@@ -220,7 +266,10 @@ def test_json() -> None:
 def test_redirects_of_the_named_host_stay_checked() -> None:
     """The hosts on the command line are allowed, and no other one that is not public."""
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://10.1.2.3/x\r\nContent-Length: 0\r\n\r\n"
-    with Peer(serving(Cloud(), sending(moved), moved)) as source, Peer(keeping(Cloud())) as destination:
+    with (
+        Peer(serving(Cloud(), sending(moved), moved)) as source,
+        Peer(keeping(Cloud())) as destination,
+    ):
         done = relay("migrate", source.url(), destination.url("/b"), "--retry-budget", "0")
     assert done.returncode == 1
     assert "not allowed" in done.stderr
@@ -231,14 +280,17 @@ def test_a_hostile_store_does_not_write_to_the_terminal() -> None:
     hostile = b'HTTP/1.1 201 Created\r\nETag: "\x9b31m\xc2\x9b"\r\nContent-Length: 0\r\n\r\n'
     with Peer(whole()) as source, Peer(keeping(Cloud(), hostile)) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size")
-    assert not any(ord(char) in range(0x7F, 0xA0) or char == "\x1b" for char in done.stdout + done.stderr)
+    assert not any(
+        ord(char) in range(0x7F, 0xA0) or char == "\x1b" for char in done.stdout + done.stderr
+    )
 
 
 # -- Ctrl-C
 
 
 def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, str, str, Cloud]:
-    """Send a signal (again) while half of the object is over; return the exit code, both outputs, and what arrived."""
+    """Send a signal (again) while half of the object is over; return the exit code, both outputs,
+    and what arrived."""
     begun, kept = threading.Event(), Cloud()
     with Peer(stuck(begun)) as source, Peer(keeping(kept)) as destination:
         process = subprocess.Popen(
@@ -283,7 +335,8 @@ def test_interrupted_with_json() -> None:
 @pytest.mark.parametrize("redirect", [">&-", "| true", "> /dev/full"])
 @pytest.mark.parametrize("flags", ["", "--json"])
 def test_nobody_reads_stdout(redirect: str, flags: str) -> None:
-    """B87: where nobody reads it the exit code is the transfer's; a receipt that can't be written is a failure."""
+    """B87: where nobody reads it the exit code is the transfer's; a receipt that can't be written
+    is a failure."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         text = f"{sys.executable} -m relay migrate '{source.url()}' '{destination.url('/b')}' --verify size {flags}"
         done = subprocess.run(
@@ -295,12 +348,18 @@ def test_nobody_reads_stdout(redirect: str, flags: str) -> None:
             timeout=60,
         )
     full = redirect == "> /dev/full"
-    assert (done.returncode, "No space left" in done.stderr) == (1 if full else 3, full), done.stderr
+    assert (done.returncode, "No space left" in done.stderr) == (1 if full else 3, full), (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(
     "more",
-    [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
+    [
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+    ],
 )
 def test_ascii_terminals(more: dict[str, str]) -> None:
     """B87: LANG=C; what can't be shown is escaped."""
@@ -308,7 +367,9 @@ def test_ascii_terminals(more: dict[str, str]) -> None:
         good = relay("migrate", source.url("/a?x=1"), destination.url("/b"), **more)
         bad = relay("migrate", "https://u:p@a.example/", destination.url("/b"), **more)
         helped = relay("migrate", "--help", **more)
-    assert (good.returncode, bad.returncode, helped.returncode) == (0, 2, 0), good.stderr + bad.stderr + helped.stderr
+    assert (good.returncode, bad.returncode, helped.returncode) == (0, 2, 0), (
+        good.stderr + bad.stderr + helped.stderr
+    )
 
 
 def test_a_terminal_gets_a_bar() -> None:
@@ -325,14 +386,18 @@ def test_a_terminal_gets_a_bar() -> None:
 
     with Peer(serving(Cloud(), get)) as source, Peer(keeping(Cloud())) as destination:
         stdout, drawn, code = _on_a_terminal(
-            [*RELAY, "migrate", source.url(), destination.url("/b")], lambda text: "150.0/300.0 kB" in text, gate
+            [*RELAY, "migrate", source.url(), destination.url("/b")],
+            lambda text: "150.0/300.0 kB" in text,
+            gate,
         )
     assert code == 0
     assert "piping" in drawn
     assert "verified" in stdout
 
 
-def _on_a_terminal(command: list[str], seen: Callable[[str], bool], gate: threading.Event) -> tuple[str, str, int]:
+def _on_a_terminal(
+    command: list[str], seen: Callable[[str], bool], gate: threading.Event
+) -> tuple[str, str, int]:
     """Run with stderr on a terminal; open the gate when what was drawn is `seen`."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -372,7 +437,9 @@ print(code, *sorted({"sqlalchemy", "flask", "gunicorn", "botocore"} & set(sys.mo
 
 
 def test_the_help_names_each_command_in_one_line_and_loads_none() -> None:
-    ran = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True
+    )
     assert ran.stderr.split() == ["0"]
     lines = re.findall(r"^  ([a-z]+) +(\S.*)$", ran.stdout, re.M)
     assert {"migrate", "status", "serve", "completion"} <= {name for name, _ in lines}
@@ -390,11 +457,17 @@ echo "${{COMPREPLY[@]}}"
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("relay mig", "migrate"), ("relay migrate --verif", "--verify"), ("relay report --format js", "jsonl")],
+    [
+        ("relay mig", "migrate"),
+        ("relay migrate --verif", "--verify"),
+        ("relay report --format js", "jsonl"),
+    ],
 )
 def test_bash_completes_commands_flags_and_values(words: str, found: str) -> None:
     script = BASH.format(bin=Path(sys.executable).parent, words=words, last=len(words.split()) - 1)
-    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert ran.stdout.split() == [found], ran.stderr
 
 
@@ -407,7 +480,9 @@ def test_version_and_help() -> None:
     """They work without a network, a terminal or settings."""
     versions = relay("--version").stdout
     assert versions.startswith("relay, version ")
-    assert all(name in versions for name in ("Python 3", "OpenSSL", "gevent", "requests", "gunicorn"))
+    assert all(
+        name in versions for name in ("Python 3", "OpenSSL", "gevent", "requests", "gunicorn")
+    )
     assert "130 interrupted" in relay("migrate", "-h").stdout
     shown = relay("serve", "--help").stdout
     assert "--egress-allow" in shown and "--graceful-timeout" in shown

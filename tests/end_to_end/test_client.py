@@ -1,4 +1,5 @@
-"""The commands that speak to a server, as their users run them; and the same ones on the local ledger."""
+"""The commands that speak to a server, as their users run them; and the same ones on the local
+ledger."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def start(*words: str, **more: str) -> subprocess.Popen[str]:
 
 
 def run(*words: str, **more: str) -> tuple[int, str, str]:
-    """Run a command to its end; return its exit code and what it printed: no traceback, and never the token."""
+    """Run a command to its end; return its exit code and what it printed: no traceback, and never
+    the token."""
     process = start(*words, **more)
     out, err = process.communicate(timeout=100)
     assert "Traceback" not in out + err, err
@@ -81,7 +83,8 @@ def run(*words: str, **more: str) -> tuple[int, str, str]:
 
 @pytest.fixture(params=["server", "ledger"])
 def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
-    """Return what runs a command against a server, or on the ledger that the server works on too."""
+    """Return what runs a command against a server, or on the ledger that the server works on
+    too."""
     server: Server = request.getfixturevalue("server")
     there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
     here = {"RELAY_LEDGER": f"sqlite:///{folders}/server.db"}
@@ -98,8 +101,12 @@ def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[
 # -- with a server, and without
 
 
-def test_a_migration_is_handed_over_waited_for_and_looked_at(server: Server, folders: Path, anywhere: Run) -> None:
-    code, out, err = submitted(server, folders, "--wait", "--slots", "2", "--priority", "4", "--key", "photos")
+def test_a_migration_is_handed_over_waited_for_and_looked_at(
+    server: Server, folders: Path, anywhere: Run
+) -> None:
+    code, out, err = submitted(
+        server, folders, "--wait", "--slots", "2", "--priority", "4", "--key", "photos"
+    )
     assert code == 0, err
     first, *rows = out.splitlines()
     number, id = first.split()[1:]
@@ -117,7 +124,9 @@ def test_a_migration_is_handed_over_waited_for_and_looked_at(server: Server, fol
     assert "succeeded" in anywhere("status", id)[1]
     assert anywhere("watch", "1", "--quiet") == (0, "", "")
 
-    rows_of = [json.loads(line) for line in anywhere("report", id, "--format", "jsonl")[1].splitlines()]
+    rows_of = [
+        json.loads(line) for line in anywhere("report", id, "--format", "jsonl")[1].splitlines()
+    ]
     assert {row["name"] for row in rows_of} == {f"{i % 3}/object {i:02}" for i in range(COUNT)}
     sheet = list(csv.DictReader(io.StringIO(anywhere("report", "1", "--format", "csv")[1])))
     assert [row["digest"] for row in sheet] == [row["digest"] for row in rows_of]
@@ -125,11 +134,15 @@ def test_a_migration_is_handed_over_waited_for_and_looked_at(server: Server, fol
     assert anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
 
 
-def test_what_it_may_use_is_told_and_what_becomes_of_it(server: Server, folders: Path, anywhere: Run) -> None:
+def test_what_it_may_use_is_told_and_what_becomes_of_it(
+    server: Server, folders: Path, anywhere: Run
+) -> None:
     code, out, _ = submitted(server, folders, "--bytes-per-second", "1", "--json")
     assert code == 0
     assert json.loads(out)["limits"]["bytes_per_second"] == 1
-    code, out, _ = anywhere("limit", "1", "--bytes-per-second", "2K", "--connections", "3", "--priority", "-7")
+    code, out, _ = anywhere(
+        "limit", "1", "--bytes-per-second", "2K", "--connections", "3", "--priority", "-7"
+    )
     assert (code, "priority -7, bytes_per_second 2,000, connections 3" in out) == (0, True)
     assert " paused " in anywhere("pause", "1")[1]
     places = (f"file://{folders}/from", f"file://{folders}/to")
@@ -140,7 +153,9 @@ def test_what_it_may_use_is_told_and_what_becomes_of_it(server: Server, folders:
     code, _, err = anywhere("limit", "1", "--slots", "5")
     assert (code, "cancelled" in err) == (1, True)
     assert " running " in anywhere("retry", "1")[1]
-    assert anywhere("limit", "1", "--bytes-per-second", "none", "--connections", "NONE")[1].endswith("no limits\n")
+    assert anywhere("limit", "1", "--bytes-per-second", "none", "--connections", "NONE")[
+        1
+    ].endswith("no limits\n")
     code, out, err = anywhere("watch", "1")
     assert (code, "succeeded" in out) == (0, True), err
 
@@ -215,7 +230,15 @@ def test_nobody_there(tmp_path: Path) -> None:
         b"HTTP/1.1 500 No\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5\r\n\r\nhello",
     ],
-    ids=["a page", "no such page", "a redirect", "a list", "an object", "an empty problem", "lines"],
+    ids=[
+        "a page",
+        "no such page",
+        "a redirect",
+        "a list",
+        "an object",
+        "an empty problem",
+        "lines",
+    ],
 )
 def test_something_else_there(reply: bytes) -> None:
     with Peer(answer(reply)) as peer:
@@ -236,9 +259,23 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
 
 
 def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
-    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages before are."""
-    named = {"id": "x", "number": 1, "state": "running", "source": "a", "destination": "b", "listing": "done"}
-    counted: dict[str, Any] = {"created": 1.0, "ended": None, "objects": {}, "bytes": {}, "bytes_resent": 0}
+    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages
+    before are."""
+    named = {
+        "id": "x",
+        "number": 1,
+        "state": "running",
+        "source": "a",
+        "destination": "b",
+        "listing": "done",
+    }
+    counted: dict[str, Any] = {
+        "created": 1.0,
+        "ended": None,
+        "objects": {},
+        "bytes": {},
+        "bytes_resent": 0,
+    }
     bound = {"priority": 0, "limits": {}, "levels": {}, "retries": 0, "error": None}
     one = json.dumps({**named, **counted, **bound}).encode()
     row = dict.fromkeys(FIELDS) | {"name": "a", "state": "verified", "attempts": 1, "resent": 0}
@@ -250,8 +287,8 @@ def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
             if b"after=1" in head:
                 talk.send(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(page), page))
                 return
-            told = page if b"/transfers" in head else one
-            talk.send(b"Content-Length: %d\r\n\r\n" % len(told), told)
+            reported = page if b"/transfers" in head else one
+            talk.send(b"Content-Length: %d\r\n\r\n" % len(reported), reported)
 
     with Peer(script) as peer:
         code, out, err = run("report", "1", "--format", "jsonl", RELAY_URL=peer.url(""))
@@ -279,7 +316,9 @@ def test_a_token_that_is_missing_wrong_or_open_to_others(server: Server, folders
 # -- watching
 
 
-def test_a_watch_that_is_interrupted_leaves_the_migration_alone(server: Server, folders: Path) -> None:
+def test_a_watch_that_is_interrupted_leaves_the_migration_alone(
+    server: Server, folders: Path
+) -> None:
     submitted(server, folders, "--bytes-per-second", "1")
     there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
     watching = start("watch", "1", **there)
@@ -313,14 +352,19 @@ def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
     (folders / "many").mkdir()
     for i in range(20_000):
         (folders / "many" / f"{i:05} {'x' * 150}").touch()
-    request: dict[str, Any] = {"source": f"file://{folders}/many", "destination": f"file://{folders}/to"}
+    request: dict[str, Any] = {
+        "source": f"file://{folders}/many",
+        "destination": f"file://{folders}/to",
+    }
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    _, told = server.ask("POST", "/migrate", {**request, "recursive": True, "limits": {"slots": 1}}, **headers)
+    _, reported = server.ask(
+        "POST", "/migrate", {**request, "recursive": True, "limits": {"slots": 1}}, **headers
+    )
     for _ in range(3000):
-        if server.ask("GET", f"/migrations/{told['id']}", **headers)[1]["listing"] == "done":
+        if server.ask("GET", f"/migrations/{reported['id']}", **headers)[1]["listing"] == "done":
             break
         time.sleep(0.02)  # another process's work can only be asked for
-    server.ask("POST", f"/migrations/{told['id']}/pause", **headers)
+    server.ask("POST", f"/migrations/{reported['id']}/pause", **headers)
     program = (
         "import resource, sys; from relay.cli.__main__ import main; code = main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
@@ -329,7 +373,9 @@ def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
     for state in ("failed", "queued"):
         words = [sys.executable, "-c", program, "report", "1", "--format", "csv", "--state", state]
         there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
-        done = subprocess.run(words, cwd=ROOT, env=environment(**there), capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment(**there), capture_output=True, text=True, timeout=100
+        )
         assert done.returncode == 0, done.stderr
         sizes.append(int(done.stderr.split()[-1]))
         counts.append(done.stdout.count("\n") - 1)

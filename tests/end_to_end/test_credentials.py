@@ -1,4 +1,5 @@
-"""Credentials that end in the middle (F25): the migration waits, what has arrived is kept, and fresh ones go on.
+"""Credentials that end in the middle (F25): the migration waits, what has arrived is kept, and
+fresh ones go on.
 
 From HTTP to SeaweedFS, with a counting way between relay and the bucket.
 """
@@ -63,9 +64,9 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
         yield made
 
 
-def paused(told: dict[str, Any]) -> bool:
+def paused(reported: dict[str, Any]) -> bool:
     """Say if it waits, and nothing of it runs any more."""
-    return told["state"] == "paused" and not told["under_way"]
+    return reported["state"] == "paused" and not reported["under_way"]
 
 
 def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
@@ -74,7 +75,9 @@ def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
     It may have one or two more, which arrived when it was too late to take note of them.
     """
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
-        known = {number for (number,) in connection.execute("SELECT number FROM parts WHERE etag != ''")}
+        known = {
+            number for (number,) in connection.execute("SELECT number FROM parts WHERE etag != ''")
+        }
     client = seaweed.client()
     uploads = client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
     (upload,) = [upload["UploadId"] for upload in uploads if upload["Key"] == key]
@@ -98,12 +101,15 @@ def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
         url = source.url(f"/{key}?size={SIZE}")
         expiring = f"{url}&X-Amz-Signature=stale-secret&X-Amz-Fault=on(GET,after(6,status(403)))"
         order = {"source": expiring, "destination": f"far:{seaweed.bucket}/{key}"}
-        status, told = server.ask("POST", "/migrate", order, **asked)
-        assert status == 202, told
-        id = told["id"]
-        told = wait_for(server, id, paused)
-        assert (told["error"]["code"], told["error"]["side"]) == ("store-credentials-withdrawn", "source")
-        assert "stale-secret" not in json.dumps(told)
+        status, reported = server.ask("POST", "/migrate", order, **asked)
+        assert status == 202, reported
+        id = reported["id"]
+        reported = wait_for(server, id, paused)
+        assert (reported["error"]["code"], reported["error"]["side"]) == (
+            "store-credentials-withdrawn",
+            "source",
+        )
+        assert "stale-secret" not in json.dumps(reported)
         kept = kept_in(tmp_path / "relay.db", seaweed, key)
         assert kept >= 2 * PART
 
@@ -114,12 +120,18 @@ def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
 
         before, asked_for = way.carried("up"), len(source.journal.snapshot())
         fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
-        status, told = server.ask("POST", f"/migrations/{id}/resume", fresh)
-        assert (status, told["error"]) == (200, None)
-        told = wait_for(server, id, ended)
-        assert (told["state"], told["objects"], told["levels"]) == ("succeeded", {"verified": 1}, {"whole_digest": 1})
+        status, reported = server.ask("POST", f"/migrations/{id}/resume", fresh)
+        assert (status, reported["error"]) == (200, None)
+        reported = wait_for(server, id, ended)
+        assert (reported["state"], reported["objects"], reported["levels"]) == (
+            "succeeded",
+            {"verified": 1},
+            {"whole_digest": 1},
+        )
         assert way.carried("up") - before <= SIZE - kept + SLACK
-        read = [entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"]
+        read = [
+            entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"
+        ]
         assert len(read) == (SIZE - kept) // PART
         data = source.content.read(f"/{key}", 0, SIZE)
     stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
@@ -133,17 +145,19 @@ def test_f25_a_signed_url_that_allows_get_alone_goes_in_parts_too(
 ) -> None:
     """As buckets sign them: HEAD is denied. Its size and its version are told by its first byte."""
     client, data = seaweed.client(), bytes(range(256)) * (SIZE // 256)
-    client.put_object(Bucket=seaweed.bucket, Key="signed/from", Body=data, ContentType="image/x-relay")
+    client.put_object(
+        Bucket=seaweed.bucket, Key="signed/from", Body=data, ContentType="image/x-relay"
+    )
     place = {"Bucket": seaweed.bucket, "Key": "signed/from"}
     url = client.generate_presigned_url("get_object", Params=place, ExpiresIn=600)
     with closing(HTTPConnection(urlsplit(url).netloc, timeout=10)) as connection:
         connection.request("HEAD", url.removeprefix(seaweed.endpoint))
         assert connection.getresponse().status == 403
     order = {"source": url, "destination": f"far:{seaweed.bucket}/signed/to"}
-    told = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
-    told = wait_for(server, told["id"], ended)
-    assert (told["state"], told["levels"]) == ("succeeded", {"whole_digest": 1}), told
-    (row,) = server.ask("GET", f"/migrations/{told['id']}/transfers")[1]["transfers"]
+    reported = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
+    reported = wait_for(server, reported["id"], ended)
+    assert (reported["state"], reported["levels"]) == ("succeeded", {"whole_digest": 1}), reported
+    (row,) = server.ask("GET", f"/migrations/{reported['id']}/transfers")[1]["transfers"]
     assert row["receipt"]["destination"]["etag"].endswith(f'-{SIZE // PART}"')
     stored = client.get_object(Bucket=seaweed.bucket, Key="signed/to")
     assert (stored["ContentType"], stored["Body"].read() == data) == ("image/x-relay", True)
@@ -155,16 +169,24 @@ SMALL = ("first", "second", "third")
 
 
 def listed(source: Source, file: Path, signature: str, fault: str = "", also: str = "") -> str:
-    """Write a list of URLs with this signature, of small objects and a large one; return it as a source."""
-    lines = [f'{name},"{source.url(f"/{name}?size=70000&X-Amz-Signature={signature}")}"' for name in SMALL]
-    lines.append(f'large,"{source.url(f"/large?size={SIZE}&X-Amz-Signature={signature}&fault={fault}")}"')
+    """Write a list of URLs with this signature, of small objects and a large one; return it as a
+    source."""
+    lines = [
+        f'{name},"{source.url(f"/{name}?size=70000&X-Amz-Signature={signature}")}"'
+        for name in SMALL
+    ]
+    lines.append(
+        f'large,"{source.url(f"/large?size={SIZE}&X-Amz-Signature={signature}&fault={fault}")}"'
+    )
     file.write_text("\n".join(["name,url", *lines, also]))
     return f"list+file://{file}"
 
 
 def read_again(source: Source, since: int) -> list[str]:
     """Return the paths of what was read of the source since so many requests."""
-    return [entry["path"] for entry in source.journal.snapshot()[since:] if entry["method"] == "GET"]
+    return [
+        entry["path"] for entry in source.journal.snapshot()[since:] if entry["method"] == "GET"
+    ]
 
 
 @pytest.mark.timeout(180)
@@ -172,20 +194,33 @@ def test_f25_a_list_with_fresh_urls_goes_on_where_the_old_ones_ended(
     seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path
 ) -> None:
     with Source(seed="f25") as source:
-        stale = listed(source, tmp_path / "stale.csv", "stale-secret", "on(GET,after(6,status(403)))")
-        order = {"source": stale, "destination": f"far:{seaweed.bucket}/f25-list/", "recursive": True}
+        stale = listed(
+            source, tmp_path / "stale.csv", "stale-secret", "on(GET,after(6,status(403)))"
+        )
+        order = {
+            "source": stale,
+            "destination": f"far:{seaweed.bucket}/f25-list/",
+            "recursive": True,
+        }
         id = server.ask("POST", "/migrate", order)[1]["id"]
-        told = wait_for(server, id, paused)
-        assert (told["error"]["code"], told["error"]["side"]) == ("store-credentials-withdrawn", "source")
+        reported = wait_for(server, id, paused)
+        assert (reported["error"]["code"], reported["error"]["side"]) == (
+            "store-credentials-withdrawn",
+            "source",
+        )
         kept = kept_in(tmp_path / "relay.db", seaweed, "f25-list/large")
         assert kept >= 2 * PART
 
-        # A list with names that nobody knows is refused as a whole, and the good ones in it are not taken.
+        # A list with names that nobody knows is refused as a whole, and the good ones in it are not
+        # taken.
         others = "\n".join(
-            f"{name},https://a.example/{name}?X-Amz-Signature=fresh-secret" for name in ("x", "y", "z", "w")
+            f"{name},https://a.example/{name}?X-Amz-Signature=fresh-secret"
+            for name in ("x", "y", "z", "w")
         )
         listed(source, tmp_path / "others.csv", "fresh-secret", also=others)
-        status, wrong = server.ask("POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/others.csv"})
+        status, wrong = server.ask(
+            "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/others.csv"}
+        )
         assert (status, wrong["type"].rpartition("/")[2]) == (422, "names-unknown"), wrong
         assert "'x', 'y', 'z', and 1 more" in wrong["detail"]
         assert wrong["errors"][0]["pointer"] == "/list"
@@ -193,14 +228,23 @@ def test_f25_a_list_with_fresh_urls_goes_on_where_the_old_ones_ended(
 
         before, asked_for = way.carried("up"), len(source.journal.snapshot())
         listed(source, tmp_path / "fresh.csv", "fresh-secret")
-        status, told = server.ask("POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"})
-        assert (status, told["error"]) == (200, None), told
-        told = wait_for(server, id, ended)
-        assert (told["state"], told["objects"]) == ("succeeded", {"verified": len(SMALL) + 1})
+        status, reported = server.ask(
+            "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"}
+        )
+        assert (status, reported["error"]) == (200, None), reported
+        reported = wait_for(server, id, ended)
+        assert (reported["state"], reported["objects"]) == (
+            "succeeded",
+            {"verified": len(SMALL) + 1},
+        )
         assert way.carried("up") - before <= SIZE - kept + len(SMALL) * 70_000 + SLACK
-        assert read_again(source, asked_for).count("/large") - 1 <= (SIZE - kept) // PART  # and its first byte
+        assert (
+            read_again(source, asked_for).count("/large") - 1 <= (SIZE - kept) // PART
+        )  # and its first byte
         rows = server.ask("GET", f"/migrations/{id}/transfers")[1]
-        assert "secret" not in json.dumps([told, rows, wrong, server.ask("GET", "/migrations")[1]])
+        assert "secret" not in json.dumps(
+            [reported, rows, wrong, server.ask("GET", "/migrations")[1]]
+        )
         assert server.stop() == 0
         assert "secret" not in server.stderr
         data = source.content.read("/large", 0, SIZE)
@@ -213,7 +257,8 @@ def test_f25_a_list_with_fresh_urls_goes_on_where_the_old_ones_ended(
 
 
 class Guarded:
-    """A web server with a tree, for whoever shows the token that it takes; `withdraw` lets it take no more."""
+    """A web server with a tree, for whoever shows the token that it takes; `withdraw` lets it take
+    no more."""
 
     def __init__(self, tree: dict[str, bytes], refusal: int) -> None:
         self.tree, self.token, self.after = tree, "first", -1
@@ -225,15 +270,19 @@ class Guarded:
 
             def do_GET(self) -> None:  # noqa: N802 - the name that the library asks for
                 with lock:
-                    good = guarded.lets(self.headers.get("Authorization"), self.path, self.headers.get("Range"))
+                    good = guarded.lets(
+                        self.headers.get("Authorization"), self.path, self.headers.get("Range")
+                    )
                 if not good:
                     return self._send(refusal, b"", {})
                 if self.path == "/tree/":
-                    links = "".join(f'<a href="{name}">{name}</a>\n' for name in ("../", *guarded.tree))
-                    page = (
-                        f"<html><head><title>Index of /tree/</title></head><body><h1>Index of /tree/</h1><pre>{links}"
+                    links = "".join(
+                        f'<a href="{name}">{name}</a>\n' for name in ("../", *guarded.tree)
                     )
-                    return self._send(200, (page + "</pre></body></html>").encode(), {"Content-Type": "text/html"})
+                    page = f"<html><head><title>Index of /tree/</title></head><body><h1>Index of /tree/</h1><pre>{links}"
+                    return self._send(
+                        200, (page + "</pre></body></html>").encode(), {"Content-Type": "text/html"}
+                    )
                 data = guarded.tree.get(self.path.removeprefix("/tree/"))
                 if data is None:
                     return self._send(404, b"", {})
@@ -294,42 +343,54 @@ def order_of(guarded: Guarded, seaweed: Seaweed, token: str, prefix: str) -> dic
 def test_f25_a_tree_whose_credentials_are_withdrawn_waits_and_goes_on(
     seaweed: Seaweed, server: Server, tmp_path: Path, refusal: int
 ) -> None:
-    tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)} | {"large": bytes(range(256)) * (SIZE // 256)}
+    tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)} | {
+        "large": bytes(range(256)) * (SIZE // 256)
+    }
     prefix = f"f25-tree-{refusal}"
     with Guarded(tree, refusal) as guarded:
         guarded.after = 5
-        status, told = server.ask("POST", "/migrate", order_of(guarded, seaweed, "first", prefix))
+        status, reported = server.ask(
+            "POST", "/migrate", order_of(guarded, seaweed, "first", prefix)
+        )
         assert status == 202
-        id = told["id"]
-        told = wait_for(server, id, paused)
-        assert told["error"]["side"] == "source"
-        assert "failed" not in told["objects"]
+        id = reported["id"]
+        reported = wait_for(server, id, paused)
+        assert reported["error"]["side"] == "source"
+        assert "failed" not in reported["objects"]
         kept = kept_in(tmp_path / "relay.db", seaweed, f"{prefix}/large")
         assert kept >= 2 * PART
         guarded.served.clear()
-        status, _ = server.ask("POST", f"/migrations/{id}/resume", order_of(guarded, seaweed, "second", prefix))
+        status, _ = server.ask(
+            "POST", f"/migrations/{id}/resume", order_of(guarded, seaweed, "second", prefix)
+        )
         assert status == 422  # `recursive` is no credential
         fresh = order_of(guarded, seaweed, "second", prefix)
         del fresh["recursive"]
         assert server.ask("POST", f"/migrations/{id}/resume", fresh)[0] == 200
-        told = wait_for(server, id, ended)
-        assert (told["state"], told["objects"]) == ("succeeded", {"verified": len(tree)})
+        reported = wait_for(server, id, ended)
+        assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": len(tree)})
         assert len([line for line in guarded.served if "large" in line]) == (SIZE - kept) // PART
     client = seaweed.client()
     for name, data in tree.items():
-        assert client.get_object(Bucket=seaweed.bucket, Key=f"{prefix}/{name}")["Body"].read() == data
+        assert (
+            client.get_object(Bucket=seaweed.bucket, Key=f"{prefix}/{name}")["Body"].read() == data
+        )
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
 
 
-def test_f25_one_object_that_is_denied_among_others_stops_nothing(seaweed: Seaweed, server: Server) -> None:
+def test_f25_one_object_that_is_denied_among_others_stops_nothing(
+    seaweed: Seaweed, server: Server
+) -> None:
     """It is that object's permission, and not the credentials: it fails, and all others arrive."""
     tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)}
     with Guarded(tree, 403) as guarded:
         lets = guarded.lets
-        guarded.lets = lambda shown, path, wanted: "small07" not in path and lets(shown, path, wanted)  # type: ignore[method-assign]
+        guarded.lets = lambda shown, path, wanted: (
+            "small07" not in path and lets(shown, path, wanted)
+        )  # type: ignore[method-assign]
         order = order_of(guarded, seaweed, "first", "f25-denied")
-        told = server.ask("POST", "/migrate", order, Prefer="wait=60")[1]
-    assert (told["state"], told["objects"]) == ("partial", {"failed": 1, "verified": 19})
+        reported = server.ask("POST", "/migrate", order, Prefer="wait=60")[1]
+    assert (reported["state"], reported["objects"]) == ("partial", {"failed": 1, "verified": 19})
 
 
 def test_f25_a_tree_that_can_not_even_be_listed_waits_for_credentials(
@@ -342,11 +403,15 @@ def test_f25_a_tree_that_can_not_even_be_listed_waits_for_credentials(
     with Guarded({"small": b"x" * 1000}, 401) as guarded:
         url, there = f"http://{server.host}:{server.port}", f"far:{seaweed.bucket}/f25-listing/"
         wrong = "Authorization: Bearer nonsense"
-        code, out, err = run("submit", "-r", guarded.url, there, "--source-header", wrong, "--wait", RELAY_URL=url)
+        code, out, err = run(
+            "submit", "-r", guarded.url, there, "--source-header", wrong, "--wait", RELAY_URL=url
+        )
         assert code == 1, err
         assert "paused" in out
         assert "source: " in out
-        code, out, err = run("resume", "1", guarded.url, there, "--source-headers-file", str(header), RELAY_URL=url)
+        code, out, err = run(
+            "resume", "1", guarded.url, there, "--source-headers-file", str(header), RELAY_URL=url
+        )
         assert code == 0, err
         code, out, err = run("watch", "1", RELAY_URL=url)
         assert (code, "1 verified" in out) == (0, True), err

@@ -1,4 +1,5 @@
-"""`make demo` itself, on fewer and smaller objects: everything verified, everything stopped, exit 0."""
+"""`make demo` itself, on fewer and smaller objects: everything verified, everything stopped, exit
+0."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def marked(mark: str) -> list[list[str]]:
-    """Return the command lines of what runs now with this in its environment: other tests run servers at this time."""
+    """Return the command lines of what runs now with this in its environment: other tests run
+    servers at this time."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -45,7 +47,16 @@ def marked(mark: str) -> list[list[str]]:
 @pytest.mark.demo
 def test_the_demo_moves_and_verifies_everything_and_leaves_nothing() -> None:
     mark = uuid.uuid4().hex
-    done = demo("--objects", "12", "--max", "20MB", "--at-a-time", "10", COLUMNS="160", MARK_OF_THIS_DEMO=mark)
+    done = demo(
+        "--objects",
+        "12",
+        "--max",
+        "20MB",
+        "--at-a-time",
+        "10",
+        COLUMNS="160",
+        MARK_OF_THIS_DEMO=mark,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 objects verified" in done.stdout
     assert done.stdout.count("whole_digest") == 12
@@ -67,10 +78,18 @@ def test_what_a_demo_would_leave_running_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "digest", "code"), [("verified", "ab", 0), ("unverified", "ab", 1), ("verified", "cd", 1)]
+    ("state", "digest", "code"),
+    [("verified", "ab", 0), ("unverified", "ab", 1), ("verified", "cd", 1)],
 )
-def test_the_demo_believes_neither_the_relay_nor_the_destination_alone(state: str, digest: str, code: int) -> None:
-    answer = {"state": state, "bytes": 5, "seconds": 1, "receipt": {"digests": {"crc64nvme": "ab"}, "level": "x"}}
+def test_the_demo_believes_neither_the_relay_nor_the_destination_alone(
+    state: str, digest: str, code: int
+) -> None:
+    answer = {
+        "state": state,
+        "bytes": 5,
+        "seconds": 1,
+        "receipt": {"digests": {"crc64nvme": "ab"}, "level": "x"},
+    }
     received = {"/bucket/a": {"digests": {"crc64nvme": digest}, "size": 5}}
     results = [Result(Job("a", 5), answer)]
     assert conclude(Console(file=io.StringIO()), results, received, 1.0) == code

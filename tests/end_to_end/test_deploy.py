@@ -1,8 +1,8 @@
-"""The recipes of deploy/ start: each command with the user, the read-only root and the environment that it gives.
+"""The recipes of deploy/ start: each command with the user, the read-only root and the environment
+that it gives.
 
-No container engine and no systemd is wanted: namespaces, read-only mounts and `setpriv` make what they would. What is
-run, by whom, where and with what is read from the files themselves.
-"""
+No container engine and no systemd is wanted: namespaces, read-only mounts and `setpriv` make what
+they would. What is run, by whom, where and with what is read from the files themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ UNIT_USER = 20002
 
 
 def dockerfile() -> dict[str, Any]:
-    """Return what the last stage of the Dockerfile says: its environment, user, folder, commands and volumes."""
+    """Return what the last stage of the Dockerfile says: its environment, user, folder, commands
+    and volumes."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     stage = text[text.rindex("\nFROM ") :]
     rows = re.findall(r"^([A-Z]+) +(.+)$", stage, re.M)
@@ -49,13 +50,20 @@ def dockerfile() -> dict[str, Any]:
         "command": json.loads(said["CMD"]),
         "health": json.loads(said["HEALTHCHECK"].partition("CMD ")[2]),
         "volumes": [row.strip() for name, row in rows if name == "VOLUME"],
-        "made": [path for name, row in rows if name == "RUN" for path in re.findall(r"install -d .*?(/\S+)", row)],
+        "made": [
+            path
+            for name, row in rows
+            if name == "RUN"
+            for path in re.findall(r"install -d .*?(/\S+)", row)
+        ],
     }
 
 
 def unit() -> dict[str, list[str]]:
     """Return the unit's [Service], each name with its values."""
-    section = (DEPLOY / "relay.service").read_text().partition("[Service]")[2].partition("[Install]")[0]
+    section = (
+        (DEPLOY / "relay.service").read_text().partition("[Service]")[2].partition("[Install]")[0]
+    )
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", section, re.M):
         found.setdefault(name, []).append(value)
@@ -63,7 +71,8 @@ def unit() -> dict[str, list[str]]:
 
 
 def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
-    """Return the recipe of the image as `docker run --read-only` starts it, with a file of tokens."""
+    """Return the recipe of the image as `docker run --read-only` starts it, with a file of
+    tokens."""
     said = dockerfile()
     kept = tmp_path / "volume"
     kept.mkdir()
@@ -111,12 +120,21 @@ def service(tmp_path: Path) -> dict[str, Any]:
     kept = tmp_path / "state"
     kept.mkdir()
     (state,) = said["StateDirectory"]
-    assert (said["ProtectSystem"], said["ProtectHome"], said["PrivateTmp"]) == (["strict"], ["yes"], ["yes"])
+    assert (said["ProtectSystem"], said["ProtectHome"], said["PrivateTmp"]) == (
+        ["strict"],
+        ["yes"],
+        ["yes"],
+    )
     folder = said["WorkingDirectory"][0]
     environment = dict(row.split("=", 1) for row in said["Environment"])
     hidden = ["/home"] if not sys.executable.startswith("/home") else []
     return {
-        "environment": {"HOME": "/home/relay", "USER": "relay", "PATH": "/usr/bin:/bin", **environment},
+        "environment": {
+            "HOME": "/home/relay",
+            "USER": "relay",
+            "PATH": "/usr/bin:/bin",
+            **environment,
+        },
         "user": UNIT_USER,
         "umask": int(said["UMask"][0], 8),
         "folder": folder,
@@ -134,7 +152,8 @@ def service(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
-    """The image, the compose file, the unit: healthy, ready, and what was accepted is there after a restart."""
+    """The image, the compose file, the unit: healthy, ready, and what was accepted is there after a
+    restart."""
     if ROOT.is_relative_to("/tmp"):
         pytest.skip("the checkout lies in /tmp, which the recipes cover with a folder of their own")
     for number, recipe_of in enumerate((container, composed, service)):
@@ -145,8 +164,12 @@ def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
         for migrations, seen in enumerate(started(recipe, times=2 if number == 0 else 1), start=1):
             assert seen["healthy"], (recipe_of.__name__, seen)
             assert (seen["ready"][0], seen["ready"][1]["ledger"]) == (200, "ok"), recipe_of.__name__
-            assert (seen["accepted"], seen["migrations"], seen["exit"]) == (202, migrations, 0), recipe_of.__name__
-            assert seen["remote"] == 422, recipe_of.__name__  # a home that can't be entered is no bug
+            assert (seen["accepted"], seen["migrations"], seen["exit"]) == (202, migrations, 0), (
+                recipe_of.__name__
+            )
+            assert seen["remote"] == 422, (
+                recipe_of.__name__
+            )  # a home that can't be entered is no bug
             assert not recipe["notify"] or "READY=1" in seen["notified"]
             assert TOKEN not in seen["output"] and "Traceback" not in seen["output"]
 
@@ -164,15 +187,25 @@ def check_possible() -> None:
     """Skip where this machine lets nobody make namespaces."""
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("wants root, unshare and setpriv (util-linux)")
-    if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/opt"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/opt"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no namespaces of its own may be made here")
 
 
 def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
     """Start a recipe so many times in namespaces of its own; return what was seen."""
-    recipe = recipe | {"times": times, "default_health": HEALTH, "needed": [sys.base_prefix, sys.prefix, str(ROOT)]}
+    recipe = recipe | {
+        "times": times,
+        "default_health": HEALTH,
+        "needed": [sys.base_prefix, sys.prefix, str(ROOT)],
+    }
     done = subprocess.run(
-        [*UNSHARE, sys.executable, str(INSIDE)], input=json.dumps(recipe), capture_output=True, text=True, timeout=110
+        [*UNSHARE, sys.executable, str(INSIDE)],
+        input=json.dumps(recipe),
+        capture_output=True,
+        text=True,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
@@ -189,10 +222,16 @@ def test_each_recipe_names_the_ledgers_place() -> None:
     assert said["environment"]["RELAY_LEDGER"].startswith(f"sqlite:///{volume}/")
     assert said["made"] == [volume]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    name = next(row.partition(":")[0] for row in compose["services"]["relay"]["volumes"] if f":{volume}" in row)
+    name = next(
+        row.partition(":")[0]
+        for row in compose["services"]["relay"]["volumes"]
+        if f":{volume}" in row
+    )
     assert name in compose["volumes"]
     environment = dict(row.split("=", 1) for row in unit()["Environment"])
-    assert environment["RELAY_LEDGER"].startswith(f"sqlite:////var/lib/{unit()['StateDirectory'][0]}/")
+    assert environment["RELAY_LEDGER"].startswith(
+        f"sqlite:////var/lib/{unit()['StateDirectory'][0]}/"
+    )
     assert "RELAY_LEDGER" in PAGE.read_text()
 
 
@@ -216,7 +255,8 @@ def test_whoever_stops_it_waits_longer_than_it_drains() -> None:
     ],
 )
 def test_the_formula_of_memory_is_the_codes(given: dict[str, int]) -> None:
-    """The one on the page for operators, for the settings that there are, and its figure for the defaults."""
+    """The one on the page for operators, for the settings that there are, and its figure for the
+    defaults."""
     page = PAGE.read_text()
     formula = re.search(r"## Memory.*?`(.+?)`", page, re.S)
     assert formula is not None

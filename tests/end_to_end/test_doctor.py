@@ -1,4 +1,5 @@
-"""`relay doctor` over real servers: what it finds is what one knows of them, and nothing of it is left."""
+"""`relay doctor` over real servers: what it finds is what one knows of them, and nothing of it is
+left."""
 
 from __future__ import annotations
 
@@ -14,12 +15,16 @@ from tests.seaweed import Seaweed
 pytestmark = pytest.mark.timeout(60)
 
 
-def examined(location: str, *words: str, code: int = 0, **settings: str) -> dict[str, tuple[str, str]]:
+def examined(
+    location: str, *words: str, code: int = 0, **settings: str
+) -> dict[str, tuple[str, str]]:
     """Run it; return the answers with what they mean."""
     done = relay("doctor", location, "--json", *words, **settings)
     assert done.returncode == code, done.stdout + done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return {row["what"]: (row.get("answer", ""), row.get("means", row.get("level", ""))) for row in rows}
+    return {
+        row["what"]: (row.get("answer", ""), row.get("means", row.get("level", ""))) for row in rows
+    }
 
 
 def test_a_local_folder(tmp_path: Path) -> None:
@@ -55,7 +60,10 @@ def test_webdav(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fix
     found = examined(f"webdav+{wsgidav}/doctor/")
     for what in ("write and read", "ranges", "appears whole", "broken upload", "listing", "delete"):
         assert found[what][0] == "yes", (what, found[what])
-    assert found["names"] == ("no", "lost or merged: #hash?query&=")  # it takes the end of a Destination for a query
+    assert found["names"] == (
+        "no",
+        "lost or merged: #hash?query&=",
+    )  # it takes the end of a Destination for a query
     assert found["parts"][0] == "no"
     assert list((wsgidav_root / "doctor").iterdir()) == []
 

@@ -1,5 +1,5 @@
-"""What holds for every command: an output that can't be written, Ctrl-C at any time, files without an end, and empty
-listings that say so."""
+"""What holds for every command: an output that can't be written, Ctrl-C at any time, files without
+an end, and empty listings that say so."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a ledger whose migration 1 has succeeded, and whose migration 2 has failed."""
+    """Return a folder with a ledger whose migration 1 has succeeded, and whose migration 2 has
+    failed."""
     home = tmp_path_factory.mktemp("used")
     (home / "from").mkdir()
     (home / "from" / "one").write_text("one")
@@ -50,8 +51,11 @@ def terminal(used: Path, tmp_path: Path) -> Terminal:
     return Terminal(Path(shutil.copytree(used, tmp_path / "home")))
 
 
-def written_to(descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str) -> tuple[int, str]:
-    """Run a command whose stdout is a descriptor, which is closed then; return its exit code and its stderr."""
+def written_to(
+    descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str
+) -> tuple[int, str]:
+    """Run a command whose stdout is a descriptor, which is closed then; return its exit code and
+    its stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "relay", *words],
         cwd=cwd,
@@ -103,7 +107,12 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     (*SUBMIT, "--json", "--priority", "2"): 0,
 }
 """Commands that print something, and how each ends where it can."""
-AFTER = {"limit": ("retry",), "pause": ("retry",), "resume": ("retry", "pause"), "cancel": ("retry",)}
+AFTER = {
+    "limit": ("retry",),
+    "pause": ("retry",),
+    "resume": ("retry", "pause"),
+    "cancel": ("retry",),
+}
 """What comes before a command that asks for another state, to migration 2."""
 
 
@@ -116,7 +125,11 @@ def test_no_command_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [*OUTPUTS, *((verb, "2") for verb in AFTER if verb != "limit"), ("limit", "2", "--priority", "3")],
+    [
+        *OUTPUTS,
+        *((verb, "2") for verb in AFTER if verb != "limit"),
+        ("limit", "2", "--priority", "3"),
+    ],
     ids=" ".join,
 )
 def test_an_output_that_can_not_be_written_is_a_failure_and_one_that_nobody_reads_is_not(
@@ -162,7 +175,10 @@ run()
 @pytest.mark.parametrize(
     ("event", "prefix"),
     [
-        *(("import", name) for name in ("gevent", "gevent._", "zope", "importlib.metadata", "click", "rich")),
+        *(
+            ("import", name)
+            for name in ("gevent", "gevent._", "zope", "importlib.metadata", "click", "rich")
+        ),
         *(("import", name) for name in ("relay.errors", "relay.cli.exits", "pydantic")),
         *(("import", name) for name in ("sqlalchemy", "relay.ledger")),
         ("sqlite3.connect", ""),
@@ -170,7 +186,8 @@ run()
     ],
 )
 def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, prefix: str) -> None:
-    """Also in the middle of an import: from the first line on it ends with 130, and prints nothing."""
+    """Also in the middle of an import: from the first line on it ends with 130, and prints
+    nothing."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT.format(event=event, prefix=prefix), "status"],
         cwd=terminal.home,
@@ -198,7 +215,9 @@ def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, pr
     ],
     ids=" ".join,
 )
-def test_ctrl_c_while_a_store_or_a_server_does_not_answer(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_ctrl_c_while_a_store_or_a_server_does_not_answer(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     def silent(talk: Talk) -> None:
         talk.head()
         asked.set()
@@ -208,7 +227,9 @@ def test_ctrl_c_while_a_store_or_a_server_does_not_answer(tmp_path: Path, words:
     terminal = Terminal(tmp_path)
     with Peer([silent] * 9) as peer:
         url = peer.url("" if "--url" in words else "/f/")
-        process = terminal.start(*words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "migrate") else []))
+        process = terminal.start(
+            *words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "migrate") else [])
+        )
         assert asked.wait(20)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
@@ -227,7 +248,8 @@ def arm():
 gevent.signal_handler(signal.SIGUSR1, arm)
 run()
 """
-"""A process that gets Ctrl-C right before a wait of the system, from SIGUSR1 on: after gevent looked for signals."""
+"""A process that gets Ctrl-C right before a wait of the system, from SIGUSR1 on: after gevent
+looked for signals."""
 
 
 def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
@@ -253,10 +275,23 @@ def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [5, 6, 10])
-@pytest.mark.parametrize("words", [("status",), ("migrate", "from/one", "new"), ("serve", "--bind", "127.0.0.1:0")])
-def test_too_few_open_files_are_one_clear_line(terminal: Terminal, most: int, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("status",), ("migrate", "from/one", "new"), ("serve", "--bind", "127.0.0.1:0")]
+)
+def test_too_few_open_files_are_one_clear_line(
+    terminal: Terminal, most: int, words: tuple[str, ...]
+) -> None:
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -n "$0"; exec "$@"', str(most), sys.executable, "-m", "relay", *words],
+        [
+            "bash",
+            "-c",
+            'ulimit -n "$0"; exec "$@"',
+            str(most),
+            sys.executable,
+            "-m",
+            "relay",
+            *words,
+        ],
         cwd=terminal.home,
         env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
         capture_output=True,
@@ -264,19 +299,35 @@ def test_too_few_open_files_are_one_clear_line(terminal: Terminal, most: int, wo
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"at most {most} files" in done.stderr and "ulimit -n" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        f"at most {most} files" in done.stderr
+        and "ulimit -n" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
     """Many slots want more than a low soft limit allows, as 1,024 is for 300 of them."""
     code = "import resource, relay.__main__; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
-    words = ("bash", "-c", 'ulimit -Sn 64; ulimit -Hn 200; exec "$@"', "-", sys.executable, "-c", code)
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    words = (
+        "bash",
+        "-c",
+        'ulimit -Sn 64; ulimit -Hn 200; exec "$@"',
+        "-",
+        sys.executable,
+        "-c",
+        code,
+    )
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("200 200\n", "")
 
 
 @pytest.mark.parametrize(("count", "said"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")])
-def test_inherited_sockets_that_are_none_are_one_clear_line(terminal: Terminal, count: str, said: str) -> None:
+def test_inherited_sockets_that_are_none_are_one_clear_line(
+    terminal: Terminal, count: str, said: str
+) -> None:
     """`exec` keeps the shell's process id, which is the one that they are for."""
     command = 'exec 3</dev/null; export LISTEN_FDS="$0" LISTEN_PID=$$; exec "$@"'
     done = subprocess.run(
@@ -311,7 +362,9 @@ def test_inherited_sockets_that_are_none_are_one_clear_line(terminal: Terminal, 
     ],
     ids=" ".join,
 )
-def test_a_file_without_an_end_is_not_read_to_it(terminal: Terminal, words: tuple[str, ...]) -> None:
+def test_a_file_without_an_end_is_not_read_to_it(
+    terminal: Terminal, words: tuple[str, ...]
+) -> None:
     program = "import resource, relay.cli.__main__ as main; resource.setrlimit(resource.RLIMIT_AS, (3 << 30,) * 2)"
     done = subprocess.run(
         [sys.executable, "-c", f"{program}; main.run()", *words],
@@ -332,7 +385,10 @@ def test_a_secret_may_come_through_a_pipe(tmp_path: Path) -> None:
     def source(talk: Talk) -> None:
         while head := talk.head():
             asked.append(head)
-            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", b"" if head.startswith(b"HEAD") else b"1")
+            talk.send(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n",
+                b"" if head.startswith(b"HEAD") else b"1",
+            )
 
     with Peer([source] * 9) as peer:
         command = f'relay() {{ {sys.executable} -m relay "$@"; }}; relay migrate -q {peer.url("/a")} {tmp_path}/a'
@@ -359,11 +415,16 @@ def test_a_secret_may_come_through_a_pipe(tmp_path: Path) -> None:
         (("ls", "empty/"), "/empty is empty"),
         (("ls", "-r", "--json", "empty/"), "/empty is empty"),
         (("report", "1"), "migration 1 has no objects so far"),
-        (("report", "1", "--state", "failed", "--state", "queued"), "no objects that are failed or queued"),
+        (
+            ("report", "1", "--state", "failed", "--state", "queued"),
+            "no objects that are failed or queued",
+        ),
         (("report", "1", "--format", "csv", "--state", "failed"), "no objects that are failed"),
     ],
 )
-def test_an_empty_listing_says_so_and_not_on_stdout(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+def test_an_empty_listing_says_so_and_not_on_stdout(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
     (tmp_path / "empty").mkdir()
     terminal = Terminal(tmp_path)
     if words[0] == "report":
@@ -406,7 +467,10 @@ def test_doctor_that_is_stopped_removes_what_it_wrote(tmp_path: Path, number: in
                 talk.body(length_of(head))
                 talk.send(REPLY % b"201 Created")
             elif method == "DELETE":
-                talk.send(REPLY % (b"404 Not Found" if kept.pop(path, None) is None else b"204 No Content"))
+                talk.send(
+                    REPLY
+                    % (b"404 Not Found" if kept.pop(path, None) is None else b"204 No Content")
+                )
             else:  # it never answers
                 begun.set()
                 gate.wait(20)

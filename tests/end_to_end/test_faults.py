@@ -1,4 +1,5 @@
-"""What a server and the command line make of faults of their own process, its ledger and its clients."""
+"""What a server and the command line make of faults of their own process, its ledger and its
+clients."""
 
 from __future__ import annotations
 
@@ -62,7 +63,12 @@ def plant(folder: Path, count: int) -> None:
 
 def order(folders: Path, **more: Any) -> dict[str, Any]:
     """Return a request for the tree."""
-    return {"source": f"file://{folders}/from", "destination": f"file://{folders}/to", "recursive": True, **more}
+    return {
+        "source": f"file://{folders}/from",
+        "destination": f"file://{folders}/to",
+        "recursive": True,
+        **more,
+    }
 
 
 def worker_of(server: Server) -> psutil.Process:
@@ -73,7 +79,9 @@ def worker_of(server: Server) -> psutil.Process:
 
 def in_ledger(folders: Path, query: str) -> Any:
     """Return one value of the ledger."""
-    with closing(sqlite3.connect(f"file:{folders}/ledger.db?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(
+        sqlite3.connect(f"file:{folders}/ledger.db?mode=ro", uri=True, timeout=10)
+    ) as connection:
         row = connection.execute(query).fetchone()
     return row and row[0]
 
@@ -84,12 +92,18 @@ def inodes(folder: Path) -> dict[str, int]:
 
 
 @contextmanager
-def bucket(folders: Path, data: bytes, rate: float) -> Iterator[tuple[Seaweed, Proxy, dict[str, str]]]:
-    """Give a bucket `far:faults` behind a slow line, what more a server is told of it, and an object to go there."""
+def bucket(
+    folders: Path, data: bytes, rate: float
+) -> Iterator[tuple[Seaweed, Proxy, dict[str, str]]]:
+    """Give a bucket `far:faults` behind a slow line, what more a server is told of it, and an
+    object to go there."""
     (folders / "weed").mkdir()
     (folders / "large").mkdir()
     (folders / "large" / "object").write_bytes(data)
-    with seaweedfs(folders / "weed", "faults") as store, Proxy(store.endpoint.partition("//")[2], rate=rate) as slow:
+    with (
+        seaweedfs(folders / "weed", "faults") as store,
+        Proxy(store.endpoint.partition("//")[2], rate=rate) as slow,
+    ):
         (folders / "relay.toml").write_text(
             f'[remotes.far]\ntype = "s3"\nendpoint = "{slow.url()}"\naccess_key_id = "{KEY}"\n'
             f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
@@ -120,23 +134,29 @@ def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
     with bucket(folders, data, rate=5e6) as (store, slow, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
         with running(SERVE, **settings, **more) as server:
-            status, told = server.ask("POST", "/migrate", request)
-            assert status == 202, told
-            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2)
+            status, reported = server.ask("POST", "/migrate", request)
+            assert status == 202, reported
+            eventually(
+                lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
+            )
             worker = worker_of(server)
             server.process.send_signal(number)
             if number == signal.SIGTERM:
                 assert server.finish() == 0
-                assert in_ledger(folders, "SELECT state || ' ' || lapses FROM transfers") == "queued 0"
+                assert (
+                    in_ledger(folders, "SELECT state || ' ' || lapses FROM transfers") == "queued 0"
+                )
                 assert in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
                 assert in_ledger(folders, "SELECT count(*) FROM runners") == 0
             else:
-                eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
-                wait_for(server, told["id"], ended)
+                eventually(
+                    lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+                )
+                wait_for(server, reported["id"], ended)
         with running(SERVE, **settings, **more) as server:
-            done = wait_for(server, told["id"], ended)
+            done = wait_for(server, reported["id"], ended)
             assert (done["state"], done["objects"]) == ("succeeded", {"verified": 1})
-            _, page = server.ask("GET", f"/migrations/{told['id']}/transfers")
+            _, page = server.ask("GET", f"/migrations/{reported['id']}/transfers")
         assert page["transfers"][0]["attempts"] == 2
         assert in_ledger(folders, "SELECT lapses FROM transfers") == 0
         assert slow.carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
@@ -154,9 +174,11 @@ def test_f51_a_server_removes_what_a_paused_migration_had_in_parts_when_it_is_ca
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
         with running(SERVE, **settings, **more) as server:
             id = server.ask("POST", "/migrate", request)[1]["id"]
-            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1)
+            eventually(
+                lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1
+            )
             server.ask("POST", f"/migrations/{id}/pause")
-            wait_for(server, id, lambda told: not told["objects"].get("running"))
+            wait_for(server, id, lambda reported: not reported["objects"].get("running"))
             assert len(store.client().list_multipart_uploads(Bucket="faults")["Uploads"]) == 1
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
             eventually(lambda: in_ledger(folders, "SELECT count(*) FROM uploads") == 0)
@@ -164,8 +186,11 @@ def test_f51_a_server_removes_what_a_paused_migration_had_in_parts_when_it_is_ca
             assert "Contents" not in listed(store)
 
 
-def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(settings: dict[str, str], folders: Path) -> None:
-    """It has all bytes but the last half, which come while it sleeps; another has finished before it wakes."""
+def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(
+    settings: dict[str, str], folders: Path
+) -> None:
+    """It has all bytes but the last half, which come while it sleeps; another has finished before
+    it wakes."""
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
     with Peer([gated(Cloud(), gate, begun), fast]) as source, running(SERVE, **settings) as sleeper:
@@ -176,8 +201,8 @@ def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(settings: 
         worker.suspend()
         try:
             with running(SERVE, **settings) as other:
-                told = wait_for(other, id, ended)
-                assert told["objects"] == {"verified": 1}
+                reported = wait_for(other, id, ended)
+                assert reported["objects"] == {"verified": 1}
                 seen = inodes(folders / "to")
                 gate.set()
                 worker.resume()
@@ -201,7 +226,10 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
     watched = (*GUNICORN[:-1], "--timeout", "8", GUNICORN[-1])
-    with Peer([gated(Cloud(), gate, begun), fast]) as source, running(watched, **settings) as server:
+    with (
+        Peer([gated(Cloud(), gate, begun), fast]) as source,
+        running(watched, **settings) as server,
+    ):
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
         assert begun.wait(20)
@@ -211,7 +239,9 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
         assert wait_for(server, id, ended)["objects"] == {"verified": 1}
         gate.set()
         assert worker_of(server).pid != blocked.pid
-    assert [(path.name, path.read_bytes() == DATA) for path in (folders / "to").iterdir()] == [("b", True)]
+    assert [(path.name, path.read_bytes() == DATA) for path in (folders / "to").iterdir()] == [
+        ("b", True)
+    ]
     assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
 
 
@@ -219,8 +249,11 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
 
 
 @pytest.mark.timeout(120)
-def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(settings: dict[str, str]) -> None:
-    """What was read of the source and not taken; the source itself waits, and no other memory grows with it."""
+def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(
+    settings: dict[str, str],
+) -> None:
+    """What was read of the source and not taken; the source itself waits, and no other memory grows
+    with it."""
     many, each, buffer = 200, 8 * MIB, 128 * 1024
     arrived, gate = threading.Semaphore(0), threading.Event()
 
@@ -240,7 +273,10 @@ def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(setting
         worker = worker_of(server)
         before = worker.memory_info().rss
         for number in range(many):
-            request = {"source": source.url(f"/{number}?size={each}"), "destination": destination.url(f"/{number}")}
+            request = {
+                "source": source.url(f"/{number}?size={each}"),
+                "destination": destination.url(f"/{number}"),
+            }
             assert server.ask("POST", "/migrate", request, Prefer="respond-async")[0] == 202
         for _ in range(many):
             assert arrived.acquire(timeout=60)
@@ -249,7 +285,9 @@ def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(setting
     assert grown < many * 2 * buffer
 
 
-def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(settings: dict[str, str]) -> None:
+def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(
+    settings: dict[str, str],
+) -> None:
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer([gated(Cloud(), gate, begun), serving(Cloud(), sending(GET_HEAD, DATA))]) as source,
@@ -258,7 +296,9 @@ def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(setti
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/migrate", one_object(source, destination)))
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", one_object(source, destination))
+            )
         )
         asked.start()
         assert begun.wait(10)
@@ -266,7 +306,9 @@ def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(setti
         worker = worker_of(server)
         soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds(), hard))
-        status, problem, response = exchange(connection, "POST", "/migrate", one_object(source, destination))
+        status, problem, response = exchange(
+            connection, "POST", "/migrate", one_object(source, destination)
+        )
         assert (status, problem["side"], problem["retryable"]) == (503, "relay", True)
         assert response.getheader("Retry-After")
         assert exchange(connection, "GET", "/healthz")[0] == 200
@@ -274,7 +316,10 @@ def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(setti
         asked.join(20)
         assert answers[0][1]["state"] == "verified", answers
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        assert server.ask("POST", "/migrate", one_object(source, destination))[1]["state"] == "verified"
+        assert (
+            server.ask("POST", "/migrate", one_object(source, destination))[1]["state"]
+            == "verified"
+        )
         assert server.stop() == 0
 
 
@@ -286,14 +331,16 @@ def test_f81_an_object_that_kills_its_workers_is_set_aside_and_the_others_arrive
     with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
         eventually(lambda: in_ledger(folders, "SELECT state FROM migrations") == "partial")
-        told = wait_for(server, id, ended)
-        assert told["objects"] == {"failed": 1, "verified": SMALL}
+        reported = wait_for(server, id, ended)
+        assert reported["objects"] == {"failed": 1, "verified": SMALL}
         _, page = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
-    assert [(row["name"], row["error"]) for row in page["transfers"]] == [("a large one", "quarantined")]
+    assert [(row["name"], row["error"]) for row in page["transfers"]] == [
+        ("a large one", "quarantined")
+    ]
     (folders / "from" / "a large one").unlink()
-    assert {name: found for name, found in digests(folders / "to").items() if not name.startswith(".")} == digests(
-        folders / "from"
-    )
+    assert {
+        name: found for name, found in digests(folders / "to").items() if not name.startswith(".")
+    } == digests(folders / "from")
 
 
 # -- the ledger
@@ -308,13 +355,17 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(settings: dict[str, str], folders: Path) -> None:
+def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(
+    settings: dict[str, str], folders: Path
+) -> None:
     answers: list[tuple[int, dict[str, Any]]] = []
     settings |= {"RELAY_LEASE_SECONDS": "60"}
     with running(SERVE, **settings) as server:
         assert server.ask("GET", "/readyz")[0] == 200
         with locked(folders / "ledger.db"):
-            asked = threading.Thread(target=lambda: answers.append(server.ask("POST", "/migrate", order(folders))))
+            asked = threading.Thread(
+                target=lambda: answers.append(server.ask("POST", "/migrate", order(folders)))
+            )
             asked.start()
             probes = 0
             while asked.is_alive():
@@ -323,14 +374,20 @@ def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(settings:
             asked.join()
         assert probes > 10, server.stderr
         ((status, problem),) = answers
-        assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (503, "ledger-busy", True)
+        assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (
+            503,
+            "ledger-busy",
+            True,
+        )
         assert server.ask("GET", "/migrations")[1]["migrations"] == []
         eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
-        status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-        assert (status, told["state"]) == (200, "succeeded")
+        status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, reported["state"]) == (200, "succeeded")
 
 
-def test_f73_a_full_disk_stops_what_is_acknowledged_and_loses_nothing(settings: dict[str, str], folders: Path) -> None:
+def test_f73_a_full_disk_stops_what_is_acknowledged_and_loses_nothing(
+    settings: dict[str, str], folders: Path
+) -> None:
     with running(SERVE, **settings) as server:
         first = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]
         assert first["state"] == "succeeded"
@@ -345,9 +402,15 @@ def test_f73_a_full_disk_stops_what_is_acknowledged_and_loses_nothing(settings: 
         assert server.ask("GET", "/healthz")[0] == 200
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (soft, hard))
         eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
-        assert [one["id"] for one in server.ask("GET", "/migrations")[1]["migrations"]] == [first["id"]]
+        assert [one["id"] for one in server.ask("GET", "/migrations")[1]["migrations"]] == [
+            first["id"]
+        ]
         second = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]
-        assert (second["number"], second["state"], second["objects"]) == (2, "succeeded", {"skipped": SMALL})
+        assert (second["number"], second["state"], second["objects"]) == (
+            2,
+            "succeeded",
+            {"skipped": SMALL},
+        )
         assert server.stop() == 0
 
 
@@ -356,8 +419,11 @@ FRAME = 24 + 4096
 
 
 @pytest.mark.parametrize("lost", [1, 5, 20, 45])
-def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(tmp_path: Path, lost: int) -> None:
-    """The machine went down with a disk that said more than it did. Nothing is committed a second time.
+def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(
+    tmp_path: Path, lost: int
+) -> None:
+    """The machine went down with a disk that said more than it did. Nothing is committed a second
+    time.
 
     At first the last claims are lost, in the end the whole listing.
     """
@@ -378,9 +444,9 @@ def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(tmp_path: P
         found.commit()
     code, out, err = terminal.run(*words, "--json")
     assert code == 0, out + err
-    told = json.loads(out)
-    assert set(told["objects"]) <= {"verified", "skipped"}
-    assert sum(told["objects"].values()) == SMALL + 1
+    reported = json.loads(out)
+    assert set(reported["objects"]) <= {"verified", "skipped"}
+    assert sum(reported["objects"].values()) == SMALL + 1
     assert digests(tmp_path / "to") == digests(tmp_path / "from")
     after = inodes(tmp_path / "to")
     assert {name: after[name] for name in seen if not name.startswith(".")} == {
@@ -388,7 +454,9 @@ def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(tmp_path: P
     }
 
 
-def test_f75_a_ledger_that_was_removed_accepts_nothing(settings: dict[str, str], folders: Path) -> None:
+def test_f75_a_ledger_that_was_removed_accepts_nothing(
+    settings: dict[str, str], folders: Path
+) -> None:
     with running(SERVE, **settings) as server:
         assert server.ask("GET", "/readyz")[0] == 200
         (folders / "ledger.db").rename(folders / "kept.db")
@@ -398,7 +466,10 @@ def test_f75_a_ledger_that_was_removed_accepts_nothing(settings: dict[str, str],
         eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
         (folders / "kept.db").rename(folders / "ledger.db")
         eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
-        assert server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]["state"] == "succeeded"
+        assert (
+            server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]["state"]
+            == "succeeded"
+        )
 
 
 # -- PostgreSQL
@@ -424,12 +495,16 @@ def test_f76_a_database_that_is_started_anew_in_the_middle_loses_nothing(
     with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         id = server.ask("POST", "/migrate", request)[1]["id"]
         for least in (1, MANY // 2):
-            wait_for(server, id, lambda told, least=least: told["objects"].get("verified", 0) >= least)
+            wait_for(
+                server,
+                id,
+                lambda reported, least=least: reported["objects"].get("verified", 0) >= least,
+            )
             postgres.control("restart", "-m", "immediate")
             eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        told = wait_for(server, id, ended)
-        assert told["state"] == "succeeded"
-        assert sum(told["objects"].values()) == MANY
+        reported = wait_for(server, id, ended)
+        assert reported["state"] == "succeeded"
+        assert sum(reported["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
 
 
@@ -441,28 +516,37 @@ def test_f76_a_worker_that_starts_while_the_database_is_away_waits_for_it(
         worker = worker_of(server)
         postgres.control("stop", "-m", "immediate")
         worker.kill()
-        eventually(lambda: [one.pid for one in psutil.Process(server.process.pid).children()] not in ([], [worker.pid]))
+        eventually(
+            lambda: (
+                [one.pid for one in psutil.Process(server.process.pid).children()]
+                not in ([], [worker.pid])
+            )
+        )
         postgres.again()
-        status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-        assert (status, told["objects"]) == (200, {"verified": SMALL})
+        status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, reported["objects"]) == (200, {"verified": SMALL})
         assert server.stop() == 0
 
 
 def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end(
-    postgres: Postgres, settings: dict[str, str], folders: Path, tmp_path_factory: pytest.TempPathFactory
+    postgres: Postgres,
+    settings: dict[str, str],
+    folders: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """As after a failover to a copy that was behind: what was settled meanwhile is there, and is not sent again."""
+    """As after a failover to a copy that was behind: what was settled meanwhile is there, and is
+    not sent again."""
     plant(folders / "many", MANY)
     request = order(folders, source=f"file://{folders}/many")
     older = postgres.folder.with_name(f"{postgres.folder.name}-older")
     with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         id = server.ask("POST", "/migrate", request)[1]["id"]
-        wait_for(server, id, lambda told: told["objects"].get("verified", 0) >= 50)
+        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) >= 50)
         postgres.control("stop", "-m", "fast")
         shutil.copytree(postgres.folder, older)
         postgres.again()
         eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        wait_for(server, id, lambda told: told["objects"].get("verified", 0) >= MANY // 3)
+        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) >= MANY // 3)
         postgres.control("stop", "-m", "immediate")
         eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
         eventually(lambda: server.ask("GET", "/readyz")[1]["running"] == 0)
@@ -470,9 +554,9 @@ def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end
         postgres.replaced_by(older)
         postgres.again()
         eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        told = wait_for(server, id, ended)
-        assert told["state"] == "succeeded"
-        assert sum(told["objects"].values()) == MANY
+        reported = wait_for(server, id, ended)
+        assert reported["state"] == "succeeded"
+        assert sum(reported["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
     after = inodes(folders / "to")
     assert {name: after.get(name) for name in seen} == seen
@@ -481,7 +565,9 @@ def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end
 # -- clients
 
 
-def test_f92_a_client_that_vanishes_has_asked_all_the_same(settings: dict[str, str], folders: Path) -> None:
+def test_f92_a_client_that_vanishes_has_asked_all_the_same(
+    settings: dict[str, str], folders: Path
+) -> None:
     body = json.dumps(order(folders)).encode()
     head = (
         f"POST /migrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n"
@@ -512,19 +598,24 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
     settings: dict[str, str], folders: Path, place: str, state: str
 ) -> None:
     """What the API says in the end is what is at the destination."""
-    request = {"source": f"file://{folders}/from/object 00001", "destination": f"file://{folders}/to/b"}
+    request = {
+        "source": f"file://{folders}/from/object 00001",
+        "destination": f"file://{folders}/to/b",
+    }
     request |= {"if_exists": "fail"} if place == "mid-publish" else {}
     with running(SERVE, **settings, RELAY_FAILPOINT=f"{place}:1:sleep:2") as server:
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
-        wait_for(server, id, lambda told: told["objects"].get("running") == 1)
+        wait_for(server, id, lambda reported: reported["objects"].get("running") == 1)
         if place in ("mid-publish", "after-publish"):
             eventually((folders / "to" / "b").exists)
         elif place != "after-pin":
             eventually(lambda: any((folders / "to").iterdir()))
         assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-        told = wait_for(server, id, lambda told: not told["objects"].get("running"))
-        assert told["objects"] == {state: 1}
-    assert [path.name for path in (folders / "to").iterdir()] == (["b"] if state == "verified" else [])
+        reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
+        assert reported["objects"] == {state: 1}
+    assert [path.name for path in (folders / "to").iterdir()] == (
+        ["b"] if state == "verified" else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -550,10 +641,12 @@ def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
             id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
             eventually(lambda: bool(server.ask("GET", "/readyz")[1]["running"]))
             eventually(lambda: place != "after-put-sent" or "Contents" in listed(store))
-            eventually(lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None)
+            eventually(
+                lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None
+            )
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-            told = wait_for(server, id, lambda told: not told["objects"].get("running"))
-            assert told["objects"] == {state: 1}
+            reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
+            assert reported["objects"] == {state: 1}
         found = {row["Key"]: row["Size"] for row in listed(store).get("Contents", ())}
         assert found == ({"to/b": size} if state == "verified" else {})
         assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")

@@ -1,4 +1,5 @@
-"""The floor of the benchmark: the plainest loops in C move whole objects, or they would be no floor."""
+"""The floor of the benchmark: the plainest loops in C move whole objects, or they would be no
+floor."""
 
 from __future__ import annotations
 
@@ -25,8 +26,16 @@ def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
         pytest.skip(f"{missing} (Debian: libssl-dev)")
     authorities = [tmp_path / "source.pem", tmp_path / "destination.pem"]
     tls = [["--tls", "--ca-out", str(path)] if scheme == "https" else [] for path in authorities]
-    with spawn("src", "--seed", "7", *tls[0]) as source, spawn("dst", *tls[1]) as destination, Content(7) as content:
-        command = [str(built[scheme]), source.url(f"/objects/a?size={SIZE}"), destination.url("/bucket/a")]
+    with (
+        spawn("src", "--seed", "7", *tls[0]) as source,
+        spawn("dst", *tls[1]) as destination,
+        Content(7) as content,
+    ):
+        command = [
+            str(built[scheme]),
+            source.url(f"/objects/a?size={SIZE}"),
+            destination.url("/bucket/a"),
+        ]
         if scheme == "https":
             both = tmp_path / "both.pem"
             both.write_text("".join(path.read_text() for path in authorities))
@@ -37,7 +46,9 @@ def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
         assert entry["size"] == SIZE
         assert entry["digests"]["crc64nvme"] == content.digest("crc64nvme", "/objects/a", SIZE)
         missed = subprocess.run(
-            [*command[:1], source.url("/objects/a?fault=status(404)"), *command[2:]], capture_output=True, check=False
+            [*command[:1], source.url("/objects/a?fault=status(404)"), *command[2:]],
+            capture_output=True,
+            check=False,
         )
         assert missed.returncode == 1  # what it can't do it does not pretend to have done
 
@@ -48,7 +59,9 @@ def test_relay_is_held_against_rclone_and_against_the_floor() -> None:
 
     def met(relay: float) -> list[bool]:
         rows = [row("relay", relay), row("rclone", 1.0), row("floor", 0.4)]
-        return [verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_floor=1.25)]
+        return [
+            verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_floor=1.25)
+        ]
 
     assert met(0.5) == [True, True, True]
     assert met(0.52) == [False, True, True]

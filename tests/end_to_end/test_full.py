@@ -1,4 +1,5 @@
-"""A destination without room: the migration waits, rather than ask for each of a million objects, and then goes on."""
+"""A destination without room: the migration waits, rather than ask for each of a million objects,
+and then goes on."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ def test_f48_a_tree_waits_for_room_and_goes_on_when_there_is_some(tmp_path: Path
     terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_SLOTS="2")
     with Peer([dav] * 1000) as peer:
         words = ("migrate", "-r", f"{tmp_path}/from", f"webdav://127.0.0.1:{peer.port}/to/")
-        code, told, _ = terminal.run(*words)
+        code, reported, _ = terminal.run(*words)
         assert code == 1
-        assert "507" in told and "Free space" in told
+        assert "507" in reported and "Free space" in reported
         assert terminal.query("SELECT state FROM migrations") == "paused"
         assert dav.asked.count(b"PUT") < objects / 2
         assert dav.objects == {}

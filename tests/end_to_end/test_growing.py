@@ -1,4 +1,5 @@
-"""Objects of unknown length to S3, through kill -9: nothing is lost, and no upload stays that nobody remembers.
+"""Objects of unknown length to S3, through kill -9: nothing is lost, and no upload stays that
+nobody remembers.
 
 From a simulated source that tells no length, and gives no ranges, to SeaweedFS.
 """
@@ -40,7 +41,12 @@ def terminal(tmp_path: Path, way: Proxy) -> Terminal:
         f'[remotes.far]\ntype = "s3"\nendpoint = "{way.url()}"\naccess_key_id = "{KEY}"\n'
         f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
     )
-    return Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_PART_BYTES=str(PART))
+    return Terminal(
+        tmp_path,
+        RELAY_CONFIG=str(config),
+        RELAY_EGRESS_ALLOW="127.0.0.1",
+        RELAY_PART_BYTES=str(PART),
+    )
 
 
 @pytest.fixture
@@ -53,13 +59,17 @@ def source() -> Iterator[Source]:
 def words(source: Source, seaweed: Seaweed, home: Path, key: str) -> tuple[str, ...]:
     """Return the command that moves one object of unknown length."""
     faults = "framing(chunked);range(ignore);drop_header(Accept-Ranges);on(HEAD,status(405))"
-    (home / "urls.csv").write_text(f'name,url\n{key},"{source.url(f"/{key}?size={SIZE}&fault={faults}")}"\n')
+    (home / "urls.csv").write_text(
+        f'name,url\n{key},"{source.url(f"/{key}?size={SIZE}&fault={faults}")}"\n'
+    )
     return ("migrate", "-r", f"list+{home}/urls.csv", f"far:{seaweed.bucket}/grown", "--json")
 
 
 def uploads(seaweed: Seaweed) -> list[dict[str, Any]]:
     """Return what is begun there and neither completed nor thrown away."""
-    found: list[dict[str, Any]] = seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
+    found: list[dict[str, Any]] = (
+        seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
+    )
     return found
 
 
@@ -95,7 +105,10 @@ def test_f51_f59_a_kill_leaves_no_upload_and_the_next_run_the_whole_object(
     assert uploads(seaweed) == []
     assert terminal.query("SELECT count(*) FROM uploads") == 0
     stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key=f"grown/{name}")["Body"].read()
-    assert hashlib.sha256(stored).digest() == hashlib.sha256(source.content.read(f"/{name}", 0, SIZE)).digest()
+    assert (
+        hashlib.sha256(stored).digest()
+        == hashlib.sha256(source.content.read(f"/{name}", 0, SIZE)).digest()
+    )
     if place in LATE:
         assert way.carried("up") - before < PART, "what had arrived was sent again"
 

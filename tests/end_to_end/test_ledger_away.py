@@ -1,4 +1,5 @@
-"""A ledger that is away, or takes nothing: whoever waits for it is told so, and nothing ends because of it."""
+"""A ledger that is away, or takes nothing: whoever waits for it is told so, and nothing ends
+because of it."""
 
 from __future__ import annotations
 
@@ -54,7 +55,17 @@ def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: 
     for number in range(120):
         (source / f"{number:03}").write_bytes(b"x" * 20_000)
     terminal = Terminal(tmp_path, RELAY_LEDGER=postgres.database())
-    words = ("migrate", "-r", str(source), str(tmp_path / "to"), "--json", "--slots", "2", "--bytes-per-second", "600K")
+    words = (
+        "migrate",
+        "-r",
+        str(source),
+        str(tmp_path / "to"),
+        "--json",
+        "--slots",
+        "2",
+        "--bytes-per-second",
+        "600K",
+    )
     command = terminal.start(*words)
     until = time.monotonic() + 60
     while not (tmp_path / "to" / "005").exists() and time.monotonic() < until:
@@ -71,7 +82,8 @@ def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: 
 
 
 def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> None:
-    """One of two workers is killed while the ledger is not there: the other serves on, and both when it is back."""
+    """One of two workers is killed while the ledger is not there: the other serves on, and both
+    when it is back."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
     kept, gate, begun, answers = Cloud(), threading.Event(), threading.Event(), []
     with (
@@ -80,16 +92,22 @@ def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> N
         running(SERVE, RELAY_WORKERS="2", RELAY_LEDGER=f"sqlite:///{ledger}") as server,
     ):
         asked = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
         )
         asked.start()
         assert begun.wait(20)
         await_workers(server.process.pid, 2)
-        (busy,) = {c.pid for c in psutil.net_connections("tcp") if c.raddr and c.raddr[1] == source.port and c.pid} & {
-            child.pid for child in psutil.Process(server.process.pid).children()
-        }
+        (busy,) = {
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.raddr and c.raddr[1] == source.port and c.pid
+        } & {child.pid for child in psutil.Process(server.process.pid).children()}
         ledger.rename(away)
-        (idle,) = (child for child in psutil.Process(server.process.pid).children() if child.pid != busy)
+        (idle,) = (
+            child for child in psutil.Process(server.process.pid).children() if child.pid != busy
+        )
         idle.kill()
         line = line_about(server, "waiting for the ledger")
         assert "was removed" in line
@@ -158,8 +176,11 @@ def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> No
         assert server.stop() == 0
 
 
-def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody would go on with what is accepted then: readyz says so, and the log, without what may be a secret."""
+def test_work_that_ends_by_a_bug_is_no_ready_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would go on with what is accepted then: readyz says so, and the log, without what may
+    be a secret."""
     ledger, runner, _ = accepted(tmp_path)
     claimer = Worker(ledger, runner, 1)
 
@@ -181,19 +202,30 @@ def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch:
 def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_text("a")
-    ledger, runner = Ledger.open(f"sqlite:///{tmp_path}/l.db"), TransferEngine(Settings(local_folders=str(tmp_path)))
-    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
+    ledger, runner = (
+        Ledger.open(f"sqlite:///{tmp_path}/l.db"),
+        TransferEngine(Settings(local_folders=str(tmp_path))),
+    )
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True
+    )
     return ledger, runner, ledger.create(order.spec(runner.remotes))[0].id
 
 
-def test_the_log_names_a_migration_that_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_names_a_migration_that_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Also one of the ledger: its objects have no request that could be answered."""
     ledger, runner, id = accepted(tmp_path)
     with caplog.at_level(logging.INFO, "relay.claimer"):
         Worker(ledger, runner, 1, id).run()
     ledger.close()
     (members,) = [record.members for record in caplog.records if record.message == "migration"]  # type: ignore[attr-defined]
-    assert (members["id"], members["state"], members["objects"]) == (id, "succeeded", {"verified": 1})
+    assert (members["id"], members["state"], members["objects"]) == (
+        id,
+        "succeeded",
+        {"verified": 1},
+    )
     json.dumps(members)
 
 
@@ -209,28 +241,36 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "run", full)
 
 
-def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger, runner, id = accepted(tmp_path)
     claimer = Worker(ledger, runner, 1, id)
     claimer._renew_lease()
     monkeypatch.setattr(claimer, "_renew", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
-    told: list[str] = []
+    reported: list[str] = []
     looks: list[str | None] = []
 
     def look() -> None:
         looks.append(claimer.trouble and claimer.trouble.message)
-        if told and len(looks) > 20:
+        if reported and len(looks) > 20:
             claimer.stop()
 
-    work(claimer, look, 0.05, told.append)
+    work(claimer, look, 0.05, reported.append)
     ledger.close()
-    assert len(told) == 1 and "database or disk is full" in told[0] and "RELAY_LEDGER" in told[0]
+    assert (
+        len(reported) == 1
+        and "database or disk is full" in reported[0]
+        and "RELAY_LEDGER" in reported[0]
+    )
     assert set(looks[-10:]) == {"database or disk is full"}  # also between two attempts to write
 
 
-def test_what_is_shown_of_it_outlasts_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_of_it_outlasts_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger, _, id = accepted(tmp_path)
     watch = Watch(ledger, id)
     before = watch.look(0)[0]
@@ -250,7 +290,9 @@ def test_what_is_shown_of_it_outlasts_an_outage(tmp_path: Path, monkeypatch: pyt
     events = followed(ledger, id, 0, lambda seconds: None)
     assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]
     away[0] = True
-    assert [next(events)[2]["trouble"]["code"] for _ in range(PATIENCE)] == ["ledger-failed"] * PATIENCE
+    assert [next(events)[2]["trouble"]["code"] for _ in range(PATIENCE)] == [
+        "ledger-failed"
+    ] * PATIENCE
     with pytest.raises(LedgerFailed):
         next(events)
     ledger.close()
@@ -294,7 +336,9 @@ lines = client.post("/migrate", json=order, headers={"Accept": "application/x-nd
 print(json.dumps([waited.status_code, waited.headers["Location"].startswith("/migrations/"), lines.status_code]))
 print(next(iter(lines.response)).decode())
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     troubled, well, accepted, first = map(json.loads, filter(None, done.stdout.splitlines()))
     assert accepted == [202, True, 200]  # it was written before the ledger went away

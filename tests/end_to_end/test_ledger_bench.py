@@ -22,6 +22,10 @@ def test_a_short_run_fills_its_table(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.ledger_bench", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    rows = [line for line in page.read_text().splitlines() if line.startswith(("| SQLite", "| PostgreSQL"))]
+    rows = [
+        line
+        for line in page.read_text().splitlines()
+        if line.startswith(("| SQLite", "| PostgreSQL"))
+    ]
     assert len(rows) == (10 if programs() else 5)
     assert list(tmp_path.iterdir()) == [page]

@@ -1,4 +1,5 @@
-"""The limits of a migration, changed while it runs: refused where they make no sense, obeyed by every worker."""
+"""The limits of a migration, changed while it runs: refused where they make no sense, obeyed by
+every worker."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from tests.end_to_end.test_migrations import ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, running
 
 WINDOW_SECONDS = 1.5
-"""Over so long it is counted what passes; longer where the machine is busy, and that only lets more pass."""
+"""Over so long it is counted what passes; longer where the machine is busy, and that only lets more
+pass."""
 SLACK_BYTES = 200_000
 """What may lie in the sockets' buffers when a rate is lowered, heads, and what a bucket holds."""
 
@@ -45,16 +47,24 @@ def way(destination: Destination) -> Iterator[Proxy]:
 @pytest.fixture
 def server(folder: Path) -> Iterator[Server]:
     """Return a server with two workers."""
-    with running(SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_WORKERS="2", RELAY_STALL_SECONDS="2") as made:
+    with running(
+        SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_WORKERS="2", RELAY_STALL_SECONDS="2"
+    ) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def paused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, Any], str]]:
+def paused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Server, dict[str, Any], str]]:
     """Return a server, a request to it, and the migration that was made of it, which is paused."""
     home = tmp_path_factory.mktemp("paused")
     (home / "from").mkdir()
-    request = {"source": f"file://{home}/from", "destination": f"file://{home}/to", "recursive": True}
+    request = {
+        "source": f"file://{home}/from",
+        "destination": f"file://{home}/to",
+        "recursive": True,
+    }
     with running(SERVE, RELAY_LOCAL_FOLDERS=str(home)) as made:
         id = made.ask("POST", "/migrate", {**request, "limits": {"slots": 2}})[1]["id"]
         assert made.ask("POST", f"/migrations/{id}/pause")[0] == 200
@@ -93,12 +103,14 @@ def test_a_rate_that_is_lowered_while_bytes_move_is_kept_and_lifted_again(
     with (folder / "from" / "large").open("wb") as file:
         file.truncate(60_000_000)
     request = {"source": f"file://{folder}/from/large", "destination": way.url("/large")}
-    status, told = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    status, reported = server.ask("POST", "/migrate", request, Prefer="respond-async")
     assert status == 202
-    assert told["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
-    id, rate = told["id"], 100
+    assert reported["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
+    id, rate = reported["id"], 100
     until(lambda: way.carried("up") > 1_000_000)
-    assert patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
+    assert (
+        patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
+    )
 
     def slow() -> bool:
         count, seconds = passed(way)
@@ -118,20 +130,33 @@ def test_a_rate_that_is_lowered_while_bytes_move_is_kept_and_lifted_again(
 def test_two_workers_share_what_a_tree_may_use(server: Server, folder: Path, way: Proxy) -> None:
     for i in range(40):
         (folder / "from" / f"{i:02}").write_bytes(bytes(100_000))
-    request = {"source": f"file://{folder}/from", "destination": way.url("/tree/"), "recursive": True}
+    request = {
+        "source": f"file://{folder}/from",
+        "destination": way.url("/tree/"),
+        "recursive": True,
+    }
     limits = {"slots": 3, "bytes_per_second": 400_000, "connections": 2}
-    status, told = server.ask("POST", "/migrate", {**request, "limits": limits, "priority": 7})
-    assert (status, told["limits"], told["priority"]) == (202, limits, 7)
+    status, reported = server.ask("POST", "/migrate", {**request, "limits": limits, "priority": 7})
+    assert (status, reported["limits"], reported["priority"]) == (202, limits, 7)
     since, most = time.monotonic(), 0
-    until(lambda: server.ask("GET", f"/migrations/{told['id']}")[1]["objects"].get("running", 0) > 0)
+    until(
+        lambda: (
+            server.ask("GET", f"/migrations/{reported['id']}")[1]["objects"].get("running", 0) > 0
+        )
+    )
     while way.carried("up") < 1_500_000:
-        seen = server.ask("GET", f"/migrations/{told['id']}")[1]
+        seen = server.ask("GET", f"/migrations/{reported['id']}")[1]
         most = max(most, seen["objects"].get("running", 0))
         assert way.carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
         time.sleep(0.02)
     assert most == 2  # as many as may have a request each
-    patch(server, told["id"], limits={"slots": None, "bytes_per_second": None, "connections": None}, priority=0)
-    done = wait_for(server, told["id"], ended)
+    patch(
+        server,
+        reported["id"],
+        limits={"slots": None, "bytes_per_second": None, "connections": None},
+        priority=0,
+    )
+    done = wait_for(server, reported["id"], ended)
     assert (done["state"], done["objects"], done["priority"]) == ("succeeded", {"verified": 40}, 0)
 
 
@@ -158,20 +183,26 @@ def test_limits_that_make_no_sense_are_refused_where_they_stand(
     paused: tuple[Server, dict[str, Any], str], members: Any, status: int, pointer: str | None
 ) -> None:
     server, request, id = paused
-    code, told = server.ask("PATCH", f"/migrations/{id}", members)
-    assert code == status, told
-    Problem.model_validate(told, strict=True)
-    assert [error["pointer"] for error in told.get("errors", [])] == ([] if pointer is None else [pointer])
+    code, reported = server.ask("PATCH", f"/migrations/{id}", members)
+    assert code == status, reported
+    Problem.model_validate(reported, strict=True)
+    assert [error["pointer"] for error in reported.get("errors", [])] == (
+        [] if pointer is None else [pointer]
+    )
     assert server.ask("GET", f"/migrations/{id}")[1]["limits"]["slots"] == 2
     if isinstance(members, dict) and "limits" in members and members["limits"]:
-        code, told = server.ask("POST", "/migrate", {**request, **members})
-        assert (code, told["errors"][0]["pointer"]) == (422, pointer)
+        code, reported = server.ask("POST", "/migrate", {**request, **members})
+        assert (code, reported["errors"][0]["pointer"]) == (422, pointer)
 
 
 def test_only_what_is_there_and_has_not_ended_can_be_limited(server: Server, folder: Path) -> None:
     assert server.ask("PATCH", "/migrations/none", {"priority": 1})[0] == 404
-    request = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
+    request = {
+        "source": f"file://{folder}/from",
+        "destination": f"file://{folder}/to",
+        "recursive": True,
+    }
     id = server.ask("POST", "/migrate", request, Prefer="wait=60")[1]["id"]
-    status, told = server.ask("PATCH", f"/migrations/{id}", {"priority": 1})
-    assert (status, "succeeded" in told["detail"]) == (409, True)
-    assert told["type"].endswith("illegal-transition")
+    status, reported = server.ask("PATCH", f"/migrations/{id}", {"priority": 1})
+    assert (status, "succeeded" in reported["detail"]) == (409, True)
+    assert reported["type"].endswith("illegal-transition")

@@ -1,4 +1,5 @@
-"""Lists of URLs as a user gives them: what arrives is what the list promised, and the rest is told."""
+"""Lists of URLs as a user gives them: what arrives is what the list promised, and the rest is
+told."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def rows(terminal: Terminal) -> dict[str, Any]:
     return {row["name"]: row for row in map(json.loads, out.splitlines())}
 
 
-def test_a_list_with_promises(terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path) -> None:
+def test_a_list_with_promises(
+    terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path
+) -> None:
     def line(name: str, url: str, size: int | str = SIZE, md5: str | None = None) -> str:
         digest = contents.digest("md5", f"/objects/{name}", SIZE) if md5 is None else md5
         return f"{name},{url},{size},{digest}"
@@ -46,9 +49,11 @@ def test_a_list_with_promises(terminal: Terminal, source: Spawned, contents: Con
         "../up,https://a.example/x,,",
     ]
     (tmp_path / "urls.csv").write_text("\n".join(lines))
-    code, told = terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "1")
-    assert (code, told["state"]) == (1, "partial")
-    assert told["objects"] == {"verified": 1, "failed": 7}
+    code, reported = terminal.tree(
+        f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "1"
+    )
+    assert (code, reported["state"]) == (1, "partial")
+    assert reported["objects"] == {"verified": 1, "failed": 7}
     found = rows(terminal)
     assert found["deep/er"]["state"] == "verified"
     assert (tmp_path / "new/deep/er").read_bytes() == contents.read("/objects/deep/er", 0, SIZE)
@@ -58,7 +63,10 @@ def test_a_list_with_promises(terminal: Terminal, source: Spawned, contents: Con
         "digest-mismatch",
     )  # the budget is for one reading, or two
     assert found["gone"]["error"] == "not-found"
-    assert "no URL" not in found["line 8"]["detail"] and "line 8 of the list" in found["line 8"]["detail"]
+    assert (
+        "no URL" not in found["line 8"]["detail"]
+        and "line 8 of the list" in found["line 8"]["detail"]
+    )
     clashes = [row for name, row in found.items() if name.startswith("good ~")]
     assert len(clashes) == 2
     assert all("same name" in row["detail"] for row in clashes)
@@ -66,15 +74,20 @@ def test_a_list_with_promises(terminal: Terminal, source: Spawned, contents: Con
     assert sorted(path.name for path in (tmp_path / "new").rglob("*") if path.is_file()) == ["er"]
 
 
-def test_a_plain_list_again_sends_nothing_again(terminal: Terminal, source: Spawned, tmp_path: Path) -> None:
+def test_a_plain_list_again_sends_nothing_again(
+    terminal: Terminal, source: Spawned, tmp_path: Path
+) -> None:
     """And keeps no URL of what has arrived: it may be signed."""
     urls = [source.url(f"/objects/{i}?size=1000&X-Amz-Signature=secret{i}") for i in range(1500)]
     (tmp_path / "urls.txt").write_text("\n".join(urls))
-    code, told = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
-    assert (code, told["objects"]) == (0, {"verified": 1500})
-    assert b"secret" not in terminal.ledger.read_bytes() or terminal.query("SELECT count(url) FROM transfers") == 0
-    code, told = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
-    assert (code, told["state"]) == (0, "succeeded")
+    code, reported = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, reported["objects"]) == (0, {"verified": 1500})
+    assert (
+        b"secret" not in terminal.ledger.read_bytes()
+        or terminal.query("SELECT count(url) FROM transfers") == 0
+    )
+    code, reported = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, reported["state"]) == (0, "succeeded")
 
 
 def test_f25_fresh_urls_are_taken_by_their_names(
@@ -94,7 +107,12 @@ def test_f25_fresh_urls_are_taken_by_their_names(
     def states() -> dict[str, str]:
         return {name: row["state"] for name, row in rows(terminal).items()}
 
-    words = (write("urls.csv", one="fresh", two="stale", three="stale"), tmp_path / "new", "--retry-budget", "0")
+    words = (
+        write("urls.csv", one="fresh", two="stale", three="stale"),
+        tmp_path / "new",
+        "--retry-budget",
+        "0",
+    )
     assert terminal.tree(*words)[0] == 1
     assert states() == {"one": "verified", "two": "failed", "three": "failed"}
 
@@ -109,36 +127,42 @@ def test_f25_fresh_urls_are_taken_by_their_names(
         write("fresh.csv", **{name: "fresh"})
         code, _, err = terminal.run("retry", "1", "--list", str(tmp_path / "fresh.csv"))
         assert code == 0, err
-        code, told = terminal.tree(*words)
+        code, reported = terminal.tree(*words)
         assert states()[name] == "verified"
-    assert (code, told["objects"]) == (0, {"verified": 3})
+    assert (code, reported["objects"]) == (0, {"verified": 3})
     assert (tmp_path / "new/one").stat().st_mtime_ns == before
     for name in ("one", "two", "three"):
         assert (tmp_path / "new" / name).read_bytes() == contents.read(f"/objects/{name}", 0, SIZE)
 
 
-def test_f25_what_is_no_list_of_fresh_urls_is_refused(terminal: Terminal, source: Spawned, tmp_path: Path) -> None:
+def test_f25_what_is_no_list_of_fresh_urls_is_refused(
+    terminal: Terminal, source: Spawned, tmp_path: Path
+) -> None:
     url = source.url("/objects/a?size=10&X-Amz-Signature=secret&fault=status(403)")
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "x").write_bytes(b"x")
     (tmp_path / "to").write_bytes(b"in the way")
     assert terminal.tree(tmp_path / "from", tmp_path / "to")[0] == 1
     (tmp_path / "urls.csv").write_text(f"name,url\na,{url}\n")
-    assert terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "0")[0] == 1
+    assert (
+        terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "0")[0] == 1
+    )
 
-    def told(number: str, text: str | None) -> str:
+    def reported(number: str, text: str | None) -> str:
         if text is not None:
             (tmp_path / "fresh").write_text(text)
-        code, _, err = terminal.run("retry", number, "--list", str(tmp_path / ("fresh" if text else "nowhere")))
+        code, _, err = terminal.run(
+            "retry", number, "--list", str(tmp_path / ("fresh" if text else "nowhere"))
+        )
         assert code in (1, 2), err
         assert "secret" not in err
         return err
 
-    assert "was not made from a list" in told("1", f"name,url\nx,{url}\n")
-    assert "stands twice" in told("2", f"name,url\na,{url}\na,{url}\n")
-    assert "line 2 of the list" in told("2", "name,url\na,https://user:secret@a.example/a\n")
-    assert "is no text" in told("2", "\0")
-    assert "nowhere" in told("2", None)
+    assert "was not made from a list" in reported("1", f"name,url\nx,{url}\n")
+    assert "stands twice" in reported("2", f"name,url\na,{url}\na,{url}\n")
+    assert "line 2 of the list" in reported("2", "name,url\na,https://user:secret@a.example/a\n")
+    assert "is no text" in reported("2", "\0")
+    assert "nowhere" in reported("2", None)
     assert rows_of(terminal, "2") == {"a": "failed"}
 
 
@@ -148,19 +172,23 @@ def rows_of(terminal: Terminal, number: str) -> dict[str, str]:
     return {row["name"]: row["state"] for row in map(json.loads, out.splitlines())}
 
 
-def test_googles_list_from_a_server(terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path) -> None:
-    (tmp_path / "google.tsv").write_text(f"TsvHttpData-1.0\n{source.url('/objects/a?size=500')}\t500\t\n")
-    code, told = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")
-    assert (code, told["objects"]) == (0, {"verified": 1})
+def test_googles_list_from_a_server(
+    terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path
+) -> None:
+    (tmp_path / "google.tsv").write_text(
+        f"TsvHttpData-1.0\n{source.url('/objects/a?size=500')}\t500\t\n"
+    )
+    code, reported = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")
+    assert (code, reported["objects"]) == (0, {"verified": 1})
     (arrived,) = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
     assert arrived.read_bytes() == contents.read("/objects/a", 0, 500)
 
 
 def test_what_is_no_list(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff\xfe\x00binary")
-    code, told = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
-    assert (code, told["state"]) == (1, "failed")
-    assert "no text" in told["error"]["detail"]
+    code, reported = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
+    assert (code, reported["state"]) == (1, "failed")
+    assert "no text" in reported["error"]["detail"]
     code, _, err = terminal.run("migrate", f"list+{tmp_path}/photo", str(tmp_path / "new"))
     assert code == 2
     assert "-r" in err

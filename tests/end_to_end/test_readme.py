@@ -40,7 +40,8 @@ def commands(block: str) -> Iterator[tuple[str, bool]]:
 
 
 def with_free_ports(text: str, *ports: str) -> str:
-    """Return the text with each port replaced by one that is free, since another test may use them."""
+    """Return the text with each port replaced by one that is free, since another test may use
+    them."""
     for port in ports:
         text = re.sub(rf"\b{port}\b", str(free_port()), text)
     return text
@@ -76,14 +77,24 @@ def test_trying_it_on_this_machine() -> None:
     staying = [command for command, stays in commands(block) if stays]
     asking = [command for command, stays in commands(block) if not stays]
     assert len(staying) == 3 and len(asking) == 2
-    staying = [f"{c} --bind 127.0.0.1:{relay_port}" if c.endswith("relay serve") else c for c in staying]
+    staying = [
+        f"{c} --bind 127.0.0.1:{relay_port}" if c.endswith("relay serve") else c for c in staying
+    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
-    with background(staying[0], environment), background(staying[1], environment), background(staying[2], environment):
+    with (
+        background(staying[0], environment),
+        background(staying[1], environment),
+        background(staying[2], environment),
+    ):
         for port in re.findall(r"(?:src|dst) (\d+)", block):
             await_port(int(port))
         await_port(int(relay_port))
         answers = [
-            json.loads(subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=True).stdout)
+            json.loads(
+                subprocess.run(
+                    ["bash", "-c", line], capture_output=True, timeout=90, check=True
+                ).stdout
+            )
             for line in asking
         ]
     answer, received = answers
@@ -94,7 +105,9 @@ def test_trying_it_on_this_machine() -> None:
 
 def test_every_make_target_and_program_that_is_named_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z]+)", "\n".join([*shell_blocks(), *re.findall(r"`([^`]+)`", README)])):
+    for target in re.findall(
+        r"make ([a-z]+)", "\n".join([*shell_blocks(), *re.findall(r"`([^`]+)`", README)])
+    ):
         assert re.search(rf"^{target}:", makefile, re.M), target
     programs = set(re.findall(r"\.venv/bin/([a-z]+)", README))
     assert {"relay", "python"} <= programs
@@ -102,8 +115,11 @@ def test_every_make_target_and_program_that_is_named_is_there() -> None:
         assert (BIN / program).exists(), program
 
 
-RUNS = re.compile(r"^(?:\$ |\.venv/bin/)?relay ((?:plan|migrate|doctor|status|report)\b(?!.*(?://|list)).*)", re.M)
-"""Commands that need no cloud: their remotes `old` and `new` are folders here, and their migration 7 is number 1."""
+RUNS = re.compile(
+    r"^(?:\$ |\.venv/bin/)?relay ((?:plan|migrate|doctor|status|report)\b(?!.*(?://|list)).*)", re.M
+)
+"""Commands that need no cloud: their remotes `old` and `new` are folders here, and their migration
+7 is number 1."""
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
@@ -112,12 +128,17 @@ def test_the_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path) ->
     (tmp_path / "new/backup").mkdir(parents=True)
     (tmp_path / "old/photos/2024/a b.jpg").write_bytes(b"a picture")
     (tmp_path / "relay.toml").write_text(
-        "".join(f'[remotes.{name}]\ntype = "alias"\nremote = "{tmp_path}/{name}"\n' for name in ("old", "new"))
+        "".join(
+            f'[remotes.{name}]\ntype = "alias"\nremote = "{tmp_path}/{name}"\n'
+            for name in ("old", "new")
+        )
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
     environment |= {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
     text = (ROOT / page).read_text(encoding="utf-8")
-    lines = [line.split("  #")[0].split(" # ")[0].replace(" 7", " 1") for line in RUNS.findall(text)]
+    lines = [
+        line.split("  #")[0].split(" # ")[0].replace(" 7", " 1") for line in RUNS.findall(text)
+    ]
     assert len(lines) >= 4, lines
     for line in lines:
         ran = subprocess.run(

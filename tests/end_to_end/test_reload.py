@@ -1,4 +1,5 @@
-"""What a running server is not to lose: its settings, by a mistake at SIGHUP, and its unix socket, to another."""
+"""What a running server is not to lose: its settings, by a mistake at SIGHUP, and its unix socket,
+to another."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ class Config:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "relay.toml"
-        self._right = {"bind": '"127.0.0.1:0"', "ledger": f'"sqlite:///{folder}/ledger.db"', "slots": "3"}
+        self._right = {
+            "bind": '"127.0.0.1:0"',
+            "ledger": f'"sqlite:///{folder}/ledger.db"',
+            "slots": "3",
+        }
         self.write()
 
     def write(self, raw: str = "", **values: str) -> None:
@@ -111,8 +116,14 @@ MISTAKES = {
 
 
 def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> None:
-    """The same worker serves on, one line says what is wrong, and the next right settings are taken."""
-    named = {"tokens": tokens, "taken": taken, "nowhere": tokens.parent / "nowhere", "pipe": tokens.parent / "pipe"}
+    """The same worker serves on, one line says what is wrong, and the next right settings are
+    taken."""
+    named = {
+        "tokens": tokens,
+        "taken": taken,
+        "nowhere": tokens.parent / "nowhere",
+        "pipe": tokens.parent / "pipe",
+    }
     os.mkfifo(named["pipe"], 0o600)
     with running(SERVE, RELAY_CONFIG=str(config.path), **FREE) as server:
         await_workers(server.process.pid, 1)
@@ -121,7 +132,9 @@ def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> No
             config.write(**{name: text.format(**named) for name, text in values.items()})
             server.process.send_signal(signal.SIGHUP)
             line = line_about(server, "relay: ")
-            assert line.startswith("relay: not reloaded: ") and line.endswith("The old settings stay.\n"), mistake
+            assert line.startswith("relay: not reloaded: ") and line.endswith(
+                "The old settings stay.\n"
+            ), mistake
             assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 3, mistake
             assert psutil.Process(server.process.pid).children() == [worker], mistake
         config.write(slots="4")
@@ -133,7 +146,8 @@ def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> No
 
 @WAYS
 def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: Config) -> None:
-    """And a worker that is killed while the file is wrong is replaced by one with the settings that hold."""
+    """And a worker that is killed while the file is wrong is replaced by one with the settings that
+    hold."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated(Cloud(), gate, begun)) as source,
@@ -141,7 +155,9 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
         running(command, RELAY_CONFIG=str(config.path)) as server,
     ):
         asked = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
         )
         asked.start()
         assert begun.wait(10)
@@ -162,7 +178,8 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
 
 @WAYS
 def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
-    """Workers that are told to go while they load, or while they wait for what they load, end as quickly."""
+    """Workers that are told to go while they load, or while they wait for what they load, end as
+    quickly."""
     with running(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
         await_workers(server.process.pid, 2)
         assert server.ask("GET", "/readyz")[0] == 200
@@ -207,11 +224,16 @@ def on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess
 
 
 @WAYS
-def test_a_second_server_does_not_take_a_unix_socket(command: tuple[str, ...], tmp_path: Path) -> None:
-    """It is refused in one line, and the first keeps its socket; what a killed server left is taken."""
+def test_a_second_server_does_not_take_a_unix_socket(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It is refused in one line, and the first keeps its socket; what a killed server left is
+    taken."""
     path = tmp_path / "relay.sock"
     with on_socket(path, *command):
-        code, stderr = start(command, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/other.db")
+        code, stderr = start(
+            command, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/other.db"
+        )
         assert (code, stderr.count("\n")) == (1, 1), stderr
         assert "a server listens there" in stderr
         assert over_unix(path) == 200
@@ -238,13 +260,16 @@ def test_what_may_be_somebody_elses_is_not_replaced(kind: str, tmp_path: Path) -
             busy.listen(0)
             client.connect(str(path))
         before = path.lstat()
-        code, stderr = start(SERVE, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db")
+        code, stderr = start(
+            SERVE, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db"
+        )
         assert (code, stderr.count("\n")) == (1, 1), stderr
         assert path.lstat().st_ino == before.st_ino
 
 
 def test_without_tokens_a_unix_socket_is_its_owners(open_folder: Path, tokens: Path) -> None:
-    """By its mode, and by who asks where the mode lets others in; with tokens a token says who may."""
+    """By its mode, and by who asks where the mode lets others in; with tokens a token says who
+    may."""
     path = open_folder / "relay.sock"
     with on_socket(path):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -274,6 +299,10 @@ def as_nobody(path: Path) -> int:
         " print(s.makefile('rb').readline().split()[1].decode())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(path.parent)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program, str(path.parent)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     return int(done.stdout)

@@ -1,8 +1,8 @@
 """How many requests an object costs between honest stores: printed, and held to a table.
 
-The stores are simulators with no habits at all, which note every request that comes. What a tree costs by itself (its
-listings, its first looks) is left out: two trees of different sizes are moved, and the difference is what objects cost.
-"""
+The stores are simulators with no habits at all, which note every request that comes. What a tree
+costs by itself (its listings, its first looks) is left out: two trees of different sizes are moved,
+and the difference is what objects cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": Da
 TYPES = {"http": "http", "webdav": "webdav", "s3": "s3"}
 KEY = "honest-key"
 FEW, MORE = 20, 40
-"""Objects of the two trees: more than go at a time, so that what is learned of a store once is in both."""
+"""Objects of the two trees: more than go at a time, so that what is learned of a store once is in
+both."""
 SIZE = 5000
 OF_FOLDERS = ("list", "folder", "mkcol")
 Cost = Mapping[str, float]
@@ -35,7 +36,8 @@ Cost = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """The requests of one object, by whose store and which verb: in a tree, and alone with all that it takes."""
+    """The requests of one object, by whose store and which verb: in a tree, and alone with all that
+    it takes."""
 
     tree: Cost
     alone: Cost
@@ -49,8 +51,11 @@ def options(kind: str, store: PlainLiar | S3Liar) -> dict[str, str]:
     return {"type": TYPES[kind], "url": store.url()}
 
 
-def moved(pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT) -> Counter[str]:
-    """Migrate objects from an honest store to another; return the requests that came, by store and verb."""
+def moved(
+    pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT
+) -> Counter[str]:
+    """Migrate objects from an honest store to another; return the requests that came, by store and
+    verb."""
     folder.mkdir()
     with (
         KINDS[pair[0]]("source", Manners((), 1), {"", KEY}) as source,
@@ -61,11 +66,16 @@ def moved(pair: tuple[str, str], names: list[str], folder: Path, *words: str, ch
         remotes = {"here": options(pair[0], source), "there": options(pair[1], destination)}
         (folder / "relay.toml").write_text(
             "".join(
-                f"[remotes.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+                f"[remotes.{name}]\n"
+                + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
                 for name, values in remotes.items()
             )
         )
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "AWS_"))}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RELAY_", "AWS_"))
+        }
         environment |= {
             "RELAY_CONFIG": str(folder / "relay.toml"),
             "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
@@ -85,14 +95,22 @@ def moved(pair: tuple[str, str], names: list[str], folder: Path, *words: str, ch
         )
         assert done.returncode == 0, done.stderr
         assert set(destination.shelf.names()) == set(names)
-        sent = [("source", request) for request in source.log] + [("destination", r) for r in destination.log]
+        sent = [("source", request) for request in source.log] + [
+            ("destination", r) for r in destination.log
+        ]
         return Counter(f"{side} {request.op.kind}" for side, request in sent)
 
 
 def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
     """Return what an object costs between two kinds of stores."""
     few, more = (
-        moved(pair, [f"tree/{i:03}" for i in range(count)], folder / f"{count}", "-r", checkout=checkout)
+        moved(
+            pair,
+            [f"tree/{i:03}" for i in range(count)],
+            folder / f"{count}",
+            "-r",
+            checkout=checkout,
+        )
         for count in (FEW, MORE)
     )
     alone = moved(pair, ["tree/000"], folder / "alone", checkout=checkout)
@@ -102,7 +120,11 @@ def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
 
 def of_objects(cost: Cost) -> Cost:
     """Return the requests of objects alone, those of folders left out."""
-    return {kind: cost[kind] for kind in sorted(cost) if cost[kind] and kind.split()[1] not in OF_FOLDERS}
+    return {
+        kind: cost[kind]
+        for kind in sorted(cost)
+        if cost[kind] and kind.split()[1] not in OF_FOLDERS
+    }
 
 
 BEFORE: Mapping[tuple[str, str], Costs] = {
@@ -129,15 +151,21 @@ BEFORE: Mapping[tuple[str, str], Costs] = {
     ),
     ("http", "http"): Costs(
         tree={"destination get": 1, "destination head": 1, "destination put": 1, "source get": 1},
-        alone={"destination get": 1, "destination head": 2, "destination put": 1, "source get": 1, "source head": 1},
+        alone={
+            "destination get": 1,
+            "destination head": 2,
+            "destination put": 1,
+            "source get": 1,
+            "source head": 1,
+        },
     ),
 }
 """At commit 8148be8, measured by this test."""
 GROWN: Mapping[tuple[str, str], Costs] = {
     # What a web server's folder does not show may be there all the same: each object is looked for.
     ("http", "http"): Costs(tree={"destination head": 1}, alone={}),
-    # Nobody looks before one object that may be overwritten. A MOVE over an old object of its length that was
-    # acknowledged and not done shows by the temporary name alone.
+    # Nobody looks before one object that may be overwritten. A MOVE over an old object of its
+    # length that was acknowledged and not done shows by the temporary name alone.
     ("http", "webdav"): Costs(tree={}, alone={"destination head": 1}),
 }
 """What an object costs more since, and why."""
@@ -149,9 +177,13 @@ def test_an_honest_store_gets_no_more_requests_than_it_must(
 ) -> None:
     """Each kind of request, for an object of a tree and for one alone."""
     before, now = BEFORE[pair], costs(pair, tmp_path)
-    lines = [f"\n{' to '.join(pair)}: requests an object\n  {'':18} {'in a tree':>16} {'alone':>16}"]
+    lines = [
+        f"\n{' to '.join(pair)}: requests an object\n  {'':18} {'in a tree':>16} {'alone':>16}"
+    ]
     for kind in sorted({*before.tree, *now.tree, *before.alone, *now.alone}):
-        tree, alone = (f"{was.get(kind, 0):g} -> {is_.get(kind, 0):g}" for was, is_ in both(before, now))
+        tree, alone = (
+            f"{was.get(kind, 0):g} -> {is_.get(kind, 0):g}" for was, is_ in both(before, now)
+        )
         lines.append(f"  {kind:18} {tree:>16} {alone:>16}")
     with capsys.disabled():
         sys.stdout.write("\n".join(lines) + "\n")

@@ -1,4 +1,5 @@
-"""Which migration a command means: the one of the very same places; and what it does where that has ended before."""
+"""Which migration a command means: the one of the very same places; and what it does where that has
+ended before."""
 
 from __future__ import annotations
 
@@ -51,34 +52,46 @@ class Download(BaseHTTPRequestHandler):
 def downloads() -> Iterator[str]:
     """Return the URL whose query names an object."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Download) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/download?id="
         server.shutdown()
 
 
-def test_urls_that_differ_in_their_query_alone_are_moved_at_the_same_time(terminal: Terminal, downloads: str) -> None:
+def test_urls_that_differ_in_their_query_alone_are_moved_at_the_same_time(
+    terminal: Terminal, downloads: str
+) -> None:
     """As a shell's loop with '&' does: each command waits for its own object."""
     folder = terminal.home / "backup"
     folder.mkdir()
-    commands = [terminal.start("migrate", f"{downloads}{id}", f"{folder}/") for id in ("one", "two", "three")]
+    commands = [
+        terminal.start("migrate", f"{downloads}{id}", f"{folder}/")
+        for id in ("one", "two", "three")
+    ]
     ends = [command.communicate(timeout=100) for command in commands]
     assert [command.returncode for command in commands] == [0, 0, 0], ends
     found = {path.name: path.read_text() for path in folder.iterdir()}
     assert found == {"one.bin": "object one", "two.bin": "object two", "three.bin": "object three"}
 
 
-def test_what_a_header_names_is_moved_by_a_command_of_its_own(terminal: Terminal, downloads: str) -> None:
+def test_what_a_header_names_is_moved_by_a_command_of_its_own(
+    terminal: Terminal, downloads: str
+) -> None:
     """As of Dropbox, where all objects have one URL, and a header says which is meant."""
     folder, url = terminal.home / "backup", downloads.partition("?")[0]
     folder.mkdir()
     names = ("one", "two", "three")
     more = [
-        ("--source-header", f"Download-Arg: {id}", "--source-header", f"Authorization: Bearer {id}") for id in names
+        ("--source-header", f"Download-Arg: {id}", "--source-header", f"Authorization: Bearer {id}")
+        for id in names
     ]
     commands = [terminal.start("migrate", *words, url, f"{folder}/") for words in more]
     ends = [command.communicate(timeout=100) for command in commands]
     assert [command.returncode for command in commands] == [0, 0, 0], ends
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {f"{id}.bin": f"object {id}" for id in names}
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        f"{id}.bin": f"object {id}" for id in names
+    }
 
 
 def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal: Terminal) -> None:
@@ -88,32 +101,47 @@ def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal:
         (source / f"f{number}").write_text(f"file {number}")
     (destination / "f2").mkdir(parents=True)  # a folder is in f2's way
     (destination / "f3").mkdir(parents=True)
-    code, told = terminal.tree(source, destination)
-    assert (code, told["state"], told["objects"]) == (1, "partial", {"failed": 2, "verified": 2})
+    code, reported = terminal.tree(source, destination)
+    assert (code, reported["state"], reported["objects"]) == (
+        1,
+        "partial",
+        {"failed": 2, "verified": 2},
+    )
     (destination / "f2").rmdir()
     (source / "new").write_text("new since then")
     (source / "f0").write_text("changed since then")
     (source / "f3").unlink()  # it can't be moved, so its user removed it
-    code, told = terminal.tree(source, destination)
-    assert (code, told["state"], told["number"]) == (0, "succeeded", 1)
+    code, reported = terminal.tree(source, destination)
+    assert (code, reported["state"], reported["number"]) == (0, "succeeded", 1)
     expected = {path.name: path.read_text() for path in source.iterdir()}
-    assert {path.name: path.read_text() for path in destination.iterdir() if path.is_file()} == expected
+    assert {
+        path.name: path.read_text() for path in destination.iterdir() if path.is_file()
+    } == expected
 
 
 @pytest.mark.timeout(120)
-def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(terminal: Terminal) -> None:
-    """It may not read the terminal's places, nor know its remotes; and its callers neither see nor cancel them."""
+def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(
+    terminal: Terminal,
+) -> None:
+    """It may not read the terminal's places, nor know its remotes; and its callers neither see nor
+    cancel them."""
     source = terminal.home / "from"
     source.mkdir()
     (terminal.home / "to").mkdir()
     for number in range(200):
         (source / f"f{number}").write_bytes(b"x" * 2000)
     ledger = f"sqlite:///{terminal.ledger}"
-    with running(SERVE, RELAY_LEDGER=ledger, RELAY_LOCAL_FOLDERS=str(terminal.home / "to")) as server:
-        code, told = terminal.tree(source, terminal.home / "to", "--slots", "2")
-        assert (code, told["objects"]) == (0, {"verified": 200})
+    with running(
+        SERVE, RELAY_LEDGER=ledger, RELAY_LOCAL_FOLDERS=str(terminal.home / "to")
+    ) as server:
+        code, reported = terminal.tree(source, terminal.home / "to", "--slots", "2")
+        assert (code, reported["objects"]) == (0, {"verified": 200})
         assert server.ask("GET", "/migrations")[1]["migrations"] == []
-        assert server.ask("GET", "/migrations/1")[0] == server.ask("POST", "/migrations/1/cancel", {})[0] == 404
+        assert (
+            server.ask("GET", "/migrations/1")[0]
+            == server.ask("POST", "/migrations/1/cancel", {})[0]
+            == 404
+        )
 
 
 def test_what_somebody_removed_from_the_destination_since_arrives_again(terminal: Terminal) -> None:
@@ -149,13 +177,15 @@ def test_what_is_removed_from_the_destination_while_nothing_runs_arrives_again(
     if verb:
         assert terminal.run(verb, "1")[0] == 0
     shutil.rmtree(there)
-    code, told = terminal.tree(source, there, "--bytes-per-second", "10M")
-    assert (code, told["objects"]) == (0, {"verified": 6})
+    code, reported = terminal.tree(source, there, "--bytes-per-second", "10M")
+    assert (code, reported["objects"]) == (0, {"verified": 6})
     assert sorted(path.name for path in there.iterdir()) == [f"{number}" for number in range(6)]
 
 
 @pytest.mark.parametrize("how", ["killed", "interrupted", "paused"])
-def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(terminal: Terminal, how: str) -> None:
+def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(
+    terminal: Terminal, how: str
+) -> None:
     """It may have been long ago: what is new at the source, and what has changed, is moved too."""
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()
@@ -175,8 +205,8 @@ def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(terminal: T
     (source / "f0").write_bytes(b"another zero")
     (source / "new").write_bytes(b"new")
     assert terminal.run("limit", "1", "--bytes-per-second", "none")[0] == 0
-    code, told = terminal.tree(*words)
-    assert (code, told["number"], told["objects"]) == (0, 1, {"verified": 4})
+    code, reported = terminal.tree(*words)
+    assert (code, reported["number"], reported["objects"]) == (0, 1, {"verified": 4})
     assert {path.name: path.read_bytes() for path in destination.iterdir()} == {
         path.name: path.read_bytes() for path in source.iterdir()
     }
@@ -188,7 +218,9 @@ def test_a_tree_on_which_another_process_works_is_not_listed_again(terminal: Ter
     (source / "z").write_bytes(b"z" * 3_000_000)
     words = (str(source), str(destination))
     first = terminal.start("migrate", "-r", *words, "--bytes-per-second", "100k")
-    terminal.wait_for(first, "SELECT objects FROM tallies WHERE state = 'running'", lambda objects: objects == 1)
+    terminal.wait_for(
+        first, "SELECT objects FROM tallies WHERE state = 'running'", lambda objects: objects == 1
+    )
     second = terminal.start("migrate", "-r", *words)
     terminal.wait_for(second, "SELECT count(*) FROM runners", lambda runners: runners == 2)
     assert terminal.run("limit", "1", "--bytes-per-second", "none")[0] == 0

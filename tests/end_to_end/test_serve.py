@@ -1,4 +1,5 @@
-"""relay under real gunicorn: raw requests, the drain, start-up, and that both ways to start it are one."""
+"""relay under real gunicorn: raw requests, the drain, start-up, and that both ways to start it are
+one."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ class Server:
         """Return a connection, to be closed."""
         return http.client.HTTPConnection(self.host, self.port, timeout=30)
 
-    def ask(self, method: str, path: str, members: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
+    def ask(
+        self, method: str, path: str, members: Any = None, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
         """Make one request."""
         with closing(self.connect()) as connection:
             return exchange(connection, method, path, members, **headers)[:2]
@@ -75,7 +78,11 @@ class Server:
 
 
 def exchange(
-    connection: http.client.HTTPConnection, method: str, path: str, members: Any = None, **headers: str
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    members: Any = None,
+    **headers: str,
 ) -> tuple[int, dict[str, Any], http.client.HTTPResponse]:
     """Make one request on a connection; return the status, the JSON and the response."""
     body = None if members is None else json.dumps(members)
@@ -85,20 +92,34 @@ def exchange(
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return the environment of a server on a free port that may reach loopback, without our own RELAY_*."""
+    """Return the environment of a server on a free port that may reach loopback, without our own
+    RELAY_*."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     return (
-        clean | {"RELAY_BIND": "127.0.0.1:0", "RELAY_EGRESS_ALLOW": "127.0.0.1", "RELAY_RETRY_BUDGET": "0"} | settings
+        clean
+        | {
+            "RELAY_BIND": "127.0.0.1:0",
+            "RELAY_EGRESS_ALLOW": "127.0.0.1",
+            "RELAY_RETRY_BUDGET": "0",
+        }
+        | settings
     )
 
 
 @contextmanager
 def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
     """Run a server; its first line says where it listens."""
-    home = tempfile.mkdtemp(prefix="relay-ledger-")  # no two servers share one, unless a test says so
+    home = tempfile.mkdtemp(
+        prefix="relay-ledger-"
+    )  # no two servers share one, unless a test says so
     settings = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db"} | settings
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -148,7 +169,8 @@ def gated(cloud: Cloud, gate: threading.Event, begun: threading.Event) -> Script
 
 
 def await_workers(master: int, count: int) -> None:
-    """Wait until the master has so many workers (they come up by and by), and assert that there are no more."""
+    """Wait until the master has so many workers (they come up by and by), and assert that there are
+    no more."""
     until = time.monotonic() + 10
     while len(psutil.Process(master).children()) < count and time.monotonic() < until:
         time.sleep(0.02)
@@ -184,7 +206,12 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
 def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, str]:
     """Run something that should not start; return its exit code and stderr."""
     done = subprocess.run(
-        [*command, *flags], cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=30
+        [*command, *flags],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     return done.returncode, done.stderr
 
@@ -215,7 +242,9 @@ def test_a_taken_port_is_one_line(command: tuple[str, ...]) -> None:
 
 @WAYS
 @pytest.mark.parametrize("descriptor", ["77", "0"])
-def test_a_descriptor_that_is_no_socket_is_one_line(command: tuple[str, ...], descriptor: str) -> None:
+def test_a_descriptor_that_is_no_socket_is_one_line(
+    command: tuple[str, ...], descriptor: str
+) -> None:
     """One that nobody opened, and one that is something else."""
     code, stderr = start(command, RELAY_BIND=f"fd://{descriptor}")
     assert (code, stderr.count("\n")) == (1, 1), stderr
@@ -248,11 +277,21 @@ def test_a_wrong_setting_is_one_line(command: tuple[str, ...], name: str, value:
 
 
 @pytest.mark.parametrize(
-    "flags", [("--preload",), ("-k", "sync"), ("-k", "gevent"), ("--threads", "2", "-k", "sync"), ("-w", "0")]
+    "flags",
+    [
+        ("--preload",),
+        ("-k", "sync"),
+        ("-k", "gevent"),
+        ("--threads", "2", "-k", "sync"),
+        ("-w", "0"),
+    ],
 )
 def test_what_gunicorn_is_told_besides_is_looked_at(flags: tuple[str, ...], tmp_path: Path) -> None:
-    """Workers that share one connection to the ledger, others than relay's, or none: it does not start."""
-    code, stderr = start(GUNICORN, *flags, RELAY_BIND="127.0.0.1:0", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db")
+    """Workers that share one connection to the ledger, others than relay's, or none: it does not
+    start."""
+    code, stderr = start(
+        GUNICORN, *flags, RELAY_BIND="127.0.0.1:0", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db"
+    )
     assert (code, stderr.count("\n")) == (2, 1), stderr
     assert "Leave gunicorn's --" in stderr
 
@@ -260,7 +299,16 @@ def test_what_gunicorn_is_told_besides_is_looked_at(flags: tuple[str, ...], tmp_
 @pytest.mark.parametrize("flags", [("-k", "sync"), ("-k", "gevent", "--preload")])
 def test_without_patching_it_does_not_start(flags: tuple[str, ...]) -> None:
     """F71: the self-check says so and ends it."""
-    command = (sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:0", *flags, "relay.wsgi:app")
+    command = (
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--no-control-socket",
+        "-b",
+        "127.0.0.1:0",
+        *flags,
+        "relay.wsgi:app",
+    )
     code, stderr = start(command)
     assert code == 4
     assert "would block one another" in stderr
@@ -296,8 +344,15 @@ def test_tokens(tmp_path: Path) -> None:
         server.host = "127.0.0.1"
         assert server.ask("GET", "/healthz")[0] == 200
         assert server.ask("GET", "/openapi.json")[0] == 401
-        assert server.ask("GET", "/openapi.json", Authorization=f"Bearer {SECRET}", Host="any.example")[0] == 200
-        assert server.ask("POST", "/migrate", {}, Authorization="Bearer wrong-token-0123456")[0] == 401
+        assert (
+            server.ask(
+                "GET", "/openapi.json", Authorization=f"Bearer {SECRET}", Host="any.example"
+            )[0]
+            == 200
+        )
+        assert (
+            server.ask("POST", "/migrate", {}, Authorization="Bearer wrong-token-0123456")[0] == 401
+        )
         own = {"source": f"http://127.0.0.1:{server.port}/", "destination": "http://127.0.0.1:9/b"}
         status, problem = server.ask("POST", "/migrate", own, Authorization=f"Bearer {SECRET}")
         assert (status, problem["type"].rpartition("/")[2]) == (403, "egress-denied")
@@ -339,10 +394,18 @@ PREFIX = b'{"source":"http://127.0.0.1:9/a","destination":"http://127.0.0.1:9/b"
         ([head("Transfer-Encoding: chunked"), b"5\r\n{\r\n"], False, {408}),
         ([head("Transfer-Encoding: chunked"), b"zz\r\n"], False, {400}),
         ([head("Transfer-Encoding: chunked"), b"zz\r\n" + b"x" * 2_000_000], False, {400}),
-        ([head("Transfer-Encoding: chunked"), b"2;" + b"x" * 2_000_000 + b"\r\n{}\r\n"], False, {400}),
+        (
+            [head("Transfer-Encoding: chunked"), b"2;" + b"x" * 2_000_000 + b"\r\n{}\r\n"],
+            False,
+            {400},
+        ),
         ([head("Transfer-Encoding: chunked"), b"46\r\n" + PREFIX], True, {400}),
         ([head("Content-Length: 100"), PREFIX], False, {408}),  # F93
-        ([head("Content-Encoding: gzip", "Content-Length: 1000000000"), b"x" * 1000], False, {415}),  # B17
+        (
+            [head("Content-Encoding: gzip", "Content-Length: 1000000000"), b"x" * 1000],
+            False,
+            {415},
+        ),  # B17
         ([head("Expect: 200-ok", "Content-Length: 2"), b"{}"], False, {417}),  # B18
         ([head("Transfer-Encoding: gzip, chunked"), b"0\r\n\r\n"], False, {400, 501}),
         ([head("Transfer-Encoding: chunked", "Content-Length: 5"), b"0\r\n\r\n"], False, {400}),
@@ -355,13 +418,20 @@ PREFIX = b'{"source":"http://127.0.0.1:9/a","destination":"http://127.0.0.1:9/b"
         ([head(f"X: {'a' * 9000}")], False, {431}),  # B19
         ([head(*(f"X-{n}: 1" for n in range(101)))], False, {431}),
         ([b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"], False, {414}),
-        ([f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization {SECRET}\r\n\r\n".encode()], False, {400}),
+        (
+            [f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization {SECRET}\r\n\r\n".encode()],
+            False,
+            {400},
+        ),
         ([b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n"], False, {400, 505}),
         ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], False, {400}),
     ],
 )
-def test_raw_requests(server: Server, pieces: list[bytes], half_close: bool, statuses: set[int]) -> None:
-    """One problem, then the connection closes: nothing that follows is taken for another request (F95)."""
+def test_raw_requests(
+    server: Server, pieces: list[bytes], half_close: bool, statuses: set[int]
+) -> None:
+    """One problem, then the connection closes: nothing that follows is taken for another request
+    (F95)."""
     received = server.raw(*pieces, half_close=half_close)
     received = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     top, _, body = received.partition(b"\r\n\r\n")
@@ -382,7 +452,8 @@ def test_pipelined_after_a_short_body_is_not_smuggled(server: Server) -> None:
 
 
 def test_a_crowd_of_slow_bodies_holds_up_nobody(server: Server) -> None:
-    """F93: two hundred bodies that never come; the probe is answered all the while, and each gets its 408."""
+    """F93: two hundred bodies that never come; the probe is answered all the while, and each gets
+    its 408."""
     socks = [socket.create_connection((server.host, server.port), timeout=20) for _ in range(200)]
     try:
         for sock in socks:
@@ -405,7 +476,10 @@ def test_keep_alive(server: Server) -> None:
 def test_never_itself(server: Server) -> None:
     """B42: our own port is not dialled, allowed or not."""
     for host in ("127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "127.1"):
-        own = {"source": f"http://{host}:{server.port}/healthz", "destination": "http://127.0.0.1:9/b"}
+        own = {
+            "source": f"http://{host}:{server.port}/healthz",
+            "destination": "http://127.0.0.1:9/b",
+        }
         status, problem = server.ask("POST", "/migrate", own)
         assert (status, problem["type"].rpartition("/")[2]) == (403, "egress-denied"), host
 
@@ -439,7 +513,8 @@ def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
 
 @WAYS
 def test_drain(command: tuple[str, ...]) -> None:
-    """SIGTERM: not ready, no new transfer, the running one ends well, and the exit code is 0 (F61)."""
+    """SIGTERM: not ready, no new transfer, the running one ends well, and the exit code is 0
+    (F61)."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated(Cloud(), gate, begun)) as source,
@@ -448,11 +523,14 @@ def test_drain(command: tuple[str, ...]) -> None:
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
         )
         asked.start()
         assert begun.wait(10)
-        # One request keeps the connection in gunicorn's hands, another one follows on it after the signal.
+        # One request keeps the connection in gunicorn's hands, another one follows on it after the
+        # signal.
         assert exchange(connection, "GET", "/readyz")[0] == 200
         (worker,) = psutil.Process(server.process.pid).children()
         server.process.send_signal(signal.SIGTERM)
@@ -468,31 +546,42 @@ def test_drain(command: tuple[str, ...]) -> None:
     assert "ERROR" not in server.stderr and "WARNING" not in server.stderr, server.stderr
 
 
-def refused(server: Server, connection: http.client.HTTPConnection, wanted: dict[str, Any]) -> tuple[int, bool]:
-    """Ask on a kept connection until the drain shows; then a POST: its status, and whether all was said well."""
+def refused(
+    server: Server, connection: http.client.HTTPConnection, wanted: dict[str, Any]
+) -> tuple[int, bool]:
+    """Ask on a kept connection until the drain shows; then a POST: its status, and whether all was
+    said well."""
     while True:
         status, members, response = exchange(connection, "GET", "/readyz")
         if status == 503:
             break
     assert members["ready"] is False
     assert response.will_close
-    # Its listener is closed, or about to be; a connection that was accepted before is still answered.
+    # Its listener is closed, or about to be; a connection that was accepted before is still
+    # answered.
     with closing(server.connect()) as late:
         try:
             status, problem, response = exchange(late, "POST", "/migrate", wanted)
         except OSError:
             return 503, True
-    return status, problem["retryable"] and response.getheader("Retry-After") is not None and response.will_close
+    return status, problem["retryable"] and response.getheader(
+        "Retry-After"
+    ) is not None and response.will_close
 
 
 @WAYS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_that_is_told_to_end_says_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
+def test_a_server_that_is_told_to_end_says_nothing(
+    command: tuple[str, ...], number: signal.Signals
+) -> None:
     """Ctrl-C is no bug."""
     with running(command) as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
-        for process in (*master.children(), master):  # as a terminal does, which sends it to all in front
+        for process in (
+            *master.children(),
+            master,
+        ):  # as a terminal does, which sends it to all in front
             process.send_signal(number)
         assert (server.finish(), server.stderr) == (0, "")
 
@@ -507,10 +596,14 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
         closing(server.connect()) as probe,
         closing(server.connect()) as poster,
     ):
-        asked = threading.Thread(target=server.ask, args=("POST", "/migrate", order(source, destination)))
+        asked = threading.Thread(
+            target=server.ask, args=("POST", "/migrate", order(source, destination))
+        )
         asked.start()
         assert begun.wait(10)
-        assert exchange(probe, "GET", "/healthz")[0] == exchange(poster, "GET", "/healthz")[0] == 200
+        assert (
+            exchange(probe, "GET", "/healthz")[0] == exchange(poster, "GET", "/healthz")[0] == 200
+        )
         server.process.send_signal(signal.SIGTERM)
         while exchange(probe, "GET", "/readyz")[0] == 200:
             pass
@@ -524,7 +617,8 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
 
 
 def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
-    """Seconds before gunicorn's SIGKILL the client learns of it, and the destination has nothing."""
+    """Seconds before gunicorn's SIGKILL the client learns of it, and the destination has
+    nothing."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated(Cloud(), gate, begun)) as source,
@@ -532,7 +626,9 @@ def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
         running(RELAY_GRACEFUL_TIMEOUT="5") as server,
     ):
         asked = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
         )
         asked.start()
         assert begun.wait(10)
@@ -540,7 +636,11 @@ def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
         asked.join(10)
         gate.set()
     (status, problem) = answers[0]
-    assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (503, "cancelled", True)
+    assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (
+        503,
+        "cancelled",
+        True,
+    )
     assert kept.objects == {}
 
 
@@ -559,8 +659,12 @@ def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
         b"POST //migrate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n",
     ],
 )
-def test_no_path_and_no_field_makes_an_answer_of_html_or_a_redirect(server: Server, head: bytes) -> None:
-    answered = server.raw(head + b"Host: 127.0.0.1\r\nConnection: close\r\n\r\n" + (b"{}" if b"POST" in head else b""))
+def test_no_path_and_no_field_makes_an_answer_of_html_or_a_redirect(
+    server: Server, head: bytes
+) -> None:
+    answered = server.raw(
+        head + b"Host: 127.0.0.1\r\nConnection: close\r\n\r\n" + (b"{}" if b"POST" in head else b"")
+    )
     first, _, rest = answered.partition(b"\r\n")
     status = int(first.split()[1])
     assert status in (200, 404, 405, 422), answered
@@ -598,6 +702,10 @@ def test_no_command_leaves_an_image_of_its_memory() -> None:
     asked += "print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
     with dumping():
         done = subprocess.run(
-            [sys.executable, "-c", asked], cwd=ROOT, env=environment(), capture_output=True, text=True
+            [sys.executable, "-c", asked],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
         )
     assert done.stdout.splitlines()[-1] == "0", done.stderr

@@ -1,4 +1,5 @@
-"""`relay migrate` of one object: it goes on in the middle too, after every end, and says what it waits for."""
+"""`relay migrate` of one object: it goes on in the middle too, after every end, and says what it
+waits for."""
 
 from __future__ import annotations
 
@@ -39,7 +40,12 @@ def assert_there(seaweed: Seaweed, planted: tuple[bytes, str]) -> None:
 
 def words_of(seaweed: Seaweed, planted: tuple[bytes, str], *more: str) -> tuple[str, ...]:
     source = planted[1].removesuffix("to") + "from"
-    return ("migrate", f"near:{seaweed.bucket}/{source}", f"far:{seaweed.bucket}/{planted[1]}", *more)
+    return (
+        "migrate",
+        f"near:{seaweed.bucket}/{source}",
+        f"far:{seaweed.bucket}/{planted[1]}",
+        *more,
+    )
 
 
 @pytest.mark.timeout(120)
@@ -81,13 +87,19 @@ def test_a_second_terminal_takes_its_share_of_the_parts(
     assert [code for _, code in ends] == [0, 0], ends
     mine, other = (json.loads(out) for (out, _), _ in ends)
     assert (mine["state"], mine["receipt"]["level"]) == ("verified", "whole_digest")
-    assert (other["id"], other["state"], other["objects"]) == (mine["id"], "succeeded", {"verified": 1})
+    assert (other["id"], other["state"], other["objects"]) == (
+        mine["id"],
+        "succeeded",
+        {"verified": 1},
+    )
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
     assert_there(seaweed, planted)
 
 
 @pytest.mark.timeout(120)
-def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(seaweed: Seaweed, clouds: Terminal) -> None:
+def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(
+    seaweed: Seaweed, clouds: Terminal
+) -> None:
     with Source(seed="single") as source:
         url = source.url(f"/object?size={LARGE}")
         place = f"far:{seaweed.bucket}/expired/to"
@@ -106,7 +118,9 @@ def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(seawe
         code, out, err = clouds.run("migrate", f"{url}&X-Amz-Signature=fresh-secret", place)
         assert code == 0, out + err
         assert "going on with migration 1" in err
-        read = [entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"]
+        read = [
+            entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"
+        ]
         assert len(read) == LARGE // PART - kept
         assert_there(seaweed, (source.content.read("/object", 0, LARGE), "expired/to"))
 
@@ -122,11 +136,17 @@ def test_a_command_that_ended_well_is_done_again_and_one_that_was_not_verified_t
             ended, out, err = clouds.run(*words, "--verify", level)
             assert (ended, json.loads(out)["bytes"]) == (code, len(text)), err
             assert (tmp_path / "to").read_bytes() == text
-    assert clouds.query("SELECT count(*) FROM migrations") == 3  # the one that was not verified was gone on with
+    assert (
+        clouds.query("SELECT count(*) FROM migrations") == 3
+    )  # the one that was not verified was gone on with
 
 
-def test_one_that_somebody_paused_says_so(seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]) -> None:
-    first = clouds.start(*words_of(seaweed, planted), "--bytes-per-second", "4M")  # not over before it is paused
+def test_one_that_somebody_paused_says_so(
+    seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
+) -> None:
+    first = clouds.start(
+        *words_of(seaweed, planted), "--bytes-per-second", "4M"
+    )  # not over before it is paused
     clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 1)
     assert clouds.run("pause", "1")[0] == 0
     out, err = first.communicate(timeout=30)

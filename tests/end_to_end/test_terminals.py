@@ -1,4 +1,5 @@
-"""What a terminal may be like: closed, full, without a locale; and settings that are wrong, by their file and line."""
+"""What a terminal may be like: closed, full, without a locale; and settings that are wrong, by
+their file and line."""
 
 from __future__ import annotations
 
@@ -37,12 +38,22 @@ def terminal(tmp_path: Path) -> Terminal:
     return Terminal(tmp_path)
 
 
-@pytest.mark.parametrize("words", [("ls", "from/"), ("status",), ("report", "1"), ("migrate", "-r", "from/", "to/")])
+@pytest.mark.parametrize(
+    "words", [("ls", "from/"), ("status",), ("report", "1"), ("migrate", "-r", "from/", "to/")]
+)
 @pytest.mark.parametrize("stdout", [">&-", "> /dev/full", "| true"])
-def test_b87_nobody_reads_what_is_printed(terminal: Terminal, words: tuple[str, ...], stdout: str) -> None:
-    assert terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", "-q")[0] == 0
+def test_b87_nobody_reads_what_is_printed(
+    terminal: Terminal, words: tuple[str, ...], stdout: str
+) -> None:
+    assert (
+        terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", "-q")[0] == 0
+    )
     command = " ".join([sys.executable, "-m", "relay", *words])
-    environment = {**os.environ, "RELAY_LEDGER": f"sqlite:///{terminal.ledger}", "PYTHONPATH": os.getcwd()}
+    environment = {
+        **os.environ,
+        "RELAY_LEDGER": f"sqlite:///{terminal.ledger}",
+        "PYTHONPATH": os.getcwd(),
+    }
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{command} {stdout}"],
         cwd=terminal.home,
@@ -52,7 +63,8 @@ def test_b87_nobody_reads_what_is_printed(terminal: Terminal, words: tuple[str, 
         timeout=60,
         check=False,
     )
-    # What can't be written to a full disk is a failure; what was moved is moved all the same, and the hint says so.
+    # What can't be written to a full disk is a failure; what was moved is moved all the same, and
+    # the hint says so.
     code = 1 if stdout == "> /dev/full" else 0
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert ("No space left" in done.stderr) == bool(code)
@@ -81,14 +93,18 @@ run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
-def test_ls_says_what_can_not_be_moved_and_fails_where_a_folder_is_not_listed(terminal: Terminal) -> None:
+def test_ls_says_what_can_not_be_moved_and_fails_where_a_folder_is_not_listed(
+    terminal: Terminal,
+) -> None:
     here = terminal.home / "from"
     os.mkfifo(here / "pipe")
     (here / "link").symlink_to(".")
     code, out, said = terminal.run("ls", "-r", f"{here}")
     assert (code, sorted(out.split())) == (0, sorted([*NAMES, "pipe", "link"]))
     assert "link: " in said and "pipe: " in said
-    rows = [json.loads(line) for line in terminal.run("ls", "-r", "--json", f"{here}")[1].splitlines()]
+    rows = [
+        json.loads(line) for line in terminal.run("ls", "-r", "--json", f"{here}")[1].splitlines()
+    ]
     assert {row["name"] for row in rows if "error" in row} == {"pipe", "link"}
     program = """
 import os
@@ -105,7 +121,11 @@ run()
     (here / "closed").mkdir()
     words = [sys.executable, "-c", program, "ls", "-r", str(here)]
     done = subprocess.run(words, cwd=os.getcwd(), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "closed/: " in done.stderr, "plain" in done.stdout.split()) == (1, True, True), done.stderr
+    assert (done.returncode, "closed/: " in done.stderr, "plain" in done.stdout.split()) == (
+        1,
+        True,
+        True,
+    ), done.stderr
 
 
 @pytest.mark.parametrize("name", ["caf\udce9", "a\udc80b"])
@@ -113,10 +133,15 @@ def test_a_path_that_is_not_utf_8_is_a_path(terminal: Terminal, name: str) -> No
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     (terminal.home / name).mkdir()
     (terminal.home / name / "a").write_text("a")
-    code, _, said = terminal.run("migrate", f"{terminal.home}/{name}/a", f"{terminal.home}/to-{name}")
+    code, _, said = terminal.run(
+        "migrate", f"{terminal.home}/{name}/a", f"{terminal.home}/to-{name}"
+    )
     assert code == 0, said
     assert (terminal.home / f"to-{name}").read_text() == "a"
-    assert terminal.run("migrate", "-r", f"{terminal.home}/{name}", f"{terminal.home}/tree-{name}")[0] == 0
+    assert (
+        terminal.run("migrate", "-r", f"{terminal.home}/{name}", f"{terminal.home}/tree-{name}")[0]
+        == 0
+    )
     assert (terminal.home / f"tree-{name}" / "a").read_text() == "a"
     assert shown in terminal.run("status")[1]
     assert terminal.run("ls", f"{terminal.home}/{name}")[1] == "a\n"
@@ -124,18 +149,28 @@ def test_a_path_that_is_not_utf_8_is_a_path(terminal: Terminal, name: str) -> No
 
 
 @pytest.mark.parametrize("setting", ["RELAY_LEDGER", "HOME"])
-def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(terminal: Terminal, setting: str) -> None:
+def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(
+    terminal: Terminal, setting: str
+) -> None:
     place = f"{terminal.home}/\udce9"
     text = f"sqlite:///{place}.db" if setting == "RELAY_LEDGER" else place
-    code, _, said = terminal.run("status", **{"RELAY_LEDGER": "", "XDG_DATA_HOME": "", setting: text})
+    code, _, said = terminal.run(
+        "status", **{"RELAY_LEDGER": "", "XDG_DATA_HOME": "", setting: text}
+    )
     assert code == 2 and "RELAY_LEDGER" in said
 
 
-@pytest.mark.parametrize(("setting", "text"), [("HOME", ""), ("HOME", "."), ("XDG_DATA_HOME", "data")])
-def test_a_ledger_never_lies_below_the_folder_where_one_is(terminal: Terminal, setting: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "text"), [("HOME", ""), ("HOME", "."), ("XDG_DATA_HOME", "data")]
+)
+def test_a_ledger_never_lies_below_the_folder_where_one_is(
+    terminal: Terminal, setting: str, text: str
+) -> None:
     """It would be another one in each. What the system knows of the user counts then."""
     program = "import os, sys; from relay.config import Settings; os.chdir(sys.argv[1]); print(Settings().ledger_url())"
-    clean = {name: value for name, value in os.environ.items() if name not in ("XDG_DATA_HOME", "HOME")}
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_DATA_HOME", "HOME")
+    }
     known = pwd.getpwuid(os.getuid()).pw_dir
     done = subprocess.run(
         [sys.executable, "-c", program, str(terminal.home)],
@@ -190,7 +225,9 @@ def hostile(tmp_path: Path) -> Terminal:
 
 
 @pytest.mark.parametrize(
-    ("columns", "more"), [(40, {"NO_COLOR": "1"}), (100, {**PLAIN_C, "TERM": "dumb"})], ids=["narrow", "dumb"]
+    ("columns", "more"),
+    [(40, {"NO_COLOR": "1"}), (100, {**PLAIN_C, "TERM": "dumb"})],
+    ids=["narrow", "dumb"],
 )
 def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[str, str]) -> None:
     here = f"{hostile.home}/from"
@@ -216,13 +253,18 @@ def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[
     }
     for words, (code, text) in said.items():
         assert code in (0, 1, 2), (words, text)
-        assert "\x1b]0;owned" not in text and "\x9b31m" not in text and "\u202e" not in text, (words, text)
+        assert "\x1b]0;owned" not in text and "\x9b31m" not in text and "\u202e" not in text, (
+            words,
+            text,
+        )
     moved = said["migrate", "-r", here, f"{hostile.home}/to"]
     assert moved[0] == 1
     assert "9 verified" in moved[1] and "5 failed" in moved[1]
     listed = said["ls", "-r", "-l", here][1].splitlines()
     assert len(listed) == len(HOSTILE)
-    assert any(line.endswith("[red]x[/red]") for line in listed) and any(line.endswith(":smile:") for line in listed)
+    assert any(line.endswith("[red]x[/red]") for line in listed) and any(
+        line.endswith(":smile:") for line in listed
+    )
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100])
@@ -246,13 +288,17 @@ def test_b87_names_are_what_they_are_in_every_locale(terminal: Terminal) -> None
     """They are UTF-8 on the disk, whatever the terminal can print."""
     code, out, _ = terminal.run("ls", f"{terminal.home}/from/", **PLAIN_C)
     assert (code, sorted(out.split())) == (0, ["\\U0001f99c", "\\xfc", "plain"])
-    code, out, said = terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", **PLAIN_C)
+    code, out, said = terminal.run(
+        "migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", **PLAIN_C
+    )
     assert code == 0, out + said
-    assert {path.name: path.read_text() for path in (terminal.home / "to").iterdir()} == {name: name for name in NAMES}
+    assert {path.name: path.read_text() for path in (terminal.home / "to").iterdir()} == {
+        name: name for name in NAMES
+    }
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("slots = 3\nslotz = 4\n", ":2"),
         ("\nslots = 0\n", ":2"),
@@ -262,14 +308,14 @@ def test_b87_names_are_what_they_are_in_every_locale(terminal: Terminal) -> None
     ],
 )
 def test_b85_a_setting_that_is_wrong_is_told_by_its_file_and_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reported: str
 ) -> None:
     (tmp_path / "mine.toml").write_text(text)
     monkeypatch.setenv("RELAY_CONFIG", f"{tmp_path}/mine.toml")
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert "mine.toml" in caught.value.message
-    assert told in caught.value.message
+    assert reported in caught.value.message
 
 
 def test_b85_a_setting_that_is_wrong_in_the_environment_is_told_by_its_variable(
@@ -283,8 +329,12 @@ def test_b85_a_setting_that_is_wrong_in_the_environment_is_told_by_its_variable(
 
 
 @pytest.mark.parametrize("what", ["a folder", "nothing"])
-def test_b85_settings_that_are_no_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path if what == "a folder" else tmp_path / "none.toml"))
+def test_b85_settings_that_are_no_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv(
+        "RELAY_CONFIG", str(tmp_path if what == "a folder" else tmp_path / "none.toml")
+    )
     with pytest.raises(ConfigError, match="RELAY_CONFIG"):
         load_settings()
 
@@ -313,7 +363,9 @@ def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: in
         code, text = terminal.on_a_tty(*words, columns=columns)
     drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
     assert code == 1
-    assert re.search(r"a\[/b\] is tried again (now|in \d+ s): source: .* 503", " ".join(drawn.split()))
+    assert re.search(
+        r"a\[/b\] is tried again (now|in \d+ s): source: .* 503", " ".join(drawn.split())
+    )
     assert all(len(line) <= columns for line in drawn.replace("\r", "\n").split("\n"))
 
 
@@ -323,7 +375,8 @@ CTRL_C = b"\x03"
 @pytest.mark.parametrize("tree", [False, True], ids=["one object", "a tree"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: int) -> None:
-    """Its cursor too, also where the second ends it at once; and what was told to stop is not tried again."""
+    """Its cursor too, also where the second ends it at once; and what was told to stop is not tried
+    again."""
 
     def slow(talk: Talk) -> None:
         while head := talk.head():
@@ -336,7 +389,10 @@ def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: i
     with Peer([slow] * 9) as peer:
         (tmp_path / "list.csv").write_text(f"url,name\n{peer.url('/one')},one\n")
         words = ("-r", f"list+{tmp_path}/list.csv") if tree else (peer.url("/one"),)
-        typed = [("1.0 MB" if tree else "1.0/9.0 MB", CTRL_C), ("once more to stop at once", CTRL_C)][:times]
+        typed = [
+            ("1.0 MB" if tree else "1.0/9.0 MB", CTRL_C),
+            ("once more to stop at once", CTRL_C),
+        ][:times]
         code, text = terminal.on_a_tty("migrate", *words, f"{tmp_path}/to", typed=typed)
     assert code == 130, text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), text
@@ -370,25 +426,35 @@ def test_a_store_that_is_waited_for_is_told(tmp_path: Path, words: tuple[str, ..
                 asked.append(head)
                 talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
             else:
-                talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page))
+                talk.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n"
+                    % len(page)
+                )
                 talk.send(b"" if head.startswith(b"HEAD") else page)
 
     asked: list[bytes] = []
     terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="60")
     with Peer([folder] * 20) as peer:
-        code, out, err = terminal.run(*words, peer.url("/f/"), *([f"{tmp_path}/to"] if "plan" in words else []))
+        code, out, err = terminal.run(
+            *words, peer.url("/f/"), *([f"{tmp_path}/to"] if "plan" in words else [])
+        )
     assert code == 0 and ("one" in out or "objects      1," in out), out + err
     lines = err.splitlines()
     assert len(lines) == len(asked) == 2, err
     assert all(
-        re.fullmatch(r"relay: the listing is tried again (now|in \d+ s): source: .*503.*", line) for line in lines
+        re.fullmatch(r"relay: the listing is tried again (now|in \d+ s): source: .*503.*", line)
+        for line in lines
     )
 
 
-@pytest.mark.parametrize(("source", "flags"), [("from", ()), ("from/plain", ("-r",))], ids=["a folder", "a file"])
+@pytest.mark.parametrize(
+    ("source", "flags"), [("from", ()), ("from/plain", ("-r",))], ids=["a folder", "a file"]
+)
 def test_a_folder_or_a_file_in_the_place_of_the_other_says_which_flag(
     terminal: Terminal, source: str, flags: tuple[str, ...]
 ) -> None:
-    code, out, err = terminal.run("migrate", *flags, f"{terminal.home}/{source}", f"{terminal.home}/to")
+    code, out, err = terminal.run(
+        "migrate", *flags, f"{terminal.home}/{source}", f"{terminal.home}/to"
+    )
     assert code == 1
     assert re.search("hint.*-r", out + err), out + err

@@ -1,4 +1,5 @@
-"""`relay migrate -r` as its users run it: everything moved and proved, and nothing lost to any kind of end."""
+"""`relay migrate -r` as its users run it: everything moved and proved, and nothing lost to any kind
+of end."""
 
 from __future__ import annotations
 
@@ -52,15 +53,21 @@ def digests_of(folder: Path) -> dict[str, str]:
 # -- folders of this machine
 
 
-def test_a_tree_arrives_whole_and_the_second_time_nothing_is_sent(terminal: Terminal, tmp_path: Path) -> None:
+def test_a_tree_arrives_whole_and_the_second_time_nothing_is_sent(
+    terminal: Terminal, tmp_path: Path
+) -> None:
     planted = plant(tmp_path / "from")
-    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["state"], told["objects"]) == (0, "succeeded", {"verified": len(planted)})
+    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, reported["state"], reported["objects"]) == (
+        0,
+        "succeeded",
+        {"verified": len(planted)},
+    )
     assert digests_of(tmp_path / "to") == planted
     (tmp_path / "from" / "empty").write_bytes(b"not any more")
-    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["number"]) == (0, 2)
-    assert told["objects"] == {"skipped": len(planted) - 1, "verified": 1}
+    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, reported["number"]) == (0, 2)
+    assert reported["objects"] == {"skipped": len(planted) - 1, "verified": 1}
     assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
 
 
@@ -88,11 +95,16 @@ def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_
     (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
     words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert terminal.run(*words, "--slots", "2", "--bytes-per-second", "50M")[0] == 1
-    assert json.loads(terminal.run("status", "1", "--json")[1])["limits"]["slots"] is None  # that terminal's alone
+    assert (
+        json.loads(terminal.run("status", "1", "--json")[1])["limits"]["slots"] is None
+    )  # that terminal's alone
     assert terminal.run("retry", "1")[0] == 0
     assert terminal.run("limit", "1", "--slots", "2")[0] == 0
     code, _, err = terminal.run(*words, "--connections", "3")
-    assert (code, "limits: slots 2, bytes_per_second 50,000,000, connections 3 (`relay limit 1`)" in err) == (1, True)
+    assert (
+        code,
+        "limits: slots 2, bytes_per_second 50,000,000, connections 3 (`relay limit 1`)" in err,
+    ) == (1, True)
     assert json.loads(terminal.run("status", "1", "--json")[1])["limits"]["connections"] == 3
     (tmp_path / "to" / "empty" / "in the way").rmdir()
     (tmp_path / "to" / "empty").rmdir()
@@ -101,9 +113,15 @@ def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_
 
 def test_a_name_that_is_no_text_is_told_and_left_out(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 3)
-    (tmp_path / "from" / os.fsdecode(b"zz\xff")).touch()  # the last one, behind which a listing would go on
-    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["state"], told["objects"]) == (1, "partial", {"failed": 1, "verified": 6})
+    (
+        tmp_path / "from" / os.fsdecode(b"zz\xff")
+    ).touch()  # the last one, behind which a listing would go on
+    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, reported["state"], reported["objects"]) == (
+        1,
+        "partial",
+        {"failed": 1, "verified": 6},
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +138,10 @@ def test_what_can_not_be_a_tree_is_one_clear_line(
     terminal: Terminal, tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     plant(tmp_path / "from", 1)
-    places = [str(tmp_path / word) if not word.startswith(("-", "P", "nosuch")) else word for word in words]
+    places = [
+        str(tmp_path / word) if not word.startswith(("-", "P", "nosuch")) else word
+        for word in words
+    ]
     code, out, err = terminal.run("migrate", "-r", *places)
     assert code in (1, 2)
     assert says in err + out
@@ -145,7 +166,9 @@ def test_a_large_object_goes_on_in_the_middle(
 ) -> None:
     client, data = seaweed.client(), random.Random(7).randbytes(LARGE)
     name = f"large-{end.name}"
-    client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data, Metadata={"color": "blue"})
+    client.put_object(
+        Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data, Metadata={"color": "blue"}
+    )
     words = ("-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to")
     first = clouds.start("migrate", *words)
     clouds.wait_for(first, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 3)
@@ -156,11 +179,17 @@ def test_a_large_object_goes_on_in_the_middle(
     before = slow.carried("up")
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
-    told = json.loads(out)
-    assert (told["number"], told["objects"], told["levels"]) == (1, {"verified": 1}, {"whole_digest": 1})
-    assert told["bytes_here"] == LARGE - kept
+    reported = json.loads(out)
+    assert (reported["number"], reported["objects"], reported["levels"]) == (
+        1,
+        {"verified": 1},
+        {"whole_digest": 1},
+    )
+    assert reported["bytes_here"] == LARGE - kept
     sent = slow.carried("up") - before
-    assert sent <= LARGE - kept + 2 * 5 * MIB  # what the dead process had under way may still be on its slow way
+    assert (
+        sent <= LARGE - kept + 2 * 5 * MIB
+    )  # what the dead process had under way may still be on its slow way
     assert before + sent <= LARGE + 2 * 5 * MIB + 128 * 1024
     answer = client.get_object(Bucket=seaweed.bucket, Key=f"{name}/to/object")
     assert answer["Metadata"]["color"] == "blue"
@@ -175,14 +204,20 @@ def test_f51_what_was_left_in_parts_is_removed_when_its_migration_is_cancelled(
 ) -> None:
     client, name = seaweed.client(), f"forsaken-{end.name.lower()}"
     client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=bytes(LARGE))
-    first = clouds.start("migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to")
+    first = clouds.start(
+        "migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to"
+    )
     clouds.wait_for(first, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 1)
     first.send_signal(end)
     first.communicate(timeout=30)
     assert len(client.list_multipart_uploads(Bucket=seaweed.bucket)["Uploads"]) == 1
     config = tmp_path / "relay.toml"
     text = config.read_text()
-    config.write_text(text.replace(seaweed.endpoint, "http://127.0.0.1:9").replace(far_of(text), "http://127.0.0.1:9"))
+    config.write_text(
+        text.replace(seaweed.endpoint, "http://127.0.0.1:9").replace(
+            far_of(text), "http://127.0.0.1:9"
+        )
+    )
     code, _, err = clouds.run("cancel", "1", RELAY_RETRY_BUDGET="1")
     assert code == 0
     assert f"may remain at s3://{seaweed.bucket}/{name}/to/object: " in err
@@ -232,7 +267,9 @@ def test_an_object_that_changed_meanwhile_begins_anew(seaweed: Seaweed, clouds: 
     client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=b"\1" * LARGE)
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
-    assert set(client.get_object(Bucket=seaweed.bucket, Key="changed/to/object")["Body"].read()) == {1}
+    assert set(
+        client.get_object(Bucket=seaweed.bucket, Key="changed/to/object")["Body"].read()
+    ) == {1}
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
 
 
@@ -245,15 +282,21 @@ def test_many_small_objects_survive_a_kill(seaweed: Seaweed, clouds: Terminal) -
     words = ("-r", f"near:{seaweed.bucket}/small/from", f"far:{seaweed.bucket}/small/to")
     for least in (20, 120):
         process = clouds.start("migrate", *words)
-        clouds.wait_for(process, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda n, at=least: n >= at)
+        clouds.wait_for(
+            process,
+            "SELECT count(*) FROM transfers WHERE state = 'verified'",
+            lambda n, at=least: n >= at,
+        )
         process.kill()
         process.communicate(timeout=30)
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
-    told = json.loads(out)
-    assert sum(told["objects"].values()) == told["objects"]["verified"] == 250
+    reported = json.loads(out)
+    assert sum(reported["objects"].values()) == reported["objects"]["verified"] == 250
     for name, data in planted.items():
-        assert client.get_object(Bucket=seaweed.bucket, Key=f"small/to/{name}")["Body"].read() == data
+        assert (
+            client.get_object(Bucket=seaweed.bucket, Key=f"small/to/{name}")["Body"].read() == data
+        )
 
 
 def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -> None:
@@ -270,11 +313,15 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
         "--json",
     )
     one = clouds.start(*words)
-    clouds.wait_for(one, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda count: count >= 1)
+    clouds.wait_for(
+        one, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda count: count >= 1
+    )
     two = clouds.start(*words)
-    told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
-    assert [(t["number"], t["state"], t["objects"]) for t in told] == [(1, "succeeded", {"verified": 80})] * 2
-    assert sum(t["bytes_here"] for t in told) == 80 * 400_000
+    reported = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
+    assert [(t["number"], t["state"], t["objects"]) for t in reported] == [
+        (1, "succeeded", {"verified": 80})
+    ] * 2
+    assert sum(t["bytes_here"] for t in reported) == 80 * 400_000
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
 
 
@@ -287,8 +334,8 @@ MOVERS = "SELECT count(DISTINCT owner) FROM parts"
 
 @pytest.fixture
 def shared(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[bytes, str]]:
-    """Plant one large object; return its bytes and the prefix that it lies under. It must be at `to` in the end, and
-    nothing else."""
+    """Plant one large object; return its bytes and the prefix that it lies under. It must be at
+    `to` in the end, and nothing else."""
     name, client = request.node.name, seaweed.client()
     data = random.Random(name).randbytes(LARGE)
     client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data)
@@ -300,10 +347,18 @@ def shared(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[b
 
 
 def words_of(seaweed: Seaweed, name: str) -> tuple[str, ...]:
-    return ("migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to", "--json")
+    return (
+        "migrate",
+        "-r",
+        f"near:{seaweed.bucket}/{name}/from",
+        f"far:{seaweed.bucket}/{name}/to",
+        "--json",
+    )
 
 
-def two_movers(clouds: Terminal, words: tuple[str, ...]) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+def two_movers(
+    clouds: Terminal, words: tuple[str, ...]
+) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
     """Start a process that claims the object, and one that shares in it; both move parts by now."""
     owner = clouds.start(*words)
     clouds.wait_for(owner, MOVERS, lambda count: count == 1)
@@ -318,13 +373,15 @@ def test_two_terminals_move_the_parts_of_one_object(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str]
 ) -> None:
     words = words_of(seaweed, shared[1])
-    told = [json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)]
-    assert [(t["state"], t["objects"], t["levels"]) for t in told] == [
+    reported = [
+        json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)
+    ]
+    assert [(t["state"], t["objects"], t["levels"]) for t in reported] == [
         ("succeeded", {"verified": 1}, {"whole_digest": 1})
     ] * 2
-    assert [t["bytes_resent"] for t in told] == [0, 0]
-    assert sum(t["bytes_here"] for t in told) == LARGE
-    assert min(t["bytes_here"] for t in told) > 0
+    assert [t["bytes_resent"] for t in reported] == [0, 0]
+    assert sum(t["bytes_here"] for t in reported) == LARGE
+    assert min(t["bytes_here"] for t in reported) > 0
     assert slow.carried("up") <= LARGE + 128 * 1024
 
 
@@ -333,7 +390,12 @@ def test_two_terminals_move_the_parts_of_one_object(
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("which", [0, 1], ids=["owner", "sharer"])
 def test_when_one_of_two_movers_ends_the_other_completes_the_object(
-    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str], which: int, end: signal.Signals
+    seaweed: Seaweed,
+    slow: Proxy,
+    clouds: Terminal,
+    shared: tuple[bytes, str],
+    which: int,
+    end: signal.Signals,
 ) -> None:
     words = words_of(seaweed, shared[1])
     movers = two_movers(clouds, words)
@@ -341,14 +403,20 @@ def test_when_one_of_two_movers_ends_the_other_completes_the_object(
     movers[which].communicate(timeout=30)
     out, err = movers[1 - which].communicate(timeout=60)
     assert movers[1 - which].returncode == 0, err
-    told = json.loads(out)
-    assert (told["state"], told["objects"], told["levels"]) == ("succeeded", {"verified": 1}, {"whole_digest": 1})
+    reported = json.loads(out)
+    assert (reported["state"], reported["objects"], reported["levels"]) == (
+        "succeeded",
+        {"verified": 1},
+        {"whole_digest": 1},
+    )
     assert slow.carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
 
 
 @SLOWER
 @pytest.mark.timeout(120)
-def test_what_two_move_can_be_cancelled_and_nothing_of_it_is_left(seaweed: Seaweed, clouds: Terminal) -> None:
+def test_what_two_move_can_be_cancelled_and_nothing_of_it_is_left(
+    seaweed: Seaweed, clouds: Terminal
+) -> None:
     client = seaweed.client()
     client.put_object(Bucket=seaweed.bucket, Key="cancelled/from/object", Body=bytes(LARGE))
     words = words_of(seaweed, "cancelled")

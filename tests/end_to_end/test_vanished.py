@@ -1,4 +1,5 @@
-"""The same command given again over a destination from which something was removed meanwhile: it arrives again."""
+"""The same command given again over a destination from which something was removed meanwhile: it
+arrives again."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def stocked() -> Shelf:
 
 def there(shelf: Shelf) -> dict[str, bytes]:
     """Return what has arrived."""
-    return {path.decode()[4:]: data for path, data in shelf.objects.items() if path.startswith(b"/to/")}
+    return {
+        path.decode()[4:]: data for path, data in shelf.objects.items() if path.startswith(b"/to/")
+    }
 
 
 WHOLE = {name: f"object {name}".encode() for name in NAMES}
@@ -75,10 +78,19 @@ def refuse_one(shelf: Shelf, method: bytes, path: bytes) -> None:
         ("list", "partial", "fail"),
     ],
 )
-def test_what_was_removed_arrives_again(terminal: Terminal, kind: str, how: str, if_exists: str) -> None:
+def test_what_was_removed_arrives_again(
+    terminal: Terminal, kind: str, how: str, if_exists: str
+) -> None:
     shelf = stocked()
     with Peer(shelf) as peer:
-        words = ("migrate", "-r", source_of(terminal, kind, peer), peer.url("/to/"), "--if-exists", if_exists)
+        words = (
+            "migrate",
+            "-r",
+            source_of(terminal, kind, peer),
+            peer.url("/to/"),
+            "--if-exists",
+            if_exists,
+        )
         stop(terminal, shelf, words, how)
         shelf.refused.clear()
         for path in [path for path in shelf.objects if path.startswith(b"/to/")]:
@@ -99,10 +111,18 @@ def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
 
 
 def test_what_is_still_there_is_looked_at_and_not_sent_again(terminal: Terminal) -> None:
-    """Some objects were removed, one is another by now, and the destination does not tell of one."""
+    """Some objects were removed, one is another by now, and the destination does not tell of
+    one."""
     shelf = stocked()
     with Peer(shelf) as peer:
-        words = ("migrate", "-r", source_of(terminal, "folder", peer), peer.url("/to/"), "--if-exists", "overwrite")
+        words = (
+            "migrate",
+            "-r",
+            source_of(terminal, "folder", peer),
+            peer.url("/to/"),
+            "--if-exists",
+            "overwrite",
+        )
         stop(terminal, shelf, words, "partial")
         del shelf.objects[b"/to/0"]
         shelf.objects[b"/to/1"] = b""
@@ -110,7 +130,11 @@ def test_what_is_still_there_is_looked_at_and_not_sent_again(terminal: Terminal)
         shelf.before = tell_nothing_of_two
         code, _, err = terminal.run(*words)
     assert (code, there(shelf)) == (0, WHOLE)
-    assert sorted(path for method, path, _ in shelf.asked if method == b"PUT") == [b"/to/0", b"/to/1", b"/to/5"]
+    assert sorted(path for method, path, _ in shelf.asked if method == b"PUT") == [
+        b"/to/0",
+        b"/to/1",
+        b"/to/5",
+    ]
     assert "2 objects had arrived, and are not at the destination any more" in err
     assert "does not tell if 1 objects that arrived are still there" in err
 

@@ -1,4 +1,5 @@
-"""Clients that wait for a migration: a bounded number, noticed when they leave, and answered when the server stops."""
+"""Clients that wait for a migration: a bounded number, noticed when they leave, and answered when
+the server stops."""
 
 from __future__ import annotations
 
@@ -27,8 +28,11 @@ HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer
 
 
 @contextmanager
-def endless(command: tuple[str, ...] = SERVE, **settings: str) -> Iterator[tuple[Server, dict[str, Any]]]:
-    """Run a server and a store that never answers; yield the server, and the order of an object of that store."""
+def endless(
+    command: tuple[str, ...] = SERVE, **settings: str
+) -> Iterator[tuple[Server, dict[str, Any]]]:
+    """Run a server and a store that never answers; yield the server, and the order of an object of
+    that store."""
 
     def silent(talk: Talk) -> None:
         talk.head()
@@ -80,7 +84,8 @@ def status_of(sock: socket.socket) -> int:
 
 
 def test_clients_that_leave_are_noticed() -> None:
-    """Whether they close, break the connection or close their half: nothing goes on for them, and others wait on."""
+    """Whether they close, break the connection or close their half: nothing goes on for them, and
+    others wait on."""
     with endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
         (worker,) = psutil.Process(server.process.pid).children()
         gone = [wait_for(server, wanted) for _ in range(60)]
@@ -118,19 +123,24 @@ def test_more_than_may_wait_are_answered_at_once() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
-    """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker is gone at once."""
+    """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker is
+    gone at once."""
     with endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         waits = open_.enter_context(closing(wait_for(server, wanted)))
         until_there(server)
-        lines = open_.enter_context(closing(wait_for(server, wanted, Accept="application/x-ndjson")))
+        lines = open_.enter_context(
+            closing(wait_for(server, wanted, Accept="application/x-ndjson"))
+        )
         events = open_.enter_context(closing(server.connect()))
         events.request("GET", "/migrations/1/events")
         assert events.getresponse().readline()
         until_held(worker, server.port, 3)
         server.process.send_signal(number)
         assert status_of(waits) == 202
-        last = json.loads(lines.makefile("rb").read().splitlines()[-4])  # the last chunk, and its end, follow it
+        last = json.loads(
+            lines.makefile("rb").read().splitlines()[-4]
+        )  # the last chunk, and its end, follow it
         assert (last["event"], last["state"]) == ("progress", "running"), "there is no result yet"
         assert last["trouble"]["code"] == "overloaded" and "stops" in last["trouble"]["detail"]
         worker.wait(20)  # and not after sixty
@@ -142,13 +152,16 @@ def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
 def certified(tmp_path: Path) -> Path:
     """Return a file with a key and a certificate of its own."""
     authority = trustme.CA()
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "pem")
+    )
     return tmp_path / "pem"
 
 
 def test_who_waits_over_gunicorns_own_tls_is_noticed_and_answered(certified: Path) -> None:
-    """Also when it has sent something behind its request, where no byte can be looked at and left."""
-    told = f"--certfile {certified} --keyfile {certified}"
+    """Also when it has sent something behind its request, where no byte can be looked at and
+    left."""
+    reported = f"--certfile {certified} --keyfile {certified}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
@@ -157,14 +170,21 @@ def test_who_waits_over_gunicorns_own_tls_is_noticed_and_answered(certified: Pat
         sock.sendall(request_of(wanted) + more)
         return sock
 
-    with endless(command=GUNICORN, GUNICORN_CMD_ARGS=told) as (server, wanted), ExitStack() as open_:
+    with (
+        endless(command=GUNICORN, GUNICORN_CMD_ARGS=reported) as (server, wanted),
+        ExitStack() as open_,
+    ):
         (worker,) = psutil.Process(server.process.pid).children()
-        stays, talks, *gone = (open_.enter_context(closing(waiting(b"G" * (n == 1)))) for n in range(10))
+        stays, talks, *gone = (
+            open_.enter_context(closing(waiting(b"G" * (n == 1)))) for n in range(10)
+        )
         until_held(worker, server.port, 10)
         for number, sock in enumerate(gone):
             if number % 2:
                 sock.settimeout(0)
-                with suppress(OSError):  # it says that it closes, and waits for nobody to say so too
+                with suppress(
+                    OSError
+                ):  # it says that it closes, and waits for nobody to say so too
                     sock.unwrap()
             sock.close()
         until_held(worker, server.port, 2)
@@ -187,7 +207,8 @@ def test_what_is_paused_and_rests_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("alone", [False, True], ids=["in the ledger", "a stream of one object"])
 def test_what_is_tried_again_is_told(alone: bool) -> None:
-    """What, why, and when next: of a migration, and of an object that is streamed; nothing once it goes well."""
+    """What, why, and when next: of a migration, and of an object that is streamed; nothing once it
+    goes well."""
     well = threading.Event()
 
     def source(talk: Talk) -> None:
@@ -217,8 +238,10 @@ def test_what_is_tried_again_is_told(alone: bool) -> None:
             assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
             trouble = next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)
             well.set()
-            told = next(one for one in iter(lambda: look(server), None) if one["state"] != "running")
-            assert (told["state"], told["retried"]) == ("succeeded", [])
+            reported = next(
+                one for one in iter(lambda: look(server), None) if one["state"] != "running"
+            )
+            assert (reported["state"], reported["retried"]) == ("succeeded", [])
     assert (trouble["side"], trouble["what"]) == ("source", "the object")
     assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
 
@@ -230,33 +253,51 @@ def test_a_listing_that_is_tried_again_is_told() -> None:
         while talk.head():
             talk.send(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
 
-    with Peer([busy] * 40) as peer, running(SERVE, RELAY_RETRY_BUDGET="60") as server, ExitStack() as stack:
+    with (
+        Peer([busy] * 40) as peer,
+        running(SERVE, RELAY_RETRY_BUDGET="60") as server,
+        ExitStack() as stack,
+    ):
         wanted = {"source": peer.url("/f/"), "destination": peer.url("/t/"), "recursive": True}
         assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
-        told = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
+        reported = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
         follow, post = (stack.enter_context(closing(server.connect())) for _ in range(2))
         follow.request("GET", "/migrations/1/events")
-        data = (line.partition(b"data: ")[2] for line in follow.getresponse() if line.startswith(b"data: "))
-        told.append(first_retried(data))
-        assert server.ask("POST", "/migrations/1/cancel")[0] == 200  # a worker lists one tree at a time
+        data = (
+            line.partition(b"data: ")[2]
+            for line in follow.getresponse()
+            if line.startswith(b"data: ")
+        )
+        reported.append(first_retried(data))
+        assert (
+            server.ask("POST", "/migrations/1/cancel")[0] == 200
+        )  # a worker lists one tree at a time
         headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
-        post.request("POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers)
-        told.append(first_retried(post.getresponse()))
-    for one in told:
-        assert (one["what"], one["side"], one["error"]) == ("the listing", "source", "store-unavailable"), told
+        post.request(
+            "POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers
+        )
+        reported.append(first_retried(post.getresponse()))
+    for one in reported:
+        assert (one["what"], one["side"], one["error"]) == (
+            "the listing",
+            "source",
+            "store-unavailable",
+        ), reported
         assert "503" in one["detail"] and one["since"] <= one["again"]
 
 
 def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
     """Return what the first line that tells of something says is tried again."""
-    found: dict[str, Any] = next(rows[0] for line in lines if (rows := json.loads(line).get("retried")))
+    found: dict[str, Any] = next(
+        rows[0] for line in lines if (rows := json.loads(line).get("retried"))
+    )
     return found
 
 
 def look(server: Server) -> dict[str, Any]:
     """Return the one migration, in the form that the API promises."""
     time.sleep(0.05)  # another process's work can only be asked for
-    status, told = server.ask("GET", "/migrations/1")
+    status, reported = server.ask("GET", "/migrations/1")
     assert status == 200
-    Recorded.model_validate(told, strict=True)
-    return told
+    Recorded.model_validate(reported, strict=True)
+    return reported

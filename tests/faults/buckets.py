@@ -1,4 +1,5 @@
-"""A scripted S3: one bucket, with one object, that does as it should but for what a test wrote down."""
+"""A scripted S3: one bucket, with one object, that does as it should but for what a test wrote
+down."""
 
 from __future__ import annotations
 
@@ -29,16 +30,22 @@ def document(name: str, *members: tuple[str, str]) -> bytes:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'.encode()
 
 
-EMPTY_PAGE = document("ListBucketResult", ("Name", "bucket"), ("KeyCount", "0"), ("IsTruncated", "false"))
+EMPTY_PAGE = document(
+    "ListBucketResult", ("Name", "bucket"), ("KeyCount", "0"), ("IsTruncated", "false")
+)
 
 
 def reply(status: int, body: bytes = b"", *fields: str) -> bytes:
-    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields))
+    head = "".join(
+        f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields)
+    )
     return head.encode() + b"\r\n" + body
 
 
 def refusal(status: int, code: str, *fields: str) -> bytes:
-    return reply(status, document("Error", ("Code", code), ("Message", "as it is written")), *fields)
+    return reply(
+        status, document("Error", ("Code", code), ("Message", "as it is written")), *fields
+    )
 
 
 def crc64nvme(data: bytes) -> str:
@@ -56,12 +63,12 @@ Scripted = bytes | Callable[[Talk], None]
 
 @dataclass
 class Bucket:
-    """A bucket; `answers` are what each operation answers first, one after the other, before it does as it should.
+    """A bucket; `answers` are what each operation answers first, one after the other, before it
+    does as it should.
 
-    One that is empty is none: the work is done, and the connection closed; one that is a function plays the answer
-    after the work is done. An old one knows neither checksums behind the bytes nor those of a whole; one that is
-    `blind` stores their coding with the bytes.
-    """
+    One that is empty is none: the work is done, and the connection closed; one that is a function
+    plays the answer after the work is done. An old one knows neither checksums behind the bytes nor
+    those of a whole; one that is `blind` stores their coding with the bytes."""
 
     answers: dict[str, list[Scripted]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -140,11 +147,13 @@ class Bucket:
             return b"HTTP/1.1 204 X\r\n\r\n"
         if self.whole is None:
             return GONE
-        told = (*self.fields, *self._sums(self.whole), *self._changed())
-        extra = "".join(f"{line}\r\n" for line in told)
+        reported = (*self.fields, *self._sums(self.whole), *self._changed())
+        extra = "".join(f"{line}\r\n" for line in reported)
         span = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
         first, last = map(int, span.groups()) if span else (0, len(self.whole) - 1)
-        status = f"206 X\r\nContent-Range: bytes {first}-{last}/{len(self.whole)}" if span else "200 X"
+        status = (
+            f"206 X\r\nContent-Range: bytes {first}-{last}/{len(self.whole)}" if span else "200 X"
+        )
         head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "{self.tag}"\r\n{extra}\r\n'
         return head.encode() + (self.whole[first : last + 1] if operation == "get" else b"")
 
@@ -155,7 +164,9 @@ class Bucket:
             return refusal(501, "NotImplemented")
         if self.old and operation == "put" and b"x-amz-checksum" in request:
             return refusal(501, "NotImplemented")
-        return next((told for name, told in self.refuses.items() if b"\r\n" + name in request), None)
+        return next(
+            (reported for name, reported in self.refuses.items() if b"\r\n" + name in request), None
+        )
 
     def _taken(self, data: bytes, tag: str) -> bytes:
         return reply(200, b"", f'ETag: "{self._tag(data, tag)}"', *self._sums(data))
@@ -170,7 +181,9 @@ class Bucket:
     def _completed(self) -> bytes:
         if not self.parts:
             return refusal(404, "NoSuchUpload")
-        self.whole = self.mangle(b"".join(self.parts[number] for number in self.order(list(self.parts))))
+        self.whole = self.mangle(
+            b"".join(self.parts[number] for number in self.order(list(self.parts)))
+        )
         self.tag, self.changed = "whole-2", formatdate(usegmt=True)
         self.parts.clear()
         return reply(200, DONE)

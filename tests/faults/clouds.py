@@ -1,4 +1,5 @@
-"""Scripted clouds for the fault tests: a source of one object, and a destination that keeps what came whole."""
+"""Scripted clouds for the fault tests: a source of one object, and a destination that keeps what
+came whole."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ GET_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(
 
 @dataclass
 class Cloud:
-    """What a script saw and keeps: the heads of requests, the whole objects, and how many bytes of broken ones."""
+    """What a script saw and keeps: the heads of requests, the whole objects, and how many bytes of
+    broken ones."""
 
     heads: list[bytes] = field(default_factory=list)
     objects: dict[bytes, bytes] = field(default_factory=dict)
@@ -28,7 +30,8 @@ class Cloud:
 
 
 def serving(cloud: Cloud, get: Callable[[Talk, bytes], None], head: bytes | None = None) -> Script:
-    """A source: `get(talk, request_head)` plays the answer to GET; HEAD is answered 405, or with `head`."""
+    """A source: `get(talk, request_head)` plays the answer to GET; HEAD is answered 405, or with
+    `head`."""
 
     def script(talk: Talk) -> None:
         while request := talk.head():
@@ -54,11 +57,15 @@ def sending(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None
 
 
 TAGGED = b'HTTP/1.1 201 Created\r\nETag: "ours"\r\nContent-Length: 0\r\n\r\n'
-"""An answer to an upload that says what the object is called: only what is known to be ours is deleted."""
+"""An answer to an upload that says what the object is called: only what is known to be ours is
+deleted."""
 
 
-def keeping(cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n") -> Script:
-    """A destination: PUT and POST by length or chunked, whole ones are kept; GET, HEAD and DELETE work on them."""
+def keeping(
+    cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+) -> Script:
+    """A destination: PUT and POST by length or chunked, whole ones are kept; GET, HEAD and DELETE
+    work on them."""
 
     def script(talk: Talk) -> None:
         while request := talk.head():
@@ -80,7 +87,8 @@ def keeping(cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length:
 
 
 def looked_at(script: Script) -> Script:
-    """Answer every HEAD with 404 before `script` sees a request: relay looks at a destination before it uploads."""
+    """Answer every HEAD with 404 before `script` sees a request: relay looks at a destination
+    before it uploads."""
 
     def looking(talk: Talk) -> None:
         read = talk.head
@@ -104,7 +112,10 @@ def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
         del cloud.objects[path]
         talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
     else:
-        talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body if method == b"GET" else b"")
+        talk.send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body),
+            body if method == b"GET" else b"",
+        )
 
 
 def asked(talk: Talk) -> Iterator[tuple[bytes, bytes]]:
@@ -143,10 +154,11 @@ def received(talk: Talk, request: bytes) -> bytes | None:
 
 @dataclass
 class Versions:
-    """A source whose object becomes its next version after `after` answers to GET; the last one stays.
+    """A source whose object becomes its next version after `after` answers to GET; the last one
+    stays.
 
-    It knows ranges. Where it `heeds` If-Match, another version is a 412; else it is given under its own tag.
-    """
+    It knows ranges. Where it `heeds` If-Match, another version is a 412; else it is given under its
+    own tag."""
 
     versions: list[tuple[str, bytes]]
     after: int = 1
@@ -173,7 +185,10 @@ class Versions:
                 continue
             first, last = int(asked[1]), int(asked[2])
             span = f"Content-Range: bytes {first}-{last}/{len(data)}\r\n"
-            talk.send(self._head(b"206 P", last + 1 - first, tag, self.tagged, span), data[first : last + 1])
+            talk.send(
+                self._head(b"206 P", last + 1 - first, tag, self.tagged, span),
+                data[first : last + 1],
+            )
 
     @staticmethod
     def _head(status: bytes, length: int, tag: str, tagged: bool, more: str = "") -> bytes:

@@ -1,4 +1,5 @@
-"""Run inside a network namespace that has only loopback: DNS, a listener, and transfers by name. Prints a report."""
+"""Run inside a network namespace that has only loopback: DNS, a listener, and transfers by name.
+Prints a report."""
 
 from gevent import monkey
 
@@ -55,7 +56,9 @@ def main() -> int:
     gevent.sleep(0)
     closed = {}
     for name in ZONE:
-        for _ in range(3):  # a public answer has no way out of here; one of three questions gets the closed one
+        for _ in range(
+            3
+        ):  # a public answer has no way out of here; one of three questions gets the closed one
             code = outcome(name, EgressPolicy())
             if code == "egress-denied":
                 break

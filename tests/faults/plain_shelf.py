@@ -1,4 +1,5 @@
-"""A plain HTTP destination of many habits: what it tells of an object, what it keeps of an upload, what it heeds."""
+"""A plain HTTP destination of many habits: what it tells of an object, what it keeps of an upload,
+what it heeds."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ Answers = Callable[[bytes, bytes], bytes | None]
 class Shelf:
     """Objects by their paths, and the habits of the server that keeps them.
 
-    `refused` are the whole answers, by method, that are given instead of doing anything; one that is empty hangs up.
-    `damages` changes what is put; `cut` keeps only so many bytes of the next upload and hangs up; `before` runs, with
-    the shelf, before a request is answered; `folds` is what the server makes of a path.
-    """
+    `refused` are the whole answers, by method, that are given instead of doing anything; one that
+    is empty hangs up. `damages` changes what is put; `cut` keeps only so many bytes of the next
+    upload and hangs up; `before` runs, with the shelf, before a request is answered; `folds` is
+    what the server makes of a path."""
 
     objects: dict[bytes, bytes] = field(default_factory=dict)
     refused: dict[bytes, bytes] = field(default_factory=dict)
@@ -93,7 +94,9 @@ class Shelf:
                 del self.objects[path]
                 talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         else:
-            fields = b"Content-Length: %d\r\n" % len(data) + (self._tag(data) if self.tagged else b"")
+            fields = b"Content-Length: %d\r\n" % len(data) + (
+                self._tag(data) if self.tagged else b""
+            )
             fields += b"Last-Modified: %s\r\n" % self.dated if self.dated else b""
             talk.send(b"HTTP/1.1 200 X\r\n" + fields + b"\r\n", data if method == b"GET" else b"")
         return True
@@ -104,7 +107,8 @@ class Shelf:
 
 
 class Meanwhile(Shelf):
-    """Something happens once while a piece is read back: the answer is the piece, as of an open file."""
+    """Something happens once while a piece is read back: the answer is the piece, as of an open
+    file."""
 
     again: Callable[[], object] | None = None
 
@@ -113,7 +117,10 @@ class Meanwhile(Shelf):
             return super()._other(talk, method, path, request)
         data, again, self.again = self.objects[path], self.again, None
         again()
-        talk.send(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n" % len(data) + self._tag(data) + b"\r\n", data)
+        talk.send(
+            b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n" % len(data) + self._tag(data) + b"\r\n",
+            data,
+        )
         return True
 
 

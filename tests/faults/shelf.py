@@ -1,4 +1,5 @@
-"""A scripted S3 of many objects, whose keys are just texts: nothing of a path is ever taken for another."""
+"""A scripted S3 of many objects, whose keys are just texts: nothing of a path is ever taken for
+another."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ PREFIX = "/bucket/"
 
 @dataclass
 class Shelf:
-    """The bucket `bucket`. `folds` makes of a key what a store makes of it that keeps objects in a file system."""
+    """The bucket `bucket`. `folds` makes of a key what a store makes of it that keeps objects in a
+    file system."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     folds: Callable[[str], str] = str
@@ -53,8 +55,12 @@ class Shelf:
                 size, _, rest = body.partition(b"\r\n")
                 body = rest[: int(size, 16)]
             self.objects[key] = body
-            told = document("CopyObjectResult", ("ETag", _tag(body))) if copied is not None else b""
-            return reply(200, told, f"ETag: {_tag(body)}", f"x-amz-checksum-crc64nvme: {crc64nvme(body)}")
+            reported = (
+                document("CopyObjectResult", ("ETag", _tag(body))) if copied is not None else b""
+            )
+            return reply(
+                200, reported, f"ETag: {_tag(body)}", f"x-amz-checksum-crc64nvme: {crc64nvme(body)}"
+            )
         if method == "DELETE":
             self.objects.pop(key, None)
             return b"HTTP/1.1 204 X\r\n\r\n"
@@ -69,7 +75,10 @@ class Shelf:
         if not self.lists:
             return refusal(403, "AccessDenied")
         asked = {name: values[0] for name, values in query.items()}
-        prefix, after = asked.get("prefix", ""), asked.get("continuation-token") or asked.get("start-after", "")
+        prefix, after = (
+            asked.get("prefix", ""),
+            asked.get("continuation-token") or asked.get("start-after", ""),
+        )
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         page = keys[: min(self.page, int(asked.get("max-keys", "1000")))]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -79,14 +88,22 @@ class Shelf:
             for key in page
         )
         more = len(page) < len(keys)
-        token = f"<NextContinuationToken>{quote(page[-1], safe='/')}</NextContinuationToken>" if more else ""
+        token = (
+            f"<NextContinuationToken>{quote(page[-1], safe='/')}</NextContinuationToken>"
+            if more
+            else ""
+        )
         truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
         text = f"<ListBucketResult><EncodingType>url</EncodingType>{truncated}{rows}</ListBucketResult>"
         return reply(200, text.encode())
 
 
 def _field(request: bytes, name: bytes) -> str | None:
-    found = (line.partition(b": ")[2].decode() for line in request.split(b"\r\n") if line.lower().startswith(name))
+    found = (
+        line.partition(b": ")[2].decode()
+        for line in request.split(b"\r\n")
+        if line.lower().startswith(name)
+    )
     return next(found, None)
 
 

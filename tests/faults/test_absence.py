@@ -1,4 +1,5 @@
-"""What a store can't tell never counts as "nothing there": HEAD is advice, a listing is one moment's, GET decides."""
+"""What a store can't tell never counts as "nothing there": HEAD is advice, a listing is one
+moment's, GET decides."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.scripted import Peer, Talk, length_of
 
-NO_HEAD = {str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)} | {"hangs up": b""}
+NO_HEAD = {
+    str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)
+} | {"hangs up": b""}
 
 
 def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
@@ -27,7 +30,9 @@ def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_is_there_is_left_alone_whatever_head_says(engine: Engine, answer: bytes, if_exists: str) -> None:
+def test_what_is_there_is_left_alone_whatever_head_says(
+    engine: Engine, answer: bytes, if_exists: str
+) -> None:
     shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": answer})
     if if_exists == "skip":
         assert migrate(engine, shelf, if_exists=if_exists) is State.SKIPPED
@@ -40,7 +45,8 @@ def test_what_is_there_is_left_alone_whatever_head_says(engine: Engine, answer: 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: str) -> None:
-    """Behind one name a proxy has a server for each folder: that of the source answers HEAD, the other does not."""
+    """Behind one name a proxy has a server for each folder: that of the source answers HEAD, the
+    other does not."""
 
     def routed(shelf: Shelf, method: bytes, path: bytes) -> None:
         shelf.refused = {b"HEAD": empty(404)} if path.startswith(b"/api/") else {}
@@ -58,7 +64,9 @@ def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: 
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
-def test_what_is_not_there_arrives_whatever_head_says(engine: Engine, answer: bytes, if_exists: str) -> None:
+def test_what_is_not_there_arrives_whatever_head_says(
+    engine: Engine, answer: bytes, if_exists: str
+) -> None:
     shelf = Shelf({}, {b"HEAD": answer})
     assert migrate(engine, shelf, if_exists=if_exists) is State.VERIFIED
     assert shelf.objects == {b"/a": DATA}
@@ -81,12 +89,16 @@ PAGE = b"<html><title>Log in</title></html>"
 
 
 def gate(talk: Talk) -> None:
-    """Lead everybody to a login page, as a proxy before a store does where credentials have expired."""
+    """Lead everybody to a login page, as a proxy before a store does where credentials have
+    expired."""
     while head := talk.head():
         method, path = head.split(b" ", 2)[:2]
         talk.body(length_of(head))
         if path == b"/login":
-            talk.send(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(PAGE), PAGE if method != b"HEAD" else b"")
+            talk.send(
+                b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(PAGE),
+                PAGE if method != b"HEAD" else b"",
+            )
         else:
             talk.send(b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")
 
@@ -98,12 +110,15 @@ def test_a_login_page_is_no_object_that_is_there_already(
 ) -> None:
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([gate] * 20) as there:
         with pytest.raises(StoreError) as caught:
-            engine.migrate(source.url("/a"), locate(there.url("/a"), destination=True), if_exists=if_exists)
+            engine.migrate(
+                source.url("/a"), locate(there.url("/a"), destination=True), if_exists=if_exists
+            )
     assert (caught.value.side, isinstance(caught.value, AlreadyExists)) == ("destination", False)
 
 
 def test_a_login_page_is_no_object_that_is_read_back(engine: Engine) -> None:
-    """The writer has credentials, and a reader would need others: the object is not damaged, and stays."""
+    """The writer has credentials, and a reader would need others: the object is not damaged, and
+    stays."""
     methods: list[bytes] = []
 
     def there(talk: Talk) -> None:
@@ -111,7 +126,9 @@ def test_a_login_page_is_no_object_that_is_read_back(engine: Engine) -> None:
             method, path = head.split(b" ", 2)[:2]
             talk.body(length_of(head))
             methods.append(method)
-            page = b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(PAGE)
+            page = b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(
+                PAGE
+            )
             if method == b"PUT":
                 talk.send(b'HTTP/1.1 201 X\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
             elif path == b"/login":
@@ -135,7 +152,10 @@ def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None
             talk.send(moved if head.split(b" ")[1] == b"/a" else found)
 
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([there] * 4) as peer:
-        assert engine.migrate(source.url("/a"), peer.url("/a"), if_exists="skip").state is State.SKIPPED
+        assert (
+            engine.migrate(source.url("/a"), peer.url("/a"), if_exists="skip").state
+            is State.SKIPPED
+        )
 
 
 def test_a_server_that_answers_head_once_is_believed_from_then_on(engine: Engine) -> None:
@@ -143,7 +163,9 @@ def test_a_server_that_answers_head_once_is_believed_from_then_on(engine: Engine
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:
         for name in "abc":
-            assert engine.migrate(source.url("/" + name), there.url("/" + name), if_exists="skip").state.value
+            assert engine.migrate(
+                source.url("/" + name), there.url("/" + name), if_exists="skip"
+            ).state.value
     assert [m for m, _, r in shelf.asked if b"Range: bytes=0-0" in r] == [b"GET"]
 
 
@@ -167,21 +189,25 @@ LISTS_NOTHING = {
 
 @pytest.mark.parametrize("page", LISTS_NOTHING.values(), ids=LISTS_NOTHING)
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
-def test_a_web_server_that_lists_nothing_is_not_an_empty_one(tmp_path: Path, page: bytes, if_exists: str) -> None:
+def test_a_web_server_that_lists_nothing_is_not_an_empty_one(
+    tmp_path: Path, page: bytes, if_exists: str
+) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / ".htpasswd").write_bytes(b"new")
     data = b"new" if if_exists == "changed" else b"of somebody else"
     shelf = Shelf({b"/to/.htpasswd": data})
-    told = shelf.refused
+    reported = shelf.refused
 
     def before(_: Shelf, method: bytes, path: bytes) -> None:
-        told.pop(b"GET", None)
+        reported.pop(b"GET", None)
         if method == b"GET" and path == b"/to/":
-            told[b"GET"] = page
+            reported[b"GET"] = page
 
     shelf.before = before
     with Peer(shelf) as there:
-        code, summary = Terminal(tmp_path).tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+        code, summary = Terminal(tmp_path).tree(
+            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+        )
     assert shelf.objects == {b"/to/.htpasswd": data}
     if if_exists == "fail":
         assert (code, summary["objects"]) == (1, {"failed": 1})

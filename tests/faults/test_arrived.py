@@ -22,11 +22,16 @@ from tests.scripted import Peer
 NAME = b"/to/000"
 
 
-def inspected(engine: Engine, ledger: Ledger, destination: Location, state: str = "verified") -> tuple[int, int]:
-    """Let one object of 5 bytes arrive; return how many are gone by now, and of how many nobody can tell."""
+def inspected(
+    engine: Engine, ledger: Ledger, destination: Location, state: str = "verified"
+) -> tuple[int, int]:
+    """Let one object of 5 bytes arrive; return how many are gone by now, and of how many nobody can
+    tell."""
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
-    ledger.settle([verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)])
+    ledger.settle(
+        [verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)]
+    )
     source = parse_location("http://127.0.0.1/from/")
     job = MigrationJob(id, source, destination, True, Verify.AUTO, IfExists.CHANGED, True)
     inspection = ArrivalCheck(ledger, engine.runner, job)
@@ -54,7 +59,12 @@ GONE, THERE, UNTOLD = (1, 0), (0, 0), (0, 1)
         (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNTOLD),
         (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNTOLD),
         (b"12345", {b"HEAD": empty(503)}, "verified", UNTOLD),
-        (b"12345", {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"}, "verified", UNTOLD),
+        (
+            b"12345",
+            {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"},
+            "verified",
+            UNTOLD,
+        ),
     ],
 )
 def test_a_plain_server(
@@ -65,13 +75,20 @@ def test_a_plain_server(
     state: str,
     expected: tuple[int, int],
 ) -> None:
-    shelf = Shelf({b"/login": b"who are you?"} | ({NAME: data} if data is not None else {}), refused=refused)
+    shelf = Shelf(
+        {b"/login": b"who are you?"} | ({NAME: data} if data is not None else {}), refused=refused
+    )
     with Peer(shelf) as peer:
-        assert inspected(engine, ledger, parse_location(peer.url("/to/"), destination=True), state) == expected
+        assert (
+            inspected(engine, ledger, parse_location(peer.url("/to/"), destination=True), state)
+            == expected
+        )
     assert {method for method in shelf.methods} <= {b"HEAD", b"GET"}
 
 
-@pytest.mark.parametrize(("there", "expected"), [("file", THERE), ("nothing", GONE), ("folder", GONE), ("cut", GONE)])
+@pytest.mark.parametrize(
+    ("there", "expected"), [("file", THERE), ("nothing", GONE), ("folder", GONE), ("cut", GONE)]
+)
 def test_a_folder_of_this_machine(
     engine: Engine, ledger: Ledger, tmp_path: Path, there: str, expected: tuple[int, int]
 ) -> None:
@@ -81,7 +98,10 @@ def test_a_folder_of_this_machine(
         place.mkdir()
     elif there != "nothing":
         place.write_bytes(b"12345" if there == "file" else b"123")
-    assert inspected(engine, ledger, local_location(tmp_path / "to", destination=True).folder()) == expected
+    assert (
+        inspected(engine, ledger, local_location(tmp_path / "to", destination=True).folder())
+        == expected
+    )
 
 
 def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger) -> None:
@@ -90,7 +110,9 @@ def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger
     answer = b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
     shelf = Shelf({NAME: b""}, refused={b"PROPFIND": answer}, tagged=False)
     with Peer(shelf) as peer:
-        assert inspected(engine, ledger, webdav_location(peer.url("/to/"), destination=True)) == GONE
+        assert (
+            inspected(engine, ledger, webdav_location(peer.url("/to/"), destination=True)) == GONE
+        )
 
 
 def test_what_post_made_has_no_place_to_look_at(engine: Engine, ledger: Ledger) -> None:
@@ -105,10 +127,16 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = MigrationJob(
-            id, parse_location("http://127.0.0.1/from/"), place, True, Verify.AUTO, IfExists.CHANGED, True
+            id,
+            parse_location("http://127.0.0.1/from/"),
+            place,
+            True,
+            Verify.AUTO,
+            IfExists.CHANGED,
+            True,
         )
-        told: list[int] = []
+        reported: list[int] = []
         inspection = ArrivalCheck(ledger, engine.runner, job)
-        assert inspection.find_missing(told.append) == []
-    assert (inspection.untold, told) == (1500, [1000, 1500])
+        assert inspection.find_missing(reported.append) == []
+    assert (inspection.untold, reported) == (1500, [1000, 1500])
     assert "503" in str(inspection.why)

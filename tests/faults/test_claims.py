@@ -1,4 +1,5 @@
-"""What a process that works through a ledger makes of ends that are no errors: a kill, a timeout, an exit."""
+"""What a process that works through a ledger makes of ends that are no errors: a kill, a timeout,
+an exit."""
 
 from __future__ import annotations
 
@@ -58,7 +59,11 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("kind", [gevent.GreenletExit, gevent.Timeout])
 def test_f67_a_kill_at_the_commit_is_tried_again_and_commits_once(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], after: bool
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
+    after: bool,
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
@@ -68,7 +73,10 @@ def test_f67_a_kill_at_the_commit_is_tried_again_and_commits_once(
     (row,) = ledger.page(id)
     assert (row.state, row.attempts, row.level) == ("verified", 2, "read_back")
     assert commits == ["publish"]
-    assert sorted(path.name for path in tmp_path.iterdir() if "ledger" not in path.name) == ["from", "to"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "ledger" not in path.name) == [
+        "from",
+        "to",
+    ]
     assert (tmp_path / "to").read_bytes() == DATA
 
 
@@ -84,7 +92,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Any]) -> lis
     return commits
 
 
-def test_f67_a_kill_at_every_attempt_ends(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f67_a_kill_at_every_attempt_ends(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
 
@@ -105,7 +115,9 @@ def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     commits = counted(monkeypatch, LocalStore.publish)
-    monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after))
+    monkeypatch.setattr(
+        LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after)
+    )
     with pytest.raises(SystemExit):
         worked(ledger, runner, id)
     (row,) = ledger.page(id)
@@ -120,7 +132,8 @@ def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
 def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
     ledger: Ledger, tmp_path: Path, engine: Engine, spliced: list[int], verify: str
 ) -> None:
-    """Also where the bytes go by inside the kernel: the last of them are kept back until the ledger has been asked."""
+    """Also where the bytes go by inside the kernel: the last of them are kept back until the ledger
+    has been asked."""
     cloud, half, gone = Cloud(), len(CLOUD_DATA) // 2, threading.Event()
 
     def get(talk: Talk, _: bytes) -> None:
@@ -129,7 +142,9 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
             talk.send(CLOUD_DATA[half:])
 
     with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
-        order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")), verify=Verify(verify))
+        order = MigrationRequest(
+            Endpoint(source.url()), Endpoint(peer.url("/to")), verify=Verify(verify)
+        )
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
         (claim,) = ledger.claim(1)
@@ -215,19 +230,26 @@ def planted(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) ->
     (folder / "tree").mkdir()
     for number in range(count):
         (folder / "tree" / f"{number:03}").write_bytes(DATA)
-    order = MigrationRequest(Endpoint(f"file://{folder}/tree"), Endpoint(f"file://{folder}/there"), recursive=True)
+    order = MigrationRequest(
+        Endpoint(f"file://{folder}/tree"), Endpoint(f"file://{folder}/there"), recursive=True
+    )
     return ledger.create(order.spec(runner.remotes))[0].id
 
 
 @pytest.mark.parametrize("nth", range(1, 5))
-@pytest.mark.parametrize("error", [LedgerBusy("kept"), LedgerFailed("lost"), LedgerFailed("lost after it")], ids=str)
+@pytest.mark.parametrize(
+    "error", [LedgerBusy("kept"), LedgerFailed("lost"), LedgerFailed("lost after it")], ids=str
+)
 def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LedgerFailed, nth: int
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 60)
     commits = counted(monkeypatch, LocalStore.publish)
-    turn, raised = exploding(Ledger.settle_and_claim, error, nth, "after" in error.message), list[LedgerFailed]()
+    turn, raised = (
+        exploding(Ledger.settle_and_claim, error, nth, "after" in error.message),
+        list[LedgerFailed](),
+    )
 
     def failing(*args: Any, **options: Any) -> Any:
         try:
@@ -383,7 +405,9 @@ def test_f81_what_is_suspect_is_not_begun_while_parts_of_others_move(
         other.renew()
         mine, suspect = both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
-        other.record_upload(mine, UploadRecord("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned))
+        other.record_upload(
+            mine, UploadRecord("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned)
+        )
         claimer = Worker(ledger, runner, 2, id)
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(60):
@@ -422,9 +446,12 @@ def both(ledger: Ledger) -> list[Claim]:
 def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_for_ever(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A process that was stopped, and taken for gone, may claim before it enters itself again: the same object too."""
+    """A process that was stopped, and taken for gone, may claim before it enters itself again: the
+    same object too."""
     cloud, goes_on = Cloud(), threading.Event()
-    runner = TransferEngine(Settings(egress_allow="127.0.0.1"))  # whose patience is longer than a lease is looked at
+    runner = TransferEngine(
+        Settings(egress_allow="127.0.0.1")
+    )  # whose patience is longer than a lease is looked at
 
     def get(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, CLOUD_DATA[:10])

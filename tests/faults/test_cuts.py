@@ -1,4 +1,5 @@
-"""Cut at every byte of a small transfer, on both sides: never a success, never an object that looks whole."""
+"""Cut at every byte of a small transfer, on both sides: never a success, never an object that looks
+whole."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ CHUNKED = (
 
 
 def cutting_after(count: int) -> Script:
-    """A destination that hangs up once it has read `count` bytes of an upload. What looks at it first finds nothing."""
+    """A destination that hangs up once it has read `count` bytes of an upload. What looks at it
+    first finds nothing."""
 
     def script(talk: Talk) -> None:
         while talk.peek(4) == b"HEAD":
@@ -39,7 +41,10 @@ def test_the_source_is_cut_at_every_byte(
     cloud = Cloud()
     with Peer(keeping(cloud), context) as there:
         for cut in range(len(answer)):
-            with Peer(serving(Cloud(), sending(answer[:cut])), context) as here, pytest.raises(RelayError) as caught:
+            with (
+                Peer(serving(Cloud(), sending(answer[:cut])), context) as here,
+                pytest.raises(RelayError) as caught,
+            ):
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "source", cut
             assert cloud.objects == {}, cut

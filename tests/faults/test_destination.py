@@ -1,4 +1,5 @@
-"""What a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied (`auto`)."""
+"""What a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied
+(`auto`)."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ class Pair:
 
     def start(self, *scripts: Script) -> Peer:
         """Start a destination (or another source)."""
-        return self.stack.enter_context(Peer(scripts, self.certificates.server if self.tls else None))
+        return self.stack.enter_context(
+            Peer(scripts, self.certificates.server if self.tls else None)
+        )
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -59,7 +62,9 @@ def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator
     """Return a source of BIG, over plain TCP and over TLS."""
     tls = request.param == "tls"
     with ExitStack() as stack:
-        source = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if tls else None)
+        source = Peer(
+            serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if tls else None
+        )
         yield Pair(stack, certificates, tls, stack.enter_context(source))
 
 
@@ -86,7 +91,11 @@ def _stop_reading(talk: Talk) -> None:
     poll.poll(20_000)
 
 
-ENDS = {"close": lambda talk: None, "keep": lambda talk: talk.linger(), "not reading": _stop_reading}
+ENDS = {
+    "close": lambda talk: None,
+    "keep": lambda talk: talk.linger(),
+    "not reading": _stop_reading,
+}
 
 
 def early(status: bytes, after: int, end: str) -> Script:
@@ -135,7 +144,9 @@ def test_f32_an_early_yes_is_a_failure(engine: Engine, pair: Pair, end: str, ver
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
-def test_f33_a_destination_that_stops_reading_is_a_stall(engine: Engine, pair: Pair, verify: str) -> None:
+def test_f33_a_destination_that_stops_reading_is_a_stall(
+    engine: Engine, pair: Pair, verify: str
+) -> None:
     def script(talk: Talk) -> None:
         talk.head()
         talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -147,7 +158,9 @@ def test_f33_a_destination_that_stops_reading_is_a_stall(engine: Engine, pair: P
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("reset", [False, True])
-def test_f34_a_connection_that_breaks_in_the_upload(engine: Engine, pair: Pair, reset: bool, verify: str) -> None:
+def test_f34_a_connection_that_breaks_in_the_upload(
+    engine: Engine, pair: Pair, reset: bool, verify: str
+) -> None:
     fails(engine, pair, ConnectionLost, breaking(reset), verify=verify)
 
 
@@ -196,7 +209,9 @@ def mangling(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
 
 
 @pytest.mark.parametrize("kind", MANGLED)
-def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(engine: Engine, pair: Pair, kind: str) -> None:
+def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(
+    engine: Engine, pair: Pair, kind: str
+) -> None:
     cloud = Cloud()
     error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind))
     assert error.retryable
@@ -205,8 +220,11 @@ def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(engine: Eng
 
 
 @pytest.mark.parametrize("kind", MANGLED)
-def test_f45_what_is_not_known_to_be_ours_is_left_and_named(engine: Engine, pair: Pair, kind: str) -> None:
-    """The answer to the upload had no entity tag: what is there by now may be what somebody else has put there."""
+def test_f45_what_is_not_known_to_be_ours_is_left_and_named(
+    engine: Engine, pair: Pair, kind: str
+) -> None:
+    """The answer to the upload had no entity tag: what is there by now may be what somebody else
+    has put there."""
     cloud = Cloud()
     error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind, tagged=False))
     assert b"/b" in cloud.objects
@@ -249,7 +267,9 @@ def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
     fails(engine, pair, DestinationLost, forgetful)
 
 
-@pytest.mark.parametrize("theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"])
+@pytest.mark.parametrize(
+    "theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"]
+)
 def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
     engine: Engine, pair: Pair, theirs: bytes
 ) -> None:
@@ -275,7 +295,9 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
 
 
 @pytest.mark.parametrize("policy", ["overwrite", "changed"])
-@pytest.mark.parametrize("theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"])
+@pytest.mark.parametrize(
+    "theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"]
+)
 def test_what_was_there_before_is_not_deleted_for_an_upload_that_was_not_stored(
     engine: Engine, pair: Pair, theirs: bytes, policy: str
 ) -> None:
@@ -299,7 +321,9 @@ def test_what_was_there_before_is_not_deleted_for_an_upload_that_was_not_stored(
 
 
 @pytest.mark.parametrize("kind", ["truncated", "longer"])
-def test_f52_the_same_damage_twice_is_the_destinations_own_doing(patient: Engine, pair: Pair, kind: str) -> None:
+def test_f52_the_same_damage_twice_is_the_destinations_own_doing(
+    patient: Engine, pair: Pair, kind: str
+) -> None:
     cloud = Cloud()
     script = serving(Cloud(), sending(BIG_HEAD, BIG))
     source = pair.start(script)
@@ -312,7 +336,9 @@ def test_f52_the_same_damage_twice_is_the_destinations_own_doing(patient: Engine
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("after", [0, 65536])
-def test_f46_an_upload_is_never_redirected(engine: Engine, pair: Pair, status: int, after: int) -> None:
+def test_f46_an_upload_is_never_redirected(
+    engine: Engine, pair: Pair, status: int, after: int
+) -> None:
     elsewhere = Cloud()
     other = pair.start(keeping(elsewhere))
     reply = b"%d Moved\r\nLocation: %s" % (status, other.url("/x").encode())
@@ -333,7 +359,9 @@ def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
         talk.send = lambda *pieces: send(*(p for p in pieces if b"100 Continue" not in p))  # type: ignore[method-assign]
         keeping(silent)(talk)
 
-    again = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), pair.certificates.server if pair.tls else None)
+    again = Peer(
+        serving(Cloud(), sending(BIG_HEAD, BIG)), pair.certificates.server if pair.tls else None
+    )
     with again:
         outcome = engine.migrate(again.url("/a"), pair.start(no_100).url("/b"))
     assert silent.objects == cloud.objects == {b"/b": BIG}
@@ -352,7 +380,9 @@ def test_f56_idle_connections_that_the_destination_closed(
 
     there = pair.start(one_each)
     for name in ("/1", "/2", "/3"):
-        source = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if pair.tls else None)
+        source = Peer(
+            serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if pair.tls else None
+        )
         with source:
             outcome = engine.migrate(source.url("/a"), there.url(name))
         assert outcome.receipt is not None
@@ -385,8 +415,12 @@ def test_f90_nobody_listens(engine: Engine, pair: Pair) -> None:
 # -- lengths, methods, statuses
 
 
-def test_a_destination_that_needs_a_length_and_a_source_without_one(engine: Engine, pair: Pair) -> None:
-    chunked = sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+def test_a_destination_that_needs_a_length_and_a_source_without_one(
+    engine: Engine, pair: Pair
+) -> None:
+    chunked = sending(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    )
     source = pair.start(serving(Cloud(), chunked))
     there = pair.start(early(b"411 Length Required", 0, "close"))
     with pytest.raises(LengthRequired) as caught:
@@ -394,8 +428,12 @@ def test_a_destination_that_needs_a_length_and_a_source_without_one(engine: Engi
     assert "length" in caught.value.hint.lower()
 
 
-@pytest.mark.parametrize("status", [b"202 Accepted", b"207 Multi-Status", b"206 Partial", b"205 Reset", b"299 X"])
-def test_a_2xx_that_does_not_say_done_is_not_believed(engine: Engine, pair: Pair, status: bytes) -> None:
+@pytest.mark.parametrize(
+    "status", [b"202 Accepted", b"207 Multi-Status", b"206 Partial", b"205 Reset", b"299 X"]
+)
+def test_a_2xx_that_does_not_say_done_is_not_believed(
+    engine: Engine, pair: Pair, status: bytes
+) -> None:
     cloud = Cloud()
     script = keeping(cloud, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
     fails(engine, pair, Rejected, script)
@@ -410,7 +448,9 @@ def test_what_may_pass_is_retryable(engine: Engine, pair: Pair, status: int) -> 
 
 def digesting(cloud: Cloud, value: bytes) -> Script:
     """Answer uploads with a Repr-Digest, and nothing else: the object can't be looked at."""
-    reply = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nRepr-Digest: crc32c=:" + value + b":\r\n\r\n"
+    reply = (
+        b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nRepr-Digest: crc32c=:" + value + b":\r\n\r\n"
+    )
     keep = keeping(cloud, reply)
 
     def script(talk: Talk) -> None:
@@ -430,7 +470,9 @@ def digesting(cloud: Cloud, value: bytes) -> Script:
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_the_destinations_own_digest_is_whole_digest(engine: Engine, pair: Pair, method: str) -> None:
+def test_the_destinations_own_digest_is_whole_digest(
+    engine: Engine, pair: Pair, method: str
+) -> None:
     cloud = Cloud()
     there = pair.start(digesting(cloud, CRC))
     outcome = engine.migrate(pair.source.url("/a"), there.url("/b"), method=method)
@@ -441,12 +483,16 @@ def test_the_destinations_own_digest_is_whole_digest(engine: Engine, pair: Pair,
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_a_destinations_digest_that_differs_is_a_failure(engine: Engine, pair: Pair, method: str) -> None:
+def test_a_destinations_digest_that_differs_is_a_failure(
+    engine: Engine, pair: Pair, method: str
+) -> None:
     fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAQ=="), method=method)
 
 
 def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:
-    outcome = engine.migrate(pair.source.url("/a"), pair.start(digesting(Cloud(), b"not a digest")).url("/b"))
+    outcome = engine.migrate(
+        pair.source.url("/a"), pair.start(digesting(Cloud(), b"not a digest")).url("/b")
+    )
     assert outcome.receipt is not None
     assert (outcome.state, outcome.receipt.level) == (State.UNVERIFIED, Level.SIZE)
     assert outcome.receipt.notes
@@ -455,7 +501,9 @@ def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:
 # -- if_exists
 
 
-@pytest.mark.parametrize(("policy", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)])
+@pytest.mark.parametrize(
+    ("policy", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)]
+)
 def test_if_exists_where_the_destination_can_be_looked_at(
     engine: Engine, pair: Pair, policy: str, state: State | None
 ) -> None:
@@ -467,13 +515,18 @@ def test_if_exists_where_the_destination_can_be_looked_at(
             engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy)
         assert not caught.value.retryable
     else:
-        assert engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+        assert (
+            engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+        )
     assert cloud.objects == {b"/b": BIG if policy == "overwrite" else b"old"}
 
 
 @pytest.mark.parametrize(("policy", "state"), [("skip", State.SKIPPED), ("fail", None)])
-def test_if_exists_by_precondition_alone(engine: Engine, pair: Pair, policy: str, state: State | None) -> None:
-    """HEAD tells nothing, GET that nothing is there, and somebody was faster: from then on theirs is."""
+def test_if_exists_by_precondition_alone(
+    engine: Engine, pair: Pair, policy: str, state: State | None
+) -> None:
+    """HEAD tells nothing, GET that nothing is there, and somebody was faster: from then on theirs
+    is."""
     heads: list[bytes] = []
 
     def script(talk: Talk) -> None:
@@ -489,7 +542,9 @@ def test_if_exists_by_precondition_alone(engine: Engine, pair: Pair, policy: str
         with pytest.raises(AlreadyExists):
             engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy)
     else:
-        assert engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+        assert (
+            engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+        )
     puts = [one for one in heads if one.startswith(b"PUT")]
     assert len(puts) == 1
     assert b"If-None-Match: *" in puts[0]
@@ -518,7 +573,9 @@ def test_a_digest_of_the_answer_itself_which_has_no_content_is_none_of_the_objec
 ) -> None:
     cloud = Cloud()
     taken = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n" + field + b"\r\n\r\n"
-    source = serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size)))
+    source = serving(
+        Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size))
+    )
     with Peer(source) as here, Peer(keeping(cloud, taken)) as there:
         outcome = engine.migrate(here.url("/a"), there.url("/b"))
     assert outcome.state is State.VERIFIED

@@ -35,7 +35,9 @@ def moved(**order: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_objects_larger_than_the_process_may_write_are_moved(verify: str, framing: str) -> None:
     with spawn("src", "--framing", framing) as source, spawn("dst") as destination:
-        pairs = [(source.url(f"/objects/{n}?size=64MiB"), destination.url(f"/{n}")) for n in range(3)]
+        pairs = [
+            (source.url(f"/objects/{n}?size=64MiB"), destination.url(f"/{n}")) for n in range(3)
+        ]
         report = moved(pairs=pairs, verify=verify, fsize=MIB)
     assert report["states"] == ["verified" if verify == "auto" else "unverified"] * 3
     assert report["written"] < MIB
@@ -44,7 +46,10 @@ def test_objects_larger_than_the_process_may_write_are_moved(verify: str, framin
 
 def test_objects_over_tls_touch_no_disk(tmp_path: Path) -> None:
     ca, other = tmp_path / "source.pem", tmp_path / "destination.pem"
-    with spawn("src", "--tls", "--ca-out", str(ca)) as source, spawn("dst", "--tls", "--ca-out", str(other)) as there:
+    with (
+        spawn("src", "--tls", "--ca-out", str(ca)) as source,
+        spawn("dst", "--tls", "--ca-out", str(other)) as there,
+    ):
         both = tmp_path / "both.pem"
         both.write_text(ca.read_text() + other.read_text())
         pairs = [(source.url("/objects/a?size=64MiB"), there.url("/a"))]

@@ -1,4 +1,5 @@
-"""What an earlier migration between the same places sent and did not prove is never what was there before."""
+"""What an earlier migration between the same places sent and did not prove is never what was there
+before."""
 
 from __future__ import annotations
 
@@ -41,7 +42,12 @@ class Commands:
         name = "" if tree else "a"
         places = f"file://{self._folder}/{name}", f"{self._there}/{name}"
         order = MigrationRequest(
-            Endpoint(places[0]), Endpoint(places[1]), tree, Verify(verify), IfExists(wish), **options
+            Endpoint(places[0]),
+            Endpoint(places[1]),
+            tree,
+            Verify(verify),
+            IfExists(wish),
+            **options,
         )
         id = self._ledger.create(order.spec(self._engine.runner.remotes))[0].id
         claimed(self._ledger, self._engine, id, attempts=1000)
@@ -65,7 +71,9 @@ def test_what_was_left_unverified_is_unverified_or_proved_by_the_next_migration(
     commands: Any, wish: str, tells: str, tree: bool
 ) -> None:
     """What is there is as long, and not older, and damaged."""
-    shelf = Shelf(damages=flipped, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN)
+    shelf = Shelf(
+        damages=flipped, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN
+    )
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
         assert made.migrate("size", "overwrite", tree) == "unverified"
@@ -80,11 +88,16 @@ def test_what_was_left_unverified_is_unverified_or_proved_by_the_next_migration(
 
 
 @pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
-def test_what_was_left_unverified_and_is_right_is_proved_and_not_sent_again(commands: Any, wish: str) -> None:
+def test_what_was_left_unverified_and_is_right_is_proved_and_not_sent_again(
+    commands: Any, wish: str
+) -> None:
     shelf = Shelf(dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
-        assert [made.migrate("size", "changed"), made.migrate("auto", wish)] == ["unverified", "verified"]
+        assert [made.migrate("size", "changed"), made.migrate("auto", wish)] == [
+            "unverified",
+            "verified",
+        ]
     assert shelf.methods.count(b"PUT") == 1
 
 
@@ -99,7 +112,9 @@ def test_the_same_request_said_twice_to_a_server_is_no_success(commands: Any, wi
 
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
-def test_a_damaged_object_that_could_not_be_removed_is_not_what_was_there_before(commands: Any, wish: str) -> None:
+def test_a_damaged_object_that_could_not_be_removed_is_not_what_was_there_before(
+    commands: Any, wish: str
+) -> None:
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
@@ -108,8 +123,11 @@ def test_a_damaged_object_that_could_not_be_removed_is_not_what_was_there_before
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("wish", ["changed", "skip"])
-def test_a_file_that_was_left_unverified_is_not_skipped(commands: Any, tmp_path: Path, verify: str, wish: str) -> None:
-    """A file has its name only once it is whole: what may be damaged there is what was left unverified."""
+def test_a_file_that_was_left_unverified_is_not_skipped(
+    commands: Any, tmp_path: Path, verify: str, wish: str
+) -> None:
+    """A file has its name only once it is whole: what may be damaged there is what was left
+    unverified."""
     made, there = commands(f"file://{tmp_path}/to"), tmp_path / "to" / "a"
     assert made.migrate("size", "changed") == "unverified"
     written = there.stat()
@@ -124,16 +142,21 @@ def test_a_file_that_was_left_unverified_is_not_skipped(commands: Any, tmp_path:
         assert (made.states[-1], there.read_bytes()) == ("failed", BAD)
 
 
-def test_a_file_that_was_left_unverified_is_so_when_the_command_is_given_again(tmp_path: Path) -> None:
+def test_a_file_that_was_left_unverified_is_so_when_the_command_is_given_again(
+    tmp_path: Path,
+) -> None:
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     for _ in range(2):
         assert terminal.tree(folder, tmp_path / "to", "--verify", "size")[0] == 3
 
 
 @pytest.mark.parametrize(
-    ("before", "wish"), [("changed", "changed"), ("skip", "skip"), ("overwrite", "skip"), ("overwrite", "changed")]
+    ("before", "wish"),
+    [("changed", "changed"), ("skip", "skip"), ("overwrite", "skip"), ("overwrite", "changed")],
 )
-def test_what_a_killed_process_left_is_not_what_was_there_before(tmp_path: Path, before: str, wish: str) -> None:
+def test_what_a_killed_process_left_is_not_what_was_there_before(
+    tmp_path: Path, before: str, wish: str
+) -> None:
     shelf = Shelf(damages=flipped, dated=WRITTEN, tells_put=True)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
@@ -147,7 +170,8 @@ def test_what_a_killed_process_left_is_not_what_was_there_before(tmp_path: Path,
 
 
 class Late(Bucket):
-    """A bucket that damages what it takes, tells that in its answer, and shows what is new only at the third look."""
+    """A bucket that damages what it takes, tells that in its answer, and shows what is new only at
+    the third look."""
 
     looks = 0
 
@@ -175,14 +199,19 @@ def test_what_has_arrived_since_is_what_was_there_before(commands: Any) -> None:
     shelf = Shelf(dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
-        assert [made.migrate("size", "changed"), made.migrate("auto", "changed")] == ["unverified", "verified"]
+        assert [made.migrate("size", "changed"), made.migrate("auto", "changed")] == [
+            "unverified",
+            "verified",
+        ]
         shelf.objects[b"/to/a"] = bytes(len(DATA))
         assert made.migrate("auto", "skip") == "skipped"
     assert shelf.objects == {b"/to/a": bytes(len(DATA))}
 
 
 @pytest.mark.parametrize("tagged", [True, False])
-def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(commands: Any, tagged: bool) -> None:
+def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(
+    commands: Any, tagged: bool
+) -> None:
     """And it is skipped, where the destination tells it from what was left."""
     shelf = Shelf(dated=WRITTEN, tagged=tagged)
     with Peer(shelf) as there:
@@ -193,8 +222,14 @@ def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(commands:
     assert shelf.objects == {b"/to/a": bytes(len(DATA))}
 
 
-def test_what_was_there_before_a_process_that_sent_nothing_was_killed_is_skipped(tmp_path: Path) -> None:
-    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}, dated=WRITTEN), plant(tmp_path), hurried(tmp_path)
+def test_what_was_there_before_a_process_that_sent_nothing_was_killed_is_skipped(
+    tmp_path: Path,
+) -> None:
+    shelf, folder, terminal = (
+        Shelf({b"/to/a": THEIRS}, dated=WRITTEN),
+        plant(tmp_path),
+        hurried(tmp_path),
+    )
     with Peer(shelf) as there:
         words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "skip")
         assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9

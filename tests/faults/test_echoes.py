@@ -1,4 +1,5 @@
-"""A store that says back what it was sent: no message repeats a secret, in whatever part of an answer it stands."""
+"""A store that says back what it was sent: no message repeats a secret, in whatever part of an
+answer it stands."""
 
 from __future__ import annotations
 
@@ -35,14 +36,18 @@ TEXTS = [
 ]
 
 
-def told(text: str) -> list[bytes]:
+def reported(text: str) -> list[bytes]:
     """Return answers that say this text in all the ways in which a store may."""
     error = document("Error", ("Code", "AccessDenied"), ("Message", text))
     return [
         reply(403, text.encode(), "Content-Type: text/plain"),
         reply(403, error, "Content-Type: application/xml"),
         reply(403, error.replace(b"AccessDenied", b"Odd"), "Content-Type: application/xml"),
-        reply(403, b'{"title": "no", "detail": "%s"}' % text.encode(), "Content-Type: application/problem+json"),
+        reply(
+            403,
+            b'{"title": "no", "detail": "%s"}' % text.encode(),
+            "Content-Type: application/problem+json",
+        ),
         f"HTTP/1.1 403 {text}\r\nContent-Length: 0\r\n\r\n".encode(),
     ]
 
@@ -57,7 +62,7 @@ def at(peer: Peer, kind: str) -> Location:
 @pytest.mark.parametrize("kind", ["http", "webdav", "s3"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_no_message_repeats_what_a_store_says_back(wire: Wire, text: str, kind: str) -> None:
-    for said in told(text):
+    for said in reported(text):
         with Peer([answer(said)] * 4) as peer:
             store = STORES[kind](wire, "source", Watchdog(Limits()))
             with pytest.raises(RelayError) as caught:

@@ -1,8 +1,8 @@
 """At the dialer: what is closed is never connected to, whatever a name resolves to, and when.
 
-Most rows use a socket class that records instead of connecting. The last ones use a real resolver and real sockets in
-a network namespace that has only loopback, so that a hole would be a failed test and never traffic.
-"""
+Most rows use a socket class that records instead of connecting. The last ones use a real resolver
+and real sockets in a network namespace that has only loopback, so that a hole would be a failed
+test and never traffic."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def numeric(hosts: Sequence[str]) -> list[str]:
     found = []
     for host in hosts:
         try:
-            found.append(str(socket.getaddrinfo(host.strip("[]"), 80, flags=socket.AI_NUMERICHOST)[0][4][0]))
+            found.append(
+                str(socket.getaddrinfo(host.strip("[]"), 80, flags=socket.AI_NUMERICHOST)[0][4][0])
+            )
         except socket.gaierror:
             continue
     return sorted(set(found))
@@ -81,7 +83,8 @@ Answers = dict[str, list[Sequence[str]]]
 
 
 class Resolver:
-    """Gives each name its scripted answers, one after the other; the last one repeats. Addresses are themselves."""
+    """Gives each name its scripted answers, one after the other; the last one repeats. Addresses
+    are themselves."""
 
     def __init__(self, answers: Answers) -> None:
         self.answers, self.asked = answers, 0
@@ -90,12 +93,16 @@ class Resolver:
         self.asked += 1
         script = self.answers.get(host)
         if script is None:
-            return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+            return list(
+                socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            )
         now = script.pop(0) if len(script) > 1 else script[0]
         if not now:
             raise socket.gaierror(-2, "Name or service not known")
         families = [(socket.AF_INET6 if ":" in a else socket.AF_INET, a) for a in now]
-        return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in families]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in families
+        ]
 
 
 @pytest.fixture
@@ -105,8 +112,11 @@ def recorded() -> Iterator[list[str]]:
     yield Recorder.connected
 
 
-def runner(answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None) -> TransferEngine:
-    """Return a Runner that records, with a policy that allows nothing beyond the public unless told."""
+def runner(
+    answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None
+) -> TransferEngine:
+    """Return a Runner that records, with a policy that allows nothing beyond the public unless
+    told."""
     made = TransferEngine(Settings(retry_budget=0), policy or EgressPolicy())
     limits = limits or Limits(connect_seconds=2)
     dialer = Dialer(made.policy, limits, client_context(), Resolver(answers), Recorder)
@@ -124,14 +134,22 @@ def test_b27_to_b33_as_source_and_destination(recorded: list[str], host: str) ->
     for scheme in ("http", "https"):
         for source, destination in ((host, "public.example"), ("public.example", host)):
             with pytest.raises(EgressDenied):
-                migrate(runner({"public.example": [[PUBLIC]]}), f"{scheme}://{source}/a", f"{scheme}://{destination}/b")
+                migrate(
+                    runner({"public.example": [[PUBLIC]]}),
+                    f"{scheme}://{source}/a",
+                    f"{scheme}://{destination}/b",
+                )
     assert recorded == []
 
 
 @pytest.mark.parametrize("address", numeric(CLOSED))
 def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], address: str) -> None:
     with pytest.raises(EgressDenied) as caught:
-        migrate(runner({"evil.example": [[address]]}), "http://evil.example/a", "http://public.example/b")
+        migrate(
+            runner({"evil.example": [[address]]}),
+            "http://evil.example/a",
+            "http://public.example/b",
+        )
     assert recorded == []
     assert caught.value.side == "source"
     assert address not in caught.value.message
@@ -141,11 +159,18 @@ def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], address: str) 
 def test_b37_as_the_target_of_a_redirect(engine: Engine, host: str) -> None:
     # The first hop is open on its own port only; all else of loopback is as closed as ever.
     def redirect(talk: Talk, _: bytes) -> None:
-        talk.send(b"HTTP/1.1 302 Found\r\nLocation: http://%s/x\r\nContent-Length: 0\r\n\r\n" % host.encode())
+        talk.send(
+            b"HTTP/1.1 302 Found\r\nLocation: http://%s/x\r\nContent-Length: 0\r\n\r\n"
+            % host.encode()
+        )
 
     with Peer(serving(Cloud(), redirect)) as here:
         engine.runner.wire.pool = Pool(
-            Dialer(EgressPolicy(allow=parse_allow(f"127.0.0.1:{here.port}")), engine.runner.limits, client_context()),
+            Dialer(
+                EgressPolicy(allow=parse_allow(f"127.0.0.1:{here.port}")),
+                engine.runner.limits,
+                client_context(),
+            ),
             engine.runner.limits,
         )
         with pytest.raises(RelayError) as caught:
@@ -154,9 +179,13 @@ def test_b37_as_the_target_of_a_redirect(engine: Engine, host: str) -> None:
 
 
 @pytest.mark.parametrize("order", [[PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC], [PUBLIC, "::1"]])
-def test_b34_one_closed_address_among_open_ones_is_enough(recorded: list[str], order: list[str]) -> None:
+def test_b34_one_closed_address_among_open_ones_is_enough(
+    recorded: list[str], order: list[str]
+) -> None:
     with pytest.raises(EgressDenied):
-        migrate(runner({"mixed.example": [order]}), "http://mixed.example/a", "http://public.example/b")
+        migrate(
+            runner({"mixed.example": [order]}), "http://mixed.example/a", "http://public.example/b"
+        )
     assert recorded == []
 
 
@@ -181,7 +210,9 @@ def test_f30_no_such_name_and_too_many_addresses(recorded: list[str]) -> None:
         migrate(runner({"none.example": [[]]}), "http://none.example/a", "http://public.example/b")
     many = [f"93.184.{i // 250}.{i % 250 + 1}" for i in range(300)]
     with pytest.raises(ConnectFailed):
-        migrate(runner({"many.example": [many]}), "http://many.example/a", "http://public.example/b")
+        migrate(
+            runner({"many.example": [many]}), "http://many.example/a", "http://public.example/b"
+        )
     assert len(recorded) == Limits().addresses
 
 
@@ -190,7 +221,9 @@ def test_f30_a_slow_resolver_is_a_timeout(recorded: list[str]) -> None:
 
     made = runner({})
     limits = Limits(connect_seconds=0.2)
-    slow = Dialer(made.policy, limits, client_context(), lambda *_: gevent.sleep(30) or [], Recorder)
+    slow = Dialer(
+        made.policy, limits, client_context(), lambda *_: gevent.sleep(30) or [], Recorder
+    )
     made.wire.pool = Pool(slow, limits)
     with pytest.raises(StoreTimeout):
         migrate(made, "http://slow.example/a", "http://public.example/b")
@@ -199,10 +232,15 @@ def test_f30_a_slow_resolver_is_a_timeout(recorded: list[str]) -> None:
 
 @pytest.mark.netns
 def test_real_names_in_a_namespace_without_a_way_out(tmp_path: Path) -> None:
-    """A real DNS server that changes its answers, real sockets: the listener inside never gets a connection, except
-    where the operator allowed it (so the test can fail)."""
+    """A real DNS server that changes its answers, real sockets: the listener inside never gets a
+    connection, except where the operator allowed it (so the test can fail)."""
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-n", "-m", "true"], capture_output=True, check=False).returncode:
+    if (
+        unshare is None
+        or subprocess.run(
+            [unshare, "-n", "-m", "true"], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("a network namespace is not permitted here")
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     root = Path(__file__).resolve().parents[2]
@@ -211,7 +249,12 @@ def test_real_names_in_a_namespace_without_a_way_out(tmp_path: Path) -> None:
         exec {sys.executable} -m tests.faults.inside_netns
     """
     done = subprocess.run(
-        [unshare, "-n", "-m", "sh", "-c", inside], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        [unshare, "-n", "-m", "sh", "-c", inside],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

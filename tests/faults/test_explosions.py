@@ -1,8 +1,9 @@
-"""An Explosion at every stage of a transfer: the same exception arrives, and nothing is left behind.
+"""An Explosion at every stage of a transfer: the same exception arrives, and nothing is left
+behind.
 
-The stages are the calls that one transfer makes, in their order; each is made to raise in turn, before and after it
-did its work. What is raised is an Exception, a BaseException of ours, `gevent.Timeout`, and a kill.
-"""
+The stages are the calls that one transfer makes, in their order; each is made to raise in turn,
+before and after it did its work. What is raised is an Exception, a BaseException of ours,
+`gevent.Timeout`, and a kill."""
 
 from __future__ import annotations
 
@@ -81,10 +82,13 @@ WAYS: tuple[tuple[type[BaseException], int, bool], ...] = (
 """What is raised, at which call of the stage, and whether before or after the call did its work."""
 
 GIVES = frozenset({"connect", "pool take", "respond", "get", "open"})
-"""Stages that give somebody something to close: only their caller can, so they explode before, not after."""
+"""Stages that give somebody something to close: only their caller can, so they explode before, not
+after."""
 
 
-def exploding(original: Callable[..., Any], error: BaseException, nth: int, after: bool) -> Callable[..., Any]:
+def exploding(
+    original: Callable[..., Any], error: BaseException, nth: int, after: bool
+) -> Callable[..., Any]:
     """Wrap a call so that its `nth` one raises `error`, before or after it did its work."""
     calls = 0
 
@@ -108,7 +112,8 @@ def greenlets() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects() -> None:
-    """Let the collector look at none of the objects of all that is imported: each test looks through the others."""
+    """Let the collector look at none of the objects of all that is imported: each test looks
+    through the others."""
     gc.collect()
     gc.freeze()
 
@@ -117,7 +122,12 @@ def few_objects() -> None:
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_explosion_leaves_nothing_behind(
-    engine: Engine, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, stage: str, verify: str, tls: bool
+    engine: Engine,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    verify: str,
+    tls: bool,
 ) -> None:
     context = certificates.server if tls else None
     owner, name = STAGES[stage]
@@ -134,7 +144,9 @@ def test_an_explosion_leaves_nothing_behind(
         before, alive = pipes(), greenlets()
         for kind, nth, after in WAYS:
             error = kind()
-            monkeypatch.setattr(owner, name, exploding(original, error, nth, after and stage not in GIVES))
+            monkeypatch.setattr(
+                owner, name, exploding(original, error, nth, after and stage not in GIVES)
+            )
             try:
                 engine.migrate(here.url("/a"), there.url("/b"), verify=verify)
             except BaseException as caught:  # noqa: BLE001 - it must be ours, whatever it is
@@ -149,7 +161,8 @@ def test_an_explosion_leaves_nothing_behind(
 
 
 def applies(stage: str, verify: str, tls: bool) -> bool:
-    """Say if such a transfer must come by this stage (it may come by others, as its reads happen to fall)."""
+    """Say if such a transfer must come by this stage (it may come by others, as its reads happen to
+    fall)."""
     spliced = verify == "size" and not tls
     table = {
         "handshake": tls,
@@ -163,7 +176,8 @@ def applies(stage: str, verify: str, tls: bool) -> bool:
 
 
 def pipes() -> int:
-    """Count this process's pipes. (Sockets can't be told from the Peers' own; the pool counts connections.)"""
+    """Count this process's pipes. (Sockets can't be told from the Peers' own; the pool counts
+    connections.)"""
     links = []
     for entry in os.listdir("/proc/self/fd"):
         try:

@@ -1,4 +1,5 @@
-"""An upload in parts of an object of unknown length, and its row in the ledger: who sees which of them, and when."""
+"""An upload in parts of an object of unknown length, and its row in the ledger: who sees which of
+them, and when."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ class Watched(Bucket):
 
     def _operation(self, request: bytes) -> str:
         operation = super()._operation(request)
-        with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(
+            sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10)
+        ) as connection:
             row = connection.execute("SELECT upload_id FROM uploads").fetchone()
         self.known.append((operation, row and row[0]))
         return operation
@@ -65,7 +68,13 @@ def runner_of(bucket: Peer) -> TransferEngine:
     keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
     remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": bucket.url(""), **keys}}
     return TransferEngine(
-        Settings(remotes=remotes, egress_allow="127.0.0.1", retry_budget=0, part_bytes=PART, settle_seconds=1)
+        Settings(
+            remotes=remotes,
+            egress_allow="127.0.0.1",
+            retry_budget=0,
+            part_bytes=PART,
+            settle_seconds=1,
+        )
     )
 
 
@@ -87,7 +96,9 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     assert runner.wire.pool.open == 0
 
 
-def test_f51_the_row_comes_before_the_upload_and_goes_after_it(ledger: Ledger, tmp_path: Path) -> None:
+def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
     with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
         id = moved(ledger, runner_of(there), source)
@@ -117,9 +128,14 @@ FAILURES: dict[str, tuple[dict[str, list[Scripted]], int | None]] = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(ledger: Ledger, tmp_path: Path, how: str) -> None:
+def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(
+    ledger: Ledger, tmp_path: Path, how: str
+) -> None:
     answers, cut = FAILURES[how]
-    bucket = Watched(answers={name: list(told) for name, told in answers.items()}, ledger=tmp_path / "ledger.db")
+    bucket = Watched(
+        answers={name: list(reported) for name, reported in answers.items()},
+        ledger=tmp_path / "ledger.db",
+    )
     with Peer(many(bucket)) as there, Peer(growing(SIZE, cut)) as source:
         id = moved(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["failed"]
@@ -127,7 +143,9 @@ def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(ledger: Ledger, tm
     assert ledger.orphans(kept=0) == []
 
 
-def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     """The failure says so, and whoever makes the transfer again does it first."""
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
     ways = [growing(SIZE), growing(SIZE, PART + 10)]
@@ -145,7 +163,9 @@ def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger,
         ledger.act(id, "retry", order(source).secret())
         worked(ledger, runner_of(there), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
-    assert bucket.asked.index("abort") < next(i for i, one in enumerate(bucket.asked) if one.startswith("begin"))
+    assert bucket.asked.index("abort") < next(
+        i for i, one in enumerate(bucket.asked) if one.startswith("begin")
+    )
 
 
 def _begin_anew(peer: Peer) -> None:
@@ -171,4 +191,7 @@ def test_what_a_store_put_together_before_it_was_started_anew_is_ours(
 
         bucket.answers["complete"] = [restart]
         with pytest.raises(IntegrityMismatch) if damaged else nullcontext():
-            assert engine.migrate(source.url("/x"), place(there), if_exists=if_exists).state is State.VERIFIED
+            assert (
+                engine.migrate(source.url("/x"), place(there), if_exists=if_exists).state
+                is State.VERIFIED
+            )

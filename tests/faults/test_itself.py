@@ -1,4 +1,5 @@
-"""A tree that is moved into itself, where no name says so: links, mounts, and two names of one store."""
+"""A tree that is moved into itself, where no name says so: links, mounts, and two names of one
+store."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def folders(tmp_path: Path) -> Path:
 
 
 def located(folder: Path, source: str, destination: str) -> None:
-    order = MigrationRequest(Endpoint(f"{folder}/{source}"), Endpoint(f"{folder}/{destination}"), recursive=True)
+    order = MigrationRequest(
+        Endpoint(f"{folder}/{source}"), Endpoint(f"{folder}/{destination}"), recursive=True
+    )
     order.locate(Remotes(folders=None))
 
 
@@ -64,14 +67,22 @@ def located(folder: Path, source: str, destination: str) -> None:
         ("from/inside", "link"),
     ],
 )
-def test_a_folder_in_itself_by_a_link_is_refused(folders: Path, source: str, destination: str) -> None:
+def test_a_folder_in_itself_by_a_link_is_refused(
+    folders: Path, source: str, destination: str
+) -> None:
     with pytest.raises(SameObject, match="lie in each other"):
         located(folders, source, destination)
 
 
 @pytest.mark.parametrize(
     ("source", "destination"),
-    [("from", "apart"), ("from", "far/new"), ("from", "nowhere/yet"), ("nowhere", "apart"), ("from", "loop")],
+    [
+        ("from", "apart"),
+        ("from", "far/new"),
+        ("from", "nowhere/yet"),
+        ("nowhere", "apart"),
+        ("from", "loop"),
+    ],
 )
 def test_a_folder_beside_it_is_not(folders: Path, source: str, destination: str) -> None:
     """Also one that a link in the source leads to: such are not followed."""
@@ -80,13 +91,24 @@ def test_a_folder_beside_it_is_not(folders: Path, source: str, destination: str)
 
 @pytest.mark.parametrize(
     ("source", "destination", "folds"),
-    [("from", "FROM", True), ("from", "From/new", True), ("from/inside", "From", True), ("from", "FROM", False)],
+    [
+        ("from", "FROM", True),
+        ("from", "From/new", True),
+        ("from/inside", "From", True),
+        ("from", "FROM", False),
+    ],
 )
 @pytest.mark.parametrize("twice", [True, False])
 def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
-    folders: Path, source: str, destination: str, folds: bool, twice: bool, monkeypatch: pytest.MonkeyPatch
+    folders: Path,
+    source: str,
+    destination: str,
+    folds: bool,
+    twice: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """FUSE numbers a file by each name that it was asked by, so that no inode tells; what a folder lists does."""
+    """FUSE numbers a file by each name that it was asked by, so that no inode tells; what a folder
+    lists does."""
 
     def there(path: Path) -> bool:
         return any(one.name.lower() == path.name.lower() for one in path.parent.iterdir())
@@ -106,12 +128,17 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
         located(folders, source, destination)
 
 
-@pytest.mark.parametrize("destination", ["from/inside/..", "from/inside/../", "link/..", "apart/up"])
+@pytest.mark.parametrize(
+    "destination", ["from/inside/..", "from/inside/../", "link/..", "apart/up"]
+)
 def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: str) -> None:
-    """As `relay migrate b ..` says it: the folder is named as it is, and is not the object itself."""
+    """As `relay migrate b ..` says it: the folder is named as it is, and is not the object
+    itself."""
     (folders / "from/inside/b").write_bytes(b"bytes")
     (folders / "apart/up").symlink_to(folders / "from")
-    order = MigrationRequest(Endpoint(f"{folders}/from/inside/b"), Endpoint(f"{folders}/{destination}"))
+    order = MigrationRequest(
+        Endpoint(f"{folders}/from/inside/b"), Endpoint(f"{folders}/{destination}")
+    )
     there = order.locate(Remotes(folders=None))[1]
     assert (there.path[-1], ".." in there.path) == ("/", False)
 
@@ -131,14 +158,23 @@ exec {python} -m relay migrate -r {folder}/from {folder}/apart/new --json
 
 def test_a_folder_in_itself_by_a_mount_is_refused(folders: Path) -> None:
     script = MOUNTED.format(folder=folders, python=sys.executable)
-    able = subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=20).returncode == 0
+    able = (
+        subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=20).returncode == 0
+    )
     if not able:
         pytest.skip("this user may mount nothing")
     env = environment(RELAY_LEDGER=f"sqlite:///{folders}/relay.db")
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert (done.returncode, "lie in each other" in done.stderr + done.stdout) == (2, True), done.stderr
+    assert (done.returncode, "lie in each other" in done.stderr + done.stdout) == (2, True), (
+        done.stderr
+    )
     assert not (folders / "from/new").exists()
 
 
@@ -147,7 +183,8 @@ def test_a_folder_in_itself_by_a_mount_is_refused(folders: Path) -> None:
 
 @dataclass
 class Growing(Shelf):
-    """A bucket whose listing waits, before it goes on, for what is made of the objects that it has listed."""
+    """A bucket whose listing waits, before it goes on, for what is made of the objects that it has
+    listed."""
 
     page: int = 2
     written: Condition = field(default_factory=Condition)
@@ -175,16 +212,24 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     made.close()
 
 
-def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_meets_its_own_output_ends_and_says_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listing, "PAGE", 2)
     bucket = Growing({"in/a": b"one", "in/b": b"two", "in/z": b"three"})
     keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=0))
     with Peer([bucket] * 99) as one, Peer([bucket] * 99) as other:
-        named = {"one": {**keys, "endpoint": one.url("")}, "other": {**keys, "endpoint": other.url("")}}
+        named = {
+            "one": {**keys, "endpoint": one.url("")},
+            "other": {**keys, "endpoint": other.url("")},
+        }
         runner.remotes = Remotes(named, folders=())
         order = MigrationRequest(
-            Endpoint("one:bucket/in/"), Endpoint("other:bucket/in/copy/"), recursive=True, server_copy=False
+            Endpoint("one:bucket/in/"),
+            Endpoint("other:bucket/in/copy/"),
+            recursive=True,
+            server_copy=False,
         )
         id = ledger.create(order.spec(runner.remotes))[0].id
         with gevent.Timeout(90):
@@ -195,7 +240,10 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, m
     assert {name for name, row in rows.items() if row.state != "verified"} == refused
     for name in refused:
         error = rows[name].error or {}
-        assert (error["code"], "by another name of one store" in error["detail"]) == ("same-object", True)
+        assert (error["code"], "by another name of one store" in error["detail"]) == (
+            "same-object",
+            True,
+        )
     assert len(rows) == 2 * (TURNS + 1) + 1
     assert ledger.migration(id).state == "partial"
 
@@ -214,7 +262,10 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, m
     ],
 )
 def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: bool) -> None:
-    source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/to/copy/")
+    source, destination = (
+        parse_location("https://a.example/in/"),
+        parse_location("https://b.example/to/copy/"),
+    )
     job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
     claim = Claim(1, "1", 1, name, None, 1, None, None, 1, 0, 0)
     if refused:
@@ -225,6 +276,9 @@ def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: b
 
 
 def test_a_destination_at_the_root_has_no_name_that_could_be_repeated() -> None:
-    source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/")
+    source, destination = (
+        parse_location("https://a.example/in/"),
+        parse_location("https://b.example/"),
+    )
     job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
     assert job.plan(Claim(1, "1", 1, "a/a/a/a/a/a/a/a/b", None, 1, None, None, 1, 0, 0))

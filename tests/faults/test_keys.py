@@ -37,7 +37,9 @@ def folding(key: str) -> str:
 
 def located(peer: Peer, key: str) -> Location:
     return s3_location(
-        S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")), "bucket", key
+        S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")),
+        "bucket",
+        key,
     )
 
 
@@ -58,7 +60,10 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 def remotes(source: Peer, destination: Peer) -> Remotes:
     keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
-    named = {name: {**keys, "endpoint": peer.url("")} for name, peer in (("from", source), ("to", destination))}
+    named = {
+        name: {**keys, "endpoint": peer.url("")}
+        for name, peer in (("from", source), ("to", destination))
+    }
     return Remotes(named, folders=())
 
 
@@ -67,13 +72,22 @@ def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str,
     id = ledger.create(order.spec(engine.runner.remotes))[0].id
     with gevent.Timeout(60):
         Worker(ledger, engine.runner, 4, id).run()
-    return {row.name: (row.state, str((row.error or {}).get("detail", ""))) for row in ledger.page(id)}
+    return {
+        row.name: (row.state, str((row.error or {}).get("detail", ""))) for row in ledger.page(id)
+    }
 
 
 @pytest.mark.parametrize("folder", ["", "in/", "in//", "/"])
-def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engine, ledger: Ledger, folder: str) -> None:
+def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(
+    engine: Engine, ledger: Ledger, folder: str
+) -> None:
     """From and to every such folder, two objects a page, and none becomes another."""
-    source = Shelf({folder + key: key.encode() for key in KEYS} | {"elsewhere": b""} if folder else dict(MOVED), page=2)
+    source = Shelf(
+        {folder + key: key.encode() for key in KEYS} | {"elsewhere": b""}
+        if folder
+        else dict(MOVED),
+        page=2,
+    )
     shelf = Shelf()
     for key in KEYS:
         if key.endswith("/"):
@@ -83,7 +97,9 @@ def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engin
         found = worked(
             ledger,
             engine,
-            MigrationRequest(Endpoint(f"from:bucket/{folder}"), Endpoint(f"to:bucket/{folder}"), recursive=True),
+            MigrationRequest(
+                Endpoint(f"from:bucket/{folder}"), Endpoint(f"to:bucket/{folder}"), recursive=True
+            ),
         )
     assert found == {name: ("verified", "") for name in MOVED}
     assert shelf.objects == {folder + key: data for key, data in MOVED.items()}
@@ -96,7 +112,9 @@ def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engin
 def test_b58_one_object_by_its_url(engine: Engine, key: str) -> None:
     shelf, source = Shelf(), serving(Cloud(), sending(GET_HEAD, DATA))
     with Peer(source) as there, Peer([shelf] * 9) as here:
-        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), here.url(""))
+        config = S3Config(
+            Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), here.url("")
+        )
         place = Remotes(aws=lambda profile: config).locate(f"s3://bucket/{key}", destination=True)
         assert str(place) == f"s3://bucket/{key}"
         assert engine.migrate(there.url(), place).state is State.VERIFIED
@@ -118,7 +136,9 @@ def test_what_is_kept_is_found_out_once(engine: Engine) -> None:
         for number in range(3):
             engine.migrate(there.url(), located(here, f"a//{number}"))
     assert sum("list-type" in line for line in shelf.asked) == 1
-    assert len(shelf.asked) == 6  # a look before the first, its upload, a look after it, a list; and two uploads
+    assert (
+        len(shelf.asked) == 6
+    )  # a look before the first, its upload, a look after it, a list; and two uploads
 
 
 @pytest.mark.parametrize("there_before", [True, False])
@@ -140,10 +160,16 @@ def test_b58_a_store_that_takes_two_slashes_for_one_is_found_out_and_loses_nothi
     engine.assert_nothing_left()
 
 
-def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told(engine: Engine) -> None:
+def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told(
+    engine: Engine,
+) -> None:
     class Keeping(Shelf):
         def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
-            return refusal(405, "MethodNotAllowed") if method == "DELETE" else super()._done(method, key, request, body)
+            return (
+                refusal(405, "MethodNotAllowed")
+                if method == "DELETE"
+                else super()._done(method, key, request, body)
+            )
 
     shelf = Keeping(folds=folding)
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
@@ -153,7 +179,9 @@ def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told
     assert "may remain at s3://bucket/a//b" in caught.value.hint
 
 
-def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(certificates: Certificates) -> None:
+def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(
+    certificates: Certificates,
+) -> None:
     engine = Engine(certificates.ca_file, retry_budget=10)
     shelf = Shelf(folds=folding, meanwhile=[{"a/b": b"precious"}])
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
@@ -182,7 +210,9 @@ def test_b58_trees_whose_slashes_are_folders_refuse_them_one_by_one(
     source = Shelf(dict(MOVED))
     with Peer([source] * 60) as there, Peer([source] * 9) as here:
         engine.runner.remotes = Remotes(remotes(there, here)._own, folders=(tmp_path,))
-        order = MigrationRequest(Endpoint("from:bucket/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True)
+        order = MigrationRequest(
+            Endpoint("from:bucket/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True
+        )
         found = worked(ledger, engine, order)
     assert {name for name, (state, _) in found.items() if state == "verified"} == {"a/b"}
     assert all("empty" in why for name, (_, why) in found.items() if name != "a/b")

@@ -1,4 +1,5 @@
-"""What a process that was killed has left at a destination is removed, or told: whatever comes after the kill."""
+"""What a process that was killed has left at a destination is removed, or told: whatever comes
+after the kill."""
 
 from __future__ import annotations
 
@@ -34,12 +35,17 @@ class Keeping(Dav):
     @property
     def left(self) -> list[str]:
         """The names of what was not published."""
-        return [name for path in self.objects if is_temporary_name(name := path.decode().rpartition("/")[2])]
+        return [
+            name
+            for path in self.objects
+            if is_temporary_name(name := path.decode().rpartition("/")[2])
+        ]
 
 
 @dataclass
 class Killed:
-    """A tree of one object to a server, whose process was killed before the object was published."""
+    """A tree of one object to a server, whose process was killed before the object was
+    published."""
 
     dav: Keeping
     terminal: Terminal
@@ -47,7 +53,8 @@ class Killed:
     to: str
 
     def again(self) -> tuple[int, str]:
-        """Give the same command again; return its exit code, and all that it and a report of it say."""
+        """Give the same command again; return its exit code, and all that it and a report of it
+        say."""
         code, out, err = self.terminal.run("migrate", "-r", str(self.folder), self.to)
         return code, out + err + self.terminal.run("report", "1", "--format", "jsonl")[1]
 
@@ -58,7 +65,9 @@ def killed(tmp_path: Path) -> Iterator[Killed]:
     folder.mkdir()
     (folder / "a").write_bytes(b"bytes")
     with Peer(dav) as server:
-        made = Killed(dav, Terminal(tmp_path, RELAY_RETRY_BUDGET="2"), folder, f"webdav+{server.url('/to/')}")
+        made = Killed(
+            dav, Terminal(tmp_path, RELAY_RETRY_BUDGET="2"), folder, f"webdav+{server.url('/to/')}"
+        )
         code, *_ = made.terminal.run("migrate", "-r", str(folder), made.to, RELAY_FAILPOINT=KILL)
         assert code == -9
         assert len(dav.left) == 1
@@ -124,7 +133,9 @@ def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str 
             assert killed.terminal.run(verb, "1")[0] == 0
 
 
-def test_an_unfinished_upload_of_another_version_that_the_store_keeps_is_noted(tmp_path: Path) -> None:
+def test_an_unfinished_upload_of_another_version_that_the_store_keeps_is_noted(
+    tmp_path: Path,
+) -> None:
     """The bucket's owner lets nobody throw an upload away (s3:AbortMultipartUpload)."""
     bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, order=list)
     (tmp_path / "from").write_bytes(b"a" * SIZE)
@@ -144,5 +155,6 @@ def test_an_unfinished_upload_of_another_version_that_the_store_keeps_is_noted(t
     assert (code, bucket.whole) == (0, b"b" * SIZE), err
     assert "abort" in bucket.asked
     assert any(
-        "An unfinished upload may remain at s3://bucket/a" in note for note in json.loads(out)["receipt"]["notes"]
+        "An unfinished upload may remain at s3://bucket/a" in note
+        for note in json.loads(out)["receipt"]["notes"]
     )

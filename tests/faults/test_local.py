@@ -1,4 +1,5 @@
-"""Folders of this machine: nothing half-written at a name, no other file than the one that was meant, no escape."""
+"""Folders of this machine: nothing half-written at a name, no other file than the one that was
+meant, no escape."""
 
 from __future__ import annotations
 
@@ -77,7 +78,9 @@ def test_a_file_goes_to_a_server_and_comes_back(engine: Engine, tmp_path: Path) 
     assert outcome.state is State.VERIFIED
     assert cloud.objects[b"/a"] == DATA
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as peer:
-        back = engine.migrate(peer.url("/new%20name.raw"), there(tmp_path / "deep" / "er" / "x.raw"))  # type: ignore[arg-type]
+        back = engine.migrate(
+            peer.url("/new%20name.raw"), there(tmp_path / "deep" / "er" / "x.raw")
+        )  # type: ignore[arg-type]
     assert back.receipt is not None
     assert back.receipt.level is Level.READ_BACK
     assert (tmp_path / "deep" / "er" / "x.raw").read_bytes() == DATA
@@ -94,7 +97,9 @@ def test_a_file_goes_to_a_file(engine: Engine, tmp_path: Path, size: int, verify
     assert (tmp_path / "folder" / "a").read_bytes() == data
 
 
-def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(engine: Engine, tmp_path: Path) -> None:
+def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(
+    engine: Engine, tmp_path: Path
+) -> None:
     coded = gzip.compress(bytes(10 * MIB))
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(coded)
     with Peer(serving(Cloud(), sending(head, coded))) as peer:
@@ -107,7 +112,10 @@ def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(engine: Engine, t
 @pytest.mark.parametrize("cut", [0, 1, len(DATA) - 1])
 def test_a_source_that_ends_early_changes_nothing(engine: Engine, tmp_path: Path, cut: int) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA[:cut]))) as peer, pytest.raises(SourceTruncated):
+    with (
+        Peer(serving(Cloud(), sending(GET_HEAD, DATA[:cut]))) as peer,
+        pytest.raises(SourceTruncated),
+    ):
         engine.migrate(peer.url(), there(tmp_path / "a"))  # type: ignore[arg-type]
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
@@ -133,7 +141,10 @@ def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine, tmp_p
     outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="skip")  # type: ignore[arg-type]
     assert outcome.state is State.SKIPPED
     assert (tmp_path / "b").read_bytes() == b"old"
-    assert engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"), if_exists="fail").state is State.VERIFIED  # type: ignore[arg-type]
+    assert (
+        engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"), if_exists="fail").state
+        is State.VERIFIED
+    )  # type: ignore[arg-type]
     assert (tmp_path / "c").read_bytes() == b"new"
 
 
@@ -154,7 +165,9 @@ def test_only_files_are_read(engine: Engine, tmp_path: Path, what: str) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True
+    )
     if done.returncode:
         pytest.skip("a file system can't be mounted here (wants root)")
     try:
@@ -163,7 +176,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_f48_a_full_disk_is_told_and_nothing_is_left(engine: Engine, tmp_path: Path, small_disk: Path) -> None:
+def test_f48_a_full_disk_is_told_and_nothing_is_left(
+    engine: Engine, tmp_path: Path, small_disk: Path
+) -> None:
     (tmp_path / "a").write_bytes(bytes(3 * MIB))
     (small_disk / "b").write_bytes(b"old")
     with pytest.raises(Rejected, match="No space") as caught:
@@ -215,7 +230,9 @@ def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
 
 def test_the_terminal_takes_paths(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(DATA)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
+    }
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -261,7 +278,9 @@ def special(path: Path, what: str) -> None:
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "fail", "skip"])
 @pytest.mark.parametrize("by", ["itself", "a link", "an open file"])
 @pytest.mark.parametrize("what", ["fifo", "socket", "device"])
-def test_what_is_no_file_is_never_replaced(engine: Engine, tmp_path: Path, what: str, by: str, if_exists: str) -> None:
+def test_what_is_no_file_is_never_replaced(
+    engine: Engine, tmp_path: Path, what: str, by: str, if_exists: str
+) -> None:
     special(tmp_path / what, what)
     before, named = (tmp_path / what).stat(), tmp_path / what
     if by == "a link":
@@ -278,7 +297,10 @@ def test_what_is_no_file_is_never_replaced(engine: Engine, tmp_path: Path, what:
     with pytest.raises(InvalidURL, match="pipe"):  # so that nothing is asked of the source
         there(named)
     place = replace(there(tmp_path / "b"), target=str(named))  # type: ignore[type-var]
-    with Peer([keeping(cloud)] * 4) as peer, pytest.raises(Rejected, match="no regular file|leads through"):
+    with (
+        Peer([keeping(cloud)] * 4) as peer,
+        pytest.raises(Rejected, match="no regular file|leads through"),
+    ):
         engine.migrate(peer.url("/a"), place, if_exists=if_exists)  # type: ignore[arg-type]
     after = (tmp_path / what).lstat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
@@ -287,7 +309,9 @@ def test_what_is_no_file_is_never_replaced(engine: Engine, tmp_path: Path, what:
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755, 0o4755])
 @pytest.mark.parametrize("by", ["itself", "a link"])
-def test_an_overwritten_file_keeps_its_mode_and_owner(engine: Engine, tmp_path: Path, mode: int, by: str) -> None:
+def test_an_overwritten_file_keeps_its_mode_and_owner(
+    engine: Engine, tmp_path: Path, mode: int, by: str
+) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
     if not os.geteuid():
@@ -322,7 +346,8 @@ def test_what_replaces_a_secret_is_at_no_moment_seen_by_more(
 def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
-    # Version 2; the owner, user 1234 and the group may read, others nothing (linux/posix_acl_xattr.h).
+    # Version 2; the owner, user 1234 and the group may read, others nothing
+    # (linux/posix_acl_xattr.h).
     rows = [(1, 6, -1), (2, 4, 1234), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
     access = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows)
     try:
@@ -334,7 +359,9 @@ def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["in place", "shorter", "longer", "a rename over it", "by a map"])
-def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(engine: Engine, tmp_path: Path, how: str) -> None:
+def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(
+    engine: Engine, tmp_path: Path, how: str
+) -> None:
     path, cloud = tmp_path / "a", Cloud()
     path.write_bytes(DATA)
     was = path.stat()
@@ -354,12 +381,17 @@ def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(engine: Engi
         os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
         keeping(cloud)(talk)  # type: ignore[arg-type]
 
-    with Peer([changing] + [keeping(cloud)] * 3) as peer, pytest.raises((SourceChanged, SourceTruncated)):
+    with (
+        Peer([changing] + [keeping(cloud)] * 3) as peer,
+        pytest.raises((SourceChanged, SourceTruncated)),
+    ):
         engine.migrate(here(path), peer.url("/a"))  # type: ignore[arg-type]
     assert cloud.objects == {}
 
 
-def test_a_part_of_a_file_is_pinned_by_what_no_program_can_set_back(wire: Wire, tmp_path: Path) -> None:
+def test_a_part_of_a_file_is_pinned_by_what_no_program_can_set_back(
+    wire: Wire, tmp_path: Path
+) -> None:
     store, path = LocalStore(wire, "source", Watchdog(Limits())), tmp_path / "a"
     path.write_bytes(b"old bytes")
     was, found = path.stat(), store.head(here(path))  # type: ignore[arg-type]
@@ -377,11 +409,20 @@ def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for what in ("fifo", "socket", "device"):
         special(tmp_path / what, what)
-    links = {"folder": "deep", "dangling": "none", "loop": "loop", "through": "fine/x", "pipe": "fifo", "ok": "fine"}
+    links = {
+        "folder": "deep",
+        "dangling": "none",
+        "loop": "loop",
+        "through": "fine/x",
+        "pipe": "fifo",
+        "ok": "fine",
+    }
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     store = LocalStore(wire, "source", Watchdog(Limits()))
-    printed = {entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)}  # type: ignore[attr-defined]
+    printed = {
+        entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)
+    }  # type: ignore[attr-defined]
     assert {name for name, error in printed.items() if error is None} == {"fine", "ok"}
     assert set(printed) == {"fine", *ours, "fifo", "socket", "device", *links}
     assert all(error.side == "source" for error in printed.values() if error)
@@ -396,7 +437,9 @@ def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "relay", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     plan = run("plan", "-r", f"{tmp_path}/from", f"{tmp_path}/to")
     assert plan.returncode == 1
@@ -414,7 +457,12 @@ def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rename", [True, False])
 @pytest.mark.parametrize("there_is", [True, False])
 def test_a_folder_without_links(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, rename: bool, there_is: bool
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    rename: bool,
+    there_is: bool,
 ) -> None:
     (tmp_path / "a").write_bytes(b"new")
     refuse(monkeypatch, os, "link", code)
@@ -447,7 +495,9 @@ def test_a_mount_may_fail_when_the_file_is_closed(
     def closed(descriptor: int) -> None:
         name = os.readlink(f"/proc/self/fd/{descriptor}")
         close(descriptor)
-        if name.endswith(".part") and not threads:  # as `rclone mount`, which uploads the file only now
+        if (
+            name.endswith(".part") and not threads
+        ):  # as `rclone mount`, which uploads the file only now
             threads.append(this_thread())
             raise OSError(errno.EIO, "it was not uploaded")
 
@@ -466,7 +516,8 @@ def test_a_mount_may_fail_when_the_file_is_closed(
 def test_a_mount_may_give_a_file_the_time_of_its_upload(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """When it is closed, as `rclone mount` of WebDAV does; an empty file's time may change later still."""
+    """When it is closed, as `rclone mount` of WebDAV does; an empty file's time may change later
+    still."""
     (tmp_path / "a").write_bytes(b"" if late else b"new")
     (tmp_path / "to").mkdir()
     place, finish = tmp_path / "to" / "b", local_upload.finish
@@ -524,10 +575,15 @@ def test_a_name_that_was_kept_for_nothing_is_free_again(
 def test_an_empty_file_that_kept_a_name_for_one_who_was_killed_is_none(
     wire: Wire, tmp_path: Path, data: bytes | None, seconds: int, left: list[str]
 ) -> None:
-    """There are no links there, so that it was to be replaced by the file that was written; what is older, or has
-    bytes, is somebody's."""
-    store, place = LocalStore(wire, "destination", Watchdog(Limits())), local_location(tmp_path / "b", destination=True)
-    part, note = (tmp_path / one.path.rpartition("/")[2] for one in store.staged_locations(place, "1-2-3"))
+    """There are no links there, so that it was to be replaced by the file that was written; what is
+    older, or has bytes, is somebody's."""
+    store, place = (
+        LocalStore(wire, "destination", Watchdog(Limits())),
+        local_location(tmp_path / "b", destination=True),
+    )
+    part, note = (
+        tmp_path / one.path.rpartition("/")[2] for one in store.staged_locations(place, "1-2-3")
+    )
     part.write_bytes(b"all of it")
     note.write_text("b")
     if data is not None:
@@ -551,7 +607,12 @@ def test_an_empty_file_that_kept_a_name_for_one_who_was_killed_is_none(
     ],
 )
 def test_what_a_file_system_lacks_is_noted(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, note: str | None
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    code: int,
+    note: str | None,
 ) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
@@ -563,7 +624,9 @@ def test_what_a_file_system_lacks_is_noted(
     outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
     assert outcome.state is State.VERIFIED and outcome.receipt is not None
     assert (tmp_path / "b").read_bytes() == b"new"
-    assert [note for found in outcome.receipt.notes if note and note in found] == ([note] if note else [])
+    assert [note for found in outcome.receipt.notes if note and note in found] == (
+        [note] if note else []
+    )
 
 
 def test_a_disk_that_fails_is_no_file_system_without_fsync(
@@ -585,11 +648,18 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int
     monkeypatch.setattr(module, name, refused)
 
 
-@pytest.mark.parametrize("changed", ["", "x", "nan", "1e400", "-5.5", "1e999999999", "9" * 30, "12.3.4", "٣"])
-def test_a_time_of_change_that_is_none_is_noted_or_kept(wire: Wire, tmp_path: Path, changed: str) -> None:
+@pytest.mark.parametrize(
+    "changed", ["", "x", "nan", "1e400", "-5.5", "1e999999999", "9" * 30, "12.3.4", "٣"]
+)
+def test_a_time_of_change_that_is_none_is_noted_or_kept(
+    wire: Wire, tmp_path: Path, changed: str
+) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x")
-    source, store = LocalStore(wire, "source", Watchdog(Limits())), LocalStore(wire, "destination", Watchdog(Limits()))
+    source, store = (
+        LocalStore(wire, "source", Watchdog(Limits())),
+        LocalStore(wire, "destination", Watchdog(Limits())),
+    )
     body = source.get(here(path)).body  # type: ignore[arg-type]
     assert body is not None
     stored = store.put(there(tmp_path / "b"), body, (("mtime", changed),))  # type: ignore[arg-type]
@@ -610,11 +680,15 @@ def test_every_folder_that_is_made_is_on_the_disk(
 
     monkeypatch.setattr(os, "fsync", watched)
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "x" / "y" / "z" / "b"))  # type: ignore[arg-type]
-    assert {str(path) for path in (tmp_path, tmp_path / "x", tmp_path / "x/y", tmp_path / "x/y/z")} <= synced
+    assert {
+        str(path) for path in (tmp_path, tmp_path / "x", tmp_path / "x/y", tmp_path / "x/y/z")
+    } <= synced
 
 
 @pytest.mark.parametrize("name", ["/proc/version", "/proc/self/limits", "/proc/cpuinfo"])
-def test_a_file_without_a_size_is_read_to_its_end(engine: Engine, tmp_path: Path, name: str) -> None:
+def test_a_file_without_a_size_is_read_to_its_end(
+    engine: Engine, tmp_path: Path, name: str
+) -> None:
     if not Path(name).exists() or Path(name).stat().st_size:
         pytest.skip("it has a size here")
     outcome = engine.migrate(here(Path(name)), there(tmp_path / "b"))  # type: ignore[arg-type]
@@ -628,7 +702,9 @@ def test_what_is_not_in_memory_is_read_all_the_same(
 ) -> None:
     (tmp_path / "a").write_bytes(DATA)
     read = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda *words: refuse_now(*words) if len(words) == 4 else read(*words))
+    monkeypatch.setattr(
+        os, "preadv", lambda *words: refuse_now(*words) if len(words) == 4 else read(*words)
+    )
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
     assert (tmp_path / "b").read_bytes() == DATA
 
@@ -665,12 +741,21 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_mount_that_hangs_holds_up_nobody_else(
-    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], work: Callable[..., object]
+    wire: Wire,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    work: Callable[..., object],
 ) -> None:
-    """Each call of the system that may wait for a server takes a fifth of a second; the hub goes on meanwhile."""
+    """Each call of the system that may wait for a server takes a fifth of a second; the hub goes on
+    meanwhile."""
     (tmp_path / "a").write_bytes(DATA)
     (tmp_path / "b").mkdir()
-    store, pause, hung = LocalStore(wire, "source", Watchdog(Limits())), get_original("time", "sleep"), []
+    store, pause, hung = (
+        LocalStore(wire, "source", Watchdog(Limits())),
+        get_original("time", "sleep"),
+        [],
+    )
 
     def slowed(call: Callable[..., object]) -> Callable[..., object]:
         def slow(*words: object, **more: object) -> object:
@@ -684,7 +769,9 @@ def test_a_mount_that_hangs_holds_up_nobody_else(
     for name in names:
         setattr(mounted, name, slowed(getattr(os, name)))
     if "preadv" in names:
-        mounted.preadv = lambda *words: refuse_now(*words) if len(words) == 4 else slowed(os.preadv)(*words)
+        mounted.preadv = lambda *words: (
+            refuse_now(*words) if len(words) == 4 else slowed(os.preadv)(*words)
+        )
     for module in (local_files, local_folders, local_upload):
         monkeypatch.setattr(module, "os", mounted)
     longest, last = 0.0, time.perf_counter()
@@ -715,7 +802,11 @@ def refuse_now(*_: object) -> int:
 def put(store: LocalStore, path: Path) -> PutResult:
     """Store a body that is there already."""
     body = Body(
-        Held(b"new"), Framing.LENGTH, Head(200, "OK", "1.1", (("Content-Length", "3"),)), Watchdog(Limits()), leave
+        Held(b"new"),
+        Framing.LENGTH,
+        Head(200, "OK", "1.1", (("Content-Length", "3"),)),
+        Watchdog(Limits()),
+        leave,
     )
     return store.put(below(path.parent / "c"), body)
 
@@ -742,8 +833,14 @@ def leave(stream: object, reusable: bool) -> None:
 def test_a_write_that_outlives_its_transfer_goes_to_no_other_file(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A greenlet is killed while a native thread writes for it: the number of its descriptor is another file's soon."""
-    store, write, begun, ended = LocalStore(wire, "destination", Watchdog(Limits())), os.write, [], []
+    """A greenlet is killed while a native thread writes for it: the number of its descriptor is
+    another file's soon."""
+    store, write, begun, ended = (
+        LocalStore(wire, "destination", Watchdog(Limits())),
+        os.write,
+        [],
+        [],
+    )
 
     def late(descriptor: int, data: memoryview) -> int:
         begun.append(descriptor)
@@ -811,11 +908,16 @@ def test_a_file_is_the_same_under_another_number(
     found = (tmp_path / "a").stat()
     printed = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
     numbers = os.major(found.st_dev), os.minor(found.st_dev)
-    mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {}\n".format(*numbers, kind)
+    mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {}\n".format(
+        *numbers, kind
+    )
     monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
     local_files._is_numbered.cache_clear()
     try:
-        tags = {local_files.version_of(SimpleNamespace(**printed | {"st_ino": ino})).etag for ino in (1, 2)}  # type: ignore[arg-type]
+        tags = {
+            local_files.version_of(SimpleNamespace(**printed | {"st_ino": ino})).etag
+            for ino in (1, 2)
+        }  # type: ignore[arg-type]
     finally:
         local_files._is_numbered.cache_clear()
     assert (len(tags) == 1) == same
@@ -825,7 +927,8 @@ def test_a_file_is_the_same_under_another_number(
 def test_a_link_whose_first_answer_was_lost_is_ours(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool
 ) -> None:
-    """As link(2) says of NFS: the server is asked a second time, and answers that the name exists."""
+    """As link(2) says of NFS: the server is asked a second time, and answers that the name
+    exists."""
     real = os.link
 
     def link(*args: object, **more: object) -> None:
@@ -838,5 +941,8 @@ def test_a_link_whose_first_answer_was_lost_is_ours(
     monkeypatch.setattr(local_upload.os, "link", link)
     (tmp_path / "a").write_bytes(DATA)
     with pytest.raises(AlreadyExists) if theirs else nullcontext():
-        assert engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail").state is State.VERIFIED
+        assert (
+            engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail").state
+            is State.VERIFIED
+        )
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]

@@ -1,5 +1,5 @@
-"""Links of this machine: none leads out of the folders that a server's operator allowed, also one that is made later;
-and what a link at the destination leads to is what is written."""
+"""Links of this machine: none leads out of the folders that a server's operator allowed, also one
+that is made later; and what a link at the destination leads to is what is written."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ OUT: dict[str, Callable[[House], None]] = {
     "by its folder": lambda house: link(house.open / "x", house.outside),
     "by two links": lambda house: link(house.open / "x" / "key", house.made("y") / "key"),
     "to nothing yet": lambda house: link(house.open / "x" / "key", house.outside / "new"),
-    "to a folder that is not there": lambda house: link(house.open / "x" / "key", house.outside / "new" / "deep" / "x"),
+    "to a folder that is not there": lambda house: link(
+        house.open / "x" / "key", house.outside / "new" / "deep" / "x"
+    ),
     "by the system's own": lambda house: link(house.open / "x", f"/proc/self/root/{house.outside}"),
 }
 
@@ -109,7 +111,9 @@ def put(engine: Engine, source: Path, place: Location, **options: object) -> Out
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", OUT)
-def test_no_link_leads_out(name: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path) -> None:
+def test_no_link_leads_out(
+    name: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path
+) -> None:
     OUT[name](house)
     place = house.at("x/key")
     found = Version(size=7)
@@ -119,7 +123,9 @@ def test_no_link_leads_out(name: str, house: House, store: LocalStore, engine: E
         lambda: store.delete(place, Version()),
         lambda: store.head([*store.staged_locations(place, "token"), place][0]),
         lambda: store.publish(PutResult(found, house.at("x/.relay-t.part"), {}, place=place)),
-        lambda: store.publish(PutResult(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True),
+        lambda: store.publish(
+            PutResult(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True
+        ),
         lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True)),
         lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True), if_exists="fail"),
     ]
@@ -145,7 +151,9 @@ def test_a_listing_names_a_link_that_leads_out_and_tells_nothing_of_what_is_ther
 
 
 @pytest.mark.usefixtures("way")
-def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(house: House, store: LocalStore) -> None:
+def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(
+    house: House, store: LocalStore
+) -> None:
     (house.open / "a").write_bytes(b"")
     entries = store.list(house.root(), recursive=True)
     assert next(entries).name == "a"  # and `deep` was seen as a folder
@@ -156,7 +164,8 @@ def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(house: H
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
-    "target", ["deep/fine", "../open/deep/fine", "{root}/open/deep/fine", "{root}/other/fine", "second"]
+    "target",
+    ["deep/fine", "../open/deep/fine", "{root}/open/deep/fine", "{root}/other/fine", "second"],
 )
 def test_links_that_stay_inside_are_followed(
     target: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path
@@ -172,7 +181,9 @@ def test_links_that_stay_inside_are_followed(
 
 
 @pytest.mark.usefixtures("way")
-def test_a_folder_is_another_between_upload_and_publication(house: House, wire: Wire, tmp_path: Path) -> None:
+def test_a_folder_is_another_between_upload_and_publication(
+    house: House, wire: Wire, tmp_path: Path
+) -> None:
     store = LocalStore(wire, "destination", Watchdog(Limits()))
     (house.outside / "deep" / "fine").write_bytes(b"theirs")
     (house.outside / "deep" / ".relay-x.part").write_bytes(b"theirs")
@@ -190,7 +201,8 @@ def test_a_folder_is_another_between_upload_and_publication(house: House, wire: 
 def test_a_link_that_is_made_after_links_were_resolved_is_refused(
     house: House, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a rival does who wins the race: what was resolved is a link by the time that it is opened."""
+    """As a rival does who wins the race: what was resolved is a link by the time that it is
+    opened."""
     link(house.open / "link", house.open / "deep" / "fine")
     resolve = os.path.realpath
 
@@ -208,20 +220,28 @@ def test_a_link_that_is_made_after_links_were_resolved_is_refused(
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_what_leads_out_is_refused_when_it_is_asked_for(name: str, house: House, tmp_path: Path) -> None:
+def test_what_leads_out_is_refused_when_it_is_asked_for(
+    name: str, house: House, tmp_path: Path
+) -> None:
     OUT[name](house)
-    remotes = TransferEngine(Settings(local_folders=f"{house.open}:{house.other}"), EgressPolicy()).remotes
+    remotes = TransferEngine(
+        Settings(local_folders=f"{house.open}:{house.other}"), EgressPolicy()
+    ).remotes
     for asked in ({"destination": True}, {}):
         with pytest.raises(LocalDenied):
             remotes.locate(f"file://{house.open}/x/key", **asked)  # type: ignore[arg-type]
 
 
-def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then(house: House, tmp_path: Path) -> None:
+def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then(
+    house: House, tmp_path: Path
+) -> None:
     remotes = TransferEngine(Settings(local_folders=str(house.open)), EgressPolicy()).remotes
     place = remotes.locate(f"file://{house.open}/deep/fine")
     (house.open / "deep").rename(house.open / "old")
     link(house.open / "deep", house.other)
-    store = Stores(TransferEngine(Settings(), EgressPolicy()).wire).source(place, Watchdog(Limits()))
+    store = Stores(TransferEngine(Settings(), EgressPolicy()).wire).source(
+        place, Watchdog(Limits())
+    )
     with pytest.raises(LocalDenied):
         store.get(place)
 
@@ -231,7 +251,9 @@ def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then
 
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("if_exists", ["overwrite", "fail", "skip", "changed"])
-def test_a_link_is_written_through(engine: Engine, tmp_path: Path, exists: bool, if_exists: str) -> None:
+def test_a_link_is_written_through(
+    engine: Engine, tmp_path: Path, exists: bool, if_exists: str
+) -> None:
     real, named = tmp_path / "far" / "real", tmp_path / "link"
     link(named, real)
     real.parent.mkdir()
@@ -239,7 +261,9 @@ def test_a_link_is_written_through(engine: Engine, tmp_path: Path, exists: bool,
         real.write_bytes(b"old")
         if if_exists in ("fail", "skip"):
             return
-    outcome = put(engine, tmp_path / "a", local_location(named, destination=True), if_exists=if_exists)
+    outcome = put(
+        engine, tmp_path / "a", local_location(named, destination=True), if_exists=if_exists
+    )
     assert outcome.state is State.VERIFIED
     assert named.is_symlink() and real.read_bytes() == b"written"
     assert [path.name for path in real.parent.iterdir()] == ["real"]
@@ -247,7 +271,12 @@ def test_a_link_is_written_through(engine: Engine, tmp_path: Path, exists: bool,
 
 def test_a_link_to_a_folder_that_is_not_there_gets_it(engine: Engine, tmp_path: Path) -> None:
     link(tmp_path / "link", tmp_path / "far" / "away" / "real")
-    put(engine, tmp_path / "a", local_location(tmp_path / "link", destination=True), if_exists="skip")
+    put(
+        engine,
+        tmp_path / "a",
+        local_location(tmp_path / "link", destination=True),
+        if_exists="skip",
+    )
     assert (tmp_path / "far" / "away" / "real").read_bytes() == b"written"
 
 
@@ -274,9 +303,13 @@ def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) 
         link(tmp_path / "way", tmp_path / "folder")
     source, destination = (other, one) if turned else (one, other)
     with pytest.raises(SameObject):
-        MigrationRequest(Endpoint(str(source)), Endpoint(str(destination))).locate(Remotes(folders=None))
+        MigrationRequest(Endpoint(str(source)), Endpoint(str(destination))).locate(
+            Remotes(folders=None)
+        )
     (tmp_path / "c").write_bytes(b"x")
-    MigrationRequest(Endpoint(str(source)), Endpoint(str(tmp_path / "c"))).locate(Remotes(folders=None))
+    MigrationRequest(Endpoint(str(source)), Endpoint(str(tmp_path / "c"))).locate(
+        Remotes(folders=None)
+    )
 
 
 # -- a link in a tree that is the destination
@@ -306,7 +339,9 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
-@pytest.mark.parametrize(("linked", "target", "name"), [("a", "../from/b", "a"), ("sub", "../from/sub", "sub/a")])
+@pytest.mark.parametrize(
+    ("linked", "target", "name"), [("a", "../from/b", "a"), ("sub", "../from/sub", "sub/a")]
+)
 def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
     engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
 ) -> None:
@@ -319,16 +354,21 @@ def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
-def test_nor_one_object_that_takes_its_own_name(engine: Engine, trees: Path, if_exists: str) -> None:
+def test_nor_one_object_that_takes_its_own_name(
+    engine: Engine, trees: Path, if_exists: str
+) -> None:
     link(trees / "to" / "a", "../from/a")
     into = local_location(trees / "to", destination=True)
     with pytest.raises(SameObject, match="into the source"):
-        engine.migrate(local_location(trees / "from" / "a", destination=False), into, if_exists=if_exists)
+        engine.migrate(
+            local_location(trees / "from" / "a", destination=False), into, if_exists=if_exists
+        )
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 @pytest.mark.parametrize(
-    ("linked", "target", "name"), [("a", "b", "a"), ("a", "new", "a"), ("sub", "real", "sub/a"), ("sub", ".", "sub/a")]
+    ("linked", "target", "name"),
+    [("a", "b", "a"), ("a", "new", "a"), ("sub", "real", "sub/a"), ("sub", ".", "sub/a")],
 )
 def test_no_link_makes_two_objects_of_a_tree_one(
     engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
@@ -405,10 +445,16 @@ def test_of_two_objects_that_links_lead_to_one_place_the_second_fails(
     before = [(tmp_path / "to" / name).read_bytes() for name in names]
     with pytest.raises(KeyCollision, match=names[0]):
         move(engine, ledger, tmp_path, held[names[1]], if_exists)
-    assert [(tmp_path / "to" / name).read_bytes() for name in names] == before == [names[0].encode()] * 2
+    assert (
+        [(tmp_path / "to" / name).read_bytes() for name in names]
+        == before
+        == [names[0].encode()] * 2
+    )
     (tmp_path / "to" / names[1].partition("/")[0]).unlink()
     assert move(engine, ledger, tmp_path, held[names[1]], if_exists).state is State.VERIFIED
-    assert [(tmp_path / "to" / name).read_bytes() for name in names] == [name.encode() for name in names]
+    assert [(tmp_path / "to" / name).read_bytes() for name in names] == [
+        name.encode() for name in names
+    ]
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
@@ -426,7 +472,9 @@ def test_two_links_to_one_folder_part_objects_of_other_names(
     assert (tmp_path / "apart" / "b").read_bytes() == b"q/b"
 
 
-def test_what_was_there_before_is_left_there_for_both(engine: Engine, ledger: Ledger, trees: Path) -> None:
+def test_what_was_there_before_is_left_there_for_both(
+    engine: Engine, ledger: Ledger, trees: Path
+) -> None:
     """Neither of them was sent, as `skip` asks."""
     for name in ("a", "b"):
         (trees / "to" / name).unlink(missing_ok=True)
@@ -440,7 +488,9 @@ def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: 
     """Move an object that is claimed from a ledger."""
     source, destination = local_location(folder / "from", destination=False), folder / "to"
     place = local_location(destination, destination=True).folder()
-    plan = MigrationJob(claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)).plan(claim)
+    plan = MigrationJob(
+        claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)
+    ).plan(claim)
     transfer = engine.runner.transfer(plan)
     transfer.journal = ClaimJournal(ledger, claim, lambda: True)
     return engine.runner.run(transfer)

@@ -1,4 +1,5 @@
-"""Credentials that can't be had, at first or later: one line of our own, without what a helper or a file has in it."""
+"""Credentials that can't be had, at first or later: one line of our own, without what a helper or a
+file has in it."""
 
 from __future__ import annotations
 
@@ -65,7 +66,10 @@ def test_a_role_that_is_denied_is_told_at_once(aws: Path, monkeypatch: pytest.Mo
 
     def denied(talk: object) -> None:
         talk.head()  # type: ignore[attr-defined]
-        talk.send(b"HTTP/1.1 403 X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(text), text))  # type: ignore[attr-defined]
+        talk.send(
+            b"HTTP/1.1 403 X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (len(text), text)
+        )  # type: ignore[attr-defined]
 
     with Peer([denied] * 9) as peer:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", peer.url(""))
@@ -82,7 +86,9 @@ def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path)
         '"Expiration":"\'$(date -u -d +60sec +%FT%TZ)\'"}\'\n'
     )
     helper.chmod(0o755)
-    aws.write_text(f"[default]\nregion = us-east-1\ncredential_process = {shlex.quote(str(helper))}\n")
+    aws.write_text(
+        f"[default]\nregion = us-east-1\ncredential_process = {shlex.quote(str(helper))}\n"
+    )
     signer = aws_config().signer
     found = signer.credentials()
     assert found is not None
@@ -129,7 +135,9 @@ def test_credentials_that_stay_away_are_withdrawn(engine: Engine, source: Spawne
         (f"[a\nsecret_access_key = {SECRET}\n", "line 1"),
     ],
 )
-def test_a_file_of_remotes_that_is_wrong_is_told_by_its_lines(tmp_path: Path, text: str, line: str) -> None:
+def test_a_file_of_remotes_that_is_wrong_is_told_by_its_lines(
+    tmp_path: Path, text: str, line: str
+) -> None:
     path = tmp_path / "rclone.conf"
     path.write_text(text)
     with pytest.raises(ConfigError, match=line) as caught:

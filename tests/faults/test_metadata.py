@@ -1,4 +1,5 @@
-"""What describes an object is kept or told, whatever its length or alphabet, and to whichever store it goes."""
+"""What describes an object is kept or told, whatever its length or alphabet, and to whichever store
+it goes."""
 
 from __future__ import annotations
 
@@ -146,9 +147,15 @@ OWN = ("x-amz-meta-key: secret-value", "Content-Encoding: gzip", "Cache-Control:
 
 
 @pytest.mark.parametrize("kind", ["local", "http", "webdav"])
-def test_what_another_store_can_not_hold_is_told_or_refused(engine: Engine, tmp_path: Path, kind: str) -> None:
+def test_what_another_store_can_not_hold_is_told_or_refused(
+    engine: Engine, tmp_path: Path, kind: str
+) -> None:
     dav, cloud = Dav(), Cloud()
-    with Peer(many(described(*OWN))) as old, Peer([dav] * 40) as davs, Peer([keeping(cloud)] * 40) as plain:
+    with (
+        Peer(many(described(*OWN))) as old,
+        Peer([dav] * 40) as davs,
+        Peer([keeping(cloud)] * 40) as plain,
+    ):
         places: dict[str, Location | str] = {
             "local": local_location(tmp_path / "a", destination=True),
             "http": plain.url("/a"),
@@ -180,7 +187,12 @@ def test_fields_that_become_one_keep_both_values() -> None:
 
 @pytest.mark.parametrize(
     ("coding", "kept"),
-    [("aws-chunked", None), ("aws-chunked,gzip", "gzip"), ("gzip, AWS-Chunked", "gzip"), ("gzip, br", "gzip, br")],
+    [
+        ("aws-chunked", None),
+        ("aws-chunked,gzip", "gzip"),
+        ("gzip, AWS-Chunked", "gzip"),
+        ("gzip, br", "gzip, br"),
+    ],
 )
 def test_how_an_upload_was_framed_is_no_coding_of_the_object(coding: str, kept: str | None) -> None:
     found = dict(metadata_of_head(lambda name: coding if name == "content-encoding" else None, ()))
@@ -206,15 +218,26 @@ def test_bytes_that_python_takes_for_blanks_are_signed_as_they_are() -> None:
     signer.fields("PUT", "host", "/a", (("x-amz-meta-a", value),))
 
 
-CODED = ("Content-Encoding: gzip", "Cache-Control: no-store", 'Content-Disposition: inline; filename="a"')
+CODED = (
+    "Content-Encoding: gzip",
+    "Cache-Control: no-store",
+    'Content-Disposition: inline; filename="a"',
+)
 
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
 def test_what_a_server_takes_and_does_not_show_is_told(engine: Engine, kind: str) -> None:
-    """It shows at the destination alone; what is not published yet is never there, where all of it is wanted."""
+    """It shows at the destination alone; what is not published yet is never there, where all of it
+    is wanted."""
     dav, cloud = Dav(), Cloud()
-    with Peer(many(described(*CODED))) as old, Peer([dav] * 40) as davs, Peer([keeping(cloud)] * 40) as plain:
-        there = plain.url("/a") if kind == "http" else webdav_location(davs.url("/a"), destination=True)
+    with (
+        Peer(many(described(*CODED))) as old,
+        Peer([dav] * 40) as davs,
+        Peer([keeping(cloud)] * 40) as plain,
+    ):
+        there = (
+            plain.url("/a") if kind == "http" else webdav_location(davs.url("/a"), destination=True)
+        )
         outcome = engine.migrate(place(old), there)
         for name in ("Content-Encoding", "Cache-Control", "Content-Disposition"):
             assert notes(outcome).count(name) == 1

@@ -31,7 +31,10 @@ def clouds() -> Iterator[tuple[Spawned, Spawned]]:
 
 def through(engine: Engine, source: str, destination: str, size: int = SIZE) -> State:
     """Migrate between two addresses, either of which may be a proxy's, and return the state."""
-    plan = Plan(parse_location(f"{source}/objects/a?size={size}"), parse_location(f"{destination}/b", destination=True))
+    plan = Plan(
+        parse_location(f"{source}/objects/a?size={size}"),
+        parse_location(f"{destination}/b", destination=True),
+    )
     return engine.runner.run(engine.runner.transfer(plan)).state
 
 
@@ -67,15 +70,23 @@ def test_a_network_that_is_only_bad_loses_nothing(
     assert received(destination) == [True]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(min_value=0, max_value=SIZE - 1), st.booleans(), st.sampled_from(["cut_after", "reset_after"]))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(min_value=0, max_value=SIZE - 1),
+    st.booleans(),
+    st.sampled_from(["cut_after", "reset_after"]),
+)
 def test_f85_cut_anywhere(
     engine: Engine, clouds: tuple[Spawned, Spawned], cut: int, at_source: bool, toxic: str
 ) -> None:
     source, destination = clouds
     destination.clear("/_received")
     direction = "down" if at_source else "up"
-    with Proxy(target(source if at_source else destination), direction=direction, **{toxic: cut}) as proxy:  # type: ignore[arg-type]
+    with Proxy(
+        target(source if at_source else destination), direction=direction, **{toxic: cut}
+    ) as proxy:  # type: ignore[arg-type]
         pair = (proxy.url(), destination.base) if at_source else (source.base, proxy.url())
         with pytest.raises(RelayError) as caught:
             through(engine, *pair)
@@ -91,9 +102,12 @@ def test_f86_a_black_hole_ends_by_the_clock(
     source, destination = clouds
     destination.clear("/_received")
     cloud = source if side == "source" else destination
-    # In the middle of the payload where this way carries it; where it carries only heads, from the first byte.
+    # In the middle of the payload where this way carries it; where it carries only heads, from the
+    # first byte.
     carries = {"source": ("down", "both"), "destination": ("up", "both")}[side]
-    with Proxy(target(cloud), blackhole=direction, blackhole_after=1000 if direction in carries else 0) as proxy:
+    with Proxy(
+        target(cloud), blackhole=direction, blackhole_after=1000 if direction in carries else 0
+    ) as proxy:
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
         with pytest.raises(StoreTimeout) as caught:  # Stalled is one, too
             through(engine, *pair, size=20_000_000)
@@ -101,7 +115,9 @@ def test_f86_a_black_hole_ends_by_the_clock(
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_f87_a_half_closed_connection_is_no_success(engine: Engine, clouds: tuple[Spawned, Spawned], side: str) -> None:
+def test_f87_a_half_closed_connection_is_no_success(
+    engine: Engine, clouds: tuple[Spawned, Spawned], side: str
+) -> None:
     source, destination = clouds
     destination.clear("/_received")
     cloud = source if side == "source" else destination
@@ -115,7 +131,9 @@ def test_f87_a_half_closed_connection_is_no_success(engine: Engine, clouds: tupl
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_f89_a_flipped_bit_on_plain_http_is_found(engine: Engine, clouds: tuple[Spawned, Spawned], side: str) -> None:
+def test_f89_a_flipped_bit_on_plain_http_is_found(
+    engine: Engine, clouds: tuple[Spawned, Spawned], side: str
+) -> None:
     source, destination = clouds
     cloud, direction = (source, "down") if side == "source" else (destination, "up")
     # An offset beyond every head of the connection: it falls into the object's bytes.
@@ -127,7 +145,9 @@ def test_f89_a_flipped_bit_on_plain_http_is_found(engine: Engine, clouds: tuple[
     assert destination.request("HEAD", "/b")[0] == 404 or side == "source"
 
 
-def test_f89_a_flipped_bit_in_tls_is_a_broken_connection(engine: Engine, clouds: tuple[Spawned, Spawned]) -> None:
+def test_f89_a_flipped_bit_in_tls_is_a_broken_connection(
+    engine: Engine, clouds: tuple[Spawned, Spawned]
+) -> None:
     _, destination = clouds
     destination.clear("/_received")
     with spawn("src", "--tls") as source:
@@ -140,7 +160,9 @@ def test_f89_a_flipped_bit_in_tls_is_a_broken_connection(engine: Engine, clouds:
     assert not any(received(destination))
 
 
-def test_f90_a_full_backlog_is_a_connect_timeout(engine: Engine, clouds: tuple[Spawned, Spawned]) -> None:
+def test_f90_a_full_backlog_is_a_connect_timeout(
+    engine: Engine, clouds: tuple[Spawned, Spawned]
+) -> None:
     _, destination = clouds
     engine.runner.wire.pool._dialer.limits = replace(engine.runner.limits, connect_seconds=0.5)
     with socket.socket() as listener:

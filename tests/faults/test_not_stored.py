@@ -1,4 +1,5 @@
-"""An upload that a store acknowledges and does not store: what was there before stays there, and is not believed."""
+"""An upload that a store acknowledges and does not store: what was there before stays there, and is
+not believed."""
 
 from __future__ import annotations
 
@@ -22,15 +23,16 @@ OLD = b"the old object, and the only one" * 3
 
 @dataclass
 class Forgetful(Bucket):
-    """A bucket that has an object, and acknowledges an upload without storing it; its answer says `told`."""
+    """A bucket that has an object, and acknowledges an upload without storing it; its answer says
+    `told`."""
 
-    told: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
     times: int = 99
 
     def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
         if operation == "put" and self.times:
             self.times -= 1
-            return reply(200, b"", *self.told)
+            return reply(200, b"", *self.reported)
         return super()._answer(operation, request, body)
 
 
@@ -55,7 +57,9 @@ def test_what_was_there_before_is_not_deleted(
     engine: Engine, what: str, patience: int, if_exists: str, age: str
 ) -> None:
     """Also where nobody has looked at it before, and however often it is tried."""
-    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), told=TOLD[what])
+    shelf = Forgetful(
+        whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), reported=TOLD[what]
+    )
     engine = patient(engine) if patience else engine
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         with pytest.raises(RelayError) as caught:
@@ -67,7 +71,9 @@ def test_what_was_there_before_is_not_deleted(
 
 @pytest.mark.parametrize("what", ["nothing", "the old tag"])
 def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None:
-    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, told=TOLD[what], times=1)
+    shelf = Forgetful(
+        whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, reported=TOLD[what], times=1
+    )
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         outcome = patient(engine).migrate(source.url("/a"), place(there), if_exists="overwrite")
     assert (outcome.state, shelf.whole) == (State.VERIFIED, DATA)
@@ -75,8 +81,10 @@ def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None
 
 def test_what_has_the_length_of_the_coding_is_not_ours_for_that(engine: Engine) -> None:
     """A checksum behind the bytes that is stored with them makes an object of just that length."""
-    old = bytes(len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4)
-    shelf = Forgetful(whole=old, tag="old", told=('ETag: "ours"',), times=1)
+    old = bytes(
+        len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4
+    )
+    shelf = Forgetful(whole=old, tag="old", reported=('ETag: "ours"',), times=1)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         with pytest.raises(RelayError):
             engine.migrate(source.url("/a"), place(there), if_exists="overwrite")

@@ -1,5 +1,5 @@
-"""What a killed or failed command left is never believed by the same command with other options; and what a ledger may
-have forgotten is no leave to overwrite."""
+"""What a killed or failed command left is never believed by the same command with other options;
+and what a ledger may have forgotten is no leave to overwrite."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NEW = b"Last-Modified: Thu, 07 Nov 2199 10:00:00 GMT\r\n"
 
 @dataclass
 class Straight(Shelf):
-    """A server that writes straight to the name of an object, of which it gives the age. While it is `held` it keeps
-    the first `piece` bytes of the first upload, says so, and waits."""
+    """A server that writes straight to the name of an object, of which it gives the age. While it
+    is `held` it keeps the first `piece` bytes of the first upload, says so, and waits."""
 
     piece: int = 1_000_000
     held: bool = True
@@ -78,21 +78,35 @@ def test_a_piece_is_gone_on_with_by_the_same_command_with_other_options(
 ) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
-        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        source, place = (
+            (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        )
         words = ("migrate", *(["-r"] if tree else []), source, place)
         killed(terminal, shelf, *words, *first)
         assert terminal.run(*words, *then)[0] == 0
     assert shelf.objects == {b"/to/a": DATA}
 
 
-@pytest.mark.parametrize(("if_exists", "end"), [("overwrite", (1, {"failed": 1})), ("changed", (0, {"verified": 1}))])
+@pytest.mark.parametrize(
+    ("if_exists", "end"), [("overwrite", (1, {"failed": 1})), ("changed", (0, {"verified": 1}))]
+)
 def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
     tmp_path: Path, if_exists: str, end: tuple[int, dict[str, int]]
 ) -> None:
-    """Who overwrites writes nothing down of what was there before: then it is neither believed nor replaced."""
+    """Who overwrites writes nothing down of what was there before: then it is neither believed nor
+    replaced."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
-        killed(terminal, shelf, "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists)
+        killed(
+            terminal,
+            shelf,
+            "migrate",
+            "-r",
+            str(folder),
+            there.url("/to/"),
+            "--if-exists",
+            if_exists,
+        )
         code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
         assert (code, printed["objects"]) == end
         code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
@@ -101,13 +115,17 @@ def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
 
 
 @pytest.mark.parametrize("remote_first", [True, False])
-def test_a_piece_is_known_also_where_its_place_is_called_otherwise(tmp_path: Path, remote_first: bool) -> None:
+def test_a_piece_is_known_also_where_its_place_is_called_otherwise(
+    tmp_path: Path, remote_first: bool
+) -> None:
     """By a remote's name, or by its URL."""
     folder, shelf = plant(tmp_path, DATA), Straight()
     with Peer(shelf) as there:
         config = tmp_path / "relay.toml"
         config.write_text(f'[remotes.far]\ntype = "http"\nurl = "{there.url("/")}"\n')
-        terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3", RELAY_CONFIG=str(config))
+        terminal = Terminal(
+            tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3", RELAY_CONFIG=str(config)
+        )
         one, other = ("far:to/", there.url("/to/"))[:: 1 if remote_first else -1]
         killed(terminal, shelf, "migrate", "-r", str(folder), one, "--if-exists", "changed")
         code, printed = terminal.tree(folder, other, "--if-exists", "skip")
@@ -122,7 +140,9 @@ def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, a
     """The first has listed its object before the second, which is killed, sends a piece of it."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
-        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        source, place = (
+            (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        )
         words = ("migrate", *(["-r"] if tree else []), source, place, "--if-exists")
         assert terminal.run(*words, "skip", RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
         if again == "retry":
@@ -150,7 +170,9 @@ def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path
     assert (code, printed["objects"]) == (1, {"failed": 2})
 
 
-def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(tmp_path: Path) -> None:
+def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(
+    tmp_path: Path,
+) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
@@ -166,7 +188,9 @@ def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(t
     assert (code, printed["objects"]) == (1, {"failed": 1, "skipped": 1})
 
 
-def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(tmp_path: Path) -> None:
+def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(
+    tmp_path: Path,
+) -> None:
     """By a migration that was accepted later, and did not succeed."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     for name in "bc":
@@ -176,7 +200,11 @@ def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(t
         assert terminal.tree(*words, "overwrite")[1]["objects"] == {"verified": 1, "failed": 2}
         (folder / "b").unlink()
         (folder / "b").write_bytes(b"small")
-        assert terminal.tree(*words, "changed")[1]["objects"] == {"skipped": 1, "verified": 1, "failed": 1}
+        assert terminal.tree(*words, "changed")[1]["objects"] == {
+            "skipped": 1,
+            "verified": 1,
+            "failed": 1,
+        }
         (folder / "b").write_bytes(DATA)
         shelf.held = True
         killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
@@ -207,10 +235,14 @@ class Silent(Straight):
 
 
 @pytest.mark.parametrize("tree", [True, False])
-def test_what_was_sent_when_ctrl_c_came_is_not_skipped_by_another_command(tmp_path: Path, tree: bool) -> None:
+def test_what_was_sent_when_ctrl_c_came_is_not_skipped_by_another_command(
+    tmp_path: Path, tree: bool
+) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Silent()
     with Peer(shelf) as there:
-        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        source, place = (
+            (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        )
         words = ("migrate", *(["-r"] if tree else []), source, place, "--if-exists")
         process = terminal.start(*words, "overwrite")
         assert shelf.has_piece.wait(60), process.communicate()
@@ -224,7 +256,9 @@ def test_what_was_sent_when_ctrl_c_came_is_not_skipped_by_another_command(tmp_pa
 
 @pytest.mark.parametrize("first", ["overwrite", "changed"])
 @pytest.mark.parametrize("then", ["changed", "skip"])
-def test_what_was_damaged_is_not_unchanged_to_other_options(tmp_path: Path, first: str, then: str) -> None:
+def test_what_was_damaged_is_not_unchanged_to_other_options(
+    tmp_path: Path, first: str, then: str
+) -> None:
     """It has the object's length, and is newer."""
     shelf = Straight(refused={b"DELETE": empty(405)}, held=False, damages=flipped)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
@@ -233,11 +267,15 @@ def test_what_was_damaged_is_not_unchanged_to_other_options(tmp_path: Path, firs
         again = ("--if-exists", then, "--verify", "read_back")
         assert terminal.tree(folder, there.url("/to/"), *again)[0] == 1
         shelf.damages = lambda data: data
-        code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "changed", "--metadata", "strict")
+        code, printed = terminal.tree(
+            folder, there.url("/to/"), "--if-exists", "changed", "--metadata", "strict"
+        )
         assert (code, printed["objects"]) == (0, {"verified": 1})
 
 
-def test_what_somebody_has_put_there_is_skipped_also_after_another_command_failed(tmp_path: Path) -> None:
+def test_what_somebody_has_put_there_is_skipped_also_after_another_command_failed(
+    tmp_path: Path,
+) -> None:
     """Only of an object of which bytes may have gone something is taken over."""
     shelf = Straight({b"/to/a": b"theirs"}, held=False)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
@@ -250,8 +288,11 @@ def test_what_somebody_has_put_there_is_skipped_also_after_another_command_faile
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("older", [True, False])
-def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(tmp_path: Path, older: bool, if_exists: str) -> None:
-    """The machine was started anew. What is there is somebody's: an empty object, an older version, one as long."""
+def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(
+    tmp_path: Path, older: bool, if_exists: str
+) -> None:
+    """The machine was started anew. What is there is somebody's: an empty object, an older version,
+    one as long."""
     sources = {"a": DATA, "b": b"something", "c": b"one\ntwo\n", "d": b"same length"}
     theirs = {b"/to/b": b"", b"/to/c": b"one\n", b"/to/d": b"SAME LENGTH"}
     folder, terminal = tmp_path / "from", hurried(tmp_path)
@@ -273,8 +314,11 @@ def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(tmp_path: Pat
 
 
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
-def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
-    """An older version, which begins as the object does, or an empty object: what had arrived was proved."""
+def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(
+    tmp_path: Path, theirs: bytes
+) -> None:
+    """An older version, which begins as the object does, or an empty object: what had arrived was
+    proved."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
@@ -320,7 +364,11 @@ def test_an_upload_that_was_being_completed_when_ctrl_c_came_is_not_skipped(
             f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'
             'access_key_id = "key"\nsecret_access_key = "secret"\n'
         )
-        limits = {"RELAY_PART_BYTES": str(PART), "RELAY_PARTED_BYTES": str(PART), "RELAY_SETTLE_SECONDS": "0.2"}
+        limits = {
+            "RELAY_PART_BYTES": str(PART),
+            "RELAY_PARTED_BYTES": str(PART),
+            "RELAY_SETTLE_SECONDS": "0.2",
+        }
         terminal = Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_RETRY_BUDGET="3", **limits)
         words = (str(folder), "far:bucket/to", "--if-exists")
         process = terminal.start("migrate", "-r", *words, "changed")

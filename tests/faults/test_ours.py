@@ -1,5 +1,5 @@
-"""After the first byte of ours `if_exists` is asked of what was there before it; and only what is known to be ours is
-deleted, replaced, or believed."""
+"""After the first byte of ours `if_exists` is asked of what was there before it; and only what is
+known to be ours is deleted, replaced, or believed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.worker import worker
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.engine.worker.worker import Worker
-from relay.errors import AlreadyExists, ConnectFailed, IntegrityMismatch, LedgerFailed, RelayError, Unavailable
+from relay.errors import (
+    AlreadyExists,
+    ConnectFailed,
+    IntegrityMismatch,
+    LedgerFailed,
+    RelayError,
+    Unavailable,
+)
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PriorState
 from relay.receipt import State, Version
@@ -57,30 +64,43 @@ def plant(tmp_path: Path, data: bytes = DATA) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("if_exists", "tells_put"), [("skip", False), ("fail", True), ("changed", True), ("changed", False)]
+    ("if_exists", "tells_put"),
+    [("skip", False), ("fail", True), ("changed", True), ("changed", False)],
 )
-def test_a_damaged_object_of_ours_is_never_what_was_there(tmp_path: Path, if_exists: str, tells_put: bool) -> None:
-    """The destination damages it, and lets nobody delete it: the same command, said twice, fails twice."""
+def test_a_damaged_object_of_ours_is_never_what_was_there(
+    tmp_path: Path, if_exists: str, tells_put: bool
+) -> None:
+    """The destination damages it, and lets nobody delete it: the same command, said twice, fails
+    twice."""
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tells_put=tells_put)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
-            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-            assert (code, told["objects"]) == (1, {"failed": 1})
+            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, reported["objects"]) == (1, {"failed": 1})
     shelf.damages = lambda data: data
     assert shelf.objects == {b"/to/a": flipped(DATA)}
 
 
 @pytest.mark.parametrize(
     ("if_exists", "kept", "deletes"),
-    [("skip", 0, False), ("skip", 1000, False), ("fail", 1000, True), ("changed", len(DATA) - 1, False)],
+    [
+        ("skip", 0, False),
+        ("skip", 1000, False),
+        ("fail", 1000, True),
+        ("changed", len(DATA) - 1, False),
+    ],
 )
-def test_a_piece_of_ours_is_gone_on_with(tmp_path: Path, if_exists: str, kept: int, deletes: bool) -> None:
+def test_a_piece_of_ours_is_gone_on_with(
+    tmp_path: Path, if_exists: str, kept: int, deletes: bool
+) -> None:
     """A connection breaks, and the server keeps what came."""
     shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
     with Peer(shelf) as there:
-        code, told = hurried(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == (0, {"verified": 1})
+        code, reported = hurried(tmp_path).tree(
+            plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
+        )
+    assert (code, reported["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
 
 
@@ -96,8 +116,10 @@ def test_what_somebody_puts_there_while_ours_breaks_is_neither_deleted_nor_repla
 
     shelf.before = before
     with Peer(shelf) as there:
-        code, told = hurried(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == (1, {"failed": 1})
+        code, reported = hurried(tmp_path).tree(
+            plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
+        )
+    assert (code, reported["objects"]) == (1, {"failed": 1})
     assert shelf.objects == {b"/to/a": THEIRS}
     assert b"DELETE" not in shelf.methods
 
@@ -107,8 +129,8 @@ def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
         for _ in range(3):
-            code, told = terminal.tree(*words)
-            assert (code, told["objects"]) == (3, {"unverified": 1})
+            code, reported = terminal.tree(*words)
+            assert (code, reported["objects"]) == (3, {"unverified": 1})
     assert shelf.methods.count(b"PUT") == 1
 
 
@@ -117,8 +139,8 @@ def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path
     shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
-            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
-            assert (code, told["objects"]) == (0, {"skipped": 1})
+            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+            assert (code, reported["objects"]) == (0, {"skipped": 1})
     assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%known%'") == 0
 
 
@@ -128,7 +150,8 @@ def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path
 def test_what_was_there_before_is_not_ours_for_its_size(
     tmp_path: Path, ends: str, unproved: str, words: tuple[str, ...]
 ) -> None:
-    """Nothing but its size can be proved, and an attempt before this one ended before anything was stored."""
+    """Nothing but its size can be proved, and an attempt before this one ended before anything was
+    stored."""
     old = bytes(len(DATA))
     shelf = Shelf({b"/to/a": old}, refused={b"GET": empty(403)} if unproved == "denied" else {})
 
@@ -141,7 +164,13 @@ def test_what_was_there_before_is_not_ours_for_its_size(
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         ways = (folder, there.url("/to/")) if words else (folder / "a", there.url("/to/a"))
-        said = ("migrate", *words, *map(str, ways), "--verify", "size" if unproved == "size" else "auto")
+        said = (
+            "migrate",
+            *words,
+            *map(str, ways),
+            "--verify",
+            "size" if unproved == "size" else "auto",
+        )
         if ends == "a kill":
             assert terminal.run(*said, RELAY_FAILPOINT="after-pin:1:kill9")[0] == -9
             assert shelf.objects == {b"/to/a": old}
@@ -153,7 +182,9 @@ def test_what_was_there_before_is_not_ours_for_its_size(
 
 
 @pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
-def test_f45_what_somebody_puts_over_ours_before_it_is_proved_is_not_deleted(engine: Engine, tells_put: bool) -> None:
+def test_f45_what_somebody_puts_over_ours_before_it_is_proved_is_not_deleted(
+    engine: Engine, tells_put: bool
+) -> None:
     shelf = Shelf(tells_put=tells_put, heeds=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
@@ -195,7 +226,9 @@ def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged:
 
 @pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
 @pytest.mark.parametrize("tagged", [False, True], ids=["told no tag", "told tag"])
-def test_what_was_there_before_is_waited_for_and_no_mismatch(engine: Engine, tells_put: bool, tagged: bool) -> None:
+def test_what_was_there_before_is_waited_for_and_no_mismatch(
+    engine: Engine, tells_put: bool, tagged: bool
+) -> None:
     """A cache shows the old object for some looks more."""
     old = bytes(len(DATA))
     shelf, looks = Shelf({b"/a": old}, tells_put=tells_put, tagged=tagged), [4]
@@ -210,10 +243,16 @@ def test_what_was_there_before_is_waited_for_and_no_mismatch(engine: Engine, tel
     assert migrate(engine, shelf) is State.VERIFIED
     assert shelf.objects == {b"/a": DATA}
     assert b"DELETE" not in shelf.methods
-    assert all(b"Cache-Control: no-cache" in head for method, _, head in shelf.asked if method in (b"HEAD", b"GET"))
+    assert all(
+        b"Cache-Control: no-cache" in head
+        for method, _, head in shelf.asked
+        if method in (b"HEAD", b"GET")
+    )
 
 
-def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_deleted(engine: Engine) -> None:
+def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_deleted(
+    engine: Engine,
+) -> None:
     old = bytes(len(DATA))
     shelf = Shelf({b"/a": old}, tells_put=True)
     shelf.shown = lambda one, path: old if b"DELETE" not in one.methods else None
@@ -229,7 +268,11 @@ def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_delete
 
 def bucket(tmp_path: Path, peer: Peer) -> Terminal:
     """A terminal that knows the scripted bucket."""
-    settings = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL_S3": peer.url("")}
+    settings = {
+        "AWS_ACCESS_KEY_ID": "A",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_ENDPOINT_URL_S3": peer.url(""),
+    }
     return Terminal(tmp_path, **settings, RELAY_RETRY_BUDGET="3")
 
 
@@ -238,17 +281,23 @@ def bucket(tmp_path: Path, peer: Peer) -> Terminal:
 def test_what_comes_to_an_empty_bucket_before_the_first_byte_of_ours_is_anothers(
     tmp_path: Path, if_exists: str, end: str
 ) -> None:
-    """All was claimed, and nothing sent: so what is there is left alone, and does not damage anything of ours."""
+    """All was claimed, and nothing sent: so what is there is left alone, and does not damage
+    anything of ours."""
     shelf, folder = Bucket(), plant(tmp_path)
     (folder / "b").write_bytes(DATA)
     with Peer(shelf) as peer:
-        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        terminal, words = (
+            bucket(tmp_path, peer),
+            (folder, "s3://bucket/to/", "--if-exists", if_exists),
+        )
         terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT=f"after-claim:1:{end}")
         assert terminal.query("SELECT max(fence) FROM transfers") == 1
         shelf.objects["to/a"] = THEIRS
-        code, told = terminal.tree(*words)
-    assert (code, told["objects"]) == (
-        (0, {"skipped": 1, "verified": 1}) if if_exists == "skip" else (1, {"failed": 1, "verified": 1})
+        code, reported = terminal.tree(*words)
+    assert (code, reported["objects"]) == (
+        (0, {"skipped": 1, "verified": 1})
+        if if_exists == "skip"
+        else (1, {"failed": 1, "verified": 1})
     )
     assert shelf.objects == {"to/a": THEIRS, "to/b": DATA}
     if if_exists == "fail":
@@ -262,24 +311,37 @@ def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> 
     (to / "a").write_bytes(DATA)
     terminal = hurried(tmp_path)
     for _ in range(3):
-        code, told = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
-        assert (code, told["objects"]) == (1, {"failed": 1})
+        code, reported = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
+        assert (code, reported["objects"]) == (1, {"failed": 1})
     (to / "a").unlink()
-    terminal.run("migrate", "-r", f"{folder}", f"{to}/", "--if-exists", "fail", RELAY_FAILPOINT="before-settle:1:kill9")
+    terminal.run(
+        "migrate",
+        "-r",
+        f"{folder}",
+        f"{to}/",
+        "--if-exists",
+        "fail",
+        RELAY_FAILPOINT="before-settle:1:kill9",
+    )
     assert (to / "a").read_bytes() == DATA
     assert terminal.tree(folder, f"{to}/", "--if-exists", "fail")[1]["objects"] == {"verified": 1}
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str) -> None:
+def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(
+    tmp_path: Path, if_exists: str
+) -> None:
     """It was sent, and nobody was told: it is ours, and no object that was there."""
     shelf, folder = Bucket(), plant(tmp_path)
     with Peer(shelf) as peer:
-        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        terminal, words = (
+            bucket(tmp_path, peer),
+            (folder, "s3://bucket/to/", "--if-exists", if_exists),
+        )
         terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT="after-put-sent:1:kill9")
         shelf.objects["to/a"] = DATA  # the server had all of it
-        code, told = terminal.tree(*words)
-    assert (code, told["objects"]) == (0, {"verified": 1})
+        code, reported = terminal.tree(*words)
+    assert (code, reported["objects"]) == (0, {"verified": 1})
 
 
 class Stale(Bucket):
@@ -290,16 +352,21 @@ class Stale(Bucket):
 
 
 @pytest.mark.parametrize(
-    ("if_exists", "there"), [("skip", "ours"), ("fail", "ours"), ("fail", "another's"), ("fail", "nothing")]
+    ("if_exists", "there"),
+    [("skip", "ours"), ("fail", "ours"), ("fail", "another's"), ("fail", "nothing")],
 )
 def test_what_has_arrived_and_is_not_listed_any_more_is_ours_if_it_is_still_there(
     tmp_path: Path, if_exists: str, there: str
 ) -> None:
-    """An object failed, so that the same command lists again; the destination's listing is stale."""
+    """An object failed, so that the same command lists again; the destination's listing is
+    stale."""
     shelf, folder = Stale(), plant(tmp_path)
     (folder / "dangling").symlink_to("nowhere")
     with Peer(shelf) as peer:
-        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        terminal, words = (
+            bucket(tmp_path, peer),
+            (folder, "s3://bucket/to/", "--if-exists", if_exists),
+        )
         assert terminal.tree(*words)[1]["objects"] == {"failed": 1, "verified": 1}
         (folder / "dangling").unlink()
         (folder / "more").write_bytes(DATA)
@@ -307,12 +374,12 @@ def test_what_has_arrived_and_is_not_listed_any_more_is_ours_if_it_is_still_ther
             shelf.objects.clear()
         elif there == "another's":
             shelf.objects["to/a"] = THEIRS
-        code, told = terminal.tree(*words)
+        code, reported = terminal.tree(*words)
     assert shelf.objects["to/a"] == (THEIRS if there == "another's" else DATA)
     if there == "another's":
-        assert (code, told["objects"]) == (1, {"failed": 1, "verified": 1})
+        assert (code, reported["objects"]) == (1, {"failed": 1, "verified": 1})
     else:
-        assert (code, sum(told["objects"].values())) == (0, 2)
+        assert (code, sum(reported["objects"].values())) == (0, 2)
 
 
 class Broken(ClaimJournal):
@@ -336,12 +403,17 @@ def test_a_damaged_object_that_could_not_be_noted_is_known_to_other_options(
     engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger is away when the damage shows, and answers when the object is handed back."""
-    with Peer(Shelf(damages=flipped)) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+    with (
+        Peer(Shelf(damages=flipped)) as there,
+        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+    ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         monkeypatch.setattr(worker, "ClaimJournal", Away)
         claimed(ledger, engine, id, attempts=1)
-        other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[0].id
+        other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[
+            0
+        ].id
     (claim,) = ledger.claim(1, only=other)
     assert claim.before is not None
 
@@ -352,12 +424,20 @@ STOPS = ["ledger", "source", "destination"]
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
-    engine: Engine, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_exists: str, stop: str
+    engine: Engine,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    if_exists: str,
+    stop: str,
 ) -> None:
-    """The ledger failed, the source could not be opened, or the destination could not be reached."""
+    """The ledger failed, the source could not be opened, or the destination could not be
+    reached."""
     shelf = Shelf()
     with Peer(shelf) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
-        order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")), if_exists=IfExists(if_exists))
+        order = MigrationRequest(
+            Endpoint(source.url("/a")), Endpoint(there.url("/a")), if_exists=IfExists(if_exists)
+        )
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         with monkeypatch.context() as patched:
             if stop == "ledger":
@@ -411,7 +491,9 @@ def test_a_before_is_what_it_was_when_it_was_written() -> None:
     for before in (
         PriorState(known=True),
         PriorState(known=False),
-        PriorState(known=True, version=Version(3, 'W/"x"', "then"), sent=Version(etag='"y"', id="z")),
+        PriorState(
+            known=True, version=Version(3, 'W/"x"', "then"), sent=Version(etag='"y"', id="z")
+        ),
     ):
         assert PriorState.from_text(before.to_text()) == before
     assert PriorState.from_text(None) is None
@@ -433,7 +515,9 @@ def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_a_412_where_nothing_is_there_is_no_object_that_exists(engine: Engine, if_exists: str) -> None:
+def test_a_412_where_nothing_is_there_is_no_object_that_exists(
+    engine: Engine, if_exists: str
+) -> None:
     """A server has other reasons for a 412: what is not there is neither skipped nor in the way."""
     shelf = Shelf(refused={b"PUT": empty(412)})
     with pytest.raises(Unavailable) as caught:
@@ -443,7 +527,9 @@ def test_a_412_where_nothing_is_there_is_no_object_that_exists(engine: Engine, i
 
 
 @pytest.mark.parametrize("answer", [403, 405, 501])
-def test_a_412_is_believed_where_the_destination_lets_nobody_look(engine: Engine, answer: int) -> None:
+def test_a_412_is_believed_where_the_destination_lets_nobody_look(
+    engine: Engine, answer: int
+) -> None:
     shelf = Shelf(refused={b"PUT": empty(412)})
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:

@@ -1,8 +1,9 @@
-"""A length that was promised elsewhere than in the framing of the bytes: by a HEAD, a list, or a range.
+"""A length that was promised elsewhere than in the framing of the bytes: by a HEAD, a list, or a
+range.
 
-The framing has an end of its own then (the last chunk, the end of the connection), and only that end says whether the
-promised bytes were all. Until it was seen nothing may be sent that lets the destination take what it has for the whole.
-"""
+The framing has an end of its own then (the last chunk, the end of the connection), and only that
+end says whether the promised bytes were all. Until it was seen nothing may be sent that lets the
+destination take what it has for the whole."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ class Framed:
     end: bytes
 
 
-CHUNKED = Framed(b"Transfer-Encoding: chunked\r\n", lambda data: b"%x\r\n%b\r\n" % (len(data), data), b"0\r\n\r\n")
+CHUNKED = Framed(
+    b"Transfer-Encoding: chunked\r\n",
+    lambda data: b"%x\r\n%b\r\n" % (len(data), data),
+    b"0\r\n\r\n",
+)
 CLOSE = Framed(b"Connection: close\r\n", bytes, b"")
 FRAMINGS = pytest.mark.parametrize("framed", [CHUNKED, CLOSE], ids=["chunked", "close"])
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -50,7 +55,8 @@ VERIFY = pytest.mark.parametrize("verify", ["auto", "size"])
 def giving(
     framed: Framed, *pieces: bytes, late: float = 0.0, status: bytes = b"200 OK"
 ) -> Callable[[Talk, bytes], None]:
-    """Play an answer of these pieces; what comes behind the first one, the end included, comes `late` seconds later."""
+    """Play an answer of these pieces; what comes behind the first one, the end included, comes
+    `late` seconds later."""
 
     def get(talk: Talk, _: bytes) -> None:
         head = b'HTTP/1.1 %b\r\nETag: "v"\r\n%b\r\n' % (status, framed.fields)
@@ -66,8 +72,8 @@ def giving(
 
 
 def holding(cloud: Cloud, piecewise: bool = False) -> Script:
-    """A destination that has the old object. One that is `piecewise` stores what it has when the stream ends, as
-    servers do that take an orderly end for the end of the body."""
+    """A destination that has the old object. One that is `piecewise` stores what it has when the
+    stream ends, as servers do that take an orderly end for the end of the body."""
     cloud.objects[b"/b"] = OLD
     if not piecewise:
         return keeping(cloud)
@@ -140,7 +146,10 @@ def test_f10_more_than_a_list_promised_is_never_committed(
 ) -> None:
     """An empty object is one whose upload is done with its head."""
     cloud = Cloud()
-    with Peer(serving(Cloud(), giving(framed, DATA, b"more", late=late))) as here, Peer(holding(cloud)) as there:
+    with (
+        Peer(serving(Cloud(), giving(framed, DATA, b"more", late=late))) as here,
+        Peer(holding(cloud)) as there,
+    ):
         transfer = promised(engine, here, there, size)
         with pytest.raises(SourceOverrun) as caught:
             engine.runner.run(transfer)
@@ -182,7 +191,9 @@ def test_f10_more_than_was_promised_is_never_an_object_of_a_bucket(
 
 @FRAMINGS
 @VERIFY
-def test_f10_a_part_of_more_bytes_than_its_range_is_never_a_part(engine: Engine, framed: Framed, verify: str) -> None:
+def test_f10_a_part_of_more_bytes_than_its_range_is_never_a_part(
+    engine: Engine, framed: Framed, verify: str
+) -> None:
     engine.runner.limits = engine.runner.wire.limits = IN_PARTS
     bucket = Bucket(whole=OLD, sums=True)
 
@@ -192,7 +203,9 @@ def test_f10_a_part_of_more_bytes_than_its_range_is_never_a_part(engine: Engine,
         status = b"206 X\r\nContent-Range: bytes %d-%d/%d" % (first, last, SIZE)
         giving(framed, b"x" * (last + 1 - first), b"!", late=0.1, status=status)(talk, request)
 
-    head = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v"\r\nAccept-Ranges: bytes\r\n\r\n' % SIZE
+    head = (
+        b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v"\r\nAccept-Ranges: bytes\r\n\r\n' % SIZE
+    )
     with Peer(serving(Cloud(), get, head)) as here, Peer(many(bucket)) as there:
         with pytest.raises(SourceOverrun) as caught:
             engine.migrate(here.url("/a"), place(there), verify=verify)
@@ -213,7 +226,11 @@ def test_f10_an_end_that_comes_later_than_the_bytes_is_waited_for(
     with Peer(source, context) as here, Peer(holding(cloud), context) as there:
         outcome = engine.migrate(here.url("/a"), there.url("/b"), verify=verify)
     assert outcome.receipt is not None
-    assert (outcome.receipt.attempts, outcome.receipt.bytes_resent, outcome.receipt.notes) == (1, 0, ())
+    assert (outcome.receipt.attempts, outcome.receipt.bytes_resent, outcome.receipt.notes) == (
+        1,
+        0,
+        (),
+    )
     assert [head[:4] for head in cloud.heads].count(b"PUT ") == 1
     assert cloud.objects == {b"/b": DATA}
 
@@ -262,11 +279,18 @@ def read_until(made: Bench, count: int) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("coming", [b"5", b"5;x", b"5\r\nhello\r", b"5\r\nhello\r\n0\r\nT: "], ids=str)
+@pytest.mark.parametrize(
+    "coming", [b"5", b"5;x", b"5\r\nhello\r", b"5\r\nhello\r\n0\r\nT: "], ids=str
+)
 def test_half_a_line_of_the_chunked_coding_holds_nobody_up(coming: bytes) -> None:
-    """Only the socket can bring the rest; what lies here already is no reason to look again at once."""
+    """Only the socket can bring the rest; what lies here already is no reason to look again at
+    once."""
     whole = b"5;x\r\nhello\r\n0\r\nT: 1\r\n\r\n"
-    rest = whole.removeprefix(coming) if whole.startswith(coming) else b"\r\n" + whole.partition(b"\r\n")[2]
+    rest = (
+        whole.removeprefix(coming)
+        if whole.startswith(coming)
+        else b"\r\n" + whole.partition(b"\r\n")[2]
+    )
     if coming.startswith(b"5\r\n"):
         rest = b"5\r\nhello\r\n0\r\nT: 1\r\n\r\n".removeprefix(coming)
     with bench(head_of(CHUNKED) + coming, limits=Limits(stall_seconds=30)) as made:

@@ -20,7 +20,15 @@ from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
-from relay.errors import Cancelled, IntegrityMismatch, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
+from relay.errors import (
+    Cancelled,
+    IntegrityMismatch,
+    RelayError,
+    SourceTruncated,
+    Stalled,
+    StoreTimeout,
+    Unavailable,
+)
 from relay.ledger.ledger import Ledger
 from relay.receipt import State
 from relay.retry import Backoff, Patience
@@ -76,7 +84,8 @@ def test_any_byte_farther_than_before_renews_it() -> None:
 
 
 def test_what_always_ends_at_one_byte_ends() -> None:
-    """Also where it takes long to get there: the time in which bytes move is not counted, but the waits are."""
+    """Also where it takes long to get there: the time in which bytes move is not counted, but the
+    waits are."""
     tried = Tried(60)
     while tried.fails(after=3600, reached=1000, moved=3600) is not None:
         assert len(tried.waits) < 30
@@ -118,7 +127,9 @@ def test_a_stall_or_a_missing_answer_is_tried_again_by_default(
 
 
 @pytest.mark.parametrize("kind", [SourceTruncated, Stalled])
-def test_what_never_gets_farther_fails_as_ever(certificates: Certificates, kind: type[RelayError]) -> None:
+def test_what_never_gets_farther_fails_as_ever(
+    certificates: Certificates, kind: type[RelayError]
+) -> None:
     limits = replace(QUICK, stall_seconds=0.3)
     engine = Engine(certificates.ca_file, limits, retry_budget=0.5)
 
@@ -138,8 +149,9 @@ def test_what_never_gets_farther_fails_as_ever(certificates: Certificates, kind:
 
 @dataclass
 class Shelf(Bucket):
-    """A bucket that tells which parts it has. One that is `spoilt` answers 500 to every other part of its first
-    upload, and has one of 0 bytes, as `rclone serve s3` does after a part that broke."""
+    """A bucket that tells which parts it has. One that is `spoilt` answers 500 to every other part
+    of its first upload, and has one of 0 bytes, as `rclone serve s3` does after a part that
+    broke."""
 
     spoilt: bool = False
     uploads: int = 0
@@ -180,7 +192,9 @@ def in_parts(certificates: Certificates, budget: float = 0, **limits: float) -> 
 
 def attempt(engine: Engine, here: Peer, there: Peer, notes: Notes, begun: bool = False) -> Transfer:
     """Return a transfer whose journal is kept in memory."""
-    made = replace(engine.runner.transfer(engine.plan(here.url("/a"), place(there))), random=lambda: 0.05)
+    made = replace(
+        engine.runner.transfer(engine.plan(here.url("/a"), place(there))), random=lambda: 0.05
+    )
     made.journal = notes
     made.known = replace(made.known, begun=begun)
     return made
@@ -191,7 +205,12 @@ def sent(bucket: Bucket) -> int:
 
 
 def test_parts_outlive_the_time_that_an_object_may_take(certificates: Certificates) -> None:
-    engine, source, bucket, notes = in_parts(certificates, total_seconds=1.0), Ranges(), Shelf(sums=True), Book()
+    engine, source, bucket, notes = (
+        in_parts(certificates, total_seconds=1.0),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
     bucket.answers["part"] = [taken(1), lambda talk: talk.linger(3)]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
         with pytest.raises(StoreTimeout) as caught:
@@ -222,7 +241,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
-def test_what_one_part_is_answered_throws_no_other_away(certificates: Certificates, answer: bytes) -> None:
+def test_what_one_part_is_answered_throws_no_other_away(
+    certificates: Certificates, answer: bytes
+) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     bucket.answers["part"] = [taken(1), taken(2), answer, answer]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
@@ -231,16 +252,23 @@ def test_what_one_part_is_answered_throws_no_other_away(certificates: Certificat
         assert "abort" not in bucket.asked
         bucket.answers.clear()
         before = sent(bucket)
-        assert engine.runner.run(attempt(engine, here, there, notes, begun=True)).state is State.VERIFIED
+        assert (
+            engine.runner.run(attempt(engine, here, there, notes, begun=True)).state
+            is State.VERIFIED
+        )
     assert bucket.whole == LARGE
     assert sent(bucket) - before == PARTS - 2
     engine.assert_nothing_left()
 
 
 @pytest.mark.parametrize(
-    "answer", [refusal(400, "InvalidPart"), refusal(412, "PreconditionFailed")], ids=["invalid part", "exists"]
+    "answer",
+    [refusal(400, "InvalidPart"), refusal(412, "PreconditionFailed")],
+    ids=["invalid part", "exists"],
 )
-def test_an_upload_that_can_never_be_completed_is_thrown_away(certificates: Certificates, answer: bytes) -> None:
+def test_an_upload_that_can_never_be_completed_is_thrown_away(
+    certificates: Certificates, answer: bytes
+) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     bucket.answers["complete"] = [answer]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
@@ -256,7 +284,8 @@ def test_an_upload_that_can_never_be_completed_is_thrown_away(certificates: Cert
 def test_what_is_there_when_an_upload_is_completed_for_the_second_time_is_proved(
     certificates: Certificates, status: int, if_exists: IfExists, damaged: bool
 ) -> None:
-    """The first request did it, and only its answer was lost: it is neither left alone as another's, nor in the way."""
+    """The first request did it, and only its answer was lost: it is neither left alone as
+    another's, nor in the way."""
     engine, source, bucket, notes = in_parts(certificates, 10), Ranges(), Shelf(sums=True), Book()
     bucket.answers["complete"] = [
         lambda talk: talk.send(refusal(status, "InternalError")),
@@ -294,7 +323,8 @@ def test_what_is_cancelled_is_thrown_away(certificates: Certificates) -> None:
 
 
 def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, notes: Book) -> None:
-    """Let one attempt, without retries, send two parts and fail; the next ones have twenty seconds of retries."""
+    """Let one attempt, without retries, send two parts and fail; the next ones have twenty seconds
+    of retries."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
     bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
     with pytest.raises(RelayError):
@@ -302,8 +332,15 @@ def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, note
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
 
 
-def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(certificates: Certificates) -> None:
-    engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
+def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(
+    certificates: Certificates,
+) -> None:
+    engine, source, bucket, notes = (
+        in_parts(certificates, budget=20),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.spoilt = True
@@ -322,7 +359,12 @@ def test_an_upload_that_was_gone_on_with_and_can_not_be_completed_is_begun_anew(
     certificates: Certificates, failures: int
 ) -> None:
     """Also where it can't be thrown away at once."""
-    engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
+    engine, source, bucket, notes = (
+        in_parts(certificates, budget=20),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.answers["complete"] = [refusal(400, "InvalidPart")] * (2 if failures > 3 else 1)
@@ -377,10 +419,14 @@ def test_the_oldest_trouble_is_told_and_ends() -> None:
     assert troubles.worst is None
 
 
-def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(certificates: Certificates) -> None:
+def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(
+    certificates: Certificates,
+) -> None:
     engine, cloud = Engine(certificates.ca_file, QUICK, retry_budget=30), Cloud()
     go = threading.Event()
-    first = serving(Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"))
+    first = serving(
+        Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+    )
 
     def later(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, DATA[:200_000])
@@ -394,10 +440,10 @@ def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(cert
         with gevent.Timeout(5):
             while transfer.trouble is None:
                 gevent.sleep(0.01)
-        told = transfer.progress()["trouble"]
-        assert (told["what"], told["side"], told["failures"]) == (WHOLE, "source", 1)
-        assert "503" in told["detail"]
-        assert 0.9 < told["again"] - told["since"] < 1.3
+        reported = transfer.progress()["trouble"]
+        assert (reported["what"], reported["side"], reported["failures"]) == (WHOLE, "source", 1)
+        assert "503" in reported["detail"]
+        assert 0.9 < reported["again"] - reported["since"] < 1.3
         with gevent.Timeout(5):
             while transfer.bytes == 0:
                 gevent.sleep(0.01)
@@ -427,22 +473,36 @@ def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledg
     """From another process too; and it is over when bytes move again, or the object has ended."""
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=30))
     cloud = Cloud()
-    first = serving(Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"))
-    with Peer([first, serving(Cloud(), sending(GET_HEAD, DATA))]) as here, Peer(keeping(cloud)) as there:
+    first = serving(
+        Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n")
+    )
+    with (
+        Peer([first, serving(Cloud(), sending(GET_HEAD, DATA))]) as here,
+        Peer(keeping(cloud)) as there,
+    ):
         order = MigrationRequest(Endpoint(here.url("/x")), Endpoint(there.url("/y")))
         id = ledger.create(order.spec(runner.remotes))[0].id
         working = gevent.spawn(Worker(ledger, runner, 1, id).run)
         with gevent.Timeout(10):
-            while not (told := brief(ledger.migration(id)))["retried"]:
+            while not (reported := brief(ledger.migration(id)))["retried"]:
                 gevent.sleep(0.05)
-        (one,) = told["retried"]
-        assert (one["name"], one["what"], one["error"], one["side"]) == ("", WHOLE, "store-throttled", "source")
+        (one,) = reported["retried"]
+        assert (one["name"], one["what"], one["error"], one["side"]) == (
+            "",
+            WHOLE,
+            "store-throttled",
+            "source",
+        )
         assert "503" in one["detail"]
         assert one["since"] <= one["again"] < one["since"] + 5
-        told = {**told, "retried": [{**one, "again": time() + 60.4}]}
-        assert headline(told, 0.0).endswith(f"; {WHOLE} is tried again in 60 s: source: {one['detail']}")
-        named = {**told, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
-        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in headline(named, 0.0)
+        reported = {**reported, "retried": [{**one, "again": time() + 60.4}]}
+        assert headline(reported, 0.0).endswith(
+            f"; {WHOLE} is tried again in 60 s: source: {one['detail']}"
+        )
+        named = {**reported, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
+        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in headline(
+            named, 0.0
+        )
         working.join(20)
         runner.wire.pool.close()
     assert cloud.objects == {b"/y": DATA}
@@ -451,7 +511,9 @@ def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledg
     assert [row.error for row in ledger.page(id)] == [None]
 
 
-def test_the_terminal_says_what_it_waits_for(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_says_what_it_waits_for(
+    certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Engine(certificates.ca_file, QUICK, retry_budget=30)
     transfer = engine.runner.transfer(engine.plan("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
     lines = _Lines()
@@ -459,7 +521,9 @@ def test_the_terminal_says_what_it_waits_for(certificates: Certificates, capsys:
     transfer._troubles.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
     lines._next = 0.0
     lines.show(transfer)
-    assert capsys.readouterr().err.endswith(f"; {WHOLE} is tried again in 20 s: source: it was busy\n")
+    assert capsys.readouterr().err.endswith(
+        f"; {WHOLE} is tried again in 20 s: source: it was busy\n"
+    )
 
 
 def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
@@ -473,29 +537,42 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
             if len(asked) == 1:
                 talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n")
             elif head.startswith(b"GET /f/ "):
-                talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page), page)
+                talk.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n"
+                    % len(page),
+                    page,
+                )
             else:
                 talk.send(GET_HEAD, b"" if head.startswith(b"HEAD") else DATA)
 
     with Peer([folder] * 20) as here, Peer(keeping(Cloud())) as there:
-        order = MigrationRequest(Endpoint(here.url("/f/")), Endpoint(there.url("/to/")), recursive=True)
+        order = MigrationRequest(
+            Endpoint(here.url("/f/")), Endpoint(there.url("/to/")), recursive=True
+        )
         id = ledger.create(order.spec(runner.remotes))[0].id
         claimer = Worker(ledger, runner, 1, id)
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(10):
-            while not (told := ledger.migration(id).retried):
+            while not (reported := ledger.migration(id).retried):
                 gevent.sleep(0.02)
-        assert (told[0]["what"], told[0]["side"], told[0]["failures"]) == ("the listing", "source", 1)
-        assert "503" in told[0]["detail"]
-        assert told[0]["since"] <= told[0]["again"]
+        assert (reported[0]["what"], reported[0]["side"], reported[0]["failures"]) == (
+            "the listing",
+            "source",
+            1,
+        )
+        assert "503" in reported[0]["detail"]
+        assert reported[0]["since"] <= reported[0]["again"]
         working.join(20)
         assert (ledger.migration(id).retried, ledger.migration(id).error) == ((), None)
         runner.wire.pool.close()
     assert ledger.migration(id).state == "succeeded"
 
 
-def test_a_destination_that_is_looked_at_first_is_told_of_too(ledger: Ledger, tmp_path: Path) -> None:
-    """Before a tree is listed its destination is looked at: what is waited for there is told as the listing's."""
+def test_a_destination_that_is_looked_at_first_is_told_of_too(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Before a tree is listed its destination is looked at: what is waited for there is told as the
+    listing's."""
     (tmp_path / "from").mkdir()
     runner = TransferEngine(Settings(egress_allow="127.0.0.1"))
     runner.remotes = Remotes({}, folders=None)
@@ -506,15 +583,21 @@ def test_a_destination_that_is_looked_at_first_is_told_of_too(ledger: Ledger, tm
 
     with Peer([busy] * 20) as there:
         order = MigrationRequest(
-            Endpoint(f"{tmp_path}/from/"), Endpoint(f"webdav://127.0.0.1:{there.port}/to/"), recursive=True
+            Endpoint(f"{tmp_path}/from/"),
+            Endpoint(f"webdav://127.0.0.1:{there.port}/to/"),
+            recursive=True,
         )
         id = ledger.create(order.spec(runner.remotes))[0].id
         working = gevent.spawn((claimer := Worker(ledger, runner, 1, id)).run)
         with gevent.Timeout(10):
-            while not (told := ledger.migration(id).retried):
+            while not (reported := ledger.migration(id).retried):
                 gevent.sleep(0.02)
-        assert (told[0]["name"], told[0]["what"], told[0]["side"]) == ("", "the listing", "destination")
-        assert "503" in told[0]["detail"]
+        assert (reported[0]["name"], reported[0]["what"], reported[0]["side"]) == (
+            "",
+            "the listing",
+            "destination",
+        )
+        assert "503" in reported[0]["detail"]
         claimer.stop()
         working.join(20)
         runner.wire.pool.close()

@@ -1,4 +1,5 @@
-"""One 401 is one object's; withdrawn credentials are everybody's; and what can't be located waits, and never fails."""
+"""One 401 is one object's; withdrawn credentials are everybody's; and what can't be located waits,
+and never fails."""
 
 from __future__ import annotations
 
@@ -69,24 +70,31 @@ def web() -> Iterator[Web]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         made.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield made
         server.shutdown()
 
 
 def runner_of(folder: Path, **settings: Any) -> TransferEngine:
-    return TransferEngine(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0.0, **settings))
+    return TransferEngine(
+        Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0.0, **settings)
+    )
 
 
 def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
     """Return the order of a list of URLs, some of which are private."""
     lines = [web.url(f"/{'private' if n in private else 'open'}/{n}") for n in range(COUNT)]
     (folder / "urls.txt").write_text("\n".join(lines))
-    return MigrationRequest(Endpoint(f"list+file://{folder}/urls.txt"), Endpoint(f"file://{folder}/to"), recursive=True)
+    return MigrationRequest(
+        Endpoint(f"list+file://{folder}/urls.txt"), Endpoint(f"file://{folder}/to"), recursive=True
+    )
 
 
 def worked(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> dict[str, int]:
-    """Work on a migration as long as it goes on; return how many of its objects are in which state."""
+    """Work on a migration as long as it goes on; return how many of its objects are in which
+    state."""
     with gevent.Timeout(60):
         Worker(ledger, runner, slots, id).run()
     return {state: counted.objects for state, counted in ledger.migration(id).tally.items()}
@@ -102,7 +110,9 @@ def test_what_is_private_in_a_list_stops_nothing_else(
     id = ledger.create(listed(tmp_path, web, private).spec(runner.remotes))[0].id
     found = worked(ledger, runner, id, slots)
     last = private[-1] == COUNT - 1
-    if last and ledger.migration(id).state == "paused":  # nobody was left to tell: it is told to go on, once
+    if (
+        last and ledger.migration(id).state == "paused"
+    ):  # nobody was left to tell: it is told to go on, once
         ledger.act(id, "resume")
         found = worked(ledger, runner, id, slots)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
@@ -111,7 +121,9 @@ def test_what_is_private_in_a_list_stops_nothing_else(
     assert errors == {"store-unauthenticated"}
 
 
-def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(
+    ledger: Ledger, tmp_path: Path, web: Web
+) -> None:
     """Who says go on, twice at most, is believed: what is refused then is so for good."""
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
@@ -128,7 +140,9 @@ def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(ledger: Ledger
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
 
 
-def test_where_all_are_refused_it_waits_and_few_requests_are_made(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+def test_where_all_are_refused_it_waits_and_few_requests_are_made(
+    ledger: Ledger, tmp_path: Path, web: Web
+) -> None:
     web.refused = lambda path, _: True
     runner = runner_of(tmp_path)
     id = ledger.create(listed(tmp_path, web, range(0)).spec(runner.remotes))[0].id
@@ -138,13 +152,20 @@ def test_where_all_are_refused_it_waits_and_few_requests_are_made(ledger: Ledger
     assert len(web.asked) <= 2 * PATIENCE
 
 
-def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(ledger: Ledger, tmp_path: Path, web: Web) -> None:
-    """Those of a list, which go to its own origin: after ten objects the old token is good no more."""
+def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(
+    ledger: Ledger, tmp_path: Path, web: Web
+) -> None:
+    """Those of a list, which go to its own origin: after ten objects the old token is good no
+    more."""
     web.bodies["/list.txt"] = "\n".join(web.url(f"/open/{n}") for n in range(COUNT)).encode()
     let_in: set[str] = set()
 
     def refused(path: str, given: str | None) -> bool:
-        good = "Bearer one" if len(let_in) < 10 or path in let_in and len(let_in) == 10 else "Bearer two"
+        good = (
+            "Bearer one"
+            if len(let_in) < 10 or path in let_in and len(let_in) == 10
+            else "Bearer two"
+        )
         if given == good:
             let_in.add(path)
         return given != good and path != "/list.txt"
@@ -169,13 +190,17 @@ def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(ledger: Ledge
 
 def of_kind(ledger: Ledger, id: str, runner: str | None) -> None:
     values = {"runner": runner}
-    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
+    ledger.database.run(
+        lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    )
 
 
 OTHERS: dict[str, dict[str, Any]] = {
     "its folders are not allowed": {"local_folders": "/usr"},
     "its remote is not there": {},
-    "its remote leads elsewhere": {"remotes": {"far": {"type": "http", "url": "http://127.0.0.1:2"}}},
+    "its remote leads elsewhere": {
+        "remotes": {"far": {"type": "http", "url": "http://127.0.0.1:2"}}
+    },
 }
 
 
@@ -187,12 +212,16 @@ def test_what_a_runner_can_not_locate_waits_and_fails_never(
     """Accepted with one remote and one folder, and worked on by a process with others."""
     far = {"far": {"type": "http", "url": web.url("")}}
     first = runner_of(tmp_path, remotes=far)
-    id = ledger.create(MigrationRequest(Endpoint("far:open/1"), Endpoint(f"file://{tmp_path}/to")).spec(first.remotes))[
-        0
-    ].id
+    id = ledger.create(
+        MigrationRequest(Endpoint("far:open/1"), Endpoint(f"file://{tmp_path}/to")).spec(
+            first.remotes
+        )
+    )[0].id
     of_kind(ledger, id, kind)
     folders = (
-        {"local_folders": str(tmp_path), "remotes": far} if "folders" in what else {"local_folders": str(tmp_path)}
+        {"local_folders": str(tmp_path), "remotes": far}
+        if "folders" in what
+        else {"local_folders": str(tmp_path)}
     )
     other = TransferEngine(Settings(**{**folders, "egress_allow": "127.0.0.1", **OTHERS[what]}))
     claimer = Worker(ledger, other, 1, id)
@@ -247,7 +276,10 @@ def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
 
 
 def test_of_what_nobody_foresaw_the_type_alone_is_kept(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its text may be a URL, which may be a password, or what a helper printed."""
 
@@ -260,9 +292,9 @@ def test_of_what_nobody_foresaw_the_type_alone_is_kept(
     assert worked(ledger, runner, id) == {"failed": 1}
     monkeypatch.setattr(LocalStore, "list", explode)
     other = ledger.create(
-        MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), Endpoint(f"file://{tmp_path}/new"), recursive=True).spec(
-            runner.remotes
-        )
+        MigrationRequest(
+            Endpoint(f"file://{tmp_path}/tree"), Endpoint(f"file://{tmp_path}/new"), recursive=True
+        ).spec(runner.remotes)
     )[0].id
     worked(ledger, runner, other)
     kept = "".join(str(row.error) for row in ledger.page(id)) + str(ledger.migration(other).error)

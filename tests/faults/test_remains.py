@@ -1,4 +1,5 @@
-"""What may be left of ours is told by every end of the object, of whichever command, until it is gone or proved."""
+"""What may be left of ours is told by every end of the object, of whichever command, until it is
+gone or proved."""
 
 from __future__ import annotations
 
@@ -33,13 +34,15 @@ def errors(terminal: Terminal) -> str:
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
-def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(tmp_path: Path, if_exists: str) -> None:
+def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
+    tmp_path: Path, if_exists: str
+) -> None:
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for round in ("sent", "not read"):
-            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-            assert (code, told["objects"]) == (1, {"failed": 1}), round
+            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, reported["objects"]) == (1, {"failed": 1}), round
             assert TOLD in errors(terminal), round
             (folder / "a").chmod(0)
             shelf.refused[b"HEAD"] = empty(503)
@@ -48,8 +51,8 @@ def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
         shelf.refused.clear()
         shelf.objects.clear()
         shelf.damages = bytes
-        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == (0, {"verified": 1})
+        code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+    assert (code, reported["objects"]) == (0, {"verified": 1})
     assert TOLD not in terminal.query("SELECT receipt FROM receipts")
 
 
@@ -78,7 +81,11 @@ def test_a_piece_that_a_killed_process_left_is_told_by_the_next_failure(
 
 
 def test_what_an_upload_left_that_ctrl_c_ended_is_kept(tmp_path: Path) -> None:
-    shelf, begun, gate = Shelf(refused={b"DELETE": empty(405)}), threading.Event(), threading.Event()
+    shelf, begun, gate = (
+        Shelf(refused={b"DELETE": empty(405)}),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def half(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, DATA[: len(DATA) // 2])
@@ -99,15 +106,21 @@ def test_what_an_upload_left_that_ctrl_c_ended_is_kept(tmp_path: Path) -> None:
     assert TOLD in terminal.query("SELECT before FROM transfers")
 
 
-def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(tmp_path: Path) -> None:
+def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(
+    tmp_path: Path,
+) -> None:
     shelf = Shelf()
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
-        code, _ = terminal.tree(folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite")
+        code, _ = terminal.tree(
+            folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
+        )
         assert code == 3
         shelf.refused = {b"PUT": empty(403), b"HEAD": empty(503)}
-        code, told = terminal.tree(folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite")
-    assert (code, told["objects"]) == (1, {"failed": 1})
+        code, reported = terminal.tree(
+            folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
+        )
+    assert (code, reported["objects"]) == (1, {"failed": 1})
     assert TOLD in errors(terminal)
 
 
@@ -138,11 +151,17 @@ def test_a_failure_before_anything_was_sent_tells_of_nothing(engine: Engine) -> 
 
 
 @pytest.mark.parametrize(
-    ("answer", "there", "told"),
-    [(405, True, True), (403, True, True), (405, False, False), (503, True, True), (503, False, False)],
+    ("answer", "there", "reported"),
+    [
+        (405, True, True),
+        (403, True, True),
+        (405, False, False),
+        (503, True, True),
+        (503, False, False),
+    ],
 )
 def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
-    engine: Engine, answer: int, there: bool, told: bool
+    engine: Engine, answer: int, there: bool, reported: bool
 ) -> None:
     dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
     with Peer([dav] * 20) as peer:
@@ -152,11 +171,13 @@ def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
         if there:
             dav.objects[names[1].path.encode()] = DATA
         kept = remove_lost_uploads(store, place, ["token"])
-    assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if told else [])
+    assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if reported else [])
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_an_empty_object_that_comes_while_ours_breaks_is_not_deleted(engine: Engine, size: int) -> None:
+def test_an_empty_object_that_comes_while_ours_breaks_is_not_deleted(
+    engine: Engine, size: int
+) -> None:
     """It begins as each object does."""
     theirs, shelf = THEIRS[:size], Shelf(cut=len(DATA) // 2)
 
@@ -190,11 +211,21 @@ def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple
 
 
 NOW, EARLIER = b"Thu, 07 Nov 2199 10:00:00 GMT", b"Sat, 07 Nov 2020 10:00:00 GMT"
-PIECES = ["a piece", "another's", "a piece without a tag", "a piece without a date", "whole", "nothing", "no source"]
+PIECES = [
+    "a piece",
+    "another's",
+    "a piece without a tag",
+    "a piece without a date",
+    "whole",
+    "nothing",
+    "no source",
+]
 
 
 @pytest.mark.parametrize("what", PIECES)
-def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_path: Path, what: str) -> None:
+def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(
+    tmp_path: Path, what: str
+) -> None:
     shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
         terminal, _ = forsaken(tmp_path, shelf, there)
@@ -219,15 +250,24 @@ def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_
     remains = what in ("a piece without a tag", "a piece without a date", "whole", "no source")
     assert ("may remain" in out + err) == remains
     assert "may remain" not in "".join(again), "it is said once"
-    assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%may remain%'") == remains
+    assert (
+        terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%may remain%'") == remains
+    )
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 @pytest.mark.parametrize("dated", [EARLIER, NOW, b""])
-def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(tmp_path: Path, if_exists: str, dated: bytes) -> None:
-    """A log that has grown since: it begins as the object does. Its process was killed before it sent anything."""
+def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(
+    tmp_path: Path, if_exists: str, dated: bytes
+) -> None:
+    """A log that has grown since: it begins as the object does. Its process was killed before it
+    sent anything."""
     log = b"one line\n" * 1000
-    folder, terminal, shelf = plant(tmp_path, log), hurried(tmp_path), Shelf({b"/to/a": log[:4500]}, dated=dated)
+    folder, terminal, shelf = (
+        plant(tmp_path, log),
+        hurried(tmp_path),
+        Shelf({b"/to/a": log[:4500]}, dated=dated),
+    )
     with Peer(shelf) as there:
         words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
         assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
@@ -241,7 +281,11 @@ def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(tmp_path: Path
 def test_a_cancel_leaves_what_came_in_the_place_of_an_older_version(tmp_path: Path) -> None:
     """It begins as the object does, and may as well be a version that somebody else wrote since."""
     log = b"one line\n" * 50_000
-    folder, terminal, shelf = plant(tmp_path, log), hurried(tmp_path), Shelf({b"/to/a": log[:4500]}, dated=NOW)
+    folder, terminal, shelf = (
+        plant(tmp_path, log),
+        hurried(tmp_path),
+        Shelf({b"/to/a": log[:4500]}, dated=NOW),
+    )
     with Peer(shelf) as there:
         words = "migrate", "-r", str(folder), there.url("/to/")
         assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
@@ -298,14 +342,18 @@ class Copying(Bucket):
             return refusal(403, "AccessDenied")
         if (method, key, self.fails) == ("PUT", "new", "answer"):
             return refusal(504, "Timeout")
-        return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"x-amz-checksum"))
+        return b"\r\n".join(
+            line for line in answer.split(b"\r\n") if not line.startswith(b"x-amz-checksum")
+        )
 
 
 @pytest.mark.parametrize("fails", ["source", "answer"])
 def test_an_error_names_a_copy_that_nothing_has_proved(engine: Engine, fails: str) -> None:
     bucket = Copying({"old": DATA}, fails=fails)
     with Peer([bucket] * 10) as peer:
-        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        config = S3Config(
+            Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
+        )
         old, new = (s3_location(config, "bucket", key) for key in ("old", "new"))
         with pytest.raises(StoreError) as caught:
             engine.migrate(old, new)

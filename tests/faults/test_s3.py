@@ -39,7 +39,18 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, SEED, Certificates, Engine
-from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
+from tests.faults.buckets import (
+    IN_PARTS,
+    PART,
+    SIZE,
+    Bucket,
+    document,
+    many,
+    patient,
+    place,
+    refusal,
+    reply,
+)
 from tests.faults.shelf import Shelf
 from tests.scripted import Peer, Talk
 
@@ -70,11 +81,20 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
     ],
 )
 def test_the_code_decides_not_the_status(
-    engine: Engine, source: Spawned, status: int, code: str, error: type[RelayError], retryable: bool
+    engine: Engine,
+    source: Spawned,
+    status: int,
+    code: str,
+    error: type[RelayError],
+    retryable: bool,
 ) -> None:
-    bucket = Bucket({"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]})
+    bucket = Bucket(
+        {"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]}
+    )
     with Peer(many(bucket)) as peer:
-        with pytest.raises(IntegrityMismatch):  # but it knows checksums, so that it is not those which it denies
+        with pytest.raises(
+            IntegrityMismatch
+        ):  # but it knows checksums, so that it is not those which it denies
             engine.migrate(source.url("/objects/a?size=1000"), place(peer))
         with pytest.raises(RelayError) as caught:
             engine.migrate(source.url("/objects/a?size=1000"), place(peer))
@@ -86,12 +106,16 @@ def test_the_code_decides_not_the_status(
 @pytest.mark.parametrize(
     "text", [b"", b"<html>no</html>", b"<Error><Code>NoSuch", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a/>"]
 )
-def test_a_refusal_without_a_code_counts_by_its_status(engine: Engine, source: Spawned, text: bytes) -> None:
+def test_a_refusal_without_a_code_counts_by_its_status(
+    engine: Engine, source: Spawned, text: bytes
+) -> None:
     with Peer(many(Bucket({"put": [reply(403, text)]}))) as peer, pytest.raises(PermissionDenied):
         engine.migrate(source.url("/objects/a?size=1000"), place(peer))
 
 
-def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(engine: Engine, source: Spawned) -> None:
+def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(
+    engine: Engine, source: Spawned
+) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
@@ -109,7 +133,10 @@ def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
     """Each was under way when the other's refusal set the clock."""
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
-    signer, both = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), threading.Barrier(2)
+    signer, both = (
+        Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"),
+        threading.Barrier(2),
+    )
 
     def late(talk: Talk) -> None:
         both.wait(20)
@@ -122,7 +149,9 @@ def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
         assert [move.get(timeout=60).receipt.attempts for move in moves] == [2, 2]
 
 
-def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine: Engine, source: Spawned) -> None:
+def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(
+    engine: Engine, source: Spawned
+) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     bucket = Bucket({"put": [skewed] * 9})
@@ -133,7 +162,9 @@ def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine:
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
-def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, source: Spawned, code: str) -> None:
+def test_f26_credentials_that_were_replaced_are_read_anew_once(
+    engine: Engine, source: Spawned, code: str
+) -> None:
     old, new = AwsCredentials("OLD", "SECRET", "token"), AwsCredentials("NEW", "SECRET", "token")
     signer = Signer(lambda: old, "us-east-1", anew=lambda: lambda: new)
     bucket = Bucket({"put": [refusal(403, code)]})
@@ -145,7 +176,9 @@ def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, s
 
 
 @pytest.mark.parametrize("anew", [None, "the same", "others that are refused too", "none"])
-def test_f26_credentials_that_stay_refused_are_final(engine: Engine, source: Spawned, anew: str | None) -> None:
+def test_f26_credentials_that_stay_refused_are_final(
+    engine: Engine, source: Spawned, anew: str | None
+) -> None:
     asked: list[int] = []
 
     def again() -> Callable[[], AwsCredentials | None]:
@@ -155,7 +188,9 @@ def test_f26_credentials_that_stay_refused_are_final(engine: Engine, source: Spa
         name = "KEY" if anew == "the same" else f"KEY{len(asked)}"
         return lambda: AwsCredentials(name, "SECRET")
 
-    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None)
+    signer = Signer(
+        lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None
+    )
     bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
     with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
         patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
@@ -178,7 +213,9 @@ def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_fou
     assert asked == [1]
 
 
-def test_f54_a_store_without_checksums_is_asked_without_and_read_back(engine: Engine, source: Spawned) -> None:
+def test_f54_a_store_without_checksums_is_asked_without_and_read_back(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket({"begin whole": [refusal(400, "InvalidArgument")]})
     with Peer(many(bucket)) as peer:
         outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
@@ -188,10 +225,14 @@ def test_f54_a_store_without_checksums_is_asked_without_and_read_back(engine: En
     with Content(SEED) as content:
         digester = Digester(("crc64nvme",))
         digester.update(bucket.whole or b"")
-        assert digester.digests()["crc64nvme"].hex() == content.digest("crc64nvme", "/objects/a", SIZE)
+        assert digester.digests()["crc64nvme"].hex() == content.digest(
+            "crc64nvme", "/objects/a", SIZE
+        )
 
 
-@pytest.mark.parametrize(("size", "level"), [(1000, Level.WHOLE_DIGEST), (SIZE, Level.PART_DIGESTS)])
+@pytest.mark.parametrize(
+    ("size", "level"), [(1000, Level.WHOLE_DIGEST), (SIZE, Level.PART_DIGESTS)]
+)
 def test_f54_a_store_that_knows_only_md5_proves_by_that(
     engine: Engine, source: Spawned, size: int, level: Level
 ) -> None:
@@ -203,21 +244,31 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
             assert outcome.receipt is not None
             assert (outcome.receipt.level, outcome.receipt.attempts) == (level, attempts)
             first, bucket.asked[:] = bucket.asked.copy(), []
-    assert not any(b"x-amz-trailer" in request for request in bucket.requests[len(bucket.requests) - len(first) :])
+    assert not any(
+        b"x-amz-trailer" in request
+        for request in bucket.requests[len(bucket.requests) - len(first) :]
+    )
     with Content(SEED) as content:
         assert bucket.whole == content.read("/objects/a", 0, size)
 
 
 @pytest.mark.parametrize(
-    "told",
-    [b"<CompleteMultipartUploadResult/>", b"<html/>", document("CompleteMultipartUploadResult", ("ETag", "W/x"))],
+    "reported",
+    [
+        b"<CompleteMultipartUploadResult/>",
+        b"<html/>",
+        document("CompleteMultipartUploadResult", ("ETag", "W/x")),
+    ],
 )
 @pytest.mark.parametrize("done", [True, False])
 def test_the_digests_of_parts_say_nothing_of_an_object_that_is_not_known_to_be_made_of_them(
-    engine: Engine, source: Spawned, told: bytes, done: bool
+    engine: Engine, source: Spawned, reported: bytes, done: bool
 ) -> None:
-    """An old object of the same length may still be there: the answer does not say what the new one is called."""
-    bucket = Bucket({"complete": [reply(200, told)] * 9}, old=True, whole=b"o" * SIZE, tag="old")
+    """An old object of the same length may still be there: the answer does not say what the new one
+    is called."""
+    bucket = Bucket(
+        {"complete": [reply(200, reported)] * 9}, old=True, whole=b"o" * SIZE, tag="old"
+    )
     with Content(SEED) as content:
         if done:
             bucket.whole = content.read("/objects/a", 0, SIZE)
@@ -232,21 +283,28 @@ def test_the_digests_of_parts_say_nothing_of_an_object_that_is_not_known_to_be_m
             assert bucket.whole == b"o" * SIZE
 
 
-def test_f54_a_store_that_knows_only_md5_takes_what_is_held(engine: Engine, source: Spawned) -> None:
+def test_f54_a_store_that_knows_only_md5_takes_what_is_held(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket(old=True)
     url = source.url("/objects/a?size=1000&fault=framing(chunked);on(HEAD,status(405))")
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(url, place(peer))
     assert outcome.state is State.VERIFIED
-    assert b"\r\nContent-MD5: " in next(r for r in reversed(bucket.requests) if r.startswith(b"PUT"))
+    assert b"\r\nContent-MD5: " in next(
+        r for r in reversed(bucket.requests) if r.startswith(b"PUT")
+    )
 
 
 @pytest.mark.parametrize(("tags", "level"), [(True, Level.PART_DIGESTS), (False, Level.READ_BACK)])
 def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
     engine: Engine, source: Spawned, tags: bool, level: Level
 ) -> None:
-    """Its entity tag says if the store looked at the bytes; who passes over the field says nothing of them."""
-    bucket = Bucket(old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")})
+    """Its entity tag says if the store looked at the bytes; who passes over the field says nothing
+    of them."""
+    bucket = Bucket(
+        old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")}
+    )
     url = source.url(f"/objects/a?size={SIZE}&fault=framing(chunked);on(HEAD,status(405))")
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(url, place(peer))
@@ -256,7 +314,9 @@ def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
     assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, level)
 
 
-def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(engine: Engine, source: Spawned) -> None:
+def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket(blind=True)
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
@@ -271,7 +331,9 @@ def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: S
     bucket = Bucket({"put": [refusal(503, "SlowDown")]})
     with Peer(many(bucket)) as peer:
         patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
-    assert all(b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT"))
+    assert all(
+        b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT")
+    )
 
 
 @pytest.fixture
@@ -280,7 +342,9 @@ def old() -> Bucket:
     bucket = Bucket(fields=("x-amz-tagging-count: 1", "Accept-Ranges: bytes"))
     bucket.whole = b"bytes"
     tag = b"<TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag></TagSet>"
-    bucket.answers["tags"] = [reply(200, document("Tagging").replace(b"></", b">" + tag + b"</"))] * 40
+    bucket.answers["tags"] = [
+        reply(200, document("Tagging").replace(b"></", b">" + tag + b"</"))
+    ] * 40
     return bucket
 
 
@@ -303,7 +367,9 @@ def tags_of(bucket: Bucket) -> list[bool]:
     return found
 
 
-def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(engine: Engine, tagged: Peer) -> None:
+def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(
+    engine: Engine, tagged: Peer
+) -> None:
     """It is found out once."""
     bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
     with Peer(many(bucket)) as new:
@@ -315,8 +381,13 @@ def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(eng
     assert bucket.whole == b"bytes"
 
 
-def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(engine: Engine, tagged: Peer, old: Bucket) -> None:
-    bucket, old.whole = Bucket(refuses={b"x-amz-tagging": DENIED}, sums=True), random.Random(1).randbytes(SIZE)
+def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(
+    engine: Engine, tagged: Peer, old: Bucket
+) -> None:
+    bucket, old.whole = (
+        Bucket(refuses={b"x-amz-tagging": DENIED}, sums=True),
+        random.Random(1).randbytes(SIZE),
+    )
     with Peer(many(bucket)) as new:
         outcome = patient(engine).migrate(place(tagged), place(new))
     assert outcome.receipt is not None
@@ -347,7 +418,10 @@ def test_an_upload_that_is_refused_without_its_tags_too_takes_them_from_nobody(
 def test_an_endpoint_that_takes_no_checksum_keeps_the_tags_if_it_takes_those(
     engine: Engine, tagged: Peer, refused: bytes, tags: bool
 ) -> None:
-    bucket = Bucket(refuses={b"x-amz-trailer": refused} | ({} if tags else {b"x-amz-tagging": refused}), old=True)
+    bucket = Bucket(
+        refuses={b"x-amz-trailer": refused} | ({} if tags else {b"x-amz-tagging": refused}),
+        old=True,
+    )
     with Peer(many(bucket)) as new:
         for _ in range(2):
             outcome = patient(engine).migrate(place(tagged), place(new))
@@ -357,7 +431,9 @@ def test_an_endpoint_that_takes_no_checksum_keeps_the_tags_if_it_takes_those(
     assert tags_of(bucket)[-2:] == [tags, tags]
 
 
-def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(engine: Engine, source: Spawned) -> None:
+def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket({"complete": [b""]})
     with Peer(many(bucket)) as peer:
         outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
@@ -384,7 +460,9 @@ def test_the_refusal_to_copy_one_object_takes_no_copies_from_others(engine: Engi
     shelf = Archiving({key: key.encode() for key in ("a", "frozen", "c")})
     with Peer([shelf] * 20) as peer:
         for key in tuple(shelf.objects):
-            old, new = (replace(place(peer), target=f"/bucket/{one}") for one in (key, f"new-{key}"))
+            old, new = (
+                replace(place(peer), target=f"/bucket/{one}") for one in (key, f"new-{key}")
+            )
             assert engine.migrate(old, new).state is State.VERIFIED
     assert shelf.copies == [b"/bucket/a", b"/bucket/frozen", b"/bucket/c"]
 
@@ -393,30 +471,39 @@ def test_the_refusal_to_copy_one_object_takes_no_copies_from_others(engine: Engi
 def test_f38_an_error_names_an_upload_that_may_have_been_completed(
     engine: Engine, source: Spawned, status: int, named: bool
 ) -> None:
-    """A gateway's answer says nothing of what the store does; a refusal says that it does nothing."""
+    """A gateway's answer says nothing of what the store does; a refusal says that it does
+    nothing."""
     bucket = Bucket({"complete": [lambda talk: talk.send(refusal(status, "Code"))]})
     with Peer(many(bucket)) as peer, pytest.raises(StoreError) as caught:
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert ("may remain" in caught.value.hint) is named
 
 
-def test_f38_an_object_whose_answer_was_lost_is_known_as_ours(engine: Engine, source: Spawned) -> None:
+def test_f38_an_object_whose_answer_was_lost_is_known_as_ours(
+    engine: Engine, source: Spawned
+) -> None:
     """With `fail` the second attempt finds something there: what the first one sent."""
     bucket = Bucket({"put": [b""]})
     with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer), if_exists="fail")
+        outcome = patient(engine).migrate(
+            source.url("/objects/a?size=1000"), place(peer), if_exists="fail"
+        )
     assert outcome.state is State.VERIFIED
     assert bucket.asked.count("put") == 1
 
 
 def test_a_bucket_of_another_region_is_asked_there(engine: Engine, source: Spawned) -> None:
     """By the field that AWS sends with its redirects, and by the text that others answer."""
-    elsewhere = document("Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2"))
+    elsewhere = document(
+        "Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2")
+    )
     moved = b"HTTP/1.1 301 X\r\nContent-Length: 0\r\nx-amz-bucket-region: eu-west-1\r\n\r\n"
     bucket = Bucket({"head": [moved], "put": [reply(400, elsewhere)]})
     with Peer(many(bucket)) as peer:
         patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer), if_exists="skip")
-    regions = [re.search(rb"Credential=KEY/[0-9]+/([^/]+)/", request) for request in bucket.requests]
+    regions = [
+        re.search(rb"Credential=KEY/[0-9]+/([^/]+)/", request) for request in bucket.requests
+    ]
     assert [found and found[1].decode() for found in regions] == [
         "us-east-1",
         *["eu-west-1"] * 2,
@@ -435,8 +522,14 @@ def test_f40_a_part_that_is_refused_for_now_is_sent_again_by_itself(
     assert bucket.asked.count("part") == 2 + times
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 1
-    sent = [int(found[1]) for request in bucket.requests if (found := re.search(rb"partNumber=(\d)", request))]
-    assert outcome.receipt.bytes_resent == (sent.count(1) - 1) * PART + (sent.count(2) - 1) * (SIZE - PART)
+    sent = [
+        int(found[1])
+        for request in bucket.requests
+        if (found := re.search(rb"partNumber=(\d)", request))
+    ]
+    assert outcome.receipt.bytes_resent == (sent.count(1) - 1) * PART + (sent.count(2) - 1) * (
+        SIZE - PART
+    )
 
 
 def test_f41_a_part_without_an_etag_is_not_believed(engine: Engine, source: Spawned) -> None:
@@ -447,7 +540,9 @@ def test_f41_a_part_without_an_etag_is_not_believed(engine: Engine, source: Spaw
 
 
 def test_f41_a_part_that_arrived_damaged_is_sent_again(engine: Engine, source: Spawned) -> None:
-    bucket = Bucket({"part": [reply(200, b"", 'ETag: "x"', "x-amz-checksum-crc64nvme: AAAAAAAAAAA=")]})
+    bucket = Bucket(
+        {"part": [reply(200, b"", 'ETag: "x"', "x-amz-checksum-crc64nvme: AAAAAAAAAAA=")]}
+    )
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked.count("part") == 3
@@ -475,7 +570,9 @@ def test_f39_an_error_inside_a_200_is_an_error_and_the_upload_is_thrown_away(
     assert bucket.whole is None
 
 
-def test_f39_blanks_before_the_answer_to_complete_are_waited_through(engine: Engine, source: Spawned) -> None:
+def test_f39_blanks_before_the_answer_to_complete_are_waited_through(
+    engine: Engine, source: Spawned
+) -> None:
     done = document("CompleteMultipartUploadResult", ("ETag", '"whole-2"'))
     bucket = Bucket({"complete": [reply(200, b" " * 500 + b"\n" + done)]})
     bucket.whole = b""  # nothing was put together, which verification has to find
@@ -483,8 +580,12 @@ def test_f39_blanks_before_the_answer_to_complete_are_waited_through(engine: Eng
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
 
 
-@pytest.mark.parametrize("fault", ["at(0,on(GET,stall_after(1000)))", "on(GET,status(503,retry_after=8))"])
-def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(engine: Engine, source: Spawned, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["at(0,on(GET,stall_after(1000)))", "on(GET,status(503,retry_after=8))"]
+)
+def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(
+    engine: Engine, source: Spawned, fault: str
+) -> None:
     """While bytes are waited for, and while a part waits for its next attempt."""
     bucket = Bucket()
     with Peer(many(bucket)) as peer:
@@ -498,7 +599,9 @@ def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(engine: Engin
 
 
 def test_an_upload_that_cannot_be_thrown_away_is_told_of(engine: Engine, source: Spawned) -> None:
-    bucket = Bucket({"part": [refusal(403, "AccessDenied")], "abort": [refusal(403, "AccessDenied")]})
+    bucket = Bucket(
+        {"part": [refusal(403, "AccessDenied")], "abort": [refusal(403, "AccessDenied")]}
+    )
     with Peer(many(bucket)) as peer, pytest.raises(PermissionDenied) as caught:
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert "may remain at s3://bucket/a/b.bin" in caught.value.hint

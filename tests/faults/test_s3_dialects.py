@@ -1,4 +1,5 @@
-"""Servers that speak S3 in their own way: what they do not take shows once, and is left out or asked for otherwise."""
+"""Servers that speak S3 in their own way: what they do not take shows once, and is left out or
+asked for otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +28,18 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.buckets import IN_PARTS, SIZE, Bucket, crc64nvme, document, many, patient, place, refusal, reply
+from tests.faults.buckets import (
+    IN_PARTS,
+    SIZE,
+    Bucket,
+    crc64nvme,
+    document,
+    many,
+    patient,
+    place,
+    refusal,
+    reply,
+)
 from tests.scripted import Peer
 
 ONE, TWO = "/objects/a?size=1000", f"/objects/big?size={SIZE}"
@@ -80,7 +92,8 @@ def test_an_upload_whose_checksum_is_refused_in_any_words_goes_without(
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "error"), [(401, "Unauthorized", Unauthenticated), (400, "SomethingElse", Rejected)]
+    ("status", "code", "error"),
+    [(401, "Unauthorized", Unauthenticated), (400, "SomethingElse", Rejected)],
 )
 def test_a_refusal_that_stays_is_told_as_it_was_and_teaches_nothing(
     engine: Engine, source: Spawned, status: int, code: str, error: type[Exception]
@@ -91,10 +104,14 @@ def test_a_refusal_that_stays_is_told_as_it_was_and_teaches_nothing(
             patient(engine).migrate(source.url(ONE), place(peer))
         assert bucket.asked.count("put") == 2
         engine.migrate(source.url(ONE), place(peer))
-    assert b"x-amz-trailer" in next(one for one in reversed(bucket.requests) if one.startswith(b"PUT"))
+    assert b"x-amz-trailer" in next(
+        one for one in reversed(bucket.requests) if one.startswith(b"PUT")
+    )
 
 
-def test_an_endpoint_that_took_a_checksum_once_is_believed_when_it_refuses(engine: Engine, source: Spawned) -> None:
+def test_an_endpoint_that_took_a_checksum_once_is_believed_when_it_refuses(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket(sums=True)
     with Peer(many(bucket)) as peer:
         engine.migrate(source.url(ONE), place(peer))
@@ -118,7 +135,12 @@ def test_parts_that_were_stored_with_their_coding_are_sent_again_plain(
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             if operation == "parts" and self.parts:
                 rows = b"".join(
-                    document("Part", ("PartNumber", str(n)), ("Size", str(len(data))), ("ETag", f'"part-{n}"'))[39:]
+                    document(
+                        "Part",
+                        ("PartNumber", str(n)),
+                        ("Size", str(len(data))),
+                        ("ETag", f'"part-{n}"'),
+                    )[39:]
                     for n, data in self.parts.items()
                 )
                 return reply(200, b"<ListPartsResult>" + rows + b"</ListPartsResult>")
@@ -148,7 +170,9 @@ def test_what_was_stored_with_its_coding_and_may_not_be_removed_is_told(
 
 
 @pytest.mark.parametrize("path", [ONE, TWO], ids=["one request", "in parts"])
-def test_a_wrong_length_is_noticed_by_size_alone(engine: Engine, source: Spawned, path: str) -> None:
+def test_a_wrong_length_is_noticed_by_size_alone(
+    engine: Engine, source: Spawned, path: str
+) -> None:
     bucket = Bucket(mangle=lambda data: data + b"more")
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(path), place(peer), verify="size")
@@ -174,7 +198,9 @@ def test_a_whole_that_is_refused_though_its_parts_agree_is_put_together_without_
     assert bucket.whole == content_of(contents, TWO)
 
 
-def test_a_whole_that_is_refused_for_parts_nobody_compared_stays_refused(engine: Engine, source: Spawned) -> None:
+def test_a_whole_that_is_refused_for_parts_nobody_compared_stays_refused(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": refusal(400, "BadDigest")})
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(TWO), place(peer))
@@ -205,11 +231,15 @@ def test_each_bucket_of_one_remote_has_a_region_of_its_own() -> None:
 def test_what_was_signed_before_another_learned_the_region_is_asked_again() -> None:
     signer = keys().signer_of("eu")
     assert signer.learn_region("eu-west-1", "us-east-1")
-    assert signer.learn_region("eu-west-1", "us-east-1")  # another request that was under way meanwhile
+    assert signer.learn_region(
+        "eu-west-1", "us-east-1"
+    )  # another request that was under way meanwhile
     assert not signer.learn_region("eu-west-1", "eu-west-1")
 
 
-def test_a_bucket_that_is_always_elsewhere_is_not_asked_without_an_end(engine: Engine, source: Spawned) -> None:
+def test_a_bucket_that_is_always_elsewhere_is_not_asked_without_an_end(
+    engine: Engine, source: Spawned
+) -> None:
     class Turning(Bucket):
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             there = "eu-west-1" if region_of(request) != "eu-west-1" else "eu-west-2"
@@ -247,11 +277,13 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
         opened = store.get(place(peer), found.version)  # type: ignore[union-attr]
         assert opened.body is not None
         opened.body.close()
-    told = b'\r\nIf-Match: "' + b"t" * length + b'"\r\n'
-    assert told in bucket.requests[-1]
+    reported = b'\r\nIf-Match: "' + b"t" * length + b'"\r\n'
+    assert reported in bucket.requests[-1]
 
 
-@pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"'])
+@pytest.mark.parametrize(
+    "text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"']
+)
 def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
     assert strong_tag(text) is None
 
@@ -276,8 +308,12 @@ def findings(engine: Engine, bucket: Bucket) -> dict[str, Finding]:
         return {finding.what: finding for finding in probe_writable(patient)}
 
 
-@pytest.mark.parametrize(("status", "code"), [(400, "XAmzContentSHA256Mismatch"), (401, "Unauthorized")])
-def test_the_doctor_takes_the_fallbacks_of_a_migration(engine: Engine, status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "XAmzContentSHA256Mismatch"), (401, "Unauthorized")]
+)
+def test_the_doctor_takes_the_fallbacks_of_a_migration(
+    engine: Engine, status: int, code: str
+) -> None:
     bucket = Bucket(refuses={b"x-amz-trailer": refusal(status, code)}, old=True)
     assert findings(engine, bucket)["write and read"].answer is Answer.YES
 
@@ -286,20 +322,22 @@ class Comparing(Bucket):
     """A bucket that compares a checksum among the fields, or only tells it again."""
 
     echoes = False
-    told = ""
+    reported = ""
 
     def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
         given = re.search(rb"\r\nx-amz-checksum-crc64nvme: (\S+)\r\n", request)
         if operation == "put" and given is not None:
-            self.told = given[1].decode()
-            if not self.echoes and self.told != crc64nvme(body):
+            self.reported = given[1].decode()
+            if not self.echoes and self.reported != crc64nvme(body):
                 return refusal(400, "BadDigest")
-            self.fields = (f"x-amz-checksum-crc64nvme: {self.told}",)
+            self.fields = (f"x-amz-checksum-crc64nvme: {self.reported}",)
         return super()._answer(operation, request, body)
 
 
 @pytest.mark.parametrize(("echoes", "answer"), [(True, Answer.NO), (False, Answer.YES)])
-def test_the_doctor_finds_out_who_echoes_a_checksum(engine: Engine, echoes: bool, answer: Answer) -> None:
+def test_the_doctor_finds_out_who_echoes_a_checksum(
+    engine: Engine, echoes: bool, answer: Answer
+) -> None:
     bucket = Comparing()
     bucket.echoes = echoes
     found = findings(engine, bucket)["compares"]
@@ -329,14 +367,18 @@ def test_the_largest_object_is_that_of_today() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "value"), [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)]
+    ("status", "code", "value"),
+    [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)],
 )
 def test_two_uploads_under_way_that_are_refused_for_the_same_are_both_sent_again(
     status: int, code: str, value: str
 ) -> None:
-    """What one of them taught was not known when the other was sent; what is sent with it is another refusal."""
+    """What one of them taught was not known when the other was sent; what is sent with it is
+    another refusal."""
     memory, origin = CapabilityCache(), Origin("https", "host.example", 443)
-    one, other = (EndpointQuirks(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other"))
+    one, other = (
+        EndpointQuirks(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other")
+    )
     refused = Refusal(status, code, "", (("x-amz-meta-a", value),))
     left_out = one.leave_out(refused)
     assert left_out is not None
@@ -373,13 +415,21 @@ def test_the_reason_of_a_refused_head_is_asked_for(
     assert bucket.asked == ["head", "get"]
 
 
-def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(engine: Engine, tmp_path: Path) -> None:
-    wrong = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
+def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(
+    engine: Engine, tmp_path: Path
+) -> None:
+    wrong = Signer(
+        lambda: AwsCredentials("KEY", "SECRET"),
+        "us-east-1",
+        clock=lambda: datetime(2020, 1, 1, tzinfo=UTC),
+    )
     now = f"Date: {format_datetime(datetime.now(UTC), usegmt=True)}"
     bucket = Bucket({"head": [reply(403)], "get": [refusal(403, "RequestTimeTooSkewed", now)]})
     bucket.whole = b"bytes"
     with Peer(many(bucket)) as peer:
-        patient(engine).migrate(place(peer, wrong), local_location(tmp_path / "a", destination=True))
+        patient(engine).migrate(
+            place(peer, wrong), local_location(tmp_path / "a", destination=True)
+        )
     assert (tmp_path / "a").read_bytes() == b"bytes"
 
 
@@ -398,14 +448,18 @@ def test_a_head_whose_refusal_has_passed_when_its_reason_is_asked_for_fails_noth
                 place(peer), local_location(local, destination=True), if_exists="overwrite"
             )
         else:
-            outcome = patient(engine).migrate(local_location(local, destination=False), place(peer), if_exists="skip")
+            outcome = patient(engine).migrate(
+                local_location(local, destination=False), place(peer), if_exists="skip"
+            )
     assert outcome.state == (State.VERIFIED if side == "source" else State.SKIPPED)
     assert bucket.asked[:3] == ["head", "get", "head"]
     assert "put" not in bucket.asked
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_head_that_is_refused_for_good_is_told_at_once(engine: Engine, tmp_path: Path, status: int) -> None:
+def test_a_head_that_is_refused_for_good_is_told_at_once(
+    engine: Engine, tmp_path: Path, status: int
+) -> None:
     bucket = Bucket({"head": [reply(status)] * 9})
     bucket.whole = b"bytes"
     with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:

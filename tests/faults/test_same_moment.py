@@ -1,4 +1,5 @@
-"""The same command twice at one moment: what the other one does meanwhile is no failure of this one."""
+"""The same command twice at one moment: what the other one does meanwhile is no failure of this
+one."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
 def test_another_process_ends_it_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
-    """Between any two looks of this command the other one may have gone on with it, and ended it."""
+    """Between any two looks of this command the other one may have gone on with it, and ended
+    it."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "to").mkdir()
@@ -72,21 +74,26 @@ def test_another_process_ends_it_meanwhile(
 def test_what_vanished_is_moved_again_although_another_process_ends_the_migration_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Nobody works on a migration that has succeeded: what is gone from its destination is another migration's then."""
+    """Nobody works on a migration that has succeeded: what is gone from its destination is another
+    migration's then."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "from").mkdir()
     (tmp_path / "to").mkdir()
     for name in ("a", "b"):
         (tmp_path / "from" / name).write_bytes(b"bytes")
-    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True
+    )
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(only=made.id)
     assert listing is not None
     other.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
     other.end_listing(listing)
     one, two = other.claim(2, only=made.id)
-    other.settle([verified(one, 5), Settlement(two, "hand_back")])  # and somebody removes what has arrived
+    other.settle(
+        [verified(one, 5), Settlement(two, "hand_back")]
+    )  # and somebody removes what has arrived
     real, begun = getattr(ledger, step), []
 
     def after_the_other(*arguments: Any, **named: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a source does wrong, over plain TCP and over TLS. G1 and G2 hold in every row: no success
-unless the bytes are the source's, and nothing at the destination that could be taken for a whole object."""
+unless the bytes are the source's, and nothing at the destination that could be taken for a whole
+object."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ class Pair:
 
     def source(self, *scripts: Script) -> Peer:
         """Start the source."""
-        return self.stack.enter_context(Peer(scripts, self.certificates.server if self.tls else None))
+        return self.stack.enter_context(
+            Peer(scripts, self.certificates.server if self.tls else None)
+        )
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -65,7 +68,9 @@ def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator
         yield Pair(stack, certificates, tls, cloud, there)
 
 
-def fails(engine: Engine, pair: Pair, kind: type[RelayError], *scripts: Script, **options: object) -> RelayError:
+def fails(
+    engine: Engine, pair: Pair, kind: type[RelayError], *scripts: Script, **options: object
+) -> RelayError:
     """Assert that the transfer fails so, on the source's side, and leaves nothing."""
     with pytest.raises(kind) as caught:
         engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
@@ -98,17 +103,26 @@ def test_f01_fin_before_the_length(engine: Engine, pair: Pair, cut: str, verify:
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 def test_f02_reset_in_the_middle(engine: Engine, pair: Pair, verify: str) -> None:
-    fails(engine, pair, ConnectionLost, serving(Cloud(), sending(GET_HEAD, DATA[:-9], reset=True)), verify=verify)
+    fails(
+        engine,
+        pair,
+        ConnectionLost,
+        serving(Cloud(), sending(GET_HEAD, DATA[:-9], reset=True)),
+        verify=verify,
+    )
 
 
 def test_f01_f02_a_second_attempt_with_a_fresh_body_succeeds(patient: Engine, pair: Pair) -> None:
     cut = serving(Cloud(), sending(GET_HEAD, DATA[:1000]))
     reset = serving(Cloud(), sending(GET_HEAD, DATA[:2000], reset=True))
     whole = serving(Cloud(), sending(GET_HEAD, DATA))
-    outcome = patient.migrate(pair.source(cut, reset, whole, whole, whole).url(), pair.there.url("/b"))
+    outcome = patient.migrate(
+        pair.source(cut, reset, whole, whole, whole).url(), pair.there.url("/b")
+    )
     assert pair.destination.objects == {b"/b": DATA}
     assert outcome.receipt is not None
-    # The reset may come before a byte of the answer, on a kept-alive connection: a fresh one is no new attempt.
+    # The reset may come before a byte of the answer, on a kept-alive connection: a fresh one is no
+    # new attempt.
     assert outcome.receipt.attempts in (2, 3)
     assert outcome.receipt.bytes_resent > 0
 
@@ -138,16 +152,23 @@ def test_f27_what_was_there_already_is_no_proof_of_a_source_without_an_end(
     field = b"Repr-Digest: crc32c=:%s:\r\n" % b64encode(crc.to_bytes(4, "big")) if declared else b""
     source = pair.source(serving(Cloud(), close_delimited(pair, DATA, field)))
     transfer = engine.runner.transfer(engine.plan(source.url("/a"), pair.there.url("/b")))
-    outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True, before=PriorState(known=True))))
+    outcome = engine.runner.run(
+        replace(transfer, known=ObjectHints(begun=True, before=PriorState(known=True)))
+    )
     assert b"PUT" not in pair.destination.methods
     assert outcome.state is (State.VERIFIED if declared else State.UNVERIFIED)
     assert outcome.receipt is not None
-    assert any("neither a length nor a digest" in note for note in outcome.receipt.notes) is not declared
+    assert (
+        any("neither a length nor a digest" in note for note in outcome.receipt.notes)
+        is not declared
+    )
 
 
 def test_f03_close_delimited_is_held_to_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
-    assert works(engine, pair, serving(Cloud(), close_delimited(pair, DATA), head)) is State.VERIFIED
+    assert (
+        works(engine, pair, serving(Cloud(), close_delimited(pair, DATA), head)) is State.VERIFIED
+    )
 
 
 def test_f03_close_delimited_short_of_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
@@ -157,7 +178,12 @@ def test_f03_close_delimited_short_of_the_size_that_head_told(engine: Engine, pa
 
 def test_f04_ragged_tls_end_of_a_close_delimited_body(engine: Engine, pair: Pair) -> None:
     if pair.tls:
-        fails(engine, pair, ConnectionLost, serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\n\r\n", DATA)))
+        fails(
+            engine,
+            pair,
+            ConnectionLost,
+            serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\n\r\n", DATA)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -197,11 +223,18 @@ def test_f07_invalid_chunks(engine: Engine, pair: Pair, coded: bytes) -> None:
 
 
 def test_chunked_whole_goes_to_a_destination_that_takes_chunked(engine: Engine, pair: Pair) -> None:
-    assert works(engine, pair, serving(Cloud(), sending(CHUNKED, ONE_CHUNK, b"0\r\n\r\n"))) is State.VERIFIED
+    assert (
+        works(engine, pair, serving(Cloud(), sending(CHUNKED, ONE_CHUNK, b"0\r\n\r\n")))
+        is State.VERIFIED
+    )
 
 
-def test_f08_surplus_is_not_forwarded_and_the_connection_not_used_again(engine: Engine, pair: Pair) -> None:
-    whole = serving(Cloud(), sending(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+def test_f08_surplus_is_not_forwarded_and_the_connection_not_used_again(
+    engine: Engine, pair: Pair
+) -> None:
+    whole = serving(
+        Cloud(), sending(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    )
     assert works(engine, pair, whole) is State.VERIFIED
 
 
@@ -228,7 +261,9 @@ def test_f10_another_size_than_head_told(engine: Engine, pair: Pair, off: int) -
     fails(engine, pair, SourceChanged, serving(Cloud(), sending(GET_HEAD, DATA), head))
 
 
-@pytest.mark.parametrize("status", [b"206 Partial Content", b"202 Accepted", b"207 Multi", b"203 Changed"])
+@pytest.mark.parametrize(
+    "status", [b"206 Partial Content", b"202 Accepted", b"207 Multi", b"203 Changed"]
+)
 def test_f11_an_answer_that_is_not_200(engine: Engine, pair: Pair, status: bytes) -> None:
     get = sending(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello")
     error = fails(engine, pair, RelayError, serving(Cloud(), get))
@@ -262,12 +297,17 @@ def test_f14_a_weak_tag_is_never_a_precondition(engine: Engine, pair: Pair) -> N
     assert b"If-Match" not in b"".join(seen.heads)
 
 
-def test_f15_f89_bytes_that_are_not_those_of_the_declared_digest(engine: Engine, pair: Pair) -> None:
+def test_f15_f89_bytes_that_are_not_those_of_the_declared_digest(
+    engine: Engine, pair: Pair
+) -> None:
     import base64
     import hashlib
 
     digest = base64.b64encode(hashlib.sha256(DATA).digest())
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nRepr-Digest: sha-256=:%s:\r\n\r\n" % (len(DATA), digest)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nRepr-Digest: sha-256=:%s:\r\n\r\n" % (
+        len(DATA),
+        digest,
+    )
     flipped = bytes([DATA[0] ^ 1]) + DATA[1:]
     fails(engine, pair, IntegrityMismatch, serving(Cloud(), sending(head, flipped)))
     assert works(engine, pair, serving(Cloud(), sending(head, DATA))) is State.VERIFIED
@@ -295,7 +335,9 @@ def test_f16_a_content_coding_is_passed_through_untouched(engine: Engine, pair: 
 def redirecting(target: str, status: int = 302) -> Script:
     """Answer everything with a redirect."""
     return answer(
-        b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, target.encode()), keep=True
+        b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+        % (status, target.encode()),
+        keep=True,
     )
 
 
@@ -310,16 +352,22 @@ def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["javascript:alert(1)", "ftp://127.0.0.1/", "http://a@127.0.0.1/", "http://[::1", "//"]
+    "target",
+    ["javascript:alert(1)", "ftp://127.0.0.1/", "http://a@127.0.0.1/", "http://[::1", "//"],
 )
-def test_f18_a_redirect_that_is_no_http_url_is_refused(engine: Engine, pair: Pair, target: str) -> None:
+def test_f18_a_redirect_that_is_no_http_url_is_refused(
+    engine: Engine, pair: Pair, target: str
+) -> None:
     fails(engine, pair, RedirectRefused, redirecting(target))
 
 
 @pytest.mark.parametrize(
-    "target", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "//[::ffff:10.0.0.1]/"]
+    "target",
+    ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "//[::ffff:10.0.0.1]/"],
 )
-def test_f18_a_redirect_to_a_closed_address_is_denied(engine: Engine, pair: Pair, target: str) -> None:
+def test_f18_a_redirect_to_a_closed_address_is_denied(
+    engine: Engine, pair: Pair, target: str
+) -> None:
     kind = RedirectRefused if pair.tls and target.startswith("http:") else EgressDenied
     fails(engine, pair, kind, redirecting(target))
 
@@ -370,14 +418,20 @@ def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pa
     assert works(engine, pair, endless) is State.VERIFIED
 
 
-@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"]
+)
 def test_f20_interim_answers(engine: Engine, pair: Pair, interim: bytes) -> None:
-    assert works(engine, pair, serving(Cloud(), sending(interim * 8, GET_HEAD, DATA))) is State.VERIFIED
+    assert (
+        works(engine, pair, serving(Cloud(), sending(interim * 8, GET_HEAD, DATA)))
+        is State.VERIFIED
+    )
     fails_clean(engine, pair, serving(Cloud(), sending(interim * 100_000, GET_HEAD, DATA)))
 
 
 def fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
-    """As `fails` with a ProtocolViolation, at a destination that has an object already: it keeps that one."""
+    """As `fails` with a ProtocolViolation, at a destination that has an object already: it keeps
+    that one."""
     before = dict(pair.destination.objects)
     with pytest.raises(ProtocolViolation):
         engine.migrate(pair.source(script).url("/a"), pair.there.url("/b"))
@@ -421,18 +475,31 @@ def test_f23_no_answer_and_no_body(engine: Engine, pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("after", "seconds"),
-    [(b"5", 5.0), (b"-1", None), (b"1000000000", 1e9), (b"garbage", None), (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+    [
+        (b"5", 5.0),
+        (b"-1", None),
+        (b"1000000000", 1e9),
+        (b"garbage", None),
+        (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
 )
-def test_f24_retry_after_is_read(engine: Engine, pair: Pair, after: bytes, seconds: float | None) -> None:
+def test_f24_retry_after_is_read(
+    engine: Engine, pair: Pair, after: bytes, seconds: float | None
+) -> None:
     reply = b"HTTP/1.1 429 Slow Down\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"
     error = fails(engine, pair, Throttled, serving(Cloud(), sending(reply)))
     assert error.retry_after == seconds
     assert error.retryable
 
 
-def test_f24_a_short_retry_after_is_honoured_and_a_long_one_ends_it(patient: Engine, pair: Pair) -> None:
+def test_f24_a_short_retry_after_is_honoured_and_a_long_one_ends_it(
+    patient: Engine, pair: Pair
+) -> None:
     def busy(after: bytes) -> Script:
-        return serving(Cloud(), sending(b"HTTP/1.1 503 B\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"))
+        return serving(
+            Cloud(),
+            sending(b"HTTP/1.1 503 B\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"),
+        )
 
     whole = serving(Cloud(), sending(GET_HEAD, DATA))
     outcome = patient.migrate(pair.source(busy(b"1"), whole, whole).url(), pair.there.url("/b"))
@@ -443,7 +510,13 @@ def test_f24_a_short_retry_after_is_honoured_and_a_long_one_ends_it(patient: Eng
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (410, NotFound), (403, PermissionDenied), (500, Unavailable), (502, Unavailable)],
+    [
+        (404, NotFound),
+        (410, NotFound),
+        (403, PermissionDenied),
+        (500, Unavailable),
+        (502, Unavailable),
+    ],
 )
 def test_what_a_source_says_is_what_is_reported(
     engine: Engine, pair: Pair, status: int, kind: type[RelayError]
@@ -454,7 +527,12 @@ def test_what_a_source_says_is_what_is_reported(
 
 def test_f28_no_bytes_although_head_told_some(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
-    fails(engine, pair, SourceChanged, serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), head))
+    fails(
+        engine,
+        pair,
+        SourceChanged,
+        serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), head),
+    )
 
 
 @pytest.mark.parametrize("verify", ["auto", "size", "read_back"])

@@ -1,4 +1,5 @@
-"""A source whose own digest is wrong: the same bytes twice are no damage on the way, and that digest proves nothing."""
+"""A source whose own digest is wrong: the same bytes twice are no damage on the way, and that
+digest proves nothing."""
 
 from __future__ import annotations
 
@@ -33,12 +34,18 @@ FALSE = {
 
 
 @pytest.mark.parametrize("field", FALSE.values(), ids=FALSE)
-def test_a_source_whose_own_digest_is_wrong_says_so_after_two_readings(certificates: Certificates, field: str) -> None:
-    """Not at the end of the budget, and not as damage on the way; what is there stays, and nothing is proved by it."""
+def test_a_source_whose_own_digest_is_wrong_says_so_after_two_readings(
+    certificates: Certificates, field: str
+) -> None:
+    """Not at the end of the budget, and not as damage on the way; what is there stays, and nothing
+    is proved by it."""
     engine = Engine(certificates.ca_file, retry_budget=60)
     head = GET_HEAD.removesuffix(b"\r\n") + field.encode() + b"\r\n\r\n"
     cloud, there = Cloud(), Cloud(objects={b"/a": b"old"})
-    with Peer([serving(cloud, sending(head, DATA))] * 9) as source, Peer(keeping(there)) as destination:
+    with (
+        Peer([serving(cloud, sending(head, DATA))] * 9) as source,
+        Peer(keeping(there)) as destination,
+    ):
         with pytest.raises(SourceDigestWrong) as caught:
             engine.migrate(source.url("/a"), destination.url("/a"))
         assert cloud.methods.count(b"GET") == 2
@@ -68,13 +75,23 @@ def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates)
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bool) -> None:
-    """Where our own digest agrees with the destination's, the destination is not to blame for another one."""
+    """Where our own digest agrees with the destination's, the destination is not to blame for
+    another one."""
     theirs = {"crc64nvme": b"12345678", "sha-256": b"right" * 6 + b"xx"}
-    sent = Sent(5, {"crc64nvme": theirs["crc64nvme"] if ours else b"87654321"}, {"sha-256": b"wrong" * 6 + b"xx"})
+    sent = Sent(
+        5,
+        {"crc64nvme": theirs["crc64nvme"] if ours else b"87654321"},
+        {"sha-256": b"wrong" * 6 + b"xx"},
+    )
     place = parse_location("http://a.example/a", destination=True)
     with pytest.raises(IntegrityMismatch) as caught:
         prove_object(
-            None, PutResult(Version(), place, theirs), sent, Verify.AUTO, lambda: False, PriorState(known=True)
+            None,
+            PutResult(Version(), place, theirs),
+            sent,
+            Verify.AUTO,
+            lambda: False,
+            PriorState(known=True),
         )  # type: ignore[arg-type]
     assert caught.value.side == ("source" if ours else "destination")
 
@@ -83,7 +100,8 @@ WHOLE = (bytes(range(250)) * (SIZE // 250 + 1))[:SIZE]
 
 
 @pytest.mark.parametrize(
-    ("name", "verify", "noted"), [("sha-256", "auto", True), ("crc64nvme", "auto", False), ("sha-256", "size", False)]
+    ("name", "verify", "noted"),
+    [("sha-256", "auto", True), ("crc64nvme", "auto", False), ("sha-256", "size", False)],
 )
 def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
     certificates: Certificates, name: str, verify: str, noted: bool
@@ -96,7 +114,9 @@ def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
         while request := talk.head():
             span = re.search(rb"Range: bytes=(\d+)-(\d+)", request)
             first, last = map(int, span.groups()) if span else (0, SIZE - 1)
-            printed = f"Content-Range: bytes {first}-{last}/{SIZE}" if span else "Accept-Ranges: bytes"
+            printed = (
+                f"Content-Range: bytes {first}-{last}/{SIZE}" if span else "Accept-Ranges: bytes"
+            )
             head = f'Content-Length: {last + 1 - first}\r\nETag: "v1"\r\nRepr-Digest: {name}=:{value}:\r\n{printed}'
             data = b"" if request.startswith(b"HEAD") else WHOLE[first : last + 1]
             talk.send(f"HTTP/1.1 {206 if span else 200} X\r\n{head}\r\n\r\n".encode(), data)
@@ -105,5 +125,8 @@ def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
     with Peer([source] * 9) as peer, Peer(many(bucket)) as there:
         outcome = engine.migrate(peer.url("/a"), place(there), verify=verify)
     assert outcome.receipt is not None
-    assert any(f"the {name} that the source declares" in note for note in outcome.receipt.notes) == noted
+    assert (
+        any(f"the {name} that the source declares" in note for note in outcome.receipt.notes)
+        == noted
+    )
     assert "part" in bucket.asked

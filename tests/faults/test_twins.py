@@ -1,4 +1,5 @@
-"""Names of one tree that a destination takes for one: found before the second is sent, and both told (B60)."""
+"""Names of one tree that a destination takes for one: found before the second is sent, and both
+told (B60)."""
 
 from __future__ import annotations
 
@@ -46,11 +47,15 @@ def _composed(path: bytes) -> bytes:
 
 
 def _without_ends(path: bytes) -> bytes:
-    return quote("/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/.").encode()
+    return quote(
+        "/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/."
+    ).encode()
 
 
 def _trimmed(path: bytes) -> bytes:
-    return quote("/".join(one.strip(" ") for one in unquote(path.decode()).split("/")), safe="/.").encode()
+    return quote(
+        "/".join(one.strip(" ") for one in unquote(path.decode()).split("/")), safe="/."
+    ).encode()
 
 
 def _decoded(path: bytes) -> bytes:
@@ -91,17 +96,23 @@ def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
     shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
         for _ in range(2):  # and the same command says it again
-            code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+            code, printed = terminal.tree(
+                tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+            )
             assert (code, printed["objects"].get("failed")) == (1, 1)
     assert shelf.methods.count(b"PUT") == 2
     assert len(shelf.objects) == 2
-    assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
+    assert (
+        terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision")
+        == 1
+    )
     error = terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
     assert quote(one.split("/")[0][:2]) in error or one[:2] in error
 
 
 class Balanced(Shelf):
-    """Gives each answer another entity tag, as servers do that count in memory, each its own, behind a balancer."""
+    """Gives each answer another entity tag, as servers do that count in memory, each its own,
+    behind a balancer."""
 
     numbers = itertools.count()
 
@@ -119,7 +130,9 @@ def test_b60_an_entity_tag_that_changes_with_each_answer_tells_no_two_names_apar
     shelf, terminal = Balanced(folds=_without_case), Terminal(tmp_path)
     shelf.refused = {b"HEAD": empty(head)}
     with Peer(shelf) as there:
-        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+        code, printed = terminal.tree(
+            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+        )
     assert (code, printed["objects"]) == (1, {"verified": 1, "failed": 1})
     assert "key-collision" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
     assert shelf.methods.count(b"PUT") == 1
@@ -137,13 +150,18 @@ def test_b60_what_lay_there_before_under_a_name_that_is_one_there_is_left_alone(
     with Peer(shelf) as there:
         assert terminal.tree(tmp_path / "before", there.url("/to/"))[0] == 0
         before = dict(shelf.objects)
-        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
-    assert (code, printed["objects"]) == ((0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1}))
+        code, printed = terminal.tree(
+            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+        )
+    assert (code, printed["objects"]) == (
+        (0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1})
+    )
     assert shelf.objects == before
 
 
 def _listing(shelf: Shelf, path: bytes) -> bytes | None:
-    """Show a folder as nginx does: its links are relative, so that a page says nothing of how its folder is called."""
+    """Show a folder as nginx does: its links are relative, so that a page says nothing of how its
+    folder is called."""
     if not path.endswith(b"/"):
         return shelf.objects.get(path)
     below = [key[len(path) :] for key in shelf.objects if key.startswith(path)]
@@ -167,14 +185,20 @@ FOLDERS = {
 def test_b60_a_listing_that_spells_a_folder_as_it_was_asked_tells_no_two_apart(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
-    """Each of the two folders lists the object, since they are one: only the folder above them can tell."""
+    """Each of the two folders lists the object, since they are one: only the folder above them can
+    tell."""
     plant(tmp_path / "from", one, other, "plain")
     shelf, terminal = Shelf(folds=folds, shown=_listing), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
-        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+        code, printed = terminal.tree(
+            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+        )
     assert (code, printed["objects"]) == (1, {"failed": 1, "verified": 2})
     assert len(shelf.objects) == 2
-    assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
+    assert (
+        terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision")
+        == 1
+    )
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDERS.values()], ids=FOLDERS)
@@ -193,8 +217,12 @@ def test_b60_two_objects_that_look_alike_are_two_where_the_folder_above_lists_bo
     assert len(shelf.objects) == 2
 
 
-@pytest.mark.parametrize("names", [("a%2Fb", "a/b/c"), ("x+", "x /y"), ("A", "a/b"), ("a%252Fb", "a/b/c", "a%2Fb")])
-def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "names", [("a%2Fb", "a/b/c"), ("x+", "x /y"), ("A", "a/b"), ("a%252Fb", "a/b/c", "a%2Fb")]
+)
+def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
     plant(tmp_path / "from", *names)
     for to in (tmp_path / "to", None):
         shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
@@ -204,7 +232,9 @@ def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
-def test_b60_both_arrive_where_the_destination_tells_them_apart(tmp_path: Path, one: str, other: str) -> None:
+def test_b60_both_arrive_where_the_destination_tells_them_apart(
+    tmp_path: Path, one: str, other: str
+) -> None:
     plant(tmp_path / "from", one, other)
     shelf, terminal = Shelf(), Terminal(tmp_path)
     with Peer(shelf) as there:
@@ -229,8 +259,12 @@ def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
     assert len({fold(name) for name in ("a", "b", "a/b", "ab", "\u00e4", "a.b", "a b")}) == 7
 
 
-@pytest.mark.parametrize("name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"])
-def test_a_name_whose_decoding_is_no_text_is_a_name_like_any_other(ledger: Ledger, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"]
+)
+def test_a_name_whose_decoding_is_no_text_is_a_name_like_any_other(
+    ledger: Ledger, name: str
+) -> None:
     _listed(ledger, (name, "b"), (name.lower() + " ",))
     assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
 
@@ -241,7 +275,9 @@ def test_such_names_arrive(tmp_path: Path) -> None:
     assert (code, printed["objects"]) == (0, {"verified": 4})
 
 
-@pytest.mark.parametrize("name", ["%" + "25" * 500_000 + "41", "a" + "\u0300\u0316" * 500_000, "%ff" * 300_000])
+@pytest.mark.parametrize(
+    "name", ["%" + "25" * 500_000 + "41", "a" + "\u0300\u0316" * 500_000, "%ff" * 300_000]
+)
 def test_the_form_of_a_hostile_name_is_made_at_once(name: str) -> None:
     began = time.process_time()
     fold(name)
@@ -272,7 +308,15 @@ def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     (again,) = ledger.claim(1)
     assert ledger.enter_folded(again) == (one.name,)
     ledger.leave_folded(again)
-    ledger.settle([Settlement(again, "failed", error={"code": "key-collision", "side": "destination", "detail": "no"})])
+    ledger.settle(
+        [
+            Settlement(
+                again,
+                "failed",
+                error={"code": "key-collision", "side": "destination", "detail": "no"},
+            )
+        ]
+    )
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -289,7 +333,9 @@ def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_
     one, other = ledger.claim(2)
     assert hints_of_claim(one).begun and hints_of_claim(other).begun
     for _ in range(3):
-        assert ledger.enter_folded(one) == (other.name,), "again too, as after an answer of the ledger that was lost"
+        assert ledger.enter_folded(one) == (other.name,), (
+            "again too, as after an answer of the ledger that was lost"
+        )
         assert ledger.enter_folded(other) is None
     ledger.settle([Settlement(other, "hand_back")])
     (other,) = ledger.claim(1)
@@ -299,8 +345,11 @@ def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_
 
 
 @pytest.mark.parametrize("first", ["a", "A", "b "])
-def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(ledger: Ledger, first: str) -> None:
-    """Transfers start while the listing still goes on: the other waits, and learns of it, whatever became of it."""
+def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(
+    ledger: Ledger, first: str
+) -> None:
+    """Transfers start while the listing still goes on: the other waits, and learns of it, whatever
+    became of it."""
     other = {"a": "A", "A": "a", "b ": "b"}[first]
     ledger.create(TREE)
     listing = ledger.claim_listing()
@@ -323,23 +372,34 @@ def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
 ) -> None:
     plant(tmp_path / "from", "a", "A")
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True
+    )
     id = ledger.create(order.spec(runner.remotes))[0].id
-    monkeypatch.setattr(Ledger, "enter", exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False))
+    monkeypatch.setattr(
+        Ledger, "enter", exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False)
+    )
     with gevent.Timeout(30):
         Worker(ledger, runner, 1, id).run()
-    assert {row.name: (row.state, row.error) for row in ledger.page(id)} == dict.fromkeys("aA", ("verified", None))
+    assert {row.name: (row.state, row.error) for row in ledger.page(id)} == dict.fromkeys(
+        "aA", ("verified", None)
+    )
 
 
 def test_one_tag_looks_alike_whatever_its_date() -> None:
     one = Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:35:21 GMT")
-    assert _looks_one(one, Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
-    assert not _looks_one(one, Version(size=9, etag='"b"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
+    assert _looks_one(
+        one, Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT")
+    )
+    assert not _looks_one(
+        one, Version(size=9, etag='"b"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT")
+    )
     assert not _looks_one(one, Version(size=8, etag='"a"', last_modified=one.last_modified))
 
 
 class Unsteady(Shelf):
-    """Refuses all looks until the second object comes, and stores the first upload without an answer."""
+    """Refuses all looks until the second object comes, and stores the first upload without an
+    answer."""
 
     refuses = True
     answers = False
@@ -363,19 +423,23 @@ class Unsteady(Shelf):
 
 
 def test_b60_what_one_has_sent_is_not_what_the_other_finds_there(tmp_path: Path) -> None:
-    """The second object was sent, and its answer lost, before it was seen that both names are one."""
+    """The second object was sent, and its answer lost, before it was seen that both names are
+    one."""
     plant(tmp_path / "from", "Name", "name")
     shelf, terminal = Unsteady(folds=_without_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
     with Peer(shelf) as there:
         for ends in ({"failed": 2}, {"failed": 1, "verified": 1}):
-            code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", "skip", "--slots", "1")
+            code, printed = terminal.tree(
+                tmp_path / "from", there.url("/to/"), "--if-exists", "skip", "--slots", "1"
+            )
             assert (code, printed["objects"]) == (1, ends)
     assert terminal.query("SELECT name FROM transfers WHERE state = 'verified'") == "name"
     assert shelf.objects == {b"/to/name": (tmp_path / "from" / "name").read_bytes()}
 
 
 class Numbering(LocalStore):
-    """A file system that folds case, and numbers a file by each name, as FUSE does of itself (exfat-fuse)."""
+    """A file system that folds case, and numbers a file by each name, as FUSE does of itself
+    (exfat-fuse)."""
 
     folds = True
 
@@ -389,12 +453,16 @@ class Numbering(LocalStore):
 
 
 @pytest.mark.parametrize("folds", [True, False])
-def test_b60_a_file_that_has_another_number_by_each_name_is_one(wire: Wire, tmp_path: Path, folds: bool) -> None:
+def test_b60_a_file_that_has_another_number_by_each_name_is_one(
+    wire: Wire, tmp_path: Path, folds: bool
+) -> None:
     store = Numbering(wire, "destination", Watchdog(Limits()))
     store.folds = folds
     for name in ["Name"] if folds else ["Name", "name"]:
         (tmp_path / name).write_bytes(b"four")
         os.utime(tmp_path / name, (1e9, 1e9))
-    twin, place = (local_location(tmp_path, destination=True).below(name) for name in ("Name", "name"))
+    twin, place = (
+        local_location(tmp_path, destination=True).below(name) for name in ("Name", "name")
+    )
     with pytest.raises(KeyCollision) if folds else nullcontext():
         refuse_folded_names(store, place, (twin,))

@@ -1,4 +1,5 @@
-"""What is equal at both ends is left alone by `changed`, by whatever either end tells of it: HEAD is advice."""
+"""What is equal at both ends is left alone by `changed`, by whatever either end tells of it: HEAD
+is advice."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SECRET = "a-secret"
 
 @dataclass
 class Dated(Shelf):
-    """Tells when its objects were changed; with `ranges` it gives a range, and 416 where there is none to give."""
+    """Tells when its objects were changed; with `ranges` it gives a range, and 416 where there is
+    none to give."""
 
     modified: float = NEW
     ranges: bool = True
@@ -35,12 +37,15 @@ class Dated(Shelf):
         if not data:
             talk.send(empty(416))
         else:
-            told = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
-            talk.send(b"HTTP/1.1 206 X\r\n" + told + self._tag(data) + b"\r\n", data[:1])
+            reported = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
+            talk.send(b"HTTP/1.1 206 X\r\n" + reported + self._tag(data) + b"\r\n", data[:1])
         return True
 
     def _tag(self, data: bytes) -> bytes:  # type: ignore[override]
-        return Shelf._tag(data) + f"Last-Modified: {formatdate(self.modified, usegmt=True)}\r\n".encode()
+        return (
+            Shelf._tag(data)
+            + f"Last-Modified: {formatdate(self.modified, usegmt=True)}\r\n".encode()
+        )
 
 
 @pytest.mark.parametrize("data", [DATA, b""], ids=["bytes", "empty"])
@@ -61,8 +66,12 @@ def test_a_destination_that_has_no_head_is_compared_by_its_get(
 
 @pytest.mark.parametrize("size", [len(DATA), len(DATA) + 1], ids=["equal", "longer"])
 @pytest.mark.parametrize("head", [401, 405])
-def test_a_source_that_has_no_head_is_compared_by_its_get(tmp_path: Path, head: int, size: int) -> None:
-    here = Dated(objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty(head)}, modified=OLD)
+def test_a_source_that_has_no_head_is_compared_by_its_get(
+    tmp_path: Path, head: int, size: int
+) -> None:
+    here = Dated(
+        objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty(head)}, modified=OLD
+    )
     there = Dated(objects={b"/b": DATA})
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
@@ -87,14 +96,17 @@ def test_a_tree_whose_source_has_no_head_is_compared_by_its_get(
             source.shelf.put(name, data, "source", modified=OLD)
             there.objects[f"/to/{name}".encode()] = data
         url = source.url() if kind is PlainLiar else f"webdav+{source.url()}"
-        code, told = terminal.tree(url, destination.url("/to/"), "--source-headers-file", str(headers))
-    assert (code, told["objects"]) == (0, {"skipped": 3})
+        code, reported = terminal.tree(
+            url, destination.url("/to/"), "--source-headers-file", str(headers)
+        )
+    assert (code, reported["objects"]) == (0, {"skipped": 3})
     assert b"PUT" not in there.methods
 
 
 @pytest.mark.parametrize("head", [401, 405])
 def test_a_damaged_object_of_ours_is_not_what_was_there(tmp_path: Path, head: int) -> None:
-    """It has the length and a newer time; it was sent by us, and is not compared with the source's by those."""
+    """It has the length and a newer time; it was sent by us, and is not compared with the source's
+    by those."""
     here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty(head)}, modified=OLD)
     there = Dated(refused={b"DELETE": empty(405)}, damages=lambda data: data[::-1])
     with Peer(here) as source, Peer(there) as destination:

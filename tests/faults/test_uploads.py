@@ -1,4 +1,5 @@
-"""What goes wrong with an upload to S3 that was sent as it should be: the store loses it, changes it, or mumbles.
+"""What goes wrong with an upload to S3 that was sent as it should be: the store loses it, changes
+it, or mumbles.
 
 Over a scripted bucket; `test_s3.py` has what single answers mean.
 """
@@ -27,7 +28,19 @@ from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
-from tests.faults.buckets import DONE, GONE, IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
+from tests.faults.buckets import (
+    DONE,
+    GONE,
+    IN_PARTS,
+    PART,
+    SIZE,
+    Bucket,
+    many,
+    patient,
+    place,
+    refusal,
+    reply,
+)
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer, Talk
 
@@ -60,7 +73,8 @@ MANGLED: dict[str, Callable[[bytes], bytes]] = {
 def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_removed(
     engine: Engine, source: Spawned, kind: str, size: int, sums: bool
 ) -> None:
-    """Whether the store tells the checksum of what it has, or has to be read; at a small one it tells the wrong one."""
+    """Whether the store tells the checksum of what it has, or has to be read; at a small one it
+    tells the wrong one."""
     bucket = Bucket(mangle=MANGLED[kind], sums=sums and size == SIZE)
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch) as caught:
         engine.migrate(url(source, size), place(peer))
@@ -69,7 +83,9 @@ def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_removed(
 
 
 @pytest.mark.parametrize("sums", [False, True])
-def test_f36_f42_parts_in_another_order_are_another_object(engine: Engine, source: Spawned, sums: bool) -> None:
+def test_f36_f42_parts_in_another_order_are_another_object(
+    engine: Engine, source: Spawned, sums: bool
+) -> None:
     bucket = Bucket(order=lambda numbers: sorted(numbers, reverse=True), sums=sums)
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(url(source, SIZE), place(peer))
@@ -96,7 +112,9 @@ def test_f37_an_object_that_shows_late_is_waited_for_and_one_that_never_does_is_
         engine.migrate(url(source, size), place(peer))
 
 
-def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(engine: Engine, source: Spawned) -> None:
+def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(
+    engine: Engine, source: Spawned
+) -> None:
     """The store has put the object together: it is not sent again."""
     bucket = Bucket({"complete": [lambda talk: talk.send(reply(200, DONE[:60]))]})
     with Peer(many(bucket)) as peer:
@@ -106,7 +124,9 @@ def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(engine: Engine, 
     assert "abort" not in bucket.asked
 
 
-def test_f39_a_store_that_sends_blanks_while_it_works_is_not_stalled(engine: Engine, source: Spawned) -> None:
+def test_f39_a_store_that_sends_blanks_while_it_works_is_not_stalled(
+    engine: Engine, source: Spawned
+) -> None:
     """For longer than the stall rule's window, and far fewer bytes than it asks for."""
     limits = engine.runner.limits
 
@@ -165,7 +185,9 @@ def test_f43_an_upload_that_is_gone_is_begun_anew(
     assert bucket.whole == contents.read("/objects/a", 0, SIZE)
 
 
-def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(engine: Engine, source: Spawned) -> None:
+def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(
+    engine: Engine, source: Spawned
+) -> None:
     bucket = Bucket({"part": [refusal(404, "NoSuchUpload")] * 40})
     with Peer(many(bucket)) as peer, pytest.raises(UploadGone) as caught:
         patient(engine).migrate(url(source, SIZE), place(peer))
@@ -174,7 +196,9 @@ def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(engine: Engine, s
     assert bucket.asked.count("abort") == 3
 
 
-def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(engine: Engine, source: Spawned) -> None:
+def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(
+    engine: Engine, source: Spawned
+) -> None:
     """A large object is under way for hours, and the budget is for what may pass."""
     bucket = Bucket({"complete": [refusal(404, "NoSuchUpload")]})
     with Peer(many(bucket)) as peer:
@@ -186,7 +210,9 @@ def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(engine: Engi
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_f44_who_comes_between_is_not_overwritten(engine: Engine, source: Spawned, size: int) -> None:
+def test_f44_who_comes_between_is_not_overwritten(
+    engine: Engine, source: Spawned, size: int
+) -> None:
     class Between(Bucket):
         """Somebody puts an object there right before ours is taken."""
 
@@ -200,7 +226,10 @@ def test_f44_who_comes_between_is_not_overwritten(engine: Engine, source: Spawne
         bucket = Between()
         with Peer(many(bucket)) as peer:
             if policy == "skip":
-                assert engine.migrate(url(source, size), place(peer), if_exists=policy).state is State.SKIPPED
+                assert (
+                    engine.migrate(url(source, size), place(peer), if_exists=policy).state
+                    is State.SKIPPED
+                )
             else:
                 with pytest.raises(AlreadyExists):
                     engine.migrate(url(source, size), place(peer), if_exists=policy)
@@ -269,7 +298,8 @@ def test_f52_a_store_that_changes_what_it_stores_is_known_the_second_time(
 
 @dataclass(frozen=True)
 class Profile:
-    """How an endpoint refuses what it does not know, by the names of fields; and what proof is left."""
+    """How an endpoint refuses what it does not know, by the names of fields; and what proof is
+    left."""
 
     refuses: dict[bytes, bytes]
     old: bool = True
@@ -284,23 +314,34 @@ PROFILES = {
     "aws": Profile({}, old=False, sums=True),
     "r2": Profile({b"x-amz-trailer": UNKNOWN, b"x-amz-checksum-type": UNKNOWN}),
     "b2": Profile(
-        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": UNKNOWN}, conditional=False
+        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": UNKNOWN},
+        conditional=False,
     ),
     "minio, old": Profile({b"x-amz-trailer": refusal(400, "XAmzContentSHA256Mismatch")}),
     "gcs, xml": Profile(
-        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": INVALID}, conditional=False
+        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": INVALID},
+        conditional=False,
     ),
     "ceph": Profile({b"x-amz-trailer": refusal(411, "MissingContentLength")}),
-    "no preconditions": Profile({b"If-None-Match": UNKNOWN}, old=False, sums=True, conditional=False),
+    "no preconditions": Profile(
+        {b"If-None-Match": UNKNOWN}, old=False, sums=True, conditional=False
+    ),
     "a signature that is spoilt": Profile(
-        {b"x-amz-trailer": refusal(403, "SignatureDoesNotMatch"), b"x-amz-checksum": refusal(403, "AccessDenied")}
+        {
+            b"x-amz-trailer": refusal(403, "SignatureDoesNotMatch"),
+            b"x-amz-checksum": refusal(403, "AccessDenied"),
+        }
     ),
     "a wall before it": Profile({b"x-amz-trailer": reply(403), b"x-amz-checksum": reply(403)}),
-    "sums of its own, and 401": Profile({b"x-amz-trailer": refusal(401, "Unauthorized")}, old=False, sums=True),
+    "sums of its own, and 401": Profile(
+        {b"x-amz-trailer": refusal(401, "Unauthorized")}, old=False, sums=True
+    ),
     "sums of its own, and 400": Profile(
         {b"x-amz-trailer": refusal(400, "AuthorizationHeaderMalformed")}, old=False, sums=True
     ),
-    "no word of why": Profile({b"x-amz-trailer": reply(501), b"If-None-Match": reply(501)}, conditional=False),
+    "no word of why": Profile(
+        {b"x-amz-trailer": reply(501), b"If-None-Match": reply(501)}, conditional=False
+    ),
 }
 
 
@@ -322,12 +363,16 @@ def test_f54_what_an_endpoint_does_not_know_is_found_out_once(
             if attempt == "second":
                 assert outcome.receipt.attempts == 1
         last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
-        assert (b"x-amz-trailer" in last) == (not any(b"trailer" in field for field in profile.refuses))
+        assert (b"x-amz-trailer" in last) == (
+            not any(b"trailer" in field for field in profile.refuses)
+        )
         assert (b"If-None-Match" in last) == profile.conditional
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_f54_objects_in_parts_too(engine: Engine, source: Spawned, contents: Content, name: str) -> None:
+def test_f54_objects_in_parts_too(
+    engine: Engine, source: Spawned, contents: Content, name: str
+) -> None:
     profile = PROFILES[name]
     bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
     with Peer(many(bucket)) as peer:
@@ -355,13 +400,14 @@ def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spa
 def test_f54_what_another_upload_is_answered_says_nothing_of_what_one_leaves_out(
     engine: Engine, source: Spawned
 ) -> None:
-    """One that is refused goes without a precondition by then; another one is taken meanwhile, with it."""
+    """One that is refused goes without a precondition by then; another one is taken meanwhile, with
+    it."""
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
-        EndpointQuirks(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").note_accepted(
-            told=True
-        )
+        EndpointQuirks(
+            engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other"
+        ).note_accepted(reported=True)
         bucket.whole = None
         talk.send(INVALID)
 
@@ -404,7 +450,9 @@ def test_f54_a_real_denial_is_asked_about_once_and_takes_no_checksum_from_anybod
     assert b"x-amz-trailer" in last
 
 
-def test_f54_a_denial_without_a_second_attempt_is_told_as_one(engine: Engine, source: Spawned) -> None:
+def test_f54_a_denial_without_a_second_attempt_is_told_as_one(
+    engine: Engine, source: Spawned
+) -> None:
     with Peer(many(Bucket({"put": [DENIED]}))) as peer, pytest.raises(PermissionDenied) as caught:
         engine.migrate(url(source, SMALL), place(peer))
     assert caught.value.side == "destination"
@@ -413,7 +461,8 @@ def test_f54_a_denial_without_a_second_attempt_is_told_as_one(engine: Engine, so
 def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_changes_nothing_for_them(
     engine: Engine, source: Spawned
 ) -> None:
-    """The denied one goes without by then; that it arrives so says nothing of an endpoint that takes checksums."""
+    """The denied one goes without by then; that it arrives so says nothing of an endpoint that
+    takes checksums."""
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
@@ -425,11 +474,15 @@ def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_ch
         outcome = patient(engine).migrate(url(source, SMALL), place(peer))
         assert outcome.receipt is not None and outcome.receipt.attempts == 2
         engine.migrate(url(source, SMALL), place(peer))
-    sent = [b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT")]
+    sent = [
+        b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT")
+    ]
     assert sent == [True, False, True]
 
 
-def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine: Engine, source: Spawned) -> None:
+def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(
+    engine: Engine, source: Spawned
+) -> None:
     named = b"<Error><Code>NotImplemented</Code><Header>If-None-Match</Header></Error>"
     bucket = Bucket(refuses={b"If-None-Match": reply(501, named)}, sums=True)
     with Peer(many(bucket)) as peer:
@@ -443,11 +496,16 @@ def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine:
 # -- B73: sizes
 
 
-TOO_LARGE = {"no ranges": (60 << 30, b""), "ranges": (49 << 40, b'ETag: "v1"\r\nAccept-Ranges: bytes\r\n')}
+TOO_LARGE = {
+    "no ranges": (60 << 30, b""),
+    "ranges": (49 << 40, b'ETag: "v1"\r\nAccept-Ranges: bytes\r\n'),
+}
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_b73_an_object_that_s3_can_not_hold_is_refused_before_its_first_byte(engine: Engine, kind: str) -> None:
+def test_b73_an_object_that_s3_can_not_hold_is_refused_before_its_first_byte(
+    engine: Engine, kind: str
+) -> None:
     """Of 60 GiB that only come in one piece, in parts of 5 MiB; of 49 TiB in any number of them."""
     size, fields = TOO_LARGE[kind]
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)

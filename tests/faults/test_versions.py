@@ -1,7 +1,8 @@
-"""A source that is not the same all the time: never two versions in one object, never bytes that nobody can vouch for.
+"""A source that is not the same all the time: never two versions in one object, never bytes that
+nobody can vouch for.
 
-Over a scripted source and a scripted bucket, which takes objects in parts; over plain HTTP where parts don't matter.
-"""
+Over a scripted source and a scripted bucket, which takes objects in parts; over plain HTTP where
+parts don't matter."""
 
 from __future__ import annotations
 
@@ -64,10 +65,16 @@ def test_f13_a_source_that_changes_between_parts_is_read_anew_and_never_mixed(
     assert bucket.asked.count("abort") == 1
 
 
-def test_f13_a_source_that_changes_all_the_time_is_given_up_after_the_third_time(engine: Engine) -> None:
+def test_f13_a_source_that_changes_all_the_time_is_given_up_after_the_third_time(
+    engine: Engine,
+) -> None:
     versions = [(f"v{number}", bytes([number]) * SIZE) for number in range(20)]
     source, bucket = Versions(versions), Bucket()
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer, pytest.raises(SourceChanged) as caught:
+    with (
+        Peer([source] * 40) as there,
+        Peer(many(bucket)) as peer,
+        pytest.raises(SourceChanged) as caught,
+    ):
         patient(engine).migrate(there.url(), place(peer))
     assert caught.value.side == "source"
     assert bucket.whole is None
@@ -96,10 +103,14 @@ def test_f11_a_range_that_does_not_say_of_which_version_it_is_is_not_taken(engin
 
 
 @pytest.mark.parametrize("tag", ['W/"v1"', None])
-def test_f14_without_a_strong_tag_nothing_is_read_in_parts_or_gone_on_with(engine: Engine, tag: str | None) -> None:
+def test_f14_without_a_strong_tag_nothing_is_read_in_parts_or_gone_on_with(
+    engine: Engine, tag: str | None
+) -> None:
     """A large object goes in one piece, and after a cut from its beginning."""
     etag = f"ETag: {tag}\r\n" if tag else ""
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\n{etag}\r\n".encode()
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\n{etag}\r\n".encode()
+    )
     cloud, bucket = Cloud(), Bucket()
     cut, whole = (serving(cloud, sending(head, OLD[:end]), head) for end in (PART, SIZE))
     with Peer([cut, whole]) as there, Peer(many(bucket)) as peer:
@@ -114,8 +125,15 @@ def test_f14_without_a_strong_tag_nothing_is_read_in_parts_or_gone_on_with(engin
 def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) -> None:
     """The store took none of it the first time; which bytes are right nobody can tell."""
     flipped = bytes([OLD[0] ^ 1]) + OLD[1:]
-    source, bucket = Versions([("v1", OLD), ("v1", flipped)]), Bucket({"part": [refusal(503, "SlowDown")]})
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer, pytest.raises(SourceUnstable) as caught:
+    source, bucket = (
+        Versions([("v1", OLD), ("v1", flipped)]),
+        Bucket({"part": [refusal(503, "SlowDown")]}),
+    )
+    with (
+        Peer([source] * 40) as there,
+        Peer(many(bucket)) as peer,
+        pytest.raises(SourceUnstable) as caught,
+    ):
         patient(engine).migrate(there.url(), place(peer))
     assert (caught.value.side, caught.value.retryable) == ("source", False)
     assert bucket.whole is None
@@ -123,10 +141,15 @@ def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) 
 
 
 def test_f15_an_object_that_is_read_twice_must_have_the_same_bytes(engine: Engine) -> None:
-    """A small one, in one piece: a refusal after it was read, and other bytes under the same tag."""
+    """A small one, in one piece: a refusal after it was read, and other bytes under the same
+    tag."""
     source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
     busy = looked_at(_refusing())
-    with Peer([source] * 4) as there, Peer([busy, keeping(cloud, TAGGED)]) as peer, pytest.raises(SourceUnstable):
+    with (
+        Peer([source] * 4) as there,
+        Peer([busy, keeping(cloud, TAGGED)]) as peer,
+        pytest.raises(SourceUnstable),
+    ):
         patient(engine).migrate(there.url(), peer.url("/b"))
     assert cloud.objects == {}
 
@@ -136,7 +159,9 @@ def _refusing() -> Script:
 
     def script(talk: Talk) -> None:
         kept = Cloud()
-        keeping(kept, b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(_once(talk))
+        keeping(kept, b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(
+            _once(talk)
+        )
 
     return script
 
@@ -168,10 +193,16 @@ def listed(engine: Engine, source: str, destination: str, version: Version) -> T
 
 @pytest.mark.parametrize("head", [True, False], ids=["HEAD", "no HEAD"])
 @pytest.mark.parametrize("body", [b"", b"<html>Please log in.</html>"], ids=["nothing", "a page"])
-def test_f27_f28_what_is_not_what_was_listed_is_not_taken_for_it(engine: Engine, body: bytes, head: bool) -> None:
-    told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-    script, cloud = serving(Cloud(), sending(told, body), told if head else None), Cloud()
-    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer, pytest.raises(SourceChanged) as caught:
+def test_f27_f28_what_is_not_what_was_listed_is_not_taken_for_it(
+    engine: Engine, body: bytes, head: bool
+) -> None:
+    reported = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    script, cloud = serving(Cloud(), sending(reported, body), reported if head else None), Cloud()
+    with (
+        Peer([script] * 4) as there,
+        Peer(keeping(cloud)) as peer,
+        pytest.raises(SourceChanged) as caught,
+    ):
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
     assert str(len(DATA)) in caught.value.message
     assert cloud.objects == {}
@@ -186,8 +217,10 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
     fields = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
     for moment, error in ((b"Wed, 21 Oct 2015", SourceTruncated), (b"Thu, 22 Oct 2015", None)):
         date = b"Last-Modified: %s 07:28:00 GMT\r\n" % moment if dated or error is None else b""
-        told = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
-        script = serving(Cloud(), sending(told, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), told)
+        reported = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
+        script = serving(
+            Cloud(), sending(reported, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), reported
+        )
         with Peer([script] * 4) as there, pytest.raises(error) if error else nullcontext():
             transfer = engine.runner.transfer(
                 engine.plan(there.url(), local_location(tmp_path / "b", destination=True))
@@ -197,8 +230,8 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
 
 
 def test_f10_what_changed_since_it_was_listed_is_moved_as_it_is(engine: Engine) -> None:
-    told = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
-    script, cloud = serving(Cloud(), sending(told, b"new"), told), Cloud()
+    reported = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
+    script, cloud = serving(Cloud(), sending(reported, b"new"), reported), Cloud()
     with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": b"new"}
@@ -206,16 +239,19 @@ def test_f10_what_changed_since_it_was_listed_is_moved_as_it_is(engine: Engine) 
 
 def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
     source, cloud = Cloud(), Cloud()
-    told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
-    told %= (len(DATA), (LISTED.last_modified or "").encode())
-    with Peer([serving(source, sending(told, DATA), told)] * 4) as there, Peer(keeping(cloud)) as peer:
+    reported = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
+    reported %= (len(DATA), (LISTED.last_modified or "").encode())
+    with (
+        Peer([serving(source, sending(reported, DATA), reported)] * 4) as there,
+        Peer(keeping(cloud)) as peer,
+    ):
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": DATA}
     assert source.methods == [b"GET"]
 
 
 @pytest.mark.parametrize(
-    ("found", "told", "fits"),
+    ("found", "reported", "fits"),
     [
         (Version(5), Version(5), True),
         (Version(None), Version(5), True),
@@ -228,11 +264,13 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
         (Version(6, None, LISTED.last_modified), Version(5, None, LISTED.last_modified), False),
     ],
 )
-def test_f10_when_a_size_that_differs_is_another_version(found: Version, told: Version, fits: bool) -> None:
+def test_f10_when_a_size_that_differs_is_another_version(
+    found: Version, reported: Version, fits: bool
+) -> None:
     if fits:
-        return check_against_listing(found, told)
+        return check_against_listing(found, reported)
     with pytest.raises(SourceChanged):
-        check_against_listing(found, told)
+        check_against_listing(found, reported)
 
 
 # -- F58, B66: the same object by another name
@@ -247,7 +285,10 @@ def test_b66_a_redirect_that_leads_to_the_destination_is_refused(engine: Engine)
     cloud = Cloud()
     cloud.objects[b"/b"] = DATA
     with Peer(keeping(cloud)) as peer:
-        moved = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % peer.url("/b").encode()
+        moved = (
+            b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+            % peer.url("/b").encode()
+        )
         with Peer(answer(moved, keep=True)) as there:
             _refused(engine, there.url("/a"), peer.url("/b"))
     assert cloud.objects == {b"/b": DATA}
@@ -261,12 +302,17 @@ def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposi
     cloud = Cloud()
     head = GET_HEAD[:-2] + name + b"\r\n"
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
-        _refused(engine, peer.url("/folder/other" if disposition else "/folder/a"), peer.url("/folder/"))
+        _refused(
+            engine, peer.url("/folder/other" if disposition else "/folder/a"), peer.url("/folder/")
+        )
     assert b"PUT" not in cloud.methods
 
 
-def test_f58_the_same_object_by_two_hosts_names_is_refused_before_it_is_emptied(engine: Engine) -> None:
-    """The server tells the same tag, size and time by both; it would empty the file before it is read."""
+def test_f58_the_same_object_by_two_hosts_names_is_refused_before_it_is_emptied(
+    engine: Engine,
+) -> None:
+    """The server tells the same tag, size and time by both; it would empty the file before it is
+    read."""
     version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
     cloud = Cloud()
@@ -286,7 +332,9 @@ def test_f58_the_same_object_is_refused_also_without_entity_tags(engine: Engine)
 def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
     """As on Apache, which may make its tags of the inode: size and time are the same."""
     version = b'ETag: "%s"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
-    head, other_head = (GET_HEAD.replace(b'ETag: "v1"\r\n', version % tag) for tag in (b"one", b"other"))
+    head, other_head = (
+        GET_HEAD.replace(b'ETag: "v1"\r\n', version % tag) for tag in (b"one", b"other")
+    )
     cloud = Cloud()
 
     def there(talk: Talk) -> None:
@@ -314,7 +362,10 @@ def test_f58_another_object_of_the_same_second_and_size_is_another_object(engine
             talk.send(head)
         keeping(cloud)(talk)
 
-    with Peer(serving(Cloud(), sending(head, DATA), head)) as peer, Peer([there, keeping(cloud)]) as other:
+    with (
+        Peer(serving(Cloud(), sending(head, DATA), head)) as peer,
+        Peer([there, keeping(cloud)]) as other,
+    ):
         assert engine.migrate(peer.url("/a"), other.url("/b")).state is State.VERIFIED
     assert cloud.objects == {b"/b": DATA}
 
@@ -325,7 +376,8 @@ STORED = b"as it is stored, packed"
 
 
 def _google(cloud: Cloud, always: bool = False) -> Script:
-    """Unpack an object for who does not say that he takes it packed; the hash is that of what is stored."""
+    """Unpack an object for who does not say that he takes it packed; the hash is that of what is
+    stored."""
     digester = Digester(("crc32c",))
     digester.update(STORED)
     crc = base64.b64encode(digester.digests()["crc32c"])
@@ -337,10 +389,14 @@ def _google(cloud: Cloud, always: bool = False) -> Script:
             packed = b"\r\nAccept-Encoding: gzip\r\n" in request and not always
             coding = b"Content-Encoding: gzip\r\n" if packed else b""
             body = STORED if packed else DATA
-            framing = b"Content-Length: %d\r\n" % len(body) if packed else b"Transfer-Encoding: chunked\r\n"
+            framing = (
+                b"Content-Length: %d\r\n" % len(body)
+                if packed
+                else b"Transfer-Encoding: chunked\r\n"
+            )
             coded = body if packed else b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-            told = b"HTTP/1.1 200 OK\r\n" + framing + fields + coding + b"\r\n"
-            talk.send(told, b"" if request.startswith(b"HEAD") else coded)
+            reported = b"HTTP/1.1 200 OK\r\n" + framing + fields + coding + b"\r\n"
+            talk.send(reported, b"" if request.startswith(b"HEAD") else coded)
 
     return script
 
@@ -357,7 +413,9 @@ def test_f17_an_object_that_would_be_unpacked_is_asked_for_as_it_is_stored(engin
     assert b"\r\nContent-Encoding: gzip\r\n" in put
 
 
-def test_f17_the_hash_of_what_is_stored_is_not_held_against_what_was_unpacked(engine: Engine) -> None:
+def test_f17_the_hash_of_what_is_stored_is_not_held_against_what_was_unpacked(
+    engine: Engine,
+) -> None:
     cloud, kept = Cloud(), Cloud()
     with Peer([_google(cloud, always=True)] * 8) as there, Peer(keeping(kept)) as peer:
         outcome = engine.migrate(there.url(), peer.url("/b"))

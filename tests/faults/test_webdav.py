@@ -47,14 +47,18 @@ from tests.scripted import Peer, Talk
 FINAL = b"/new/folder/object.bin"
 NO = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
 KIND = b"<d:propstat><d:prop><d:resourcetype/></d:prop></d:propstat>"
-MULTISTATUS = b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/x</d:href>' + KIND + b"</d:response></d:multistatus>"
+MULTISTATUS = (
+    b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/x</d:href>'
+    + KIND
+    + b"</d:response></d:multistatus>"
+)
 EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 
 
 @dataclass
 class Dav:
-    """A WebDAV server. `answers` are what a method is answered first, instead of being done, an empty one by a
-    connection that is closed; the next answer to a method in `hanging` is lost."""
+    """A WebDAV server. `answers` are what a method is answered first, instead of being done, an
+    empty one by a connection that is closed; the next answer to a method in `hanging` is lost."""
 
     answers: dict[bytes, list[bytes]] = field(default_factory=dict)
     folders: set[bytes] = field(default_factory=lambda: {b"/"})
@@ -78,17 +82,20 @@ class Dav:
                 self.objects[path] = b"a piece"  # as some servers do
                 return
             scripted = self.answers.get(method, [])
-            told = scripted.pop(0) if scripted else self._done(method, path, request, body)
-            if method in self.hanging or not told:
+            reported = scripted.pop(0) if scripted else self._done(method, path, request, body)
+            if method in self.hanging or not reported:
                 self.hanging.discard(method)
                 return
-            talk.send(told)
+            talk.send(reported)
             if method == b"DELETE" and self.late is not None:
                 self.late.set()
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"PROPFIND" and path in self.objects:
-            return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(MULTISTATUS), MULTISTATUS)
+            return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (
+                len(MULTISTATUS),
+                MULTISTATUS,
+            )
         if method == b"PROPFIND":
             return EMPTY % 207 if path in self.folders else NO
         if method == b"MKCOL":
@@ -98,7 +105,10 @@ class Dav:
             self.objects[path] = body[:-1] + b"?" if self.damage else body
             return EMPTY % 201
         if method in (b"MOVE", b"COPY"):
-            to = b"/" + request.partition(b"Destination: ")[2].partition(b"\r\n")[0].split(b"/", 3)[3]
+            to = (
+                b"/"
+                + request.partition(b"Destination: ")[2].partition(b"\r\n")[0].split(b"/", 3)[3]
+            )
             if b"Overwrite: F" in request and to in self.objects:
                 return EMPTY % 412
             self.objects[to] = self.objects[path]
@@ -111,12 +121,15 @@ class Dav:
             del self.objects[path]
             return EMPTY % 204
         data = self.objects[path]
-        return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data) + (data if method == b"GET" else b"")
+        return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data) + (
+            data if method == b"GET" else b""
+        )
 
 
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return one that looks again for what a server writes a moment later: its threads are their own masters."""
+    """Return one that looks again for what a server writes a moment later: its threads are their
+    own masters."""
     made = Engine(certificates.ca_file, replace(QUICK, sweep_waits=(0.0, 0.05, 0.2, 0.5)))
     yield made
     made.assert_nothing_left()
@@ -126,7 +139,9 @@ def place(peer: Peer) -> Location:
     return webdav_location(peer.url(FINAL.decode()), destination=True)
 
 
-def migrate(engine: Engine, dav: Dav, get: Callable[[Talk, bytes], None] | None = None, **options: object) -> State:
+def migrate(
+    engine: Engine, dav: Dav, get: Callable[[Talk, bytes], None] | None = None, **options: object
+) -> State:
     script = serving(Cloud(), get or sending(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         return engine.migrate(source.url(), place(destination), **options).state
@@ -155,7 +170,9 @@ def test_nobody_sees_a_piece_at_the_final_name(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, len(DATA) // 2, len(DATA) - 1])
-def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(engine: Engine, cut: int) -> None:
+def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(
+    engine: Engine, cut: int
+) -> None:
     dav = Dav(objects={FINAL: b"old"})
     with pytest.raises(SourceTruncated) as caught:
         migrate(engine, dav, sending(GET_HEAD, DATA[:cut]))
@@ -163,7 +180,9 @@ def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(engine:
     assert "may remain" not in caught.value.hint
 
 
-def test_f50_a_piece_that_a_server_writes_after_it_was_deleted_is_deleted_again(engine: Engine) -> None:
+def test_f50_a_piece_that_a_server_writes_after_it_was_deleted_is_deleted_again(
+    engine: Engine,
+) -> None:
     dav = Dav(late=threading.Event())
     with pytest.raises(SourceTruncated):
         migrate(engine, dav, sending(GET_HEAD, DATA[:-1]))
@@ -234,7 +253,9 @@ def test_a_412_to_a_move_to_where_nothing_is_skips_nothing(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_who_comes_between_is_not_overwritten_by_a_copy_either(engine: Engine, if_exists: str) -> None:
+def test_who_comes_between_is_not_overwritten_by_a_copy_either(
+    engine: Engine, if_exists: str
+) -> None:
     dav = Between(objects={b"/old": DATA})
     with Peer([dav] * 30) as peer:
         old = webdav_location(peer.url("/old"))
@@ -255,7 +276,9 @@ def test_a_copy_whose_source_can_not_be_read_leaves_nothing(
     """The next attempt copies to the same name."""
     dav = Dav(objects={b"/old": DATA}, answers={b"GET": [EMPTY % status]})
     with Peer([dav] * 40) as peer:
-        transfer = patient.runner.transfer(patient.plan(webdav_location(peer.url("/old")), place(peer)))
+        transfer = patient.runner.transfer(
+            patient.plan(webdav_location(peer.url("/old")), place(peer))
+        )
         transfer.known = ObjectHints(token="0123456789abcdef")
         with pytest.raises(error) if error else nullcontext():
             assert patient.runner.run(transfer).state is State.VERIFIED
@@ -270,7 +293,9 @@ def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("refused", [1, 2, 3])
-def test_what_is_damaged_is_removed_where_a_server_refuses_for_a_moment(engine: Engine, refused: int) -> None:
+def test_what_is_damaged_is_removed_where_a_server_refuses_for_a_moment(
+    engine: Engine, refused: int
+) -> None:
     dav = Dav(answers={b"DELETE": [EMPTY % 503] * refused}, damage=True)
     with pytest.raises(IntegrityMismatch) as caught:
         migrate(engine, dav)
@@ -281,7 +306,9 @@ class Misreading(Dav):
     """Takes a Destination apart after it has decoded it, as WsgiDAV does."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-        return super()._done(method, path, re.sub(rb"(Destination: [^\r]*?)%3[FB][^\r/]*\r", rb"\1\r", request), body)
+        return super()._done(
+            method, path, re.sub(rb"(Destination: [^\r]*?)%3[FB][^\r/]*\r", rb"\1\r", request), body
+        )
 
 
 @pytest.mark.parametrize("name", ["q%3Fx", "q%3Bx"])
@@ -290,7 +317,10 @@ def test_what_is_moved_to_another_name_is_named(engine: Engine, name: str) -> No
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([dav] * 40) as peer:
         with pytest.raises(DestinationLost) as caught:
             engine.migrate(source.url("/a"), webdav_location(peer.url(f"/{name}")))
-    assert (set(dav.objects), f"webdav+{peer.url('/q')} (" in caught.value.hint) == ({b"/q"}, True), caught.value.hint
+    assert (set(dav.objects), f"webdav+{peer.url('/q')} (" in caught.value.hint) == (
+        {b"/q"},
+        True,
+    ), caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -308,7 +338,9 @@ def test_the_schemes(text: str, url: str) -> None:
 
 def test_names_of_unfinished_uploads_are_reserved() -> None:
     with pytest.raises(UnsafeKey) as caught:
-        Remotes().locate("webdav://dav.example/a/.relay-0.part", destination=True, pointer="/destination")
+        Remotes().locate(
+            "webdav://dav.example/a/.relay-0.part", destination=True, pointer="/destination"
+        )
     assert caught.value.pointer == "/destination"
     with pytest.raises(InvalidType):
         Remotes().locate("webdav://dav.example/a", destination=True, method="POST")
@@ -317,7 +349,9 @@ def test_names_of_unfinished_uploads_are_reserved() -> None:
 def test_the_scripted_server_is_a_server() -> None:
     """The script itself answers as HTTP, or the tests above would prove nothing."""
     with Peer([Dav(objects={FINAL: b"x"})] * 2) as peer:
-        connection = http.client.HTTPConnection("127.0.0.1", int(peer.url().split(":")[2].split("/")[0]), timeout=5)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(peer.url().split(":")[2].split("/")[0]), timeout=5
+        )
         connection.request("GET", FINAL.decode())
         assert connection.getresponse().read() == b"x"
         connection.close()
@@ -327,7 +361,9 @@ def test_the_scripted_server_is_a_server() -> None:
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MKCOL", b"MOVE"])
-def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(patient: Engine, method: bytes) -> None:
+def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(
+    patient: Engine, method: bytes
+) -> None:
     dav = Dav(answers={method: [EMPTY % 507] * 9})
     with pytest.raises(StoreFull) as caught:
         migrate(patient, dav)
@@ -337,7 +373,9 @@ def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(patient: 
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MOVE"])
-def test_f49_a_lock_is_waited_for_and_one_that_stays_is_told(engine: Engine, patient: Engine, method: bytes) -> None:
+def test_f49_a_lock_is_waited_for_and_one_that_stays_is_told(
+    engine: Engine, patient: Engine, method: bytes
+) -> None:
     assert migrate(patient, Dav(answers={method: [EMPTY % 423]})) is State.VERIFIED
     dav = Dav(answers={method: [EMPTY % 423] * 9}, objects={FINAL: b"old"})
     with pytest.raises(Locked):
@@ -353,8 +391,11 @@ def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine
     assert dav.asked.count(b"MKCOL") == 1
 
 
-def test_a_name_that_is_refused_late_is_changed_though_another_upload_has_found_the_right_one(patient: Engine) -> None:
-    """Both are under way with the first name; one is refused when the other was moved under the second."""
+def test_a_name_that_is_refused_late_is_changed_though_another_upload_has_found_the_right_one(
+    patient: Engine,
+) -> None:
+    """Both are under way with the first name; one is refused when the other was moved under the
+    second."""
     over = threading.Event()
 
     class Late(Dav):
@@ -378,13 +419,18 @@ def test_a_name_that_is_refused_late_is_changed_though_another_upload_has_found_
 
 
 @pytest.mark.parametrize("status", [403, 409, 500])
-def test_a_folder_that_another_makes_at_the_same_moment_is_there(patient: Engine, status: int) -> None:
-    """Two objects of one new folder: Apache answers 403 to the second MKCOL where the first is done meanwhile."""
+def test_a_folder_that_another_makes_at_the_same_moment_is_there(
+    patient: Engine, status: int
+) -> None:
+    """Two objects of one new folder: Apache answers 403 to the second MKCOL where the first is done
+    meanwhile."""
 
     class Slower(Dav):
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             if method != b"MKCOL":
-                shown = MULTISTATUS.replace(b"<d:resourcetype/>", b"<d:resourcetype><d:collection/></d:resourcetype>")
+                shown = MULTISTATUS.replace(
+                    b"<d:resourcetype/>", b"<d:resourcetype><d:collection/></d:resourcetype>"
+                )
                 folder = method == b"PROPFIND" and path in self.folders
                 head = b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(shown), shown)
                 return head if folder else super()._done(method, path, request, body)
@@ -397,7 +443,9 @@ def test_a_folder_that_another_makes_at_the_same_moment_is_there(patient: Engine
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_left_alone(patient: Engine) -> None:
+def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_left_alone(
+    patient: Engine,
+) -> None:
     """As one that writes its own properties into documents, which it knows by their final name."""
     dav = Dav()
 
@@ -430,9 +478,15 @@ HEADLESS = {
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
-def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, told: bytes, if_exists: str) -> None:
-    dav = Dav(answers={b"HEAD": [told] * 30}, folders={b"/", b"/new/", b"/new/folder/"}, objects={FINAL: b"old"})
+@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+def test_where_head_tells_nothing_propfind_says_what_is_there(
+    engine: Engine, reported: bytes, if_exists: str
+) -> None:
+    dav = Dav(
+        answers={b"HEAD": [reported] * 30},
+        folders={b"/", b"/new/", b"/new/folder/"},
+        objects={FINAL: b"old"},
+    )
     if if_exists == "skip":
         assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
     else:
@@ -443,27 +497,35 @@ def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, to
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
-@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
-def test_where_head_tells_nothing_an_object_arrives_all_the_same(engine: Engine, told: bytes, if_exists: str) -> None:
-    dav = Dav(answers={b"HEAD": [told] * 30})
+@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+def test_where_head_tells_nothing_an_object_arrives_all_the_same(
+    engine: Engine, reported: bytes, if_exists: str
+) -> None:
+    dav = Dav(answers={b"HEAD": [reported] * 30})
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.asked.count(b"PUT") == 1
 
 
-@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
-def test_where_the_head_of_a_source_tells_nothing_its_get_does(engine: Engine, tmp_path: Path, told: bytes) -> None:
-    dav = Dav(answers={b"HEAD": [told] * 30}, objects={FINAL: DATA})
+@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+def test_where_the_head_of_a_source_tells_nothing_its_get_does(
+    engine: Engine, tmp_path: Path, reported: bytes
+) -> None:
+    dav = Dav(answers={b"HEAD": [reported] * 30}, objects={FINAL: DATA})
     there = local_location(tmp_path / "a", destination=True)
     with Peer([dav] * 20) as peer:
-        assert engine.migrate(webdav_location(peer.url(FINAL.decode())), there).state is State.VERIFIED
+        assert (
+            engine.migrate(webdav_location(peer.url(FINAL.decode())), there).state is State.VERIFIED
+        )
         dav.objects.clear()
         with pytest.raises(NotFound):
             engine.migrate(webdav_location(peer.url(FINAL.decode())), there)
     assert (tmp_path / "a").read_bytes() == DATA
 
 
-def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfind(engine: Engine) -> None:
+def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfind(
+    engine: Engine,
+) -> None:
     dav = Dav(answers={b"HEAD": [EMPTY % 405] * 20}, hanging={b"MOVE"})
     assert migrate(engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
@@ -478,7 +540,9 @@ def refusing(status: int, *patterns: str) -> type[Dav]:
 
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             to = request.partition(b"\r\nDestination: ")[2].partition(b"\r\n")[0]
-            made = (to if method in (b"MOVE", b"COPY") else path if method == b"PUT" else b"").decode()
+            made = (
+                to if method in (b"MOVE", b"COPY") else path if method == b"PUT" else b""
+            ).decode()
             name = made.rpartition("/")[2]
             if name:
                 self.names.append(name)
@@ -492,10 +556,17 @@ def refusing(status: int, *patterns: str) -> type[Dav]:
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 415, 422])
 @pytest.mark.parametrize(
     "patterns",
-    [(r".*\.part", r".*\.filepart"), (r"\..*",), (r"\..*", r"~\$.*", r".*\.part"), (r".*\.part", r".*\.upload")],
+    [
+        (r".*\.part", r".*\.filepart"),
+        (r"\..*",),
+        (r"\..*", r"~\$.*", r".*\.part"),
+        (r".*\.part", r".*\.upload"),
+    ],
     ids=["part", "dot", "dot and part", "all but the object's own ending"],
 )
-def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: int, patterns: tuple[str, ...]) -> None:
+def test_b_names_that_a_server_reserves_are_not_used(
+    patient: Engine, status: int, patterns: tuple[str, ...]
+) -> None:
     """The first upload finds out which name is taken; those after it use that one."""
     dav = refusing(status, *patterns)()
     dav.names = []
@@ -507,20 +578,28 @@ def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: in
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         for _ in range(2):
             patient.migrate(source.url(), place(destination))
-        assert len([name for name in dav.names if "relay-" in name]) <= 4  # three for the first, one for the second
+        assert (
+            len([name for name in dav.names if "relay-" in name]) <= 4
+        )  # three for the first, one for the second
     assert dav.objects == {FINAL: DATA}
 
 
 @pytest.mark.parametrize("busy", [423, 429, 500, 503])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r".*\.part", r".*\.upload")])
-def test_a_failure_that_may_pass_says_nothing_of_a_name(patient: Engine, busy: int, patterns: tuple[str, ...]) -> None:
+def test_a_failure_that_may_pass_says_nothing_of_a_name(
+    patient: Engine, busy: int, patterns: tuple[str, ...]
+) -> None:
     """A name that was refused is not tried again after it."""
     dav = refusing(400, *patterns)()
     dav.names, done, busy_ones = [], dav._done, [EMPTY % busy]
 
     def busy_once(method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-        told = done(method, path, request, body)
-        return busy_ones.pop() if method == b"PUT" and told == EMPTY % 201 and busy_ones else told
+        reported = done(method, path, request, body)
+        return (
+            busy_ones.pop()
+            if method == b"PUT" and reported == EMPTY % 201 and busy_ones
+            else reported
+        )
 
     dav._done = busy_once  # type: ignore[method-assign]
     assert migrate(patient, dav) is State.VERIFIED
@@ -544,7 +623,8 @@ def test_a_name_under_which_an_upload_was_acknowledged_and_never_kept_is_no_name
 def test_a_copy_is_made_under_a_name_that_the_server_takes(
     patient: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
-    """As an upload is: no byte passes through relay for a name; and the next copy begins with that one."""
+    """As an upload is: no byte passes through relay for a name; and the next copy begins with that
+    one."""
     dav = refusing(status, *patterns)(objects={b"/from.bin": DATA})
     dav.names = []
     with Peer([dav] * 30) as peer:
@@ -552,7 +632,10 @@ def test_a_copy_is_made_under_a_name_that_the_server_takes(
             tried = len(dav.names)
             there = webdav_location(peer.url(name), destination=True)
             outcome = patient.migrate(webdav_location(peer.url("/from.bin")), there)
-            assert (outcome.state, outcome.receipt and outcome.receipt.notes) == (State.VERIFIED, (_COPIED,))
+            assert (outcome.state, outcome.receipt and outcome.receipt.notes) == (
+                State.VERIFIED,
+                (_COPIED,),
+            )
     assert len(dav.names) - tried == 2  # COPY, MOVE
     assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin", b"/new/b.bin"), DATA)
     assert b"PUT" not in dav.asked
@@ -562,14 +645,20 @@ def test_a_copy_is_made_under_a_name_that_the_server_takes(
 def test_a_copy_that_is_refused_under_every_name_is_an_upload(patient: Engine, status: int) -> None:
     class Copyless(Dav):
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-            return EMPTY % status if method == b"COPY" else super()._done(method, path, request, body)
+            return (
+                EMPTY % status if method == b"COPY" else super()._done(method, path, request, body)
+            )
 
     dav = Copyless(objects={b"/from.bin": DATA})
     with Peer([dav] * 30) as peer:
         there = webdav_location(peer.url("/new/a.bin"), destination=True)
-        assert patient.migrate(webdav_location(peer.url("/from.bin")), there).state is State.VERIFIED
+        assert (
+            patient.migrate(webdav_location(peer.url("/from.bin")), there).state is State.VERIFIED
+        )
     assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin"), DATA)
-    copies = {405: 1, 501: 1, 400: 6}.get(status, 3)  # a 400 may be about the Destination, which is a path then
+    copies = {405: 1, 501: 1, 400: 6}.get(
+        status, 3
+    )  # a 400 may be about the Destination, which is a path then
     assert dav.asked.count(b"COPY") == copies
 
 
@@ -593,7 +682,9 @@ def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
     assert not is_temporary_name(name)
 
 
-@pytest.mark.parametrize("name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"])
+@pytest.mark.parametrize(
+    "name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"]
+)
 def test_what_users_may_call_their_own_is_no_upload(name: str) -> None:
     assert not is_temporary_name(name)
 
@@ -607,17 +698,24 @@ class Behind(Dav):
         to = request.partition(b"\r\nDestination: ")[2].partition(b"\r\n")[0]
         if method in (b"MOVE", b"COPY") and (b"://" in to or self.refuses_paths):
             return EMPTY % self.status
-        return super()._done(method, path, request.replace(b"Destination: /", b"Destination: http://h/"), body)
+        return super()._done(
+            method, path, request.replace(b"Destination: /", b"Destination: http://h/"), body
+        )
 
     status = 502
 
 
 @pytest.mark.parametrize("status", [400, 502])
 @pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
-def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(engine: Engine, status: int, copied: bool) -> None:
+def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(
+    engine: Engine, status: int, copied: bool
+) -> None:
     dav = Behind()
     dav.status = status
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 8) as source, Peer([dav] * 40) as destination:
+    with (
+        Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 8) as source,
+        Peer([dav] * 40) as destination,
+    ):
         engine.migrate(source.url(), place(destination))
         if copied:
             other = webdav_location(destination.url("/new/folder/other"), destination=True)
@@ -625,7 +723,9 @@ def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(engine: Engine, st
         dav.asked.clear()
         engine.migrate(source.url(), place(destination))
     assert dav.objects[FINAL] == DATA
-    assert dav.asked.count(b"MOVE") == 2  # 412 to the first, since something is there; no URL was tried
+    assert (
+        dav.asked.count(b"MOVE") == 2
+    )  # 412 to the first, since something is there; no URL was tried
 
 
 def test_a_server_that_takes_neither_is_told_of_with_the_cause(engine: Engine) -> None:
@@ -649,16 +749,19 @@ def multistatus(*hrefs: bytes) -> bytes:
 
 @dataclass
 class Taken(Dav):
-    """One that has a folder of the object's name, of which HEAD and PROPFIND tell what a test wrote down. A MOVE that
-    may overwrite takes it away with all that is in it (RFC 4918 section 9.9.3)."""
+    """One that has a folder of the object's name, of which HEAD and PROPFIND tell what a test wrote
+    down. A MOVE that may overwrite takes it away with all that is in it (RFC 4918 section
+    9.9.3)."""
 
     headed: bytes = EMPTY % 405
-    told: bytes = multistatus(FINAL + b"/")
-    folders: set[bytes] = field(default_factory=lambda: {b"/", b"/new/", b"/new/folder/", FINAL + b"/"})
+    reported: bytes = multistatus(FINAL + b"/")
+    folders: set[bytes] = field(
+        default_factory=lambda: {b"/", b"/new/", b"/new/folder/", FINAL + b"/"}
+    )
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if path.rstrip(b"/") == FINAL and method in (b"PROPFIND", b"HEAD", b"GET"):
-            return self.told if method == b"PROPFIND" else self.headed
+            return self.reported if method == b"PROPFIND" else self.headed
         if method == b"MOVE" and b"Overwrite: F" in request:
             return EMPTY % 412
         if method == b"MOVE":
@@ -666,9 +769,13 @@ class Taken(Dav):
         return super()._done(method, path, request, body)
 
 
-@pytest.mark.parametrize("told", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()])
-def test_what_may_be_a_folder_is_not_overwritten_where_propfind_can_not_tell(engine: Engine, told: bytes) -> None:
-    dav = Taken(told=told)
+@pytest.mark.parametrize(
+    "reported", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()]
+)
+def test_what_may_be_a_folder_is_not_overwritten_where_propfind_can_not_tell(
+    engine: Engine, reported: bytes
+) -> None:
+    dav = Taken(reported=reported)
     with pytest.raises(RelayError):
         migrate(engine, dav)
     assert FINAL + b"/" in dav.folders
@@ -683,7 +790,9 @@ def test_what_may_be_a_folder_is_not_overwritten_where_propfind_can_not_tell(eng
         b'HTTP/1.1 200 X\r\nContent-Length: 0\r\nETag: "x"\r\n\r\n',
     ],
 )
-def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(engine: Engine, headed: bytes, if_exists: str) -> None:
+def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(
+    engine: Engine, headed: bytes, if_exists: str
+) -> None:
     dav = Taken(headed=headed)
     with pytest.raises(Rejected, match="is a folder there"):
         migrate(engine, dav, if_exists=if_exists)
@@ -692,14 +801,17 @@ def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(engine: Engine,
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_nothing_is_skipped_where_what_is_there_can_not_be_told_from_a_folder(engine: Engine, status: int) -> None:
+def test_nothing_is_skipped_where_what_is_there_can_not_be_told_from_a_folder(
+    engine: Engine, status: int
+) -> None:
     with pytest.raises(RelayError):
-        migrate(engine, Taken(headed=EMPTY % 200, told=EMPTY % status), if_exists="skip")
+        migrate(engine, Taken(headed=EMPTY % 200, reported=EMPTY % status), if_exists="skip")
 
 
 @pytest.mark.parametrize("status", [201, 204])
 def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int) -> None:
-    """What is there has the object's length, and is the old one: the server says that it moved, and did not."""
+    """What is there has the object's length, and is the old one: the server says that it moved, and
+    did not."""
     old = b"x" * len(DATA)
     dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % 412, EMPTY % status]})
     with pytest.raises(DestinationLost):
@@ -731,7 +843,11 @@ def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves:
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             if method in (b"HEAD", b"PROPFIND", b"MKCOL"):
                 return EMPTY % 405
-            return EMPTY % 201 if method == b"MOVE" and not moves else super()._done(method, path, request, body)
+            return (
+                EMPTY % 201
+                if method == b"MOVE" and not moves
+                else super()._done(method, path, request, body)
+            )
 
     dav = Blind()
     if moves:
@@ -744,13 +860,14 @@ def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves:
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_what_may_be_a_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
-    """PROPFIND tells of something, and not of what kind: a MOVE that may overwrite takes a folder with all in it."""
+    """PROPFIND tells of something, and not of what kind: a MOVE that may overwrite takes a folder
+    with all in it."""
     href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL
     denied = b"<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
     tag = b"<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop><d:status>HTTP/1.1 200 X</d:status></d:propstat>"
-    for told in (b"", tag, tag + denied):
-        text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % (href % told)
-        dav = Taken(told=b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    for reported in (b"", tag, tag + denied):
+        text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % (href % reported)
+        dav = Taken(reported=b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
         dav.objects[FINAL + b"/in"] = b"theirs"
         with pytest.raises(RelayError, match="folder"):
             migrate(engine, dav, if_exists=if_exists)
@@ -758,7 +875,8 @@ def test_what_may_be_a_folder_is_not_moved_over(engine: Engine, if_exists: str) 
 
 
 def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:
-    """The name that was moved away is shown for a while, as by nginx's `open_file_cache`; to DELETE it is not there."""
+    """The name that was moved away is shown for a while, as by nginx's `open_file_cache`; to DELETE
+    it is not there."""
 
     class Cached(Dav):
         """HEAD shows the temporary name for ever."""
@@ -788,7 +906,9 @@ class Stale(Dav):
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
-def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(engine: Engine, if_exists: str) -> None:
+def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(
+    engine: Engine, if_exists: str
+) -> None:
     """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
     dav = Stale(objects={FINAL: b"old"})
     engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
@@ -813,14 +933,27 @@ class Headless(Dav):
         if method == b"HEAD":
             return EMPTY % 405
         if method == b"PROPFIND" and path in self.objects:
-            told = b"<d:getcontentlength>%d</d:getcontentlength><d:getetag>one</d:getetag>" % len(self.objects[path])
+            reported = (
+                b"<d:getcontentlength>%d</d:getcontentlength><d:getetag>one</d:getetag>"
+                % len(self.objects[path])
+            )
             status = b"<d:status>HTTP/1.1 200 OK</d:status>"
-            row = b"<d:href>%s</d:href><d:propstat><d:prop>%s</d:prop>%s</d:propstat>" % (path, told, status)
-            text = b'<d:multistatus xmlns:d="DAV:"><d:response>%s</d:response></d:multistatus>' % row
+            row = b"<d:href>%s</d:href><d:propstat><d:prop>%s</d:prop>%s</d:propstat>" % (
+                path,
+                reported,
+                status,
+            )
+            text = (
+                b'<d:multistatus xmlns:d="DAV:"><d:response>%s</d:response></d:multistatus>' % row
+            )
             return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
         if method == b"GET" and path in self.objects and b"If-Match" in request:
             return EMPTY % 412
-        return super()._done(method, path, request, body).replace(b"200 X\r\n", b'200 X\r\nETag: "one"\r\n')
+        return (
+            super()
+            ._done(method, path, request, body)
+            .replace(b"200 X\r\n", b'200 X\r\nETag: "one"\r\n')
+        )
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite", "fail"])

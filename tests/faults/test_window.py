@@ -1,4 +1,5 @@
-"""How the parts of one object follow each other: the line is kept busy, and what is not acknowledged is bounded."""
+"""How the parts of one object follow each other: the line is kept busy, and what is not
+acknowledged is bounded."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ DATA = random.Random(7).randbytes(1 << 20) * (PARTS * PART >> 20)
 
 @dataclass
 class Ranges:
-    """A source of `DATA`, which knows what was asked for; `begun` is set when the second part is."""
+    """A source of `DATA`, which knows what was asked for; `begun` is set when the second part
+    is."""
 
     asked: list[int] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
@@ -40,9 +42,13 @@ class Ranges:
                 if self.asked[-1] == self.denied:
                     talk.send(reply(403))
                     continue
-            told = f"Content-Range: bytes {first}-{last}/{len(DATA)}\r\n" if found else "Accept-Ranges: bytes\r\n"
+            reported = (
+                f"Content-Range: bytes {first}-{last}/{len(DATA)}\r\n"
+                if found
+                else "Accept-Ranges: bytes\r\n"
+            )
             status = "206 X" if found else "200 X"
-            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{told}\r\n'
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{reported}\r\n'
             talk.send(head.encode(), b"" if request.startswith(b"HEAD") else DATA[first : last + 1])
 
 
@@ -93,7 +99,9 @@ def test_no_part_is_handed_over_while_as_many_are_not_acknowledged(engine: Engin
     assert second.is_set()
 
 
-def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(engine: Engine) -> None:
+def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(
+    engine: Engine,
+) -> None:
     source, bucket = Ranges(), Bucket(sums=True)
     taken = reply(200, b"", 'ETag: "part-1"')
     bucket.answers["part"] = [lambda talk: talk.send(taken), refusal(503, "SlowDown")]
@@ -106,7 +114,9 @@ def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(e
     assert asked[-1] is False
 
 
-def test_a_part_that_is_denied_waits_for_the_answer_to_one_that_is_all_there(engine: Engine) -> None:
+def test_a_part_that_is_denied_waits_for_the_answer_to_one_that_is_all_there(
+    engine: Engine,
+) -> None:
     """It need not be sent again: with a ledger it is kept."""
     source, bucket = Ranges(denied=2), Bucket(sums=True)
     early: list[bool] = []

@@ -1,4 +1,5 @@
-"""Credentials that end between an upload and its proof (F25): the migration waits, and nothing is sent again."""
+"""Credentials that end between an upload and its proof (F25): the migration waits, and nothing is
+sent again."""
 
 from __future__ import annotations
 
@@ -51,7 +52,11 @@ class Gate:
                 while request := read():
                     method = request.split(b" ", 1)[0]
                     good = b"\r\nAuthorization: Bearer " + self.token + b"\r\n" in request
-                    if good and method not in self.never and not (self.shut and self.shut in request):
+                    if (
+                        good
+                        and method not in self.never
+                        and not (self.shut and self.shut in request)
+                    ):
                         if method == self.after and self.token == b"first":
                             self.token = b"second"
                         return request
@@ -73,7 +78,9 @@ def order(folder: Path, peer: Peer, token: str) -> MigrationRequest:
 
 def runner_of(folder: Path, retry_budget: float = 0) -> TransferEngine:
     allowed = Settings(local_folders=str(folder), egress_allow="127.0.0.1")
-    return TransferEngine(allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1}))
+    return TransferEngine(
+        allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1})
+    )
 
 
 def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
@@ -92,7 +99,10 @@ def test_f25_what_can_not_be_proved_any_more_waits_and_is_not_sent_again(
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         worked(ledger, runner, id)
         found = ledger.migration(id)
-        assert (found.state, found.error and found.error["code"]) == ("paused", "store-credentials-withdrawn")
+        assert (found.state, found.error and found.error["code"]) == (
+            "paused",
+            "store-credentials-withdrawn",
+        )
         assert found.error is not None and found.error["side"] == "destination"
         assert [row.state for row in ledger.page(id)] == ["queued"]
         assert set(gate.denied) == {b"HEAD", b"GET"}
@@ -109,7 +119,11 @@ def paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
     codes = {401: "store-unauthenticated", 403: "store-credentials-withdrawn"}
     found = ledger.migration(id)
     assert found.error is not None, found
-    assert (found.state, found.error["code"], found.error["side"]) == ("paused", codes[refusal], side)
+    assert (found.state, found.error["code"], found.error["side"]) == (
+        "paused",
+        codes[refusal],
+        side,
+    )
     assert f"answered {refusal}" in found.error["detail"]
     assert [row.state for row in ledger.page(id)] == ["queued"]
 
@@ -144,7 +158,9 @@ def breaking(script: Script) -> Script:
             if not request.startswith(b"GET ") or broken:
                 return request
             broken.append(request)
-            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[: len(DATA) // 2])
+            talk.send(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[: len(DATA) // 2]
+            )
             return b""
 
         talk.head = head  # type: ignore[method-assign]
@@ -157,11 +173,16 @@ def breaking(script: Script) -> Script:
 def test_f25_who_resumes_with_what_the_source_denies_too_is_told_again(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
-    cloud, gate, runner = Cloud(objects={b"/from": DATA}), Gate(refusal, after=b"GET"), runner_of(tmp_path, 5)
+    cloud, gate, runner = (
+        Cloud(objects={b"/from": DATA}),
+        Gate(refusal, after=b"GET"),
+        runner_of(tmp_path, 5),
+    )
 
     def to_folder(token: str) -> MigrationRequest:
         return MigrationRequest(
-            Endpoint(peer.url("/from"), (("Authorization", f"Bearer {token}"),)), Endpoint(f"file://{tmp_path}/to")
+            Endpoint(peer.url("/from"), (("Authorization", f"Bearer {token}"),)),
+            Endpoint(f"file://{tmp_path}/to"),
         )
 
     with Peer(gate.before(breaking(keeping(cloud)))) as peer:
@@ -196,7 +217,11 @@ def test_f25_one_that_is_denied_where_fresh_credentials_let_others_pass_fails_al
         gate.shut = b" /to/b "
         ledger.act(id, "resume", tree("second").secret())
         worked(ledger, runner, id)
-    assert {row.name: row.state for row in ledger.page(id)} == {"a": "verified", "b": "failed", "c": "verified"}
+    assert {row.name: row.state for row in ledger.page(id)} == {
+        "a": "verified",
+        "b": "failed",
+        "c": "verified",
+    }
 
 
 @pytest.mark.parametrize("refusal", [401, 403])
@@ -214,7 +239,9 @@ def test_f25_a_destination_that_never_let_us_look_is_unverified_as_ever(
     assert cloud.objects == {b"/to": DATA}
 
 
-def test_f25_who_may_ask_for_the_size_alone_is_unverified_as_ever(ledger: Ledger, tmp_path: Path) -> None:
+def test_f25_who_may_ask_for_the_size_alone_is_unverified_as_ever(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     gate = Gate(403, never=(b"GET",), after=b"")
     cloud, runner = Cloud(), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
@@ -268,7 +295,8 @@ class Notes(Journal):
 
 
 DENIED = {"head": [reply(403)], "get": [refusal(403, "AccessDenied")] * 2}
-"""HEAD, the reason of its refusal, which is asked for where HEAD was answered before, and the read-back."""
+"""HEAD, the reason of its refusal, which is asked for where HEAD was answered before, and the
+read-back."""
 
 
 @pytest.mark.parametrize("size", [len(DATA), SIZE])
@@ -282,7 +310,9 @@ def test_f25_what_one_object_was_allowed_tells_what_the_next_ones_denial_means(
     with Peer(many(bucket)) as peer:
         there = place(peer)
         if before == "never read":
-            engine.runner.wire.memory.learn(there.origin, TRAILERS)  # which is looked at once else, after an upload
+            engine.runner.wire.memory.learn(
+                there.origin, TRAILERS
+            )  # which is looked at once else, after an upload
         else:
             first = engine.migrate(source, place(peer) if before == "other credentials" else there)
             assert first.receipt is not None and first.receipt.level is Level.READ_BACK

@@ -1,4 +1,5 @@
-"""S3 credentials that may only write: each object gets the level that the answer to its upload proves, and none fails.
+"""S3 credentials that may only write: each object gets the level that the answer to its upload
+proves, and none fails.
 
 Over scripted buckets that know no checksum, or tell none.
 """
@@ -29,7 +30,8 @@ DENIED = refusal(403, "AccessDenied")
 
 @dataclass
 class WriteOnly(Bucket):
-    """A bucket that denies every read; with `lists` it tells what is not there, as S3 does to who may list."""
+    """A bucket that denies every read; with `lists` it tells what is not there, as S3 does to who
+    may list."""
 
     lists: bool = False
     there: set[bytes] = field(default_factory=set)
@@ -39,10 +41,10 @@ class WriteOnly(Bucket):
         key = target.partition(b"?")[0]
         if operation in ("head", "get"):
             return self._denied(operation, key, b"list-type" in target)
-        told = super()._answer(operation, request, body)
-        if operation in ("put", "complete") and told.startswith(b"HTTP/1.1 200"):
+        reported = super()._answer(operation, request, body)
+        if operation in ("put", "complete") and reported.startswith(b"HTTP/1.1 200"):
             self.there.add(key)
-        return told
+        return reported
 
     def _denied(self, operation: str, key: bytes, listing: bool) -> bytes:
         if self.lists and listing:
@@ -56,26 +58,40 @@ BUCKETS: dict[str, Callable[..., WriteOnly]] = {
     "tells none": lambda **more: WriteOnly(**more),
     "tells none, and keeps the coding": lambda **more: WriteOnly(blind=True, **more),
     "knows none": lambda **more: WriteOnly(old=True, tags=False, **more),
-    "knows none, and denies it": lambda **more: WriteOnly(refuses={b"x-amz-trailer": DENIED}, **more),
+    "knows none, and denies it": lambda **more: WriteOnly(
+        refuses={b"x-amz-trailer": DENIED}, **more
+    ),
     "knows MD5": lambda **more: WriteOnly(old=True, **more),
-    "knows MD5, and denies the rest": lambda **more: WriteOnly(old=True, refuses={b"x-amz-trailer": DENIED}, **more),
+    "knows MD5, and denies the rest": lambda **more: WriteOnly(
+        old=True, refuses={b"x-amz-trailer": DENIED}, **more
+    ),
     "tells checksums": lambda **more: WriteOnly(sums=True, **more),
 }
 PROVEN = ("knows MD5", "knows MD5, and denies the rest", "tells checksums")
 UNTOLD = ("tells none", "tells none, and keeps the coding")
 
 
-def moved(ledger: Ledger, folder: Path, peer: Peer, if_exists: IfExists | None = None) -> tuple[Migration, list[Any]]:
-    """Move a tree of small objects and a large one, with one slot; return the migration and its rows."""
+def moved(
+    ledger: Ledger, folder: Path, peer: Peer, if_exists: IfExists | None = None
+) -> tuple[Migration, list[Any]]:
+    """Move a tree of small objects and a large one, with one slot; return the migration and its
+    rows."""
     (folder / "from").mkdir(exist_ok=True)
     for name, size in [*((f"{i}", 1000 + i) for i in range(4)), ("large", SIZE)]:
         (folder / "from" / name).write_bytes(name.encode() * (size // len(name)))
     keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
     remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": peer.url(""), **keys}}
-    common = Settings(remotes=remotes, local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1)
-    runner = TransferEngine(common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART}))
+    common = Settings(
+        remotes=remotes, local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1
+    )
+    runner = TransferEngine(
+        common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART})
+    )
     order = MigrationRequest(
-        Endpoint(f"file://{folder}/from"), Endpoint("far:bucket/a"), recursive=True, if_exists=if_exists
+        Endpoint(f"file://{folder}/from"),
+        Endpoint("far:bucket/a"),
+        recursive=True,
+        if_exists=if_exists,
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
     with gevent.Timeout(60):
@@ -111,16 +127,24 @@ def test_f54_an_object_that_may_have_the_coding_in_it_says_so_and_the_next_go_wi
         _, rows = moved(ledger, tmp_path, peer)
         noted = [row.name for row in rows if UNSEEN in row.receipt["notes"]]
         assert noted == ["0"]
-    small = [request for request in bucket.requests if request.startswith(b"PUT") and b"partNumber" not in request]
+    small = [
+        request
+        for request in bucket.requests
+        if request.startswith(b"PUT") and b"partNumber" not in request
+    ]
     assert [b"x-amz-trailer" in request for request in small] == [True, False, False, False]
 
 
-def test_f54_what_is_to_be_left_alone_is_not_written_over_unseen(ledger: Ledger, tmp_path: Path) -> None:
+def test_f54_what_is_to_be_left_alone_is_not_written_over_unseen(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     """Nobody can say then that nothing is there."""
     bucket = BUCKETS["knows MD5"]()
     with Peer(many(bucket)) as peer:
         _, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
-    assert {(row.state, row.error["code"]) for row in rows} == {("failed", "store-permission-denied")}
+    assert {(row.state, row.error["code"]) for row in rows} == {
+        ("failed", "store-permission-denied")
+    }
     assert not bucket.there
 
 

@@ -22,12 +22,16 @@ labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True)
 names = st.lists(labels, min_size=1, max_size=4).map(".".join)
 hosts = st.one_of(names, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))
 ports = st.integers(1, 65535)
-segment_characters = "".join(sorted(set(string.printable) - set(string.whitespace) - set("\\/?#%.")))
+segment_characters = "".join(
+    sorted(set(string.printable) - set(string.whitespace) - set("\\/?#%."))
+)
 segments = st.text(segment_characters + "%", min_size=1, max_size=8).filter(
     lambda text: not text.startswith(";") and "%" not in text or text.startswith("x%zz")
 )
 paths = st.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))
-queries = st.one_of(st.just(""), st.text(segment_characters + "/?%.", max_size=20).map("?{}".format))
+queries = st.one_of(
+    st.just(""), st.text(segment_characters + "/?%.", max_size=20).map("?{}".format)
+)
 locations = st.builds(
     lambda scheme, host, port, path, query: Location(scheme, host, port, path + query),
     st.sampled_from(["http", "https"]),
@@ -88,7 +92,13 @@ def test_any_string_parses_or_is_refused(text: str, destination: bool) -> None:
     assert location.url.isascii()
     assert not set(location.url) & set("\\ \r\n\t\0")
     assert location.target.startswith("/")
-    str(location), repr(location), location.name, safe_name(None, location), same_object(location, location)
+    (
+        str(location),
+        repr(location),
+        location.name,
+        safe_name(None, location),
+        same_object(location, location),
+    )
 
 
 @given(st.from_regex(r"[a-z0-9-]{0,59}", fullmatch=True))
@@ -115,9 +125,17 @@ def test_any_reference_leads_somewhere_or_is_refused(location: Location, referen
 def test_printing_shows_no_secret(location: Location, secret: str) -> None:
     assume(secret not in location.path + location.host)
     planted = parse_location(
-        str(location).removesuffix("?…") + f"?sig={secret}", headers={"Authorization": f"Bearer {secret}"}
+        str(location).removesuffix("?…") + f"?sig={secret}",
+        headers={"Authorization": f"Bearer {secret}"},
     )
-    for shown in (str(planted), repr(planted), f"{planted}", f"{planted!r}", str([planted]), ascii(planted)):
+    for shown in (
+        str(planted),
+        repr(planted),
+        f"{planted}",
+        f"{planted!r}",
+        str([planted]),
+        ascii(planted),
+    ):
         assert secret not in shown
 
 
@@ -132,7 +150,13 @@ def test_a_name_is_kept_or_refused(name: str) -> None:
     assert parse_location(there.url, destination=True) == there
 
 
-@given(st.one_of(st.text(), st.text().map("attachment; filename={}".format), st.text().map('x; filename="{}"'.format)))
+@given(
+    st.one_of(
+        st.text(),
+        st.text().map("attachment; filename={}".format),
+        st.text().map('x; filename="{}"'.format),
+    )
+)
 def test_a_safe_name_is_safe(header: str) -> None:
     folder = parse_location("https://host/a/", destination=True)
     name = safe_name(header, folder)
@@ -142,7 +166,8 @@ def test_a_safe_name_is_safe(header: str) -> None:
         assert len(name.encode()) <= NAME_BYTES
 
 
-# -- addresses --------------------------------------------------------------------------------------------
+# -- addresses
+# --------------------------------------------------------------------------------------------
 
 
 def _embeddings(address: ipaddress.IPv4Address) -> list[str]:
@@ -190,7 +215,9 @@ def test_no_embedding_is_public_whatever_is_in_it(address: ipaddress.IPv4Address
 
 
 @given(st.ip_addresses())
-def test_what_is_public_here_is_global_there(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_what_is_public_here_is_global_there(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
     # `is_global` lets too much through, and of what is public here it misses nothing.
     if is_public(str(address)):
         assert address.is_global
@@ -207,7 +234,9 @@ def test_every_spelling_of_an_address_is_that_address(
 ) -> None:
     packed = address.packed
     numbers = [*packed[: count - 1], int.from_bytes(packed[count - 1 :])]
-    text = ".".join(spelling.format(number) for spelling, number in zip(spellings, numbers, strict=False))
+    text = ".".join(
+        spelling.format(number) for spelling, number in zip(spellings, numbers, strict=False)
+    )
     assert socket.inet_aton(text) == packed
     assert literal_address(text) == address
     assert parse_location(f"http://{text}/").host == text.lower()

@@ -1,4 +1,5 @@
-"""What is gone on with after a crash, as a function of what was written down and what the destination answers."""
+"""What is gone on with after a crash, as a function of what was written down and what the
+destination answers."""
 
 from __future__ import annotations
 
@@ -23,12 +24,13 @@ EVENTS = st.lists(
     ),
     max_size=60,
 )
-"""What may become of a part: it arrives; its answer is heard, and written down; the store loses it, or somebody writes
-another in its place; a power cut takes the last of what was written."""
+"""What may become of a part: it arrives; its answer is heard, and written down; the store loses it,
+or somebody writes another in its place; a power cut takes the last of what was written."""
 
 
 def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:
-    """Return what is written down, what the destination lists, and which parts hold the object's bytes for certain."""
+    """Return what is written down, what the destination lists, and which parts hold the object's
+    bytes for certain."""
     there: dict[int, Part] = {}
     heard: dict[int, Part] = {}
     rows: dict[int, StoredPart] = {}

@@ -1,4 +1,5 @@
-"""Any split of any response gives the same body, and any cut of it raises; over real socket pairs."""
+"""Any split of any response gives the same body, and any cut of it raises; over real socket
+pairs."""
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def cut_up(data: bytes, sizes: Sequence[int]) -> list[bytes]:
 
 @settings(max_examples=150, deadline=None)
 @given(payloads, codings, splits, splits)
-def test_any_split_gives_the_same_body(payload: bytes, code: object, chunks: list[int], sizes: list[int]) -> None:
+def test_any_split_gives_the_same_body(
+    payload: bytes, code: object, chunks: list[int], sizes: list[int]
+) -> None:
     surplus = b"HTTP/1.1 200"
     stream, feeder = fed(cut_up(code(payload, chunks) + surplus, sizes))  # type: ignore[operator]
     try:
@@ -96,7 +99,9 @@ def test_any_split_gives_the_same_body(payload: bytes, code: object, chunks: lis
 
 @settings(max_examples=150, deadline=None)
 @given(payloads, codings, splits, splits, st.data())
-def test_any_cut_raises(payload: bytes, code: object, chunks: list[int], sizes: list[int], data: st.DataObject) -> None:
+def test_any_cut_raises(
+    payload: bytes, code: object, chunks: list[int], sizes: list[int], data: st.DataObject
+) -> None:
     whole = code(payload, chunks)  # type: ignore[operator]
     cut = data.draw(st.integers(min_value=0, max_value=len(whole) - 1))
     stream, feeder = fed(cut_up(whole[:cut], sizes))
@@ -125,7 +130,12 @@ def test_whatever_comes_is_an_answer_or_our_own_error(noise: bytes) -> None:
 @settings(max_examples=60, deadline=None)
 @given(payloads, codings, splits, splits, st.booleans(), st.booleans())
 def test_any_body_is_piped_byte_for_byte(
-    payload: bytes, code: object, chunks: list[int], sizes: list[int], digest: bool, to_chunked: bool
+    payload: bytes,
+    code: object,
+    chunks: list[int],
+    sizes: list[int],
+    digest: bool,
+    to_chunked: bool,
 ) -> None:
     stream, feeder = fed(cut_up(code(payload, chunks), sizes))  # type: ignore[operator]
     near, far = socket.socketpair()
@@ -135,7 +145,9 @@ def test_any_body_is_piped_byte_for_byte(
         if digest:
             body.digest_with(("crc32c",))
         meter = Watchdog(LIMITS)
-        assert pump(body, BodyWriter(outlet_stream, meter, ResponseReader(outlet_stream, meter), to_chunked))
+        assert pump(
+            body, BodyWriter(outlet_stream, meter, ResponseReader(outlet_stream, meter), to_chunked)
+        )
         outlet_stream.close()
         received = b""
         while piece := far.recv(65536):

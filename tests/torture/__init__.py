@@ -1,1 +1,2 @@
-"""`make torture`: relay between stores that lie, by seeds, and a judge that knows what they hold."""
+"""`make torture`: relay between stores that lie, by seeds, and a judge that knows what they
+hold."""

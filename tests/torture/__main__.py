@@ -28,7 +28,8 @@ from tests.torture.world import Played, empty_ledger, play
 TABLE, FULL = 100, 2000
 """From so many seeds on there is a table, and from so many on what was never met is a failure."""
 SHRINKS = 3
-"""So often a smaller case is played before it counts as one that does not fail: some violations want luck."""
+"""So often a smaller case is played before it counts as one that does not fail: some violations
+want luck."""
 
 
 def say(text: str) -> None:
@@ -59,7 +60,9 @@ def tell(case: Case, played: Played, seconds: float) -> Told:
     if played.migration.get("error"):
         codes[json.loads(played.migration["error"])["code"]] += 1
     violations = judge(played)
-    return Told(case.seed, case, violations, met, codes, seconds, story(played) if violations else "")
+    return Told(
+        case.seed, case, violations, met, codes, seconds, story(played) if violations else ""
+    )
 
 
 def story(played: Played) -> str:
@@ -67,7 +70,9 @@ def story(played: Played) -> str:
     lines = [f"  rows: {row}" for row in played.rows.values()]
     lines += [f"  $ {' '.join(run.words)} -> {run.code} {run.err[-400:]}" for run in played.runs]
     for role, store in (("source", played.source), ("destination", played.destination)):
-        asked = " ".join(f"{sent.op.kind}({sent.op.name[-20:]}){sent.status or ''}" for sent in store.log[-60:])
+        asked = " ".join(
+            f"{sent.op.kind}({sent.op.name[-20:]}){sent.status or ''}" for sent in store.log[-60:]
+        )
         lines.append(f"  {role}: {asked}")
     for event in played.destination.shelf.events:
         there = None if event.held is None else f"{len(event.held.data)} bytes of {event.held.by}'s"
@@ -78,15 +83,20 @@ def story(played: Played) -> str:
 class Worker:
     """Plays seeds, several at a time, with a zygote of its own."""
 
-    def __init__(self, seeds: Any, told: Any, threads: int, checkout: Path, shrinks: bool) -> None:
-        self._seeds, self._told, self._threads, self._shrinks = seeds, told, threads, shrinks
+    def __init__(
+        self, seeds: Any, reported: Any, threads: int, checkout: Path, shrinks: bool
+    ) -> None:
+        self._seeds, self._told, self._threads, self._shrinks = seeds, reported, threads, shrinks
         self._checkout = checkout
 
     def run(self) -> None:
         """Play until there is no seed left."""
         with tempfile.TemporaryDirectory() as folder, Zygote(self._checkout) as zygote:
             template = empty_ledger(zygote, Path(folder))
-            work = [threading.Thread(target=self._work, args=(zygote, template)) for _ in range(self._threads)]
+            work = [
+                threading.Thread(target=self._work, args=(zygote, template))
+                for _ in range(self._threads)
+            ]
             for thread in work:
                 thread.start()
             for thread in work:
@@ -94,10 +104,10 @@ class Worker:
 
     def _work(self, zygote: Zygote, template: Path) -> None:
         while (seed := self._seeds.get()) is not None:
-            told = one(draw(seed), zygote, template)
-            if told.violations and self._shrinks:
-                told = shrunk(told, zygote, template)
-            self._told.put(told)
+            reported = one(draw(seed), zygote, template)
+            if reported.violations and self._shrinks:
+                reported = shrunk(reported, zygote, template)
+            self._told.put(reported)
 
 
 def one(case: Case, zygote: Zygote, template: Path) -> Told:
@@ -109,10 +119,10 @@ def one(case: Case, zygote: Zygote, template: Path) -> Told:
         return Told(case.seed, case, [Violation("model", f"{type(error).__name__}: {error}")])
 
 
-def shrunk(told: Told, zygote: Zygote, template: Path) -> Told:
+def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
     """Take away habits one by one, as long as a rule of those that were broken still is."""
-    rules = {violation.rule for violation in told.violations}
-    best, dropped = told, True
+    rules = {violation.rule for violation in reported.violations}
+    best, dropped = reported, True
     while dropped:
         dropped = False
         for trait in best.case.traits:
@@ -127,21 +137,26 @@ def shrunk(told: Told, zygote: Zygote, template: Path) -> Told:
     return best
 
 
-def play_all(wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool) -> Iterator[Told]:
+def play_all(
+    wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool
+) -> Iterator[Told]:
     """Yield what is told of each seed, as they end."""
     context = multiprocessing.get_context("fork")
-    seeds, told = context.Queue(), context.Queue()
+    seeds, reported = context.Queue(), context.Queue()
     for seed in wanted:
         seeds.put(seed)
     for _ in range(jobs * threads):
         seeds.put(None)
     workers = [
-        context.Process(target=Worker(seeds, told, threads, checkout, shrinks).run, daemon=False) for _ in range(jobs)
+        context.Process(
+            target=Worker(seeds, reported, threads, checkout, shrinks).run, daemon=False
+        )
+        for _ in range(jobs)
     ]
     for worker in workers:
         worker.start()
     for _ in wanted:
-        yield told.get()
+        yield reported.get()
     for worker in workers:
         worker.join()
 
@@ -154,10 +169,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--checkout", type=Path, default=ROOT)
-    parser.add_argument("--no-shrink", action="store_true", help="print a failing seed as it was drawn")
+    parser.add_argument(
+        "--no-shrink", action="store_true", help="print a failing seed as it was drawn"
+    )
     parser.add_argument("--only", help="these seeds, separated by commas")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--proof", action="store_true", help="plant faults into copies of relay, and find them")
+    parser.add_argument(
+        "--proof", action="store_true", help="plant faults into copies of relay, and find them"
+    )
     asked = parser.parse_args()
     if asked.proof:
         return proof()
@@ -169,15 +188,15 @@ def main() -> int:
     codes: Counter[str] = Counter()
     jobs = min(asked.jobs, len(seeds))
     threads = min(asked.threads, max(1, len(seeds) // jobs))
-    for told in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
-        met += told.met
-        codes += told.codes
-        if told.violations:
-            bad.append(told.seed)
-            say(f"seed {told.seed}: {told.case.told()}")
-            for violation in told.violations:
+    for reported in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
+        met += reported.met
+        codes += reported.codes
+        if reported.violations:
+            bad.append(reported.seed)
+            say(f"seed {reported.seed}: {reported.case.reported()}")
+            for violation in reported.violations:
                 say(f"  {violation.rule}: {violation.text}")
-            say(told.output)
+            say(reported.output)
     missing = tables(met, codes) if len(seeds) >= TABLE else []
     for line in missing:
         say(f"never met: {line}")
@@ -196,7 +215,8 @@ def proof() -> int:
 
 
 def tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> list[str]:
-    """Print how many seeds met each habit, and how many objects each class of error; return what none has met."""
+    """Print how many seeds met each habit, and how many objects each class of error; return what
+    none has met."""
     drawn = [(role, habit.name) for habit in HABITS for role in habit.roles]
     for role, habit in drawn:
         say(f"{met[role, habit]:6} {role} {habit}")

@@ -1,8 +1,9 @@
 """What one seed is: two stores with habits, a small tree or an object, options, and a history.
 
-Theory of operation. Seed n has the n-th of the designs: sets of two to four habits in which each pair that can be met
-together is met. One seed in twelve has none at all. Everything else follows from the seed's own generator. A case is
-plain data: shrinking takes habits away from it, and changes nothing else. A share of the seeds has one habit more.
+Theory of operation. Seed n has the n-th of the designs: sets of two to four habits in which each
+pair that can be met together is met. One seed in twelve has none at all. Everything else follows
+from the seed's own generator. A case is plain data: shrinking takes habits away from it, and
+changes nothing else. A share of the seeds has one habit more.
 
 Decided here: what is tried. Never here: how it is run (`world.py`), and judged (`judge.py`).
 """
@@ -54,8 +55,8 @@ HONEST = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One seed of `every`, the one that leaves this `rest`, has this `trait` besides those of its design, where its
-    stores can have it, and one of `stores` plays that role."""
+    """One seed of `every`, the one that leaves this `rest`, has this `trait` besides those of its
+    design, where its stores can have it, and one of `stores` plays that role."""
 
     every: int
     rest: int
@@ -69,15 +70,15 @@ SHARES = (
     Share(every=97, rest=47, trait=("destination", "hangs-always")),
     Share(every=41, rest=5, trait=("source", "list-cut"), stores=("webdav", "s3")),
 )
-"""Habits under which an object never arrives, which no design has; and listings that are XML and cut off, which too few
-of the designs have."""
+"""Habits under which an object never arrives, which no design has; and listings that are XML and
+cut off, which too few of the designs have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that happens: `migrate` (with a failpoint, or none); `retry` of what failed; `fresh`, the same with
-    fresh credentials, which the command itself brings (`same`), or one that tells the migration (`told`); or `grow`:
-    the source gets an object."""
+    """One thing that happens: `migrate` (with a failpoint, or none); `retry` of what failed;
+    `fresh`, the same with fresh credentials, which the command itself brings (`same`), or one that
+    tells the migration (`told`); or `grow`: the source gets an object."""
 
     kind: str
     failpoint: str | None = None
@@ -113,11 +114,12 @@ class Case:
         """Return the same with these habits alone."""
         return replace(self, traits=traits)
 
-    def told(self) -> str:
+    def reported(self) -> str:
         """Return it in one line."""
         habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
         steps = " ".join(
-            f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind + step.how for step in self.steps
+            f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind + step.how
+            for step in self.steps
         )
         objects = " ".join(f"{name!r}={size}" for name, size in self.objects)
         before = " ".join(f"{name!r}:{how}" for name, how in self.before) or "nothing"
@@ -130,7 +132,8 @@ class Case:
 
 @cache
 def pairs() -> tuple[frozenset[Trait], ...]:
-    """Return all pairs of traits that two stores, or one, may have together, in an order of no meaning."""
+    """Return all pairs of traits that two stores, or one, may have together, in an order of no
+    meaning."""
     found = [frozenset(two) for two in combinations(_traits(), 2) if together(two)]
     Random(20).shuffle(found)
     return tuple(found)
@@ -138,13 +141,16 @@ def pairs() -> tuple[frozenset[Trait], ...]:
 
 @cache
 def designs() -> tuple[tuple[Trait, ...], ...]:
-    """Return sets of traits in which each pair is met: a pair that was not yet, and up to two that meet most others."""
+    """Return sets of traits in which each pair is met: a pair that was not yet, and up to two that
+    meet most others."""
     random, left, found = Random(21), dict.fromkeys(pairs()), []
     while left:
         traits = tuple(sorted(next(iter(left))))
         for _ in range(MORE):
             fitting = [one for one in random.sample(_traits(), TRIED) if together((*traits, one))]
-            gains = {one: sum(frozenset((one, other)) in left for other in traits) for one in fitting}
+            gains = {
+                one: sum(frozenset((one, other)) in left for other in traits) for one in fitting
+            }
             if gains and max(gains.values()):
                 traits = (*traits, max(gains, key=gains.__getitem__))
         for two in combinations(traits, 2):
@@ -207,7 +213,11 @@ def _wants_parts(traits: tuple[Trait, ...]) -> bool:
 def _share(seed: int, traits: tuple[Trait, ...]) -> Share | None:
     """Return the share that a seed is one of, if its stores can have that trait as well."""
     mine = (share for share in SHARES if traits and seed % share.every == share.rest)
-    fits = (share for share in mine if together((*traits, share.trait)) and _fitting((*traits, share.trait), share))
+    fits = (
+        share
+        for share in mine
+        if together((*traits, share.trait)) and _fitting((*traits, share.trait), share)
+    )
     return next(fits, None)
 
 
@@ -221,13 +231,17 @@ def _fitting(traits: tuple[Trait, ...], share: Share | None) -> list[tuple[str, 
     ]
 
 
-def _objects(random: Random, tree: bool, large: bool, traits: tuple[Trait, ...]) -> tuple[tuple[str, int], ...]:
+def _objects(
+    random: Random, tree: bool, large: bool, traits: tuple[Trait, ...]
+) -> tuple[tuple[str, int], ...]:
     if not tree:
         return ((random.choice(NAMES), random.choice(LARGE if large else SIZES)),)
     names = random.sample(NAMES, random.randint(1, 5))
     for habit, twins in TWINS.items():
         if ("destination", habit) in traits:
-            names = list(dict.fromkeys([*names, *NAMES[:1], *NAMES[-1:], NAMES[4], NAMES[7], *twins]))
+            names = list(
+                dict.fromkeys([*names, *NAMES[:1], *NAMES[-1:], NAMES[4], NAMES[7], *twins])
+            )
     return tuple((name, random.choice(SIZES)) for name in names)
 
 
@@ -237,10 +251,17 @@ def _options(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[str
     return if_exists, verify
 
 
-def _before(random: Random, objects: tuple[tuple[str, int], ...], if_exists: str | None) -> tuple[tuple[str, str], ...]:
-    """Return what lies at the destination already: the same bytes, others as long, or longer ones."""
+def _before(
+    random: Random, objects: tuple[tuple[str, int], ...], if_exists: str | None
+) -> tuple[tuple[str, str], ...]:
+    """Return what lies at the destination already: the same bytes, others as long, or longer
+    ones."""
     often = 0.2 if if_exists is None else 0.5
-    named = [(name, random.choice(("same", "as-long", "longer"))) for name, _ in objects if random.random() < often]
+    named = [
+        (name, random.choice(("same", "as-long", "longer")))
+        for name, _ in objects
+        if random.random() < often
+    ]
     return tuple([*named, ("someone's.txt", "longer")] if random.random() < 0.3 else named)
 
 
@@ -260,13 +281,16 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
     if dice < 0.8:
         return (migrate, Step(kind="grow"), migrate) if tree else (migrate, migrate)
     places = random.sample(sorted(POINTS), 2 if random.random() < 0.2 else 1)
-    killed = tuple(Step(kind="migrate", failpoint=f"{place}:{random.choice((1, 1, 2))}:kill9") for place in places)
+    killed = tuple(
+        Step(kind="migrate", failpoint=f"{place}:{random.choice((1, 1, 2))}:kill9")
+        for place in places
+    )
     return (*killed, Step(kind="retry") if random.random() < 0.2 else migrate)
 
 
 def _expired(random: Random, dice: float) -> tuple[Step, ...]:
     """Return a history in which credentials expire, and fresh ones are given."""
-    fresh = Step(kind="fresh", how=random.choice(("same", "told")))
+    fresh = Step(kind="fresh", how=random.choice(("same", "reported")))
     if dice < 0.6:
         return (Step(kind="migrate"), fresh)
     if dice < 0.75:

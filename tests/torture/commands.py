@@ -24,7 +24,8 @@ HUNG = "hung"
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a command ended: its exit code, minus a signal's number, or None where it had to be killed; what it said."""
+    """How a command ended: its exit code, minus a signal's number, or None where it had to be
+    killed; what it said."""
 
     words: tuple[str, ...]
     code: int | None
@@ -76,7 +77,8 @@ class Child:
 
 
 class Zygote:
-    """The process that forks commands; `checkout` is the folder whose relay it imports. Use as a context."""
+    """The process that forks commands; `checkout` is the folder whose relay it imports. Use as a
+    context."""
 
     def __init__(self, checkout: Path = ROOT) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{checkout}:{ROOT}", "RELAY_CONFIG": os.devnull}
@@ -112,8 +114,8 @@ class Zygote:
         also: Sequence[Sequence[str]] = (),
         cwd: Path | None = None,
     ) -> Child:
-        """Begin a command that writes its output into a folder, and runs there or in `cwd`; `also` are others that its
-        process runs after it, one after the other."""
+        """Begin a command that writes its output into a folder, and runs there or in `cwd`; `also`
+        are others that its process runs after it, one after the other."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         order = {
@@ -135,17 +137,17 @@ class Zygote:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            told = json.loads(line)
-            child = self._children.get(told.get("id", 0))
+            reported = json.loads(line)
+            child = self._children.get(reported.get("id", 0))
             if child is None:
                 continue
-            if "pid" in told:
-                child.pid = told["pid"]
+            if "pid" in reported:
+                child.pid = reported["pid"]
                 child.begun.set()
             else:
-                child.status = told["status"]
+                child.status = reported["status"]
                 child.over.set()
-                del self._children[told["id"]]
+                del self._children[reported["id"]]
 
 
 def _text(path: Path) -> str:

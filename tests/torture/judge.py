@@ -1,8 +1,10 @@
-"""The judge: what a case left at the destination, in the ledger and on the terminal, held against the rules.
+"""The judge: what a case left at the destination, in the ledger and on the terminal, held against
+the rules.
 
-Theory of operation. The journal of both stores knows every byte and its writer. A rule is a function of what was played
-and yields violations; a habit that makes one impossible to keep excuses it, and the table says why. Nothing here looks
-at relay's code: a rule is about what a user was told, and what lies where.
+Theory of operation. The journal of both stores knows every byte and its writer. A rule is a
+function of what was played and yields violations; a habit that makes one impossible to keep excuses
+it, and the table says why. Nothing here looks at relay's code: a rule is about what a user was
+told, and what lies where.
 
 Decided here: what is right. Never here: how a case is played.
 """
@@ -50,10 +52,20 @@ EXPECTED = (
     "store-unavailable",
     "unsafe-key",
 )
-"""Classes of errors that objects end with in a full run; one that none does is a habit that has lost its effect."""
+"""Classes of errors that objects end with in a full run; one that none does is a habit that has
+lost its effect."""
 
 
-HEADLESS = ("head-403", "head-404", "head-405", "head-500", "head-drops", "head-hangs", "head-zero", "head-no-length")
+HEADLESS = (
+    "head-403",
+    "head-404",
+    "head-405",
+    "head-500",
+    "head-drops",
+    "head-hangs",
+    "head-zero",
+    "head-no-length",
+)
 """Habits of sources whose HEAD tells no length."""
 
 
@@ -81,17 +93,21 @@ def judge(played: Played) -> list[Violation]:
 def versions(played: Played, name: str) -> set[bytes]:
     """Return every whole version that the source ever had of an object.
 
-    A page that wants a login, and comes as an object whole with 200, is one where neither a listing nor HEAD told
-    anything that it could be held against.
-    """
-    had = {event.held.data for event in played.source.shelf.events if event.name == name and event.held is not None}
+    A page that wants a login, and comes as an object whole with 200, is one where neither a listing
+    nor HEAD told anything that it could be held against."""
+    had = {
+        event.held.data
+        for event in played.source.shelf.events
+        if event.name == name and event.held is not None
+    }
     case = played.case
     untold = not case.tree and case.has("source", *HEADLESS) and case.has("source", "login-page")
     return had | {LOGIN} if untold else had
 
 
 def alike(played: Played, name: str) -> set[bytes]:
-    """Return every whole version of all objects of the source that the destination takes for this one."""
+    """Return every whole version of all objects of the source that the destination takes for this
+    one."""
     key, names = played.destination.shelf.key, {event.name for event in played.source.shelf.events}
     return {data for other in names if key(other) == key(name) for data in versions(played, other)}
 
@@ -114,16 +130,17 @@ def temporary(name: str) -> bool:
 
 
 def told_of(name: str, played: Played) -> bool:
-    """Say if a failure, or a receipt, says that something may remain: of the object, or of another one that the
-    destination takes for it, in this migration or in one before it."""
+    """Say if a failure, or a receipt, says that something may remain: of the object, or of another
+    one that the destination takes for it, in this migration or in one before it."""
     names = tuple({name, *(event.name for event in events(played, name))})
     return any(place.endswith(names) for place in remaining(played))
 
 
 def remaining(played: Played) -> list[str]:
-    """Return the places at which something may remain, as rows, receipts and the last command tell them."""
-    told = (row.told for row in (*played.rows.values(), *played.earlier))
-    said = " ".join((*told, _said(played)))
+    """Return the places at which something may remain, as rows, receipts and the last command tell
+    them."""
+    reported = (row.reported for row in (*played.rows.values(), *played.earlier))
+    said = " ".join((*reported, _said(played)))
     return [_plain(place) for place in REMAINS.findall(said)]
 
 
@@ -139,9 +156,12 @@ def _said(played: Played) -> str:
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
-    """Say if what relay left there is neither a version of the source nor anything that was there."""
+    """Say if what relay left there is neither a version of the source nor anything that was
+    there."""
     row = played.rows.get(name if played.case.tree else "")
-    right = versions(played, name) if row is not None and row.state in ARRIVED else alike(played, name)
+    right = (
+        versions(played, name) if row is not None and row.state in ARRIVED else alike(played, name)
+    )
     return held.by == "relay" and (not held.whole or held.data not in right)
 
 
@@ -150,8 +170,9 @@ def _long(played: Played, name: str, held: Held) -> bool:
 
 
 def _of_parts(row: Row) -> bool:
-    """Say if the level says that each part was compared, and of the whole its length alone: where a store tells no
-    digest of what it has put together, only reading it back would show more, and that was not asked for."""
+    """Say if the level says that each part was compared, and of the whole its length alone: where a
+    store tells no digest of what it has put together, only reading it back would show more, and
+    that was not asked for."""
     return row.state == "verified" and row.level == "part_digests"
 
 
@@ -160,7 +181,7 @@ def _of_parts(row: Row) -> bool:
 
 def ends(played: Played) -> Iterator[str]:
     """Each command ends with a code that has a meaning, and without a traceback."""
-    for run in (*played.runs, *played.told):
+    for run in (*played.runs, *played.reported):
         killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
         if run.code not in ENDS and not killed:
             yield f"exit code {run.code}: {run.err[-500:]}"
@@ -172,14 +193,19 @@ def ends(played: Played) -> Iterator[str]:
 
 
 def whole(played: Played) -> Iterator[str]:
-    """An object is what was there before, a whole version of the source, or another writer's: no piece, no blend."""
+    """An object is what was there before, a whole version of the source, or another writer's: no
+    piece, no blend."""
     shelf = played.destination.shelf
     for name in shelf.names():
         held = shelf.get(name)
         row = played.rows.get(name if played.case.tree else "")
         if held is None or temporary(name) or not piece(held, played, name):
             continue
-        if row is not None and row.state == "unverified" and (_long(played, name, held) or UNSIZED in row.told):
+        if (
+            row is not None
+            and row.state == "unverified"
+            and (_long(played, name, held) or UNSIZED in row.reported)
+        ):
             continue  # nothing but its length was said of it, or not even that
         if row is not None and _of_parts(row) and _long(played, name, held):
             continue
@@ -196,13 +222,24 @@ def verified(played: Played) -> Iterator[str]:
         held = played.destination.shelf.get(name)
         if row.state not in ("verified", "unverified"):
             continue
-        wrote = [event.held for event in events(played, name) if event.held is not None and event.held.by == "relay"]
-        if held is None and row.state == "unverified" and UNREAD in row.told and _unshown(played, name, written=True):
+        wrote = [
+            event.held
+            for event in events(played, name)
+            if event.held is not None and event.held.by == "relay"
+        ]
+        if (
+            held is None
+            and row.state == "unverified"
+            and UNREAD in row.reported
+            and _unshown(played, name, written=True)
+        ):
             continue
         if held is None:
             yield f"{name!r} is {row.state}, and nothing is there"
         elif not any(one.data in versions(played, name) for one in wrote if one.whole):
-            same = held.data in versions(played, name) or (_of_parts(row) and _long(played, name, held))
+            same = held.data in versions(played, name) or (
+                _of_parts(row) and _long(played, name, held)
+            )
             if not same and row.state == "verified":
                 yield f"{name!r} is verified, and relay never wrote it whole"
 
@@ -225,27 +262,34 @@ def skipped(played: Played) -> Iterator[str]:
 
 def _as_long(played: Played, name: str, held: Held) -> bool:
     """Say if it has a length of the source's, as far as its store tells lengths."""
-    told = 0 if played.case.has("destination", "head-zero") else len(held.data)
-    return told in map(len, versions(played, name))
+    reported = 0 if played.case.has("destination", "head-zero") else len(held.data)
+    return reported in map(len, versions(played, name))
 
 
 def respected(played: Played) -> Iterator[str]:
-    """With `skip` and `fail` nothing is overwritten that was there when relay came, and `changed` leaves what is
-    equal."""
+    """With `skip` and `fail` nothing is overwritten that was there when relay came, and `changed`
+    leaves what is equal."""
     case = played.case
     wish = case.if_exists or ("changed" if case.tree else "overwrite")
     if wish == "overwrite":
         return
-    dated = not case.has("destination", "date-none", "date-odd") and not case.has("source", "date-none", "date-odd")
+    dated = not case.has("destination", "date-none", "date-odd") and not case.has(
+        "source", "date-none", "date-odd"
+    )
     sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
-    # A listing that says that there is no folder is believed of WebDAV. An object whose HEAD tells no length, or
-    # another one, is not equal. Of two names that are one there, the second is another object.
+    # A listing that says that there is no folder is believed of WebDAV. An object whose HEAD tells
+    # no length, or another one, is not equal. Of two names that are one there, the second is
+    # another object.
     untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
-    told = not any(role == "destination" and name.startswith(untrue) for role, name in case.traits)
+    reported = not any(
+        role == "destination" and name.startswith(untrue) for role, name in case.traits
+    )
     sized &= not _lengthless(case, "source")
     sizes = dict(case.objects) if _lengthless(case, "destination") else {}
     for name, how in case.before:
-        gone = [event for event in events(played, name) if event.by == "relay" and event.old is not None]
+        gone = [
+            event for event in events(played, name) if event.by == "relay" and event.old is not None
+        ]
         for event in gone:
             if event.old is None or event.old.by != "before" or event.why == "moved":
                 continue
@@ -253,7 +297,14 @@ def respected(played: Played) -> Iterator[str]:
                 yield f"{name!r} was overwritten in spite of {wish}"
             elif sizes.get(name) == 0:
                 continue  # of others a range tells the length
-            elif how == "same" and dated and sized and told and event.held is not None and not _unshown(played, name):
+            elif (
+                how == "same"
+                and dated
+                and sized
+                and reported
+                and event.held is not None
+                and not _unshown(played, name)
+            ):
                 yield f"{name!r} was overwritten, and was equal"
 
 
@@ -264,8 +315,8 @@ def _lengthless(case: Case, role: str) -> bool:
 
 
 def _unshown(played: Played, name: str, written: bool = False) -> bool:
-    """Say if relay asked what lies there, before it wrote, or what it has `written` last, and every answer to that was
-    a refusal or none. That nothing is there is an answer of GET."""
+    """Say if relay asked what lies there, before it wrote, or what it has `written` last, and every
+    answer to that was a refusal or none. That nothing is there is an answer of GET."""
     key, asked = played.destination.shelf.key, []
     for sent in played.destination.log if isinstance(played.destination, Liar) else ():
         if key(sent.op.name) != key(name):
@@ -275,7 +326,10 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
                 break
             asked.clear()
         if sent.op.kind in ("head", "get", "list"):
-            asked.append(200 <= sent.status < 300 or (written and sent.status == 404 and sent.op.kind == "get"))
+            asked.append(
+                200 <= sent.status < 300
+                or (written and sent.status == 404 and sent.op.kind == "get")
+            )
     return bool(asked) and not any(asked)
 
 
@@ -283,7 +337,12 @@ def kept(played: Played) -> Iterator[str]:
     """Nothing is deleted that relay did not write."""
     blind = played.case.has("destination", "conditions-ignored")
     for event in played.destination.shelf.events:
-        if event.by != "relay" or event.held is not None or event.old is None or event.why in ("moved", REMOVED):
+        if (
+            event.by != "relay"
+            or event.held is not None
+            or event.old is None
+            or event.why in ("moved", REMOVED)
+        ):
             continue
         if event.old.by != "relay" and not (blind and event.asked_tag is not None):
             yield f"{event.name!r} was deleted, and was {event.old.by}'s"
@@ -296,7 +355,8 @@ def kept(played: Played) -> Iterator[str]:
 
 
 def accounted(played: Played) -> Iterator[str]:
-    """Every object of the source is accounted for by name, or the listing's failure is; the exit code says so."""
+    """Every object of the source is accounted for by name, or the listing's failure is; the exit
+    code says so."""
     states = {row.state for row in played.rows.values()}
     code, listed = played.last.code, played.migration.get("listing")
     if code == 0:
@@ -309,7 +369,12 @@ def accounted(played: Played) -> Iterator[str]:
         yield "exit 3, and nothing is unverified"
     if code in (0, 3) and "failed" in states:
         yield f"exit {code}, and objects failed"
-    if code == 1 and not played.migration.get("error") and "failed" not in states and listed != "failed":
+    if (
+        code == 1
+        and not played.migration.get("error")
+        and "failed" not in states
+        and listed != "failed"
+    ):
         yield f"exit 1, and nothing says why: {states} {played.migration.get('state')} {played.last.err[-300:]}"
     if played.case.tree and listed == "done":
         yield from _unnamed(played)
@@ -320,29 +385,39 @@ def _unnamed(played: Played) -> Iterator[str]:
     wanted = {name for name, _ in played.case.objects if played.source.shelf.get(name) is not None}
     for name in sorted(wanted - played.rows.keys()):
         above = [
-            row for row in played.rows.values() if name.startswith(row.name.rstrip("/")) and _stands_for(row, played)
+            row
+            for row in played.rows.values()
+            if name.startswith(row.name.rstrip("/")) and _stands_for(row, played)
         ]
         if not above:
             yield f"{name!r} was at the source, and has no row"
     # The row of a name that is unsafe has a readable one in its place; a folder's marker is none.
     named = wanted | set(played.source.odd)
-    others = [row for name, row in played.rows.items() if name not in named and row.state == "failed"]
+    others = [
+        row for name, row in played.rows.items() if name not in named and row.state == "failed"
+    ]
     shelf = played.source.shelf
     gone = {event.name for event in shelf.events if shelf.get(event.name) is None}
-    missing = [name for name in played.source.odd if name not in played.rows and name not in {MARKER, *gone}]
+    missing = [
+        name
+        for name in played.source.odd
+        if name not in played.rows and name not in {MARKER, *gone}
+    ]
     if len(missing) > len(others):
         yield f"of {missing!a} there are {len(others)} rows"
 
 
 def _stands_for(row: Row, played: Played) -> bool:
-    """Say if a row accounts for what may lie below it: it has failed; or it waits in a migration that is paused, and
-    is a folder that is linked without its slash, which shows only when somebody claims it."""
+    """Say if a row accounts for what may lie below it: it has failed; or it waits in a migration
+    that is paused, and is a folder that is linked without its slash, which shows only when somebody
+    claims it."""
     waits = row.state == "queued" and played.migration.get("state") == "paused"
     return row.state == "failed" or (waits and played.case.has("source", "href-bare"))
 
 
 def within(played: Played) -> Iterator[str]:
-    """Nothing is read or written outside of the two places, and no store gets the credentials of the other."""
+    """Nothing is read or written outside of the two places, and no store gets the credentials of
+    the other."""
     for sent in played.source.log:
         if sent.op.kind == "stray":
             yield f"the source was asked for {sent.op.name!r}, to which a link led"
@@ -372,15 +447,19 @@ def tidy(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left that nothing tells of."""
     if played.last.code == 130:
         return
-    told = remaining(played)
+    reported = remaining(played)
     for upload in played.destination.shelf.uploads.values():
-        unknown = upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
-        if unknown and not any(place.endswith(f"upload {upload.id}") for place in told):
+        unknown = (
+            upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
+        )
+        if unknown and not any(place.endswith(f"upload {upload.id}") for place in reported):
             yield f"an unfinished upload to {upload.name!r} is left, and nothing tells of it"
     # What waits for credentials begins by removing what it left: the ledger knows of it.
-    waits = played.migration.get("state") == "paused" and any(row.state == "queued" for row in played.rows.values())
+    waits = played.migration.get("state") == "paused" and any(
+        row.state == "queued" for row in played.rows.values()
+    )
     for name in played.destination.shelf.names():
-        if temporary(name) and not any(place.endswith(name) for place in told) and not waits:
+        if temporary(name) and not any(place.endswith(name) for place in reported) and not waits:
             yield f"{name!r} is left, and nothing tells of it"
 
 
@@ -396,9 +475,11 @@ def honest(played: Played) -> Iterator[str]:
         name = played.name(row.name)
         expected = good
         if name in there and wish != "overwrite":
-            expected = {"skip": {"skipped"}, "fail": {"failed"}, "changed": {"skipped", *good}}[wish]
+            expected = {"skip": {"skipped"}, "fail": {"failed"}, "changed": {"skipped", *good}}[
+                wish
+            ]
         if row.state not in expected:
-            yield f"{name!r} is {row.state} between honest stores: {row.told}"
+            yield f"{name!r} is {row.state} between honest stores: {row.reported}"
     times: dict[tuple[str, int], int] = {}
     for sent in played.destination.log:
         if sent.op.kind in ("put", "part"):
@@ -425,7 +506,8 @@ MILD = frozenset((
 # fmt: on
 """Habits under which everything arrives all the same."""
 UNTRUE = ("head-404", "head-zero")
-"""At a source GET decides. A destination that says so of what it was given is another matter: it may have lost it."""
+"""At a source GET decides. A destination that says so of what it was given is another matter: it
+may have lost it."""
 
 
 def arrives(played: Played) -> Iterator[str]:
@@ -441,22 +523,33 @@ def arrives(played: Played) -> Iterator[str]:
         row = played.rows.get(name if case.tree else "")
         if row is not None and row.state in ARRIVED:
             continue
-        if row is not None and case.if_exists == "fail" and row.code == "destination-exists" and name in there:
+        if (
+            row is not None
+            and case.if_exists == "fail"
+            and row.code == "destination-exists"
+            and name in there
+        ):
             continue
         if row is not None and _may_be_anothers(played, row):
             continue
-        why = f"{row.state} {row.code}: {row.told}" if row else played.migration.get("error")
+        why = f"{row.state} {row.code}: {row.reported}" if row else played.migration.get("error")
         yield f"{name!r} did not arrive: {why}"
 
 
 def _may_be_anothers(played: Played, row: Row) -> bool:
-    """Say if a damaged object may be another writer's, as far as anybody can tell, and the row says so: its place shows
-    an upload at once, no answer named what was taken, and nothing of another's may be overwritten."""
+    """Say if a damaged object may be another writer's, as far as anybody can tell, and the row says
+    so: its place shows an upload at once, no answer named what was taken, and nothing of another's
+    may be overwritten."""
     store, case = played.destination, played.case
     unnamed = isinstance(store, PlainLiar) and not isinstance(store, DavLiar)
     unnamed = unnamed and (not store.tells_tags or case.has("destination", "tag-none", "tag-weak"))
-    told = row.code == "digest-mismatch" and "may remain at" in row.told
-    return unnamed and told and case.if_exists in ("skip", "fail") and case.has("destination", "flips-once")
+    reported = row.code == "digest-mismatch" and "may remain at" in row.reported
+    return (
+        unnamed
+        and reported
+        and case.if_exists in ("skip", "fail")
+        and case.has("destination", "flips-once")
+    )
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,7 +1,9 @@
-"""Faults planted into a copy of relay, each a small one that takes a protection away: the judge has to see all of them.
+"""Faults planted into a copy of relay, each a small one that takes a protection away: the judge has
+to see all of them.
 
-Theory of operation. A fault is found when one of five hundred seeds breaks a rule with it, and does not without. Those
-seeds come first that have a habit against which the protection is; all the same they are seeds as any other.
+Theory of operation. A fault is found when one of five hundred seeds breaks a rule with it, and does
+not without. Those seeds come first that have a habit against which the protection is; all the same
+they are seeds as any other.
 
 Decided here: the faults. Never here: what is judged.
 """
@@ -26,8 +28,8 @@ AT_A_TIME = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """One fault: `new` in the place of `old`, which stands once in `file`. It matters to these `traits` of these
-    `stores`."""
+    """One fault: `new` in the place of `old`, which stands once in `file`. It matters to these
+    `traits` of these `stores`."""
 
     name: str
     file: str
@@ -37,7 +39,8 @@ class Planted:
     stores: tuple[str, ...]
 
     def into(self, checkout: Path) -> None:
-        """Put it into a copy. Raises LookupError where relay has changed there: the fault wants another place then."""
+        """Put it into a copy. Raises LookupError where relay has changed there: the fault wants
+        another place then."""
         path = checkout / self.file
         text = path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
@@ -167,21 +170,27 @@ def order(fault: Planted) -> list[int]:
     def foreign(seed: int) -> bool:
         case = draw(seed)
         kinds = {"source": case.source, "destination": case.destination}
-        return not any(kinds[trait[0]] in fault.stores for trait in fault.traits if trait in case.traits)
+        return not any(
+            kinds[trait[0]] in fault.stores for trait in fault.traits if trait in case.traits
+        )
 
     return sorted(range(1, SEEDS + 1), key=foreign)
 
 
 def _found(fault: Planted, folder: Path) -> int | None:
     checkout = folder / "checkout"
-    shutil.copytree(ROOT / "relay", checkout / "relay", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "relay", checkout / "relay", ignore=shutil.ignore_patterns("__pycache__")
+    )
     fault.into(checkout)
     with Zygote(checkout) as sick, Zygote() as well, ThreadPoolExecutor(AT_A_TIME) as pool:
         template = empty_ledger(well, checkout)
         seeds = order(fault)
         while seeds:
             now, seeds = seeds[:AT_A_TIME], seeds[AT_A_TIME:]
-            for seed, rules in zip(now, pool.map(lambda seed: _broken(seed, sick, template), now), strict=True):
+            for seed, rules in zip(
+                now, pool.map(lambda seed: _broken(seed, sick, template), now), strict=True
+            ):
                 if not rules or _broken(seed, well, template) & rules:
                     continue
                 if rules & _broken(seed, sick, template):  # once may be by chance

@@ -1,4 +1,5 @@
-"""A case through a server: `relay serve`, one POST, and what it answers until the migration has ended.
+"""A case through a server: `relay serve`, one POST, and what it answers until the migration has
+ended.
 
 Decided here: what is asked of the server. Never here: what is right about its answers.
 """
@@ -32,12 +33,20 @@ class Asked:
         self.answers = ""
 
     def ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, accept: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        accept: str = "application/json",
     ) -> dict[str, Any]:
         """Return an answer's document, with its status as `_status`."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=END_SECONDS)
         try:
-            fields = {"Content-Type": "application/json", "Prefer": "respond-async"} if body is not None else {}
+            fields = (
+                {"Content-Type": "application/json", "Prefer": "respond-async"}
+                if body is not None
+                else {}
+            )
             fields["Accept"] = accept
             connection.request(method, path, None if body is None else json.dumps(body), fields)
             response = connection.getresponse()
@@ -57,9 +66,11 @@ def serve(
     verb: str | None,
     fresh: Mapping[str, Any],
 ) -> Ended:
-    """Start a server, let it do this, or what is to be done with the migration that there is, and stop it. The exit
-    code is what the same in a terminal would have."""
-    child = zygote.begin(["serve", "--bind", "127.0.0.1:0", "--graceful-timeout", "2"], folder, environment)
+    """Start a server, let it do this, or what is to be done with the migration that there is, and
+    stop it. The exit code is what the same in a terminal would have."""
+    child = zygote.begin(
+        ["serve", "--bind", "127.0.0.1:0", "--graceful-timeout", "2"], folder, environment
+    )
     code = None
     try:
         found = _until(lambda: _LISTENS.search(child.said), START_SECONDS)
@@ -71,7 +82,11 @@ def serve(
         child.kill(signal.SIGTERM)
         ended = child.wait(15)
     return Ended(
-        words=("POST", verb or "", json.dumps(order)), code=code, out=ended.out, err=ended.err, seconds=ended.seconds
+        words=("POST", verb or "", json.dumps(order)),
+        code=code,
+        out=ended.out,
+        err=ended.err,
+        seconds=ended.seconds,
     )
 
 

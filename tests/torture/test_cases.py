@@ -14,7 +14,9 @@ def test_a_seed_is_one_case() -> None:
 
 
 def test_each_pair_of_habits_is_drawn_in_a_full_run() -> None:
-    drawn = {frozenset(two) for seed in range(1, 5001) for two in combinations(draw(seed).traits, 2)}
+    drawn = {
+        frozenset(two) for seed in range(1, 5001) for two in combinations(draw(seed).traits, 2)
+    }
     assert set(pairs()) <= drawn
 
 
@@ -34,4 +36,6 @@ def test_some_seeds_are_honest() -> None:
 def test_two_of_one_group_are_met_at_two_stores_alone() -> None:
     assert together((("source", "head-403"), ("destination", "head-405")))
     assert not together((("source", "head-403"), ("source", "head-405")))
-    assert not together((("source", "redirects"), ("source", "clock-skew")))  # one is plain HTTP's, one S3's
+    assert not together(
+        (("source", "redirects"), ("source", "clock-skew"))
+    )  # one is plain HTTP's, one S3's

@@ -1,4 +1,5 @@
-"""The model itself: what its stores and its judge see of versions, folders, links and credentials."""
+"""The model itself: what its stores and its judge see of versions, folders, links and
+credentials."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def broken(source: Store, destination: Store, **members: object) -> list[str]:
     """Return what the judge says of these stores."""
     secrets = {"source": "ONE", "destination": "TWO", "link": "THREE"}
     rows, stage = members.pop("rows", {}), members.pop("stage", "partial")
-    played = Played(case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows)  # type: ignore[arg-type]
+    played = Played(
+        case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows
+    )  # type: ignore[arg-type]
     played.migration = {"listing": "done", "state": stage, "error": None}
     played.runs.append(ended(1 if rows else 0))
     return [text for rule in RULES if rule.__name__ in WHERE for text in rule(played)]
@@ -68,7 +71,9 @@ def stores(tmp_path: Path, *habits: str, confined: bool = False) -> tuple[Folder
 def test_each_planted_fault_has_its_place_in_relay() -> None:
     for fault in PLANTED:
         text = (ROOT / fault.file).read_text(encoding="utf-8")
-        assert text.count(fault.old) == 1, f"{fault.name}: {fault.file} has changed, and the fault wants another place"
+        assert text.count(fault.old) == 1, (
+            f"{fault.name}: {fault.file} has changed, and the fault wants another place"
+        )
         compile(text.replace(fault.old, fault.new), fault.file, "exec")
 
 
@@ -121,7 +126,10 @@ def test_what_relay_writes_to_a_folder_is_in_its_journal(tmp_path: Path) -> None
     os.rename(folder.tree / "new", folder.tree / "a")  # the same bytes, written anew
     (folder.tree / "b").write_bytes(b"more")
     folder.look()
-    assert {(event.name, event.by) for event in folder.shelf.events[1:]} == {("a", "relay"), ("b", "relay")}
+    assert {(event.name, event.by) for event in folder.shelf.events[1:]} == {
+        ("a", "relay"),
+        ("b", "relay"),
+    }
     (folder.tree / "b").unlink()
     folder.look()
     assert folder.shelf.get("b") is None
@@ -157,9 +165,9 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
     _, destination = stores(tmp_path)
     with S3Liar("source", Manners(("key-slashes", "key-marker"), 1), {"ONE"}) as source:
         assert source.odd == (*NAMES["key-slashes"]["s3"], *NAMES["key-marker"]["s3"])
-        told = {f"row {number}": FAILED for number in range(rows)}
-        told["/lead.txt"] = FAILED
-        said = [text for text in broken(source, destination, rows=told) if "rows" in text]
+        reported = {f"row {number}": FAILED for number in range(rows)}
+        reported["/lead.txt"] = FAILED
+        said = [text for text in broken(source, destination, rows=reported) if "rows" in text]
     assert bool(said) is (rows < 2)  # two are left besides the marker, which is none
     assert MARKER not in "".join(said)
 
@@ -211,10 +219,23 @@ def test_a_folder_that_waits_stands_for_what_lies_in_it(
 def test_only_what_may_be_anothers_need_not_arrive(
     traits: tuple[str, ...], wish: str, code: str, excused: bool
 ) -> None:
-    seed = next(number for number in range(100) if PlainLiar("destination", Manners((), number), set()).tells_tags)
-    with PlainLiar("source", Manners((), 1), set()) as source, PlainLiar("destination", Manners((), seed), set()) as to:
-        made = case(traits=tuple(("destination", name) for name in traits), if_exists=wish, objects=(("a", 4),))
-        row = Row("a", "failed", code, "destination", "What came of an upload of ours may remain at …", "")
+    seed = next(
+        number
+        for number in range(100)
+        if PlainLiar("destination", Manners((), number), set()).tells_tags
+    )
+    with (
+        PlainLiar("source", Manners((), 1), set()) as source,
+        PlainLiar("destination", Manners((), seed), set()) as to,
+    ):
+        made = case(
+            traits=tuple(("destination", name) for name in traits),
+            if_exists=wish,
+            objects=(("a", 4),),
+        )
+        row = Row(
+            "a", "failed", code, "destination", "What came of an upload of ours may remain at …", ""
+        )
         played = Played(case=made, source=source, destination=to, secrets={}, rows={"a": row})
         assert (list(arrives(played)) == []) is excused
 
@@ -222,9 +243,13 @@ def test_only_what_may_be_anothers_need_not_arrive(
 def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None:
     _, destination = stores(tmp_path)
     with PlainLiar("source", Manners((), 1), {"ONE"}) as source:
-        source.log.append(Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer ONE")]))
+        source.log.append(
+            Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer ONE")])
+        )
         assert broken(source, destination) == []
-        source.log.append(Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer TWO")]))
+        source.log.append(
+            Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer TWO")])
+        )
         source.log.append(Sent(op=Op(kind="stray", name="/evil.txt")))
         assert len(broken(source, destination)) == 2
 
@@ -242,19 +267,25 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("told", "excused"),
+    ("reported", "excused"),
     [
-        ("A partial object may remain at http://h/d/sub/%C3%BC (refused); look, and delete it.", True),
+        (
+            "A partial object may remain at http://h/d/sub/%C3%BC (refused); look, and delete it.",
+            True,
+        ),
         ("A partial object may remain at s3://b/sub/\\u00fc (refused); look, and delete it.", True),
-        ("A partial object may remain at http://h/d/sub/other (refused); look, and delete it.", False),
+        (
+            "A partial object may remain at http://h/d/sub/other (refused); look, and delete it.",
+            False,
+        ),
         ("something may remain", False),
     ],
 )
-def test_what_remains_is_told_with_its_place(tmp_path: Path, told: str, excused: bool) -> None:
+def test_what_remains_is_told_with_its_place(tmp_path: Path, reported: str, excused: bool) -> None:
     source, destination = stores(tmp_path)
     with PlainLiar("destination", Manners((), 1), {"TWO"}) as to:
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
-        row = Row("a", "failed", "store-timeout", "destination", told, "")
+        row = Row("a", "failed", "store-timeout", "destination", reported, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
         played.runs.append(ended(1))
         assert told_of("sub/ü", played) is excused

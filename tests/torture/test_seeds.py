@@ -1,4 +1,5 @@
-"""Thirty seeds between lying stores in each run of the tests, ten dozen as a campaign; `make torture` plays more."""
+"""Thirty seeds between lying stores in each run of the tests, ten dozen as a campaign; `make
+torture` plays more."""
 
 from __future__ import annotations
 
@@ -11,11 +12,17 @@ from tests.torture.commands import ROOT
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("first", "count"), [(1, 30), pytest.param(31, 120, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize(
+    ("first", "count"), [(1, 30), pytest.param(31, 120, marks=pytest.mark.campaign)]
+)
 def test_no_rule_is_broken_between_stores_that_lie(first: int, count: int) -> None:
     words = ["--seed", str(first), "--seeds", str(count), "--no-shrink"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture", *words], cwd=ROOT, capture_output=True, text=True, timeout=880
+        [sys.executable, "-m", "tests.torture", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=880,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert f"{count} seeds" in done.stdout

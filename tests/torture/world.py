@@ -1,8 +1,8 @@
-"""One case, played: two lying stores, a ledger, and the commands of its history, on real sockets and real processes.
+"""One case, played: two lying stores, a ledger, and the commands of its history, on real sockets
+and real processes.
 
-Decided here: what lies where when a case begins, and what is kept of what happened. Never here: whether that is right
-(`judge.py`).
-"""
+Decided here: what lies where when a case begins, and what is kept of what happened. Never here:
+whether that is right (`judge.py`)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ TOLD = 3
 FORMATS = ("table", "jsonl", "csv", "html")
 ROLES = ("source", "destination")
 BUSY = ("busy-503", "busy-429", "error-500")
-"""Habits by which each request for an object may fail first, one after the other: seven of them by WebDAV, after which
-up to 31 seconds are waited."""
+"""Habits by which each request for an object may fail first, one after the other: seven of them by
+WebDAV, after which up to 31 seconds are waited."""
 SLOW = ("hangs", "hangs-always", "head-hangs")
 """Habits that want short waits."""
 
@@ -56,7 +56,7 @@ class Row:
     state: str
     code: str
     side: str
-    told: str
+    reported: str
     level: str
 
 
@@ -70,7 +70,7 @@ class Played:
     secrets: dict[str, str]
     """What is secret, by whose it is."""
     runs: list[Ended] = field(default_factory=list)
-    told: list[Ended] = field(default_factory=list)
+    reported: list[Ended] = field(default_factory=list)
     """The commands that say what has become of it."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
@@ -101,10 +101,16 @@ class Played:
 def play(case: Case, zygote: Zygote, template: Path) -> Played:
     """Play a case; `template` is an empty ledger."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast())))
-        secrets = {role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination", "link")}
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast()))
+        )
+        secrets = {
+            role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination", "link")
+        }
         source = stack.enter_context(_store(case, "source", secrets["source"], folder))
-        destination = stack.enter_context(_store(case, "destination", secrets["destination"], folder))
+        destination = stack.enter_context(
+            _store(case, "destination", secrets["destination"], folder)
+        )
         _fill(case, source, destination)
         _meet(source, destination, secrets["link"])
         played = Played(case=case, source=source, destination=destination, secrets=secrets)
@@ -137,7 +143,9 @@ def _meet(source: Store, destination: Store, password: str) -> None:
     """Let both stores know of each other what their habits want to know."""
     if isinstance(source, Liar):
         source.password = password
-        source.elsewhere = f"127.0.0.1:{destination.port}" if isinstance(destination, Liar) else "127.0.0.1:9"
+        source.elsewhere = (
+            f"127.0.0.1:{destination.port}" if isinstance(destination, Liar) else "127.0.0.1:9"
+        )
     if isinstance(source, FolderLiar) and isinstance(destination, Liar):
         destination.watch = source.changes
 
@@ -161,21 +169,33 @@ def _fill(case: Case, source: Store, destination: Store) -> None:
         _put(source, name, content(case.seed, name, 0 if name == MARKER else 17), "source", OLD)
     if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
         name = case.objects[0][0]
-        theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
+        theirs = Upload(
+            id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"}
+        )
         destination.shelf.uploads["theirs"] = theirs
     sizes = dict(case.objects)
     for name, how in case.before:
         size = sizes.get(name, 20)
-        there = content(case.seed, name, size) if how == "same" else content(case.seed + 1, f"before {name}", size)
+        there = (
+            content(case.seed, name, size)
+            if how == "same"
+            else content(case.seed + 1, f"before {name}", size)
+        )
         _put(destination, name, there + b"longer" * (how == "longer"), "before", NEWER)
     for store in (source, destination):
         store.shelf.settle()
         if isinstance(store, FolderLiar):
-            store.arrange([name for name, _ in case.objects], OLD if store is source else NEWER, case.tree)
+            store.arrange(
+                [name for name, _ in case.objects], OLD if store is source else NEWER, case.tree
+            )
 
 
 def _environment(case: Case, folder: Path) -> dict[str, str]:
-    trees = [f"{folder}/files/{role}/in" for role in ("source", "destination") if _kind(case, role) == "local"]
+    trees = [
+        f"{folder}/files/{role}/in"
+        for role in ("source", "destination")
+        if _kind(case, role) == "local"
+    ]
     slow = any(case.has(role, *SLOW) for role in ("source", "destination"))
     return {
         "HOME": str(folder),
@@ -200,7 +220,8 @@ def _kind(case: Case, role: str) -> str:
 
 
 def _configure(folder: Path, source: Store, destination: Store, secrets: Mapping[str, str]) -> None:
-    """Write relay.toml, which names both stores, and the files of headers for those that are named by URL."""
+    """Write relay.toml, which names both stores, and the files of headers for those that are named
+    by URL."""
     text = ""
     for role, store in (("source", source), ("destination", destination)):
         if store.kind == "local":
@@ -216,7 +237,9 @@ def _configure(folder: Path, source: Store, destination: Store, secrets: Mapping
             options["region"] = "us-east-1"
         else:
             options = {"type": store.kind, "url": store.url().rstrip("/"), "bearer_token": secret}  # type: ignore[attr-defined]
-        text += f"[remotes.{role}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+        text += f"[remotes.{role}]\n" + "".join(
+            f"{name} = {json.dumps(value)}\n" for name, value in options.items()
+        )
         headers = folder / f"{role}.headers"
         headers.write_text(f"Authorization: Bearer {secret}\n")
         headers.chmod(0o600)
@@ -271,7 +294,12 @@ def _secret(played: Played, role: str) -> str:
 
 
 def _played(
-    case: Case, step: Step, played: Played, zygote: Zygote, folder: Path, environment: Mapping[str, str]
+    case: Case,
+    step: Step,
+    played: Played,
+    zygote: Zygote,
+    folder: Path,
+    environment: Mapping[str, str],
 ) -> bool:
     """Play one step; False where no other makes sense."""
     if step.kind == "grow":
@@ -281,7 +309,7 @@ def _played(
     if step.kind == "fresh":
         _renew(played, folder)
     # To a server, a second request is another migration.
-    telling = step.kind == "fresh" and (step.how == "told" or case.served)
+    telling = step.kind == "fresh" and (step.how == "reported" or case.served)
     verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or telling else None
     fresh = _ends(case, played) if telling else {}
     if case.served:
@@ -308,20 +336,28 @@ def _renew(played: Played, folder: Path) -> None:
         played.secrets[f"fresh {role}"] = f"{role}-FRESH-{played.case.seed:08}"
         if isinstance(store, Liar):
             store.renew(_secret(played, role))
-    _configure(folder, played.source, played.destination, {role: _secret(played, role) for role in ROLES})
+    _configure(
+        folder, played.source, played.destination, {role: _secret(played, role) for role in ROLES}
+    )
 
 
 def _tell(played: Played, zygote: Zygote, folder: Path, environment: Mapping[str, str]) -> None:
     """Let relay say all that it says of what is over."""
-    words = [["status", "1"], ["status", "1", "--json"], *(["report", "1", "--format", form] for form in FORMATS)]
+    words = [
+        ["status", "1"],
+        ["status", "1", "--json"],
+        *(["report", "1", "--format", form] for form in FORMATS),
+    ]
     ended = zygote.begin(["status"], folder, environment, words).wait(COMMAND_SECONDS)
-    played.told.append(ended)
+    played.reported.append(ended)
 
 
 def _state(folder: Path) -> str:
     """Return how the migration stands, or nothing where there is none."""
     with closing(sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)) as ledger:
-        found = ledger.execute("select state from migrations order by number desc limit 1").fetchone()
+        found = ledger.execute(
+            "select state from migrations order by number desc limit 1"
+        ).fetchone()
     return found[0] if found else ""
 
 
@@ -336,13 +372,23 @@ def _read_ledger(played: Played, path: Path) -> None:
             return
         played.migration = dict(found)
         if found["error"] and "again" in json.loads(found["error"]):
-            played.migration = {**found, "error": None}  # of a listing that was tried again, and is over
+            played.migration = {
+                **found,
+                "error": None,
+            }  # of a listing that was tried again, and is over
         receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
         for row in ledger.execute("select * from transfers"):
             error = json.loads(row["error"]) if row["error"] else {}
-            told = f"{error.get('detail', '')} {error.get('hint', '')} {receipts.get(row['id'], '')}"
+            reported = (
+                f"{error.get('detail', '')} {error.get('hint', '')} {receipts.get(row['id'], '')}"
+            )
             kept = Row(
-                row["name"], row["state"], error.get("code", ""), error.get("side") or "", told, row["level"] or ""
+                row["name"],
+                row["state"],
+                error.get("code", ""),
+                error.get("side") or "",
+                reported,
+                row["level"] or "",
             )
             if row["migration_id"] == found["id"]:
                 played.rows[kept.name] = kept
@@ -350,24 +396,37 @@ def _read_ledger(played: Played, path: Path) -> None:
                 played.earlier.append(kept)
         states = {row["state"] for row in ledger.execute("select state from migrations")}
         played.over = states <= {"succeeded", "cancelled"}
-        played.uploads = frozenset(row["upload_id"] for row in ledger.execute("select upload_id from uploads"))
+        played.uploads = frozenset(
+            row["upload_id"] for row in ledger.execute("select upload_id from uploads")
+        )
 
 
 def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
-    """Return the secrets that stand where none may: in what was said, and in the ledger of what is over and well."""
+    """Return the secrets that stand where none may: in what was said, and in the ledger of what is
+    over and well."""
     found = []
     for path in sorted(folder.iterdir()):
         ledger = path.name.startswith("ledger")
         if path.suffix in (".out", ".err") or (ledger and played.over):
             data = path.read_bytes()
-            found += [(role, path.name) for role, secret in played.secrets.items() if secret.encode() in data]
+            found += [
+                (role, path.name)
+                for role, secret in played.secrets.items()
+                if secret.encode() in data
+            ]
     return found
 
 
 def empty_ledger(zygote: Zygote, folder: Path) -> Path:
     """Make a ledger with nothing in it, which each case gets a copy of."""
-    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "RELAY_LEDGER": f"sqlite:///{folder}/template.db"}
-    ended = zygote.begin(["status"], folder, {**environment, "RELAY_CONFIG": "/dev/null"}).wait(COMMAND_SECONDS)
+    environment = {
+        "HOME": str(folder),
+        "PATH": "/usr/bin:/bin",
+        "RELAY_LEDGER": f"sqlite:///{folder}/template.db",
+    }
+    ended = zygote.begin(["status"], folder, {**environment, "RELAY_CONFIG": "/dev/null"}).wait(
+        COMMAND_SECONDS
+    )
     assert ended.code == 0, ended
     path = folder / "template.db"
     with closing(sqlite3.connect(path)) as ledger:

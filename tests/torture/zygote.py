@@ -1,10 +1,12 @@
-"""A process that has imported relay and forks one child for each command: `python -m tests.torture.zygote`.
+"""A process that has imported relay and forks one child for each command: `python -m
+tests.torture.zygote`.
 
-Theory of operation. A start of `relay` costs 0.4 s of CPU, nearly all of it imports. This process imports everything,
-starts no hub and no thread, and waits for lines of JSON on its stdin; each is a command, made by a child that is a
-process of its own in all other respects: its environment, its folder, its stdout and stderr, its failpoint, and its
-end by `kill -9`. One line on stdout tells that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id",
-"status"}`, the status as waitpid gives it).
+Theory of operation. A start of `relay` costs 0.4 s of CPU, nearly all of it imports. This process
+imports everything, starts no hub and no thread, and waits for lines of JSON on its stdin; each is a
+command, made by a child that is a process of its own in all other respects: its environment, its
+folder, its stdout and stderr, its failpoint, and its end by `kill -9`. One line on stdout tells
+that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id", "status"}`, the status as
+waitpid gives it).
 
 Decided here: how a command begins and ends. Never here: which command.
 """
@@ -47,7 +49,9 @@ _poll = monkey.get_original("select", "poll")
 
 def main() -> None:
     """Fork a child for each line of stdin, until its end."""
-    for name in {f"relay.cli.{entry.function.partition(':')[0]}" for entry in COMMANDS.values()} | set(MODULES):
+    for name in {
+        f"relay.cli.{entry.function.partition(':')[0]}" for entry in COMMANDS.values()
+    } | set(MODULES):
         import_module(name)
     gc.collect()
     gc.freeze()

@@ -57,7 +57,10 @@ class Socket:
 )
 def test_tokens(header: str | None, answer: type[RelayError] | None) -> None:
     """One whole token, whatever address the request came to."""
-    environ: dict[str, Any] = {"PATH_INFO": "/migrate", "gunicorn.socket": Socket(("203.0.113.1", 8080))}
+    environ: dict[str, Any] = {
+        "PATH_INFO": "/migrate",
+        "gunicorn.socket": Socket(("203.0.113.1", 8080)),
+    }
     if header is not None:
         environ["HTTP_AUTHORIZATION"] = header
     if answer is None:
@@ -105,7 +108,11 @@ def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
 @pytest.mark.parametrize("user", [1, 65534, os.geteuid() + 1])
 def test_without_tokens_another_user_of_this_machine_is_not_answered(user: int) -> None:
     """On a unix socket the kernel says who asks; with tokens the token does."""
-    environ = {"PATH_INFO": "/", "HTTP_HOST": "localhost", "gunicorn.socket": Socket("/run/relay.sock", user)}
+    environ = {
+        "PATH_INFO": "/",
+        "HTTP_HOST": "localhost",
+        "gunicorn.socket": Socket("/run/relay.sock", user),
+    }
     with pytest.raises(Forbidden):
         guard(())(environ)
     guard(TOKENS)(environ | {"HTTP_AUTHORIZATION": f"Bearer {TOKENS[0]}"})
@@ -114,12 +121,27 @@ def test_without_tokens_another_user_of_this_machine_is_not_answered(user: int) 
 def test_without_tokens_nothing_that_was_forwarded() -> None:
     """A proxy on this machine would otherwise open the server to everybody."""
     proxies = ("FORWARDED", "VIA", "X_REAL_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP", "X_CLIENT_IP")
-    for name in (*proxies, "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO", "X_FORWARDED_SERVER"):
+    for name in (
+        *proxies,
+        "X_FORWARDED_FOR",
+        "X_FORWARDED_HOST",
+        "X_FORWARDED_PROTO",
+        "X_FORWARDED_SERVER",
+    ):
         with pytest.raises(Forbidden):
-            guard(())({"PATH_INFO": "/", "HTTP_HOST": "localhost", "SERVER_NAME": "127.0.0.1", f"HTTP_{name}": "x"})
+            guard(())(
+                {
+                    "PATH_INFO": "/",
+                    "HTTP_HOST": "localhost",
+                    "SERVER_NAME": "127.0.0.1",
+                    f"HTTP_{name}": "x",
+                }
+            )
 
 
-@pytest.mark.parametrize("path", ["/migrate", "/openapi.json", "/", "/nowhere", "/healthz/", "//healthz"])
+@pytest.mark.parametrize(
+    "path", ["/migrate", "/openapi.json", "/", "/nowhere", "/healthz/", "//healthz"]
+)
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
     """Also those that are not there: a stranger learns nothing from a 404."""
@@ -164,18 +186,27 @@ OURS = [
     {"Origin": "http://LOCALHOST:8080", "Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "none"},
 ]
-CHANGES = [("POST", "/migrate"), *(("POST", f"/migrations/1/{verb}") for verb in VERBS), ("PATCH", "/migrations/1")]
+CHANGES = [
+    ("POST", "/migrate"),
+    *(("POST", f"/migrations/1/{verb}") for verb in VERBS),
+    ("PATCH", "/migrations/1"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), [*CHANGES, ("DELETE", "/migrations/1")])
 @pytest.mark.parametrize("tokens", [(), TOKENS])
-def test_no_page_of_another_origin_changes_anything(method: str, path: str, tokens: tuple[str, ...]) -> None:
-    """CSRF: each change, with tokens and without, refuses each foreign Origin and Sec-Fetch-Site, and takes ours.
+def test_no_page_of_another_origin_changes_anything(
+    method: str, path: str, tokens: tuple[str, ...]
+) -> None:
+    """CSRF: each change, with tokens and without, refuses each foreign Origin and Sec-Fetch-Site,
+    and takes ours.
 
     The application has no ledger here: what passed the check is answered in another way than 403.
     """
     client = create_app(TransferEngine(Settings()), tokens).test_client()
-    known = {"Host": "localhost:8080"} | ({"Authorization": f"Bearer {TOKENS[0]}"} if tokens else {})
+    known = {"Host": "localhost:8080"} | (
+        {"Authorization": f"Bearer {TOKENS[0]}"} if tokens else {}
+    )
     for fields in FOREIGN:
         refused = client.open(path, method=method, headers=known | fields)
         assert refused.status_code == 403, fields
@@ -186,9 +217,14 @@ def test_no_page_of_another_origin_changes_anything(method: str, path: str, toke
 
 
 def test_a_page_of_another_origin_may_look_and_sees_nothing() -> None:
-    """A link to the server works; no answer says that another origin's page may read it, and no preflight passes."""
+    """A link to the server works; no answer says that another origin's page may read it, and no
+    preflight passes."""
     client = create_app(TransferEngine(Settings())).test_client()
-    foreign = {"Host": "localhost:8080", "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    foreign = {
+        "Host": "localhost:8080",
+        "Origin": "https://evil.example",
+        "Sec-Fetch-Site": "cross-site",
+    }
     assert client.get("/openapi.json", headers=foreign).status_code == 200
     preflight = client.open("/migrations/1/cancel", method="OPTIONS", headers=foreign)
     assert preflight.status_code == 405

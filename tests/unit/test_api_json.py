@@ -31,13 +31,16 @@ class Unreachable:
 
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    """Return a client of an application that cannot dial: each request here must be refused before."""
+    """Return a client of an application that cannot dial: each request here must be refused
+    before."""
     return create_app(TransferEngine(Settings(), stores=Unreachable())).test_client()
 
 
 def post(client: FlaskClient, body: bytes | str, **headers: str) -> tuple[int, dict[str, Any]]:
     """Post a body; return the status and the problem."""
-    given = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {"Content-Type": "application/json"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
     response = client.post("/migrate", data=body, headers={n: v for n, v in given.items() if v})
     assert response.mimetype == "application/problem+json"
     problem = json.loads(response.data)
@@ -110,10 +113,12 @@ def test_envelopes(client: FlaskClient, headers: dict[str, str], status: int, co
 
 
 @pytest.mark.parametrize(
-    "media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=utf-8"]
+    "media_type",
+    ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=utf-8"],
 )
 def test_json_media_types_are_taken(client: FlaskClient, media_type: str) -> None:
-    """The spellings of plain JSON pass; what is refused then is the empty object's missing member."""
+    """The spellings of plain JSON pass; what is refused then is the empty object's missing
+    member."""
     status, problem = post(client, "{}", Content_Type=media_type)
     assert (status, problem["type"].rpartition("/")[2]) == (422, "missing-member")
 
@@ -121,9 +126,14 @@ def test_json_media_types_are_taken(client: FlaskClient, media_type: str) -> Non
 def test_announced_size_is_refused_before_reading(client: FlaskClient) -> None:
     """B05: ten GiB announced are not waited for."""
     response = client.post(
-        "/migrate", headers={"Content-Type": "application/json"}, environ_overrides={"CONTENT_LENGTH": str(10 << 30)}
+        "/migrate",
+        headers={"Content-Type": "application/json"},
+        environ_overrides={"CONTENT_LENGTH": str(10 << 30)},
     )
-    assert (response.status_code, json.loads(response.data)["type"].rpartition("/")[2]) == (413, "request-too-large")
+    assert (response.status_code, json.loads(response.data)["type"].rpartition("/")[2]) == (
+        413,
+        "request-too-large",
+    )
 
 
 def test_short_body_is_not_parsed(client: FlaskClient) -> None:
@@ -135,7 +145,10 @@ def test_short_body_is_not_parsed(client: FlaskClient) -> None:
         headers={"Content-Type": "application/json"},
         environ_overrides={"CONTENT_LENGTH": str(len(body) + 5)},
     )
-    assert (response.status_code, json.loads(response.data)["type"].rpartition("/")[2]) == (400, "malformed-json")
+    assert (response.status_code, json.loads(response.data)["type"].rpartition("/")[2]) == (
+        400,
+        "malformed-json",
+    )
 
 
 def many(pattern: str, count: int = 90_000) -> str:
@@ -153,14 +166,24 @@ def many(pattern: str, count: int = 90_000) -> str:
         '{"limits":' + many('"%x":null') + "}",
         '{"source":[' + ",".join([many('"%x":1', 1001)] * 80) + "]}",
     ],
-    ids=["unknown", "twice", "headers of wrong types", "empty headers", "limits", "objects of a list"],
+    ids=[
+        "unknown",
+        "twice",
+        "headers of wrong types",
+        "empty headers",
+        "limits",
+        "objects of a list",
+    ],
 )
 def test_a_body_full_of_members_costs_its_parse(client: FlaskClient, body: str) -> None:
-    """What is done for each member is not done for the hundred thousand that a body has room for: the hub waits."""
+    """What is done for each member is not done for the hundred thousand that a body has room for:
+    the hub waits."""
     began = process_time()
     status, problem = post(client, body)
     assert (status, problem["type"].rpartition("/")[2]) == (413, "request-too-large")
-    assert process_time() - began < 1.0  # the parse is 0.05 s; a count for each member took minutes, an error 0.8 s
+    assert (
+        process_time() - began < 1.0
+    )  # the parse is 0.05 s; a count for each member took minutes, an error 0.8 s
 
 
 SECRET = "hunter2hunter2"
@@ -170,20 +193,35 @@ SIGNED = {"destination": f"https://b.example/y?X-Amz-Signature={SECRET}"}
 @pytest.mark.parametrize(
     ("members", "status", "code", "pointer"),
     [
-        ({"source": "https://a.example/x", "dest": "https://b.example/x"}, 422, "unknown-member", "/dest"),  # B13
+        (
+            {"source": "https://a.example/x", "dest": "https://b.example/x"},
+            422,
+            "unknown-member",
+            "/dest",
+        ),  # B13
         (GOOD | {"recursively": True}, 422, "unknown-member", "/recursively"),
         (GOOD | {"server_copy": "no"}, 422, "invalid-type", "/server_copy"),
         (GOOD | {"recursive": "yes"}, 422, "invalid-type", "/recursive"),
         (GOOD | {"a/b~c": 1}, 422, "unknown-member", "/a~1b~0c"),
         (GOOD | {"limits": {"text": 1}}, 422, "unknown-member", "/limits/text"),
         (GOOD | {"limits": {"object": 1}}, 422, "unknown-member", "/limits/object"),
-        (GOOD | {"source": {"url": "https://a.example/x", "method": "GET"}}, 422, "unknown-member", "/source/method"),
+        (
+            GOOD | {"source": {"url": "https://a.example/x", "method": "GET"}},
+            422,
+            "unknown-member",
+            "/source/method",
+        ),
         (GOOD | {"source": 1}, 422, "invalid-type", "/source"),  # B14
         (GOOD | {"source": True}, 422, "invalid-type", "/source"),
         (GOOD | {"source": None}, 422, "invalid-type", "/source"),
         (GOOD | {"source": ["https://a.example/x"]}, 422, "invalid-type", "/source"),
         (GOOD | {"source": {"url": 1}}, 422, "invalid-type", "/source/url"),
-        (GOOD | {"source": {"url": "https://a.example/", "headers": [SECRET]}}, 422, "invalid-type", "/source/headers"),
+        (
+            GOOD | {"source": {"url": "https://a.example/", "headers": [SECRET]}},
+            422,
+            "invalid-type",
+            "/source/headers",
+        ),
         (
             GOOD | {"source": {"url": "https://a.example/", "headers": {"A": 1}}},
             422,
@@ -209,21 +247,48 @@ SIGNED = {"destination": f"https://b.example/y?X-Amz-Signature={SECRET}"}
         ({}, 422, "missing-member", "/source"),  # B15
         ({"source": "https://a.example/x"}, 422, "missing-member", "/destination"),
         (GOOD | {"source": {}}, 422, "missing-member", "/source/url"),
-        (GOOD | {"source": f"https://u:{SECRET}@a.example/"}, 422, "credentials-in-url", "/source"),  # B41
-        (GOOD | {"source": {"url": f"https://u:{SECRET}@a.example/"}}, 422, "credentials-in-url", "/source/url"),
+        (
+            GOOD | {"source": f"https://u:{SECRET}@a.example/"},
+            422,
+            "credentials-in-url",
+            "/source",
+        ),  # B41
+        (
+            GOOD | {"source": {"url": f"https://u:{SECRET}@a.example/"}},
+            422,
+            "credentials-in-url",
+            "/source/url",
+        ),
         (GOOD | {"source": "file:///etc/passwd"}, 422, "unsupported-scheme", "/source"),  # B25
         (GOOD | {"destination": "/x"}, 422, "invalid-url", "/destination"),  # B26
         (GOOD | {"destination": ""}, 422, "invalid-url", "/destination"),
         (GOOD | {"destination": "https://b.example/a/../b"}, 422, "unsafe-key", "/destination"),
-        (GOOD | {"source": "https://a.example/" + "x" * 9000}, 422, "url-too-long", "/source"),  # B44
+        (
+            GOOD | {"source": "https://a.example/" + "x" * 9000},
+            422,
+            "url-too-long",
+            "/source",
+        ),  # B44
         (GOOD | {"source": "http://10.0.0.1/"}, 403, "egress-denied", None),  # B29
-        (GOOD | {"source": "http://169.254.169.254/latest/meta-data/"}, 403, "egress-denied", None),  # B30
+        (
+            GOOD | {"source": "http://169.254.169.254/latest/meta-data/"},
+            403,
+            "egress-denied",
+            None,
+        ),  # B30
         (GOOD | {"destination": "https://b.example:22/"}, 403, "port-denied", None),  # B42
         (GOOD | {"destination": "https://a.example/x"}, 422, "same-object", None),
-        (GOOD | SIGNED | {"verify": "read_back"}, 422, "verification-unavailable", "/verify"),  # B78
+        (
+            GOOD | SIGNED | {"verify": "read_back"},
+            422,
+            "verification-unavailable",
+            "/verify",
+        ),  # B78
     ],
 )
-def test_members(client: FlaskClient, members: dict[str, Any], status: int, code: str, pointer: str | None) -> None:
+def test_members(
+    client: FlaskClient, members: dict[str, Any], status: int, code: str, pointer: str | None
+) -> None:
     """Names, types and URLs, each with its pointer and without the value."""
     response = client.post("/migrate", json=members)
     problem = json.loads(response.data)
@@ -253,7 +318,9 @@ def test_members(client: FlaskClient, members: dict[str, Any], status: int, code
     ],
 )
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_headers(client: FlaskClient, side: str, headers: dict[str, str], code: str, name: str) -> None:
+def test_headers(
+    client: FlaskClient, side: str, headers: dict[str, str], code: str, name: str
+) -> None:
     """Bad locations through the API: 422 with a pointer, the value never repeated."""
     members = GOOD | {side: {"url": f"https://{side}.example/x", "headers": headers}}
     response = client.post("/migrate", json=members)

@@ -1,4 +1,5 @@
-"""`POST /migrate` in this process, over real sockets: answers, streams, problems, and their documented shapes."""
+"""`POST /migrate` in this process, over real sockets: answers, streams, problems, and their
+documented shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ TOKEN = "planted-secret-0123456789"
 
 @pytest.fixture
 def runner() -> Iterator[TransferEngine]:
-    """Return a runner to loopback with one slot and nobody waiting; nothing may be left at its end."""
+    """Return a runner to loopback with one slot and nobody waiting; nothing may be left at its
+    end."""
     made = TransferEngine(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
     yield made
     _until(lambda: not made.running)
@@ -68,9 +70,13 @@ def _held(gate: threading.Event) -> Any:
 
 
 def test_one_object(app: Flask) -> None:
-    """The answer has the documented shape, says what was proved, and the destination has the bytes."""
+    """The answer has the documented shape, says what was proved, and the destination has the
+    bytes."""
     cloud, kept = Cloud(), Cloud()
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         response = app.test_client().post("/migrate", json=_order(source, destination))
     assert response.status_code == 200, response.text
     assert response.mimetype == "application/json"
@@ -81,13 +87,24 @@ def test_one_object(app: Flask) -> None:
 
 
 def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """A POST with headers; neither the query nor a header's value comes back or gets into the log."""
+    """A POST with headers; neither the query nor a header's value comes back or gets into the
+    log."""
     logging.getLogger("relay").propagate = True
     cloud, kept = Cloud(), Cloud()
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         order = {
-            "source": {"url": source.url(f"/a?sig={TOKEN}"), "headers": {"Authorization": f"Bearer {TOKEN}"}},
-            "destination": {"url": destination.url(f"/b?sig={TOKEN}"), "method": "POST", "headers": {"X-Key": TOKEN}},
+            "source": {
+                "url": source.url(f"/a?sig={TOKEN}"),
+                "headers": {"Authorization": f"Bearer {TOKEN}"},
+            },
+            "destination": {
+                "url": destination.url(f"/b?sig={TOKEN}"),
+                "method": "POST",
+                "headers": {"X-Key": TOKEN},
+            },
             "verify": "size",
         }
         with caplog.at_level(logging.DEBUG):
@@ -105,9 +122,13 @@ def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
 def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
-    """One request at a time to each store is enough for all that one transfer has to ask; it never waits for itself."""
+    """One request at a time to each store is enough for all that one transfer has to ask; it never
+    waits for itself."""
     cloud, kept = Cloud(), Cloud()
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         limits = {"connections": 1, "bytes_per_second": 10**9, "slots": None}
         order = _order(source, destination, limits=limits, if_exists=if_exists)
         response = app.test_client().post("/migrate", json=order)
@@ -117,12 +138,19 @@ def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
 def test_if_exists(app: Flask) -> None:
     """`skip` is a 200 that says so and has no receipt; `fail` is a 409."""
     cloud, kept = Cloud(), Cloud(objects={b"/b": b"old"})
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         client = app.test_client()
         skipped = client.post("/migrate", json=_order(source, destination, if_exists="skip"))
         failed = client.post("/migrate", json=_order(source, destination, if_exists="fail"))
     assert skipped.json is not None and failed.json is not None
-    assert (skipped.status_code, skipped.json["state"], skipped.json["receipt"]) == (200, "skipped", None)
+    assert (skipped.status_code, skipped.json["state"], skipped.json["receipt"]) == (
+        200,
+        "skipped",
+        None,
+    )
     assert (failed.status_code, failed.json["type"]) == (409, PROBLEMS_URI + "destination-exists")
     assert kept.objects == {b"/b": b"old"}
 
@@ -133,8 +161,8 @@ def test_a_failure_names_its_side(app: Flask) -> None:
     refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
     with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
         response = app.test_client().post("/migrate", json=_order(source, destination))
-    told = schemas.Problem.model_validate_json(response.data, strict=True)
-    assert (response.status_code, told.side, told.retryable) == (502, "destination", False)
+    reported = schemas.Problem.model_validate_json(response.data, strict=True)
+    assert (response.status_code, reported.side, reported.retryable) == (502, "destination", False)
     assert response.mimetype == "application/problem+json"
 
 
@@ -142,22 +170,30 @@ def test_a_failure_names_its_side(app: Flask) -> None:
 @pytest.mark.parametrize("form", [str, lambda url: {"url": url}])
 def test_a_source_with_a_fragment_is_refused(app: Flask, scheme: str, form: Any) -> None:
     """What is behind the '#' is never sent: the object that is moved would be another one."""
-    order = {"source": form(f"{scheme}://127.0.0.1:9/a#1.jpg"), "destination": "http://127.0.0.1:9/b"}
+    order = {
+        "source": form(f"{scheme}://127.0.0.1:9/a#1.jpg"),
+        "destination": "http://127.0.0.1:9/b",
+    }
     response = app.test_client().post("/migrate", json=order)
     problem = schemas.Problem.model_validate_json(response.data)
     assert (response.status_code, "%23" in problem.hint) == (422, True)
-    assert problem.errors and problem.errors[0].pointer == ("/source" if form is str else "/source/url")
+    assert problem.errors and problem.errors[0].pointer == (
+        "/source" if form is str else "/source/url"
+    )
 
 
 # -- NDJSON
 
 
 def _stream(app: Flask, order: dict[str, Any]) -> Any:
-    return app.test_client().post("/migrate", json=order, headers={"Accept": "application/x-ndjson"}, buffered=False)
+    return app.test_client().post(
+        "/migrate", json=order, headers={"Accept": "application/x-ndjson"}, buffered=False
+    )
 
 
 def test_stream(app: Flask) -> None:
-    """The first line comes at once, others while it runs, the result last; each has its documented shape."""
+    """The first line comes at once, others while it runs, the result last; each has its documented
+    shape."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
     with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
         with _stream(app, _order(source, destination)) as response:
@@ -179,7 +215,10 @@ def test_stream(app: Flask) -> None:
 def test_stream_that_fails(app: Flask) -> None:
     """The last line is the problem."""
     cloud, kept = Cloud(), Cloud()
-    with Peer(serving(cloud, sending(GET_HEAD, DATA[:1000]))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA[:1000]))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
         with _stream(app, _order(source, destination)) as response:
             lines = [json.loads(line) for line in response.response]
     last = schemas.ProblemLine.model_validate(lines[-1], strict=True)
@@ -189,8 +228,11 @@ def test_stream_that_fails(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
-def test_a_client_that_leaves_a_stream_cancels(app: Flask, runner: TransferEngine, lines: int) -> None:
-    """T46: whenever it leaves, the transfer ends, the slot comes back, and nothing is at the destination."""
+def test_a_client_that_leaves_a_stream_cancels(
+    app: Flask, runner: TransferEngine, lines: int
+) -> None:
+    """T46: whenever it leaves, the transfer ends, the slot comes back, and nothing is at the
+    destination."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
     with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
         response = _stream(app, _order(source, destination))
@@ -230,8 +272,13 @@ def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: TransferEngine) ->
 def test_accept(app: Flask, accept: str, streamed: bool) -> None:
     """A stream only for whoever asks for one."""
     cloud, kept = Cloud(), Cloud()
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
-        response = app.test_client().post("/migrate", json=_order(source, destination), headers={"Accept": accept})
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
+        Peer(keeping(kept)) as destination,
+    ):
+        response = app.test_client().post(
+            "/migrate", json=_order(source, destination), headers={"Accept": accept}
+        )
     assert response.status_code == 200
     assert (response.mimetype == "application/x-ndjson") == streamed
 
@@ -253,7 +300,8 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "model"), [("/readyz", schemas.Ready), ("/healthz", schemas.Health), ("/", schemas.Root)]
+    ("path", "model"),
+    [("/readyz", schemas.Ready), ("/healthz", schemas.Health), ("/", schemas.Root)],
 )
 def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
     """Each is what the document says."""
@@ -275,12 +323,18 @@ def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
         ("GET", "/nowhere/%00", 404, set()),  # B21
     ],
 )
-def test_other_paths_and_methods(app: Flask, method: str, path: str, status: int, allow: set[str]) -> None:
+def test_other_paths_and_methods(
+    app: Flask, method: str, path: str, status: int, allow: set[str]
+) -> None:
     """about:blank problems; a 405 names the methods."""
     response = app.test_client().open(path, method=method)
     assert response.status_code == status
-    told = schemas.Problem.model_validate_json(response.data, strict=True)
-    assert (told.type, told.title, told.status) == ("about:blank", HTTPStatus(status).phrase, status)
+    reported = schemas.Problem.model_validate_json(response.data, strict=True)
+    assert (reported.type, reported.title, reported.status) == (
+        "about:blank",
+        HTTPStatus(status).phrase,
+        status,
+    )
     assert set(filter(None, response.headers.get("Allow", "").split(", "))) == allow
 
 
@@ -347,16 +401,29 @@ def test_openapi(app: Flask) -> None:
         for method in rule.methods or ()
         if method != "HEAD"
     }
-    documented = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    documented = {
+        (path, method.upper()) for path, item in document["paths"].items() for method in item
+    }
     assert routes == documented
     migrate = document["paths"]["/migrate"]["post"]
     for status, answer in migrate["responses"].items():
         kinds = set(answer["content"])
         good = {"200": {"application/json", "application/x-ndjson"}, "202": {"application/json"}}
         assert kinds == good.get(status, {"application/problem+json"})
-    assert {"400", "401", "403", "404", "408", "409", "413", "415", "422", "502", "503", "504"} <= set(
-        migrate["responses"]
-    )
+    assert {
+        "400",
+        "401",
+        "403",
+        "404",
+        "408",
+        "409",
+        "413",
+        "415",
+        "422",
+        "502",
+        "503",
+        "504",
+    } <= set(migrate["responses"])
 
 
 @pytest.mark.parametrize(
@@ -373,8 +440,11 @@ def test_openapi(app: Flask) -> None:
         ("PATCH", "/migrations/7?priority=5", "'priority'"),
     ],
 )
-def test_a_typo_in_a_query_does_not_mean_a_default(app: Flask, method: str, path: str, said: str) -> None:
-    """Of `state=failed&state=cancelled` the first alone would count: nothing failed, says the answer."""
+def test_a_typo_in_a_query_does_not_mean_a_default(
+    app: Flask, method: str, path: str, said: str
+) -> None:
+    """Of `state=failed&state=cancelled` the first alone would count: nothing failed, says the
+    answer."""
     response = app.test_client().open(path, method=method, json={} if method != "HEAD" else None)
     assert response.status_code == 422
     assert said in response.text

@@ -1,4 +1,5 @@
-"""What the terminal takes for an answer of a relay server: all that a command goes by is there, as it should be."""
+"""What the terminal takes for an answer of a relay server: all that a command goes by is there, as
+it should be."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from relay.cli.backends import RemoteServer
 from relay.cli.client import Client
 from relay.cli.migration_commands import _html
 from relay.engine.migration_request import Endpoint, MigrationRequest
-from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, RelayError, ServerUnreachable
+from relay.errors import (
+    LedgerFailed,
+    MigrationUnknown,
+    NotRelay,
+    Overloaded,
+    RelayError,
+    ServerUnreachable,
+)
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
 from relay.views.rows import brief, summary
@@ -50,12 +58,15 @@ class Answering:
 
     def lines(self, path: str, *_: Any, **__: Any) -> Iterator[str]:
         text = json.dumps(self.members)
-        return iter(["event: progress", f"data: {text}", ""] if path.endswith("/events") else [text])
+        return iter(
+            ["event: progress", f"data: {text}", ""] if path.endswith("/events") else [text]
+        )
 
 
 def there(members: Any) -> RemoteServer:
     return RemoteServer(
-        cast(Client, Answering(members)), sleep=lambda _: pytest.fail("it waits for a server that is there")
+        cast(Client, Answering(members)),
+        sleep=lambda _: pytest.fail("it waits for a server that is there"),
     )
 
 
@@ -85,7 +96,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what a server of today answers of a migration."""
     folder: Path = tmp_path_factory.mktemp("ledger")
     ledger = Ledger.open(f"sqlite:///{folder}/ledger.db")
-    order = MigrationRequest(Endpoint("https://a.example/f/"), Endpoint("https://b.example/t/"), recursive=True)
+    order = MigrationRequest(
+        Endpoint("https://a.example/f/"), Endpoint("https://b.example/t/"), recursive=True
+    )
     migration, _ = ledger.create(order.spec(Remotes({}, folders=())))
     made = json.loads(json.dumps(summary(migration)))
     assert set(brief(migration)) < set(made)
@@ -95,15 +108,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_what_a_server_of_today_or_an_older_one_answers_is_taken(asked: str, whole: dict[str, Any]) -> None:
+def test_what_a_server_of_today_or_an_older_one_answers_is_taken(
+    asked: str, whole: dict[str, Any]
+) -> None:
     today = ROW if asked == "rows" else {**whole, "ended": 1.5}
     ASKED[asked](today)
-    ASKED[asked]({name: value for name, value in today.items() if name not in NEWER} | {"newer still": {}})
+    ASKED[asked](
+        {name: value for name, value in today.items() if name not in NEWER} | {"newer still": {}}
+    )
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_an_answer_without_what_a_command_goes_by_is_no_answer(asked: str, whole: dict[str, Any]) -> None:
-    """Each member that is missing, and each of another type; what is said names the member and the server."""
+def test_an_answer_without_what_a_command_goes_by_is_no_answer(
+    asked: str, whole: dict[str, Any]
+) -> None:
+    """Each member that is missing, and each of another type; what is said names the member and the
+    server."""
     right = ROW if asked == "rows" else whole
     named = {"newest": "migrations", "rows": "transfers"}
     needed = set(brief_names(whole) if asked in ("newest", "follow") else right)
@@ -111,15 +131,26 @@ def test_an_answer_without_what_a_command_goes_by_is_no_answer(asked: str, whole
         wrong = copy.deepcopy(right)
         wrong[name] = {"not": ["it"]} if not isinstance(right[name], dict) else 7
         missing = {other: value for other, value in right.items() if other != name}
-        for told in (wrong, missing) if name not in NEWER else (wrong,):
-            with pytest.raises(NotRelay, match=f"there.example answered without a proper '{named.get(asked, name)}'"):
-                ASKED[asked](told)
+        for reported in (wrong, missing) if name not in NEWER else (wrong,):
+            with pytest.raises(
+                NotRelay,
+                match=f"there.example answered without a proper '{named.get(asked, name)}'",
+            ):
+                ASKED[asked](reported)
     with pytest.raises(NotRelay):
         ASKED[asked]({})
 
 
 def brief_names(whole: dict[str, Any]) -> set[str]:
-    return set(whole) - {"options", "priority", "limits", "levels", "bytes_resent", "retries", "error"}
+    return set(whole) - {
+        "options",
+        "priority",
+        "limits",
+        "levels",
+        "bytes_resent",
+        "retries",
+        "error",
+    }
 
 
 NUMBERS = {
@@ -135,14 +166,17 @@ NUMBERS = {
 
 @pytest.mark.parametrize("asked", ["one", "newest", "follow"])
 def test_numbers_that_no_relay_has_are_no_answer(asked: str, whole: dict[str, Any]) -> None:
-    """Dates that no calendar knows, and counts that no ledger holds, would end a command with a traceback."""
+    """Dates that no calendar knows, and counts that no ledger holds, would end a command with a
+    traceback."""
     for name, wrong in NUMBERS.items():
         for value in wrong:
             with pytest.raises(NotRelay):
                 ASKED[asked]({**whole, name: value})
 
 
-@pytest.mark.parametrize("page", [{}, {"migrations": 3, "next": None}, {"migrations": [], "next": 7}])
+@pytest.mark.parametrize(
+    "page", [{}, {"migrations": 3, "next": None}, {"migrations": [], "next": 7}]
+)
 def test_a_page_that_is_none(page: dict[str, Any]) -> None:
     with pytest.raises(NotRelay):
         list(there(page).newest(10))
@@ -176,16 +210,28 @@ def test_the_rows_of_a_report_come_in_pages() -> None:
     class Paged(Answering):
         def ask(self, _: str, path: str, **__: Any) -> Any:
             paths.append(path)
-            row = {"id": len(paths), "receipt": {"level": "size"}, **ROW, "name": f"object {len(paths)}"}
-            return {"transfers": [row], "next": "/migrations/7/transfers?after=1" if len(paths) == 1 else None}
+            row = {
+                "id": len(paths),
+                "receipt": {"level": "size"},
+                **ROW,
+                "name": f"object {len(paths)}",
+            }
+            return {
+                "transfers": [row],
+                "next": "/migrations/7/transfers?after=1" if len(paths) == 1 else None,
+            }
 
     rows = list(RemoteServer(cast(Client, Paged(None))).rows("7", ("failed", "verified")))
     assert rows == [{**ROW, "name": "object 1"}, {**ROW, "name": "object 2"}]
-    assert paths == ["/migrations/7/transfers?limit=1000&state=failed%2Cverified", "/migrations/7/transfers?after=1"]
+    assert paths == [
+        "/migrations/7/transfers?limit=1000&state=failed%2Cverified",
+        "/migrations/7/transfers?after=1",
+    ]
 
 
 def test_rows_that_are_cut_are_no_report() -> None:
-    """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also where the server has died."""
+    """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also where the server
+    has died."""
     whole = json.dumps({"transfers": [ROW, ROW], "next": None}).encode()
     for cut in (0, 1, len(whole) // 2, len(whole) - 1):
         page = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + whole[:cut]
@@ -209,7 +255,8 @@ def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
 
 
 class Restarted(Answering):
-    """A client of a server that fails in some ways, after the first answer, before it is there again."""
+    """A client of a server that fails in some ways, after the first answer, before it is there
+    again."""
 
     def __init__(self, members: Any, *troubles: RelayError) -> None:
         super().__init__(members)
@@ -238,7 +285,9 @@ def test_a_server_that_is_started_anew_is_waited_for() -> None:
     ended = {**WHOLE[0], "state": "succeeded", "ended": 2.0}
     slept: list[float] = []
     client = Restarted(ended, *AWAY)
-    assert [kind for kind, _ in RemoteServer(cast(Client, client), sleep=slept.append).follow("7")] == ["progress"]
+    assert [
+        kind for kind, _ in RemoteServer(cast(Client, client), sleep=slept.append).follow("7")
+    ] == ["progress"]
     assert len(slept) == len(AWAY)
 
 
@@ -253,7 +302,12 @@ def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
             list(
                 cast(
                     Any,
-                    getattr(RemoteServer(cast(Client, gone), lambda: float(next(clock)), lambda _: None), look)("7"),
+                    getattr(
+                        RemoteServer(
+                            cast(Client, gone), lambda: float(next(clock)), lambda _: None
+                        ),
+                        look,
+                    )("7"),
                 )
             )
 
@@ -261,14 +315,20 @@ def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_proxys_page_for_a_server_that_is_away_is_no_stranger(status: int) -> None:
     page = b"<h1>Bad Gateway</h1>"
-    with Peer(answer(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(page), page))) as peer:
+    with Peer(
+        answer(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(page), page))
+    ) as peer:
         with pytest.raises(ServerUnreachable, match="behind"):
             Client(peer.url("")).ask("GET", "/migrations/7")
 
 
-@pytest.mark.parametrize("name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")])
+@pytest.mark.parametrize(
+    "name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")]
+)
 def test_nothing_that_a_server_says_is_a_page_of_its_own(name: str) -> None:
     """A report is opened in a browser: what stands in it is text."""
     planted = '"><script>alert(1)</script>'
-    page = "".join(_html({**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}])))
+    page = "".join(
+        _html({**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}]))
+    )
     assert "<script" not in page and "&lt;script" in page

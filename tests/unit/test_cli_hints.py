@@ -20,7 +20,9 @@ RELAY = Path(__file__).resolve().parents[2] / "relay"
 def _texts(node: ast.AST) -> Iterator[str]:
     """Yield the texts that a value may be made of; what is put into one stands as '…'."""
     if isinstance(node, ast.JoinedStr):
-        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        yield "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.IfExp | ast.BoolOp | ast.BinOp | ast.Tuple | ast.Dict | ast.Call):
@@ -29,7 +31,8 @@ def _texts(node: ast.AST) -> Iterator[str]:
 
 
 def _hints(source: str) -> Iterator[str]:
-    """Yield the hints of a module: arguments, class attributes and constants of such names, and those in tables."""
+    """Yield the hints of a module: arguments, class attributes and constants of such names, and
+    those in tables."""
     tree = ast.parse(source)
     named = {node.value.id for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "hint"
              and isinstance(node.value, ast.Name)}  # fmt: skip
@@ -43,7 +46,9 @@ def _hints(source: str) -> Iterator[str]:
                 yield from _texts(node.value)
 
 
-HINTS = sorted({hint for path in RELAY.rglob("*.py") for hint in _hints(path.read_text(encoding="utf-8"))})
+HINTS = sorted(
+    {hint for path in RELAY.rglob("*.py") for hint in _hints(path.read_text(encoding="utf-8"))}
+)
 API = re.compile(
     r"'\w+': |\{\"|/openapi|\b(GET|POST|PATCH|DELETE) /|Idempotency-Key|Retry-After|in '?[a-z/]*headers'|in a request"
     r"|POST …|`recursive`|[Ss]end the (same )?request"
@@ -65,8 +70,16 @@ def test_a_hint_in_a_terminal_names_flags(hint: str) -> None:
 def test_a_hint_over_the_api_names_no_flag() -> None:
     """Those of the terminal alone stand in its own modules, and in errors that only it raises."""
     own = {errors.NotRelay.default_hint, errors.ServerUnreachable.default_hint}
-    theirs = {hint for path in (RELAY / "cli").rglob("*.py") for hint in _hints(path.read_text(encoding="utf-8"))}
-    found = [hint for hint in HINTS if re.search(r"(?<![\w-])--?[a-z]", hint) and hint not in own | theirs]
+    theirs = {
+        hint
+        for path in (RELAY / "cli").rglob("*.py")
+        for hint in _hints(path.read_text(encoding="utf-8"))
+    }
+    found = [
+        hint
+        for hint in HINTS
+        if re.search(r"(?<![\w-])--?[a-z]", hint) and hint not in own | theirs
+    ]
     apart = (
         "gunicorn",
         "in the terminal",
@@ -80,7 +93,11 @@ def test_a_hint_over_the_api_names_no_flag() -> None:
 @pytest.mark.parametrize(
     ("hint", "side", "shown"),
     [
-        (errors.AlreadyExists.default_hint, None, "Choose another destination, or --if-exists overwrite or skip."),
+        (
+            errors.AlreadyExists.default_hint,
+            None,
+            "Choose another destination, or --if-exists overwrite or skip.",
+        ),
         (
             errors.Unauthenticated.default_hint,
             "destination",
@@ -93,7 +110,9 @@ def test_flags_for_members(hint: str, side: str | None, shown: str) -> None:
     assert in_flags(hint, side) == shown
 
 
-def test_an_error_is_said_with_flags_and_answered_with_members(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_said_with_flags_and_answered_with_members(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     error = errors.AlreadyExists("it is there")
     say_error(error)
     assert "--if-exists overwrite" in capsys.readouterr().err

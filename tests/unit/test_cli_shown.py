@@ -24,7 +24,12 @@ ENDED: dict[str, Any] = {
     "under_way": 0,
     "retried": [],
     "trouble": None,
-    "options": {"recursive": True, "verify": "auto", "if_exists": "changed", "fail_on_empty": False},
+    "options": {
+        "recursive": True,
+        "verify": "auto",
+        "if_exists": "changed",
+        "fail_on_empty": False,
+    },
     "priority": 0,
     "limits": {"slots": None, "bytes_per_second": 2_000_000, "connections": None},
     "levels": {"read_back": 2},
@@ -45,13 +50,21 @@ def test_an_ended_migration_is_in_words() -> None:
     assert all("{" not in value and "None" not in value for value in rows.values())
 
 
-@pytest.mark.parametrize(("count", "shown"), [(0, "0"), (6, "6"), (999, "999"), (2048, "2,048 (2.0 kB)")])
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0"), (6, "6"), (999, "999"), (2048, "2,048 (2.0 kB)")]
+)
 def test_a_number_of_bytes_is_not_said_twice(count: int, shown: str) -> None:
     assert dict(details({**ENDED, "bytes": {"verified": count}}))["bytes"] == shown
 
 
 def test_a_running_migration_says_what_waits_and_why() -> None:
-    retried = {"name": "a.jpg", "what": "the object", "side": "source", "detail": "503", "again": time.time() + 30.4}
+    retried = {
+        "name": "a.jpg",
+        "what": "the object",
+        "side": "source",
+        "detail": "503",
+        "again": time.time() + 30.4,
+    }
     running = {
         **ENDED,
         "state": "running",
@@ -73,4 +86,7 @@ def test_a_running_migration_says_what_waits_and_why() -> None:
 
 @pytest.mark.parametrize("missing", ["trouble", "retried", "under_way", "bytes_in_parts"])
 def test_an_older_server_may_leave_members_out(missing: str) -> None:
-    assert dict(details({name: value for name, value in ENDED.items() if name != missing}))["state"] == "partial"
+    assert (
+        dict(details({name: value for name, value in ENDED.items() if name != missing}))["state"]
+        == "partial"
+    )

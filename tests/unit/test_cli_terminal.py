@@ -41,7 +41,8 @@ def test_plain() -> None:
 
 
 def test_receipt() -> None:
-    """Each line is a name and a value; nothing of a store's gets through unescaped, and no secret does."""
+    """Each line is a name and a value; nothing of a store's gets through unescaped, and no secret
+    does."""
     version = Version(size=3, etag='"\x1b]0;evil\x07"', digests={})
     receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
     place = parse_location("https://a.example/x?sig=secret")
@@ -55,7 +56,7 @@ def test_receipt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "told", "end"),
+    ("state", "reported", "end"),
     [
         ("running", {"under_way": 2}, "/s"),
         ("paused", {"under_way": 2}, ", paused (2 still stopping)"),
@@ -63,23 +64,40 @@ def test_receipt() -> None:
         ("paused", {}, ", paused (1 still stopping)"),  # of an older server
     ],
 )
-def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(state: str, told: dict[str, int], end: str) -> None:
+def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(
+    state: str, reported: dict[str, int], end: str
+) -> None:
     """An older server tells of its own transfers alone."""
     counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
-    assert headline({"state": state, **counts, **told}, 0.0).endswith(end)
+    assert headline({"state": state, **counts, **reported}, 0.0).endswith(end)
 
 
 def test_what_moves_here_is_counted_once_and_with_what_the_ledger_knows() -> None:
-    """The bytes of objects that are there, of parts, and of what is on its way here and in neither yet."""
-    counts = {"objects": {"verified": 1, "running": 1}, "bytes": {"verified": 1000, "running": 9000}}
-    told = {"state": "running", "listing": "done", **counts, "bytes_in_parts": 4000, "under_way": 2}
-    assert headline(told, 100.0, 1000) == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
+    """The bytes of objects that are there, of parts, and of what is on its way here and in neither
+    yet."""
+    counts = {
+        "objects": {"verified": 1, "running": 1},
+        "bytes": {"verified": 1000, "running": 9000},
+    }
+    reported = {
+        "state": "running",
+        "listing": "done",
+        **counts,
+        "bytes_in_parts": 4000,
+        "under_way": 2,
+    }
+    assert (
+        headline(reported, 100.0, 1000)
+        == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
+    )
 
 
 def test_what_was_left_alone_or_failed_was_not_moved() -> None:
     """It is done with, and makes no rate."""
-    told = {"bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}}
-    assert (bytes_moved(told), bytes_done(told)) == (11, 1111)
+    reported = {
+        "bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}
+    }
+    assert (bytes_moved(reported), bytes_done(reported)) == (11, 1111)
 
 
 @dataclass
@@ -119,7 +137,8 @@ def say_to(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"), [(RequestError, 2), (ConfigError, 2), (errors.NotFound, 1), (errors.EgressDenied, 1)]
+    ("kind", "code"),
+    [(RequestError, 2), (ConfigError, 2), (errors.NotFound, 1), (errors.EgressDenied, 1)],
 )
 def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
     """Wrong usage is told from failure."""
@@ -128,7 +147,11 @@ def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
 
 def test_every_error_has_an_exit_code() -> None:
     """And none has 0 or 3."""
-    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RelayError)]
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, RelayError)
+    ]
     assert {int(Exit.of(kind("x"))) for kind in kinds} == {1, 2}
     assert [int(Exit.of(state)) for state in State] == [0, 3, 0]
 
@@ -161,7 +184,8 @@ def test_rate() -> None:
 
 @pytest.mark.parametrize("verb", ["retry", "list_again"])
 def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
-    """`relay retry`, and the same command, which lists again: older failures, and an older pause, are over."""
+    """`relay retry`, and the same command, which lists again: older failures, and an older pause,
+    are over."""
     seen = Seen()
     seen.event("failed", {"name": "a", "detail": "gone"})
     seen.event("paused", {"code": "unauthenticated"})
@@ -170,7 +194,8 @@ def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
 
 
 def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
-    """An error has a traceback, and that the frames of the transfer: kilobytes of each object that failed."""
+    """An error has a traceback, and that the frames of the transfer: kilobytes of each object that
+    failed."""
     claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
     for shown, lines in ((True, ["relay: a\\tb failed: source: it\\nis gone"]), (False, [])):
         watch = Watch(cast(Ledger, None), "m", shown=shown)
@@ -194,7 +219,9 @@ def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
         ("a\x01\x02", "a\x01\\x02"),
     ],
 )
-def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(names: tuple[str, str]) -> None:
+def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(
+    names: tuple[str, str],
+) -> None:
     listed = [listed_object(Entry(name)) for name in names]
     assert listed[0].name != listed[1].name
     assert listed[0].error is not None
@@ -204,10 +231,16 @@ def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(na
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EPIPE, None])
-def test_what_a_command_is_for_can_not_be_written(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+def test_what_a_command_is_for_can_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:
-            raise ValueError("I/O operation on closed file") if code is None else OSError(code, os.strerror(code))
+            raise (
+                ValueError("I/O operation on closed file")
+                if code is None
+                else OSError(code, os.strerror(code))
+            )
 
     monkeypatch.setattr("relay.cli.terminal._forget", lambda _: None)
     monkeypatch.setattr(sys, "stdout", Full())
@@ -225,7 +258,9 @@ def test_what_a_command_is_for_can_not_be_written(monkeypatch: pytest.MonkeyPatc
         ("https://h/a%231.jpg", False),
     ],
 )
-def test_a_source_of_which_a_part_is_not_sent(source: str, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_of_which_a_part_is_not_sent(
+    source: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = {"source": source, "source_header": (), "destination_header": ()}
     warn(options)
     assert ("'#'" in capsys.readouterr().err) is warned
@@ -234,14 +269,20 @@ def test_a_source_of_which_a_part_is_not_sent(source: str, warned: bool, capsys:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("reported", "said"),
     [
-        ("Got unexpected extra argument (SECRET)", "Got unexpected extra argument; is something not quoted?"),
-        ("Got unexpected extra arguments (a (SECRET\n) b)", "Got unexpected extra arguments; is something not quoted?"),
+        (
+            "Got unexpected extra argument (SECRET)",
+            "Got unexpected extra argument; is something not quoted?",
+        ),
+        (
+            "Got unexpected extra arguments (a (SECRET\n) b)",
+            "Got unexpected extra arguments; is something not quoted?",
+        ),
         ("No such command 'https://h/a?sig=SECRET'.", "No such command 'https://h/a?…'."),
         ("'s3+x://ada:SECRET@h/a' and http://h/?SECRET", "'s3+x://…@h/a' and http://h/?…"),
         ("why? there is no secret (at all): a@b", "why? there is no secret (at all): a@b"),
     ],
 )
-def test_what_is_said_of_a_command_line_is_no_secret(told: str, said: str) -> None:
-    assert without_secrets(told) == said
+def test_what_is_said_of_a_command_line_is_no_secret(reported: str, said: str) -> None:
+    assert without_secrets(reported) == said

@@ -33,7 +33,12 @@ def test_what_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RELAY_SLOTS", "3")
     monkeypatch.setenv("RELAY_WAITERS", "3")
     settings = load_settings({"slots": 4, "workers": None})
-    assert (settings.slots, settings.waiters, settings.workers, settings.graceful_timeout) == (4, 3, 2, 30)
+    assert (settings.slots, settings.waiters, settings.workers, settings.graceful_timeout) == (
+        4,
+        3,
+        2,
+        30,
+    )
 
 
 def test_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -136,7 +141,8 @@ def test_a_reload_without_the_file_keeps_the_settings(
 
 
 def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes and Docker name the address of a service `relay` in its containers; a typo stays a mistake."""
+    """Kubernetes and Docker name the address of a service `relay` in its containers; a typo stays a
+    mistake."""
     for name, value in {
         "RELAY_SERVICE_HOST": "10.0.0.9",
         "RELAY_SERVICE_PORT": "8080",
@@ -150,13 +156,22 @@ def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch)
     }.items():
         monkeypatch.setenv(name, value)
     assert load_settings() == Settings()
-    for name, value in (("RELAY_PORT", "8080"), ("RELAY_EGRESS_PORT", "443"), ("RELAY_SERVICE", "x")):
-        with monkeypatch.context() as mistaken, pytest.raises(ConfigError, match=f"{name} is not a setting"):
+    for name, value in (
+        ("RELAY_PORT", "8080"),
+        ("RELAY_EGRESS_PORT", "443"),
+        ("RELAY_SERVICE", "x"),
+    ):
+        with (
+            monkeypatch.context() as mistaken,
+            pytest.raises(ConfigError, match=f"{name} is not a setting"),
+        ):
             mistaken.setenv(name, value)
             load_settings()
 
 
-def test_an_empty_flag_closes_what_the_file_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_flag_closes_what_the_file_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As `relay serve --local-folders ''` says it: the flag wins over the file."""
     opened = f'local_folders = "{tmp_path}"\negress_allow = "10.0.0.0/8"\negress_ports = "1"\n'
     (tmp_path / "relay.toml").write_text(opened)
@@ -167,7 +182,9 @@ def test_an_empty_flag_closes_what_the_file_opened(monkeypatch: pytest.MonkeyPat
     assert (settings.folders(), settings.egress().ports) == ((), frozenset())
 
 
-@pytest.mark.parametrize("text", ["slots = \n", "slots = 1\nslots = 2\n", 'slots = "ten"\n', "slot = 1\n", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["slots = \n", "slots = 1\nslots = 2\n", 'slots = "ten"\n', "slot = 1\n", "\x00"]
+)
 def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
     """B85: bad TOML, a wrong type, an unknown key."""
     (tmp_path / "relay.toml").write_text(text)
@@ -177,7 +194,8 @@ def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bind", ["127.0.0.1:0", "[::1]:8080", "localhost:8080", ":8080", "unix:/run/relay.sock", "fd://3"]
+    "bind",
+    ["127.0.0.1:0", "[::1]:8080", "localhost:8080", ":8080", "unix:/run/relay.sock", "fd://3"],
 )
 def test_addresses(bind: str) -> None:
     """What gunicorn takes."""
@@ -186,17 +204,24 @@ def test_addresses(bind: str) -> None:
 
 def test_limits_and_ceiling() -> None:
     """The settings get to where they act, and the ceiling is their formula."""
-    settings = load_settings({"stall_seconds": 5, "buffer_bytes": 2 * MIB, "workers": 3, "slots": 4})
+    settings = load_settings(
+        {"stall_seconds": 5, "buffer_bytes": 2 * MIB, "workers": 3, "slots": 4}
+    )
     assert (settings.limits().stall_seconds, settings.limits().buffer_bytes) == (5, 2 * MIB)
     assert settings.memory_ceiling_bytes() == 3 * 4 * (4 * 5 * 2 * MIB)
-    growing = load_settings({"workers": 3, "slots": 4, "parts_in_flight": 1, "part_bytes": 64 * MIB})
+    growing = load_settings(
+        {"workers": 3, "slots": 4, "parts_in_flight": 1, "part_bytes": 64 * MIB}
+    )
     assert growing.memory_ceiling_bytes() == 3 * 4 * (64 + 5) * MIB
 
 
 def test_serve_has_a_flag_for_each_setting() -> None:
-    """A new setting needs a flag, with a line of help; remotes are tables, which only a file can hold."""
+    """A new setting needs a flag, with a line of help; remotes are tables, which only a file can
+    hold."""
     flags = {option.name: option for option in serve.params if isinstance(option, click.Option)}
-    assert set(flags) == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"} | {"config"}
+    assert set(flags) == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"} | {
+        "config"
+    }
     assert all(option.help and len(option.help) > 20 for option in flags.values())
 
 
@@ -243,7 +268,7 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "told"),
+    ("text", "mode", "reported"),
     [
         ("first-token-0123456\n", 0o640, "open to others"),
         ("first-token-0123456\n", 0o604, "open to others"),
@@ -254,9 +279,9 @@ def test_tokens(tmp_path: Path) -> None:
         ("", 0o600, "no token"),
     ],
 )
-def test_bad_token_files(tmp_path: Path, text: str, mode: int, told: str) -> None:
+def test_bad_token_files(tmp_path: Path, text: str, mode: int, reported: str) -> None:
     """Each is refused, and no token is repeated."""
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=reported) as caught:
         load_tokens(_tokens(tmp_path, text, mode))
     assert "0123456" not in caught.value.message
 
@@ -274,9 +299,11 @@ def test_what_gunicorn_is_told() -> None:
     """What gunicorn must be told, and that it knows each name."""
     from gunicorn.config import Config
 
-    told = gunicorn_settings(load_settings({"bind": "127.0.0.1:1234", "workers": 3, "graceful_timeout": 40}))
+    reported = gunicorn_settings(
+        load_settings({"bind": "127.0.0.1:1234", "workers": 3, "graceful_timeout": 40})
+    )
     cfg = Config()
-    for name, value in told.items():
+    for name, value in reported.items():
         cfg.set(name, value)
     assert (cfg.address, cfg.workers, cfg.graceful_timeout) == ([("127.0.0.1", 1234)], 3, 40)
     assert (cfg.max_requests, cfg.preload_app, cfg.control_socket_disable) == (0, False, True)
@@ -299,7 +326,9 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     """As editors on Windows write it, with their line ends."""
     (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbfslots = 7\r\n")
     assert load_settings().slots == 7
-    assert load_tokens(_tokens(tmp_path, "\xef\xbb\xbf0123456789abcdef\r\n")) == {"0123456789abcdef"}
+    assert load_tokens(_tokens(tmp_path, "\xef\xbb\xbf0123456789abcdef\r\n")) == {
+        "0123456789abcdef"
+    }
 
 
 @pytest.mark.parametrize(
@@ -314,9 +343,15 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_somebody_may_have_planted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: int, file: int, user: int | None, taken: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: int,
+    file: int,
+    user: int | None,
+    taken: bool,
 ) -> None:
-    """The settings of the current folder say which server gets a token; those that are named are meant."""
+    """The settings of the current folder say which server gets a token; those that are named are
+    meant."""
     path = tmp_path / "relay.toml"
     path.write_text("slots = 7\n")
     path.chmod(file)

@@ -35,7 +35,10 @@ VECTORS: list[tuple[str | None, str]] = [
     # nothing usable: the next one's turn
     ('attachment; filename=""', PATH),
     ("attachment; filename=", PATH),
-    *((f'attachment; filename="{name}"', PATH) for name in (".", "..", "...", " . ", "a/", "a/..", "/", " ")),
+    *(
+        (f'attachment; filename="{name}"', PATH)
+        for name in (".", "..", "...", " . ", "a/", "a/..", "/", " ")
+    ),
     *((f'attachment; filename="a{c}b"', PATH) for c in "\0\n\r\x1f\x7f\x85"),
     ("attachment; filename*=UTF-8''a%00b", PATH),
     ("attachment; filename*=UTF-8''a%0d%0ab", PATH),
@@ -78,7 +81,9 @@ VECTORS: list[tuple[str | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("header", "name"), VECTORS, ids=[f"B64-{str(header)[:50]!a}" for header, _ in VECTORS])
+@pytest.mark.parametrize(
+    ("header", "name"), VECTORS, ids=[f"B64-{str(header)[:50]!a}" for header, _ in VECTORS]
+)
 def test_B64_names(header: str | None, name: str) -> None:
     assert safe_name(header, HERE) == name
 

@@ -1,4 +1,5 @@
-"""The pages: what the program makes of them is current, links lead somewhere, and the commands that they name parse."""
+"""The pages: what the program makes of them is current, links lead somewhere, and the commands that
+they name parse."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from relay.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "deploy/README.md", *sorted(DOCS.glob("*.md"))]
+WRITTEN = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "deploy/README.md",
+    *sorted(DOCS.glob("*.md")),
+]
 BLOCK = re.compile(r"```(?:sh)?\n(.*?)```", re.S)
 
 
@@ -39,7 +45,9 @@ for name, *words in json.load(sys.stdin):
 
 def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """Run Python apart: the terminal's modules patch what they run in."""
-    return subprocess.run([sys.executable, *words], cwd=ROOT, input=given, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, input=given, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_generated_pages_are_what_the_program_says() -> None:
@@ -82,7 +90,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 
 def commands_in(text: str) -> list[list[str]]:
-    """Return the words of each `relay` command in the blocks of a page, without the shell's own parts."""
+    """Return the words of each `relay` command in the blocks of a page, without the shell's own
+    parts."""
     lines = "\n".join(BLOCK.findall(text)).replace("\\\n", " ").splitlines()
     found = [re.search(r"(?:^|\$ |bin/)relay ([a-z]+\b.*)", line) for line in lines]
     words = [shlex.split(re.split(r"\s[#&|>]", one[1])[0]) for one in found if one]
@@ -90,7 +99,9 @@ def commands_in(text: str) -> list[list[str]]:
 
 
 def test_every_command_of_the_pages_parses() -> None:
-    found = [command for page in WRITTEN for command in commands_in(page.read_text(encoding="utf-8"))]
+    found = [
+        command for page in WRITTEN for command in commands_in(page.read_text(encoding="utf-8"))
+    ]
     assert len(found) >= 15
     parsed = run("-c", PARSE, given=json.dumps(found))
     assert parsed.returncode == 0, parsed.stderr
@@ -103,6 +114,7 @@ def test_every_setting_and_make_target_of_a_page_is_there(page: Path) -> None:
     assert set(re.findall(r"\bRELAY_([A-Z_]*[A-Z])\b", text)) <= known
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(
-        r"make ([a-z]+(?:-[a-z]+)*)", "\n".join([*BLOCK.findall(text), *re.findall(r"`([^`]+)`", text)])
+        r"make ([a-z]+(?:-[a-z]+)*)",
+        "\n".join([*BLOCK.findall(text), *re.findall(r"`([^`]+)`", text)]),
     ):
         assert re.search(rf"^{target}:", makefile, re.M), target

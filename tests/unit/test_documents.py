@@ -1,4 +1,5 @@
-"""XML that stores answer with: read in pieces of any size, whole or an error, and never more in memory than one row."""
+"""XML that stores answer with: read in pieces of any size, whole or an error, and never more in
+memory than one row."""
 
 from __future__ import annotations
 
@@ -86,7 +87,13 @@ def test_what_is_no_xml_or_declares_a_type_is_refused(text: str, step: int) -> N
 
 
 @pytest.mark.parametrize(
-    "row", ["<a>" + "x" * (2 * CHILD_BYTES), "<a>" * 10_000, f"<a b='{'x' * 2 * CHILD_BYTES}'/>", "<a" * 200_000]
+    "row",
+    [
+        "<a>" + "x" * (2 * CHILD_BYTES),
+        "<a>" * 10_000,
+        f"<a b='{'x' * 2 * CHILD_BYTES}'/>",
+        "<a" * 200_000,
+    ],
 )
 def test_one_row_has_its_limits(row: str) -> None:
     with pytest.raises(StoreError) as caught:
@@ -112,7 +119,9 @@ def test_a_page_of_any_length_takes_little_at_a_time() -> None:
 
 @given(st.text())
 def test_every_text_comes_back(text: str) -> None:
-    written = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
-    assert read(f"<r><a>{written}</a></r>", 3)[1][0][1] == text.encode("utf-8", "surrogatepass").decode(
-        "utf-8", "surrogateescape"
+    written = (
+        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
     )
+    assert read(f"<r><a>{written}</a></r>", 3)[1][0][1] == text.encode(
+        "utf-8", "surrogatepass"
+    ).decode("utf-8", "surrogateescape")

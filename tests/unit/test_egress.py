@@ -6,7 +6,15 @@ import ipaddress
 
 import pytest
 
-from relay.egress import DENIED, LOCAL_NAMES, METADATA, METADATA_NAMES, EgressPolicy, is_public, parse_allow
+from relay.egress import (
+    DENIED,
+    LOCAL_NAMES,
+    METADATA,
+    METADATA_NAMES,
+    EgressPolicy,
+    is_public,
+    parse_allow,
+)
 from relay.errors import ConfigError, EgressDenied, PortDenied
 from relay.location import parse_location
 
@@ -31,9 +39,23 @@ DENIED_HOSTS: list[tuple[str, str]] = [
             "127.0.0.1.",
         )
     ),
-    *(("B28", host) for host in ("2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "127.0.1", "0X7F.0.1")),
+    *(
+        ("B28", host)
+        for host in (
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.1",
+            "127.0.1",
+            "0X7F.0.1",
+        )
+    ),
     # Numbers that are no address: no resolver should get to see them.
-    *(("B28", host) for host in ("1.2.3.4.5", "256.1.1.1", "4294967296", "08.1.1.1", "0x", "a.0x1", "a.1")),
+    *(
+        ("B28", host)
+        for host in ("1.2.3.4.5", "256.1.1.1", "4294967296", "08.1.1.1", "0x", "a.0x1", "a.1")
+    ),
     *(
         ("B29", host)
         for host in (
@@ -72,7 +94,15 @@ DENIED_HOSTS: list[tuple[str, str]] = [
             "168.63.129.16",
         )
     ),
-    *(("B31", host) for host in ("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:a9fe:a9fe]", "[::ffff:8.8.8.8]")),
+    *(
+        ("B31", host)
+        for host in (
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::ffff:a9fe:a9fe]",
+            "[::ffff:8.8.8.8]",
+        )
+    ),
     *(
         ("B32", host)
         for host in (
@@ -109,7 +139,9 @@ DENIED_HOSTS: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "host"), DENIED_HOSTS, ids=[f"{row}-{host}" for row, host in DENIED_HOSTS])
+@pytest.mark.parametrize(
+    ("row", "host"), DENIED_HOSTS, ids=[f"{row}-{host}" for row, host in DENIED_HOSTS]
+)
 def test_denies_before_anything_is_dialled(row: str, host: str) -> None:
     location = parse_location(f"http://{host}/")
     with pytest.raises(EgressDenied) as caught:
@@ -118,7 +150,15 @@ def test_denies_before_anything_is_dialled(row: str, host: str) -> None:
     assert location.host in str(caught.value)
 
 
-PUBLIC = ["1.1.1.1", "8.8.8.8", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0"]
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "11.0.0.0",
+    "100.63.255.255",
+    "100.128.0.0",
+    "172.15.255.255",
+    "172.32.0.0",
+]
 PUBLIC += [
     "168.63.129.15",
     "192.0.1.0",
@@ -163,20 +203,26 @@ def test_B35_the_text_never_has_the_resolved_address() -> None:
         assert "10.11" not in f"{caught.value}{caught.value.hint}"
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "10.1", "0x7f.1", "1.2.3", "::x", "%eth0", "127.0.0.1\n"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "10.1", "0x7f.1", "1.2.3", "::x", "%eth0", "127.0.0.1\n"]
+)
 def test_what_cannot_be_read_is_refused(address: str) -> None:
     assert not is_public(address)
     with pytest.raises(EgressDenied):
         CLOSED.check_address("host.example", address, 443)
 
 
-@pytest.mark.parametrize("host", ["", ":::", "a b", "é.example", "fe80::1%eth0", "a" * 64, "*", "127.0.0.1.."])
+@pytest.mark.parametrize(
+    "host", ["", ":::", "a b", "é.example", "fe80::1%eth0", "a" * 64, "*", "127.0.0.1.."]
+)
 def test_what_is_no_host_is_refused(host: str) -> None:
     with pytest.raises(EgressDenied):
         CLOSED.check_name(host, 443)
 
 
-@pytest.mark.parametrize("port", [1, 21, 22, 25, 445, 3306, 5432, 6379, 9000, 11211], ids=lambda port: f"B42-{port}")
+@pytest.mark.parametrize(
+    "port", [1, 21, 22, 25, 445, 3306, 5432, 6379, 9000, 11211], ids=lambda port: f"B42-{port}"
+)
 def test_B42_ports(port: int) -> None:
     for host in ("example.com", "8.8.8.8"):
         with pytest.raises(PortDenied) as caught:
@@ -194,7 +240,8 @@ def test_B42_open_ports(port: int) -> None:
     CLOSED.check_address("example.com", "8.8.8.8", port)
 
 
-# -- what the operator opened -----------------------------------------------------------------------------
+# -- what the operator opened
+# -----------------------------------------------------------------------------
 
 Dial = tuple[str, str, int]  # host, address, port
 
@@ -212,20 +259,37 @@ Dial = tuple[str, str, int]  # host, address, port
             [("nas.lan", "10.0.0.5", 9000)],
             [("nas.lan", "10.0.0.5", 80), ("b.lan", "10.0.0.5", 9000)],
         ),
-        ("*.corp.example", [("a.corp.example", "10.0.0.1", 9000)], [("corp.example", "10.0.0.1", 443)]),
-        ("10.0.0.0/8", [("a.b", "10.1.2.3", 9000), ("10.1.2.3", "10.1.2.3", 22)], [("a.b", "11.0.0.1", 22)]),
+        (
+            "*.corp.example",
+            [("a.corp.example", "10.0.0.1", 9000)],
+            [("corp.example", "10.0.0.1", 443)],
+        ),
+        (
+            "10.0.0.0/8",
+            [("a.b", "10.1.2.3", 9000), ("10.1.2.3", "10.1.2.3", 22)],
+            [("a.b", "11.0.0.1", 22)],
+        ),
         (
             "10.0.0.0/8",
             [("a.b", "::ffff:10.1.2.3", 80)],
             [("a.b", "::ffff:8.8.8.8", 80), ("a.b", "::10.0.0.1", 80)],
         ),
         ("10.0.0.0/8", [("nas.local", "10.1.2.3", 80)], [("localhost", "127.0.0.1", 80)]),
-        ("127.0.0.0/8:9000", [("localhost", "127.0.0.1", 9000)], [("localhost", "127.0.0.1", 8080)]),
-        ("[::1]:8000", [("::1", "::1", 8000)], [("::1", "::1", 80), ("127.0.0.1", "127.0.0.1", 8000)]),
+        (
+            "127.0.0.0/8:9000",
+            [("localhost", "127.0.0.1", 9000)],
+            [("localhost", "127.0.0.1", 8080)],
+        ),
+        (
+            "[::1]:8000",
+            [("::1", "::1", 8000)],
+            [("::1", "::1", 80), ("127.0.0.1", "127.0.0.1", 8000)],
+        ),
         ("::1", [("::1", "::1", 1)], []),
         ("fd00::/8", [("fd00::1", "fd00::1", 80)], [("fd00:ec2::253", "fe80::1", 80)]),
         ("[fd00::/8]:81", [("fd00::1", "fd00::1", 81)], [("fd00::1", "fd00::1", 80)]),
-        # NAT64 on a host without IPv4: the prefix opens the way, and the IPv4 address behind it decides.
+        # NAT64 on a host without IPv4: the prefix opens the way, and the IPv4 address behind it
+        # decides.
         (
             "64:ff9b::/96",
             [("a.b", "64:ff9b::808:808", 443)],
@@ -236,7 +300,11 @@ Dial = tuple[str, str, int]  # host, address, port
             [],
             [("a.b", "2001:0:7f00:1::f7f7:f7f7", 443), ("a.b", "2001:0:808:808::80ff:fffe", 443)],
         ),
-        ("0.0.0.0/0", [("10.0.0.1", "10.0.0.1", 22), ("a.b", "8.8.8.8", 22)], [("a.b", "fd00::1", 80)]),
+        (
+            "0.0.0.0/0",
+            [("10.0.0.1", "10.0.0.1", 22), ("a.b", "8.8.8.8", 22)],
+            [("a.b", "fd00::1", 80)],
+        ),
         ("8.8.8.8", [("8.8.8.8", "8.8.8.8", 53)], [("8.8.4.4", "8.8.4.4", 53)]),
     ],
 )
@@ -251,19 +319,28 @@ def test_an_entry_opens_what_it_says(allow: str, opened: list[Dial], closed: lis
             policy.check_address(host, address, port)
 
 
-@pytest.mark.parametrize("address", sorted(map(str, METADATA)), ids=lambda address: f"B30-{address}")
+@pytest.mark.parametrize(
+    "address", sorted(map(str, METADATA)), ids=lambda address: f"B30-{address}"
+)
 def test_B30_a_name_never_opens_a_metadata_service(address: str) -> None:
     named = EgressPolicy(allow=parse_allow("nas.lan")).allowing("nas.lan")
     with pytest.raises(EgressDenied):
         named.check_address("nas.lan", address, 80)
-    wide = EgressPolicy(allow=parse_allow(f"nas.lan, [{address}]" if ":" in address else f"nas.lan {address}"))
+    wide = EgressPolicy(
+        allow=parse_allow(f"nas.lan, [{address}]" if ":" in address else f"nas.lan {address}")
+    )
     wide.check_address("nas.lan", address, 80)
     CLOSED.allowing(address).check_name(address, 80)
 
 
 def test_B30_a_name_never_opens_an_embedded_metadata_service() -> None:
     named = EgressPolicy(allow=parse_allow("nas.lan"))
-    for address in ("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::a9fe:a9fe"):
+    for address in (
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "::a9fe:a9fe",
+    ):
         with pytest.raises(EgressDenied):
             named.check_address("nas.lan", address, 80)
 
@@ -339,14 +416,23 @@ def test_a_bad_entry_is_named(entry: str) -> None:
     assert repr(entry) in str(caught.value)
 
 
-# -- ourselves --------------------------------------------------------------------------------------------
+# -- ourselves
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("own", "denied", "allowed"),
     [
-        ("127.0.0.1", ["127.0.0.1", "127.1", "::ffff:127.0.0.1", "0.0.0.0", "0", "::"], ["127.0.0.2", "::1"]),
-        ("0.0.0.0", ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"], ["10.0.0.1"]),
+        (
+            "127.0.0.1",
+            ["127.0.0.1", "127.1", "::ffff:127.0.0.1", "0.0.0.0", "0", "::"],
+            ["127.0.0.2", "::1"],
+        ),
+        (
+            "0.0.0.0",
+            ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"],
+            ["10.0.0.1"],
+        ),
         ("::", ["127.0.0.1", "::1", "::"], ["10.0.0.1"]),
         ("localhost", ["localhost", "127.0.0.1", "::1"], ["10.0.0.1"]),
         ("::1", ["::1", "::"], ["127.0.0.1"]),

@@ -1,4 +1,5 @@
-"""The errors: each is in the tree that the package's page draws, in its place, and none is a foreign library's."""
+"""The errors: each is in the tree that the package's page draws, in its place, and none is a
+foreign library's."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def kinds() -> list[type[errors.RelayError]]:
 
 
 def drawn(tree: str) -> dict[str, str]:
-    """Return the parent of each name in a drawing: what is one step less indented, or stands before the brackets."""
+    """Return the parent of each name in a drawing: what is one step less indented, or stands before
+    the brackets."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in tree.splitlines()[1:]:
@@ -41,5 +43,10 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 
 
 def test_none_is_a_foreign_error() -> None:
-    """A reset that is raised while an upload reads from its source would be taken for a broken upload."""
-    assert not [kind for kind in kinds() if any(not issubclass(base, errors.RelayError) for base in kind.__mro__[:-3])]
+    """A reset that is raised while an upload reads from its source would be taken for a broken
+    upload."""
+    assert not [
+        kind
+        for kind in kinds()
+        if any(not issubclass(base, errors.RelayError) for base in kind.__mro__[:-3])
+    ]

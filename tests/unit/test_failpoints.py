@@ -1,4 +1,5 @@
-"""The places at which tests let relay end: their names, their visits, and that nobody pays for them."""
+"""The places at which tests let relay end: their names, their visits, and that nobody pays for
+them."""
 
 from __future__ import annotations
 
@@ -71,9 +72,16 @@ def test_without_the_variable_a_place_does_nothing() -> None:
 
 def relay(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command of relay."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")} | settings
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
+    } | settings
     return subprocess.run(
-        [sys.executable, "-m", "relay", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "relay", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -86,7 +94,8 @@ def test_an_unknown_name_refuses_the_start_in_one_line(words: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
-    ("action", "code"), [("kill9", -signal.SIGKILL), ("exit", EXIT_CODE), ("raise", 1), ("sleep:0.01", 0)]
+    ("action", "code"),
+    [("kill9", -signal.SIGKILL), ("exit", EXIT_CODE), ("raise", 1), ("sleep:0.01", 0)],
 )
 def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> None:
     (tmp_path / "from").mkdir()

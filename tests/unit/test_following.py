@@ -1,4 +1,5 @@
-"""What clients that follow a migration cost: one look for all of them, and a bounded number of places."""
+"""What clients that follow a migration cost: one look for all of them, and a bounded number of
+places."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from relay.api.following import Looks, Waiters
 
 
 def test_one_look_serves_all_who_follow_one_migration() -> None:
-    """Those who come while it is made, and those who come soon after; each migration has its own."""
+    """Those who come while it is made, and those who come soon after; each migration has its
+    own."""
     asked: list[str] = []
     now = [0.0]
 

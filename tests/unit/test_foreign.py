@@ -1,4 +1,5 @@
-"""Numbers and dates that others wrote: whatever is given, a value that can be kept comes back, or None."""
+"""Numbers and dates that others wrote: whatever is given, a value that can be kept comes back, or
+None."""
 
 from __future__ import annotations
 
@@ -15,7 +16,23 @@ from relay.receipt import Version
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "²", "١٢", "-1", "+1", "1_000", " 1", "1.0", "1e3", "9" * 19, "9" * 5000, str(MOST + 1), "0x10"]
+    "text",
+    [
+        None,
+        "",
+        "²",
+        "١٢",
+        "-1",
+        "+1",
+        "1_000",
+        " 1",
+        "1.0",
+        "1e3",
+        "9" * 19,
+        "9" * 5000,
+        str(MOST + 1),
+        "0x10",
+    ],
 )
 def test_what_is_no_number(text: str | None) -> None:
     assert count(text) is None

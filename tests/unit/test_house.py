@@ -78,7 +78,8 @@ PURE = ORDER[:12]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
-"""gunicorn asks for the application when it has forked, so that one import is made in a function then."""
+"""gunicorn asks for the application when it has forked, so that one import is made in a function
+then."""
 NO_PAYLOAD = {
     "relay.cli.terminal",
     "relay.process.small_files",
@@ -88,9 +89,9 @@ NO_PAYLOAD = {
     "relay.stores.local_upload",
     "relay.ledger.database",
 }
-"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. Settings
-are opened to be read. A local folder is where a user wants the bytes. The ledger makes its own file, and no body comes
-near it."""
+"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer
+comes near it. Settings are opened to be read. A local folder is where a user wants the bytes. The
+ledger makes its own file, and no body comes near it."""
 
 
 def modules(package: str) -> Iterator[tuple[str, str]]:
@@ -109,7 +110,9 @@ def imported(text: str) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "relay")
+            found.update(
+                f"{node.module}.{alias.name}" for alias in node.names if node.module == "relay"
+            )
     return found
 
 
@@ -125,7 +128,9 @@ def against_the_arrows(name: str, text: str) -> list[str]:
     if here is None:
         return []
     there = {other: floor(other) for other in imported(text)}
-    wrong = [other for other, row in there.items() if (row is not None and row > here) or other in TOPS]
+    wrong = [
+        other for other, row in there.items() if (row is not None and row > here) or other in TOPS
+    ]
     return [other for other in wrong if (name, other) not in LATE]
 
 
@@ -135,41 +140,76 @@ def writes(text: str) -> list[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            found += [name for name in names if name.split(".")[0] in ("tempfile", "shutil", "mmap")]
+            found += [
+                name for name in names if name.split(".")[0] in ("tempfile", "shutil", "mmap")
+            ]
         if not isinstance(node, ast.Call):
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if name in ("open", "write_text", "write_bytes", "fdopen", "mkstemp", "memfd_create", "mkdir", "touch"):
+        if name in (
+            "open",
+            "write_text",
+            "write_bytes",
+            "fdopen",
+            "mkstemp",
+            "memfd_create",
+            "mkdir",
+            "touch",
+        ):
             found.append(name)
     return found
 
 
 def test_the_arrows_point_one_way() -> None:
-    wrong = {name: bad for name, text in modules("relay") if (bad := against_the_arrows(name, text))}
+    wrong = {
+        name: bad for name, text in modules("relay") if (bad := against_the_arrows(name, text))
+    }
     assert not wrong
-    assert against_the_arrows("relay.wire.pump", "from relay.stores.http import HttpStore") == ["relay.stores.http"]
+    assert against_the_arrows("relay.wire.pump", "from relay.stores.http import HttpStore") == [
+        "relay.stores.http"
+    ]
     assert against_the_arrows("relay.errors", "import relay.location") == ["relay.location"]
 
 
 def test_every_module_has_its_place() -> None:
     placed = {name for name, _ in modules("relay") if floor(name) is not None}
-    assert {name for name, _ in modules("relay")} - placed == {"relay", "relay.process", "relay.wire", *TOPS}
+    assert {name for name, _ in modules("relay")} - placed == {
+        "relay",
+        "relay.process",
+        "relay.wire",
+        *TOPS,
+    }
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_values_and_laws_know_no_sockets(name: str) -> None:
-    texts = [text for other, text in modules("relay") if other == name or other.startswith(f"{name}.")]
+    texts = [
+        text for other, text in modules("relay") if other == name or other.startswith(f"{name}.")
+    ]
     assert texts
-    assert not [other for text in texts for other in imported(text) if other.split(".")[0] in FORBIDDEN_TO_PURE]
+    assert not [
+        other
+        for text in texts
+        for other in imported(text)
+        if other.split(".")[0] in FORBIDDEN_TO_PURE
+    ]
 
 
 @pytest.mark.parametrize("package", ["simulators", "loadtests"])
 def test_the_outside_never_imports_relay(package: str) -> None:
     assert list(modules(package))
-    assert not {name for name, text in modules(package) if any(i.split(".")[0] == "relay" for i in imported(text))}
+    assert not {
+        name
+        for name, text in modules(package)
+        if any(i.split(".")[0] == "relay" for i in imported(text))
+    }
 
 
 def test_nothing_in_relay_writes_a_file() -> None:
-    found = {name: calls for name, text in modules("relay") if name not in NO_PAYLOAD and (calls := writes(text))}
+    found = {
+        name: calls
+        for name, text in modules("relay")
+        if name not in NO_PAYLOAD and (calls := writes(text))
+    }
     assert found == {}
     assert writes("import tempfile\nopen('x', 'w')") == ["tempfile", "open"]

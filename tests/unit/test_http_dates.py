@@ -1,4 +1,5 @@
-"""HTTP dates: the form of today and the older ones mean what Python's own reader says, and nothing else is a date."""
+"""HTTP dates: the form of today and the older ones mean what Python's own reader says, and nothing
+else is a date."""
 
 from __future__ import annotations
 

@@ -20,7 +20,11 @@ def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
     data = text.encode("utf-8", "surrogatepass")
     pieces = (data[first : first + step] for first in range(0, len(data), step))
     try:
-        return list(read_entries(pieces, Page(shown="the page", side="source", paths=(path,), host="a.example")))
+        return list(
+            read_entries(
+                pieces, Page(shown="the page", side="source", paths=(path,), host="a.example")
+            )
+        )
     except (StoreError, Unsupported):
         return None
 
@@ -98,7 +102,9 @@ def page_of(*links: str) -> str:
     return f"<html><head><title>Index of /pub/</title></head><body>{''.join(links)}</body></html>"
 
 
-@pytest.mark.parametrize("query", ["?file={}", "?{}", "?a=b&amp;f={}", "/pub/?file={}", "./?download={}&amp;raw=1"])
+@pytest.mark.parametrize(
+    "query", ["?file={}", "?{}", "?a=b&amp;f={}", "/pub/?file={}", "./?download={}&amp;raw=1"]
+)
 @pytest.mark.parametrize("name", ["a b.txt", "sub/", "\u00fc", "name", "1"])
 @pytest.mark.parametrize("others", ["", '<a href="whole.txt">whole.txt</a>'])
 def test_a_page_that_names_things_by_queries_is_not_read_as_if_they_were_not_there(
@@ -116,11 +122,19 @@ def test_a_page_that_names_things_by_queries_is_not_read_as_if_they_were_not_the
     [
         ("?C=N;O=D", "?C=M;O=A", "?C=S;O=A", "?C=D;O=A"),
         ("?C=N&amp;O=A", "?C=M&amp;O=D", "./?N=D"),
-        ("?sort=name&amp;order=desc", "?sort=size&amp;order=asc", "?layout=grid", "?limit=100", "/pub/?sort=time"),
+        (
+            "?sort=name&amp;order=desc",
+            "?sort=size&amp;order=asc",
+            "?layout=grid",
+            "?limit=100",
+            "/pub/?sort=time",
+        ),
         ("?dir=asc", "?direction=desc&amp;sortby=name"),
     ],
 )
-def test_an_empty_folder_whose_page_can_be_sorted_is_an_empty_folder(links: tuple[str, ...]) -> None:
+def test_an_empty_folder_whose_page_can_be_sorted_is_an_empty_folder(
+    links: tuple[str, ...],
+) -> None:
     text = page_of(*(f'<a href="{href}">name</a><a href="{href}"><img></a>' for href in links))
     assert read_index(text, "/pub/") == []
 
@@ -184,14 +198,21 @@ def test_every_name_is_found_again(name: str) -> None:
         href = quote(name, safe="")
     except UnicodeEncodeError:
         return
-    assert linked(f"./{href}", "/pub/") == linked(f"/pub/{href}", "/pub/") == linked(href, "/pub/") == name
+    assert (
+        linked(f"./{href}", "/pub/")
+        == linked(f"/pub/{href}", "/pub/")
+        == linked(href, "/pub/")
+        == name
+    )
     assert linked(f"{href}/", "/pub/") == f"{name}/"
 
 
 @given(st.text())
 def test_no_link_ever_leaves_the_folder(href: str) -> None:
     name = linked(href, "/pub/")
-    assert name is None or (name.removesuffix("/") not in ("", ".", "..") and "/" not in name.removesuffix("/"))
+    assert name is None or (
+        name.removesuffix("/") not in ("", ".", "..") and "/" not in name.removesuffix("/")
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +264,9 @@ def test_a_base_says_what_links_are_relative_to(base: str) -> None:
     assert [entry.name for entry in found] == ["a", "in/", "b"]
 
 
-@pytest.mark.parametrize("base", ["http://inside.example:8080/pub/", "/elsewhere/", "sub/", "ftp://x/"])
+@pytest.mark.parametrize(
+    "base", ["http://inside.example:8080/pub/", "/elsewhere/", "sub/", "ftp://x/"]
+)
 def test_a_page_whose_base_leads_elsewhere_is_no_empty_folder(base: str) -> None:
     page = f'<html><head><title>Index of /pub/</title><base href="{base}"></head><body><a href="a">a</a></body></html>'
     assert read_index(page, "/pub/") is None
@@ -259,7 +282,12 @@ def test_a_base_behind_links_is_not_passed_over() -> None:
     assert read_index(page, "/pub/", 4000) is None
 
 
-ABROAD = ("http://inside.example:8080", "//inside.example", "https://a.example:8443", "HTTP://10.0.0.7")
+ABROAD = (
+    "http://inside.example:8080",
+    "//inside.example",
+    "https://a.example:8443",
+    "HTTP://10.0.0.7",
+)
 
 
 @pytest.mark.parametrize("host", ABROAD)
@@ -296,11 +324,14 @@ def test_a_page_that_tells_its_maker_lists_an_empty_folder(path: str) -> None:
     assert read_index(page_of('<a href="./../">../</a>', made), path) == []
     found = read_index(page_of("<address>", '<a href="a">a</a>', '<a href="./b/">b/</a>'), path)
     assert found is not None
-    assert [entry.name for entry in found] == ["a", "b/"], "what lies in the folder is listed wherever it stands"
+    assert [entry.name for entry in found] == ["a", "b/"], (
+        "what lies in the folder is listed wherever it stands"
+    )
 
 
 @pytest.mark.parametrize(
-    "row", ['{"name": "in/"}', '{"name": "in", "type": "dir"}', '{"name": "in/", "type": "directory"}']
+    "row",
+    ['{"name": "in/"}', '{"name": "in", "type": "dir"}', '{"name": "in/", "type": "directory"}'],
 )
 def test_a_folder_in_json_is_none_of_its_objects(row: str) -> None:
     found = read_index(f"[{row}]", "/pub/")

@@ -20,7 +20,11 @@ def test_published_check_values() -> None:
     for piece in (b"1234", b"", b"56789"):
         digester.update(piece)
     digests = {name: value.hex() for name, value in digester.digests().items()}
-    assert digests == {"crc32c": "e3069283", "crc64nvme": "ae8b14860a799888", "md5": "25f9e794323b453885f5181f1b624d0b"}
+    assert digests == {
+        "crc32c": "e3069283",
+        "crc64nvme": "ae8b14860a799888",
+        "md5": "25f9e794323b453885f5181f1b624d0b",
+    }
 
 
 CRC = bytes.fromhex("e3069283")
@@ -35,14 +39,22 @@ MD5 = bytes(16)
         ({"repr-digest": "crc32c=:4waS:"}, {}),
         ({"repr-digest": "crc32c=:!!!!:"}, {}),
         ({"repr-digest": "crc32c=4waSgw=="}, {}),
-        ({"digest": "crc32c=4waSgw==,MD5=" + base64.b64encode(MD5).decode()}, {"crc32c": CRC, "md5": MD5}),
-        ({"repr-digest": "crc32c=:4waSgw==:, md5=:AAAAAAAAAAAAAAAAAAAAAA==:"}, {"crc32c": CRC, "md5": MD5}),
+        (
+            {"digest": "crc32c=4waSgw==,MD5=" + base64.b64encode(MD5).decode()},
+            {"crc32c": CRC, "md5": MD5},
+        ),
+        (
+            {"repr-digest": "crc32c=:4waSgw==:, md5=:AAAAAAAAAAAAAAAAAAAAAA==:"},
+            {"crc32c": CRC, "md5": MD5},
+        ),
         ({"content-md5": base64.b64encode(MD5).decode()}, {"md5": MD5}),
         ({"content-md5": "AAAA"}, {}),
         ({}, {}),
     ],
 )
-def test_fields_are_read_and_what_is_malformed_is_left_out(fields: dict[str, str], found: dict[str, bytes]) -> None:
+def test_fields_are_read_and_what_is_malformed_is_left_out(
+    fields: dict[str, str], found: dict[str, bytes]
+) -> None:
     assert parse_fields(fields.get) == found
 
 

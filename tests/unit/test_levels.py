@@ -44,26 +44,31 @@ def test_b78_what_is_signed_for_an_upload_is_never_read_back(query: str) -> None
     assert SECRET not in f"{caught.value} {caught.value.hint}"
     for verify in (Verify.AUTO, Verify.SIZE):
         refuse_unprovable(verify, place)
-        assert predict_level(verify, place, told=False) is Level.SIZE
-    assert predict_level(Verify.AUTO, place, told=True) is Level.WHOLE_DIGEST
+        assert predict_level(verify, place, reported=False) is Level.SIZE
+    assert predict_level(Verify.AUTO, place, reported=True) is Level.WHOLE_DIGEST
 
 
 @pytest.mark.parametrize("query", READABLE)
 def test_b78_what_may_be_read_is_refused_to_nobody(query: str) -> None:
     place = parse_location(f"https://a.example/b?{query}")
     refuse_unprovable(Verify.READ_BACK, place)
-    assert predict_level(Verify.READ_BACK, place, told=True) is Level.READ_BACK
-    assert predict_level(Verify.AUTO, place, told=False) is Level.READ_BACK
+    assert predict_level(Verify.READ_BACK, place, reported=True) is Level.READ_BACK
+    assert predict_level(Verify.AUTO, place, reported=False) is Level.READ_BACK
 
 
 def test_b78_a_store_with_credentials_of_its_own_is_not_judged_by_its_query() -> None:
-    place = replace(parse_location(f"https://a.example/b?{UPLOAD_ALONE[0]}"), account=WebDavAccount("webdav+https://a"))
+    place = replace(
+        parse_location(f"https://a.example/b?{UPLOAD_ALONE[0]}"),
+        account=WebDavAccount("webdav+https://a"),
+    )
     assert unreadable_reason(place) is None
 
 
 def test_b78_of_a_tree_too() -> None:
     order = MigrationRequest(
-        Endpoint("https://a.example/x/"), Endpoint(f"https://b.example/y/?{UPLOAD_ALONE[0]}"), recursive=True
+        Endpoint("https://a.example/x/"),
+        Endpoint(f"https://b.example/y/?{UPLOAD_ALONE[0]}"),
+        recursive=True,
     )
     order.locate(Remotes())
     with pytest.raises(VerificationUnavailable):

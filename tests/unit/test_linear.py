@@ -1,4 +1,5 @@
-"""What a peer's text costs grows with its length, and not with the square of that: nothing blocks the hub."""
+"""What a peer's text costs grows with its length, and not with the square of that: nothing blocks
+the hub."""
 
 from __future__ import annotations
 
@@ -34,13 +35,21 @@ def listed(text: str) -> None:
 
 
 COSTLY: dict[str, Callable[[], object]] = {
-    **{f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part)))) for part in ("<a ", "<a/", "<a x=")},
+    **{
+        f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
+        for part in ("<a ", "<a/", "<a x=")
+    },
     **{
         f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
         for part in ("<!--", "<", "</", "<?")
     },
-    **{f"error {part!r}": (lambda part=part: message_of(f'{{"detail": "{part * 65_000}"}}')) for part in "&;?"},
-    "error in XML": lambda: message_of(f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"),
+    **{
+        f"error {part!r}": (lambda part=part: message_of(f'{{"detail": "{part * 65_000}"}}'))
+        for part in "&;?"
+    },
+    "error in XML": lambda: message_of(
+        f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"
+    ),
     "dots of a link": lambda: read_link("a/" * 64_000 + "../" * 42_000, ["a"], "h"),
     "dots of a redirect": lambda: redirected(PLACE, "/" + "a/" * 1300 + "../" * 1300),
     "marks of a link": lambda: read_link(f"/{MARKS * 64_000}/x", ["a"], "h"),
@@ -96,7 +105,9 @@ def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
     assert listed_object(Entry("x" * NAME_CHARACTERS)).error is None
 
 
-def test_a_page_remembers_names_up_to_a_number_of_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_remembers_names_up_to_a_number_of_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A name that comes again counts once, as long as what is remembered has room."""
     monkeypatch.setattr(index_pages, "REMEMBERED_CHARACTERS", 10)
     text = "".join(f'<a href="{name}">x</a>' for name in ("long-enough", "b", "long-enough", "b"))

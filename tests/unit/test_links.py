@@ -77,7 +77,11 @@ def test_a_page_of_which_no_link_is_understood_is_an_error_and_an_empty_one_is_n
     with pytest.raises(Unsupported, match="none of the 2 links"):
         listed(HEAD + '<a href="../">up</a><a href="/in/t/x">x</a><a href="/in/t/y">y</a></html>')
     assert (
-        listed(HEAD + '<a href="../">up</a><a href="?C=N">Name</a><a href="https://nginx.org/">nginx</a></html>') == []
+        listed(
+            HEAD
+            + '<a href="../">up</a><a href="?C=N">Name</a><a href="https://nginx.org/">nginx</a></html>'
+        )
+        == []
     )
     assert listed(HEAD + '<a href="/style/">s</a><a href="x">x</a></html>') == [("x", False)]
 
@@ -90,12 +94,16 @@ def test_what_a_link_names_for_nobody_to_tell_is_its_own_failure() -> None:
 def test_the_icon_of_a_file_is_a_link_too() -> None:
     text = (
         HEAD
-        + "".join(f'<a href="{n}"><img></a> <a href="{n}">{n}</a> 23-Nov-2026 22:48 7\n' for n in "abc")
+        + "".join(
+            f'<a href="{n}"><img></a> <a href="{n}">{n}</a> 23-Nov-2026 22:48 7\n' for n in "abc"
+        )
         + "</html>"
     )
     data = text.encode()
     page = Page(shown="the page", side="source", paths=("/t/",))
-    assert [(entry.name, entry.size) for entry in read_entries(iter([data]), page)] == [(n, 7) for n in "abc"]
+    assert [(entry.name, entry.size) for entry in read_entries(iter([data]), page)] == [
+        (n, 7) for n in "abc"
+    ]
 
 
 @pytest.mark.parametrize("framed", [True, False])
@@ -104,7 +112,9 @@ def test_a_page_must_have_its_own_end(framed: bool) -> None:
     assert listed(whole, framed) == [("x", False)]
     with pytest.raises(ConnectionLost):
         listed(whole.removesuffix("</html>"), framed)
-    without = whole.removeprefix("<html>").removesuffix("</html>")  # HTML allows it, and only the framing tells the end
+    without = whole.removeprefix("<html>").removesuffix(
+        "</html>"
+    )  # HTML allows it, and only the framing tells the end
     if framed:
         assert listed(without) == [("x", False)]
     else:
@@ -121,15 +131,26 @@ def test_a_list_in_json_is_whole_or_cut(length: int) -> None:
 
 
 def test_one_bad_row_of_a_list_in_json_is_its_own_failure() -> None:
-    text = '[{"name": "a", "size": 1e400}, {"nome": "b"}, {"name": "x/y"}, {"name": "d", "size": ' + "9" * 5000 + "}]"
-    assert listed(text) == [("a", False), ("row 2 of the list", True), ("row 3 of the list", True), ("d", False)]
+    text = (
+        '[{"name": "a", "size": 1e400}, {"nome": "b"}, {"name": "x/y"}, {"name": "d", "size": '
+        + "9" * 5000
+        + "}]"
+    )
+    assert listed(text) == [
+        ("a", False),
+        ("row 2 of the list", True),
+        ("row 3 of the list", True),
+        ("d", False),
+    ]
     assert listed("[]") == []
     for no_list in ('[{"name": "a"}, 1]', '[{"name": "a"}] more', "[" * 5000, '[{"a":' * 4000):
         with pytest.raises((Unsupported, ConnectionLost)):
             listed(no_list)
 
 
-@pytest.mark.parametrize("element", ["<!--", "<a href='", "<script>", "<![CDATA[", "&", "<a " + "b" * 100])
+@pytest.mark.parametrize(
+    "element", ["<!--", "<a href='", "<script>", "<![CDATA[", "&", "<a " + "b" * 100]
+)
 def test_an_element_without_an_end_is_refused_and_not_read_for_ever(element: str) -> None:
     data = (HEAD + element).encode() + b"x" * (16 << 10)
 
@@ -148,7 +169,9 @@ def test_an_element_without_an_end_is_refused_and_not_read_for_ever(element: str
 
 def test_every_name_is_understood_in_every_folder() -> None:
     for folder in ("", "a", "a b/ü", "%41/(x)"):
-        path = "/" + "".join(f"{quote(segment, safe='')}/" for segment in folder.split("/") if segment)
+        path = "/" + "".join(
+            f"{quote(segment, safe='')}/" for segment in folder.split("/") if segment
+        )
         for name in ("x", "ü", "a b", "?#", "%41", "a:b"):
             assert read_link(quote(name, safe=""), segments_of(path), "").name == name
             assert read_link(path + quote(name, safe=""), segments_of(path), "").name == name

@@ -27,7 +27,11 @@ THRESHOLDS = ROOT / "loadtests" / "thresholds.toml"
 CRC = "0a1b2c3d"
 FIELD = f"sha-256=:AAAA:, crc32c=:{base64.b64encode(bytes.fromhex(CRC)).decode()}:"
 THERE = {"content-length": "5", "repr-digest": FIELD}
-GOOD = {"state": "verified", "bytes": 5, "receipt": {"level": "whole_digest", "digests": {"crc32c": CRC}}}
+GOOD = {
+    "state": "verified",
+    "bytes": 5,
+    "receipt": {"level": "whole_digest", "digests": {"crc32c": CRC}},
+}
 
 
 # -- answers
@@ -52,7 +56,9 @@ def test_a_right_answer_is_right() -> None:
         (200, {}, {"content-length": "5"}),
     ],
 )
-def test_a_wrong_answer_is_found(status: int, change: dict[str, object], there: dict[str, str] | None) -> None:
+def test_a_wrong_answer_is_found(
+    status: int, change: dict[str, object], there: dict[str, str] | None
+) -> None:
     assert wrong(status, json.dumps(GOOD | change), 5, there)
     assert wrong(200, "no JSON", 5, there)
 
@@ -61,7 +67,10 @@ PROBLEM = {"detail": "the source said 404", "side": "source"}
 
 
 def test_a_right_refusal_is_right() -> None:
-    assert wrong_refusal(502, "application/problem+json", json.dumps(PROBLEM), "source", there=False) is None
+    assert (
+        wrong_refusal(502, "application/problem+json", json.dumps(PROBLEM), "source", there=False)
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,9 @@ def test_the_slope_is_that_of_the_line_and_the_beginning_does_not_count() -> Non
     assert slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
     assert slope([(0, 1)]) == 0
     vitals = Vitals([], settle=30)
-    vitals.beats = [Beat(float(at), (1000 if at < 30 else 1) * 2**20, 10 + at // 60) for at in range(0, 180)]
+    vitals.beats = [
+        Beat(float(at), (1000 if at < 30 else 1) * 2**20, 10 + at // 60) for at in range(0, 180)
+    ]
     assert vitals.rss_slope == pytest.approx(0)
     assert 0.5 < vitals.descriptor_slope < 1.5
     assert vitals.minutes == pytest.approx(149 / 60)
@@ -149,16 +160,31 @@ def test_vitals_of_a_living_process() -> None:
 
 def locust(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run locust on our file."""
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), *words]
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        str(ROOT / "loadtests" / "locustfile.py"),
+        *words,
+    ]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LOAD_")}
     return subprocess.run(
-        command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=ROOT,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
 def test_locust_finds_every_user() -> None:
     listed = locust("--list").stdout.split()
-    assert {"SmallFiles", "BigFiles", "Mixed", "SlowClouds", "Saboteur", "Watcher"} == set(listed) - {
+    assert {"SmallFiles", "BigFiles", "Mixed", "SlowClouds", "Saboteur", "Watcher"} == set(
+        listed
+    ) - {
         "Available",
         "Users:",
     }
@@ -169,7 +195,9 @@ def test_shapes_have_users_to_the_end() -> None:
         "from loadtests.shapes import STAGES, users_at\n"
         "print([[users_at(s, share / 100, 20) for share in range(0, 101, 10)] for s in STAGES.values()])"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     ramp, spike, soak = json.loads(done.stdout.replace("None", "null"))
     assert ramp == [*range(2, 21, 2), None]
     assert max(spike[:-1]) == 20 and min(spike[:-1]) == 2 and spike[-1] is None
@@ -181,11 +209,17 @@ def test_shapes_have_users_to_the_end() -> None:
     [
         (["--headless", "-t", "5s", "NoSuchFiles"], {}, "NoSuchFiles"),
         (["--headless", "-t", "5s"], {"LOAD_SHAPE": "wave"}, "there are ramp, spike, soak"),
-        (["--headless", "-t", "5s", "--host", "http://127.0.0.1:9", "SmallFiles"], {}, "where the relay should be"),
+        (
+            ["--headless", "-t", "5s", "--host", "http://127.0.0.1:9", "SmallFiles"],
+            {},
+            "where the relay should be",
+        ),
     ],
     ids=["no such scenario", "no such shape", "no relay"],
 )
-def test_bad_input_gets_one_clear_line(words: list[str], environment: dict[str, str], said: str) -> None:
+def test_bad_input_gets_one_clear_line(
+    words: list[str], environment: dict[str, str], said: str
+) -> None:
     done = locust(*words, **environment)
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
@@ -229,7 +263,12 @@ def test_objects_are_whole_by_size_and_digest() -> None:
 def test_what_the_ladder_must_show() -> None:
     good = [row("1", 60, 60, disk=10**9), row("7", 100, 90), row("8b", 5, 3)]
     assert all(met for _, met in verdicts(good))
-    for bad in (row("8b", 7, 3), row("8b", 5, 10), row("8b", 5, 3, disk=1), row("8b", 5, 3, whole=23)):
+    for bad in (
+        row("8b", 7, 3),
+        row("8b", 5, 10),
+        row("8b", 5, 3, disk=1),
+        row("8b", 5, 3, whole=23),
+    ):
         assert [met for _, met in verdicts([*good[:2], bad])].count(False) == 1
     failed = Row(RUNGS[0], OBJECTS, failure="ended with 1: boom")
     assert "boom" in table([failed, *good], 1)
@@ -246,13 +285,21 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_rung_that_ran() -> None:
 @pytest.mark.parametrize("program", ["loadtests.ladder", "loadtests.peers"])
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("--json", "/nowhere/x"), "/nowhere is not a folder"), (("--write", "CHANGELOG.md"), "CHANGELOG.md has no <!--")],
+    [
+        (("--json", "/nowhere/x"), "/nowhere is not a folder"),
+        (("--write", "CHANGELOG.md"), "CHANGELOG.md has no <!--"),
+    ],
 )
 def test_what_could_not_be_written_in_the_end_is_said_before_anything_is_measured(
     program: str, words: tuple[str, str], said: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", program, *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", program, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr

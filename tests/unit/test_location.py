@@ -8,7 +8,14 @@ from relay import errors
 from relay.errors import RedirectRefused, RequestError
 from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES
 from relay.identity import same_object
-from relay.location import Location, Origin, literal_address, parse_headers, parse_location, redirected
+from relay.location import (
+    Location,
+    Origin,
+    literal_address,
+    parse_headers,
+    parse_location,
+    redirected,
+)
 
 Row = tuple[str, str, str]  # the row's id, the input, the slug of the right answer
 
@@ -33,7 +40,18 @@ REFUSED: list[Row] = [
     ),
     *(
         ("B26", url, "invalid-url")
-        for url in ("", "x", "/x", "./x", "?x", "http:///x", "http:x", "http:/host/x", "//host/x", "http://")
+        for url in (
+            "",
+            "x",
+            "/x",
+            "./x",
+            "?x",
+            "http:///x",
+            "http:x",
+            "http:/host/x",
+            "//host/x",
+            "http://",
+        )
     ),
     ("B38", "http://127.0.0.1\\@evil.com/", "invalid-url"),
     ("B38", "http://evil.com\\@127.0.0.1/", "invalid-url"),
@@ -96,7 +114,18 @@ REFUSED: list[Row] = [
     ),
     *(
         ("B43", f"http://host/{text}", "invalid-url")
-        for text in ("a\r\nb", "a\nb", "a\0b", "a b", "a\tb", "?a\r\nb", "?a b", "a\x7fb", "#a\nb", "?a\0")
+        for text in (
+            "a\r\nb",
+            "a\nb",
+            "a\0b",
+            "a b",
+            "a\tb",
+            "?a\r\nb",
+            "?a b",
+            "a\x7fb",
+            "#a\nb",
+            "?a\0",
+        )
     ),
     ("B44", "http://host/" + "a" * 9 * 1024, "url-too-long"),
     ("B44", "http://host/?" + "&".join("a=b" for _ in range(10**5)), "url-too-long"),
@@ -126,7 +155,10 @@ REFUSED: list[Row] = [
 
 # As a source these are sent as they are; nothing of the kind is ever written.
 REFUSED_AS_DESTINATION: list[Row] = [
-    *(("B57", path, "unsafe-key") for path in ("//a", "/a//b", "/a//", "/%2fa", "/a%2f%2fb", "/a%5cb", "/a%5C")),
+    *(
+        ("B57", path, "unsafe-key")
+        for path in ("//a", "/a//b", "/a//", "/%2fa", "/a%2f%2fb", "/a%5cb", "/a%5C")
+    ),
     *(
         ("B59", f"/a{text}b", "unsafe-key")
         for text in (
@@ -153,20 +185,40 @@ def _ids(rows: list[Row]) -> list[str]:
 def test_refuses_what_no_side_may_be(row: str, text: str, code: str, destination: bool) -> None:
     with pytest.raises(RequestError) as caught:
         parse_location(text, pointer="/source/url", destination=destination)
-    assert (caught.value.code, caught.value.status, caught.value.pointer) == (code, 422, "/source/url")
+    assert (caught.value.code, caught.value.status, caught.value.pointer) == (
+        code,
+        422,
+        "/source/url",
+    )
 
 
-@pytest.mark.parametrize(("row", "path", "code"), REFUSED_AS_DESTINATION, ids=_ids(REFUSED_AS_DESTINATION))
+@pytest.mark.parametrize(
+    ("row", "path", "code"), REFUSED_AS_DESTINATION, ids=_ids(REFUSED_AS_DESTINATION)
+)
 def test_refuses_to_write_what_it_would_read(row: str, path: str, code: str) -> None:
     assert parse_location(f"http://host{path}").target == path
     with pytest.raises(RequestError) as caught:
         parse_location(f"http://host{path}", destination=True, pointer="/destination")
-    assert (caught.value.code, caught.value.status, caught.value.pointer) == (code, 422, "/destination")
+    assert (caught.value.code, caught.value.status, caught.value.pointer) == (
+        code,
+        422,
+        "/destination",
+    )
 
 
 @pytest.mark.parametrize(
     "host",
-    ["2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "127.0.1", "127.0.0.1", "LOCALHOST.", "0"],
+    [
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "127.1",
+        "127.0.1",
+        "127.0.0.1",
+        "LOCALHOST.",
+        "0",
+    ],
     ids=lambda host: f"B28-{host}",
 )
 def test_leaves_numeric_hosts_to_the_address_policy(host: str) -> None:
@@ -210,18 +262,24 @@ def test_B45_strips_the_fragment() -> None:
     assert parse_location("http://host?#").target == "/?"
 
 
-@pytest.mark.parametrize("text", ["https://h/img#1.jpg", "https://h/a?b#c", "https://h/folder/#", "https://h/a#"])
+@pytest.mark.parametrize(
+    "text", ["https://h/img#1.jpg", "https://h/a?b#c", "https://h/folder/#", "https://h/a#"]
+)
 def test_a_destination_has_no_fragment(text: str) -> None:
     """Nothing of it is sent: img#1.jpg and img#2.jpg would be written one over the other."""
     with pytest.raises(errors.InvalidURL, match="'#'") as caught:
         parse_location(text, destination=True, pointer="/destination")
     assert "%23" in caught.value.hint
     assert caught.value.pointer == "/destination"
-    assert parse_location(text.replace("#", "%23"), destination=True).target.endswith(text.partition("#")[2])
+    assert parse_location(text.replace("#", "%23"), destination=True).target.endswith(
+        text.partition("#")[2]
+    )
 
 
 def test_the_parts_of_a_location() -> None:
-    location = parse_location("HTTPS://Host.Example:8443/a/b%20c?d=e", method="PUT", headers={"X-A": "1"})
+    location = parse_location(
+        "HTTPS://Host.Example:8443/a/b%20c?d=e", method="PUT", headers={"X-A": "1"}
+    )
     assert location.origin == Origin("https", "host.example", 8443)
     assert str(location.origin) == "https://host.example:8443"
     assert (location.path, location.query, location.name) == ("/a/b%20c", "d=e", "b c")
@@ -282,7 +340,9 @@ def test_name(url: str, name: str) -> None:
 
 
 def test_B46_prints_without_secrets() -> None:
-    location = parse_location("https://host:8443/a/b?sig=hunter2", headers=[("Authorization", "Bearer hunter3")])
+    location = parse_location(
+        "https://host:8443/a/b?sig=hunter2", headers=[("Authorization", "Bearer hunter3")]
+    )
     assert str(location) == "https://host:8443/a/b?…"
     assert repr(location) == "<Location https://host:8443/a/b?…>"
     assert f"{location}" == str(location)
@@ -339,10 +399,13 @@ def test_named() -> None:
         parse_location("http://h/dir").named("x")
 
 
-# -- headers ----------------------------------------------------------------------------------------------
+# -- headers
+# ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["a\r\nb", "a\rb", "a\nb", "a\0b", "Ā", "a\x7f", "a\x85", "a ", "a\t", "", "\ud800"])
+@pytest.mark.parametrize(
+    "value", ["a\r\nb", "a\rb", "a\nb", "a\0b", "Ā", "a\x7f", "a\x85", "a ", "a\t", "", "\ud800"]
+)
 def test_B51_values(value: str) -> None:
     with pytest.raises(errors.InvalidHeader) as caught:
         parse_headers({"X-A": value}, "/source/headers")
@@ -358,7 +421,13 @@ B52 += "Proxy-Authorization X-Forwarded-For"
 
 @pytest.mark.parametrize(
     "name",
-    [*B52.split(), *FORBIDDEN, *(prefix + "x" for prefix in FORBIDDEN_PREFIXES), "Content_Length", "HOST"],
+    [
+        *B52.split(),
+        *FORBIDDEN,
+        *(prefix + "x" for prefix in FORBIDDEN_PREFIXES),
+        "Content_Length",
+        "HOST",
+    ],
 )
 def test_B52_names_that_are_relays(name: str) -> None:
     with pytest.raises(errors.ForbiddenHeader) as caught:
@@ -367,7 +436,8 @@ def test_B52_names_that_are_relays(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "a:", "é", "", "a\n", "a\r\nX: y", "(a)", "a/b", "A" * 257, "Authorization: secret"]
+    "name",
+    ["a b", "a:", "é", "", "a\n", "a\r\nX: y", "(a)", "a/b", "A" * 257, "Authorization: secret"],
 )
 def test_B53_names(name: str) -> None:
     with pytest.raises(errors.InvalidHeader) as caught:
@@ -414,7 +484,8 @@ def test_what_is_no_string_is_refused() -> None:
             parse_headers(pairs)  # type: ignore[arg-type]
 
 
-# -- redirects --------------------------------------------------------------------------------------------
+# -- redirects
+# --------------------------------------------------------------------------------------------
 
 BASE = parse_location("http://a/b/c/d;p?q", headers={"Authorization": "x"})
 
@@ -460,7 +531,9 @@ def test_resolves_a_reference(reference: str, target: str) -> None:
     assert (there.origin, there.target, there.headers) == (BASE.origin, target, BASE.headers)
 
 
-@pytest.mark.parametrize("reference", ["http://b/x", "//b/x", "http://a:8080/x", "https://a/x", "http://a./x"])
+@pytest.mark.parametrize(
+    "reference", ["http://b/x", "//b/x", "http://a:8080/x", "https://a/x", "http://a./x"]
+)
 def test_credentials_never_cross_an_origin(reference: str) -> None:
     start = parse_location("http://a/", method="PUT", headers={"Authorization": "x"})
     there = redirected(start, reference)
@@ -500,7 +573,8 @@ def test_B37_refuses_a_redirect(base: str, reference: str) -> None:
         assert "hunter2" not in str(caught.value)
 
 
-# -- one object -------------------------------------------------------------------------------------------
+# -- one object
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

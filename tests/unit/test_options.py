@@ -1,4 +1,5 @@
-"""What the options of a remote mean: heeded, or refused where they would change what is read or written."""
+"""What the options of a remote mean: heeded, or refused where they would change what is read or
+written."""
 
 from __future__ import annotations
 
@@ -14,11 +15,22 @@ from relay.stores.s3.client import S3Account, key_of
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 
-def remotes(type: str, aws: S3Config | None = None, folders: tuple[Path, ...] | None = None, **options: str) -> Remotes:
+def remotes(
+    type: str, aws: S3Config | None = None, folders: tuple[Path, ...] | None = None, **options: str
+) -> Remotes:
     found = aws or S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"))
-    keys = {"access_key_id": "k", "secret_access_key": "s"} if type == "s3" and "env_auth" not in options else {}
+    keys = (
+        {"access_key_id": "k", "secret_access_key": "s"}
+        if type == "s3" and "env_auth" not in options
+        else {}
+    )
     return Remotes(
-        {"r": {"type": type, **(keys | options)}}, {}, Path("/nowhere"), lambda _: found, list, folders=folders
+        {"r": {"type": type, **(keys | options)}},
+        {},
+        Path("/nowhere"),
+        lambda _: found,
+        list,
+        folders=folders,
     )
 
 
@@ -53,9 +65,12 @@ def test_awss_own_addressing_style_is_heeded() -> None:
 
 @pytest.mark.parametrize("options", [{"env_auth": "true"}, {"profile": "other"}])
 def test_a_remotes_own_key_comes_before_those_of_the_environment(options: dict[str, str]) -> None:
-    """As in rclone ("Only applies if access_key_id and secret_access_key is blank"): another key is another account."""
+    """As in rclone ("Only applies if access_key_id and secret_access_key is blank"): another key is
+    another account."""
     keys = {"access_key_id": "OWN", "secret_access_key": "s"}
-    account = cast(S3Account, remotes("s3", endpoint=ENDPOINT, **keys, **options).locate("r:bkt/a").account)
+    account = cast(
+        S3Account, remotes("s3", endpoint=ENDPOINT, **keys, **options).locate("r:bkt/a").account
+    )
     credentials = account.signer.credentials()
     assert credentials is not None
     assert credentials.key_id == "OWN"
@@ -101,7 +116,9 @@ def test_what_can_not_be_heeded_is_refused(type: str, option: str) -> None:
 
 @pytest.mark.parametrize("type", ["http", "webdav"])
 def test_headers_go_along(type: str) -> None:
-    found = remotes(type, url="https://h/", headers='X-Key,abc,"Accept-Language","a, b"').locate("r:f")
+    found = remotes(type, url="https://h/", headers='X-Key,abc,"Accept-Language","a, b"').locate(
+        "r:f"
+    )
     assert {("X-Key", "abc"), ("Accept-Language", "a, b")} <= set(found.headers)
 
 
@@ -119,7 +136,9 @@ def test_an_alias_of_a_path_is_that_folder(tmp_path: Path) -> None:
         remotes("alias", folders=(tmp_path / "in",), remote="/etc").locate("r:passwd")
 
 
-@pytest.mark.parametrize("bucket", ["tenant:bkt", ":bkt", "Old_Name", "UPPER.case", "a", "_x", "b" * 255])
+@pytest.mark.parametrize(
+    "bucket", ["tenant:bkt", ":bkt", "Old_Name", "UPPER.case", "a", "_x", "b" * 255]
+)
 def test_names_that_a_stores_own_accounts_have_are_taken(bucket: str) -> None:
     found = remotes("s3", endpoint=ENDPOINT).locate(f"r:{bucket}/a b")
     assert found.path == f"/{bucket.replace(':', '%3A')}/a%20b"
@@ -134,7 +153,11 @@ def test_what_is_no_bucket_is_refused(bucket: str) -> None:
         split_key(f"{bucket}/k", destination=False)
 
 
-@pytest.mark.parametrize("name", ["storage_class", "acl", "server_side_encryption", "sse_kms_key_id"])
+@pytest.mark.parametrize(
+    "name", ["storage_class", "acl", "server_side_encryption", "sse_kms_key_id"]
+)
 def test_what_goes_along_with_an_upload_can_be_sent(name: str) -> None:
     with pytest.raises(RelayError, match="cannot be sent"):
-        remotes("s3", endpoint=ENDPOINT, **{name: "A\r\nX-Planted: yes"}).locate("r:bkt/a", destination=True)
+        remotes("s3", endpoint=ENDPOINT, **{name: "A\r\nX-Planted: yes"}).locate(
+            "r:bkt/a", destination=True
+        )

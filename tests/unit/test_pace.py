@@ -20,7 +20,8 @@ class Clock:
 
 
 def paced(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
-    """Return the pace of one that has moved so many objects a second for ten seconds, with turns of so many seconds."""
+    """Return the pace of one that has moved so many objects a second for ten seconds, with turns of
+    so many seconds."""
     clock = Clock()
     pace = PrefetchSizer(slots, clock)
     for _ in range(100):
@@ -47,7 +48,9 @@ def test_who_waits_for_the_lock_claims_further_ahead_and_asks_earlier() -> None:
     free, kept = paced(200, 0.01), paced(200, 0.08)
     assert kept.ahead > free.ahead
     assert kept.low > free.low
-    assert kept.low == pytest.approx(200 * 2 * 0.08, abs=1)  # it just lasts for a turn, and as long again
+    assert kept.low == pytest.approx(
+        200 * 2 * 0.08, abs=1
+    )  # it just lasts for a turn, and as long again
     assert kept.low <= kept.ahead // 2
 
 

@@ -1,4 +1,5 @@
-"""The pump on real TCP pairs: which way it takes, what it leaves behind, and that it lets others run."""
+"""The pump on real TCP pairs: which way it takes, what it leaves behind, and that it lets others
+run."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ import pytest
 
 from relay.config import Limits
 from relay.digest import Digester
-from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, LeaseLost, SourceTruncated, Stalled
+from relay.errors import (
+    Cancelled,
+    ConnectionLost,
+    IntegrityMismatch,
+    LeaseLost,
+    SourceTruncated,
+    Stalled,
+)
 from relay.wire import pump as pumping
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPES, Buffers, Loan, Pipes
@@ -64,7 +72,8 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @dataclass
 class Bench:
-    """A pump's two connections: what is fed into the far source, and what the far destination takes."""
+    """A pump's two connections: what is fed into the far source, and what the far destination
+    takes."""
 
     body: Body
     outlet: BodyWriter
@@ -76,7 +85,8 @@ class Bench:
     threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run a far end's work in a native thread of its own; that its connection breaks is no error of it."""
+        """Run a far end's work in a native thread of its own; that its connection breaks is no
+        error of it."""
 
         def run() -> None:
             with contextlib.suppress(OSError):
@@ -106,16 +116,27 @@ class Bench:
 
 
 @contextmanager
-def bench(head: bytes, *pieces: bytes, chunked: bool = False, limits: Limits = LIMITS) -> Iterator[Bench]:
-    """Set up a source that answers with `head` and sends `pieces` (and then its FIN), and a silent destination."""
-    with connected() as (near_source, far_source), connected() as (near_destination, far_destination):
+def bench(
+    head: bytes, *pieces: bytes, chunked: bool = False, limits: Limits = LIMITS
+) -> Iterator[Bench]:
+    """Set up a source that answers with `head` and sends `pieces` (and then its FIN), and a silent
+    destination."""
+    with (
+        connected() as (near_source, far_source),
+        connected() as (near_destination, far_destination),
+    ):
         meter = Watchdog(limits)
         far_source.sendall(head)
         stream, out = Stream(near_source, "source"), Stream(near_destination, "destination")
         answer = ResponseReader(stream, meter).wait(2)
         assert answer is not None
         body = Body(stream, framing_of("GET", answer, "source"), answer, meter, lambda *_: None)
-        made = Bench(body, BodyWriter(out, meter, ResponseReader(out, meter), chunked), far_source, far_destination)
+        made = Bench(
+            body,
+            BodyWriter(out, meter, ResponseReader(out, meter), chunked),
+            far_source,
+            far_destination,
+        )
 
         def feed() -> None:
             for piece in pieces:
@@ -141,7 +162,8 @@ def by(way: str, body: Body) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Fail a test after which a descriptor is open that was not before, or a borrowed buffer did not come back."""
+    """Fail a test after which a descriptor is open that was not before, or a borrowed buffer did
+    not come back."""
     PIPES.close()
     before = set(os.listdir("/proc/self/fd"))
     yield
@@ -200,13 +222,22 @@ def test_what_came_with_the_head_is_not_lost(spliced: list[int]) -> None:
 
 
 @pytest.mark.parametrize("verify", ["size", "auto"])
-@pytest.mark.parametrize(("here", "there"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("here", "there"), [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_a_transfer_is_spliced_only_from_plain_to_plain_at_level_size(
-    engine: Engine, certificates: Certificates, spliced: list[int], here: bool, there: bool, verify: str
+    engine: Engine,
+    certificates: Certificates,
+    spliced: list[int],
+    here: bool,
+    there: bool,
+    verify: str,
 ) -> None:
     cloud = Cloud()
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA)), certificates.server if here else None) as source,
+        Peer(
+            serving(Cloud(), sending(GET_HEAD, CLOUD_DATA)), certificates.server if here else None
+        ) as source,
         Peer(keeping(cloud), certificates.server if there else None) as destination,
     ):
         engine.migrate(source.url(), destination.url("/b"), verify=verify)
@@ -257,7 +288,8 @@ def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
 
 
 def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> None:
-    """The sockets between hold less than one piece, so that every larger one makes the pump wait."""
+    """The sockets between hold less than one piece, so that every larger one makes the pump
+    wait."""
     data = DATA[: 20 * SMALLEST_PIECE]  # windows this small are slow: the kernel acknowledges late
     with bench(BY_LENGTH % len(data), limits=replace(LIMITS, stall_seconds=30)) as made:
         made.body.connection.leftover = data
@@ -283,7 +315,8 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> Non
 @pytest.mark.parametrize("size", [0, 1, 5000, len(DATA)])
 @pytest.mark.parametrize("room", [4096, 1 << 20])
 def test_the_tail_follows_the_last_byte_once(size: int, room: int) -> None:
-    """Whether the socket takes all at once, or a little at a time; and only the payload counts as sent."""
+    """Whether the socket takes all at once, or a little at a time; and only the payload counts as
+    sent."""
     data, asked = DATA[:size], []
     with bench(BY_LENGTH % size, data, limits=replace(LIMITS, stall_seconds=30)) as made:
         made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
@@ -311,13 +344,16 @@ def test_no_tail_follows_a_body_that_is_cut_off() -> None:
 
 
 def test_a_tail_that_the_socket_does_not_take_comes_later() -> None:
-    """What stands before the body, the body and the tail are three pieces of one call, which may end in any of them."""
+    """What stands before the body, the body and the tail are three pieces of one call, which may
+    end in any of them."""
     for taken in range(12):
         with connected() as (near, far):
             stream = Stream(near, "destination")
             assert stream.write_now(memoryview(b"before"), more=True) == 6
             whole = stream._push
-            stream._push = lambda pieces, flags=0, n=taken, push=whole: push((b"".join(pieces)[:n],))  # type: ignore[method-assign]
+            stream._push = lambda pieces, flags=0, n=taken, push=whole: push(
+                (b"".join(pieces)[:n],)
+            )  # type: ignore[method-assign]
             count = stream.write_both(memoryview(b"body"), b"tail")
             stream._push = whole  # type: ignore[method-assign]
             assert count == max(0, taken - 6)
@@ -331,11 +367,15 @@ def test_a_tail_that_the_socket_does_not_take_comes_later() -> None:
 
 FEEDER = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); b = bytes(1 << 20)\n"
 FEEDING = FEEDER + "for _ in range(int(sys.argv[2])): s.sendall(b)\n"
-TAKING = FEEDER + "n = 0; v = memoryview(bytearray(1 << 20))\nwhile c := s.recv_into(v): n += c\nprint(n)"
+TAKING = (
+    FEEDER
+    + "n = 0; v = memoryview(bytearray(1 << 20))\nwhile c := s.recv_into(v): n += c\nprint(n)"
+)
 
 
 def starved() -> float:
-    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5): schedstat)."""
+    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5):
+    schedstat)."""
     with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
         return int(file.read().split()[1]) / 1e9
 
@@ -343,9 +383,9 @@ def starved() -> float:
 class Ticker:
     """Wakes every 5 ms, and keeps by how much it was too late at most.
 
-    Not the wall clock's word alone: with more busy processes than cores the kernel makes anybody late. What this
-    thread waited for a core is taken off; what it computed, and what it waited for in a system call, is not.
-    """
+    Not the wall clock's word alone: with more busy processes than cores the kernel makes anybody
+    late. What this thread waited for a core is taken off; what it computed, and what it waited for
+    in a system call, is not."""
 
     def __init__(self) -> None:
         self.latest, self.ticks = 0.0, 0
@@ -402,10 +442,14 @@ def test_a_pump_that_never_waits_lets_others_run(way: str) -> None:
 
 
 def test_two_pumps_take_turns() -> None:
-    """All of both lies ready, so neither ever waits for its source: still neither comes wholly before the other."""
+    """All of both lies ready, so neither ever waits for its source: still neither comes wholly
+    before the other."""
     order: list[str] = []
     limits = replace(Limits(), yield_seconds=0.0005, buffer_bytes=SMALLEST_PIECE)
-    with bench(BY_LENGTH % len(DATA), limits=limits) as one, bench(BY_LENGTH % len(DATA), limits=limits) as two:
+    with (
+        bench(BY_LENGTH % len(DATA), limits=limits) as one,
+        bench(BY_LENGTH % len(DATA), limits=limits) as two,
+    ):
 
         def run(name: str, made: Bench) -> bool:
             write = made.outlet.write
@@ -443,7 +487,9 @@ def test_draining_lets_others_run_and_counts() -> None:
 @WAYS
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize("size", [len(DATA), 1000])
-def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(way: str, good: bool, size: int) -> None:
+def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(
+    way: str, good: bool, size: int
+) -> None:
     """Where it says no they never go out, and neither connection can be used again."""
     asked: list[int] = []
     with bench(BY_LENGTH % size, DATA[:size]) as made:
@@ -484,7 +530,8 @@ def test_an_answer_that_is_there_already_spares_every_byte(way: str) -> None:
 @WAYS
 @pytest.mark.parametrize("goes", ["stays", "hangs up"])
 def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
-    """The destination reads no further; the pump sits in a wait to write when the answer comes, and is woken."""
+    """The destination reads no further; the pump sits in a wait to write when the answer comes, and
+    is woken."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
         by(way, made.body)
 
@@ -520,7 +567,8 @@ def test_a_destination_that_hangs_up_without_a_word_stops_the_pump(way: str) -> 
 
 @WAYS
 def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
-    """Not at once (nobody looks while waiting for the source), but before the next byte is written."""
+    """Not at once (nobody looks while waiting for the source), but before the next byte is
+    written."""
     with bench(BY_LENGTH % len(DATA)) as made:
         by(way, made.body)
 
@@ -563,7 +611,9 @@ def test_a_source_that_is_reset_is_lost(way: str) -> None:
 
         def work() -> None:
             made.source.sendall(DATA[:1000])
-            made.received += made.destination.recv(1000)  # the pump waits for more now, or soon will
+            made.received += made.destination.recv(
+                1000
+            )  # the pump waits for more now, or soon will
             reset(made.source)
 
         made.start(work)
@@ -574,7 +624,8 @@ def test_a_source_that_is_reset_is_lost(way: str) -> None:
 
 @WAYS
 def test_a_destination_that_is_reset_is_lost(way: str) -> None:
-    """Whether the RST is seen by a look for an answer or by a write is luck; it is never a whole upload."""
+    """Whether the RST is seen by a look for an answer or by a write is luck; it is never a whole
+    upload."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
         by(way, made.body)
 
@@ -626,10 +677,19 @@ def test_a_cancel_is_seen_by_a_pump(way: str, pieces: int) -> None:
 @pytest.mark.parametrize("size", [1, 50_000, len(DATA)])
 @pytest.mark.parametrize(
     ("framing", "to_chunked"),
-    [("length", False), ("length", True), ("chunked", True), ("promised", False), ("promised", True)],
+    [
+        ("length", False),
+        ("length", True),
+        ("chunked", True),
+        ("promised", False),
+        ("promised", True),
+    ],
 )
-def test_damage_is_found_before_the_upload_can_be_whole(framing: str, size: int, to_chunked: bool) -> None:
-    """The source's declared digest is another one: what went out lacks its last byte, or the last chunk."""
+def test_damage_is_found_before_the_upload_can_be_whole(
+    framing: str, size: int, to_chunked: bool
+) -> None:
+    """The source's declared digest is another one: what went out lacks its last byte, or the last
+    chunk."""
     data = DATA[:size]
     head, feed = (BY_LENGTH % size, data) if framing == "length" else (CHUNKED, coded(data))
     with bench(head, feed, chunked=to_chunked) as made:
@@ -675,7 +735,8 @@ def test_an_empty_pipe_is_kept_for_the_next() -> None:
 
 
 def test_a_pipe_with_bytes_in_it_is_never_used_again() -> None:
-    """Broken off while bytes lay in the pipe: with another's object these would be somebody else's bytes."""
+    """Broken off while bytes lay in the pipe: with another's object these would be somebody else's
+    bytes."""
     with bench(BY_LENGTH % (10 * len(DATA)), *[DATA] * 10) as made:
         job = gevent.spawn(pump, made.body, made.outlet)
         while not made.outlet.waited:  # nobody reads: it will wait with a full pipe

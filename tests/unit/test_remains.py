@@ -11,7 +11,12 @@ from typing import cast
 import pytest
 
 from relay.config import Settings
-from relay.engine.cleanup import FailedUpload, remove_failed_upload, remove_lost_uploads, remove_object
+from relay.engine.cleanup import (
+    FailedUpload,
+    remove_failed_upload,
+    remove_lost_uploads,
+    remove_object,
+)
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer.attempt import Attempt
@@ -20,7 +25,14 @@ from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.conversions import settlement_of
-from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
+from relay.errors import (
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    Unavailable,
+)
 from relay.ledger.rows import Claim, PriorState
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
@@ -36,7 +48,13 @@ def left(error: RelayError, place: str) -> RelayError:
 
 def receipt() -> Receipt:
     return Receipt(
-        level=Level.READ_BACK, bytes=1, digests={}, source=Version(), destination=Version(), attempts=2, bytes_resent=0
+        level=Level.READ_BACK,
+        bytes=1,
+        digests={},
+        source=Version(),
+        destination=Version(),
+        attempts=2,
+        bytes_resent=0,
     )
 
 
@@ -61,8 +79,14 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
     monkeypatch.setattr(Attempt, "run", run)
 
 
-def test_a_later_failure_says_what_an_earlier_one_left(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
-    ending(monkeypatch, left(Unavailable("first", side="destination"), "place/one"), Rejected("last", side="source"))
+def test_a_later_failure_says_what_an_earlier_one_left(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+) -> None:
+    ending(
+        monkeypatch,
+        left(Unavailable("first", side="destination"), "place/one"),
+        Rejected("last", side="source"),
+    )
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("A partial object may remain at place/one") == 1
@@ -76,7 +100,9 @@ def test_of_one_place_it_is_said_once(monkeypatch: pytest.MonkeyPatch, transfer:
     assert raised.value.hint.count("may remain") == 1
 
 
-def test_a_good_end_notes_what_was_left_elsewhere(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+def test_a_good_end_notes_what_was_left_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+) -> None:
     done = Outcome("id", State.VERIFIED, SOURCE, PLACE, 1, 0.1, receipt())
     ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
     ended = transfer.run()
@@ -84,7 +110,9 @@ def test_a_good_end_notes_what_was_left_elsewhere(monkeypatch: pytest.MonkeyPatc
     assert [note for note in ended.receipt.notes if "place/.temporary" in note]
 
 
-def test_what_lay_at_the_object_s_own_place_is_replaced(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+def test_what_lay_at_the_object_s_own_place_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+) -> None:
     done = Outcome("id", State.VERIFIED, SOURCE, PLACE, 1, 0.1, receipt())
     ending(monkeypatch, left(Unavailable("busy", side="destination"), str(PLACE)), done)
     ended = transfer.run()
@@ -95,7 +123,9 @@ def test_what_was_left_elsewhere_is_kept_with_the_row_whatever_the_end(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
-        done = Outcome("id", state, SOURCE, PLACE, 1, 0.1, None if state is State.SKIPPED else receipt())
+        done = Outcome(
+            "id", state, SOURCE, PLACE, 1, 0.1, None if state is State.SKIPPED else receipt()
+        )
         ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
         claim = Claim(1, "m", 1, "a", None, 1, None, None, 1, 0, 0)
         kept = settlement_of(claim, transfer.run(), 0).remains
@@ -138,7 +168,7 @@ FOLDER = parse_location("http://127.0.0.1/folder/")
 
 
 @pytest.mark.parametrize(
-    ("there", "untold", "told"),
+    ("there", "untold", "reported"),
     [
         (set(), set(), None),
         ({"one.part", "two.upload"}, set(), ["one.part", "two.upload"]),
@@ -146,18 +176,28 @@ FOLDER = parse_location("http://127.0.0.1/folder/")
     ],
 )
 def test_what_a_lost_attempt_left_and_nobody_may_remove_is_told(
-    there: set[str], untold: set[str], told: list[str] | None
+    there: set[str], untold: set[str], reported: list[str] | None
 ) -> None:
     keeps = cast(Destination, Keeps(frozenset(there), frozenset(untold)))
     kept = remove_lost_uploads(keeps, FOLDER, ("one", "two"))
-    assert (None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)) == told
-    assert kept is None or all(f"may remain at {FOLDER}{name}" in kept.hint for name in told or ())
+    assert (
+        None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)
+    ) == reported
+    assert kept is None or all(
+        f"may remain at {FOLDER}{name}" in kept.hint for name in reported or ()
+    )
 
 
-def test_the_receipt_says_what_a_lost_process_left(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+def test_the_receipt_says_what_a_lost_process_left(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+) -> None:
     ending(monkeypatch, Outcome("id", State.SKIPPED, SOURCE, PLACE, 0, 0.1, None))
-    transfer._progress.remains |= left(Unavailable("gone", side="destination"), "place/lost").remains
-    assert transfer.run().notes == ("A partial object may remain at place/lost (refused); look, and delete it.",)
+    transfer._progress.remains |= left(
+        Unavailable("gone", side="destination"), "place/lost"
+    ).remains
+    assert transfer.run().notes == (
+        "A partial object may remain at place/lost (refused); look, and delete it.",
+    )
 
 
 @pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])
@@ -165,7 +205,9 @@ def test_a_name_that_nobody_else_has_is_removed_whatever_its_tag_is_by_then(
     place: Location | None, asked: Version
 ) -> None:
     deleted: list[Version] = []
-    destination = cast(Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version)))
+    destination = cast(
+        Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version))
+    )
     stored = PutResult(Version(etag='"one"'), SOURCE, {}, place=place)
     assert remove_object(destination, stored, Rejected("damaged", side="destination"))
     assert deleted == [asked]
@@ -173,20 +215,29 @@ def test_a_name_that_nobody_else_has_is_removed_whatever_its_tag_is_by_then(
 
 @pytest.mark.parametrize("sendings", [1, 2])
 def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
-    refused = cast(PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary"))
+    refused = cast(
+        PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary")
+    )
     progress = Progress(sendings=sendings)
     terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
-    existing = SimpleNamespace(_terms=terms, _progress=progress, _is_absent=lambda destination, place: True)
+    existing = SimpleNamespace(
+        _terms=terms, _progress=progress, _is_absent=lambda destination, place: True
+    )
     with pytest.raises(Unavailable):
         DestinationCheck.on_precondition_failed(
-            cast(DestinationCheck, existing), refused, cast(Destination, None), PLACE, ObjectInfo(Version(), SOURCE)
+            cast(DestinationCheck, existing),
+            refused,
+            cast(Destination, None),
+            PLACE,
+            ObjectInfo(Version(), SOURCE),
         )
     assert list(progress.remains) == ["place/temporary"]
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (0, 0, 3), (0, 0, 0)])
 def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...]) -> None:
-    """A server may make the file before it writes what came; one that stays empty is nobody's, and told."""
+    """A server may make the file before it writes what came; one that stays empty is nobody's, and
+    told."""
     waiting, deleted = iter(sizes), []
 
     def head(place: Location) -> ObjectInfo:

@@ -1,4 +1,5 @@
-"""From what a user writes to a Location: buckets, endpoints, keys; and how an object is cut into parts."""
+"""From what a user writes to a Location: buckets, endpoints, keys; and how an object is cut into
+parts."""
 
 from __future__ import annotations
 
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engine.multipart.upload import split_into_ranges
-from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
+from relay.errors import (
+    ConfigError,
+    ForbiddenHeader,
+    InvalidType,
+    InvalidURL,
+    Rejected,
+    RequestError,
+    UnsafeKey,
+)
 from relay.identity import same_object
 from relay.location import parse_location
 from relay.stores.interfaces import PartLimits
@@ -33,7 +42,12 @@ BUCKETS = Remotes(aws=lambda profile: config())
     ("endpoint", "region", "bucket", "url"),
     [
         (None, "eu-west-1", "photos", "https://photos.s3.eu-west-1.amazonaws.com/a/b%20c.raw"),
-        (None, "eu-west-1", "photos.old", "https://s3.eu-west-1.amazonaws.com/photos.old/a/b%20c.raw"),
+        (
+            None,
+            "eu-west-1",
+            "photos.old",
+            "https://s3.eu-west-1.amazonaws.com/photos.old/a/b%20c.raw",
+        ),
         (None, "cn-north-1", "photos", "https://photos.s3.cn-north-1.amazonaws.com.cn/a/b%20c.raw"),
         ("https://s3.example:9000", "x", "photos", "https://s3.example:9000/photos/a/b%20c.raw"),
         ("http://s3.example/base/", "x", "Photos_1", "http://s3.example/base/Photos_1/a/b%20c.raw"),
@@ -133,14 +147,19 @@ def test_what_is_too_large_is_refused_before_anything() -> None:
     ("fields", "found"),
     [
         ((("x-amz-checksum-crc64nvme", "AAAAAAAAAAE="),), {"crc64nvme": bytes(7) + b"\x01"}),
-        ((("x-amz-checksum-crc32c", "AAAAAQ=="), ("x-amz-checksum-type", "FULL_OBJECT")), {"crc32c": b"\0\0\0\x01"}),
+        (
+            (("x-amz-checksum-crc32c", "AAAAAQ=="), ("x-amz-checksum-type", "FULL_OBJECT")),
+            {"crc32c": b"\0\0\0\x01"},
+        ),
         ((("x-amz-checksum-crc32c", "AAAAAQ=="), ("x-amz-checksum-type", "COMPOSITE")), {}),
         ((("x-amz-checksum-crc32c", "AAAAAQ==-3"),), {}),
         ((("x-amz-checksum-crc32c", "AAAA"),), {}),
         ((), {}),
     ],
 )
-def test_only_digests_of_the_whole_are_digests(fields: tuple[tuple[str, str], ...], found: dict[str, bytes]) -> None:
+def test_only_digests_of_the_whole_are_digests(
+    fields: tuple[tuple[str, str], ...], found: dict[str, bytes]
+) -> None:
     assert checksums(Head(200, "OK", "1.1", fields)) == found
 
 

@@ -1,4 +1,5 @@
-"""What a migration may be told to go on with: both places again, a list of fresh URLs; and which lists are refused."""
+"""What a migration may be told to go on with: both places again, a list of fresh URLs; and which
+lists are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Migration
 from relay.location import Location
 
-PLACES = {"source": "list+https://a.example/urls.csv?X-Amz-Signature=secret", "destination": "https://b.example/to/"}
+PLACES = {
+    "source": "list+https://a.example/urls.csv?X-Amz-Signature=secret",
+    "destination": "https://b.example/to/",
+}
 
 
 @pytest.fixture
@@ -49,13 +53,16 @@ def runner(tmp_path: Path) -> Iterator[TransferEngine]:
 
 
 def accepted(ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]) -> Migration:
-    """Accept a migration of three objects, the first of which has arrived and has no URL any more."""
+    """Accept a migration of three objects, the first of which has arrived and has no URL any
+    more."""
     order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
     assert listing is not None
     urls = [None, "https://a.example/b?old", "https://a.example/c?old"]
-    ledger.add_page(listing, [Listed(name, url=url) for name, url in zip("abc", urls, strict=True)], None)
+    ledger.add_page(
+        listing, [Listed(name, url=url) for name, url in zip("abc", urls, strict=True)], None
+    )
     ledger.end_listing(listing)
     return ledger.migration(id)
 
@@ -80,7 +87,11 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Transfer
         alone = parse_fresh({"list": given}, migration, runner.remotes)
         assert (alone.spec, str(alone.urls)) == (None, "list+https://a.example/fresh.csv?…")
         assert "secret" not in repr(alone)
-    both = parse_fresh({**PLACES, "list": {"url": given, "headers": {"X-Mine": "secret"}}}, migration, runner.remotes)
+    both = parse_fresh(
+        {**PLACES, "list": {"url": given, "headers": {"X-Mine": "secret"}}},
+        migration,
+        runner.remotes,
+    )
     assert both.spec is not None and both.urls is not None
     assert both.urls.headers == (("X-Mine", "secret"),)
     assert parse_fresh(PLACES, migration, runner.remotes).urls is None
@@ -91,7 +102,11 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Transfer
     ("members", "error", "pointer"),
     [
         ({"source": PLACES["source"]}, MissingMember, "/destination"),
-        ({"destination": PLACES["destination"], "list": "https://a.example/x"}, MissingMember, "/source"),
+        (
+            {"destination": PLACES["destination"], "list": "https://a.example/x"},
+            MissingMember,
+            "/source",
+        ),
         ({"list": 1}, InvalidType, "/list"),
         ({"list": {"url": "https://a.example/x", "method": "GET"}}, UnknownMember, "/list/method"),
         ({"list": ""}, RequestError, "/list"),
@@ -101,7 +116,11 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Transfer
     ],
 )
 def test_what_is_wrong_with_it_is_told(
-    ledger: Ledger, runner: TransferEngine, members: dict[str, Any], error: type[RequestError], pointer: str | None
+    ledger: Ledger,
+    runner: TransferEngine,
+    members: dict[str, Any],
+    error: type[RequestError],
+    pointer: str | None,
 ) -> None:
     with pytest.raises(error) as caught:
         parse_fresh(members, accepted(ledger, runner), runner.remotes)
@@ -112,31 +131,75 @@ def test_what_is_wrong_with_it_is_told(
 # -- what is taken of a list
 
 
-def test_urls_are_taken_by_their_names_and_others_stay(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
+def test_urls_are_taken_by_their_names_and_others_stay(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
     migration = accepted(ledger, runner)
-    refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "url,name", "https://a.example/1?new,a"))
-    assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/c?old"}
-    refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "c,https://a.example/2?new"))
-    assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/2?new"}
+    refresh_urls(
+        ledger,
+        runner,
+        migration,
+        place(runner, tmp_path / "l", "url,name", "https://a.example/1?new,a"),
+    )
+    assert urls_of(ledger) == {
+        "a": None,
+        "b": "https://a.example/b?old",
+        "c": "https://a.example/c?old",
+    }
+    refresh_urls(
+        ledger,
+        runner,
+        migration,
+        place(runner, tmp_path / "l", "name,url", "c,https://a.example/2?new"),
+    )
+    assert urls_of(ledger) == {
+        "a": None,
+        "b": "https://a.example/b?old",
+        "c": "https://a.example/2?new",
+    }
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], type[RelayError], str]] = {
-    "a name": (("name,url", "b,https://a.example/b?new", "x,https://a.example/x?new"), NamesUnknown, "'x'"),
+    "a name": (
+        ("name,url", "b,https://a.example/b?new", "x,https://a.example/x?new"),
+        NamesUnknown,
+        "'x'",
+    ),
     "many": (
-        ("name,url", *(f"n{i},https://a.example/{i}?new" for i in range(2500)), "b,https://a.example/b?new"),
+        (
+            "name,url",
+            *(f"n{i},https://a.example/{i}?new" for i in range(2500)),
+            "b,https://a.example/b?new",
+        ),
         NamesUnknown,
         "'n0', 'n1', 'n2', and 2,497 more",
     ),
     "a text": (("https://a.example/b?X-Amz-Signature=new",), NamesUnknown, "'a.example/b'"),
-    "a line": (("name,url", "b,https://a.example/b?new", "c,nonsense-new"), NamesUnknown, "line 3 of the list"),
-    "twice": (("name,url", "b,https://a.example/b?new", "b,https://a.example/c?new"), InvalidType, "'b' stands twice"),
-    "too long": (("name,url", *(f"{n},https://a.example/{n}?new" for n in "abc")), InvalidType, "more than 2 names"),
+    "a line": (
+        ("name,url", "b,https://a.example/b?new", "c,nonsense-new"),
+        NamesUnknown,
+        "line 3 of the list",
+    ),
+    "twice": (
+        ("name,url", "b,https://a.example/b?new", "b,https://a.example/c?new"),
+        InvalidType,
+        "'b' stands twice",
+    ),
+    "too long": (
+        ("name,url", *(f"{n},https://a.example/{n}?new" for n in "abc")),
+        InvalidType,
+        "more than 2 names",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_list_that_is_refused_has_changed_nothing(
-    ledger: Ledger, runner: TransferEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    ledger: Ledger,
+    runner: TransferEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
     lines, error, said = REFUSED[what]
     if what == "too long":
@@ -159,23 +222,42 @@ def test_a_list_that_is_not_there_is_the_sources_failure(
 ) -> None:
     with pytest.raises(NotFound) as caught:
         refresh_urls(
-            ledger, runner, accepted(ledger, runner), runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True)
+            ledger,
+            runner,
+            accepted(ledger, runner),
+            runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True),
         )
     assert caught.value.side == "source"
 
 
-def test_only_a_migration_of_a_list_takes_one(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
+def test_only_a_migration_of_a_list_takes_one(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
     migration = accepted(ledger, runner, "https://a.example/folder/")
     with pytest.raises(InvalidType, match="not made from a list"):
-        refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+        refresh_urls(
+            ledger,
+            runner,
+            migration,
+            place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"),
+        )
 
 
-def test_not_before_its_own_list_is_read(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
+def test_not_before_its_own_list_is_read(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
     """The rest of that would be taken for other URLs of the same names."""
-    order = MigrationRequest(Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True)
+    order = MigrationRequest(
+        Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True
+    )
     migration = ledger.create(order.spec(runner.remotes))[0]
     with pytest.raises(IllegalTransition, match="not read to its end"):
-        refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+        refresh_urls(
+            ledger,
+            runner,
+            migration,
+            place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"),
+        )
 
 
 def test_a_state_that_forbids_it_is_told_before_the_list_is_read(

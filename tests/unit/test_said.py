@@ -1,4 +1,5 @@
-"""A store's own words for a refusal: found in each of its forms, short, printable, and without what may be secret."""
+"""A store's own words for a refusal: found in each of its forms, short, printable, and without what
+may be secret."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from relay.wire.http1 import Head
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("<Error><Code>EntityTooSmall</Code><Message>Too small</Message></Error>", "EntityTooSmall: Too small"),
         ("\ufeff<?xml version='1.0'?><Error><Code>X</Code></Error>", "X"),
@@ -32,8 +33,8 @@ from relay.wire.http1 import Head
         ("<Error><Message>https://h/k?X-Amz-Signature=abc&amp;b=1 failed</Message></Error>", "https://h/k?… failed"),
     ],
 )  # fmt: skip
-def test_what_a_store_says(text: str, told: str) -> None:
-    assert message_of(text) == told
+def test_what_a_store_says(text: str, reported: str) -> None:
+    assert message_of(text) == reported
 
 
 def test_it_is_short_and_printable() -> None:

@@ -31,7 +31,11 @@ MANY = f"import pytest\n@pytest.mark.parametrize('n', range({FEW + 1}))\ndef tes
     [
         ((PASSES, SHAKY), 0, "SHAKY, passed alone the second time: tests/b/test_1.py::test_shaky"),
         ((FAILS, SHAKY), 1, "once more, alone: tests/"),
-        ((CRASHES, SHAKY), 139, "a process ended in the middle of tests/a/test_0.py::test_crashes (139)"),
+        (
+            (CRASHES, SHAKY),
+            139,
+            "a process ended in the middle of tests/a/test_0.py::test_crashes (139)",
+        ),
         ((MANY, PASSES), 1, f"{FEW + 1} failed, 1 passed"),
     ],
 )
@@ -43,7 +47,8 @@ def test_failed_tests_run_once_more_alone(
     code: int,
     printed: str,
 ) -> None:
-    """A test that passes then is named; one that fails again, many failures, and a crash stay failures."""
+    """A test that passes then is named; one that fails again, many failures, and a crash stay
+    failures."""
     for number, (folder, text) in enumerate(zip("ab", files, strict=True)):
         path = tmp_path / "tests" / folder / f"test_{number}.py"
         path.parent.mkdir(parents=True)
@@ -78,9 +83,21 @@ def test_(server, number, tmp_path, capsys):
 
 def shared(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the tests of a folder in three processes."""
-    command = [sys.executable, "-m", "pytest", "-p", "tests.sharing", "--share", "3", *words, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.sharing",
+        "--share",
+        "3",
+        *words,
+        str(folder),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parents[1])}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+    )
 
 
 def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:

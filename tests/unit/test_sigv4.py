@@ -23,17 +23,23 @@ def authorization(fields: tuple[tuple[str, str], ...]) -> str:
 
 
 def test_the_example_that_aws_publishes() -> None:
-    """docs.aws.amazon.com, "Authenticating Requests: Using the Authorization Header", GET object."""
+    """docs.aws.amazon.com, "Authenticating Requests: Using the Authorization Header", GET
+    object."""
     key = AwsCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     signer = Signer(lambda: key, "us-east-1", clock=lambda: datetime(2013, 5, 24, tzinfo=UTC))
-    # Theirs signs Range too; ours signs only Host and x-amz-*. This is the example of GET Bucket lifecycle.
+    # Theirs signs Range too; ours signs only Host and x-amz-*. This is the example of GET Bucket
+    # lifecycle.
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     fields = signer.fields("GET", "examplebucket.s3.amazonaws.com", "/?lifecycle=", payload=empty)
-    assert authorization(fields).endswith("Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543")
+    assert authorization(fields).endswith(
+        "Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
+    )
 
 
 @pytest.mark.parametrize("token", [None, "a/session+token=="])
-@pytest.mark.parametrize("key", ["a", "a b/c+d", "ü/日本", "x~y_z-1.2", "100%", "a=b&c=d;e", "a//b", "/a", "a///"])
+@pytest.mark.parametrize(
+    "key", ["a", "a b/c+d", "ü/日本", "x~y_z-1.2", "100%", "a=b&c=d;e", "a//b", "/a", "a///"]
+)
 @pytest.mark.parametrize("query", ["", "partNumber=3&uploadId=abc%2Fdef", "uploads="])
 def test_every_signature_is_the_one_of_awss_own_signer(
     monkeypatch: pytest.MonkeyPatch, key: str, query: str, token: str | None
@@ -44,8 +50,12 @@ def test_every_signature_is_the_one_of_awss_own_signer(
     theirs = AWSRequest(method="PUT", url=f"https://{HOST}{target}", headers=dict(more))
     theirs.context["client_config"] = Config(s3={"payload_signing_enabled": False})
     S3SigV4Auth(TheirCredentials("KEY", "SECRET", token), "s3", "eu-central-1").add_auth(theirs)
-    signer = Signer(lambda: AwsCredentials("KEY", "SECRET", token), "eu-central-1", clock=lambda: NOW)
-    assert authorization(signer.fields("PUT", HOST, target, more)) == theirs.headers["Authorization"]
+    signer = Signer(
+        lambda: AwsCredentials("KEY", "SECRET", token), "eu-central-1", clock=lambda: NOW
+    )
+    assert (
+        authorization(signer.fields("PUT", HOST, target, more)) == theirs.headers["Authorization"]
+    )
 
 
 def test_a_new_day_and_new_credentials_give_a_new_key() -> None:
@@ -82,13 +92,14 @@ def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r", " ", "\t", "\r\nX: y", "\u00a0", "\u00e9"])
 @pytest.mark.parametrize("place", ["key_id", "token", "region"])
 def test_what_goes_into_a_field_can_stand_there(place: str, end: str) -> None:
-    """A variable that was filled from a file has the end of a line in it. Nothing of a secret is said."""
-    told = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
-    told[place] += end
-    region = told.pop("region")
+    """A variable that was filled from a file has the end of a line in it. Nothing of a secret is
+    said."""
+    reported = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
+    reported[place] += end
+    region = reported.pop("region")
     with pytest.raises(ConfigError, match="character") as caught:
         Signer(lambda: None, region)
-        AwsCredentials(**told)
+        AwsCredentials(**reported)
     assert "SECRET" not in f"{caught.value.message}{caught.value.hint}"
 
 

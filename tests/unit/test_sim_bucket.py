@@ -57,11 +57,16 @@ def test_every_object_is_listed_once_page_by_page(client: Any) -> None:
 
 def test_prefix_delimiter_start_and_page_size(client: Any) -> None:
     folders = client.list_objects_v2(Bucket="any", Prefix="photos/", Delimiter="/")
-    assert [row["Prefix"] for row in folders["CommonPrefixes"]] == [f"photos/{i:06}/" for i in range(5)]
+    assert [row["Prefix"] for row in folders["CommonPrefixes"]] == [
+        f"photos/{i:06}/" for i in range(5)
+    ]
     inside = client.list_objects_v2(Bucket="any", Prefix="photos/000004/", MaxKeys=7)
     assert (inside["KeyCount"], inside["IsTruncated"]) == (7, True)
     last = client.list_objects_v2(Bucket="any", StartAfter=Keys(COUNT)[COUNT - 3])
-    assert [row["Key"] for row in last["Contents"]] == [Keys(COUNT)[COUNT - 2], Keys(COUNT)[COUNT - 1]]
+    assert [row["Key"] for row in last["Contents"]] == [
+        Keys(COUNT)[COUNT - 2],
+        Keys(COUNT)[COUNT - 1],
+    ]
     assert client.list_objects_v2(Bucket="any", Prefix="nothing/")["KeyCount"] == 0
 
 
@@ -83,9 +88,13 @@ def place(bucket: Bucket, key: str = "") -> Location:
 
 def test_relay_lists_every_object_and_goes_on_behind_any(wire: Wire, bucket: Bucket) -> None:
     store = S3Store(wire, "source", Watchdog(wire.limits))
-    found = [(entry.name, entry.size, entry.etag) for entry in store.list(place(bucket), recursive=True)]
+    found = [
+        (entry.name, entry.size, entry.etag) for entry in store.list(place(bucket), recursive=True)
+    ]
     assert found == [(key, size_of(i), f'"{etag_of(i)}"') for i, key in enumerate(Keys(COUNT))]
-    rest = store.list(place(bucket, "photos/"), recursive=True, after=found[2500][0].removeprefix("photos/"))
+    rest = store.list(
+        place(bucket, "photos/"), recursive=True, after=found[2500][0].removeprefix("photos/")
+    )
     assert [f"photos/{entry.name}" for entry in rest] == [name for name, _, _ in found[2501:]]
     folders = [entry.name for entry in store.list(place(bucket, "photos/"))]
     assert folders == [f"{i:06}/" for i in range(5)]

@@ -1,4 +1,5 @@
-"""The destination shows only whole uploads, says truly what it received, and keeps its conditions."""
+"""The destination shows only whole uploads, says truly what it received, and keeps its
+conditions."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def destination() -> Iterator[Destination]:
 
 @pytest.fixture
 def keeping() -> Iterator[Destination]:
-    with Destination(digests=("crc32c", "crc64nvme", "md5", "sha256"), keep_bytes=1_000_000) as running:
+    with Destination(
+        digests=("crc32c", "crc64nvme", "md5", "sha256"), keep_bytes=1_000_000
+    ) as running:
         yield running
 
 
@@ -38,8 +41,15 @@ def test_put_then_overwrite(destination: Destination) -> None:
     first = put(destination.port, "/a", BODY, Content_Type="text/csv")
     assert (first.status, first.ending) == (201, "open")
     entry = last(destination)
-    assert (entry["path"], entry["method"], entry["size"], entry["complete"]) == ("/a", "PUT", len(BODY), True)
-    assert entry["digests"] == {name: CONTENT.digest(name, "/a", len(BODY)) for name in ("crc32c", "crc64nvme")}
+    assert (entry["path"], entry["method"], entry["size"], entry["complete"]) == (
+        "/a",
+        "PUT",
+        len(BODY),
+        True,
+    )
+    assert entry["digests"] == {
+        name: CONTENT.digest(name, "/a", len(BODY)) for name in ("crc32c", "crc64nvme")
+    }
     assert entry["etag"] == first.fields["etag"] and entry["headers"]["content-type"] == "text/csv"
     second = put(destination.port, "/a", b"other")
     assert second.status == 204 and second.fields["etag"] != first.fields["etag"]
@@ -106,7 +116,9 @@ def test_chunked_bodies(destination: Destination) -> None:
     assert (reply.status, reply.ending, last(destination)["size"]) == (201, "open", 7)
 
 
-@pytest.mark.parametrize("body", [b"-3\r\nabc\r\n0\r\n\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"x\r\n", b"0x3\r\nabc\r\n"])
+@pytest.mark.parametrize(
+    "body", [b"-3\r\nabc\r\n0\r\n\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"x\r\n", b"0x3\r\nabc\r\n"]
+)
 def test_malformed_chunks_store_nothing(destination: Destination, body: bytes) -> None:
     reply = talk(destination.port, head("PUT", "/c", Transfer_Encoding="chunked") + body)
     assert (reply.status, reply.ending) == (400, "fin")
@@ -125,7 +137,9 @@ def test_malformed_chunks_store_nothing(destination: Destination, body: bytes) -
         ({"Transfer_Encoding": "gzip"}, 501),
     ],
 )
-def test_framing_that_is_refused(destination: Destination, fields: dict[str, str], status: int) -> None:
+def test_framing_that_is_refused(
+    destination: Destination, fields: dict[str, str], status: int
+) -> None:
     reply = talk(destination.port, head("PUT", "/a", **fields))
     assert (reply.status, reply.ending) == (status, "fin")
 

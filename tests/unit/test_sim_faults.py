@@ -35,7 +35,9 @@ def destination() -> Iterator[Destination]:
         yield running
 
 
-def ask(source: Source, spec: str, path: str = "/o", *, patient: bool = False, **fields: str | int) -> Reply:
+def ask(
+    source: Source, spec: str, path: str = "/o", *, patient: bool = False, **fields: str | int
+) -> Reply:
     return get(source.port, f"{path}?size={SIZE}&fault={quote(spec)}", patient=patient, **fields)
 
 
@@ -63,7 +65,10 @@ def test_before_any_answer(source: Source) -> None:
 
 
 def test_stalls(source: Source) -> None:
-    assert (ask(source, "stall_after(0)").body, ask(source, "stall_after(10)").body) == (b"", whole()[:10])
+    assert (ask(source, "stall_after(0)").body, ask(source, "stall_after(10)").body) == (
+        b"",
+        whole()[:10],
+    )
     started = time.monotonic()
     assert ask(source, "stall_after(10,100ms)").body == whole()
     assert time.monotonic() - started >= 0.1
@@ -91,8 +96,8 @@ def test_lengths_that_lie(source: Source) -> None:
     assert (less.fields["content-length"], less.body) == ("900", whole())
     over = ask(source, "overrun(5)")
     assert (over.fields["content-length"], over.body) == ("1000", whole() + b"xxxxx")
-    told = talk(source.port, head("HEAD", f"/o?size={SIZE}&fault=head_size(%2B1)"))
-    assert told.fields["content-length"] == "1001"
+    reported = talk(source.port, head("HEAD", f"/o?size={SIZE}&fault=head_size(%2B1)"))
+    assert reported.fields["content-length"] == "1001"
     assert ask(source, "head_size(+1)").body == whole()
     assert ask(source, "size(0)").fields["content-length"] == "0"
 
@@ -109,12 +114,19 @@ def test_every_chunk_flaw(source: Source, word: str) -> None:
 
 
 def _dechunked(wire: bytes) -> bytes | None:
-    """A strict reader of the chunked coding (RFC 9112 §7.1): None for all that is malformed or cut."""
+    """A strict reader of the chunked coding (RFC 9112 §7.1): None for all that is malformed or
+    cut."""
     body = b""
     while True:
         line, end, wire = wire.partition(b"\r\n")
         size = line.partition(b";")[0]
-        if not end or not size or size.strip(b"0123456789abcdef") or len(line) > 100 or len(size) > 16:
+        if (
+            not end
+            or not size
+            or size.strip(b"0123456789abcdef")
+            or len(line) > 100
+            or len(size) > 16
+        ):
             return None
         count = int(size, 16)
         if count == 0:
@@ -126,9 +138,16 @@ def _dechunked(wire: bytes) -> bytes | None:
 
 @pytest.mark.parametrize("word", sorted(FRAME_FLAWS))
 def test_every_framing_flaw(source: Source, word: str) -> None:
-    # Only the head matters; whether a body follows that anyone could delimit is the point of the fault.
-    reply = talk(source.port, head("GET", f"/o?size={SIZE}&fault=dup_headers({word})"), limit_bytes=SIZE)
-    lines = [line for line in reply.head.split(b"\r\n") if line.startswith((b"Content-Length", b"Transfer-Enc"))]
+    # Only the head matters; whether a body follows that anyone could delimit is the point of the
+    # fault.
+    reply = talk(
+        source.port, head("GET", f"/o?size={SIZE}&fault=dup_headers({word})"), limit_bytes=SIZE
+    )
+    lines = [
+        line
+        for line in reply.head.split(b"\r\n")
+        if line.startswith((b"Content-Length", b"Transfer-Enc"))
+    ]
     assert lines and lines != [b"Content-Length: 1000"]
     expected = {
         "cl2": [b"Content-Length: 1000", b"Content-Length: 1001"],
@@ -207,7 +226,9 @@ def test_statuses_and_redirects(source: Source) -> None:
     assert (away.status, away.fields["location"]) == (302, "http://host/a,b?c=d")
     loop = ask(source, "redirect_loop(307)")
     assert loop.status == 307 and get(source.port, loop.fields["location"]).status == 307
-    zeros = talk(source.port, head("GET", "/o?fault=redirect_infinite_body(302)"), limit_bytes=5_000_000)
+    zeros = talk(
+        source.port, head("GET", "/o?fault=redirect_infinite_body(302)"), limit_bytes=5_000_000
+    )
     assert zeros.status == 302 and zeros.ending == "open" and not zeros.body.strip(b"\0")
 
 
@@ -230,7 +251,9 @@ def test_gzip(source: Source) -> None:
     raw = ask(source, "gzip")
     assert raw.fields["content-encoding"] == "gzip" and raw.body == whole()
     real = ask(source, "gzip(real)")
-    assert zlib.decompress(real.body, 31) == whole() and int(real.fields["content-length"]) == len(real.body)
+    assert zlib.decompress(real.body, 31) == whole() and int(real.fields["content-length"]) == len(
+        real.body
+    )
     bomb = ask(source, "gzip(bomb)")
     assert int(bomb.fields["content-length"]) == len(bomb.body) < 20_000_000
     assert len(zlib.decompressobj(31).decompress(bomb.body, 100_000_000)) == 100_000_000
@@ -239,9 +262,9 @@ def test_gzip(source: Source) -> None:
 def test_other_answers(source: Source) -> None:
     assert b"Please sign in" in ask(source, "html").body
     assert ask(source, "raw(SSH-2.0-x%0D%0A)") == Reply(b"SSH-2.0-x\r\n", "fin")
-    assert ask(source, "header(Content-Disposition,attachment; filename=../x)").fields["content-disposition"] == (
-        "attachment; filename=../x"
-    )
+    assert ask(source, "header(Content-Disposition,attachment; filename=../x)").fields[
+        "content-disposition"
+    ] == ("attachment; filename=../x")
     assert "last-modified" not in ask(source, "drop_header(Last-Modified)").fields
     true = ask(source, "no_accept", Want_Repr_Digest="crc32c=1").fields["repr-digest"]
     lie = ask(source, "digest_lie", Want_Repr_Digest="crc32c=1").fields["repr-digest"]
@@ -283,7 +306,15 @@ def test_header_and_command_line_faults() -> None:
 
 
 REFUSED = (
-    *("nothing", "close_after", "close_after(x)", "close_after(1", "chunk(odd)", "early(413)", "first(2)"),
+    *(
+        "nothing",
+        "close_after",
+        "close_after(x)",
+        "close_after(1",
+        "chunk(odd)",
+        "early(413)",
+        "first(2)",
+    ),
     *("first(x,gzip)", "status(ok)", "drip(0)", "gzip(a,b)", "stall_after(1,soon)", "dup_headers"),
 )
 
@@ -301,7 +332,9 @@ def test_every_spec_of_the_catalogue_table_is_in_the_vocabulary() -> None:
     assert len(specs) > 30
     for spec in specs:
         if "..." not in spec and "|" not in spec:
-            assert parse_spec(re.sub(r"\bn\b", "5", spec.replace("N", "5").replace("URL", "http://h/"))), spec
+            assert parse_spec(
+                re.sub(r"\bn\b", "5", spec.replace("N", "5").replace("URL", "http://h/"))
+            ), spec
 
 
 ENDINGS = [("close", "reset"), ("rst", "reset"), ("keep", "open"), ("drain", "fin")]
@@ -332,7 +365,9 @@ def _rest(sock: socket.socket) -> bytes:
     return got
 
 
-@pytest.mark.parametrize(("spec", "ending"), [("close_after(1K)", ("fin", "reset")), ("rst_after(50%)", ("reset",))])
+@pytest.mark.parametrize(
+    ("spec", "ending"), [("close_after(1K)", ("fin", "reset")), ("rst_after(50%)", ("reset",))]
+)
 def test_uploads_that_break(destination: Destination, spec: str, ending: tuple[str, ...]) -> None:
     reply = put(destination.port, "/a", bytes(4096), X_Fault=spec)
     assert reply.wire == b"" and reply.ending in ending
@@ -371,9 +406,14 @@ def test_statuses_store_nothing(destination: Destination) -> None:
 
 
 def test_expectations(destination: Destination) -> None:
-    refused = talk(destination.port, head("PUT", "/a", Content_Length=3, Expect="100-continue", X_Fault="417"))
+    refused = talk(
+        destination.port, head("PUT", "/a", Content_Length=3, Expect="100-continue", X_Fault="417")
+    )
     assert refused.status == 417
-    silent = talk(destination.port, head("PUT", "/a", Content_Length=3, Expect="100-continue", X_Fault="no_100"))
+    silent = talk(
+        destination.port,
+        head("PUT", "/a", Content_Length=3, Expect="100-continue", X_Fault="no_100"),
+    )
     assert silent == Reply(b"", "open")
     sent = put(destination.port, "/a", b"abc", Expect="100-continue", X_Fault="no_100")
     assert sent.status == 201
@@ -392,7 +432,9 @@ def test_slow_and_stalled_reading(destination: Destination) -> None:
     started = time.monotonic()
     assert put(destination.port, "/a", bytes(1000), X_Fault="drip(10000)").status == 201
     assert time.monotonic() - started >= 0.08
-    assert put(destination.port, "/a", bytes(1000), X_Fault="stall_after(500)") == Reply(b"", "open")
+    assert put(destination.port, "/a", bytes(1000), X_Fault="stall_after(500)") == Reply(
+        b"", "open"
+    )
 
 
 def test_a_port_that_never_accepts() -> None:

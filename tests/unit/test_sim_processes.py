@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulators", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
 
 
 def client_context(pem: bytes) -> ssl.SSLContext:
@@ -35,7 +37,9 @@ def client_context(pem: bytes) -> ssl.SSLContext:
 
 def test_they_import_neither_relay_nor_gevent() -> None:
     code = "import sys, simulators.__main__; print({'relay', 'gevent'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert ended.stdout == "set()\n"
 
 
@@ -45,8 +49,13 @@ def test_help_names_every_fault() -> None:
 
 
 def test_three_processes_together() -> None:
-    with spawn("src", "--seed", "unit") as source, spawn("dst", "--digest", "crc32c") as destination:
-        with spawn("proxy", f"127.0.0.1:{source.port}", "--latency", "5ms", "--jitter", "1ms") as proxy:
+    with (
+        spawn("src", "--seed", "unit") as source,
+        spawn("dst", "--digest", "crc32c") as destination,
+    ):
+        with spawn(
+            "proxy", f"127.0.0.1:{source.port}", "--latency", "5ms", "--jitter", "1ms"
+        ) as proxy:
             body = get(proxy.port, "/a?size=70000").body
             assert put(destination.port, "/b", body).status == 201
         (entry,) = destination.get_json("/_received")
@@ -55,7 +64,11 @@ def test_three_processes_together() -> None:
         destination.clear("/_received")
         assert destination.get_json("/_received") == []
         assert source.url("/a") == f"http://127.0.0.1:{source.port}/a"
-    assert (source.process.returncode, destination.process.returncode, proxy.process.returncode) == (0, 0, 0)
+    assert (
+        source.process.returncode,
+        destination.process.returncode,
+        proxy.process.returncode,
+    ) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -125,7 +138,11 @@ def test_tls_moves_large_objects_whole() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "reason"),
-    [("expired", "expired"), ("wrong-name", "mismatch"), ("self-signed", "self-signed certificate")],
+    [
+        ("expired", "expired"),
+        ("wrong-name", "mismatch"),
+        ("self-signed", "self-signed certificate"),
+    ],
 )
 def test_certificates_to_refuse(variant: str, reason: str) -> None:
     server, pem = certificates.server_context(variant)
@@ -153,7 +170,9 @@ def test_a_ragged_end_has_no_close_notify() -> None:
         target = "/a?size=9&fault=framing(close)"
         assert talk(source.port, head("GET", target), tls=client_context(pem)).ending == "fin"
         for spec in (";ragged_tls", ";close_after(5);ragged_tls"):
-            ragged = talk(source.port, head("GET", target + spec.replace(";", "%3B")), tls=client_context(pem))
+            ragged = talk(
+                source.port, head("GET", target + spec.replace(";", "%3B")), tls=client_context(pem)
+            )
             assert ragged.ending == "ragged"
 
 

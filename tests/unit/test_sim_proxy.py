@@ -49,7 +49,9 @@ def test_rate(source: Source) -> None:
     assert 0.2 <= time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize(("toxic", "ending"), [("cut_after", "fin"), ("reset_after", "reset"), ("stall_after", "open")])
+@pytest.mark.parametrize(
+    ("toxic", "ending"), [("cut_after", "fin"), ("reset_after", "reset"), ("stall_after", "open")]
+)
 def test_ends_after_so_many_bytes(source: Source, toxic: str, ending: str) -> None:
     reply = through(source, **{toxic: 10_000})
     assert reply.ending == ending
@@ -72,12 +74,17 @@ def test_blackhole_after(source: Source) -> None:
 def test_flip_down(source: Source) -> None:
     clean = get(source.port, TARGET).wire
     flipped = through(source, flip=400_000).wire
-    different = [index for index, pair in enumerate(zip(clean, flipped, strict=True)) if pair[0] != pair[1]]
+    different = [
+        index for index, pair in enumerate(zip(clean, flipped, strict=True)) if pair[0] != pair[1]
+    ]
     assert different == [400_000]
 
 
 def test_flip_up() -> None:
-    with Destination() as destination, Proxy(f"127.0.0.1:{destination.port}", flip=10_000, direction="up") as proxy:
+    with (
+        Destination() as destination,
+        Proxy(f"127.0.0.1:{destination.port}", flip=10_000, direction="up") as proxy,
+    ):
         for port in (destination.port, proxy.port):
             assert put(port, "/a", bytes(20_000)).status in (201, 204)
         first, second = (entry["digests"]["crc32c"] for entry in destination.received.snapshot())

@@ -54,7 +54,13 @@ def test_an_empty_object(source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "offset", "length"),
-    [("0-0", 0, 1), ("10-19", 10, 10), ("99990-", 99_990, 10), ("-7", 99_993, 7), ("50-999999", 50, SIZE - 50)],
+    [
+        ("0-0", 0, 1),
+        ("10-19", 10, 10),
+        ("99990-", 99_990, 10),
+        ("-7", 99_993, 7),
+        ("50-999999", 50, SIZE - 50),
+    ],
 )
 def test_ranges(source: Source, asked: str, offset: int, length: int) -> None:
     reply = get(source.port, TARGET, Range=f"bytes={asked}")
@@ -68,7 +74,9 @@ def test_a_range_beyond_the_end(source: Source) -> None:
     assert (reply.status, reply.fields["content-range"]) == (416, f"bytes */{SIZE}")
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,5-6", "items=0-1", "bytes=9-1", "bytes=-", "bytes=a-b"])
+@pytest.mark.parametrize(
+    "asked", ["bytes=0-1,5-6", "items=0-1", "bytes=9-1", "bytes=-", "bytes=a-b"]
+)
 def test_ranges_that_are_ignored(source: Source, asked: str) -> None:
     assert get(source.port, TARGET, Range=asked).status == 200
 
@@ -101,7 +109,9 @@ def test_digests_are_of_the_whole_object_even_in_a_range(source: Source) -> None
     crc64 = base64.b64encode(source.content.crc64nvme(PATH, SIZE).to_bytes(8, "big")).decode()
     ranged = get(source.port, TARGET, Range="bytes=0-9", Want_Repr_Digest="crc32c=10")
     assert ranged.fields["repr-digest"] == f"crc32c=:{crc}:"
-    both = talk(source.port, head("HEAD", TARGET, Want_Repr_Digest="crc64nvme=2, crc32c=1, sha-256=3"))
+    both = talk(
+        source.port, head("HEAD", TARGET, Want_Repr_Digest="crc64nvme=2, crc32c=1, sha-256=3")
+    )
     assert both.fields["repr-digest"] == f"crc64nvme=:{crc64}:, crc32c=:{crc}:"
     assert "repr-digest" not in get(source.port, TARGET, Want_Repr_Digest="crc32c=0").fields
 
@@ -122,7 +132,9 @@ def test_a_name_that_is_not_ascii(source: Source) -> None:
 def test_chunked_framing() -> None:
     with Source(seed="unit", framing="chunked") as source:
         reply = get(source.port, TARGET)
-        assert reply.fields["transfer-encoding"] == "chunked" and "content-length" not in reply.fields
+        assert (
+            reply.fields["transfer-encoding"] == "chunked" and "content-length" not in reply.fields
+        )
         assert reply.body == b"%x\r\n%s\r\n0\r\n\r\n" % (SIZE, source.content.read(PATH, 0, SIZE))
         assert reply.ending == "open"
 
@@ -136,7 +148,11 @@ def test_close_framing_is_the_old_kind() -> None:
 
 
 def test_keep_alive_answers_one_after_the_other(source: Source) -> None:
-    reply = talk(source.port, head("GET", "/a?size=3") + head("GET", "/b?size=4", Connection="close"), patient=True)
+    reply = talk(
+        source.port,
+        head("GET", "/a?size=3") + head("GET", "/b?size=4", Connection="close"),
+        patient=True,
+    )
     assert reply.wire.count(b"HTTP/1.1 200 OK") == 2 and reply.ending == "fin"
     assert reply.wire.endswith(source.content.read("/b", 0, 4))
 
@@ -159,7 +175,11 @@ def test_requests_that_are_wrong(source: Source, request_bytes: bytes, status: i
 def test_the_journal_tells_it_all(source: Source) -> None:
     get(source.port, "/told?size=5", X_Note="here")
     entry = next(entry for entry in source.journal.snapshot() if entry["path"] == "/told")
-    assert entry["method"] == "GET" and entry["status"] == 200 and ["X-Note", "here"] in entry["headers"]
+    assert (
+        entry["method"] == "GET"
+        and entry["status"] == 200
+        and ["X-Note", "here"] in entry["headers"]
+    )
     assert get(source.port, "/_journal").fields["content-type"] == "application/json"
 
 

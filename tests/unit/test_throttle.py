@@ -1,4 +1,5 @@
-"""What one migration may use: bytes a second by a clock that only we move, requests at a time, and the shares."""
+"""What one migration may use: bytes a second by a clock that only we move, requests at a time, and
+the shares."""
 
 from __future__ import annotations
 
@@ -53,7 +54,11 @@ def test_over_a_minute_the_rate_is_kept_and_used(clock: Clock, rate: float) -> N
     bucket = TokenBucket(clock)
     bucket.fill_at(rate)
     moved = take_for(bucket, clock, 60)
-    assert rate * 60 - max(1.0, rate * BURST_SECONDS) <= moved <= rate * 60 + max(1.0, rate * BURST_SECONDS)
+    assert (
+        rate * 60 - max(1.0, rate * BURST_SECONDS)
+        <= moved
+        <= rate * 60 + max(1.0, rate * BURST_SECONDS)
+    )
 
 
 def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
@@ -91,10 +96,14 @@ def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0, 2), st.integers(1, 1 << 21), st.floats(0, 1), st.floats(1, 1e7)), min_size=1, max_size=60
+        st.tuples(st.floats(0, 2), st.integers(1, 1 << 21), st.floats(0, 1), st.floats(1, 1e7)),
+        min_size=1,
+        max_size=60,
     )
 )
-def test_whatever_happens_no_more_moves_than_was_filled_in(steps: list[tuple[float, int, float, float]]) -> None:
+def test_whatever_happens_no_more_moves_than_was_filled_in(
+    steps: list[tuple[float, int, float, float]],
+) -> None:
     clock = Clock()
     bucket, moved, allowed, most = TokenBucket(clock), 0.0, 0.0, 1.0
     for wait, wanted, came, rate in steps:
@@ -144,7 +153,9 @@ def throttle_is_idle(throttle: Throttle) -> bool:
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 
 
-def test_streams_that_share_a_rate_take_turns_and_one_alone_waits_for_the_clock(clock: Clock) -> None:
+def test_streams_that_share_a_rate_take_turns_and_one_alone_waits_for_the_clock(
+    clock: Clock,
+) -> None:
     """A thousand of them, and nobody's sleep is anybody else's."""
     sleeps, came = [0], list[int]()
 
@@ -246,14 +257,21 @@ def test_who_is_cancelled_while_he_waits_holds_nothing_and_is_in_nobodys_way() -
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
-@pytest.mark.parametrize(("verify", "times"), [("size", 1), ("auto", 2)], ids=["spliced or copied", "and read back"])
+@pytest.mark.parametrize(
+    ("verify", "times"), [("size", 1), ("auto", 2)], ids=["spliced or copied", "and read back"]
+)
 def test_every_way_of_the_pump_keeps_to_the_rate(
     engine: Engine, certificates: Certificates, clock: Clock, secure: bool, verify: str, times: int
 ) -> None:
     tls = certificates.server if secure else None
     cloud, kept, rate = Cloud(), Cloud(), 10_000
-    with Peer(serving(cloud, sending(GET_HEAD, DATA)), tls) as source, Peer(keeping(kept), tls) as destination:
-        transfer = engine.runner.transfer(engine.plan(source.url("/a"), destination.url("/b"), verify=verify))
+    with (
+        Peer(serving(cloud, sending(GET_HEAD, DATA)), tls) as source,
+        Peer(keeping(kept), tls) as destination,
+    ):
+        transfer = engine.runner.transfer(
+            engine.plan(source.url("/a"), destination.url("/b"), verify=verify)
+        )
         transfer.meter.throttle = throttle = Throttle(TokenBucket(clock), sleep=clock.sleep)
         throttle.allow(Bounds(bytes_per_second=rate))
         outcome = engine.runner.run(transfer)
@@ -269,7 +287,9 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
     def ask(peer: Peer, meter: Watchdog) -> Response:
         place = parse_location(peer.url())
         meter.throttle = throttle
-        return wire.exchange(Request("GET", place.origin, place.host_header, place.target, "source", meter))
+        return wire.exchange(
+            Request("GET", place.origin, place.host_header, place.target, "source", meter)
+        )
 
     with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
         first = ask(peer, Watchdog(QUICK))
@@ -282,7 +302,8 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
 
 
 def test_a_request_that_waits_for_its_migration_holds_up_no_other(wire: Wire) -> None:
-    """A transfer may need an answer before it reads on: it waited for the one that waited for it."""
+    """A transfer may need an answer before it reads on: it waited for the one that waited for
+    it."""
     throttle = Throttle()
     throttle.allow(Bounds(connections=1))
 
@@ -310,7 +331,9 @@ def test_a_request_that_fails_gives_its_turn_back(wire: Wire) -> None:
     meter.throttle = throttle = Throttle()
     place = parse_location("http://127.0.0.1:1/nobody")
     with pytest.raises(ConnectFailed):
-        wire.exchange(Request("GET", place.origin, place.host_header, place.target, "source", meter))
+        wire.exchange(
+            Request("GET", place.origin, place.host_header, place.target, "source", meter)
+        )
     assert throttle.gates["source"].under_way == 0
 
 

@@ -48,13 +48,18 @@ def test_a_query_tells_objects_apart_and_a_signature_does_not() -> None:
 
 def test_googles_format() -> None:
     text = base64.b64encode(MD5).decode()
-    (found, bare) = read("TsvHttpData-1.0", f"https://a.example/x\t123\t{text}", "https://a.example/y")
+    (found, bare) = read(
+        "TsvHttpData-1.0", f"https://a.example/x\t123\t{text}", "https://a.example/y"
+    )
     assert (found.name, found.size, found.digests) == ("a.example/x", 123, {"md5": MD5})
     assert (bare.size, bare.digests) == (None, {})
 
 
 def test_a_csv_file_names_its_columns() -> None:
-    (found,) = read("Name, size,URL,sha-256", f'"a, b/c",7,https://a.example/x,{hashlib.sha256(b"x").hexdigest()}')
+    (found,) = read(
+        "Name, size,URL,sha-256",
+        f'"a, b/c",7,https://a.example/x,{hashlib.sha256(b"x").hexdigest()}',
+    )
     assert (found.name, found.size, found.url) == ("a, b/c", 7, "https://a.example/x")
     assert found.digests == {"sha-256": hashlib.sha256(b"x").digest()}
 
@@ -109,7 +114,8 @@ def test_a_list_is_only_a_source_and_only_a_tree() -> None:
 
 
 def test_a_url_of_a_list_has_no_fragment() -> None:
-    """What is behind '#' is no part of what is asked for: two lines would be one object under two names."""
+    """What is behind '#' is no part of what is asked for: two lines would be one object under two
+    names."""
     found = read("url,name", "https://h/a#1.jpg,one.jpg", "https://h/a%232.jpg,two.jpg")
     assert [entry.name for entry in found] == ["line 2", "two.jpg"]
     assert found[0].error is not None

@@ -1,4 +1,5 @@
-"""When the wire does an exchange on a second connection: never where the first one may have done it."""
+"""When the wire does an exchange on a second connection: never where the first one may have done
+it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def do(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> Respo
     there = parse_location(url)
     side = "source" if method in ("GET", "HEAD") else "destination"
     return wire.exchange(
-        Request(method, there.origin, there.host_header, there.target, side, Watchdog(QUICK), (), body)
+        Request(
+            method, there.origin, there.host_header, there.target, side, Watchdog(QUICK), (), body
+        )
     )
 
 
@@ -33,7 +36,8 @@ def read(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> byt
 
 
 def recording(done: list[bytes], end: Callable[[Talk], None]) -> Script:
-    """Answer the first request; of the next take all, note that it was done, and end in this way without an answer."""
+    """Answer the first request; of the next take all, note that it was done, and end in this way
+    without an answer."""
 
     def script(talk: Talk) -> None:
         talk.head()
@@ -67,7 +71,12 @@ END = pytest.mark.parametrize("end", [lambda talk: None, Talk.reset], ids=["fin"
 @END
 @pytest.mark.parametrize(("method", "body"), ONCE)
 def test_what_may_have_been_done_is_not_sent_again(
-    wire: Wire, certificates: Certificates, method: str, body: Payload, end: Callable[[Talk], None], tls: bool
+    wire: Wire,
+    certificates: Certificates,
+    method: str,
+    body: Payload,
+    end: Callable[[Talk], None],
+    tls: bool,
 ) -> None:
     done: list[bytes] = []
     script = recording(done, end)
@@ -93,8 +102,12 @@ def test_an_empty_object_is_not_sent_again(wire: Wire) -> None:
 
 
 @END
-@pytest.mark.parametrize(("method", "body"), [("GET", None), ("HEAD", None), ("OPTIONS", None), ("PROPFIND", b"<a/>")])
-def test_what_only_reads_is_asked_again(wire: Wire, method: str, body: Payload, end: Callable[[Talk], None]) -> None:
+@pytest.mark.parametrize(
+    ("method", "body"), [("GET", None), ("HEAD", None), ("OPTIONS", None), ("PROPFIND", b"<a/>")]
+)
+def test_what_only_reads_is_asked_again(
+    wire: Wire, method: str, body: Payload, end: Callable[[Talk], None]
+) -> None:
     done: list[bytes] = []
     with Peer([recording(done, end), answer(OK)]) as peer:
         read(wire, peer.url())
@@ -133,7 +146,8 @@ def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
 
 
 def late_body(talk: Talk) -> None:
-    """Answer HEAD as GET, as some servers do, the bytes a moment later than the head; go on as if nothing was."""
+    """Answer HEAD as GET, as some servers do, the bytes a moment later than the head; go on as if
+    nothing was."""
     talk.head()
     talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
     head = talk.head()
@@ -215,7 +229,9 @@ def test_a_body_that_comes_late_behind_an_answer_to_head_is_no_answer(
 
 
 @pytest.mark.parametrize("when", ["with the answer", "before the next request"])
-def test_an_origin_that_was_seen_to_send_a_body_behind_head_gets_a_connection_for_each(wire: Wire, when: str) -> None:
+def test_an_origin_that_was_seen_to_send_a_body_behind_head_gets_a_connection_for_each(
+    wire: Wire, when: str
+) -> None:
     go = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -238,7 +254,9 @@ def test_an_origin_that_was_seen_to_send_a_body_behind_head_gets_a_connection_fo
         assert read(wire, peer.url("/a")) == b"ok"
         for number in range(3):
             assert peer.connections == 2 + number
-            read(wire, peer.url("/quiet"), "HEAD")  # takes the one that is idle, which is closed then
+            read(
+                wire, peer.url("/quiet"), "HEAD"
+            )  # takes the one that is idle, which is closed then
             assert read(wire, peer.url("/quiet/other")) == b"ok"
 
 

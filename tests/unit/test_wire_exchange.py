@@ -33,11 +33,21 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 
 
-def do(wire: Wire, url: str, method: str = "GET", body: Payload = None, expect: bool = False) -> Response:
+def do(
+    wire: Wire, url: str, method: str = "GET", body: Payload = None, expect: bool = False
+) -> Response:
     location = parse_location(url)
     side = "source" if method in ("GET", "HEAD") else "destination"
     request = Request(
-        method, location.origin, location.host_header, location.target, side, Watchdog(QUICK), (), body, expect=expect
+        method,
+        location.origin,
+        location.host_header,
+        location.target,
+        side,
+        Watchdog(QUICK),
+        (),
+        body,
+        expect=expect,
     )
     return wire.exchange(request)
 
@@ -55,7 +65,8 @@ def text(wire: Wire, *pieces: bytes) -> bytes:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\nT: 1\r\n\r\n",
         b"HTTP/1.0 200 OK\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\n\r\nhello",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + OK,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+        + OK,
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
     ],
     ids=["length", "surplus", "chunked", "http1.0", "close", "interim", "coded"],
@@ -65,8 +76,12 @@ def test_every_framing_gives_the_body_whole_and_byte_by_byte(wire: Wire, data: b
     assert text(wire, *(data[i : i + 1] for i in range(len(data)))) == b"hello"
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 N\r\nContent-Length: 7\r\n\r\n"])
-def test_answers_without_a_body_end_at_once_and_keep_the_connection(wire: Wire, head: bytes) -> None:
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 N\r\nContent-Length: 7\r\n\r\n"]
+)
+def test_answers_without_a_body_end_at_once_and_keep_the_connection(
+    wire: Wire, head: bytes
+) -> None:
     with Peer(answer(head, keep=True)) as peer:
         assert do(wire, peer.url()).body.read() == b""
         assert do(wire, peer.url()).body.read() == b""
@@ -91,7 +106,9 @@ def test_head_has_a_length_and_no_body(wire: Wire) -> None:
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello", False),
     ],
 )
-def test_a_connection_is_used_again_only_when_that_is_safe(wire: Wire, data: bytes, reused: bool) -> None:
+def test_a_connection_is_used_again_only_when_that_is_safe(
+    wire: Wire, data: bytes, reused: bool
+) -> None:
     with Peer(answer(data, keep=True)) as peer:
         for _ in range(3):
             assert do(wire, peer.url()).body.read() == b"hello"
@@ -115,7 +132,9 @@ def test_a_stale_connection_costs_a_fresh_one_and_nothing_else(wire: Wire) -> No
         assert peer.connections == 5
 
 
-def test_a_connection_that_dies_under_the_request_is_replaced_if_nothing_was_sent(wire: Wire) -> None:
+def test_a_connection_that_dies_under_the_request_is_replaced_if_nothing_was_sent(
+    wire: Wire,
+) -> None:
     def answers_once_then_dies_on_the_next(talk: Talk) -> None:
         talk.head()
         talk.send(OK)
@@ -133,15 +152,31 @@ def test_a_connection_that_dies_under_the_request_is_replaced_if_nothing_was_sen
     [
         ([], ConnectionLost),
         ([b"HTTP/1.1 200 OK\r\nContent-Le"], ConnectionLost),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"], ProtocolViolation),
+        (
+            [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"],
+            ProtocolViolation,
+        ),
         ([b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000], ProtocolViolation),
         ([b"HTTP/1.1 100 Continue\r\n\r\n" * 9 + OK], ProtocolViolation),
         ([b"HTTP/1.1 103 Early Hints\r\n\r\n"], ConnectionLost),
-        ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"], ProtocolViolation),
+        (
+            [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
+            ProtocolViolation,
+        ),
     ],
-    ids=["nothing", "half a head", "two lengths", "huge head", "nine interim", "only interim", "101"],
+    ids=[
+        "nothing",
+        "half a head",
+        "two lengths",
+        "huge head",
+        "nine interim",
+        "only interim",
+        "101",
+    ],
 )
-def test_a_broken_head_is_an_error_that_names_the_side(wire: Wire, pieces: list[bytes], kind: type[RelayError]) -> None:
+def test_a_broken_head_is_an_error_that_names_the_side(
+    wire: Wire, pieces: list[bytes], kind: type[RelayError]
+) -> None:
     with Peer(answer(*pieces)) as peer, pytest.raises(kind) as caught:
         do(wire, peer.url())
     assert caught.value.side == "source"
@@ -204,10 +239,16 @@ def upload(reply: bytes, seen: list[bytes]) -> Script:
     [
         (b"hello", b"Content-Length: 5", b"hello"),
         (b"", b"Content-Length: 0", b""),
-        (iter([b"he", b"", b"llo"]), b"Transfer-Encoding: chunked", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+        (
+            iter([b"he", b"", b"llo"]),
+            b"Transfer-Encoding: chunked",
+            b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        ),
     ],
 )
-def test_an_upload_is_framed_by_what_is_known(wire: Wire, body: Payload, announced: bytes, coded: bytes) -> None:
+def test_an_upload_is_framed_by_what_is_known(
+    wire: Wire, body: Payload, announced: bytes, coded: bytes
+) -> None:
     seen: list[bytes] = []
     with Peer(upload(CREATED, seen)) as peer:
         assert do(wire, peer.url(), "PUT", body).head.status == 201
@@ -258,7 +299,10 @@ def test_an_early_refusal_is_what_is_reported(wire: Wire, end: str, after: int) 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_an_early_yes_is_a_failure(wire: Wire, end: str) -> None:
-    with Peer(early(CREATED, 1, ENDS[end])) as peer, pytest.raises((PrematureResponse, ConnectionLost)) as caught:
+    with (
+        Peer(early(CREATED, 1, ENDS[end])) as peer,
+        pytest.raises((PrematureResponse, ConnectionLost)) as caught,
+    ):
         do(wire, peer.url(), "PUT", big())
     assert caught.value.side == "destination"
     if end != "resets":  # a reset may overtake the answer; then the loss is what is known
@@ -310,7 +354,9 @@ def test_expect_spares_the_body_of_a_refused_upload(wire: Wire) -> None:
 
 def test_silence_to_expect_means_go_on_and_is_remembered(wire: Wire) -> None:
     seen: list[bytes] = []
-    closing = CREATED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")  # else the second may meet the end of it
+    closing = CREATED.replace(
+        b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"
+    )  # else the second may meet the end of it
     with Peer(upload(closing, seen)) as peer:
         for _ in range(2):
             assert do(wire, peer.url(), "PUT", b"hello", expect=True).head.status == 201
@@ -366,14 +412,18 @@ def test_tls_early_refusal_is_what_is_reported(wire: Wire, certificates: Certifi
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\nhello", b"\r\nhello"])
-def test_tls_that_ends_without_close_notify_is_no_end(wire: Wire, certificates: Certificates, framing: bytes) -> None:
+def test_tls_that_ends_without_close_notify_is_no_end(
+    wire: Wire, certificates: Certificates, framing: bytes
+) -> None:
     # A server socket that is closed without `unwrap` sends no close_notify: Python's own default.
     with Peer(answer(b"HTTP/1.1 200 OK\r\n" + framing), certificates.server) as peer:
         with pytest.raises((SourceTruncated, ConnectionLost)):
             do(wire, peer.url()).body.read()
 
 
-def test_tls_that_ends_with_close_notify_ends_a_body(wire: Wire, certificates: Certificates) -> None:
+def test_tls_that_ends_with_close_notify_ends_a_body(
+    wire: Wire, certificates: Certificates
+) -> None:
     def script(talk: Talk) -> None:
         talk.head()
         talk.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
@@ -385,7 +435,9 @@ def test_tls_that_ends_with_close_notify_ends_a_body(wire: Wire, certificates: C
 
 
 @pytest.mark.parametrize("fault", ["self-signed", "wrong name", "expired", "old"])
-def test_a_certificate_that_is_not_right_is_refused(wire: Wire, certificates: Certificates, fault: str) -> None:
+def test_a_certificate_that_is_not_right_is_refused(
+    wire: Wire, certificates: Certificates, fault: str
+) -> None:
     import datetime
 
     import trustme
@@ -414,7 +466,10 @@ def test_a_handshake_that_stalls_is_a_timeout(wire: Wire) -> None:
 
 
 def test_plain_http_on_a_tls_port_is_refused_clearly(wire: Wire) -> None:
-    with Peer(lambda talk: talk.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as peer, pytest.raises(CertificateRefused):
+    with (
+        Peer(lambda talk: talk.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as peer,
+        pytest.raises(CertificateRefused),
+    ):
         do(wire, peer.url().replace("http:", "https:"))
 
 
@@ -437,7 +492,10 @@ def test_requests_two_lines_move_an_object(wire: Wire) -> None:
 def test_requests_empty_object_has_a_length(wire: Wire) -> None:
     seen: list[bytes] = []
     session = wire_session(wire)
-    with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as here, Peer(upload(CREATED, seen)) as there:
+    with (
+        Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as here,
+        Peer(upload(CREATED, seen)) as there,
+    ):
         with session.get(here.url(), stream=True) as response:
             assert session.put(there.url(), data=response.raw).status_code == 201
     assert b"Content-Length: 0" in seen[0]
@@ -445,7 +503,9 @@ def test_requests_empty_object_has_a_length(wire: Wire) -> None:
 
 
 def test_requests_reads_text_undecoded_and_json(wire: Wire) -> None:
-    data = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a": 12}'
+    data = (
+        b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a": 12}'
+    )
     with Peer(answer(data)) as peer:
         assert wire_session(wire).get(peer.url()).json() == {"a": 12}
 

@@ -1,4 +1,5 @@
-"""What a peer may send, and for how long that holds up everybody else: never for longer than a tenth of a second."""
+"""What a peer may send, and for how long that holds up everybody else: never for longer than a
+tenth of a second."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from tests.scripted import Peer, Talk
 from tests.unit.test_pump import CHUNKED, Bench, Ticker, bench
 
 HELD = 0.1
-"""Law 10, in seconds of this thread's own work: a machine that is busy with others makes it no worse."""
+"""Law 10, in seconds of this thread's own work: a machine that is busy with others makes it no
+worse."""
 ONE_BYTE = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
 
 
@@ -98,12 +100,16 @@ def test_a_long_trailer_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"X: " + b" " * 60_000, b"A: b\r\n" * 99, b"X" * 60_000], ids=["blanks", "many", "long"]
+    "line",
+    [b"X: " + b" " * 60_000, b"A: b\r\n" * 99, b"X" * 60_000],
+    ids=["blanks", "many", "long"],
 )
 def test_a_head_of_60_kilobytes_is_read_or_refused_at_once(line: bytes) -> None:
     before = thread_time()
     try:
-        split_head(b"HTTP/1.1 200 OK\r\n" + line.removesuffix(b"\r\n") + b"\r\n\r\n", Limits(), "source")
+        split_head(
+            b"HTTP/1.1 200 OK\r\n" + line.removesuffix(b"\r\n") + b"\r\n\r\n", Limits(), "source"
+        )
     except ProtocolViolation:
         pass
     assert thread_time() - before < HELD
@@ -145,14 +151,18 @@ def test_chunks_of_one_byte_hold_nobody_up(reader: Callable[[Bench], None]) -> N
 def test_a_long_answer_that_comes_fast_is_read_with_others_in_between() -> None:
     """As a listing's page: nobody pumps it, and its reader never waits."""
     data = bytes(32 << 20)
-    with bench(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data), limits=Limits()) as made:
+    with bench(
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data), limits=Limits()
+    ) as made:
         made.body.connection.leftover = b""
         made.body.connection.read_now = lambda view: len(view)  # type: ignore[method-assign]
         with held_briefly():
             assert len(made.body.read()) == len(data)
 
 
-def test_tls_records_of_one_byte_come_some_at_a_time(wire: Wire, certificates: Certificates) -> None:
+def test_tls_records_of_one_byte_come_some_at_a_time(
+    wire: Wire, certificates: Certificates
+) -> None:
     """Their sender chooses how small they are; each costs as much as a full one."""
     count = 3000
 
@@ -191,7 +201,9 @@ def test_a_head_that_comes_in_tiny_records_arrives(wire: Wire, certificates: Cer
 
     with Peer(tiny, certificates.server) as peer:
         there = parse_location(peer.url())
-        request = Request("GET", there.origin, there.host_header, there.target, "source", Watchdog(QUICK))
+        request = Request(
+            "GET", there.origin, there.host_header, there.target, "source", Watchdog(QUICK)
+        )
         assert wire.exchange(request).head.status == 200
         wire.pool.close()
 

@@ -1,4 +1,5 @@
-"""Heads and chunked framing, fed three ways: whole, a byte at a time, and with something after the end."""
+"""Heads and chunked framing, fed three ways: whole, a byte at a time, and with something after the
+end."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ GOOD = {
     "no reason": (b"HTTP/1.1 201\r\nContent-Length: 0\r\n\r\n", Framing.LENGTH),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Framing.NONE),
     "304": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Framing.NONE),
-    "connection": (b"HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 5\r\n\r\n", Framing.LENGTH),
+    "connection": (
+        b"HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 5\r\n\r\n",
+        Framing.LENGTH,
+    ),
 }
 
 

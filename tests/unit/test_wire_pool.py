@@ -28,7 +28,8 @@ SHORT = replace(QUICK, idle_seconds=0.2)
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """Return a listener that any address of 127.0.0.0/8 leads to; nobody accepts, nobody hangs up."""
+    """Return a listener that any address of 127.0.0.0/8 leads to; nobody accepts, nobody hangs
+    up."""
     with socket.create_server(("0.0.0.0", 0), backlog=500) as made:
         yield made
 
@@ -51,7 +52,9 @@ def opened() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_connections_of_origins_that_are_never_used_again_are_closed(listener: socket.socket) -> None:
+def test_connections_of_origins_that_are_never_used_again_are_closed(
+    listener: socket.socket,
+) -> None:
     pool, before = pool_of(SHORT), opened()
     for number in range(40):
         used_once(pool, origin(listener, number))
@@ -100,7 +103,9 @@ def test_idle_connections_make_room_where_the_system_has_no_more(listener: socke
         limits = pytest.importorskip("resource")
         soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
         stack.callback(limits.setrlimit, limits.RLIMIT_NOFILE, (soft, hard))
-        limits.setrlimit(limits.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        limits.setrlimit(
+            limits.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard)
+        )
         while True:
             try:
                 stack.callback(os.close, os.dup(0))
@@ -155,7 +160,9 @@ def test_silent_names_hold_up_neither_other_names_nor_what_writes_to_a_disk(sile
     gevent.killall(waiting)
 
 
-def test_a_silent_name_takes_one_thread_however_often_it_is_asked_for(silent: Silent, listener: socket.socket) -> None:
+def test_a_silent_name_takes_one_thread_however_often_it_is_asked_for(
+    silent: Silent, listener: socket.socket
+) -> None:
     limits = replace(QUICK, connect_seconds=0.1)
     names = Names(2, silent)
     pool = Pool(Dialer(LOOPBACK, limits, pytest.fail, resolver=names), limits)

@@ -1,4 +1,5 @@
-"""What a redirect takes along in a `requests.Session` over the wire: nothing that may be a credential, and no body."""
+"""What a redirect takes along in a `requests.Session` over the wire: nothing that may be a
+credential, and no body."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def names(head: bytes) -> set[str]:
 def test_no_credential_crosses_origins(wire: Wire) -> None:
     heads: list[bytes] = []
     with Peer(noting(heads, OK)) as other, Peer(answer(to(other.url("/x")))) as first:
-        got = wire_session(wire).get(first.url(), headers={**SECRET, **PLAIN}, cookies={"a": "b"}, auth=("user", "A"))
+        got = wire_session(wire).get(
+            first.url(), headers={**SECRET, **PLAIN}, cookies={"a": "b"}, auth=("user", "A")
+        )
     assert got.content == b"ok"
     assert [old.status_code for old in got.history] == [302]
     assert not names(heads[0]) & {name.lower() for name in SECRET}
@@ -76,7 +79,10 @@ def test_the_body_of_a_redirect_is_not_read(wire: Wire, stream: bool) -> None:
 
     def endless(talk: Talk) -> None:
         talk.head()
-        talk.send(to(other.url("/x"))[:-2].replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"\r\n")
+        talk.send(
+            to(other.url("/x"))[:-2].replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+            + b"\r\n"
+        )
         while talk.sock.send(b"100000\r\n" + bytes(1 << 20) + b"\r\n"):
             pass
 
@@ -93,8 +99,12 @@ def test_redirects_end(wire: Wire) -> None:
         wire.pool.close()
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1:1/x", "ftp://127.0.0.1/x", "http://user:pw@127.0.0.1/", "/a\\b"])
-def test_a_redirect_that_leads_nowhere_good_is_refused(wire: Wire, certificates: Certificates, target: str) -> None:
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:1/x", "ftp://127.0.0.1/x", "http://user:pw@127.0.0.1/", "/a\\b"]
+)
+def test_a_redirect_that_leads_nowhere_good_is_refused(
+    wire: Wire, certificates: Certificates, target: str
+) -> None:
     with Peer(answer(to(target)), certificates.server) as peer:
         with pytest.raises(RedirectRefused):
             wire_session(wire).get(peer.url())

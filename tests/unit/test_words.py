@@ -40,7 +40,9 @@ def test_plain_english_passes(text: str) -> None:
     assert count(text) == 0
 
 
-def test_a_file_may_lose_idioms_and_gain_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_may_lose_idioms_and_gain_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page, baseline = tmp_path / "relay/a.py", tmp_path / "words.json"
     page.parent.mkdir()
     page.write_text('"""What is told twice is told."""')

@@ -1,18 +1,19 @@
 """Concurrent part transfers of one multipart upload, with retries of each part.
 
-Theory of operation. Greenlets each ask which part is theirs to move, read its span of the pinned version with
-If-Match, and upload it; with the next question they say that the destination has it. Who answers decides who moves
-what: a list where one process moves the object alone, the ledger where several may. A part that fails in a way that may
-pass is read and sent again, with a fresh body, and must have the same bytes then.
+Theory of operation. Greenlets each ask which part is theirs to move, read its span of the pinned
+version with If-Match, and upload it; with the next question they say that the destination has it.
+Who answers decides who moves what: a list where one process moves the object alone, the ledger
+where several may. A part that fails in a way that may pass is read and sent again, with a fresh
+body, and must have the same bytes then.
 
-So many parts are read at a time, and as many written; but not always the same ones. While the destination has all
-bytes of one and has not said yet that it is there, the next is asked for already, so that a long line carries bytes
-and not questions. No more than that many are ever handed over and not acknowledged: so much is what a crash costs.
-When a part fails for good, those that the destination has all bytes of are heard first: they need not be sent again.
+So many parts are read at a time, and as many written; but not always the same ones. While the
+destination has all bytes of one and has not said yet that it is there, the next is asked for
+already, so that a long line carries bytes and not questions. No more than that many are ever handed
+over and not acknowledged: so much is what a crash costs. When a part fails for good, those that the
+destination has all bytes of are heard first: they need not be sent again.
 
-Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what becomes of the
-upload.
-"""
+Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what
+becomes of the upload."""
 
 from __future__ import annotations
 
@@ -29,7 +30,15 @@ from gevent.pool import Pool
 
 from relay.config import Limits
 from relay.engine.retries import PendingRetries
-from relay.errors import Cancelled, LeaseLost, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
+from relay.errors import (
+    Cancelled,
+    LeaseLost,
+    LedgerFailed,
+    RelayError,
+    SourceChanged,
+    SourceUnstable,
+    UploadGone,
+)
 from relay.ledger.rows import StoredPart
 from relay.location import Location
 from relay.process.failpoints import reach
@@ -51,21 +60,26 @@ T = TypeVar("T")
 COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
 RESTART_ERRORS = (SourceChanged, UploadGone)
-"""Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
+"""Failures that no part can mend by itself: the whole object begins anew, with another version or
+another upload."""
 NO_DRAIN_ERRORS = (Cancelled, LeaseLost, LedgerFailed, *RESTART_ERRORS)
-"""Failures after which no answer is waited for: it would be of no use, or nobody could take note of it."""
+"""Failures after which no answer is waited for: it would be of no use, or nobody could take note of
+it."""
 
 MAX_REREADS = 3
-"""So often a part fails in an upload that was gone on with, and that has taken none yet, before the upload is in doubt:
-some stores keep a broken part for good, and take no other rightly. Once more for each ten parts that would be lost."""
+"""So often a part fails in an upload that was gone on with, and that has taken none yet, before the
+upload is in doubt: some stores keep a broken part for good, and take no other rightly. Once more
+for each ten parts that would be lost."""
 
 NextPart = Callable[[StoredPart | None], int | None]
-"""Takes note of a part that the destination has, and answers with the number of the next one that is ours to move."""
+"""Takes note of a part that the destination has, and answers with the number of the next one that
+is ours to move."""
 
 
 @dataclass(frozen=True)
 class PartContext:
-    """How the parts of an object go: from where, which version of it, to where, and with what patience."""
+    """How the parts of an object go: from where, which version of it, to where, and with what
+    patience."""
 
     stores: StoreProvider
     found: ObjectInfo
@@ -90,7 +104,8 @@ class PartContext:
         final: type[RelayError] = SourceUnstable,
         most: Callable[[], float] = lambda: inf,
     ) -> T:
-        """Do it, and again while that may help, there is time, and it failed at `most` so often one after the other.
+        """Do it, and again while that may help, there is time, and it failed at `most` so often one
+        after the other.
 
         Raises its last failure, or the first `final` one.
         """
@@ -103,7 +118,9 @@ class PartContext:
                     return do(meter)
                 except RelayError as error:
                     # Sending it again helps no ledger.
-                    if not error.retryable or isinstance(error, (*RESTART_ERRORS, LedgerFailed, final)):
+                    if not error.retryable or isinstance(
+                        error, (*RESTART_ERRORS, LedgerFailed, final)
+                    ):
                         raise
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
@@ -117,11 +134,11 @@ class PartContext:
 
 @dataclass(eq=False)
 class PartWorkers:
-    """The parts of one upload that this process moves. `run` as often as there may be some; `bytes` says how far it is.
+    """The parts of one upload that this process moves. `run` as often as there may be some; `bytes`
+    says how far it is.
 
-    `done` are the parts that the destination has, as far as is known here, and `digests` theirs; `read` what parts had
-    when they were read before; `resent` the bytes that were sent in vain.
-    """
+    `done` are the parts that the destination has, as far as is known here, and `digests` theirs;
+    `read` what parts had when they were read before; `resent` the bytes that were sent in vain."""
 
     way: PartContext
     spans: list[ByteRange]
@@ -156,12 +173,14 @@ class PartWorkers:
 
     @property
     def moved(self) -> int:
-        """The bytes of those that have moved here, and not elsewhere or earlier; those under way included."""
+        """The bytes of those that have moved here, and not elsewhere or earlier; those under way
+        included."""
         return self._here + self.under_way
 
     @property
     def under_way(self) -> int:
-        """The bytes of parts that have moved, and of which nobody has said yet that they are there."""
+        """The bytes of parts that have moved, and of which nobody has said yet that they are
+        there."""
         return sum(body.count for body in self._bodies.values())
 
     def run(self, upload: Upload, take: NextPart) -> None:
@@ -172,7 +191,9 @@ class PartWorkers:
         self._over = False
         workers: Any = Pool(max(1, min(2 * self._most, len(self.spans) - len(self.done))))
         try:
-            for failure in workers.imap_unordered(lambda _: self._work(upload, take), range(workers.size)):
+            for failure in workers.imap_unordered(
+                lambda _: self._work(upload, take), range(workers.size)
+            ):
                 if failure is not None:
                     self._hear_out(workers, failure)
                     raise failure
@@ -182,14 +203,16 @@ class PartWorkers:
             self._all_read.clear()
 
     def _hear_out(self, workers: Any, failure: RelayError) -> None:
-        """Stop what is on its way, but wait for the answers to what is all there; each is taken note of, or fails."""
+        """Stop what is on its way, but wait for the answers to what is all there; each is taken
+        note of, or fails."""
         if isinstance(failure, NO_DRAIN_ERRORS):
             return
         gevent.killall([greenlet for greenlet in workers if greenlet not in self._all_read])
         gevent.joinall(list(workers))
 
     def _work(self, upload: Upload, take: NextPart) -> RelayError | None:
-        """Move one part after another; return the failure that ends this, rather than let gevent print it."""
+        """Move one part after another; return the failure that ends this, rather than let gevent
+        print it."""
         try:
             while True:
                 with closing(_Permit(self._reading)) as turn:
@@ -230,13 +253,18 @@ class PartWorkers:
         """Move one part, and again while that may help and there is time."""
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
-            return self.way.retry(what, lambda meter: self._copy_part_once(upload, number, span, meter))
+            return self.way.retry(
+                what, lambda meter: self._copy_part_once(upload, number, span, meter)
+            )
         return self.way.retry(
-            what, lambda meter: self._move_part_once(upload, number, span, meter, turn), most=self._retry_limit
+            what,
+            lambda meter: self._move_part_once(upload, number, span, meter, turn),
+            most=self._retry_limit,
         )
 
     def _retry_limit(self) -> float:
-        """Return how often a part of this upload may fail: not for long where one that was gone on with takes none."""
+        """Return how often a part of this upload may fail: not for long where one that was gone on
+        with takes none."""
         return MAX_REREADS + len(self.done) // 10 if self.resumed and not self.taken else inf
 
     def _move_part_once(
@@ -293,7 +321,9 @@ class PartWorkers:
         finally:
             del self._bodies[number]
 
-    def _copy_part_once(self, upload: Upload, number: int, span: ByteRange, meter: Watchdog) -> StoredPart:
+    def _copy_part_once(
+        self, upload: Upload, number: int, span: ByteRange, meter: Watchdog
+    ) -> StoredPart:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
         return StoredPart(number, part.size, part.etag, "", part.checked)
@@ -320,7 +350,8 @@ class _Permit:
 
 
 def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> None:
-    """Wait before something is done again. Raises what `Watchdog.check` raises, within about a second."""
+    """Wait before something is done again. Raises what `Watchdog.check` raises, within about a
+    second."""
     until = meter.clock() + seconds
     while (left := until - meter.clock()) > 0:
         sleep(min(left, meter.tick_seconds))
@@ -341,5 +372,6 @@ def _refuse_unstable(source: Location, number: int, before: bytes | None, digest
     """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
     if before is not None and digest and before != digest:
         raise SourceUnstable(
-            f"part {number} of {source} was read twice, and its bytes were others, under one entity tag"
+            f"part {number} of {source} was read twice, and its bytes were others, under one"
+            " entity tag"
         )

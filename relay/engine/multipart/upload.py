@@ -1,17 +1,19 @@
-"""One object as a multipart upload: begin it, fill it with ranged reads of the pinned version, complete it.
+"""One object as a multipart upload: begin it, fill it with ranged reads of the pinned version,
+complete it.
 
-Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold; a window
-moves some of them at a time (`window.py`). The CRC64NVME of each part is computed on the way and all of them are
-combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
-before the destination was told that all parts are there; when anything fails for good the upload is aborted.
+Theory of operation. The object is cut into spans of one size, so large that the destination's
+limits hold; a window moves some of them at a time (`window.py`). The CRC64NVME of each part is
+computed on the way and all of them are combined into that of the whole, which the source's own and
+the destination's are compared with. Nobody sees anything before the destination was told that all
+parts are there; when anything fails for good the upload is aborted.
 
-With a journal every step is written down, and an upload that another process began is gone on with: the destination
-is asked which parts it has, and only those that it and the journal know alike are not sent again. Other runners may
-take parts of it meanwhile (`share.py`); whoever has the transfer waits for theirs, and completes it.
+With a journal every step is written down, and an upload that another process began is gone on with:
+the destination is asked which parts it has, and only those that it and the journal know alike are
+not sent again. Other runners may take parts of it meanwhile (`share.py`); whoever has the transfer
+waits for theirs, and completes it.
 
-Decided here: the cut, what is kept, when an upload is completed or thrown away. Never here: whether an object goes in
-parts, and how one moves.
-"""
+Decided here: the cut, what is kept, when an upload is completed or thrown away. Never here: whether
+an object goes in parts, and how one moves."""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ OTHERS_SECONDS = 0.25
 
 
 def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRange]:
-    """Cut `size` bytes into spans of about `wished` bytes each, larger ones where there would be too many.
+    """Cut `size` bytes into spans of about `wished` bytes each, larger ones where there would be
+    too many.
 
     Raises Rejected for an object that is larger than the store takes.
     """
@@ -92,23 +95,34 @@ def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRa
             hint="The destination can't hold this object; choose another, or split the object.",
         )
     least = -(-size // limits.most)
-    return ranges_of(size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest))
+    return ranges_of(
+        size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest)
+    )
 
 
 MAX_FRUITLESS_RESUMES = 2
 """So often, one after the other, an attempt goes on with an upload that takes nothing."""
-UNREACHABLE_ERRORS = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, Locked)
+UNREACHABLE_ERRORS = (
+    UploadGone,
+    ConnectFailed,
+    CertificateRefused,
+    EgressDenied,
+    Throttled,
+    Locked,
+)
 """Failures that say nothing about an upload: the store is away, or busy."""
 DISCARD_ERRORS = (UploadGone, RangeIgnored, SourceUnstable)
 """Failures after which what has arrived is of no use to anybody."""
 
 NOT_COMPLETED_ERRORS = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
-"""Answers to an upload that is to be completed after which nobody asks again: of the whole, and not of one part."""
+"""Answers to an upload that is to be completed after which nobody asks again: of the whole, and not
+of one part."""
 
 
 @dataclass(frozen=True)
 class MovedParts:
-    """An object that was moved in parts: what the destination said, its digests, and what was sent twice (bytes)."""
+    """An object that was moved in parts: what the destination said, its digests, and what was sent
+    twice (bytes)."""
 
     stored: PutResult
     digests: Digests
@@ -123,13 +137,16 @@ class MultipartUpload:
     if_absent: bool = False
     journal: Journal | None = None
     vain: int = 0
-    """So many attempts before this one, and with this one, went on with the upload, which took nothing."""
+    """So many attempts before this one, and with this one, went on with the upload, which took
+    nothing."""
 
     def __post_init__(self) -> None:
         """Cut it; nothing has moved yet. Raises Rejected as `split_into_ranges`."""
         size = self.way.found.version.size
         assert size is not None, "only an object of known size is cut"
-        self._destination = cast(PartsDestination, self.way.stores.destination(self.way.place, self.way.meter))
+        self._destination = cast(
+            PartsDestination, self.way.stores.destination(self.way.place, self.way.meter)
+        )
         limits = self._destination.part_limits
         assert limits is not None, "only a store that takes parts is asked for them"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
@@ -173,11 +190,11 @@ class MultipartUpload:
         return self.journal is not None
 
     def run(self) -> MovedParts:
-        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted, unless
-        there is a journal, and some of it has arrived.
+        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is
+        aborted, unless there is a journal, and some of it has arrived.
 
-        RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
-        """
+        RangeIgnored where the source gives no ranges after all: nothing of it is at the destination
+        then."""
         written = self.journal.recorded_upload() if self.journal is not None else None
         if written is not None and (moved := self._resume_completed(written)):
             return moved
@@ -194,15 +211,19 @@ class MultipartUpload:
             raise
 
     def _discard_stuck_upload(self, error: BaseException) -> UploadGone | None:
-        """Throw away an upload that was gone on with and does not get on; return that, or None where it is kept.
+        """Throw away an upload that was gone on with and does not get on; return that, or None
+        where it is kept.
 
-        Some stores keep what came of a broken part, and never take that upload's parts rightly again. One that can't be
-        thrown away either is kept: then it is the store that does not answer. Raises why, where that may pass and the
-        upload was refused.
-        """
+        Some stores keep what came of a broken part, and never take that upload's parts rightly
+        again. One that can't be thrown away either is kept: then it is the store that does not
+        answer. Raises why, where that may pass and the upload was refused."""
         upload, self.vain = self._resumed, self.vain + 1 if self._in_vain(error) else 0
         refused = self._completing and isinstance(error, Rejected)
-        if upload is None or not isinstance(error, RelayError) or not (refused or self.vain >= MAX_FRUITLESS_RESUMES):
+        if (
+            upload is None
+            or not isinstance(error, RelayError)
+            or not (refused or self.vain >= MAX_FRUITLESS_RESUMES)
+        ):
             return None
         try:
             self._unfinished.discard(upload)
@@ -212,21 +233,28 @@ class MultipartUpload:
             return None
         self.vain = 0
         self.discarded = (
-            f"an upload in parts that had been begun before took no more, and was begun anew: {error.message}"
+            "an upload in parts that had been begun before took no more, and was begun anew:"
+            f" {error.message}"
         )
         return UploadGone(f"the upload that was gone on with takes nothing: {error.message}")
 
     def _in_vain(self, error: BaseException) -> bool:
-        """Say if the destination answers, and this upload of an earlier attempt still has taken nothing."""
+        """Say if the destination answers, and this upload of an earlier attempt still has taken
+        nothing."""
         if self._resumed is None or self._window.taken or not isinstance(error, RelayError):
             return False
-        busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (502, 503, 504)
+        busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (
+            502,
+            503,
+            504,
+        )
         return error.side == "destination" and error.retryable and not busy
 
     # -- the upload
 
     def _resume_completed(self, written: UploadRecord) -> MovedParts | None:
-        """Return what an earlier attempt completed under another name, and did not live to publish; nothing is sent.
+        """Return what an earlier attempt completed under another name, and did not live to publish;
+        nothing is sent.
 
         Like any object that was just sent, it is believed only when it is proved.
         """
@@ -252,7 +280,8 @@ class MultipartUpload:
         return None
 
     def _is_ours(self, written: UploadRecord) -> bool:
-        """Say if an upload that stands in the journal is of this version, to this place, in this cut."""
+        """Say if an upload that stands in the journal is of this version, to this place, in this
+        cut."""
         version = self.way.found.version
         step = self._window.spans[0].length
         return can_resume(written, str(self.way.place), version.etag, version.size, step)
@@ -274,7 +303,8 @@ class MultipartUpload:
         return self._unfinished.begin(self.way.place, self.way.found.metadata, about)
 
     def _resume(self, written: UploadRecord) -> Upload | None:
-        """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
+        """Return the upload of an earlier attempt, if there is one of this very version, with what
+        it has of it.
 
         One that does not fit is thrown away.
         """
@@ -283,7 +313,9 @@ class MultipartUpload:
             self._unfinished.abort_lost_uploads(self.way.place, written)
             return None
         window = self._window
-        upload = Upload(self.way.place, written.upload_id, written.checked, described=self.way.found.metadata)
+        upload = Upload(
+            self.way.place, written.upload_id, written.checked, described=self.way.found.metadata
+        )
         if not self._is_ours(written):
             self._unfinished.replace(upload)
             return None
@@ -293,7 +325,9 @@ class MultipartUpload:
         except NotFound:
             self._resumed, window.resumed = None, False
             return None  # the store threw it away; another is begun in its place
-        window.read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
+        window.read = {
+            part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
+        }
         for part in confirmed_parts(written, listed):
             if part.digest or not self.way.digested:  # else it was sent when nobody wanted a digest
                 window.record_part(part)
@@ -304,8 +338,8 @@ class MultipartUpload:
     # -- the parts
 
     def _move_all(self, upload: Upload) -> None:
-        """Have every part moved, by us or by others. Raises the first failure of ours, when all else of ours has
-        stopped."""
+        """Have every part moved, by us or by others. Raises the first failure of ours, when all
+        else of ours has stopped."""
         take = self._next_part(upload)
         while len(self._window.done) < len(self._window.spans):
             self._window.run(upload, take)
@@ -321,8 +355,8 @@ class MultipartUpload:
     def _adopt_parts_of_others(self, journal: Journal) -> None:
         """Take over what others have moved, and wait a moment for what they have not.
 
-        A part that stands as ours is one of which we were not told: whoever takes the next may have it.
-        """
+        A part that stands as ours is one of which we were not told: whoever takes the next may have
+        it."""
         window = self._window
         if len(window.done) == len(window.spans):
             return
@@ -332,7 +366,9 @@ class MultipartUpload:
                 if part.number not in window.done:
                     window.record_part(part)
             if len(window.done) < len(window.spans):
-                raise UploadGone(f"the parts of {self.way.place} were forgotten while they were moved")
+                raise UploadGone(
+                    f"the parts of {self.way.place} were forgotten while they were moved"
+                )
         elif any(left.values()):
             journal.release_parts()
         else:
@@ -347,7 +383,9 @@ class MultipartUpload:
         if digests and declared is not None and declared != digests[COMBINED]:
             message = f"the {COMBINED} of what was read is not the one that was declared"
             raise IntegrityMismatch(message, side="source", seen=str(as_hex(digests)))
-        parts: tuple[Part, ...] = tuple(window.done[number] for number in range(1, len(window.spans) + 1))
+        parts: tuple[Part, ...] = tuple(
+            window.done[number] for number in range(1, len(window.spans) + 1)
+        )
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
         known = self.way.found.version.digests if self.way.copying else digests
@@ -357,9 +395,12 @@ class MultipartUpload:
         reach("after-complete")
         return MovedParts(stored, digests, window.resent)
 
-    def _request_completion(self, upload: Upload, parts: tuple[Part, ...], known: Digests) -> PutResult:
-        """Ask for the whole, and again while that may help. Raises as PartsDestination.complete, and Unavailable where
-        something is there by the time that it is asked again: that may be ours, of which only the answer was lost."""
+    def _request_completion(
+        self, upload: Upload, parts: tuple[Part, ...], known: Digests
+    ) -> PutResult:
+        """Ask for the whole, and again while that may help. Raises as PartsDestination.complete,
+        and Unavailable where something is there by the time that it is asked again: that may be
+        ours, of which only the answer was lost."""
 
         def ask(_: Watchdog) -> PutResult:
             self._asked += 1
@@ -371,9 +412,13 @@ class MultipartUpload:
             if self._asked == 1:
                 raise
             raise Unavailable(
-                f"something came to {self.way.place} while the upload was completed: {error.message}",
+                f"something came to {self.way.place} while the upload was completed:"
+                f" {error.message}",
                 side="destination",
-                hint="The first request to complete it may have done so: run it again, and it is looked at.",
+                hint=(
+                    "The first request to complete it may have done so: run it again, and it is"
+                    " looked at."
+                ),
             ) from None
 
     def _combine_digests(self) -> Digests:
@@ -385,19 +430,23 @@ class MultipartUpload:
         return {COMBINED: value.to_bytes(8, "big")}
 
     def may_be_whole(self, error: RelayError) -> bool:
-        """Say if the object may be there after `error`: the destination was asked to complete it, and has not refused
-        the only request."""
+        """Say if the object may be there after `error`: the destination was asked to complete it,
+        and has not refused the only request."""
         status = getattr(error, "store_status", None)
-        refused = isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
+        refused = (
+            isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
+        )
         return self._asked > int(refused)
 
     def _goes_on(self, error: BaseException) -> bool:
         """Say if another attempt, or another process, may go on with what was acknowledged.
 
-        What has arrived outlives every limit of time, and whatever one part was answered: the object may be tried
-        again, by hand too. Not what can be of no use: another version's, what nobody wants, what can't be completed.
-        """
-        if isinstance(error, DISCARD_ERRORS) or (self._completing and isinstance(error, NOT_COMPLETED_ERRORS)):
+        What has arrived outlives every limit of time, and whatever one part was answered: the
+        object may be tried again, by hand too. Not what can be of no use: another version's, what
+        nobody wants, what can't be completed."""
+        if isinstance(error, DISCARD_ERRORS) or (
+            self._completing and isinstance(error, NOT_COMPLETED_ERRORS)
+        ):
             return isinstance(error, StoreFull)
         if isinstance(error, Cancelled):
             return error.retryable
@@ -411,7 +460,12 @@ class MultipartUpload:
 
 
 def is_multipart(found: ObjectInfo | None, destination: Destination, limits: Limits) -> bool:
-    """Say if an object is to go in parts: it is large, its version is pinned, and both sides can."""
+    """Say if an object is to go in parts: it is large, its version is pinned, and both sides
+    can."""
     if found is None or found.version.size is None or destination.part_limits is None:
         return False
-    return found.version.size >= limits.parted_bytes and found.ranges and found.version.strong_etag is not None
+    return (
+        found.version.size >= limits.parted_bytes
+        and found.ranges
+        and found.version.strong_etag is not None
+    )

@@ -1,8 +1,9 @@
 """One attempt, step by step: pin the source, look at the destination, copy or upload, finish.
 
-Theory of operation. The order is fixed: pin the source's version, look at the destination where that is wanted, let
-the store copy the object where it can, else send it in parts or in one request, and prove it. Where the destination
-takes the source's name, and the source tells that only when it is read, it is opened first.
+Theory of operation. The order is fixed: pin the source's version, look at the destination where
+that is wanted, let the store copy the object where it can, else send it in parts or in one request,
+and prove it. Where the destination takes the source's name, and the source tells that only when it
+is read, it is opened first.
 
 Decided here: the order, and which way an object goes. Never here: what is tried again.
 """
@@ -34,7 +35,9 @@ from relay.stores.interfaces import Destination, ObjectInfo
 class Attempt:
     """The way of one object through its transfer: `run` once an attempt."""
 
-    def __init__(self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts) -> None:
+    def __init__(
+        self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts
+    ) -> None:
         self._terms, self._progress = terms, progress
         self._reading = reading = SourceReader(terms, progress)
         self._acceptance = acceptance = Finalizer(terms, progress, allowed)
@@ -42,12 +45,15 @@ class Attempt:
         self._pipe = Uploader(terms, progress, reading, acceptance)
 
     def run(self) -> Outcome:
-        """Go all the way. Raises a RelayError; the body may be open then, and is the caller's to close."""
+        """Go all the way. Raises a RelayError; the body may be open then, and is the caller's to
+        close."""
         plan, reading = self._terms.plan, self._reading
         reading.reset()
         destination = self._terms.stores.destination(plan.destination, self._terms.meter)
         if not plan.destination.path.endswith("/"):
-            self._remove_lost_uploads(destination, plan.destination)  # also where the source gives nothing any more
+            self._remove_lost_uploads(
+                destination, plan.destination
+            )  # also where the source gives nothing any more
         found = reading.pin_version(destination)
         place = self._resolve_name(found) if found else plan.destination
         reach("after-pin")
@@ -57,7 +63,11 @@ class Attempt:
             if early := self._existing.skip_outcome(destination, place, before, found):
                 self._discard_multipart(destination)
                 return early
-        if found and before and (moved := self._copy_or_upload_multipart(destination, place, before, found)):
+        if (
+            found
+            and before
+            and (moved := self._copy_or_upload_multipart(destination, place, before, found))
+        ):
             return moved
         self._discard_multipart(destination)
         opened, body = reading.open_body(found)
@@ -79,7 +89,8 @@ class Attempt:
     def _copy_or_upload_multipart(
         self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
     ) -> Outcome | None:
-        """Move it without one body for the whole: let the store copy it, or send it in parts. None where neither goes.
+        """Move it without one body for the whole: let the store copy it, or send it in parts. None
+        where neither goes.
 
         It is sent in one request then.
         """
@@ -97,8 +108,11 @@ class Attempt:
         except PreconditionFailed as error:
             return self._existing.on_precondition_failed(error, destination, place, found)
 
-    def _inspect_destination(self, destination: Destination, place: Location, found: ObjectInfo | None) -> PriorState:
-        """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
+    def _inspect_destination(
+        self, destination: Destination, place: Location, found: ObjectInfo | None
+    ) -> PriorState:
+        """Return what is at the place, when it was made sure that it is not the source, and is rid
+        of our leavings."""
         self._refuse_itself(found, place)
         refuse_link_to_source(self._terms.plan, place)
         refuse_folded_names(destination, place, self._terms.known.twins)
@@ -118,8 +132,8 @@ class Attempt:
         self._progress.is_rid = left is None and self._terms.publishes_atomically(destination)
 
     def _discard_multipart(self, destination: Destination) -> None:
-        """Throw away the upload in parts that an attempt before this one began, and that this one does not go on
-        with."""
+        """Throw away the upload in parts that an attempt before this one began, and that this one
+        does not go on with."""
         terms, known = self._terms, self._terms.known
         again = self._progress.attempt > 1 or known.begun or bool(known.lost)
         if terms.journal is None or destination.part_limits is None or not again:
@@ -130,7 +144,8 @@ class Attempt:
             terms.upload_lifecycle.abort_lost_uploads(place, written)
 
     def _resolve_name(self, found: ObjectInfo) -> Location:
-        """Give a destination that ends in '/' the source's name (Content-Disposition, else the last segment)."""
+        """Give a destination that ends in '/' the source's name (Content-Disposition, else the last
+        segment)."""
         plan = self._terms.plan
         place = plan.destination
         if not place.path.endswith("/"):
@@ -145,7 +160,8 @@ class Attempt:
         return place.named(name)
 
     def _refuse_itself(self, found: ObjectInfo | None, place: Location) -> None:
-        """Raise SameObject where a name that was taken over, or a redirect, leads back to the source."""
+        """Raise SameObject where a name that was taken over, or a redirect, leads back to the
+        source."""
         source = self._terms.plan.source
         there = source if found is None else found.location
         if same_object(source, place) or (there is not source and same_object(there, place)):

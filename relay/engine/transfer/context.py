@@ -33,11 +33,10 @@ _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 class ObjectHints:
     """What is known of an object before its transfer begins, besides its locations.
 
-    `listed` is what a listing told of it: a small object is read at once then, without a HEAD. `absent` says that
-    nothing was at the destination of its tree, a short while ago. `begun` says that another process may have sent it
-    already: then the destination is asked before anything is sent again. `before` is what that process found there
-    before it sent the first byte.
-    """
+    `listed` is what a listing told of it: a small object is read at once then, without a HEAD.
+    `absent` says that nothing was at the destination of its tree, a short while ago. `begun` says
+    that another process may have sent it already: then the destination is asked before anything is
+    sent again. `before` is what that process found there before it sent the first byte."""
 
     listed: Version | None = None
     promised: Version | None = None
@@ -48,9 +47,11 @@ class ObjectHints:
     lapsed: bool = False
     """That a process ended in the middle of it, and nobody has looked since at what it left."""
     twins: tuple[Location, ...] = ()
-    """Where objects of the same tree may be that this destination takes for the same, if it takes two names for one."""
+    """Where objects of the same tree may be that this destination takes for the same, if it takes
+    two names for one."""
     token: str | None = None
-    """What names this attempt's upload where it lies under another name until it is published, ..."""
+    """What names this attempt's upload where it lies under another name until it is published,
+    ..."""
     lost: tuple[str, ...] = ()
     """... and those of attempts that were lost, whose uploads are ours to remove."""
     remains: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +60,8 @@ class ObjectHints:
 
 @dataclass(eq=False)
 class TransferContext:
-    """The terms of one transfer. Nothing of them changes while it runs. (Frozen, each would take 2 µs to be made.)"""
+    """The terms of one transfer. Nothing of them changes while it runs. (Frozen, each would take 2
+    µs to be made.)"""
 
     id: str
     plan: Plan
@@ -105,7 +107,9 @@ class TransferContext:
         whole = must_be_single_upload(self.known.promised, destination.part_limits, size)
         return is_multipart(found, destination, self.limits) and not whole
 
-    def part_context(self, place: Location, found: ObjectInfo, digested: bool, copying: bool = False) -> PartContext:
+    def part_context(
+        self, place: Location, found: ObjectInfo, digested: bool, copying: bool = False
+    ) -> PartContext:
         """Return how the parts of what was `found` go to `place`."""
         return PartContext(
             stores=self.stores,
@@ -124,8 +128,14 @@ class TransferContext:
         )
 
     def outcome(
-        self, state: State, place: Location, receipt: Receipt | None = None, notes: tuple[str, ...] = ()
+        self,
+        state: State,
+        place: Location,
+        receipt: Receipt | None = None,
+        notes: tuple[str, ...] = (),
     ) -> Outcome:
         """Return how it ended: with a `receipt`, or skipped."""
         moved = receipt.bytes if receipt else 0
-        return Outcome(self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt, notes)
+        return Outcome(
+            self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt, notes
+        )

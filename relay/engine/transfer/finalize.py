@@ -1,10 +1,10 @@
 """Finish an upload: prove the object, publish it from its temporary name, write its receipt.
 
-An object that turns out wrong is deleted again, unless it may be another's. One that is right, and can't be proved
-since the credentials were withdrawn, stays: it need only be proved.
+An object that turns out wrong is deleted again, unless it may be another's. One that is right, and
+can't be proved since the credentials were withdrawn, stays: it need only be proved.
 
-Decided here: what becomes of an object that the destination took. Never here: what proves it (`verify.py`).
-"""
+Decided here: what becomes of an object that the destination took. Never here: what proves it
+(`verify.py`)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ UNKNOWN = PriorState(known=False)
 class Finalizer:
     """What one transfer's uploads are put through, in all its attempts."""
 
-    def __init__(self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts) -> None:
+    def __init__(
+        self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts
+    ) -> None:
         self._terms, self._progress, self._allowed = terms, progress, allowed
         self._altered: str | None = None
 
@@ -62,18 +64,21 @@ class Finalizer:
         moved: int | None = None,
         before: PriorState = UNKNOWN,
     ) -> Outcome:
-        """Prove what is at the destination now, and was there `before`. Raises as `prove`; an object that is wrong is
-        removed, unless `keep` says that it may be another's. `moved` is how many bytes that took, if not all of them.
+        """Prove what is at the destination now, and was there `before`. Raises as `prove`; an
+        object that is wrong is removed, unless `keep` says that it may be another's. `moved` is how
+        many bytes that took, if not all of them.
 
-        Raises UploadGone for what was found where ours was to be, and is not ours as far as anybody can tell.
-        """
+        Raises UploadGone for what was found where ours was to be, and is not ours as far as anybody
+        can tell."""
         terms, progress = self._terms, self._progress
         progress.phase = "verifying"
         reach("before-verify")
         if not keep and not stored.found:
             self._note_taken(place, stored)
         try:
-            proof = prove_object(destination, stored, sent, terms.plan.verify, self._settling(), before)
+            proof = prove_object(
+                destination, stored, sent, terms.plan.verify, self._settling(), before
+            )
             if stored.found and proof.level is Level.SIZE:
                 raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
             self._still_allowed(place, proof)
@@ -84,11 +89,15 @@ class Finalizer:
                 raise
             if stored.found:
                 raise _another(place, error) from error
-            undone = self._undone(error, destination, place, stored, sent.bytes if moved is None else moved)
+            undone = self._undone(
+                error, destination, place, stored, sent.bytes if moved is None else moved
+            )
             raise undone from error.__cause__
         progress.unproved = None
         if stored.place is not None:
-            progress.remains.pop(str(stored.readable), None)  # what an earlier attempt left there has moved
+            progress.remains.pop(
+                str(stored.readable), None
+            )  # what an earlier attempt left there has moved
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
@@ -102,23 +111,28 @@ class Finalizer:
         )
         return terms.outcome(receipt.state, place, receipt)
 
-    def given_up(self, error: RelayError, destination: Destination, place: Location, stored: PutResult) -> RelayError:
-        """Remove what the destination took where that may not stay, since an `error` came before its proof; return the
-        error to raise."""
+    def given_up(
+        self, error: RelayError, destination: Destination, place: Location, stored: PutResult
+    ) -> RelayError:
+        """Remove what the destination took where that may not stay, since an `error` came before
+        its proof; return the error to raise."""
         self._note_taken(place, stored)
         return self._undone(error, destination, place, stored, 0)
 
     def _note_taken(self, place: Location, stored: PutResult) -> None:
-        """Note that the destination shows an object of ours, and what it calls that, until it is proved."""
+        """Note that the destination shows an object of ours, and what it calls that, until it is
+        proved."""
         progress = self._progress
         if stored.place is None:
             progress.unproved = stored.readable or place
             if progress.before is not None:
                 progress.before = progress.before.sent_as(stored.version)
 
-    def _lost(self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof) -> tuple[str, ...]:
-        """Return a note of what the destination took of the metadata, and does not show. Raises MetadataUnkept where
-        all of it is wanted."""
+    def _lost(
+        self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof
+    ) -> tuple[str, ...]:
+        """Return a note of what the destination took of the metadata, and does not show. Raises
+        MetadataUnkept where all of it is wanted."""
         if proof.shown is None or place.store in KEEPING:
             return ()
         lost = unshown_notes(found.metadata, proof.shown, place, stored.notes)
@@ -126,7 +140,8 @@ class Finalizer:
         return lost
 
     def _settling(self) -> Callable[[], bool]:
-        """Return what waits a moment longer each time, until the destination had its time to settle."""
+        """Return what waits a moment longer each time, until the destination had its time to
+        settle."""
         terms = self._terms
         until, waits = monotonic() + terms.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
 
@@ -140,24 +155,38 @@ class Finalizer:
         return poll
 
     def _still_allowed(self, place: Location, proof: Proof) -> None:
-        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such questions before.
+        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such
+        questions before.
 
-        Without a journal nobody could go on; one that never let us look stays what it is, unverified.
-        """
+        Without a journal nobody could go on; one that never let us look stays what it is,
+        unverified."""
         if proof.read:
             self._allowed.note(place)
-        elif proof.denied and self._terms.journal is not None and (self._progress.answered or self._allowed.has(place)):
+        elif (
+            proof.denied
+            and self._terms.journal is not None
+            and (self._progress.answered or self._allowed.has(place))
+        ):
             raise CredentialsWithdrawn(
                 f"the object was taken, and can't be proved: {proof.denied.message}",
                 side="destination",
-                hint="Resume with fresh credentials that may read it too; what has arrived is not sent again.",
+                hint=(
+                    "Resume with fresh credentials that may read it too; what has arrived is not"
+                    " sent again."
+                ),
                 store_status=proof.denied.store_status,
             )
 
     def _undone(
-        self, error: RelayError, destination: Destination, place: Location, stored: PutResult, moved: int
+        self,
+        error: RelayError,
+        destination: Destination,
+        place: Location,
+        stored: PutResult,
+        moved: int,
     ) -> RelayError:
-        """Remove what may not stay, since its proof, or its publication, failed; return what to tell of that."""
+        """Remove what may not stay, since its proof, or its publication, failed; return what to
+        tell of that."""
         judged = self._judged(error, place)
         if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
             return judged  # it is there, and need only be proved
@@ -165,16 +194,21 @@ class Finalizer:
         noted = self._progress.to_note
         if stored.place is None and noted is not None and self._terms.journal is not None:
             self._terms.journal.note(noted)  # what is called so is ours
-        wrong = isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
+        wrong = (
+            isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
+        )
         if wrong and stored.place is None and (stored.digests or stored.version.digests):
             self._wait_until_shown(destination, stored)
-        if wrong and remove_object(destination, stored, judged, self._progress.before, self._terms.began):
+        if wrong and remove_object(
+            destination, stored, judged, self._progress.before, self._terms.began
+        ):
             self._progress.note_absent(place)
         return judged
 
     def _wait_until_shown(self, destination: Destination, stored: PutResult) -> None:
-        """Wait until an object shows, as long as its destination may take: one that its own answer told to be damaged
-        was not looked at, and is there a while after a DELETE that found nothing."""
+        """Wait until an object shows, as long as its destination may take: one that its own answer
+        told to be damaged was not looked at, and is there a while after a DELETE that found
+        nothing."""
         if stored.readable is None:
             return
         poll = self._settling()
@@ -190,14 +224,21 @@ class Finalizer:
             return  # what follows tells of it
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:
-        """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""
-        seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "destination" else None
+        """Return the failure of a proof, or what it means: the same other bytes twice are no
+        accident."""
+        seen = (
+            error.seen
+            if isinstance(error, IntegrityMismatch) and error.side == "destination"
+            else None
+        )
         again, self._altered = seen is not None and seen == self._altered, seen
         return DestinationMutates(f"{place}, twice: {error.message}") if again else error
 
-    def _published(self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState) -> Version:
-        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost, also
-        where the place still shows what was there `before`."""
+    def _published(
+        self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState
+    ) -> Version:
+        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and
+        DestinationLost, also where the place still shows what was there `before`."""
         terms = self._terms
         if stored.place is None:
             return proof.version
@@ -206,7 +247,10 @@ class Finalizer:
         reach("before-publish")
         terms.meter.commit()
         try:
-            absent, fresh = terms.if_absent and not self._progress.replaces, before.known and before.version is None
+            absent, fresh = (
+                terms.if_absent and not self._progress.replaces,
+                before.known and before.version is None,
+            )
             version = destination.publish(stored, if_absent=absent, fresh=fresh)
             reach("after-publish")
             if version == Version():  # its answers said nothing, not even that something is there
@@ -215,21 +259,26 @@ class Finalizer:
             while (old := _may_be_old(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
-            lost = DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}")
+            lost = DestinationLost(
+                f"{stored.place} is not there after it was moved there: {error.message}"
+            )
             lost.keep(error.remains)
             raise lost from None
         if old and before.known:
-            raise DestinationLost(f"{stored.place} still shows what was there before something was moved there")
+            raise DestinationLost(
+                f"{stored.place} still shows what was there before something was moved there"
+            )
         if None not in (size, version.size) and size != version.size:
             raise DestinationMutates(
-                f"{stored.place} has {version.size} bytes after {size} were moved there; they were left alone"
+                f"{stored.place} has {version.size} bytes after {size} were moved there; they were"
+                " left alone"
             )
         return replace(version, size=size if version.size is None else version.size)
 
 
 def _may_be_old(before: PriorState, size: int | None, there: Version) -> bool:
-    """Say if what a place shows may be what was there `before` an object of this `size` in bytes was moved there: a
-    cache may show that for a while (nginx's `open_file_cache`)."""
+    """Say if what a place shows may be what was there `before` an object of this `size` in bytes
+    was moved there: a cache may show that for a while (nginx's `open_file_cache`)."""
     other = None not in (size, there.size) and size != there.size
     return other and (not before.known or is_same(before.version, there))
 
@@ -240,7 +289,11 @@ def _version_at(destination: Destination, place: Location) -> Version:
 
 
 def _another(place: Location, error: RelayError) -> RelayError:
-    """Return what it means that what was found is not proved to be what was sent: it may be another's."""
+    """Return what it means that what was found is not proved to be what was sent: it may be
+    another's."""
     if isinstance(error, IntegrityMismatch | DestinationLost | NotFound):
-        return UploadGone(f"the upload to {place} is gone, and what is there is not known to be ours: {error.message}")
+        return UploadGone(
+            f"the upload to {place} is gone, and what is there is not known to be ours:"
+            f" {error.message}"
+        )
     return error

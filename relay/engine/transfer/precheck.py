@@ -1,11 +1,12 @@
 """Look at the destination before an upload, and decide whether an upload is needed.
 
-Theory of operation. The destination is looked at where `if_exists` asks for it, where an upload that breaks could be
-seen, and where an earlier attempt may have sent the object without anybody having learned of it. What is there is
-skipped, refused, replaced, or proved as what that attempt sent.
+Theory of operation. The destination is looked at where `if_exists` asks for it, where an upload
+that breaks could be seen, and where an earlier attempt may have sent the object without anybody
+having learned of it. What is there is skipped, refused, replaced, or proved as what that attempt
+sent.
 
-Decided here: when nothing need be sent. Never here: what is compared (`unchanged.py`), and the proof.
-"""
+Decided here: when nothing need be sent. Never here: what is compared (`unchanged.py`), and the
+proof."""
 
 from __future__ import annotations
 
@@ -40,27 +41,39 @@ from relay.receipt import State, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, Upload
 
 LISTED = frozenset({"s3"})
-"""Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
-"HeadObject")."""
+"""Stores that tell whoever may list that nothing is there, whether he may read or not
+(docs.aws.amazon.com, "HeadObject")."""
 CLOCKS_SECONDS = 24 * 3600.0
 """By less than that the clocks of stores and ours differ."""
-_SENT_BEFORE = "it was there: an earlier attempt sent it, and its end was not known, or nothing had proved it"
+_SENT_BEFORE = (
+    "it was there: an earlier attempt sent it, and its end was not known, or nothing had proved it"
+)
 
 
 class DestinationCheck:
     """What one transfer finds at its destination."""
 
     def __init__(
-        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+        self,
+        terms: TransferContext,
+        progress: Progress,
+        reading: SourceReader,
+        acceptance: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
+        self._terms, self._progress, self._reading, self._acceptance = (
+            terms,
+            progress,
+            reading,
+            acceptance,
+        )
 
     def inspect(self, destination: Destination, place: Location) -> PriorState:
-        """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
+        """Look at the destination before the upload, where one that breaks could be seen, or
+        `if_exists` asks.
 
-        A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and Rejected where nothing
-        may be overwritten, and the destination does not tell if something is there.
-        """
+        A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and
+        Rejected where nothing may be overwritten, and the destination does not tell if something is
+        there."""
         terms, progress = self._terms, self._progress
         asked = terms.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent(destination, place):
@@ -83,35 +96,45 @@ class DestinationCheck:
         was = progress.before.version if progress.before is not None else None
         if before.known and (before.version is None or is_same(was, before.version)):
             progress.note_absent(place)
-        progress.answered |= before.known and (before.version is not None or place.store not in LISTED)
+        progress.answered |= before.known and (
+            before.version is not None or place.store not in LISTED
+        )
         return before
 
     def _seems_absent(self, destination: Destination, place: Location) -> bool:
-        """Say if nothing was there when its tree's destination was listed, and nobody need look again.
+        """Say if nothing was there when its tree's destination was listed, and nobody need look
+        again.
 
-        That is no proof: where nothing may be overwritten the destination has to heed that by itself.
-        """
+        That is no proof: where nothing may be overwritten the destination has to heed that by
+        itself."""
         terms = self._terms
         if not (terms.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
             return False
-        return destination.lists_all and (destination.honours_preconditions(place) or not terms.if_absent)
+        return destination.lists_all and (
+            destination.honours_preconditions(place) or not terms.if_absent
+        )
 
     @property
     def _goes_unseen(self) -> bool:
-        """Whether to upload without a look: overwriting is allowed, and no attempt before this one could look either.
-        (Where an earlier one could, a denial means that the credentials have been withdrawn.)"""
+        """Whether to upload without a look: overwriting is allowed, and no attempt before this one
+        could look either. (Where an earlier one could, a denial means that the credentials have
+        been withdrawn.)"""
         terms, was = self._terms, self._progress.before
         looked = terms.known.begun and (was is None or was.known)
         return not (terms.if_absent or looked or self._progress.answered)
 
     def skip_outcome(
-        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo | None
+        self,
+        destination: Destination,
+        place: Location,
+        before: PriorState,
+        found: ObjectInfo | None,
     ) -> Outcome | None:
         """Return how it ends if what is at the destination already is enough, or None.
 
-        Where something of ours may be there, what was there before it decides, and never what we have written: that is
-        proved, sent again, or a failure. Raises AlreadyExists, IntegrityMismatch.
-        """
+        Where something of ours may be there, what was there before it decides, and never what we
+        have written: that is proved, sent again, or a failure. Raises AlreadyExists,
+        IntegrityMismatch."""
         there, if_exists = before.version, self._terms.plan.if_exists
         if there is None:  # or it did not tell: then the precondition of the upload has to
             return None
@@ -120,7 +143,9 @@ class DestinationCheck:
                 return outcome
             if self._may_be_ours(destination, place, there):
                 self._refuse_other_bytes(destination, place, there, found)
-                self._progress.unproved = place  # a piece of ours, until this attempt has replaced it
+                self._progress.unproved = (
+                    place  # a piece of ours, until this attempt has replaced it
+                )
                 return None
         if self._may_be_piece(destination, place, there, found):
             self._progress.unproved = place
@@ -133,22 +158,24 @@ class DestinationCheck:
     def skip_outcome_of_opened(
         self, destination: Destination, place: Location, before: PriorState, opened: ObjectInfo
     ) -> Outcome | None:
-        """Return a skip where the destination has the object as the source tells it, which told it only when it was
-        opened, since HEAD is refused where GET is not; or None, also where something of ours may be there."""
+        """Return a skip where the destination has the object as the source tells it, which told it
+        only when it was opened, since HEAD is refused where GET is not; or None, also where
+        something of ours may be there."""
         there = before.version
         if self._terms.plan.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._has_sent(destination, place, there) and self._may_be_ours(destination, place, there):
+        if self._has_sent(destination, place, there) and self._may_be_ours(
+            destination, place, there
+        ):
             return None
         return self._skip_if_unchanged(place, there, opened)
 
     def prepare_upload(self, destination: Destination, place: Location, before: PriorState) -> None:
-        """Bytes are about to go there: keep what was there before the first of them, for every attempt to come, of
-        whichever process. Raises LeaseLost, LedgerFailed: then none goes.
+        """Bytes are about to go there: keep what was there before the first of them, for every
+        attempt to come, of whichever process. Raises LeaseLost, LedgerFailed: then none goes.
 
-        That nothing was there at all its migration knows; that is not enough where nothing may be overwritten, since
-        what comes there before the first byte is another's.
-        """
+        That nothing was there at all its migration knows; that is not enough where nothing may be
+        overwritten, since what comes there before the first byte is another's."""
         terms, progress = self._terms, self._progress
         progress.note_sending()
         if progress.before is not None:
@@ -167,12 +194,17 @@ class DestinationCheck:
             raise
 
     def on_precondition_failed(
-        self, error: PreconditionFailed, destination: Destination, place: Location, found: ObjectInfo
+        self,
+        error: PreconditionFailed,
+        destination: Destination,
+        place: Location,
+        found: ObjectInfo,
     ) -> Outcome:
-        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself.
+        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error`
+        itself.
 
-        Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next one looks.
-        """
+        Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next
+        one looks."""
         if error.side != "destination" or not self._terms.if_absent:
             raise error
         self._progress.remains |= error.remains  # whatever is made of it
@@ -187,14 +219,18 @@ class DestinationCheck:
             raise Unavailable(
                 f"{place} was refused as if something were there, and nothing is: {error.message}",
                 side="destination",
-                hint="The destination answers 412 for another reason; what it says of itself may tell which.",
+                hint=(
+                    "The destination answers 412 for another reason; what it says of itself may"
+                    " tell which."
+                ),
             ) from None
         if self._terms.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._skip(place)
 
     def _skip(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
-        """Return a skip of what is there. Raises KeyCollision where that is another object of the same tree."""
+        """Return a skip of what is there. Raises KeyCollision where that is another object of the
+        same tree."""
         refuse_link_to_skipped_object(self._terms.plan, place, self._terms.journal)
         return self._terms.outcome(State.SKIPPED, place, notes=notes)
 
@@ -211,19 +247,21 @@ class DestinationCheck:
     # -- what may be ours
 
     def _shows_unproved(self, destination: Destination, place: Location) -> bool:
-        """Say if an object is seen at its place before it is proved: only there may be a piece, or a damaged one."""
+        """Say if an object is seen at its place before it is proved: only there may be a piece, or
+        a damaged one."""
         return not destination.staged_locations(place, "")
 
     def _is_older(self, there: Version) -> bool:
-        """Say if what is there was written before our migration was accepted, for certain: whatever the ledger has
-        forgotten, it is nothing of ours."""
+        """Say if what is there was written before our migration was accepted, for certain: whatever
+        the ledger has forgotten, it is nothing of ours."""
         was = self._progress.before
         if was is None or self._may_be_left(there):
             return False
         return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
     def _has_sent(self, destination: Destination, place: Location, there: Version) -> bool:
-        """Say if an attempt before this one may have put what is there. What is noted tells, where it is noted."""
+        """Say if an attempt before this one may have put what is there. What is noted tells, where
+        it is noted."""
         shows = self._shows_unproved(destination, place)
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
@@ -243,8 +281,9 @@ class DestinationCheck:
         return not self._is_still_open(destination, place)
 
     def _may_be_left(self, there: Version) -> bool:
-        """Say if what is there may be what an attempt of ours put there, and nothing has proved since: nothing that the
-        store tells of both says otherwise. (A tag alone does not: some servers give each answer another one.)"""
+        """Say if what is there may be what an attempt of ours put there, and nothing has proved
+        since: nothing that the store tells of both says otherwise. (A tag alone does not: some
+        servers give each answer another one.)"""
         was = self._progress.before
         if was is None or was.sent is None or is_same(was.version, there):
             return False
@@ -256,16 +295,18 @@ class DestinationCheck:
     def _may_be_piece(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> bool:
-        """Say if what is there, where everything may be overwritten, may be what a lost process left: it is shorter
-        than the object. What was there before is not noted then."""
+        """Say if what is there, where everything may be overwritten, may be what a lost process
+        left: it is shorter than the object. What was there before is not noted then."""
         terms, size = self._terms, found.version.size if found is not None else None
         if not terms.known.lapsed or terms.plan.if_exists is not IfExists.OVERWRITE:
             return False
-        return self._shows_unproved(destination, place) and (None in (size, there.size) or there.size != size)
+        return self._shows_unproved(destination, place) and (
+            None in (size, there.size) or there.size != size
+        )
 
     def _is_still_open(self, destination: Destination, place: Location) -> bool:
-        """Say if the store still has the upload in parts that was begun: then it was never completed, so that nothing
-        of it is visible, and what is there is another writer's."""
+        """Say if the store still has the upload in parts that was begun: then it was never
+        completed, so that nothing of it is visible, and what is there is another writer's."""
         journal = self._terms.journal
         written = journal.recorded_upload() if journal is not None else None
         if destination.part_limits is None or written is None or not written.upload_id:
@@ -273,7 +314,9 @@ class DestinationCheck:
         if location_of_upload(self._terms.plan, written) != place:
             return False
         try:
-            cast(PartsDestination, destination).stored_parts(Upload(place, written.upload_id, written.checked))
+            cast(PartsDestination, destination).stored_parts(
+                Upload(place, written.upload_id, written.checked)
+            )
         except StoreError:
             return False
         return True
@@ -281,11 +324,11 @@ class DestinationCheck:
     def _refuse_other_bytes(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> None:
-        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to be ours.
+        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to
+        be ours.
 
-        What begins as the object does is a piece of ours only where nothing was there before: else it may as well be an
-        older version of somebody's.
-        """
+        What begins as the object does is a piece of ours only where nothing was there before: else
+        it may as well be an older version of somebody's."""
         if not self._terms.if_absent:
             return
         was = self._progress.before
@@ -299,14 +342,19 @@ class DestinationCheck:
                 retryable=False,
                 hint="Nothing of it is overwritten, as you asked.",
             )
-            error.leave("What came of an upload of ours", place, "or it is somebody else's, which nothing tells")
+            error.leave(
+                "What came of an upload of ours",
+                place,
+                "or it is somebody else's, which nothing tells",
+            )
             raise error
         self._progress.replaces = True
 
     def _is_beginning(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> bool:
-        """Say if what is there is what a broken upload of ours leaves: the first bytes of the object."""
+        """Say if what is there is what a broken upload of ours leaves: the first bytes of the
+        object."""
         if there.size == 0:
             return True
         terms, pinned = self._terms, found.version if found is not None else None
@@ -316,9 +364,15 @@ class DestinationCheck:
         except CANT_READ:
             return False
 
-    def _skip_if_unchanged(self, place: Location, there: Version, found: ObjectInfo | None) -> Outcome | None:
+    def _skip_if_unchanged(
+        self, place: Location, there: Version, found: ObjectInfo | None
+    ) -> Outcome | None:
         """Return a skip, if the destination has the object as it is at the source, and why."""
-        if found is not None and None not in (found.version.size, there.size) and found.version.size != there.size:
+        if (
+            found is not None
+            and None not in (found.version.size, there.size)
+            and found.version.size != there.size
+        ):
             return None
         found = self._reading.require_description(found)  # a listing tells no digest
         why = proof_of_equality(found.version, there) if found else None
@@ -326,20 +380,24 @@ class DestinationCheck:
 
     @property
     def _may_be_sent(self) -> bool:
-        """Whether an earlier attempt may have sent the object without anybody having learned of it."""
+        """Whether an earlier attempt may have sent the object without anybody having learned of
+        it."""
         terms, progress = self._terms, self._progress
         lasting = terms.journal is not None or terms.if_absent
         again = terms.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
-        return again and terms.plan.destination.method != "POST"  # which makes a new object each time
+        return (
+            again and terms.plan.destination.method != "POST"
+        )  # which makes a new object each time
 
     def _skip_if_already_sent(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> Outcome | None:
-        """Return how it ends if the destination has the whole object: an earlier attempt sent it, and was lost then.
+        """Return how it ends if the destination has the whole object: an earlier attempt sent it,
+        and was lost then.
 
-        Nothing is sent. None where the destination has something else, or may still have what was there before: where
-        nothing but its size is proved, two objects of one size are told apart by what the store calls them alone.
-        """
+        Nothing is sent. None where the destination has something else, or may still have what was
+        there before: where nothing but its size is proved, two objects of one size are told apart
+        by what the store calls them alone."""
         if self._terms.is_multipart(found, destination):
             sent = self._journalled_digests(found)
         else:
@@ -349,7 +407,9 @@ class DestinationCheck:
         notes, whole = proof_of_end(found)
         stored = PutResult(there, place, there.digests)
         notes = (_SENT_BEFORE, *notes)
-        shown = PriorState(known=True)  # it is there since before this attempt: nothing is to be waited for
+        shown = PriorState(
+            known=True
+        )  # it is there since before this attempt: nothing is to be waited for
         try:
             outcome = self._acceptance.verify_and_publish(
                 destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
@@ -368,23 +428,33 @@ class DestinationCheck:
         return was.version is None or _is_other_version(was.version, there)
 
     def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
-        """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
+        """Return what the journal says was sent in parts; nothing where the upload was never to be
+        completed."""
         journal = self._terms.journal
         written = journal.recorded_upload() if journal is not None else None
-        if written is None or not written.digest or found is None or found.version.etag != written.etag:
+        if (
+            written is None
+            or not written.digest
+            or found is None
+            or found.version.etag != written.etag
+        ):
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
 
 
 def _is_other_version(one: Version, other: Version) -> bool:
     """Say if two versions of one place are two, by what the store tells of both."""
-    pairs = ((one.etag, other.etag), (one.size, other.size), (one.last_modified, other.last_modified))
+    pairs = (
+        (one.etag, other.etag),
+        (one.size, other.size),
+        (one.last_modified, other.last_modified),
+    )
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _is_over(ours: Version, there: Version) -> bool:
-    """Say if another object is there by now, for certain: its tag is another one, and so is its date. (One of them says
-    nothing: some servers give each answer another one.)"""
+    """Say if another object is there by now, for certain: its tag is another one, and so is its
+    date. (One of them says nothing: some servers give each answer another one.)"""
     pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)
 

@@ -17,9 +17,8 @@ from relay.wire.body import Body
 class Progress:
     """Where one transfer stands. `total` is the object's length in bytes, None while it is unknown.
 
-    `phase` is one of waiting, opening, copying, piping, verifying, settled; `resent` are the bytes of all attempts that
-    were sent in vain.
-    """
+    `phase` is one of waiting, opening, copying, piping, verifying, settled; `resent` are the bytes
+    of all attempts that were sent in vain."""
 
     phase: str = "waiting"
     attempt: int = 0
@@ -36,7 +35,8 @@ class Progress:
     discarded: tuple[str, ...] = ()
     """What is to be said of such uploads, which were thrown away."""
     before: PriorState | None = None
-    """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
+    """What was at the destination before the first byte of ours, in whichever attempt; None: no
+    byte has gone."""
     noted: bool = False
     """It may be written down what was there, by this transfer."""
     sends: bool = False
@@ -46,18 +46,20 @@ class Progress:
     replaces: bool = False
     """What is there now is ours, and this attempt may put another in its place."""
     is_rid: bool = False
-    """Nothing is at the destination that attempts of lost processes have put there, and that shows nowhere."""
+    """Nothing is at the destination that attempts of lost processes have put there, and that shows
+    nowhere."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
     remains: dict[str, str] = field(default_factory=dict)
-    """What earlier attempts, those of lost processes included, left, or may have left, and nobody has removed: in
-    words, by place. Others hold the same dictionary."""
+    """What earlier attempts, those of lost processes included, left, or may have left, and nobody
+    has removed: in words, by place. Others hold the same dictionary."""
     unproved: Location | None = None
     """Where something of ours may be seen that nothing has proved."""
 
     @property
     def bytes(self) -> int:
-        """The bytes of the object that have moved: of its parts also those that others, or earlier attempts, have."""
+        """The bytes of the object that have moved: of its parts also those that others, or earlier
+        attempts, have."""
         return self.parts.bytes if self.parts is not None else self.moved
 
     @property

@@ -1,4 +1,5 @@
-"""Remember the destinations that let relay read what it sent; a later denial means withdrawn credentials.
+"""Remember the destinations that let relay read what it sent; a later denial means withdrawn
+credentials.
 
 Decided here: whom that is remembered of. Never here: what a denial means (`acceptance.py`).
 """
@@ -14,9 +15,9 @@ MOST = 64
 class ReadableAccounts:
     """The accounts under which something was read at a destination, as long as the process lives.
 
-    An account is remembered for what it is, not for what it equals: one that was made of fresh credentials is another.
-    A plain HTTP server has none, and each of its URLs may be signed for something else: it is never remembered.
-    """
+    An account is remembered for what it is, not for what it equals: one that was made of fresh
+    credentials is another. A plain HTTP server has none, and each of its URLs may be signed for
+    something else: it is never remembered."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -26,7 +27,9 @@ class ReadableAccounts:
         """Keep in mind that this destination let us read."""
         if place.account is None:
             return
-        self._accounts[id(place.account)] = place.account  # which keeps it, so that no other gets its id
+        self._accounts[id(place.account)] = (
+            place.account
+        )  # which keeps it, so that no other gets its id
         while len(self._accounts) > self._most:
             del self._accounts[next(iter(self._accounts))]
 

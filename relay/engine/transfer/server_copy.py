@@ -1,7 +1,7 @@
 """Let a store copy an object by itself: no byte passes through relay.
 
-Decided here: what is copied that way, and what it is proved by. Never here: which stores can (`stores/`).
-"""
+Decided here: what is copied that way, and what it is proved by. Never here: which stores can
+(`stores/`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.verify import Sent
-from relay.errors import MetadataUnkept, PreconditionFailed, Rejected, RelayError, SourceChanged, StoreError
+from relay.errors import (
+    MetadataUnkept,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    SourceChanged,
+    StoreError,
+)
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.stores.interfaces import CopyDestination, Destination, ObjectInfo, PutResult
@@ -29,39 +36,56 @@ class ServerCopier:
     """One attempt to have an object copied."""
 
     def __init__(
-        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+        self,
+        terms: TransferContext,
+        progress: Progress,
+        reading: SourceReader,
+        acceptance: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
+        self._terms, self._progress, self._reading, self._acceptance = (
+            terms,
+            progress,
+            reading,
+            acceptance,
+        )
 
-    def copy(self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo) -> Outcome | None:
-        """Let the store copy it by itself, over what was there `before`. None where it would not, or could not say of
-        what: it is piped then.
+    def copy(
+        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
+    ) -> Outcome | None:
+        """Let the store copy it by itself, over what was there `before`. None where it would not,
+        or could not say of what: it is piped then.
 
-        Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
-        PreconditionFailed, what may pass, as Source.get, and as Finalizer.verify_and_publish.
-        """
-        told, progress = self._reading.require_description(found), self._progress
-        if told is None or told.version.size is None:
+        Where the source has no digest of the whole object it is read, once, so that the copy can be
+        proved. Raises PreconditionFailed, what may pass, as Source.get, and as
+        Finalizer.verify_and_publish."""
+        reported, progress = self._reading.require_description(found), self._progress
+        if reported is None or reported.version.size is None:
             return None
-        progress.phase, progress.total = "copying", told.version.size
+        progress.phase, progress.total = "copying", reported.version.size
         try:
-            stored = self._copy(destination, place, told)
+            stored = self._copy(destination, place, reported)
         except RelayError as error:
             if self._may_be_copied(error) and not destination.staged_locations(place, ""):
                 progress.unproved = place
-            if not isinstance(error, StoreError) or error.retryable or isinstance(error, PreconditionFailed):
+            if (
+                not isinstance(error, StoreError)
+                or error.retryable
+                or isinstance(error, PreconditionFailed)
+            ):
                 raise
             progress.parts = None
             return None
         progress.phase = "verifying"
-        sent = Sent(told.version.size, {}, told.version.digests)
+        sent = Sent(reported.version.size, {}, reported.version.digests)
         if not sent.declared and self._terms.needs_digest:
             try:
-                sent = self._reading.read_again(told.version, told.version)[0] or sent
+                sent = self._reading.read_again(reported.version, reported.version)[0] or sent
             except RelayError as error:
-                raise self._acceptance.given_up(error, destination, place, stored) from error.__cause__
+                raise self._acceptance.given_up(
+                    error, destination, place, stored
+                ) from error.__cause__
         return self._acceptance.verify_and_publish(
-            destination, place, stored, told, sent, (_COPIED,), moved=0, before=before
+            destination, place, stored, reported, sent, (_COPIED,), moved=0, before=before
         )
 
     def _may_be_copied(self, error: RelayError) -> bool:
@@ -71,7 +95,8 @@ class ServerCopier:
         return may_be_done(error) and not isinstance(error, _UNDONE)
 
     def _copy(self, destination: Destination, place: Location, found: ObjectInfo) -> PutResult:
-        """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""
+        """Have it copied; in parts, if it is too large for one request. Raises as
+        CopyDestination.copy."""
         terms = self._terms
         absent = terms.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:

@@ -1,12 +1,13 @@
 """The source side of a transfer: pin the version, open the bytes, compare two readings.
 
-Theory of operation. A version is pinned by what a listing told of a small object, by a HEAD, or by the first byte of
-what allows GET alone; what was found is held to what was promised and listed of it. An object is opened at the pinned
-version, with the digests that it is to get on the way. What was read whole, of one version, is kept in mind: a source
-that gives other bytes of it in another attempt is not to be trusted.
+Theory of operation. A version is pinned by what a listing told of a small object, by a HEAD, or by
+the first byte of what allows GET alone; what was found is held to what was promised and listed of
+it. An object is opened at the pinned version, with the digests that it is to get on the way. What
+was read whole, of one version, is kept in mind: a source that gives other bytes of it in another
+attempt is not to be trusted.
 
-Decided here: which version is read, and which digests of it are computed. Never here: where the bytes go.
-"""
+Decided here: which version is read, and which digests of it are computed. Never here: where the
+bytes go."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from typing import TypeVar
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.engine.plan import Metadata
 from relay.engine.transfer.context import TransferContext
-from relay.engine.transfer.expectations import check_against_list, check_against_listing, listed_length
+from relay.engine.transfer.expectations import (
+    check_against_list,
+    check_against_listing,
+    listed_length,
+)
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
@@ -34,13 +39,22 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import PAGES
 from relay.stores.index_links import segments_of
-from relay.stores.interfaces import ByteRange, Destination, ObjectInfo, OpenedObject, Source, UnknownObject
+from relay.stores.interfaces import (
+    ByteRange,
+    Destination,
+    ObjectInfo,
+    OpenedObject,
+    Source,
+    UnknownObject,
+)
 from relay.stores.metadata import STRICT
 from relay.wire.body import Body
 from relay.wire.pump import drain
 
 F = TypeVar("F", bound=ObjectInfo)
-_UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
+_UNENDED = (
+    "the source gave neither a length nor a digest: nothing proves that it was read to its end",
+)
 
 
 class SourceReader:
@@ -59,13 +73,16 @@ class SourceReader:
         terms = self._terms
         self._source = terms.stores.source(terms.plan.source, terms.meter)
         self._small = listed = self._listed_version_of_small()
-        self._hint = ObjectInfo(listed, terms.plan.source) if listed and listed.strong_etag else None
+        self._hint = (
+            ObjectInfo(listed, terms.plan.source) if listed and listed.strong_etag else None
+        )
 
     # -- which version
 
     def pin_version(self, destination: Destination) -> ObjectInfo | None:
-        """Return the version that is to be read, or None where the source tells it only when it is read: a small object
-        that was listed without an entity tag is so, since its GET tells all that a HEAD would.
+        """Return the version that is to be read, or None where the source tells it only when it is
+        read: a small object that was listed without an entity tag is so, since its GET tells all
+        that a HEAD would.
 
         Raises StoreError, and SourceChanged for what is not what was promised or listed.
         """
@@ -76,7 +93,8 @@ class SourceReader:
         return self._hint or self._head() or self._peek(destination)
 
     def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
-        """Return what the source itself tells, where `found` is nothing, or only what a listing told."""
+        """Return what the source itself tells, where `found` is nothing, or only what a listing
+        told."""
         return self._inspect() if found is None or found is self._hint else found
 
     def _inspect(self) -> ObjectInfo | None:
@@ -85,7 +103,8 @@ class SourceReader:
         return None if isinstance(found, UnknownObject) else self._check_description(found)
 
     def _check_description(self, found: F) -> F:
-        """Return what was found, with the wish that all of its metadata be kept, where there is that wish."""
+        """Return what was found, with the wish that all of its metadata be kept, where there is
+        that wish."""
         if self._terms.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
@@ -94,9 +113,18 @@ class SourceReader:
         """Return what a listing told of a small object that nobody has begun to move."""
         known, plan = self._terms.known, self._terms.plan
         listed = known.listed
-        if listed is None or self._progress.attempt > 1 or known.begun or plan.destination.path.endswith("/"):
+        if (
+            listed is None
+            or self._progress.attempt > 1
+            or known.begun
+            or plan.destination.path.endswith("/")
+        ):
             return None
-        return listed if listed.size is not None and listed.size < self._terms.limits.parted_bytes else None
+        return (
+            listed
+            if listed.size is not None and listed.size < self._terms.limits.parted_bytes
+            else None
+        )
 
     def _head(self) -> ObjectInfo | None:
         found = self._inspect()
@@ -107,11 +135,11 @@ class SourceReader:
         return check_against_list(found, self._terms.known.promised)
 
     def _peek(self, destination: Destination) -> ObjectInfo | None:
-        """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow
-        GET alone.
+        """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs
+        that are signed allow GET alone.
 
-        Only where something hangs on it: one that goes in parts can be gone on with when the signature has expired.
-        """
+        Only where something hangs on it: one that goes in parts can be gone on with when the
+        signature has expired."""
         terms = self._terms
         promised = terms.known.promised.size if terms.known.promised else None
         small = promised is not None and promised < terms.limits.parted_bytes
@@ -124,7 +152,9 @@ class SourceReader:
         assert opened.body is not None  # an Opened has one
         with closing(opened.body) as body:
             body.read()
-        found = ObjectInfo(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
+        found = ObjectInfo(
+            opened.version, opened.location, opened.disposition, opened.metadata, ranges=True
+        )
         return check_against_list(self._check_description(found), terms.known.promised)
 
     def _hold_to_listing(self, found: ObjectInfo) -> None:
@@ -136,7 +166,8 @@ class SourceReader:
     # -- its bytes
 
     def open_body(self, found: ObjectInfo | None) -> tuple[OpenedObject, Body]:
-        """Open the version that was `found`, or whatever there is; the body is closed when the attempt ends.
+        """Open the version that was `found`, or whatever there is; the body is closed when the
+        attempt ends.
 
         Raises as Source.get, and SourceChanged for what is not what was promised or listed.
         """
@@ -147,7 +178,9 @@ class SourceReader:
         except (SourceChanged, PreconditionFailed):
             if found is None or found is not self._hint:
                 raise
-            opened = self._source.get(source)  # it changed since it was listed, which is nobody's fault
+            opened = self._source.get(
+                source
+            )  # it changed since it was listed, which is nobody's fault
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         self._refuse_page(opened)
@@ -161,24 +194,29 @@ class SourceReader:
         return opened, body
 
     def _foretold(self, opened: OpenedObject) -> int | None:
-        """Return the length of an object whose answer has none, as the list promised it or the listing gave it; not of
-        one in a content coding, since a listing gives the length without."""
+        """Return the length of an object whose answer has none, as the list promised it or the
+        listing gave it; not of one in a content coding, since a listing gives the length
+        without."""
         known = self._terms.known
         if known.promised is not None:
             return known.promised.size
         coded = any(name.lower() == "content-encoding" for name, _ in opened.metadata)
-        return None if known.listed is None or coded else listed_length(opened.version, known.listed)
+        return (
+            None if known.listed is None or coded else listed_length(opened.version, known.listed)
+        )
 
     def _refuse_page(self, opened: OpenedObject) -> None:
         """Raise Rejected for an object that comes as a page, and is something else.
 
-        A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose
-        its ending, and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's
-        page itself: a server may answer for a folder with or without its '/'; it is asked for the other. And a folder's
-        page that a caller names as an object, if a listing reads it as one.
-        """
+        A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's
+        own name may lose its ending, and that of a folder's all of it.) And what a folder's page
+        links as an object, and is a folder's page itself: a server may answer for a folder with or
+        without its '/'; it is asked for the other. And a folder's page that a caller names as an
+        object, if a listing reads it as one."""
         known, place = self._terms.known, self._terms.plan.source
-        kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
+        kind = next(
+            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
+        )
         if place.store != "http" or kind.partition(";")[0].strip().lower() not in PAGES:
             return
         listed, named = known.listed is not None and known.promised is None, guess_type(place.path)
@@ -189,7 +227,9 @@ class SourceReader:
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
         if away and (listed or (any(named) and not page)):
             hint = "Are the credentials still good? Many a server leads who has none to a page."
-            raise Rejected(f"{place} leads to {opened.location}, which is a page", side="source", hint=hint)
+            raise Rejected(
+                f"{place} leads to {opened.location}, which is a page", side="source", hint=hint
+            )
         if not page and known.listed is None and known.promised is None and self._is_index(place):
             raise _folder(place)
         if page or not listed:
@@ -209,7 +249,8 @@ class SourceReader:
             raise _folder(place)
 
     def _is_index(self, place: Location) -> bool:
-        """Say if a place that a caller names as an object is a folder's page for certain: one that lists something."""
+        """Say if a place that a caller names as an object is a folder's page for certain: one that
+        lists something."""
         if not place.path.endswith("/"):
             return False
         try:
@@ -217,9 +258,14 @@ class SourceReader:
         except RelayError:
             return False
 
-    def read_again(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, OpenedObject]:
-        """Read the source, or what is `pin_version` of it, without sending it, if it has as many bytes as `there`."""
-        opened, body = self.open_body(ObjectInfo(pinned, self._terms.plan.source) if pinned else None)
+    def read_again(
+        self, there: Version, pinned: Version | None = None
+    ) -> tuple[Sent | None, OpenedObject]:
+        """Read the source, or what is `pin_version` of it, without sending it, if it has as many
+        bytes as `there`."""
+        opened, body = self.open_body(
+            ObjectInfo(pinned, self._terms.plan.source) if pinned else None
+        )
         try:
             if None not in (body.length, there.size) and body.length != there.size:
                 return None, opened
@@ -232,14 +278,17 @@ class SourceReader:
             self._progress.body, self._progress.total = None, None
 
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
-        """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was something else before."""
+        """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was
+        something else before."""
         etag = opened.version.strong_etag
         if not body.complete or etag is None or not body.digests:
             return
         if self._before is not None and self._before[0] == etag:
             _, differing = compare(self._before[1], body.digests)
             if differing:
-                raise SourceUnstable(f"{opened.location} was read twice, and its bytes were others, under {etag}")
+                raise SourceUnstable(
+                    f"{opened.location} was read twice, and its bytes were others, under {etag}"
+                )
         self._before = (etag, body.digests)
 
 
@@ -254,8 +303,8 @@ def _last_segment(place: Location) -> str:
 
 
 def proof_of_end(found: ObjectInfo) -> tuple[tuple[str, ...], bool]:
-    """Return what is to be said of the source's end, and whether it was proved: by a length, the framing, or a
-    digest that the source declared and that what came has."""
+    """Return what is to be said of the source's end, and whether it was proved: by a length, the
+    framing, or a digest that the source declared and that what came has."""
     body = found.body if isinstance(found, OpenedObject) else None
     proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
     return (() if proved else _UNENDED), proved

@@ -1,9 +1,10 @@
 """One transfer, from queued to settled: take a slot, run an attempt, retry while that may help.
 
-Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails for good, or the budget of seconds
-is spent, which counts from when the trouble began. Each attempt starts from nothing: a fresh head, a fresh body, a
-fresh upload; no byte of an earlier one is reused, but those of parts that the journal has. Whatever ends an attempt,
-its body is closed, which breaks an upload that was not whole.
+Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails for good, or the
+budget of seconds is spent, which counts from when the trouble began. Each attempt starts from
+nothing: a fresh head, a fresh body, a fresh upload; no byte of an earlier one is reused, but those
+of parts that the journal has. Whatever ends an attempt, its body is closed, which breaks an upload
+that was not whole.
 
 Decided here: what is tried again (law 7), and when. Never here: what an attempt does (`course.py`).
 """
@@ -46,15 +47,17 @@ from relay.throttle import Slots
 from relay.wire.watchdog import Watchdog
 
 MAX_RESTARTS = 2
-"""So often an object begins anew because its source became another version, or its upload was thrown away. The budget
-of seconds is for what may pass; these may come after hours."""
+"""So often an object begins anew because its source became another version, or its upload was
+thrown away. The budget of seconds is for what may pass; these may come after hours."""
 RESUMABLE_ENDS = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
-"""Ends after which a later run resumes the object, where there is a journal: its leftovers are not reported yet."""
+"""Ends after which a later run resumes the object, where there is a journal: its leftovers are not
+reported yet."""
 
 
 @dataclass(eq=False)
 class Transfer:
-    """One object from one Location to another. Run it once, in a greenlet of its own or in the caller's.
+    """One object from one Location to another. Run it once, in a greenlet of its own or in the
+    caller's.
 
     Others may read where it stands while it runs, and may call `cancel`.
     """
@@ -70,7 +73,8 @@ class Transfer:
     known: ObjectHints = ObjectHints()
     journal: Journal | None = None
     admitted: bool = False
-    """It is not one of those who stand in line for a slot: whoever started it knows that one is free."""
+    """It is not one of those who stand in line for a slot: whoever started it knows that one is
+    free."""
     allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
 
     def __post_init__(self) -> None:
@@ -123,7 +127,8 @@ class Transfer:
 
     @property
     def unsent(self) -> bool:
-        """Whether it may be written down what was at the destination, and no byte has gone there after all."""
+        """Whether it may be written down what was at the destination, and no byte has gone there
+        after all."""
         return self._progress.noted and not self._progress.sendings
 
     @property
@@ -138,7 +143,8 @@ class Transfer:
 
     @property
     def trouble(self) -> PendingRetry | None:
-        """What of it is tried again, why, and when next; None while all goes well, or bytes move again."""
+        """What of it is tried again, why, and when next; None while all goes well, or bytes move
+        again."""
         worst, progress = self._troubles.worst, self._progress
         moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
         return None if worst is not None and worst.what == WHOLE and moves else worst
@@ -149,7 +155,8 @@ class Transfer:
         return self._progress.is_rid
 
     def progress(self) -> Mapping[str, Any]:
-        """Return where the transfer stands, as plain values; with the `trouble`, while something is tried again."""
+        """Return where the transfer stands, as plain values; with the `trouble`, while something is
+        tried again."""
         trouble = self.trouble
         return {
             "id": self.id,
@@ -166,7 +173,8 @@ class Transfer:
         self.meter.cancel(why)
 
     def part_context(self, place: Location, found: ObjectInfo, digested: bool) -> PartContext:
-        """Return how parts of what was `found` go to `place`, for one who moves some of them and not the whole."""
+        """Return how parts of what was `found` go to `place`, for one who moves some of them and
+        not the whole."""
         return self._context().part_context(place, found, digested)
 
     def _context(self) -> TransferContext:
@@ -188,15 +196,17 @@ class Transfer:
     # -- attempts
 
     def run(self) -> Outcome:
-        """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then, but parts in the
-        journal."""
+        """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then,
+        but parts in the journal."""
         terms, before = self._context(), self.known.before
         if before is not None and before.assumed and terms.if_absent:
             before = None  # it would be written down
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
         if self.known.lapsed and self._may_show(terms, before):
-            self._progress.unproved = self.plan.destination  # a piece may be there, until somebody has looked
+            self._progress.unproved = (
+                self.plan.destination
+            )  # a piece may be there, until somebody has looked
         course = Attempt(terms, self._progress, self.allowed)
         try:
             while True:
@@ -220,8 +230,9 @@ class Transfer:
             self._troubles.over(WHOLE)
 
     def _is_noted(self) -> bool:
-        """Write down that something of ours may be there, for whoever comes next: also for another migration, which may
-        leave alone what is there. Return whether that is known: not without a journal, nor where the ledger is away."""
+        """Write down that something of ours may be there, for whoever comes next: also for another
+        migration, which may leave alone what is there. Return whether that is known: not without a
+        journal, nor where the ledger is away."""
         noted = self._progress.to_note
         if self.journal is None:
             return False
@@ -235,20 +246,24 @@ class Transfer:
         return True
 
     def _may_show(self, terms: TransferContext, before: PriorState | None) -> bool:
-        """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be
-        overwritten nobody notes that something goes there."""
+        """Say if what a process sent that was lost may be seen at the object's own place. Where
+        everything may be overwritten nobody notes that something goes there."""
         place = self.plan.destination
         if place.path.endswith("/") or place.method == "POST":
             return False
         if self.plan.if_exists is not IfExists.OVERWRITE:
             return before is not None and not before.assumed
         destination = self.stores.destination(place, self.meter)
-        return not (terms.publishes_atomically(destination) or destination.staged_locations(place, ""))
+        return not (
+            terms.publishes_atomically(destination) or destination.staged_locations(place, "")
+        )
 
     def _classify_failure(self, error: RelayError) -> RelayError:
-        """Return a failure, or what it means: the same bytes twice that do not have the source's digest are no
-        accident."""
-        seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "source" else None
+        """Return a failure, or what it means: the same bytes twice that do not have the source's
+        digest are no accident."""
+        seen = (
+            error.seen if isinstance(error, IntegrityMismatch) and error.side == "source" else None
+        )
         if seen is None or seen != self._undeclared:
             self._undeclared = seen or self._undeclared
             return error
@@ -257,15 +272,21 @@ class Transfer:
         return wrong
 
     def _and_remains(self, outcome: Outcome) -> Outcome:
-        """Add what attempts before the last one left, and nobody has removed: not at the object's own place, where
-        another thing is by now."""
-        left = {place: text for place, text in self._progress.remains.items() if place != str(outcome.destination)}
+        """Add what attempts before the last one left, and nobody has removed: not at the object's
+        own place, where another thing is by now."""
+        left = {
+            place: text
+            for place, text in self._progress.remains.items()
+            if place != str(outcome.destination)
+        }
         if not left:
             return outcome
         outcome, notes = replace(outcome, remains=left), tuple(left.values())
         if outcome.receipt is None:
             return replace(outcome, notes=(*outcome.notes, *notes))
-        return replace(outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes)))
+        return replace(
+            outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes))
+        )
 
     def _attempt(self, course: Attempt) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
@@ -281,17 +302,20 @@ class Transfer:
                 progress.close()
 
     def _credentials_withdrawn(self, error: PermissionDenied) -> StoreError:
-        """Return what a denial means: of one who was allowed before, that his credentials are not good any more.
+        """Return what a denial means: of one who was allowed before, that his credentials are not
+        good any more.
 
-        He was, if he has read some of the object, or parts of it have arrived. Without a journal nobody could go on.
-        """
+        He was, if he has read some of the object, or parts of it have arrived. Without a journal
+        nobody could go on."""
         if self.journal is None:
             return error
         written = self.journal.recorded_upload()
         allowed = (error.side == "source" and self._has_read) or bool(written and written.parts)
         if not allowed:
             return error
-        withdrawn = CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
+        withdrawn = CredentialsWithdrawn(
+            error.message, side=error.side, store_status=error.store_status
+        )
         withdrawn.keep(error.remains)
         return withdrawn
 
@@ -307,7 +331,8 @@ class Transfer:
         pause(wait, self.meter, self.sleep)
 
     def _wait(self, error: RelayError) -> float | None:
-        """Return how long to wait before the next attempt, in seconds, or None if there is to be none."""
+        """Return how long to wait before the next attempt, in seconds, or None if there is to be
+        none."""
         if isinstance(error, RESTART_ERRORS):
             self._anew += 1
             if self._anew > MAX_RESTARTS:

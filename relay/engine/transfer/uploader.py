@@ -1,18 +1,23 @@
 """Upload one object, in one request or in parts.
 
-Theory of operation. Whatever ends an upload, its body is closed, which breaks one that is not whole. What a broken
-one may have left is looked for and deleted; what arrived is proved.
+Theory of operation. Whatever ends an upload, its body is closed, which breaks one that is not
+whole. What a broken one may have left is looked for and deleted; what arrived is proved.
 
-Decided here: what comes before the first byte, before the last one, and after an upload that broke. Never here: which
-of the two ways an object goes, and how bytes move.
-"""
+Decided here: what comes before the first byte, before the last one, and after an upload that broke.
+Never here: which of the two ways an object goes, and how bytes move."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
 
-from relay.engine.cleanup import NOT_ASKED, FailedUpload, may_be_done, remove_failed_upload, remove_object
+from relay.engine.cleanup import (
+    NOT_ASKED,
+    FailedUpload,
+    may_be_done,
+    remove_failed_upload,
+    remove_object,
+)
 from relay.engine.inspection import is_piece
 from relay.engine.multipart.upload import MultipartUpload
 from relay.engine.outcome import Outcome
@@ -48,15 +53,24 @@ class Uploader:
     """The uploads of one transfer, in all its attempts."""
 
     def __init__(
-        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+        self,
+        terms: TransferContext,
+        progress: Progress,
+        reading: SourceReader,
+        acceptance: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
+        self._terms, self._progress, self._reading, self._acceptance = (
+            terms,
+            progress,
+            reading,
+            acceptance,
+        )
 
     def upload_multipart(
         self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
     ) -> Outcome | None:
-        """Move it in parts, over what was there `before`. None where the source gives no ranges after all; nothing has
-        happened then.
+        """Move it in parts, over what was there `before`. None where the source gives no ranges
+        after all; nothing has happened then.
 
         Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
@@ -81,19 +95,30 @@ class Uploader:
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
         declared = found.version.digests if terms.needs_digest else {}
         notes = uncompared_digest_notes(terms.known.promised, declared) + progress.discarded
-        return self._acceptance.verify_and_publish(destination, place, moved.stored, found, sent, notes, before=before)
+        return self._acceptance.verify_and_publish(
+            destination, place, moved.stored, found, sent, notes, before=before
+        )
 
     def upload_single(
-        self, destination: Destination, place: Location, before: PriorState, opened: OpenedObject, body: Body
+        self,
+        destination: Destination,
+        place: Location,
+        before: PriorState,
+        opened: OpenedObject,
+        body: Body,
     ) -> Outcome:
         """Move the `body` of what was `opened` in one request, over what was there `before`.
 
-        Raises SameObject for what may be the source by another name, as Destination.put, SourceUnstable, and as
-        Finalizer.verify_and_publish. Nothing of a broken upload remains, or the error says that it may.
-        """
+        Raises SameObject for what may be the source by another name, as Destination.put,
+        SourceUnstable, and as Finalizer.verify_and_publish. Nothing of a broken upload remains, or
+        the error says that it may."""
         terms = self._terms
         atomic = terms.publishes_atomically(destination)
-        if not atomic and same_path(opened.location, place) and _is_same_version(opened.version, before.version):
+        if (
+            not atomic
+            and same_path(opened.location, place)
+            and _is_same_version(opened.version, before.version)
+        ):
             raise _same_object_error(place)
         body.guard = partial(self._last_bytes, not destination.staged_locations(place, ""))
         if body.complete:
@@ -102,14 +127,20 @@ class Uploader:
         try:
             begins = self._multipart_factory(destination, opened, body)
             absent = terms.if_absent and not self._progress.replaces
-            stored = destination.put(place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins)
+            stored = destination.put(
+                place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins
+            )
         except RelayError as error:
             if _is_unasked(body, error):
                 self._progress.note_unsent()
             shows = (
-                _may_be_whole(body, error) and not destination.staged_locations(place, "") and place.method != "POST"
+                _may_be_whole(body, error)
+                and not destination.staged_locations(place, "")
+                and place.method != "POST"
             )
-            seen = self._break_upload(FailedUpload(place, before, body.count, body.length), opened, body, atomic, error)
+            seen = self._break_upload(
+                FailedUpload(place, before, body.count, body.length), opened, body, atomic, error
+            )
             if shows and seen:
                 self._progress.unproved = place
             if isinstance(error, LengthRequired) and body.length is not None:
@@ -128,27 +159,39 @@ class Uploader:
             destination, place, stored, opened, sent, notes, whole=ended, before=before
         )
 
-    def _multipart_factory(self, destination: Destination, opened: OpenedObject, body: Body) -> dict[str, Begins]:
-        """Return what begins the parts of an object that can't be read in ranges, where a destination takes it so: one
-        of unknown length, or too large for one request."""
+    def _multipart_factory(
+        self, destination: Destination, opened: OpenedObject, body: Body
+    ) -> dict[str, Begins]:
+        """Return what begins the parts of an object that can't be read in ranges, where a
+        destination takes it so: one of unknown length, or too large for one request."""
         limits = destination.part_limits
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
-        return {"begins": self._terms.upload_lifecycle.begin_unknown_length(opened.version, self._terms.needs_digest)}
+        return {
+            "begins": self._terms.upload_lifecycle.begin_unknown_length(
+                opened.version, self._terms.needs_digest
+            )
+        }
 
     def _last_bytes(self, shown: bool) -> None:
-        """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
-        everybody sees. Raises LeaseLost, LedgerFailed, and what the meter raises."""
+        """Look before the last bytes go out whether the object is still ours; `shown` says that
+        they make it one that everybody sees. Raises LeaseLost, LedgerFailed, and what the meter
+        raises."""
         if self._terms.journal is not None:
             self._terms.journal.check_lease()
         if shown:
             self._terms.meter.commit()
 
     def _break_upload(
-        self, broken: FailedUpload, opened: OpenedObject, body: Body, atomic: bool, error: RelayError
+        self,
+        broken: FailedUpload,
+        opened: OpenedObject,
+        body: Body,
+        atomic: bool,
+        error: RelayError,
     ) -> bool:
-        """Break an upload that failed for good, and look for what it left. Returns whether the whole of it may be
-        there, as far as anybody looked. Raises SourceUnstable."""
+        """Break an upload that failed for good, and look for what it left. Returns whether the
+        whole of it may be there, as far as anybody looked. Raises SourceUnstable."""
         self._progress.close()
         self._reading.note_digests(opened, body)
         self._progress.resent += body.count
@@ -156,8 +199,11 @@ class Uploader:
             return True
         return self._remove_broken_upload(broken, opened.version, error)
 
-    def _remove_broken_upload(self, broken: FailedUpload, version: Version, error: RelayError) -> bool:
-        """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
+    def _remove_broken_upload(
+        self, broken: FailedUpload, version: Version, error: RelayError
+    ) -> bool:
+        """Look for what the broken upload left, on a short clock of its own: ours may be what ran
+        out."""
         terms = self._terms
         seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
         meter = Watchdog(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
@@ -165,11 +211,13 @@ class Uploader:
         destination = terms.stores.destination(broken.place, meter)
         source = terms.stores.source(terms.plan.source, meter)
         begins = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
-        return remove_failed_upload(destination, broken, error, waits, lambda there: begins(there) and self._is_held())
+        return remove_failed_upload(
+            destination, broken, error, waits, lambda there: begins(there) and self._is_held()
+        )
 
     def _is_held(self) -> bool:
-        """Say if the object is still ours: what another makes of it by now looks as a piece of ours does. Raises
-        LedgerFailed."""
+        """Say if the object is still ours: what another makes of it by now looks as a piece of ours
+        does. Raises LedgerFailed."""
         try:
             if self._terms.journal is not None:
                 self._terms.journal.check_lease()
@@ -179,8 +227,8 @@ class Uploader:
 
 
 def _is_same_version(source: Version, there: Version | None) -> bool:
-    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are: also
-    without entity tags, which some servers have none of.
+    """Say if two versions are the same in all that tells versions apart, as those of one object by
+    two names are: also without entity tags, which some servers have none of.
 
     For two objects of one server that says little: nginx makes its tags of the second and the size.
     """
@@ -189,8 +237,9 @@ def _is_same_version(source: Version, there: Version | None) -> bool:
 
 
 def _is_unasked(body: Body, error: RelayError) -> bool:
-    """Say if the destination knows nothing of an upload that failed so: it was not reached with the first byte. (It may
-    be lost later, as when the server restarts while it puts the parts of an object together.)"""
+    """Say if the destination knows nothing of an upload that failed so: it was not reached with the
+    first byte. (It may be lost later, as when the server restarts while it puts the parts of an
+    object together.)"""
     return isinstance(error, NOT_ASKED) and not body.count
 
 
@@ -206,8 +255,12 @@ def _may_be_whole(body: Body, error: RelayError) -> bool:
 
 def _same_object_error(place: Location) -> SameObject:
     return SameObject(
-        f"{place} has the source's path, entity tag, size and time: it may be the same object by another name",
-        hint="An upload would empty it before it is read. Two exact twins need no move: 'if_exists': 'changed' skips.",
+        f"{place} has the source's path, entity tag, size and time: it may be the same object by"
+        " another name",
+        hint=(
+            "An upload would empty it before it is read. Two exact twins need no move: 'if_exists':"
+            " 'changed' skips."
+        ),
     )
 
 

@@ -1,9 +1,9 @@
 """Prove one object at its destination.
 
-Theory of operation. After the destination said yes, the strongest proof that was asked for is looked for, in this
-order: the destination's own digest in its answer to the upload; its digest in an answer to HEAD; the bytes read back.
-A digest that differs is a failure. A proof that can't be had lowers the level, and says so in a note: "could not
-verify" is never success.
+Theory of operation. After the destination said yes, the strongest proof that was asked for is
+looked for, in this order: the destination's own digest in its answer to the upload; its digest in
+an answer to HEAD; the bytes read back. A digest that differs is a failure. A proof that can't be
+had lowers the level, and says so in a note: "could not verify" is never success.
 
 Never here: what happens after a failure.
 """
@@ -56,7 +56,8 @@ class Proof:
 
 @dataclass(frozen=True)
 class Sent:
-    """What went into the destination: its length in bytes, our digests of it, and those that its source declared."""
+    """What went into the destination: its length in bytes, our digests of it, and those that its
+    source declared."""
 
     bytes: int
     digests: Digests
@@ -76,16 +77,17 @@ def prove_object(
     poll: Callable[[], bool],
     before: PriorState,
 ) -> Proof:
-    """Find the proof. `poll()` waits a moment and returns True while a destination may still settle: show nothing yet,
-    or what was there `before`.
+    """Find the proof. `poll()` waits a moment and returns True while a destination may still
+    settle: show nothing yet, or what was there `before`.
 
-    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none, or still what was
-    there before, and the destination's errors when the looking breaks.
-    """
+    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none,
+    or still what was there before, and the destination's errors when the looking breaks."""
     if verify is Verify.AUTO and (proof := _at_once(stored, sent)) is not None:
         return proof
     if stored.readable is None:
-        return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
+        return Proof(
+            Level.SIZE, stored.version, ("the destination names no place to read the object from",)
+        )
     while True:
         found = _wait_until_visible(destination, stored.readable, poll)
         try:
@@ -99,14 +101,21 @@ def prove_object(
             if poll():
                 continue
             if found is not None and is_same(before.version, found.version):
-                raise DestinationLost(f"{stored.readable} still shows what was there before") from error
+                raise DestinationLost(
+                    f"{stored.readable} still shows what was there before"
+                ) from error
             raise
 
 
 def _prove_shown(
-    destination: Destination, stored: PutResult, found: ObjectInfo | None, sent: Sent, verify: Verify
+    destination: Destination,
+    stored: PutResult,
+    found: ObjectInfo | None,
+    sent: Sent,
+    verify: Verify,
 ) -> Proof:
-    """Find the proof about what the destination shows now. Raises as `prove_object`, PreconditionFailed for another's."""
+    """Find the proof about what the destination shows now. Raises as `prove_object`,
+    PreconditionFailed for another's."""
     assert stored.readable is not None, "it was looked at"
     version = _merge_versions(stored, found)
     replaced = found is not None and _is_other_version(stored.version, found.version)
@@ -127,31 +136,48 @@ def is_same(one: Version | None, other: Version) -> bool:
         return False
     if one.etag is not None or other.etag is not None:
         return one.etag == other.etag
-    return one.last_modified is not None and (one.size, one.last_modified) == (other.size, other.last_modified)
+    return one.last_modified is not None and (one.size, one.last_modified) == (
+        other.size,
+        other.last_modified,
+    )
 
 
 def _may_be_old(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
-    """Say if what a destination shows may be what was there before: caches and replicas show that for a while."""
+    """Say if what a destination shows may be what was there before: caches and replicas show that
+    for a while."""
     if before.known and before.version is None:
         return False
-    return found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
+    return (
+        found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
+    )
 
 
 def _is_other_version(ours: Version, theirs: Version) -> bool:
     """Say if what is there is not what was stored, by what the store itself calls them."""
-    return None not in (ours.strong_etag, theirs.strong_etag) and ours.strong_etag != theirs.strong_etag
+    return (
+        None not in (ours.strong_etag, theirs.strong_etag)
+        and ours.strong_etag != theirs.strong_etag
+    )
 
 
 def _is_named(ours: Version, theirs: Version) -> bool:
     """Say if what is there is what was stored, by what the store itself calls both."""
-    return ours.id is not None or (ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag)
+    return ours.id is not None or (
+        ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag
+    )
 
 
 def _prove_found(
-    destination: Destination, stored: PutResult, version: Version, sent: Sent, verify: Verify, ours: bool
+    destination: Destination,
+    stored: PutResult,
+    version: Version,
+    sent: Sent,
+    verify: Verify,
+    ours: bool,
 ) -> Proof:
-    """Find the proof about what was found there; `ours` says that the store calls it as it called what it put together
-    of parts: only of that their digests say something. Raises as `prove_object`."""
+    """Find the proof about what was found there; `ours` says that the store calls it as it called
+    what it put together of parts: only of that their digests say something. Raises as
+    `prove_object`."""
     assert stored.readable is not None, "it was looked at"
     if version.size is not None and version.size != sent.bytes:
         raise IntegrityMismatch(
@@ -174,7 +200,8 @@ def _length_note(version: Version) -> tuple[str, ...]:
 
 
 def _at_once(stored: PutResult, sent: Sent) -> Proof | None:
-    """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it can only mean that."""
+    """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it
+    can only mean that."""
     try:
         proof = _by_digest(stored.version, stored.digests, sent)
     except IntegrityMismatch:
@@ -185,22 +212,30 @@ def _at_once(stored: PutResult, sent: Sent) -> Proof | None:
 
 
 def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
-    """Compare the destination's own digests; None if there is none to compare. Raises IntegrityMismatch: of the source
-    where what arrived is what was sent, and only a digest that the source declares is another one."""
+    """Compare the destination's own digests; None if there is none to compare. Raises
+    IntegrityMismatch: of the source where what arrived is what was sent, and only a digest that the
+    source declares is another one."""
     agreeing, differing = compare(sent.known, theirs)
     if not differing:
         return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
     names = ", ".join(differing)
     ours, damaged = compare(sent.digests, theirs)
     if ours is not None and not damaged:
-        message = f"the {names} that was declared is not that of the bytes, which arrived as they were sent"
+        message = (
+            f"the {names} that was declared is not that of the bytes, which arrived as they were"
+            " sent"
+        )
         raise IntegrityMismatch(message, side="source", seen=str(as_hex(theirs)))
-    raise IntegrityMismatch(f"the destination's {names} is another one", side="destination", seen=str(as_hex(theirs)))
+    raise IntegrityMismatch(
+        f"the destination's {names} is another one", side="destination", seen=str(as_hex(theirs))
+    )
 
 
-def _wait_until_visible(destination: Destination, location: Location, poll: Callable[[], bool]) -> ObjectInfo | None:
-    """Ask for the object until it shows; None where the destination does not tell. Raises DestinationLost when it never
-    shows."""
+def _wait_until_visible(
+    destination: Destination, location: Location, poll: Callable[[], bool]
+) -> ObjectInfo | None:
+    """Ask for the object until it shows; None where the destination does not tell. Raises
+    DestinationLost when it never shows."""
     while True:
         try:
             found = destination.head(location)
@@ -224,7 +259,9 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     try:
         opened = destination.get(location, version)
     except NotFound as error:
-        raise DestinationLost(f"{location} was acknowledged and is not there: {error.message}") from None
+        raise DestinationLost(
+            f"{location} was acknowledged and is not there: {error.message}"
+        ) from None
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
         notes = (f"could not be read back: {error.message}", *_length_note(version))
@@ -243,16 +280,22 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     _, differing = compare(ours, body.digests)
     if body.count != sent.bytes or differing or not ours:
         raise IntegrityMismatch(
-            f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were sent",
+            f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were"
+            " sent",
             side="destination",
             seen=f"{body.count} bytes {as_hex(body.digests)}",
         )
-    return Proof(Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag))
+    return Proof(
+        Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag)
+    )
 
 
 def _overwritten_error(location: Location) -> StoreError:
     return PreconditionFailed(
         f"{location} became another version between our upload and its verification",
         side="destination",
-        hint="Somebody else writes to the same destination; settle who does, and send the request again.",
+        hint=(
+            "Somebody else writes to the same destination; settle who does, and send the request"
+            " again."
+        ),
     )

@@ -1,9 +1,11 @@
-"""Check that objects which had arrived are still at their destination, when their command runs again.
+"""Check that objects which had arrived are still at their destination, when their command runs
+again.
 
-Theory of operation. A receipt holds at the time of its proof. Between two runs of one command somebody may remove
-objects, and no listing of the source tells that. So each object that has arrived is looked at: one HEAD (a GET of one
-byte where HEAD does not tell), several at a time. It is gone where nothing is there, or something of another length.
-What the destination does not tell stays as its receipt says, and is counted: unknown is not absent.
+Theory of operation. A receipt holds at the time of its proof. Between two runs of one command
+somebody may remove objects, and no listing of the source tells that. So each object that has
+arrived is looked at: one HEAD (a GET of one byte where HEAD does not tell), several at a time. It
+is gone where nothing is there, or something of another length. What the destination does not tell
+stays as its receipt says, and is counted: unknown is not absent.
 
 Decided here: which objects are gone. Never here: what becomes of them (`ledger/entries.py`).
 """
@@ -35,8 +37,8 @@ ABREAST: Final = 16
 
 @dataclass(eq=False)
 class ArrivalCheck:
-    """One look at every object of a migration that has arrived. `looked` are those that the destination told of,
-    `untold` those of which it did not tell, with the first reason in `why`."""
+    """One look at every object of a migration that has arrived. `looked` are those that the
+    destination told of, `untold` those of which it did not tell, with the first reason in `why`."""
 
     ledger: Ledger
     runner: TransferEngine
@@ -47,8 +49,8 @@ class ArrivalCheck:
     why: RelayError | None = field(default=None, init=False)
 
     def find_missing(self, tell: Callable[[int], None] = lambda looked: None) -> list[int]:
-        """Return the ids of the objects that are gone; `tell` learns after each page how many were looked at. Raises
-        LedgerFailed."""
+        """Return the ids of the objects that are gone; `tell` learns after each page how many were
+        looked at. Raises LedgerFailed."""
         found: list[int] = []
         pool: Any = Pool(self.abreast)
         for page in self._pages():
@@ -77,10 +79,14 @@ class ArrivalCheck:
             return row, True  # its name is not known before its source is read: its transfer looks
         meter = Watchdog(self.runner.limits)
         # While one object's trouble did not pass, that of the next is not waited for.
-        patience = ListingRetries(self.runner.limits.listing_seconds if self.why is None else 0.0, meter)
+        patience = ListingRetries(
+            self.runner.limits.listing_seconds if self.why is None else 0.0, meter
+        )
         store = self.runner.stores.destination(place, meter)
         if place.method == "POST":
-            return row, Unsupported("an object that POST made has no place that is known", side="destination")
+            return row, Unsupported(
+                "an object that POST made has no place that is known", side="destination"
+            )
         try:
             found = patience.retry(partial(inspect_object, store, place))
         except (NotFound, Rejected):  # what is there is a folder, or no object for another reason
@@ -91,6 +97,7 @@ class ArrivalCheck:
 
 
 def _is_other(row: Row, found: ObjectInfo) -> bool:
-    """Say if what is there has another length than what arrived. What was skipped may always have had."""
+    """Say if what is there has another length than what arrived. What was skipped may always have
+    had."""
     size = found.version.size
     return row.state == "verified" and None not in (row.bytes, size) and row.bytes != size

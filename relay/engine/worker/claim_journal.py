@@ -1,7 +1,7 @@
 """The journal of a claimed transfer: its notes are rows of the ledger.
 
-Decided here: which notes share a transaction. Never here: what is worth writing (`relay/engine/multipart/journal.py`).
-"""
+Decided here: which notes share a transaction. Never here: what is worth writing
+(`relay/engine/multipart/journal.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from relay.ledger.rows import Claim, PriorState, StoredPart, UploadRecord
 
 @dataclass(eq=False)
 class NoteWriter:
-    """What writes the notes of many transfers: those that come while others are written share one transaction."""
+    """What writes the notes of many transfers: those that come while others are written share one
+    transaction."""
 
     ledger: Ledger
     _waiting: list[_Note] = field(default_factory=list)
@@ -33,7 +34,9 @@ class NoteWriter:
                 self._waiting.clear()
                 together.append(mine)
                 for one, held in zip(
-                    together, self.ledger.note_prior_states([(n.claim, n.before) for n in together]), strict=True
+                    together,
+                    self.ledger.note_prior_states([(n.claim, n.before) for n in together]),
+                    strict=True,
                 ):
                     one.held = held
         if not mine.held:

@@ -1,8 +1,7 @@
 """Convert a claim to a transfer, and the end of a transfer to the settlement of its claim.
 
-Decided here: what a row of the ledger says of an object before it moves, and what of its end is kept. Never here: when
-something is claimed (`claimer.py`).
-"""
+Decided here: what a row of the ledger says of an object before it moves, and what of its end is
+kept. Never here: when something is claimed (`claimer.py`)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,9 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
         absent=claim.empty and claim.fence == 1,
-        begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED and not claim.untouched,
+        begun=(claim.fence > 1 or claim.attempts > 1)
+        and claim.twins != MARKED
+        and not claim.untouched,
         before=claim.before,
         lapsed=claim.lapses > 0,
         token=upload_token(claim),
@@ -38,7 +39,9 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
 
 def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     """Return how a transfer that ended well is settled."""
-    receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
+    receipt: dict[str, Any] | None = (
+        None if outcome.receipt is None else dict(outcome.receipt.to_json())
+    )
     if receipt is None and outcome.notes:
         receipt = {"notes": list(outcome.notes)}
     return Settlement(
@@ -50,12 +53,15 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
         remains={**outcome.remains, **_unproved_remains(outcome)},
-        sent=outcome.receipt.destination if outcome.receipt and outcome.state is State.UNVERIFIED else None,
+        sent=outcome.receipt.destination
+        if outcome.receipt and outcome.state is State.UNVERIFIED
+        else None,
     )
 
 
 def _unproved_remains(outcome: Outcome) -> Mapping[str, str]:
-    """Return what is to be told of an object that was not proved, should the next attempt for it fail."""
+    """Return what is to be told of an object that was not proved, should the next attempt for it
+    fail."""
     if outcome.state is not State.UNVERIFIED:
         return {}
     place = str(outcome.destination)

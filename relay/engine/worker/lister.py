@@ -1,7 +1,7 @@
 """List the trees of the ledger's migrations in one process, one after the other.
 
-Decided here: when a tree is listed, and what becomes of a listing that fails. Never here: what a listing writes.
-"""
+Decided here: when a tree is listed, and what becomes of a listing that fails. Never here: what a
+listing writes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LOOK_SECONDS = 0.25
 
 @dataclass(eq=False)
 class Lister:
-    """One process's share of the listings. `found` is called when there is something new to claim, `failed` with what
-    the ledger said where it did not answer."""
+    """One process's share of the listings. `found` is called when there is something new to claim,
+    `failed` with what the ledger said where it did not answer."""
 
     ledger: Ledger
     runner: TransferEngine
@@ -50,7 +50,8 @@ class Lister:
         self._meters: dict[Listing, Watchdog] = {}
 
     def troubles(self) -> dict[Listing, PendingRetry | None]:
-        """Return what of each listing that is made here is tried again at the moment, None where nothing is."""
+        """Return what of each listing that is made here is tried again at the moment, None where
+        nothing is."""
         return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
 
     def run(self) -> None:
@@ -91,7 +92,9 @@ class Lister:
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)
             entries = self._entries(source.list(job.source, True, listing.cursor))
-            write_listing(self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty)
+            write_listing(
+                self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty
+            )
         except LedgerRefused as error:  # it would refuse the same page each time
             self.ledger.end_listing(listing, error_members(error))
         except (LedgerFailed, LeaseLost):
@@ -100,7 +103,9 @@ class Lister:
             self.jobs.pause(id, error)
             self.ledger.hand_back_listing(listing)
         except RelayError as error:
-            if self.over.is_set():  # it was broken off, as where it waits before it asks for a page again
+            if (
+                self.over.is_set()
+            ):  # it was broken off, as where it waits before it asks for a page again
                 self.ledger.hand_back_listing(listing)
             else:
                 self.ledger.end_listing(listing, error_members(error))
@@ -112,7 +117,8 @@ class Lister:
         self.found()
 
     def _job(self, listing: Listing) -> MigrationJob | None:
-        """Return the listing's job; None where this process can't locate it, and has handed it back."""
+        """Return the listing's job; None where this process can't locate it, and has handed it
+        back."""
         try:
             return self.jobs.job(listing.migration_id, listing.renewed)
         except LedgerFailed:

@@ -1,7 +1,7 @@
 """The migrations that one process works on: their jobs, credentials and limits, cached.
 
-Decided here: how long what was asked of the ledger once is believed. Never here: what happens to a migration.
-"""
+Decided here: how long what was asked of the ledger once is believed. Never here: what happens to a
+migration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from gevent.lock import BoundedSemaphore
 from relay.engine.listing import error_members
 from relay.engine.migration_request import MigrationJob
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import ConfigError, LedgerFailed, NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
+from relay.errors import (
+    ConfigError,
+    LedgerFailed,
+    NotFound,
+    PermissionDenied,
+    RelayError,
+    Unauthenticated,
+    Unsupported,
+)
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import WITHDRAWN
 from relay.ledger.rows import Claim, Settlement
@@ -40,11 +48,13 @@ class MigrationCache:
         self._reading = BoundedSemaphore(1)
 
     def job(self, id: str, renewed: int) -> MigrationJob:
-        """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
-        can't be made any more."""
+        """Return a migration's job, with credentials that are no older than `renewed`. Raises
+        ConfigError where it can't be made any more."""
         found = self._known(id, renewed)
         if found is None:
-            with self._reading:  # a whole round of claims wants the same one: one of them asks, for all
+            with (
+                self._reading
+            ):  # a whole round of claims wants the same one: one of them asks, for all
                 found = self._known(id, renewed) or self._read(id)
         return found
 
@@ -54,12 +64,11 @@ class MigrationCache:
         return tuple(destination.below(name, destination=True) for name in names)
 
     def settle_unlocated(self, claim: Claim) -> Settlement | None:
-        """Return how a claim is settled whose migration this process can't carry out: it is handed back, and fails
-        never; None where it can. Raises LedgerFailed.
+        """Return how a claim is settled whose migration this process can't carry out: it is handed
+        back, and fails never; None where it can. Raises LedgerFailed.
 
-        One of this kind of runner waits for whoever can put it right. One of which it is not known whose it is, since
-        an older relay accepted it, is left to others for a while.
-        """
+        One of this kind of runner waits for whoever can put it right. One of which it is not known
+        whose it is, since an older relay accepted it, is left to others for a while."""
         try:
             self.job(claim.migration_id, claim.renewed)
         except LedgerFailed:
@@ -80,8 +89,12 @@ class MigrationCache:
         job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._runner.remotes)
         if not self._ledger.is_at(id, spec):
             raise ConfigError(
-                f"migration {migration.number} was accepted for other places than its texts mean here by now",
-                hint="Give its remotes and endpoints back as they were, and resume it; or move it as a new migration.",
+                f"migration {migration.number} was accepted for other places than its texts mean"
+                " here by now",
+                hint=(
+                    "Give its remotes and endpoints back as they were, and resume it; or move it as"
+                    " a new migration."
+                ),
             )
         self._jobs.pop(id, None)
         for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
@@ -97,8 +110,8 @@ class MigrationCache:
     # -- what is at the destination
 
     def finds_nothing(self, job: MigrationJob, meter: Watchdog) -> bool:
-        """Look if nothing is at the destination now, so that nobody needs to look for each object. Only a listing that
-        tells of everything says so; `meter` tells what of it is tried again."""
+        """Look if nothing is at the destination now, so that nobody needs to look for each object.
+        Only a listing that tells of everything says so; `meter` tells what of it is tried again."""
         store = self._runner.stores.destination(job.destination, meter)
         try:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
@@ -129,18 +142,21 @@ class MigrationCache:
             del self._passed[next(iter(self._passed))]
 
     def is_still_denied(self, claim: Claim, side: str | None) -> bool:
-        """Say if a migration has waited for credentials of this side, and with those that came nothing has ended well
-        yet, as far as is known here: a denial is no object's own then.
+        """Say if a migration has waited for credentials of this side, and with those that came
+        nothing has ended well yet, as far as is known here: a denial is no object's own then.
 
         Each URL of a list has a signature of its own, and tells nothing of the others.
         """
-        if self._passed.get(claim.migration_id) == claim.renewed or (side == "source" and claim.url):
+        if self._passed.get(claim.migration_id) == claim.renewed or (
+            side == "source" and claim.url
+        ):
             return False
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
-        """Say if a migration has waited for credentials of its source before. Raises LedgerFailed."""
+        """Say if a migration has waited for credentials of its source before. Raises
+        LedgerFailed."""
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
@@ -152,12 +168,14 @@ class MigrationCache:
     # -- what holds it back
 
     def throttle(self, id: str, used: Callable[[], Collection[str]] = tuple) -> Throttle:
-        """Return what holds a migration's transfers back in this process. `used` gives those that have some running; it
-        is asked where a new one is one too many."""
+        """Return what holds a migration's transfers back in this process. `used` gives those that
+        have some running; it is asked where a new one is one too many."""
         found = self._throttles.get(id)
         if found is None:
             found = self._throttles[id] = Throttle()
             if len(self._throttles) > JOBS:
                 kept = {id, *used()}
-                self._throttles = {name: one for name, one in self._throttles.items() if name in kept}
+                self._throttles = {
+                    name: one for name, one in self._throttles.items() if name in kept
+                }
         return found

@@ -1,10 +1,11 @@
 """Remove, in one process, what attempts left at destinations and no later attempt will replace.
 
-Theory of operation. The ledger tells of transfers that are cancelled, or failed a while ago, and have an upload that
-was begun, or runners that were lost with them. Their uploads are thrown away, and the names that only they can have
-had are looked for and deleted; then the ledger forgets them. What can't be removed now is tried again later. Where an
-upload is seen at the object's own place, a piece of it is known by its bytes, which are the source's first ones; what
-nobody can tell is left there, and told.
+Theory of operation. The ledger tells of transfers that are cancelled, or failed a while ago, and
+have an upload that was begun, or runners that were lost with them. Their uploads are thrown away,
+and the names that only they can have had are looked for and deleted; then the ledger forgets them.
+What can't be removed now is tried again later. Where an upload is seen at the object's own place, a
+piece of it is known by its bytes, which are the source's first ones; what nobody can tell is left
+there, and told.
 
 Decided here: how one is removed, and when it is tried again. Never here: what is an orphan
 (`relay/ledger/orphans.py`).
@@ -22,7 +23,13 @@ from typing import Final
 
 from gevent.event import Event
 
-from relay.engine.cleanup import abort_upload, lost_upload_tokens, remove_lost_uploads, remove_piece, uploads_of
+from relay.engine.cleanup import (
+    abort_upload,
+    lost_upload_tokens,
+    remove_lost_uploads,
+    remove_piece,
+    uploads_of,
+)
 from relay.engine.inspection import inspect_object, is_piece
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.plan import Plan, Verify
@@ -30,7 +37,15 @@ from relay.engine.transfer.precheck import CLOCKS_SECONDS
 from relay.engine.transfer.verify import is_same
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
-from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged, StoreError
+from relay.errors import (
+    ConfigError,
+    DestinationLost,
+    LedgerFailed,
+    NotFound,
+    RelayError,
+    SourceChanged,
+    StoreError,
+)
 from relay.errors.bugs import bug
 from relay.file_names import safe_name
 from relay.ledger.ledger import Ledger
@@ -70,7 +85,11 @@ class OrphanSweeper:
         while not self.over.is_set():
             try:
                 for orphan, error in self.sweep()[1]:
-                    members = {"code": error.code, "detail": error.message, "transfer": orphan.claim.id}
+                    members = {
+                        "code": error.code,
+                        "detail": error.message,
+                        "transfer": orphan.claim.id,
+                    }
                     log.warning("orphan", extra={"members": members})
             except LedgerFailed:
                 pass  # whoever claims says so
@@ -79,7 +98,8 @@ class OrphanSweeper:
             self.over.wait(SWEEP_SECONDS)
 
     def sweep(self) -> tuple[int, list[Left]]:
-        """Remove some of what there is now; return how many were, and what could not be. Raises LedgerFailed."""
+        """Remove some of what there is now; return how many were, and what could not be. Raises
+        LedgerFailed."""
         count, left = 0, []
         now = self.clock()
         self._later = {id: until for id, until in self._later.items() if until > now}
@@ -98,8 +118,8 @@ class OrphanSweeper:
         return count, left
 
     def _remove(self, orphan: Orphan) -> RelayError | None:
-        """Remove one, and let the ledger forget it; return what says that something may remain all the same. Raises
-        RelayError where another look may help."""
+        """Remove one, and let the ledger forget it; return what says that something may remain all
+        the same. Raises RelayError where another look may help."""
         claim, begun = orphan.claim, orphan.upload
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
@@ -107,11 +127,16 @@ class OrphanSweeper:
             if begun is not None:
                 place = location_of_upload(plan, begun)
                 if place is None:
-                    raise ConfigError(f"an upload to {begun.place} was begun, and its remote leads elsewhere by now")
+                    raise ConfigError(
+                        f"an upload to {begun.place} was begun, and its remote leads elsewhere"
+                        " by now"
+                    )
                 for upload in uploads_of(destination, place, begun, self.runner.limits):
                     abort_upload(destination, upload)
             left = remove_lost_uploads(
-                destination, self._name_after_source(plan, meter), lost_upload_tokens(claim, claim.fence + 1)
+                destination,
+                self._name_after_source(plan, meter),
+                lost_upload_tokens(claim, claim.fence + 1),
             )
             if left is not None:
                 raise left
@@ -120,20 +145,27 @@ class OrphanSweeper:
         return remaining
 
     def _name_after_source(self, plan: Plan, meter: Watchdog) -> Location:
-        """Return where an object goes: under the source's name, where the destination is a folder. Where the source
-        does not tell its name any more it has another: nearly all names of uploads depend on the folder alone."""
+        """Return where an object goes: under the source's name, where the destination is a folder.
+        Where the source does not tell its name any more it has another: nearly all names of uploads
+        depend on the folder alone."""
         place = plan.destination
         if not place.path.endswith("/"):
             return place
         name: str | None = None
         with suppress(StoreError):
             found = self.runner.stores.source(plan.source, meter).head(plan.source)
-            name = safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
+            name = (
+                safe_name(found.disposition, found.location)
+                if isinstance(found, ObjectInfo)
+                else None
+            )
         return place.named(name or safe_name(None, plan.source) or "object")
 
-    def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog) -> RelayError | None:
-        """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns
-        and raises as `_remove`."""
+    def _remove_shown(
+        self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog
+    ) -> RelayError | None:
+        """Remove a piece that a lost attempt may have left at the object's own place, if that is
+        seen there. Returns and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = destination.publishes_atomically(plan.verify is not Verify.SIZE) or bool(
             destination.staged_locations(place, "")
@@ -141,13 +173,17 @@ class OrphanSweeper:
         if was is None or not claim.lapses or hidden or place.method == "POST":
             return None
         if place.path.endswith("/"):
-            return _may_remain(DestinationLost("it went under the source's name, which nobody wrote down"), place)
+            return _may_remain(
+                DestinationLost("it went under the source's name, which nobody wrote down"), place
+            )
         try:
             found = inspect_object(destination, place)
             if isinstance(found, UnknownObject):
                 raise found.why
             there = found.version
-            if is_same(was.version, there) or is_before(there.last_modified, was.since, CLOCKS_SECONDS):
+            if is_same(was.version, there) or is_before(
+                there.last_modified, was.since, CLOCKS_SECONDS
+            ):
                 return None
             source = self.runner.stores.source(plan.source, meter)
             listed = Version(claim.size, claim.etag)
@@ -156,7 +192,10 @@ class OrphanSweeper:
                 raise DestinationLost("nothing has proved it")
             begins = partial(is_piece, destination, place, source, plan.source, listed)
             # It takes a while to compare them, and somebody may make it again meanwhile.
-            is_ours = lambda there: begins(there) and _is_ours(there, was) and self.ledger.is_over(orphan)  # noqa: E731
+
+            def is_ours(there: Version) -> bool:
+                return begins(there) and _is_ours(there, was) and self.ledger.is_over(orphan)
+
             remove_piece(destination, place, there, is_ours)
         except NotFound as error:
             if error.side == "destination":
@@ -184,14 +223,16 @@ class OrphanSweeper:
 
 
 def _is_ours(there: Version, was: PriorState) -> bool:
-    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing tells: where an
-    object was there before they may be another version of that; and where nobody wrote down what was, unless they were
-    written since."""
+    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing
+    tells: where an object was there before they may be another version of that; and where nobody
+    wrote down what was, unless they were written since."""
     written = http_date(there.last_modified)
     since = was.since is not None and written is not None and written.timestamp() >= was.since
     if was.version is None and (was.known or since):
         return True
-    raise DestinationLost("it begins as the object does, and may be an older version of it: nothing tells whose it is")
+    raise DestinationLost(
+        "it begins as the object does, and may be an older version of it: nothing tells whose it is"
+    )
 
 
 def _size(source: Source, place: Location) -> int | None:

@@ -1,8 +1,9 @@
 """Move parts of an object that another worker has claimed.
 
-Theory of operation. The other has begun the upload, and completes it or throws it away; all that happens here is that
-parts are taken from the ledger one after the other, as the other takes them, and moved. Whatever fails here is given
-back, and is no failure of the object: the other meets it by itself, or does not.
+Theory of operation. The other has begun the upload, and completes it or throws it away; all that
+happens here is that parts are taken from the ledger one after the other, as the other takes them,
+and moved. Whatever fails here is given back, and is no failure of the object: the other meets it by
+itself, or does not.
 
 Decided here: nothing but that. Which part is whose the ledger says; how one moves, the window.
 """
@@ -26,7 +27,8 @@ from relay.wire.watchdog import Watchdog
 
 @dataclass(eq=False)
 class PartHelper:
-    """What is moved here of one shared object. Run it once; others may read `bytes` and `total`, and `cancel` it."""
+    """What is moved here of one shared object. Run it once; others may read `bytes` and `total`,
+    and `cancel` it."""
 
     share: PartLease
     ledger: Ledger
@@ -41,12 +43,15 @@ class PartHelper:
 
     @classmethod
     def for_lease(cls, share: PartLease, transfer: Transfer, ledger: Ledger) -> PartHelper | None:
-        """Return it as the parts of a transfer that is not to be run; None where its plan leads elsewhere by now."""
+        """Return it as the parts of a transfer that is not to be run; None where its plan leads
+        elsewhere by now."""
         place, pinned = location_of_upload(transfer.plan, share.upload), share.upload.pinned
         if place is None or pinned is None:
             return None
         found = ObjectInfo(pinned, transfer.plan.source, ranges=True)
-        return cls(share, ledger, transfer.part_context(place, found, digested=share.upload.digested))
+        return cls(
+            share, ledger, transfer.part_context(place, found, digested=share.upload.digested)
+        )
 
     @property
     def meter(self) -> Watchdog:
@@ -88,7 +93,8 @@ class PartHelper:
         self.meter.cancel(why)
 
     def run(self) -> None:
-        """Move parts until none is left to take. Raises a RelayError; what was not done is anybody's again then."""
+        """Move parts until none is left to take. Raises a RelayError; what was not done is
+        anybody's again then."""
         try:
             self._window.run(self._upload, self._take)
         except UploadGone:
@@ -104,8 +110,8 @@ class PartHelper:
         return self.ledger.take_part(self.share.claim, self._upload.id, done)
 
     def _abort(self) -> None:
-        """Throw it away once more: a part that was under way when its upload was may be kept, at a cost, until then
-        (S3's AbortMultipartUpload says so)."""
+        """Throw it away once more: a part that was under way when its upload was may be kept, at a
+        cost, until then (S3's AbortMultipartUpload says so)."""
         destination = self.way.stores.destination(self.way.place, Watchdog(self.way.limits))
         with suppress(StoreError):
             cast(PartsDestination, destination).abort(self._upload)

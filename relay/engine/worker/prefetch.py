@@ -1,13 +1,15 @@
-"""How far ahead of its slots a worker claims, and how long it collects settlements before the next transaction.
+"""How far ahead of its slots a worker claims, and how long it collects settlements before the next
+transaction.
 
-Theory of operation. A turn at the ledger costs much the same for one object as for a hundred, and while it writes every
-other runner waits: few turns and large ones are what lets two runners be faster than one. So small objects are claimed
-as far ahead as they are moved in a fraction of a second, and what has ended is gathered for as long, or until so little
-waits that it would not last for another turn. Large objects are hardly claimed ahead at all: whoever has a free slot is
-to have the next one, and not whoever came first.
+Theory of operation. A turn at the ledger costs much the same for one object as for a hundred, and
+while it writes every other runner waits: few turns and large ones are what lets two runners be
+faster than one. So small objects are claimed as far ahead as they are moved in a fraction of a
+second, and what has ended is gathered for as long, or until so little waits that it would not last
+for another turn. Large objects are hardly claimed ahead at all: whoever has a free slot is to have
+the next one, and not whoever came first.
 
-Decided here: nothing but these two numbers, from what was seen of the last turns. Never here: what is claimed.
-"""
+Decided here: nothing but these two numbers, from what was seen of the last turns. Never here: what
+is claimed."""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ GATHER_SECONDS: Final = 0.02
 LONGEST_SECONDS: Final = 0.2
 """And at most, while there is enough to do."""
 AHEAD: Final = 8
-"""So many times the slots are claimed ahead at most: what is lost with a process counts against all that it has."""
+"""So many times the slots are claimed ahead at most: what is lost with a process counts against all
+that it has."""
 MEMORY_SECONDS: Final = 0.25
 """How long what was seen counts."""
 
 
 @dataclass(eq=False)
 class PrefetchSizer:
-    """What the last turns were like: objects a second, and how long a turn takes, the wait for the lock included."""
+    """What the last turns were like: objects a second, and how long a turn takes, the wait for the
+    lock included."""
 
     slots: int
     clock: Callable[[], float] = monotonic
@@ -48,7 +52,8 @@ class PrefetchSizer:
 
     @property
     def ahead(self) -> int:
-        """How many to claim besides those that run: what lasts until the turn after the next is over."""
+        """How many to claim besides those that run: what lasts until the turn after the next is
+        over."""
         return min(ceil(self.rate * (LONGEST_SECONDS + 3 * self.seconds)), AHEAD * self.slots)
 
     @property

@@ -1,9 +1,11 @@
-"""Decide what a 401 for one object means: that object's own refusal, or expired credentials for all.
+"""Decide what a 401 for one object means: that object's own refusal, or expired credentials for
+all.
 
-Theory of operation. One protected object must not stop all others, and withdrawn credentials must not fail all that is
-left. One such answer does not tell which it is, but the others do: an object that is refused waits a moment, and comes
-again. Where a transfer that began after the refusal has ended well, the store knows the credentials, and the refusal is
-the object's own. Where nobody gets through any more, it is everybody's, and the migration waits.
+Theory of operation. One protected object must not stop all others, and withdrawn credentials must
+not fail all that is left. One such answer does not tell which it is, but the others do: an object
+that is refused waits a moment, and comes again. Where a transfer that began after the refusal has
+ended well, the store knows the credentials, and the refusal is the object's own. Where nobody gets
+through any more, it is everybody's, and the migration waits.
 
 Decided here: that. Never here: who waits, and how (`claimer.py`).
 """
@@ -28,7 +30,8 @@ from relay.errors import (
 from relay.ledger.rows import Claim
 
 PATIENCE: Final = 8
-"""So many objects in a row are refused before it is everybody's: more would only knock at a closed door."""
+"""So many objects in a row are refused before it is everybody's: more would only knock at a closed
+door."""
 AGAIN_SECONDS: Final = 1.0
 """How soon one that is refused comes again."""
 KEPT: Final = 64
@@ -67,8 +70,8 @@ class RefusalHistory:
         return (claim.migration_id, claim.renewed) in self._good
 
     def judge(self, claim: Claim, is_busy_since: Callable[[float], bool]) -> Verdict:
-        """Judge the refusal of a claim. `is_busy_since` says if others of its migration, which began after a moment,
-        are still under way."""
+        """Judge the refusal of a claim. `is_busy_since` says if others of its migration, which
+        began after a moment, are still under way."""
         key, now = (claim.migration_id, claim.renewed), self.clock()
         waiting = self._waiting.setdefault(key, {})
         first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
@@ -95,9 +98,12 @@ class UnderWay(Protocol):
 
 
 class RefusalJudge:
-    """Says what a refusal means, by what this process has seen, and what the ledger and the source say."""
+    """Says what a refusal means, by what this process has seen, and what the ledger and the source
+    say."""
 
-    def __init__(self, jobs: MigrationCache, clock: Callable[[], float], active: Mapping[int, UnderWay]) -> None:
+    def __init__(
+        self, jobs: MigrationCache, clock: Callable[[], float], active: Mapping[int, UnderWay]
+    ) -> None:
         """`active` are the transfers that run here, as they are at each moment."""
         self._jobs, self._clock, self._active = jobs, clock, active
         self._refusals = RefusalHistory(clock)
@@ -114,7 +120,11 @@ class RefusalJudge:
         if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
             return Verdict.ALL
         verdict = self._refusals.judge(claim, lambda moment: self._is_busy_since(claim, moment))
-        if verdict is Verdict.ALL and error.side == "source" and not self._refusals.has_succeeded(claim):
+        if (
+            verdict is Verdict.ALL
+            and error.side == "source"
+            and not self._refusals.has_succeeded(claim)
+        ):
             try:
                 return Verdict.OWN if self._is_told_to_go_on(claim) else verdict
             except LedgerFailed as failure:
@@ -122,35 +132,43 @@ class RefusalJudge:
         return verdict
 
     def _is_busy_since(self, claim: Claim, moment: float) -> bool:
-        others = [one for one in self._active.values() if one.claim.migration_id == claim.migration_id]
+        others = [
+            one for one in self._active.values() if one.claim.migration_id == claim.migration_id
+        ]
         return any(one.began > moment and one.claim.id != claim.id for one in others)
 
     def _is_told_to_go_on(self, claim: Claim) -> bool:
-        """Say if a migration has waited for credentials once, and was told to go on with those that it has: what the
-        source refuses then, and it does not refuse to list, it refuses for good. Raises LedgerFailed."""
+        """Say if a migration has waited for credentials once, and was told to go on with those that
+        it has: what the source refuses then, and it does not refuse to list, it refuses for good.
+        Raises LedgerFailed."""
         if not self._jobs.has_waited(claim):
             return False
         if claim.url:
             return True
         try:
-            return not self._jobs.source_denies_listing(self._jobs.job(claim.migration_id, claim.renewed))
+            return not self._jobs.source_denies_listing(
+                self._jobs.job(claim.migration_id, claim.renewed)
+            )
         except LedgerFailed:
             raise
         except RelayError:
             return False
 
     def classify_denial(self, claim: Claim, error: PermissionDenied) -> RelayError:
-        """Return what a denial (403) means: of more than this object, that the credentials are not good any more. Or
-        why the ledger did not tell."""
+        """Return what a denial (403) means: of more than this object, that the credentials are not
+        good any more. Or why the ledger did not tell."""
         try:
-            if not (self._jobs.is_still_denied(claim, error.side) or self._source_denies(claim, error)):
+            if not (
+                self._jobs.is_still_denied(claim, error.side) or self._source_denies(claim, error)
+            ):
                 return error
         except LedgerFailed as failure:
             return failure
         return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
 
     def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
-        """Say if it is not this object alone that the source denies, but what it let us list before."""
+        """Say if it is not this object alone that the source denies, but what it let us list
+        before."""
         id, now = claim.migration_id, self._clock()
         if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
             return False

@@ -1,14 +1,15 @@
 """The worker of one process: list trees, claim transfers from the ledger, run them, settle them.
 
-Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
-keeps them fed: in one transaction it settles what has ended and claims as much as there is room for; it waits a moment
-between two rounds, so that many small objects share a transaction (`pace.py`). One lists, one removes what nobody goes
-on with (`orphans.py`), and one keeps the lease.
-All of them go on until they are told to stop; then nothing new is claimed, what runs is handed back with what it has
-reached, and the runner is taken out of the ledger.
+Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the
+other. One greenlet keeps them fed: in one transaction it settles what has ended and claims as much
+as there is room for; it waits a moment between two rounds, so that many small objects share a
+transaction (`pace.py`). One lists, one removes what nobody goes on with (`orphans.py`), and one
+keeps the lease. All of them go on until they are told to stop; then nothing new is claimed, what
+runs is handed back with what it has reached, and the runner is taken out of the ledger.
 
-When the ledger does not answer nothing is acknowledged and nothing new begins; what is moved meanwhile waits to be
-settled. When a claim turns out not to be ours any more its transfer is stopped, and another runner has it.
+When the ledger does not answer nothing is acknowledged and nothing new begins; what is moved
+meanwhile waits to be settled. When a claim turns out not to be ours any more its transfer is
+stopped, and another runner has it.
 
 Decided here: when something is claimed, tried later, or set aside. Never here: how an object moves.
 """
@@ -61,10 +62,11 @@ from relay.throttle import Throttle
 log = logging.getLogger("relay.claimer")
 
 LOOK_SECONDS = 1.0
-"""How often, at least, the ledger is looked at for what others told a migration to do, and for what has ended."""
+"""How often, at least, the ledger is looked at for what others told a migration to do, and for what
+has ended."""
 IDLE_SECONDS = (0.03, 0.25)
-"""How soon it is looked at for work again when there is none: at first, and, twice as long each time, at last. Another
-process may be listing, or moving the last objects."""
+"""How soon it is looked at for work again when there is none: at first, and, twice as long each
+time, at last. Another process may be listing, or moving the last objects."""
 RENEW_SECONDS = 5.0
 """How often, at least, the lease is put off, and the claims of lost runners are taken back."""
 JOIN_SECONDS = 0.5
@@ -74,14 +76,15 @@ TROUBLE_SECONDS = RENEW_SECONDS + 1.0
 SHARE_SECONDS = 0.1
 """How often one whose process shares in an object that it has claimed now looks if that is over."""
 TWIN_SECONDS = 1.0
-"""How soon an object is tried whose name may be another's at the destination, while that is under way."""
+"""How soon an object is tried whose name may be another's at the destination, while that is under
+way."""
 SHUN_SECONDS = 30.0
 """How long it shares no more in one where that has failed."""
 
 
 def boottime() -> float:
-    """Return the seconds since this machine started, those for which it slept included: leases go on meanwhile, and
-    another may have taken what was ours (clock_gettime(2), CLOCK_BOOTTIME)."""
+    """Return the seconds since this machine started, those for which it slept included: leases go
+    on meanwhile, and another may have taken what was ours (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -97,7 +100,8 @@ class ActiveTransfer:
 
 @dataclass(eq=False)
 class Worker:
-    """One process's share of the ledger's work. `only` one migration: then `run` returns when that has ended."""
+    """One process's share of the ledger's work. `only` one migration: then `run` returns when that
+    has ended."""
 
     ledger: Ledger
     runner: TransferEngine
@@ -106,7 +110,8 @@ class Worker:
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Told of every transfer that ended here."""
     moved: Callable[[int], None] = lambda count: None
-    """Told how many bytes of an object were moved here, when that is over: of all of it, or of some parts."""
+    """Told how many bytes of an object were moved here, when that is over: of all of it, or of some
+    parts."""
     clock: Callable[[], float] = boottime
     lease_seconds: float = 30.0
 
@@ -153,8 +158,9 @@ class Worker:
         self._wake.set()
 
     def run(self) -> None:
-        """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
-        ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
+        """Work until told to stop, or until the one migration has ended. Leaves no claim behind but
+        those of a ledger that does not answer, which lapse. Raises LedgerFailed only where it never
+        began."""
         self._renew_lease()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
@@ -186,7 +192,8 @@ class Worker:
     # -- one round
 
     def _wait_for_settlements(self) -> None:
-        """Wait until something has ended or is to be looked at; and then a while, as long as there is enough to do."""
+        """Wait until something has ended or is to be looked at; and then a while, as long as there
+        is enough to do."""
         soon, late = IDLE_SECONDS
         self._idle = 0.0 if self._in_hand or self._shares else min(max(2 * self._idle, soon), late)
         self._wake.wait(self._idle or LOOK_SECONDS)
@@ -197,7 +204,8 @@ class Worker:
             self._hungry.wait(LONGEST_SECONDS)
 
     def _poll(self) -> bool:
-        """Settle, claim, and see what others said. Returns True when the one migration has ended."""
+        """Settle, claim, and see what others said. Returns True when the one migration has
+        ended."""
         try:
             self._release_unknown_claims()
             claimed = self._settle_and_claim()
@@ -214,13 +222,15 @@ class Worker:
             return False
 
     def _release_unknown_claims(self) -> None:
-        """Hand back what the ledger has as ours and we have not: after a failure it is not known what was claimed."""
+        """Hand back what the ledger has as ours and we have not: after a failure it is not known
+        what was claimed."""
         if self._doubtful:
             self.ledger.release_unknown_claims(tuple(self._in_hand.values()), tuple(self._shares))
             self._doubtful = False
 
     def _settle_and_claim(self) -> int:
-        """Settle what has ended, claim what there is room for, and do as others said; return how many were claimed."""
+        """Settle what has ended, claim what there is room for, and do as others said; return how
+        many were claimed."""
         began, entry, ends = self.clock(), self._entries, tuple(self._settlements)
         watched = {claim.migration_id for claim in self._in_hand.values()}
         watched |= {active.claim.migration_id for active in self.active.values()}
@@ -246,7 +256,8 @@ class Worker:
         return len(turn.claims)
 
     def _settle_each(self, ends: Sequence[Settlement]) -> None:
-        """Settle one by one what the ledger does not take together: that of which it can't keep the end fails."""
+        """Settle one by one what the ledger does not take together: that of which it can't keep the
+        end fails."""
         for end in ends:
             try:
                 self.ledger.settle([end])
@@ -285,7 +296,8 @@ class Worker:
             self._let_go(end.claim)
 
     def _join_part_lease(self) -> None:
-        """Share in an object of another runner, where there is a slot for it and nothing else to do."""
+        """Share in an object of another runner, where there is a slot for it and nothing else to
+        do."""
         now, busy = self.clock(), len(self._in_hand) + len(self._shares)
         if busy >= self.slots or self.stopping or now < self._join_at or self._runs_suspect():
             return
@@ -302,33 +314,50 @@ class Worker:
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
 
     def _finish(self) -> None:
-        """End every migration that has nothing left to do; a line of the log names each, without secrets."""
+        """End every migration that has nothing left to do; a line of the log names each, without
+        secrets."""
         for migration in self.ledger.finish():
             self._jobs.forget(migration.id)
             named = ("id", "number", "state", "source", "destination")
             objects = {state: counted.objects for state, counted in sorted(migration.tally.items())}
             members = {name: getattr(migration, name) for name in named}
-            log.info("migration", extra={"members": {**members, "objects": objects, "error": migration.error}})
+            log.info(
+                "migration",
+                extra={"members": {**members, "objects": objects, "error": migration.error}},
+            )
 
     def _stop_ended_migrations(self, standings: Mapping[str, MigrationView]) -> None:
-        """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
-        are now."""
+        """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to
+        the bounds as they are now."""
         for id, standing in standings.items():
             self._throttle(id).allow(standing.bounds, standing.place, standing.of)
         for active in tuple(self.active.values()):
-            found = standings.get(active.claim.migration_id)  # None: it began while the ledger was asked
-            if found and found.state in ("paused", "cancelled") and not active.transfer.meter.committed:
-                self._cancel_transfer(active, f"the migration was {found.state}", goes_on=found.state == "paused")
+            found = standings.get(
+                active.claim.migration_id
+            )  # None: it began while the ledger was asked
+            if (
+                found
+                and found.state in ("paused", "cancelled")
+                and not active.transfer.meter.committed
+            ):
+                self._cancel_transfer(
+                    active, f"the migration was {found.state}", goes_on=found.state == "paused"
+                )
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""
-        return self._jobs.throttle(id, lambda: {active.claim.migration_id for active in self.active.values()})
+        return self._jobs.throttle(
+            id, lambda: {active.claim.migration_id for active in self.active.values()}
+        )
 
     def _is_at_limit(self, id: str) -> bool:
-        """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed
-        then."""
+        """Say if as many transfers of a migration run here as its bounds let; they were narrowed
+        since it was claimed then."""
         most = self._throttle(id).bounds.transfers
-        return most is not None and sum(one.claim.migration_id == id for one in self.active.values()) >= most
+        return (
+            most is not None
+            and sum(one.claim.migration_id == id for one in self.active.values()) >= most
+        )
 
     def _cancel_transfer(self, active: ActiveTransfer, why: str, goes_on: bool = True) -> None:
         """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
@@ -351,7 +380,8 @@ class Worker:
     # -- the lease
 
     def _renew_lease(self) -> bool:
-        """Put the lease off, and remember until when, by our own clock, nobody can have taken our claims."""
+        """Put the lease off, and remember until when, by our own clock, nobody can have taken our
+        claims."""
         asked = self.clock()
         held = self.ledger.renew(self.lease_seconds)
         self._renewed = asked
@@ -359,7 +389,8 @@ class Worker:
         return held
 
     def _has_lease(self, entry: int) -> bool:
-        """Say if what was claimed since this process entered itself for the `entry`th time is ours beyond doubt."""
+        """Say if what was claimed since this process entered itself for the `entry`th time is ours
+        beyond doubt."""
         return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
 
     def _keep_lease(self) -> None:
@@ -379,7 +410,8 @@ class Worker:
                 self._note_trouble(error)
 
     def _report_retries(self) -> None:
-        """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""
+        """Write down, once a second at most, what is tried again here, for whoever looks from
+        elsewhere."""
         written: dict[int, PendingRetry] = {}
         listed: dict[Listing, PendingRetry] = {}
         while not self._stopped.wait(LOOK_SECONDS):
@@ -390,13 +422,17 @@ class Worker:
             changed = [(claims[id], one) for id, one in now.items() if one != written.get(id)]
             try:
                 if changed:
-                    self.ledger.note_retried([(claim, one.to_json() if one else None) for claim, one in changed])
+                    self.ledger.note_retried(
+                        [(claim, one.to_json() if one else None) for claim, one in changed]
+                    )
                 written = {id: one for id, one in now.items() if one is not None}
                 listed = self._tell_listings(listed)
             except LedgerFailed as error:
                 self._note_trouble(error)
 
-    def _tell_listings(self, written: Mapping[Listing, PendingRetry]) -> dict[Listing, PendingRetry]:
+    def _tell_listings(
+        self, written: Mapping[Listing, PendingRetry]
+    ) -> dict[Listing, PendingRetry]:
         """As `_report_retries`, of listings; return what stands there now."""
         now = self._lister.troubles() if self._lister is not None else {}
         for listing, trouble in now.items():
@@ -406,8 +442,8 @@ class Worker:
 
     @property
     def trouble(self) -> RelayError | None:
-        """Why the ledger can't be worked with at the moment, if it can't. One that can only be read is in trouble too,
-        which only those notice who write: what they met holds a while."""
+        """Why the ledger can't be worked with at the moment, if it can't. One that can only be read
+        is in trouble too, which only those notice who write: what they met holds a while."""
         return self._trouble or (self._met if self.clock() < self._met_until else None)
 
     @trouble.setter
@@ -431,9 +467,14 @@ class Worker:
                 end = self._run_transfer(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
                 end = Settlement(claim, "failed", error=error_members(bug(error)))
-            except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
+            except (
+                GreenletExit,
+                gevent.Timeout,
+            ) as error:  # somebody's, in the middle of this object
                 again = claim.attempts < LAPSES
-                end = Settlement(claim, "hand_back" if again else "failed", error=error_members(bug(error)))
+                end = Settlement(
+                    claim, "hand_back" if again else "failed", error=error_members(bug(error))
+                )
             except BaseException:  # this process ends
                 self._ended(Settlement(claim, "hand_back"))
                 raise
@@ -444,7 +485,8 @@ class Worker:
         self._wake.set()
 
     def _run_transfer(self, claim: Claim, entry: int) -> Settlement:
-        """Make one transfer; return how it is settled, which the ledger passes over where it is not ours any more."""
+        """Make one transfer; return how it is settled, which the ledger passes over where it is not
+        ours any more."""
         if self.stopping or self._is_at_limit(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
@@ -463,7 +505,9 @@ class Worker:
                     return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
                 twins = self._jobs.locations_of(claim, names)
                 transfer.known = replace(transfer.known, twins=twins)
-            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._has_lease, entry), self._notes)
+            transfer.journal = ClaimJournal(
+                self.ledger, claim, partial(self._has_lease, entry), self._notes
+            )
             transfer.admitted = True
             self.active[claim.id] = active = ActiveTransfer(claim, transfer, self.clock())
             try:
@@ -471,26 +515,46 @@ class Worker:
             finally:
                 self._remove_active(active)
         except LeaseLost as error:
-            # It may be ours after all: claimed when this process was taken for gone, and had not entered itself again.
+            # It may be ours after all: claimed when this process was taken for gone, and had not
+            # entered itself again.
             return self._hand_back(claim, transfer, error)
         except RelayError as error:
             self.moved(transfer.moved if transfer else 0)
-            return self._settle_failure(claim, transfer, error, active is not None and active.stopped)
-        self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
+            return self._settle_failure(
+                claim, transfer, error, active is not None and active.stopped
+            )
+        self.moved(
+            min(transfer.moved, outcome.bytes)
+        )  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
         self._jobs.note_success(claim)
         self._judge.note_success(claim, active.began)
         return settlement_of(claim, outcome, transfer.resent)
 
     def _remove_active(self, active: ActiveTransfer) -> None:
-        """Take note that it runs no more. Who lost its claim may have claimed the same object again meanwhile."""
+        """Take note that it runs no more. Who lost its claim may have claimed the same object again
+        meanwhile."""
         if self.active.get(active.claim.id) is active:
             del self.active[active.claim.id]
 
-    def _hand_back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
+    def _hand_back(
+        self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0
+    ) -> Settlement:
         """Return the end of a claim that is handed back because of an error."""
-        resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.frees_slot) if transfer else (0, False, False)
-        end = Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
+        resent, unsent, rid = (
+            (transfer.resent, transfer.unsent, transfer.frees_slot)
+            if transfer
+            else (0, False, False)
+        )
+        end = Settlement(
+            claim,
+            "hand_back",
+            resent=resent,
+            unsent=unsent,
+            wait=wait,
+            remains=error.remains,
+            rid=rid,
+        )
         return replace(end, untouched=transfer.untouched) if transfer else end
 
     def _transfer(self, claim: Claim) -> Transfer:
@@ -500,7 +564,9 @@ class Worker:
         transfer.meter.throttle = self._throttle(claim.migration_id)
         return transfer
 
-    def _settle_failure(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
+    def _settle_failure(
+        self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool
+    ) -> Settlement:
         over = stopped or self.stopping
         if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
@@ -511,7 +577,9 @@ class Worker:
             return self._hand_back(claim, transfer, error)
         verdict = self._judge.judge(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
-            return self._hand_back(claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0)
+            return self._hand_back(
+                claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
+            )
         if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
@@ -527,7 +595,8 @@ class Worker:
     # -- shares
 
     def _help(self, share: PartLease) -> None:
-        """Move parts of an object of another runner. However that ends, it is that one's to say what came of it."""
+        """Move parts of an object of another runner. However that ends, it is that one's to say
+        what came of it."""
         id = share.claim.id
         try:
             self._end_help(share)

@@ -53,7 +53,9 @@ def upgrade() -> None:
         Column("ended", Float),
     )
     op.create_table(
-        "secrets", _of("migration", String(36), primary_key=True), Column("locations", Text, nullable=False)
+        "secrets",
+        _of("migration", String(36), primary_key=True),
+        Column("locations", Text, nullable=False),
     )
     op.create_table(
         "transfers",
@@ -80,7 +82,9 @@ def upgrade() -> None:
     )
     running = text("state = 'running'")
     op.create_index("transfers_by_state", "transfers", ["migration_id", "state", "id"])
-    op.create_index("transfers_running", "transfers", ["owner"], sqlite_where=running, postgresql_where=running)
+    op.create_index(
+        "transfers_running", "transfers", ["owner"], sqlite_where=running, postgresql_where=running
+    )
     op.create_table(
         "uploads",
         _of("transfer", _ID, primary_key=True),
@@ -102,7 +106,9 @@ def upgrade() -> None:
         Column("digest", String(16), nullable=False),
         Column("checked", Boolean, nullable=False),
     )
-    op.create_table("receipts", _of("transfer", _ID, primary_key=True), Column("receipt", Text, nullable=False))
+    op.create_table(
+        "receipts", _of("transfer", _ID, primary_key=True), Column("receipt", Text, nullable=False)
+    )
     op.create_table(
         "tallies",
         _of("migration", String(36), primary_key=True),

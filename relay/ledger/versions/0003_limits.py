@@ -12,4 +12,6 @@ def upgrade() -> None:
     op.add_column("migrations", Column("slots", Integer))
     op.add_column("migrations", Column("bytes_per_second", BigInteger))
     op.add_column("migrations", Column("connections", Integer))
-    op.add_column("migrations", Column("renewed", Integer, nullable=False, server_default=text("0")))
+    op.add_column(
+        "migrations", Column("renewed", Integer, nullable=False, server_default=text("0"))
+    )

@@ -1,5 +1,5 @@
-"""What is told of a migration at each look is counted as it happens, and no longer from all of its rows; and transfers
-that lost their runners are found among all others."""
+"""What is told of a migration at each look is counted as it happens, and no longer from all of its
+rows; and transfers that lost their runners are found among all others."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, ForeignKey, String, text
@@ -9,11 +9,22 @@ down_revision = "0004"
 
 _TAKE = "INSERT INTO counters (migration_id, kind, name, amount) SELECT migration_id"
 COUNTED = (
-    f"{_TAKE}, 'level', level, count(*) FROM transfers WHERE level IS NOT NULL GROUP BY migration_id, level",
-    f"{_TAKE}, 'resent', '', sum(resent) FROM transfers GROUP BY migration_id HAVING sum(resent) > 0",
-    f"{_TAKE}, 'retries', '', sum(attempts - 1) FROM transfers WHERE attempts > 1 GROUP BY migration_id",
-    "UPDATE uploads SET there ="
-    " (SELECT coalesce(sum(size), 0) FROM parts WHERE parts.transfer_id = uploads.transfer_id AND parts.etag != '')",
+    (
+        f"{_TAKE}, 'level', level, count(*) FROM transfers WHERE level IS NOT NULL GROUP BY"
+        " migration_id, level"
+    ),
+    (
+        f"{_TAKE}, 'resent', '', sum(resent) FROM transfers GROUP BY migration_id HAVING"
+        " sum(resent) > 0"
+    ),
+    (
+        f"{_TAKE}, 'retries', '', sum(attempts - 1) FROM transfers WHERE attempts > 1 GROUP BY"
+        " migration_id"
+    ),
+    (
+        "UPDATE uploads SET there = (SELECT coalesce(sum(size), 0) FROM parts WHERE"
+        " parts.transfer_id = uploads.transfer_id AND parts.etag != '')"
+    ),
 )
 
 
@@ -22,7 +33,9 @@ LAPSED = text("lapses > 0")
 
 def upgrade() -> None:
     """Add the table, the column and the index, and fill them from what is there."""
-    op.create_index("transfers_lapsed", "transfers", ["id"], sqlite_where=LAPSED, postgresql_where=LAPSED)
+    op.create_index(
+        "transfers_lapsed", "transfers", ["id"], sqlite_where=LAPSED, postgresql_where=LAPSED
+    )
     op.add_column("uploads", Column("there", BigInteger, nullable=False, server_default=text("0")))
     migration = ForeignKey("migrations.id", ondelete="CASCADE")
     op.create_table(

@@ -1,5 +1,5 @@
-"""What was at the destination before the first byte of an object went there; when nothing was found at the destination
-of a tree; and the form in which some stores take two names for one."""
+"""What was at the destination before the first byte of an object went there; when nothing was found
+at the destination of a tree; and the form in which some stores take two names for one."""
 
 from alembic import op
 from sqlalchemy import Column, Float, Text, text
@@ -15,11 +15,16 @@ FOLDED = text("folded IS NOT NULL")
 
 
 def upgrade() -> None:
-    """Add the columns and the index. Of what an older relay began nothing is known, so that it is looked at again."""
+    """Add the columns and the index. Of what an older relay began nothing is known, so that it is
+    looked at again."""
     op.add_column("migrations", Column("looked", Float))
     op.add_column("transfers", Column("before", Text))
     op.add_column("transfers", Column("folded", Text))
     op.execute(UNKNOWN)
     op.create_index(
-        "transfers_folded", "transfers", ["migration_id", "folded"], sqlite_where=FOLDED, postgresql_where=FOLDED
+        "transfers_folded",
+        "transfers",
+        ["migration_id", "folded"],
+        sqlite_where=FOLDED,
+        postgresql_where=FOLDED,
     )

@@ -1,4 +1,5 @@
-"""Indexes that find the migrations of one destination, and the links by which trees were written elsewhere."""
+"""Indexes that find the migrations of one destination, and the links by which trees were written
+elsewhere."""
 
 from alembic import op
 from sqlalchemy import Column, ForeignKey, String, Text
@@ -8,8 +9,11 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add the indexes and the table. PostgreSQL's B-tree refuses a long URL, and its hash index takes any."""
-    op.create_index("migrations_by_destination", "migrations", ["destination"], postgresql_using="hash")
+    """Add the indexes and the table. PostgreSQL's B-tree refuses a long URL, and its hash index
+    takes any."""
+    op.create_index(
+        "migrations_by_destination", "migrations", ["destination"], postgresql_using="hash"
+    )
     op.create_index("migrations_by_places", "migrations", ["places"])
     migration = ForeignKey("migrations.id", ondelete="CASCADE")
     op.create_table(

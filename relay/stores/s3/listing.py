@@ -1,12 +1,11 @@
 """List a bucket page by page; a page is believed only if it is whole.
 
-Theory of operation. A page is read to its end before anything of it is given away, since S3 has pages of a thousand;
-while one is looked at the next is on its way. A listing can go on behind a key after a crash, as long as the keys come
-in the order of their bytes.
+Theory of operation. A page is read to its end before anything of it is given away, since S3 has
+pages of a thousand; while one is looked at the next is on its way. A listing can go on behind a key
+after a crash, as long as the keys come in the order of their bytes.
 
-Decided here: how pages follow each other. Never here: what one says (`s3_answers.py`), when one is asked for again
-(`relisting.py`).
-"""
+Decided here: how pages follow each other. Never here: what one says (`s3_answers.py`), when one is
+asked for again (`relisting.py`)."""
 
 from __future__ import annotations
 
@@ -26,23 +25,27 @@ from relay.stores.s3.quirks import PLAIN_KEYS
 from relay.stores.s3.responses import ListedPage, in_query, read_page
 
 PAGE: Final = 1000
-"""The objects that a page has where nobody asks for another number (docs.aws.amazon.com, "ListObjectsV2")."""
+"""The objects that a page has where nobody asks for another number (docs.aws.amazon.com,
+"ListObjectsV2")."""
 BARREN: Final = 10_000
-"""So many pages in a row may tell of nothing: a page that passes over a thousand deleted objects has none of them."""
+"""So many pages in a row may tell of nothing: a page that passes over a thousand deleted objects
+has none of them."""
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
-"""What only ListObjectsV2 knows (docs.aws.amazon.com, "ListObjectsV2"); its elder goes on behind a `marker`."""
+"""What only ListObjectsV2 knows (docs.aws.amazon.com, "ListObjectsV2"); its elder goes on behind a
+`marker`."""
 
 
 class S3Listing(S3Client):
     """One bucket that is listed."""
 
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes; where a server has
-        no tokens, by the last name (ListObjects).
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes;
+        where a server has no tokens, by the last name (ListObjects).
 
-        What a later listing may go on behind is told as long as the keys come in that order: some servers have another,
-        and one that goes on in it would leave out what comes later.
-        """
+        What a later listing may go on behind is told as long as the keys come in that order: some
+        servers have another, and one that goes on in it would leave out what comes later."""
         prefix = key_of(location)
         prefix += "/" if prefix and not prefix.endswith("/") else ""
         asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
@@ -54,16 +57,19 @@ class S3Listing(S3Client):
         for page in self._pages(location, asked, prefix):
             ordered = ordered and page.ascending and (page.first is None or page.first > last)
             last = page.last or last
-            yield from page.entries if ordered else (replace(entry, after="") for entry in page.entries)
+            yield from (
+                page.entries if ordered else (replace(entry, after="") for entry in page.entries)
+            )
 
-    def _pages(self, location: Location, asked: dict[str, str], prefix: str) -> Iterator[ListedPage]:
-        """Yield the pages; while one is looked at, the next is on its way already. Raises ProtocolViolation for a
-        listing that goes on without end.
+    def _pages(
+        self, location: Location, asked: dict[str, str], prefix: str
+    ) -> Iterator[ListedPage]:
+        """Yield the pages; while one is looked at, the next is on its way already. Raises
+        ProtocolViolation for a listing that goes on without end.
 
-        S3 tells on each page if there is more. Of a page that does not tell it the next one is asked for all the same:
-        it was the last one if nothing is behind it, or if the server knows no pages, gives the same again, and that is
-        less than a page has.
-        """
+        S3 tells on each page if there is more. Of a page that does not tell it the next one is
+        asked for all the same: it was the last one if nothing is behind it, or if the server knows
+        no pages, gives the same again, and that is less than a page has."""
         tokens, pages, barren = _Rounds(), _Rounds(), 0
         before: list[str] | None = None
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
@@ -80,13 +86,27 @@ class S3Listing(S3Client):
                 before = names if untold else None
                 asked = _next_page_query(asked, page)
                 goes_on = asked.get("continuation-token") or asked.get("marker")
-                shown = (page.first, page.last, page.entries[0].name, page.entries[-1].name) if page.entries else None
-                if not goes_on or tokens.comes_again(goes_on) or (shown and pages.comes_again(shown)):
-                    message = f"{location}: the listing goes on and does not say where, or goes round in a circle"
+                shown = (
+                    (page.first, page.last, page.entries[0].name, page.entries[-1].name)
+                    if page.entries
+                    else None
+                )
+                if (
+                    not goes_on
+                    or tokens.comes_again(goes_on)
+                    or (shown and pages.comes_again(shown))
+                ):
+                    message = (
+                        f"{location}: the listing goes on and does not say where, or goes round in"
+                        " a circle"
+                    )
                     raise ProtocolViolation(message, side=self._side)
                 barren = 0 if page.entries else barren + 1
                 if barren > BARREN:
-                    message = f"{location}: {BARREN} pages in a row tell of nothing, and the listing goes on"
+                    message = (
+                        f"{location}: {BARREN} pages in a row tell of nothing, and the listing"
+                        " goes on"
+                    )
                     raise ProtocolViolation(message, side=self._side)
                 ahead = _Ahead(partial(self._page_of, location, dict(asked), prefix))
                 yield page
@@ -116,7 +136,9 @@ class S3Listing(S3Client):
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         with closing(self._document_rows(response, "GET", location, "ListBucketResult")) as rows:
-            page = read_page(rows, prefix, location, self._side, plain=self._endpoint(location).has(PLAIN_KEYS))
+            page = read_page(
+                rows, prefix, location, self._side, plain=self._endpoint(location).has(PLAIN_KEYS)
+            )
         if page.plain:
             self._endpoint(location).learn(PLAIN_KEYS)
         return page
@@ -126,12 +148,15 @@ def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, st
     """Return how the next page is asked for: by its token, or behind the last name."""
     if page.token:
         return {**asked, "continuation-token": page.token}
-    return {**{name: value for name, value in asked.items() if name not in TOKENS}, "marker": page.after or ""}
+    return {
+        **{name: value for name, value in asked.items() if name not in TOKENS},
+        "marker": page.after or "",
+    }
 
 
 class _Rounds:
-    """Notices what comes again and again, keeping one of all that came (Brent 1980, "An improved Monte Carlo
-    factorization algorithm")."""
+    """Notices what comes again and again, keeping one of all that came (Brent 1980, "An improved
+    Monte Carlo factorization algorithm")."""
 
     def __init__(self) -> None:
         self._kept: object = None

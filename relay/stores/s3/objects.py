@@ -1,8 +1,7 @@
 """Read S3 objects with their metadata, versions and tags.
 
-Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an answer's text is read
-(`s3_answers.py`).
-"""
+Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an
+answer's text is read (`s3_answers.py`)."""
 
 from __future__ import annotations
 
@@ -26,7 +25,8 @@ from relay.wire.http1 import Fields, Head
 MTIME_FIELD: Final = f"{USER}mtime"
 """Where rclone and others keep the time at which an object was changed before it came to S3."""
 SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
-"""What S3 keeps besides of an object, and no other store (docs.aws.amazon.com, "Working with object metadata")."""
+"""What S3 keeps besides of an object, and no other store (docs.aws.amazon.com, "Working with object
+metadata")."""
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
@@ -35,8 +35,11 @@ class S3Objects(S3Listing):
 
     _tagged: Fields | None = None
 
-    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
-        """As Source.get. A version that has a name is read by it, even if a newer one was written meanwhile."""
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
+        """As Source.get. A version that has a name is read by it, even if a newer one was written
+        meanwhile."""
         named = pinned.id if pinned is not None else None
         return super().get(version_at(location, named) if named else location, pinned, span)
 
@@ -50,21 +53,25 @@ class S3Objects(S3Listing):
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        """As HttpStore's. A time of change that is none in rclone's form is a field as all others of the user's."""
-        fields, told = super()._metadata(head, location), head.by_name.get
-        changed = told(MTIME_FIELD)
+        """As HttpStore's. A time of change that is none in rclone's form is a field as all others
+        of the user's."""
+        fields, reported = super()._metadata(head, location), head.by_name.get
+        changed = reported(MTIME_FIELD)
         if changed and _EPOCH.match(changed):
             kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
             fields = (*kept, (MTIME, changed))
-        fields += tuple([(name, value) for name in SYSTEM if (value := told(name))])
-        if self._side == "source" and (told("x-amz-tagging-count") or "0") != "0":
+        fields += tuple([(name, value) for name in SYSTEM if (value := reported(name))])
+        if self._side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
             fields += self._tags(location)
-        if missing := count(told("x-amz-missing-meta")):  # docs.aws.amazon.com, "GetObject"
-            fields += ((UNTOLD, f"the source does not tell {missing} members of the object's metadata"),)
+        if missing := count(reported("x-amz-missing-meta")):  # docs.aws.amazon.com, "GetObject"
+            fields += (
+                (UNTOLD, f"the source does not tell {missing} members of the object's metadata"),
+            )
         return fields
 
     def _tags(self, location: Location) -> Fields:
-        """Return an object's tags, which no head tells; that they are not told, where we may not ask. Asks once."""
+        """Return an object's tags, which no head tells; that they are not told, where we may not
+        ask. Asks once."""
         if self._tagged is None:
             self._tagged = self._fetch_tags(location)
         return self._tagged
@@ -87,4 +94,6 @@ def version_at(location: Location, id: str) -> Location:
 
 def pinned_to_version(location: Location, version: Version) -> PutResult:
     """Return a yes whose object can be read at its own version, where it has one."""
-    return PutResult(version, version_at(location, version.id) if version.id else location, version.digests)
+    return PutResult(
+        version, version_at(location, version.id) if version.id else location, version.digests
+    )

@@ -1,14 +1,15 @@
 """What an S3 endpoint was found not to accept, remembered so that later requests leave it out.
 
-Theory of operation. Endpoints differ in what of S3 they know, and few say which field it was that they did not
-understand. So of what need not be said one thing after the other is left out, the least loss first: tags, the checksum,
-the precondition; what was left out in vain is said again. Whatever is missing then shows in the receipt: as a lower
-level, or as a note.
+Theory of operation. Endpoints differ in what of S3 they know, and few say which field it was that
+they did not understand. So of what need not be said one thing after the other is left out, the
+least loss first: tags, the checksum, the precondition; what was left out in vain is said again.
+Whatever is missing then shows in the receipt: as a lower level, or as a note.
 
-A denial may mean tags, which want a permission of their own. Any refusal may mean a checksum behind the bytes: a field
-that the server does not know spoils the signature at some, and others answer 401 or name codes of their own. Mostly it
-means what it says, so that only the object that was refused goes once without: without tags, and, at an endpoint that
-never took a checksum, without that. All others follow once that was taken.
+A denial may mean tags, which want a permission of their own. Any refusal may mean a checksum behind
+the bytes: a field that the server does not know spoils the signature at some, and others answer 401
+or name codes of their own. Mostly it means what it says, so that only the object that was refused
+goes once without: without tags, and, at an endpoint that never took a checksum, without that. All
+others follow once that was taken.
 
 Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
 """
@@ -24,9 +25,11 @@ from relay.wire.capabilities import CapabilityCache
 from relay.wire.http1 import Fields
 
 KNOWN = "checksums"
-"""What is learned of an endpoint: that it told the checksum of an upload, so that it does not deny those; ..."""
+"""What is learned of an endpoint: that it told the checksum of an upload, so that it does not deny
+those; ..."""
 TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
-"""... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that came in parts, ..."""
+"""... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that
+came in parts, ..."""
 PART_TRAILERS, NO_PART_TRAILERS = "trailers of parts", "no trailers of parts"
 """... that it takes them behind those of parts too, or keeps their coding there, ..."""
 UNTRUE_WHOLE = "another checksum of the whole"
@@ -38,19 +41,25 @@ PLAIN_KEYS = "listed keys are as they are"
 MD5_TAGS = "entity tags are MD5"
 """That its answer to an upload proves it, although it tells no checksum."""
 KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
-"""Whether a key with an empty segment is a name of its own there, or another one's: some keep their objects in a file
-system, where `a//b` is `a/b`."""
-WRONG_WHOLE = "the store compared a digest of each part, and knows another one of the whole: that one means nothing"
+"""Whether a key with an empty segment is a name of its own there, or another one's: some keep their
+objects in a file system, where `a//b` is `a/b`."""
+WRONG_WHOLE = (
+    "the store compared a digest of each part, and knows another one of the whole: that one means"
+    " nothing"
+)
 UNSEEN = (
-    "the store told no digest of it and lets nobody look: it may have kept the coding around the bytes with them; that "
-    "is not sent there any more, and a retry sends the object again without it"
+    "the store told no digest of it and lets nobody look: it may have kept the coding around the"
+    " bytes with them; that is not sent there any more, and a retry sends the object again"
+    " without it"
 )
 _TRIAL = "perhaps "
 """Before a fact: no upload was taken since."""
 ENCODES, SMALL = "metadata in ASCII alone", "small metadata"
-"""That it takes other letters than those of ASCII only encoded, and that it refused more metadata than AWS takes."""
+"""That it takes other letters than those of ASCII only encoded, and that it refused more metadata
+than AWS takes."""
 METADATA_BYTES = 2048
-"""What the user's names and values may have in all at AWS (docs.aws.amazon.com, "Working with object metadata")."""
+"""What the user's names and values may have in all at AWS (docs.aws.amazon.com, "Working with
+object metadata")."""
 TOO_MUCH = frozenset({"MetadataTooLarge", "RequestHeaderSectionTooLarge"})
 CONDITION = "If-None-Match"
 LEFT_OUT = frozenset(
@@ -83,16 +92,22 @@ _SURE_CODES = frozenset(
         "SlowDown",
     ]
 )
-"""The statuses and the codes of refusals that say what it is: the bytes, the clock, the key; no field is the cause."""
+"""The statuses and the codes of refusals that say what it is: the bytes, the clock, the key; no
+field is the cause."""
 UNTAGGED = "the destination does not take the object's tags"
 UNCONDITIONAL = (
-    "the destination knows no 'only where nothing is': nothing was there before, but who came between was overwritten"
+    "the destination knows no 'only where nothing is': nothing was there before, but who came"
+    " between was overwritten"
 )
 
 
 def metadata_bytes(fields: Fields) -> int:
     """Return how many bytes the user's names and values have."""
-    return sum(len(name) - len(USER) + len(value) for name, value in fields if name.lower().startswith(USER))
+    return sum(
+        len(name) - len(USER) + len(value)
+        for name, value in fields
+        if name.lower().startswith(USER)
+    )
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,9 @@ class Refusal:
     def too_much(self) -> bool:
         """Whether it has more metadata than the server takes."""
         long = metadata_bytes(self.fields) > METADATA_BYTES
-        return long and (self.code in TOO_MUCH or self.status == 431 or (self.status == 413 and not self.code))
+        return long and (
+            self.code in TOO_MUCH or self.status == 431 or (self.status == 413 and not self.code)
+        )
 
     @property
     def foreign(self) -> bool:
@@ -132,7 +149,9 @@ class Refusal:
     @property
     def doubtful(self) -> bool:
         """Whether it may mean the checksum, whatever it says."""
-        return 400 <= self.status < 500 and self.status not in _SURE and self.code not in _SURE_CODES
+        return (
+            400 <= self.status < 500 and self.status not in _SURE and self.code not in _SURE_CODES
+        )
 
     @property
     def checked(self) -> bool:
@@ -146,7 +165,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class EndpointQuirks:
-    """What is remembered of one endpoint, for one of its buckets, and of the upload to one `path` there."""
+    """What is remembered of one endpoint, for one of its buckets, and of the upload to one `path`
+    there."""
 
     memory: CapabilityCache
     origin: Origin
@@ -183,30 +203,32 @@ class EndpointQuirks:
 
     @property
     def summed(self) -> bool:
-        """Whether the MD5 of an upload is to be computed besides: until it is known what its answers tell, and where
-        that is all that they do."""
+        """Whether the MD5 of an upload is to be computed besides: until it is known what its
+        answers tell, and where that is all that they do."""
         return not self.has(KNOWN) and (self.has(MD5_TAGS) or not self.has(TRAILERS))
 
     @property
     def unseen(self) -> str:
-        """The name under which it is remembered that nobody may look at the bucket's objects, so that it can't be seen
-        whether the coding behind which a checksum comes is understood."""
+        """The name under which it is remembered that nobody may look at the bucket's objects, so
+        that it can't be seen whether the coding behind which a checksum comes is understood."""
         return f"unseen {self.bucket}"
 
     @property
     def unconditional(self) -> bool:
-        """Whether the upload is to go without a precondition. That another one is taken says nothing of that: it may
-        have gone with its own."""
+        """Whether the upload is to go without a precondition. That another one is taken says
+        nothing of that: it may have gone with its own."""
         return self.has(NO_CONDITION) or self.has(self._conditional)
 
     @property
     def _conditional(self) -> str:
-        """The name under which it is remembered that this object was refused with a precondition."""
+        """The name under which it is remembered that this object was refused with a
+        precondition."""
         return f"refused with a precondition {self.bucket} {self.path}"
 
     @property
     def _takes_trailers(self) -> bool:
-        """Whether an upload with a checksum behind its bytes was taken, of an object or of a part."""
+        """Whether an upload with a checksum behind its bytes was taken, of an object or of a
+        part."""
         return self.has(TRAILERS) or self.has(PART_TRAILERS)
 
     @property
@@ -215,10 +237,11 @@ class EndpointQuirks:
         return f"refused with a checksum {self.path}"
 
     def leave_out(self, refusal: Refusal) -> str | None:
-        """Return what is left out from now on, in words, or None where that can't be what was wrong.
+        """Return what is left out from now on, in words, or None where that can't be what was
+        wrong.
 
-        What the request itself held counts: others that were under way may have been refused for the same before.
-        """
+        What the request itself held counts: others that were under way may have been refused for
+        the same before."""
         if refusal.too_much:
             self.learn(SMALL)
             return f"the metadata beyond {METADATA_BYTES} bytes"
@@ -247,7 +270,8 @@ class EndpointQuirks:
         return None
 
     def _guess_quirk(self, refusal: Refusal) -> str | None:
-        """As `leave_out`, of a refusal that names no field. One of what went without a checksum is a real one."""
+        """As `leave_out`, of a refusal that names no field. One of what went without a checksum is
+        a real one."""
         if not (refusal.checked and refusal.doubtful):
             self.memory.forget(self.origin, self._trial)
             return None
@@ -256,23 +280,26 @@ class EndpointQuirks:
         self.learn(self._trial)
         return TRAILER
 
-    def note_accepted(self, told: bool) -> None:
-        """Note that an upload was taken: what it was sent without is left out for good. `told` says that the answer
-        names its checksum; a store that computes those by itself may refuse one behind the bytes all the same."""
+    def note_accepted(self, reported: bool) -> None:
+        """Note that an upload was taken: what it was sent without is left out for good. `told` says
+        that the answer names its checksum; a store that computes those by itself may refuse one
+        behind the bytes all the same."""
         self.note_begun()
-        if told:
+        if reported:
             self.learn(KNOWN)
         if self.memory.forget(self.origin, self._trial) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
         self.memory.forget(self.origin, _TRIAL + NO_TRAILERS)
 
     def note_precondition_ignored(self) -> None:
-        """Note that the object was taken, and was to go only where nothing is: without that, if it was refused with."""
+        """Note that the object was taken, and was to go only where nothing is: without that, if it
+        was refused with."""
         if self.memory.forget(self.origin, self._conditional):
             self.learn(NO_CONDITION)
 
     def note_begun(self) -> None:
-        """Note that an upload was taken, or one in parts begun: of what goes with it nothing else was wrong."""
+        """Note that an upload was taken, or one in parts begun: of what goes with it nothing else
+        was wrong."""
         if self.memory.forget(self.origin, self._tagged):
             self.learn(self.untagged)
 

@@ -1,9 +1,10 @@
-"""Signatures of AWS requests, version 4 (docs.aws.amazon.com, "Signature Version 4 signing process").
+"""Signatures of AWS requests, version 4 (docs.aws.amazon.com, "Signature Version 4 signing
+process").
 
-Theory of operation. What is signed is the request line, the Host and every `x-amz-` field; never the payload, which
-TLS and the checksums protect, and which would have to be read twice. A target must be in its canonical form already
-(`canonical_path`, sorted query): then what is signed is what is sent, byte for byte. The signing key is derived once
-a day; a signature costs 0.02 ms with it.
+Theory of operation. What is signed is the request line, the Host and every `x-amz-` field; never
+the payload, which TLS and the checksums protect, and which would have to be read twice. A target
+must be in its canonical form already (`canonical_path`, sorted query): then what is signed is what
+is sent, byte for byte. The signing key is derived once a day; a signature costs 0.02 ms with it.
 
 Never here: where credentials come from (`stores/remotes.py`).
 """
@@ -38,8 +39,9 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class AwsCredentials:
-    """What AWS calls an access key. All but its id is SECRET. Raises ConfigError for one that can't be sent, or that no
-    store gave out: with the end of the line of the file that it was taken from."""
+    """What AWS calls an access key. All but its id is SECRET. Raises ConfigError for one that can't
+    be sent, or that no store gave out: with the end of the line of the file that it was taken
+    from."""
 
     key_id: str
     secret: str = field(repr=False)
@@ -54,7 +56,10 @@ class AwsCredentials:
         if wrong:
             raise ConfigError(
                 f"the {wrong[0]} of S3 has a character in it that none has",
-                hint="Is it a blank, or the end of a line? Write it without: with printf, not with echo.",
+                hint=(
+                    "Is it a blank, or the end of a line? Write it without: with printf, not with"
+                    " echo."
+                ),
             )
 
 
@@ -64,16 +69,17 @@ def canonical_path(key: str) -> str:
 
 
 MOST_REGIONS = 8
-"""How often a bucket may be found in another region: one whose answers name two in turn would have no end."""
+"""How often a bucket may be found in another region: one whose answers name two in turn would have
+no end."""
 
 
 class Signer:
     """Signs the requests to one bucket, in the region where it is.
 
-    `credentials` is asked for each request, since temporary ones expire; None asks as nobody. `anew` reads the settings
-    again, past all that is at hand, and gives what to ask from then on. `clock` gives the time in UTC. Those that were
-    made of it by `in_region` share its credentials and its clock, and each has a region of its own.
-    """
+    `credentials` is asked for each request, since temporary ones expire; None asks as nobody.
+    `anew` reads the settings again, past all that is at hand, and gives what to ask from then on.
+    `clock` gives the time in UTC. Those that were made of it by `in_region` share its credentials
+    and its clock, and each has a region of its own."""
 
     def __init__(
         self,
@@ -92,7 +98,8 @@ class Signer:
         self._stamped: tuple[datetime, str] | None = None
 
     def in_region(self, region: str) -> Signer:
-        """Return one for another bucket, in a region of its own, with the same credentials and clock."""
+        """Return one for another bucket, in a region of its own, with the same credentials and
+        clock."""
         other = Signer(self.credentials, region, self._service)
         other._keys = self._keys
         return other
@@ -109,7 +116,8 @@ class Signer:
         return self._keys.renew(refused)
 
     def same_key(self, other: Signer) -> bool:
-        """Say if both sign with the same access key, so that what one may read the other may copy."""
+        """Say if both sign with the same access key, so that what one may read the other may
+        copy."""
         try:
             ours, theirs = self.credentials(), other.credentials()
         except ConfigError:
@@ -117,10 +125,11 @@ class Signer:
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
     def learn_region(self, region: str, signed: str) -> bool:
-        """Say if a request that was `signed` for one region is to be asked again, in the `region` that was told.
+        """Say if a request that was `signed` for one region is to be asked again, in the `region`
+        that was told.
 
-        The bucket's requests are signed for that from now on. False where it was asked there, or moves without an end.
-        """
+        The bucket's requests are signed for that from now on. False where it was asked there, or
+        moves without an end."""
         if region == signed or (region != self.region and self._moves >= MOST_REGIONS):
             return False
         if region != self.region:
@@ -133,15 +142,19 @@ class Signer:
         return self._keys.skew
 
     def learn_time(self, theirs: datetime, signed: timedelta) -> bool:
-        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows. `signed` is
-        the skew of the request that was refused: others may have learned another one meanwhile.
+        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it
+        allows. `signed` is the skew of the request that was refused: others may have learned
+        another one meanwhile.
 
-        Returns False where that request was signed by the server's clock already, so that it was something else.
-        """
+        Returns False where that request was signed by the server's clock already, so that it was
+        something else."""
         return self._keys.learn_time(theirs, signed)
 
-    def fields(self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED) -> Fields:
-        """Return the fields that sign a request with these `fields`; they are to be sent beside them."""
+    def fields(
+        self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED
+    ) -> Fields:
+        """Return the fields that sign a request with these `fields`; they are to be sent beside
+        them."""
         credentials, now, region = self.credentials(), self._keys.now(), self.region
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
@@ -152,29 +165,48 @@ class Signer:
         signed: dict[str, str] = {}
         for name, value in (*fields, *own):
             key = name.lower()
-            if key.startswith("x-amz-"):  # of a field that stands twice both values, as a server joins them
-                signed[key] = f"{signed[key]},{squeeze_blanks(value)}" if key in signed else squeeze_blanks(value)
+            if key.startswith(
+                "x-amz-"
+            ):  # of a field that stands twice both values, as a server joins them
+                signed[key] = (
+                    f"{signed[key]},{squeeze_blanks(value)}"
+                    if key in signed
+                    else squeeze_blanks(value)
+                )
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
         path, _, query = target.partition("?")
-        lines = [method, path, query, *[f"{name}:{value}" for name, value in pairs], "", names, payload]
+        lines = [
+            method,
+            path,
+            query,
+            *[f"{name}:{value}" for name, value in pairs],
+            "",
+            names,
+            payload,
+        ]
         scope = f"{stamp[:8]}/{region}/{self._service}/aws4_request"
         digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
         signing = self._keyed(credentials.secret, stamp[:8], region)
         signing.update(f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}".encode())
-        signed_by = f"Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signing.hexdigest()}"
+        signed_by = (
+            f"Credential={credentials.key_id}/{scope}, SignedHeaders={names},"
+            f" Signature={signing.hexdigest()}"
+        )
         return (*own, ("Authorization", f"{_ALGORITHM} {signed_by}"))
 
     def _stamp_of(self, now: datetime) -> str:
-        """Return a time as it is signed. It is written once a second: that costs as much as the signature itself."""
+        """Return a time as it is signed. It is written once a second: that costs as much as the
+        signature itself."""
         second = now.replace(microsecond=0)
         if self._stamped is None or self._stamped[0] != second:
             self._stamped = (second, second.strftime("%Y%m%dT%H%M%SZ"))
         return self._stamped[1]
 
     def _keyed(self, secret: str, day: str, region: str) -> hmac.HMAC:
-        """Return an HMAC that has the signing key, and no text yet. The key is derived, and put in, once a day."""
+        """Return an HMAC that has the signing key, and no text yet. The key is derived, and put in,
+        once a day."""
         if self._derived is None or self._derived[0] != (secret, day, region):
             key = f"AWS4{secret}".encode()
             for step in (day, region, self._service, "aws4_request"):
@@ -202,7 +234,11 @@ class _Keys:
 
     def renew(self, refused: AwsCredentials | None) -> bool:
         """As Signer.renew."""
-        if self.credentials() == refused and self._anew and self._clock() - self._renewed >= RENEW_AFTER:
+        if (
+            self.credentials() == refused
+            and self._anew
+            and self._clock() - self._renewed >= RENEW_AFTER
+        ):
             self._renewed = self._clock()
             self.credentials = self._anew()
         return self.credentials() != refused

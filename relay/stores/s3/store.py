@@ -1,17 +1,19 @@
 """S3 and its dialects: one request for each object, proved by CRC64NVME where the server has it.
 
-Theory of operation. An upload whose bytes pass through the process goes in the `aws-chunked` coding: one chunk, then a
-trailer with the CRC64NVME that was computed on the way. The server compares it before it stores anything, so that a
-body that was damaged on the last stretch never becomes an object, and tells it again in answers to HEAD. One that is
-spliced (`verify: size`) goes bare.
+Theory of operation. An upload whose bytes pass through the process goes in the `aws-chunked`
+coding: one chunk, then a trailer with the CRC64NVME that was computed on the way. The server
+compares it before it stores anything, so that a body that was damaged on the last stretch never
+becomes an object, and tells it again in answers to HEAD. One that is spliced (`verify: size`) goes
+bare.
 
-An ETag is never taken for a digest: it is one of nothing for encrypted objects and for those made of parts. Only one
-that equals the MD5 of what was sent says something, and that is looked at where a server knows no other checksum.
+An ETag is never taken for a digest: it is one of nothing for encrypted objects and for those made
+of parts. Only one that equals the MD5 of what was sent says something, and that is looked at where
+a server knows no other checksum.
 
-Decided here: objects in one request and in parts, and copies. Never here: what goes along with an object
-(`s3_uploads.py`), how objects and listings are read (`s3_reading.py`), how a request is signed and its refusal
-understood (`s3_exchange.py`), what answers say (`s3_answers.py`), where credentials come from (`aws.py`).
-"""
+Decided here: objects in one request and in parts, and copies. Never here: what goes along with an
+object (`s3_uploads.py`), how objects and listings are read (`s3_reading.py`), how a request is
+signed and its refusal understood (`s3_exchange.py`), what answers say (`s3_answers.py`), where
+credentials come from (`aws.py`)."""
 
 from __future__ import annotations
 
@@ -47,7 +49,16 @@ from relay.parsing import count, http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.http_fields import strong_tag, upload_fields
-from relay.stores.interfaces import Begins, ByteRange, ObjectInfo, Part, PartLimits, PutResult, UnknownObject, Upload
+from relay.stores.interfaces import (
+    Begins,
+    ByteRange,
+    ObjectInfo,
+    Part,
+    PartLimits,
+    PutResult,
+    UnknownObject,
+    Upload,
+)
 from relay.stores.metadata import CARRIED, TAGGING, USER, require
 from relay.stores.s3.client import S3Account, at_query, aws_host, key_of
 from relay.stores.s3.objects import SYSTEM, pinned_to_version
@@ -81,7 +92,9 @@ SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
-PARTS = PartLimits(smallest=5 * MIB, largest=SINGLE_BYTES, most=10_000, object_bytes=10_000 * SINGLE_BYTES)
+PARTS = PartLimits(
+    smallest=5 * MIB, largest=SINGLE_BYTES, most=10_000, object_bytes=10_000 * SINGLE_BYTES
+)
 WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-type", "FULL_OBJECT"))
 """Asks the server to keep a CRC64NVME of the whole object, not of its parts' checksums."""
 
@@ -95,12 +108,13 @@ class S3Store(S3Uploads):
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: of AWS that is known; others pass over a field that they don't know."""
+        """As Destination.honours_preconditions: of AWS that is known; others pass over a field that
+        they don't know."""
         return aws_host(location.host) is not None and not self._endpoint(location).unconditional
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: only with a checksum behind the bytes. Of a bare upload that breaks before its first
-        byte SeaweedFS makes an empty object."""
+        """As Destination.publishes_atomically: only with a checksum behind the bytes. Of a bare
+        upload that breaks before its first byte SeaweedFS makes an empty object."""
         return digested
 
     def put(
@@ -113,13 +127,15 @@ class S3Store(S3Uploads):
         token: str | None = None,
         begins: Begins | None = None,
     ) -> PutResult:
-        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, goes in parts, each of which is
-        held in memory: S3 wants to know its length, and it may have to be sent again. Raises Rejected for more
-        parts than S3 takes."""
+        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, goes in parts,
+        each of which is held in memory: S3 wants to know its length, and it may have to be sent
+        again. Raises Rejected for more parts than S3 takes."""
 
         def store(absent: bool) -> PutResult:
             if body.length is None or body.length > SINGLE_BYTES:
-                return self._put_growing(location, body, metadata, absent, begins or self._begin_unrecorded)
+                return self._put_growing(
+                    location, body, metadata, absent, begins or self._begin_unrecorded
+                )
             return self._put(location, body, metadata, absent)
 
         return self._named(location, if_absent, store)
@@ -137,7 +153,9 @@ class S3Store(S3Uploads):
             raise self._upload_refusal(response, "PUT", location, fields, wrapping, metadata)
         stored = self._put_result(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
-            stored = self._understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
+            stored = self._understood(
+                stored, body.count + len(wrapping.before) + wrapping.after_bytes
+            )
         notes = self._left_out(location, metadata, if_absent)
         return replace(stored, notes=(*stored.notes, *notes)) if notes else stored
 
@@ -183,7 +201,9 @@ class S3Store(S3Uploads):
     def _put_bytes(self, upload: Upload, number: int, data: memoryview) -> Part:
         if number > PARTS.most:
             raise _too_many("an object of unknown length", len(data))
-        return self._part(upload, number, data, self._checksum(upload.location, data), None, checked=True)
+        return self._part(
+            upload, number, data, self._checksum(upload.location, data), None, checked=True
+        )
 
     def _abort_after_failure(self, upload: Upload, error: BaseException) -> None:
         """Abort after a failure; where that can't be done, `error` says what remains."""
@@ -201,8 +221,8 @@ class S3Store(S3Uploads):
         return PARTS
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one; a denial
-        may mean that too, where none was ever taken."""
+        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again
+        without one; a denial may mean that too, where none was ever taken."""
         self._check_name(location)
         place, endpoint = at_query(location, "uploads="), self._endpoint(location)
         fields = upload_fields(location, self._described(location, metadata), if_absent=False)
@@ -220,7 +240,9 @@ class S3Store(S3Uploads):
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
         if not upload:
-            raise ProtocolViolation(f"{location}: an upload was begun that has no id", side=self._side)
+            raise ProtocolViolation(
+                f"{location}: an upload was begun that has no id", side=self._side
+            )
         return Upload(location, upload, checked, described=metadata)
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
@@ -236,9 +258,10 @@ class S3Store(S3Uploads):
         return part
 
     def _understood_part(self, upload: Upload, part: Part) -> None:
-        """See, once for each endpoint, that the coding around a part was not stored with it: some understand it around
-        objects alone. Raises Unavailable where it was: the part is sent again without, and takes its place. Where the
-        parts can't be seen, the proof of the whole has to tell."""
+        """See, once for each endpoint, that the coding around a part was not stored with it: some
+        understand it around objects alone. Raises Unavailable where it was: the part is sent again
+        without, and takes its place. Where the parts can't be seen, the proof of the whole has to
+        tell."""
         endpoint = self._endpoint(upload.location)
         if endpoint.has(PART_TRAILERS):
             return
@@ -250,7 +273,10 @@ class S3Store(S3Uploads):
         listed = next((one for one in page if one.number == part.number), None)
         if listed is not None and listed.size != part.size:
             endpoint.learn(NO_PART_TRAILERS)
-            message = f"part {part.number} of {upload.location} has {listed.size} bytes there of {part.size}"
+            message = (
+                f"part {part.number} of {upload.location} has {listed.size} bytes there of"
+                f" {part.size}"
+            )
             raise Unavailable(f"{message}; it is sent again without {TRAILER}", side=self._side)
         endpoint.learn(PART_TRAILERS)
 
@@ -270,14 +296,23 @@ class S3Store(S3Uploads):
             raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)
         etag = response.head.get("etag")
         theirs = self._put_result(response, "PUT", upload.location, sent_md5(fields, body)).digests
-        told = theirs.get(TRAILER)
+        reported = theirs.get(TRAILER)
         if not etag:
-            raise ProtocolViolation(f"{upload.location}: part {number} was taken and has no ETag", side=self._side)
+            raise ProtocolViolation(
+                f"{upload.location}: part {number} was taken and has no ETag", side=self._side
+            )
         ours = digest_of(body) if checked else None
-        if ours is not None and told is not None and told != ours:
-            raise IntegrityMismatch(f"part {number} arrived damaged", side=self._side, retryable=True)
+        if ours is not None and reported is not None and reported != ours:
+            raise IntegrityMismatch(
+                f"part {number} arrived damaged", side=self._side, retryable=True
+            )
         size = body.count if isinstance(body, Body) else len(body)
-        return Part(number, size, etag, checked="md5" in theirs or (ours is not None and told is not None))
+        return Part(
+            number,
+            size,
+            etag,
+            checked="md5" in theirs or (ours is not None and reported is not None),
+        )
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
@@ -293,26 +328,40 @@ class S3Store(S3Uploads):
         return tuple(found)
 
     def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], int | None]:
-        """Return one page of the parts that the store has, and behind which number the next one begins, if one does."""
+        """Return one page of the parts that the store has, and behind which number the next one
+        begins, if one does."""
         response = self._send("GET", _at(upload, which), ())
-        found, told = [], {}
-        with closing(self._document_rows(response, "GET", upload.location, "ListPartsResult")) as rows:
+        found, reported = [], {}
+        with closing(
+            self._document_rows(response, "GET", upload.location, "ListPartsResult")
+        ) as rows:
             for row in rows:
                 number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
-                    found.append(Part(number, size, strong_tag(row.findtext("{*}ETag")) or "", checked=False))
-                told[plain_name(row.tag)] = (row.text or "").strip()
-        if not is_truncated(told.get("IsTruncated", "")):  # nor where it is not told: what is missing is sent again
+                    found.append(
+                        Part(number, size, strong_tag(row.findtext("{*}ETag")) or "", checked=False)
+                    )
+                reported[plain_name(row.tag)] = (row.text or "").strip()
+        if not is_truncated(
+            reported.get("IsTruncated", "")
+        ):  # nor where it is not told: what is missing is sent again
             return found, None
-        return found, count(told.get("NextPartNumberMarker")) or 0
+        return found, count(reported.get("NextPartNumberMarker")) or 0
 
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
-        return self._named(upload.location, if_absent, lambda absent: self._complete(upload, parts, digests, absent))
+        """As PartsDestination.complete. An answer of 200 may be an error all the same: its text
+        decides."""
+        return self._named(
+            upload.location,
+            if_absent,
+            lambda absent: self._complete(upload, parts, digests, absent),
+        )
 
-    def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> PutResult:
+    def _complete(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
+    ) -> PutResult:
         endpoint, agreed = self._endpoint(upload.location), all(part.checked for part in parts)
         try:
             response, root = self._put_together(upload, parts, digests, if_absent)
@@ -322,17 +371,27 @@ class S3Store(S3Uploads):
             if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
                 raise UploadGone(error.message, side=self._side, hint=error.hint) from None
             raise
-        notes, told = self._left_out(upload.location, upload.described, if_absent), told_checksums(root)
+        notes, reported = (
+            self._left_out(upload.location, upload.described, if_absent),
+            told_checksums(root),
+        )
         if endpoint.has(UNTRUE_WHOLE):
-            notes, agreed, told = (*notes, WRONG_WHOLE), False, {}
-        version = Version(etag=strong_tag(root.findtext("{*}ETag")), digests=told, id=version_id(response.head))
-        return replace(pinned_to_version(upload.location, version), parts_checked=agreed, notes=notes)
+            notes, agreed, reported = (*notes, WRONG_WHOLE), False, {}
+        version = Version(
+            etag=strong_tag(root.findtext("{*}ETag")),
+            digests=reported,
+            id=version_id(response.head),
+        )
+        return replace(
+            pinned_to_version(upload.location, version), parts_checked=agreed, notes=notes
+        )
 
     def _put_together(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
     ) -> tuple[Response, Element]:
-        """Ask for the whole; where each part's digest agreed and that of the whole twice does not, the store counts it
-        in another way, and is asked without it. The object is to be read back then. Raises as `complete`."""
+        """Ask for the whole; where each part's digest agreed and that of the whole twice does not,
+        the store counts it in another way, and is asked without it. The object is to be read back
+        then. Raises as `complete`."""
         endpoint = self._endpoint(upload.location)
         summed = {} if endpoint.has(UNTRUE_WHOLE) else digests
         for _ in range(2):
@@ -349,7 +408,8 @@ class S3Store(S3Uploads):
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
     ) -> tuple[Response, Element]:
         rows = "".join(
-            f"<Part><ETag>{escape(part.etag)}</ETag><PartNumber>{part.number}</PartNumber></Part>" for part in parts
+            f"<Part><ETag>{escape(part.etag)}</ETag><PartNumber>{part.number}</PartNumber></Part>"
+            for part in parts
         )
         text = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{rows}</CompleteMultipartUpload>'
         fields: Fields = (("Content-Type", "application/xml"),)
@@ -364,13 +424,14 @@ class S3Store(S3Uploads):
             raise self._upload_refusal(response, "POST", upload.location, condition)
         return response, self._document(response, "POST", upload.location)
 
-    def _completed_before(self, upload: Upload, parts: tuple[Part, ...], error: RelayError) -> PutResult:
+    def _completed_before(
+        self, upload: Upload, parts: tuple[Part, ...], error: RelayError
+    ) -> PutResult:
         """Find out what came of an upload that was to be completed, and of which no answer arrived.
 
-        One that is gone was completed, or aborted by somebody: what is there then is ours if its digest is, so that
-        of the parts nothing is said; the same length tells nothing. Raises `error` where it still waits, UploadGone
-        where something else is there.
-        """
+        One that is gone was completed, or aborted by somebody: what is there then is ours if its
+        digest is, so that of the parts nothing is said; the same length tells nothing. Raises
+        `error` where it still waits, UploadGone where something else is there."""
         try:
             self.stored_parts(upload)
         except NotFound:
@@ -381,33 +442,46 @@ class S3Store(S3Uploads):
             found = self.head(upload.location)
         except NotFound:
             raise error from None
-        if isinstance(found, UnknownObject) or found.version.size != sum(part.size for part in parts):
+        if isinstance(found, UnknownObject) or found.version.size != sum(
+            part.size for part in parts
+        ):
             raise UploadGone(error.message, side=self._side) from None
-        return replace(pinned_to_version(upload.location, found.version), found=found.version.etag != joined_tag(parts))
+        return replace(
+            pinned_to_version(upload.location, found.version),
+            found=found.version.etag != joined_tag(parts),
+        )
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours.
+        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared
+        with ours.
 
-        Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of ours needs it.
-        """
+        Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of
+        ours needs it."""
         account = cast(S3Account, location.account)
         key = key_of(location)
         query = f"prefix={quote(key, safe='-_.~')}&uploads="
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
-        told = http_date(response.head.get("date"))
-        ahead = told.timestamp() - time() if told else 0.0
-        with closing(self._document_rows(response, "GET", location, "ListMultipartUploadsResult")) as rows:
+        reported = http_date(response.head.get("date"))
+        ahead = reported.timestamp() - time() if reported else 0.0
+        with closing(
+            self._document_rows(response, "GET", location, "ListMultipartUploadsResult")
+        ) as rows:
             begun = [
-                one for row in rows if plain_name(row.tag) == "Upload" and (one := unfinished_upload(row)) is not None
+                one
+                for row in rows
+                if plain_name(row.tag) == "Upload" and (one := unfinished_upload(row)) is not None
             ]
         return tuple(
             Upload(location, upload, checked=False)
             for upload, name, at in begun
-            if name == key and since <= at - ahead <= until and self._is_bare(Upload(location, upload, checked=False))
+            if name == key
+            and since <= at - ahead <= until
+            and self._is_bare(Upload(location, upload, checked=False))
         )
 
     def _is_bare(self, upload: Upload) -> bool:
-        """Say if it has no part: whoever never learned of its upload has sent none, and others soon do."""
+        """Say if it has no part: whoever never learned of its upload has sent none, and others soon
+        do."""
         try:
             return not self.stored_parts(upload)
         except NotFound:
@@ -424,7 +498,8 @@ class S3Store(S3Uploads):
     # -- copies within the store
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: at one endpoint, with the same key, unless it was refused before."""
+        """As Destination.can_copy: at one endpoint, with the same key, unless it was refused
+        before."""
         there, here = source.account, location.account
         if not isinstance(there, S3Account) or not isinstance(here, S3Account) or not here.endpoint:
             return False
@@ -440,38 +515,63 @@ class S3Store(S3Uploads):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
-        return self._named(location, if_absent, lambda absent: self._copy(source, found, location, absent))
+        """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the
+        same."""
+        return self._named(
+            location, if_absent, lambda absent: self._copy(source, found, location, absent)
+        )
 
-    def _copy(self, source: Location, found: ObjectInfo, location: Location, if_absent: bool) -> PutResult:
+    def _copy(
+        self, source: Location, found: ObjectInfo, location: Location, if_absent: bool
+    ) -> PutResult:
         own = {name.lower() for name, _ in location.headers}
-        fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
+        fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(
+            location, if_absent
+        )
         if not found.version.digests:
             fields += (WHOLE[0],)
         if own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own):
             require(found.metadata, location, self.unkept_metadata(location, found.metadata))
             kept = upload_fields(location, self._held(location, found.metadata)[0], if_absent=False)
-            fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
+            fields += (
+                ("x-amz-metadata-directive", "REPLACE"),
+                *(pair for pair in kept if pair[0] != TAGGING),
+            )
         response = self._send("PUT", location, fields + self._uploaded(location), b"")
         root = self._copied(response, source, location, if_absent)
         etag = strong_tag(root.findtext("{*}ETag"))
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
         return pinned_to_version(location, version)
 
-    def copy_part(self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange) -> Part:
+    def copy_part(
+        self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange
+    ) -> Part:
         """As CopyPartsDestination.copy_part, by UploadPartCopy."""
-        fields = (*_copy_source(source, found), ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"))
+        fields = (
+            *_copy_source(source, found),
+            ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"),
+        )
         place = _at(upload, f"partNumber={number}&")
-        root = self._copied(self._send("PUT", place, fields, b""), source, upload.location, if_absent=False)
+        root = self._copied(
+            self._send("PUT", place, fields, b""), source, upload.location, if_absent=False
+        )
         etag = strong_tag(root.findtext("{*}ETag"))
         if not etag:
-            raise ProtocolViolation(f"{upload.location}: part {number} was copied and has no ETag", side=self._side)
+            raise ProtocolViolation(
+                f"{upload.location}: part {number} was copied and has no ETag", side=self._side
+            )
         return Part(number, span.length, etag, checked=False)
 
-    def _copied(self, response: Response, source: Location, location: Location, if_absent: bool) -> Element:
-        """Return the answer to a copy. A refusal for good is remembered, for the next objects of these buckets, unless
-        one of them was copied: then it is this object's own (one in an archive can't be copied)."""
-        memory, copying = self._wire.memory, _copying(*(cast(S3Account, one.account) for one in (source, location)))
+    def _copied(
+        self, response: Response, source: Location, location: Location, if_absent: bool
+    ) -> Element:
+        """Return the answer to a copy. A refusal for good is remembered, for the next objects of
+        these buckets, unless one of them was copied: then it is this object's own (one in an
+        archive can't be copied)."""
+        memory, copying = (
+            self._wire.memory,
+            _copying(*(cast(S3Account, one.account) for one in (source, location))),
+        )
         try:
             root = self._document(response, "PUT", location)
             memory.learn(location.origin, f"{copying} done")
@@ -479,7 +579,9 @@ class S3Store(S3Uploads):
         except PreconditionFailed as error:
             if if_absent and self._is_there(location):
                 raise
-            raise SourceChanged(f"{source} is another version now: {error.message}", side="source") from None
+            raise SourceChanged(
+                f"{source} is another version now: {error.message}", side="source"
+            ) from None
         except (Rejected, PermissionDenied):
             if not memory.has(location.origin, f"{copying} done"):
                 memory.learn(location.origin, copying)
@@ -515,8 +617,9 @@ def _copying(source: S3Account, destination: S3Account) -> str:
 
 
 def joined_tag(parts: tuple[Part, ...]) -> str | None:
-    """Return the entity tag of an object that was put together of these parts, where theirs are MD5 (an object without
-    encryption of its own: docs.aws.amazon.com, "Checking object integrity"); else None."""
+    """Return the entity tag of an object that was put together of these parts, where theirs are MD5
+    (an object without encryption of its own: docs.aws.amazon.com, "Checking object integrity");
+    else None."""
     try:
         every = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
     except ValueError:
