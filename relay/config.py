@@ -400,7 +400,8 @@ def _told(error: Any, given: Mapping[str, Any]) -> str:
         said.format(**error.get("ctx", {})) if said else error["msg"].removeprefix("Value error, ")
     )
     first = str(error["loc"][0]) if error["loc"] else name
-    return f"{name} ({f'--{first}'.replace('_', '-') if first in given else _place(first)}): {reported}"
+    source = f"--{first}".replace("_", "-") if first in given else _place(first)
+    return f"{name} ({source}): {reported}"
 
 
 _NOT_SETTINGS = frozenset({"config", "failpoint"})

@@ -37,7 +37,7 @@ from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
-from relay.views.rows import FIELDS, brief, csv_line, followed, summary, reported
+from relay.views.rows import FIELDS, brief, csv_line, followed, reported, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5

@@ -210,18 +210,19 @@ PHRASES: Mapping[int, str] = {
     504: "A store did not answer in time, or moved no bytes",
 }
 
-_ACCEPTED = """The migration stands in the ledger, and runs whatever happens to this connection; `Location`
-says where to look. Trees are answered in this way, and so are requests with an `Idempotency-Key` or
-`Prefer: respond-async`. `Prefer: wait=60` waits up to 60 seconds for the end."""
+_ACCEPTED = """The migration stands in the ledger, and runs whatever happens to this connection;
+`Location` says where to look. Trees are answered in this way, and so are requests with an
+`Idempotency-Key` or `Prefer: respond-async`. `Prefer: wait=60` waits up to 60 seconds for the
+end."""
 
-_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer: wait=60`): it has
-ended, and its `state` says how, also where that is `failed`."""
+_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer:
+wait=60`): it has ended, and its `state` says how, also where that is `failed`."""
 
-_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while
-the transfer runs, and the result or the problem as the last line. A client that hangs up on a stream
-cancels the transfer. Of a migration in the ledger the last line has no result where the server
-stops: its `trouble` says so. Without that media type the answer comes at the end, and the transfer
-continues if the client leaves."""
+_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a
+second while the transfer runs, and the result or the problem as the last line. A client that
+hangs up on a stream cancels the transfer. Of a migration in the ledger the last line has no
+result where the server stops: its `trouble` says so. Without that media type the answer comes
+at the end, and the transfer continues if the client leaves."""
 
 
 def parameters() -> dict[tuple[str, str], frozenset[str]]:

@@ -23,7 +23,7 @@ from relay.errors import (
     Overloaded,
     ServerUnreachable,
 )
-from relay.views.rows import FIELDS, brief, followed, summary, reported
+from relay.views.rows import FIELDS, brief, followed, reported, summary
 
 if TYPE_CHECKING:
     from relay.cli.client import Client

@@ -190,8 +190,9 @@ def _begins(name: str, text: str) -> click.Command:
     return command
 
 
-_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a migration of a
-list, LIST has fresh URLs for the same names; a name that is not in it keeps its URL."""
+_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a
+migration of a list, LIST has fresh URLs for the same names; a name that is not in it keeps its
+URL."""
 
 
 pause = _verb("pause", "Pause the migration ID; running transfers stop within about a second.")

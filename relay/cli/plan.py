@@ -106,49 +106,49 @@ def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
     }
 
 
-def _lines(reported: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "source", reported["source"]
-    yield "destination", reported["destination"]
-    if not reported["objects"] and not reported["refused"]:
+def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "source", seen["source"]
+    yield "destination", seen["destination"]
+    if not seen["objects"] and not seen["refused"]:
         yield "objects", "none: nothing was found in the source"
         return
-    unsized = f", {reported['unsized']:,} more of unknown size" if reported["unsized"] else ""
+    unsized = f", {seen['unsized']:,} more of unknown size" if seen["unsized"] else ""
     yield (
         "objects",
-        f"{reported['objects']:,}, {reported['bytes']:,} bytes ({decimal(reported['bytes'])}){unsized}",
+        f"{seen['objects']:,}, {seen['bytes']:,} bytes ({decimal(seen['bytes'])}){unsized}",
     )
-    if reported["looked"]:
+    if seen["looked"]:
         every = (
             "all"
-            if reported["looked"] == reported["objects"]
-            else f"{reported['looked']:,} of them, by chance,"
+            if seen["looked"] == seen["objects"]
+            else f"{seen['looked']:,} of them, by chance,"
         )
         yield (
             "looked at",
             f"{every}: "
-            + " · ".join(f"{count:,} {answer}" for answer, count in reported["found"].items()),
+            + " · ".join(f"{count:,} {answer}" for answer, count in seen["found"].items()),
         )
         yield (
             "would be",
-            " · ".join(f"{count:,} {fate}" for fate, count in reported["fates"].items()),
+            " · ".join(f"{count:,} {fate}" for fate, count in seen["fates"].items()),
         )
-    if reported["server_copy"]:
+    if seen["server_copy"]:
         yield "copied", "by the store itself, if it lets us: no byte passes through here"
-    if reported["in_parts"]["objects"]:
+    if seen["in_parts"]["objects"]:
         yield (
             "in parts",
-            f"{reported['in_parts']['objects']:,} objects, {decimal(reported['in_parts']['bytes'])}",
+            f"{seen['in_parts']['objects']:,} objects, {decimal(seen['in_parts']['bytes'])}",
         )
-    if reported["unkept"]:
+    if seen["unkept"]:
         yield (
             "metadata",
-            f"of {reported['unkept']:,} of these the destination can't keep all; a receipt says what",
+            f"of {seen['unkept']:,} of these the destination can't keep all; a receipt says what",
         )
     yield (
         "expect",
-        f"{reported['level']}; `relay doctor` finds out what the destination can do, by trying",
+        f"{seen['level']}; `relay doctor` finds out what the destination can do, by trying",
     )
-    if reported["refused"]:
-        yield "refused", f"{reported['refused']:,} objects would fail"
-    for row in reported["names"]:
+    if seen["refused"]:
+        yield "refused", f"{seen['refused']:,} objects would fail"
+    for row in seen["names"]:
         yield "", f"{row['name'] or 'the object'}: {row['why']}"

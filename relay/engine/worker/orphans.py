@@ -191,12 +191,8 @@ class OrphanSweeper:
             if size is None or there.size is None or there.size >= size:
                 raise DestinationLost("nothing has proved it")
             begins = partial(is_piece, destination, place, source, plan.source, listed)
-            # It takes a while to compare them, and somebody may make it again meanwhile.
-
-            def is_ours(there: Version) -> bool:
-                return begins(there) and _is_ours(there, was) and self.ledger.is_over(orphan)
-
-            remove_piece(destination, place, there, is_ours)
+            # The comparison takes a while, and another worker may make the object again meanwhile.
+            remove_piece(destination, place, there, partial(self._is_ours, orphan, begins))
         except NotFound as error:
             if error.side == "destination":
                 return None
@@ -206,6 +202,16 @@ class OrphanSweeper:
                 raise
             return _may_remain(error, place)
         return None
+
+    def _is_ours(self, orphan: Orphan, begins: Callable[[Version], bool], there: Version) -> bool:
+        """Say if a piece at the object's own place is the orphan's, and no other worker has it."""
+        was = orphan.before
+        return (
+            was is not None
+            and begins(there)
+            and _is_ours(there, was)
+            and self.ledger.is_over(orphan)
+        )
 
     @contextmanager
     def _meter(self) -> Iterator[Watchdog]:
