@@ -58,7 +58,7 @@ def _opened(address: str, checked: bool) -> Ledger:
     said = ""
     while True:
         try:
-            return Ledger.open(address, SERVER)
+            return Ledger.connect(address, SERVER)
         except ConfigError as error:
             if not (error.retryable or checked):
                 raise

@@ -116,7 +116,7 @@ Migrate = Callable[..., Outcome]
 
 
 class Engine:
-    """A Runner to loopback on short clocks, and the transfer that it made last."""
+    """A TransferEngine to loopback on short clocks, and the transfer that it made last."""
 
     def __init__(
         self,

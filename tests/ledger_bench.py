@@ -165,7 +165,7 @@ def paged(ledger: Ledger, id: str) -> int:
 def run(address: str, objects: int) -> list[Step]:
     """Measure one ledger. Raises AssertionError if not every object was listed, settled and
     read."""
-    ledger = Ledger.open(address)
+    ledger = Ledger.connect(address)
     try:
         ledger.renew(3600.0)
         migration, _ = ledger.create(TREE)

@@ -97,8 +97,8 @@ def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledg
     that loses none."""
     address = postgres.database()
     with deaf_to_commits(postgres) as proxy:
-        far = Ledger.open(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
-        near = Ledger.open(address)
+        far = Ledger.connect(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        near = Ledger.connect(address)
         try:
             far.renew()
             near.renew()

@@ -121,7 +121,7 @@ class LocalLedger:
         from relay.ledger.ledger import Ledger
 
         self._settings = settings
-        self._ledger = Ledger.open(settings.ledger_url())
+        self._ledger = Ledger.connect(settings.ledger_url())
         self.where = self._ledger.database.where
 
     def one(self, id: str) -> Members:

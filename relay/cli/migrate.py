@@ -112,7 +112,7 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     from relay.ledger.ledger import Ledger
 
     runner = engine_for(settings, remotes, *places)
-    ledger = Ledger.open(settings.ledger_url())
+    ledger = Ledger.connect(settings.ledger_url())
     try:
         if order.recursive:
             return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)

@@ -2,33 +2,43 @@
 
 Decided here: every error that may leave any part of relay. Never here: HTTP, sockets, retries.
 
-Rule 1: an error says which *side* it is on, whether trying again makes sense, and what to do (law
-2). Rule 2: no `RelayError` derives from `OSError` or from a foreign library's error. A peer's reset
-that is raised while our upload reads from its source would otherwise be taken for a broken upload,
-and blamed on the wrong side. Rule 3: nothing secret goes in. Locations print themselves redacted,
-so put a Location in the text, never a URL.
+Rule 1: an error says which *side* it is on, whether a retry makes sense, and what to do (law 2).
+Rule 2: no `RelayError` derives from `OSError` or from a foreign library's error. A reset that a
+peer causes while our upload reads from its source would otherwise look like a broken upload, and
+blame the wrong side.
+Rule 3: an error holds no secret. Locations print themselves redacted, so put a Location in the
+text, never a URL.
 
 The tree; each is in the file that is named behind its root:
 
-    RelayError                 root.py ├─ ConfigError             start-up only ├─ RequestError
-    request.py: the caller's mistake, found before anything was dialled │  ├─ MalformedRequest
-    DuplicateMember  JsonTooDeep  UnsupportedMediaType  RequestTooLarge  RequestTimeout │  ├─
-    Unauthorized  Forbidden  KeyReused │  ├─ UnknownMember  MissingMember  InvalidType
-    InvalidHeader  ForbiddenHeader │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong
-    NamesUnknown │  ├─ UnsafeKey (KeyTooLong, ReservedKey) │  └─ SameObject  VerificationUnavailable
-    Unsupported ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no ├─
-    Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining ├─
-    LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost ├─
-    ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
-    ├─ OutputFailed            the terminal's own ├─ StoreError              stores.py: what a store
-    said, or how its connection failed │  ├─ NotFound (UploadGone)  AlreadyExists
-    PreconditionFailed │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied │  ├─ Rejected
-    (StoreFull, KeyCollision)  MetadataUnkept  RangeIgnored  LengthRequired  RedirectRefused │  ├─
-    TooManyRedirects │  ├─ Throttled  Unavailable (Locked) │  ├─ ConnectFailed  ConnectionLost
-    CertificateRefused  StoreTimeout (Stalled) │  └─ ProtocolViolation  PrematureResponse └─
-    TransferError           transfers.py: the bytes ├─ SourceTruncated  SourceOverrun  SourceChanged
-    SourceUnstable  SourceDigestWrong  IntegrityMismatch └─ DestinationLost  DestinationMutates
-    Cancelled"""
+    RelayError                 root.py
+    ├─ ConfigError             start-up only
+    ├─ RequestError            request.py: the caller's mistake, found before anything was dialled
+    │  ├─ MalformedRequest  DuplicateMember  JsonTooDeep  UnsupportedMediaType
+    │  ├─ RequestTooLarge  RequestTimeout
+    │  ├─ Unauthorized  Forbidden  KeyReused
+    │  ├─ UnknownMember  MissingMember  InvalidType  InvalidHeader  ForbiddenHeader
+    │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong  NamesUnknown
+    │  ├─ UnsafeKey (KeyTooLong, ReservedKey)
+    │  └─ SameObject  VerificationUnavailable  Unsupported
+    ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
+    ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
+    ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
+    ├─ OutputFailed            the terminal's own
+    ├─ StoreError              stores.py: what a store said, or how its connection failed
+    │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
+    │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
+    │  ├─ Rejected (StoreFull, KeyCollision)  MetadataUnkept  RangeIgnored
+    │  ├─ LengthRequired  RedirectRefused  TooManyRedirects
+    │  ├─ Throttled  Unavailable (Locked)
+    │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
+    │  └─ ProtocolViolation  PrematureResponse
+    └─ TransferError           transfers.py: the bytes
+       ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable
+       ├─ SourceDigestWrong  IntegrityMismatch
+       └─ DestinationLost  DestinationMutates  Cancelled
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Ledger:
         self._forgot = False
 
     @classmethod
-    def open(cls, address: str, kind: str = TERMINAL) -> Ledger:
+    def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
         """Open a ledger by its URL, for a runner of one kind. Raises ConfigError."""
         return cls(open_database(address), claims.WorkerId.of_this_process(str(uuid.uuid4()), kind))
 

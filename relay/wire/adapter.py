@@ -114,7 +114,7 @@ def _payload(request: requests.PreparedRequest) -> tuple[Payload, int | None]:
     if isinstance(body, str):
         body = body.encode()
     announced = request.headers.get("Content-Length")
-    if hasattr(body, "read") and not hasattr(body, "took_unseen"):
+    if hasattr(body, "read") and not hasattr(body, "note_unseen_bytes"):
         body = iter(lambda: request.body.read(1 << 18), b"")  # type: ignore[union-attr]
     return body, int(announced) if announced else None
 

@@ -40,7 +40,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
             raise FileNotFoundError(2, "No such file or directory")
         return scanned(folders, folder, *rest)
 
-    monkeypatch.setattr(local, "scanned", scan)
+    monkeypatch.setattr(local, "scan_folder", scan)
     place = local_location(tmp_path, destination=False)
     found = reported(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
     assert found == {
@@ -51,7 +51,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
         "through": Rejected,
         "z/y": None,
     }
-    monkeypatch.setattr(local, "scanned", lambda *_: scan(None, Path("denied")))
+    monkeypatch.setattr(local, "scan_folder", lambda *_: scan(None, Path("denied")))
     with pytest.raises(PermissionDenied):
         list(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
 
@@ -77,7 +77,7 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
         looked[0] += len(found)
         return found
 
-    monkeypatch.setattr(local, "scanned", scan)
+    monkeypatch.setattr(local, "scan_folder", scan)
     entries = store.list(place)
     assert (next(entries).name, looked[0]) == ("00", 10)
     (tmp_path / "42").unlink()

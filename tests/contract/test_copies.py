@@ -13,7 +13,7 @@ import pytest
 from relay.config import Limits
 from relay.engine.inspection import inspect_object
 from relay.engine.multipart import upload
-from relay.engine.transfer.transfer import server_copy
+from relay.engine.transfer import server_copy
 from relay.errors import AlreadyExists, NotFound, SourceChanged
 from relay.location import Location
 from relay.receipt import Level, State

@@ -964,7 +964,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.executescript((Path(__file__).parent / "ledgers" / f"{version}.sql").read_text())
-    ledger = Ledger.open(f"sqlite:///{path}")
+    ledger = Ledger.connect(f"sqlite:///{path}")
     try:
         (migration,) = ledger.migrations()
         assert {
@@ -989,7 +989,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(
         assert_counted(ledger, migration.id)
     finally:
         ledger.close()
-    again = Ledger.open(f"sqlite:///{path}")
+    again = Ledger.connect(f"sqlite:///{path}")
     again.close()
 
 
@@ -1002,7 +1002,7 @@ def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
 
 
 def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
-    ledger = Ledger.open(address)
+    ledger = Ledger.connect(address)
     try:
         found = ledger.database.run(
             lambda c: {

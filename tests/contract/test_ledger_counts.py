@@ -206,7 +206,7 @@ def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name:
     """In SQLite's own instructions, which are the same each time."""
     costs = []
     for number, objects in enumerate((10, 1000)):
-        ledger = Ledger.open(f"sqlite:///{tmp_path}/{number}.db")
+        ledger = Ledger.connect(f"sqlite:///{tmp_path}/{number}.db")
         try:
             ledger.renew()
             id = tree(ledger, *[30] * objects)

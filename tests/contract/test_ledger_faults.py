@@ -100,13 +100,13 @@ def test_f69_a_clock_that_is_set_takes_no_lease_and_keeps_none(
 
 
 def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> None:
-    first = Ledger.open(address)
+    first = Ledger.connect(address)
     try:
         first.renew()
         id = tree(first, 5)
 
         def claimed(_: int) -> tuple[Claim, ...]:
-            ledger = Ledger.open(address)
+            ledger = Ledger.connect(address)
             try:
                 ledger.renew()
                 return tuple(ledger.claim(5))
@@ -224,10 +224,10 @@ def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(open
 
 
 def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str) -> None:
-    Ledger.open(address).close()
+    Ledger.connect(address).close()
 
     def accepted(index: int) -> tuple[str, bool]:
-        ledger = Ledger.open(address)
+        ledger = Ledger.connect(address)
         try:
             migration, new = ledger.create(OBJECT, "photos-2026")
             return migration.id, new
@@ -240,10 +240,10 @@ def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str
 
 
 def test_f92_migrations_that_come_at_once_have_numbers_of_their_own(address: str) -> None:
-    Ledger.open(address).close()
+    Ledger.connect(address).close()
 
     def accepted(index: int) -> int:
-        ledger = Ledger.open(address)
+        ledger = Ledger.connect(address)
         try:
             return ledger.create(Spec(f"https://a/{index}", "https://b/x", {}, {}))[0].number
         finally:
@@ -396,7 +396,7 @@ def test_f76_a_claim_and_an_end_that_nobody_heard_of_happen_once(postgres: Postg
 
 
 def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
-    ledger = Ledger.open(postgres.database())
+    ledger = Ledger.connect(postgres.database())
     try:
         ledger.renew()
         id = tree(ledger, 5)
@@ -421,7 +421,7 @@ def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_don
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
-    ledger = Ledger.open(f"sqlite:///{file}")
+    ledger = Ledger.connect(f"sqlite:///{file}")
     try:
         ledger.renew()
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -440,7 +440,7 @@ def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_don
 def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
     """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any
     more shows)."""
-    ledger = Ledger.open(f"sqlite:///{file}")
+    ledger = Ledger.connect(f"sqlite:///{file}")
     ledger.renew()
     tree(ledger, *[5] * 300)
     ledger.close()
@@ -454,7 +454,7 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
     data[place : place + 64] = bytes(byte ^ 0xFF for byte in data[place : place + 64])
     file.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
-        Ledger.open(f"sqlite:///{file}")
+        Ledger.connect(f"sqlite:///{file}")
     assert str(file) in caught.value.message
     assert caught.value.hint
     assert file.read_bytes() == data
@@ -464,13 +464,13 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
 def test_f75_a_file_that_is_gone_accepts_nothing(
     file: Path, tmp_path: Path, replaced: bool
 ) -> None:
-    ledger = Ledger.open(f"sqlite:///{file}")
+    ledger = Ledger.connect(f"sqlite:///{file}")
     try:
         ledger.renew()
         ledger.create(OBJECT)
         file.unlink()
         if replaced:
-            Ledger.open(f"sqlite:///{tmp_path}/other.db").close()
+            Ledger.connect(f"sqlite:///{tmp_path}/other.db").close()
             (tmp_path / "other.db").rename(file)
         for do in (lambda: ledger.create(OBJECT), ledger.renew):
             with pytest.raises(LedgerFailed, match="removed or replaced"):
@@ -483,7 +483,7 @@ def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -
     log = file.with_name("relay.db-wal")
     log.write_bytes(b"what was committed last")
     with pytest.raises(ConfigError, match="removed"):
-        Ledger.open(f"sqlite:///{file}")
+        Ledger.connect(f"sqlite:///{file}")
     assert not file.exists()
     assert log.read_bytes() == b"what was committed last"
 
@@ -522,7 +522,7 @@ def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(
 ) -> None:
     """Its host lost power, or its address went to another: nothing ever says that the connection is
     no more."""
-    with closing(Ledger.open(postgres.database())) as ledger:
+    with closing(Ledger.connect(postgres.database())) as ledger:
 
         def asked(connection: Connection) -> dict[str, str]:
             found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]

@@ -51,7 +51,7 @@ def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
             reported[0].join(10)
         return gone
 
-    monkeypatch.setattr(claims, "_gone", looked)
+    monkeypatch.setattr(claims, "_is_gone", looked)
     taken = two.reclaim()
     reported[0].join(10)
     holds = reported[0].value
@@ -95,7 +95,7 @@ def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own for time wants root")
 def test_the_clock_of_leases_is_not_the_one_that_stops_while_the_machine_sleeps() -> None:
-    code = "import time; from relay.engine.worker.worker import Claimer; print(Claimer.clock() - time.monotonic())"
+    code = "import time; from relay.engine.worker.worker import Worker; print(Worker.clock() - time.monotonic())"
     words = ["unshare", "--time", "--boottime", "100000", "--fork", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if "unshare" in done.stderr:
@@ -121,11 +121,11 @@ def test_of_a_process_that_can_not_be_seen_only_the_time_tells(
         monkeypatch.setattr(
             database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError())
         )
-        monkeypatch.setattr(claims, "boot", lambda: "a boot")
+        monkeypatch.setattr(claims, "boot_id", lambda: "a boot")
         assert process_identity(os.getpid()) == str(os.getpid())
         assert process_identity(2**22 + 1) is None
         monkeypatch.undo()
-        monkeypatch.setattr(claims, "process", lambda pid: str(pid))
+        monkeypatch.setattr(claims, "process_identity", lambda pid: str(pid))
     one, two = opened(process=OTHERS[what]()), opened()
     tree(one, 5)
     assert len(one.claim(1)) == 1

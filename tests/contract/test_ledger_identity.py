@@ -234,7 +234,7 @@ def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -
     """The hashes of one request in two ledgers have nothing in common."""
     found = []
     for name in "ab":
-        ledger = Ledger.open(f"sqlite:///{tmp_path}/{name}.db")
+        ledger = Ledger.connect(f"sqlite:///{tmp_path}/{name}.db")
         ledger.create(spec("https://a.example/d?token=12"))
         found.append(
             ledger.database.run(

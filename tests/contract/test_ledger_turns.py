@@ -132,7 +132,7 @@ def kept(ledger: Ledger) -> Iterator[None]:
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger in a file."""
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/relay.db")
+    ledger = Ledger.connect(f"sqlite:///{tmp_path}/relay.db")
     ledger.renew()
     yield ledger
     ledger.close()
@@ -204,7 +204,7 @@ def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -
 def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
     """Return a ledger as two runners see it, and how psycopg reaches it."""
     address = postgres.database()
-    ledgers = Ledger.open(address), Ledger.open(address)
+    ledgers = Ledger.connect(address), Ledger.connect(address)
     for ledger in ledgers:
         ledger.renew()
     yield *ledgers, postgres.dsn(address.rpartition("/")[2])

@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(file: Path) -> Iterator[Ledger]:
-    made = Ledger.open(f"sqlite:///{file}")
+    made = Ledger.connect(f"sqlite:///{file}")
     yield made
     made.close()
 

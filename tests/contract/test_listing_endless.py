@@ -11,7 +11,7 @@ from relay.errors import ProtocolViolation
 from relay.location import Location, parse_location
 from relay.stores import folders, pieces
 from relay.stores.interfaces import Entry
-from relay.stores.s3.store import listing
+from relay.stores.s3 import listing
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog

@@ -64,7 +64,7 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
         remotes={"far": remote | keys}, local_folders=str(tmp_path), egress_allow="127.0.0.1"
     )
     runner = TransferEngine(settings)
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     ledger.renew()
     tree = f"orphans/{tmp_path.name}"
     order = MigrationRequest(

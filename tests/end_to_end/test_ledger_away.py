@@ -187,7 +187,7 @@ def test_work_that_ends_by_a_bug_is_no_ready_server(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("planted-secret")
 
-    monkeypatch.setattr(ledger, "turn", broken)
+    monkeypatch.setattr(ledger, "settle_and_claim", broken)
     _claim(works_of(ledger, claimer, 1))
     assert claimer.trouble is not None and claimer.trouble.status == 500
     assert "RuntimeError" in claimer.trouble.message and "planted" not in claimer.trouble.message
@@ -203,7 +203,7 @@ def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_text("a")
     ledger, runner = (
-        Ledger.open(f"sqlite:///{tmp_path}/l.db"),
+        Ledger.connect(f"sqlite:///{tmp_path}/l.db"),
         TransferEngine(Settings(local_folders=str(tmp_path))),
     )
     order = MigrationRequest(
@@ -247,7 +247,7 @@ def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(
     ledger, runner, id = accepted(tmp_path)
     claimer = Worker(ledger, runner, 1, id)
     claimer._renew_lease()
-    monkeypatch.setattr(claimer, "_renew", lambda: True)
+    monkeypatch.setattr(claimer, "_renew_lease", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
     reported: list[str] = []
@@ -307,19 +307,19 @@ from pathlib import Path
 import sys
 from relay.api.app import create_app
 from relay.api.following import Looks, Waiters
-from relay.api.migration_routes import Works
+from relay.api.migration_routes import LedgerContext
 from relay.config import Settings
-from relay.engine.worker.worker import Claimer
-from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Worker
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER
 folder = sys.argv[1]
 Path(folder, "from").mkdir()
-runner = Runner(Settings(local_folders=folder))
-ledger = Ledger.open(f"sqlite:///{folder}/l.db", SERVER)
-claimer = Claimer(ledger, runner, 1)
-works = Works(ledger, claimer, Waiters(9), Looks(ledger.migration, 0.0))
+runner = TransferEngine(Settings(local_folders=folder))
+ledger = Ledger.connect(f"sqlite:///{folder}/l.db", SERVER)
+claimer = Worker(ledger, runner, 1)
+works = LedgerContext(ledger, claimer, Waiters(9), Looks(ledger.migration, 0.0))
 client = create_app(runner, (), works).test_client()
 order = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
 made = client.post("/migrate", json=order, environ_base={"REMOTE_ADDR": "127.0.0.1"})

@@ -13,6 +13,6 @@ from relay.ledger.ledger import Ledger
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger."""
-    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()

@@ -155,7 +155,7 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
             while transfer.bytes < half:
                 gevent.sleep(0.005)
         assert ledger.renew(-1)
-        other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+        other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
         try:
             other.renew()
             assert other.reclaim() == 1
@@ -258,7 +258,7 @@ def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
             raised.append(failure)
             raise
 
-    monkeypatch.setattr(Ledger, "turn", failing)
+    monkeypatch.setattr(Ledger, "settle_and_claim", failing)
     claimer = Worker(ledger, runner, 4, id)
     with gevent.Timeout(60):
         claimer.run()
@@ -375,7 +375,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
         found.count += 1
         return turn(*args, **options)
 
-    monkeypatch.setattr(Ledger, "turn", counting)
+    monkeypatch.setattr(Ledger, "settle_and_claim", counting)
     return found
 
 
@@ -400,7 +400,7 @@ def test_f81_what_is_suspect_is_not_begun_while_parts_of_others_move(
 
     monkeypatch.setattr(PartHelper, "run", shared)
     monkeypatch.setattr(LocalStore, "publish", held)
-    other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     try:
         other.renew()
         mine, suspect = both(other)
@@ -462,7 +462,7 @@ def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_f
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         id = ledger.create(order.spec(runner.remotes))[0].id
         claimer = Worker(ledger, runner, 2, id)
-        other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+        other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(60):
             while not claimer.active:

@@ -115,7 +115,7 @@ def recorded() -> Iterator[list[str]]:
 def runner(
     answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None
 ) -> TransferEngine:
-    """Return a Runner that records, with a policy that allows nothing beyond the public unless
+    """Return a TransferEngine that records, with a policy that allows nothing beyond the public unless
     told."""
     made = TransferEngine(Settings(retry_budget=0), policy or EgressPolicy())
     limits = limits or Limits(connect_seconds=2)

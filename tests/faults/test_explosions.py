@@ -18,8 +18,8 @@ import pytest
 
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.source_reader import SourceReader
-from relay.engine.transfer.transfer import finalize
-from relay.engine.transfer.transfer import verify as verify_module
+from relay.engine.transfer import finalize
+from relay.engine.transfer import verify as verify_module
 from relay.errors import Cancelled, RelayError
 from relay.stores.http import HttpStore
 from relay.wire import dial, exchange, pump
@@ -42,7 +42,7 @@ class Burst(BaseException):
 
 STAGES: dict[str, tuple[Any, str]] = {
     "resolve": (dial.Dialer, "_addresses"),
-    "connect": (dial.Dialer, "_connected"),
+    "connect": (dial.Dialer, "_connect"),
     "handshake": (TlsStream, "handshake"),
     "pool take": (dial.Pool, "take"),
     "write head": (exchange._Attempt, "_write_head"),
@@ -54,15 +54,15 @@ STAGES: dict[str, tuple[Any, str]] = {
     "read": (Stream, "read_now"),
     "write": (Stream, "_push"),
     "wait": (Body, "wait"),
-    "body end": (Body, "_ended"),
+    "body end": (Body, "_note_end"),
     "outlet write": (pump.BodyWriter, "write"),
     "outlet finish": (pump.BodyWriter, "finish"),
     "into pipe": (pump, "_into_pipe"),
     "out of pipe": (pump, "_out_of_pipe"),
-    "consume answer": (HttpStore, "_stored"),
-    "open": (SourceReader, "opened"),
-    "prove": (finalize, "prove"),
-    "look": (verify_module, "_look"),
+    "consume answer": (HttpStore, "_put_result"),
+    "open": (SourceReader, "open_body"),
+    "prove": (finalize, "prove_object"),
+    "look": (verify_module, "_wait_until_visible"),
     "read back": (verify_module, "_read_back"),
     "receipt": (finalize, "Receipt"),
     "outcome": (TransferContext, "outcome"),

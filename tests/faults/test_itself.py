@@ -207,7 +207,7 @@ class Growing(Shelf):
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger."""
-    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()
 

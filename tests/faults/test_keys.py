@@ -46,7 +46,7 @@ def located(peer: Peer, key: str) -> Location:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger."""
-    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()
 

@@ -409,7 +409,7 @@ NAMED = {
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.open(f"sqlite:///{tmp_path / 'relay.db'}")
+    ledger = Ledger.connect(f"sqlite:///{tmp_path / 'relay.db'}")
     ledger.renew()
     yield ledger
     ledger.close()

@@ -443,7 +443,7 @@ def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
             if stop == "ledger":
                 patched.setattr(worker, "ClaimJournal", Broken)
             elif stop == "source":
-                patched.setattr(SourceReader, "opened", refusing("source"))
+                patched.setattr(SourceReader, "open_body", refusing("source"))
             else:
                 patched.setattr(HttpStore, "put", refusing("destination"))
             claimed(ledger, engine, id, attempts=1)

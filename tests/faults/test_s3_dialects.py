@@ -22,7 +22,7 @@ from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks, Refusal
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
-from relay.stores.s3.store import store
+from relay.stores.s3 import store
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content

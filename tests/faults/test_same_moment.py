@@ -22,7 +22,7 @@ from tests.ledgers import verified
 
 def ledger_of(folder: Path) -> Ledger:
     """Return the ledger in a folder, as one more process opens it."""
-    return Ledger.open(f"sqlite:///{folder}/ledger.db")
+    return Ledger.connect(f"sqlite:///{folder}/ledger.db")
 
 
 def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:

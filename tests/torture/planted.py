@@ -76,8 +76,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="an error document in a listing of S3 is an empty page",
         file="relay/stores/s3/client.py",
-        old='            if name == "Error":\n                told =',
-        new='            if name == "Error":\n                return\n                told =',
+        old='            if name == "Error":\n                reported =',
+        new='            if name == "Error":\n                return\n                reported =',
         traits=(("source", "list-error"),),
         stores=("s3",),
     ),
@@ -134,8 +134,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="HEAD 404 is believed of a server that has answered no HEAD",
         file="relay/stores/http.py",
-        old="        if self._untold(response.head.status) or (advice and response.head.status in GONE):",
-        new="        if self._untold(response.head.status):",
+        old="            advice and response.head.status in GONE\n",
+        new="            False\n",
         traits=(("source", "head-404"),),
         stores=(
             "http",

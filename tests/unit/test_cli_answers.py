@@ -95,7 +95,7 @@ WHOLE: list[dict[str, Any]] = []
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what a server of today answers of a migration."""
     folder: Path = tmp_path_factory.mktemp("ledger")
-    ledger = Ledger.open(f"sqlite:///{folder}/ledger.db")
+    ledger = Ledger.connect(f"sqlite:///{folder}/ledger.db")
     order = MigrationRequest(
         Endpoint("https://a.example/f/"), Endpoint("https://b.example/t/"), recursive=True
     )

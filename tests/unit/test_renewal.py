@@ -39,7 +39,7 @@ PLACES = {
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     made.renew()
     yield made
     made.close()

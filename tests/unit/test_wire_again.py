@@ -120,7 +120,7 @@ def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str, body: Payload
 ) -> None:
     """The connection broke before, and nobody looked."""
-    monkeypatch.setattr(dial, "_spoke", lambda stream: False)
+    monkeypatch.setattr(dial, "_has_spoken", lambda stream: False)
     done: list[bytes] = []
 
     def once(talk: Talk) -> None:
