@@ -46,7 +46,7 @@ from relay.process.core_dumps import forbid_dumps
 DRAIN_MARGIN_SECONDS = 3.0
 """How long before gunicorn's own end the last transfers are cancelled."""
 WATCH_SECONDS = 0.1
-WORKER_CLASS = "relay.api.gunicorn_worker.Worker"
+WORKER_CLASS = "relay.api.gunicorn_worker.GunicornWorker"
 """gevent's, which answers as the rest of relay does."""
 
 
@@ -79,7 +79,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "limit_request_field_size": 8190,
         "accesslog": None,
         "loglevel": "warning",
-        "logger_class": "relay.api.gunicorn_worker.Log",
+        "logger_class": "relay.api.gunicorn_worker.GunicornLog",
         "proc_name": "relay",
         "on_starting": on_starting,
         "when_ready": when_ready,

@@ -163,7 +163,9 @@ def test_a_small_object_that_ends_at_any_byte(
     cut.size, cut.chunked = len(SMALL), chunked
     # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of
     # those.
-    atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).atomic(digested=True)
+    atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).publishes_atomically(
+        digested=True
+    )
     for at in range(0, len(SMALL), (5 if chunked else 1) if atomic else 9):
         cut.at = at
         with pytest.raises(RelayError) as caught:

@@ -16,10 +16,10 @@ import gevent
 import greenlet
 import pytest
 
-from relay.engine.transfer.context import TransferContext
-from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer import finalize
 from relay.engine.transfer import verify as verify_module
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.source_reader import SourceReader
 from relay.errors import Cancelled, RelayError
 from relay.stores.http import HttpStore
 from relay.wire import dial, exchange, pump

@@ -19,10 +19,10 @@ from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
 from relay.stores.local import local_location
+from relay.stores.s3 import store
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks, Refusal
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
-from relay.stores.s3 import store
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content
