@@ -24,7 +24,7 @@ The tree; each is in the file that is named behind its root:
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
     ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
-    ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
+    ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
