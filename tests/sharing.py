@@ -151,6 +151,10 @@ class Sharing:
         hook, config = self._session.config.hook, self._session.config
         for data in worker.reports:
             report = hook.pytest_report_from_serializable(config=config, data=data)
+            if isinstance(
+                report.longrepr, list
+            ):  # where a test was skipped, and why: JSON has no tuples
+                report.longrepr = tuple(report.longrepr)
             if report.when == "setup":
                 hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
             hook.pytest_runtest_logreport(report=report)

@@ -15,7 +15,9 @@ def test_f48_a_tree_waits_for_room_and_goes_on_when_there_is_some(tmp_path: Path
     plant(tmp_path / "from")
     objects = len(digests_of(tmp_path / "from"))
     dav = Dav(answers={b"PUT": [EMPTY % 507] * 1000})
-    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_SLOTS="2")
+    terminal = Terminal(
+        tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_SLOTS="2", RELAY_RETRY_BUDGET="2"
+    )
     with Peer([dav] * 1000) as peer:
         words = ("migrate", "-r", f"{tmp_path}/from", f"webdav://127.0.0.1:{peer.port}/to/")
         code, reported, _ = terminal.run(*words)

@@ -161,6 +161,7 @@ def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> No
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
     with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}") as server:
         await_workers(server.process.pid, 1)
+        assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"  # the worker has opened it
         before = psutil.Process(server.process.pid).children()
         ledger.rename(away)
         server.process.send_signal(signal.SIGHUP)

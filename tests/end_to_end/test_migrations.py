@@ -52,6 +52,16 @@ def server(settings: dict[str, str]) -> Iterator[Server]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """Return a server that moves nothing, and the folder in which it may read and write."""
+    folder = tmp_path_factory.mktemp("idle")
+    (folder / "from").mkdir()
+    settings = {"RELAY_LOCAL_FOLDERS": str(folder), "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db"}
+    with running(SERVE, **settings) as made:
+        yield made, folder
+
+
 def order(folders: Path, **more: Any) -> dict[str, Any]:
     """Return a request for the tree."""
     return {
@@ -260,16 +270,16 @@ def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
     ],
 )
 def test_bad_requests_are_told(
-    server: Server,
-    folders: Path,
+    idle: tuple[Server, Path],
     method: str,
     path: str,
     members: dict[str, Any] | None,
     status: int,
     says: str,
 ) -> None:
+    server, folder = idle
     if members is not None:
-        members = order(folders) | members
+        members = order(folder) | members
         members["destination"] = members["destination"].replace("SELF", members["source"])
     code, reported = server.ask(method, path, members)
     assert (code, says in reported["detail"]) == (status, True), reported

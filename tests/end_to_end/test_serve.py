@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import forked
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk
 
@@ -205,6 +206,9 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
 
 def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, str]:
     """Run something that should not start; return its exit code and stderr."""
+    if command == SERVE:
+        code, _, stderr = forked.run(["serve", *flags], environment(**settings), 30)
+        return code, stderr
     done = subprocess.run(
         [*command, *flags],
         cwd=ROOT,

@@ -198,9 +198,9 @@ class Bucket:
         return hashlib.md5(data).hexdigest() if self.old and self.tags else other
 
 
-def patient(engine: Engine) -> Engine:
-    """Let what may pass be tried again."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
+def patient(engine: Engine, seconds: float = 10) -> Engine:
+    """Try again for some seconds: few where all tries are to fail."""
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": seconds})
     return engine
 
 

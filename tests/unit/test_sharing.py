@@ -125,6 +125,17 @@ def test_it_stops_at_the_first_failure_where_that_is_asked(tmp_path: Path) -> No
     assert "1 failed" in done.stdout
 
 
+def test_a_skip_is_shown_with_its_reason(tmp_path: Path) -> None:
+    skipped = (
+        "import pytest\ndef test_skipped(): pytest.skip('no server')\n@pytest.mark.xfail\n" + FAILS
+    )
+    (tmp_path / "test_0.py").write_text(skipped)
+    done = shared(tmp_path, "-ra")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SKIPPED [1] test_0.py:2: no server" in done.stdout
+    assert "1 skipped, 1 xfailed" in done.stdout
+
+
 def test_a_file_that_can_not_be_read_fails_the_run(tmp_path: Path) -> None:
     (tmp_path / "test_0.py").write_text("import nothing_like_it\n")
     (tmp_path / "test_1.py").write_text(PASSES)
