@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from relay.cli.quantities import parse_bytes
-bothfrom tests.end_to_end.test_cli import ROOT, environment
+from relay.views.rows import FIELDS
+from tests import forked
+from tests.end_to_end.test_cli import ROOT, environment
 from tests.end_to_end.test_serve import SERVE, Server, running
 from tests.scripted import Peer, Talk, answer
 
@@ -71,7 +73,8 @@ def start(*words: str, **more: str) -> subprocess.Popen[str]:
 
 
 def run(*words: str, **more: str) -> tuple[int, str, str]:
-    """Run a command to its end; return its exit code and what it printed: no traceback, and never the token."""
+    """Run a command to its end; return its exit code and what it printed: no traceback, and never
+    the token."""
     code, out, err = forked.run(words, environment(**more), 100)
     assert "Traceback" not in out + err, err
     assert TOKEN not in out + err
@@ -256,9 +259,23 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
 
 
 def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
-    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages before are."""
-    named = {"id": "x", "number": 1, "state": "running", "source": "a", "destination": "b", "listing": "done"}
-    counted: dict[str, Any] = {"created": 1.0, "ended": None, "objects": {}, "bytes": {}, "bytes_resent": 0}
+    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages
+    before are."""
+    named = {
+        "id": "x",
+        "number": 1,
+        "state": "running",
+        "source": "a",
+        "destination": "b",
+        "listing": "done",
+    }
+    counted: dict[str, Any] = {
+        "created": 1.0,
+        "ended": None,
+        "objects": {},
+        "bytes": {},
+        "bytes_resent": 0,
+    }
     bound = {"priority": 0, "options": {}, "limits": {}, "levels": {}, "retries": 0, "error": None}
     one = json.dumps({**named, **counted, **bound}).encode()
     row = dict.fromkeys(FIELDS) | {"name": "a", "state": "verified", "attempts": 1, "resent": 0}

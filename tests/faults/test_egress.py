@@ -115,8 +115,8 @@ def recorded() -> Iterator[list[str]]:
 def runner(
     answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None
 ) -> TransferEngine:
-    """Return a TransferEngine that records, with a policy that allows nothing beyond the public unless
-    told."""
+    """Return a TransferEngine that records, with a policy that allows nothing beyond the public
+    unless told."""
     made = TransferEngine(Settings(retry_budget=0), policy or EgressPolicy())
     limits = limits or Limits(connect_seconds=2)
     dialer = Dialer(made.policy, limits, client_context(), Resolver(answers), Recorder)
