@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-PROCESSES = 2 * (os.cpu_count() or 1)
+PROCESSES = min(2 * len(os.sched_getaffinity(0)), 8)
+"""Each takes up to a GB of memory."""
 FEW = 4
 """How many failed tests of one run may prove alone that only the load made them fail."""
 ALL = "--all"

