@@ -1,6 +1,6 @@
 """Exceptions that are not relay's own: bugs.
 
-Decided here: what may be said of one. Never here: who meets it.
+Decided here: what an unexpected exception may disclose. Never here: where it is caught.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ log = logging.getLogger("relay.bugs")
 
 
 def bug(error: BaseException) -> RelayError:
-    """Log an error that nobody foresaw, and return what may be said about it.
+    """Log an unexpected exception, and return the RelayError that reports it.
 
-    Both have its type, the log also where it was raised. Not its text: that may hold a URL, which
-    may be a password, or what a helper program printed."""
+    Both name its type; the log adds the traceback. Neither has its text, which may hold a presigned
+    URL (a password) or the output of a helper program."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("unexpected %s\n%s", type(error).__name__, frames)
-    return RelayError(f"an unexpected {type(error).__name__}; the log has where it was raised")
+    return RelayError(f"an unexpected {type(error).__name__}; the traceback is in the log")

@@ -1,6 +1,6 @@
 """Errors of relay itself: no slot, no ledger, a wrong state, no server.
 
-Decided here: the failures that are no store's and no byte's. Never here: what a store said.
+Decided here: the failures that neither a store nor the bytes caused. Never here: a store's answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from relay.errors.root import RelayError, Side
 
 
 class Overloaded(RelayError):
-    """No slot came free in time, the line is full, or the server is draining."""
+    """No slot became free in time, the slot queue is full, or the server is draining."""
 
     code, title, status = "overloaded", "No slot is free", 503
     default_retryable = True
@@ -19,71 +19,70 @@ class Overloaded(RelayError):
 
 
 class TooManyFiles(Overloaded):
-    """This process, or this machine, may open no more files and connections."""
+    """The limit of open files of this process, or of this machine, is reached."""
 
     code, title = "too-many-files", "No more files can be opened"
     default_hint = "Raise the limit of open files (LimitNOFILE, `ulimit -n`), or lower RELAY_SLOTS."
 
 
 class LedgerFailed(RelayError):
-    """The ledger can't be read or written; nothing that depends on it is acknowledged."""
+    """The ledger can't be read or written. Nothing that depends on it is acknowledged."""
 
     code, title, status = "ledger-failed", "The ledger failed", 503
     default_hint = (
-        "Look at the disk or the database that RELAY_LEDGER names. A migration goes on when it is"
-        " back; give any other command again."
+        "Check the disk or the database that RELAY_LEDGER names. A migration resumes when the"
+        " ledger is back; run any other command again."
     )
 
 
 class LedgerBusy(LedgerFailed):
-    """Another process keeps the ledger locked."""
+    """Another process held the lock of the ledger for too long."""
 
     code, title = "ledger-busy", "The ledger is busy"
     default_retryable = True
-    default_hint = "Try again; if it keeps happening, look at who else has the file open."
+    default_hint = "Try again; if it keeps happening, find the process that has the file open."
 
 
 class OutputFailed(RelayError):
-    """What a command was given for can't be written to its output."""
+    """The result of a command can't be written to its output."""
 
     code, title = "output-failed", "The output can't be written"
-    default_hint = "Look at the disk that the output goes to, and give the command again."
+    default_hint = "Check the disk that the output goes to, and run the command again."
 
 
 class LedgerRefused(LedgerFailed):
-    """The ledger does not take what was to be written, and would not another time: a value that it
-    can't hold."""
+    """The ledger refused a value that it can't hold. A retry would fail in the same way."""
 
-    code, title = "ledger-refused", "The ledger does not take this"
+    code, title = "ledger-refused", "The ledger refused a value"
     default_hint = "This is a bug in relay. Please report it with the log line."
 
 
 class MigrationUnknown(RelayError):
-    """There is no migration, or no transfer, of this id."""
+    """No migration, or no transfer, has this id."""
 
     code, title, status = "migration-unknown", "There is no such migration", 404
     default_side: ClassVar[Side] = "request"
-    default_hint = "GET /migrations, or `relay status`, lists those that are there."
+    default_hint = "GET /migrations, or `relay status`, lists all migrations."
 
 
 class IllegalTransition(RelayError):
-    """Something that may not happen in this state."""
+    """The migration's state does not allow this action."""
 
     code, title, status = "illegal-transition", "Not possible in this state", 409
     default_side: ClassVar[Side] = "request"
-    default_hint = "`relay status`, or GET /migrations, tells its state."
+    default_hint = "`relay status`, or GET /migrations, shows its state."
 
 
 class LeaseLost(RelayError):
-    """A claim is not ours any more: this process was thought dead. What it did meanwhile changes
-    nothing."""
+    """The lease of a claim has expired, and another worker may have claimed the transfer. What this
+    process did after that is not recorded."""
 
-    code, title = "lease-lost", "The claim is not ours any more"
-    default_hint = "Another worker goes on with it; this machine may be short of CPU."
+    code, title = "lease-lost", "The lease of the claim has expired"
+    default_hint = "Another worker resumes the transfer. This machine may be short of CPU."
 
 
 class ServerUnreachable(RelayError):
-    """The server that the terminal was told of does not answer, or broke off."""
+    """The server of RELAY_URL (or --url) does not answer, or closed the connection early."""
 
     code, title, status = "server-unreachable", "The server does not answer", 502
     default_retryable = True
@@ -91,16 +90,16 @@ class ServerUnreachable(RelayError):
 
 
 class NotRelay(RelayError):
-    """What answers there is no relay, or something in front of one."""
+    """The server that answered is not relay; it may be a proxy in front of it."""
 
-    code, title, status = "not-relay", "No relay answers there", 502
+    code, title, status = "not-relay", "The server that answers is not relay", 502
     default_hint = (
         "Check RELAY_URL (or --url): it is the address that `relay serve` prints when it starts."
     )
 
 
 class ServerRefused(RelayError):
-    """The server refused with a problem that this relay has no name for."""
+    """The server refused with a problem type that this version of relay does not know."""
 
     code, title, status = "server-refused", "The server refused", 502
-    default_hint = "The server may be of another version; its /openapi.json says what it takes."
+    default_hint = "The server may be of another version; its /openapi.json describes its requests."

@@ -1,7 +1,6 @@
 """Errors of the caller's request, found before any connection is made.
 
-Decided here: what a request can be refused for, and with which HTTP status. Never here: the
-refusing."""
+Decided here: the reasons to refuse a request, and their HTTP statuses. Never here: the checks."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from relay.errors.root import RelayError, Side
 
 
 class RequestError(RelayError):
-    """The request itself is at fault; nothing was dialled."""
+    """The request is wrong. No connection was made."""
 
     code, title, status = "invalid-request", "The request is not acceptable", 422
     default_side: ClassVar[Side] = "request"
-    default_hint = "Correct the request; /openapi.json says what it may hold."
+    default_hint = "Correct the request; /openapi.json describes its members."
 
 
 class MalformedRequest(RequestError):
@@ -25,13 +24,13 @@ class MalformedRequest(RequestError):
 
 
 class DuplicateMember(RequestError):
-    """A JSON object names one member twice; which one was meant?"""
+    """A JSON object has one member twice, so its meaning is ambiguous."""
 
-    code, title, status = "duplicate-json-member", "A JSON member stands twice", 400
+    code, title, status = "duplicate-json-member", "A JSON member occurs twice", 400
 
 
 class JsonTooDeep(RequestError):
-    """The JSON is nested deeper than anything this server asks for."""
+    """The JSON is nested more deeply than any request of this server."""
 
     code, title, status = "json-too-deep", "The JSON is nested too deeply", 400
 
@@ -59,9 +58,9 @@ class RequestTimeout(RequestError):
 
 
 class Unauthorized(RequestError):
-    """No token, or one that is not known."""
+    """The request has no token, or an unknown one."""
 
-    code, title, status = "unauthorized", "A token is needed", 401
+    code, title, status = "unauthorized", "A valid token is needed", 401
     default_hint = (
         "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
     )
@@ -74,13 +73,13 @@ class Forbidden(RequestError):
 
 
 class UnknownMember(RequestError):
-    """A member that this server does not know: a typo must not mean a default."""
+    """The request has an unknown member. It is refused, since a typo must not mean a default."""
 
-    code, title = "unknown-member", "A member is not known"
+    code, title = "unknown-member", "A member is unknown"
 
 
 class MissingMember(RequestError):
-    """A member that must be there is not."""
+    """A required member is missing."""
 
     code, title = "missing-member", "A member is missing"
 
@@ -96,22 +95,22 @@ class NamesUnknown(RequestError):
 
     code, title = "names-unknown", "The list names objects that are not in the migration"
     default_hint = (
-        "Give the names that the migration has (`relay report`, or GET …/transfers), best in a CSV"
-        " file with columns 'name' and 'url'. What is new is a migration of its own."
+        "Use the migration's own names (`relay report`, or GET …/transfers), best in a CSV file"
+        " with columns 'name' and 'url'. Start another migration for new objects."
     )
 
 
 class InvalidURL(RequestError):
-    """A URL that is not absolute, or that two parsers could read differently."""
+    """A URL is not absolute, or two parsers could read it differently."""
 
-    code, title = "invalid-url", "The URL is not acceptable"
+    code, title = "invalid-url", "The URL is invalid"
     default_hint = (
         "Give one absolute http:// or https:// URL, percent-encoded, without spaces or backslashes."
     )
 
 
 class UnsupportedScheme(RequestError):
-    """A scheme that no store answers to."""
+    """No store has this scheme."""
 
     code, title = "unsupported-scheme", "The scheme is not supported"
     default_hint = (
@@ -120,14 +119,14 @@ class UnsupportedScheme(RequestError):
 
 
 class CredentialsInURL(RequestError):
-    """A user name or password inside the URL, where logs would show it."""
+    """The URL has a user name or password, which logs would show."""
 
     code, title = "credentials-in-url", "Credentials do not belong in a URL"
     default_hint = 'Send them as a header: {"url": …, "headers": {"Authorization": …}}.'
 
 
 class URLTooLong(RequestError):
-    """A URL beyond the limit."""
+    """The URL exceeds the limit."""
 
     code, title = "url-too-long", "The URL is too long"
 
@@ -135,13 +134,13 @@ class URLTooLong(RequestError):
 class InvalidHeader(RequestError):
     """A header that cannot be sent safely."""
 
-    code, title = "invalid-header", "A header is not acceptable"
+    code, title = "invalid-header", "A header is invalid"
 
 
 class ForbiddenHeader(RequestError):
-    """A header that belongs to relay: it frames the message or names the hop."""
+    """Only relay may set this header: it frames the message or belongs to the connection."""
 
-    code, title = "forbidden-header", "That header is relay's own to set"
+    code, title = "forbidden-header", "Only relay sets that header"
     default_hint = "Leave the header out; relay sets it."
 
 
@@ -176,22 +175,22 @@ class SameObject(RequestError):
 
 
 class VerificationUnavailable(RequestError):
-    """A level of proof that this destination can never give: better said now than after the last
-    byte."""
+    """The destination can never give the level of proof that was asked for. The request is refused
+    before anything is sent."""
 
-    code, title = "verification-unavailable", "This proof can't be had there"
+    code, title = "verification-unavailable", "The destination can't give this proof"
     default_hint = "Ask for 'verify': 'auto', or choose another destination."
 
 
 class Unsupported(RequestError):
-    """Something that relay knows of, and that these two stores can't do."""
+    """These two stores do not support the action."""
 
     code, title, status = "unsupported", "Not supported here", 501
 
 
 class EgressDenied(RelayError):
-    """The address policy refused to connect. The text never names the address that a name resolved
-    to."""
+    """The address policy refused the connection. The text never has the address that a host name
+    resolved to."""
 
     code, title, status = "egress-denied", "The address is not allowed", 403
     default_side: ClassVar[Side] = "request"
@@ -202,12 +201,12 @@ class EgressDenied(RelayError):
 
 
 class LocalDenied(EgressDenied):
-    """A folder of the server's own machine that nobody allowed."""
+    """The operator has not allowed this folder of the server's own machine."""
 
     code, title = "local-folder-denied", "This folder is not allowed"
     default_hint = (
-        "The operator may allow folders with RELAY_LOCAL_FOLDERS; the terminal may read and write"
-        " all."
+        "The operator can allow folders with RELAY_LOCAL_FOLDERS; the command line may use every"
+        " folder."
     )
 
 
@@ -221,7 +220,7 @@ class PortDenied(EgressDenied):
 
 
 class KeyReused(RequestError):
-    """An Idempotency-Key came again, with another request."""
+    """The Idempotency-Key was used before, for another request."""
 
     code, title = "idempotency-key-reused", "The Idempotency-Key was used for another request"
     default_hint = "Use a new key for a new request."

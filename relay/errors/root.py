@@ -1,6 +1,6 @@
-"""The root of relay's errors: fact, side, whether a retry may help, hint.
+"""The root of relay's errors: message, side, whether a retry may help, hint.
 
-Decided here: that, and how one is printed. Never here: what can go wrong.
+Decided here: an error's members, and how it is printed. Never here: the failures themselves.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ Side = Literal["source", "destination", "relay", "request"]
 
 
 def remaining(what: str, place: object, why: str) -> str:
-    """Return the words for what of ours may remain at a place."""
-    return f"{what} may remain at {place} ({why}); look, and delete it."
+    """Return the sentence that names a leftover of ours and the reason why it is still there."""
+    return f"{what} may remain at {place} ({why}); check, and delete it."
 
 
 class RelayError(Exception):
-    """Base of every error of relay's own.
+    """Base of every error that relay raises.
 
-    `code` is the slug that stands in the problem's `type`; `title` the same in words; `status` the
-    HTTP status that a server answers with; `message` the fact with its numbers; `hint` what the
-    reader can do."""
+    `code` is the slug in the problem's `type` (RFC 9457), and `title` says the same in words.
+    `status` is the HTTP status of the server's answer. `message` is the fact with its numbers;
+    `hint` says what the reader can do."""
 
     code: ClassVar[str] = "relay-error"
     title: ClassVar[str] = "Relay failed"
@@ -42,7 +42,7 @@ class RelayError(Exception):
         retry_after: float | None = None,
         pointer: str | None = None,
     ) -> None:
-        """Keep the fact; `retry_after` is in seconds, `pointer` a JSON Pointer into the request."""
+        """`retry_after` is in seconds; `pointer` is a JSON Pointer (RFC 6901) into the request."""
         super().__init__(message)
         self.message = message
         self.side: Side = side or self.default_side
@@ -51,14 +51,15 @@ class RelayError(Exception):
         self.retry_after = retry_after
         self.pointer = pointer
         self.remains: dict[str, str] = {}
-        """What of ours may remain, by its place, in words; the hint says it too."""
+        """Sentences about our leftovers, by their places; the hint has them too."""
 
     def leave(self, what: str, place: object, why: str) -> None:
-        """Tell that something of ours may remain at a place, since it could not be removed."""
+        """Report that something of ours may remain at a place, since it could not be removed."""
         self.keep({str(place): remaining(what, place, why)})
 
     def keep(self, remains: Mapping[str, str]) -> None:
-        """Tell also what earlier failures left, of places that this one does not speak of."""
+        """Report also the leftovers of earlier failures, at places that this error does not
+        name."""
         for place, text in remains.items():
             if place not in self.remains:
                 self.remains[place] = text
@@ -70,8 +71,7 @@ class RelayError(Exception):
 
     @classmethod
     def named(cls, code: str) -> type[RelayError] | None:
-        """Return the error of ours that has this code; None for one that this relay does not
-        know."""
+        """Return the error class with this code, or None where this version does not know it."""
         waiting: list[type[RelayError]] = [cls]
         while waiting:
             kind = waiting.pop()
@@ -85,4 +85,4 @@ class ConfigError(RelayError):
     """A setting is wrong. Raised at start-up only; the command line exits with 2."""
 
     code, title, status = "config-error", "A setting is wrong", 500
-    default_hint = "Correct the setting that is named and start again."
+    default_hint = "Correct the named setting and start again."

@@ -1,7 +1,7 @@
 """Errors of stores: refusals, failures, broken connections.
 
-Decided here: the failures of one exchange with a store, and which of them pass by themselves. Never
-here: which status means which (`stores/`)."""
+Decided here: the failures of one exchange with a store, and which are transient. Never here: which
+status means which failure (`stores/`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from relay.errors.root import RelayError, Side
 
 
 class StoreError(RelayError):
-    """A store refused, failed or broke the protocol. `store_status` is the status it answered, if
-    it did."""
+    """A store refused, failed or broke the protocol. `store_status` is the HTTP status of its
+    answer, or None if it did not answer."""
 
     code, title, status = "store-error", "A store failed", 502
     default_side: ClassVar[Side] = "source"
-    default_hint = "Look at what the store said."
+    default_hint = "The message has the store's own words."
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class StoreError(RelayError):
 
 
 class NotFound(StoreError):
-    """The object is not there."""
+    """The store has no object of this name."""
 
-    code, title, status = "not-found", "The object is not there", 404
-    default_hint = "Check the URL; a presigned one may be for another method or key."
+    code, title, status = "not-found", "The object does not exist", 404
+    default_hint = "Check the URL; a presigned URL may be for another method or key."
 
 
 class AlreadyExists(StoreError):
@@ -56,15 +56,14 @@ class PreconditionFailed(StoreError):
 
 
 class Unauthenticated(StoreError):
-    """The store wants credentials, or does not know these."""
+    """The store requires credentials, or does not accept these (401)."""
 
-    code, title = "store-unauthenticated", "The store wants valid credentials"
+    code, title = "store-unauthenticated", "The store requires valid credentials"
     default_hint = "Give the store's credentials in 'headers', or a fresh presigned URL."
 
 
 class CredentialsWithdrawn(Unauthenticated):
-    """What the store allowed before it denies now: a signature has expired, or a key was
-    withdrawn."""
+    """The store denies what it allowed earlier: a signature has expired, or a key was revoked."""
 
     code, title = "store-credentials-withdrawn", "The store denies what it allowed before"
     default_hint = (
@@ -73,7 +72,7 @@ class CredentialsWithdrawn(Unauthenticated):
 
 
 class PermissionDenied(StoreError):
-    """The store knows who asks, and says no."""
+    """The store recognizes the credentials, and they do not permit the request (403)."""
 
     code, title = "store-permission-denied", "The store denied permission"
     default_hint = (
@@ -82,34 +81,32 @@ class PermissionDenied(StoreError):
 
 
 class Rejected(StoreError):
-    """The store answered with a status that is not success, and that trying again will not
-    change."""
+    """The store answered with a permanent failure: a retry will not change it."""
 
     code, title = "store-rejected", "The store refused the request"
 
 
 class KeyCollision(Rejected):
-    """The destination has one name for two objects of a tree: case, or the form of letters, does
-    not count there."""
+    """The destination stores two objects of a tree under one name, since it ignores case or
+    Unicode normalization."""
 
-    code, title, status = "key-collision", "Two names are one at the destination", 422
+    code, title, status = "key-collision", "Two names are the same at the destination", 422
     default_side: ClassVar[Side] = "destination"
 
 
 class StoreFull(Rejected):
-    """The store has no room left: 507, a quota, a full disk. The next object would fare no
-    better."""
+    """The store is full: 507, a quota, a full disk. Every further object would fail as well."""
 
     code, title = "store-full", "The store is full"
     default_hint = (
-        "Free space or raise the quota; nothing of this object was left. Then resume, or run it"
-        " again."
+        "Free space or raise the quota, then resume, or run it again. Nothing of this object was"
+        " left."
     )
 
 
 class MetadataUnkept(StoreError):
-    """The destination can't keep all that describes the object, and all of it is wanted. Nothing
-    was sent, or it showed only there what is missing."""
+    """The destination can't keep all of the object's metadata, and 'metadata' is 'strict'. Nothing
+    was sent, or only the upload showed what is missing."""
 
     code, title, status = (
         "metadata-unkept",
@@ -118,21 +115,20 @@ class MetadataUnkept(StoreError):
     )
     default_side: ClassVar[Side] = "destination"
     default_hint = (
-        "Without 'metadata': 'strict' it is moved all the same, and its receipt has a note; or"
+        "Leave out 'metadata': 'strict' to move the object anyway, with a note in its receipt, or"
         " choose another store."
     )
 
 
 class RangeIgnored(StoreError):
-    """The store answered with another range than the one that was asked for, or with the whole
-    object."""
+    """The store answered with another range than requested, or with the whole object."""
 
-    code, title = "range-ignored", "The store did not give the range that was asked for"
-    default_hint = "The object is moved in one piece instead."
+    code, title = "range-ignored", "The store did not answer with the requested range"
+    default_hint = "The object is moved in one request instead."
 
 
 class LengthRequired(StoreError):
-    """The destination needs a length, and the source has none."""
+    """The destination requires a length, and the source does not declare one."""
 
     code, title = "source-length-unknown", "The destination needs a length and the source has none"
     default_side: ClassVar[Side] = "destination"
@@ -142,18 +138,18 @@ class LengthRequired(StoreError):
 
 
 class RedirectRefused(StoreError):
-    """The store sent us elsewhere, where we do not follow: on an upload, from https to http, to an
-    odd URL."""
+    """The store answered with a redirect that relay does not follow: of an upload, from https to
+    http, or to an invalid URL."""
 
     code, title = "redirect-refused", "The redirect is not followed"
-    default_hint = "Give the final URL yourself if you trust it."
+    default_hint = "If you trust the final URL, use it directly."
 
 
 class TooManyRedirects(StoreError):
     """More than five redirects, or a loop."""
 
     code, title = "too-many-redirects", "Too many redirects"
-    default_hint = "Give the final URL yourself."
+    default_hint = "Use the final URL directly."
 
 
 class Throttled(StoreError):
@@ -173,28 +169,28 @@ class Unavailable(StoreError):
 
 
 class Locked(Unavailable):
-    """The store answered 423: somebody holds a lock on the object, or on its folder."""
+    """The store answered 423: another client holds a lock on the object, or on its folder."""
 
-    code, title = "store-locked", "Somebody has locked the object"
+    code, title = "store-locked", "The object is locked"
     default_hint = (
-        "Somebody has it open: close it there, or wait until the lock runs out, and try again."
+        "Close the object where it is open, or wait until the lock expires, and try again."
     )
 
 
 class UploadGone(NotFound):
-    """An upload in parts that was begun is not there any more: somebody aborted it, or it was too
-    old."""
+    """A multipart upload no longer exists: another client aborted it, or the store expired it."""
 
-    code, title, status = "upload-gone", "The upload was thrown away meanwhile", 502
+    code, title, status = "upload-gone", "The multipart upload no longer exists", 502
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
     default_hint = (
-        "It was begun anew, and is gone again: look at the bucket's rules for unfinished uploads."
+        "The upload was restarted, and is gone again: check the bucket's rules for incomplete"
+        " multipart uploads."
     )
 
 
 class ConnectFailed(StoreError):
-    """No connection: the name does not resolve, or no address answers."""
+    """The host name does not resolve, or none of its addresses answers."""
 
     code, title = "connect-failed", "No connection to the store"
     default_retryable = True
@@ -202,21 +198,22 @@ class ConnectFailed(StoreError):
 
 
 class ConnectionLost(StoreError):
-    """The connection broke in the middle."""
+    """The connection broke during an exchange."""
 
     code, title = "connection-lost", "The connection to the store broke"
     default_retryable = True
     default_hint = (
-        "Try again; if it keeps happening look at the network between here and the store."
+        "Try again; if it keeps happening, check the network between relay and the store."
     )
 
 
 class CertificateRefused(StoreError):
-    """The store's certificate or its TLS is not acceptable."""
+    """The store's certificate is not trusted, or its TLS version is not accepted."""
 
     code, title = "certificate-refused", "The store's TLS is not trusted"
     default_hint = (
-        "Check the host name and the certificate; a private authority goes in RELAY_CA_BUNDLE."
+        "Check the host name and the certificate; RELAY_CA_BUNDLE adds a private certificate"
+        " authority."
     )
 
 
@@ -232,29 +229,29 @@ class StoreTimeout(StoreError):
 
 
 class Stalled(StoreTimeout):
-    """Fewer bytes moved than the stall rule asks for."""
+    """Fewer than RELAY_STALL_BYTES bytes moved in RELAY_STALL_SECONDS."""
 
     code, title = "store-stalled", "The store stopped moving bytes"
     default_hint = "Try again; RELAY_STALL_SECONDS and RELAY_STALL_BYTES are the limits."
 
 
 class ProtocolViolation(StoreError):
-    """What came is not HTTP/1.1 as RFC 9112 has it, or could be read in two ways."""
+    """The answer is not valid HTTP/1.1 (RFC 9112), or is ambiguous."""
 
     code, title = "store-invalid-response", "The store broke the protocol"
     default_hint = (
-        "Something between here and the store is broken, or is attacking; look at what answers"
-        " there."
+        "The store, or a proxy in front of it, is broken or malicious; check the server at this"
+        " address."
     )
 
 
 class PrematureResponse(StoreError):
-    """A 2xx before the whole body was sent: the destination cannot have the object."""
+    """The destination answered 2xx before the whole body was sent: it cannot have the object."""
 
     code, title = (
         "destination-premature-response",
-        "The destination said yes before it had the object",
+        "The destination reported success before it had the object",
     )
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
-    default_hint = "The destination does not read what it is sent; check its URL and method."
+    default_hint = "The destination does not read the upload; check its URL and method."

@@ -1,8 +1,7 @@
-"""Errors of the bytes: at the source, on the way, or at the destination, they are not what was
-promised.
+"""Errors of the bytes: they differ from what was promised, at the source, in transit, or at the
+destination.
 
-Decided here: the failures of an object, whatever its stores said. Never here: how that is found
-out."""
+Decided here: the failures of an object. Never here: how they are detected."""
 
 from __future__ import annotations
 
@@ -23,18 +22,18 @@ class SourceTruncated(TransferError):
 
     code, title = "source-truncated", "The source ended too early"
     default_retryable = True
-    default_hint = "Try again; if it keeps ending at the same byte the source's object is damaged."
+    default_hint = "Try again; if it always ends at the same byte, the source's object is damaged."
 
 
 class SourceOverrun(TransferError):
     """The source sent more than it promised."""
 
     code, title = "source-overrun", "The source sent more than it promised"
-    default_hint = "The source's length is wrong; look at what answers there."
+    default_hint = "The length that the source declares is wrong; check the server there."
 
 
 class SourceChanged(TransferError):
-    """The source is another version, or another size, than the one that was pinned."""
+    """The source has another version, or another size, than the pinned one."""
 
     code, title = "source-changed", "The source changed while it was read"
     default_retryable = True
@@ -42,40 +41,40 @@ class SourceChanged(TransferError):
 
 
 class SourceUnstable(TransferError):
-    """The source gave other bytes the second time, under the same entity tag. Which are right
-    nobody can tell."""
+    """Two reads of the source returned different bytes under the same ETag. It is unknown which
+    are right."""
 
-    code, title = "source-unstable", "The source gives other bytes each time"
+    code, title = "source-unstable", "Each read of the source returns different bytes"
     default_hint = (
-        "The source, or something before it, is damaged; look at the object there, and at its"
-        " digest."
+        "The source, or a proxy in front of it, is damaged; check the object there, and its digest."
     )
 
 
 class SourceDigestWrong(TransferError):
-    """The source gave the same bytes twice, and a digest that it, or its list, declares is not
-    theirs: nothing was damaged on the way, and that digest proves nothing."""
+    """Two reads of the source returned the same bytes, and they do not match a digest that the
+    source, or its list, declares. So nothing was damaged in transit: the digest is wrong, or the
+    source's object."""
 
-    code, title = "source-digest-wrong", "The source's digest is not that of its bytes"
+    code, title = "source-digest-wrong", "The source's bytes do not match its digest"
     default_side: ClassVar[Side] = "source"
     default_hint = (
-        "Nothing was damaged on the way. Look at the object at its source. If it is damaged,"
-        " restore it; if it is right, correct its digest (in the list, or by storing it there"
-        " again), or choose 'verify': 'size', which leaves it unverified."
+        "Nothing was damaged in transit. Check the object at its source. If it is damaged, restore"
+        " it; if it is right, correct its digest (in the list, or by storing it there again), or"
+        " choose 'verify': 'size', which leaves it unverified."
     )
 
 
 class IntegrityMismatch(TransferError):
-    """A digest or a size that was declared, or read back, is not that of the bytes that passed.
+    """The bytes that relay moved do not match a digest or size that was declared or read back.
 
-    `seen` tells what its side had instead, if that is known.
+    `seen` describes what the side at fault had instead, if that is known.
     """
 
     code, title = "digest-mismatch", "The bytes do not match their digest"
     default_retryable = True
     default_hint = (
-        "Bytes were damaged on the way or in the store. Nothing wrong was left behind unless it"
-        " says so."
+        "Bytes were damaged in transit or in the store. Damaged objects were deleted, except those"
+        " that this error names."
     )
 
     def __init__(
@@ -92,27 +91,26 @@ class IntegrityMismatch(TransferError):
 
 
 class DestinationLost(TransferError):
-    """The destination acknowledged the object and does not show it."""
+    """The destination acknowledged the object, and does not return it."""
 
     code, title = "destination-lost", "The destination does not show the object"
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
-    default_hint = "Check that the destination can be read at the same URL."
+    default_hint = "Check that the object can be read at the URL that it was uploaded to."
 
 
 class DestinationMutates(TransferError):
-    """The destination changes what it stores: the same bytes became the same other bytes again."""
+    """The destination changes what it stores: two uploads of the same bytes were altered alike."""
 
     code, title = "destination-mutates", "The destination changes what it stores"
     default_side: ClassVar[Side] = "destination"
     default_hint = (
-        "It adds to, or rewrites, objects of this kind; put them into an archive, or choose another"
-        " store."
+        "It rewrites objects of this type; put them into an archive, or choose another store."
     )
 
 
 class Cancelled(TransferError):
-    """Somebody asked for the end, or the server is stopping."""
+    """A user cancelled the transfer, or the server is stopping."""
 
     code, title, status = "cancelled", "The transfer was cancelled", 503
     default_side: ClassVar[Side] = "relay"

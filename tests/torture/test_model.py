@@ -270,12 +270,15 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
     ("reported", "excused"),
     [
         (
-            "A partial object may remain at http://h/d/sub/%C3%BC (refused); look, and delete it.",
+            "A partial object may remain at http://h/d/sub/%C3%BC (refused); check, and delete it.",
             True,
         ),
-        ("A partial object may remain at s3://b/sub/\\u00fc (refused); look, and delete it.", True),
         (
-            "A partial object may remain at http://h/d/sub/other (refused); look, and delete it.",
+            "A partial object may remain at s3://b/sub/\\u00fc (refused); check, and delete it.",
+            True,
+        ),
+        (
+            "A partial object may remain at http://h/d/sub/other (refused); check, and delete it.",
             False,
         ),
         ("something may remain", False),

@@ -103,7 +103,7 @@ def test_a_hint_over_the_api_names_no_flag() -> None:
             "destination",
             "Give the store's credentials in --destination-headers-file, or a fresh presigned URL.",
         ),
-        (errors.MigrationUnknown.default_hint, None, "`relay status` lists those that are there."),
+        (errors.MigrationUnknown.default_hint, None, "`relay status` lists all migrations."),
     ],
 )
 def test_flags_for_members(hint: str, side: str | None, shown: str) -> None:

@@ -196,7 +196,7 @@ def test_the_receipt_says_what_a_lost_process_left(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains
     assert transfer.run().notes == (
-        "A partial object may remain at place/lost (refused); look, and delete it.",
+        "A partial object may remain at place/lost (refused); check, and delete it.",
     )
 
 
