@@ -65,7 +65,7 @@ def _opened(address: str, checked: bool) -> Ledger:
             if error.message != said:
                 said = error.message
                 log.error(
-                    "waiting for the ledger",
+                    "ledger.unavailable",
                     extra={"members": {"detail": said, "hint": error.hint}},
                 )
             sleep(BACK_SECONDS)

@@ -1,4 +1,4 @@
 """The HTTP interface: a WSGI application, and how gunicorn runs it.
 
-Decided here: what a request may look like, who may make one, and how an answer looks. Never here:
-what a transfer is."""
+Decided here: the form of requests and answers, and which clients are answered. Never here: what a
+transfer is."""

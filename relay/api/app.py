@@ -1,6 +1,6 @@
 """The WSGI application: its routes, and the checks before all of them.
 
-Decided here: which path is answered by what. Never here: gunicorn, the environment, start-up.
+Decided here: which view answers which path. Never here: gunicorn, the environment, start-up.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
 RUNNER = "relay.runner"
-"""Where an application keeps its runner, among its extensions."""
+"""Name of the application's extension that holds its TransferEngine."""
 WORKS = "relay.works"
-"""And its side of the ledger."""
+"""Name of the application's extension that holds its LedgerContext, or None."""
 
 
 def create_app(
     runner: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None
 ) -> Flask:
-    """Return the application over a runner. Without tokens it answers only this machine
+    """Return the application. Without tokens it answers only requests from this machine
     (`relay.api.auth`).
 
-    `works` is the ledger's side of this process; without it what needs the ledger is answered 503.
+    `works` is this process's access to the ledger. Without it, requests that need the ledger are
+    answered 503.
     """
     app = Flask("relay", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.merge_slashes = False  # '//' leads nowhere: the redirect would be HTML
+    app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
     app.extensions[RUNNER] = runner
     app.extensions[WORKS] = works
     check = guard(tokens)
     app.before_request(lambda: check(request.environ))
     app.before_request(partial(_check_query, openapi.parameters()))
     render.register(app)
-    have = partial(_had, works)
+    require_works = partial(_require_works, works)
     for path, method, view in (
-        *_routes(runner, have, works is not None),
-        *ledger_routes(have, runner),
+        *_routes(runner, require_works, works is not None),
+        *ledger_routes(require_works, runner),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = parting(app.wsgi_app)  # type: ignore[assignment, method-assign]
@@ -56,9 +57,9 @@ def create_app(
 
 
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
-    """Raise UnknownMember for a name in a query that its call does not have, and InvalidType for
-    one that stands twice: of `?stat=failed`, and of `?state=failed&state=cancelled`, the answer
-    would be another one than was asked for."""
+    """Raise UnknownMember for a query parameter that the operation does not have, and InvalidType
+    for one that is repeated. Both would be ignored otherwise: `?stat=failed`, or the second of
+    `?state=failed&state=cancelled`."""
     path = (
         re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule is not None else ""
     )
@@ -68,19 +69,19 @@ def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
     for name, values in request.args.lists():
         if name not in names:
             hint = (
-                f"Its query may have {', '.join(sorted(names))}."
+                f"The query parameters of this operation are {', '.join(sorted(names))}."
                 if names
-                else "Members stand in the body."
+                else "This operation has no query parameters; send members in the body."
             )
-            raise UnknownMember(f"{name[:100]!a} is no parameter of this call", hint=hint)
+            raise UnknownMember(f"{name[:100]!a} is not a query parameter here", hint=hint)
         if len(values) > 1:
             raise InvalidType(
-                f"{name!a} stands twice in the query",
-                hint="Write it once; several states with commas.",
+                f"the query parameter {name!a} is repeated",
+                hint="Send it once; separate several states by commas.",
             )
 
 
-def _had(works: LedgerContext | None) -> LedgerContext:
+def _require_works(works: LedgerContext | None) -> LedgerContext:
     if works is None:
         raise LedgerFailed(
             "this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`."

@@ -1,16 +1,16 @@
 """Authentication and authorization of requests.
 
-With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on
-this machine will send anything anywhere that a page tells it to. The connection must have come in
-on loopback, or from the server's own user on a unix socket, and the Host must name loopback, which
-a page of a rebound name can't do (DNS rebinding).
+With tokens, a request must send one of them. Without tokens, only requests from this machine are
+answered. That has two checks, because a browser on this machine sends any request that a web page
+makes. The connection must come in on loopback, or from the server's own user on a unix socket. And
+the Host must name loopback, which prevents DNS rebinding.
 
-With tokens or without: no page of another origin changes anything. A browser says which origin a
-request comes from (`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata), and a form
-that it sends needs no preflight.
+With or without tokens, a page of another origin can't change anything. A browser names the origin
+of a request (`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata). CORS alone does
+not help: a form is sent without a preflight.
 
-Decided here: whether a request is answered. Never here: what it may do; every token may do
-everything."""
+Decided here: whether a request is answered. Never here: which operations a token allows; every
+token allows all of them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from relay.config import is_loopback
 from relay.errors import Forbidden, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What a probe asks without a token, from wherever it is."""
+"""Paths of probes, which need no token and may come from any address."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing here, and whose answers another origin's page can't read: relay
-grants no CORS."""
+"""Methods that change nothing. Another origin's page can't read their answers either, since relay
+does not allow CORS."""
 
 FORWARDED = frozenset(
     {
@@ -45,11 +45,11 @@ FORWARDED = frozenset(
         "HTTP_CDN_LOOP",
     }
 )
-"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none looks like a program of
-this machine."""
+"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none of them looks like a
+local client."""
 
 PEER = Struct("3i")
-"""A peer's credentials, struct ucred: process, user, group."""
+"""A peer's credentials (struct ucred): process id, user id, group id."""
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.I)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
@@ -58,13 +58,13 @@ _ORIGIN_HINT = (
     "Send it from a program (curl, a script), or from a page that this server itself gave."
 )
 _TOKENS_HINT = (
-    "Set RELAY_TOKENS_FILE, and send one of its tokens; without tokens only this machine is"
-    " answered."
+    "Set RELAY_TOKENS_FILE and send one of its tokens; without tokens relay answers only requests"
+    " from its own machine."
 )
 
 
 def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], None]:
-    """Return the check of one request's environ; it raises Unauthorized or Forbidden."""
+    """Return a function that checks a request's environ; it raises Unauthorized or Forbidden."""
     known = tuple(sha256(token.encode()).digest() for token in tokens)
 
     def check(environ: Mapping[str, Any]) -> None:
@@ -83,10 +83,10 @@ def _check_token(header: str, known: tuple[bytes, ...]) -> None:
     given = _BEARER.fullmatch(header)
     if given is None:
         raise Unauthorized("no bearer token was sent")
-    # Digests, all of them, in constant time: neither a token's length nor its first characters show
-    # in the time.
+    # Compare the digests of all tokens in constant time, so that the time of an answer reveals
+    # neither a token's length nor its first characters.
     digest = sha256(given[1].encode("latin-1", "replace")).digest()
-    if not any([hmac.compare_digest(digest, one) for one in known]):
+    if not any([hmac.compare_digest(digest, token) for token in known]):
         raise Unauthorized("the token is not known")
 
 
@@ -110,10 +110,10 @@ def _check_local(environ: Mapping[str, Any]) -> None:
 
 
 def _check_origin(environ: Mapping[str, Any]) -> None:
-    """Raise Forbidden for a change that another origin's page asks for; programs send neither of
-    the two fields.
+    """Raise Forbidden for a change that a page of another origin requests. Programs send neither
+    of the two fields.
 
-    `same-site` is foreign too: every port of loopback is one site.
+    `same-site` is refused too, because all ports of loopback are one site.
     """
     if environ.get("REQUEST_METHOD", "GET") in SAFE_METHODS:
         return
@@ -128,11 +128,11 @@ def _check_origin(environ: Mapping[str, Any]) -> None:
 
 
 def _check_peer(sock: Any) -> None:
-    """Raise Forbidden for a unix socket's peer that is neither this server's own user nor root
+    """Raise Forbidden if the peer of a unix socket is neither this server's own user nor root
     (unix(7), SO_PEERCRED).
 
-    The mode of the socket says so too, but whoever made the socket (systemd) may have chosen
-    another."""
+    The socket's mode normally ensures that, but a service manager that created the socket (systemd)
+    may have set another mode."""
     _, user, _ = PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
     if user not in (0, os.geteuid()):
         raise Forbidden(

@@ -1,7 +1,7 @@
-"""Clients that follow a migration: a bounded number waits, and one look serves all of one
-migration.
+"""Clients that follow a migration: their number is bounded, and all clients of one migration share
+one query of the ledger.
 
-Decided here: how many wait, how often the ledger is asked. Never here: what they are answered.
+Decided here: how many clients wait, how often the ledger is queried. Never here: the answers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from relay.ledger.rows import Migration
 
 
 class LookAgain(Exception):
-    """Nothing came in time: it is time for the next look."""
+    """A wait ended without an event: query the ledger again."""
 
 
 class Waiters:
-    """The clients of this process that wait for an end; at most `most`."""
+    """The clients of this process that wait for a migration to end; at most `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -28,17 +28,19 @@ class Waiters:
 
     @contextmanager
     def place(self) -> Iterator[bool]:
-        """Hold a place meanwhile, and yield whether there was one."""
-        had = self.waiting < self._most
-        self.waiting += had
+        """Take a place for the time of a `with` block; yield False if all places are taken."""
+        if self.waiting >= self._most:
+            yield False
+            return
+        self.waiting += 1
         try:
-            yield had
+            yield True
         finally:
-            self.waiting -= had
+            self.waiting -= 1
 
 
 class Looks:
-    """Looks at migrations, each at most once in `seconds`, however many clients follow it."""
+    """A cache of migrations: each is queried at most once in `seconds`, by all its clients."""
 
     def __init__(
         self,
@@ -51,18 +53,22 @@ class Looks:
         self._seen: dict[str, tuple[float, Migration]] = {}
 
     def at(self, id: str) -> Migration:
-        """Return a migration as it was at most `seconds` ago. Raises what the ledger does."""
-        if (found := self._fresh(id)) is None:
-            with self._turn:  # those that come meanwhile share what the first one saw
-                if (found := self._fresh(id)) is None:
-                    found = self._look(id)
-                    self._seen = {
-                        other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])
-                    }
-                    self._seen[id] = self._clock(), found
+        """Return a migration as it was at most `seconds` ago. Raises as the ledger does."""
+        found = self._cached(id)
+        if found is not None:
+            return found
+        with self._turn:
+            # Another client may have queried it while this one waited for its turn.
+            found = self._cached(id)
+            if found is None:
+                found = self._look(id)
+                self._seen = {
+                    other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])
+                }
+                self._seen[id] = self._clock(), found
         return found
 
-    def _fresh(self, id: str) -> Migration | None:
+    def _cached(self, id: str) -> Migration | None:
         when, found = self._seen.get(id, (None, None))
         return found if when is not None and self._is_fresh(when) else None
 

@@ -1,7 +1,7 @@
 """gunicorn's gevent worker, with relay's own answer to requests that are not HTTP.
 
-gunicorn's own answer is HTML that repeats what was sent, and its log repeats it too. A header line
-without its colon may be a password, so neither happens here."""
+gunicorn answers with HTML that repeats the request, and its log repeats it too. A header line
+without its colon may be a password, so relay repeats nothing of the request."""
 
 from __future__ import annotations
 
@@ -37,44 +37,44 @@ _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in
 
 
 class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never
-    the text."""
+    """gunicorn's log as JSON lines. Of an exception it has the type and the places, never the
+    text."""
 
     def setup(self, cfg: Any) -> None:
-        """As gunicorn's, with our form of a line."""
+        """Set gunicorn's log up with relay's formatter."""
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(JsonLines())
 
 
 class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed
-    back what it had."""
+    """A gevent worker. `claiming` is the greenlet that works through the ledger; the process ends
+    when that has released its claims."""
 
     claiming: Any = None
 
     def run(self) -> None:
-        """Serve until told to go. gunicorn waits for requests only; the master ends what takes too
-        long."""
+        """Serve until the master stops this worker. gunicorn waits only for requests, so this also
+        waits for `claiming`, until the graceful timeout."""
         super().run()
         if self.claiming is not None:
             gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for
-        its ledger, has nothing to bring to an end, and ends at once. (An exception may be lost,
-        where the signal finds it.)"""
+        """Stop at SIGTERM. A worker that does not serve yet, for example because it waits for its
+        ledger, exits at once."""
         if not self.booted:
+            # Not by an exception: it could be raised in code that suppresses it.
             os._exit(0)
         super().handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what the parser refused; leave the rest to gunicorn."""
+        """Answer a request that the parser refused; leave other errors to gunicorn."""
         if not isinstance(exc, errors.ParseException):
             super().handle_error(req, client, addr, exc)
             return
         status, detail = REFUSALS.get(type(exc), _MALFORMED)
-        self.log.warning("refused a request that is not HTTP: %s", type(exc).__name__)
+        self.log.warning("request.refused", extra={"members": {"error": type(exc).__name__}})
         with suppress(OSError):
             client.sendall(refusal(status, detail))
             client.shutdown(socket.SHUT_WR)
@@ -82,7 +82,7 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def refusal(status: int, detail: str) -> bytes:
-    """Return a whole answer, after which the connection closes."""
+    """Return the bytes of a problem response, after which the connection closes."""
     phrase = HTTPStatus(status).phrase
     members = {
         "type": "about:blank",

@@ -1,10 +1,10 @@
 """Close a connection whose request was not read to its end, so that the client still gets the
 answer.
 
-An answer that is followed at once by a close is lost: the kernel resets a connection that is closed
-with unread bytes, and the reset overtakes the answer. gunicorn alone would read on for as long as
-bytes keep coming, without giving the hub to anybody. So: the answer says `Connection: close`, then
-we read and forget for a moment, then close."""
+A close right after the answer would lose the answer: the kernel resets a connection that is closed
+with unread bytes, and the reset overtakes the answer. gunicorn alone would read as long as bytes
+arrive, without yielding to the hub. So the answer says `Connection: close`, then relay reads and
+discards bytes for up to a second, then it closes the connection."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def parting(app: WsgiApp) -> WsgiApp:
-    """Wrap a WSGI application."""
+    """Return a WSGI application that closes connections like this after `app` has answered."""
 
     def parted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            if _closes(headers) or _unread(environ):
-                # The way to tell gunicorn: it drops a Connection header, as WSGI wants it (PEP
-                # 3333).
+            if _closes(headers) or _is_unread(environ):
+                # gunicorn drops a Connection header, as WSGI requires (PEP 3333), so it has to be
+                # asked this way.
                 force_close = getattr(
                     getattr(start_response, "__self__", None), "force_close", None
                 )
@@ -41,7 +41,7 @@ def parting(app: WsgiApp) -> WsgiApp:
                     force_close()
             return start_response(status, headers, exc_info)
 
-        return ClosingIterator(app(environ, start), [lambda: _part(environ)])
+        return ClosingIterator(app(environ, start), [lambda: _linger_if_unread(environ)])
 
     return parted
 
@@ -50,7 +50,7 @@ def _closes(headers: list[tuple[str, str]]) -> bool:
     return any(name.lower() == "connection" and value.lower() == "close" for name, value in headers)
 
 
-def _unread(environ: dict[str, Any]) -> bool:
+def _is_unread(environ: dict[str, Any]) -> bool:
     has_body = environ.get("HTTP_TRANSFER_ENCODING") or environ.get("CONTENT_LENGTH", "0") not in (
         "",
         "0",
@@ -59,23 +59,22 @@ def _unread(environ: dict[str, Any]) -> bool:
 
 
 class _Enough(RelayError):
-    """The moment is over."""
+    """The time to linger is over."""
 
 
-def _part(environ: dict[str, Any]) -> None:
+def _linger_if_unread(environ: dict[str, Any]) -> None:
     sock = environ.get("gunicorn.socket")
-    if _unread(environ) and sock is not None:
+    if _is_unread(environ) and sock is not None:
         with suppress(OSError):
-            sock.shutdown(
-                socket.SHUT_WR
-            )  # the answer was sent whole: the client need not wait for more
-        # Bytes, and no body: what is framed wrongly, or in chunks of one byte, could not be read to
-        # its end in time.
+            # The whole answer was sent: the client need not wait for more.
+            sock.shutdown(socket.SHUT_WR)
+        # Read the socket, not the body: a body with wrong framing, or in chunks of one byte, could
+        # not be read to its end in time.
         linger(sock.recv)
 
 
 def linger(read: Callable[[int], bytes], seconds: float = LINGER_SECONDS) -> None:
-    """Read and forget until the client has nothing more to say, or the moment is over."""
+    """Read and discard bytes until the client closes, or `seconds` are over. Raises nothing."""
     until = monotonic() + seconds
     try:
         with gevent.Timeout(seconds, _Enough("")):

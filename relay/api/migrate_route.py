@@ -1,15 +1,15 @@
-"""`POST /migrate`: check an object or a tree, move it, answer.
+"""`POST /migrate`: check the request, move one object, or hand a migration to the ledger.
 
-Theory of operation. The request is read and checked to its end before anything is dialled. A tree,
-and whatever is to be answered before it is done, goes to the ledger
-(`relay/api/migration_routes.py`). One object goes one of two ways:
+Theory of operation. The whole request is read and checked before relay connects to a store. A tree,
+and any migration that must outlive its connection, goes to the ledger
+(`relay/api/migration_routes.py`). One object is moved in one of two ways:
 
 * JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or
-  its problem. A client that hangs up is not noticed, since nothing is written to it meanwhile; the
-  transfer goes on.
-* NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and progress
-  lines are written while it does. When a line can't be written the client is gone: nobody would
-  learn of the end, so the transfer is cancelled, and leaves nothing at the destination.
+  its problem. relay writes nothing to the client meanwhile, so it does not notice a disconnect; the
+  transfer continues.
+* NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and lines of
+  progress are written meanwhile. If a line can't be written, the client has disconnected: the
+  transfer is cancelled, and leaves nothing at the destination.
 
 Decided here: the two ways. Never here: what a transfer does, how an error looks.
 """
@@ -38,7 +38,7 @@ from relay.views.progress import Rate, progress_of
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 LINE_SECONDS = 0.5
-"""The time between two progress lines."""
+"""Seconds between two lines of progress."""
 
 log = logging.getLogger("relay.migrations")
 
@@ -46,7 +46,7 @@ log = logging.getLogger("relay.migrations")
 def migrate_view(
     runner: TransferEngine, works: Callable[[], LedgerContext]
 ) -> Callable[[], Response]:
-    """Return the view of `POST /migrate`; `works` gives the ledger's side of this worker."""
+    """Return the view of `POST /migrate`; `works` returns this process's access to the ledger."""
 
     def migrate() -> Response:
         g.draining = runner.draining
@@ -57,39 +57,47 @@ def migrate_view(
         order = parse_order(members)
         if wants_ledger(order):
             return accept(works(), runner, order)
-        both = order.locate(runner.remotes)
+        source, destination = order.locate(runner.remotes)
         transfer = runner.transfer(
-            Plan(*both, order.verify, order.existing, order.server_copy, order.metadata)
+            Plan(
+                source,
+                destination,
+                order.verify,
+                order.existing,
+                order.server_copy,
+                order.metadata,
+            )
         )
         transfer.meter.throttle = bounded(order.bounds)
         g.transfer_id = transfer.id
-        streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
-        return _streamed(runner, transfer) if streamed else _answered(runner, transfer)
+        if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
+            return _stream_lines(runner, transfer)
+        return _answer_json(runner, transfer)
 
     return migrate
 
 
-def _answered(runner: TransferEngine, transfer: Transfer) -> Response:
+def _answer_json(runner: TransferEngine, transfer: Transfer) -> Response:
     end = settle(runner, transfer)
     if isinstance(end, RelayError):
         raise end
     return Response(_line(end.to_json()), mimetype=JSON)
 
 
-def _streamed(runner: TransferEngine, transfer: Transfer) -> Response:
+def _stream_lines(runner: TransferEngine, transfer: Transfer) -> Response:
     job = gevent.spawn(settle, runner, transfer)
     gevent.sleep(0)
     if job.ready() and isinstance(job.value, RelayError):
-        raise job.value  # no slot, at once: the status can still say so
+        raise job.value  # it failed at once (no slot): the answer can still have that status
 
-    def leave() -> None:
+    def cancel_if_running() -> None:
         if not job.ready():
-            transfer.cancel(Cancelled("the client went away"))
+            transfer.cancel(Cancelled("the client disconnected"))
 
     response = Response(_lines(transfer, job), mimetype=NDJSON)
     response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each line on as it comes
-    response.call_on_close(leave)
+    response.headers["X-Accel-Buffering"] = "no"  # nginx passes each line on without buffering
+    response.call_on_close(cancel_if_running)
     return response
 
 
@@ -108,17 +116,18 @@ def _lines(transfer: Transfer, job: gevent.Greenlet[..., Outcome | RelayError]) 
 
 
 def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
-    """Return the problem of a greenlet that was killed."""
+    """Return the error of a greenlet that was killed."""
     return bug(job.exception or RuntimeError("killed"))
 
 
 def settle(runner: TransferEngine, transfer: Transfer) -> Outcome | RelayError:
-    """Run a transfer to its end, log that, and return what came of it."""
+    """Run a transfer to its end, log the end, and return the outcome or the error. Raises
+    nothing."""
     try:
         end: Outcome | RelayError = runner.run(transfer)
     except RelayError as error:
         end = error
-    except Exception as error:  # noqa: BLE001 - logged with its traceback, and answered as what it is: a bug
+    except Exception as error:  # noqa: BLE001 - a bug: logged with its traceback, and answered 500
         end = bug(error)
     _log(transfer, end)
     return end
@@ -142,7 +151,7 @@ def _log(transfer: Transfer, end: Outcome | RelayError) -> None:
         }
     else:
         members |= {"state": "failed", "code": end.code, "side": end.side, "detail": end.message}
-    log.info("migration", extra={"members": members})
+    log.info("migration.ended", extra={"members": members})
 
 
 def _line(members: Mapping[str, Any]) -> str:

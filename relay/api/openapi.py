@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document, made from the models that check requests and from one table of routes.
+"""The OpenAPI 3.1 document, built from the pydantic models and from one table of routes.
 
-Decided here: the table. Never here: the models' members.
+Decided here: the table. Never here: the members of the models.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _PROBLEM_TYPE = "application/problem+json"
 
 
 Asked = tuple[str, str, dict[str, Any], str]
-"""A parameter: where it stands, its name, its schema, what it does."""
+"""A parameter: its place (`query` or `header`), its name, its schema, its description."""
 
 _PAGE: Asked = (
     "query",
     "limit",
     {"type": "integer", "minimum": 1, "maximum": 1000},
-    "So many of them; 100 without.",
+    "Maximum number of rows on a page; default 100.",
 )
 _PLACE = {"type": "integer", "minimum": 1}
 _NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
@@ -47,42 +47,44 @@ _NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
 
 @dataclass(frozen=True)
 class Route:
-    """One call: what it answers with, and the statuses of its problems (401 and 403 come by
-    themselves)."""
+    """One operation: its path, its answers, and the statuses of its problems (401 and 403 are added
+    where the operation needs a token)."""
 
     path: str
     method: str
     name: str
     summary: str
     answers: tuple[type[BaseModel], ...] | None
-    """What its JSON may be; None is any object, and nothing another form than JSON."""
+    """Models of the JSON answer. None means any JSON object; an empty tuple means no JSON."""
     takes: type[BaseModel] | None = None
+    """Model of the request body."""
     problems: tuple[int, ...] = ()
     open: bool = False
+    """Whether it needs no token."""
     optional: bool = False
-    """It may come without a body."""
+    """Whether the request body may be left out."""
     moves: bool = False
-    """It answers 202 too."""
+    """Whether it may also answer 202."""
     lines: tuple[type[BaseModel], ...] = ()
-    """What a line may be, where it answers with lines too."""
+    """Models of a line, if it can also answer with NDJSON."""
     texts: tuple[str, ...] = ()
-    """Other forms."""
+    """Other media types that it can answer with."""
     asked: tuple[Asked, ...] = ()
-    """Its parameters, but for those in its path."""
+    """Its parameters, except those in the path."""
 
 
 _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
-_TOLD_PROBLEMS = (400, 404, 408, 409, 413, 415, 422, 503)
-_FRESH_PROBLEMS = (412, 500, 501, 502, 504)
-"""Of a list of fresh URLs, which is read before the answer."""
+_CONTROL_PROBLEMS = (400, 404, 408, 409, 413, 415, 422, 503)
+_REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
+"""Statuses that reading a list of fresh URLs adds: it is read before the answer."""
 
 ROUTES = (
-    Route("/", "get", "root", "Where to read on", (Root,)),
+    Route("/", "get", "root", "Name and version of the server", (Root,)),
     Route(
         "/migrate",
         "post",
         "migrate",
-        "Move an object, or a tree",
+        "Migrate an object or a tree",
         (Migration, Recorded),
         MigrateRequest,
         _MIGRATE_PROBLEMS,
@@ -93,37 +95,48 @@ ROUTES = (
                 "header",
                 "Idempotency-Key",
                 {"type": "string", "maxLength": 255},
-                "The same key makes no second one.",
+                "A second request with the same key returns the first one's migration.",
             ),
-            ("header", "Prefer", {"type": "string"}, "`respond-async`, or `wait=60`."),
+            (
+                "header",
+                "Prefer",
+                {"type": "string"},
+                "`respond-async` answers 202 at once; `wait=60` waits up to 60 seconds for the end"
+                " (RFC 7240).",
+            ),
         ),
     ),
     Route(
         "/migrations",
         "get",
         "migrations",
-        "The newest first",
+        "List migrations, the newest first",
         (Migrations,),
         problems=(422, 503),
-        asked=(_PAGE, ("query", "before", _PLACE, "Those with a smaller number.")),
+        asked=(_PAGE, ("query", "before", _PLACE, "Only migrations with a smaller number.")),
     ),
     Route(
-        "/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 422, 503)
+        "/migrations/{id}",
+        "get",
+        "migration",
+        "Show a migration",
+        (Recorded,),
+        problems=(404, 422, 503),
     ),
     Route(
         "/migrations/{id}",
         "patch",
         "change",
-        "Limit it while it runs",
+        "Change a migration's priority and limits",
         (Recorded,),
         Change,
-        _TOLD_PROBLEMS,
+        _CONTROL_PROBLEMS,
     ),
     Route(
         "/migrations/{id}/transfers",
         "get",
         "transfers",
-        "Its objects",
+        "List the objects of a migration",
         (Transfers,),
         problems=(404, 422, 503),
         lines=(Told,),
@@ -133,17 +146,22 @@ ROUTES = (
                 "query",
                 "state",
                 {"type": "string"},
-                "Only those in this state; several, with commas between.",
+                "Only objects in this state, or in these states, separated by commas.",
             ),
             _PAGE,
-            ("query", "after", _PLACE, "Those with a greater id. Lines and CSV have all."),
+            (
+                "query",
+                "after",
+                _PLACE,
+                "Only objects with a greater id. NDJSON and CSV have all objects, without pages.",
+            ),
         ),
     ),
     Route(
         "/migrations/{id}/events",
         "get",
         "events",
-        "What happens, as server-sent events",
+        "Follow a migration as server-sent events",
         (),
         problems=(404, 503),
         texts=(_SSE,),
@@ -152,7 +170,7 @@ ROUTES = (
                 "header",
                 "Last-Event-ID",
                 {"type": "string"},
-                "The last event that is known already.",
+                "Id of the last event that the client received; the answer begins after it.",
             ),
         ),
     ),
@@ -164,70 +182,73 @@ ROUTES = (
             text,
             (Recorded,),
             takes,
-            tuple({*_TOLD_PROBLEMS, *(_FRESH_PROBLEMS if takes else ())}),
+            tuple({*_CONTROL_PROBLEMS, *(_REFRESH_PROBLEMS if takes else ())}),
             optional=True,
         )
         for verb, text, takes in (
-            ("pause", "Let nothing more of it begin", None),
-            ("resume", "Let it go on, also with fresh credentials", Credentials),
-            ("cancel", "End it; what has arrived stays", None),
-            ("retry", "Queue what failed, also with fresh credentials", Credentials),
+            ("pause", "Pause a migration; running transfers stop within about a second", None),
+            ("resume", "Resume a migration, optionally with fresh credentials", Credentials),
+            ("cancel", "Cancel a migration; objects that have arrived stay", None),
+            (
+                "retry",
+                "Queue the failed objects again, optionally with fresh credentials",
+                Credentials,
+            ),
         )
     ),
-    Route("/healthz", "get", "healthz", "The process lives", (Health,), open=True),
+    Route("/healthz", "get", "healthz", "Liveness probe", (Health,), open=True),
     Route(
         "/readyz",
         "get",
         "readyz",
-        "It takes new transfers; 503 while it stops",
+        "Readiness probe; 503 while the server stops or its ledger is unavailable",
         (Ready,),
         open=True,
     ),
-    Route("/openapi.json", "get", "openapi", "This document", None),
+    Route("/openapi.json", "get", "openapi", "The OpenAPI document", None),
 )
 
 PHRASES: Mapping[int, str] = {
-    400: "The body is not JSON, or could be read in two ways",
-    401: "A token is needed",
-    403: "Not allowed from here, or the address policy refused a location",
-    404: "The source is not there",
+    400: "The body is not JSON, or is ambiguous",
+    401: "A token is required",
+    403: "The client is not allowed, or the address policy denied a location",
+    404: "The source or the migration does not exist",
     408: "The body did not arrive in time",
     409: (
-        "The destination exists, and if_exists is fail; or a migration is in a state where this"
-        " can't happen"
+        "The destination exists and `if_exists` is `fail`, or the migration's state does not allow"
+        " this"
     ),
-    412: "The destination became another version meanwhile",
+    412: "The destination was changed during the transfer",
     413: "The body is too large",
     415: "The body is not application/json",
-    422: "A member is not acceptable; `errors` points at it",
+    422: "A member or a parameter is invalid; `errors` points at the member",
     500: "A bug in relay",
-    501: "These two stores can't do that",
-    502: "A store failed, refused, or sent other bytes than it promised; `side` says which one",
+    501: "The stores do not support this",
+    502: "A store failed, refused the request, or sent unexpected bytes; `side` names the store",
     503: (
-        "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says"
-        " when to come back"
+        "No slot is free, a store asks to slow down, the ledger is unavailable, or the server is"
+        " stopping; Retry-After says when to retry"
     ),
-    504: "A store did not answer in time, or moved no bytes",
+    504: "A store did not answer in time, or the transfer stalled",
 }
 
-_ACCEPTED = """The migration stands in the ledger, and runs whatever happens to this connection;
-`Location` says where to look. Trees are answered in this way, and so are requests with an
-`Idempotency-Key` or `Prefer: respond-async`. `Prefer: wait=60` waits up to 60 seconds for the
-end."""
+_ACCEPTED = """The migration is recorded in the ledger, and runs even if this connection closes;
+`Location` is its URL. Trees are always answered this way, and so are requests with an
+`Idempotency-Key` or `Prefer: respond-async`. With `Prefer: wait=60` the server waits up to 60
+seconds for the end before it answers."""
 
-_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer:
-wait=60`): it has ended, and its `state` says how, also where that is `failed`."""
+_MOVED = """The object was transferred, or was skipped. If the answer is a migration in the ledger
+(`Prefer: wait=60`), that has ended; its `state` may be `failed`."""
 
-_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a
-second while the transfer runs, and the result or the problem as the last line. A client that
-hangs up on a stream cancels the transfer. Of a migration in the ledger the last line has no
-result where the server stops: its `trouble` says so. Without that media type the answer comes
-at the end, and the transfer continues if the client leaves."""
+_STREAMED = """With `Accept: application/x-ndjson` the answer has a line of JSON at least once a
+second while the transfer runs; the last line is the result or the problem. A client that closes
+such a stream cancels the transfer. If the server stops while a client follows a migration in the
+ledger, the last line is a line of progress whose `trouble` says so. Without that media type the
+answer comes at the end, and the transfer continues if the client disconnects."""
 
 
 def parameters() -> dict[tuple[str, str], frozenset[str]]:
-    """Return the names that a query may have, by the path and the method of each call that looks at
-    its request."""
+    """Return the query parameters of each operation that can answer 422, by path and method."""
     return {
         (route.path, route.method.upper()): frozenset(
             name for place, name, *_ in route.asked if place == "query"
@@ -238,13 +259,15 @@ def parameters() -> dict[tuple[str, str], frozenset[str]]:
 
 
 def document() -> dict[str, Any]:
-    """Return the whole document as plain values."""
+    """Return the OpenAPI document as plain values."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "relay",
             "version": __version__,
-            "summary": "Moves one object from one cloud to another through memory, and proves it.",
+            "summary": (
+                "Moves objects from one cloud to another through memory, and verifies each copy."
+            ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": {
@@ -255,7 +278,7 @@ def document() -> dict[str, Any]:
             "schemas": _schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        # A token, or nothing where the server has no tokens and answers this machine alone.
+        # A server without tokens answers requests from its own machine without one.
         "security": [{"token": []}, {}],
     }
 
@@ -264,7 +287,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
-        "responses": {"200": _answer(route), **_problems(route)},
+        "responses": {"200": _success(route), **_problems(route)},
     }
     names = re.findall(r"{(\w+)}", route.path)
     parameters: list[dict[str, Any]] = [
@@ -292,7 +315,7 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def _answer(route: Route) -> dict[str, Any]:
+def _success(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if route.answers is None:
         content["application/json"] = {"schema": {"type": "object"}}
@@ -313,7 +336,7 @@ def _problems(route: Route) -> dict[str, Any]:
     if route.answers == (Ready,):
         return {
             "503": {
-                "description": "It is stopping",
+                "description": "The server is stopping, or its ledger is unavailable",
                 "content": {"application/json": {"schema": _ref(Ready)}},
             }
         }
@@ -327,7 +350,10 @@ def _problem(status: int) -> dict[str, Any]:
         "content": {_PROBLEM_TYPE: {"schema": _ref(Problem)}},
     }
     if status == 503:
-        seconds = {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+        seconds = {
+            "description": "Seconds to wait before a retry",
+            "schema": {"type": "integer", "minimum": 1},
+        }
         answer["headers"] = {"Retry-After": seconds}
     if status == 401:
         answer["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}

@@ -1,7 +1,7 @@
-"""The request of `POST /migrate`: its members, their types, and the plan that they make.
+"""The JSON bodies of the API's requests: their members, types and descriptions.
 
-Decided here: names and types, strictly (a typo must not mean a default, and nothing is converted).
-Never here: what a good URL is (`relay/location.py`), which headers may be sent
+Decided here: names and types, strictly: a mistyped name never selects a default, and no value is
+converted. Never here: which URLs are valid (`relay/location.py`), which headers may be sent
 (`relay/headers.py`)."""
 
 from __future__ import annotations
@@ -29,20 +29,26 @@ class _Strict(BaseModel):
 
 
 class SourceObject(_Strict):
-    """A source with headers."""
+    """A source URL with request headers."""
 
     url: str = Field(
         description="An absolute http, https or s3 URL. Presigned URLs are sent byte for byte."
     )
     headers: dict[str, str] = Field(
-        {}, description="Sent to this origin only, and never shown anywhere."
+        {},
+        description=(
+            "Headers of every request to this origin. They are never sent to another origin, and"
+            " never shown or logged."
+        ),
     )
 
 
 class DestinationObject(SourceObject):
-    """A destination with headers, or with another method than PUT."""
+    """A destination URL with request headers or with an upload method."""
 
-    method: Literal["PUT", "POST"] = Field("PUT", description="How to upload.")
+    method: Literal["PUT", "POST"] = Field(
+        "PUT", description="HTTP method of the upload. A tree is always uploaded by PUT."
+    )
 
 
 def _kind(value: Any) -> str | None:
@@ -56,116 +62,134 @@ _KIND = Discriminator(_kind)
 
 
 class Limits(_Strict):
-    """What a migration may use, over all workers together; null takes a limit away."""
+    """Limits of one migration, for all workers together; null removes a limit."""
 
-    slots: int | None = Field(None, ge=1, le=100_000, description="Its transfers at a time.")
+    slots: int | None = Field(
+        None, ge=1, le=100_000, description="Maximum number of concurrent transfers."
+    )
     bytes_per_second: int | None = Field(
         None,
         ge=1,
         le=10**12,
-        description="What is read of the source, and read back from the destination.",
+        description=(
+            "Maximum rate, in bytes per second. It counts the bytes that are read from the source"
+            " and the bytes that are read back from the destination."
+        ),
     )
     connections: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="Its requests under way at a time, to each of the two stores.",
+        description="Maximum number of concurrent requests to each of the two stores.",
     )
 
 
 class MigrateRequest(_Strict):
-    """One object to move, or a tree."""
+    """A request to move one object or a tree."""
 
     source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] = Field(
-        description="Where the object is: a URL, or a URL with headers."
+        description="The object to read, or the folder of a tree: a URL, or a URL with headers."
     )
     destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] = Field(
-        description="Where it goes. A destination whose path ends in '/' takes the source's name."
+        description=(
+            "Where to write: a URL, or a URL with headers. If the path ends in '/', the source's"
+            " name is appended."
+        )
     )
     verify: Literal["auto", "read_back", "size"] = Field(
         "auto",
         description=(
-            "How much proof: `auto` the strongest that the destination can give without reading"
-            " again, else reading back; `read_back` always, refused where the URL is signed for the"
-            " upload alone; `size` only compares sizes, and is never more than unverified."
+            "How the copy is verified. `auto` uses the strongest digest that the destination"
+            " reports, and reads the object back where it reports none. `read_back` always reads it"
+            " back, and is refused if the URL is signed only for the upload. `size` only compares"
+            " sizes; the result is then `unverified`."
         ),
     )
     if_exists: Literal["overwrite", "changed", "skip", "fail"] | None = Field(
         None,
         description=(
-            "What to do where the destination has an object already: `changed` overwrites only what"
-            " differs. Left out it is `changed` for a tree, and `overwrite` for one object."
+            "What to do if the destination exists: `overwrite` it, overwrite it only if it differs"
+            " (`changed`), `skip` the object, or `fail`. Default: `changed` for a tree, `overwrite`"
+            " for one object."
         ),
     )
     server_copy: bool = Field(
         True,
         description=(
-            "Where source and destination are one store that can copy by itself (S3 CopyObject,"
-            " WebDAV COPY), let it; what was copied is proved as anything else."
+            "Let the store copy the object itself (S3 CopyObject, WebDAV COPY) if it holds both"
+            " source and destination. The copy is verified like an upload."
         ),
     )
     metadata: Literal["keep", "strict"] = Field(
         "keep",
         description=(
-            "What becomes of what describes an object (type, disposition, its own metadata, tags),"
-            " where its destination can't keep all of it: `keep` gives its receipt a note; with"
-            " `strict` the object fails before anything of it is sent."
+            "What to do if the destination can't store all metadata of an object (content type,"
+            " disposition, user metadata, tags). `keep` uploads the object and adds a note to its"
+            " receipt. `strict` fails the object before it is sent."
         ),
     )
     fail_on_empty: bool = Field(
         False,
         description=(
-            "Of a tree: it fails if nothing is found in the folder `source`, as where its name is"
+            "Fail a tree if the folder `source` has no objects, for example because its name is"
             " mistyped."
         ),
     )
     recursive: bool = Field(
-        False, description="All that is below the folder `source`, into the folder `destination`."
+        False,
+        description="Move all objects below the folder `source` into the folder `destination`.",
     )
     priority: int = Field(
-        0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first."
+        0,
+        ge=-100,
+        le=100,
+        description="Priority among the migrations in the ledger; a greater number runs first.",
     )
     limits: Limits = Field(
         default_factory=lambda: Limits.model_validate({}),
-        description="What it may use; may be changed while it runs.",
+        description="Limits of the migration. They may be changed while it runs.",
     )
 
 
 class Change(_Strict):
-    """What is to be another for a migration from now on; what is left out stays."""
+    """New priority and limits of a migration; members that are left out keep their values."""
 
-    priority: int = Field(0, ge=-100, le=100, description="The greater come first.")
+    priority: int = Field(
+        0, ge=-100, le=100, description="The new priority; a greater number runs first."
+    )
     limits: Limits = Field(
         default_factory=lambda: Limits.model_validate({}),
-        description=(
-            "What it may use. Transfers that run go on to their end, also where there are to be"
-            " fewer."
-        ),
+        description="The new limits. A lower limit does not interrupt transfers that are running.",
     )
 
 
 class Credentials(_Strict):
-    """What to go on with: the same two places again, with fresh credentials or a fresh signature,
-    both or none; a list of fresh URLs."""
+    """Fresh credentials to resume or retry a migration with.
+
+    Either `source` and `destination`, both with the same location as before; or `list`; or
+    all three."""
 
     source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
-        None, description="As it was, but for its credentials."
+        None, description="The same source, with fresh credentials or a fresh signature."
     )
     destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] | None = (
-        Field(None, description="As it was, but for its credentials.")
+        Field(
+            None, description="The same destination, with fresh credentials or a fresh signature."
+        )
     )
     list: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
         None,
         description=(
-            "Where a list of fresh URLs is, for a migration whose source is a list: a text, CSV or"
-            " Google's format, as the source was given. Each is taken for the object of its name;"
-            " all others keep theirs."
+            "A list of fresh URLs, for a migration whose source is a list of URLs: text, CSV or"
+            " Google's format. A URL replaces the one of the object with the same name; objects"
+            " without a fresh URL keep theirs."
         ),
     )
 
 
 def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
-    """Check the members of a request. Raises a RequestError with its pointer."""
+    """Return the migration that the members of a request ask for. Raises a RequestError with the
+    JSON Pointer of the member at fault."""
     try:
         asked = MigrateRequest.model_validate(dict(members))
     except ValidationError as error:
@@ -193,8 +217,8 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
 
 
 def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
-    """Check what is to be changed; return it by its names in the ledger. Raises a RequestError with
-    its pointer."""
+    """Return the new priority and limits, by their names in the ledger. Raises a RequestError with
+    the JSON Pointer of the member at fault."""
     try:
         asked = Change.model_validate(dict(members))
     except ValidationError as error:
@@ -204,9 +228,10 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
-    """Check what is fresh for a migration; nothing is dialled.
+    """Return the fresh credentials and URLs for a migration. Connects to no store.
 
-    Raises a RequestError with its pointer; KeyReused where the places are others.
+    Raises a RequestError with the JSON Pointer of the member at fault, and KeyReused where the
+    source or the destination is not the migration's.
     """
     try:
         given = Credentials.model_validate(dict(members))
@@ -216,7 +241,7 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
 
 
 def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> Spec | None:
-    """Return the same request with fresh credentials, or None where there are none."""
+    """Return the migration's request with the fresh credentials, or None without any."""
     if given.source is None and given.destination is None:
         return None
     if given.source is None or given.destination is None:
@@ -238,7 +263,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
 
 
 def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
-    """Return where the list of fresh URLs is, or None where there is none."""
+    """Return the location of the list of fresh URLs, or None without one."""
     if given.list is None:
         return None
     end = _source(given.list, "list")
@@ -248,11 +273,11 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
 
 
 def _source(given: str | SourceObject, name: str = "source") -> Endpoint:
-    """As `_end`, of a place that is read. Raises InvalidURL where it has a fragment: the object of
-    the name without it may be another one, and no warning reaches the caller of an API."""
+    """Return the endpoint of a source. Raises InvalidURL where its URL has a fragment: the URL
+    without it may name another object, and a warning would not reach an API client."""
     end = _end(given)
     if has_fragment(end.text):
-        message = "the URL has a '#' in it, and nothing behind that is sent"
+        message = "the URL has a '#', and the part after it would not be sent"
         raise InvalidURL(message, hint=FRAGMENT_HINT, pointer=end.pointer(name))
     return end
 
@@ -264,24 +289,23 @@ def _end(given: str | SourceObject | DestinationObject) -> Endpoint:
     return Endpoint(given.url, tuple(given.headers.items()), method, is_object=True)
 
 
-# -- pydantic's words in ours; none of them repeats a value, which may be a secret
+# -- pydantic's errors as relay's; no message repeats a value, which may be a secret
 
 _TAGGED = (("source",), ("destination",), ("list",))
-"""The members that may be a text or an object."""
+"""The members that may be a string or an object."""
 _RANK: Mapping[str, int] = {"extra_forbidden": 0, "missing": 1}
 
 
 def _first(error: ValidationError) -> RequestError:
-    """Return the error to report: an unknown member before a missing one, since a typo makes
-    both."""
+    """Return the error to report: an unknown member before a missing one, since one mistyped name
+    causes both."""
     details = error.errors(include_url=False, include_input=False, include_context=True)
-    return _told(min(details, key=lambda detail: _RANK.get(detail["type"], 2)))
+    return _request_error(min(details, key=lambda detail: _RANK.get(detail["type"], 2)))
 
 
-def _told(detail: ErrorDetails) -> RequestError:
-    tag = (
-        1 if detail["loc"][:1] in _TAGGED else None
-    )  # pydantic's word for which of the two forms it took
+def _request_error(detail: ErrorDetails) -> RequestError:
+    # The path of a member that may be a string or an object has pydantic's tag in second place.
+    tag = 1 if detail["loc"][:1] in _TAGGED else None
     path = [
         str(part)
         for place, part in enumerate(detail["loc"])
@@ -289,22 +313,24 @@ def _told(detail: ErrorDetails) -> RequestError:
     ]
     pointer = "".join("/" + part[:100].replace("~", "~0").replace("/", "~1") for part in path)
     name = path[-1][:100] if path else ""
-    reported: Callable[[str], tuple[type[RequestError], str]] = _TOLD.get(detail["type"], _wrong)
-    kind, message = reported(name)
+    describe: Callable[[str], tuple[type[RequestError], str]] = _DESCRIBED.get(
+        detail["type"], _wrong_type
+    )
+    kind, message = describe(name)
     if kind is InvalidType and detail["type"] in ("literal_error", "string_type", "dict_type"):
         message = f"{name!a}: {detail['msg'].removeprefix('Input ')}"
     return kind(message, pointer=pointer)
 
 
-def _wrong(name: str) -> tuple[type[RequestError], str]:
+def _wrong_type(name: str) -> tuple[type[RequestError], str]:
     return InvalidType, f"{name!a} has the wrong type"
 
 
-_TOLD: Mapping[str, Callable[[str], tuple[type[RequestError], str]]] = {
-    "extra_forbidden": lambda name: (UnknownMember, f"{name!a} is not a member"),
+_DESCRIBED: Mapping[str, Callable[[str], tuple[type[RequestError], str]]] = {
+    "extra_forbidden": lambda name: (UnknownMember, f"{name!a} is not a member of this request"),
     "missing": lambda name: (MissingMember, f"{name!a} is missing"),
     "union_tag_not_found": lambda name: (
         InvalidType,
-        f'{name!a} should be a URL or {{"url", "headers"}}',
+        f'{name!a} must be a URL or an object {{"url", "headers"}}',
     ),
 }

@@ -1,4 +1,4 @@
-"""Response schemas for the OpenAPI document. A test holds every real response to them."""
+"""Response schemas for the OpenAPI document. A test checks every real response against them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Answer(BaseModel):
-    # Every member is always there, so a generated client need not ask.
+    # Every member is always present, so the schema requires it and a generated client has no
+    # optional members.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
 
 
@@ -16,66 +17,79 @@ Digests = dict[str, str]
 
 
 class Version(_Answer):
-    """One version of an object, as far as its store named it."""
+    """One version of an object, as its store reported it; null where it did not."""
 
     etag: str | None
     size: int | None
     last_modified: str | None
     version: str | None = Field(
-        description="The store's own name of this version, where it keeps several."
+        description="The store's id of this version, if it keeps several versions."
     )
-    digests: Digests = Field(description="In hexadecimal, by algorithm.")
+    digests: Digests = Field(
+        description="The digests that the store reported, in hexadecimal, by algorithm."
+    )
 
 
 class Receipt(_Answer):
-    """What was proved."""
+    """What was read, what was written, and how the copy was verified."""
 
-    level: Literal["read_back", "whole_digest", "part_digests", "size"]
-    bytes: int
-    digests: Digests = Field(description="Ours, of the bytes that passed, in hexadecimal.")
+    level: Literal["read_back", "whole_digest", "part_digests", "size"] = Field(
+        description="How the copy was verified."
+    )
+    bytes: int = Field(description="Size of the object in bytes.")
+    digests: Digests = Field(
+        description=(
+            "The digests that relay computed of the transferred bytes, in hexadecimal, by"
+            " algorithm."
+        )
+    )
     source: Version
     destination: Version
-    attempts: int
-    bytes_resent: int
-    notes: list[str]
+    attempts: int = Field(description="Number of attempts, the first included.")
+    bytes_resent: int = Field(description="Number of bytes that were sent again.")
+    notes: list[str] = Field(description="Remarks about the transfer, for people.")
 
 
 class Migration(_Answer):
-    """How one object was moved."""
+    """The result of moving one object."""
 
     id: str
     state: Literal["verified", "unverified", "skipped"] = Field(
-        description="`size` alone is never `verified`."
+        description="`unverified` if only the sizes were compared."
     )
-    source: str = Field(description="Without query and headers, which may be secrets.")
-    destination: str
-    bytes: int
-    seconds: float
-    receipt: Receipt | None = Field(description="null when it was skipped.")
+    source: str = Field(description="URL without query and headers, which may be secrets.")
+    destination: str = Field(description="URL without query and headers.")
+    bytes: int = Field(description="Size of the object in bytes.")
+    seconds: float = Field(description="Duration in seconds.")
+    receipt: Receipt | None = Field(description="null if the object was skipped.")
 
 
 class Trouble(_Answer):
-    """Something that failed and is tried again."""
+    """A failure that is being retried."""
 
-    what: str = Field(description="The object, one of its parts, or its completion.")
-    error: str = Field(description="As a problem's type.")
-    side: str
+    what: str = Field(description="What failed: the object, one of its parts, or its completion.")
+    error: str = Field(description="The problem code, as in a problem's type.")
+    side: str = Field(description="Whose failure it is, as in a problem.")
     detail: str
-    failures: int = Field(description="How often it has failed since the trouble began.")
-    since: float = Field(description="When that was: seconds since 1970, UTC.")
-    again: float = Field(description="When it is tried next, or was.")
+    failures: int = Field(description="Number of consecutive failures.")
+    since: float = Field(description="Time of the first of them, in seconds since 1970, UTC.")
+    again: float = Field(description="Time of the next or the current retry, likewise.")
 
 
 class Retried(Trouble):
-    """The same, of an object of a migration."""
+    """A failure of one object, or of the listing, that is being retried."""
 
-    name: str = Field(description="The object's, as in its row; empty where there is but one.")
+    name: str = Field(
+        description=(
+            "Name of the object, as in its row; empty for the listing and for a single object."
+        )
+    )
 
 
 class Outage(_Answer):
-    """Why the ledger does not answer at the moment."""
+    """Why the ledger is unavailable at the moment."""
 
-    code: str = Field(description="As a problem's type.")
+    code: str = Field(description="The problem code, as in a problem's type.")
     detail: str
 
 
@@ -83,70 +97,74 @@ class Listed(_Answer):
     """A migration in the ledger, as lists show it."""
 
     id: str
-    number: int = Field(description="What people may call it by, in place of the id.")
+    number: int = Field(description="Short number that can be used in place of the id.")
     state: Literal["running", "paused", "succeeded", "partial", "failed", "cancelled"]
-    source: str = Field(description="Without query and headers, which may be secrets.")
-    destination: str
-    listing: Literal["none", "due", "running", "done", "failed"]
+    source: str = Field(description="URL without query and headers, which may be secrets.")
+    destination: str = Field(description="URL without query and headers.")
+    listing: Literal["none", "due", "running", "done", "failed"] = Field(
+        description="State of the listing of the source; `none` for a single object."
+    )
     created: float = Field(description="Seconds since 1970, UTC.")
-    ended: float | None
-    objects: dict[str, int] = Field(description="How many objects are in each state.")
-    bytes: dict[str, int] = Field(description="How many bytes those have.")
+    ended: float | None = Field(description="Seconds since 1970, UTC; null until it has ended.")
+    objects: dict[str, int] = Field(description="Number of objects in each state.")
+    bytes: dict[str, int] = Field(description="Total size of the objects in each state, in bytes.")
     bytes_in_parts: int = Field(
-        description=(
-            "How many bytes the destination has already, in parts of objects that are not whole"
-            " yet."
-        )
+        description="Bytes of unfinished multipart uploads that the destination has already."
     )
     under_way: int = Field(
         description=(
-            "How many transfers workers make, or move parts of, at the moment. What was paused or"
-            " cancelled stops within about a second; it rests when there is none left."
+            "Number of transfers that workers are running or helping with. After a pause or a"
+            " cancel they stop within about a second, and the number becomes 0."
         )
     )
     retried: list[Retried] = Field(
         description=(
-            "What is tried again at the moment, whichever worker does it: the listing, which has no"
-            " name, then the objects, that which has lasted the longest first; five of those at"
-            " most."
+            "Failures that any worker is retrying: the listing first, then at most five objects,"
+            " the longest-lasting failure first."
         )
     )
     trouble: Outage | None = Field(
-        description="Why the process that answers can't work; null while it can."
+        description="Why the server process that answers can't use the ledger; null while it can."
     )
 
 
 class Limited(_Answer):
-    """What a migration may use, over all workers together; null where nobody said."""
+    """Limits of a migration, for all workers together; null is unlimited."""
 
-    slots: int | None
-    bytes_per_second: int | None
-    connections: int | None
+    slots: int | None = Field(description="Maximum number of concurrent transfers.")
+    bytes_per_second: int | None = Field(
+        description="Maximum rate of reading and reading back, in bytes per second."
+    )
+    connections: int | None = Field(
+        description="Maximum number of concurrent requests to each of the two stores."
+    )
 
 
 class Recorded(Listed):
-    """A migration in the ledger, whole."""
+    """A migration in the ledger, with all members."""
 
     options: dict[str, str | bool]
-    priority: int
+    priority: int = Field(description="A greater number runs first.")
     limits: Limited
-    levels: dict[str, int] = Field(description="How many objects were proved on each level.")
-    bytes_resent: int
-    retries: int
+    levels: dict[str, int] = Field(
+        description="Number of objects that were verified on each level."
+    )
+    bytes_resent: int = Field(description="Number of bytes that were sent again.")
+    retries: int = Field(description="Number of retries.")
     error: dict[str, str] | None = Field(
-        description="Why it failed as a whole, or waits for credentials."
+        description="Why the whole migration failed, or waits for fresh credentials."
     )
 
 
 class Migrations(_Answer):
-    """The newest migrations first; `next` leads to older ones."""
+    """A page of migrations, the newest first."""
 
     migrations: list[Listed]
-    next: str | None
+    next: str | None = Field(description="URL of the next page, with older migrations, or null.")
 
 
 class Told(_Answer):
-    """One object of a migration, as a line."""
+    """One object of a migration, as a line of a report."""
 
     name: str
     state: Literal["queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"]
@@ -156,33 +174,33 @@ class Told(_Answer):
     attempts: int
     resent: int
     digest: str | None
-    error: str | None = Field(description="The code of a problem.")
+    error: str | None = Field(description="The problem code, as in a problem's type.")
     detail: str | None
 
 
 class TransferRow(Told):
-    """One object of a migration, whole."""
+    """One object of a migration, with its receipt."""
 
     id: int
     receipt: dict[str, object] | None
 
 
 class Transfers(_Answer):
-    """Objects in the order in which they were listed; `next` leads on."""
+    """A page of objects, in the order in which they were listed."""
 
     transfers: list[TransferRow]
-    next: str | None
+    next: str | None = Field(description="URL of the next page, or null.")
 
 
 class FieldError(_Answer):
-    """One member of the request that is at fault."""
+    """One invalid member of the request."""
 
-    pointer: str = Field(description="A JSON Pointer into the request.")
+    pointer: str = Field(description="A JSON Pointer into the request (RFC 6901).")
     detail: str
 
 
 class Problem(BaseModel):
-    """What went wrong (RFC 9457)."""
+    """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -198,7 +216,7 @@ class Problem(BaseModel):
 
 
 class Progress(_Answer):
-    """A line of progress; `rate` in bytes a second."""
+    """A line of progress of a transfer; `rate` in bytes per second."""
 
     event: Literal["progress"]
     id: str
@@ -209,18 +227,18 @@ class Progress(_Answer):
     seconds: float
     rate: int
     trouble: Trouble | None = Field(
-        description="What is tried again, why, and when next; null while all goes well."
+        description="The failure that is being retried; null without one."
     )
 
 
 class ResultLine(Migration):
-    """The last line of a stream that ended well."""
+    """The last line of a stream whose transfer succeeded."""
 
     event: Literal["result"]
 
 
 class ProblemLine(Problem):
-    """The last line of a stream that failed."""
+    """The last line of a stream whose transfer failed."""
 
     event: Literal["problem"]
 
@@ -232,41 +250,40 @@ class RecordedProgress(Listed):
 
 
 class RecordedResult(Recorded):
-    """The last line of a migration in the ledger: it has ended, or is paused, or the server stops;
-    `state` says."""
+    """The last line of a migration in the ledger that has ended or was paused; see `state`."""
 
     event: Literal["result"]
 
 
 class Slots(_Answer):
-    """The transfers of one worker."""
+    """The transfer slots of one server process."""
 
     held: int
     free: int
-    waiting: int
+    waiting: int = Field(description="Number of transfers that wait for a slot.")
 
 
 class Ready(_Answer):
-    """Whether the worker that answered takes new transfers."""
+    """Whether the server process that answers accepts new transfers."""
 
     ready: bool
-    ledger: str = Field(description="`ok`, or the code of what is wrong with it.")
-    running: int
+    ledger: str = Field(description="`ok`, or the problem code of the ledger's failure.")
+    running: int = Field(description="Number of running transfers.")
     slots: Slots
 
 
 class Health(_Answer):
-    """The worker's loop turns."""
+    """The server process is alive."""
 
     status: Literal["ok"]
 
 
 class Root(_Answer):
-    """Where to read on."""
+    """The server's name and version."""
 
     name: str
     version: str
-    openapi: str
+    openapi: str = Field(description="Path of this document.")
 
 
 LINES: tuple[type[BaseModel], ...] = (
@@ -276,4 +293,4 @@ LINES: tuple[type[BaseModel], ...] = (
     RecordedProgress,
     RecordedResult,
 )
-"""What a line of `application/x-ndjson` that follows a migration may be."""
+"""The kinds of line of an `application/x-ndjson` answer that follows a migration."""

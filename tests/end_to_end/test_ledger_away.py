@@ -109,7 +109,7 @@ def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> N
             child for child in psutil.Process(server.process.pid).children() if child.pid != busy
         )
         idle.kill()
-        line = line_about(server, "waiting for the ledger")
+        line = line_about(server, "ledger.unavailable")
         assert "was removed" in line
         assert server.process.poll() is None
         gate.set()
@@ -130,7 +130,7 @@ def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Pa
         (worker,) = psutil.Process(server.process.pid).children()
         ledger.rename(tmp_path / "away.db")
         worker.kill()
-        line_about(server, "waiting for the ledger")
+        line_about(server, "ledger.unavailable")
         server.process.terminate()
         assert server.process.wait(20) == 0
 

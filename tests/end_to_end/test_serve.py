@@ -199,7 +199,7 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
         assert server.stop() == 0
     assert list(kept.objects.values()) == [DATA]
     lines = [json.loads(line) for line in server.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["migration"] * 2
+    assert [line["event"] for line in lines] == ["migration.ended"] * 2
     assert [line["state"] for line in lines] == ["verified", "failed"]
     assert SECRET not in server.stderr
 

@@ -115,7 +115,7 @@ def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixtu
     assert any(TOKEN.encode() in head for head in kept.heads)
     written = response.text + "".join(str(vars(record)) for record in caplog.records)
     assert TOKEN not in written
-    finished = [record for record in caplog.records if record.getMessage() == "migration"]
+    finished = [record for record in caplog.records if record.getMessage() == "migration.ended"]
     assert len(finished) == 1
     assert vars(finished[0])["members"]["state"] == "unverified"
 

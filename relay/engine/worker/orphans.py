@@ -90,7 +90,7 @@ class OrphanSweeper:
                         "detail": error.message,
                         "transfer": orphan.claim.id,
                     }
-                    log.warning("orphan", extra={"members": members})
+                    log.warning("orphan.cleanup_failed", extra={"members": members})
             except LedgerFailed:
                 pass  # whoever claims says so
             except Exception as error:  # noqa: BLE001 - a bug: nothing else may stop because of it

@@ -217,7 +217,9 @@ class Worker:
         except LedgerFailed as error:
             self.trouble = error
             self._doubtful |= not isinstance(error, LedgerBusy)  # which did nothing
-            log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
+            log.warning(
+                "ledger.failed", extra={"members": {"code": error.code, "detail": error.message}}
+            )
             gevent.sleep(LOOK_SECONDS)
             return False
 
@@ -322,7 +324,7 @@ class Worker:
             objects = {state: counted.objects for state, counted in sorted(migration.tally.items())}
             members = {name: getattr(migration, name) for name in named}
             log.info(
-                "migration",
+                "migration.ended",
                 extra={"members": {**members, "objects": objects, "error": migration.error}},
             )
 
@@ -605,7 +607,9 @@ class Worker:
             self._doubtful = True  # some parts may stand as ours
         except RelayError as error:
             self._shunned[id] = self.clock() + SHUN_SECONDS
-            log.info("share", extra={"members": {"code": error.code, "detail": error.message}})
+            log.info(
+                "part_help.failed", extra={"members": {"code": error.code, "detail": error.message}}
+            )
         except Exception as error:  # noqa: BLE001 - a bug: the other goes on alone
             self._shunned[id] = self.clock() + SHUN_SECONDS
             bug(error)

@@ -324,7 +324,7 @@ class S3Client(HttpStore):
         set_now = theirs is not None and signer.learn_time(theirs, self._signed_skew)
         if set_now:
             log.warning(
-                "clock",
+                "clock.adjusted",
                 extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}},
             )
         return set_now
