@@ -221,7 +221,9 @@ def test_the_log_names_a_migration_that_ended(
     with caplog.at_level(logging.INFO, "relay.claimer"):
         Worker(ledger, runner, 1, id).run()
     ledger.close()
-    (members,) = [record.members for record in caplog.records if record.message == "migration"]  # type: ignore[attr-defined]
+    (members,) = [
+        record.members for record in caplog.records if record.message == "migration.ended"
+    ]  # type: ignore[attr-defined]
     assert (members["id"], members["state"], members["objects"]) == (
         id,
         "succeeded",

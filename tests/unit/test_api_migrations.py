@@ -430,9 +430,9 @@ def test_openapi(app: Flask) -> None:
     ("method", "path", "said"),
     [
         ("GET", "/migrations/7/transfers?stat=failed", "'stat'"),
-        ("GET", "/migrations/7/transfers?state=failed&state=cancelled", "'state' stands twice"),
+        ("GET", "/migrations/7/transfers?state=failed&state=cancelled", "'state' is repeated"),
         ("HEAD", "/migrations/7/transfers?State=failed", ""),
-        ("GET", "/migrations?limit=1&limit=2", "'limit' stands twice"),
+        ("GET", "/migrations?limit=1&limit=2", "'limit' is repeated"),
         ("GET", "/migrations?after=3", "'after'"),
         ("GET", "/migrations/7?state=failed", "'state'"),
         ("POST", "/migrate?if_exists=skip", "'if_exists'"),
