@@ -154,16 +154,19 @@ class PartWorkers:
     def __post_init__(self) -> None:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
-        self._all_read: set[Any] = set()
+        self._fully_sent: set[Any] = set()
         """The greenlets whose part is read to its end, and not taken note of yet."""
-        self._here = 0
-        self._given: deque[int] = deque()
+        self._moved_here = 0
+        self._prefetched: deque[int] = deque()
         """Parts that are ours and that nobody has begun to read."""
-        self._most = max(1, self.way.limits.parts_in_flight)
-        self._reading, self._writing = BoundedSemaphore(self._most), BoundedSemaphore(self._most)
-        self._welcome = False
+        self._max_parts = max(1, self.way.limits.parts_in_flight)
+        self._read_slots, self._write_slots = (
+            BoundedSemaphore(self._max_parts),
+            BoundedSemaphore(self._max_parts),
+        )
+        self._skip_expect = False
         """The destination has taken the last part that it was offered."""
-        self._over = False
+        self._failed = False
         """A part has failed for good: no other begins any more."""
 
     @property
@@ -175,7 +178,7 @@ class PartWorkers:
     def moved(self) -> int:
         """The bytes of those that have moved here, and not elsewhere or earlier; those under way
         included."""
-        return self._here + self.under_way
+        return self._moved_here + self.under_way
 
     @property
     def under_way(self) -> int:
@@ -188,26 +191,26 @@ class PartWorkers:
 
         Raises the first failure, when all others have stopped.
         """
-        self._over = False
-        workers: Any = Pool(max(1, min(2 * self._most, len(self.spans) - len(self.done))))
+        self._failed = False
+        workers: Any = Pool(max(1, min(2 * self._max_parts, len(self.spans) - len(self.done))))
         try:
             for failure in workers.imap_unordered(
                 lambda _: self._work(upload, take), range(workers.size)
             ):
                 if failure is not None:
-                    self._hear_out(workers, failure)
+                    self._drain(workers, failure)
                     raise failure
         finally:
             workers.kill()
-            self._given.clear()
-            self._all_read.clear()
+            self._prefetched.clear()
+            self._fully_sent.clear()
 
-    def _hear_out(self, workers: Any, failure: RelayError) -> None:
+    def _drain(self, workers: Any, failure: RelayError) -> None:
         """Stop what is on its way, but wait for the answers to what is all there; each is taken
         note of, or fails."""
         if isinstance(failure, NO_DRAIN_ERRORS):
             return
-        gevent.killall([greenlet for greenlet in workers if greenlet not in self._all_read])
+        gevent.killall([greenlet for greenlet in workers if greenlet not in self._fully_sent])
         gevent.joinall(list(workers))
 
     def _work(self, upload: Upload, take: NextPart) -> RelayError | None:
@@ -215,20 +218,22 @@ class PartWorkers:
         print it."""
         try:
             while True:
-                with closing(_Permit(self._reading)) as turn:
-                    turn.begin()
-                    number = self._given.popleft() if self._given else self._next(take, None)
+                with closing(_Permit(self._read_slots)) as permit:
+                    permit.begin()
+                    number = (
+                        self._prefetched.popleft() if self._prefetched else self._next(take, None)
+                    )
                     if number is None:
                         return None
-                    done = self._move_part(upload, number, turn)
+                    done = self._move_part(upload, number, permit)
                 following = self._next(take, done)
-                self._all_read.discard(gevent.getcurrent())
-                if self._over:
+                self._fully_sent.discard(gevent.getcurrent())
+                if self._failed:
                     return None
                 if following is not None:
-                    self._given.append(following)
+                    self._prefetched.append(following)
         except RelayError as error:
-            self._over = True
+            self._failed = True
             return error
 
     def _next(self, take: NextPart, done: StoredPart | None) -> int | None:
@@ -240,7 +245,7 @@ class PartWorkers:
             raise
         if done is not None:
             reach("after-part-row")
-            self._here += done.size
+            self._moved_here += done.size
             self.record_part(done)
         return number
 
@@ -249,7 +254,7 @@ class PartWorkers:
         self.digests[stored.number] = bytes.fromhex(stored.digest)
         self.done[stored.number] = Part(stored.number, stored.size, stored.etag, stored.checked)
 
-    def _move_part(self, upload: Upload, number: int, turn: _Permit) -> StoredPart:
+    def _move_part(self, upload: Upload, number: int, permit: _Permit) -> StoredPart:
         """Move one part, and again while that may help and there is time."""
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
@@ -258,7 +263,7 @@ class PartWorkers:
             )
         return self.way.retry(
             what,
-            lambda meter: self._move_part_once(upload, number, span, meter, turn),
+            lambda meter: self._move_part_once(upload, number, span, meter, permit),
             most=self._retry_limit,
         )
 
@@ -268,31 +273,31 @@ class PartWorkers:
         return MAX_REREADS + len(self.done) // 10 if self.resumed and not self.taken else inf
 
     def _move_part_once(
-        self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, turn: _Permit
+        self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, permit: _Permit
     ) -> StoredPart:
         way = self.way
-        self._all_read.discard(gevent.getcurrent())
-        turn.begin()
+        self._fully_sent.discard(gevent.getcurrent())
+        permit.begin()
         source = way.stores.source(way.source, meter)
         body = source.get(way.source, way.found.version, span).body
         assert body is not None, "an Opened has one"
-        body.on_close(lambda: self._release_source(body, turn))
+        body.on_close(lambda: self._release_source(body, permit))
         with closing(body), self._write_slot(meter):
             return self._write_part(upload, number, body, meter)
 
-    def _release_source(self, body: Body, turn: _Permit) -> None:
+    def _release_source(self, body: Body, permit: _Permit) -> None:
         """The source's connection is let go. A part that failed keeps its turn for the next try."""
         if body.complete:
-            turn.close()
-            self._all_read.add(gevent.getcurrent())
+            permit.close()
+            self._fully_sent.add(gevent.getcurrent())
 
     @contextmanager
     def _write_slot(self, meter: Watchdog) -> Iterator[None]:
         """Wait for a place among those that are written, for which nobody is to blame."""
         before = meter.clock()
-        with self._writing:
+        with self._write_slots:
             meter.exclude_wait(meter.clock() - before)
-            if self._over:
+            if self._failed:
                 raise Cancelled("another part has failed")
             yield
 
@@ -303,19 +308,19 @@ class PartWorkers:
         try:
             if way.digested:
                 body.digest_with((COMBINED,))
-            part = destination.put_part(replace(upload, welcome=self._welcome), number, body)
+            part = destination.put_part(replace(upload, welcome=self._skip_expect), number, body)
             reach("after-part")
             digest = body.digests.get(COMBINED, b"")
             _refuse_unstable(way.source, number, self.read.get(number), digest)
-            self._welcome = True
+            self._skip_expect = True
             self.taken += 1
             return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
         except BaseException as error:
-            self._welcome = False
+            self._skip_expect = False
             if body.complete and way.digested:
                 self.read.setdefault(number, body.digests[COMBINED])
             self.resent += body.count
-            if self._over and isinstance(error, RelayError):
+            if self._failed and isinstance(error, RelayError):
                 raise Cancelled("another part has failed") from error  # no other try
             raise
         finally:

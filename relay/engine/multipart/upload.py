@@ -2,7 +2,7 @@
 complete it.
 
 Theory of operation. The object is cut into spans of one size, so large that the destination's
-limits hold; a window moves some of them at a time (`window.py`). The CRC64NVME of each part is
+limits hold; a workers moves some of them at a time (`workers.py`). The CRC64NVME of each part is
 computed on the way and all of them are combined into that of the whole, which the source's own and
 the destination's are compared with. Nobody sees anything before the destination was told that all
 parts are there; when anything fails for good the upload is aborted.
@@ -150,14 +150,14 @@ class MultipartUpload:
         limits = self._destination.part_limits
         assert limits is not None, "only a store that takes parts is asked for them"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
-        self._window = PartWorkers(self.way, split_into_ranges(size, wished, limits))
-        self._unfinished = UploadLifecycle(
+        self._workers = PartWorkers(self.way, split_into_ranges(size, wished, limits))
+        self._lifecycle = UploadLifecycle(
             self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains
         )
         self._resumed: Upload | None = None
         """The upload that this attempt went on with."""
         self._completing = False
-        self._asked = 0
+        self._completion_requests = 0
         """How often the destination was asked to complete the upload."""
         self.discarded = ""
         """What is to be said of an upload that this attempt went on with, and threw away."""
@@ -165,27 +165,27 @@ class MultipartUpload:
     @property
     def bytes(self) -> int:
         """The bytes that have moved, those of parts under way included."""
-        return self._window.bytes
+        return self._workers.bytes
 
     @property
     def moved(self) -> int:
         """As PartWorkers.moved."""
-        return self._window.moved
+        return self._workers.moved
 
     @property
     def under_way(self) -> int:
         """As PartWorkers.under_way."""
-        return self._window.under_way
+        return self._workers.under_way
 
     @property
     def sent(self) -> int:
         """The bytes that this attempt sent in vain, if nothing comes of it."""
-        if self._keeps:
-            return self._window.resent + self._window.under_way
-        return self._window.bytes + self._window.resent
+        if self._is_journalled:
+            return self._workers.resent + self._workers.under_way
+        return self._workers.bytes + self._workers.resent
 
     @property
-    def _keeps(self) -> bool:
+    def _is_journalled(self) -> bool:
         """Whether what was acknowledged serves the next attempt."""
         return self.journal is not None
 
@@ -206,8 +206,8 @@ class MultipartUpload:
         except BaseException as error:
             if (gone := self._discard_stuck_upload(error)) is not None:
                 raise gone from error
-            if upload is not None and not (self._keeps and self._goes_on(error)):
-                self._unfinished.abort(upload, error)
+            if upload is not None and not (self._is_journalled and self._can_continue(error)):
+                self._lifecycle.abort(upload, error)
             raise
 
     def _discard_stuck_upload(self, error: BaseException) -> UploadGone | None:
@@ -217,7 +217,7 @@ class MultipartUpload:
         Some stores keep what came of a broken part, and never take that upload's parts rightly
         again. One that can't be thrown away either is kept: then it is the store that does not
         answer. Raises why, where that may pass and the upload was refused."""
-        upload, self.vain = self._resumed, self.vain + 1 if self._in_vain(error) else 0
+        upload, self.vain = self._resumed, self.vain + 1 if self._is_fruitless(error) else 0
         refused = self._completing and isinstance(error, Rejected)
         if (
             upload is None
@@ -226,7 +226,7 @@ class MultipartUpload:
         ):
             return None
         try:
-            self._unfinished.discard(upload)
+            self._lifecycle.discard(upload)
         except RelayError as failure:
             if refused and failure.retryable:
                 raise  # it is refused again, and thrown away by an attempt to come
@@ -238,10 +238,10 @@ class MultipartUpload:
         )
         return UploadGone(f"the upload that was gone on with takes nothing: {error.message}")
 
-    def _in_vain(self, error: BaseException) -> bool:
+    def _is_fruitless(self, error: BaseException) -> bool:
         """Say if the destination answers, and this upload of an earlier attempt still has taken
         nothing."""
-        if self._resumed is None or self._window.taken or not isinstance(error, RelayError):
+        if self._resumed is None or self._workers.taken or not isinstance(error, RelayError):
             return False
         busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (
             502,
@@ -264,7 +264,7 @@ class MultipartUpload:
         if left is None:
             return None
         for part in written.parts:
-            self._window.record_part(part)
+            self._workers.record_part(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
         return MovedParts(PutResult(Version(), left, {}, place=self.way.place), digests, 0)
 
@@ -283,12 +283,12 @@ class MultipartUpload:
         """Say if an upload that stands in the journal is of this version, to this place, in this
         cut."""
         version = self.way.found.version
-        step = self._window.spans[0].length
+        step = self._workers.spans[0].length
         return can_resume(written, str(self.way.place), version.etag, version.size, step)
 
     def _create(self) -> Upload:
         """Begin an upload; what is written down lets others move parts of it, and go on with it."""
-        version, spans = self.way.found.version, self._window.spans
+        version, spans = self.way.found.version, self._workers.spans
         about = UploadRecord(
             "",
             False,
@@ -300,7 +300,7 @@ class MultipartUpload:
             digested=self.way.digested,
             pinned=None if self.way.copying else version,
         )
-        return self._unfinished.begin(self.way.place, self.way.found.metadata, about)
+        return self._lifecycle.begin(self.way.place, self.way.found.metadata, about)
 
     def _resume(self, written: UploadRecord) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what
@@ -310,29 +310,29 @@ class MultipartUpload:
         """
         assert self.journal is not None, "it is where this was written"
         if not written.upload_id:
-            self._unfinished.abort_lost_uploads(self.way.place, written)
+            self._lifecycle.abort_lost_uploads(self.way.place, written)
             return None
-        window = self._window
+        workers = self._workers
         upload = Upload(
             self.way.place, written.upload_id, written.checked, described=self.way.found.metadata
         )
         if not self._is_ours(written):
-            self._unfinished.replace(upload)
+            self._lifecycle.replace(upload)
             return None
-        self._resumed, window.resumed = upload, True
+        self._resumed, workers.resumed = upload, True
         try:
             listed = self._destination.stored_parts(upload)
         except NotFound:
-            self._resumed, window.resumed = None, False
+            self._resumed, workers.resumed = None, False
             return None  # the store threw it away; another is begun in its place
-        window.read = {
+        workers.read = {
             part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
         }
         for part in confirmed_parts(written, listed):
             if part.digest or not self.way.digested:  # else it was sent when nobody wanted a digest
-                window.record_part(part)
-        gone = frozenset(part.number for part in written.parts) - frozenset(window.done)
-        self.journal.resume(upload.id, gone, len(window.spans))
+                workers.record_part(part)
+        gone = frozenset(part.number for part in written.parts) - frozenset(workers.done)
+        self.journal.resume(upload.id, gone, len(workers.spans))
         return upload
 
     # -- the parts
@@ -341,8 +341,8 @@ class MultipartUpload:
         """Have every part moved, by us or by others. Raises the first failure of ours, when all
         else of ours has stopped."""
         take = self._next_part(upload)
-        while len(self._window.done) < len(self._window.spans):
-            self._window.run(upload, take)
+        while len(self._workers.done) < len(self._workers.spans):
+            self._workers.run(upload, take)
             if self.journal is not None:
                 self._adopt_parts_of_others(self.journal)
 
@@ -350,22 +350,22 @@ class MultipartUpload:
         """Return what says which part is ours to move."""
         if self.journal is not None:
             return partial(self.journal.take, upload.id)
-        return numbered_parts(iter(range(1, len(self._window.spans) + 1)))
+        return numbered_parts(iter(range(1, len(self._workers.spans) + 1)))
 
     def _adopt_parts_of_others(self, journal: Journal) -> None:
         """Take over what others have moved, and wait a moment for what they have not.
 
         A part that stands as ours is one of which we were not told: whoever takes the next may have
         it."""
-        window = self._window
-        if len(window.done) == len(window.spans):
+        workers = self._workers
+        if len(workers.done) == len(workers.spans):
             return
         left = journal.outstanding_parts()
         if not left:
             for part in written.parts if (written := journal.recorded_upload()) else ():
-                if part.number not in window.done:
-                    window.record_part(part)
-            if len(window.done) < len(window.spans):
+                if part.number not in workers.done:
+                    workers.record_part(part)
+            if len(workers.done) < len(workers.spans):
                 raise UploadGone(
                     f"the parts of {self.way.place} were forgotten while they were moved"
                 )
@@ -377,14 +377,14 @@ class MultipartUpload:
     # -- the end
 
     def _complete(self, upload: Upload) -> MovedParts:
-        self._completing, window = True, self._window
+        self._completing, workers = True, self._workers
         digests = self._combine_digests() if self.way.digested else {}
         declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
             message = f"the {COMBINED} of what was read is not the one that was declared"
             raise IntegrityMismatch(message, side="source", seen=str(as_hex(digests)))
         parts: tuple[Part, ...] = tuple(
-            window.done[number] for number in range(1, len(window.spans) + 1)
+            workers.done[number] for number in range(1, len(workers.spans) + 1)
         )
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
@@ -393,7 +393,7 @@ class MultipartUpload:
         self.way.meter.commit()
         stored = self._request_completion(upload, parts, known)
         reach("after-complete")
-        return MovedParts(stored, digests, window.resent)
+        return MovedParts(stored, digests, workers.resent)
 
     def _request_completion(
         self, upload: Upload, parts: tuple[Part, ...], known: Digests
@@ -403,13 +403,13 @@ class MultipartUpload:
         ours, of which only the answer was lost."""
 
         def ask(_: Watchdog) -> PutResult:
-            self._asked += 1
+            self._completion_requests += 1
             return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
 
         try:
             return self.way.retry("completing the upload", ask, IntegrityMismatch)
         except PreconditionFailed as error:
-            if self._asked == 1:
+            if self._completion_requests == 1:
                 raise
             raise Unavailable(
                 f"something came to {self.way.place} while the upload was completed:"
@@ -424,8 +424,8 @@ class MultipartUpload:
     def _combine_digests(self) -> Digests:
         """Combine the parts' digests into the whole's."""
         value = 0
-        for number, span in enumerate(self._window.spans, start=1):
-            digest = int.from_bytes(self._window.digests[number], "big")
+        for number, span in enumerate(self._workers.spans, start=1):
+            digest = int.from_bytes(self._workers.digests[number], "big")
             value = checksums.combine_crc64nvme(value, digest, span.length)
         return {COMBINED: value.to_bytes(8, "big")}
 
@@ -436,9 +436,9 @@ class MultipartUpload:
         refused = (
             isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
         )
-        return self._asked > int(refused)
+        return self._completion_requests > int(refused)
 
-    def _goes_on(self, error: BaseException) -> bool:
+    def _can_continue(self, error: BaseException) -> bool:
         """Say if another attempt, or another process, may go on with what was acknowledged.
 
         What has arrived outlives every limit of time, and whatever one part was answered: the
@@ -453,7 +453,7 @@ class MultipartUpload:
         if isinstance(error, RelayError):
             return (
                 error.retryable
-                or bool(self._window.done)
+                or bool(self._workers.done)
                 or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
             )
         return True

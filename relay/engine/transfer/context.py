@@ -1,6 +1,6 @@
 """The context of one transfer: plan, prior knowledge of the object, stores, limits and clocks.
 
-Decided here: what follows from the terms alone. Never here: what is done about it.
+Decided here: what follows from the context alone. Never here: the steps of the transfer.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 @dataclass(frozen=True)
 class ObjectHints:
-    """What is known of an object before its transfer begins, besides its locations.
-
-    `listed` is what a listing told of it: a small object is read at once then, without a HEAD.
-    `absent` says that nothing was at the destination of its tree, a short while ago. `begun` says
-    that another process may have sent it already: then the destination is asked before anything is
-    sent again. `before` is what that process found there before it sent the first byte."""
+    """What is known about an object before its transfer begins, besides its locations."""
 
     listed: Version | None = None
+    """The version in the listing. With it a small object is read without a HEAD."""
     promised: Version | None = None
-    """What a list of URLs says of it: one that is another is not moved."""
+    """Size and digests from the list of URLs. The transfer fails if the object does not match."""
     absent: bool = False
+    """True if the destination of the tree was empty a short while ago."""
     begun: bool = False
+    """True if another process may have sent the object already. Then the destination is inspected
+    before anything is sent again."""
     before: PriorState | None = None
+    """What that process found at the destination before it sent the first byte."""
     lapsed: bool = False
-    """That a process ended in the middle of it, and nobody has looked since at what it left."""
+    """True if a process crashed during the transfer, and its leftovers have not been inspected."""
     twins: tuple[Location, ...] = ()
-    """Where objects of the same tree may be that this destination takes for the same, if it takes
-    two names for one."""
+    """Places of other objects of the tree that would be the same object at a destination that folds
+    names (case, Unicode normalization)."""
     token: str | None = None
-    """What names this attempt's upload where it lies under another name until it is published,
-    ..."""
+    """Part of the temporary name of this attempt's upload, which is renamed when it is
+    published."""
     lost: tuple[str, ...] = ()
-    """... and those of attempts that were lost, whose uploads are ours to remove."""
+    """The tokens of crashed attempts. Their temporary uploads are ours to delete."""
     remains: Mapping[str, str] = field(default_factory=dict)
-    """What the claims before this one left, as they ended, in words, by place."""
+    """Sentences about the leftovers of earlier claims, by place."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class TransferContext:
-    """The terms of one transfer. Nothing of them changes while it runs. (Frozen, each would take 2
-    µs to be made.)"""
+    """The unchanging context of one transfer. (Frozen, it would take 2 µs to
+    construct.)"""
 
     id: str
     plan: Plan
@@ -79,38 +79,39 @@ class TransferContext:
 
     @property
     def if_absent(self) -> bool:
-        """Whether nothing may be at the destination."""
+        """True if an existing object must not be overwritten."""
         return self.plan.if_exists in _IF_ABSENT
 
     @property
     def began(self) -> float:
-        """When the transfer began, in seconds since 1970."""
+        """The start of the transfer, in seconds since 1970."""
         return time() - self.meter.seconds()
 
     @property
     def needs_digest(self) -> bool:
-        """Whether digests are wanted at all."""
+        """True if the level of proof needs digests."""
         return self.plan.verify is not Verify.SIZE
 
     @property
     def upload_lifecycle(self) -> UploadLifecycle:
-        """What begins and ends its uploads in parts."""
+        """Creates and aborts the transfer's multipart uploads."""
         return UploadLifecycle(self.stores, self.limits, self.meter, self.journal, self.remains)
 
     def publishes_atomically(self, destination: Destination) -> bool:
-        """Say if nobody sees anything of an upload that breaks off there."""
+        """Say if an upload that breaks off is never visible at the destination."""
         return destination.publishes_atomically(digested=self.needs_digest)
 
     def is_multipart(self, found: ObjectInfo | None, destination: Destination) -> bool:
-        """Say if the object is to go in parts."""
+        """Say if the object goes as a multipart upload."""
+        if not is_multipart(found, destination, self.limits):
+            return False
         size = found.version.size if found else None
-        whole = must_be_single_upload(self.known.promised, destination.part_limits, size)
-        return is_multipart(found, destination, self.limits) and not whole
+        return not must_be_single_upload(self.known.promised, destination.part_limits, size)
 
     def part_context(
         self, place: Location, found: ObjectInfo, digested: bool, copying: bool = False
     ) -> PartContext:
-        """Return how the parts of what was `found` go to `place`."""
+        """Return the context of the part transfers from the version `found` to `place`."""
         return PartContext(
             stores=self.stores,
             found=found,
@@ -134,8 +135,15 @@ class TransferContext:
         receipt: Receipt | None = None,
         notes: tuple[str, ...] = (),
     ) -> Outcome:
-        """Return how it ended: with a `receipt`, or skipped."""
+        """Return the outcome: with a `receipt` if the object was moved, without if skipped."""
         moved = receipt.bytes if receipt else 0
         return Outcome(
-            self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt, notes
+            id=self.id,
+            state=state,
+            source=self.plan.source,
+            destination=place,
+            bytes=moved,
+            seconds=self.meter.seconds(),
+            receipt=receipt,
+            notes=notes,
         )

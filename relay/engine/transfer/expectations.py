@@ -1,6 +1,6 @@
-"""Check the source against what a list of URLs promised and what the listing said of the object.
+"""Check the source against the list of URLs and against the listing.
 
-Decided here: when an object is not the one that was promised. Never here: what a list looks like
+Decided here: when an object does not match what was promised. Never here: the format of a list
 (`stores/urls.py`)."""
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from relay.stores.interfaces import ObjectInfo, PartLimits
 F = TypeVar("F", bound=ObjectInfo)
 
 UNCOMPARED = (
-    "the digest that the list gives was not compared: the object is so large that it went in parts"
+    "the digest in the list was not compared: the object is large, so it was uploaded in parts"
 )
-UNDECLARED = "the {} that the source declares was not compared: the object went in parts"
+"""Note in a receipt."""
+UNDECLARED = "the {} that the source declares was not compared: the object was uploaded in parts"
+"""Note in a receipt."""
 
 
 def check_against_list(found: F, promised: Version | None) -> F:
-    """Return what was found with the digests and the size that it was promised with.
+    """Return `found` with the promised digests, and with the promised size if it has none.
 
-    Raises SourceChanged where the source has another size than was promised.
+    Raises SourceChanged where the source has another size than promised.
     """
     if promised is None:
         return found
     size = found.version.size
     if None not in (promised.size, size) and promised.size != size:
         raise SourceChanged(
-            f"the list says {promised.size} bytes, and the source has {size}",
+            f"the list says {promised.size} bytes, but the source has {size}",
             side="source",
             retryable=False,
-            hint="Correct the list, or leave the size out; nothing was moved.",
+            hint="Correct the size in the list, or omit it. Nothing was moved.",
         )
     digests: Digests = {**found.version.digests, **promised.digests}
     return replace(
@@ -48,33 +50,36 @@ def check_against_list(found: F, promised: Version | None) -> F:
 
 
 def check_against_listing(found: Version, listed: Version) -> None:
-    """Raise SourceChanged for another size than was listed, where nothing says that the object
-    changed meanwhile.
+    """Raise SourceChanged where the size differs from the listed size, and no ETag or date says
+    that the object changed since.
 
-    A page that wants a login comes with a 200 too, and some servers give nothing where they mean
-    "later"."""
-    if None in (listed.size, found.size) or listed.size == found.size or _newer(found, listed):
+    A login page comes with a 200 too, and some servers answer with an empty body instead of a
+    503."""
+    if None in (listed.size, found.size) or listed.size == found.size or _is_newer(found, listed):
         return
     raise SourceChanged(
-        f"it was listed with {listed.size} bytes and comes with {found.size}, and nothing says that"
-        " it was changed",
+        f"the listing says {listed.size} bytes, but the source returns {found.size}, and neither"
+        " its ETag nor its date says that it changed",
         side="source",
         hint=(
-            "Look at what the source gives there. If the object is right, run it again: it is"
-            " listed anew."
+            "Check what the source returns there. If the object is right, run it again: a new run"
+            " lists the source again."
         ),
     )
 
 
 def listed_length(found: Version, listed: Version) -> int | None:
-    """Return the length in bytes that a listing gives an object whose answer has none (errors and
-    login pages seldom have one). None where the object may be newer, and for 0, which some listings
-    give for an unknown length."""
-    return None if not listed.size or _newer(found, listed) else listed.size
+    """Return the listed length in bytes, for an answer without a length (error and login pages
+    seldom have one). None if the object may have changed since it was listed, and for a listed 0,
+    which some servers use for an unknown length."""
+    if not listed.size or _is_newer(found, listed):
+        return None
+    return listed.size
 
 
-def _newer(found: Version, listed: Version) -> bool:
-    """Say if what was found is another version than was listed, as far as either tells."""
+def _is_newer(found: Version, listed: Version) -> bool:
+    """Say if the found version differs from the listed one, by ETag or date. Without either in the
+    listing, an ETag or date of a non-empty object counts as a difference."""
     if listed.etag is None and listed.last_modified is None:
         return found.size != 0 and (found.etag or found.last_modified) is not None
     if None not in (listed.etag, found.etag) and listed.etag != found.etag:
@@ -86,16 +91,16 @@ def _newer(found: Version, listed: Version) -> bool:
 def must_be_single_upload(
     promised: Version | None, limits: PartLimits | None, size: int | None
 ) -> bool:
-    """Say if an object must go in one piece, since only then what was promised can be compared, and
-    it can."""
+    """Say if an object must be uploaded in one request, because its promised digest could not be
+    compared after a multipart upload. False if it is too large for one request."""
     if promised is None or limits is None or not promised.digests or COMBINED in promised.digests:
         return False
     return size is not None and size <= limits.largest
 
 
 def uncompared_digest_notes(promised: Version | None, declared: Digests) -> tuple[str, ...]:
-    """Return the note of an object that went in parts, if what was promised, or what its source has
-    `declared`, could not be compared then."""
+    """Return the note in the receipt of a multipart upload whose promised, or `declared`, digest
+    could not be compared."""
     if promised and promised.digests:
         return (UNCOMPARED,) if COMBINED not in promised.digests else ()
     return (

@@ -45,10 +45,11 @@ class Finalizer:
     """What one transfer's uploads are put through, in all its attempts."""
 
     def __init__(
-        self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts
+        self, context: TransferContext, progress: Progress, readable_accounts: ReadableAccounts
     ) -> None:
-        self._terms, self._progress, self._allowed = terms, progress, allowed
-        self._altered: str | None = None
+        self._context, self._progress = context, progress
+        self._readable_accounts = readable_accounts
+        self._altered_bytes: str | None = None
 
     def verify_and_publish(
         self,
@@ -70,29 +71,29 @@ class Finalizer:
 
         Raises UploadGone for what was found where ours was to be, and is not ours as far as anybody
         can tell."""
-        terms, progress = self._terms, self._progress
+        context, progress = self._context, self._progress
         progress.phase = "verifying"
         reach("before-verify")
         if not keep and not stored.found:
             self._note_taken(place, stored)
         try:
             proof = prove_object(
-                destination, stored, sent, terms.plan.verify, self._settling(), before
+                destination, stored, sent, context.plan.verify, self._settle_poll(), before
             )
             if stored.found and proof.level is Level.SIZE:
                 raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
-            self._still_allowed(place, proof)
-            lost = self._lost(place, stored, found, proof)
-            version = self._published(destination, stored, proof, before)
+            self._require_still_readable(place, proof)
+            lost = self._unshown_metadata_notes(place, stored, found, proof)
+            version = self._publish(destination, stored, proof, before)
         except RelayError as error:
             if keep:
                 raise
             if stored.found:
-                raise _another(place, error) from error
-            undone = self._undone(
+                raise _not_ours_error(place, error) from error
+            failure = self._clean_up_failure(
                 error, destination, place, stored, sent.bytes if moved is None else moved
             )
-            raise undone from error.__cause__
+            raise failure from error.__cause__
         progress.unproved = None
         if stored.place is not None:
             progress.remains.pop(
@@ -109,15 +110,15 @@ class Finalizer:
             notes=proof.notes + stored.notes + lost + notes,
             whole=whole,
         )
-        return terms.outcome(receipt.state, place, receipt)
+        return context.outcome(receipt.state, place, receipt)
 
-    def given_up(
+    def discard_stored(
         self, error: RelayError, destination: Destination, place: Location, stored: PutResult
     ) -> RelayError:
         """Remove what the destination took where that may not stay, since an `error` came before
         its proof; return the error to raise."""
         self._note_taken(place, stored)
-        return self._undone(error, destination, place, stored, 0)
+        return self._clean_up_failure(error, destination, place, stored, 0)
 
     def _note_taken(self, place: Location, stored: PutResult) -> None:
         """Note that the destination shows an object of ours, and what it calls that, until it is
@@ -128,7 +129,7 @@ class Finalizer:
             if progress.before is not None:
                 progress.before = progress.before.sent_as(stored.version)
 
-    def _lost(
+    def _unshown_metadata_notes(
         self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof
     ) -> tuple[str, ...]:
         """Return a note of what the destination took of the metadata, and does not show. Raises
@@ -139,33 +140,33 @@ class Finalizer:
         require(found.metadata, place, lost)
         return lost
 
-    def _settling(self) -> Callable[[], bool]:
+    def _settle_poll(self) -> Callable[[], bool]:
         """Return what waits a moment longer each time, until the destination had its time to
         settle."""
-        terms = self._terms
-        until, waits = monotonic() + terms.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
+        context = self._context
+        until, waits = monotonic() + context.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
 
         def poll() -> bool:
-            terms.meter.check()
+            context.meter.check()
             left = until - monotonic()
             if left > 0:
-                terms.sleep(min(next(waits, 1.0), left))
+                context.sleep(min(next(waits, 1.0), left))
             return left > 0
 
         return poll
 
-    def _still_allowed(self, place: Location, proof: Proof) -> None:
+    def _require_still_readable(self, place: Location, proof: Proof) -> None:
         """Raise CredentialsWithdrawn where the destination denies the proof, and answered such
         questions before.
 
         Without a journal nobody could go on; one that never let us look stays what it is,
         unverified."""
         if proof.read:
-            self._allowed.note(place)
+            self._readable_accounts.note(place)
         elif (
             proof.denied
-            and self._terms.journal is not None
-            and (self._progress.answered or self._allowed.has(place))
+            and self._context.journal is not None
+            and (self._progress.answered or self._readable_accounts.has(place))
         ):
             raise CredentialsWithdrawn(
                 f"the object was taken, and can't be proved: {proof.denied.message}",
@@ -177,7 +178,7 @@ class Finalizer:
                 store_status=proof.denied.store_status,
             )
 
-    def _undone(
+    def _clean_up_failure(
         self,
         error: RelayError,
         destination: Destination,
@@ -187,23 +188,23 @@ class Finalizer:
     ) -> RelayError:
         """Remove what may not stay, since its proof, or its publication, failed; return what to
         tell of that."""
-        judged = self._judged(error, place)
-        if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
-            return judged  # it is there, and need only be proved
+        failure = self._classify_failure(error, place)
+        if isinstance(failure, CredentialsWithdrawn) and stored.place is None:
+            return failure  # it is there, and need only be proved
         self._progress.resent += moved
         noted = self._progress.to_note
-        if stored.place is None and noted is not None and self._terms.journal is not None:
-            self._terms.journal.note(noted)  # what is called so is ours
+        if stored.place is None and noted is not None and self._context.journal is not None:
+            self._context.journal.note(noted)  # what is called so is ours
         wrong = (
-            isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
+            isinstance(failure, IntegrityMismatch | DestinationMutates) or stored.place is not None
         )
         if wrong and stored.place is None and (stored.digests or stored.version.digests):
             self._wait_until_shown(destination, stored)
         if wrong and remove_object(
-            destination, stored, judged, self._progress.before, self._terms.began
+            destination, stored, failure, self._progress.before, self._context.began
         ):
             self._progress.note_absent(place)
-        return judged
+        return failure
 
     def _wait_until_shown(self, destination: Destination, stored: PutResult) -> None:
         """Wait until an object shows, as long as its destination may take: one that its own answer
@@ -211,7 +212,7 @@ class Finalizer:
         nothing."""
         if stored.readable is None:
             return
-        poll = self._settling()
+        poll = self._settle_poll()
         try:
             while True:
                 try:
@@ -223,7 +224,7 @@ class Finalizer:
         except RelayError:
             return  # what follows tells of it
 
-    def _judged(self, error: RelayError, place: Location) -> RelayError:
+    def _classify_failure(self, error: RelayError, place: Location) -> RelayError:
         """Return the failure of a proof, or what it means: the same other bytes twice are no
         accident."""
         seen = (
@@ -231,31 +232,31 @@ class Finalizer:
             if isinstance(error, IntegrityMismatch) and error.side == "destination"
             else None
         )
-        again, self._altered = seen is not None and seen == self._altered, seen
+        again, self._altered_bytes = seen is not None and seen == self._altered_bytes, seen
         return DestinationMutates(f"{place}, twice: {error.message}") if again else error
 
-    def _published(
+    def _publish(
         self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState
     ) -> Version:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and
         DestinationLost, also where the place still shows what was there `before`."""
-        terms = self._terms
+        context = self._context
         if stored.place is None:
             return proof.version
-        if terms.journal is not None:
-            terms.journal.check_lease()
+        if context.journal is not None:
+            context.journal.check_lease()
         reach("before-publish")
-        terms.meter.commit()
+        context.meter.commit()
         try:
             absent, fresh = (
-                terms.if_absent and not self._progress.replaces,
+                context.if_absent and not self._progress.replaces,
                 before.known and before.version is None,
             )
             version = destination.publish(stored, if_absent=absent, fresh=fresh)
             reach("after-publish")
             if version == Version():  # its answers said nothing, not even that something is there
                 version = _version_at(destination, stored.place)
-            size, poll = proof.version.size, self._settling()
+            size, poll = proof.version.size, self._settle_poll()
             while (old := _may_be_old(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
@@ -288,7 +289,7 @@ def _version_at(destination: Destination, place: Location) -> Version:
     return found.version if isinstance(found, ObjectInfo) else Version()
 
 
-def _another(place: Location, error: RelayError) -> RelayError:
+def _not_ours_error(place: Location, error: RelayError) -> RelayError:
     """Return what it means that what was found is not proved to be what was sent: it may be
     another's."""
     if isinstance(error, IntegrityMismatch | DestinationLost | NotFound):

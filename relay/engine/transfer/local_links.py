@@ -39,40 +39,40 @@ def refuse_link_to_other_object(plan: Plan, place: Location, journal: Journal | 
     """Raise KeyCollision where something is to be sent to a place of a tree from which a link leads
     to another one, or to where another object of the same tree goes by a link of its own. Raises
     LedgerFailed."""
-    led = _led(plan, place)
-    if led is None:
+    link = _link_out(plan, place)
+    if link is None:
         return
-    if led.there == led.tree or led.there.startswith(f"{led.tree}/"):
+    if link.there == link.tree or link.there.startswith(f"{link.tree}/"):
         raise KeyCollision(
             f"a link leads from {place} to another place of the same tree", hint=_HINT
         )
     others = (
         {}
         if journal is None
-        else _still(plan, led, journal.note_link(led.link, led.target, led.there))
+        else _current_links(plan, link, journal.note_link(link.link, link.target, link.there))
     )
     if others:
-        raise _one(place, min(others))
+        raise _same_target_error(place, min(others))
 
 
 def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal | None) -> None:
     """Raise KeyCollision where what is at a place of a tree, and is to be left there, is another
     object of the same migration, to which a link leads; Unavailable while that one is under way.
     Raises LedgerFailed."""
-    led = _led(plan, place) if journal is not None else None
-    if led is None or journal is None:
+    link = _link_out(plan, place) if journal is not None else None
+    if link is None or journal is None:
         return
-    others = _still(plan, led, journal.objects_at_link(led.link, led.there, led.tree))
+    others = _current_links(plan, link, journal.objects_at_link(link.link, link.there, link.tree))
     for name, state in others.items():
         if state in ("verified", "unverified"):
-            raise _one(place, name)
+            raise _same_target_error(place, name)
     if "running" in others.values():
         raise Unavailable(
             f"a link leads from {place} to an object that is under way", side="destination"
         )
 
 
-def _led(plan: Plan, place: Location) -> LinkOut | None:
+def _link_out(plan: Plan, place: Location) -> LinkOut | None:
     return (
         link_out_of(place, plan.tree[1])
         if plan.tree is not None and place.store == "local"
@@ -80,17 +80,17 @@ def _led(plan: Plan, place: Location) -> LinkOut | None:
     )
 
 
-def _still(plan: Plan, led: LinkOut, others: Mapping[str, str]) -> Mapping[str, str]:
+def _current_links(plan: Plan, link: LinkOut, others: Mapping[str, str]) -> Mapping[str, str]:
     """Return the others that go there by the links of now."""
     assert plan.tree is not None, "only of a tree something is led elsewhere"
     return {
         n: state
         for n, state in others.items()
-        if is_at(plan.tree[1].below(n, destination=True), led.there)
+        if is_at(plan.tree[1].below(n, destination=True), link.there)
     }
 
 
-def _one(place: Location, name: str) -> KeyCollision:
+def _same_target_error(place: Location, name: str) -> KeyCollision:
     return KeyCollision(
         f"a link leads from {place} to where {name} of the same tree is", hint=_HINT
     )

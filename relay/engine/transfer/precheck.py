@@ -55,16 +55,16 @@ class DestinationCheck:
 
     def __init__(
         self,
-        terms: TransferContext,
+        context: TransferContext,
         progress: Progress,
-        reading: SourceReader,
-        acceptance: Finalizer,
+        source_reader: SourceReader,
+        finalizer: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = (
-            terms,
+        self._context, self._progress, self._source_reader, self._finalizer = (
+            context,
             progress,
-            reading,
-            acceptance,
+            source_reader,
+            finalizer,
         )
 
     def inspect(self, destination: Destination, place: Location) -> PriorState:
@@ -74,21 +74,21 @@ class DestinationCheck:
         A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and
         Rejected where nothing may be overwritten, and the destination does not tell if something is
         there."""
-        terms, progress = self._terms, self._progress
-        asked = terms.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        context, progress = self._context, self._progress
+        asked = context.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent(destination, place):
             return PriorState(known=True)
-        if (place.method == "POST" or terms.publishes_atomically(destination)) and not asked:
+        if (place.method == "POST" or context.publishes_atomically(destination)) and not asked:
             return PriorState(known=False)
         try:
             before = inspect_prior_state(destination, place, asked)
         except PermissionDenied as error:
-            if error.retryable or not self._goes_unseen:
+            if error.retryable or not self._may_upload_unseen:
                 raise
             before = PriorState(known=False)
         if (
             not before.known
-            and terms.if_absent
+            and context.if_absent
             and place.method != "POST"
             and not destination.honours_preconditions(place)
         ):
@@ -107,21 +107,21 @@ class DestinationCheck:
 
         That is no proof: where nothing may be overwritten the destination has to heed that by
         itself."""
-        terms = self._terms
-        if not (terms.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
+        context = self._context
+        if not (context.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
             return False
         return destination.lists_all and (
-            destination.honours_preconditions(place) or not terms.if_absent
+            destination.honours_preconditions(place) or not context.if_absent
         )
 
     @property
-    def _goes_unseen(self) -> bool:
+    def _may_upload_unseen(self) -> bool:
         """Whether to upload without a look: overwriting is allowed, and no attempt before this one
         could look either. (Where an earlier one could, a denial means that the credentials have
         been withdrawn.)"""
-        terms, was = self._terms, self._progress.before
-        looked = terms.known.begun and (was is None or was.known)
-        return not (terms.if_absent or looked or self._progress.answered)
+        context, was = self._context, self._progress.before
+        looked = context.known.begun and (was is None or was.known)
+        return not (context.if_absent or looked or self._progress.answered)
 
     def skip_outcome(
         self,
@@ -135,7 +135,7 @@ class DestinationCheck:
         Where something of ours may be there, what was there before it decides, and never what we
         have written: that is proved, sent again, or a failure. Raises AlreadyExists,
         IntegrityMismatch."""
-        there, if_exists = before.version, self._terms.plan.if_exists
+        there, if_exists = before.version, self._context.plan.if_exists
         if there is None:  # or it did not tell: then the precondition of the upload has to
             return None
         if self._has_sent(destination, place, there):
@@ -162,7 +162,7 @@ class DestinationCheck:
         only when it was opened, since HEAD is refused where GET is not; or None, also where
         something of ours may be there."""
         there = before.version
-        if self._terms.plan.if_exists is not IfExists.CHANGED or there is None:
+        if self._context.plan.if_exists is not IfExists.CHANGED or there is None:
             return None
         if self._has_sent(destination, place, there) and self._may_be_ours(
             destination, place, there
@@ -176,19 +176,19 @@ class DestinationCheck:
 
         That nothing was there at all its migration knows; that is not enough where nothing may be
         overwritten, since what comes there before the first byte is another's."""
-        terms, progress = self._terms, self._progress
+        context, progress = self._context, self._progress
         progress.note_sending()
         if progress.before is not None:
             return
-        counts = terms.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
+        counts = context.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
         noted = counts and self._shows_unproved(destination, place)
-        known = self._seems_absent(destination, place) and not terms.if_absent
+        known = self._seems_absent(destination, place) and not context.if_absent
         progress.before = before
-        if terms.journal is None or not noted or known:
+        if context.journal is None or not noted or known:
             return
         progress.noted = True
         try:
-            terms.journal.note(progress.to_note or before)
+            context.journal.note(progress.to_note or before)
         except BaseException:
             progress.note_unsent()
             raise
@@ -205,7 +205,7 @@ class DestinationCheck:
 
         Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next
         one looks."""
-        if error.side != "destination" or not self._terms.if_absent:
+        if error.side != "destination" or not self._context.if_absent:
             raise error
         self._progress.remains |= error.remains  # whatever is made of it
         if self._progress.sendings > 1:
@@ -224,15 +224,15 @@ class DestinationCheck:
                     " tell which."
                 ),
             ) from None
-        if self._terms.plan.if_exists is IfExists.FAIL:
+        if self._context.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._skip(place)
 
     def _skip(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
         """Return a skip of what is there. Raises KeyCollision where that is another object of the
         same tree."""
-        refuse_link_to_skipped_object(self._terms.plan, place, self._terms.journal)
-        return self._terms.outcome(State.SKIPPED, place, notes=notes)
+        refuse_link_to_skipped_object(self._context.plan, place, self._context.journal)
+        return self._context.outcome(State.SKIPPED, place, notes=notes)
 
     def _is_absent(self, destination: Destination, place: Location) -> bool:
         """Say if nothing is there for certain."""
@@ -265,8 +265,8 @@ class DestinationCheck:
         shows = self._shows_unproved(destination, place)
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
-        noted = self._terms.plan.if_exists is not IfExists.OVERWRITE and shows
-        return not noted or self._terms.journal is None or self._progress.before is not None
+        noted = self._context.plan.if_exists is not IfExists.OVERWRITE and shows
+        return not noted or self._context.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
         """Say if what is there, and is not the whole object, may be a piece of ours, or damaged."""
@@ -297,8 +297,8 @@ class DestinationCheck:
     ) -> bool:
         """Say if what is there, where everything may be overwritten, may be what a lost process
         left: it is shorter than the object. What was there before is not noted then."""
-        terms, size = self._terms, found.version.size if found is not None else None
-        if not terms.known.lapsed or terms.plan.if_exists is not IfExists.OVERWRITE:
+        context, size = self._context, found.version.size if found is not None else None
+        if not context.known.lapsed or context.plan.if_exists is not IfExists.OVERWRITE:
             return False
         return self._shows_unproved(destination, place) and (
             None in (size, there.size) or there.size != size
@@ -307,11 +307,11 @@ class DestinationCheck:
     def _is_still_open(self, destination: Destination, place: Location) -> bool:
         """Say if the store still has the upload in parts that was begun: then it was never
         completed, so that nothing of it is visible, and what is there is another writer's."""
-        journal = self._terms.journal
+        journal = self._context.journal
         written = journal.recorded_upload() if journal is not None else None
         if destination.part_limits is None or written is None or not written.upload_id:
             return False
-        if location_of_upload(self._terms.plan, written) != place:
+        if location_of_upload(self._context.plan, written) != place:
             return False
         try:
             cast(PartsDestination, destination).stored_parts(
@@ -329,7 +329,7 @@ class DestinationCheck:
 
         What begins as the object does is a piece of ours only where nothing was there before: else
         it may as well be an older version of somebody's."""
-        if not self._terms.if_absent:
+        if not self._context.if_absent:
             return
         was = self._progress.before
         ours = was is not None and was.sent is not None and _has_same_tag(was.sent, there)
@@ -357,10 +357,10 @@ class DestinationCheck:
         object."""
         if there.size == 0:
             return True
-        terms, pinned = self._terms, found.version if found is not None else None
-        source = terms.stores.source(terms.plan.source, terms.meter)
+        context, pinned = self._context, found.version if found is not None else None
+        source = context.stores.source(context.plan.source, context.meter)
         try:
-            return is_piece(destination, place, source, terms.plan.source, pinned, there)
+            return is_piece(destination, place, source, context.plan.source, pinned, there)
         except CANT_READ:
             return False
 
@@ -374,7 +374,7 @@ class DestinationCheck:
             and found.version.size != there.size
         ):
             return None
-        found = self._reading.require_description(found)  # a listing tells no digest
+        found = self._source_reader.require_description(found)  # a listing tells no digest
         why = proof_of_equality(found.version, there) if found else None
         return self._skip(place, (why,)) if why else None
 
@@ -382,11 +382,11 @@ class DestinationCheck:
     def _may_be_sent(self) -> bool:
         """Whether an earlier attempt may have sent the object without anybody having learned of
         it."""
-        terms, progress = self._terms, self._progress
-        lasting = terms.journal is not None or terms.if_absent
-        again = terms.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
+        context, progress = self._context, self._progress
+        lasting = context.journal is not None or context.if_absent
+        again = context.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
         return (
-            again and terms.plan.destination.method != "POST"
+            again and context.plan.destination.method != "POST"
         )  # which makes a new object each time
 
     def _skip_if_already_sent(
@@ -398,10 +398,10 @@ class DestinationCheck:
         Nothing is sent. None where the destination has something else, or may still have what was
         there before: where nothing but its size is proved, two objects of one size are told apart
         by what the store calls them alone."""
-        if self._terms.is_multipart(found, destination):
+        if self._context.is_multipart(found, destination):
             sent = self._journalled_digests(found)
         else:
-            sent, found = self._reading.read_again(there)
+            sent, found = self._source_reader.read_again(there)
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
         notes, whole = proof_of_end(found)
@@ -411,7 +411,7 @@ class DestinationCheck:
             known=True
         )  # it is there since before this attempt: nothing is to be waited for
         try:
-            outcome = self._acceptance.verify_and_publish(
+            outcome = self._finalizer.verify_and_publish(
                 destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
             )
         except (IntegrityMismatch, DestinationLost):
@@ -421,7 +421,7 @@ class DestinationCheck:
     def _is_new(self, there: Version) -> bool:
         """Say if what is there is not what was there before, for certain."""
         was = self._progress.before
-        if self._terms.plan.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
+        if self._context.plan.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
             return True
         if was is None or not was.known or was.assumed:
             return False
@@ -430,7 +430,7 @@ class DestinationCheck:
     def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
         """Return what the journal says was sent in parts; nothing where the upload was never to be
         completed."""
-        journal = self._terms.journal
+        journal = self._context.journal
         written = journal.recorded_upload() if journal is not None else None
         if (
             written is None

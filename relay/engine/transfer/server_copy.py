@@ -37,16 +37,16 @@ class ServerCopier:
 
     def __init__(
         self,
-        terms: TransferContext,
+        context: TransferContext,
         progress: Progress,
-        reading: SourceReader,
-        acceptance: Finalizer,
+        source_reader: SourceReader,
+        finalizer: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = (
-            terms,
+        self._context, self._progress, self._source_reader, self._finalizer = (
+            context,
             progress,
-            reading,
-            acceptance,
+            source_reader,
+            finalizer,
         )
 
     def copy(
@@ -58,7 +58,7 @@ class ServerCopier:
         Where the source has no digest of the whole object it is read, once, so that the copy can be
         proved. Raises PreconditionFailed, what may pass, as Source.get, and as
         Finalizer.verify_and_publish."""
-        reported, progress = self._reading.require_description(found), self._progress
+        reported, progress = self._source_reader.require_description(found), self._progress
         if reported is None or reported.version.size is None:
             return None
         progress.phase, progress.total = "copying", reported.version.size
@@ -77,14 +77,14 @@ class ServerCopier:
             return None
         progress.phase = "verifying"
         sent = Sent(reported.version.size, {}, reported.version.digests)
-        if not sent.declared and self._terms.needs_digest:
+        if not sent.declared and self._context.needs_digest:
             try:
-                sent = self._reading.read_again(reported.version, reported.version)[0] or sent
+                sent = self._source_reader.read_again(reported.version, reported.version)[0] or sent
             except RelayError as error:
-                raise self._acceptance.given_up(
+                raise self._finalizer.discard_stored(
                     error, destination, place, stored
                 ) from error.__cause__
-        return self._acceptance.verify_and_publish(
+        return self._finalizer.verify_and_publish(
             destination, place, stored, reported, sent, (_COPIED,), moved=0, before=before
         )
 
@@ -97,13 +97,13 @@ class ServerCopier:
     def _copy(self, destination: Destination, place: Location, found: ObjectInfo) -> PutResult:
         """Have it copied; in parts, if it is too large for one request. Raises as
         CopyDestination.copy."""
-        terms = self._terms
-        absent = terms.if_absent and not self._progress.replaces
+        context = self._context
+        absent = context.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
-            way = terms.part_context(place, found, digested=False, copying=True)
-            self._progress.parts = parts = MultipartUpload(way, absent, terms.journal)
+            way = context.part_context(place, found, digested=False, copying=True)
+            self._progress.parts = parts = MultipartUpload(way, absent, context.journal)
             return parts.run().stored
-        copier, token = cast(CopyDestination, destination), terms.known.token
-        stored = copier.copy(terms.plan.source, found, place, if_absent=absent, token=token)
+        copier, token = cast(CopyDestination, destination), context.known.token
+        stored = copier.copy(context.plan.source, found, place, if_absent=absent, token=token)
         self._progress.copied = found.version.size or 0
         return stored

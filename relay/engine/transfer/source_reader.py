@@ -62,19 +62,19 @@ class SourceReader:
 
     _source: Source
 
-    def __init__(self, terms: TransferContext, progress: Progress) -> None:
-        self._terms, self._progress = terms, progress
-        self._small: Version | None = None
+    def __init__(self, context: TransferContext, progress: Progress) -> None:
+        self._context, self._progress = context, progress
+        self._listed_small: Version | None = None
         self._hint: ObjectInfo | None = None
-        self._before: tuple[str, Digests] | None = None
+        self._earlier_read: tuple[str, Digests] | None = None
 
     def reset(self) -> None:
         """Another attempt begins: nothing is pinned."""
-        terms = self._terms
-        self._source = terms.stores.source(terms.plan.source, terms.meter)
-        self._small = listed = self._listed_version_of_small()
+        context = self._context
+        self._source = context.stores.source(context.plan.source, context.meter)
+        self._listed_small = listed = self._listed_version_of_small()
         self._hint = (
-            ObjectInfo(listed, terms.plan.source) if listed and listed.strong_etag else None
+            ObjectInfo(listed, context.plan.source) if listed and listed.strong_etag else None
         )
 
     # -- which version
@@ -86,11 +86,11 @@ class SourceReader:
 
         Raises StoreError, and SourceChanged for what is not what was promised or listed.
         """
-        plan = self._terms.plan
+        plan = self._context.plan
         copied = plan.server_copy and destination.can_copy(plan.source, plan.destination)
-        if self._hint is None and self._small is not None and not copied:
+        if self._hint is None and self._listed_small is not None and not copied:
             return None
-        return self._hint or self._head() or self._peek(destination)
+        return self._hint or self._head() or self._read_first_byte(destination)
 
     def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
         """Return what the source itself tells, where `found` is nothing, or only what a listing
@@ -99,19 +99,19 @@ class SourceReader:
 
     def _inspect(self) -> ObjectInfo | None:
         """Return what a HEAD tells, or None where it does not: then the GET does."""
-        found = self._source.head(self._terms.plan.source)
+        found = self._source.head(self._context.plan.source)
         return None if isinstance(found, UnknownObject) else self._check_description(found)
 
     def _check_description(self, found: F) -> F:
         """Return what was found, with the wish that all of its metadata be kept, where there is
         that wish."""
-        if self._terms.plan.metadata is Metadata.KEEP:
+        if self._context.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
 
     def _listed_version_of_small(self) -> Version | None:
         """Return what a listing told of a small object that nobody has begun to move."""
-        known, plan = self._terms.known, self._terms.plan
+        known, plan = self._context.known, self._context.plan
         listed = known.listed
         if (
             listed is None
@@ -122,7 +122,7 @@ class SourceReader:
             return None
         return (
             listed
-            if listed.size is not None and listed.size < self._terms.limits.parted_bytes
+            if listed.size is not None and listed.size < self._context.limits.parted_bytes
             else None
         )
 
@@ -131,22 +131,22 @@ class SourceReader:
         if found is None:
             return None
         if found.version.size:  # many a server that does not know says 0
-            self._hold_to_listing(found)
-        return check_against_list(found, self._terms.known.promised)
+            self._check_against_listing(found)
+        return check_against_list(found, self._context.known.promised)
 
-    def _peek(self, destination: Destination) -> ObjectInfo | None:
+    def _read_first_byte(self, destination: Destination) -> ObjectInfo | None:
         """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs
         that are signed allow GET alone.
 
         Only where something hangs on it: one that goes in parts can be gone on with when the
         signature has expired."""
-        terms = self._terms
-        promised = terms.known.promised.size if terms.known.promised else None
-        small = promised is not None and promised < terms.limits.parted_bytes
-        if terms.journal is None or destination.part_limits is None or small:
+        context = self._context
+        promised = context.known.promised.size if context.known.promised else None
+        small = promised is not None and promised < context.limits.parted_bytes
+        if context.journal is None or destination.part_limits is None or small:
             return None
         try:
-            opened = self._source.get(terms.plan.source, None, ByteRange(0, 0))
+            opened = self._source.get(context.plan.source, None, ByteRange(0, 0))
         except (RangeIgnored, SourceChanged):  # it gives no ranges, or is empty
             return None
         assert opened.body is not None  # an Opened has one
@@ -155,11 +155,11 @@ class SourceReader:
         found = ObjectInfo(
             opened.version, opened.location, opened.disposition, opened.metadata, ranges=True
         )
-        return check_against_list(self._check_description(found), terms.known.promised)
+        return check_against_list(self._check_description(found), context.known.promised)
 
-    def _hold_to_listing(self, found: ObjectInfo) -> None:
+    def _check_against_listing(self, found: ObjectInfo) -> None:
         """Raise SourceChanged where a listing told another size of this very version."""
-        known = self._terms.known
+        known = self._context.known
         if known.listed is not None and known.promised is None:
             check_against_listing(found.version, known.listed)
 
@@ -171,8 +171,8 @@ class SourceReader:
 
         Raises as Source.get, and SourceChanged for what is not what was promised or listed.
         """
-        terms, progress = self._terms, self._progress
-        source, promised = terms.plan.source, terms.known.promised
+        context, progress = self._context, self._progress
+        source, promised = context.plan.source, context.known.promised
         try:
             opened = self._source.get(source, found.version if found else None)
         except (SourceChanged, PreconditionFailed):
@@ -185,19 +185,19 @@ class SourceReader:
         assert body is not None  # an Opened has one
         self._refuse_page(opened)
         opened = check_against_list(self._check_description(opened), promised)
-        self._hold_to_listing(opened)
-        if body.length is None and (length := self._foretold(opened)) is not None:
+        self._check_against_listing(opened)
+        if body.length is None and (length := self._declared_length(opened)) is not None:
             body.promise(length)
         progress.total = body.length
-        if terms.needs_digest:
+        if context.needs_digest:
             body.digest_with(_digests_to_compute(opened.version), opened.version.digests)
         return opened, body
 
-    def _foretold(self, opened: OpenedObject) -> int | None:
+    def _declared_length(self, opened: OpenedObject) -> int | None:
         """Return the length of an object whose answer has none, as the list promised it or the
         listing gave it; not of one in a content coding, since a listing gives the length
         without."""
-        known = self._terms.known
+        known = self._context.known
         if known.promised is not None:
             return known.promised.size
         coded = any(name.lower() == "content-encoding" for name, _ in opened.metadata)
@@ -213,7 +213,7 @@ class SourceReader:
         links as an object, and is a folder's page itself: a server may answer for a folder with or
         without its '/'; it is asked for the other. And a folder's page that a caller names as an
         object, if a listing reads it as one."""
-        known, place = self._terms.known, self._terms.plan.source
+        known, place = self._context.known, self._context.plan.source
         kind = next(
             (value for name, value in opened.metadata if name.lower() == "content-type"), ""
         )
@@ -231,7 +231,7 @@ class SourceReader:
                 f"{place} leads to {opened.location}, which is a page", side="source", hint=hint
             )
         if not page and known.listed is None and known.promised is None and self._is_index(place):
-            raise _folder(place)
+            raise _folder_error(place)
         if page or not listed:
             return
         try:
@@ -246,7 +246,7 @@ class SourceReader:
                 raise
             return
         if found.location.path.endswith("/"):
-            raise _folder(place)
+            raise _folder_error(place)
 
     def _is_index(self, place: Location) -> bool:
         """Say if a place that a caller names as an object is a folder's page for certain: one that
@@ -264,7 +264,7 @@ class SourceReader:
         """Read the source, or what is `pin_version` of it, without sending it, if it has as many
         bytes as `there`."""
         opened, body = self.open_body(
-            ObjectInfo(pinned, self._terms.plan.source) if pinned else None
+            ObjectInfo(pinned, self._context.plan.source) if pinned else None
         )
         try:
             if None not in (body.length, there.size) and body.length != there.size:
@@ -283,16 +283,16 @@ class SourceReader:
         etag = opened.version.strong_etag
         if not body.complete or etag is None or not body.digests:
             return
-        if self._before is not None and self._before[0] == etag:
-            _, differing = compare(self._before[1], body.digests)
+        if self._earlier_read is not None and self._earlier_read[0] == etag:
+            _, differing = compare(self._earlier_read[1], body.digests)
             if differing:
                 raise SourceUnstable(
                     f"{opened.location} was read twice, and its bytes were others, under {etag}"
                 )
-        self._before = (etag, body.digests)
+        self._earlier_read = (etag, body.digests)
 
 
-def _folder(place: Location) -> Rejected:
+def _folder_error(place: Location) -> Rejected:
     hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
     return Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
 

@@ -1,12 +1,12 @@
 """One transfer, from queued to settled: take a slot, run an attempt, retry while that may help.
 
-Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails for good, or the
-budget of seconds is spent, which counts from when the trouble began. Each attempt starts from
-nothing: a fresh head, a fresh body, a fresh upload; no byte of an earlier one is reused, but those
-of parts that the journal has. Whatever ends an attempt, its body is closed, which breaks an upload
-that was not whole.
+Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails permanently, or the
+retry budget (in seconds since the first failure) is spent. Each attempt starts from nothing: a new
+HEAD, a new body, a new upload. It reuses no byte of an earlier attempt, except the parts in the
+journal. However an attempt ends, its body is closed, which breaks an incomplete upload.
 
-Decided here: what is tried again (law 7), and when. Never here: what an attempt does (`course.py`).
+Decided here: which failures are retried (law 7), and when. Never here: the steps of an attempt
+(`attempt.py`).
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from relay.throttle import Slots
 from relay.wire.watchdog import Watchdog
 
 MAX_RESTARTS = 2
-"""So often an object begins anew because its source became another version, or its upload was
-thrown away. The budget of seconds is for what may pass; these may come after hours."""
+"""Maximum number of restarts from the first byte after the source changed or the upload was
+aborted. The retry budget does not limit these: it is for transient failures, and a restart may
+happen after hours."""
 RESUMABLE_ENDS = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
-"""Ends after which a later run resumes the object, where there is a journal: its leftovers are not
+"""Failures after which a later run resumes the object, if there is a journal. Its leftovers are not
 reported yet."""
 
 
 @dataclass(eq=False)
 class Transfer:
-    """One object from one Location to another. Run it once, in a greenlet of its own or in the
-    caller's.
+    """Moves one object from one Location to another. Call `run` once, in any greenlet.
 
-    Others may read where it stands while it runs, and may call `cancel`.
+    Other greenlets may read its progress and call `cancel` meanwhile.
     """
 
     id: str
@@ -73,26 +73,25 @@ class Transfer:
     known: ObjectHints = ObjectHints()
     journal: Journal | None = None
     admitted: bool = False
-    """It is not one of those who stand in line for a slot: whoever started it knows that one is
-    free."""
+    """True: skip the slot queue, since the caller has already found a free slot."""
     allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
 
     def __post_init__(self) -> None:
         """Start the clocks."""
         self.meter = Watchdog(self.limits)
         self._progress = Progress()
-        self._has_read = False  # bytes of the object: the text of a refusal is none of them
-        self._undeclared: str | None = None
-        """The digests of bytes of the source that do not have the one that it declares."""
+        self._has_read = False  # bytes of the object itself, not of an error's text
+        self._mismatched_digests: str | None = None
+        """The computed digests of the last source bytes that did not match the declared digest."""
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
-        self._troubles = PendingRetries()
-        self._anew = 0
+        self._pending_retries = PendingRetries()
+        self._restarts = 0
 
     # -- what others may see and do
 
     @property
     def phase(self) -> str:
-        """What it is at: waiting, opening, copying, piping, verifying, settled."""
+        """The current phase: waiting, opening, copying, piping, verifying, settled."""
         return self._progress.phase
 
     @property
@@ -122,32 +121,33 @@ class Transfer:
 
     @property
     def resent(self) -> int:
-        """The bytes that were sent in vain, in all attempts."""
+        """The bytes that had to be sent again, or will have to be, in all attempts."""
         return self._progress.resent
 
     @property
     def unsent(self) -> bool:
-        """Whether it may be written down what was at the destination, and no byte has gone there
-        after all."""
+        """True if the journal may have the prior state of the destination, and yet no byte was
+        sent."""
         return self._progress.noted and not self._progress.sendings
 
     @property
     def untouched(self) -> bool:
-        """Whether no byte has gone to the destination, nor has any of a process before this one."""
+        """True if neither this process nor an earlier one has sent a byte to the destination."""
         return not (self.known.begun or self._progress.sendings or self._progress.noted)
 
     @property
     def has_sent(self) -> bool:
-        """Whether an attempt may have put something there, those of lost processes included."""
+        """True if an attempt may have stored something, including attempts of crashed processes."""
         return self._progress.sendings > 0
 
     @property
     def trouble(self) -> PendingRetry | None:
-        """What of it is tried again, why, and when next; None while all goes well, or bytes move
-        again."""
-        worst, progress = self._troubles.worst, self._progress
-        moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
-        return None if worst is not None and worst.what == WHOLE and moves else worst
+        """The pending retry that has lasted longest; None without one, or once bytes move again."""
+        worst, progress = self._pending_retries.worst, self._progress
+        if worst is not None and worst.what == WHOLE:
+            moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
+            return None if moves else worst
+        return worst
 
     @property
     def frees_slot(self) -> bool:
@@ -155,8 +155,7 @@ class Transfer:
         return self._progress.is_rid
 
     def progress(self) -> Mapping[str, Any]:
-        """Return where the transfer stands, as plain values; with the `trouble`, while something is
-        tried again."""
+        """Return the progress as JSON values, with `trouble` while a retry is pending."""
         trouble = self.trouble
         return {
             "id": self.id,
@@ -169,70 +168,73 @@ class Transfer:
         }
 
     def cancel(self, why: RelayError | None = None) -> None:
-        """Let it end with `why` (Cancelled if none is given) within about a second."""
+        """Make `run` raise `why` (default: Cancelled) within about a second."""
         self.meter.cancel(why)
 
     def part_context(self, place: Location, found: ObjectInfo, digested: bool) -> PartContext:
-        """Return how parts of what was `found` go to `place`, for one who moves some of them and
-        not the whole."""
+        """Return the context of part transfers from the version `found` to `place`, for a worker
+        that helps with some parts only."""
         return self._context().part_context(place, found, digested)
 
     def _context(self) -> TransferContext:
         return TransferContext(
-            self.id,
-            self.plan,
-            self.known,
-            self.stores,
-            self.limits,
-            self.backoff,
-            self.random,
-            self.sleep,
-            self.meter,
-            self.journal,
-            self._troubles,
-            self._progress.remains,
+            id=self.id,
+            plan=self.plan,
+            known=self.known,
+            stores=self.stores,
+            limits=self.limits,
+            backoff=self.backoff,
+            random=self.random,
+            sleep=self.sleep,
+            meter=self.meter,
+            journal=self.journal,
+            troubles=self._pending_retries,
+            remains=self._progress.remains,
         )
 
     # -- attempts
 
     def run(self) -> Outcome:
-        """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then,
-        but parts in the journal."""
-        terms, before = self._context(), self.known.before
-        if before is not None and before.assumed and terms.if_absent:
-            before = None  # it would be written down
+        """Move the object. Raises the last attempt's RelayError. On failure nothing of ours is left
+        at the destination, except the parts in the journal and the leftovers that the error
+        names."""
+        context, before = self._context(), self.known.before
+        if before is not None and before.assumed and context.if_absent:
+            before = None  # an assumption must not become a note in the journal
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
-        if self.known.lapsed and self._may_show(terms, before):
+        if self.known.lapsed and self._may_show(context, before):
             self._progress.unproved = (
                 self.plan.destination
-            )  # a piece may be there, until somebody has looked
-        course = Attempt(terms, self._progress, self.allowed)
+            )  # a partial object may be there, until an attempt has inspected the place
+        attempt = Attempt(context, self._progress, self.allowed)
         try:
             while True:
                 try:
-                    return self._and_remains(self._attempt(course))
+                    return self._add_remains(self._run_attempt(attempt))
                 except RelayError as failure:
                     error = self._classify_failure(failure)
                     error.keep(self._progress.remains)
                     self._progress.remains.update(error.remains)
                     if isinstance(error, PermissionDenied) and not error.retryable:
-                        raise self._credentials_withdrawn(error) from None
+                        raise self._classify_denial(error) from None
                     self._wait_after(error)
         except RelayError as error:
-            error.keep(self._progress.remains)  # a cancel between two attempts has none
+            error.keep(self._progress.remains)  # a cancel between two attempts has no leftovers yet
             left = self._progress.unproved
-            if left is not None and not (isinstance(error, RESUMABLE_ENDS) and self._is_noted()):
+            if left is not None and not (
+                isinstance(error, RESUMABLE_ENDS) and self._note_unproved()
+            ):
                 error.leave("What was sent", left, "nothing has proved it")
             raise
         finally:
             self._progress.phase = "settled"
-            self._troubles.over(WHOLE)
+            self._pending_retries.over(WHOLE)
 
-    def _is_noted(self) -> bool:
-        """Write down that something of ours may be there, for whoever comes next: also for another
-        migration, which may leave alone what is there. Return whether that is known: not without a
-        journal, nor where the ledger is away."""
+    def _note_unproved(self) -> bool:
+        """Note in the journal that an unproved object of ours may be at the destination, so that
+        the next attempt, or another migration, does not skip it. Return whether it is noted: False
+        without a journal, or while the ledger is unavailable."""
         noted = self._progress.to_note
         if self.journal is None:
             return False
@@ -240,14 +242,14 @@ class Transfer:
             if noted is not None:
                 self.journal.note(noted)
         except LeaseLost:
-            pass  # another runner has the object, and counts this one as lost
+            pass  # another worker has the object, and treats this attempt as crashed
         except LedgerFailed:
             return False
         return True
 
-    def _may_show(self, terms: TransferContext, before: PriorState | None) -> bool:
-        """Say if what a process sent that was lost may be seen at the object's own place. Where
-        everything may be overwritten nobody notes that something goes there."""
+    def _may_show(self, context: TransferContext, before: PriorState | None) -> bool:
+        """Say if a crashed process may have left something at the object's own place. With
+        if_exists=overwrite the journal has no note of that."""
         place = self.plan.destination
         if place.path.endswith("/") or place.method == "POST":
             return False
@@ -255,25 +257,25 @@ class Transfer:
             return before is not None and not before.assumed
         destination = self.stores.destination(place, self.meter)
         return not (
-            terms.publishes_atomically(destination) or destination.staged_locations(place, "")
+            context.publishes_atomically(destination) or destination.staged_locations(place, "")
         )
 
     def _classify_failure(self, error: RelayError) -> RelayError:
-        """Return a failure, or what it means: the same bytes twice that do not have the source's
-        digest are no accident."""
+        """Return the failure, or SourceDigestWrong: if two reads return the same bytes, and they do
+        not match the source's digest, the digest is wrong and not the transfer."""
         seen = (
             error.seen if isinstance(error, IntegrityMismatch) and error.side == "source" else None
         )
-        if seen is None or seen != self._undeclared:
-            self._undeclared = seen or self._undeclared
+        if seen is None or seen != self._mismatched_digests:
+            self._mismatched_digests = seen or self._mismatched_digests
             return error
         wrong = SourceDigestWrong(f"{self.plan.source}, twice: {error.message}")
         wrong.keep(error.remains)
         return wrong
 
-    def _and_remains(self, outcome: Outcome) -> Outcome:
-        """Add what attempts before the last one left, and nobody has removed: not at the object's
-        own place, where another thing is by now."""
+    def _add_remains(self, outcome: Outcome) -> Outcome:
+        """Add the leftovers of earlier attempts to the outcome. Those at the object's own place are
+        omitted, since the object has replaced them."""
         left = {
             place: text
             for place, text in self._progress.remains.items()
@@ -288,25 +290,24 @@ class Transfer:
             outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes))
         )
 
-    def _attempt(self, course: Attempt) -> Outcome:
-        """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
+    def _run_attempt(self, attempt: Attempt) -> Outcome:
+        """Run one attempt while holding a slot. The slot is free during the wait for the next."""
         progress = self._progress
         progress.phase = "waiting"
         with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.check):
             progress.begin_attempt()
             self.meter.committed = False
             try:
-                return course.run()
+                return attempt.run()
             finally:
                 self._has_read = self._has_read or progress.moved > 0
                 progress.close()
 
-    def _credentials_withdrawn(self, error: PermissionDenied) -> StoreError:
-        """Return what a denial means: of one who was allowed before, that his credentials are not
-        good any more.
+    def _classify_denial(self, error: PermissionDenied) -> StoreError:
+        """Turn a 403 into CredentialsWithdrawn if the same credentials worked earlier in this
+        transfer: bytes of the object were read, or parts of it were acknowledged.
 
-        He was, if he has read some of the object, or parts of it have arrived. Without a journal
-        nobody could go on."""
+        Without a journal nothing could be resumed, so the 403 stays as it is."""
         if self.journal is None:
             return error
         written = self.journal.recorded_upload()
@@ -320,22 +321,21 @@ class Transfer:
         return withdrawn
 
     def _wait_after(self, error: RelayError) -> None:
-        """Wait before the next attempt, or raise `error` if there is to be none."""
+        """Wait before the next attempt. Raises `error` if it is not retried, and Cancelled."""
         again = error.retryable and self.attempt and not isinstance(error, LedgerFailed)
-        wait = self._wait(error) if again else None
+        wait = self._next_wait(error) if again else None
         if wait is None:
             raise error
         self._progress.phase = "waiting"
-        self.meter.check()  # a cancelled transfer is not tried again
-        self._troubles.note(WHOLE, error, self._patience.failures, wait)
+        self.meter.check()  # a cancelled transfer is not retried
+        self._pending_retries.note(WHOLE, error, self._patience.failures, wait)
         pause(wait, self.meter, self.sleep)
 
-    def _wait(self, error: RelayError) -> float | None:
-        """Return how long to wait before the next attempt, in seconds, or None if there is to be
-        none."""
+    def _next_wait(self, error: RelayError) -> float | None:
+        """Return the seconds to wait before the next attempt, or None if `error` is final."""
         if isinstance(error, RESTART_ERRORS):
-            self._anew += 1
-            if self._anew > MAX_RESTARTS:
+            self._restarts += 1
+            if self._restarts > MAX_RESTARTS:
                 return None
             self._patience.renew()
         return self._patience.wait(self._progress.bytes, self.meter.moved_at, error.retry_after)

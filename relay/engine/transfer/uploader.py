@@ -54,16 +54,16 @@ class Uploader:
 
     def __init__(
         self,
-        terms: TransferContext,
+        context: TransferContext,
         progress: Progress,
-        reading: SourceReader,
-        acceptance: Finalizer,
+        source_reader: SourceReader,
+        finalizer: Finalizer,
     ) -> None:
-        self._terms, self._progress, self._reading, self._acceptance = (
-            terms,
+        self._context, self._progress, self._source_reader, self._finalizer = (
+            context,
             progress,
-            reading,
-            acceptance,
+            source_reader,
+            finalizer,
         )
 
     def upload_multipart(
@@ -74,10 +74,10 @@ class Uploader:
 
         Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
-        terms, progress = self._terms, self._progress
-        way = terms.part_context(place, found, terms.needs_digest)
-        absent = terms.if_absent and not progress.replaces
-        progress.parts = parts = MultipartUpload(way, absent, terms.journal, vain=progress.vain)
+        context, progress = self._context, self._progress
+        way = context.part_context(place, found, context.needs_digest)
+        absent = context.if_absent and not progress.replaces
+        progress.parts = parts = MultipartUpload(way, absent, context.journal, vain=progress.vain)
         progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()
@@ -93,9 +93,9 @@ class Uploader:
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
-        declared = found.version.digests if terms.needs_digest else {}
-        notes = uncompared_digest_notes(terms.known.promised, declared) + progress.discarded
-        return self._acceptance.verify_and_publish(
+        declared = found.version.digests if context.needs_digest else {}
+        notes = uncompared_digest_notes(context.known.promised, declared) + progress.discarded
+        return self._finalizer.verify_and_publish(
             destination, place, moved.stored, found, sent, notes, before=before
         )
 
@@ -112,26 +112,28 @@ class Uploader:
         Raises SameObject for what may be the source by another name, as Destination.put,
         SourceUnstable, and as Finalizer.verify_and_publish. Nothing of a broken upload remains, or
         the error says that it may."""
-        terms = self._terms
-        atomic = terms.publishes_atomically(destination)
+        context = self._context
+        atomic = context.publishes_atomically(destination)
         if (
             not atomic
             and same_path(opened.location, place)
             and _is_same_version(opened.version, before.version)
         ):
             raise _same_object_error(place)
-        body.guard = partial(self._last_bytes, not destination.staged_locations(place, ""))
+        body.guard = partial(
+            self._check_before_last_bytes, not destination.staged_locations(place, "")
+        )
         if body.complete:
             body.check_guard()  # an empty one has no bytes that could wait for it
         self._progress.phase = "piping"
         try:
             begins = self._multipart_factory(destination, opened, body)
-            absent = terms.if_absent and not self._progress.replaces
+            absent = context.if_absent and not self._progress.replaces
             stored = destination.put(
-                place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins
+                place, body, opened.metadata, if_absent=absent, token=context.known.token, **begins
             )
         except RelayError as error:
-            if _is_unasked(body, error):
+            if _is_never_received(body, error):
                 self._progress.note_unsent()
             shows = (
                 _may_be_whole(body, error)
@@ -149,13 +151,13 @@ class Uploader:
         notes, ended = proof_of_end(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
         try:
-            self._reading.note_digests(opened, body)
+            self._source_reader.note_digests(opened, body)
         except SourceUnstable as error:
-            gone = remove_object(destination, stored, error, self._progress.before, terms.began)
+            gone = remove_object(destination, stored, error, self._progress.before, context.began)
             if not gone and stored.place is None:
                 self._progress.unproved = place
             raise
-        return self._acceptance.verify_and_publish(
+        return self._finalizer.verify_and_publish(
             destination, place, stored, opened, sent, notes, whole=ended, before=before
         )
 
@@ -168,19 +170,19 @@ class Uploader:
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
         return {
-            "begins": self._terms.upload_lifecycle.begin_unknown_length(
-                opened.version, self._terms.needs_digest
+            "begins": self._context.upload_lifecycle.begin_unknown_length(
+                opened.version, self._context.needs_digest
             )
         }
 
-    def _last_bytes(self, shown: bool) -> None:
+    def _check_before_last_bytes(self, shown: bool) -> None:
         """Look before the last bytes go out whether the object is still ours; `shown` says that
         they make it one that everybody sees. Raises LeaseLost, LedgerFailed, and what the meter
         raises."""
-        if self._terms.journal is not None:
-            self._terms.journal.check_lease()
+        if self._context.journal is not None:
+            self._context.journal.check_lease()
         if shown:
-            self._terms.meter.commit()
+            self._context.meter.commit()
 
     def _break_upload(
         self,
@@ -193,7 +195,7 @@ class Uploader:
         """Break an upload that failed for good, and look for what it left. Returns whether the
         whole of it may be there, as far as anybody looked. Raises SourceUnstable."""
         self._progress.close()
-        self._reading.note_digests(opened, body)
+        self._source_reader.note_digests(opened, body)
         self._progress.resent += body.count
         if broken.place.method == "POST" or atomic or _is_unsent(body, error):
             return True
@@ -204,13 +206,13 @@ class Uploader:
     ) -> bool:
         """Look for what the broken upload left, on a short clock of its own: ours may be what ran
         out."""
-        terms = self._terms
-        seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
-        meter = Watchdog(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
-        waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
-        destination = terms.stores.destination(broken.place, meter)
-        source = terms.stores.source(terms.plan.source, meter)
-        begins = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
+        context = self._context
+        seconds = min(context.limits.head_seconds, SWEEP_SECONDS)
+        meter = Watchdog(replace(context.limits, head_seconds=seconds, total_seconds=2 * seconds))
+        waits = [partial(context.sleep, wait) for wait in context.limits.sweep_waits]
+        destination = context.stores.destination(broken.place, meter)
+        source = context.stores.source(context.plan.source, meter)
+        begins = partial(is_piece, destination, broken.place, source, context.plan.source, version)
         return remove_failed_upload(
             destination, broken, error, waits, lambda there: begins(there) and self._is_held()
         )
@@ -219,8 +221,8 @@ class Uploader:
         """Say if the object is still ours: what another makes of it by now looks as a piece of ours
         does. Raises LedgerFailed."""
         try:
-            if self._terms.journal is not None:
-                self._terms.journal.check_lease()
+            if self._context.journal is not None:
+                self._context.journal.check_lease()
         except LeaseLost:
             return False
         return True
@@ -236,7 +238,7 @@ def _is_same_version(source: Version, there: Version | None) -> bool:
     return ours == theirs and None not in ours[1:]
 
 
-def _is_unasked(body: Body, error: RelayError) -> bool:
+def _is_never_received(body: Body, error: RelayError) -> bool:
     """Say if the destination knows nothing of an upload that failed so: it was not reached with the
     first byte. (It may be lost later, as when the server restarts while it puts the parts of an
     object together.)"""
@@ -245,7 +247,7 @@ def _is_unasked(body: Body, error: RelayError) -> bool:
 
 def _is_unsent(body: Body, error: RelayError) -> bool:
     """Say if nothing can be there of an upload that failed so."""
-    return isinstance(error, PreconditionFailed) or _is_unasked(body, error)
+    return isinstance(error, PreconditionFailed) or _is_never_received(body, error)
 
 
 def _may_be_whole(body: Body, error: RelayError) -> bool:

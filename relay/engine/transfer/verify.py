@@ -82,7 +82,7 @@ def prove_object(
 
     Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none,
     or still what was there before, and the destination's errors when the looking breaks."""
-    if verify is Verify.AUTO and (proof := _at_once(stored, sent)) is not None:
+    if verify is Verify.AUTO and (proof := _proof_from_response(stored, sent)) is not None:
         return proof
     if stored.readable is None:
         return Proof(
@@ -187,7 +187,10 @@ def _prove_found(
         )
     if verify is Verify.SIZE:
         return Proof(Level.SIZE, version, _length_note(version))
-    if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
+    if (
+        verify is Verify.AUTO
+        and (proof := _proof_by_digest(version, version.digests, sent)) is not None
+    ):
         return proof
     if verify is Verify.AUTO and stored.parts_checked and ours and version.size is not None:
         return Proof(Level.PART_DIGESTS, version)
@@ -199,11 +202,11 @@ def _length_note(version: Version) -> tuple[str, ...]:
     return () if version.size is not None else ("the destination does not tell the object's size",)
 
 
-def _at_once(stored: PutResult, sent: Sent) -> Proof | None:
+def _proof_from_response(stored: PutResult, sent: Sent) -> Proof | None:
     """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it
     can only mean that."""
     try:
-        proof = _by_digest(stored.version, stored.digests, sent)
+        proof = _proof_by_digest(stored.version, stored.digests, sent)
     except IntegrityMismatch:
         if stored.ambiguous and stored.readable is not None:
             return None  # an answer to HEAD will tell
@@ -211,7 +214,7 @@ def _at_once(stored: PutResult, sent: Sent) -> Proof | None:
     return proof and Proof(proof.level, proof.version.sized(sent.bytes), proof.notes)
 
 
-def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
+def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
     """Compare the destination's own digests; None if there is none to compare. Raises
     IntegrityMismatch: of the source where what arrived is what was sent, and only a digest that the
     source declares is another one."""
