@@ -72,17 +72,17 @@ BELIEVED: Mapping[str, frozenset[int]] = {
     "POST": frozenset({200, 201, 204}),
     "DELETE": frozenset({200, 202, 204, 404, 410}),
 }
-"""The statuses that mean success, by verb (law 4). 202 to an upload means that nothing is known
-yet."""
+"""Statuses that mean success, by verb (law 4). A 202 to an upload only means that it was accepted,
+not that it is stored."""
 
 MOVED = frozenset({301, 302, 303, 307, 308})
 COMPLAINTS = frozenset({429, 503})
-"""What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
+"""Statuses of a store that limits the request rate; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
-"""Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only
-know GET."""
+"""Statuses of HEAD that say nothing about GET: many presigned URLs and small servers support only
+GET."""
 PAGES = frozenset({"text/html", "application/xhtml+xml"})
-"""Types of pages: a folder's, or one that asks who one is."""
+"""Content types of web pages: a folder's page, or a login page."""
 FRESH: Fields = (("Cache-Control", "no-cache"),)
 GONE = frozenset({404, 410})
 HEAD_KNOWN = "answers HEAD with 200"
@@ -105,40 +105,42 @@ ERRORS: Mapping[int, type[StoreError]] = {
     504: Unavailable,
     507: StoreFull,
 }
-"""What a status means; every other one is Rejected, and final."""
+"""The error of each status. Any other status is Rejected, which is final."""
 
 PAGE_BYTES = 16 << 20
-"""The most that is read of one page of a listing, where the protocol has pages: a thousand names of
-a kilobyte, and as much again of markup."""
+"""Maximum size of one page of a listing, in bytes, if the protocol has pages: a thousand names of a
+kilobyte, and the same size again for markup."""
 ENCODED = ("Accept-Encoding", "gzip")
-"""Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
+"""Asks Google Cloud Storage for the stored bytes; without this field it decompresses gzip
+objects."""
 
 
 class HttpStore:
-    """One HTTP server, for one transfer: `side` is whose failures these are, `meter` what the waits
-    ask."""
+    """One HTTP server, for one transfer. `side` is the side that errors name; `meter` is the
+    watchdog that every wait asks."""
 
     asked: Fields = (("Want-Repr-Digest", WANT),)
-    """What every request for an object, or with one, asks the server to tell."""
+    """Fields of every request that reads or writes an object."""
     believed: Mapping[str, frozenset[int]] = BELIEVED
     head_is_advice = True
-    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows
-    no HEAD."""
+    """Whether a HEAD that fails, or is answered 404, may only mean that the server does not support
+    HEAD."""
 
     def __init__(
         self, wire: Wire, side: Side, meter: Watchdog, *, expect_bytes: int | None = None
     ) -> None:
-        """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
+        """`expect_bytes`: uploads of at least this length send `Expect: 100-continue`."""
         self._wire, self._side, self._meter = wire, side, meter
         self._expect_bytes = wire.limits.expect_bytes if expect_bytes is None else expect_bytes
 
     # -- both roles
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head. Redirects are followed, at most five.
+        """As Source.head. Follows up to `limits.redirects` redirects.
 
-        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells
-        what is there. One host may have a server for each folder at its root."""
+        A server that never answered a HEAD with 200 may not support HEAD: then only GET says
+        whether the object exists. This is remembered for each folder at the root, since one host
+        may have a different server for each."""
         asked, known = self._fresh_fields(), _head_known(location)
         advice = self.head_is_advice and not self._wire.memory.has(location.origin, known)
         if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
@@ -175,9 +177,9 @@ class HttpStore:
         )
 
     def _refuse_folder_at(self, location: Location, final: Location) -> None:
-        """Raise Rejected for an object whose URL leads to the same with a '/': its page is no
-        object."""
-        if location is final:  # it leads nowhere else
+        """Raise Rejected if the server redirects an object's URL to the same with a final '/': that
+        is a folder, and its page is not an object."""
+        if location is final:  # it was not redirected
             return
         if location.path.endswith("/") or not final.path.endswith("/"):
             return
@@ -187,16 +189,16 @@ class HttpStore:
             raise folder_here(location)
 
     def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
-        """Say if what a destination's redirect led to has another name: a login page is no proof of
-        an object."""
+        """Say if a destination redirected to another name: a login page does not prove that the
+        object exists."""
         return (
             self._side == "destination"
             and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
         )
 
     def _is_unlike(self, head: Head, pinned: Version | None, span: ByteRange | None) -> bool:
-        """Say if what a redirect led to need not be the object: where nobody knows its version, and
-        it is looked for, or where it is a page that is not called so."""
+        """Say if the target of a redirect may not be the object: a range without a pinned version,
+        or a web page whose ETag is not the pinned one."""
         if pinned is None:
             return span is not None
         kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
@@ -205,13 +207,15 @@ class HttpStore:
         )
 
     def _leads_elsewhere(self, location: Location, final: Location) -> RedirectRefused:
-        hint = "Are the credentials still good? Many a server leads who has none to a page."
-        said = f"{location} leads to {final}, which does not tell if the object is there"
+        hint = (
+            "Check the credentials: many servers redirect a request without them to a login page."
+        )
+        said = f"{location} redirects to {final}, which does not say if the object exists"
         return RedirectRefused(said, side=self._side, hint=hint)
 
     def _fresh_fields(self) -> Fields:
-        """Return the fields of a request that looks: at a destination no cache may answer it (RFC
-        9111 section 5.2)."""
+        """Return the fields of a read: at a destination no cache may answer it (RFC 9111 section
+        5.2)."""
         return self.asked + FRESH if self._side == "destination" else self.asked
 
     def _is_head_uninformative(self, status: int) -> bool:
@@ -257,22 +261,21 @@ class HttpStore:
     def _open_range(
         self, response: Response, final: Location, pinned: Version | None, span: ByteRange
     ) -> OpenedObject:
-        """Return a part of the object, if it is the right part of the right version (RFC 9110
-        section 14.4).
+        """Return a range of the object, after a check that it is the requested range of the pinned
+        version (RFC 9110 section 14.4).
 
-        Where none was pinned, what the answer tells of the whole is its version.
-        """
+        Without a pinned version, the answer's fields about the whole object are its version."""
         head, body = response.head, response.body
         known = pinned or Version()
         try:
             if head.status == 416:
                 raise SourceChanged(
-                    f"{final} has no bytes {span.first}-{span.last} any more", side=self._side
+                    f"{final} no longer has bytes {span.first}-{span.last}", side=self._side
                 )
             reported = content_range(head)
             if reported is None or reported[:2] != (span.first, span.last):
                 raise RangeIgnored(
-                    f"{final} does not give the range that it was asked for", side=self._side
+                    f"{final} did not answer with the requested range", side=self._side
                 )
             for name, ours, theirs in (
                 ("size", known.size, reported[2]),
@@ -284,12 +287,14 @@ class HttpStore:
                     )
             if body.length not in (None, span.length):
                 raise RangeIgnored(
-                    f"{final} announces {body.length} bytes of {span.length}", side=self._side
+                    f"{final} announces {body.length} bytes for a range of {span.length}",
+                    side=self._side,
                 )
             if known.strong_etag and head.get("etag") is None:
-                # RFC 9110 section 15.3.7 wants one; without it the bytes may be another version's.
+                # RFC 9110 section 15.3.7 requires an ETag; without it the bytes may belong to
+                # another version.
                 raise RangeIgnored(
-                    f"{final} does not say of which version its range is", side=self._side
+                    f"{final} does not name the version of its range", side=self._side
                 )
             body.promise(span.length)
             if pinned is None:
@@ -301,12 +306,12 @@ class HttpStore:
         return OpenedObject(known, final, head.get("content-disposition"), metadata, body=body)
 
     def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
-        """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""
+        """Merge the pinned version (from HEAD) with that of GET. Raises SourceChanged if they
+        differ."""
         if pinned is None:
             return version
-        size = (
-            pinned.size or None
-        )  # a HEAD of 0 bytes is what many a server says that does not know
+        # Many servers that don't know the size answer HEAD with a length of 0.
+        size = pinned.size or None
         for name, ours, theirs in (
             ("entity tag", pinned.etag, version.etag),
             ("size", size, version.size),
@@ -324,7 +329,8 @@ class HttpStore:
         )
 
     def _read(self, method: str, location: Location, fields: Fields) -> tuple[Response, Location]:
-        """Read with redirects followed by hand; the answer's body is still to be closed."""
+        """Send a read and follow its redirects; return the answer and its final location. The
+        caller closes the answer's body."""
         for _ in range(self._wire.limits.redirects + 1):
             response = self._send(method, location, fields)
             if is_transcoded(response.head) and ENCODED not in fields:
@@ -337,18 +343,18 @@ class HttpStore:
             response.body.close()
             location = redirected(location, target, self._side)
         raise TooManyRedirects(
-            f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side
+            f"more than {self._wire.limits.redirects} redirects, the last one to {location}",
+            side=self._side,
         )
 
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """As Source.list, by the pages on which web servers list a folder, one folder after the
-        other."""
+        """As Source.list, by the index pages of web servers, folder by folder."""
         return walk_folders(partial(self._index, location.folder()), self._patience, recursive)
 
     def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
-        """Yield what the page of a folder lists. Raises as `read_entries`, StoreError, and
+        """Yield the entries of a folder's index page. Raises as `read_entries`, StoreError, and
         UnsafeKey for a folder that has no URL."""
         folder = root.below(name) if name else root
         response, final = self._read("GET", folder, (("Accept", ACCEPT),))
@@ -365,32 +371,32 @@ class HttpStore:
             yield from read_entries(pieces, page)
 
     def _patience(self) -> ListingRetries:
-        """Return what bears the troubles of one page of a listing."""
+        """Return the retries of one page of a listing."""
         return ListingRetries(self._wire.limits.listing_seconds, self._meter)
 
     # -- destination
 
     @property
     def lists_all(self) -> bool:
-        """As Destination.lists_all: a page may leave names out, and most servers have none."""
+        """As Destination.lists_all: an index page may omit names, and most servers have none."""
         return False
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: many servers pass over a precondition that they
-        don't know."""
+        """As Destination.honours_preconditions: many servers ignore a precondition that they don't
+        know."""
         return False
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: some servers show what came of a broken upload."""
+        """As Destination.publishes_atomically: some servers show the bytes of a broken upload."""
         return False
 
     @property
     def part_limits(self) -> PartLimits | None:
-        """As Destination.part_limits: plain HTTP has no parts."""
+        """As Destination.part_limits: plain HTTP has no multipart uploads."""
         return None
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: plain HTTP has no word for it."""
+        """As Destination.can_copy: plain HTTP has no method for it."""
         return False
 
     def put(
@@ -404,8 +410,8 @@ class HttpStore:
     ) -> PutResult:
         """As Destination.put, by the location's method (PUT unless it says POST).
 
-        With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed
-        it."""
+        With `if_absent` the request carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server
+        may ignore it."""
         method, notes = location.method or "PUT", self.unkept_metadata(location, metadata)
         require(metadata, location, notes)
         plain = self._carried(metadata)
@@ -417,12 +423,12 @@ class HttpStore:
         return replace(stored, notes=notes) if notes else stored
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: an upload's fields describe it; the user's own and tags
-        are no part of HTTP."""
+        """As Destination.unkept_metadata: standard HTTP fields are sent with the upload; HTTP has
+        no user metadata and no tags."""
         return unkept_notes(metadata, lambda name: name in CARRIED, location, "the destination")
 
     def _carried(self, metadata: Fields) -> Fields:
-        """Return what of the metadata an upload's fields can say."""
+        """Return the metadata that can be sent as fields of an upload."""
         return tuple((name, value) for name, value in metadata if name.lower() in CARRIED)
 
     def _expects(self, body: Body) -> bool:
@@ -434,13 +440,13 @@ class HttpStore:
         created = head.get("location")
         if method == "POST" and created:
             readable = _created_location(location, created)
-        # A digest of nothing is that of the answer itself, which has no content.
+        # The digest of zero bytes describes the answer itself, which has no content.
         digests = {
             name: value
             for name, value in parse_fields(head.get).items()
             if value != of_nothing(name)
         }
-        # RFC 9530 section 3: on an answer with content, the field may speak of that content instead
+        # RFC 9530 section 3: in an answer with content, the field may describe that content instead
         # of the object.
         return PutResult(
             Version(etag=strong_tag(head.get("etag")), digests=digests),
@@ -450,13 +456,13 @@ class HttpStore:
         )
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.staged_locations: it is written to its own name."""
+        """As Destination.staged_locations: `put` writes to the final location."""
         return ()
 
     def publish(
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
     ) -> Version:
-        """As Destination.publish: PUT has done it."""
+        """As Destination.publish: PUT has published it already."""
         return stored.version
 
     def delete(self, location: Location, version: Version) -> None:
@@ -467,7 +473,7 @@ class HttpStore:
             raise self._refusal(response, "DELETE", location)
         response.body.close()
 
-    # -- what an answer's head tells
+    # -- versions and metadata from an answer's head
 
     def _version(self, head: Head) -> Version:
         return Version(
@@ -478,7 +484,7 @@ class HttpStore:
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        """Return what goes with the object, and when it was changed."""
+        """Return the object's metadata, with its time of modification."""
         found = metadata_of_head(head.by_name.get, head.fields)
         changed = http_date(head.get("last-modified"))
         seconds = changed.timestamp() if changed else -1
@@ -510,8 +516,8 @@ class HttpStore:
         throttle = self._meter.throttle
         if throttle is None:
             return self._in_flow(request)
-        # The migration's own turn comes first: a request that waits for it holds no turn of the
-        # store's meanwhile.
+        # Wait for the migration's own limit first: a request that waits for it must not occupy a
+        # slot of the store's limit.
         leave = throttle.enter(self._side, self._meter, self._meter.check, self._meter.tick_seconds)
         try:
             return self._in_flow(request)
@@ -519,7 +525,7 @@ class HttpStore:
             leave()
 
     def _in_flow(self, request: Request) -> Response:
-        """Do the exchange when it is its turn among all requests to this side of the store."""
+        """Do the exchange when the concurrency limit of this side of the store permits it."""
         flow = self._wire.flow(request.origin, self._side)
         turn = flow.enter(self._meter.check, self._meter.tick_seconds)
         complained, after = False, None
@@ -532,7 +538,7 @@ class HttpStore:
         return response
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
-        """Return the error for an answer that is not believed, and let go of its connection."""
+        """Return the error for an answer that is not believed, and release its connection."""
         return self._unexpected_status(
             response,
             method,
@@ -541,24 +547,23 @@ class HttpStore:
         )
 
     def _secrets(self, location: Location) -> tuple[str, ...]:
-        """Return what no message may repeat, whoever said it."""
+        """Return the strings that no message may repeat."""
         return secrets_of(location.headers, location.query)
 
     def _text(self, response: Response, method: str) -> str:
-        """Return what a refusal says besides its head; empty where it says nothing, or breaks
-        off."""
+        """Return the text of a refusal; empty if there is none, or if it breaks off."""
         if method == "HEAD" or not may_have_message(response.head):
             return ""
         try:
             return response.body.text(self._wire.limits)
         except RelayError:
-            return ""  # its status tells enough
+            return ""  # the status is enough
 
     def _unexpected_status(
         self, response: Response, method: str, location: Location, why: str
     ) -> RelayError:
-        """Return the error by the answer's status, with the store's own words, and let go of its
-        connection."""
+        """Return the error of the answer's status, with the store's own message `why`, and release
+        its connection."""
         response.body.close()
         status, reason = (
             response.head.status,
@@ -570,20 +575,24 @@ class HttpStore:
         said += f" ({why})" if why else ""
         if status in MOVED:
             return RedirectRefused(
-                f"{said}; an upload is not redirected", side=self._side, store_status=status
+                f"{said}; relay does not follow redirects of uploads",
+                side=self._side,
+                store_status=status,
             )
         if 200 <= status < 300:
             undone = Rejected(
-                f"{said}, which does not say that it is done", side=self._side, store_status=status
+                f"{said}, which does not confirm that it is done",
+                side=self._side,
+                store_status=status,
             )
             if method in ("PUT", "POST"):
                 undone.leave(
-                    "What was sent", location, "the server may store it, and has not said so"
+                    "What was sent", location, "the server may store it, but did not confirm it"
                 )
             return undone
         if status == 412 and method == "GET":
             return SourceChanged(
-                f"{said}: it is another version than the one that was pinned", side=self._side
+                f"{said}: the object is no longer the pinned version", side=self._side
             )
         kind = ERRORS.get(status, Rejected)
         after = retry_after(response.head.get("retry-after"))
@@ -599,7 +608,7 @@ def _head_known(location: Location) -> str:
 
 
 def folder_there(location: Location) -> Rejected:
-    """Return the error of an object that has the name of a folder at its destination."""
+    """Return the error for an object whose name is that of a folder at the destination."""
     hint = (
         "An object can't have a folder's name: rename one of the two, or choose another"
         " destination."
@@ -608,14 +617,14 @@ def folder_there(location: Location) -> Rejected:
 
 
 def folder_here(location: Location) -> Rejected:
-    """Return the error of a source's folder that was taken for an object."""
+    """Return the error for a source that is a folder instead of an object."""
     hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-    return Rejected(f"{location} is a folder, and no object", side="source", hint=hint)
+    return Rejected(f"{location} is a folder, not an object", side="source", hint=hint)
 
 
 def _created_location(location: Location, reference: str) -> Location | None:
-    """Return where a POST says it made the object, if that is on the same origin; else nobody reads
-    it."""
+    """Return the location of the object that a POST created, or None if it is on another origin:
+    then the object can't be read back."""
     try:
         there = redirected(location, reference, "destination")
     except RelayError:
@@ -624,10 +633,10 @@ def _created_location(location: Location, reference: str) -> Location | None:
 
 
 def drain_answer(response: Response, wire: Wire) -> bool:
-    """Read an upload's answer if it is short, so that the connection can carry on; say if it had
-    content."""
+    """Read an upload's answer if it is short, so that the connection can be reused; return whether
+    it had content."""
     body = response.body
-    if body.complete and not body.count:  # there is nothing to read, as of nearly all
+    if body.complete and not body.count:  # nearly all answers have no content
         return False
     if body.framing is Framing.CLOSE or (body.length or 0) > wire.limits.text_bytes:
         body.close()
@@ -635,7 +644,7 @@ def drain_answer(response: Response, wire: Wire) -> bool:
     try:
         return bool(body.read(wire.limits.text_bytes + 1))
     except RelayError:
-        # The answer's head counts; a text that is cut changes nothing about the object.
+        # Only the answer's head counts; a truncated text changes nothing about the object.
         return True
     finally:
         body.close()

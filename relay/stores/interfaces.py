@@ -1,9 +1,9 @@
 """The contract of a store (law 9: one contract, one suite, every store).
 
-**Contract.** A destination either has the whole object after `put` returned, or, as far as the
-store's protocol lets anybody promise that, what it had before. No call retries, but for a page of
-`list` (`relisting.py`). No call returns an answer that it does not believe: every status that is
-not in the verb's explicit set raises a StoreError with `side` set."""
+**Contract.** After `put` returned, the destination has the whole object. After `put` failed, it has
+what it had before, as far as the store's protocol can promise that. No call retries, except for a
+page of `list` (`listing_retries.py`). No call returns an answer that it does not believe: a status
+outside the verb's explicit set raises a StoreError with `side` set."""
 
 from __future__ import annotations
 
@@ -25,27 +25,25 @@ from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 
 PREFIX, SUFFIX = ".relay-", ".part"
-"""What begins and ends the name of an upload that is not published yet; nobody else's object may be
-named so."""
+"""Prefix and suffix of a temporary name: the name of an upload that is not published yet. They are
+reserved; an object of the user may not have such a name."""
 
 
 _OTHERS = re.compile(r"relay-(relay-)?[0-9a-f-]{16,}\.upload(\.[^/]*)?")
-"""What such an upload is called where the server refuses names that begin with a dot, or end in
-`.part`."""
+"""Temporary names for servers that refuse a leading dot or the ending `.part`."""
 
 
 def temporary_name(token: str | None) -> str:
-    """Return the name of an upload that is not published yet; None makes one up that nobody else
-    has."""
+    """Return the temporary name of an upload; without a token a unique one is generated."""
     return f"{PREFIX}{token or uuid.uuid4().hex}{SUFFIX}"
 
 
 def temporary_names(token: str, name: str) -> tuple[str, ...]:
-    """Return what the upload of the object of this `name` may be called until it is published, the
-    usual one first.
+    """Return the temporary names that an upload of the object `name` may have, in the order in
+    which they are tried.
 
-    Nextcloud and ownCloud refuse what ends in `.part` and `.filepart`, others what begins with a
-    dot or `~$`; and some take only what ends as their objects do."""
+    Nextcloud and ownCloud refuse the endings `.part` and `.filepart`, other servers a leading dot
+    or `~$`. Some take only names with the endings of their objects."""
     ending = name.rpartition(".")[2] if "." in name[1:] else ""
     plain = f"relay-{token}.upload"
     return (
@@ -56,7 +54,7 @@ def temporary_names(token: str, name: str) -> tuple[str, ...]:
 
 
 def is_temporary_name(name: str) -> bool:
-    """Say if a name is one of those."""
+    """Say if a name is a temporary name."""
     return (name.startswith(PREFIX) and name.endswith(SUFFIX)) or _OTHERS.fullmatch(
         name
     ) is not None
@@ -66,8 +64,8 @@ _RESERVED = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
 
 
 def check_segments(path: str, deepest: int) -> None:
-    """Raise KeyTooLong for a percent-encoded path that a file system has no room for, or that has
-    more than `deepest` folders; ReservedKey for the name of an upload that is not published yet."""
+    """Raise KeyTooLong for a percent-encoded path with a segment that is too long for a file
+    system, or with more than `deepest` folders. Raise ReservedKey for a temporary name."""
     segments = [unquote_to_bytes(segment) for segment in path.split("/")]
     if any(len(segment) > NAME_BYTES for segment in segments):
         raise KeyTooLong(f"a part of the path has more than {NAME_BYTES} bytes")
@@ -79,51 +77,48 @@ def check_segments(path: str, deepest: int) -> None:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object that is there: its version, where it was found after redirects, and what describes
-    it.
+    """An object that exists: its version, its location after redirects, and its metadata.
 
-    `disposition` is its Content-Disposition; `metadata` the fields that belong to the object and go
-    with it."""
+    `disposition` is its Content-Disposition. `metadata` has the fields that belong to the object
+    and are copied with it."""
 
     version: Version
     location: Location
     disposition: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     ranges: bool = False
-    """Whether the store says that parts of it can be read."""
+    """Whether the store announces range requests for it."""
     described: bool = True
-    """Whether the store told what describes it: where it did not, an empty `metadata` says
-    nothing."""
+    """Whether the answer could name the metadata. If not, an empty `metadata` means "unknown"."""
 
 
 @dataclass(frozen=True)
 class UnknownObject:
-    """The store can't tell what is there, nor if anything is: `why` is its refusal. It never means
-    an absence."""
+    """The store does not say whether an object exists; `why` is its refusal. It never means that
+    the object is absent."""
 
     why: RelayError
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing tells of one object, or of one folder.
+    """An object or a folder in a listing.
 
-    `name` is relative to the folder that was listed, its parts separated by '/'; a folder's ends in
-    one."""
+    `name` is relative to the listed folder, with segments separated by '/'. A folder's name ends in
+    '/'."""
 
     name: str
     size: int | None = None
     etag: str | None = None
     modified: datetime | None = None
     url: str | None = None
-    """Where it is, if not below what was listed. It may hold secrets."""
+    """Its URL, if it is not below the listed folder. It may contain secrets."""
     digests: Digests = field(default_factory=dict)
     error: RelayError | None = None
-    """Why it can't be moved, or listed, where that shows already: its own failure, and nobody
-    else's."""
+    """Why it can't be moved or listed, if that is known already. Other entries are not affected."""
     after: str | None = None
-    """Behind what a later listing may go on, once all entries up to this one are kept: '' is the
-    beginning, None says nothing of it, and what an earlier entry said holds on."""
+    """Resume token: once all entries up to this one are stored, a later listing may start after it.
+    '' is the beginning. None keeps the token of an earlier entry."""
 
     @property
     def folder(self) -> bool:
@@ -132,19 +127,18 @@ class Entry:
 
     @property
     def is_listed_further(self) -> bool:
-        """Whether it is a folder that only a listing of its own tells more of."""
+        """Whether it is a folder whose content needs a listing of its own."""
         return self.folder and self.error is None
 
 
 def reject_temporary_name(entry: Entry, side: Side) -> Entry | None:
-    """Return what a listing tells of an object that has the name of an upload which is not
-    published yet.
+    """Return the entry that replaces an object with a temporary name in a listing.
 
-    At a destination that is nothing: it may be ours. Of a source nothing is left out, since a user
-    may have given the name: there it is an entry with an error."""
+    A destination omits it (None): it may be an upload of relay. A source omits nothing, since a
+    user may have chosen the name: there it is an entry with the error ReservedKey."""
     if side == "destination":
         return None
-    hint = "Delete it if it is an upload that was not finished; else rename it."
+    hint = "Delete it if it is an unfinished upload; otherwise rename it."
     return Entry(entry.name, entry.size, error=ReservedKey(_RESERVED, side=side, hint=hint))
 
 
@@ -157,44 +151,45 @@ class ByteRange:
 
     @property
     def length(self) -> int:
-        """How many bytes that are."""
+        """Number of bytes."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True)
 class OpenedObject(ObjectInfo):
-    """An object being read. Whoever holds it must read `body` to its end or close it."""
+    """An object that is being read. The caller must read `body` to its end or close it."""
 
     body: Body | None = None
 
 
 @dataclass(frozen=True)
 class PutResult:
-    """A destination's yes: what it said about the object, and where the object can be read.
+    """A successful upload: what the destination answered, and where the object can be read.
 
-    `readable` is None where the protocol names no place (a POST without a Location). `digests` are
-    the destination's own words about the bytes it took; `ambiguous` says that they may be about its
-    answer's text instead, so that only their agreeing means anything."""
+    `readable` is None if the protocol names no location (a POST without a Location). `digests` are
+    those that the destination reported for the bytes. `ambiguous` means that they may describe the
+    content of the answer instead (RFC 9530 section 3): then a match proves the object, and a
+    mismatch proves nothing."""
 
     version: Version
     readable: Location | None
     digests: Digests
     ambiguous: bool = False
     place: Location | None = None
-    """Where it belongs, if it lies at `readable` only until it is published there."""
+    """The final location, if `readable` is a staged location that `publish` moves from."""
     parts_checked: bool = False
-    """It came in parts, and the store compared a digest of each with ours."""
+    """The object was uploaded in parts, and the store compared a digest of each part with ours."""
     notes: tuple[str, ...] = ()
-    """What of the object's metadata the store did not take."""
+    """Notes for the receipt, such as metadata that the store did not take."""
     found: bool = False
-    """It was found there, after an answer was lost: it may be another's, until its digest says that
-    it is ours."""
+    """The answer was lost and the object was found afterwards. It may be somebody else's unless its
+    digest matches."""
 
 
 @dataclass(frozen=True)
 class PartLimits:
-    """How a store takes an object in parts, in bytes; `smallest` does not hold for the last
-    part."""
+    """Limits of a multipart upload: part sizes and object size in bytes, and the number of parts
+    (`most`). The last part may be smaller than `smallest`."""
 
     smallest: int
     largest: int
@@ -204,10 +199,11 @@ class PartLimits:
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload in parts that was begun. `checked` says that the store keeps a digest of the whole
-    object, `welcome` that it took a part of it just now: then no other need ask first if it may
-    come (RFC 9110 section 10.1.1), which on a long line costs a part of the speed. `described` is
-    what goes with the object, as it was given to `begin`."""
+    """A multipart upload that was created.
+
+    `checked`: the store keeps a digest of the whole object. `welcome`: the store took a part just
+    now, so that further parts need no `Expect: 100-continue` (RFC 9110 section 10.1.1), which costs
+    throughput on a line with a long round trip. `described`: the metadata as `begin` got it."""
 
     location: Location
     id: str
@@ -218,7 +214,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that the store has. `checked` says that it compared a digest of it with ours."""
+    """A stored part. `checked`: the store compared a digest of it with ours."""
 
     number: int
     size: int
@@ -227,45 +223,45 @@ class Part:
 
 
 Begins = Callable[[Location, tuple[tuple[str, str], ...]], AbstractContextManager[Upload]]
-"""Begins an upload in parts of an object with its metadata, and gives it for as long as the block
-lasts; where that raises, the upload is thrown away."""
+"""Creates a multipart upload of an object with its metadata, as a context manager. If the block
+raises, the upload is aborted."""
 
 
 class Source(Protocol):
-    """Something that objects are read from."""
+    """A store that objects are read from."""
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """Return what is there without reading it, or Unknown where the store can't tell (it allows
-        only GET).
+        """Return the object's version and metadata without reading it, or UnknownObject if the
+        store does not say whether it exists (a server that allows only GET).
 
-        Raises NotFound where nothing is there, which is as much proof as the store's protocol has,
-        and StoreError. Leaves nothing open."""
+        Raises NotFound if the object does not exist, with as much certainty as the store's protocol
+        offers, and StoreError. Leaves nothing open."""
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
-        """Open the object; with `pinned`, that version or SourceChanged; with `span`, only those
-        bytes of it, and of what version they are.
+        """Open the object, with `pinned` only in that version, with `span` only those bytes. The
+        returned version is that of the whole object.
 
-        Raises StoreError, SourceChanged, and RangeIgnored where the store would give the whole
-        object instead. On failure nothing is left open."""
+        Raises StoreError, SourceChanged if it is not the pinned version, and RangeIgnored if the
+        store would send the whole object instead of `span`. On failure nothing is left open."""
 
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """Yield what a folder holds, page by page as it is asked for: nothing grows with the number
-        of objects.
+        """Yield the entries of a folder, page by page on demand: memory does not grow with the
+        number of objects.
 
-        `after` is what an entry of an earlier listing said that a later one may go on behind;
-        others begin anew. `recursive` gives all objects below it instead, without folders but those
-        that can't be listed. What is wrong with one entry, or with one folder below, is that
-        entry's error; a folder that is not there may be one that is empty. Raises StoreError,
-        NotFound, ProtocolViolation for the folder itself; Unsupported where a store has no listing.
-        """
+        `after` is the resume token of an entry of an earlier listing; a store without resume starts
+        at the beginning. `recursive` yields all objects below the folder, and of the folders only
+        those that can't be listed. A failure of one entry, or of one folder below, is that entry's
+        error. A missing folder may be an empty one, where the store has no folders. Raises
+        StoreError, NotFound and ProtocolViolation for the folder itself, Unsupported if the store
+        has no listing."""
 
 
 class Destination(Protocol):
-    """Something that objects are written to."""
+    """A store that objects are written to."""
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source's."""
@@ -277,32 +273,32 @@ class Destination(Protocol):
 
     @property
     def lists_all(self) -> bool:
-        """Whether a listing tells of everything that is there, as soon as it is there: what it does
-        not tell of is not there then, at that moment."""
+        """Whether a listing is complete and consistent: an object that it does not name did not
+        exist at that moment."""
 
     def honours_preconditions(self, location: Location) -> bool:
-        """Say if `if_absent` is known to hold here: what is there is not overwritten then, whatever
-        else is known."""
+        """Say if this store is known to honour `if_absent`: an existing object is then never
+        overwritten."""
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look
-        for it.
+        """Say if an upload that broke off never leaves a visible object, so that no cleanup has to
+        look for one.
 
-        `digested` tells whether digests of the bytes are computed on the way.
-        """
+        `digested`: digests of the bytes are computed on the way."""
 
     @property
     def part_limits(self) -> PartLimits | None:
-        """How it takes objects in parts (then it is a PartsDestination), or None."""
+        """The limits of its multipart uploads (then it is a PartsDestination), or None."""
 
     def unkept_metadata(
         self, location: Location, metadata: tuple[tuple[str, str], ...]
     ) -> tuple[str, ...]:
-        """Return what of an object's metadata it can't keep there, in words, as far as that can be
-        known before."""
+        """Return a note for each piece of metadata that this destination can't keep, as far as that
+        is known before the upload."""
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """Say if it may be asked to copy from there by itself: then it is a CopyDestination."""
+        """Say if the store may be able to copy from `source` itself (then it is a
+        CopyDestination)."""
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
@@ -318,42 +314,41 @@ class Destination(Protocol):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """Store the whole of `body`; with `if_absent` only where nothing is.
+        """Store the whole of `body`; with `if_absent` only if the object does not exist.
 
-        `token` names the upload where it lies under another name until it is published; None makes
-        one up.
+        `token` becomes part of the temporary name, where the store uses one until `publish`; None
+        generates one.
 
-        Raises PreconditionFailed (with `if_absent`: something is there), MetadataUnkept (where the
-        metadata is to be kept whole, and can't be), StoreError, and the body's errors. On failure
-        the upload was broken off before its end, so that a store that keeps to its protocol has
-        nothing."""
+        Raises PreconditionFailed (with `if_absent`: an object exists), MetadataUnkept (all metadata
+        is required, and the store can't keep it), StoreError, and the body's errors. On failure the
+        upload broke off before its end, so a store that follows its protocol stores nothing."""
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
-        """Return where `put` with this token may store until it is published; empty: there is no
-        such place."""
+        """Return the locations at which `put` with this token may store the object until `publish`.
+        Empty if `put` writes to the final location."""
 
     def publish(
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
     ) -> Version:
-        """Let everybody see, at its `place`, an object that `put` returned, all at once; return
-        what is there then.
+        """Make an object that `put` stored visible at its `place`, atomically; return the version
+        there.
 
-        `fresh` says that nothing was there before: what shows there after it is what was published.
-        Does nothing where `put` has done it. Raises PreconditionFailed (with `if_absent`: something
-        is there), StoreError: then nothing has changed at its place."""
+        `fresh`: no object existed before, so the object found there afterwards is the published
+        one. Does nothing if `put` wrote to the final location. Raises PreconditionFailed (with
+        `if_absent`: an object exists) and StoreError; then `place` is unchanged."""
 
     def delete(self, location: Location, version: Version) -> None:
-        """Delete the object if it is still `version` (where the store can tell). Raises
+        """Delete the object if it is still `version`, as far as the store can check that. Raises
         StoreError."""
 
 
 class Store(Source, Destination, Protocol):
-    """Something that plays both roles."""
+    """A store that is both a source and a destination."""
 
 
 class PartsDestination(Destination, Protocol):
-    """A destination that takes an object in parts, in any order and several at once; nobody sees it
-    before the end."""
+    """A destination with multipart uploads: parts may arrive in any order and concurrently. The
+    object is not visible before `complete`."""
 
     def put(
         self,
@@ -365,45 +360,45 @@ class PartsDestination(Destination, Protocol):
         token: str | None = None,
         begins: Begins | None = None,
     ) -> PutResult:
-        """As Destination.put. One that takes a body of unknown length in parts begins their upload
-        with `begins`, so that others learn of it; None begins one of which nobody does."""
+        """As Destination.put. A body of unknown length may become a multipart upload; `begins`
+        creates it and records it in the ledger. None creates one without a record."""
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """Begin an upload. Raises StoreError, and MetadataUnkept as `put`. What it leaves is
-        invisible, but may cost until it is aborted."""
+        """Create a multipart upload. Raises StoreError, and MetadataUnkept as `put`. It is
+        invisible, but may be billed until it is aborted."""
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
-        """Store the whole of `body` as part `number`, from 1 on; again replaces it. Raises as `put`
-        does."""
+        """Store the whole of `body` as part `number`, counted from 1. A second upload of a number
+        replaces the first. Raises as `put` does."""
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
-        """Return the parts that the store has, by their numbers; nothing is known of their digests.
+        """Return the stored parts, ordered by number; none is `checked`.
 
-        Raises NotFound for an upload that is gone, StoreError.
-        """
+        Raises NotFound for an upload that no longer exists, and StoreError."""
 
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """Make the parts one object; `digests` are those of the whole, for the store to compare.
+        """Complete the upload: make one object of the parts. `digests` are those of the whole
+        object, for the store to compare.
 
-        Raises PreconditionFailed (with `if_absent`), IntegrityMismatch, StoreError: then there is
-        no object."""
+        Raises PreconditionFailed (with `if_absent`), IntegrityMismatch and StoreError; then no
+        object was made."""
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """Return the uploads to exactly this place that were begun between two moments (seconds
-        since 1970, of this machine's clock): of one whose answer nobody wrote down, that is all
-        that is known.
+        """Return the uploads to exactly this location that were created between two moments
+        (seconds since 1970, by this machine's clock). It finds an upload whose answer, and so whose
+        id, was lost: location and time are all that is known of it.
 
-        Empty where a store can't tell, and throws away by itself what is never completed. Raises
+        Empty if the store can't list them; such a store discards incomplete uploads itself. Raises
         StoreError."""
 
     def abort(self, upload: Upload) -> None:
-        """Throw an upload away; one that is gone already is no error. Raises StoreError."""
+        """Abort an upload. Succeeds if it no longer exists. Raises StoreError."""
 
 
 class CopyDestination(Destination, Protocol):
-    """A destination that copies what lies in the same store; no byte of it passes through here."""
+    """A destination that copies objects within its store; their bytes do not pass through relay."""
 
     def copy(
         self,
@@ -416,25 +411,26 @@ class CopyDestination(Destination, Protocol):
     ) -> PutResult:
         """Let the store copy the version that was `found`; `if_absent` and `token` as with `put`.
 
-        Raises SourceChanged, PreconditionFailed (with `if_absent`: something is there), StoreError:
-        then there is no object. One that is not retryable may only mean that this store does not
-        copy."""
+        Raises SourceChanged, PreconditionFailed (with `if_absent`: an object exists) and
+        StoreError; then no object was made. An error that is not retryable may only mean that this
+        store can't copy."""
 
 
 class CopyPartsDestination(CopyDestination, PartsDestination, Protocol):
-    """One that copies in parts too, for objects that are too large for one request."""
+    """A destination that also copies in parts, for objects that are too large for one request."""
 
     def copy_part(
         self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange
     ) -> Part:
-        """Let the store copy `span` of what was `found` as part `number`. Raises as `copy`."""
+        """Let the store copy `span` of the version that was `found` as part `number`. Raises as
+        `copy`."""
 
 
 class StoreProvider(Protocol):
-    """Gives the stores of one transfer."""
+    """Creates the stores of one transfer."""
 
     def source(self, location: Location, meter: Watchdog) -> Source:
-        """Return the store that holds the source."""
+        """Return the store of the source."""
 
     def destination(self, location: Location, meter: Watchdog) -> Destination:
-        """Return the store that takes the destination."""
+        """Return the store of the destination."""

@@ -1,7 +1,7 @@
 """Send one signed S3 request, and classify its refusal.
 
-Decided here: how a request is signed, and when it is asked again (another region, another clock,
-newer credentials). Never here: what is asked."""
+Decided here: how a request is signed, and when it is sent again (another region, another clock,
+newer credentials). Never here: what a request asks for."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ from relay.wire.watchdog import Watchdog
 log = logging.getLogger("relay.stores")
 
 KEY_BYTES: Final = 1024
-"""The longest key."""
+"""Maximum length of a key, in bytes."""
 ELSEWHERE: Final = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
-"""The codes of a bucket that is in another region than the one that was asked."""
+"""Error codes for a bucket that is in another region."""
 REASONED: Final = frozenset({301, 307, 400, 401, 403})
-"""What HEAD is answered for several reasons: a denial, a token that expired, another region, a
-clock that is off."""
+"""Statuses of HEAD with several possible reasons: a denial, an expired token, another region, a
+wrong clock."""
 EXPIRED: Final = frozenset(
     {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
 )
-"""The codes of credentials that were good once, perhaps, and that may have been replaced since."""
+"""Error codes for credentials that may have been valid once, and may have been replaced since."""
 _AWS_HOST: Final = re.compile(
     r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)"
 )
@@ -75,29 +75,28 @@ _AWS_HOST: Final = re.compile(
 
 @lru_cache(maxsize=256)
 def aws_host(host: str) -> re.Match[str] | None:
-    """Return the parts of the name of one of AWS's own hosts, or None. (Each object asks for it
-    some six times.)"""
+    """Return the parts of the name of an AWS host, or None for another host. Cached, since each
+    object needs it about six times."""
     return _AWS_HOST.fullmatch(host)
 
 
 @dataclass(frozen=True)
 class S3Account:
-    """One bucket at one endpoint. `prefix` is what of a path stands before the key: '/bucket', or
-    '' (virtual host)."""
+    """One bucket at one endpoint. `prefix` is the part of a path before the key: '/bucket', or ''
+    with a virtual host."""
 
     bucket: str
     prefix: str
     signer: Signer = field(compare=False, repr=False)
     endpoint: str = ""
-    """Its URL, without the bucket: what lies at one endpoint may be copied there."""
+    """The endpoint's URL, without the bucket: objects can be copied within one endpoint."""
     store: str = "s3"
     owner: str = field(default="", compare=False)
-    """The profile of its credentials, and their key where that is none that expires."""
+    """The profile of its credentials, and their access key unless it is a temporary one."""
     uploaded: Fields = field(default=(), compare=False)
-    """What goes along with each object that is written: how it is encrypted, its class, who may
-    read it; ..."""
+    """Fields of every upload: encryption, storage class, access control."""
     asked: Fields = field(default=(), compare=False)
-    """... and with every request."""
+    """Fields of every request."""
 
     def shown(self, path: str) -> str:
         """Return `s3://bucket/key`."""
@@ -106,7 +105,7 @@ class S3Account:
     def check(self, path: str) -> None:
         """As Account.check (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
         if len(path) <= KEY_BYTES:
-            return  # decoded it is no longer
+            return  # decoding never makes it longer
         if len(unquote_to_bytes(path.removeprefix(self.prefix).removeprefix("/"))) > KEY_BYTES:
             raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
 
@@ -127,13 +126,13 @@ class S3Client(HttpStore):
     _near: tuple[Location, EndpointQuirks] | None = None
     _signed_by: AwsCredentials | None = None
     _signed_for: str = ""
-    """The region that the last request was signed for; others may have learned of another one
-    meanwhile."""
+    """The region that the last request was signed for. The signer is shared: another transfer may
+    have learned a different region meanwhile."""
     _signed_skew: timedelta = timedelta(0)
-    """As far as that the clock by which it was signed was set."""
+    """The clock correction that the last request was signed with."""
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head; keeps in mind that a destination's bucket answers."""
+        """As Source.head. Remembers that HEAD of a destination's bucket gives an answer."""
         if self._side != "destination":
             return super().head(location)
         endpoint = self._endpoint(location)
@@ -147,16 +146,17 @@ class S3Client(HttpStore):
         return found
 
     def _is_head_uninformative(self, status: int) -> bool:
-        """Never: S3 answers HEAD by the same rules as GET."""
+        """Return False: S3 answers HEAD by the same rules as GET."""
         return False
 
     def _read(self, method: str, location: Location, fields: Fields) -> tuple[Response, Location]:
-        """As HttpStore's, but nothing is followed: a redirect of S3's means another region, and
+        """As HttpStore's, but follows no redirects: a redirect from S3 means another region, and so
         another signature."""
         return self._send(method, location, fields), location
 
     def _endpoint(self, location: Location) -> EndpointQuirks:
-        """Return what is known of where `location` is; made once for a transfer's own."""
+        """Return the remembered quirks of the endpoint of `location`, cached for the last
+        location."""
         if self._near is None or self._near[0] is not location:
             bucket = cast(S3Account, location.account).bucket
             self._near = (
@@ -174,8 +174,8 @@ class S3Client(HttpStore):
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:
-        """As HttpStore's, signed. What can be sent again is, where the answer's head names the
-        bucket's region."""
+        """As HttpStore's, signed. If the answer's head names the bucket's region, the request is
+        sent again for that region, unless its body is a stream."""
         account = cast(S3Account, location.account)
         signer, fields = account.signer, fields + account.asked
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
@@ -192,9 +192,9 @@ class S3Client(HttpStore):
     def _signed(
         self, signer: Signer, method: str, location: Location, fields: Fields, payload: str
     ) -> tuple[Location, Fields]:
-        """Return where a request goes, and the fields that sign it. Raises CredentialsWithdrawn
-        where there are none to sign with now: they were to be renewed, which may work in a
-        moment."""
+        """Return the location that a request is sent to, and the fields that sign it. Raises
+        CredentialsWithdrawn (retryable) if there are no credentials now: they were about to be
+        renewed, which may succeed in a moment."""
         try:
             self._signed_by, self._signed_for, self._signed_skew = (
                 signer.credentials(),
@@ -213,14 +213,14 @@ class S3Client(HttpStore):
     # -- refusals
 
     def _secrets(self, location: Location) -> tuple[str, ...]:
-        """As HttpStore's, with the token of credentials that are not ours for long."""
+        """As HttpStore's, and the session token of temporary credentials."""
         token = self._signed_by.token if self._signed_by is not None else None
         fields = (*location.headers, *cast(S3Account, location.account).asked)
         return (*((token,) if token else ()), *secrets_of(fields, location.query))
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
-        """As HttpStore's, by the code that S3 names in the answer's text. HEAD has none: where the
-        reason decides what is done about it, one byte is asked for, whose refusal has one."""
+        """As HttpStore's, by the error code in the answer's text. An answer to HEAD has no text: if
+        the reason matters, a GET of one byte is sent, whose refusal has a code."""
         status = response.head.status
         if (
             method != "HEAD"
@@ -241,18 +241,18 @@ class S3Client(HttpStore):
         return error
 
     def _retryable_head_error(self, location: Location) -> RelayError | None:
-        """Return the error, to try again after, of a HEAD that was refused and is answered by now:
-        the reason has passed, as a clock that was set. None where it is refused for good."""
+        """Send a refused HEAD again. Return a retryable error if it is answered now: the reason has
+        passed, such as a wrong clock that was corrected. None if it is refused again."""
         again = self._send("HEAD", location, self.asked)
         again.body.close()
         if again.head.status not in (200, 404):
             return None
-        return Unavailable(f"HEAD {location} was refused, and is answered now", side=self._side)
+        return Unavailable(f"HEAD {location} was refused, but succeeds now", side=self._side)
 
     def _only_denied(self, location: Location) -> bool:
-        """Say if a 403 can only mean that the object may not be read: one byte was denied since
-        HEAD last found an object, or a bucket that has answered no HEAD has taken an upload. Of one
-        that answers HEAD the credentials may have expired."""
+        """Say if a 403 can only mean that reading is not permitted: a GET of one byte was denied
+        since the last successful HEAD, or the bucket accepted an upload and never answered a HEAD.
+        In a bucket that did answer HEAD, a 403 may also mean expired credentials."""
         endpoint = self._endpoint(location)
         if self._side != "destination" or endpoint.has(_unreadable_fact(location)):
             return self._side == "destination"
@@ -267,7 +267,7 @@ class S3Client(HttpStore):
         if self._is_elsewhere(location, code, region):
             response.body.close()
             return Unavailable(
-                f"{method} {location}: the bucket is in {region}, and is asked there",
+                f"{method} {location}: the bucket is in {region}; the request is retried there",
                 side=self._side,
             )
         known = self._by_code(response, method, location, code, message)
@@ -279,8 +279,7 @@ class S3Client(HttpStore):
         return known
 
     def _is_elsewhere(self, location: Location, code: str, region: str | None) -> bool:
-        """Say if the bucket is in another region than the one that was asked; it is asked there
-        from now on."""
+        """Say if the bucket is in another region. If so, later requests go to that region."""
         signer = cast(S3Account, location.account).signer
         return (
             code in ELSEWHERE
@@ -302,11 +301,11 @@ class S3Client(HttpStore):
             return Rejected(said, side=self._side, hint=known.hint)
         if code in EXPIRED and self._has_new_credentials(location):
             return Unavailable(
-                f"{said}; it is asked with the credentials that there are now", side=self._side
+                f"{said}; the request is retried with the new credentials", side=self._side
             )
         if code == "PreconditionFailed" and method == "GET":
             return SourceChanged(
-                f"{said}: it is another version than the one that was pinned", side=self._side
+                f"{said}: the object is no longer the pinned version", side=self._side
             )
         if issubclass(known.kind, IntegrityMismatch):
             return known.kind(said, side=self._side, hint=known.hint, retryable=known.retryable)
@@ -317,34 +316,35 @@ class S3Client(HttpStore):
         )
 
     def _clock_set(self, response: Response, location: Location) -> bool:
-        """Sign by the server's clock from now on; False where that was done, or it tells no
-        time."""
+        """Use the server's clock for signatures from now on. Return False if that was done before,
+        or if the answer has no date."""
         theirs = http_date(response.head.get("date"))
         signer = cast(S3Account, location.account).signer
         set_now = theirs is not None and signer.learn_time(theirs, self._signed_skew)
         if set_now:
             log.warning(
                 "clock.adjusted",
-                extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}},
+                extra={"members": {"detail": f"the clock of {location.origin} says {theirs}"}},
             )
         return set_now
 
     def _has_new_credentials(self, location: Location) -> bool:
-        """Say if there are other credentials by now than those that were refused."""
+        """Say if there are now other credentials than the refused ones."""
         signer, refused = cast(S3Account, location.account).signer, self._signed_by
         try:
             return signer.renew(refused)
         except ConfigError:
-            return False  # the store's refusal tells more
+            return False  # the store's refusal says more than our own error
 
     # -- documents
 
     def _document(self, response: Response, method: str, location: Location) -> Element:
-        """Return the answer's document. Raises by its code when it is an error, whatever the status
-        says."""
+        """Return the answer's document. If the document is an error, raises by its code, even with
+        status 200."""
         if response.head.status != 200:
             raise self._refusal(response, method, location)
-        # A blank now and then says that the store is still at work; that is no stall.
+        # The store sends a blank now and then while it works on a long request; few bytes are not
+        # a stall here.
         response.body.meter = Watchdog(replace(self._wire.limits, stall_bytes=0), whole=self._meter)
         text = response.body.text(self._wire.limits)
         root = self._parse_document(text, location)
@@ -359,11 +359,11 @@ class S3Client(HttpStore):
     def _document_rows(
         self, response: Response, method: str, location: Location, root: str
     ) -> Generator[Element, None, None]:
-        """Yield the children of an answer's document, as they come.
+        """Yield the children of an answer's document as they arrive.
 
-        Raises by its code when it is an error, whatever the status says; ProtocolViolation, which
-        may pass, for a document that has not this root; ConnectionLost for one that is cut off, or
-        is no XML."""
+        If the document is an error, raises by its code, even with status 200. Raises
+        ProtocolViolation (retryable) if the root element is another one, and ConnectionLost if the
+        document is cut off or not XML."""
         if response.head.status != 200:
             raise self._refusal(response, method, location)
         with closing(pieces_of(response.body, self._meter, PAGE_BYTES)) as pieces:
@@ -378,8 +378,8 @@ class S3Client(HttpStore):
                 )
             if name != root:
                 message = (
-                    f"{method} {location} was answered with a document <{printable(name)}>, and no"
-                    f" <{root}>"
+                    f"{method} {location} was answered with a document <{printable(name)}> instead"
+                    f" of <{root}>"
                 )
                 raise ProtocolViolation(message, side=self._side, retryable=True)
             yield from document
@@ -387,19 +387,17 @@ class S3Client(HttpStore):
     def _parse_document(self, text: str, location: Location) -> Element:
         root = parse_document(text)
         if root is None:
-            raise ConnectionLost(
-                f"{location}: the answer is cut off, or is no XML", side=self._side
-            )
+            raise ConnectionLost(f"{location}: the answer is cut off or not XML", side=self._side)
         return root
 
 
 def _unreadable_fact(location: Location) -> str:
-    """Return the fact that who may write to a bucket may not read there."""
+    """Return the fact that these credentials may write to a bucket, but not read from it."""
     return f"unreadable {cast(S3Account, location.account).bucket}"
 
 
 def _readable(location: Location) -> str:
-    """Return the fact that a bucket says what is there, and what is not."""
+    """Return the fact that HEAD says whether a bucket has an object."""
     return f"readable {cast(S3Account, location.account).bucket}"
 
 
@@ -411,8 +409,8 @@ def key_of(location: Location) -> str:
 
 
 def in_region(location: Location, region: str) -> Location:
-    """Return the same at AWS's host of a region, if it is at AWS (docs.aws.amazon.com, "Amazon S3
-    endpoints")."""
+    """Return the location at the AWS host of a region, unchanged if it is not at AWS
+    (docs.aws.amazon.com, "Amazon S3 endpoints")."""
     found = aws_host(location.host)
     if found is None or found["region"] == region:
         return location
@@ -420,5 +418,5 @@ def in_region(location: Location, region: str) -> Location:
 
 
 def at_query(location: Location, query: str) -> Location:
-    """Return the object's address with a query, in the order in which it is signed."""
+    """Return the object's location with a query, which must be in the order of the signature."""
     return replace(location, target=f"{location.path}?{query}")

@@ -1,18 +1,18 @@
 """What an S3 endpoint was found not to accept, remembered so that later requests leave it out.
 
-Theory of operation. Endpoints differ in what of S3 they know, and few say which field it was that
-they did not understand. So of what need not be said one thing after the other is left out, the
-least loss first: tags, the checksum, the precondition; what was left out in vain is said again.
-Whatever is missing then shows in the receipt: as a lower level, or as a note.
+Theory of operation. Endpoints implement different subsets of S3, and few name the field that they
+did not understand. So the optional fields are left out one after the other, the least loss first:
+tags, the checksum, the precondition. A field whose omission did not help is sent again. The receipt
+shows what was left out: as a lower level, or as a note.
 
-A denial may mean tags, which want a permission of their own. Any refusal may mean a checksum behind
-the bytes: a field that the server does not know spoils the signature at some, and others answer 401
-or name codes of their own. Mostly it means what it says, so that only the object that was refused
-goes once without: without tags, and, at an endpoint that never took a checksum, without that. All
-others follow once that was taken.
+A 403 may be caused by tags, which need a permission of their own. Any refusal may be caused by a
+trailing checksum: at some servers an unknown field invalidates the signature, others answer 401 or
+codes of their own. Usually a refusal means what it says. So only the refused object is sent once
+without the field: without tags, and, at an endpoint that never accepted a checksum, without that.
+All other objects follow once that upload was accepted.
 
-Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
-"""
+Decided here: which field is left out next. Never here: what a request looks like (`s3/store.py`,
+`s3/uploads.py`)."""
 
 from __future__ import annotations
 
@@ -25,41 +25,42 @@ from relay.wire.capabilities import CapabilityCache
 from relay.wire.http1 import Fields
 
 KNOWN = "checksums"
-"""What is learned of an endpoint: that it told the checksum of an upload, so that it does not deny
-those; ..."""
+"""Fact: the endpoint reported the checksum of an upload, so a 403 is not about checksums."""
 TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
-"""... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that
-came in parts, ..."""
+"""Facts: the endpoint accepts trailing checksums; it does not; it keeps no checksum of a whole
+object that was uploaded in parts."""
 PART_TRAILERS, NO_PART_TRAILERS = "trailers of parts", "no trailers of parts"
-"""... that it takes them behind those of parts too, or keeps their coding there, ..."""
+"""Facts: the endpoint accepts trailing checksums of parts; it stores their `aws-chunked` coding
+with the bytes."""
 UNTRUE_WHOLE = "another checksum of the whole"
-"""... that it refuses a whole whose parts' checksums all agree, ..."""
+"""Fact: the endpoint rejects the checksum of a whole object whose parts' checksums all match."""
 NO_CONDITION = "no precondition"
-"""... and that it does not know "only where nothing is"."""
+"""Fact: the endpoint does not support `If-None-Match: *`."""
 PLAIN_KEYS = "listed keys are as they are"
-"""That it says of the keys which it lists that they are encoded, and they are not."""
+"""Fact: the endpoint declares the keys of a listing as encoded, and they are not."""
 MD5_TAGS = "entity tags are MD5"
-"""That its answer to an upload proves it, although it tells no checksum."""
+"""Fact: the ETag that the endpoint answers to an upload is the MD5 of the bytes. It proves the
+upload if the endpoint reports no checksum."""
 KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
-"""Whether a key with an empty segment is a name of its own there, or another one's: some keep their
-objects in a file system, where `a//b` is `a/b`."""
+"""Facts: a key with an empty segment is a key of its own; it is the same as the key without. Some
+endpoints keep objects in a file system, where `a//b` is `a/b`."""
 WRONG_WHOLE = (
-    "the store compared a digest of each part, and knows another one of the whole: that one means"
-    " nothing"
+    "the store compared a digest of each part, but reports a different one for the whole object,"
+    " which was ignored"
 )
 UNSEEN = (
-    "the store told no digest of it and lets nobody look: it may have kept the coding around the"
-    " bytes with them; that is not sent there any more, and a retry sends the object again"
-    " without it"
+    "the store reported no digest and does not allow reading: it may have stored the aws-chunked"
+    " coding with the bytes; relay no longer sends that coding there, and a retry uploads the"
+    " object without it"
 )
 _TRIAL = "perhaps "
-"""Before a fact: no upload was taken since."""
+"""Prefix of a fact that is only tried: no upload was accepted since."""
 ENCODES, SMALL = "metadata in ASCII alone", "small metadata"
-"""That it takes other letters than those of ASCII only encoded, and that it refused more metadata
-than AWS takes."""
+"""Facts: the endpoint takes non-ASCII metadata only if it is encoded; it rejected more metadata
+than AWS allows."""
 METADATA_BYTES = 2048
-"""What the user's names and values may have in all at AWS (docs.aws.amazon.com, "Working with
-object metadata")."""
+"""Maximum size of the user's metadata, names and values together, at AWS (docs.aws.amazon.com,
+"Working with object metadata")."""
 TOO_MUCH = frozenset({"MetadataTooLarge", "RequestHeaderSectionTooLarge"})
 CONDITION = "If-None-Match"
 LEFT_OUT = frozenset(
@@ -74,9 +75,9 @@ LEFT_OUT = frozenset(
         "UnsupportedOperation",
     ]
 )
-"""The codes of a server that does not know something which need not be said."""
+"""Error codes of a server that may not know an optional field."""
 _STATUSES = frozenset({400, 411, 501})
-"""The statuses of one that names no code."""
+"""The same as statuses, for a server that names no code."""
 _SURE = frozenset({404, 408, 409, 412, 429})
 _SURE_CODES = frozenset(
     [
@@ -92,17 +93,17 @@ _SURE_CODES = frozenset(
         "SlowDown",
     ]
 )
-"""The statuses and the codes of refusals that say what it is: the bytes, the clock, the key; no
-field is the cause."""
+"""Statuses and codes of refusals with a known cause (the bytes, the clock, the key): no optional
+field is to blame."""
 UNTAGGED = "the destination does not take the object's tags"
 UNCONDITIONAL = (
-    "the destination knows no 'only where nothing is': nothing was there before, but who came"
-    " between was overwritten"
+    "the destination does not support If-None-Match: no object existed before the upload, but one"
+    " that was created meanwhile was overwritten"
 )
 
 
 def metadata_bytes(fields: Fields) -> int:
-    """Return how many bytes the user's names and values have."""
+    """Return the size of the user's metadata: names and values, in bytes."""
     return sum(
         len(name) - len(USER) + len(value)
         for name, value in fields
@@ -112,7 +113,7 @@ def metadata_bytes(fields: Fields) -> int:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An upload that was refused, and what of it the server named: its code, and a field."""
+    """The refusal of an upload: its status, its code, and the field that the server named."""
 
     status: int
     code: str
@@ -120,11 +121,11 @@ class Refusal:
     fields: Fields
     wrapped: bool = False
     strict: bool = False
-    """Nothing of the object's metadata may be left out."""
+    """All metadata is required: none may be left out."""
 
     @property
     def too_much(self) -> bool:
-        """Whether it has more metadata than the server takes."""
+        """Whether the metadata may be larger than the server allows."""
         long = metadata_bytes(self.fields) > METADATA_BYTES
         return long and (
             self.code in TOO_MUCH or self.status == 431 or (self.status == 413 and not self.code)
@@ -132,30 +133,30 @@ class Refusal:
 
     @property
     def foreign(self) -> bool:
-        """Whether it has metadata in other letters than those of ASCII."""
+        """Whether the metadata is not ASCII alone."""
         return any(not value.isascii() for _, value in self.fields)
 
     @property
     def tagged(self) -> bool:
-        """Whether it may be its tags, and they may be left out."""
+        """Whether the tags may be the cause, and may be left out."""
         tags = self.unknown or self.code == "AccessDenied" or self.code.startswith("InvalidTag")
         return tags and self.holds(TAGGING) and not self.strict
 
     @property
     def unknown(self) -> bool:
-        """Whether it may be something that the server does not know."""
+        """Whether a field that the server does not know may be the cause."""
         return self.code in LEFT_OUT if self.code else self.status in _STATUSES
 
     @property
     def doubtful(self) -> bool:
-        """Whether it may mean the checksum, whatever it says."""
+        """Whether the checksum may be the cause, although the refusal does not name it."""
         return (
             400 <= self.status < 500 and self.status not in _SURE and self.code not in _SURE_CODES
         )
 
     @property
     def checked(self) -> bool:
-        """Whether the request had a checksum that need not be said."""
+        """Whether the request had an optional checksum."""
         return self.wrapped or self.holds(CHECKSUM + TRAILER)
 
     def holds(self, name: str) -> bool:
@@ -165,8 +166,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class EndpointQuirks:
-    """What is remembered of one endpoint, for one of its buckets, and of the upload to one `path`
-    there."""
+    """The remembered facts of one endpoint, of one of its buckets, and of the upload to one
+    `path`."""
 
     memory: CapabilityCache
     origin: Origin
@@ -174,74 +175,72 @@ class EndpointQuirks:
     path: str
 
     def has(self, fact: str) -> bool:
-        """Say if this was learned."""
+        """Say if a fact was learned."""
         return self.memory.has(self.origin, fact)
 
     def learn(self, fact: str) -> None:
-        """Keep it in mind."""
+        """Remember a fact."""
         self.memory.learn(self.origin, fact)
 
     @property
     def untagged(self) -> str:
-        """The name under which it is remembered that the bucket's objects get no tags."""
+        """Fact: objects of this bucket are uploaded without tags."""
         return f"no tags {self.bucket}"
 
     @property
     def tagless(self) -> bool:
-        """Whether the upload is to go without tags."""
+        """Whether the upload leaves out its tags."""
         return self.has(self.untagged) or self.has(self._tagged)
 
     @property
     def _tagged(self) -> str:
-        """The name under which it is remembered that this object was refused with tags."""
+        """Fact: this object was refused with tags."""
         return f"refused with tags {self.bucket} {self.path}"
 
     @property
     def unchecked(self) -> bool:
-        """Whether the upload is to go without a checksum."""
+        """Whether the upload leaves out its checksum."""
         return self.has(NO_TRAILERS) or self.has(self._trial) or self.has(self.unseen)
 
     @property
     def summed(self) -> bool:
-        """Whether the MD5 of an upload is to be computed besides: until it is known what its
-        answers tell, and where that is all that they do."""
+        """Whether the MD5 of an upload is computed too: as long as it is unknown what the endpoint
+        reports, and if an MD5 as ETag is all that it reports."""
         return not self.has(KNOWN) and (self.has(MD5_TAGS) or not self.has(TRAILERS))
 
     @property
     def unseen(self) -> str:
-        """The name under which it is remembered that nobody may look at the bucket's objects, so
-        that it can't be seen whether the coding behind which a checksum comes is understood."""
+        """Fact: the bucket's objects can't be inspected, so it is unknown whether the endpoint
+        decodes `aws-chunked`, which a trailing checksum needs."""
         return f"unseen {self.bucket}"
 
     @property
     def unconditional(self) -> bool:
-        """Whether the upload is to go without a precondition. That another one is taken says
-        nothing of that: it may have gone with its own."""
+        """Whether the upload leaves out its precondition. An accepted upload of another object
+        proves nothing about it: that one may have had a precondition."""
         return self.has(NO_CONDITION) or self.has(self._conditional)
 
     @property
     def _conditional(self) -> str:
-        """The name under which it is remembered that this object was refused with a
-        precondition."""
+        """Fact: this object was refused with a precondition."""
         return f"refused with a precondition {self.bucket} {self.path}"
 
     @property
     def _takes_trailers(self) -> bool:
-        """Whether an upload with a checksum behind its bytes was taken, of an object or of a
-        part."""
+        """Whether an object or a part with a trailing checksum was accepted."""
         return self.has(TRAILERS) or self.has(PART_TRAILERS)
 
     @property
     def _trial(self) -> str:
-        """The name under which it is remembered that this object was refused with a checksum."""
+        """Fact: this object was refused with a checksum."""
         return f"refused with a checksum {self.path}"
 
     def leave_out(self, refusal: Refusal) -> str | None:
-        """Return what is left out from now on, in words, or None where that can't be what was
-        wrong.
+        """Choose what is left out from now on and return it in words, or None if no optional field
+        can be the cause.
 
-        What the request itself held counts: others that were under way may have been refused for
-        the same before."""
+        Only the fields of the refused request count: the memory may have changed since it was sent,
+        by refusals of requests that ran at the same time."""
         if refusal.too_much:
             self.learn(SMALL)
             return f"the metadata beyond {METADATA_BYTES} bytes"
@@ -251,7 +250,7 @@ class EndpointQuirks:
         if refusal.tagged:
             self.learn(self._tagged)
             return "its tags"
-        self.memory.forget(self.origin, self._tagged)  # in vain
+        self.memory.forget(self.origin, self._tagged)  # leaving out the tags did not help
         if not refusal.unknown:
             return self._guess_quirk(refusal)
         conditional = refusal.holds(CONDITION)
@@ -270,8 +269,8 @@ class EndpointQuirks:
         return None
 
     def _guess_quirk(self, refusal: Refusal) -> str | None:
-        """As `leave_out`, of a refusal that names no field. One of what went without a checksum is
-        a real one."""
+        """As `leave_out`, for a refusal that names no field. Without a checksum in the request it
+        is a real refusal."""
         if not (refusal.checked and refusal.doubtful):
             self.memory.forget(self.origin, self._trial)
             return None
@@ -281,9 +280,9 @@ class EndpointQuirks:
         return TRAILER
 
     def note_accepted(self, reported: bool) -> None:
-        """Note that an upload was taken: what it was sent without is left out for good. `told` says
-        that the answer names its checksum; a store that computes those by itself may refuse one
-        behind the bytes all the same."""
+        """Note that an upload was accepted: the fields that it lacked are left out for good.
+        `reported`: the answer names its checksum. A store that computes checksums itself may still
+        refuse a trailing one."""
         self.note_begun()
         if reported:
             self.learn(KNOWN)
@@ -292,14 +291,14 @@ class EndpointQuirks:
         self.memory.forget(self.origin, _TRIAL + NO_TRAILERS)
 
     def note_precondition_ignored(self) -> None:
-        """Note that the object was taken, and was to go only where nothing is: without that, if it
-        was refused with."""
+        """Note that an upload with `if_absent` was accepted. If it was refused with the
+        precondition before, the endpoint does not support preconditions."""
         if self.memory.forget(self.origin, self._conditional):
             self.learn(NO_CONDITION)
 
     def note_begun(self) -> None:
-        """Note that an upload was taken, or one in parts begun: of what goes with it nothing else
-        was wrong."""
+        """Note that an upload was accepted, or a multipart upload created: the tags were the only
+        cause of an earlier refusal."""
         if self.memory.forget(self.origin, self._tagged):
             self.learn(self.untagged)
 
@@ -308,6 +307,6 @@ class EndpointQuirks:
         self.learn(_TRIAL + fact)
 
     def _withdraw(self, fact: str) -> None:
-        """Forget what was only tried, and did not help."""
+        """Forget a fact that was only tried, and did not help."""
         if self.memory.forget(self.origin, _TRIAL + fact):
             self.memory.forget(self.origin, fact)

@@ -1,19 +1,18 @@
 """S3 and its dialects: one request for each object, proved by CRC64NVME where the server has it.
 
-Theory of operation. An upload whose bytes pass through the process goes in the `aws-chunked`
-coding: one chunk, then a trailer with the CRC64NVME that was computed on the way. The server
-compares it before it stores anything, so that a body that was damaged on the last stretch never
-becomes an object, and tells it again in answers to HEAD. One that is spliced (`verify: size`) goes
-bare.
+Theory of operation. An upload whose bytes pass through the process has the `aws-chunked` coding:
+one chunk, then a trailer with the CRC64NVME that was computed on the way. The server compares it
+before it stores anything, so a body that was damaged on the way never becomes an object, and
+reports it in answers to HEAD. A spliced upload (`verify: size`) is sent without the coding.
 
-An ETag is never taken for a digest: it is one of nothing for encrypted objects and for those made
-of parts. Only one that equals the MD5 of what was sent says something, and that is looked at where
-a server knows no other checksum.
+An ETag is not a digest: for encrypted objects and for multipart uploads it is a digest of nothing.
+Only an ETag that equals the MD5 of the sent bytes proves something; it is used if a server reports
+no other checksum.
 
-Decided here: objects in one request and in parts, and copies. Never here: what goes along with an
-object (`s3_uploads.py`), how objects and listings are read (`s3_reading.py`), how a request is
-signed and its refusal understood (`s3_exchange.py`), what answers say (`s3_answers.py`), where
-credentials come from (`aws.py`)."""
+Decided here: uploads in one request and in parts, and copies. Never here: the metadata and fields
+of an upload (`uploads.py`), how objects and listings are read (`objects.py`, `listing.py`), how a
+request is signed and its refusal classified (`client.py`), what answers say (`responses.py`), where
+credentials come from (`aws_settings.py`)."""
 
 from __future__ import annotations
 
@@ -89,14 +88,14 @@ from relay.wire.pump import fill
 from relay.wire.watchdog import Watchdog
 
 SINGLE_BYTES = 5 << 30
-"""The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
+"""Maximum size of one PUT, in bytes (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
 PARTS = PartLimits(
     smallest=5 * MIB, largest=SINGLE_BYTES, most=10_000, object_bytes=10_000 * SINGLE_BYTES
 )
 WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-type", "FULL_OBJECT"))
-"""Asks the server to keep a CRC64NVME of the whole object, not of its parts' checksums."""
+"""Ask the server to keep a CRC64NVME of the whole object instead of one of the parts' checksums."""
 
 
 class S3Store(S3Uploads):
@@ -108,13 +107,13 @@ class S3Store(S3Uploads):
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: of AWS that is known; others pass over a field that
-        they don't know."""
+        """As Destination.honours_preconditions: known of AWS only. Other servers may ignore a field
+        that they don't know."""
         return aws_host(location.host) is not None and not self._endpoint(location).unconditional
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: only with a checksum behind the bytes. Of a bare
-        upload that breaks before its first byte SeaweedFS makes an empty object."""
+        """As Destination.publishes_atomically: only with a trailing checksum. SeaweedFS makes an
+        empty object of an upload without one that breaks before its first byte."""
         return digested
 
     def put(
@@ -127,9 +126,9 @@ class S3Store(S3Uploads):
         token: str | None = None,
         begins: Begins | None = None,
     ) -> PutResult:
-        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, goes in parts,
-        each of which is held in memory: S3 wants to know its length, and it may have to be sent
-        again. Raises Rejected for more parts than S3 takes."""
+        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, becomes a
+        multipart upload. Each part is held in memory: S3 requires its length, and it may have to
+        be sent again. Raises Rejected for more parts than S3 allows."""
 
         def store(absent: bool) -> PutResult:
             if body.length is None or body.length > SINGLE_BYTES:
@@ -141,7 +140,7 @@ class S3Store(S3Uploads):
         return self._named(location, if_absent, store)
 
     def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> PutResult:
-        assert body.length is not None, "one of unknown length goes another way"
+        assert body.length is not None, "_put_growing stores a body of unknown length"
         wrapping = self._wrapped(location, body)
         if wrapping and self._endpoint(location).summed:
             body.add_digest("md5")
@@ -162,7 +161,8 @@ class S3Store(S3Uploads):
     def _put_growing(
         self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins
     ) -> PutResult:
-        """Store a body in parts as it comes; nothing is there before its end was proved."""
+        """Store a body of unknown length in parts as it arrives; the object is not visible before
+        the body's end was proved. A body smaller than one part becomes a single PUT."""
         step = self._wire.limits.part_bytes
         if body.length is not None and body.length > step * PARTS.most:
             raise _too_many(f"{body.length} bytes", step)
@@ -190,7 +190,7 @@ class S3Store(S3Uploads):
 
     @contextmanager
     def _begin_unrecorded(self, location: Location, metadata: Fields) -> Iterator[Upload]:
-        """Begin an upload of which nobody else learns."""
+        """Create a multipart upload that is not recorded in the ledger; abort it on failure."""
         upload = self.begin(location, metadata)
         try:
             yield upload
@@ -206,7 +206,7 @@ class S3Store(S3Uploads):
         )
 
     def _abort_after_failure(self, upload: Upload, error: BaseException) -> None:
-        """Abort after a failure; where that can't be done, `error` says what remains."""
+        """Abort after a failure; if the abort fails too, `error` names what remains."""
         try:
             type(self)(self._wire, self._side, Watchdog(self._wire.limits)).abort(upload)
         except RelayError as failure:
@@ -221,8 +221,9 @@ class S3Store(S3Uploads):
         return PARTS
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again
-        without one; a denial may mean that too, where none was ever taken."""
+        """As PartsDestination.begin. If the server does not know a checksum of the whole object,
+        the request is sent again without one. A 403 may mean that too, as long as no checksum was
+        ever accepted."""
         self._check_name(location)
         place, endpoint = at_query(location, "uploads="), self._endpoint(location)
         fields = upload_fields(location, self._described(location, metadata), if_absent=False)
@@ -241,7 +242,7 @@ class S3Store(S3Uploads):
         upload = root.findtext("{*}UploadId")
         if not upload:
             raise ProtocolViolation(
-                f"{location}: an upload was begun that has no id", side=self._side
+                f"{location}: the multipart upload that was created has no id", side=self._side
             )
         return Upload(location, upload, checked, described=metadata)
 
@@ -254,14 +255,14 @@ class S3Store(S3Uploads):
         if wrapping and part.checked:
             self._endpoint(upload.location).learn(PART_TRAILERS)
         elif wrapping:
-            self._understood_part(upload, part)
+            self._check_part_coding(upload, part)
         return part
 
-    def _understood_part(self, upload: Upload, part: Part) -> None:
-        """See, once for each endpoint, that the coding around a part was not stored with it: some
-        understand it around objects alone. Raises Unavailable where it was: the part is sent again
-        without, and takes its place. Where the parts can't be seen, the proof of the whole has to
-        tell."""
+    def _check_part_coding(self, upload: Upload, part: Part) -> None:
+        """Check, once for each endpoint, that the coding of a part was not stored with its bytes:
+        some servers decode it for whole objects only. Raises Unavailable if it was stored: the part
+        is sent again without the coding and replaces the first. If the parts can't be listed, the
+        proof of the whole object decides."""
         endpoint = self._endpoint(upload.location)
         if endpoint.has(PART_TRAILERS):
             return
@@ -274,8 +275,8 @@ class S3Store(S3Uploads):
         if listed is not None and listed.size != part.size:
             endpoint.learn(NO_PART_TRAILERS)
             message = (
-                f"part {part.number} of {upload.location} has {listed.size} bytes there of"
-                f" {part.size}"
+                f"part {part.number} of {upload.location} is stored with {listed.size} bytes"
+                f" instead of {part.size}"
             )
             raise Unavailable(f"{message}; it is sent again without {TRAILER}", side=self._side)
         endpoint.learn(PART_TRAILERS)
@@ -299,7 +300,7 @@ class S3Store(S3Uploads):
         reported = theirs.get(TRAILER)
         if not etag:
             raise ProtocolViolation(
-                f"{upload.location}: part {number} was taken and has no ETag", side=self._side
+                f"{upload.location}: the stored part {number} has no ETag", side=self._side
             )
         ours = digest_of(body) if checked else None
         if ours is not None and reported is not None and reported != ours:
@@ -315,21 +316,21 @@ class S3Store(S3Uploads):
         )
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
-        """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
+        """As PartsDestination.stored_parts, by ListParts, with a thousand parts on a page."""
         found: list[Part] = []
         marker: int | None = 0
         while marker is not None:
             page, following = self._parts_page(upload, f"part-number-marker={marker}&")
             found += page
             if following is not None and not marker < following <= PARTS.most:
-                message = f"{upload.location}: the list of its parts goes on and does not say where"
+                message = f"{upload.location}: the list of its parts has no marker of the next page"
                 raise ProtocolViolation(message, side=self._side)
             marker = following
         return tuple(found)
 
     def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], int | None]:
-        """Return one page of the parts that the store has, and behind which number the next one
-        begins, if one does."""
+        """Return one page of the stored parts, and the part number after which the next page
+        begins, or None after the last page."""
         response = self._send("GET", _at(upload, which), ())
         found, reported = [], {}
         with closing(
@@ -342,17 +343,15 @@ class S3Store(S3Uploads):
                         Part(number, size, strong_tag(row.findtext("{*}ETag")) or "", checked=False)
                     )
                 reported[plain_name(row.tag)] = (row.text or "").strip()
-        if not is_truncated(
-            reported.get("IsTruncated", "")
-        ):  # nor where it is not told: what is missing is sent again
+        # Without IsTruncated the page counts as the last one: parts that it lacks are sent again.
+        if not is_truncated(reported.get("IsTruncated", "")):
             return found, None
         return found, count(reported.get("NextPartNumberMarker")) or 0
 
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """As PartsDestination.complete. An answer of 200 may be an error all the same: its text
-        decides."""
+        """As PartsDestination.complete. An answer of 200 may be an error: its text decides."""
         return self._named(
             upload.location,
             if_absent,
@@ -364,9 +363,9 @@ class S3Store(S3Uploads):
     ) -> PutResult:
         endpoint, agreed = self._endpoint(upload.location), all(part.checked for part in parts)
         try:
-            response, root = self._put_together(upload, parts, digests, if_absent)
+            response, root = self._complete_verified(upload, parts, digests, if_absent)
         except (ConnectionLost, StoreTimeout, NotFound) as error:
-            return self._completed_before(upload, parts, error)
+            return self._find_completed(upload, parts, error)
         except Unavailable as error:
             if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
                 raise UploadGone(error.message, side=self._side, hint=error.hint) from None
@@ -386,25 +385,25 @@ class S3Store(S3Uploads):
             pinned_to_version(upload.location, version), parts_checked=agreed, notes=notes
         )
 
-    def _put_together(
+    def _complete_verified(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
     ) -> tuple[Response, Element]:
-        """Ask for the whole; where each part's digest agreed and that of the whole twice does not,
-        the store counts it in another way, and is asked without it. The object is to be read back
-        then. Raises as `complete`."""
+        """Complete the upload. If each part's digest matched and that of the whole mismatches
+        twice, the store computes it in another way: the upload is completed without it, and the
+        object has to be read back. Raises as `complete`."""
         endpoint = self._endpoint(upload.location)
         summed = {} if endpoint.has(UNTRUE_WHOLE) else digests
         for _ in range(2):
             try:
-                return self._asked_whole(upload, parts, summed, if_absent)
+                return self._send_complete(upload, parts, summed, if_absent)
             except IntegrityMismatch:
                 if not (summed and upload.checked and all(part.checked for part in parts)):
                     raise
-        found = self._asked_whole(upload, parts, {}, if_absent)
+        found = self._send_complete(upload, parts, {}, if_absent)
         endpoint.learn(UNTRUE_WHOLE)
         return found
 
-    def _asked_whole(
+    def _send_complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
     ) -> tuple[Response, Element]:
         rows = "".join(
@@ -424,14 +423,15 @@ class S3Store(S3Uploads):
             raise self._upload_refusal(response, "POST", upload.location, condition)
         return response, self._document(response, "POST", upload.location)
 
-    def _completed_before(
+    def _find_completed(
         self, upload: Upload, parts: tuple[Part, ...], error: RelayError
     ) -> PutResult:
-        """Find out what came of an upload that was to be completed, and of which no answer arrived.
+        """Find out whether an upload was completed whose answer was lost.
 
-        One that is gone was completed, or aborted by somebody: what is there then is ours if its
-        digest is, so that of the parts nothing is said; the same length tells nothing. Raises
-        `error` where it still waits, UploadGone where something else is there."""
+        An upload that no longer exists was completed, or aborted by somebody. The object is ours if
+        its digest matches; the same length proves nothing, so `parts_checked` stays False. Raises
+        `error` if the upload still exists, or if there is no object; UploadGone if the object there
+        is another one."""
         try:
             self.stored_parts(upload)
         except NotFound:
@@ -452,11 +452,11 @@ class S3Store(S3Uploads):
         )
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared
+        """As PartsDestination.lost_uploads, by ListMultipartUploads. The server's clock is compared
         with ours.
 
-        Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of
-        ours needs it."""
+        The request has no `encoding-type`: SeaweedFS declares the keys as encoded, and they are
+        not. No key of ours needs it."""
         account = cast(S3Account, location.account)
         key = key_of(location)
         query = f"prefix={quote(key, safe='-_.~')}&uploads="
@@ -480,8 +480,8 @@ class S3Store(S3Uploads):
         )
 
     def _is_bare(self, upload: Upload) -> bool:
-        """Say if it has no part: whoever never learned of its upload has sent none, and others soon
-        do."""
+        """Say if the upload has no parts. An upload whose id was lost never gets one; any other
+        upload soon does."""
         try:
             return not self.stored_parts(upload)
         except NotFound:
@@ -498,8 +498,8 @@ class S3Store(S3Uploads):
     # -- copies within the store
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: at one endpoint, with the same key, unless it was refused
-        before."""
+        """As Destination.can_copy: within one endpoint, with the same access key, unless a copy was
+        refused before."""
         there, here = source.account, location.account
         if not isinstance(there, S3Account) or not isinstance(here, S3Account) or not here.endpoint:
             return False
@@ -515,8 +515,7 @@ class S3Store(S3Uploads):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the
-        same."""
+        """As CopyDestination.copy, by CopyObject. An answer of 200 may still be an error."""
         return self._named(
             location, if_absent, lambda absent: self._copy(source, found, location, absent)
         )
@@ -538,7 +537,7 @@ class S3Store(S3Uploads):
                 *(pair for pair in kept if pair[0] != TAGGING),
             )
         response = self._send("PUT", location, fields + self._uploaded(location), b"")
-        root = self._copied(response, source, location, if_absent)
+        root = self._read_copy_answer(response, source, location, if_absent)
         etag = strong_tag(root.findtext("{*}ETag"))
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
         return pinned_to_version(location, version)
@@ -552,22 +551,22 @@ class S3Store(S3Uploads):
             ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"),
         )
         place = _at(upload, f"partNumber={number}&")
-        root = self._copied(
+        root = self._read_copy_answer(
             self._send("PUT", place, fields, b""), source, upload.location, if_absent=False
         )
         etag = strong_tag(root.findtext("{*}ETag"))
         if not etag:
             raise ProtocolViolation(
-                f"{upload.location}: part {number} was copied and has no ETag", side=self._side
+                f"{upload.location}: the copied part {number} has no ETag", side=self._side
             )
         return Part(number, span.length, etag, checked=False)
 
-    def _copied(
+    def _read_copy_answer(
         self, response: Response, source: Location, location: Location, if_absent: bool
     ) -> Element:
-        """Return the answer to a copy. A refusal for good is remembered, for the next objects of
-        these buckets, unless one of them was copied: then it is this object's own (one in an
-        archive can't be copied)."""
+        """Return the answer to a copy. A permanent refusal is remembered for these two buckets,
+        unless a copy between them succeeded before: then only this object can't be copied, such as
+        one in an archive."""
         memory, copying = (
             self._wire.memory,
             _copying(*(cast(S3Account, one.account) for one in (source, location))),
@@ -592,17 +591,17 @@ def _too_many(what: str, step: int) -> Rejected:
     return Rejected(
         f"{what} that can't be read in ranges: more than {PARTS.most} parts of {step} bytes",
         side="destination",
-        hint="Set RELAY_PART_BYTES larger; each transfer holds one part in memory then.",
+        hint="Set a larger RELAY_PART_BYTES; each transfer then holds one part in memory.",
     )
 
 
 def _at(upload: Upload, which: str = "") -> Location:
-    """Return where an upload is asked about, or, with `which`, something of it."""
+    """Return the location of requests about an upload; `which` is a query that selects parts."""
     return at_query(upload.location, f"{which}uploadId={quote(upload.id, safe='-_.~')}")
 
 
 def _copy_source(source: Location, found: ObjectInfo) -> Fields:
-    """Return what names the object to copy, and the version of it that was pinned."""
+    """Return the fields that name the object to copy, and its pinned version."""
     account = cast(S3Account, source.account)
     key = source.path.removeprefix(account.prefix)
     which = f"?versionId={quote(found.version.id, safe='-_.~')}" if found.version.id else ""
@@ -612,14 +611,14 @@ def _copy_source(source: Location, found: ObjectInfo) -> Fields:
 
 
 def _copying(source: S3Account, destination: S3Account) -> str:
-    """Return the name under which it is remembered that one bucket is not copied to another."""
+    """Return the fact that copies from one bucket to another are refused."""
     return f"copy {source.bucket} {destination.bucket}"
 
 
 def joined_tag(parts: tuple[Part, ...]) -> str | None:
-    """Return the entity tag of an object that was put together of these parts, where theirs are MD5
-    (an object without encryption of its own: docs.aws.amazon.com, "Checking object integrity");
-    else None."""
+    """Return the ETag of the object that these parts make, if their ETags are MD5 (an object
+    without encryption of its own: docs.aws.amazon.com, "Checking object integrity"); otherwise
+    None."""
     try:
         every = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
     except ValueError:
