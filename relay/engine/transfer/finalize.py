@@ -1,10 +1,11 @@
 """Finish an upload: prove the object, publish it from its temporary name, write its receipt.
 
-An object that turns out wrong is deleted again, unless it may be another's. One that is right, and
-can't be proved since the credentials were withdrawn, stays: it need only be proved.
+Theory of operation. An object that fails its verification is deleted, unless it may be another
+writer's. If the credentials were withdrawn before the verification, the object stays: a later
+attempt need only verify it.
 
-Decided here: what becomes of an object that the destination took. Never here: what proves it
-(`verify.py`)."""
+Decided here: what happens to an object after the destination acknowledged it. Never here: how it is
+verified (`verify.py`)."""
 
 from __future__ import annotations
 
@@ -36,13 +37,14 @@ from relay.stores.interfaces import Destination, ObjectInfo, PutResult
 from relay.stores.metadata import require, unshown_notes
 
 KEEPING = frozenset({"s3"})
-"""Stores that keep by their protocol what goes along with an object, whatever they show of it."""
+"""Stores whose protocol guarantees that metadata is kept, even if HEAD does not show it."""
 
 UNKNOWN = PriorState(known=False)
+"""The prior state of a place that was not inspected."""
 
 
 class Finalizer:
-    """What one transfer's uploads are put through, in all its attempts."""
+    """Verifies and publishes the uploads of one transfer, in all its attempts."""
 
     def __init__(
         self, context: TransferContext, progress: Progress, readable_accounts: ReadableAccounts
@@ -65,12 +67,15 @@ class Finalizer:
         moved: int | None = None,
         before: PriorState = UNKNOWN,
     ) -> Outcome:
-        """Prove what is at the destination now, and was there `before`. Raises as `prove`; an
-        object that is wrong is removed, unless `keep` says that it may be another's. `moved` is how
-        many bytes that took, if not all of them.
+        """Verify the stored object, publish it, and return the outcome with its receipt.
 
-        Raises UploadGone for what was found where ours was to be, and is not ours as far as anybody
-        can tell."""
+        `before` is the prior state of the place. `whole` is False if nothing proves that the source
+        was read to its end. `keep` says that the object may be another writer's: then it is not
+        deleted. `moved` is the number of bytes that were sent, if not all.
+
+        Raises as `prove_object`, CredentialsWithdrawn, MetadataUnkept, LeaseLost, LedgerFailed, and
+        UploadGone if what was found in place of our upload is not known to be ours. On failure the
+        object is deleted, or the error says that it may remain."""
         context, progress = self._context, self._progress
         progress.phase = "verifying"
         reach("before-verify")
@@ -81,7 +86,9 @@ class Finalizer:
                 destination, stored, sent, context.plan.verify, self._settle_poll(), before
             )
             if stored.found and proof.level is Level.SIZE:
-                raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
+                raise IntegrityMismatch(
+                    f"nothing proves that the object at {place} is ours", side="destination"
+                )
             self._require_still_readable(place, proof)
             lost = self._unshown_metadata_notes(place, stored, found, proof)
             version = self._publish(destination, stored, proof, before)
@@ -98,7 +105,7 @@ class Finalizer:
         if stored.place is not None:
             progress.remains.pop(
                 str(stored.readable), None
-            )  # what an earlier attempt left there has moved
+            )  # an earlier attempt's temporary upload has been renamed
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
@@ -115,14 +122,14 @@ class Finalizer:
     def discard_stored(
         self, error: RelayError, destination: Destination, place: Location, stored: PutResult
     ) -> RelayError:
-        """Remove what the destination took where that may not stay, since an `error` came before
-        its proof; return the error to raise."""
+        """Delete a stored object that failed with `error` before its verification. Return the error
+        to raise."""
         self._note_taken(place, stored)
         return self._clean_up_failure(error, destination, place, stored, 0)
 
     def _note_taken(self, place: Location, stored: PutResult) -> None:
-        """Note that the destination shows an object of ours, and what it calls that, until it is
-        proved."""
+        """Note that an unproved object of ours is visible, and the version that the destination
+        gave it."""
         progress = self._progress
         if stored.place is None:
             progress.unproved = stored.readable or place
@@ -132,8 +139,8 @@ class Finalizer:
     def _unshown_metadata_notes(
         self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof
     ) -> tuple[str, ...]:
-        """Return a note of what the destination took of the metadata, and does not show. Raises
-        MetadataUnkept where all of it is wanted."""
+        """Return notes about metadata that the destination accepted and does not show. Raises
+        MetadataUnkept with metadata=strict."""
         if proof.shown is None or place.store in KEEPING:
             return ()
         lost = unshown_notes(found.metadata, proof.shown, place, stored.notes)
@@ -141,8 +148,8 @@ class Finalizer:
         return lost
 
     def _settle_poll(self) -> Callable[[], bool]:
-        """Return what waits a moment longer each time, until the destination had its time to
-        settle."""
+        """Return a function that sleeps, longer at each call, and returns False once
+        `settle_seconds` have passed. It raises as `Watchdog.check`."""
         context = self._context
         until, waits = monotonic() + context.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
 
@@ -156,11 +163,10 @@ class Finalizer:
         return poll
 
     def _require_still_readable(self, place: Location, proof: Proof) -> None:
-        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such
-        questions before.
+        """Raise CredentialsWithdrawn if the destination denies reading now and allowed it earlier.
 
-        Without a journal nobody could go on; one that never let us look stays what it is,
-        unverified."""
+        Without a journal nothing could be resumed. If the destination never allowed reading, the
+        object is unverified, which is not a failure."""
         if proof.read:
             self._readable_accounts.note(place)
         elif (
@@ -169,11 +175,11 @@ class Finalizer:
             and (self._progress.answered or self._readable_accounts.has(place))
         ):
             raise CredentialsWithdrawn(
-                f"the object was taken, and can't be proved: {proof.denied.message}",
+                f"the object was stored, but can't be verified: {proof.denied.message}",
                 side="destination",
                 hint=(
-                    "Resume with fresh credentials that may read it too; what has arrived is not"
-                    " sent again."
+                    "Resume with fresh credentials that also permit reading; what has arrived is"
+                    " not sent again."
                 ),
                 store_status=proof.denied.store_status,
             )
@@ -186,15 +192,15 @@ class Finalizer:
         stored: PutResult,
         moved: int,
     ) -> RelayError:
-        """Remove what may not stay, since its proof, or its publication, failed; return what to
-        tell of that."""
+        """Delete an object whose verification or publication failed, unless it is right or may be
+        another writer's. Return the error to raise."""
         failure = self._classify_failure(error, place)
         if isinstance(failure, CredentialsWithdrawn) and stored.place is None:
-            return failure  # it is there, and need only be proved
+            return failure  # the object stays: a later attempt need only verify it
         self._progress.resent += moved
         noted = self._progress.to_note
         if stored.place is None and noted is not None and self._context.journal is not None:
-            self._context.journal.note(noted)  # what is called so is ours
+            self._context.journal.note(noted)  # an object of this version is ours
         wrong = (
             isinstance(failure, IntegrityMismatch | DestinationMutates) or stored.place is not None
         )
@@ -207,9 +213,9 @@ class Finalizer:
         return failure
 
     def _wait_until_shown(self, destination: Destination, stored: PutResult) -> None:
-        """Wait until an object shows, as long as its destination may take: one that its own answer
-        told to be damaged was not looked at, and is there a while after a DELETE that found
-        nothing."""
+        """Wait until a damaged object is visible, for at most `settle_seconds`. Else a DELETE could
+        find nothing, and the object appear afterwards: its damage was in the answer to the upload,
+        so nothing has waited for it yet."""
         if stored.readable is None:
             return
         poll = self._settle_poll()
@@ -222,24 +228,28 @@ class Finalizer:
                     if not poll():
                         return
         except RelayError:
-            return  # what follows tells of it
+            return  # the deletion that follows reports it
 
     def _classify_failure(self, error: RelayError, place: Location) -> RelayError:
-        """Return the failure of a proof, or what it means: the same other bytes twice are no
-        accident."""
-        seen = (
-            error.seen
-            if isinstance(error, IntegrityMismatch) and error.side == "destination"
-            else None
-        )
-        again, self._altered_bytes = seen is not None and seen == self._altered_bytes, seen
-        return DestinationMutates(f"{place}, twice: {error.message}") if again else error
+        """Return the failure, or DestinationMutates: if two uploads were altered in the same way,
+        the destination changes what it stores."""
+        seen: str | None = None
+        if isinstance(error, IntegrityMismatch) and error.side == "destination":
+            seen = error.seen
+        is_repeated = seen is not None and seen == self._altered_bytes
+        self._altered_bytes = seen
+        if is_repeated:
+            return DestinationMutates(f"{place}, twice: {error.message}")
+        return error
 
     def _publish(
         self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState
     ) -> Version:
-        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and
-        DestinationLost, also where the place still shows what was there `before`."""
+        """Rename the verified object from its temporary name to its place. Return the published
+        version.
+
+        Raises as Destination.publish, LeaseLost, LedgerFailed, DestinationMutates for another size,
+        and DestinationLost if the place shows nothing, or still what was there `before`."""
         context = self._context
         if stored.place is None:
             return proof.version
@@ -248,38 +258,36 @@ class Finalizer:
         reach("before-publish")
         context.meter.commit()
         try:
-            absent, fresh = (
-                context.if_absent and not self._progress.replaces,
-                before.known and before.version is None,
-            )
+            absent = context.if_absent and not self._progress.replaces
+            fresh = before.known and before.version is None
             version = destination.publish(stored, if_absent=absent, fresh=fresh)
             reach("after-publish")
-            if version == Version():  # its answers said nothing, not even that something is there
+            if version == Version():  # the answer does not describe the object, or prove it exists
                 version = _version_at(destination, stored.place)
             size, poll = proof.version.size, self._settle_poll()
             while (old := _may_be_old(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
             lost = DestinationLost(
-                f"{stored.place} is not there after it was moved there: {error.message}"
+                f"{stored.place} does not exist after it was published: {error.message}"
             )
             lost.keep(error.remains)
             raise lost from None
         if old and before.known:
             raise DestinationLost(
-                f"{stored.place} still shows what was there before something was moved there"
+                f"{stored.place} still shows the old object after the new one was published"
             )
         if None not in (size, version.size) and size != version.size:
             raise DestinationMutates(
-                f"{stored.place} has {version.size} bytes after {size} were moved there; they were"
-                " left alone"
+                f"{stored.place} has {version.size} bytes after {size} bytes were published there;"
+                " it was not deleted"
             )
         return replace(version, size=size if version.size is None else version.size)
 
 
 def _may_be_old(before: PriorState, size: int | None, there: Version) -> bool:
-    """Say if what a place shows may be what was there `before` an object of this `size` in bytes
-    was moved there: a cache may show that for a while (nginx's `open_file_cache`)."""
+    """Say if a place may still show the object from `before` the publication, by its size in bytes:
+    a cache may do so for a while (nginx's `open_file_cache`)."""
     other = None not in (size, there.size) and size != there.size
     return other and (not before.known or is_same(before.version, there))
 
@@ -290,11 +298,11 @@ def _version_at(destination: Destination, place: Location) -> Version:
 
 
 def _not_ours_error(place: Location, error: RelayError) -> RelayError:
-    """Return what it means that what was found is not proved to be what was sent: it may be
-    another's."""
+    """Return the error for a found object that is not proved to be ours: UploadGone, so that the
+    object is sent again."""
     if isinstance(error, IntegrityMismatch | DestinationLost | NotFound):
         return UploadGone(
-            f"the upload to {place} is gone, and what is there is not known to be ours:"
+            f"the upload to {place} is gone, and the object there is not known to be ours:"
             f" {error.message}"
         )
     return error

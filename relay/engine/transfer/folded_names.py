@@ -1,10 +1,10 @@
 """Detect a destination that folds two names of one tree into one, before the second object is sent.
 
-Theory of operation. One of them is there, or may be. Where nothing is under the name of the other
-the destination tells them apart; where the same version shows under both, and no listing has both
-names, it does not.
+Theory of operation. One of the two objects is at the destination, or may be. If nothing is under
+the other name, the destination distinguishes the names. If both names show the same version, and no
+listing has both names, it folds them.
 
-Decided here: when two names are one. Never here: which names may be
+Decided here: when two names are the same. Never here: which names are suspects
 (`relay/ledger/folded_names.py`)."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from relay.stores.interfaces import Destination, ObjectInfo
 def refuse_folded_names(
     destination: Destination, place: Location, twins: tuple[Location, ...]
 ) -> None:
-    """Raise KeyCollision where one of the `twins`, which may be there, is the object that is, or
-    would be, at `place`; StoreError."""
+    """Raise KeyCollision if the destination stores `place` and one of its `twins` as one object.
+    Raises StoreError."""
     for twin in twins:
         try:
             theirs = inspect_object(destination, twin)
@@ -31,31 +31,31 @@ def refuse_folded_names(
             continue
         except Rejected:
             if _is_no_object(destination, twin):
-                continue  # if `place` is that too, its upload is refused as well
+                continue  # if `place` is a folder too, its upload is refused anyway
             raise
         if not (isinstance(theirs, ObjectInfo) and isinstance(ours, ObjectInfo)):
             raise _collision(
-                place, twin, "may be one name there, which the destination does not tell"
+                place, twin, "may be the same name there, and the destination does not show it"
             )
         if (
             not _is_tagged(destination, twin, theirs.version, ours.version)
             and _looks_one(ours.version, theirs.version)
             and not _lists_both(destination, place, twin)
         ):
-            raise _collision(place, twin, "are one name there")
+            raise _collision(place, twin, "are the same name there")
 
 
 def _is_tagged(destination: Destination, twin: Location, theirs: Version, ours: Version) -> bool:
-    """Say if their tags tell the two apart. Not those of files, which have their inodes in them:
-    FUSE numbers a file by each name that it was asked by (fuse(8), `use_ino`), and a folder always
-    tells. Raises StoreError."""
+    """Say if their ETags prove two objects. Not those of local files, which contain the inode: FUSE
+    gives a file one inode for each name that was looked up (fuse(8), `use_ino`). Raises
+    StoreError."""
     if twin.store == "local":
         return False
     return ours.etag != theirs.etag and _is_steady(destination, twin, theirs)
 
 
 def _is_no_object(destination: Destination, twin: Location) -> bool:
-    """Say if what is there is a folder, or has another name than this."""
+    """Say if the place is a folder, or an object of another spelling."""
     try:
         destination.head(twin)
     except Rejected:
@@ -64,15 +64,15 @@ def _is_no_object(destination: Destination, twin: Location) -> bool:
 
 
 def _looks_one(one: Version, other: Version) -> bool:
-    """Some servers keep a date for each name that they were asked by, of one object (`rclone serve
-    s3`)."""
+    """Say if two versions may be of one object: the same size, and the same ETag or date. The ETag
+    alone is enough, since `rclone serve s3` keeps one date for each requested name of an object."""
     tagged = one.etag is not None and one.etag == other.etag
     return one.size == other.size and (tagged or one.last_modified == other.last_modified)
 
 
 def _is_steady(destination: Destination, place: Location, there: Version) -> bool:
-    """Say if what is there is called as it was before: some servers behind a balancer give each
-    answer another entity tag, which tells no two objects apart. Raises StoreError."""
+    """Say if a second HEAD has the same ETag. Behind a load balancer each answer may have another
+    one, which does not prove two objects. Raises StoreError."""
     try:
         found = inspect_object(destination, place)
     except NotFound:
@@ -81,10 +81,10 @@ def _is_steady(destination: Destination, place: Location, there: Version) -> boo
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:
-    """Say if a listing has both names: then two objects only look alike.
+    """Say if a listing has both names: then the two objects only look alike.
 
-    Asked of the folder that both are in, for the first segments that differ: a listing spells what
-    lies above as it was asked, also where that is another folder's name."""
+    Lists the common parent folder and compares the first segments that differ: a listing repeats
+    the requested spelling of the folders above, even if their real names differ."""
     names = [one.path.split("/") for one in (place, twin)]
     same = next(
         (at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), 0
@@ -111,7 +111,7 @@ def _collision(place: Location, twin: Location, what: str) -> KeyCollision:
     return KeyCollision(
         f"{place} and {twin} {what}",
         hint=(
-            "Two objects would become one: rename one of them at the source, or choose another"
-            " destination."
+            "One object would overwrite the other: rename one of them at the source, or choose"
+            " another destination."
         ),
     )

@@ -1,12 +1,12 @@
-"""Refuse a place on this machine from which a link leads to the source, or to another object's
-place in a tree.
+"""Refuse a local destination whose symbolic link leads to the source, or to another object of the
+tree.
 
-Theory of operation. A link at the destination is written through. One that leads into the source
-would have the source overwritten, or its own file taken for the one that arrived; one that leads to
-another place of the same tree makes two objects one, and so do two that lead to one place outside
-of it. The ledger keeps the links by which a tree is written.
+Theory of operation. Uploads follow symbolic links at the destination. A link into the source would
+overwrite the source, or take the source's file for an uploaded one. A link to another place of the
+same tree merges two objects, and so do two links to one place outside of it. The ledger records the
+links that a tree is written through.
 
-Decided here: which links are not followed. Never here: how one is written through
+Decided here: which links are refused. Never here: how a link is followed
 (`stores/local_upload.py`)."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HINT = "Remove the link at the destination, or move to another place."
 
 
 def refuse_link_to_source(plan: Plan, place: Location) -> None:
-    """Raise SameObject where a link leads from the place of an object to it, or to another one of
-    the source's tree."""
+    """Raise SameObject if a link leads from the object's place to the source, or to another object
+    of the source's tree."""
     if not plan.source.store == place.store == "local":
         return
     source, destination = plan.tree or (
@@ -36,9 +36,8 @@ def refuse_link_to_source(plan: Plan, place: Location) -> None:
 
 
 def refuse_link_to_other_object(plan: Plan, place: Location, journal: Journal | None) -> None:
-    """Raise KeyCollision where something is to be sent to a place of a tree from which a link leads
-    to another one, or to where another object of the same tree goes by a link of its own. Raises
-    LedgerFailed."""
+    """Raise KeyCollision before an upload through a link that leads to another place of the same
+    tree, or to the target of another object's link. Raises LeaseLost, LedgerFailed."""
     link = _link_out(plan, place)
     if link is None:
         return
@@ -56,9 +55,9 @@ def refuse_link_to_other_object(plan: Plan, place: Location, journal: Journal | 
 
 
 def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal | None) -> None:
-    """Raise KeyCollision where what is at a place of a tree, and is to be left there, is another
-    object of the same migration, to which a link leads; Unavailable while that one is under way.
-    Raises LedgerFailed."""
+    """Raise KeyCollision before a skip, if the existing object is another one of the same
+    migration, reached through a link; Unavailable while that object is being uploaded. Raises
+    LedgerFailed."""
     link = _link_out(plan, place) if journal is not None else None
     if link is None or journal is None:
         return
@@ -68,7 +67,7 @@ def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal 
             raise _same_target_error(place, name)
     if "running" in others.values():
         raise Unavailable(
-            f"a link leads from {place} to an object that is under way", side="destination"
+            f"a link leads from {place} to an object that is being uploaded", side="destination"
         )
 
 
@@ -81,8 +80,8 @@ def _link_out(plan: Plan, place: Location) -> LinkOut | None:
 
 
 def _current_links(plan: Plan, link: LinkOut, others: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the others that go there by the links of now."""
-    assert plan.tree is not None, "only of a tree something is led elsewhere"
+    """Return those of the `others` whose links still lead to the same target."""
+    assert plan.tree is not None, "links are recorded for trees only"
     return {
         n: state
         for n, state in others.items()
@@ -92,5 +91,5 @@ def _current_links(plan: Plan, link: LinkOut, others: Mapping[str, str]) -> Mapp
 
 def _same_target_error(place: Location, name: str) -> KeyCollision:
     return KeyCollision(
-        f"a link leads from {place} to where {name} of the same tree is", hint=_HINT
+        f"a link leads from {place} to the place of {name} in the same tree", hint=_HINT
     )

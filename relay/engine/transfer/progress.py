@@ -1,7 +1,4 @@
-"""The progress of a transfer: its steps write it, and others read it while it runs.
-
-Decided here: nothing. Never here: what follows from it.
-"""
+"""The progress of a transfer, which its steps write and other greenlets read while it runs."""
 
 from __future__ import annotations
 
@@ -15,51 +12,50 @@ from relay.wire.body import Body
 
 @dataclass(eq=False)
 class Progress:
-    """Where one transfer stands. `total` is the object's length in bytes, None while it is unknown.
-
-    `phase` is one of waiting, opening, copying, piping, verifying, settled; `resent` are the bytes
-    of all attempts that were sent in vain."""
+    """The progress of one transfer."""
 
     phase: str = "waiting"
+    """One of waiting, opening, copying, piping, verifying, settled."""
     attempt: int = 0
+    """The number of the attempt, from 1; 0 before the first."""
     total: int | None = None
+    """The object's length in bytes, None while it is unknown."""
     resent: int = 0
+    """Bytes of all attempts that had to be sent again, or will have to be."""
     body: Body | None = None
-    """What is read now, or was read last: whole, or in one piece, and ..."""
+    """The body that is read now, or was read last, unless the object is uploaded in parts."""
     parts: MultipartUpload | None = None
-    """... what moves in parts instead."""
+    """The multipart upload, if the object is uploaded in parts."""
     copied: int = 0
-    """The bytes that the store has copied by itself, in one request."""
+    """The bytes that the store copied itself, in one request."""
     vain: int = 0
-    """So many attempts, one after the other, went on with an upload in parts that took nothing."""
+    """Number of consecutive attempts that resumed a multipart upload and had no part accepted."""
     discarded: tuple[str, ...] = ()
-    """What is to be said of such uploads, which were thrown away."""
+    """Notes for the receipt about such uploads, which were aborted."""
     before: PriorState | None = None
-    """What was at the destination before the first byte of ours, in whichever attempt; None: no
-    byte has gone."""
+    """The state of the destination before any attempt sent a byte; None until a byte was sent."""
     noted: bool = False
-    """It may be written down what was there, by this transfer."""
+    """True if this transfer may have written `before` to the journal."""
     sends: bool = False
-    """Bytes of this attempt may have gone."""
+    """True if this attempt may have sent bytes."""
     sendings: int = 0
-    """How many attempts may have put something there, those of lost processes included."""
+    """Number of attempts that may have sent bytes, including those of crashed processes."""
     replaces: bool = False
-    """What is there now is ours, and this attempt may put another in its place."""
+    """True if the object at the destination is ours, so that this attempt may overwrite it."""
     is_rid: bool = False
-    """Nothing is at the destination that attempts of lost processes have put there, and that shows
-    nowhere."""
+    """True if the destination has no temporary uploads of crashed attempts."""
     answered: bool = False
-    """The destination let us look at what is there, in any attempt."""
+    """True if the destination has answered a HEAD or GET, in any attempt."""
     remains: dict[str, str] = field(default_factory=dict)
-    """What earlier attempts, those of lost processes included, left, or may have left, and nobody
-    has removed: in words, by place. Others hold the same dictionary."""
+    """Sentences about the leftovers of earlier attempts, including those of crashed processes, by
+    place. Other objects share this dictionary."""
     unproved: Location | None = None
-    """Where something of ours may be seen that nothing has proved."""
+    """The place where an object of ours may be visible that nothing has proved."""
 
     @property
     def bytes(self) -> int:
-        """The bytes of the object that have moved: of its parts also those that others, or earlier
-        attempts, have."""
+        """The bytes of the object that have moved, including parts that other workers or earlier
+        attempts have moved."""
         return self.parts.bytes if self.parts is not None else self.moved
 
     @property
@@ -69,34 +65,34 @@ class Progress:
 
     @property
     def under_way(self) -> int:
-        """The bytes that this attempt has moved, and that nobody is told of yet."""
+        """The bytes that this attempt has sent and that the destination has not acknowledged."""
         if self.parts is not None:
             return self.parts.under_way
         return self.body.count if self.body is not None else 0
 
     def begin_attempt(self) -> None:
-        """Another attempt begins, with nothing of an earlier one."""
+        """Start the next attempt, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
         self.parts, self.copied, self.replaces, self.sends = None, 0, False, False
 
     def note_sending(self) -> None:
-        """Bytes of this attempt are about to go."""
+        """Note that this attempt is about to send bytes."""
         self.sendings += not self.sends
         self.sends = True
 
     @property
     def to_note(self) -> PriorState | None:
-        """What a journal keeps of it."""
+        """The prior state with the current leftovers, for the journal."""
         return replace(self.before, remains=dict(self.remains)) if self.before is not None else None
 
     def note_absent(self, place: Location) -> None:
-        """Nothing of ours is at the object's place: nothing at all is, or what was there before."""
+        """Note that the object's place has nothing of ours: it is empty, or unchanged."""
         self.unproved = None
         self.remains.pop(str(place), None)
 
     def note_unsent(self) -> None:
-        """No byte of this attempt has gone."""
+        """Note that this attempt has sent no byte after all."""
         self.sendings -= self.sends
         self.sends = False
         if not self.sendings:
