@@ -1,10 +1,10 @@
 """Workers, their leases, and claims by compare-and-set (`settling.py` ends claims).
 
-Theory of operation. A runner enters itself with a time until which its claims hold, and puts that
-off every few seconds. A claim takes queued rows and writes the runner's id and a new fence into
-them; everything that is written about a claim later compares both. Rows whose runner is gone (its
-time is over, its machine was started anew, or its process is no more) go back to the queue, and
-count that: a row at which runner after runner dies is set aside."""
+Theory of operation. A worker registers itself with the time at which its lease expires, and renews
+the lease every few seconds. A claim takes queued rows and writes the worker's id and a new fence
+into them; every later write about a claim compares both. A worker is lost when its lease has
+expired, its machine has restarted, or its process has ended. The rows of a lost worker return to
+the queue, and each counts the loss: a row with which LAPSES workers were lost is quarantined."""
 
 from __future__ import annotations
 
@@ -59,52 +59,52 @@ from relay.ledger.schema import (
 from relay.ledger.states import TRANSFER
 
 LEASE_SECONDS: Final = 30.0
+"""How long claims hold after a renewal of the lease."""
 LAPSES: Final = 5
-"""So many runners may be lost with one transfer before it is set aside: perhaps it is what kills
-them."""
+"""Number of workers lost with one transfer at which it is quarantined: perhaps it crashes them."""
 SUSPECT: Final = 2
-"""A transfer with which so many were lost is claimed only by itself: if it kills its runner it
-takes no other along."""
+"""Number of workers lost with one transfer from which it is claimed only alone: if it crashes its
+worker, no other transfer is affected."""
 
 LATEST_SECONDS: Final = 120.0
-"""A claim that is handed back is put off for less."""
+"""Upper bound of the delay of a claim that is handed back."""
 EMPTY_SECONDS: Final = 3600.0
-"""So long it is believed that nothing is at a destination where nothing was: only whoever looks at
-an object knows."""
+"""How long a destination that was found empty is assumed to be empty. After that every object is
+looked up with HEAD."""
 FORGOTTEN: Final = 2
-"""So many claims of one transfer may be among the commits that a ledger has lost."""
+"""Maximum number of claims of one transfer among the commits that a ledger has lost."""
 DOUBTED: Final = 1_000_000
-"""So much is added to a listing's fence each time: what is listed then may have been listed, and
-claimed, before."""
+"""Added to a listing's fence after commits may have been lost: an object that is listed then may
+have been listed, and claimed, before."""
 
 
 @dataclass(frozen=True)
 class WorkerId:
-    """A runner, as it enters itself."""
+    """A worker's identity, as it registers in the ledger."""
 
     id: str
     host: str
     boot: str
     process: str
     kind: str = TERMINAL
-    """Whose migrations it works on."""
+    """The kind of migrations that it works on."""
 
     @classmethod
     def of_this_process(cls, id: str, kind: str = TERMINAL) -> WorkerId:
-        """Return who this process is."""
+        """Return the identity of this process."""
         return cls(
             id, platform.node(), boot_id(), process_identity(os.getpid()) or str(os.getpid()), kind
         )
 
 
-# -- runners
+# -- leases
 
 
 def renew(
     connection: Connection, database: Database, who: WorkerId, seconds: float = LEASE_SECONDS
 ) -> bool:
-    """Let a runner's claims hold for `seconds` from now on. False: it was not entered, or was taken
-    for gone."""
+    """Renew a worker's lease for `seconds` from now. Returns False, and registers the worker, if it
+    was not registered or had been removed as lost."""
     until = database.clock(connection) + seconds
     changed = connection.execute(
         update(runners).where(runners.c.id == who.id).values(until=until)
@@ -117,16 +117,16 @@ def renew(
 
 
 def leave(connection: Connection, who: WorkerId) -> None:
-    """Hand back every claim, and take the runner out; nothing counts as lapsed."""
+    """Hand back a worker's claims and remove the worker; no claim counts as a crash."""
     _requeue(connection, [who.id], "hand_back")
     connection.execute(delete(runners).where(runners.c.id == who.id))
 
 
 def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
-    """Put the claims of runners that are gone back into the queue; return how many.
+    """Return the claims of lost workers to the queue; return the number of claims.
 
-    Raises RenewedMeanwhile where one of them put its lease off at this very moment: it was told
-    that its claims hold, so that nothing of this may happen."""
+    Raises RenewedMeanwhile if one of those workers renewed its lease in this moment: its claims
+    hold, so the transaction must be rolled back."""
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     gone = [row for row in others if _is_gone(row, now, who, database.sqlite)]
@@ -144,17 +144,17 @@ def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
 
 
 class RenewedMeanwhile(Exception):
-    """A runner that seemed gone is not."""
+    """A worker that seemed lost has renewed its lease."""
 
 
 def first_fence(listing: int) -> int:
-    """Return the fence with which a transfer begins that a listing of this fence writes."""
+    """Return the first fence of a transfer that a listing with this fence adds."""
     return FORGOTTEN * (listing // DOUBTED)
 
 
 def lost_workers(connection: Connection, database: Database, who: WorkerId) -> list[str]:
-    """Return the runners that are gone, and those that have claims and are not entered. Writes
-    nothing."""
+    """Return the ids of lost workers, and of owners of claims that are not registered. Reads
+    only."""
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     return [
@@ -163,15 +163,14 @@ def lost_workers(connection: Connection, database: Database, who: WorkerId) -> l
 
 
 def distrust_recent_commits(connection: Connection) -> None:
-    """Believe no longer that what is queued was never begun, and that nothing is at the
-    destinations.
+    """Stop assuming that queued transfers were never started and that destinations are empty.
 
-    A claim that was forgotten had a fence that nobody may have again, and may have left something
-    under its name; so those fences are passed over, and count as lost. So are those of transfers
-    that were forgotten themselves, when they are listed again (`first_fence`).
+    For a ledger that may have lost its newest commits: the machine crashed and its disk had
+    acknowledged writes that it did not keep, or the database was restored from a backup.
 
-    For a ledger that may have lost its newest commits: the machine went down, with a disk that said
-    more than it did; or a database was put in another's place."""
+    A lost claim had a fence that must not be used again, and may have left an object under its
+    name. So FORGOTTEN fences of each queued transfer are skipped. A transfer that was lost itself
+    skips them when it is listed again (`first_fence`)."""
     running = select(migrations.c.id).where(migrations.c.state == "running")
     connection.execute(
         update(migrations)
@@ -190,10 +189,10 @@ def distrust_recent_commits(connection: Connection) -> None:
     connection.execute(
         update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED)
     )
-    # Also of what moves: where its destination was empty nobody wrote down what was there, and that
-    # is forgotten here.
-    untold = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
-    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & untold
+    # Running transfers as well: where the destination was empty, no prior state was recorded, and
+    # that the destination was empty is forgotten here.
+    unrecorded = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
+    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & unrecorded
     connection.execute(update(transfers).where(unknown).values(before=_unknown_since()))
     left = (
         transfers.c.migration_id.in_(running)
@@ -207,8 +206,7 @@ def distrust_recent_commits(connection: Connection) -> None:
 
 
 def _unknown_since() -> ColumnElement[str]:
-    """Return the Before of a transfer of which nothing is known since its migration was
-    accepted."""
+    """Return the text of a PriorState that is unknown since the migration was accepted."""
     head, _, tail = PriorState(known=False, since=0.5).to_text().partition("0.5")
     of = (
         select(migrations.c.created)
@@ -219,8 +217,8 @@ def _unknown_since() -> ColumnElement[str]:
 
 
 def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
-    """Return the owners of claims and parts that are not entered at all: one that was taken for
-    gone, claimed once more before it knew, and ended."""
+    """Return the owners of claims and parts that are not registered: a worker that was removed as
+    lost, claimed once more before it noticed, and ended."""
     found: set[str] = set()
     for owner, held in ((transfers.c.owner, RUNNING), (parts.c.owner, NOT_THERE)):
         entered = owner.in_(select(runners.c.id)) | (owner == who.id)
@@ -231,14 +229,14 @@ def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
 
 def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> bool:
     if one_machine and row.boot != who.boot:
-        return True  # its clock began anew, and so did everything else
+        return True  # the machine restarted, and with it the clock and every process
     if row.until < now:
         return True
     here = row.host == who.host and row.boot == who.boot
     number, _, namespace = row.process.partition("@")
     pid = number.partition(".")[0]
-    # A process of another container has other numbers; then only the time tells. So it does where
-    # /proc tells nothing.
+    # A pid means nothing in another container, or where /proc shows nothing: then only the lease's
+    # expiry counts.
     if not (
         here
         and one_machine
@@ -252,7 +250,8 @@ def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> boo
 
 
 def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
-    """Take everything from some runners; return how many claims of transfers that were."""
+    """Release the claims, listings and parts of some workers; return the number of claimed
+    transfers."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
     listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == "running")
     more = 1 if verb == "lapse" else 0
@@ -262,16 +261,16 @@ def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
         "listing_lapses": migrations.c.listing_lapses + more,
     }
     connection.execute(update(migrations).where(listed).values(**due))
-    _set_aside_listings(connection)
+    _quarantine_listings(connection)
     connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
-    return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
+    return _release(connection, connection.execute(_RELEASABLE.where(claimed)).all(), verb)
 
 
-def _set_aside_listings(connection: Connection) -> None:
-    """Let a listing fail at which runner after runner was lost: perhaps it is what kills them."""
+def _quarantine_listings(connection: Connection) -> None:
+    """Fail the listings with which LAPSES workers were lost: perhaps the listing crashes them."""
     lost = (migrations.c.listing == "due") & (migrations.c.listing_lapses >= LAPSES)
     error = json.dumps(
-        {"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _AGAIN}
+        {"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _LIST_AGAIN}
     )
     failed = (
         update(migrations)
@@ -284,13 +283,13 @@ def _set_aside_listings(connection: Connection) -> None:
 
 
 _POISON_LIST = (
-    f"{LAPSES} workers were lost while they listed the source; that is set aside until you retry it"
+    f"{LAPSES} workers were lost while they listed the source; retry the migration to list it again"
 )
-_AGAIN = (
-    "Look at the log of those workers, and at what the source lists; `retry`, or the same command,"
-    " lists again."
+_LIST_AGAIN = (
+    "Check the log of those workers, and the source's listing. `relay retry`, or the same command,"
+    " lists the source again."
 )
-_LET_GO = (
+_RELEASABLE = (
     select(
         transfers.c.id,
         transfers.c.fence,
@@ -301,12 +300,13 @@ _LET_GO = (
     .order_by(transfers.c.id)
     .with_for_update()
 )
-"""Who is thought gone may settle at this very moment: its rows are locked, in the order in which
-everybody locks them, and seen as they are then."""
+"""The rows are locked, in the order that every transaction uses, before they are read: a worker
+that seems lost may settle in this moment."""
 
 
-def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
-    """Take claims from whoever has them; return how many."""
+def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
+    """Take claims from their owners with a verb; return the number of claims. A row with too many
+    crashes is quarantined, one of a cancelled migration is cancelled."""
     if not rows:
         return 0
     changes = CounterDelta()
@@ -315,13 +315,11 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     changed: dict[str, list[int]] = {}
     now = time.time()
     for row in rows:
-        step = (
-            "quarantine"
-            if row.lapses + more >= LAPSES
-            else "cancel"
-            if row.migration_id in cancelled
-            else verb
-        )
+        step = verb
+        if row.lapses + more >= LAPSES:
+            step = "quarantine"
+        elif row.migration_id in cancelled:
+            step = "cancel"
         changed.setdefault(step, []).append(row.id)
         changes.count_transition(row.migration_id, "running", TRANSFER[step].to, row.size, row.size)
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
@@ -338,9 +336,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     return len(rows)
 
 
-_POISON = (
-    f"{LAPSES} workers were lost while they had this object; it is set aside until you retry it"
-)
+_POISON = f"{LAPSES} workers were lost while they moved this object; it is not moved again until you retry it"
 
 
 # -- claims
@@ -366,8 +362,8 @@ CLAIMED: Final = (
 
 
 def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = False) -> Claim:
-    """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination
-    when that was `looked` at, or once (`empty`)."""
+    """Return the claim in a row of CLAIMED. `looked` is the time at which its tree's destination
+    was found empty; `empty` means that it was found empty at some time."""
     *reported, digests, before, twins = row
     kept = PriorState.from_text(before)
     was = kept if kept is None or kept.noted else None
@@ -393,18 +389,19 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
 
 @dataclass(frozen=True)
 class ClaimRequest:
-    """What a runner has room for: `all` transfers in all, of them `is_large` ones while there are
-    small ones to claim, and `alone` one that is suspect: the runner has nothing else in hand, and
-    moves no part of what others have.
+    """The number of transfers that a worker has room for.
 
-    Large ones are claimed first, the largest before the others, so that none is left to run alone
-    in the end; and never so many that the small ones would stand behind them."""
+    Large objects are claimed first, largest first, so that none is left to run alone in the end.
+    Their number is limited, so that small objects do not wait behind them."""
 
     all: int
+    """Maximum number of transfers."""
     large: int = 0
+    """Maximum number of `is_large` transfers among them, while small ones are queued."""
     only_large: int = 0
-    """So many large ones where there are no small ones left."""
+    """Maximum number of large transfers if no small ones are queued."""
     alone: bool = True
+    """Whether a suspect transfer may be claimed: the worker has no other claim or part lease."""
 
 
 _OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
@@ -414,8 +411,8 @@ _OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
         or_(migrations.c.runner.is_(None), migrations.c.runner == bindparam("kind")),
     ),
 )
-"""Of a migration: it is the `only` one, or any that belongs to this `kind` of runner. (Which
-migration is `only` was said by who may work on it.)"""
+"""Condition for a migration that this worker may work on: the `only` one, or any of the worker's
+`kind`. (The kind of `only` was checked when it was chosen.)"""
 _WAITING = (
     select(migrations.c.id, migrations.c.renewed)
     .add_columns(migrations.c.looked, migrations.c.destination_empty)
@@ -426,7 +423,7 @@ _WAITING = (
 _DUE = (transfers.c.not_before <= bindparam("now")) | (
     transfers.c.not_before > bindparam("now") + LATEST_SECONDS
 )
-"""Nobody puts one off for so long: the clock was set back since."""
+"""A delay beyond LATEST_SECONDS means that the clock was set back: the transfer is due."""
 _TRUSTED = transfers.c.lapses < SUSPECT
 
 
@@ -436,14 +433,14 @@ def _any(*conditions: Any) -> Any:
 
 
 _CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
-"""By whether the runner is alone."""
+"""By whether the worker is alone."""
 
 
 def has_claimable(
     connection: Connection, who: WorkerId, alone: bool, only: str | None = None
 ) -> bool:
-    """Say if there seems to be something to `claim`, also of what is suspect if the runner is
-    `alone`. Writes nothing."""
+    """Say if there seems to be a transfer to `claim`; with `alone`, a suspect one counts as well.
+    Reads only."""
     reported = {"now": time.time(), "only": only, "kind": who.kind}
     return any(connection.execute(_CLAIMABLE[alone], reported).scalars())
 
@@ -455,12 +452,12 @@ def claim(
     only: str | None,
     changes: CounterDelta,
 ) -> list[Claim]:
-    """Claim what there is room for, of the most urgent migrations and the oldest first; `only` of
-    one. What that changes in the tallies goes to `changes`.
+    """Claim the `wanted` transfers, by the priority and then the age of their migrations; with
+    `only`, from that migration alone. Add the change of the tallies to `changes`.
 
-    Of a migration with bounds never more than those let run at a time, over all runners. One that
-    is suspect comes last, and by itself: where there is nothing else, and the runner is alone with
-    it, without a part that it moves of another's."""
+    A migration's bound on concurrent transfers holds over all workers. A suspect transfer is
+    claimed last and alone: if nothing else was claimed, and this worker moves no part for
+    another."""
     if wanted.all <= 0:
         return []
     claiming = _Claiming(connection, who, changes)
@@ -477,7 +474,7 @@ def claim(
 
 @dataclass(eq=False)
 class _Claiming:
-    """What one call of `claim` has found until now."""
+    """The state of one call of `claim`."""
 
     connection: Connection
     who: WorkerId
@@ -485,7 +482,7 @@ class _Claiming:
     found: list[Claim] = field(default_factory=list)
 
     def claim_from(self, migration: Any, wanted: ClaimRequest) -> None:
-        """Claim of one migration what there is still room for besides what was found in others."""
+        """Claim transfers of one migration, up to the room that `found` leaves."""
         left = wanted.all - len(self.found)
         left = self.room(migration, left) if left > 0 else 0
         left -= self.take(
@@ -495,12 +492,12 @@ class _Claiming:
         self.take(migration, min(left, wanted.only_large - len(self.found)), _LARGE)
 
     def room(self, migration: Any, most: int) -> int:
-        """Return how many of at most so many may be claimed of a migration."""
+        """Return how many transfers of a migration, up to `most`, may be claimed."""
         more = self.changes.objects(migration.id, "running")
         return room(self.connection, migration.id, bounds_of(migration), most, more)
 
     def take(self, migration: Any, most: int, which: Update) -> int:
-        """Claim up to so many; return how many."""
+        """Claim up to `most` transfers with one statement; return how many were claimed."""
         if most <= 0:
             return 0
         reported = {
@@ -520,21 +517,21 @@ class _Claiming:
 
 
 def is_large(claim: Claim) -> bool:
-    """Say if the object is a large one."""
+    """Say if a claimed object has at least LARGE_BYTES."""
     return claim.size is not None and claim.size >= LARGE_BYTES
 
 
 def _claim_statement(condition: Any, *order: Any) -> Update:
-    """Return what claims the first queued transfers of one kind; whoever else claims passes over
-    them meanwhile."""
+    """Return the statement that claims the first queued transfers of a kind. Concurrent claims skip
+    the rows that it has locked."""
     queued = (
         select(transfers.c.id)
         .where(transfers.c.migration_id == bindparam("migration"), condition, _DUE)
         .order_by(*order)
         .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
-        # PostgreSQL may run a subquery again for each row that it compares, and lock, and take,
-        # others each time.
+        # PostgreSQL may otherwise run the subquery again for each row that it compares, and lock
+        # and claim other rows each time.
         .cte("queued")
         .prefix_with("MATERIALIZED")
     )
@@ -559,28 +556,28 @@ _SMALL = _claim_statement(
 _SUSPECTS = _claim_statement(
     QUEUED & (transfers.c.lapses >= SUSPECT), transfers.c.lapses, transfers.c.id
 )
-"""They are written once: making one costs as much as running it."""
+"""The statements are built once: building one costs as much as running it."""
 
 
 def release_unknown_claims(
     connection: Connection, who: WorkerId, kept: Iterable[Claim], shared: Iterable[int] = ()
 ) -> int:
-    """Hand back what stands as this runner's and is not among those that it has in hand; return how
-    many claims.
+    """Hand back the claims and parts that the ledger holds for this worker and the worker does not
+    know; return the number of claims.
 
-    A claim, or a part of a transfer that it shares in, whose answer was lost is one of which the
-    ledger knows, and the runner does not."""
-    held = _LET_GO.where(transfers.c.owner == who.id, RUNNING)
+    If the answer to a claim was lost, the ledger knows the claim and the worker does not. `kept`
+    are the claims that the worker knows, `shared` the transfers whose parts it moves."""
+    held = _RELEASABLE.where(transfers.c.owner == who.id, RUNNING)
     known = {(claim.id, claim.fence) for claim in kept}
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
     left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
     free_parts(connection, who, left)
-    return _let_go(connection, rows, "hand_back")
+    return _release(connection, rows, "hand_back")
 
 
 def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> None:
-    """Let anybody have the parts of some transfers that are this runner's, and not there yet."""
+    """Release this worker's parts of some transfers that have not been stored yet."""
     for some in in_chunks(list(ids)):
         mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
         connection.execute(update(parts).where(mine).values(owner=None))
@@ -594,7 +591,7 @@ def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:
 
 
 def check_claim(connection: Connection, who: WorkerId, claim: Claim) -> None:
-    """Raise LeaseLost if a claim is not ours any more."""
+    """Raise LeaseLost if another worker may have a claim's transfer now."""
     held = select(transfers.c.id).where(
         transfers.c.id == claim.id,
         transfers.c.fence == claim.fence,

@@ -1,21 +1,22 @@
 """The ledger's database: open it, check it, and run transactions without blocking the hub.
 
-Theory of operation. SQLite's calls never yield, and a wait for its lock sleeps inside C; so one
-native thread does them all, one transaction at a time, and the greenlet that asked is woken when it
-is done. psycopg waits by gevent's own sockets, so PostgreSQL's calls are made where they are asked
-for, on a few connections.
+Theory of operation. SQLite's calls never yield, and a wait for its lock sleeps inside C. So one
+native thread runs all of them, one transaction at a time, and wakes the calling greenlet when its
+transaction is done. psycopg waits on gevent's sockets, so PostgreSQL's calls run in the calling
+greenlet, on a few connections.
 
-Every transaction that writes takes SQLite's write lock when it begins, so that none is ever refused
-half-way. Whoever finds it taken asks again after a millisecond or two: SQLite's own wait sleeps
-longer each time, up to a tenth of a second, so that the lock lies free meanwhile, and goes to who
-came last. One that only reads takes no lock, and is rolled back, so that it can't have written.
+Every writing transaction takes SQLite's write lock when it begins, so that it is never refused
+half-way. A transaction that finds the lock taken tries again after a millisecond or two. SQLite's
+own wait sleeps longer each time, up to a tenth of a second: the lock is free meanwhile, and the
+newest waiter gets it. A reading transaction takes no lock and is rolled back, so that it can't
+write.
 
-A file is taken only if it is ours, whole, and not of a newer relay; nothing is ever made anew in
-the place of one that is there. Commits reach the disk before they return (`synchronous=FULL`): what
-is acknowledged is not lost with the power.
+A file is opened only if it is a relay ledger, undamaged, and not of a newer relay. An existing file
+is never replaced. Commits reach the disk before they return (`synchronous=FULL`): acknowledged work
+survives a power failure.
 
-Decided here: how a transaction is run, and what a database's failures mean. Never here: what is in
-it."""
+Decided here: how a transaction is run, and what a database's failures mean. Never here: the
+contents of the tables."""
 
 from __future__ import annotations
 
@@ -49,23 +50,25 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for SQLite's lock, in its native thread."""
 AGAIN_SECONDS: Final = (0.0005, 0.003)
-"""How long it sleeps before it asks for the lock again: at least, and at most."""
+"""Shortest and longest sleep before it tries to take the lock again."""
 CONNECTIONS: Final = 4
+"""Size of the pool of PostgreSQL connections."""
 ALIVE: Final = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""When a server that is gone without a word is taken for gone: the defaults are two hours, and a
-quarter of one (postgresql.org/docs/current/libpq-connect.html)."""
+"""How soon a PostgreSQL server that vanished without closing its connections is noticed. The
+defaults are two hours, and a quarter of an hour
+(postgresql.org/docs/current/libpq-connect.html)."""
 _SLEEP: Final = get_original("time", "sleep")
 """A native thread has no hub to wait on."""
 _HERE = Path(__file__).parent
 
 
 class Database:
-    """One ledger's database. Every method but `open` may be called from any greenlet."""
+    """One ledger's database. Every method may be called from any greenlet."""
 
     def __init__(self, url: URL, engine: Engine) -> None:
         """Not for callers: use `open_database`."""
@@ -75,12 +78,13 @@ class Database:
         self._file: tuple[int, int] | None = None
 
     def run(self, do: Callable[[Connection], T], write: bool = True) -> T:
-        """Do it in one transaction and return what it returns; what it raises undoes the
-        transaction.
+        """Call `do` in one transaction and return its result. An exception of `do` rolls the
+        transaction back.
 
-        Raises LedgerBusy when another process keeps the database for too long, LedgerFailed when it
-        can't be read or written: then nothing of it was done, or (a connection lost at the commit)
-        nobody knows."""
+        Raises LedgerBusy if another process holds the database for too long, LedgerFailed if it
+        can't be read or written, LedgerRefused for a value that it does not take. The transaction
+        is then rolled back, or, if the connection broke during the commit, its outcome is
+        unknown."""
         if self._thread is None:
             return self._transaction(do, write)
         result, error = self._thread.apply(self._run_caught, (do, write))
@@ -91,10 +95,10 @@ class Database:
     def _run_caught(
         self, do: Callable[[Connection], T], write: bool
     ) -> tuple[Any, BaseException | None]:
-        # `apply` would print an exception before it hands it over.
+        # `apply` would print an exception before it passes it on.
         try:
             return self._transaction(do, write), None
-        except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling greenlet
             return None, error
 
     def _transaction(self, do: Callable[[Connection], T], write: bool) -> T:
@@ -109,9 +113,9 @@ class Database:
             raise _to_ledger_error(error, self.where) from None
 
     def wipe_log(self) -> bool:
-        """Empty SQLite's write-ahead log, where what was deleted stands until it is written over
-        (sqlite.org/wal.html, "Checkpointing"). Returns False where another process reads the log at
-        the moment; raises LedgerFailed."""
+        """Empty SQLite's write-ahead log, which holds deleted rows until it is overwritten
+        (sqlite.org/wal.html, "Checkpointing"). Returns False if another process is reading the log;
+        raises LedgerFailed."""
         if self._thread is None:
             return True
         emptied, error = self._thread.apply(self._wipe_caught)
@@ -121,9 +125,7 @@ class Database:
 
     def _wipe_caught(self) -> tuple[bool, BaseException | None]:
         try:
-            with (
-                self._engine.connect() as connection
-            ):  # no transaction: a checkpoint can't be made in one
+            with self._engine.connect() as connection:  # a checkpoint can't run in a transaction
                 driver = cast(sqlite3.Connection, connection.connection.driver_connection)
                 driver.execute("PRAGMA busy_timeout=0")
                 try:
@@ -138,16 +140,16 @@ class Database:
 
     @property
     def where(self) -> str:
-        """How the database is named to people: without a password."""
+        """The database's URL or file for messages, without a password."""
         return _redact(self.url)
 
     # -- the clock of leases
 
     def clock(self, connection: Connection) -> float:
-        """Return the seconds of a clock that all runners of this ledger share and nobody sets back.
+        """Return the seconds of a clock that all workers of this ledger share.
 
-        SQLite's file is used by one machine alone, so it is that machine's time since it started;
-        PostgreSQL's own."""
+        SQLite's file is used on one machine only: the clock is the time since that machine started,
+        which can't be set back. With PostgreSQL it is the server's clock."""
         if self.sqlite:
             return time.clock_gettime(time.CLOCK_BOOTTIME)
         found: float = connection.execute(
@@ -155,11 +157,10 @@ class Database:
         ).scalar_one()
         return found
 
-    # -- is it still there
+    # -- the file
 
     def check_file(self) -> None:
-        """Raise LedgerFailed if the file is not the one that was opened: it was removed or replaced
-        meanwhile."""
+        """Raise LedgerFailed if the file was removed or replaced since it was opened."""
         if not self.sqlite or self._file is None:
             return
         try:
@@ -172,7 +173,7 @@ class Database:
             )
 
     def check_opened_file(self) -> None:
-        """Remember which file it is, and see that it is read by nobody else."""
+        """Remember the opened file's identity for `check_file`, and close it to other users."""
         if self.sqlite:
             _close_to_others(Path(str(self.url.database)))
             found = os.stat(str(self.url.database))
@@ -188,12 +189,12 @@ class Database:
 
 
 def open_database(address: str) -> Database:
-    """Open a ledger by its URL, make its folder and tables where there are none, and bring older
-    ones up to date.
+    """Open a ledger by its URL. Create its folder and tables if they are missing, and upgrade an
+    older schema.
 
-    Raises ConfigError in one line for a URL that is not understood, a file that is not a ledger or
-    not ours to write, one that is damaged, and one of a newer relay; a retryable one for a database
-    that can't be reached, or that somebody keeps. Changes nothing then."""
+    Raises ConfigError for a URL that is not understood, and for a file that is not a ledger, not
+    writable, damaged, or of a newer relay. The error is retryable for a database that can't be
+    reached or that another process holds. The database is unchanged then."""
     url = _parse_url(address)
     path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     try:
@@ -201,9 +202,8 @@ def open_database(address: str) -> Database:
             _create_file(path)
         database = Database(url, _engine(url))
         try:
-            if (
-                database.run(_check_version, write=False) != HEAD
-            ):  # who only looks need not wait for the lock
+            # The check only reads, so that opening a current ledger does not wait for the lock.
+            if database.run(_check_version, write=False) != HEAD:
                 database.run(_upgrade)
         except BaseException:
             database.close()
@@ -223,68 +223,63 @@ DRIVERS: Final = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-"""What a ledger's URL may begin with, and the driver that it means: another one would hold the hub,
-or is not here."""
+"""The schemes of a ledger's URL, and SQLAlchemy's driver for each. Other drivers would block the
+hub, or are not installed."""
 
 
 def _parse_url(address: str) -> URL:
-    """Return a ledger's URL. Raises ConfigError for one that is none, or whose database would not
-    outlive a process."""
+    """Return a ledger's URL. Raises ConfigError for an invalid URL, and for a database that would
+    not outlive the process."""
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):
         url = None
     driver = DRIVERS.get(url.drivername) if url is not None else None
-    # What a query asks of SQLite (mode=memory, immutable, nolock) a ledger can't have.
+    # SQLite's query parameters (mode=memory, immutable, nolock) are not for a ledger.
     on_disk = (
         url is not None
         and url.database not in (None, "", ":memory:")
         and not (url.host or url.query)
     )
-    cut = url is not None and "@" in (
-        url.host or ""
-    )  # what is left of a password after the first '@' is its end
+    # An '@' in the password splits the URL too early: the password's end becomes part of the host.
+    cut = url is not None and "@" in (url.host or "")
     if url is None or driver is None or cut or (driver == "sqlite" and not on_disk):
         raise ConfigError(
             "RELAY_LEDGER is not the URL of a ledger",
             hint=(
-                "Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name;"
-                " an '@' in a password is %40."
+                "Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name."
+                " Write an '@' in a password as %40."
             ),
         )
     return url.set(drivername=driver)
 
 
 def _redact(url: URL) -> str:
-    """Return a database's URL, or its file, without what may be a password: a query may have one
-    too."""
-    return (
-        str(url.database)
-        if url.drivername == "sqlite"
-        else url.set(query={}).render_as_string(hide_password=True)
-    )
+    """Return a database's file, or its URL without the password and without the query, which may
+    have one too."""
+    if url.drivername == "sqlite":
+        return str(url.database)
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _create_file(path: Path) -> None:
-    """Make the file if there is none, for nobody else to read: it holds what the stores are spoken
-    to with."""
+    """Create the file if it is missing, readable by its owner only: it holds the credentials of the
+    stores. Raises ConfigError, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     left = path.with_name(f"{path.name}-wal")
     if left.exists() and not path.exists():
         raise ConfigError(
-            f"the ledger {path} was removed, and {left.name} of it is still there",
-            hint="Put the file back beside it; or remove that too, and begin with an empty ledger.",
+            f"the ledger {path} was removed, but its log {left.name} is still there",
+            hint="Put the file back beside its log, or remove the log to start an empty ledger.",
         )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _close_to_others(path: Path) -> None:
-    """Let nobody else read a ledger of our own that everybody may, as `touch` has made it or a
-    backup gave it back; one that a group shares stays so."""
+    """Make a ledger file of ours private if every user may read it, as after `touch` or a restored
+    backup. A file that only a group shares stays shared."""
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-        with suppress(
-            OSError
-        ):  # the log comes and goes; a file system without modes has none to change
+        with suppress(OSError):  # the log comes and goes; some file systems have no modes
             found = file.stat()
             if found.st_mode & stat.S_IRWXO and found.st_uid == os.geteuid():
                 file.chmod(found.st_mode & stat.S_IRWXU)
@@ -304,13 +299,13 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say so
+        connection.isolation_level = None  # the driver begins no transaction by itself
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
             "wal_autocheckpoint=4000",
-            "secure_delete=ON",  # what is deleted is overwritten: it may be a secret
+            "secure_delete=ON",  # overwrite deleted rows: they may hold secrets
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -328,16 +323,16 @@ def _engine(url: URL) -> Engine:
 def begin_writing(
     connection: sqlite3.Connection, seconds: float, pause: Callable[[float], object] = _SLEEP
 ) -> None:
-    """Begin a transaction with SQLite's write lock, which is waited for up to `seconds`; in a
-    native thread.
+    """Begin a transaction with SQLite's write lock, after waiting for it up to `seconds`. Call it
+    in a native thread.
 
-    Raises sqlite3.OperationalError: SQLITE_BUSY where it was not had, and then no transaction was
-    begun."""
+    Raises sqlite3.OperationalError (SQLITE_BUSY) if the lock stayed taken; no transaction has begun
+    then."""
     until = time.monotonic() + seconds
     connection.execute("PRAGMA busy_timeout=0")
     try:
         while not _try_begin(connection, final=time.monotonic() >= until):
-            pause(random.uniform(*AGAIN_SECONDS))  # noqa: S311 - two that wait should not ask in step
+            pause(random.uniform(*AGAIN_SECONDS))  # noqa: S311 - so that waiters don't try in step
     finally:
         connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1e3)}")
 
@@ -352,19 +347,18 @@ def _try_begin(connection: sqlite3.Connection, final: bool) -> bool:
     return True
 
 
-# -- what is in it
+# -- the schema
 
 
 def _check_version(connection: Connection) -> str | None:
-    """Return the version of what is there, or None. Raises LedgerFailed for what is not ours,
-    damaged, or newer."""
+    """Return the version of the schema, or None for an empty database. Raises LedgerFailed for a
+    database that is damaged, of another program, or of a newer relay."""
     where = _redact(connection.engine.url)
     sqlite = connection.dialect.name == "sqlite"
-    if (
-        sqlite
-        and (reported := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok"
-    ):
-        raise LedgerFailed(f"the ledger {where} is damaged ({reported})", hint=_KEEP)
+    if sqlite:
+        reported = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if reported != "ok":
+            raise LedgerFailed(f"the ledger {where} is damaged ({reported})", hint=_KEEP)
     tables = set(connection.dialect.get_table_names(connection))
     version = _version(connection) if "alembic_version" in tables else None
     ours = (
@@ -372,13 +366,14 @@ def _check_version(connection: Connection) -> str | None:
     )
     if tables and (version is None or not ours or "migrations" not in tables):
         raise LedgerFailed(
-            f"{where} is a database of something else", hint="Name another one in RELAY_LEDGER."
+            f"{where} is the database of another program",
+            hint="Name another database in RELAY_LEDGER.",
         )
     if version is not None and version > HEAD:
         raise LedgerFailed(
-            f"the ledger {where} was written by a newer relay (schema {version}, this one knows"
-            f" {HEAD})",
-            hint="Use that relay, or name another ledger in RELAY_LEDGER.",
+            f"the ledger {where} was written by a newer relay (its schema is {version}, this relay"
+            f" knows {HEAD})",
+            hint="Use the newer relay, or name another ledger in RELAY_LEDGER.",
         )
     return version
 
@@ -388,14 +383,14 @@ def _version(connection: Connection) -> str:
 
 
 def _upgrade(connection: Connection) -> None:
-    """Run the versions that are missing, all in this transaction."""
+    """Run the missing upgrades of the schema, all in this transaction."""
     sqlite = connection.dialect.name == "sqlite"
-    if not sqlite:  # two relays may start at once
+    if not sqlite:  # two processes may start at once
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": APPLICATION_ID})
     tables = connection.dialect.get_table_names(connection)
     if "alembic_version" in tables and _version(connection) == HEAD:
         return
-    from alembic import command  # a tenth of a second, which no start but the first needs
+    from alembic import command  # takes 0.1 s to import, and only the first start needs it
     from alembic.config import Config
 
     config = Config()
@@ -408,10 +403,10 @@ def _upgrade(connection: Connection) -> None:
 
 # -- failures
 
-_START = "Look at the disk or the database that RELAY_LEDGER names, and start relay again."
+_START = "Check the disk or the database that RELAY_LEDGER names, and start relay again."
 _KEEP = (
-    "Keep the file, and name another ledger in RELAY_LEDGER; `sqlite3 FILE .recover` may save what"
-    " is in it."
+    "Keep the file, and name another ledger in RELAY_LEDGER. `sqlite3 FILE .recover` may recover"
+    " the file's contents."
 )
 
 
@@ -421,12 +416,11 @@ def _to_ledger_error(
     original = error.orig if isinstance(error, DBAPIError) else error
     said = str(original).strip().partition("\n")[0]
     if "database is locked" in said or "lock timeout" in said:
-        return LedgerBusy(f"another process keeps the ledger {where}", retry_after=5.0)
+        return LedgerBusy(f"another process holds the lock of the ledger {where}", retry_after=5.0)
     hint = _KEEP if any(word in said for word in ("malformed", "not a database")) else None
     if isinstance(error, DataError | IntegrityError):
-        return LedgerRefused(
-            f"the ledger {where}: {type(original).__name__}"
-        )  # its text has the value
+        # Only the type is named: the driver's text quotes the value.
+        return LedgerRefused(f"the ledger {where}: {type(original).__name__}")
     away = isinstance(error, OperationalError) and type(original).__module__.startswith("psycopg")
     return LedgerFailed(f"the ledger {where}: {said}", hint=hint, retryable=away)
 
@@ -434,12 +428,12 @@ def _to_ledger_error(
 def _config_error(where: str, said: str) -> ConfigError:
     return ConfigError(
         f"the ledger {where} can't be opened ({said})",
-        hint="Give RELAY_LEDGER a path that relay may write, as sqlite:////folder/relay.db.",
+        hint="Give RELAY_LEDGER a path that relay may write, such as sqlite:////folder/relay.db.",
     )
 
 
 def boot_id() -> str:
-    """Return what tells one start of this machine from another."""
+    """Return the id of this start of the machine, or "unknown" (random(4), boot_id)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -447,9 +441,9 @@ def boot_id() -> str:
 
 
 def process_identity(pid: int) -> str | None:
-    """Return what tells one process from every other of this machine: its number, its start, and
-    the namespace in which it has that number (pid_namespaces(7)), as far as /proc tells. None: it
-    is gone, for certain."""
+    """Return an identity that distinguishes a process from every other of this machine, as far as
+    /proc shows it: process id, start time, and the id's namespace (pid_namespaces(7)). None means
+    that the process has certainly ended."""
     try:
         fields = (
             Path(f"/proc/{pid}/stat")
@@ -463,8 +457,8 @@ def process_identity(pid: int) -> str | None:
 
 
 def _is_there(pid: int) -> bool:
-    """Say if there is a process that /proc does not show: it may hide those of others (proc(5),
-    hidepid)."""
+    """Say if a process exists that /proc does not show: it may hide the processes of other users
+    (proc(5), hidepid)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -475,7 +469,7 @@ def _is_there(pid: int) -> bool:
 
 
 def pid_namespace() -> str:
-    """Return what tells one numbering of processes from another; two containers may have the same
+    """Return the id of this process's pid namespace, or "unknown". Two containers may have the same
     host name."""
     try:
         return os.readlink("/proc/self/ns/pid")

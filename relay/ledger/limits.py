@@ -1,7 +1,7 @@
 """Limits of a migration: stored here, applied by every worker.
 
-Decided here: how many more transfers of it may be claimed, and who shares its bounds. Never here:
-how bytes and requests are held back (`relay/throttle.py`)."""
+Decided here: how many more transfers of a migration may be claimed, and which workers share its
+bounds. Never here: how bytes and requests are held back (`relay/throttle.py`)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from relay.throttle import Bounds
 
 
 def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> Migration:
-    """Change a migration's priority and bounds; what `change` does not name stays, None takes a
-    bound away.
+    """Change a migration's priority and bounds. Members that `change` does not name stay; None
+    removes a bound.
 
-    Twice is as good as once. Raises MigrationUnknown, and IllegalTransition for one that has ended.
-    """
+    Idempotent. Raises MigrationUnknown, and IllegalTransition for a migration that has ended."""
     found = lock_migration(connection, id)
     if found.state in ENDED:
         raise not_now(found, "limit")
@@ -38,41 +37,43 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
 
 
 def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, more: int = 0) -> int:
-    """Return how many of the `wanted` transfers of a migration may be claimed now; `more` run than
-    its tally says.
+    """Return how many of the `wanted` transfers of a migration may be claimed now. `more` transfers
+    run in addition to those in its tally.
 
-    What runs is counted while no other claim of the same migration can be made, so that all runners
-    together keep to it. (SQLite lets one transaction write at a time anyway.)"""
+    The running transfers are counted under a lock on the migration's row. No other worker can claim
+    meanwhile, so that all workers together keep to the bound. (SQLite allows one writer
+    at a time anyway.)"""
     if bounds.transfers is None:
         return wanted
     row = connection.execute(
         select(migrations).where(migrations.c.id == migration).with_for_update(key_share=True)
     ).one()
-    most = bounds_of(row).transfers
-    if most is None:
+    bound = bounds_of(row).transfers
+    if bound is None:
         return wanted
     running = select(tallies.c.objects).where(
         tallies.c.migration_id == migration, tallies.c.state == "running"
     )
-    under_way = int(connection.execute(running).scalar() or 0) + more
-    under_way += len(connection.execute(select_helpers([migration])).all())
-    return max(0, min(wanted, most - under_way))
+    running_now = int(connection.execute(running).scalar() or 0) + more
+    running_now += len(connection.execute(select_helpers([migration])).all())
+    return max(0, min(wanted, bound - running_now))
 
 
 def migration_views(
     connection: Connection, runner: str, ids: Sequence[str]
 ) -> dict[str, MigrationView]:
-    """Return how migrations stand for a runner that works on them."""
+    """Return the state and bounds of some migrations, with the `runner`'s rank among the workers
+    that share each migration's bounds."""
     rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
-    bound = [row.id for row in rows if bounds_of(row) != Bounds()]
+    bounded = [row.id for row in rows if bounds_of(row) != Bounds()]
     sharers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
-    if bound:
-        running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
+    if bounded:
+        running = (transfers.c.migration_id.in_(bounded)) & (transfers.c.state == "running")
         for pair in connection.execute(
             select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()
         ):
             sharers[pair.migration_id].add(pair.owner)
-        for row in connection.execute(select_helpers(bound)):
+        for row in connection.execute(select_helpers(bounded)):
             sharers[row.migration_id].add(row.owner)
     return {row.id: _view(row, runner, sharers[row.id]) for row in rows}
 

@@ -60,12 +60,12 @@ from relay.ledger.unproved import adopt_unproved, find_unproved
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
-"""PostgreSQL's lock under which migrations are accepted."""
+"""Key of the PostgreSQL advisory lock under which migrations are accepted."""
 _ID = re.compile(r"[0-9a-f-]{1,36}")
 WITHDRAWN: Final = frozenset(
     {Unauthenticated.code, CredentialsWithdrawn.code, PermissionDenied.code}
 )
-"""The errors of a migration that waits for other credentials."""
+"""Codes of the errors for which a migration pauses until it gets other credentials."""
 
 
 def create(
@@ -75,20 +75,19 @@ def create(
     go_on: bool = False,
     runner: str = TERMINAL,
 ) -> tuple[Migration, bool]:
-    """Accept a migration for one kind of runner; with a `key` that was given before, return the one
-    of then, and False. To `go_on`, return the newest of the same request and kind that did not
-    succeed, if there is one, and False.
+    """Accept a migration for one kind of worker; return it and True.
 
-    Raises KeyReused where that of the key was another request.
-    """
-    _one_at_a_time(connection)
+    Returns an earlier migration and False if the idempotency `key` was used before. With `go_on`
+    the newest migration of the same request and kind is returned if it has not succeeded. Raises
+    KeyReused if the key belongs to another request."""
+    _lock_acceptance(connection)
     marks = identity_hashes_of(connection, spec)
     if key is not None:
         row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
         if row is not None:
             same = (row.spec, row.owner) == (marks.spec, marks.owner)
             if not (same or is_older(row, spec, secret(connection, row.id))):
-                raise KeyReused("the Idempotency-Key belongs to a migration of something else")
+                raise KeyReused("the Idempotency-Key was already used for another request")
             return one(connection, row.id), False
     if go_on and (id := _unfinished(connection, spec, marks, runner)) is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
@@ -132,9 +131,9 @@ def create(
     return one(connection, id), True
 
 
-def _one_at_a_time(connection: Connection) -> None:
-    """Let nobody else number a migration, or use its key, until this transaction is over. SQLite's
-    has the lock."""
+def _lock_acceptance(connection: Connection) -> None:
+    """Lock out other transactions that number a migration or use a key, until this one ends. In
+    SQLite every writing transaction has that lock already."""
     if connection.dialect.name != "sqlite":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ACCEPTING})
 
@@ -142,7 +141,7 @@ def _one_at_a_time(connection: Connection) -> None:
 def write_event(
     connection: Connection, migration: str, kind: str, members: Mapping[str, Any]
 ) -> None:
-    """Write an event."""
+    """Write an event of a migration; `members` are its JSON members besides `id`, `at`, `kind`."""
     row = {
         "migration_id": migration,
         "at": time.time(),
@@ -152,40 +151,35 @@ def write_event(
     connection.execute(insert(events), row)
 
 
-# -- looked at
+# -- reads
 
 
 def one(connection: Connection, id: str, runner: str | None = None) -> Migration:
-    """Return a migration by its id, or by the number under which people know it; to one kind of
-    `runner` those of others are not there. Raises MigrationUnknown."""
+    """Return a migration by its id, or by the number that people use. Raises MigrationUnknown; also
+    for a migration that belongs to another kind of worker than `runner`."""
     numbered = id.isascii() and id.isdigit() and len(id) < 10
     named = migrations.c.number == int(id) if numbered else migrations.c.id == id
-    known = _ID.fullmatch(id) is not None  # no database takes every character
-    row = (
-        connection.execute(select(migrations).where(named, of_kind(runner))).first()
-        if known
-        else None
-    )
+    row = None
+    if _ID.fullmatch(id) is not None:  # a database refuses some characters
+        row = connection.execute(select(migrations).where(named, of_kind(runner))).first()
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
     return _with_counts(connection, [row])[0]
 
 
 def of_kind(runner: str | None) -> ColumnElement[bool]:
-    """Return the condition for the migrations of one kind of runner, and those of which it is not
-    known; None: all."""
-    return (
-        true()
-        if runner is None
-        else migrations.c.runner.is_(None) | (migrations.c.runner == runner)
-    )
+    """Return the condition for the migrations of one kind of worker, and for those whose kind is
+    unknown. None means every migration."""
+    if runner is None:
+        return true()
+    return migrations.c.runner.is_(None) | (migrations.c.runner == runner)
 
 
 def many(
     connection: Connection, limit: int, before: int | None = None, runner: str | None = None
 ) -> list[Migration]:
-    """Return migrations, the newest first, as `one` shows them; with `before`, those older than
-    that number."""
+    """Return up to `limit` migrations, newest first. With `before`, only those with a lower
+    number."""
     query = (
         select(migrations).where(of_kind(runner)).order_by(migrations.c.number.desc()).limit(limit)
     )
@@ -197,8 +191,8 @@ def many(
 def _unfinished(
     connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
 ) -> str | None:
-    """Return the newest migration of the same request, by the same accounts, if it did not succeed;
-    or one that waits for other credentials, which may be another account's."""
+    """Return the id of the newest migration of the same request and accounts, unless it succeeded.
+    Without one, return a migration that is paused for other credentials: the account may differ."""
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
     newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
     same = newest.where(migrations.c.spec == marks.spec)
@@ -218,17 +212,14 @@ def _unfinished(
     ):
         return None
     tally = tallies_of(connection, [row.id])[row.id]
-    # Which endpoint a remote meant then nobody knows: what has arrived may not be where it leads to
-    # now.
-    return (
-        row.id
-        if is_whole_text(spec.secret) or not tally.keys() & {"verified", "skipped", "unverified"}
-        else None
-    )
+    # An older relay did not record the endpoint that a remote's name stood for. Objects that have
+    # arrived may be elsewhere than the name leads to now.
+    arrived = tally.keys() & {"verified", "skipped", "unverified"}
+    return row.id if is_whole_text(spec.secret) or not arrived else None
 
 
 def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
-    """Return the migrations of some rows, with what is counted of them."""
+    """Return the migrations of some rows, with their counters."""
     ids = [row.id for row in rows]
     tallies, arrived, efforts = (
         tallies_of(connection, ids),
@@ -259,7 +250,7 @@ def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
-    """Return what is needed to speak to both stores, or None when the migration is over."""
+    """Return the stored locations and credentials of both stores, or None if they were deleted."""
     text = connection.execute(
         select(secrets.c.locations).where(secrets.c.migration_id == id)
     ).scalar()
@@ -267,7 +258,7 @@ def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
 
 
 def events_of(connection: Connection, id: str, since: int, limit: int) -> list[dict[str, Any]]:
-    """Return a migration's events after number `since`."""
+    """Return up to `limit` of a migration's events, those with a number above `since`."""
     query = (
         select(events)
         .where(events.c.migration_id == id, events.c.id > since)
@@ -281,8 +272,7 @@ def events_of(connection: Connection, id: str, since: int, limit: int) -> list[d
 
 
 def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | None:
-    """Return the error for which a migration paused by itself the last time, or None where it never
-    did."""
+    """Return the error for which a migration last paused by itself, or None if it never did."""
     query = select(events.c.members).where(events.c.migration_id == id, events.c.kind == "paused")
     text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
     return None if text is None else json.loads(text)
@@ -317,20 +307,20 @@ def _migration(
 
 
 def bounds_of(row: Any) -> Bounds:
-    """Return the bounds that stand in a migration's row."""
+    """Return the bounds in a migration's row."""
     return Bounds(row.slots, row.bytes_per_second, row.connections)
 
 
-# -- told
+# -- control
 
 
 def act(
     connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None
 ) -> Migration:
-    """Do what `verb` says: pause, resume, cancel or retry; twice is as good as once.
+    """Pause, resume, cancel or retry a migration, by `verb`. Idempotent.
 
-    `fresh` are new credentials for what is left, alone or with the places that they are for. Raises
-    MigrationUnknown, IllegalTransition, and KeyReused where the places are others."""
+    `fresh` are new credentials for the remaining objects, alone or with the locations that they are
+    for. Raises MigrationUnknown, IllegalTransition, and KeyReused if those are other locations."""
     found = lock_migration(connection, id)
     try:
         state = state_after(MIGRATION, verb, found.state)
@@ -343,9 +333,11 @@ def act(
     if fresh is not None:
         renew_secret(connection, found.id, fresh)
     elif forgotten:
-        raise IllegalTransition("its credentials were forgotten since it ended", hint=_GIVE_AGAIN)
+        raise IllegalTransition(
+            "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
+        )
     if forgotten and found.recursive:
-        return list_again(connection, found.id)  # so were the URLs of its list
+        return list_again(connection, found.id)  # the URLs of its list were forgotten as well
     if state is None:
         return found
     changes = CounterDelta()
@@ -373,27 +365,27 @@ _DONE = {
     "limit": "limited",
 }
 _INSTEAD = {
-    "succeeded": "It has ended well: what is new at the source is another migration's.",
-    "running": "Let it end, or cancel it first: `relay cancel`, or POST …/cancel.",
-    "paused": "Let it go on first: `relay resume`, or POST …/resume.",
+    "succeeded": "It has succeeded. Start another migration for new objects at the source.",
+    "running": "Wait until it ends, or cancel it first: `relay cancel`, or POST …/cancel.",
+    "paused": "Resume it first: `relay resume`, or POST …/resume.",
 }
-_AGAIN = (
-    "What failed, was cancelled or could not be verified is queued again by `relay retry`, or POST"
-    " …/retry."
+_RETRY = (
+    "`relay retry`, or POST …/retry, queues the objects again that failed, were cancelled or could"
+    " not be verified."
 )
 
 
 def not_now(found: Migration, verb: str) -> IllegalTransition:
-    """Return the error of a verb that is not for a migration's state."""
+    """Return the error of a verb that a migration's state does not allow."""
     message = f"migration {found.number} is {found.state}: it can't be {_DONE.get(verb, verb)}"
-    return IllegalTransition(message, hint=_INSTEAD.get(found.state, _AGAIN))
+    return IllegalTransition(message, hint=_INSTEAD.get(found.state, _RETRY))
 
 
 def lock_migration(connection: Connection, id: str) -> Migration:
-    """As `one`, and nobody else changes its row until this transaction is over: what is decided by
-    its state holds.
+    """Return a migration as `one` does, and lock its row until this transaction ends: a decision
+    that depends on its state then holds.
 
-    SQLite's transaction has the lock already."""
+    In SQLite a writing transaction has the lock already. Raises MigrationUnknown."""
     found = one(connection, id)
     query = (
         select(migrations.c.id).where(migrations.c.id == found.id).with_for_update(key_share=True)
@@ -403,8 +395,8 @@ def lock_migration(connection: Connection, id: str) -> Migration:
 
 
 def _learn_owner(connection: Connection, id: str, spec: Spec) -> None:
-    """Note whose accounts go on with a migration. Raises KeyReused where the places are not its
-    own."""
+    """Record the accounts that resume a migration. Raises KeyReused if the locations are not the
+    migration's."""
     if not is_at(connection, id, spec):
         raise other_places()
     marks = identity_hashes_of(connection, spec)
@@ -415,18 +407,18 @@ def _learn_owner(connection: Connection, id: str, spec: Spec) -> None:
 
 
 def other_places() -> KeyReused:
-    """Return the error of places that are not a migration's own."""
+    """Return the error of locations that are not the migration's."""
     return KeyReused(
-        "these are other places than those of the migration",
+        "the source or the destination is not that of the migration",
         hint=(
-            "Give the same source and destination with fresh credentials, or POST /migrate"
-            " something new."
+            "Give the same source and destination with fresh credentials, or start a new migration"
+            " with POST /migrate."
         ),
     )
 
 
 def is_at(connection: Connection, id: str, spec: Spec) -> bool:
-    """Say if a migration's places are those of `spec`. Writes nothing."""
+    """Say if a migration's locations are those of `spec`. Reads only."""
     row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     if row.places is None:
         return is_older(row, spec, secret(connection, id))
@@ -435,30 +427,30 @@ def is_at(connection: Connection, id: str, spec: Spec) -> bool:
     return is_unnamed(connection, row, spec, secret(connection, id))
 
 
-_GIVE_AGAIN: Final = (
-    "Give its source and destination again, with their credentials; or give the same command again."
+_GIVE_CREDENTIALS: Final = (
+    "Give its source and destination again with their credentials, or run the same command again."
 )
 
 
 def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, Any]:
-    """Return what `verb` changes of a migration besides its state; of a listing, `refused` entries
-    were forgotten."""
+    """Return the columns that `verb` changes besides the state. `refused` entries of the listing
+    were deleted, so that a number above 0 restarts the listing."""
     changed: dict[str, Any] = {}
-    if verb in ("resume", "retry"):  # with today's credentials, wherever those come from
+    if verb in ("resume", "retry"):  # workers must read the credentials again, from any source
         changed |= {"renewed": migrations.c.renewed + 1, "error": None}
     if verb == "retry":
         changed |= {
             "listing": "due" if found.listing == "failed" else found.listing,
             "listing_lapses": 0,
         }
-    if refused:  # it is listed again, from the beginning
+    if refused:  # list again from the beginning
         changed |= {"listing": "due", "cursor": None, "entries": migrations.c.entries - refused}
     return changed
 
 
 def list_again(connection: Connection, id: str, anyway: bool = False) -> Migration:
-    """Begin a tree that has ended again, from its listing on: what did not arrive is moved when it
-    is listed, and what is new, or another by now. One that has not ended is listed again only if
+    """Restart an ended migration of a tree with a new listing. Objects that did not arrive, are new
+    or have changed are then moved. A migration that has not ended is listed again only with
     `anyway`. Raises MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
     under_way = anyway and found.state in ("running", "paused")
@@ -481,9 +473,8 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
 
 
 def lock_unended(connection: Connection, id: str) -> Migration:
-    """As `lock_migration`, of one that has not succeeded: nobody works on one that has. Raises
-    IllegalTransition for one that another process has ended well since it was looked at,
-    MigrationUnknown."""
+    """Lock a migration that has not succeeded, as `lock_migration` does. Raises MigrationUnknown,
+    and IllegalTransition if it has succeeded (another process may have ended it meanwhile)."""
     found = lock_migration(connection, id)
     if found.state == "succeeded":
         raise not_now(found, "retry")
@@ -491,8 +482,8 @@ def lock_unended(connection: Connection, id: str) -> Migration:
 
 
 def reset_crash_counts(connection: Connection, id: str) -> None:
-    """Forget how many runners were lost with the transfers that are left, and with the listing:
-    somebody was there, and said go on."""
+    """Set the crash counts of the remaining transfers and of the listing to 0, because a person
+    asked to resume."""
     connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
     left = (
         (transfers.c.migration_id == id)
@@ -503,8 +494,8 @@ def reset_crash_counts(connection: Connection, id: str) -> None:
 
 
 def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
-    """Pause a migration because its stores want other credentials; `error` says so. Raises
-    IllegalTransition."""
+    """Pause a migration whose stores want other credentials, and store the `error`. Raises
+    MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
     if state_after(MIGRATION, "pause", found.state) is None:
         return found
@@ -515,7 +506,7 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
 
 
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:
-    """Keep new credentials in the place of the old ones, and let everybody who holds those know."""
+    """Replace a migration's credentials. The column `renewed` tells workers that theirs are old."""
     row = migrations.c.id == id
     connection.execute(update(migrations).where(row).values(renewed=migrations.c.renewed + 1))
     connection.execute(delete(secrets).where(secrets.c.migration_id == id))
@@ -528,10 +519,10 @@ _HALF: Final = 1 << 20
 def _move_all(
     connection: Connection, id: str, state: str, verb: str, changes: CounterDelta
 ) -> None:
-    """Let the same happen to every transfer of one state; what that changes in the tallies goes to
+    """Apply a verb to every transfer in one state, and add the change of the tallies to
     `changes`."""
     to = TRANSFER[verb].to
-    # A retry begins anew what was counted against it: somebody looked at it and said so.
+    # A person asked for the retry, so the attempts and crashes count from 0 again.
     fresh: dict[str, Any] = {"ended": time.time()}
     if verb == "retry":
         fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
@@ -540,15 +531,15 @@ def _move_all(
     size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
     rows = select(transfers.c.id, size_of.label("size"), more.label("more"))
     rows = rows.where(transfers.c.migration_id == id, transfers.c.state == state)
-    # In PostgreSQL one statement counts and changes: between two, others may claim some of these,
-    # or end more.
+    # In PostgreSQL a single statement counts and changes: between two statements other workers
+    # could claim some of these rows, or end more.
     alone = connection.dialect.name == "sqlite"
     held = rows.order_by(transfers.c.id).with_for_update().cte("held").prefix_with("MATERIALIZED")
     changed = (
         change.where(transfers.c.id.in_(select(held.c.id))).returning(transfers.c.id).cte("changed")
     )
     counted = rows.subquery() if alone else held
-    # In two halves: SQLite refuses a sum beyond 64 bits.
+    # Sum the high and the low bits apart: SQLite refuses a sum beyond 64 bits.
     halves = (func.sum(counted.c.size.op("/")(_HALF)), func.sum(counted.c.size.op("%")(_HALF)))
     sums = select(func.count(), *halves, func.sum(counted.c.more)).select_from(counted)
     count, high, low, retries = connection.execute(sums if alone else sums.add_cte(changed)).one()
@@ -562,8 +553,8 @@ def _move_all(
 
 
 def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
-    """Forget what a listing refused, which nobody has ever claimed, so that another listing tells
-    of it; return how many that were. What that changes in the tallies goes to `changes`."""
+    """Delete the entries that a listing refused and no worker has claimed: the next listing reports
+    them again. Return their number, and add the change of the tallies to `changes`."""
     never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
     refused = (transfers.c.migration_id == id) & (transfers.c.state == "failed") & never
     sizes = (
@@ -575,11 +566,11 @@ def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> i
     return len(sizes)
 
 
-# -- their end
+# -- end
 
 
 def finishable_ids(connection: Connection) -> list[str]:
-    """Return the migrations that have nothing left to do, and are not ended. Writes nothing."""
+    """Return the migrations that have not ended and have no transfer left. Reads only."""
     rows = connection.execute(_LISTED).all()
     found = tallies_of(connection, [row.id for row in rows]) if rows else {}
     return [row.id for row in rows if not {"queued", "running"} & found[row.id].keys()]
@@ -591,25 +582,23 @@ _LISTED = select(migrations.c.id).where(
 
 
 KEPT_SECONDS: Final = 24 * 3600.0
-"""How long what a failed transfer has at its destination, and its credentials, wait for a retry."""
-_TELLING: Final = secrets.c.locations.like("%?%") | secrets.c.locations.like('%"headers": [[%')
-"""Of what is kept to speak to the stores: there is a query or a header in it, which may be a
-secret."""
+"""How long after a failure the credentials, and parts at the destination, are kept for a retry."""
+_HOLDS_SECRET: Final = secrets.c.locations.like("%?%") | secrets.c.locations.like('%"headers": [[%')
+"""The stored locations have a query or a header, either of which may be a secret."""
 
 
 def forgettable_ids(connection: Connection, now: float) -> list[str]:
-    """Return the migrations that have ended, and have credentials that nobody needs any more.
-    Writes nothing.
+    """Return the ended migrations whose credentials are no longer needed. Reads only.
 
-    A cancelled one needs them until what it left at its destination is removed; one that failed
-    also for a retry, which may come within a day."""
+    A cancelled migration needs them until its unfinished uploads are removed from the destination.
+    A failed one keeps them for KEPT_SECONDS as well, for a retry."""
     over = (migrations.c.state == "cancelled") | (
         migrations.c.state.in_(("failed", "partial")) & (migrations.c.ended < now - KEPT_SECONDS)
     )
     ended = (
         select(migrations.c.id)
         .join(secrets, secrets.c.migration_id == migrations.c.id)
-        .where(over, _TELLING)
+        .where(over, _HOLDS_SECRET)
     )
     of = transfers.c.migration_id == migrations.c.id
     moving = exists().where(of, RUNNING)
@@ -619,50 +608,50 @@ def forgettable_ids(connection: Connection, now: float) -> list[str]:
 
 
 def forget_secrets(connection: Connection, now: float) -> None:
-    """Forget the credentials of what is `forgettable_ids`, and the URLs that its lists gave."""
-    for id in sorted(forgettable_ids(connection, now)):  # in one order, since each is locked
+    """Delete the credentials of the migrations in `forgettable_ids`, and their lists' URLs."""
+    for id in sorted(forgettable_ids(connection, now)):  # rows are locked in one order: no deadlock
         if lock_migration(connection, id).state not in ENDED:
-            continue  # it was resumed since it was looked at
+            continue  # resumed since forgettable_ids read it
         connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         gone = (transfers.c.migration_id == id) & transfers.c.url.is_not(None)
         connection.execute(update(transfers).where(gone).values(url=None))
 
 
-def _not_whole(listed: int | None, accounted: int) -> dict[str, Any]:
-    """Return the error of a migration whose objects do not add up: more or fewer than its listing
-    told of."""
+def _unaccounted_error(listed: int | None, accounted: int) -> dict[str, Any]:
+    """Return the error of a migration with more or fewer objects than its listing named."""
     return {
         "code": "listing-unaccounted",
         "side": "relay",
-        "detail": f"its listing told of {listed:,} objects, and {accounted:,} are accounted for",
+        "detail": f"its listing named {listed:,} objects, and {accounted:,} are accounted for",
         "hint": (
-            "Give the same command again, which lists again; and report this: it is a mistake in"
-            " relay."
+            "Run the same command again, which lists the source again. Please report this: it is a"
+            " bug in relay."
         ),
     }
 
 
 def finish(connection: Connection) -> list[Migration]:
-    """End every migration that has nothing left to do, and forget its secrets; return those."""
+    """End every migration that has no transfer left; return those. The secrets of the succeeded
+    ones are deleted."""
     done = []
-    for id in sorted(finishable_ids(connection)):  # in one order, since each is locked
+    for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
         row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
         if row.state != "running" or {"queued", "running"} & tally.keys():
-            continue  # another process ended it, or began some of it again, since it was looked at
+            continue  # another process ended or retried it since finishable_ids read it
         verb = ending_verb(tally)
         if row.listing == "failed":
             verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
         values: dict[str, Any] = {"ended": time.time()}
         if row.listing != "failed" and row.entries not in (None, sum(tally.values())):
             verb = "end_partial"
-            values["error"] = json.dumps(_not_whole(row.entries, sum(tally.values())))
+            values["error"] = json.dumps(_unaccounted_error(row.entries, sum(tally.values())))
         state = state_after(MIGRATION, verb, row.state)
         still = (migrations.c.id == id) & (migrations.c.state == row.state)
         if not connection.execute(
             update(migrations).where(still).values(state=state, **values)
         ).rowcount:
-            continue  # another runner was first
+            continue  # another worker was first
         if state == "succeeded":
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         write_event(connection, id, "ended", {"state": state})

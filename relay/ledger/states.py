@@ -1,6 +1,6 @@
 """The states of a migration and of a transfer, and every transition between them (law 5).
 
-Decided here: which verb leads from which states to which. Never here: SQL, and who says the verb.
+Decided here: which verb leads from which states to which. Never here: SQL, and the choice of verb.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class TransferState(Enum):
     """Where a transfer stands in the ledger."""
 
     QUEUED = "queued"
-    """Anybody may claim it."""
+    """Any worker may claim it."""
     RUNNING = "running"
-    """A runner has claimed it, and its lease has not lapsed as far as anybody noticed."""
+    """A worker has claimed it, and no other worker has found that worker's lease expired."""
     VERIFIED = "verified"
     UNVERIFIED = "unverified"
     SKIPPED = "skipped"
-    """The destination had it, unchanged or to be left alone."""
+    """The destination already had the object: unchanged, or kept because of `if_exists`."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -33,17 +33,17 @@ class MigrationState(Enum):
     RUNNING = "running"
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
-    """Every object is verified, or was there unchanged."""
+    """Every object is verified or skipped."""
     PARTIAL = "partial"
     """Some objects failed, or could not be verified."""
     FAILED = "failed"
-    """Nothing arrived, or the source could not be listed."""
+    """No object arrived, or the source could not be listed."""
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
 class Transition:
-    """From which states a verb leads where."""
+    """The states in which a verb is legal, and the state that it leads to."""
 
     origins: frozenset[str]
     to: str
@@ -70,8 +70,8 @@ TRANSFER: Mapping[str, Transition] = {
         to=TransferState.QUEUED,
     ),
 }
-"""What may happen to a transfer. `hand_back` is a runner's own doing, `lapse` is done to one that
-is gone."""
+"""The verbs of a transfer. A worker says `hand_back` of its own claim; another worker says `lapse`
+of the claim of a lost worker."""
 
 MIGRATION: Mapping[str, Transition] = {
     "pause": _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
@@ -93,29 +93,29 @@ MIGRATION: Mapping[str, Transition] = {
         to=MigrationState.RUNNING,
     ),
 }
-"""What may happen to a migration."""
+"""The verbs of a migration."""
 
 ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
-"""The states of a migration that nobody works on, until it is told to `retry`."""
+"""The final states of a migration: no worker works on it, unless it is retried."""
 
 
 def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
-    """Return the state that `verb` leads to; None where `state` is that one already, so that saying
-    it twice is harmless. Raises IllegalTransition, which names the state."""
+    """Return the state that `verb` leads to, or None if `state` is that state already: a repeated
+    verb is harmless. Raises IllegalTransition, which names the state."""
     transition = table[verb]
     if state in transition.origins:
         return transition.to
     if state == transition.to:
         return None
-    raise IllegalTransition(f"it is {state}, and can't {verb.replace('_', ' ')} any more")
+    raise IllegalTransition(f"its state is {state}, which does not allow: {verb.replace('_', ' ')}")
 
 
 def ending_verb(tally: Mapping[str, int]) -> str:
-    """Return the verb that ends a migration whose transfers are all settled, by their numbers in
-    each state."""
-    well = tally.get("verified", 0) + tally.get("skipped", 0)
-    ill = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))
-    if not ill:
+    """Return the verb that ends a migration whose transfers are all settled. `tally` is the number
+    of transfers in each state."""
+    succeeded = tally.get("verified", 0) + tally.get("skipped", 0)
+    others = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))
+    if not others:
         return "succeed"
-    moved = well + tally.get("unverified", 0)
-    return "end_partial" if moved else "fail"
+    arrived = succeeded + tally.get("unverified", 0)
+    return "end_partial" if arrived else "fail"
