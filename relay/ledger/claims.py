@@ -336,7 +336,9 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     return len(rows)
 
 
-_POISON = f"{LAPSES} workers were lost while they moved this object; it is not moved again until you retry it"
+_POISON = (
+    f"{LAPSES} workers were lost while they had this object; retry the migration to move it again"
+)
 
 
 # -- claims
