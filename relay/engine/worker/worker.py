@@ -1,18 +1,19 @@
 """The worker of one process: list trees, claim transfers from the ledger, run them, settle them.
 
-Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the
-other. One greenlet keeps them fed: in one transaction it settles what has ended and claims as much
-as there is room for; it waits a moment between two rounds, so that many small objects share a
-transaction (`pace.py`). One lists, one removes what nobody goes on with (`orphans.py`), and one
-keeps the lease. All of them go on until they are told to stop; then nothing new is claimed, what
-runs is handed back with what it has reached, and the runner is taken out of the ledger.
+Theory of operation. A fixed number of greenlets, one per slot, each run one transfer after the
+other. One greenlet polls the ledger for them: in one transaction it settles the ended claims and
+claims as many transfers as there is room for. It waits a moment between two polls, so that many
+small objects share a transaction (`prefetch.py`). One greenlet lists trees, one removes orphaned
+uploads (`orphans.py`), one renews the lease, and one records pending retries. After `stop` nothing
+new is claimed, running transfers are handed back with the parts that they have uploaded, and the
+worker is removed from the ledger.
 
-When the ledger does not answer nothing is acknowledged and nothing new begins; what is moved
-meanwhile waits to be settled. When a claim turns out not to be ours any more its transfer is
-stopped, and another runner has it.
+While the ledger does not answer, nothing is acknowledged and no transfer starts; ended transfers
+wait to be settled. If the lease is lost, the running transfers are cancelled: other workers may
+have claimed them.
 
-Decided here: when something is claimed, tried later, or set aside. Never here: how an object moves.
-"""
+Decided here: when a transfer is claimed, retried later, or quarantined. Never here: how an object
+moves."""
 
 from __future__ import annotations
 
@@ -62,35 +63,34 @@ from relay.throttle import Throttle
 log = logging.getLogger("relay.claimer")
 
 LOOK_SECONDS = 1.0
-"""How often, at least, the ledger is looked at for what others told a migration to do, and for what
-has ended."""
+"""Longest time between two checks of the ledger for paused, cancelled and ended migrations."""
 IDLE_SECONDS = (0.03, 0.25)
-"""How soon it is looked at for work again when there is none: at first, and, twice as long each
-time, at last. Another process may be listing, or moving the last objects."""
+"""First and longest wait before the next poll of an idle worker; the wait doubles each time.
+Another process may be listing, or moving the last objects."""
 RENEW_SECONDS = 5.0
-"""How often, at least, the lease is put off, and the claims of lost runners are taken back."""
+"""Longest time between two renewals of the lease; claims of lost workers are reclaimed as often."""
 JOIN_SECONDS = 0.5
-"""How often one that has nothing to claim looks for an object of another runner to share in."""
+"""How often a worker without claims looks for another worker's multipart upload to help with."""
 TROUBLE_SECONDS = RENEW_SECONDS + 1.0
-"""How long it is told what those met who wrote to the ledger: until one of them has tried again."""
+"""How long `trouble` shows a failed write to the ledger: until a writer has tried again."""
 SHARE_SECONDS = 0.1
-"""How often one whose process shares in an object that it has claimed now looks if that is over."""
+"""How often a transfer checks if this process has stopped helping with the same object."""
 TWIN_SECONDS = 1.0
-"""How soon an object is tried whose name may be another's at the destination, while that is under
-way."""
+"""Delay of an object whose name the destination may fold into that of a running transfer."""
 SHUN_SECONDS = 30.0
-"""How long it shares no more in one where that has failed."""
+"""How long a worker does not help with an object again after helping has failed."""
 
 
 def boottime() -> float:
-    """Return the seconds since this machine started, those for which it slept included: leases go
-    on meanwhile, and another may have taken what was ours (clock_gettime(2), CLOCK_BOOTTIME)."""
+    """Return the seconds since this machine started, including those in suspend: leases expire
+    during suspend, and another worker may have claimed our transfers (clock_gettime(2),
+    CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(eq=False)
 class ActiveTransfer:
-    """A transfer that runs here, or parts of another runner's, for who watches."""
+    """A transfer that runs in this process, or this process's help with another worker's parts."""
 
     claim: Claim
     transfer: Transfer | PartHelper
@@ -100,25 +100,25 @@ class ActiveTransfer:
 
 @dataclass(eq=False)
 class Worker:
-    """One process's share of the ledger's work. `only` one migration: then `run` returns when that
-    has ended."""
+    """The worker of one process, on every migration of its kind, or on `only` one: `run` then
+    returns when that migration has ended."""
 
     ledger: Ledger
     runner: TransferEngine
     slots: int
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
-    """Told of every transfer that ended here."""
+    """Called with every transfer that ended in this process."""
     moved: Callable[[int], None] = lambda count: None
-    """Told how many bytes of an object were moved here, when that is over: of all of it, or of some
-    parts."""
+    """Called with the number of bytes that this process moved of an object, when it has ended the
+    transfer or its help with the object's parts."""
     clock: Callable[[], float] = boottime
     lease_seconds: float = 30.0
 
     active: dict[int, ActiveTransfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nothing is claimed yet."""
+        """Start without claims."""
         self._queue: SimpleQueue[tuple[Claim | PartLease, int] | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
         self._in_hand: dict[int, Claim] = {}
@@ -138,15 +138,16 @@ class Worker:
         self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
         self._look_at, self._idle = 0.0, 0.0
 
-    # -- from outside
+    # -- control
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._over.is_set()
 
     def stop(self) -> None:
-        """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
+        """Stop claiming, and hand back the running transfers within about a second. Then `run`
+        returns."""
         self._over.set()
         for active in tuple(self.active.values()):
             self._cancel_transfer(active, "this process stops")
@@ -154,13 +155,13 @@ class Worker:
         self._hungry.set()
 
     def wake(self) -> None:
-        """Look for work now: something was accepted or told."""
+        """Poll now: a migration was accepted or changed."""
         self._wake.set()
 
     def run(self) -> None:
-        """Work until told to stop, or until the one migration has ended. Leaves no claim behind but
-        those of a ledger that does not answer, which lapse. Raises LedgerFailed only where it never
-        began."""
+        """Work until `stop`, or until the `only` migration has ended. No claim is left behind; if
+        the ledger does not answer, the claims expire with the lease. Raises LedgerFailed only
+        before the first poll."""
         self._renew_lease()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
@@ -185,15 +186,15 @@ class Worker:
             for _ in workers:
                 self._queue.put(None)
             gevent.joinall(workers)
-            self._stopped.set()  # until here the lease was kept: what ran was still ours
+            self._stopped.set()  # only now, so that the running transfers kept their lease
             gevent.joinall(others)
             self._leave()
 
-    # -- one round
+    # -- one poll
 
     def _wait_for_settlements(self) -> None:
-        """Wait until something has ended or is to be looked at; and then a while, as long as there
-        is enough to do."""
+        """Wait until a transfer has ended or a poll is due; then on, up to LONGEST_SECONDS, while
+        enough claims are queued."""
         soon, late = IDLE_SECONDS
         self._idle = 0.0 if self._in_hand or self._shares else min(max(2 * self._idle, soon), late)
         self._wake.wait(self._idle or LOOK_SECONDS)
@@ -204,7 +205,7 @@ class Worker:
             self._hungry.wait(LONGEST_SECONDS)
 
     def _poll(self) -> bool:
-        """Settle, claim, and see what others said. Returns True when the one migration has
+        """Settle, claim, and apply pauses and limits. Returns True when the `only` migration has
         ended."""
         try:
             self._release_unknown_claims()
@@ -216,7 +217,8 @@ class Worker:
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
             self.trouble = error
-            self._doubtful |= not isinstance(error, LedgerBusy)  # which did nothing
+            # LedgerBusy changed nothing; after other errors a claim may have been committed.
+            self._doubtful |= not isinstance(error, LedgerBusy)
             log.warning(
                 "ledger.failed", extra={"members": {"code": error.code, "detail": error.message}}
             )
@@ -224,15 +226,15 @@ class Worker:
             return False
 
     def _release_unknown_claims(self) -> None:
-        """Hand back what the ledger has as ours and we have not: after a failure it is not known
-        what was claimed."""
+        """Hand back the claims that the ledger holds for this worker and the worker does not know:
+        the answer to a claim may have been lost."""
         if self._doubtful:
             self.ledger.release_unknown_claims(tuple(self._in_hand.values()), tuple(self._shares))
             self._doubtful = False
 
     def _settle_and_claim(self) -> int:
-        """Settle what has ended, claim what there is room for, and do as others said; return how
-        many were claimed."""
+        """Settle the ended claims, claim transfers, and apply pauses and limits; return the number
+        of claims."""
         began, entry, ends = self.clock(), self._entries, tuple(self._settlements)
         watched = {claim.migration_id for claim in self._in_hand.values()}
         watched |= {active.claim.migration_id for active in self.active.values()}
@@ -258,18 +260,18 @@ class Worker:
         return len(turn.claims)
 
     def _settle_each(self, ends: Sequence[Settlement]) -> None:
-        """Settle one by one what the ledger does not take together: that of which it can't keep the
-        end fails."""
+        """Settle one by one the claims that the ledger refuses together. A claim whose settlement
+        the ledger can't store fails."""
         for end in ends:
             try:
                 self.ledger.settle([end])
             except LedgerRefused as error:
                 self.ledger.settle([Settlement(end.claim, "failed", error=error_members(error))])
             self._settlements.remove(end)
-            self._let_go(end.claim)
+            self._forget_claim(end.claim)
 
     def _claim_request(self) -> ClaimRequest:
-        """Return what there is room for."""
+        """Return the number of transfers to claim."""
         busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
         room = self.slots + self._pace.ahead - busy
         if self._runs_suspect():
@@ -278,28 +280,28 @@ class Worker:
         return ClaimRequest(room, most, self.slots - busy, self._is_alone())
 
     def _is_alone(self) -> bool:
-        """Say if nothing is in hand that something which kills this process would take along."""
+        """Say if this process has no claim and no part lease: a transfer that crashes it would
+        affect no other."""
         return not self._in_hand and not self._shares
 
     def _runs_suspect(self) -> bool:
-        """Say if something here may kill this process: that is to take nothing else along."""
+        """Say if a suspect transfer or listing runs here: then nothing else may start beside it."""
         listed = self._lister is not None and self._lister.is_suspect
         return listed or any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
 
-    def _let_go(self, claim: Claim) -> None:
-        """A claim is in hand no more; one of the same object that was made since is."""
+    def _forget_claim(self, claim: Claim) -> None:
+        """Remove a claim from those in hand, but not a newer claim of the same object."""
         held = self._in_hand.get(claim.id)
         if held is not None and held.fence == claim.fence:
             del self._in_hand[claim.id]
 
     def _ends_settled(self, ends: Sequence[Settlement]) -> None:
-        del self._settlements[: len(ends)]  # more may have come while we waited
+        del self._settlements[: len(ends)]  # more may have been added while the ledger was asked
         for end in ends:
-            self._let_go(end.claim)
+            self._forget_claim(end.claim)
 
     def _join_part_lease(self) -> None:
-        """Share in an object of another runner, where there is a slot for it and nothing else to
-        do."""
+        """Help with another worker's multipart upload, if a slot is free."""
         now, busy = self.clock(), len(self._in_hand) + len(self._shares)
         if busy >= self.slots or self.stopping or now < self._join_at or self._runs_suspect():
             return
@@ -316,8 +318,7 @@ class Worker:
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
 
     def _finish(self) -> None:
-        """End every migration that has nothing left to do; a line of the log names each, without
-        secrets."""
+        """End every migration that has no transfer left, and log each without secrets."""
         for migration in self.ledger.finish():
             self._jobs.forget(migration.id)
             named = ("id", "number", "state", "source", "destination")
@@ -329,14 +330,12 @@ class Worker:
             )
 
     def _stop_ended_migrations(self, standings: Mapping[str, MigrationView]) -> None:
-        """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to
-        the bounds as they are now."""
+        """Stop the transfers of paused and cancelled migrations, and apply the current bounds."""
         for id, standing in standings.items():
             self._throttle(id).allow(standing.bounds, standing.place, standing.of)
         for active in tuple(self.active.values()):
-            found = standings.get(
-                active.claim.migration_id
-            )  # None: it began while the ledger was asked
+            # None if the transfer started while the ledger was asked.
+            found = standings.get(active.claim.migration_id)
             if (
                 found
                 and found.state in ("paused", "cancelled")
@@ -347,14 +346,14 @@ class Worker:
                 )
 
     def _throttle(self, id: str) -> Throttle:
-        """Return what holds a migration's transfers back in this process."""
+        """Return the throttle of a migration's transfers in this process."""
         return self._jobs.throttle(
             id, lambda: {active.claim.migration_id for active in self.active.values()}
         )
 
     def _is_at_limit(self, id: str) -> bool:
-        """Say if as many transfers of a migration run here as its bounds let; they were narrowed
-        since it was claimed then."""
+        """Say if a migration has reached its bound on concurrent transfers in this process: the
+        bound may have been lowered after the claim."""
         most = self._throttle(id).bounds.transfers
         return (
             most is not None
@@ -362,7 +361,7 @@ class Worker:
         )
 
     def _cancel_transfer(self, active: ActiveTransfer, why: str, goes_on: bool = True) -> None:
-        """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
+        """Cancel a transfer. Unless it `goes_on` later, it aborts its upload."""
         active.stopped = True
         active.transfer.cancel(Cancelled(why, retryable=goes_on))
 
@@ -382,8 +381,8 @@ class Worker:
     # -- the lease
 
     def _renew_lease(self) -> bool:
-        """Put the lease off, and remember until when, by our own clock, nobody can have taken our
-        claims."""
+        """Renew the lease, and remember when by our own clock: until it expires no other worker can
+        have taken our claims. Returns False if this worker had been removed as lost."""
         asked = self.clock()
         held = self.ledger.renew(self.lease_seconds)
         self._renewed = asked
@@ -391,8 +390,8 @@ class Worker:
         return held
 
     def _has_lease(self, entry: int) -> bool:
-        """Say if what was claimed since this process entered itself for the `entry`th time is ours
-        beyond doubt."""
+        """Say if the claims made during the `entry`th registration of this worker are certainly
+        still ours."""
         return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
 
     def _keep_lease(self) -> None:
@@ -405,21 +404,21 @@ class Worker:
             try:
                 if not self._renew_lease():
                     for active in tuple(self.active.values()):
-                        active.transfer.cancel(LeaseLost("this process was taken for gone"))
+                        active.transfer.cancel(LeaseLost("the lease of this process had expired"))
                 if self.ledger.reclaim():
                     self._wake.set()
             except LedgerFailed as error:
                 self._note_trouble(error)
 
     def _report_retries(self) -> None:
-        """Write down, once a second at most, what is tried again here, for whoever looks from
-        elsewhere."""
+        """Record this process's pending retries in the ledger, at most once a second, so that other
+        processes can show them."""
         written: dict[int, PendingRetry] = {}
         listed: dict[Listing, PendingRetry] = {}
         while not self._stopped.wait(LOOK_SECONDS):
             claims, now = {}, {}
             for id, active in tuple(self.active.items()):
-                if isinstance(active.transfer, Transfer):  # of another runner's that one tells
+                if isinstance(active.transfer, Transfer):  # not parts: their owner reports those
                     claims[id], now[id] = active.claim, active.transfer.trouble
             changed = [(claims[id], one) for id, one in now.items() if one != written.get(id)]
             try:
@@ -428,14 +427,15 @@ class Worker:
                         [(claim, one.to_json() if one else None) for claim, one in changed]
                     )
                 written = {id: one for id, one in now.items() if one is not None}
-                listed = self._tell_listings(listed)
+                listed = self._report_listing_retries(listed)
             except LedgerFailed as error:
                 self._note_trouble(error)
 
-    def _tell_listings(
+    def _report_listing_retries(
         self, written: Mapping[Listing, PendingRetry]
     ) -> dict[Listing, PendingRetry]:
-        """As `_report_retries`, of listings; return what stands there now."""
+        """Record the pending retries of listings that differ from `written`; return the current
+        ones."""
         now = self._lister.troubles() if self._lister is not None else {}
         for listing, trouble in now.items():
             if trouble != written.get(listing):
@@ -444,8 +444,8 @@ class Worker:
 
     @property
     def trouble(self) -> RelayError | None:
-        """Why the ledger can't be worked with at the moment, if it can't. One that can only be read
-        is in trouble too, which only those notice who write: what they met holds a while."""
+        """The reason why the ledger can't be used at the moment, or None. A ledger that can be read
+        but not written counts: a failed write is shown for TROUBLE_SECONDS."""
         return self._trouble or (self._met if self.clock() < self._met_until else None)
 
     @trouble.setter
@@ -467,12 +467,9 @@ class Worker:
                 continue
             try:
                 end = self._run_transfer(claim, entry)
-            except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
+            except Exception as error:  # noqa: BLE001 - a bug fails this object only
                 end = Settlement(claim, "failed", error=error_members(bug(error)))
-            except (
-                GreenletExit,
-                gevent.Timeout,
-            ) as error:  # somebody's, in the middle of this object
+            except (GreenletExit, gevent.Timeout) as error:  # raised into the middle of a transfer
                 again = claim.attempts < LAPSES
                 end = Settlement(
                     claim, "hand_back" if again else "failed", error=error_members(bug(error))
@@ -487,14 +484,14 @@ class Worker:
         self._wake.set()
 
     def _run_transfer(self, claim: Claim, entry: int) -> Settlement:
-        """Make one transfer; return how it is settled, which the ledger passes over where it is not
-        ours any more."""
+        """Run one transfer and return its settlement. The ledger ignores the settlement of a claim
+        that is no longer ours."""
         if self.stopping or self._is_at_limit(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
         active: ActiveTransfer | None = None
         while claim.id in self._shares and not self.stopping:
-            gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
+            gevent.sleep(SHARE_SECONDS)  # let the parts finish that this process moves as a helper
         try:
             unlocated = self._jobs.settle_unlocated(claim)
             if unlocated is not None:
@@ -517,32 +514,31 @@ class Worker:
             finally:
                 self._remove_active(active)
         except LeaseLost as error:
-            # It may be ours after all: claimed when this process was taken for gone, and had not
-            # entered itself again.
+            # The claim may be ours after all: it was made after this process was removed as lost
+            # and before it registered again.
             return self._hand_back(claim, transfer, error)
         except RelayError as error:
             self.moved(transfer.moved if transfer else 0)
             return self._settle_failure(
                 claim, transfer, error, active is not None and active.stopped
             )
-        self.moved(
-            min(transfer.moved, outcome.bytes)
-        )  # what was read of one that was left alone did not move
+        # Bytes that were read of a skipped object do not count as moved.
+        self.moved(min(transfer.moved, outcome.bytes))
         self.ended(claim, outcome)
         self._jobs.note_success(claim)
         self._judge.note_success(claim, active.began)
         return settlement_of(claim, outcome, transfer.resent)
 
     def _remove_active(self, active: ActiveTransfer) -> None:
-        """Take note that it runs no more. Who lost its claim may have claimed the same object again
-        meanwhile."""
+        """Remove a transfer from `active`, but not a newer one of the same object: after a lost
+        lease the object may have been claimed here again."""
         if self.active.get(active.claim.id) is active:
             del self.active[active.claim.id]
 
     def _hand_back(
         self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0
     ) -> Settlement:
-        """Return the end of a claim that is handed back because of an error."""
+        """Return the settlement of a claim that is handed back because of an error."""
         resent, unsent, rid = (
             (transfer.resent, transfer.unsent, transfer.frees_slot)
             if transfer
@@ -560,7 +556,7 @@ class Worker:
         return replace(end, untouched=transfer.untouched) if transfer else end
 
     def _transfer(self, claim: Claim) -> Transfer:
-        """Return what would move a claimed object, held back as its migration is."""
+        """Return the transfer of a claimed object, with its migration's throttle."""
         job = self._jobs.job(claim.migration_id, claim.renewed)
         transfer = self.runner.transfer(job.plan(claim), str(claim.id))
         transfer.meter.throttle = self._throttle(claim.migration_id)
@@ -571,7 +567,9 @@ class Worker:
     ) -> Settlement:
         over = stopped or self.stopping
         if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
-            with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
+            with suppress(
+                LedgerFailed, LeaseLost
+            ):  # then it counts as sent, which is the safe side
                 self.ledger.leave_folded(claim)
         if isinstance(error, PermissionDenied) and not over:
             error = self._judge.classify_denial(claim, error)
@@ -583,7 +581,8 @@ class Worker:
                 claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
             )
         if verdict is Verdict.ALL:
-            # The others would fail with the same: better all wait for new credentials, or for room.
+            # Every other object would fail the same way, so the migration waits for new credentials
+            # or for free space.
             self._jobs.pause(claim.migration_id, error)
             return self._hand_back(claim, transfer, error)
         self.ended(claim, error)
@@ -594,23 +593,23 @@ class Worker:
             error=error_members(error),
         )
 
-    # -- shares
+    # -- help with parts
 
     def _help(self, share: PartLease) -> None:
-        """Move parts of an object of another runner. However that ends, it is that one's to say
-        what came of it."""
+        """Move parts of another worker's object. Only that worker settles the object, whatever
+        happens here."""
         id = share.claim.id
         try:
             self._end_help(share)
         except LedgerFailed as error:
             self._note_trouble(error)
-            self._doubtful = True  # some parts may stand as ours
+            self._doubtful = True  # the ledger may still hold some parts for this worker
         except RelayError as error:
             self._shunned[id] = self.clock() + SHUN_SECONDS
             log.info(
                 "part_help.failed", extra={"members": {"code": error.code, "detail": error.message}}
             )
-        except Exception as error:  # noqa: BLE001 - a bug: the other goes on alone
+        except Exception as error:  # noqa: BLE001 - a bug: the other worker continues alone
             self._shunned[id] = self.clock() + SHUN_SECONDS
             bug(error)
         finally:
