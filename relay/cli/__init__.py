@@ -1,4 +1,4 @@
 """The command line: `relay migrate`, `relay serve` and the other commands.
 
-Decided here: flags, what is printed where, exit codes. Never here: what a transfer does.
+Decided here: flags, output, exit codes. Never here: what a transfer does.
 """

@@ -1,6 +1,6 @@
 """The `relay` command."""
 
-# ruff: noqa: E402 - Ctrl-C may come at once, and sockets are patched before anything can import them
+# ruff: noqa: E402 - Ctrl-C may come at once, and sockets must be patched before any other import
 
 from relay.process.early_interrupt import end_on_interrupt; end_on_interrupt()  # fmt: skip  # noqa: E702, I001
 from relay.descriptors import require_descriptors; require_descriptors()  # fmt: skip  # noqa: E702, I001
@@ -29,18 +29,18 @@ from relay.process.core_dumps import forbid_dumps
 from relay.views.log import start_logging
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
-"""What the system says where an output can't be written."""
+"""System errors of an output that can't be written."""
 
 
 class _Commands(click.Group):
-    """Finds its commands when they are asked for."""
+    """A group that imports the module of a command only when that command is given."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return their names."""
+        """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one by its name, or None."""
+        """Return the command of a name, or None."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].function.partition(":")
@@ -48,26 +48,26 @@ class _Commands(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by groups, without the import of any."""
+        """Write the commands by groups, without importing their modules."""
         for title, group in GROUPS.items():
             with formatter.section(title):
                 formatter.write_dl([(f"{name:<10}", entry.help) for name, entry in group.items()])
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
-        """As click's, which prints the help and the version here."""
-        with _unread():
+        """As click's, which prints the help and the version here. Raises ReaderGone."""
+        with _detect_gone_reader():
             return super().make_context(*args, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click's, which prints the help of a command here."""
-        with _unread():
+        """As click's, which prints the help of a command here. Raises ReaderGone."""
+        with _detect_gone_reader():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _unread() -> Iterator[None]:
-    """Raise ReaderGone where nobody reads click's own words. Of any broken pipe click would make
-    exit code 1 without a word, also of a bug's."""
+def _detect_gone_reader() -> Iterator[None]:
+    """Raise ReaderGone if the reader of click's own output is gone, and a bug for another broken
+    pipe: click would turn any of them into exit code 1 without a message."""
     try:
         yield
     except BrokenPipeError as error:
@@ -78,13 +78,13 @@ def _unread() -> Iterator[None]:
 
 
 VERSIONED = ("gevent", "requests", "gunicorn", "sqlalchemy", "botocore")
-"""Packages whose version a report of a fault needs, besides Python's and OpenSSL's."""
+"""Packages whose versions belong in a bug report, besides Python's and OpenSSL's."""
 
 
 def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    # Here and not above: other commands need neither.
+    # Imported here because other commands need neither.
     import platform
     import ssl
     from importlib.metadata import version
@@ -111,8 +111,8 @@ def cli(version: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; no error leaves as a traceback, whose last line may
-    hold a secret."""
+    """Run one command and return its exit code. Errors are printed without a traceback, whose last
+    line may hold a secret."""
     forbid_dumps()
     prepare()
     start_logging(logging.WARNING)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(arguments, prog_name="relay", standalone_mode=False)
     except click.ClickException as error:
         shown = StringIO()
-        error.show(shown)  # with words of the command line, which a shell may have made of names
+        error.show(shown)  # it repeats words of the command line, which may be secrets
         say(without_secrets(shown.getvalue().rstrip("\n")), sys.stderr)
         return Exit.USAGE
     except ReaderGone:
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RelayError as error:
         say_error(error)
         return Exit.of(error)
-    except OSError as error:  # click's own words: the help, and the version
+    except OSError as error:  # click could not print the help or the version
         if error.errno not in FULL:
             say_error(bug(error))
             return Exit.FAILED
@@ -146,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run one command as this process, and end with its exit code at once."""
-    # Before the hub: where stdout is closed, the hub's epoll would become descriptor 1.
+    """Run one command as this process, and exit at once with its exit code."""
+    # Before the hub starts: if stdout is closed, the hub's epoll would become descriptor 1.
     prepare()
     look_for_signals()
     leave(main())

@@ -1,5 +1,4 @@
-"""The table of commands: their names, their groups in the help, one line about each, and their
-modules."""
+"""The table of commands: their groups in the help, and each one's name, help line and module."""
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One command in the help of `relay`: where its function is in `relay.cli`, and one line about
-    it."""
+    """One command in the help of `relay`."""
 
     function: str
-    """`module:name`. Only the module of the command that is given is imported: the engine, botocore
-    and SQLAlchemy take a third of a second, and `relay --help` needs none of them."""
+    """`module:name` of its function in `relay.cli`. Only the module of the given command is
+    imported: the engine, botocore and SQLAlchemy take a third of a second, and `relay --help` needs
+    none of them."""
     help: str
 
 
@@ -43,7 +42,7 @@ GROUPS: Mapping[str, Mapping[str, Entry]] = {
         "pause": Entry(function="migration_commands:pause", help="Pause a migration."),
         "resume": Entry(
             function="migration_commands:resume",
-            help="Resume a paused migration, also with fresh credentials.",
+            help="Resume a paused migration, optionally with fresh credentials.",
         ),
         "retry": Entry(
             function="migration_commands:retry", help="Queue failed and unverified objects again."
@@ -60,12 +59,15 @@ GROUPS: Mapping[str, Mapping[str, Entry]] = {
     "Inspect stores": {
         "ls": Entry(function="ls:ls", help="List a folder."),
         "doctor": Entry(
-            function="doctor:doctor", help="Test what a store can do, and which proof to expect."
+            function="doctor:doctor",
+            help="Test what a store supports, and which verification to expect.",
         ),
         "remotes": Entry(function="remotes:remotes", help="List the remotes that you can name."),
     },
     "Serve": {
-        "serve": Entry(function="serve:serve", help="Serve POST /migrate."),
+        "serve": Entry(
+            function="serve:serve", help="Run the server: the HTTP API and its workers."
+        ),
         "completion": Entry(
             function="completion:completion", help="Print a completion script for your shell."
         ),

@@ -1,5 +1,5 @@
-"""Fresh credentials and URLs that `relay resume` and `relay retry` give to a migration of this
-machine."""
+"""Give fresh credentials and URLs to a migration of this machine, for `relay resume` and `relay
+retry`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from relay.stores.remotes import Remotes
 def apply_refresh(
     settings: Settings, ledger: Ledger, migration: Migration, verb: str, members: Mapping[str, Any]
 ) -> Migration:
-    """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as
-    refresh.apply_refresh."""
+    """Store the fresh credentials and URLs, then `verb` the migration; return it as it is then. The
+    host of a list of URLs is allowed, since its user named it. Raises as refresh.apply_refresh."""
     remotes = Remotes(settings.remotes, folders=None)
     fresh = parse_fresh(members, migration, remotes)
     runner = engine_for(settings, remotes, *filter(None, (fresh.urls,)))

@@ -23,8 +23,8 @@ from relay.wire.watchdog import Watchdog
 
 MEANS = {
     Level.WHOLE_DIGEST: "whole_digest: verified by the store's own digest",
-    Level.READ_BACK: "read_back: every object is read again to be verified",
-    Level.SIZE: "size: nothing better than unverified",
+    Level.READ_BACK: "read_back: every object is read back to verify it",
+    Level.SIZE: "size: only sizes can be compared, so objects stay unverified",
 }
 
 
@@ -35,11 +35,12 @@ MEANS = {
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def doctor(location: str, read_only: bool, as_json: bool) -> int:
-    """Test what the folder LOCATION can do: ranges, conditional writes, parts, digests, names,
-    listings.
+    """Test what the folder LOCATION supports: ranges, conditional writes, multipart uploads,
+    digests, names, listings.
 
-    relay writes some small objects below a name of its own (and one of 5 MiB if the store takes
-    parts), and removes them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong usage."""
+    relay writes some small objects below a name of its own (and one of 5 MiB if the store has
+    multipart uploads), and removes them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong
+    usage."""
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(
         location, folder=True, destination=not read_only
@@ -48,7 +49,9 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     patient = ScratchFolder(runner.stores, place.folder(), lambda: Watchdog(runner.limits))
     try:
         with interrupt_as_exception(
-            "" if read_only else "relay: removing what was written; once more to stop at once"
+            ""
+            if read_only
+            else "relay: removing the test objects; press Ctrl-C again to stop at once"
         ):
             return _print_findings(
                 patient, probe_readable if read_only else probe_writable, as_json
@@ -65,7 +68,8 @@ def _print_findings(
     code, findings = Exit.VERIFIED, examination(patient)
     try:
         for finding in findings:
-            with suppress(ReaderGone):  # its exit code is an answer too
+            # Without a reader the tests continue, for the exit code.
+            with suppress(ReaderGone):
                 tell(_json(finding) if as_json else _line(finding))
             if finding.needed and finding.answer is Answer.NO:
                 code = Exit.FAILED

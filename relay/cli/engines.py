@@ -9,7 +9,8 @@ from relay.stores.remotes import Remotes
 
 
 def engine_for(settings: Settings, remotes: Remotes, *places: Location) -> TransferEngine:
-    """Return one that knows these remotes; the hosts of places that its user named are allowed."""
+    """Return an engine with these remotes. The hosts of `places` are allowed, since the user named
+    them."""
     hosts = filter(None, (place.host for place in places))
     runner = TransferEngine(settings, settings.egress().allowing(*hosts))
     runner.remotes = remotes

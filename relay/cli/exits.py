@@ -10,14 +10,14 @@ from relay.receipt import State
 EPILOG = (
     "Exit codes: 0 verified · 1 failed · 2 wrong usage · 3 moved but not verified · 130 interrupted"
 )
-"""What the help of a command says of them."""
+"""The line about exit codes in a command's help."""
 
 
 class Exit(IntEnum):
-    """What a command's exit code means."""
+    """The exit code of a command."""
 
     VERIFIED = 0
-    """Also: skipped, since that is what was asked for."""
+    """Also for skipped objects, since the command asked for that."""
     FAILED = 1
     USAGE = 2
     UNVERIFIED = 3
@@ -26,7 +26,7 @@ class Exit(IntEnum):
 
     @classmethod
     def of(cls, end: RelayError | State) -> Exit:
-        """Return the code of how something ended."""
+        """Return the exit code for an error or for the state of an object."""
         if isinstance(end, State):
             return cls.UNVERIFIED if end is State.UNVERIFIED else cls.VERIFIED
         return cls.USAGE if isinstance(end, RequestError | ConfigError) else cls.FAILED

@@ -1,7 +1,7 @@
-"""Translate hints from members of a request (the API's words) to flags of a command.
+"""Translate a hint that names members of a request (the API) to one that names flags of a command.
 
-Decided here: which words of a hint become which flag, when it is printed. Never here: what an error
-says; what a program reads (`--json`) has the API's words."""
+Decided here: which words of a hint are replaced when it is printed. Never here: the texts of
+errors. Output for programs (`--json`) keeps the API's words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _VALUES: Final = re.compile(r"'(\w+)': '(\w+)'((?:(?:,| or) '\w+')*)")
-"""A member with the values that are advised, as `'if_exists': 'overwrite' or 'skip'`."""
+"""A member with suggested values, as in `'if_exists': 'overwrite' or 'skip'`."""
 _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
     (re.compile(api), terminal)
     for api, terminal in (
@@ -39,11 +39,11 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         ),
     )
 )
-"""Whole sayings, and what a terminal says instead. `{side}` is the side of the error."""
+"""Phrases of the API's hints, and the terminal's phrases. `{side}` is the side of the error."""
 
 
 def in_flags(hint: str, side: str | None = None) -> str:
-    """Return a hint with flags in the place of a request's members."""
+    """Return a hint in which flags replace the members of a request."""
     for said, terminal in _SAID:
         hint = said.sub(terminal, hint)
     hint = hint.replace("{side}", side if side in ("source", "destination") else "source")

@@ -1,6 +1,6 @@
 """Format a migration for the terminal: a line in a list, a line of progress, a table.
 
-Decided here: the words, and which exit code its end is. Never here: where the values come from.
+Decided here: the texts, and the exit code of a migration. Never here: where the values come from.
 """
 
 from __future__ import annotations
@@ -17,55 +17,53 @@ from relay.cli.terminal import plain, size
 from relay.engine.retries import WHOLE
 
 NAMED: Final = 10
-"""So many failures are named in the table."""
+"""Maximum number of failed objects that the table names."""
 WELL: Final = ("verified", "unverified", "skipped")
 
 Members = Mapping[str, Any]
 
 
 def objects_in(migration: Members, *states: str) -> int:
-    """Return how many objects are in some states; all without any."""
+    """Return the number of objects in some states; without states, of all objects."""
     counts: Mapping[str, int] = migration["objects"]
     return sum(count for state, count in counts.items() if not states or state in states)
 
 
 def bytes_in(migration: Members, *states: str) -> int:
-    """Return how many bytes those have."""
+    """Return the size of the objects in some states, in bytes; without states, of all objects."""
     counts: Mapping[str, int] = migration["bytes"]
     return sum(count for state, count in counts.items() if not states or state in states)
 
 
 def bytes_there(migration: Members) -> int:
-    """Return how many bytes the destination has, in whole objects and in parts of others."""
+    """Return how many bytes the destination has, in whole objects and in unfinished uploads."""
     return bytes_in(migration, *WELL) + _in_parts(migration)
 
 
 def bytes_done(migration: Members) -> int:
-    """Return how many bytes need not be moved any more: those that are there, and those of objects
-    that failed."""
+    """Return how many bytes are done: those at the destination, and those of failed objects."""
     return bytes_there(migration) + bytes_in(migration, "failed")
 
 
 def bytes_moved(migration: Members) -> int:
-    """Return how many bytes were moved: not those of objects that were there already, or failed."""
+    """Return how many bytes were moved, without those of skipped and failed objects."""
     return bytes_in(migration, "verified", "unverified") + _in_parts(migration)
 
 
 def _in_parts(migration: Members) -> int:
-    count: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
+    count: int = migration.get("bytes_in_parts", 0)  # an older server does not have it
     return count
 
 
 def under_way(migration: Members) -> int:
-    """Return how many transfers, and shares in some, are under way."""
-    count: int = migration.get(
-        "under_way", objects_in(migration, "running")
-    )  # an older server does not tell
+    """Return how many transfers workers are running or helping with."""
+    # An older server does not have the member.
+    count: int = migration.get("under_way", objects_in(migration, "running"))
     return count
 
 
 def line(migration: Members) -> str:
-    """Return a migration's line in a list."""
+    """Return the line of a migration in a list."""
     done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
     text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
@@ -75,13 +73,13 @@ def line(migration: Members) -> str:
 
 
 def headline(migration: Members, rate: float, here: int = 0) -> str:
-    """Return how far it is, as one line; as `heads`."""
+    """Return the progress of a migration as one line; as `heads`."""
     return "; ".join(heads(migration, rate, here))
 
 
 def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
-    """Return how far it is, and what is tried again; `rate` is bytes a second, `here` are bytes
-    under way of which the ledger does not know yet."""
+    """Return the progress of a migration, then what is being retried. `rate` is in bytes per
+    second; `here` are bytes of this process that the ledger does not count yet."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
     moved = bytes_done(migration) + here
     text = (
@@ -91,18 +89,20 @@ def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
     ).rstrip(", ")
     failed = objects_in(migration, "failed")
     state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
-    state += (
-        f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
-    )
+    stopping = under_way(migration)
+    if state and stopping:
+        state += f" ({stopping:,} still stopping)"
     trouble = migration.get("trouble")
-    state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
-    text += f", {failed:,} failed" if failed else ""
+    if trouble:
+        state += f", waiting for the ledger: {plain(trouble['detail'])}"
+    if failed:
+        text += f", {failed:,} failed"
     return (text + state, *retried(migration))
 
 
 def retried(migration: Members) -> Iterator[str]:
-    """Yield what is tried again at the moment, and why: the first, and how many more. An older
-    server does not tell."""
+    """Yield a line for the first failure that is being retried, and one with the number of others.
+    An older server reports none."""
     found: Sequence[Members] = migration.get("retried", ())
     for one in found[:1]:
         yield retry_line(one, str(one["name"]))
@@ -111,15 +111,15 @@ def retried(migration: Members) -> Iterator[str]:
 
 
 def retry_line(trouble: Members, name: str = "") -> str:
-    """Return what is tried again, why, and when next, as one line; `name` is the object's where
-    there are several."""
+    """Return one line about a failure: what is retried, when, and why. `name` is the object's name
+    in a migration of several."""
     what = str(trouble["what"])
     if name:
         what = name if what == WHOLE else f"{name} ({what})"
     left = trouble["again"] - time.time()
     when = f"in {left:.0f} s" if left >= 1 else "now"
     whose = f"{trouble['side']}: " if trouble["side"] in ("source", "destination") else ""
-    return f"{plain(what)} is tried again {when}: {whose}{plain(trouble['detail'])}"
+    return f"{plain(what)} is retried {when}: {whose}{plain(trouble['detail'])}"
 
 
 def _listing(migration: Members) -> bool:
@@ -140,7 +140,7 @@ def _eta(migration: Members, rate: float, here: int) -> str:
 
 
 def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:
-    """Yield how it ended, row by row; `failed` are the first of the objects that failed."""
+    """Yield the rows of the table of a migration's end; `failed` are its first failed objects."""
     yield "migration", f"{migration['number']}  {migration['id']}"
     yield "state", migration["state"]
     yield "source", migration["source"]
@@ -164,7 +164,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
             f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again",
         )
     if migration["listing"] == "done" and not objects_in(migration):
-        yield "empty", "nothing was found in the source: is its name right?"
+        yield "empty", "nothing was found in the source: is its name correct?"
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
@@ -175,31 +175,34 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         rest = f"{more:,} more; " if more > 0 else ""
         yield (
             "hint",
-            f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}",
+            f"{rest}`relay report {migration['number']} --state failed` lists them; {AGAIN}",
         )
 
 
 def details(migration: Members) -> Iterator[tuple[str, str]]:
-    """Yield everything about a migration, row by row, in words and local times."""
+    """Yield the rows of `relay status ID`, with times in the local time zone."""
     ended = migration["ended"]
     took = time.time() - migration["created"] if ended is None else ended - migration["created"]
     so_far = " so far" if ended is None else ""
     yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
-    if failed := objects_in(migration, "failed"):
+    failed = objects_in(migration, "failed")
+    if failed:
         yield (
             "hint",
-            f"`relay report {migration['number']} --state failed` names {failed:,}; {AGAIN}",
+            f"`relay report {migration['number']} --state failed` lists {failed:,}; {AGAIN}",
         )
     if ended is None:
         yield (
             "under way",
-            f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} there",
+            f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} at the"
+            " destination",
         )
     if _listing(migration):
         yield "listing", "the source is still being listed"
     for text in retried(migration):
         yield "retry", text
-    if trouble := migration.get("trouble"):
+    trouble = migration.get("trouble")
+    if trouble:
         yield "ledger", f"waiting: {trouble['detail']}"
     options = ", ".join(
         _option(name, value) for name, value in migration["options"].items() if value
@@ -225,7 +228,7 @@ def _clock(seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a number of seconds as a reader says it: 0.6 s, 12 min 3 s, 2 h 5 min."""
+    """Return a number of seconds as text: 0.6 s, 12 min 3 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -233,16 +236,17 @@ def _duration(seconds: float) -> str:
 
 
 def failed_line(name: str, side: str | None, detail: str) -> str:
-    """Return the line that names an object that failed, and why."""
+    """Return a line about a failed object: its name and the reason."""
     whose = f"{side}: " if side in ("source", "destination") else ""
     return f"relay: {plain(name) or 'the object'} failed: {whose}{plain(detail)}"
 
 
-AGAIN: Final = "`relay retry`, or the same command, tries again"
+AGAIN: Final = "`relay retry`, or the same command, retries them"
 
 
 def exit_of(migration: Members) -> Exit:
-    """Return 0 for all verified, 1 for any failure, 3 where some could only not be verified."""
+    """Return the exit code of a migration: 0 if it succeeded, 3 if objects are unverified and none
+    failed, else 1."""
     if migration["state"] == "succeeded":
         return Exit.VERIFIED
     only = migration["state"] == "partial" and not objects_in(migration, "failed", "cancelled")

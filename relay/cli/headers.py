@@ -11,14 +11,14 @@ from relay.headers import Headers
 from relay.process.small_files import read_secret
 
 SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|credential", re.I)
-"""Names whose values are mostly secrets."""
+"""Names of headers whose values are usually secrets."""
 
 
 def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") -> Headers:
-    """Return the headers of one side: of `--…-header 'Name: value'` (or 'Name: @file'), and of a
-    file of such lines.
+    """Return the headers of one side, from `--…-header 'Name: value'` (or 'Name: @file') and from a
+    file with such lines.
 
-    Raises InvalidHeader for a line without a name, ConfigError as `read_secret` for a file.
+    Raises InvalidHeader for a line without a name, and ConfigError as `read_secret` for a file.
     """
     flag = f"--{side}-header"
     headers = [_with_file(*_split(line, flag), flag) for line in lines]
@@ -31,8 +31,7 @@ def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") 
 
 
 def exposed(lines: Iterable[str]) -> list[str]:
-    """Return the names of headers whose secret values stand in the process list for everybody to
-    read."""
+    """Return the names of headers whose secret values every user can read in the process list."""
     pairs = (line.partition(":") for line in lines)
     return [
         name.strip()

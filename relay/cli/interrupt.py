@@ -1,6 +1,6 @@
-"""Ctrl-C in the terminal: the first lets running work end cleanly, the second ends at once.
+"""Ctrl-C in the terminal: the first lets running work stop cleanly, the second exits at once.
 
-Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else
+Decided here: Ctrl-C in commands that have work to stop. Never here: Ctrl-C in all other code
 (`relay/process/early_interrupt.py`)."""
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from relay.cli.exits import Exit
 from relay.cli.terminal import say, show_cursor
 from relay.process.early_interrupt import end_on_interrupt
 
-STOPPING = "relay: stopping; once more to stop at once"
+STOPPING = "relay: stopping; press Ctrl-C again to stop at once"
 LOOK_SECONDS = 0.25
-"""How often a waiting process looks whether a signal came that its wait has missed."""
+"""Seconds between two checks of a waiting process for a signal that its wait missed."""
 
 
 def look_for_signals() -> None:
-    """Let a signal take effect within a moment, also where this process waits for an answer that
+    """Let a signal take effect within LOOK_SECONDS, even while this process waits for an event that
     never comes.
 
-    gevent looks for signals before each wait, and a signal ends the wait; one that arrives between
-    the two would take effect at the next event alone (gevent's own look, each 0.3 s, is for Windows
-    only)."""
+    gevent checks for signals before each wait, and a signal ends a wait. A signal that arrives
+    between the two would take effect only at the next event. (gevent's own timer, every 0.3 s,
+    exists only on Windows.)"""
     gevent.get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS, ref=False).start(lambda: None)
 
 
 class Interrupted(Exception):
-    """A signal came; `code` is what the command ends with."""
+    """A signal came; `code` is the command's exit code."""
 
     def __init__(self, code: Exit) -> None:
         super().__init__(code)
@@ -43,22 +43,22 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """What SIGINT and SIGTERM do. gevent's handlers run in a greenlet, so they may do anything.
+    """Handler of SIGINT and SIGTERM. gevent runs it in a greenlet, so it may call any function.
 
-    `code` is what the command ends with, once one has come.
+    `code` is the command's exit code, or None until a signal has come.
     """
 
     codes: Mapping[int, Exit] = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
 
     def __init__(self, stop: Callable[[], object], seconds: float, says: str = STOPPING) -> None:
-        """`stop` asks what runs to end, for which it then has `seconds`; `says` is printed to
-        stderr."""
+        """At the first signal print `says` to stderr and call `stop`; the running work then has
+        `seconds` to stop."""
         self._stop, self._seconds, self._says, self._since = stop, seconds, says, 0.0
         self.code: Exit | None = None
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch them for the time of a `with` block."""
+        """Handle the signals for the time of a `with` block."""
         watchers = [
             gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()
         ]
@@ -67,11 +67,11 @@ class Interrupt:
         finally:
             for watcher in watchers:
                 watcher.cancel()
-            # libev has left the system's own answer to the signal, which is not an exit code.
+            # libev has restored the system's default action, which would not set the exit code.
             end_on_interrupt()
 
     def late(self) -> bool:
-        """Say if what runs had its time to end."""
+        """Say if a signal came more than `seconds` ago."""
         return self.code is not None and monotonic() - self._since > self._seconds
 
     def _came(self, code: Exit) -> None:
@@ -86,8 +86,8 @@ class Interrupt:
 
 @contextmanager
 def interrupt_as_exception(says: str = "") -> Iterator[None]:
-    """Raise Interrupted where this greenlet waits, at the first signal that comes in a `with`
-    block, and say so on stderr; the second ends at once."""
+    """At the first signal in a `with` block print `says` to stderr and raise Interrupted where this
+    greenlet waits. A second signal ends the process at once."""
     here: Any = gevent.getcurrent()
     came = Interrupt(
         lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says

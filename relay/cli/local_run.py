@@ -1,7 +1,7 @@
 """Run a migration of this machine's ledger in a command, so that the same command resumes it.
 
-Decided here: which migration a command means, and what Ctrl-C does to it. Never here: what is shown
-meanwhile."""
+Decided here: which migration a command resumes, and how Ctrl-C stops it. Never here: its
+display."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ from relay.views.rows import reported
 
 STOP_SECONDS: Final = 10.0
 AGAIN: Final = 5
-"""How often a migration is looked at again that another process acts on at the same moment."""
-TOLD_SECONDS: Final = 30.0
-"""How often it is said that the ledger is still waited for."""
+"""Number of attempts where another process changes the migration at the same moment."""
+OUTAGE_LINE_SECONDS: Final = 30.0
+"""Seconds between two messages that the ledger is still unavailable."""
 LOOKING_SECONDS: Final = 5.0
-"""How often it is said how many objects were looked at."""
-STOPPED: Final = "relay: stopped; the same command goes on where this was left"
+"""Seconds between two messages about the number of checked objects."""
+STOPPED: Final = "relay: stopped; run the same command again to resume"
 VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
-"""What goes on with a migration that was not ended well."""
+"""How to resume a migration, by its state."""
 
 
 def accept(
     ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool
 ) -> tuple[Migration, bool]:
-    """Return the migration of this request, and whether it is new: one that has not succeeded is
-    gone on with.
+    """Return the migration of this request, and whether it is new. A migration of the same request
+    that has not succeeded is resumed.
 
-    What has arrived of that one is looked at before anything else, and what is gone is moved again;
-    unless `quiet`, that is said on stderr, and of how much the destination does not tell. Raises
-    RelayError."""
+    Before that, the objects that had arrived are checked, and those that are missing are moved
+    again. Unless `quiet`, stderr says how many are missing, and how many could not be checked.
+    Raises RelayError."""
     for _ in range(AGAIN):
-        with suppress(
-            IllegalTransition
-        ):  # another process did that, or ended it, since it was looked at
+        # IllegalTransition: another process resumed or ended it since this one read its state.
+        with suppress(IllegalTransition):
             return _accept(ledger, order, runner, quiet)
     return _accept(ledger, order, runner, quiet)
 
@@ -60,7 +59,8 @@ def accept(
 def _accept(
     ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool
 ) -> tuple[Migration, bool]:
-    """As `accept`; raises IllegalTransition where another process acts on it meanwhile."""
+    """As `accept`; raises IllegalTransition where another process changes the migration
+    meanwhile."""
     found, new = ledger.create(order.spec(runner.remotes), go_on=True)
     if new:
         return found, True
@@ -75,72 +75,68 @@ def _accept(
         found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
     if order.recursive and (verb == "retry" or _is_at_rest(ledger, found)):
-        ledger.list_again(
-            found.id, anyway=True
-        )  # the source may have more by now, and other objects
+        ledger.list_again(found.id, anyway=True)  # the source may have other objects by now
     elif verb:
         ledger.act(found.id, verb, order.secret())
-    if (
-        ledger.secret(found.id) is None
-    ):  # another process forgot it, since the migration had ended until now
+    if ledger.secret(found.id) is None:
+        # The migration had ended until now, so another process deleted its secret.
         ledger.renew_secret(found.id, order.secret())
     limits = order.bounds.given()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
-    """Say if a tree was listed to its end, and nobody works on it: then that may have been long
-    ago. A list of URLs is what it was, and `relay retry --list` may have given fresher ones
-    since."""
+    """Say if the listing of a tree has ended and no worker runs it: the listing may be old then. A
+    list of URLs does not change, and `relay retry --list` may have given fresher URLs since."""
     if found.listing not in ("done", "failed") or found.source.startswith(SCHEME):
         return False
-    ledger.reclaim()  # a process that was killed may still stand there as one that works on it
+    ledger.reclaim()  # release the claims of processes that were killed
     return not ledger.migration(found.id).under_way
 
 
 def _find_missing(
     ledger: Ledger, order: MigrationRequest, runner: TransferEngine, found: Migration, quiet: bool
 ) -> list[int]:
-    """Return the ids of the objects that have arrived, and are not at the destination any more."""
+    """Return the ids of the objects that had arrived and are missing at the destination now."""
     arrived = found.count_in(*ARRIVED).objects
     if not arrived:
         return []
     tell: Callable[[str], None] = (lambda line: None) if quiet else _say_error
-    told_at = monotonic()
+    last_line = monotonic()
 
-    def looked(count: int) -> None:
-        nonlocal told_at
-        if count < arrived and monotonic() - told_at >= LOOKING_SECONDS:
-            told_at = monotonic()
-            tell(f"relay: looking at what has arrived before: {count:,} of {arrived:,} objects")
+    def report_count(count: int) -> None:
+        nonlocal last_line
+        if count < arrived and monotonic() - last_line >= LOOKING_SECONDS:
+            last_line = monotonic()
+            tell(f"relay: checking the objects at the destination: {count:,} of {arrived:,}")
 
-    look = ArrivalCheck(
+    check = ArrivalCheck(
         ledger, runner, MigrationJob.from_request(found.id, order, *order.locate(runner.remotes))
     )
-    gone = look.find_missing(looked)
+    gone = check.find_missing(report_count)
     if gone:
         tell(
-            f"relay: {len(gone):,} objects had arrived, and are not at the destination any more:"
-            " they are moved again"
+            f"relay: {len(gone):,} objects that had arrived are missing at the destination; they"
+            " are moved again"
         )
-    if look.why is not None:
-        why = plain(look.why.message)
+    if check.why is not None:
+        why = plain(check.why.message)
         tell(
-            f"relay: the destination does not tell if {look.untold:,} objects that arrived are"
-            f" still there: {why}"
+            f"relay: the destination does not say whether {check.untold:,} objects are still"
+            f" there: {why}"
         )
     return gone
 
 
 def held_by_another(migration: Migration) -> str:
-    """Return the limits of a migration that is gone on with, which nobody may remember, as the end
-    of a line."""
+    """Return the limits of a resumed migration as the end of a line, or '' without limits. They may
+    have been set long ago, so the user should see them."""
     limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.given().items())
     return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
 
 
 def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
-    """Return the first of its objects that failed, for the table of its end."""
+    """Return the first NAMED failed objects of a migration, for the table of its end."""
     return [reported(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
 
 
@@ -154,22 +150,22 @@ def work(
     look_seconds: float,
     tell: Callable[[str], None] = _say_error,
 ) -> Exit | None:
-    """Let a claimer work to its end, or to Ctrl-C; `look` so often meanwhile, and `tell` why
-    nothing goes on, where the ledger does not answer. Return what code a signal ends with.
+    """Run a worker until it ends or Ctrl-C stops it. Return the exit code of a signal, or None.
 
-    What ran is handed back, and goes on another time. Raises what the claimer does.
+    Calls `look` every `look_seconds`, and `tell` with a line while the ledger is unavailable. After
+    a signal running transfers are released, so that they can be resumed. Raises as the worker does.
     """
     job = gevent.spawn(_run_worker, claimer)
     stopped = Interrupt(claimer.stop, STOP_SECONDS)
-    told_at: float | None = None
+    last_line: float | None = None
     with stopped.caught():
         while not job.ready() and not stopped.late():
             job.join(look_seconds)
             look()
             if claimer.trouble is not None and (
-                told_at is None or monotonic() - told_at >= TOLD_SECONDS
+                last_line is None or monotonic() - last_line >= OUTAGE_LINE_SECONDS
             ):
-                told_at = monotonic()
+                last_line = monotonic()
                 tell(
                     f"relay: waiting for the ledger: {plain(claimer.trouble.message)};"
                     f" {in_flags(claimer.trouble.hint)}"

@@ -19,7 +19,7 @@ from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
 
 LINES, SECONDS = 1000, 0.5
-"""So many lines are written at once, and how long the first of them may wait."""
+"""Lines are written together: at most LINES, and the first after at most SECONDS."""
 
 
 @click.command()
@@ -44,7 +44,7 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
     meter = Watchdog(runner.limits)
     with telling(meter):
-        code, count = _listed(
+        code, count = _print_entries(
             runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
         )
     if not count:
@@ -52,7 +52,7 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     return code
 
 
-def _listed(
+def _print_entries(
     entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool
 ) -> tuple[Exit, int]:
     lines: list[str] = []
@@ -61,12 +61,12 @@ def _listed(
         count += 1
         if entry.error is not None:
             say(f"relay: {plain(entry.name)}: {plain(entry.error.message)}", sys.stderr)
-        if recursive and entry.folder:  # a folder that can't be listed: all others are entered
+        if recursive and entry.folder:
+            # A recursive listing names a folder only if that folder can't be listed.
             code = Exit.FAILED
         lines.append(json.dumps(_members(entry)) if as_json else _line(entry, long_))
-        if (
-            len(lines) == LINES or monotonic() - written > SECONDS
-        ):  # a write for each line costs more than the listing
+        # A write for each line would cost more than the listing.
+        if len(lines) == LINES or monotonic() - written > SECONDS:
             tell("\n".join(lines))
             lines, written = [], monotonic()
     if lines:

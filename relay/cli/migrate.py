@@ -31,7 +31,7 @@ LIMITS = (
     "retry_budget",
     "ca_bundle",
 )
-"""The flags that are settings of the same name."""
+"""The flags that override the settings of the same name."""
 
 
 @click.command(epilog=EPILOG)
@@ -99,14 +99,14 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = replace(
         order_of(options),
-        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed
-        # ahead.
+        # `--slots` limits this process only. As a limit for all workers it would prevent claims
+        # ahead of time.
         bounds=replace(bounds_of(options), slots=None),
     )
     remotes = Remotes(settings.remotes, folders=None)
     places = order.locate(remotes)
     warn(options, quiet)
-    # Here and not above: SQLAlchemy takes a fifth of a second that a mistake need not wait.
+    # Imported here because SQLAlchemy takes a fifth of a second, which a usage error need not wait.
     from relay.cli.single import migrate_object
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger
@@ -122,7 +122,7 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 
 
 def order_of(options: Mapping[str, Any]) -> MigrationRequest:
-    """Return what the flags ask for, but for its limits. Raises InvalidType, and as
+    """Return the request of the flags, without its limits. Raises InvalidType, and as
     `read_headers`."""
     tree = options["recursive"]
     if tree and options["method"] == "POST":

@@ -1,7 +1,7 @@
 """`relay migrate` of one object, through the ledger, so that the same command resumes it.
 
-Decided here: what is shown of it, and what of its end. Never here: what a ledger is for
-(`durable.py`)."""
+Decided here: the display of the transfer and of its end. Never here: how a migration is resumed
+(`local_run.py`)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from relay.views.rows import summary
 def migrate_object(
     ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool, as_json: bool
 ) -> Exit:
-    """Carry it out to its end; return the exit code. Raises its RelayError, or Interrupted."""
+    """Run the migration to its end; return the exit code. Raises the RelayError of the transfer, or
+    Interrupted."""
     migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         there = bytes_there(summary(migration))
-        kept = f": {decimal(there)} of it are there already" if there else ""
+        kept = f": {decimal(there)} have arrived already" if there else ""
         say(
-            f"relay: going on with migration {migration.number}{kept}{held_by_another(migration)}",
+            f"relay: resuming migration {migration.number}{kept}{held_by_another(migration)}",
             sys.stderr,
         )
     ends: list[Outcome | RelayError] = []
@@ -71,8 +72,8 @@ def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
 
 
 def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool) -> Exit:
-    """Tell how one ended that did not end here: it waits for what its user must do, or another
-    process moved it. Raises what it waits for."""
+    """Print the end of a migration whose transfer did not end here, because another process moved
+    the object. Raises the migration's error if it waits for its user."""
     if migration.error is not None:
         raise _error_of(migration)
     members = summary(migration)
@@ -84,14 +85,14 @@ def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json
         if migration.state == "paused":
             confirm(
                 in_columns(
-                    "hint", f"`relay resume {migration.number}`, or the same command, goes on"
+                    "hint", f"`relay resume {migration.number}`, or the same command, resumes it"
                 )
             )
     return exit_of(members)
 
 
 def _error_of(migration: Migration) -> RelayError:
-    """Return the error that a migration waits for, as it was before it was written down."""
+    """Return the recorded error of a migration as an exception."""
     error = migration.error or {}
     kind = RelayError.named(error["code"]) or RelayError
     return kind(error["detail"], side=error["side"], hint=error["hint"])

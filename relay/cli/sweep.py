@@ -1,4 +1,4 @@
-"""Remove what stopped or lost attempts left at a destination, for `relay cancel`."""
+"""Remove unfinished uploads of stopped or lost attempts from a destination, for `relay cancel`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from relay.stores.remotes import Remotes
 
 
 def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[str]:
-    """Remove what is left of a migration; yield a line for each object of which something may
-    remain, and one where nothing of the others is left. The hosts that its user named are allowed.
-    Raises LedgerFailed."""
+    """Remove the unfinished uploads of a migration. Yield a line for each that may remain, and one
+    with the number of the others. The hosts of the migration are allowed, since its user named
+    them. Raises LedgerFailed."""
     try:
         runner = _runner(settings, ledger, migration)
     except RelayError as denied:
@@ -38,10 +38,10 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
                 if orphan.upload
                 else f"{migration.destination}{orphan.claim.name}"
             )
-            again = "" if error.remains else "; the same command tries again"
+            again = "" if error.remains else "; run the same command again to retry"
             yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}"
     if total:
-        yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} looked for)"
+        yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} checked)"
 
 
 def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> TransferEngine:

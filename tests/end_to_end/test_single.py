@@ -60,12 +60,12 @@ def test_the_same_command_goes_on_in_the_middle(
     _, err = first.communicate(timeout=30)
     assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
     if end == signal.SIGINT:
-        assert "the same command goes on" in err
+        assert "run the same command again to resume" in err
     kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
     before = slow.carried("up")
     code, out, err = clouds.run(*words)
     assert code == 0, out + err
-    assert f"going on with migration 1: {kept / 1e6:.1f} MB of it are there already" in err
+    assert f"resuming migration 1: {kept / 1e6:.1f} MB have arrived already" in err
     assert "whole_digest" in out
     assert slow.carried("up") - before <= LARGE - kept + 2 * PART
     assert_there(seaweed, planted)
@@ -117,7 +117,7 @@ def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(
         assert kept >= 2
         code, out, err = clouds.run("migrate", f"{url}&X-Amz-Signature=fresh-secret", place)
         assert code == 0, out + err
-        assert "going on with migration 1" in err
+        assert "resuming migration 1" in err
         read = [
             entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"
         ]
@@ -152,7 +152,7 @@ def test_one_that_somebody_paused_says_so(
     out, err = first.communicate(timeout=30)
     assert first.returncode == 1, out + err
     assert "paused" in out
-    assert "`relay resume 1`, or the same command, goes on" in out + err
+    assert "`relay resume 1`, or the same command, resumes it" in out + err
     assert clouds.run(*words_of(seaweed, planted), "-q") == (0, "", "")
     assert_there(seaweed, planted)
 

@@ -363,9 +363,7 @@ def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: in
         code, text = terminal.on_a_tty(*words, columns=columns)
     drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
     assert code == 1
-    assert re.search(
-        r"a\[/b\] is tried again (now|in \d+ s): source: .* 503", " ".join(drawn.split())
-    )
+    assert re.search(r"a\[/b\] is retried (now|in \d+ s): source: .* 503", " ".join(drawn.split()))
     assert all(len(line) <= columns for line in drawn.replace("\r", "\n").split("\n"))
 
 
@@ -391,12 +389,12 @@ def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: i
         words = ("-r", f"list+{tmp_path}/list.csv") if tree else (peer.url("/one"),)
         typed = [
             ("1.0 MB" if tree else "1.0/9.0 MB", CTRL_C),
-            ("once more to stop at once", CTRL_C),
+            ("again to stop at once", CTRL_C),
         ][:times]
         code, text = terminal.on_a_tty("migrate", *words, f"{tmp_path}/to", typed=typed)
     assert code == 130, text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), text
-    assert "tried again" not in text and '"event"' not in text
+    assert "is retried" not in text and '"event"' not in text
 
 
 def test_ctrl_c_while_a_listing_is_read_prints_nothing_of_its_own(tmp_path: Path) -> None:
@@ -442,7 +440,7 @@ def test_a_store_that_is_waited_for_is_told(tmp_path: Path, words: tuple[str, ..
     lines = err.splitlines()
     assert len(lines) == len(asked) == 2, err
     assert all(
-        re.fullmatch(r"relay: the listing is tried again (now|in \d+ s): source: .*503.*", line)
+        re.fullmatch(r"relay: the listing is retried (now|in \d+ s): source: .*503.*", line)
         for line in lines
     )
 

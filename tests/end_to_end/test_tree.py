@@ -86,7 +86,7 @@ def test_a_failure_stops_nothing_else_and_the_same_command_does_only_what_is_lef
     (tmp_path / "to" / "a" / "0" / "file 0.bin").rmdir()
     code, out, err = terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert code == 0
-    assert "going on with migration 1: 22 objects" in err
+    assert "resuming migration 1: 22 objects" in err
     assert digests_of(tmp_path / "to") == planted
 
 
@@ -221,12 +221,12 @@ def test_f51_what_was_left_in_parts_is_removed_when_its_migration_is_cancelled(
     code, _, err = clouds.run("cancel", "1", RELAY_RETRY_BUDGET="1")
     assert code == 0
     assert f"may remain at s3://{seaweed.bucket}/{name}/to/object: " in err
-    assert "the same command tries again" in err
+    assert "run the same command again to retry" in err
     config.write_text(text)
     code, out, err = clouds.run("cancel", "1")
     assert (code, err) == (
         0,
-        f"relay: nothing unfinished is left at far:{seaweed.bucket}/{name}/to (1 looked for)\n",
+        f"relay: nothing unfinished is left at far:{seaweed.bucket}/{name}/to (1 checked)\n",
     ), out
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
     assert "Contents" not in client.list_objects_v2(Bucket=seaweed.bucket, Prefix=f"{name}/to/")

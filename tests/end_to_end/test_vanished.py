@@ -135,8 +135,8 @@ def test_what_is_still_there_is_looked_at_and_not_sent_again(terminal: Terminal)
         b"/to/1",
         b"/to/5",
     ]
-    assert "2 objects had arrived, and are not at the destination any more" in err
-    assert "does not tell if 1 objects that arrived are still there" in err
+    assert "2 objects that had arrived are missing at the destination" in err
+    assert "does not say whether 1 objects are still there" in err
 
 
 def tell_nothing_of_two(shelf: Shelf, method: bytes, path: bytes) -> None:

@@ -497,10 +497,10 @@ def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledg
         assert one["since"] <= one["again"] < one["since"] + 5
         reported = {**reported, "retried": [{**one, "again": time() + 60.4}]}
         assert headline(reported, 0.0).endswith(
-            f"; {WHOLE} is tried again in 60 s: source: {one['detail']}"
+            f"; {WHOLE} is retried in 60 s: source: {one['detail']}"
         )
         named = {**reported, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
-        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in headline(
+        assert f"; a\\x1bb is retried now: source: {one['detail']}; 1 more like it" in headline(
             named, 0.0
         )
         working.join(20)
@@ -521,9 +521,7 @@ def test_the_terminal_says_what_it_waits_for(
     transfer._troubles.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
     lines._next = 0.0
     lines.show(transfer)
-    assert capsys.readouterr().err.endswith(
-        f"; {WHOLE} is tried again in 20 s: source: it was busy\n"
-    )
+    assert capsys.readouterr().err.endswith(f"; {WHOLE} is retried in 20 s: source: it was busy\n")
 
 
 def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
