@@ -1,13 +1,13 @@
-"""`make bench-before BASE=COMMIT`: small objects by today's relay and by that of an earlier commit,
-in turns.
+"""`make bench-before BASE=COMMIT`: small objects by the current relay and by an earlier commit,
+alternately.
 
-Theory of operation. SeaweedFS holds two buckets in memory. relay's code of the commit is laid
-beside today's, and both move the same objects from one bucket to the other, in turns, each with a
-ledger of its own. Python and the libraries are the same for both, so that nothing but relay's own
-code is compared. What arrived is compared by size and digest. The machine is to have nothing else
-to do: where it has, the CPU seconds still tell something, and the wall time does not.
+Theory of operation. SeaweedFS holds two buckets in memory. relay's code of the commit is extracted
+beside the current one, and both move the same objects from one bucket to the other, alternately,
+each with its own ledger. Python and the libraries are the same for both, so only relay's own code
+is compared. The arrived objects are compared by size and digest. The machine should have no other
+load: otherwise the CPU seconds are still meaningful, and the wall time is not.
 
-Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
+Decided here: the comparison. Never here: relay's code; relay runs as its users run it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from loadtests.stores import s3_small
 
 
 def code_of(commit: str, folder: Path) -> Path:
-    """Lay relay's code of a commit into a folder. Raises BenchError for what is no commit, or has
-    no relay."""
+    """Extract relay's code of a commit into a folder, and return it. Raises BenchError for an unknown
+    commit, or one without relay."""
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, "relay"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -45,11 +45,11 @@ def code_of(commit: str, folder: Path) -> Path:
 
 
 def relay_of(code: Path, name: str, like: Program, home: Path) -> Program:
-    """Return the relay of this code, told the same as another, with a ledger of its own."""
+    """Return the program of this code with the options of `like` and a ledger of its own."""
     interpreter, _, _, *_ = like.command("")
 
     def command(target: str) -> list[str]:
-        # -P: the code in the working folder, which is today's, is not to come first.
+        # -P: the working folder has the current code, which must not be imported.
         return [interpreter, "-P", "-m", "relay", *list(like.command(target))[3:]]
 
     own = {"PYTHONPATH": str(code), "RELAY_LEDGER": f"sqlite:///{home / code.name}.db"}

@@ -49,7 +49,7 @@ class Destination(Protocol):
     """A store from outside: where relay is to write, and what a reader sees."""
 
     def target(self, tree: str) -> str:
-        """Return what relay is told."""
+        """Return the settings of relay."""
 
     def look(self, tree: str, name: str) -> Seen | None:
         """Return what is to be seen of an object."""

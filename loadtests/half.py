@@ -1,13 +1,13 @@
-"""One large object from S3 to S3, killed at its half and begun again: how much is sent by the
-second run?
+"""One large object from S3 to S3, killed at its half and started again: how many bytes does the
+second run send?
 
-Theory of operation. Source and destination are one SeaweedFS; on the way to the destination a proxy
-counts, and lets a connection have only so many bytes a second. When half of the object has passed
-the mover gets SIGKILL, and the same command is given again. A mover that remembers sends the other
-half and what was under way; one that does not begins anew, and leaves an unfinished upload that
-somebody pays for.
+Theory of operation. Source and destination are one SeaweedFS. A proxy before the destination counts
+the bytes, and limits the rate of each connection. When half of the object has passed, the mover
+gets SIGKILL, and the same command runs again. A mover that resumes sends the other half and the
+bytes that were in flight. A mover that does not resume restarts, and leaves an unfinished upload
+that costs money.
 
-Decided here: what is measured, beside rclone in the same harness. Never here: any of relay's code.
+Decided here: the measurement, beside rclone in the same harness. Never here: relay's code.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from loadtests.destinations import MIB
 from simulators.proxy import Proxy
 
 FLIGHT = 4
-"""So many parts of one object move at once."""
+"""Number of parts of one object that move concurrently."""
 HEADS = 0.02
-"""What heads, and a kill that is not exactly at the half, may add."""
+"""Tolerance: the share that heads, and a kill that is not exactly at the half, may add."""
 SECONDS = 600.0
 LOOK_SECONDS = 0.01
 QUIET_SECONDS = 0.5
@@ -51,8 +51,8 @@ class Mover:
 
 @dataclass(frozen=True)
 class Halved:
-    """What one mover did: bytes that passed before it was killed and in its second run, and what
-    was there then."""
+    """The result of one mover: bytes that passed before the kill and in the second run, and the
+    state of the destination then."""
 
     name: str
     size: int

@@ -193,7 +193,7 @@ class Saboteur(Migrating):
 
     @task
     def sabotage(self) -> None:
-        """Ask for what can't be done."""
+        """Send a request that can't be carried out."""
         side, fault = random.choice(FAULTS)
         name, (source, destination) = f"{uuid4().hex}.bin", self.clouds()
         urls = {
@@ -374,7 +374,7 @@ def end(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener
 def leave(environment: Environment, **_: Any) -> None:
-    """Judge the headless run: only now have all processes told what they counted."""
+    """Judge the headless run: only now have all processes sent their counts."""
     conclude(environment)
 
 

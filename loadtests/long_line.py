@@ -1,9 +1,9 @@
-"""One large object from bucket to bucket over a long line: two proxies with latency, and a limit
-for each connection.
+"""One large object from bucket to bucket over a network with high latency: two proxies delay the
+bytes, and limit the rate of each connection.
 
-Decided here: the line, and who goes over it. Beside relay and rclone goes curl, which reads and
-writes the same number of bytes over as many connections, from and to nowhere: what it reaches is
-what the machine carries, proxies and SeaweedFS included."""
+Decided here: the network, and the programs that are compared. Beside relay and rclone runs curl,
+which reads and writes the same number of bytes over the same number of connections, without moving
+an object: its rate is the limit of the machine, proxies and SeaweedFS included."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from loadtests.bench.seaweed import Seaweed
 from simulators.spawn import spawn
 
 LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
-"""So much each way, so much for a connection, so many parts at once."""
+"""Latency of each direction, rate of a connection, number of concurrent parts."""
 LINE = 50.0
 """The same rate in MB/s."""
 PART = 64 * MIB
-"""The parts of who is to fill a line: a long one wants large ones."""
+"""Size of a part in bytes: high latency needs large parts."""
 BEST = (
     "--multi-thread-streams",
     "8",
@@ -146,7 +146,7 @@ def _line(stack: ExitStack, home: Path, size: int) -> _Line:
 
 
 def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int) -> Mover:
-    """Return curl, reading the object by so many connections and writing as much by as many, at the
+    """Return curl, reading the object by STREAMS connections and writing as much by as many, at the
     same time."""
     clients = [Seaweed(url, "").client() for url in ends]
     (home / "part").write_bytes(bytes(PART))

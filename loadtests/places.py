@@ -27,7 +27,7 @@ SMALL = 5
 SMALL_BYTES = 50_000
 SLOTS = 2
 HEADS = 512 * 1024
-"""What requests without payload, and the heads of the others, may add to what is counted."""
+"""Bytes that requests without payload, and the heads of the others, may add to the count."""
 HEADING = (
     "| store | place | killed at visit | looks of a reader | sent again | lost, twice, or in pieces"
     " |\n|---|---|---:|---:|---:|---|"

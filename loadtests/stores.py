@@ -9,7 +9,7 @@ started, works, and ends: its wall time, CPU seconds and peak memory are the sys
 start included. (Only the sections of relay's server are its own alone, with one worker and with
 two: `workers.py`.) What arrived is compared by size and digest by AWS's own client.
 
-Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
+Decided here: the comparison. Never here: relay's code; relay runs as its users run it.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
     )
 
 
-# -- what is told
+# -- the report
 
 
 def marks(section: str) -> tuple[str, str]:

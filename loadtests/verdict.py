@@ -65,7 +65,7 @@ RULES: tuple[tuple[str, str, str, str, Callable[[float, float], bool]], ...] = (
         AT_MOST,
     ),
 )
-"""Section and name in the file, field of Figures, its words, and what may be."""
+"""Section and name in the file, field of Figures, its text, and the direction of the limit."""
 
 
 def read_thresholds(path: Path) -> dict[str, dict[str, float]]:

@@ -4,11 +4,11 @@
 Theory of operation. Each run has a server of its own, and an empty ledger on the disk. It is asked
 for the tree by one `POST /migrate`, and the wall time is what the migration's own record says, from
 its acceptance to its end. CPU seconds are those of the workers between the two, and of their
-threads one by one: what is not the main thread's is the ledger's, since SQLite's calls are made in
-a native thread, and hardly anything else is. How many objects each worker has moved its own count
-says (`bench/counting.conf.py`).
+threads one by one: the CPU time of all threads but the main one is the ledger's, since SQLite's
+calls run in a native thread, and hardly anything else does. Each worker counts the objects that it
+has moved (`bench/counting.conf.py`).
 
-Decided here: what is compared. Never here: any of relay's code.
+Decided here: the comparison. Never here: relay's code.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ CONFIG = "loadtests/bench/counting.conf.py"
 SLOTS = 32
 SMALL = 64 * 1024
 LINE_COUNT, LINE_BYTES, LINE_SLOTS, LINE_RATE = 128, MIB, 8, "1MB/s"
-"""The long line: so many objects, so large, so many at once in each worker, so much for a
-connection."""
+"""The slow network: number of objects, their size, slots of each worker, rate of a connection."""
 LOOK_SECONDS = 0.25
 
 Ledgers = Callable[[], str]
@@ -44,7 +43,7 @@ Ledgers = Callable[[], str]
 
 @dataclass(frozen=True)
 class Workers:
-    """relay's server, with so many workers over one ledger."""
+    """relay's server with `count` workers over one ledger."""
 
     name: str
     count: int
@@ -52,7 +51,7 @@ class Workers:
     settings: Mapping[str, str]
 
     def measured(self, target: str, seconds: float) -> Cost:
-        """As Mover's; the server's start is no part of it."""
+        """As Mover.measured; the server's start is not included."""
         with tempfile.TemporaryDirectory() as folder:
             moved = Path(folder, "moved")
             moved.mkdir()
@@ -94,11 +93,11 @@ class Workers:
 
 
 def ended(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
-    """Return a migration when it has ended. Raises BenchError where it does not succeed, or not in
-    time.
+    """Wait until a migration has ended, and return it. Raises BenchError if it fails or takes too
+    long.
 
-    It is looked for among all, where it is told in brief: what is told of one alone counts its
-    receipts each time."""
+    It is read from the list of migrations: the detailed view would count its receipts each
+    time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         rows = json.loads(relay.ask("GET", "/migrations?limit=1")[1])["migrations"]

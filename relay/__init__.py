@@ -8,12 +8,13 @@ docs/modules.md has a line about each module):
     wire/      one HTTP exchange, and bytes from one socket to another
     stores/    one implementation for each protocol, the same methods in the same order
     ledger/    durable state and its transitions (SQL)
-    engine/    transfers, parts, proofs, retries, listings, workers
+    engine/    transfer/ (one object), multipart/ (its parts), worker/ (claims of the ledger)
+    views/     migrations, progress and errors as plain values
     api/       the WSGI application
     cli/       the commands
 
 Read it in this order: errors, location, wire/stream, wire/body, wire/pump, wire/exchange,
-stores/interfaces, stores/http, engine/transfer, engine/course, api/app."""
+stores/interfaces, stores/http, engine/transfer/transfer, engine/transfer/attempt, api/app."""
 
 from __future__ import annotations
 

@@ -60,14 +60,14 @@ class Filler:
 
 @dataclass(frozen=True)
 class Pause:
-    """Silence for so many seconds; None until the peer gives up."""
+    """Silence for `seconds`; None waits until the peer gives up."""
 
     seconds: float | None
 
 
 @dataclass(frozen=True)
 class Pace:
-    """From here on at most so many bytes a second."""
+    """From here on, at most `bytes_per_second`."""
 
     bytes_per_second: float
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import escape
 
 FOLDER: Final = 1000
-"""So many objects lie in each folder."""
+"""Number of objects in each folder."""
 PAGE: Final = 1000
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 

@@ -74,7 +74,7 @@ def talk(
     limit_bytes: int = 64 * 1024 * 1024,
     tls: ssl.SSLContext | None = None,
 ) -> Reply:
-    """Send the bytes to 127.0.0.1 and read until the end, until silence, or until so many bytes
+    """Send the bytes to 127.0.0.1 and read until the end, until silence, or until `limit_bytes`
     came.
 
     After one whole answer that keeps the connection the silence is short, unless `patient`.

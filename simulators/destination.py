@@ -1,9 +1,8 @@
-"""The cloud that objects go to: it takes any PUT and POST, digests what comes, and forgets the
-bytes.
+"""The destination cloud: it accepts any PUT and POST, digests the body, and forgets the bytes.
 
-Decided here: what is visible, under which conditions, and what `/_received` says. An object is
-visible only when its upload was whole. Payload is never on a disk; with `keep_bytes` so much of it
-stays in memory, for GET."""
+Decided here: which objects are visible, under which conditions, and what `/_received` reports. An
+object is visible only after a complete upload. Payload is never on a disk; up to `keep_bytes` of it
+stay in memory, for GET."""
 
 from __future__ import annotations
 
@@ -175,7 +174,7 @@ class Destination:
         return self._take(exchange, length)
 
     def _take(self, exchange: Exchange, length: int | None) -> Answer:
-        """Receive the body, write down what came of it, and answer."""
+        """Receive the body, record the result, and respond."""
         request, plan, started = exchange.request, exchange.plan, time.monotonic()
         sink = Sink(self._digests, self._keep_bytes > 0, _edit(plan, length or 0))
         entry: dict[str, Any] = {
@@ -290,7 +289,7 @@ def _edit(plan: Plan, length: int) -> Edit | None:
 
 
 def _gates(exchange: Exchange, length: int) -> list[Gate]:
-    """Return where in the body which fault strikes."""
+    """Return the gates of the planned faults: the number of bytes at which each strikes."""
     connection, plan = exchange.connection, exchange.plan
     gates: list[Gate] = []
 
@@ -338,7 +337,7 @@ def _early_answer(plan: Plan) -> Answer:
 
 
 def _lose(exchange: Exchange) -> None:
-    """Obey `lose_answer`: all is done, and nobody is told."""
+    """Obey `lose_answer`: the request is carried out, and its response is never sent."""
     fault = exchange.plan.get("lose_answer")
     if fault is None:
         return

@@ -206,7 +206,7 @@ def _shift(answer: Answer, first: int, last: int, size: str) -> None:
 
 
 def _short(answer: Answer, first: int, last: int, size: str) -> None:
-    """Answer the first half of what was asked, which is legal."""
+    """Answer with the first half of the requested range, which is legal."""
     half = max(1, (last - first + 1) // 2)
     answer.put("Content-Range", f"bytes {first}-{first + half - 1}/{size}")
     answer.body = split(answer.body, half)[0]

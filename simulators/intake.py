@@ -1,7 +1,7 @@
 """The body of an upload: taken off the connection, digested or dropped, never on a disk.
 
-Decided here: how a body is framed and read, where in it a fault strikes, and what is then thought
-stored. Never here: whether it may be stored."""
+Decided here: how a body is framed and read, at which byte a fault strikes, and which bytes count as
+stored. Never here: whether the object may be stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Hash(Protocol):
 
 
 class _Crc:
-    """A running CRC with the face of a hash."""
+    """A running CRC with the methods of a hashlib object."""
 
     def __init__(self, step: Callable[[memoryview, int], int], digits: int) -> None:
         self._step, self._digits, self._value = step, digits, 0
@@ -58,13 +58,13 @@ class Body:
         return self._left
 
     def read(self, view: memoryview) -> int:
-        """Read some of what is ready. Raises Gone."""
+        """Read some of the ready bytes into `view`; return their number. Raises Gone."""
         count = self._connection.receive_into(view[: self._left])
         self._left -= count
         return count
 
     def discard(self, limit: int) -> int:
-        """Drop some of what is ready. Raises Gone."""
+        """Drop at most `limit` of the ready bytes; return their number. Raises Gone."""
         count = self._connection.discard(min(limit, self._left))
         self._left -= count
         return count
@@ -86,7 +86,7 @@ class Body:
 
 
 class Sink:
-    """What the destination makes of the bytes. `edit` may change a block before it is digested or
+    """Digests and keeps the bytes of an upload. `edit` may change a block before it is digested or
     kept."""
 
     def __init__(self, algorithms: Sequence[str], keep: bool, edit: Edit | None = None) -> None:
@@ -107,7 +107,7 @@ class Sink:
         self.size += len(view)
 
     def skip(self, count: int) -> None:
-        """Count bytes that nobody looked at."""
+        """Count bytes that were dropped unread."""
         self.size += count
 
     def finish(self) -> dict[str, str]:
@@ -119,8 +119,8 @@ class Sink:
 
 
 class Edit:
-    """A store that lies: it keeps `keep` bytes at most, turns the bit at `flip`, zeroes from
-    `zero`, appends."""
+    """A corruption of the stored bytes: keep at most `keep` bytes, flip a bit of byte `flip`, write
+    zeros from byte `zero` on, append `append` bytes."""
 
     def __init__(
         self,
@@ -150,9 +150,9 @@ Gate = tuple[int, Callable[[], None]]
 def receive(body: Body, sink: Sink, gates: Sequence[Gate], pace: Callable[[int], int]) -> int:
     """Move a whole body into the sink and return its bytes.
 
-    Each gate is called once, when exactly so many bytes were taken; it may raise. `pace` is told
-    how many are ready, may wait, and returns how many to take. Raises Gone, BadRequest, and what
-    the gates raise."""
+    Each gate is called once, at exactly its number of bytes; it may raise. `pace` gets the number
+    of ready bytes, may wait, and returns the number to take. Raises Gone, BadRequest, and the
+    errors of the gates."""
     taken, waiting = 0, sorted(gates, key=lambda gate: gate[0])
     scratch = memoryview(b"")
     while True:
@@ -176,8 +176,8 @@ def receive(body: Body, sink: Sink, gates: Sequence[Gate], pace: Callable[[int],
 
 
 def paced(connection: Connection, bytes_per_second: float) -> Callable[[int], int]:
-    """Return a `pace` that lets so many bytes a second through, one at a time when that is below
-    twenty."""
+    """Return a `pace` that limits the rate to `bytes_per_second`: in steps of 50 ms, or of one byte
+    where the rate is below twenty."""
     size = max(1, int(bytes_per_second * 0.05))
     due = time.monotonic()
 

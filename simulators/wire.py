@@ -48,7 +48,7 @@ class Connection:
 
     @property
     def socket(self) -> socket.socket:
-        """The socket itself, for who needs no HTTP."""
+        """The socket itself, for callers that need no HTTP."""
         return self._sock
 
     def read_head(self) -> bytes | None:
@@ -86,8 +86,8 @@ class Connection:
                 raise Gone
 
     def receive_into(self, view: memoryview) -> int:
-        """Fill as much of `view` as is there, at least a byte; what was read ahead comes first.
-        Raises Gone."""
+        """Fill `view` with the available bytes, at least one; bytes read ahead come first. Return
+        their number. Raises Gone."""
         if self._ahead:
             count = min(len(view), len(self._ahead))
             view[:count] = self._ahead[:count]
@@ -146,14 +146,14 @@ class Connection:
             self.sent += moved
 
     def wait(self, seconds: float | None) -> None:
-        """Do nothing for so long (None: for ever). Raises Gone as soon as the peer has closed."""
+        """Wait for `seconds` (None: forever). Raises Gone as soon as the peer has closed."""
         poll = select.poll()
         poll.register(self._sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
         if poll.poll(None if seconds is None else seconds * 1000):
             raise Gone
 
     def idle(self, seconds: float) -> bool:
-        """Wait for the next request at most so long; False when none came."""
+        """Wait for the next request, at most `seconds`; return False when none came."""
         if self._ahead:
             return True
         poll = select.poll()

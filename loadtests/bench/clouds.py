@@ -57,7 +57,7 @@ def remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
 
 
 def filled(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
-    """Put so many objects of so many bytes below `small/` of the first bucket; return what raises
+    """Put `count` objects of `size` bytes below `small/` of the first bucket; return what raises
     BenchError if they are not all below a name of the second, and removes them there."""
     client, data = server.client(), random.Random(2).randbytes(size)
     for index in range(count):

@@ -93,7 +93,7 @@ _FOLDER_TYPE = "<d:resourcetype><d:collection/></d:resourcetype>"
 
 
 class Nginx:
-    """A running nginx. `sizes` are those that PROPFIND tells of, by the first folder of an object's
+    """A running nginx. `sizes` are those that PROPFIND lists, by the first folder of an object's
     path.
 
     `cipher` is the one TLS 1.3 suite that is spoken, since OpenSSL asks for AES-256 first and Go
@@ -199,7 +199,7 @@ class Nginx:
 
 
 def _folder(name: str, size: int) -> str:
-    """Return the location whose objects all have `size` bytes; a folder in it is told to be empty,
+    """Return the location whose objects all have `size` bytes; a folder in it is listed as empty,
     as it then is."""
     object_ = _ANSWER.format(properties=_OBJECT.format(size=size))
     return _FOLDER.format(name=name, object=object_, empty=_ANSWER.format(properties=_FOLDER_TYPE))

@@ -95,7 +95,7 @@ class Growth:
 
 
 def touch_memory(size: int) -> None:
-    """Write to so much memory once, in a process that ends then.
+    """Write once to this amount of memory, in a process that ends then.
 
     A virtual machine often gives memory that lies idle back to its host, and the first touch of it
     costs more than moving its bytes. Who comes first after a pause should not pay for that."""
@@ -104,7 +104,7 @@ def touch_memory(size: int) -> None:
 
 
 def raise_open_files(wanted: int) -> None:
-    """Let this process and its children open so many files. Raises BenchError where that is not
+    """Let this process and its children open this number of files. Raises BenchError if that is not
     allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

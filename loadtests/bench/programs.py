@@ -1,6 +1,6 @@
 """relay and rclone as movers: how each is started, as its users start it.
 
-Decided here: what both are told alike. Never here: what is moved.
+Decided here: the options that both have in common. Never here: which objects are moved.
 """
 
 from __future__ import annotations

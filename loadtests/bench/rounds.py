@@ -1,7 +1,7 @@
 """Movers beside each other: each moves the same, one after the other, in several rounds; and the
 table of it.
 
-Decided here: how a run is measured and told. Never here: what is moved.
+Decided here: how a run is measured and reported. Never here: which objects are moved.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def run(section: Section, rounds: int, seconds: float) -> None:
                 section.costs.setdefault(mover.name, []).append(cost)
 
 
-# -- what is told
+# -- the report
 
 
 def table(section: Section, rounds: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The sections that compare movers: what is moved, how much of it, over which scheme."""
+"""The sections that compare movers: sizes, numbers of objects, schemes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 KIB, MIB = 1 << 10, 1 << 20
 LARGE, SMALL, WARM = "one/large.bin", "one/small.bin", "one/warm.bin"
 MANY = 100
-"""From so many objects on, what an object costs is told, not what a GiB does."""
+"""From this number of objects on, the report has the cost of an object instead of that of a GiB."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """`count` objects of `size` bytes each, `at_once` of them under way where a mover is told so.
+    """`count` objects of `size` bytes each, `at_once` concurrently if a mover has that option.
 
     They are the files of `folder` at the source.
     """

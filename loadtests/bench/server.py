@@ -118,7 +118,7 @@ class Relay:
                 done.result()
 
     def _line(self, waiting: Iterator[tuple[str, str]], verify: str) -> None:
-        """Ask for one object after another on one connection, until there are no more."""
+        """Request one object after another on one connection, until none is left."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self._seconds)
         try:
             for source, destination in waiting:

@@ -33,7 +33,7 @@ spare."""
 
 
 def settings(count: int) -> dict[str, str]:
-    """Return what a relay needs to be told for so many streams in a worker."""
+    """Return the settings of relay for this number of streams in a worker."""
     return {
         "RELAY_SLOTS": str(count + 100),
         "RELAY_WAITERS": str(count + 100),

@@ -170,7 +170,7 @@ class DavLiar(PlainLiar):
         return ROOT + quote(path)
 
     def row(self, path: str, held: Held) -> str:
-        """Return what is told of one object."""
+        """Return the properties of one object as the store sends them."""
         size = str(len(held.data))
         if self.role == "source" and self.manners.picks("list-bad-size", path):
             size = ("²", "9" * 23, "")[int(self.manners.roll("size", path) * 3)]

@@ -1,8 +1,8 @@
 """What becomes of an upload that has arrived: whole, or as a store's habits have it; and who else
 writes.
 
-Decided here: what is kept. Never here: whether it may be (`telling.py`, preconditions), and how it
-came."""
+Decided here: which bytes are kept. Never here: whether they may be (`telling.py`, preconditions),
+and how they came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request asks for, in words that all three protocols share, and what is kept of it for the
+"""The operation of a request, in terms that all three protocols share, and its record for the
 judge."""
 
 from __future__ import annotations

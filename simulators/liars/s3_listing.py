@@ -1,6 +1,6 @@
 """How a lying S3 lists: ListObjectsV2, ListParts and ListMultipartUploads, three names a page.
 
-Decided here: pages, and what is wrong with them. Never here: what is listed (`shelf.py`).
+Decided here: pages, and their defects. Never here: which objects exist (`shelf.py`).
 """
 
 from __future__ import annotations

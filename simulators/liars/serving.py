@@ -1,5 +1,5 @@
-"""What all lying stores share: the loop of a connection, whatever may happen to any request, and
-how an object is told.
+"""The base of all lying stores: the loop of a connection, faults of any request, and the response
+about an object.
 
 Decided here: the order (credentials, trouble, the body, the work, the answer or its loss). Never
 here: what a path means (`plain.py`, `dav.py`, `s3.py`)."""
@@ -23,9 +23,9 @@ from simulators.message import BadRequest, Request, body_length, parse_request
 from simulators.wire import Connection, Gone, TooLarge
 
 TROUBLED: Final = 0.4
-"""For so many of its names and verbs a store is in trouble at first."""
+"""Number of pairs of name and verb for which a store fails at first."""
 LIVES: Final = 14
-"""Credentials that expire are good for so many requests, or fewer."""
+"""Maximum number of requests before expiring credentials expire."""
 
 
 class Liar(Telling, Keeping):

@@ -1,7 +1,7 @@
 """The objects of a store, and the journal of all that ever happened to them: what was written, and
 by whom.
 
-Decided here: what is true. Never here: what a store says of it. Safe between threads.
+Decided here: the true state. Never here: what a store claims about it. Safe between threads.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Upload:
     parts: dict[int, bytes] = field(default_factory=dict)
     sent: list[int] = field(default_factory=list)
     stuck: set[int] = field(default_factory=set)
-    """Parts that stay as they are, whatever is sent."""
+    """Numbers of the parts that no later upload replaces."""
     state: str = "open"
     fields: Mapping[str, str] = field(default_factory=dict)
 
@@ -161,7 +161,7 @@ class Shelf:
             return True
 
     def version(self, name: str, serial: int) -> Held | None:
-        """Return a version of an object that is kept, whatever was written since."""
+        """Return a kept version of an object, independent of later writes."""
         with self.lock:
             gone = {held.serial for _, held in self.removed}
             mine = (
@@ -197,7 +197,7 @@ class Shelf:
             self.events.append(Event(name=name, by=by, old=current, held=left, why=REMOVED))
 
     def move(self, name: str, to: str, by: Who) -> bool:
-        """Give an object another name, in the place of what has it; False where there is none."""
+        """Rename an object, and replace the one of that name; False if there is no object."""
         with self.lock:
             found = self.get(name)
             if found is None:

@@ -1,4 +1,4 @@
-"""How an object is told: its fields, its bytes, and what is wrong with either.
+"""How a store describes an object: its fields, its bytes, and the defects of both.
 
 Decided here: HEAD and GET of an object, and preconditions. Never here: what lies there
 (`shelf.py`), paths."""
@@ -22,11 +22,11 @@ LOGIN: Final = (
     b" you?</form></body></html>\n"
 )
 CRUMB: Final = 3
-"""A store that trickles sends chunks of so many bytes, of the first kilobyte."""
+"""Size in bytes of the chunks that a trickling store sends of the first kilobyte."""
 
 
 class Telling:
-    """What a store tells of its objects."""
+    """The responses of a store about its objects."""
 
     role: str
     manners: Manners
@@ -54,11 +54,11 @@ class Telling:
         return self.seen(op.name)
 
     def absent(self, op: Op) -> Answer:
-        """Return the answer to one of what is not there."""
+        """Return the response about an object that does not exist."""
         return self.refusal(404, "NoSuchKey")
 
     def tag(self, held: Held) -> str | None:
-        """Return the entity tag of an object as it is told, with its quotes, or None."""
+        """Return the entity tag of an object as the store sends it, with its quotes, or None."""
         if self.manners.does("tag-none"):
             return None
         if self.manners.does("tag-weak"):
@@ -72,7 +72,7 @@ class Telling:
         return f'"{held.tag}"'
 
     def date(self, held: Held) -> str | None:
-        """Return the Last-Modified of an object as it is told, or None."""
+        """Return the Last-Modified of an object as the store sends it, or None."""
         if self.manners.does("date-none"):
             return None
         if self.manners.does("date-odd"):
