@@ -518,7 +518,7 @@ def test_the_terminal_says_what_it_waits_for(
     transfer = engine.runner.transfer(engine.plan("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
     lines = _Lines()
     lines.show(transfer)
-    transfer._troubles.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
+    transfer._pending_retries.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
     lines._next = 0.0
     lines.show(transfer)
     assert capsys.readouterr().err.endswith(f"; {WHOLE} is retried in 20 s: source: it was busy\n")

@@ -234,7 +234,7 @@ def test_only_what_may_be_anothers_need_not_arrive(
             objects=(("a", 4),),
         )
         row = Row(
-            "a", "failed", code, "destination", "What came of an upload of ours may remain at …", ""
+            "a", "failed", code, "destination", "A damaged upload of ours may remain at …", ""
         )
         played = Played(case=made, source=source, destination=to, secrets={}, rows={"a": row})
         assert (list(arrives(played)) == []) is excused

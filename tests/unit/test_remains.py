@@ -221,7 +221,7 @@ def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
     progress = Progress(sendings=sendings)
     terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
     existing = SimpleNamespace(
-        _terms=terms, _progress=progress, _is_absent=lambda destination, place: True
+        _context=terms, _progress=progress, _is_absent=lambda destination, place: True
     )
     with pytest.raises(Unavailable):
         DestinationCheck.on_precondition_failed(

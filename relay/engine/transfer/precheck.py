@@ -1,12 +1,12 @@
-"""Look at the destination before an upload, and decide whether an upload is needed.
+"""Inspect the destination before an upload, and decide whether an upload is needed.
 
-Theory of operation. The destination is looked at where `if_exists` asks for it, where an upload
-that breaks could be seen, and where an earlier attempt may have sent the object without anybody
-having learned of it. What is there is skipped, refused, replaced, or proved as what that attempt
-sent.
+Theory of operation. The destination is inspected if `if_exists` requires it, if a broken upload
+would be visible, and if an earlier attempt may have sent the object and crashed before it recorded
+that. An existing object is skipped, refused, replaced, or verified as the one that the earlier
+attempt sent.
 
-Decided here: when nothing need be sent. Never here: what is compared (`unchanged.py`), and the
-proof."""
+Decided here: when nothing need be sent. Never here: the comparison (`comparison.py`) and the
+verification (`verify.py`)."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ from relay.receipt import State, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, Upload
 
 LISTED = frozenset({"s3"})
-"""Stores that tell whoever may list that nothing is there, whether he may read or not
-(docs.aws.amazon.com, "HeadObject")."""
+"""Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
+(docs.aws.amazon.com, "HeadObject"). So a 404 does not prove that reading is permitted."""
 CLOCKS_SECONDS = 24 * 3600.0
-"""By less than that the clocks of stores and ours differ."""
+"""Maximum difference between a store's clock and ours."""
 _SENT_BEFORE = (
-    "it was there: an earlier attempt sent it, and its end was not known, or nothing had proved it"
+    "already uploaded by an earlier attempt, which did not record its end or was not verified"
 )
 
 
 class DestinationCheck:
-    """What one transfer finds at its destination."""
+    """Inspects the destination of one transfer, in all its attempts."""
 
     def __init__(
         self,
@@ -60,20 +60,16 @@ class DestinationCheck:
         source_reader: SourceReader,
         finalizer: Finalizer,
     ) -> None:
-        self._context, self._progress, self._source_reader, self._finalizer = (
-            context,
-            progress,
-            source_reader,
-            finalizer,
-        )
+        self._context, self._progress = context, progress
+        self._source_reader, self._finalizer = source_reader, finalizer
 
     def inspect(self, destination: Destination, place: Location) -> PriorState:
-        """Look at the destination before the upload, where one that breaks could be seen, or
-        `if_exists` asks.
+        """Return the state of the destination before the upload. It is inspected if a broken upload
+        would be visible, or if `if_exists` requires it.
 
-        A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and
-        Rejected where nothing may be overwritten, and the destination does not tell if something is
-        there."""
+        A POST creates a new object each time, so it needs no inspection. Raises as
+        `inspect_prior_state`, and Rejected if nothing may be overwritten and the destination does
+        not show whether an object exists."""
         context, progress = self._context, self._progress
         asked = context.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent(destination, place):
@@ -102,11 +98,11 @@ class DestinationCheck:
         return before
 
     def _seems_absent(self, destination: Destination, place: Location) -> bool:
-        """Say if nothing was there when its tree's destination was listed, and nobody need look
-        again.
+        """Say if the listing of the tree's destination had no such object, so that no HEAD is
+        needed.
 
-        That is no proof: where nothing may be overwritten the destination has to heed that by
-        itself."""
+        The listing is not a proof. If nothing may be overwritten, the destination must also honour
+        the precondition of the upload."""
         context = self._context
         if not (context.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
             return False
@@ -116,12 +112,11 @@ class DestinationCheck:
 
     @property
     def _may_upload_unseen(self) -> bool:
-        """Whether to upload without a look: overwriting is allowed, and no attempt before this one
-        could look either. (Where an earlier one could, a denial means that the credentials have
-        been withdrawn.)"""
+        """True if we may upload without a HEAD: overwriting is allowed, and the destination never
+        answered a HEAD. (If it did, a 403 means that the credentials were withdrawn.)"""
         context, was = self._context, self._progress.before
-        looked = context.known.begun and (was is None or was.known)
-        return not (context.if_absent or looked or self._progress.answered)
+        was_inspected = context.known.begun and (was is None or was.known)
+        return not (context.if_absent or was_inspected or self._progress.answered)
 
     def skip_outcome(
         self,
@@ -130,13 +125,13 @@ class DestinationCheck:
         before: PriorState,
         found: ObjectInfo | None,
     ) -> Outcome | None:
-        """Return how it ends if what is at the destination already is enough, or None.
+        """Return the outcome if the existing object makes an upload unnecessary, else None.
 
-        Where something of ours may be there, what was there before it decides, and never what we
-        have written: that is proved, sent again, or a failure. Raises AlreadyExists,
-        IntegrityMismatch."""
+        `if_exists` concerns the object from before our first upload, never one that we wrote: ours
+        is verified, sent again, or a failure. Raises AlreadyExists, IntegrityMismatch, and as
+        `Finalizer.verify_and_publish`."""
         there, if_exists = before.version, self._context.plan.if_exists
-        if there is None:  # or it did not tell: then the precondition of the upload has to
+        if there is None:  # absent; or unknown, and then the upload's precondition decides
             return None
         if self._has_sent(destination, place, there):
             if outcome := self._skip_if_already_sent(destination, place, there, found):
@@ -144,7 +139,7 @@ class DestinationCheck:
             if self._may_be_ours(destination, place, there):
                 self._refuse_other_bytes(destination, place, there, found)
                 self._progress.unproved = (
-                    place  # a piece of ours, until this attempt has replaced it
+                    place  # a partial object of ours, until this attempt has replaced it
                 )
                 return None
         if self._may_be_piece(destination, place, there, found):
@@ -158,9 +153,10 @@ class DestinationCheck:
     def skip_outcome_of_opened(
         self, destination: Destination, place: Location, before: PriorState, opened: ObjectInfo
     ) -> Outcome | None:
-        """Return a skip where the destination has the object as the source tells it, which told it
-        only when it was opened, since HEAD is refused where GET is not; or None, also where
-        something of ours may be there."""
+        """Return a skip if the destination has the object that the GET describes, else None. A
+        source may refuse HEAD and allow GET, so only now is its version known.
+
+        None also where the existing object may be an unfinished one of ours."""
         there = before.version
         if self._context.plan.if_exists is not IfExists.CHANGED or there is None:
             return None
@@ -171,20 +167,21 @@ class DestinationCheck:
         return self._skip_if_unchanged(place, there, opened)
 
     def prepare_upload(self, destination: Destination, place: Location, before: PriorState) -> None:
-        """Bytes are about to go there: keep what was there before the first of them, for every
-        attempt to come, of whichever process. Raises LeaseLost, LedgerFailed: then none goes.
+        """Record the prior state of the destination before the first byte is sent, for later
+        attempts of any process. Raises LeaseLost, LedgerFailed; then nothing may be sent.
 
-        That nothing was there at all its migration knows; that is not enough where nothing may be
-        overwritten, since what comes there before the first byte is another's."""
+        The ledger already knows that a place was absent in the listing. If nothing may be
+        overwritten that is not enough: another writer's object may appear before our first
+        byte."""
         context, progress = self._context, self._progress
         progress.note_sending()
         if progress.before is not None:
             return
-        counts = context.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
-        noted = counts and self._shows_unproved(destination, place)
-        known = self._seems_absent(destination, place) and not context.if_absent
+        matters = context.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
+        must_note = matters and self._shows_unproved(destination, place)
+        is_recorded = self._seems_absent(destination, place) and not context.if_absent
         progress.before = before
-        if context.journal is None or not noted or known:
+        if context.journal is None or not must_note or is_recorded:
             return
         progress.noted = True
         try:
@@ -200,28 +197,28 @@ class DestinationCheck:
         place: Location,
         found: ObjectInfo,
     ) -> Outcome:
-        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error`
-        itself.
+        """Handle a 412 to the upload as `if_exists` says: return a skip, or raise AlreadyExists or
+        `error` itself.
 
-        Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next
-        one looks."""
+        Raises Unavailable if the object may come from an earlier attempt of ours, or if there is
+        none: the next attempt inspects the destination."""
         if error.side != "destination" or not self._context.if_absent:
             raise error
-        self._progress.remains |= error.remains  # whatever is made of it
+        self._progress.remains |= error.remains  # keep its leftovers, however it is handled
         if self._progress.sendings > 1:
             raise Unavailable(
-                f"something came to {place} while it was sent again: {error.message}",
+                f"an object appeared at {place} while it was sent again: {error.message}",
                 side="destination",
-                hint="An earlier attempt may have arrived late: run it again, and it is looked at.",
+                hint="An earlier attempt may have arrived late; run it again to check.",
             ) from None
         if self._is_absent(destination, place):
             self._progress.note_unsent()
             raise Unavailable(
-                f"{place} was refused as if something were there, and nothing is: {error.message}",
+                f"{place} was refused as if it existed, but it does not: {error.message}",
                 side="destination",
                 hint=(
-                    "The destination answers 412 for another reason; what it says of itself may"
-                    " tell which."
+                    "The destination answers 412 for another reason; its message or its"
+                    " documentation may explain it."
                 ),
             ) from None
         if self._context.plan.if_exists is IfExists.FAIL:
@@ -229,39 +226,39 @@ class DestinationCheck:
         return self._skip(place)
 
     def _skip(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
-        """Return a skip of what is there. Raises KeyCollision where that is another object of the
-        same tree."""
+        """Return a skip. Raises KeyCollision if the existing object is another object of the same
+        tree, reached through a link."""
         refuse_link_to_skipped_object(self._context.plan, place, self._context.journal)
         return self._context.outcome(State.SKIPPED, place, notes=notes)
 
     def _is_absent(self, destination: Destination, place: Location) -> bool:
-        """Say if nothing is there for certain."""
+        """Say if the place certainly has no object."""
         try:
             inspect_object(destination, place)
         except NotFound:
             return True
         except StoreError:
-            pass  # it does not tell
+            pass  # unknown
         return False
 
     # -- what may be ours
 
     def _shows_unproved(self, destination: Destination, place: Location) -> bool:
-        """Say if an object is seen at its place before it is proved: only there may be a piece, or
-        a damaged one."""
+        """Say if an object is visible at its place before it is verified: only then may a partial
+        or damaged object of ours be there."""
         return not destination.staged_locations(place, "")
 
     def _is_older(self, there: Version) -> bool:
-        """Say if what is there was written before our migration was accepted, for certain: whatever
-        the ledger has forgotten, it is nothing of ours."""
+        """Say if the object was certainly written before our migration was accepted. Then it is not
+        ours, even if the ledger has lost commits."""
         was = self._progress.before
         if was is None or self._may_be_left(there):
             return False
         return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
     def _has_sent(self, destination: Destination, place: Location, there: Version) -> bool:
-        """Say if an attempt before this one may have put what is there. What is noted tells, where
-        it is noted."""
+        """Say if an earlier attempt may have stored the existing object. If the journal would have
+        a note of it, the note decides."""
         shows = self._shows_unproved(destination, place)
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
@@ -269,34 +266,37 @@ class DestinationCheck:
         return not noted or self._context.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
-        """Say if what is there, and is not the whole object, may be a piece of ours, or damaged."""
+        """Say if an incomplete object at the place may be a partial or damaged one of ours."""
         was = self._progress.before
         if was is None:
             return False
         if self._may_be_left(there):
             return True
-        over = was.sent is not None and _is_over(was.sent, there)
-        if over or not self._shows_unproved(destination, place) or is_same(was.version, there):
+        if was.sent is not None and _is_replaced(was.sent, there):
+            return False
+        if not self._shows_unproved(destination, place) or is_same(was.version, there):
             return False
         return not self._is_still_open(destination, place)
 
     def _may_be_left(self, there: Version) -> bool:
-        """Say if what is there may be what an attempt of ours put there, and nothing has proved
-        since: nothing that the store tells of both says otherwise. (A tag alone does not: some
-        servers give each answer another one.)"""
+        """Say if the existing object may be one that we stored and never verified: neither its size
+        nor its date contradicts that. (The ETag decides only without dates, since some servers give
+        each answer another one.)"""
         was = self._progress.before
         if was is None or was.sent is None or is_same(was.version, there):
             return False
         sizes, dates = (was.sent.size, there.size), (was.sent.last_modified, there.last_modified)
         if None not in sizes and sizes[0] != sizes[1]:
             return False
-        return dates[0] == dates[1] if None not in dates else not _is_other_version(was.sent, there)
+        if None not in dates:
+            return dates[0] == dates[1]
+        return not _is_other_version(was.sent, there)
 
     def _may_be_piece(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> bool:
-        """Say if what is there, where everything may be overwritten, may be what a lost process
-        left: it is shorter than the object. What was there before is not noted then."""
+        """Say if, with if_exists=overwrite, the object may be a partial one of a crashed process:
+        its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
         if not context.known.lapsed or context.plan.if_exists is not IfExists.OVERWRITE:
             return False
@@ -305,8 +305,8 @@ class DestinationCheck:
         )
 
     def _is_still_open(self, destination: Destination, place: Location) -> bool:
-        """Say if the store still has the upload in parts that was begun: then it was never
-        completed, so that nothing of it is visible, and what is there is another writer's."""
+        """Say if the store still has the recorded multipart upload. Then it was never completed, so
+        the visible object is another writer's."""
         journal = self._context.journal
         written = journal.recorded_upload() if journal is not None else None
         if destination.part_limits is None or written is None or not written.upload_id:
@@ -324,37 +324,33 @@ class DestinationCheck:
     def _refuse_other_bytes(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> None:
-        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to
-        be ours.
+        """Raise IntegrityMismatch if the existing object is not known to be ours, and nothing may
+        be overwritten.
 
-        What begins as the object does is a piece of ours only where nothing was there before: else
-        it may as well be an older version of somebody's."""
+        An object with the first bytes of the source is ours only if the place was empty before:
+        else it may be an older version by another writer."""
         if not self._context.if_absent:
             return
         was = self._progress.before
         ours = was is not None and was.sent is not None and _has_same_tag(was.sent, there)
         fresh = was is not None and was.known and was.version is None
         if not ours and not (fresh and self._is_beginning(destination, place, there, found)):
-            had = "and had none before" if fresh else "and nothing tells whose they are"
+            why = "and was empty before" if fresh else "and it is unknown who wrote them"
             error = IntegrityMismatch(
-                f"{place} has other bytes than were sent, {had}",
+                f"{place} has other bytes than were sent, {why}",
                 side="destination",
                 retryable=False,
-                hint="Nothing of it is overwritten, as you asked.",
+                hint="It was not overwritten, as 'if_exists' says.",
             )
-            error.leave(
-                "What came of an upload of ours",
-                place,
-                "or it is somebody else's, which nothing tells",
-            )
+            error.leave("A damaged upload of ours", place, "or it is another writer's object")
             raise error
         self._progress.replaces = True
 
     def _is_beginning(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> bool:
-        """Say if what is there is what a broken upload of ours leaves: the first bytes of the
-        object."""
+        """Say if the existing object has only the first bytes of the source, as a broken upload
+        leaves them."""
         if there.size == 0:
             return True
         context, pinned = self._context, found.version if found is not None else None
@@ -367,37 +363,38 @@ class DestinationCheck:
     def _skip_if_unchanged(
         self, place: Location, there: Version, found: ObjectInfo | None
     ) -> Outcome | None:
-        """Return a skip, if the destination has the object as it is at the source, and why."""
+        """Return a skip with its reason if the destination has the same object as the source."""
         if (
             found is not None
             and None not in (found.version.size, there.size)
             and found.version.size != there.size
         ):
             return None
-        found = self._source_reader.require_description(found)  # a listing tells no digest
+        found = self._source_reader.require_description(found)  # a listing has no digests
         why = proof_of_equality(found.version, there) if found else None
-        return self._skip(place, (why,)) if why else None
+        if why is None:
+            return None
+        return self._skip(place, (why,))
 
     @property
     def _may_be_sent(self) -> bool:
-        """Whether an earlier attempt may have sent the object without anybody having learned of
-        it."""
+        """True if an earlier attempt may have sent the object, and nothing has recorded that."""
         context, progress = self._context, self._progress
-        lasting = context.journal is not None or context.if_absent
-        again = context.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
-        return (
-            again and context.plan.destination.method != "POST"
-        )  # which makes a new object each time
+        if context.plan.destination.method == "POST":  # creates a new object each time
+            return False
+        if context.known.begun:
+            return True
+        matters = context.journal is not None or context.if_absent
+        return matters and progress.attempt > 1 and progress.sendings > 0
 
     def _skip_if_already_sent(
         self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> Outcome | None:
-        """Return how it ends if the destination has the whole object: an earlier attempt sent it,
-        and was lost then.
+        """Return the outcome if the destination has the whole object, from an earlier attempt that
+        crashed. Nothing is sent.
 
-        Nothing is sent. None where the destination has something else, or may still have what was
-        there before: where nothing but its size is proved, two objects of one size are told apart
-        by what the store calls them alone."""
+        None if the destination has another object, or may still have the prior one: if only the
+        size is proved, the store's own version must differ from the prior version."""
         if self._context.is_multipart(found, destination):
             sent = self._journalled_digests(found)
         else:
@@ -409,7 +406,7 @@ class DestinationCheck:
         notes = (_SENT_BEFORE, *notes)
         shown = PriorState(
             known=True
-        )  # it is there since before this attempt: nothing is to be waited for
+        )  # the object is from before this attempt, so do not wait for it to appear
         try:
             outcome = self._finalizer.verify_and_publish(
                 destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
@@ -419,7 +416,7 @@ class DestinationCheck:
         return outcome if outcome.state is State.VERIFIED or self._is_new(there) else None
 
     def _is_new(self, there: Version) -> bool:
-        """Say if what is there is not what was there before, for certain."""
+        """Say if the existing object is certainly not the prior one."""
         was = self._progress.before
         if self._context.plan.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
             return True
@@ -428,8 +425,8 @@ class DestinationCheck:
         return was.version is None or _is_other_version(was.version, there)
 
     def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
-        """Return what the journal says was sent in parts; nothing where the upload was never to be
-        completed."""
+        """Return the size and digest that the journal has of a multipart upload, or None if its
+        completion was never requested."""
         journal = self._context.journal
         written = journal.recorded_upload() if journal is not None else None
         if (
@@ -443,7 +440,7 @@ class DestinationCheck:
 
 
 def _is_other_version(one: Version, other: Version) -> bool:
-    """Say if two versions of one place are two, by what the store tells of both."""
+    """Say if two versions of one place differ in an ETag, size or date that both have."""
     pairs = (
         (one.etag, other.etag),
         (one.size, other.size),
@@ -452,15 +449,16 @@ def _is_other_version(one: Version, other: Version) -> bool:
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
-def _is_over(ours: Version, there: Version) -> bool:
-    """Say if another object is there by now, for certain: its tag is another one, and so is its
-    date. (One of them says nothing: some servers give each answer another one.)"""
+def _is_replaced(ours: Version, there: Version) -> bool:
+    """Say if another object has certainly replaced ours: both its ETag and its date differ. (One of
+    them proves nothing, since some servers give each answer another one.)"""
     pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _has_same_tag(ours: Version, there: Version) -> bool:
-    """Say if the store calls what is there as it called what it took from us."""
+    """Say if the existing object has the version id, or the strong ETag, of the one that we
+    stored."""
     if ours.id is not None and there.id is not None:
         return ours.id == there.id
     return ours.strong_etag is not None and ours.strong_etag == there.strong_etag

@@ -1,7 +1,7 @@
-"""Let a store copy an object by itself: no byte passes through relay.
+"""Server-side copy: the store copies the object, and no byte passes through relay.
 
-Decided here: what is copied that way, and what it is proved by. Never here: which stores can
-(`stores/`)."""
+Decided here: which objects are copied so, and how a copy is verified. Never here: which stores can
+copy (`stores/`)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.stores.interfaces import CopyDestination, Destination, ObjectInfo, PutResult
 
-_COPIED = "the store copied it by itself: no byte passed through relay"
+_COPIED = "server-side copy: no byte passed through relay"
 _UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
-"""Failures of a copy after which there is none."""
+"""Failures after which the destination certainly has no copy."""
 
 
 class ServerCopier:
-    """One attempt to have an object copied."""
+    """One attempt to let the store copy an object."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class ServerCopier:
     def copy(
         self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
     ) -> Outcome | None:
-        """Let the store copy it by itself, over what was there `before`. None where it would not,
-        or could not say of what: it is piped then.
+        """Let the store copy the object over what was there `before`. Return None where the store
+        refuses, or does not describe the source: relay then moves the bytes itself.
 
-        Where the source has no digest of the whole object it is read, once, so that the copy can be
-        proved. Raises PreconditionFailed, what may pass, as Source.get, and as
+        If the source has no digest of the whole object, the source is read once, so that the copy
+        can be verified. Raises PreconditionFailed, retryable StoreErrors, as Source.get, and as
         Finalizer.verify_and_publish."""
         reported, progress = self._source_reader.require_description(found), self._progress
         if reported is None or reported.version.size is None:
@@ -89,14 +89,14 @@ class ServerCopier:
         )
 
     def _may_be_copied(self, error: RelayError) -> bool:
-        """Say if the copy may be there after it failed so."""
+        """Say if the destination may have the copy in spite of `error`."""
         if self._progress.parts is not None:
             return self._progress.parts.may_be_whole(error)
         return may_be_done(error) and not isinstance(error, _UNDONE)
 
     def _copy(self, destination: Destination, place: Location, found: ObjectInfo) -> PutResult:
-        """Have it copied; in parts, if it is too large for one request. Raises as
-        CopyDestination.copy."""
+        """Request the copy, in parts if the object is larger than COPY_BYTES. Raises as
+        CopyDestination.copy and MultipartUpload.run."""
         context = self._context
         absent = context.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
