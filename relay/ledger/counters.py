@@ -14,8 +14,7 @@ from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
 MOST: Final = 2**62
-"""More bytes than this are not counted: no database has a place for any sum that a listing may
-claim."""
+"""Upper limit of a sum of bytes: a listing may claim sizes whose sum no database column can hold."""
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state,"
     " :objects, :bytes) ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects"
@@ -31,7 +30,7 @@ _COUNT = text(
 
 @dataclass
 class CounterDelta:
-    """What one transaction changes in the tallies and the counters."""
+    """The changes of one transaction to the tallies and the counters."""
 
     _objects: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _bytes: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -40,19 +39,19 @@ class CounterDelta:
     )
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
-        """Count so many objects more (or less) in a state, of `size` bytes in all."""
+        """Add `objects` (may be negative) of `size` bytes in all to a state."""
         self._objects[migration, state] += objects
         self._bytes[migration, state] += size or 0
 
     def count_transition(
         self, migration: str, before: str, after: str, was: int | None, size: int | None
     ) -> None:
-        """Count one object that changed its state; `was` is its size as counted until now."""
+        """Move one object from one state to another; `was` is its size as counted so far."""
         self.add(migration, before, -1, -(was or 0))
         self.add(migration, after, 1, size)
 
     def count_proof(self, migration: str, before: str | None, after: str | None) -> None:
-        """Count one object that is proved on another level than it was; None is none."""
+        """Move one object from one level of proof to another; None means unproved."""
         if before is not None:
             self._amounts[migration, "level", before] -= 1
         if after is not None:
@@ -67,15 +66,14 @@ class CounterDelta:
         self._amounts[migration, "retries", ""] += count
 
     def objects(self, migration: str, state: str) -> int:
-        """Return by how many the objects of a migration in a state have changed."""
+        """Return the change of the number of a migration's objects in a state."""
         return self._objects.get((migration, state), 0)
 
     def write(self, connection: Connection) -> None:
-        """Write them, always in the same order, so that two transactions never wait for each other
-        in a circle.
+        """Write the changes, always in the same order, so that two transactions never deadlock.
 
-        Everybody writes these few rows: do it once, and last, so that nobody waits for them longer
-        than for a commit."""
+        Every worker writes these few rows. Call this once, at the end of the transaction, so that
+        others wait for the rows no longer than a commit takes."""
         rows = [
             {
                 "migration": migration,
@@ -102,10 +100,8 @@ def _clamp(size: int) -> int:
 
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
-    """Return how many bytes the destinations have, in parts of objects that are not whole yet, of
-    some migrations."""
-    # Not joined: SQLite would go over all transfers of the migration, and look whether there is an
-    # upload of each.
+    """Return the bytes in the stored parts of some migrations' unfinished multipart uploads."""
+    # A subquery, not a join: SQLite would scan all transfers of the migration for uploads.
     of = (
         select(transfers.c.migration_id)
         .where(transfers.c.id == uploads.c.transfer_id)
@@ -121,7 +117,7 @@ def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int
 
 
 def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Count]]:
-    """Return the tallies of some migrations, states without objects left out."""
+    """Return the tallies of some migrations, without the states that have no objects."""
     found: dict[str, dict[str, Count]] = defaultdict(dict)
     wanted = list(migrations)
     for row in connection.execute(select(tallies).where(tallies.c.migration_id.in_(wanted))):
@@ -131,7 +127,7 @@ def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, d
 
 
 def efforts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, Efforts]:
-    """Return what was proved of some migrations, and what it took."""
+    """Return the levels of proof, resent bytes and retries of some migrations."""
     found: dict[str, Efforts] = {}
     wanted = counters.c.migration_id.in_(list(migrations))
     rows = connection.execute(

@@ -1,13 +1,13 @@
 """Names that differ here, and that a store may fold into one (case, Unicode form, trailing
 characters).
 
-Theory of operation. Each name that is another in its folded form is kept with a digest of that; the
-names of a page that share one are marked when they are listed. Whoever has claimed a marked one
-enters it before it is sent: no two of one form are ever under way at a time, and the second learns
-of the first, to look if the destination tells them apart. A name that is its own folded form costs
-nothing but a look into an index of the others.
+Theory of operation. A name that differs from its folded form is stored with a digest of that form.
+Names of a page that share a folded form are marked when they are listed. A worker enters a marked
+transfer before it sends it. So two transfers of one folded form never run at the same time, and the
+second one knows the first one's name, to check if the destination keeps them apart. A name that is
+its own folded form costs only one look-up in an index.
 
-Decided here: which names may be one. Never here: whether they are
+Decided here: which names a store may fold into one. Never here: whether it does
 (`relay/engine/transfer/folded_names.py`)."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 
 LONGEST: Final = 1024
-"""So many letters a segment may have, and be folded: the stores that compose take 255."""
+"""Longest segment that is folded, in letters: the stores that compose Unicode allow 255."""
 DECODINGS: Final = 4
-"""So often a name is decoded: each server and proxy on its way may do it once."""
+"""How often a name is percent-decoded: each server and proxy on its way may do it once."""
 _OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
-"""Names that are their own folded form, as most are: it takes a tenth of the time to see that at
-once."""
+"""Names that are their own folded form. Most names are, and this check takes a tenth of the time of
+the folding."""
 _THERE: Final = frozenset({"verified", "unverified", "skipped"})
 _COLUMNS: Final = (
     transfers.c.id,
@@ -47,11 +47,11 @@ _COLUMNS: Final = (
 
 
 def fold(name: str) -> str:
-    """Return the form in which a name is the same as all that any store may take for it: without
-    case (NTFS, APFS, SMB), composed (APFS, HFS+), decoded once more (servers behind proxies), with
-    '+' for a blank (servers that decode a path as a form), without empty segments (file systems),
-    and without dots and blanks at the end of a segment (Windows), or blanks at its begin (servers
-    that trim what they read)."""
+    """Return the folded form of a name. All names that some store may treat as the same have one
+    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+), decoded once more (servers
+    behind proxies), with '+' for a blank (servers that decode a path as a form), without empty
+    segments (file systems), without dots and blanks at the end of a segment (Windows), and without
+    blanks at its beginning (servers that trim what they read)."""
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
@@ -63,17 +63,16 @@ def fold(name: str) -> str:
 
 
 def _compose(segment: str) -> str:
-    """Longer ones are as they are: no store that composes takes them, and marks are put in order in
-    quadratic time."""
-    return (
-        segment
-        if len(segment) > LONGEST
-        else normalize("NFC", normalize("NFD", segment).casefold())
-    )
+    """Return a segment composed and without case. A segment longer than LONGEST stays as it is: no
+    composing store takes it, and ordering combining marks takes quadratic time."""
+    if len(segment) > LONGEST:
+        return segment
+    return normalize("NFC", normalize("NFD", segment).casefold())
 
 
 def _decode(name: str) -> str:
-    """What is no UTF-8 then is all one: names that only may be the same are looked at
+    """Return a name percent-decoded. All invalid UTF-8 decodes to the same character: folding too
+    much is harmless, since the destination is then asked
     (`relay/engine/transfer/folded_names.py`)."""
     for _ in range(DECODINGS):
         text = unquote(name)
@@ -84,21 +83,20 @@ def _decode(name: str) -> str:
 
 
 def folded_digest(name: str) -> str | None:
-    """Return what is kept of a name that is another in its folded form: a digest of that. None of
-    any other."""
+    """Return a digest of a name's folded form, or None if the name is its own folded form."""
     key = fold(name)
     return None if key == name else md5(key)
 
 
 def mark_folded(connection: Connection, migration: str, names: Sequence[str]) -> None:
-    """Mark those of some names that were just written, and of those that were written before, of
-    which two are one.
+    """Mark the transfers whose folded forms coincide, among the `names` just written and all names
+    written before.
 
-    One that was claimed before anybody knew of the other is entered with that: it may be under way,
-    or have been."""
+    A transfer that was claimed before its counterpart was listed is entered at once: it may be
+    running, or have run."""
     of = (transfers.c.migration_id == migration) & FOLDED
     if connection.execute(select(transfers.c.id).where(of).limit(1)).first() is None:
-        return  # no name has another form, so no two have the same
+        return  # every name is its own folded form, so no two coincide
     groups: dict[str, set[int]] = defaultdict(set)
     odd = _rows(connection, migration, keys={fold(name) for name in names})
     plain = _rows(connection, migration, plain={fold(row.name) for row in odd})
@@ -117,8 +115,8 @@ def _rows(
     keys: Collection[str] = (),
     plain: Collection[str] = (),
 ) -> list[Any]:
-    """Return the transfers of which the folded forms, other than their names, are some `keys`, and
-    those that have some `plain` names."""
+    """Return the transfers whose folded form differs from their name and is in `keys`, and those
+    whose name is in `plain`."""
     of = transfers.c.migration_id == migration
     found: list[Any] = []
     conditions: list[ColumnElement[bool]] = []
@@ -131,16 +129,16 @@ def _rows(
 
 
 def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[str, ...] | None:
-    """Write that a marked transfer goes to its destination now; return the names of those that may
-    be there already under the same one. None, and nothing is written, while one of them is under
-    way. Raises LeaseLost."""
+    """Record that a marked transfer is being sent; return the names of the transfers with the same
+    folded form that may have arrived. Returns None, and records nothing, while one of them runs.
+    Raises LeaseLost."""
     key = fold(claim.name)
     ids = [
         row.id
         for row in _rows(connection, claim.migration_id, {key}, {key})
         if fold(row.name) == key
     ]
-    # In the order in which everybody locks them, and as they are then.
+    # Rows are locked in the order that every transaction uses, and read after that.
     locked = (
         select(*_COLUMNS).where(transfers.c.id.in_(ids)).order_by(transfers.c.id).with_for_update()
     )
@@ -152,7 +150,7 @@ def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[s
 
 
 def leave_folded(connection: Connection, who: WorkerId, claim: Claim) -> None:
-    """Write that one that was entered has put nothing there. Raises LeaseLost."""
+    """Record that an entered transfer has sent nothing. Raises LeaseLost."""
     _write(connection, who, claim, MARKED)
 
 

@@ -1,16 +1,16 @@
-"""Leftovers of attempts that no later attempt will replace: found here, and forgotten when they are
-gone.
+"""Leftovers of attempts that no later attempt will replace: found here, and deleted from the ledger
+when they are removed.
 
-Theory of operation. An attempt that ends removes what it began, and one that was killed leaves that
-to the next. Where there is no next one, since its migration was cancelled meanwhile, an unfinished
-upload would stay for ever, and cost its owner. Of a transfer that failed it stays a while, since a
-retry goes on with it.
+Theory of operation. An attempt that ends removes its leftovers, and a killed attempt leaves them to
+the next attempt. If its migration is cancelled there is no next attempt: an unfinished upload would
+stay forever, and cost its owner money. The upload of a failed transfer stays for a while, so that a
+retry can resume it.
 
-Only what the ledger says that a claim of ours began is ever named here. Two runners may remove the
-same: that does no harm, and needs no claim. A retry may begin anew at the same time: what it writes
-has another upload's id, or another fence, and is not touched.
+Only uploads that a claim of ours has recorded in the ledger are named here. Two workers may remove
+the same upload: that is harmless and needs no claim. A retry may start at the same time: its upload
+has another id, or another fence, and is not touched.
 
-Decided here: what is an orphan, and when. Never here: how one is removed
+Decided here: which leftovers are orphans, and when. Never here: how they are removed
 (`relay/engine/worker/orphans.py`)."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import upload_of_row
 
 MOST: Final = 100
-"""So many are told of at a time."""
+"""Maximum number of orphans that `find_orphans` returns."""
 
 
 def find_orphans(
@@ -41,9 +41,9 @@ def find_orphans(
     but: Sequence[int] = (),
     kept: float = KEPT_SECONDS,
 ) -> list[Orphan]:
-    """Return some of them, `only` of one migration or of those that belong to this kind of runner,
-    and none of the transfers among `but`; of those that failed the ones that did so `kept` seconds
-    ago, or longer. Writes nothing."""
+    """Return up to MOST orphans of the `only` migration, or of all migrations of this worker's
+    kind. Transfers in `but` are left out, and so are transfers that failed less than `kept` seconds
+    ago. Reads only."""
     begun = select(uploads.c.transfer_id)
     lapsed = select(transfers.c.id).where(LAPSED)
     forsaken = or_(
@@ -72,9 +72,9 @@ def find_orphans(
 
 
 def _prior_state(row: Any) -> PriorState | None:
-    """Return what was there before the first byte of one went there; None where none went: a
-    migration that does not overwrite writes that down first, but for names of which its tree's
-    destination was empty."""
+    """Return the destination's state before the first byte of a transfer was sent, or None if none
+    was sent. A migration that does not overwrite records that state first, unless the destination
+    of its tree was empty."""
     kept = PriorState.from_text(row.before)
     if kept is not None and kept.noted:
         return kept if kept.known else replace(kept, since=kept.since or row.created)
@@ -87,7 +87,7 @@ def _prior_state(row: Any) -> PriorState | None:
 
 
 def is_over(connection: Connection, orphan: Orphan) -> bool:
-    """Say if nobody has begun to make one again since. Writes nothing."""
+    """Say if no worker has started the transfer again since it was found. Reads only."""
     still = select(transfers.c.id).where(_still_orphan(orphan.claim))
     return connection.execute(still).first() is not None
 
@@ -101,8 +101,8 @@ def _still_orphan(claim: Claim) -> ColumnElement[bool]:
 
 
 def note_removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
-    """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing
-    where somebody makes the transfer again."""
+    """Record that an orphan is removed. `remains` describes, by location, what may still be left.
+    Changes nothing if a worker has started the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     values: dict[str, Any] = {"lapses": 0}
     if remains:

@@ -13,14 +13,14 @@ from relay.throttle import Bounds
 
 TERMINAL: Final = "terminal"
 SERVER: Final = "server"
-"""The kinds of runners. Each has remotes, folders and an egress policy of its own, and works on its
-own migrations."""
+"""The kinds of workers. Each kind has its own remotes, folders and egress policy, and works only on
+the migrations that were accepted for it."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a migration is to do. `secret` holds what is needed to speak to the stores, and never
-    prints."""
+    """The request of a migration. `secret` holds the locations with their credentials; it is left
+    out of the repr."""
 
     source: str
     destination: str
@@ -29,29 +29,29 @@ class Spec:
     priority: int = 0
     bounds: Bounds = Bounds()
     places: tuple[str, str] | None = field(default=None, repr=False)
-    """What identifies source and destination (`relay.identity.place_of`); None: what is printed of
-    them does."""
+    """Identities of source and destination (`relay.identity.place_of`); None: `source` and
+    `destination` are the identities."""
     owners: tuple[str, str] = field(default=("", ""), repr=False)
-    """Whose accounts they are (`relay.identity.owner_of`)."""
+    """The accounts of source and destination (`relay.identity.owner_of`)."""
     named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
-    """What their headers say of which object is meant (`relay.identity.named_by`)."""
+    """The headers of source and destination that select the object (`relay.identity.named_by`)."""
 
     @property
     def recursive(self) -> bool:
-        """Whether it is a tree."""
+        """Whether the request is for a tree."""
         return bool(self.options.get("recursive"))
 
     @property
     def printed_digest(self) -> str:
-        """The digest by which an older relay knew a request again: it takes two of different
-        queries for one."""
+        """The digest by which an older relay recognized a request. Two requests that differ only in
+        their queries have the same digest."""
         text = json.dumps([self.source, self.destination, self.options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Count:
-    """So many objects, and so many bytes."""
+    """A number of objects, and the sum of their bytes."""
 
     objects: int = 0
     bytes: int = 0
@@ -59,21 +59,20 @@ class Count:
 
 @dataclass(frozen=True)
 class Efforts:
-    """How many objects were proved on which level, and what it took beyond moving each once."""
+    """The number of objects proved on each level, and the work beyond moving each object once."""
 
     levels: Mapping[str, int] = field(default_factory=dict)
     resent: int = 0
     """Bytes that were sent more than once."""
     retries: int = 0
-    """Attempts beyond each first one."""
+    """Attempts beyond the first of each object."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """A migration as it stands.
+    """A migration with its counters.
 
-    `tally` counts its transfers by state; `listing` is none, due, running, done or failed.
-    """
+    `tally` counts its transfers by state; `listing` is none, due, running, done or failed."""
 
     id: str
     number: int
@@ -88,22 +87,22 @@ class Migration:
     created: float
     ended: float | None
     destination_empty: bool = False
-    """Nothing was at the destination when its listing began."""
+    """The destination was empty when the listing began."""
     bounds: Bounds = Bounds()
     renewed: int = 0
     """How often its secrets were replaced."""
     entries: int | None = None
-    """Of how many objects its listings told; None: an older relay did not count."""
+    """Number of objects that its listings named; None: an older relay did not count."""
     runner: str | None = None
-    """The kind of runner that it belongs to; None: an older relay accepted it for every kind."""
+    """The kind of worker that it belongs to; None: an older relay accepted it for every kind."""
     tally: Mapping[str, Count] = field(default_factory=dict)
     in_parts: int = 0
-    """Bytes that the destination has already, in parts of objects that are not whole yet."""
+    """Bytes in the stored parts of unfinished multipart uploads."""
     efforts: Efforts = Efforts()
     sharers: int = 0
-    """How many move parts of objects that are not their own."""
+    """Number of workers that move parts of another worker's objects."""
     retried: tuple[Mapping[str, Any], ...] = ()
-    """What of it is tried again at the moment, by the name of its object: what, why, and when next
+    """The pending retries, each with the object's name, the error and the time of the next attempt
     (`retried.py`)."""
 
     @property
@@ -113,20 +112,20 @@ class Migration:
 
     @property
     def under_way(self) -> int:
-        """How many transfers are made, and shared in, at the moment: none when what was paused or
-        cancelled rests."""
+        """Number of running transfers and of helpers with their parts. After a pause or cancel it
+        falls to 0 when every worker has stopped."""
         return self.count_in("running").objects + self.sharers
 
     def count_in(self, *states: str) -> Count:
-        """Return the sum over some states; over all without any."""
+        """Return the sum over some states, or over all states if none is named."""
         found = [self.tally[state] for state in states or self.tally if state in self.tally]
         return Count(sum(c.objects for c in found), sum(c.bytes for c in found))
 
 
 @dataclass(frozen=True)
 class MigrationView:
-    """What a runner must know of a migration while it works on it: its state and bounds, and that
-    it is number `place` (from 0) of the `from_text` runners that share them."""
+    """The part of a migration that its workers follow: its state and bounds. This worker is number
+    `place` (from 0) of the `of` workers that share the bounds."""
 
     state: str
     bounds: Bounds
@@ -136,7 +135,7 @@ class MigrationView:
 
 @dataclass(frozen=True)
 class Listed:
-    """One object that a listing told of."""
+    """One object of a listing."""
 
     name: str
     size: int | None = None
@@ -146,68 +145,73 @@ class Listed:
     digests: Mapping[str, str] = field(default_factory=dict)
     """In hex."""
     error: Mapping[str, Any] | None = None
-    """Why it can't be moved, where that is known already."""
+    """Why the object can't be moved, if the listing shows that already."""
     identity: str | None = field(default=None, repr=False)
-    """What tells it from another of the same name, where that does not: its URL, or its name as it
-    really is. May be a secret; a keyed hash of it is kept."""
+    """Distinguishes objects whose names are written the same: the object's URL, or its name before
+    it was made printable. May be a secret; only a keyed hash of it is stored."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The right to list a migration's source, and from where on."""
+    """The right to list a migration's source, from `cursor` on."""
 
     migration_id: str
     fence: int
     cursor: str | None
     renewed: int = 0
-    """As the migration's."""
+    """The migration's `renewed`, when this listing was claimed."""
     listings: int = 0
-    """How often it was begun again by its user."""
+    """How often the user has restarted the listing."""
     counted: bool = True
-    """What it tells is counted, and has identities; not where an older relay began it."""
+    """Whether its entries are counted and have identities. False if an older relay started it."""
     lapses: int = 0
-    """How many runners were lost with it since it told of anything new."""
+    """Number of workers lost with the listing since its last new page."""
 
 
 ARRIVED: Final = "arrived"
-"""Kept in the place of a Before of an object that was proved, or left alone, or of which no byte
-has gone: its destination begins anew."""
+"""Stored in place of a PriorState if the object was proved or skipped, or if no byte of it was
+sent: the next attempt records the destination's state again."""
 MARKED: Final = 1
-"""Kept as the `twins` of a marked transfer that has not gone to its destination (`twins.py`). Of
-one that has it is the fence of the claim that went there, and one more: of two that killed attempts
-have entered neither is under way, and the first to enter again is."""
+"""The column `twins` of a marked transfer that has not been sent (`folded_names.py`). Once it is
+sent, the column is the fence of the sending claim plus 1. If killed attempts have entered two
+transfers, neither is running, and the first to enter again runs."""
 UNNOTED: Final = '"noted": false'
-"""Stands in the text of a Before that tells what remains, and nothing of what was there."""
+"""Part of the text of a PriorState that names what remains, but not what was there before."""
 
 
 @dataclass(frozen=True)
 class PriorState:
-    """What was at the destination before the first byte of an object went there.
-
-    `version` is None for nothing, `known` False where the destination did not tell. `sent` is what
-    the destination called the object that it took from us, where it said that: what is called so is
-    ours. `remains` tells, by place, what of ours may be left, as its last end said; where nothing
-    else is `noted` no byte went there that anybody knows of, or the object has `arrived` since.
-    `since` is when its migration was accepted (seconds since 1970), where it is not `known`:
-    nothing of ours is older. Of the claims up to the fence `rid` nothing is left there, where there
-    were many; those up to the fence `unsent` have sent nothing."""
+    """The state of the destination before the first byte of an object was sent there."""
 
     known: bool
+    """False if the destination did not answer for the object."""
     version: Version | None = None
+    """The object that was there, or None."""
     sent: Version | None = None
+    """The version that the destination reported for the object that it took from us: an object with
+    that version is ours."""
     assumed: bool = False
-    """Nobody wrote it down: nothing was found at the destination of its tree, and the object was
-    claimed before."""
+    """It was not recorded: the destination of the tree was found empty, and the object was claimed
+    before."""
     remains: Mapping[str, str] = field(default_factory=dict)
+    """Leftovers of ours that may be at the destination, by their location, from the last
+    settlement."""
     noted: bool = True
+    """False if only `remains` is recorded: no byte is known to have been sent, or the object has
+    `arrived` since."""
     arrived: bool = False
+    """The object has arrived since."""
     since: float | None = None
+    """When the migration was accepted (seconds since 1970), if the state is not `known`: nothing of
+    ours is older."""
     rid: int = 0
+    """Claims up to this fence have left nothing at the destination."""
     unsent: int = 0
+    """Claims up to this fence have sent nothing."""
 
     @classmethod
     def from_text(cls, text: str | None) -> PriorState | None:
-        """Return what `to_text` kept, or None where nothing was."""
+        """Parse the text of `to_text`; None gives None."""
         if text is None:
             return None
         if text == ARRIVED:
@@ -224,15 +228,15 @@ class PriorState:
         return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
 
     def sent_as(self, version: Version) -> PriorState:
-        """The same, with what the destination calls what it took. (`replace` costs three times as
-        much.)"""
+        """Return a copy with the version that the destination reported for our object. (`replace`
+        takes three times as long.)"""
         was = (self.remains, self.noted)
         return PriorState(
             self.known, self.version, version, self.assumed, *was, since=self.since, rid=self.rid
         )
 
     def to_text(self) -> str:
-        """Return it as a column keeps it; the digests of versions are left out."""
+        """Return the text for the column; the digests of versions are left out."""
         if self.arrived and not self.remains:
             return ARRIVED
         kept: dict[str, Any] = {
@@ -262,9 +266,9 @@ def _named(version: Version | None) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one transfer, as long as `fence` is the newest. `lapses` tells how many
-    runners that had it are gone; then the destination must be asked before anything is done
-    again."""
+    """The right to work on one transfer, as long as `fence` is the newest. `lapses` is the number
+    of workers that were lost with it; above 0 the destination must be inspected before a new
+    attempt."""
 
     id: int
     migration_id: str
@@ -278,33 +282,30 @@ class Claim:
     lapses: int
     resent: int
     digests: Mapping[str, str] = field(default_factory=dict)
-    """What its list says, in hex."""
+    """The digests from its list, in hex."""
     renewed: int = 0
-    """As the migration's."""
+    """The migration's `renewed`, when the transfer was claimed."""
     before: PriorState | None = None
-    """What was at the destination before the first byte of it went there, or None: none has, as far
-    as that is kept."""
+    """The destination's state before the first byte was sent, or None: no byte was sent, as far as
+    the ledger knows."""
     empty: bool = False
-    """Nothing was at the destination of its tree, a short while ago."""
+    """The destination of its tree was empty within the last EMPTY_SECONDS."""
     remains: Mapping[str, str] = field(default_factory=dict)
-    """What of ours may be left at its destination, by place, as its last end said."""
+    """Leftovers of ours that may be at the destination, by their location, from the last
+    settlement."""
     twins: int = 0
-    """Not 0: some stores take its name and another one's of its tree for one; 1: no byte of it has
-    gone yet."""
+    """Above 0: some stores fold its name and another one of its tree into one. MARKED: no byte of
+    it was sent yet."""
     rid: int = 0
-    """Of its claims up to this fence nothing is left at its destination."""
+    """Claims up to this fence have left nothing at the destination."""
     untouched: bool = False
-    """No claim before this one has sent anything."""
+    """No earlier claim has sent anything."""
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """How a claim ended: `verb` of the transitions (verified, unverified, skipped, failed,
-    hand_back).
-
-    `wait` is how many seconds nobody is to claim it again, after a hand_back. `unsent` says that a
-    Before may stand in the ledger, and no byte of the object has gone after all; `remains`, by
-    place, what of ours may be left, until it arrives and is proved."""
+    """The end of a claim, with its verb of `states.TRANSFER` (verified, unverified, skipped,
+    failed, hand_back)."""
 
     claim: Claim
     verb: str
@@ -315,20 +316,24 @@ class Settlement:
     receipt: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     wait: float = 0.0
+    """Seconds before the transfer may be claimed again, after a hand_back."""
     unsent: bool = False
+    """The ledger may hold a PriorState, but no byte of the object was sent."""
     remains: Mapping[str, str] = field(default_factory=dict)
+    """Leftovers of ours that may be at the destination, by their location, until the object arrives
+    and is proved."""
     rid: bool = False
-    """Nothing is left of the claims before this one: nobody need look for it."""
+    """Earlier claims have left nothing at the destination, so that no later one need look."""
     untouched: bool = False
-    """No byte of the object has gone, with this claim or one before it."""
+    """No byte of the object was sent, by this claim or an earlier one."""
     sent: Version | None = None
-    """What the destination calls an object that is there, and that nothing has proved."""
+    """The destination's version of an object that arrived and was not proved."""
 
 
 @dataclass(frozen=True)
 class PollResult:
-    """What one turn of a runner came to: what it has claimed, which of the claims that it settled
-    were not its own any more, and how the migrations stand that it works on."""
+    """The result of one poll of a worker: its new claims, the settled claims that it had lost
+    before, and the state of the migrations that it works on."""
 
     claims: tuple[Claim, ...]
     lost: tuple[Claim, ...]
@@ -337,13 +342,10 @@ class PollResult:
 
 @dataclass(frozen=True)
 class UploadRecord:
-    """An upload in parts that stands in the ledger, with the parts that the destination has
-    acknowledged.
-
-    `upload_id` is empty where it was about to be begun, and nobody wrote down that it was; `at`
-    says when that was written (seconds since 1970)."""
+    """A multipart upload in the ledger, with the parts that the destination has acknowledged."""
 
     upload_id: str
+    """Empty if the upload was about to be created, and its id was never recorded."""
     checked: bool
     place: str
     etag: str
@@ -352,19 +354,19 @@ class UploadRecord:
     digest: str | None = None
     parts: tuple[StoredPart, ...] = ()
     at: float = 0.0
+    """When it was recorded (seconds since 1970)."""
     total: int = 0
-    """How many parts there are to be."""
+    """Number of parts of the object."""
     digested: bool = True
     """Whether a digest of each part is wanted."""
     pinned: Version | None = None
-    """The version of the source that they are parts of, for others to read some; None: nobody else
-    is to."""
+    """The version of the source, which helpers must read; None: no helper may join."""
 
 
 @dataclass(frozen=True)
 class PartLease:
-    """The right to move some parts of an object that is another runner's: first the part `first`,
-    and then what is left. `claim` is that of the other."""
+    """The right to move some parts of another worker's object: first part `first`, and then the
+    remaining ones. `claim` is the other worker's."""
 
     claim: Claim
     upload: UploadRecord
@@ -373,7 +375,7 @@ class PartLease:
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part that the destination has; `digest` is the CRC64NVME of what was sent, in hex, or
+    """A part that the destination has; `digest` is the CRC64NVME of the sent bytes in hex, or
     empty."""
 
     number: int
@@ -385,11 +387,10 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A transfer that nobody makes any more, as its last claim; and the upload in parts that it has
-    begun, if any.
+    """A transfer that no worker will resume, as its last claim, and its multipart upload, if any.
 
-    `before` is what was at its destination before the first byte went there, also where nobody
-    wrote that down; None where none went there at all."""
+    `before` is the destination's state before the first byte was sent, recorded or assumed; None if
+    no byte was sent."""
 
     claim: Claim
     upload: UploadRecord | None

@@ -567,9 +567,8 @@ class Worker:
     ) -> Settlement:
         over = stopped or self.stopping
         if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
-            with suppress(
-                LedgerFailed, LeaseLost
-            ):  # then it counts as sent, which is the safe side
+            # If this fails the object counts as sent, which is the safe side.
+            with suppress(LedgerFailed, LeaseLost):
                 self.ledger.leave_folded(claim)
         if isinstance(error, PermissionDenied) and not over:
             error = self._judge.classify_denial(claim, error)
