@@ -14,7 +14,7 @@ from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
 MOST: Final = 2**62
-"""Upper limit of a sum of bytes: a listing may claim sizes whose sum no database column can hold."""
+"""Upper limit of a sum of bytes: no column holds the sum of the sizes that a listing may claim."""
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state,"
     " :objects, :bytes) ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects"
