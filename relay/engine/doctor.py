@@ -1,11 +1,11 @@
 """Test what a store can do with scratch objects, and remove them.
 
-Theory of operation. Every probe is one function over the Store contract and knows no vendor; it
-returns what it found, and never raises what a store says. What it writes, the patient remembers and
-removes (`patient.py`).
+Theory of operation. Every probe is one function over the Store contract and knows no vendor. It
+returns a finding and never raises a store's error. The ScratchFolder records every object that a
+probe writes, and removes it (`scratch.py`).
 
-Decided here: what is tried, and what that means for a migration. Never here: how it is printed.
-"""
+Decided here: which probes run, and what their results mean for a migration. Never here: how they
+are printed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = ("a b", "plus+plus", "per%20cent", "ünï-\u00e9", "Case", "case", "#has
 
 
 class Answer(Enum):
-    """What a probe found."""
+    """The result of a probe."""
 
     YES = "yes"
     NO = "no"
@@ -47,8 +47,8 @@ class Answer(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: what was tried, what came of it, and what that means. `needed` says that nothing
-    works without it."""
+    """One row of the report: the probe, its answer, and its meaning for a migration. If a `needed`
+    answer is NO, the store can't be used."""
 
     what: str
     answer: Answer
@@ -62,7 +62,7 @@ Probe = Callable[[ScratchFolder], Finding]
 
 
 def probe_write(patient: ScratchFolder) -> Finding:
-    """A small object is stored, and read again as it was."""
+    """Write a small object, and read it back unchanged."""
     what = "write and read"
     try:
         patient.put("object")
@@ -71,12 +71,12 @@ def probe_write(patient: ScratchFolder) -> Finding:
         return Finding(what, Answer.NO, f"{error.message}. {error.hint}", needed=True)
     patient.reads_back = data == DATA
     if data != DATA:
-        return Finding(what, Answer.NO, "what was read is not what was written", needed=True)
+        return Finding(what, Answer.NO, "the bytes read differ from those written", needed=True)
     return Finding(what, Answer.YES, "objects can be moved here", needed=True)
 
 
 def probe_empty_object(patient: ScratchFolder) -> Finding:
-    """An object without a byte."""
+    """Write an empty object."""
     try:
         patient.put("empty", b"")
         size = patient.head("empty").version.size
@@ -91,7 +91,7 @@ def probe_empty_object(patient: ScratchFolder) -> Finding:
 
 
 def probe_digests(patient: ScratchFolder) -> Finding:
-    """What the store says about the bytes."""
+    """Find the digests that the store reports."""
     with suppress(RelayError):
         patient.digests |= frozenset(patient.head("object").version.digests)
     if patient.digests:
@@ -104,11 +104,11 @@ def probe_digests(patient: ScratchFolder) -> Finding:
 
 
 def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
-    """An object with a wrong checksum: what a store gives back of it is its own word only if it
-    refuses this."""
+    """Write an object with a wrong checksum. Only a store that refuses it has computed the
+    checksums that it reports."""
     what = "compares"
     if patient.folder.store not in CHECKED:
-        return Finding(what, Answer.UNTRIED, "no checksum goes along with an upload there")
+        return Finding(what, Answer.UNTRIED, "uploads to this store carry no checksum")
     try:
         refused = patient.refuses_wrong_checksum()
         echoed = (
@@ -117,18 +117,18 @@ def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
     if refused:
-        return Finding(what, Answer.YES, "an upload that was damaged on its way is refused")
+        return Finding(what, Answer.YES, "an upload damaged in transit is refused")
     if echoed:
         return Finding(
             what,
             Answer.NO,
-            "echoed: a wrong checksum is taken, and told as its own: use --verify read_back",
+            "echoed: a wrong checksum is accepted and reported back: use --verify read_back",
         )
-    return Finding(what, Answer.NO, "a wrong checksum is taken, and not told")
+    return Finding(what, Answer.NO, "a wrong checksum is accepted, and not reported back")
 
 
 def probe_etag(patient: ScratchFolder) -> Finding:
-    """What tells one version from another."""
+    """Find out if the store distinguishes versions of an object by an ETag."""
     try:
         version = patient.head("object").version
     except RelayError as error:
@@ -138,12 +138,12 @@ def probe_etag(patient: ScratchFolder) -> Finding:
     return Finding(
         "entity tags",
         Answer.NO,
-        "weak" if version.etag else "none: a source that changes is noticed late",
+        "weak" if version.etag else "none: a changing source is noticed late",
     )
 
 
 def probe_ranges(patient: ScratchFolder) -> Finding:
-    """A part of an object."""
+    """Read a range of an object."""
     try:
         opened = patient.store().get(patient.location_of("object"), None, ByteRange(100, 199))
         body = cast(Body, opened.body)
@@ -164,7 +164,7 @@ def probe_ranges(patient: ScratchFolder) -> Finding:
 
 
 def probe_if_match(patient: ScratchFolder) -> Finding:
-    """A read of a version that is not there."""
+    """Read with the precondition of a version that does not exist."""
     try:
         opened = patient.store().get(
             patient.location_of("object"), Version(etag='"no-such-version"')
@@ -175,34 +175,34 @@ def probe_if_match(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding("if-match", Answer.NO, error.message)
     return Finding(
-        "if-match", Answer.NO, "ignored: relay compares the entity tag of each answer instead"
+        "if-match", Answer.NO, "ignored: relay compares the entity tag of each response instead"
     )
 
 
 def probe_if_none_match(patient: ScratchFolder) -> Finding:
-    """A write that must not replace anything."""
+    """Write with the precondition that no object is there."""
     try:
         patient.put("object", if_absent=True)
     except PreconditionFailed:
         return Finding(
-            "conditional write", Answer.YES, "--if-exists skip and fail are safe against others"
+            "conditional write", Answer.YES, "--if-exists skip and fail are free of races"
         )
     except RelayError as error:
         return Finding("conditional write", Answer.NO, error.message)
     return Finding(
         "conditional write",
         Answer.NO,
-        "ignored: --if-exists skip and fail look first, and may lose a race",
+        "ignored: --if-exists skip and fail use HEAD first, and may lose a race",
     )
 
 
 def probe_unknown_length(patient: ScratchFolder) -> Finding:
-    """An object whose length is known only at its end."""
+    """Write an object whose length is known only at its end."""
     try:
         patient.put("growing", framing=Framing.CLOSE)
         data = patient.read("growing")
     except LengthRequired:
-        return Finding("unknown length", Answer.NO, "a source must tell its length")
+        return Finding("unknown length", Answer.NO, "a source must declare its length")
     except RelayError as error:
         return Finding("unknown length", Answer.NO, error.message)
     return Finding(
@@ -213,12 +213,12 @@ def probe_unknown_length(patient: ScratchFolder) -> Finding:
 
 
 def probe_multipart(patient: ScratchFolder) -> Finding:
-    """An upload in two parts, and one that is thrown away."""
+    """Complete a multipart upload of two parts, and abort another one."""
     store = patient.store()
     limits = store.part_limits
     if limits is None:
         return Finding(
-            "parts", Answer.NO, "not offered: one request an object, and a broken one begins anew"
+            "parts", Answer.NO, "not offered: one request per object; a broken upload restarts"
         )
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))
@@ -241,7 +241,7 @@ def probe_multipart(patient: ScratchFolder) -> Finding:
     if size != len(first) + len(DATA) or len(listed) != 2:
         return Finding("parts", Answer.NO, f"{len(listed)} parts listed of 2, {size} bytes")
     return Finding(
-        "parts", Answer.YES, "large objects go several parts at once, and go on after a crash"
+        "parts", Answer.YES, "large objects move in concurrent parts, and resume after a crash"
     )
 
 
@@ -252,19 +252,19 @@ def _put_part(patient: ScratchFolder, upload: Upload, number: int, data: bytes) 
 
 
 def probe_atomic_publish(patient: ScratchFolder) -> Finding:
-    """Whether an object is seen only when it is whole and verified."""
+    """Say if an object becomes visible only when it is complete and verified."""
     store = patient.store()
     if store.publishes_atomically(digested=True):
-        return Finding("appears whole", Answer.YES, "an object is never seen half-way")
+        return Finding("appears whole", Answer.YES, "an incomplete object is never visible")
     return Finding(
         "appears whole",
         Answer.NO,
-        "by its protocol a reader may see an unverified object for a moment",
+        "its protocol may show readers an unverified object for a moment",
     )
 
 
 def probe_broken_upload(patient: ScratchFolder) -> Finding:
-    """What a broken upload leaves."""
+    """Break an upload off, and find what it leaves."""
     what = "broken upload"
     try:
         patient.put_broken("cut")
@@ -276,7 +276,7 @@ def probe_broken_upload(patient: ScratchFolder) -> Finding:
         return Finding(
             what,
             Answer.NO,
-            "taken for whole; nothing that is cut off would be noticed",
+            "accepted as complete: truncated uploads would go unnoticed",
             needed=True,
         )
     try:
@@ -286,12 +286,12 @@ def probe_broken_upload(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
     return Finding(
-        what, Answer.NO, f"leaves {found.version.size} bytes to be seen; relay removes them"
+        what, Answer.NO, f"leaves {found.version.size} visible bytes; relay removes them"
     )
 
 
 def probe_names(patient: ScratchFolder) -> Finding:
-    """Names that stores stumble over."""
+    """Write names that some stores change or merge."""
     bad = []
     kept: dict[str, bytes] = {}
     for name in NAMES:
@@ -313,7 +313,7 @@ def probe_names(patient: ScratchFolder) -> Finding:
 
 
 def probe_unicode_forms(patient: ScratchFolder) -> Finding:
-    """Two spellings of one accent."""
+    """Write the two Unicode forms of one accented letter."""
     one, two = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
     try:
         for name in (one, two):
@@ -321,52 +321,51 @@ def probe_unicode_forms(patient: ScratchFolder) -> Finding:
         good = all(patient.read(f"forms/{name}") == name.encode() for name in (one, two))
     except RelayError as error:
         return Finding("unicode forms", Answer.NO, error.message)
-    means = (
-        "composed and decomposed names are two"
-        if good
-        else "composed and decomposed names are one: they may clash"
-    )
+    means = "composed and decomposed names are distinct"
+    if not good:
+        means = "composed and decomposed names are the same: they may clash"
     return Finding("unicode forms", Answer.YES if good else Answer.NO, means)
 
 
 def probe_listing(patient: ScratchFolder) -> Finding:
-    """What a listing tells right after the writes."""
+    """List the scratch folder right after the writes."""
     try:
         found = [entry.name for entry in patient.store().list(patient.scratch, recursive=True)]
     except Unsupported as error:
-        return Finding("listing", Answer.NO, f"{error.message}: name single objects")
+        return Finding("listing", Answer.NO, f"{error.message}: move single objects by name")
     except RelayError as error:
         return Finding("listing", Answer.NO, error.message)
     if "object" not in found:
-        return Finding("listing", Answer.NO, "an object that was just written is not in it")
+        return Finding("listing", Answer.NO, "a listing omits an object that was just written")
     ordered = [name.encode() for name in found] == sorted(name.encode() for name in found)
     return Finding(
-        "listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own"
+        "listing", Answer.YES, "in byte order" if ordered else "in another order than that of bytes"
     )
 
 
 def probe_folder(patient: ScratchFolder) -> Finding:
-    """The folder is there: what is tried in one that is not would make it, and leave it."""
+    """Find out if the folder exists: probes in a missing folder would create it, and leave it."""
     what = "folder"
     store = patient.store()
     if not store.lists_all:
-        return Finding(what, Answer.UNTRIED, "whether it is there only an upload can tell")
+        return Finding(what, Answer.UNTRIED, "only an upload can show whether it exists")
     try:
         next(iter(store.list(patient.folder.folder(), False)), None)
     except NotFound as error:
         means = (
-            f"{error.message}: a migration would make it; make it yourself to try it, or name the"
-            " folder above it"
+            f"{error.message}: a migration would create it; create it yourself to test it, or name"
+            " its parent folder"
         )
         return Finding(what, Answer.NO, means, needed=True)
     except RelayError as error:
-        # What a local path leads to is known; another store may refuse to list what can be written.
+        # A local path that can't be listed can't be used. Another store may refuse to list a folder
+        # that can be written.
         needed = patient.folder.store == "local" and not isinstance(error, PermissionDenied)
         answer = Answer.NO if needed else Answer.UNTRIED
         return Finding(
             what, answer, f"it can't be listed: {error.message}. {error.hint}", needed=needed
         )
-    return Finding(what, Answer.YES, "it is there", needed=True)
+    return Finding(what, Answer.YES, "it exists", needed=True)
 
 
 PROBES: tuple[Probe, ...] = (
@@ -387,12 +386,12 @@ PROBES: tuple[Probe, ...] = (
     probe_unicode_forms,
     probe_listing,
 )
-"""What is tried, in this order; without the first two there is no use in the others."""
+"""The probes, in their order. If one of the first two fails, the others do not run."""
 
 
 def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
-    """Yield the findings one by one, and the removal's as the last. Removes everything, also when
-    it is left early."""
+    """Yield the findings one by one, and at last that of the removal. Removes every scratch object,
+    also if the caller stops early."""
     try:
         for probe in PROBES:
             finding = probe(patient)
@@ -404,12 +403,11 @@ def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
     if left:
         yield Finding("delete", Answer.NO, f"not removed: {', '.join(left)}", needed=False)
     else:
-        yield Finding("delete", Answer.YES, "nothing of this is left")
+        yield Finding("delete", Answer.YES, "all scratch objects are removed")
 
 
 def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
-    """Yield what can be found out without writing anything: the folder is listed, and one object of
-    it is read."""
+    """Yield the findings that need no write: list the folder, and read one of its objects."""
     store = patient.stores.source(patient.folder, patient.meter())
     try:
         name = next(
@@ -425,7 +423,7 @@ def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
         return
     yield Finding("listing", Answer.YES, "the folder can be listed", needed=True)
     if name is None:
-        yield Finding("read", Answer.UNTRIED, "there is no object right in this folder")
+        yield Finding("read", Answer.UNTRIED, "the folder itself holds no object")
         return
     place = patient.folder.folder().below(name)
     try:

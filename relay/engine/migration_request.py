@@ -1,11 +1,12 @@
 """A migration's request: as a caller sends it, as the ledger keeps it, and as a job that runs.
 
-An Order is what came in: two texts with their headers, and options. Accepted, it becomes a Spec,
-whose secrets lie apart. A Job is what a runner makes of a migration again: two Locations, with
-today's remotes and credentials, and the plan of each transfer.
+A MigrationRequest is the caller's input: two texts with their headers, and options. The ledger
+accepts it as a Spec, which keeps the secrets apart. A worker turns a stored migration into a
+MigrationJob: two Locations, with the current remotes and credentials, and the plan of each
+transfer.
 
-Decided here: what is secret, where an object of a tree lies. Never here: when anything happens.
-"""
+Decided here: which members are secret, and where an object of a tree is. Never here: when work is
+done."""
 
 from __future__ import annotations
 
@@ -28,20 +29,20 @@ from relay.throttle import Bounds
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One side as it was asked for. `text` and `headers` may hold secrets."""
+    """One side of a request. `text` and `headers` may hold secrets."""
 
     text: str = field(repr=False)
     headers: Headers = field(default=(), repr=False)
     method: str | None = None
     is_object: bool = False
-    """It came as a JSON object, in which the text is the member `url`."""
+    """Whether the request had a JSON object, with the text in its member `url`."""
 
     def pointer(self, name: str) -> str:
-        """Return where in the request the text stands."""
+        """Return the JSON pointer of the text in the request (RFC 6901)."""
         return f"/{name}/url" if self.is_object else f"/{name}"
 
     def secret(self) -> dict[str, Any]:
-        """Return what a later process needs to speak to this side."""
+        """Return the members that a later process needs to reach this side."""
         return {
             "text": self.text,
             "headers": [list(pair) for pair in self.headers],
@@ -50,7 +51,7 @@ class Endpoint:
 
     @classmethod
     def from_secret(cls, secret: Mapping[str, Any]) -> Endpoint:
-        """Return the side that `secret` was made of."""
+        """Return the side whose `secret()` this is."""
         return cls(
             secret["text"],
             tuple((name, value) for name, value in secret["headers"]),
@@ -60,7 +61,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """One request: an object, or with `recursive` all that is below a folder."""
+    """One request: an object, or with `recursive` every object below a folder."""
 
     source: Endpoint
     destination: Endpoint
@@ -70,23 +71,22 @@ class MigrationRequest:
     """None is `changed` for a tree and `overwrite` for one object."""
     priority: int = 0
     server_copy: bool = True
-    """Where both ends are one store that can copy by itself, let it."""
+    """Whether the store may copy by itself, if both sides are one store."""
     bounds: Bounds = Bounds()
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
-    """A tree in which nothing is found fails."""
+    """Whether a tree without objects fails."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
         return {"source": self.source.secret(), "destination": self.destination.secret()}
 
     def spec(self, remotes: Remotes) -> Spec:
-        """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved
-        onto itself."""
+        """Return the request as the ledger keeps it. Raises as `locate`."""
         return self.spec_at(*self.locate(remotes), remotes)
 
     def spec_at(self, source: Location, destination: Location, remotes: Remotes) -> Spec:
-        """As `spec`, of what was located already."""
+        """Return the request as the ledger keeps it, for two sides already located."""
         return Spec(
             remotes.display(self.source.text, source),
             remotes.display(self.destination.text, destination),
@@ -101,8 +101,7 @@ class MigrationRequest:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What was asked for besides the two ends; one that is left out by default is left out here
-        too."""
+        """The options as JSON members; optional ones with their default are left out."""
         named = {
             "recursive": self.recursive,
             "verify": self.verify.value,
@@ -115,12 +114,14 @@ class MigrationRequest:
 
     @property
     def existing(self) -> IfExists:
-        """What to do where the destination has an object."""
+        """What to do if the destination already has the object."""
         return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
 
     def locate(self, remotes: Remotes) -> tuple[Location, Location]:
-        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer
-        names the side; VerificationUnavailable for a proof that can never be had."""
+        """Return both Locations; those of a tree are folders.
+
+        Raises a RequestError, whose pointer names the side; SameObject if the two overlap;
+        VerificationUnavailable for a level of proof that the destination can never give."""
         source = remotes.locate(
             self.source.text,
             headers=self.source.headers,
@@ -139,7 +140,7 @@ class MigrationRequest:
         if not self.recursive:
             Plan(source, destination)
             if source.store == destination.store == "local" and same_file(source, destination):
-                raise SameObject(f"{source} and {destination} are one file")
+                raise SameObject(f"{source} and {destination} are the same file")
             return source, destination
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
@@ -147,34 +148,34 @@ class MigrationRequest:
 
 
 def _location_of_url(source: Location, url: str) -> Location:
-    """Return where an object of a list is; the list's own credentials go along only to its own
-    origin."""
+    """Return the location of an object of a list. The list's credentials are sent only to the
+    list's own origin."""
     found = parse_location(url)
     return replace(found, headers=source.headers) if found.origin == source.origin else found
 
 
 def _refuse_folder(name: str) -> None:
-    """Raise UnsafeKey for a folder that could not be listed: its own page is no object. A retry
-    lists it again."""
+    """Raise UnsafeKey for a folder that could not be listed: its page is not an object. A retry
+    lists the folder again."""
     if name.endswith("/"):
         raise UnsafeKey(
-            "it is a folder, and no object",
-            hint="Retry the migration: what could not be listed is listed again.",
+            "it is a folder that could not be listed, not an object",
+            hint="Retry the migration: the folder is listed again.",
         )
 
 
 TURNS = 4
-"""So often a name repeats a path that ends as the destination does, before it is taken for what was
-written there."""
+"""Number of times a name must repeat a path that ends as the destination does, to count as an
+object that this migration wrote."""
 
 
 def _refuse_output(name: str, destination: Location) -> None:
-    """Raise SameObject for an object of a tree that this migration itself wrote, by all that its
-    name tells.
+    """Raise SameObject for an object of a tree that this migration itself wrote, judged by its
+    name.
 
-    One store may have two names, so that nobody sees that the destination lies in the source. Then
-    each object comes back below it, and again one deeper; one that is not moved any more comes back
-    no more, and the listing ends."""
+    A store may have two names, so that a destination inside the source goes unnoticed. The listing
+    then shows each written object again, one level deeper each time. An object that is refused here
+    is not written again, so the listing ends."""
     segments = name.split("/")[:-1]
     if len(segments) < TURNS:
         return
@@ -183,20 +184,20 @@ def _refuse_output(name: str, destination: Location) -> None:
         turn = segments[:length]
         if turn[-1] == last and segments[: length * TURNS] == turn * TURNS:
             raise SameObject(
-                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} again and again: {destination}"
-                " seems to lie in the source, by another name of one store, and this to have been"
-                " written there just now",
+                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} {TURNS} times or more: {destination}"
+                " seems to be inside the source, under another name of the same store, so that this"
+                " migration wrote the object itself",
                 side="source",
                 hint=(
-                    "Move the tree to a place outside of its source, and remove what came back. If"
-                    " this object is the source's own, choose a destination whose last folder has"
+                    "Choose a destination outside the source, and remove the repeated objects. If"
+                    " this object belongs to the source, choose a destination whose last folder has"
                     " another name."
                 ),
             )
 
 
 def _refuse_overlap(source: Location, destination: Location) -> None:
-    """Raise SameObject for a tree that is to be moved into itself: its listing might never end."""
+    """Raise SameObject for a tree that would be moved into itself: its listing might never end."""
     if source.origin != destination.origin or source.store != destination.store:
         return
     below = destination.path.startswith(source.path) or source.path.startswith(destination.path)
@@ -209,7 +210,7 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
 
 @dataclass(frozen=True)
 class MigrationJob:
-    """A migration, ready to be carried out."""
+    """A migration with both locations, ready to run."""
 
     id: str
     source: Location
@@ -225,12 +226,12 @@ class MigrationJob:
     def from_row(
         cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes
     ) -> tuple[MigrationJob, Spec]:
-        """Return it with today's remotes, and what would be accepted with them. Raises ConfigError
-        where the secrets are gone, and as MigrationRequest.locate."""
+        """Return the job with the current remotes, and the Spec that they give. Raises ConfigError
+        if the secrets were deleted, and as MigrationRequest.locate."""
         if secret is None:
             raise ConfigError(
-                f"migration {migration.number} has no credentials any more",
-                hint="Send the same request again; what is there already is skipped.",
+                f"the credentials of migration {migration.number} have been deleted",
+                hint="Send the same request again; objects that are already there are skipped.",
             )
         order = MigrationRequest(
             Endpoint.from_secret(secret["source"]),
@@ -249,7 +250,7 @@ class MigrationJob:
     def from_request(
         cls, id: str, order: MigrationRequest, source: Location, destination: Location
     ) -> MigrationJob:
-        """Return the job of an order whose two ends were located."""
+        """Return the job of a request whose two sides were located."""
         return cls(
             id,
             source,
@@ -264,7 +265,7 @@ class MigrationJob:
 
     def plan(self, claim: Claim) -> Plan:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree,
-        SameObject for what this migration itself wrote."""
+        SameObject for an object that this migration itself wrote."""
         source, destination, tree = self.source, self.destination, None
         if self.recursive:
             tree = (source, destination)

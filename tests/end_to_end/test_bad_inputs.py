@@ -186,7 +186,7 @@ def test_doctor_leaves_nothing_where_nothing_could_be_written(
 ) -> None:
     code, out, _ = terminal.run("doctor", place.replace("{}", str(terminal.home)))
     assert code == 1
-    assert "nothing of this is left" in out and "not removed" not in out
+    assert "all scratch objects are removed" in out and "not removed" not in out
 
 
 SIGNED = "https://bucket.example/a?X-Amz-Signature=SECRET"
