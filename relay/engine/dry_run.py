@@ -1,12 +1,11 @@
-"""A dry run: find out what a migration would do by listing and looking alone.
+"""A dry run: find out what a migration would do, with listings and HEAD requests only.
 
-Theory of operation. The source's listing is counted as it comes, and nothing of it is kept but a
-sample: of so many objects, chosen by chance among all (Vitter's algorithm R), both sides are asked
-what they have. Where every object is to be looked at they are asked as they come, several at a
-time.
+Theory of operation. The source's listing is counted as it arrives, and only a random sample of its
+entries is kept (Vitter's algorithm R). The objects of the sample are inspected on both sides.
+Without a sample every object is inspected as it is listed, several concurrently.
 
-Decided here: what can be known before anything is moved. Never here: how it is printed; what a
-store can only show by being written to (`engine/doctor.py`)."""
+Decided here: what can be known before an object is moved. Never here: how it is printed; what a
+store shows only when it is written to (`engine/doctor.py`)."""
 
 from __future__ import annotations
 
@@ -32,48 +31,47 @@ from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider, Unkn
 from relay.wire.watchdog import Watchdog
 
 PAGE: Final = 256
-"""So many are looked at before the listing goes on."""
+"""Number of entries that are inspected before the next ones are listed."""
 NAMED: Final = 10
-"""So many names that would be refused are kept."""
+"""Maximum number of refused names in the report."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was seen of one object on both sides: `new`, `unchanged`, `differs`, or `untold` where a
-    side does not say.
-
-    `ranges` says that its source gives parts of it, `digested` that its destination tells a digest
-    of what it has."""
+    """One object compared on both sides."""
 
     answer: str
+    """`new`, `unchanged`, `differs`, or `untold` if one side does not answer for the object."""
     ranges: bool = False
+    """Whether the source serves ranges of the object."""
     digested: bool = False
+    """Whether the destination reports a digest of the object that it has."""
     unkept: bool = False
-    """The destination can't keep all that describes it, as far as that can be known."""
+    """Whether the destination would lose some of the object's metadata, as far as is known."""
 
 
 @dataclass(eq=False)
 class DryRunReport:
-    """What was counted. Sizes in bytes; objects whose size is not told are `unsized`."""
+    """The counts of a dry run. Sizes are in bytes; `unsized` objects have no declared size."""
 
     objects: int = 0
     bytes: int = 0
     unsized: int = 0
     large: int = 0
     large_bytes: int = 0
-    """Those that are large enough for parts, if both sides can."""
+    """Objects large enough for a multipart upload, and their bytes."""
     refused: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
-    """The first names that would fail, and why."""
+    """The first refused names, with the reason."""
     looks: dict[str, int] = field(default_factory=dict)
-    """How many of those that were looked at are new, unchanged, differ, or are not told."""
+    """The number of inspected objects by `Comparison.answer`."""
     ranges: int = 0
     digested: int = 0
     unkept: int = 0
 
     @property
     def looked(self) -> int:
-        """How many were looked at."""
+        """The number of inspected objects."""
         return sum(self.looks.values())
 
     def count(self, one: Listed, limits: Limits) -> None:
@@ -92,7 +90,7 @@ class DryRunReport:
             self.names.append((name, why))
 
     def count_comparison(self, look: Comparison) -> None:
-        """Count what was seen of one."""
+        """Count one comparison."""
         self.looks[look.answer] = self.looks.get(look.answer, 0) + 1
         self.ranges += look.ranges
         self.digested += look.digested
@@ -101,25 +99,25 @@ class DryRunReport:
 
 @dataclass(eq=False)
 class DryRun:
-    """Surveys one migration. `sample` objects are looked at on both sides, all of them where it is
-    None."""
+    """The dry run of one migration. `sample` is the number of objects that are inspected on both
+    sides; None means all."""
 
     job: MigrationJob
     stores: StoreProvider
     limits: Limits
     sample: int | None
     abreast: int = 8
-    """So many are looked at at a time."""
+    """Number of objects that are inspected concurrently."""
     random: Random = field(default_factory=Random)
 
     def __post_init__(self) -> None:
-        """Nothing is listed yet."""
+        """Start with an empty listing."""
         self.listing = Watchdog(self.limits)
-        """What measures the listing: its waits may be told."""
+        """The watchdog of the listing, which shows how long it has waited."""
 
     def run(self) -> DryRunReport:
-        """List, count and look. Raises what listing the source raises; one object's trouble is
-        counted."""
+        """List, count and inspect; return the report. Raises the errors of the source's listing; an
+        error of one object is only counted."""
         made = DryRunReport()
         good = self._count_entries(made)
         if self.sample is not None:
@@ -132,18 +130,18 @@ class DryRun:
 
     @property
     def parted(self) -> bool:
-        """Whether the destination takes objects in parts."""
+        """Whether the destination offers multipart uploads."""
         return self._destination().part_limits is not None
 
     @property
     def copies(self) -> bool:
-        """Whether the destination is the source's own store, and may be asked to copy by itself."""
+        """Whether both sides are one store that may copy by itself."""
         return self.job.server_copy and self._destination().can_copy(
             self.job.source, self.job.destination
         )
 
     def level(self, made: DryRunReport) -> Level:
-        """Return the level that receipts will most likely have."""
+        """Return the most likely level of proof of the receipts."""
         return predict_level(self.job.verify, self.job.destination, made.digested > 0)
 
     # -- counting
@@ -168,24 +166,22 @@ class DryRun:
                 yield listed_object(entry)
 
     def _refusal_reason(self, one: Listed) -> str | None:
-        """Return why an object can't be moved, if that can be known."""
+        """Return why an object can't be moved, or None if no reason is known."""
         if one.error is not None:
             return str(one.error["detail"])
         limits = self._destination().part_limits
         if limits is not None and (one.size or 0) > limits.object_bytes:
-            return (
-                f"{one.size} bytes are more than an object may have there ({limits.object_bytes})"
-            )
+            return f"its {one.size} bytes exceed the destination's maximum of {limits.object_bytes}"
         try:
             self.job.plan(_hypothetical_claim(self.job.id, one))
         except RelayError as error:
             return error.message
         return None
 
-    # -- looking
+    # -- inspecting
 
     def _compare(self, one: Listed) -> Comparison:
-        """Look at both sides; a store that does not answer is told, and stops nothing."""
+        """Inspect one object on both sides. If a store does not answer, the result is `untold`."""
         plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
             found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
@@ -215,15 +211,15 @@ class DryRun:
 
 
 def _hypothetical_claim(migration: str, one: Listed) -> Claim:
-    """Return what a runner would claim of an object."""
+    """Return the claim that a worker would have of an object."""
     return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
 
 
 def _name_after_source(
     place: Location, found: ObjectInfo | UnknownObject, source: Location
 ) -> Location:
-    """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none
-    that is safe."""
+    """Return the destination's location; one that ends in '/' gets the source's name. Raises
+    InvalidURL if the source has no safe name."""
     if not place.path.endswith("/"):
         return place
     reported = (
@@ -231,12 +227,12 @@ def _name_after_source(
     )
     name = reported or safe_name(None, source)
     if name is None:
-        raise InvalidURL("the destination is a folder, and the source has no name that is safe")
+        raise InvalidURL("the destination is a folder, and the source has no safe name")
     return place.named(name)
 
 
 def _sample(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:
-    """Return so many of the entries, each as likely as any other (Vitter 1985, algorithm R)."""
+    """Return `size` of the entries, each equally likely (Vitter 1985, algorithm R)."""
     kept: list[Listed] = []
     for number, one in enumerate(entries):
         if number < size:

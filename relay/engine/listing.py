@@ -1,7 +1,7 @@
 """Write a tree's listing into the ledger page by page, so that transfers start while it continues.
 
-Decided here: what of a listing is kept, and how much at a time. Never here: what a listing looks
-like."""
+Decided here: which members of a listing's entries are stored, and in pages of which size. Never
+here: the format of a listing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from relay.location import UNSAFE_CHARACTERS, parse_location
 from relay.process.failpoints import reach
 from relay.stores.interfaces import Entry
 
-if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that `relay plan` need not wait
+if TYPE_CHECKING:  # SQLAlchemy takes 0.2 s to import, and `relay plan` does not need it
     from relay.ledger.ledger import Ledger
 
 PAGE = 1000
-"""So many objects are written at once."""
+"""Number of entries that are written in one transaction."""
 NAME_CHARACTERS = 8192
-"""The longest name that is kept: no store takes a longer one, and a page of them has to fit into
+"""Longest name that is stored: no store takes a longer one, and a page of names must fit into
 memory."""
 
 T = TypeVar("T")
@@ -37,11 +37,11 @@ def write_listing(
     go_on: Callable[[], bool],
     fail_on_empty: bool = False,
 ) -> bool:
-    """Write what a listing gives, and that it is whole. Returns False where it was stopped: it is
-    handed back then.
+    """Write the entries of a listing and mark it done. Returns False if it was stopped; the listing
+    is then handed back.
 
-    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays. With
-    `fail_on_empty` raises NotFound for a listing of nothing."""
+    Raises the listing's errors, LeaseLost and LedgerFailed; written pages stay. With
+    `fail_on_empty` raises NotFound for a listing without objects."""
     cursor, is_empty = listing.cursor or "", True
     for page in in_pages(entries, PAGE):
         listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
@@ -53,22 +53,20 @@ def write_listing(
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
-    if (
-        is_empty and listing.cursor is not None
-    ):  # a process that was lost may have been told of some
+    if is_empty and listing.cursor is not None:  # a lost worker may have written some entries
         is_empty = not ledger.migration(listing.migration_id).entries
     if fail_on_empty and is_empty:
         raise NotFound(
             "nothing was found in the source",
             side="source",
-            hint="Check its name: many stores show a folder that is not there as an empty one.",
+            hint="Check its name: many stores show a missing folder as an empty one.",
         )
     ledger.end_listing(listing)
     return True
 
 
 def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
-    """Yield the entries, so many at a time."""
+    """Yield the entries in lists of `most`; the last list may be shorter."""
     page: list[T] = []
     for entry in entries:
         page.append(entry)
@@ -80,8 +78,8 @@ def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
 
 
 def listed_object(entry: Entry) -> Listed:
-    """Return an entry as it is written, with the reason why it can't be moved where that shows
-    already."""
+    """Return an entry as the ledger keeps it, with an error if it is already clear that the object
+    can't be moved."""
     modified = entry.modified.timestamp() if entry.modified else None
     if len(entry.name) > NAME_CHARACTERS:
         raw = _raw_bytes(entry.name)
@@ -94,7 +92,7 @@ def listed_object(entry: Entry) -> Listed:
         )
     if UNSAFE_CHARACTERS.search(entry.name):
         raw = _raw_bytes(entry.name)
-        readable = _escape_name(raw)  # no database takes all of these
+        readable = _escape_name(raw)  # databases refuse some of these characters
         return Listed(readable, entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
     if entry.error is not None:
         return Listed(
@@ -120,30 +118,30 @@ def _raw_bytes(name: str) -> bytes:
 
 
 def _escape_name(raw: bytes, of: bytes | None = None) -> str:
-    """Return a name that can be written for one that is not safe, or the beginning `of` one that is
-    too long, and that no other object has: with the backslashes alone it might be the honest name
-    of another."""
+    """Return a printable name for an unsafe name, or for the beginning `of` a name that is too
+    long. A part of the name's SHA-256 makes it unique: another object may really have the name with
+    the backslashes."""
     text = raw.decode("utf-8", "backslashreplace")
     mark = hashlib.sha256(raw if of is None else of).hexdigest()[:8]
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + f" ~{mark}"
 
 
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Half of a character, which stands for no byte (PEP 383): XML and JSON can hold such."""
+"""A lone surrogate that does not stand for a byte (PEP 383): XML and JSON can hold one."""
 
 
 _UNSAFE = {
     "code": UnsafeKey.code,
     "side": "source",
     "detail": "the name is not UTF-8, or has control or bidi characters in it",
-    "hint": "Rename the object at its source, and run it again.",
+    "hint": "Rename the object at the source, and run the migration again.",
 }
 _SHOWN_BYTES = 200
 _TOO_LONG = {
     "code": KeyTooLong.code,
     "side": "source",
     "detail": f"the name has more than {NAME_CHARACTERS} characters",
-    "hint": "Rename the object at its source, and run it again.",
+    "hint": "Rename the object at the source, and run the migration again.",
 }
 
 

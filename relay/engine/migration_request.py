@@ -184,9 +184,9 @@ def _refuse_output(name: str, destination: Location) -> None:
         turn = segments[:length]
         if turn[-1] == last and segments[: length * TURNS] == turn * TURNS:
             raise SameObject(
-                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} {TURNS} times or more: {destination}"
-                " seems to be inside the source, under another name of the same store, so that this"
-                " migration wrote the object itself",
+                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} {TURNS} times or more:"
+                f" {destination} seems to be inside the source, under another name of the same"
+                " store, so that this migration wrote the object itself",
                 side="source",
                 hint=(
                     "Choose a destination outside the source, and remove the repeated objects. If"

@@ -1,14 +1,14 @@
 """Fresh URLs for a migration of a list: taken from another list, matched by the names of the
 objects.
 
-Theory of operation. The list is read twice, page by page: first to see that the migration has each
-of its names, and none stands there twice; then to keep the URLs. So a list that is refused has
-changed nothing, and nothing grows with its length but a few bytes a name. Only URLs are taken: what
-the first list promised of an object it still must be, and an upload in parts goes on where the
-version behind the new URL is the one that it began with.
+Theory of operation. The list is read twice, page by page: first to check that the migration has
+each of its names and that no name is repeated, then to store the URLs. So a refused list changes
+nothing, and memory grows by a few bytes per name. Only the URLs are taken: an object must still
+match the first list's size and digests. A multipart upload resumes if the new URL leads to the
+version that it began with.
 
-Decided here: which list is taken. Never here: what a line means (`stores/urls.py`), and what a URL
-is good for."""
+Decided here: which lists are accepted. Never here: the format of a line (`stores/urls.py`), and the
+use of a URL."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from relay.stores.url_lists import SCHEME
 from relay.wire.watchdog import Watchdog
 
 MOST_NAMES: Final = 1_000_000
-"""So many names a list may have; some 70 bytes of each are kept while it is checked."""
+"""Maximum number of names in a list; about 70 bytes per name are held while it is checked."""
 SHOWN: Final = 3
-"""So many names are told of those that are wrong."""
+"""Maximum number of wrong names in an error message."""
 SHOWN_LETTERS: Final = 200
 
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a migration goes on with: both places again, as a `spec` with their secrets, and where a
-    list of fresh `urls` is; None where it has no need of it."""
+    """Fresh credentials with which a migration resumes: a `spec` with both locations and their
+    secrets, and the location of a list of fresh `urls`. Each may be None."""
 
     spec: Spec | None = None
     urls: Location | None = None
@@ -48,8 +48,8 @@ class Refresh:
 def apply_refresh(
     ledger: Ledger, runner: TransferEngine, migration: Migration, verb: str, fresh: Refresh
 ) -> Migration:
-    """Do what `verb` says, with what is fresh. Raises as Ledger.act and `refresh_urls`; then
-    nothing has changed."""
+    """Apply `verb` to a migration, with fresh credentials. Raises as Ledger.act and `refresh_urls`;
+    nothing has changed then."""
     if fresh.urls is not None:
         state_after(MIGRATION, verb, migration.state)
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
@@ -61,11 +61,11 @@ def apply_refresh(
 def refresh_urls(
     ledger: Ledger, runner: TransferEngine, migration: Migration, urls: Location
 ) -> None:
-    """Keep the URLs of a list in the place of those that the migration has for the same names; all
-    others keep theirs.
+    """Replace a migration's URLs by those that a list has for the same names; other objects keep
+    their URLs.
 
-    Raises NamesUnknown and InvalidType, with their pointer, IllegalTransition while the migration's
-    own list is not read to its end, and what reading the list raises; then nothing has changed."""
+    Raises NamesUnknown and InvalidType, with a pointer; IllegalTransition until the migration's own
+    list has been read completely; and the errors of reading the list. Nothing has changed then."""
     if not migration.source.startswith(SCHEME):
         raise InvalidType(
             "the migration was not made from a list of URLs",
@@ -74,8 +74,8 @@ def refresh_urls(
         )
     if migration.listing != "done":
         raise IllegalTransition(
-            "its own list is not read to its end",
-            hint="Let it be read first: resume or retry it with its source and its destination.",
+            "its own list has not been read completely",
+            hint="Resume or retry it with its source and destination, so that the list is read.",
         )
     _check_names(ledger, migration.id, _entries(runner, urls))
     for page in in_pages(_entries(runner, urls), PAGE):
@@ -87,8 +87,8 @@ def _entries(runner: TransferEngine, urls: Location) -> Iterator[Entry]:
 
 
 def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
-    """Raise NamesUnknown for a list with names that the migration has not, and InvalidType for one
-    that has a name twice: only one of its URLs can be that object's."""
+    """Raise NamesUnknown for names that the migration does not have, and InvalidType for a repeated
+    name: only one of its URLs can be the object's."""
     seen: set[int] = set()
     unknown: list[str] = []
     count = 0
@@ -109,7 +109,7 @@ def _refuse_repeated_name(seen: set[int], name: str) -> None:
     mark = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
     if mark in seen:
         raise InvalidType(
-            f"{name[:SHOWN_LETTERS]!a} stands twice in the list", hint=_ONCE, pointer="/list"
+            f"{name[:SHOWN_LETTERS]!a} is in the list twice", hint=_ONCE, pointer="/list"
         )
     seen.add(mark)
     if len(seen) > MOST_NAMES:
@@ -119,9 +119,9 @@ def _refuse_repeated_name(seen: set[int], name: str) -> None:
 
 
 def _describe_entry(entry: Entry) -> str:
-    """Return how an entry is told: by its name, or by why it is none."""
+    """Return the name of an entry for a message, or its error if it has no valid name."""
     return repr(entry.name[:SHOWN_LETTERS]) if entry.error is None else entry.error.message
 
 
 _ONCE = "Give one URL for each name."
-_PARTS = "Give those alone that are still to be moved, or several lists one after the other."
+_PARTS = "Give only the objects that are still to be moved, or several lists one after the other."

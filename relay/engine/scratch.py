@@ -1,10 +1,9 @@
-"""A scratch folder of a store under test: every object written into it is remembered and removed.
+"""A scratch folder of a store under test: every object written into it is recorded and removed.
 
-All scratch objects lie below one random name; each that may exist is remembered before it is
-written.
+All scratch objects are below one random name. Each is recorded before it is written.
 
-Decided here: what is written, and its removal. Never here: what is tried (`doctor.py`).
-"""
+Decided here: how objects are written, and their removal. Never here: which probes run
+(`doctor.py`)."""
 
 from __future__ import annotations
 
@@ -46,11 +45,12 @@ from relay.wire.watchdog import Watchdog
 
 PREFIX = ".relay-doctor-"
 DATA = bytes(range(256)) * 4
-"""What most scratch objects hold."""
+"""The bytes of most scratch objects."""
 TRIES = 5
-"""How often one thing is tried in all. A store may not take four of those that need not be said."""
+"""Maximum number of attempts of one operation. A store may refuse four optional features, one per
+attempt."""
 CHECKED: Mapping[str, str] = {"s3": "x-amz-checksum-crc64nvme"}
-"""The field in which an upload tells its checksum, by the stores that are to compare it."""
+"""The header field with an upload's checksum, by store; only these stores compare one."""
 WRONG = bytes(8)
 """A checksum that `DATA` does not have."""
 T = TypeVar("T")
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class ScratchFolder:
-    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each
+    """A folder of a store, and the objects written into it. `meter` creates a Watchdog for each
     probe."""
 
     stores: StoreProvider
@@ -66,30 +66,30 @@ class ScratchFolder:
     meter: Callable[[], Watchdog]
     written: list[Location] = field(default_factory=list)
     uploads: list[Upload] = field(default_factory=list)
-    """Those in parts that were begun, and not ended."""
+    """Multipart uploads that were neither completed nor aborted."""
     remains: dict[str, str] = field(default_factory=dict)
-    """What stores said may remain of uploads that failed, by its place."""
+    """Leftovers that failed uploads may have at the store, by location."""
     left: tuple[str, ...] = ()
-    """What could not be removed, in words, once `remove` has tried."""
+    """Descriptions of the leftovers that `remove` could not remove."""
     digests: frozenset[str] = frozenset()
     parts_checked: bool = False
     reads_back: bool = False
 
     def __post_init__(self) -> None:
-        """Choose the scratch folder."""
+        """Choose a random name for the scratch folder."""
         self.scratch = self.folder.folder().below(
             f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True
         )
 
     def location_of(self, name: str) -> Location:
-        """Return where a scratch object goes, and remember that it may be there."""
+        """Return the location of a scratch object, and record that the object may exist."""
         location = self.scratch.below(name, destination=True)
         if location not in self.written:
             self.written.append(location)
         return location
 
     def store(self) -> Destination:
-        """Return the store."""
+        """Return the store as a destination, with a new Watchdog."""
         return self.stores.destination(self.folder, self.meter())
 
     def put(
@@ -104,14 +104,14 @@ class ScratchFolder:
         return self.retry(lambda: self._put(name, data, if_absent, framing))
 
     def begin(self, many: PartsDestination, location: Location) -> Upload:
-        """Begin an upload in parts, and remember it. Raises what the store raises."""
+        """Create a multipart upload, and record it. Raises what the store raises."""
         upload = many.begin(location)
         self.uploads.append(upload)
         return upload
 
     def retry(self, do: Callable[[], T]) -> T:
-        """Do it, and again where that may help: of what a store was found not to take the next try
-        goes without."""
+        """Call `do`, and retry after retryable errors. A feature that the store has refused is left
+        out of the next attempt."""
         for _ in range(TRIES - 1):
             try:
                 return do()
@@ -135,13 +135,13 @@ class ScratchFolder:
         return stored
 
     def put_broken(self, name: str) -> None:
-        """Store an object that breaks off in its middle. Raises what the store raises."""
+        """Upload an object whose source breaks off in the middle. Raises what the store raises."""
         with body_from_bytes(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
             body.digest_with(ALWAYS)
             self._send(name, lambda place: self.store().put(place, body))
 
     def _send(self, name: str, put: Callable[[Location], PutResult]) -> PutResult:
-        """Upload a scratch object; what may be there of it by then is remembered."""
+        """Upload a scratch object with `put`, and record the leftovers of a failure."""
         before = len(self.written)
         place = self.location_of(name)
         try:
@@ -154,8 +154,8 @@ class ScratchFolder:
             raise
 
     def refuses_wrong_checksum(self) -> bool:
-        """Say if the store refuses an object whose checksum is another's, and takes it with its
-        own. Raises what it raises where it takes neither."""
+        """Say if the store refuses an object with a wrong checksum and accepts it with the right
+        one. Raises the store's error if it refuses the right one."""
         digester = Digester(("crc64nvme",))
         digester.update(DATA)
         self._put_with(digester.digests()["crc64nvme"])
@@ -176,16 +176,16 @@ class ScratchFolder:
             )
 
     def head(self, name: str) -> ObjectInfo:
-        """Return what the store tells of a scratch object. Raises what it raises, and Unsupported
-        without a HEAD."""
+        """Return the store's answer to HEAD for a scratch object. Raises its errors, and
+        Unsupported if it does not answer HEAD."""
         found = self.store().head(self.location_of(name))
         if isinstance(found, UnknownObject):
             raise Unsupported("the store does not answer HEAD")
         return found
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what
-        the store raises."""
+        """Return the bytes of a scratch object, at most one more than `DATA` has. Raises the
+        store's errors."""
         body = cast(Body, self.store().get(self.location_of(name)).body)
         try:
             return body.read(len(DATA) + 1)
@@ -193,14 +193,14 @@ class ScratchFolder:
             body.close()
 
     def predict_level(self) -> Level:
-        """Return the level of proof that a migration to here will have, by what was found."""
+        """Return the level of proof that a migration to this folder will have, by the findings."""
         if self.digests:
             return Level.WHOLE_DIGEST
         return Level.READ_BACK if self.reads_back else Level.SIZE
 
     def remove(self) -> tuple[str, ...]:
-        """Remove what was written, and the folders it made; return what is still there, in
-        words."""
+        """Remove every scratch object and folder, and abort the uploads; return descriptions of the
+        leftovers."""
         uploads = [upload for upload in self.uploads if not self._is_aborted(upload)]
         left = []
         for location in self.written:
@@ -211,7 +211,7 @@ class ScratchFolder:
             except RelayError:
                 left.append(location)
         for folder in ("names/", "forms/", ""):
-            with suppress(RelayError):  # where folders are only a part of names there are none
+            with suppress(RelayError):  # some stores have no folders, only names with slashes
                 place = self.scratch.below(folder, destination=True) if folder else self.scratch
                 self.store().delete(place, Version())
         there = [str(location) for location in left if self._may_exist(location)]
@@ -220,7 +220,7 @@ class ScratchFolder:
         return self.left
 
     def _is_aborted(self, upload: Upload) -> bool:
-        """Abort an upload in parts; say if nothing of it is left."""
+        """Abort a multipart upload; return whether it is certainly gone."""
         try:
             cast(PartsDestination, self.store()).abort(upload)
         except NotFound:
@@ -230,7 +230,7 @@ class ScratchFolder:
         return True
 
     def _may_exist(self, location: Location) -> bool:
-        """Say if something is there, or may be."""
+        """Return False only if the store answers that the object does not exist."""
         try:
             self.store().head(location)
         except NotFound:
@@ -241,8 +241,7 @@ class ScratchFolder:
 
 
 class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
-    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after
-    so many bytes."""
+    """A Body of bytes in memory, through a socket pair; it breaks off after `until` bytes."""
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
-"""Run transfers in one process: the wire, the slots, and the transfers under way.
+"""Run transfers in one process: the wire, the slots, and the running transfers.
 
-Decided here: who may start, and how everything comes to its end when the process must stop.
-"""
+Decided here: which transfers may start, and how they end when the process must stop."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from relay.wire.tls import client_context
 from relay.wire.watchdog import Watchdog
 
 PLACES = 1000
-"""So many hosts that the policy let pass are remembered."""
+"""Maximum number of hosts remembered as allowed by the policy."""
 
 
 class Stores:
@@ -54,8 +53,7 @@ class Stores:
 
 
 class TransferEngine:
-    """One process's engine. `running` are its transfers; `draining` says that no new one may
-    start."""
+    """One process's engine. `running` are its transfers; while `draining` no new one may start."""
 
     def __init__(
         self,
@@ -64,8 +62,8 @@ class TransferEngine:
         stores: StoreProvider | None = None,
         kinds: tuple[StoreType, ...] = KINDS,
     ) -> None:
-        """Make the wire by the settings; `policy` and `stores` replace what the settings, and the
-        `kinds`, give."""
+        """Create the wire from the settings. `policy` replaces the settings' policy, `stores` those
+        of the `kinds`."""
         self.remotes = Remotes(
             settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds
         )
@@ -82,20 +80,17 @@ class TransferEngine:
         self.draining = False
 
     def refuse_own_addresses(self, own: Iterable[tuple[str, int]]) -> None:
-        """Never dial these: the (host, port) of the sockets that this server itself listens on."""
+        """Never dial `own`: the (host, port) pairs on which this server itself listens."""
         self.policy = self.dialer.policy = replace(self.policy, own=frozenset(own))
 
     def transfer(self, plan: Plan, id: str | None = None) -> Transfer:
-        """Return a transfer that is ready to run, by a new id where it has none yet.
+        """Return a transfer that is ready to run, with a new id if none is given.
 
-        Raises Overloaded while draining, EgressDenied for what no connection would be allowed to.
-        """
+        Raises Overloaded while draining, EgressDenied for a host that the policy refuses."""
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
-            if (
-                location.host
-            ):  # a folder has none: whether it is allowed was asked when it was located
+            if location.host:  # a local folder has none, and was checked when it was located
                 self._check_name(location.host, location.port)
         backoff = Backoff(self.settings.retry_budget)
         id = id or str(uuid.uuid4())
@@ -104,8 +99,8 @@ class TransferEngine:
         )
 
     def _check_name(self, host: str, port: int) -> None:
-        """Ask the policy, once for each place: the objects of a tree are all at the same two.
-        Raises EgressDenied."""
+        """Check a host against the policy, once per host and port: most objects of a tree share
+        two. Raises EgressDenied."""
         policy, passed = self._passed
         if policy is not self.policy or len(passed) > PLACES:
             policy, passed = self._passed = (self.policy, set())
@@ -122,13 +117,13 @@ class TransferEngine:
             self.running.discard(transfer)
 
     def drain(self, seconds: float) -> None:
-        """Let no new transfer start, give the running ones `seconds`, then cancel what is left.
+        """Start no new transfers, give the running ones `seconds`, then cancel the remaining ones.
 
-        A cancelled one ends with a clear answer to its client within about a second, rather than
-        with a reset."""
+        The client of a cancelled transfer gets an error response within about a second, not a
+        connection reset."""
         self.draining = True
         until = monotonic() + seconds
         while self.running and monotonic() < until:
             gevent.sleep(0.05)
         for transfer in tuple(self.running):
-            transfer.cancel(Cancelled("the server stops, and this transfer was not done in time"))
+            transfer.cancel(Cancelled("the server stopped before this transfer was done"))

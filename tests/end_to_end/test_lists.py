@@ -159,7 +159,7 @@ def test_f25_what_is_no_list_of_fresh_urls_is_refused(
         return err
 
     assert "was not made from a list" in reported("1", f"name,url\nx,{url}\n")
-    assert "stands twice" in reported("2", f"name,url\na,{url}\na,{url}\n")
+    assert "is in the list twice" in reported("2", f"name,url\na,{url}\na,{url}\n")
     assert "line 2 of the list" in reported("2", "name,url\na,https://user:secret@a.example/a\n")
     assert "is no text" in reported("2", "\0")
     assert "nowhere" in reported("2", None)

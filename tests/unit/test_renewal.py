@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], type[RelayError], str]] = {
     "twice": (
         ("name,url", "b,https://a.example/b?new", "b,https://a.example/c?new"),
         InvalidType,
-        "'b' stands twice",
+        "'b' is in the list twice",
     ),
     "too long": (
         ("name,url", *(f"{n},https://a.example/{n}?new" for n in "abc")),
@@ -251,7 +251,7 @@ def test_not_before_its_own_list_is_read(
         Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True
     )
     migration = ledger.create(order.spec(runner.remotes))[0]
-    with pytest.raises(IllegalTransition, match="not read to its end"):
+    with pytest.raises(IllegalTransition, match="not been read completely"):
         refresh_urls(
             ledger,
             runner,
