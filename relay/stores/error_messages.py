@@ -1,8 +1,7 @@
-"""A store's own words for a refusal, where relay has no better ones.
+"""Extract a store's own error message from a refusal.
 
-Decided here: where in an answer's text the words are, and that they are short, printable, and
-without a query, which may be a signature, nor anything else of the request that is secret. Never
-here: what a refusal means."""
+Decided here: where the message is in an answer's text, and that it is short, printable, and free of
+queries, which may be signatures, and of the request's secrets. Never here: what a refusal means."""
 
 from __future__ import annotations
 
@@ -17,21 +16,21 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 from relay.wire.http1 import Fields, Head
 
 SECRET_CHARACTERS: Final = 4
-"""A shorter one can't be told from a word."""
+"""Minimum length of a value that is hidden: a shorter secret can't be told from a word."""
 TOLD_CHARACTERS: Final = 200
-"""How much of a store's message is shown."""
+"""Maximum length of a store's message, in characters."""
 _TEXTUAL: Final = ("xml", "json", "text/plain")
 _SCHEMES: Final = frozenset({"basic", "bearer", "token", "digest", "session"})
 _WORDS: Final = re.compile(r"[\s,;=]+")
 _QUERY: Final = re.compile(r"([?&;][^\s?=]*+)(=\S*)?")
-"""What may be a query, to its first '='. Without one it is taken whole as well: so each character
-is looked at once."""
+"""A possible query, to its first '='. A text without '=' matches too, so that each character is
+scanned once."""
 
 
 def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
-    """Return what of a request must not be printed where a store says it back: the values of its
-    fields, or what stands in them behind a scheme's name (also decoded, of Basic: RFC 7617), and
-    those of its query."""
+    """Return the secrets of a request, which must not be printed if a store repeats them: the
+    values of its fields, the words after a scheme's name (and the decoded password of Basic, RFC
+    7617), and the values of its query."""
     found = [
         one
         for _, value in headers
@@ -51,25 +50,25 @@ def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
 
 
 def hide_secrets(text: str, secrets: tuple[str, ...]) -> str:
-    """Return a store's text with `…` for each secret in it, the longest first."""
+    """Return a store's text with each secret replaced by `…`, the longest first."""
     for secret in secrets:
         text = text.replace(secret, "…")
     return text
 
 
 def may_have_message(head: Head) -> bool:
-    """Say if an answer may have words of its own; pages for people have none that are short."""
+    """Say if an answer may contain an error message; web pages don't contain a short one."""
     kind = (head.get("content-type") or "").lower()
     return any(one in kind for one in _TEXTUAL) or (not kind and head.get("content-length") != "0")
 
 
 def message_of(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Return the code and the message of an answer's text, without `secrets`; empty where there are
+    """Return the code and the message in an answer's text, without `secrets`; empty if there are
     none.
 
-    Understood are the errors of S3 and of all that is like it, of Azure and Google (`Code`,
-    `Message`), of WebDAV (RFC 4918 section 16, and sabre's `message`), and problems in JSON (RFC
-    9457, and `error` with its `message`)."""
+    Supported formats: errors of S3 and compatible stores, of Azure and Google (`Code`, `Message`),
+    of WebDAV (RFC 4918 section 16, and sabre's `message`), and problems in JSON (RFC 9457, and
+    `error` with its `message`)."""
     text = text.lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
         return _format(secrets, *_of_xml(text))
@@ -81,12 +80,12 @@ def message_of(text: str, secrets: tuple[str, ...] = ()) -> str:
 
 
 def without_query(text: str) -> str:
-    """Return a text without the queries of URLs in it, each of which may be a signature."""
+    """Return a text without the queries of its URLs, each of which may be a signature."""
     return _QUERY.sub(lambda found: "?…" if found[2] else found[1], text)
 
 
 def _format(secrets: tuple[str, ...], *parts: str) -> str:
-    """Return what is there of these, fit for a message."""
+    """Join the parts that are not empty, printable and shortened, for a message."""
     plain = ("".join(c for c in " ".join(part.split()) if c.isprintable()) for part in parts)
     reported = ": ".join(
         dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part)

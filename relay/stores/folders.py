@@ -1,7 +1,7 @@
 """List trees of stores whose protocol lists one folder at a time: HTTP indexes and WebDAV.
 
-Decided here: the order of the folders, and whose failure it is that one can't be listed. Never
-here: how one is listed."""
+Decided here: the order of the folders, and whether a folder that can't be listed fails alone or
+with the whole tree. Never here: how a folder is listed."""
 
 from __future__ import annotations
 
@@ -16,31 +16,29 @@ from relay.stores.interfaces import Entry
 from relay.stores.listing_retries import ListingRetries
 
 DEEPEST: Final = 100
-"""Folders within folders that a listing follows: a server whose links lead in a circle would have
-no end."""
+"""Maximum depth of a listing: a server with circular links would have no end."""
 BARREN: Final = 100_000
-"""So many folders in a row may hold no object: of links that branch and lead in a circle no end
-would be seen."""
+"""Maximum number of folders in a row without an object: circular links that branch would have no
+end."""
 ALIKE: Final = 3
-"""So many folders, each within the one before, may list the same, objects included, and one more:
-then it is taken for a circle, which links that branch would have no end of otherwise."""
+"""Maximum number of folders above a folder that list the same content, including an object. With
+one more, it counts as a circle: circular links that branch would have no end otherwise."""
 WAITING_CHARACTERS: Final = 64 << 20
-"""The names of the folders that wait to be listed may have so many characters in all."""
+"""Maximum length of the names of all folders that wait to be listed, in characters."""
 
 Lists = Callable[[str], Generator[Entry, None, None]]
-"""Lists one folder of a tree, by its name in it ('' is the tree itself, others end in '/'),
-once."""
+"""Lists one folder of a tree once, by its name in the tree: '' is the tree itself, other names end
+in '/'."""
 
 
 def walk_folders(
     lists: Lists, patience: Callable[[], ListingRetries], recursive: bool
 ) -> Iterator[Entry]:
-    """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of
-    its own.
+    """Yield the entries of a tree, or without `recursive` of its root folder. Each folder has its
+    own retries (`patience`).
 
-    A folder below that can't be listed is an entry with its error, where the tree itself still can.
-    Raises what listing the tree itself raises, and ProtocolViolation where folder after folder
-    holds no object."""
+    A folder that can't be listed is an entry with an error, if the root can still be listed. Raises
+    the errors of listing the root, and ProtocolViolation after BARREN folders without an object."""
     waiting, characters, barren, above = [""], 0, 0, _Above()
     while waiting:
         if barren > BARREN:
@@ -56,13 +54,13 @@ def walk_folders(
                 if not recursive or not entry.is_listed_further:
                     barren = 0
                     yield entry
-                elif (
-                    too_much := _too_much(entry.name, characters)
-                ) is not None:  # and does not count for an object
+                    continue
+                too_much = _too_much(entry.name, characters)
+                if too_much is not None:  # it does not reset `barren`: it is not an object
                     yield replace(entry, error=too_much)
-                else:
-                    below.append(entry.name)
-                    characters += len(entry.name)
+                    continue
+                below.append(entry.name)
+                characters += len(entry.name)
         except RelayError as error:
             if not folder or _is_for_all_folders(error, lists):
                 raise
@@ -77,27 +75,25 @@ def walk_folders(
 
 
 class _Above:
-    """The folders above the one that is listed, as far as they are remembered: what each of them
-    listed."""
+    """A hash of the content of each folder above the one that is listed."""
 
     def __init__(self) -> None:
         self._listed: list[tuple[str, int]] = []
         self._folder, self._mark, self._objects = "", 0, 0
 
     def enter(self, folder: str) -> None:
-        """Another folder is listed."""
+        """Start another folder."""
         while self._listed and not folder.startswith(self._listed[-1][0]):
             self._listed.pop()
         self._folder, self._mark, self._objects = folder, 0, 0
 
     def note(self, entry: Entry) -> None:
-        """It lists this."""
+        """Add an entry of the folder."""
         self._mark = hash((self._mark, entry.name, entry.size, entry.etag, entry.modified))
         self._objects += not entry.is_listed_further
 
     def is_circle(self) -> bool:
-        """Say, when it was listed, if it lists the same as so many folders above it; else remember
-        it."""
+        """Finish the folder; say if ALIKE folders above it or more have the same content."""
         alike = sum(mark == self._mark for _, mark in self._listed)
         self._listed.append((self._folder, self._mark))
         return bool(self._objects) and alike >= ALIKE
@@ -109,21 +105,21 @@ def _too_much(name: str, characters: int) -> RelayError | None:
         return ProtocolViolation(f"the folder is more than {DEEPEST} levels deep", hint=_CIRCLE)
     if characters + len(name) > WAITING_CHARACTERS:
         return ProtocolViolation(
-            "more folders wait to be listed than relay keeps in mind", hint=_MANY
+            "more folders wait to be listed than relay keeps in memory", hint=_MANY
         )
     return None
 
 
 _ALIKE = f"the folder above it lists the same as {ALIKE} folders above that"
 _CIRCLE = (
-    "If the source's links lead in a circle, nothing is missing; else move this folder by itself."
+    "If the source has circular links, nothing is missing; otherwise move this folder by itself."
 )
 _MANY = "Move this folder by itself."
 
 
 def _is_for_all_folders(error: RelayError, lists: Lists) -> bool:
-    """Say if a folder's failure is that of the whole tree: ours, or one that the tree itself has by
-    now as well."""
+    """Say if the failure of one folder is one of the whole tree: an error of relay, or one that
+    listing the root has now too."""
     if error.side == "relay":
         return True
     if not (error.retryable or isinstance(error, Unauthenticated)):

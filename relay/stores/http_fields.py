@@ -1,7 +1,7 @@
-"""What the fields of an HTTP answer say of an object, and which of them travel with it.
+"""Parse the fields of an HTTP answer about an object, and build those of an upload.
 
-Decided here: how a date, a time to wait and a range are read, and what of a peer's text may be
-printed or passed on. Never here: which answer is believed (`http.py`)."""
+Decided here: how Retry-After and Content-Range are parsed, and which text of a peer may be printed
+or sent back. Never here: which answer is believed (`http.py`)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", 
 
 
 def is_transcoded(head: Head) -> bool:
-    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of
-    its hash (cloud.google.com, "Transcoding of gzip-compressed files")."""
+    """Say if Google Cloud Storage decompressed the object: the bytes are then not the stored ones,
+    and don't match its hash (cloud.google.com, "Transcoding of gzip-compressed files")."""
     stored = head.get("x-goog-stored-content-encoding") or "identity"
     return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
 
 
 def content_range(head: Head) -> tuple[int, int, int] | None:
-    """Return first, last and total of a Content-Range; None without one that tells all three, for
-    many ranges, or for a number that is none."""
+    """Return first, last and total of a Content-Range; None if one of them is missing or not a
+    number, and for several ranges."""
     found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
     first, last, total = map(count, found.groups()) if found is not None else (None, None, None)
     if head.status != 206 or first is None or last is None or total is None:
@@ -33,8 +33,8 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
 
 
 def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fields:
-    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the
-    precondition."""
+    """Return the fields of an upload: the object's metadata, except for fields that the caller set,
+    and the precondition."""
     fields = metadata
     if location.headers:
         own = {name.lower() for name, _ in location.headers}
@@ -43,8 +43,8 @@ def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fiel
 
 
 def retry_after(text: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if it
-    says nothing."""
+    """Return a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if
+    it is missing or invalid."""
     if text is None:
         return None
     text = text.strip()
@@ -55,13 +55,13 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
 
 
 TAG_CHARACTERS = 1024
-"""The longest name of a version that is believed; AWS's version ids have up to 1,024 bytes."""
+"""Maximum length of an ETag or version id; AWS's version ids have up to 1,024 bytes."""
 
 
 def strong_tag(text: str | None) -> str | None:
-    """Return what a store calls a version, to be said back to it: whole, or None where it is none,
-    is too long, or has other characters than the visible ones that a field may have. One that was
-    cut would be the name of another."""
+    """Return an ETag or version id that can be sent back to the store, or None if it is missing,
+    too long, or has characters that a field may not have. It is never shortened: that would name
+    another version."""
     text = text.strip() if text else ""
     if not 0 < len(text) <= TAG_CHARACTERS or not text.isprintable():
         return None
@@ -69,7 +69,7 @@ def strong_tag(text: str | None) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Return a peer's short text fit for a message: visible ASCII, at most 128 characters."""
+    """Return a peer's text for a message: printable ASCII, at most 128 characters."""
     if len(text) <= 128 and text.isascii() and text.isprintable():
         return text
     return "".join(c for c in text if " " <= c <= "~")[:128]

@@ -1,14 +1,14 @@
 """Retry a failed page of a listing: the third place of retries (law 7).
 
-Theory of operation. A listing may take hours and thousands of requests, so that one that fails in a
-way that passes must not end it: its page is asked for again, with backoff and Retry-After, within
-the budget of seconds since the trouble began. What a page gave before it broke was given on
-already. So when it comes again it is passed over as long as it is the same, name by name; where it
-is not (somebody changed the folder meanwhile) all of the page is given again, since a name that
-comes twice does no harm, and one that is left out would.
+Theory of operation. A listing may take hours and thousands of requests, so a transient failure of
+one must not end it: the page is requested again, with backoff and Retry-After, within a budget of
+seconds since the first failure. The entries before the failure were yielded already. The retry
+skips them as long as they are the same, name by name. If they differ (the folder was changed
+meanwhile), the whole page is yielded again: a name that comes twice does no harm, a missing one
+would.
 
-Decided here: when a page is asked for again, and what of it is given. Never here: what a page is.
-"""
+Decided here: when a page is requested again, and which of its entries are yielded. Never here: what
+a page is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Page = Callable[[], Generator[Entry, None, None]]
 
 
 class ListingRetries:
-    """How long one page's trouble is borne: `budget_seconds` from its begin; what is given in
-    between ends it."""
+    """The retries of one page: up to `budget_seconds` after the first failure. A new entry resets
+    the budget."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class ListingRetries:
         self._failures, self._began = 0, 0.0
 
     def wait_or_raise(self, error: RelayError) -> None:
-        """Wait before the page is asked for again. Raises `error` where that would not help, or
-        took too long; what the meter raises."""
+        """Wait before the page is requested again. Raises `error` if it is not retryable, or if the
+        budget is used up, and the errors of the watchdog."""
         if not error.retryable:
             raise error
         if not self._failures:
@@ -74,7 +74,7 @@ class ListingRetries:
         self._meter.check()
 
     def retry(self, once: Callable[[], T]) -> T:
-        """Return what a request gives, asked as often as it takes. Raises as `wait_or_raise`."""
+        """Return the result of a request, with retries. Raises as `wait_or_raise`."""
         while True:
             try:
                 found = once()
@@ -84,7 +84,7 @@ class ListingRetries:
                 self.wait_or_raise(error)
 
     def entries(self, page: Page) -> Iterator[Entry]:
-        """Yield what a page gives, read as often as it takes. Raises as `wait_or_raise`."""
+        """Yield the entries of a page, with retries. Raises as `wait_or_raise`."""
         given, mark, most = 0, 0, 0
         while True:
             try:
@@ -92,7 +92,7 @@ class ListingRetries:
                     for entry in _skip_seen(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
                         self._meter.reported += 1
-                        if given > most:  # it gets on; the same once more is no relief
+                        if given > most:  # only entries beyond the last failure count as progress
                             most, self._failures, self._meter.borne = given, 0, None
                         yield entry
                 self._meter.borne = None
@@ -104,12 +104,12 @@ class ListingRetries:
 
 
 class _Changed(Exception):
-    """A page that came again begins otherwise."""
+    """A page that was requested again has different entries at its beginning."""
 
 
 def _skip_seen(entries: Iterator[Entry], given: int, mark: int) -> Iterator[Entry]:
-    """Yield what comes behind the first `given` entries. Raises _Changed where these are not those
-    of `mark`."""
+    """Yield the entries after the first `given`. Raises _Changed if the hash of those names is not
+    `mark`."""
     seen = 0
     for number in range(given):
         entry = next(entries, None)

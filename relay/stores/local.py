@@ -1,14 +1,14 @@
-"""Local folders as stores: for the terminal, and for servers whose operator allowed some.
+"""Local folders as stores: for the command, and for servers whose operator allowed some folders.
 
-Theory of operation. Reading is a Body like any other, over a file instead of a socket
-(`local_files.py`). Writing goes to a file of another name, which gets its place when it is proved
-(`local_upload.py`). Every path is opened anew by `local_folders.py`, below the folders that its
-Location carries: what was allowed when a migration was accepted may be a link to somewhere else
-hours later. What may wait for a disk, or for the server behind a mount, is done in a native thread.
+Theory of operation. A file is read through a Body, like a socket (`local_files.py`). An upload is
+written to a temporary file, which is renamed after it was verified (`local_upload.py`).
+`local_folders.py` opens every path afresh, below the allowed folders in its Location: a path that
+was allowed when a migration was accepted may be a link out of them hours later. Calls that may wait
+for a disk, or for the server behind a mount, run in a native thread.
 
 Decided here: what the file system's errors mean, and the order of work. Never here: which folders
-are allowed (`stores/remotes.py`). These modules are the one place of relay that writes payload to a
-disk: it is where the user wants it."""
+are allowed (`stores/remotes.py`). These modules are the only part of relay that writes payload to a
+disk, because a local folder is the destination that the user chose (law 8)."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ from relay.wire.pump import fill
 from relay.wire.watchdog import Watchdog
 
 _NO_NAME = (
-    "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the"
-    " object."
+    "The file system does not allow this name (exFAT, NTFS and SMB refuse ':', '?', '*', '|'):"
+    " rename the object."
 )
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
@@ -97,7 +97,7 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     ),
     errno.ENOSPC: (StoreFull, None),
     errno.EDQUOT: (StoreFull, None),
-    errno.EFBIG: (Rejected, "The file system takes no file of this size."),
+    errno.EFBIG: (Rejected, "The file system does not allow a file of this size."),
     errno.ENAMETOOLONG: (Rejected, "Choose a shorter name."),
     errno.EINVAL: (Rejected, _NO_NAME),
     errno.EILSEQ: (Rejected, _NO_NAME),
@@ -105,30 +105,30 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.EEXIST: (PreconditionFailed, None),
     errno.ENXIO: (
         Rejected,
-        "Name a file: a pipe, a socket or a device is neither read nor written.",
+        "Name a file: relay does not read or write pipes, sockets and devices.",
     ),
     errno.EXDEV: (LocalDenied, None),
 }
-"""What the system's errors mean; every other one (EIO, EMFILE) may pass."""
+"""The error and hint of each errno. Any other errno (EIO, EMFILE) is Unavailable, and retryable."""
 
 
 SCANNED = 1000
-"""How many names of a folder become entries at a time."""
+"""Number of a folder's names that become entries in one call."""
 PATH_BYTES = 4096
-"""The longest path that Linux takes, and so more folders than any has."""
+"""Maximum length of a path in Linux, and so more folders than any path has."""
 
 
 @dataclass(frozen=True)
 class LocalAccount:
-    """The file system of this machine; of a server, the folders of it that its operator allowed."""
+    """The local file system; on a server, only the folders that its operator allowed."""
 
     store: str = "local"
     folders: Folders = Folders()
     owner: str = ""
 
     def shown(self, path: str) -> str:
-        """Return the path as a shell takes it; what is not UTF-8 in it as escapes: this is for
-        people, and for tables that take text alone."""
+        """Return the path for people, and for tables that take text alone: bytes that are not UTF-8
+        become escapes."""
         return unquote_to_bytes(path).decode("utf-8", "backslashreplace")
 
     def check(self, path: str) -> None:
@@ -137,11 +137,11 @@ class LocalAccount:
 
 
 def local_location(path: Path, *, destination: bool, folders: Folders = Folders()) -> Location:  # noqa: B008 - frozen
-    """Return the Location of an absolute path, links to its folder resolved; a folder that is there
-    ends in '/'.
+    """Return the Location of an absolute path, with the links of its folder resolved. The target of
+    an existing folder ends in '/'.
 
-    Raises InvalidURL for one that leads through a loop of links, and for a destination that is a
-    pipe, a socket or a device; LocalDenied for what does not lie below `folders`."""
+    Raises InvalidURL for a path with a loop of links, and for a destination that is a pipe, a
+    socket or a device; LocalDenied for a path that is not below `folders`."""
     try:
         named = destination and path.name not in ("", "..")
         resolved = path.parent.resolve() / path.name if named else path.resolve()
@@ -154,9 +154,8 @@ def local_location(path: Path, *, destination: bool, folders: Folders = Folders(
     except OSError:
         raise LocalDenied("this folder of the server's own machine is not allowed") from None
     target = quote(os.fsencode(resolved), safe="/")
-    if (
-        destination and os.path.exists(resolved) and not os.path.isfile(resolved)
-    ):  # which raise nothing
+    # os.path.exists and isfile raise nothing, unlike the methods of Path.
+    if destination and os.path.exists(resolved) and not os.path.isfile(resolved):
         if not os.path.isdir(resolved):
             raise InvalidURL(
                 "the destination is a pipe, a socket or a device", hint="Name a file, or a folder."
@@ -166,7 +165,7 @@ def local_location(path: Path, *, destination: bool, folders: Folders = Folders(
 
 
 def folders_of(location: Location) -> Folders:
-    """Return below which folders a Location lies."""
+    """Return the allowed folders of a Location; none for a Location that is not local."""
     return location.account.folders if isinstance(location.account, LocalAccount) else Folders(())
 
 
@@ -176,9 +175,9 @@ def path_of(location: Location) -> Path:
 
 
 def is_nested(one: Location, other: Location) -> bool:
-    """Say if one of two folders lies in the other, or is the other, by whatever names: links and
-    bind mounts lead to one device and one inode. Of what is not there yet the folders above it are
-    looked at."""
+    """Say if one of two folders contains the other, or is the other. Device and inode numbers are
+    compared, since links and bind mounts give one folder several names. For a folder that does not
+    exist yet, the folders above it are compared."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
     if in_native_thread(lambda: _are_folded(*paths)):
@@ -190,8 +189,8 @@ def is_nested(one: Location, other: Location) -> bool:
 
 
 def same_file(one: Location, other: Location) -> bool:
-    """Say if two places are one file, by whatever names: by links of both kinds, or where a mount
-    shows it twice."""
+    """Say if two locations are the same file, also through hard links, symbolic links and
+    mounts."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
     if in_native_thread(lambda: _are_folded(*paths, whole=True)):
@@ -201,9 +200,9 @@ def same_file(one: Location, other: Location) -> bool:
 
 @dataclass(frozen=True)
 class LinkOut:
-    """By which link another place is meant than one in a tree: where that `link` lies in the tree,
-    what its `target` is, where the place is really, and the tree. All are percent-encoded paths,
-    without links but the first."""
+    """A link that leads out of a place in a tree: its path `link` in the tree, its `target`, the
+    place's real path `there`, and that of the `tree`. All are percent-encoded, and all but `link`
+    have their links resolved."""
 
     link: str
     target: str
@@ -212,19 +211,18 @@ class LinkOut:
 
 
 def leads_into(place: Location, tree: Location, folder: Location) -> bool:
-    """Say if links lead from a place in a `tree` to another one that lies in a `folder`. Where the
-    tree lies by links of its own counts for nothing."""
+    """Say if links within a `tree` lead from a place to another one in a `folder`. Links in the
+    path of the tree itself do not count."""
     return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
 
 
 def link_out_of(place: Location, tree: Location) -> LinkOut | None:
-    """Return where links lead from a place in a `tree`, and by which of them; None where none
-    does."""
+    """Return the link by which a place in a `tree` leads elsewhere, or None."""
     return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
 
 
 def is_at(place: Location, there: str) -> bool:
-    """Say if a place is really `there`, as Led tells it."""
+    """Say if the real path of a place is `there` (as in LinkOut)."""
     return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
 
 
@@ -243,22 +241,24 @@ def _led_from(place: Path, tree: Path) -> LinkOut | None:
 
 
 def _real_paths(place: Path, tree: Path) -> tuple[str, str]:
-    """Return where a place is, and where it would be if no link led from its tree."""
+    """Return the real path of a place, and the path that it would have without links in its
+    tree."""
     return os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
 
 
 def _ancestors(path: Path) -> list[tuple[int, int] | None]:
-    """Return what tells a folder, and each above it, from all others; None for what can't be looked
-    at."""
+    """Return the identities of a folder and of each folder above it; None for one that can't be
+    inspected."""
     with suppress(OSError, RuntimeError):  # a loop of links
         path = path.resolve()
     return [_identity(folder) for folder in (path, *path.parents)]
 
 
 def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
-    """Say if one of two paths leads into the other, or to the same, by names that their file system
-    folds: where that is FUSE, it gives one file a number of its own by each name (fuse(8),
-    `use_ino`). If `whole`, to the same only."""
+    """Say if one of two paths contains the other, or is the same, by names that differ only in case
+    or Unicode form. A FUSE file system may give one file a different inode number for each such
+    name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
+    same."""
     with suppress(OSError, RuntimeError):  # a loop of links
         one, other = one.resolve(), other.resolve()
     if whole and len(one.parts) != len(other.parts):
@@ -275,17 +275,15 @@ def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
 
 
 def _listed_names(path: Path) -> list[str]:
-    """Return the names of a path as the folders list them that they are in."""
+    """Return the names of a path as they are listed in their folders."""
     names: list[str] = []
     for name in path.parts:
-        above = Path(*names) if names else None
+        listed: list[str] = []
         with suppress(OSError):
-            if (
-                above is not None
-                and os.path.lexists(above / name)
-                and name not in (listed := os.listdir(above))
-            ):
-                name = next((found for found in listed if _folded(found) == _folded(name)), name)
+            if names and os.path.lexists(Path(*names, name)):
+                listed = os.listdir(Path(*names))
+        if listed and name not in listed:
+            name = next((found for found in listed if _folded(found) == _folded(name)), name)
         names.append(name)
     return names
 
@@ -303,7 +301,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class LocalStore:
-    """Folders of this machine, for one transfer."""
+    """Local folders, for one transfer."""
 
     def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
         self._side, self._meter, self._limits = side, meter, wire.limits
@@ -324,10 +322,9 @@ class LocalStore:
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
-        path, settled = (
-            path_of(location),
-            self._side == "source",
-        )  # what we have written just now is nobody else's
+        path = path_of(location)
+        # A destination's file was written by relay just now: nobody else changes it.
+        settled = self._side == "source"
         with self._as_relay_errors(location):
             opened = in_native_thread(
                 partial(open_settled, folders_of(location), path, settled=settled)
@@ -336,7 +333,7 @@ class LocalStore:
         known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
         if known not in (None, version.etag):
             os.close(descriptor)
-            raise SourceChanged(f"{location} is another version now", side=self._side)
+            raise SourceChanged(f"{location} is a different version now", side=self._side)
         first, length = (span.first, span.length) if span else (0, version.size)
         stream = FileStream(descriptor, self._side, version, first, whole=span is None)
         body = body_of(stream, length, self._meter)
@@ -351,8 +348,8 @@ class LocalStore:
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """As Source.list, in the order of the names. Links to files are followed; what can't be
-        moved (links to folders, pipes, devices) is an entry with its error."""
+        """As Source.list, ordered by name. Links to files are followed. Links to folders, pipes and
+        devices can't be moved: they are entries with an error."""
         root, waiting = path_of(location), [""]
         while waiting:
             folder = waiting.pop()
@@ -374,8 +371,7 @@ class LocalStore:
                 yield Entry(folder, error=failed)
 
     def _scanned(self, location: Location, folder: Path) -> Iterator[Entry]:
-        """Yield what one folder holds, in the order of the names. Raises OSError, and
-        RelayError."""
+        """Yield the entries of one folder, ordered by name. Raises OSError, and RelayError."""
         folders = folders_of(location)
         descriptor, names = in_native_thread(partial(names_in, folders, folder))
         try:
@@ -402,30 +398,31 @@ class LocalStore:
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: `publish` makes a name that is not there, or
-        fails."""
+        """As Destination.honours_preconditions: `publish` creates the name, or fails if it
+        exists."""
         return True
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: a broken upload has another name."""
+        """As Destination.publishes_atomically: a broken upload has a temporary name."""
         return True
 
     @property
     def part_limits(self) -> PartLimits | None:
-        """As Destination.part_limits: a file is written in one go."""
+        """As Destination.part_limits: a file has no multipart uploads."""
         return None
 
     def unkept_metadata(
         self, location: Location, metadata: tuple[tuple[str, str], ...]
     ) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: a file has a name, a time, and its bytes."""
+        """As Destination.unkept_metadata: a file keeps its name, its time of modification, and its
+        bytes."""
         return (
             *_content_coding_note(metadata),
             *unkept_notes(metadata, lambda name: name == "content-encoding", location, "a file"),
         )
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: the bytes are on this machine anyway."""
+        """As Destination.can_copy: local bytes are copied like any others."""
         return False
 
     def put(
@@ -437,11 +434,9 @@ class LocalStore:
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes
-        missing folders.
+        """As Destination.put. The file has a temporary name until `publish`. Makes missing folders.
 
-        Nothing is read of the body where the place can't be written to.
-        """
+        If the file can't be created, the body is not read at all."""
         lost = self.unkept_metadata(location, metadata)
         require(metadata, location, lost)
         name, changed = temporary_name(token), dict(metadata).get(MTIME)
@@ -464,8 +459,8 @@ class LocalStore:
     def _write(
         self, location: Location, part: upload.TemporaryFile, body: Body, changed: str | None
     ) -> tuple[os.stat_result, tuple[str, ...]]:
-        """Write the whole body; return as `upload.finish`. Raises the body's errors, and ours for
-        the file system's."""
+        """Write the whole body; return as `upload.finish`. Raises the body's errors, and relay's
+        errors for those of the file system."""
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
                 piece = view[: fill(body, view)]
@@ -479,7 +474,7 @@ class LocalStore:
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.staged_locations."""
         path = path_of(location)
-        if token:  # without one it is only asked if there is such a place
+        if token:  # without one the caller only asks if there are staged locations
             with self._as_relay_errors(location):
                 path = in_native_thread(partial(folders_of(location).target, path))
         name = temporary_name(token)
@@ -491,10 +486,10 @@ class LocalStore:
     def publish(
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
     ) -> Version:
-        """As Destination.publish: a rename, or a link where nothing may be there, and the folder to
-        the disk."""
+        """As Destination.publish: by a rename, or with `if_absent` by a hard link, then an fsync of
+        the folder."""
         assert stored.readable is not None and stored.place is not None, (
-            "an upload that is to be published has both"
+            "an upload to publish has both locations"
         )
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._as_relay_errors(stored.place):
@@ -511,24 +506,24 @@ class LocalStore:
         folders, path = folders_of(location), path_of(location)
         with self._as_relay_errors(location), suppress(FileNotFoundError):
             if location.path.endswith("/"):
-                return in_native_thread(
-                    partial(upload.remove_folder, folders, path)
-                )  # of ours, which must be empty
-            known = None if _is_unpublished(path) else version.etag  # nobody else has such a name
+                # A folder that relay made; it must be empty.
+                return in_native_thread(partial(upload.remove_folder, folders, path))
+            # A temporary name is always relay's own, whatever its version.
+            known = None if _is_unpublished(path) else version.etag
             is_ours = lambda found: known in (None, version_of(found).etag)  # noqa: E731
             if not in_native_thread(partial(upload.remove, folders, path, is_ours)):
-                raise PreconditionFailed(f"{location} is another version now", side=self._side)
+                raise PreconditionFailed(f"{location} is a different version now", side=self._side)
 
     @staticmethod
     def _at(location: Location, path: Path) -> Location:
-        """Return a path of the same folders."""
+        """Return the Location of a path, with the same allowed folders."""
         return Location("file", "", 0, quote(os.fsencode(path), safe="/"), account=location.account)
 
     # -- errors
 
     @contextmanager
     def _as_relay_errors(self, location: Location) -> Iterator[None]:
-        """Turn the system's errors into ours."""
+        """Turn the operating system's errors into relay's."""
         try:
             yield
         except OSError as error:
@@ -544,10 +539,10 @@ def _is_unpublished(path: Path) -> bool:
 
 
 def _content_coding_note(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """Return what the reader of a file has to know of its bytes."""
+    """Return the note that the file's bytes are still in a content coding, if they are."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
     return (
         ()
         if coding is None
-        else (f"the file holds the bytes as they came, in the content coding {coding}",)
+        else (f"the file has the bytes as received, in the content coding {coding}",)
     )

@@ -1,13 +1,13 @@
 """A local file as a source: its version, its bytes, and the listing of a folder.
 
-Theory of operation. A file is read like a socket. What is in the page cache is read at once
-(RWF_NOWAIT, preadv2(2)); what a disk, or a server behind a mount, must fetch is read in a native
-thread, so that it holds nobody else up. That the file is still the one that was opened is looked at
-before its last piece is handed out: by its times, that of its inode among them, which nobody can
-set back (st_ctime), and by its end.
+Theory of operation. A file is read like a socket. Bytes in the page cache are read at once
+(RWF_NOWAIT, preadv2(2)). Bytes that a disk, or the server behind a mount, must fetch are read in a
+native thread, so that no other transfer waits. Before the last piece is returned, the file is
+checked for changes: by its times, including st_ctime, which can't be set back, and by its end.
 
-Decided here: what tells two versions apart, and what of a folder can be moved. Never here: what may
-be opened (`local_folders.py`), what the system's errors mean (`local.py`)."""
+Decided here: how two versions of a file are told apart, and which entries of a folder can be moved.
+Never here: which paths may be opened (`local_folders.py`), what the system's errors mean
+(`local.py`)."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from relay.wire.stream import Stream
 from relay.wire.watchdog import Watchdog
 
 UTF_8: Final = ("utf-8", "surrogateescape")
-"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang
-on that."""
+"""Encoding of file names. It does not depend on the locale, and so neither do object names."""
 _NOT_NOW: Final = frozenset(
     {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE}
 )
-"""What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
+"""Errors of preadv2 if the bytes are not in memory, or if the file system does not support
+RWF_NOWAIT."""
 _UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ")
-"""The types of file systems that make up their inodes' numbers, as they begin a mount's line
+"""Types of file systems whose inode numbers are not permanent, as they begin a mount's line
 (proc(5), "mountinfo")."""
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
@@ -53,32 +53,31 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BYTES: Final = 256
 """Flags of statx(2), and the size of its answer (linux/fcntl.h, linux/stat.h)."""
 TICK_NS: Final = 20_000_000
-"""The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a
-little)."""
+"""Maximum step of the clock that stamps files, in nanoseconds: CONFIG_HZ of 100, with a margin."""
 SORTED: Final = 10_000
-"""How many names are sorted at a time: some milliseconds."""
+"""Number of names that are sorted at a time, which takes some milliseconds."""
 Failed = Callable[[OSError, str], RelayError]
-"""Makes an error of ours of the system's, about the object of this name."""
+"""Turns an error of the operating system into relay's, about the object of this name."""
 
 
 def require_regular(found: os.stat_result) -> os.stat_result:
-    """Return it, if it is of a regular file. Raises IsADirectoryError, and ENXIO for a pipe, a
-    socket or a device."""
+    """Return `found` if it is a regular file. Raises IsADirectoryError, ELOOP for a link, and ENXIO
+    for a pipe, a socket or a device."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if stat.S_ISLNK(found.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.ENXIO, f"it is {_special_kind(found.st_mode)}, and no regular file")
+        raise OSError(errno.ENXIO, f"it is {_special_kind(found.st_mode)}, not a regular file")
     return found
 
 
 def fresh(folder: int, name: str = "") -> os.stat_result:
-    """Return what is known of a name in a folder, or of what is open, by the server behind a mount:
-    what the system keeps of its answers may be older than the last write (FUSE a second, NFS up to
-    a minute). Raises OSError."""
+    """Stat a name in a folder, or an open file, without the attribute cache of a mount: cached
+    attributes may be older than the last write (FUSE a second, NFS up to a minute). Raises
+    OSError."""
     statx = _libc_statx()
-    if statx is not None:  # its answer is the next one's too
+    if statx is not None:  # it refreshes the cache, which the stat below then reads
         flags = _AT_STATX_FORCE_SYNC | (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH)
         statx(
             folder,
@@ -96,8 +95,8 @@ def _libc_statx() -> Callable[..., int] | None:
 
 
 def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
-    """Return what tells one version of a file from another; the entity tag is ours. Not `sized` is
-    one whose size the system does not tell."""
+    """Return the version of a file, with an ETag that relay makes of its identity, times and size.
+    `sized` is False if the system does not report the size."""
     number = found.st_ino if _is_numbered(found.st_dev) else 0
     tag = (found.st_dev, number, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
     etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
@@ -108,10 +107,10 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
 
 @lru_cache(maxsize=256)
 def _is_numbered(device: int) -> bool:
-    """Say if a file keeps its inode's number as long as it is there. FUSE, FAT and exFAT give it
-    another one whenever the system had forgotten it (fuse(8), `use_ino`; Linux, fs/fat/inode.c and
-    fs/exfat/inode.c, iunique), and so does SMB where the server's numbers are not taken
-    (mount.cifs(8), `noserverino`)."""
+    """Say if inode numbers are permanent on a device. FUSE, FAT and exFAT assign a new number after
+    the kernel dropped the inode from its cache (fuse(8), `use_ino`; Linux, fs/fat/inode.c and
+    fs/exfat/inode.c, iunique). So does SMB without the server's numbers (mount.cifs(8),
+    `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
@@ -124,16 +123,14 @@ def _is_numbered(device: int) -> bool:
 
 
 def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
-    """Return what goes with a file."""
-    return (
-        ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),)
-        if found.st_mtime_ns >= 0
-        else ()
-    )
+    """Return a file's metadata: its time of modification."""
+    if found.st_mtime_ns < 0:
+        return ()
+    return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),)
 
 
 def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
-    """Return what is known of a regular file. Raises OSError."""
+    """Return the stat and the version of a regular file. Raises OSError."""
     found = require_regular(folders.stat(path))
     if found.st_size:
         return found, version_of(found)
@@ -144,19 +141,17 @@ def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]
 def open_settled(
     folders: Folders, path: Path, *, settled: bool
 ) -> tuple[int, os.stat_result, Version]:
-    """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a
-    pipe or a device may have no end. A file without a size that has bytes all the same (of /proc)
-    is read until it ends.
+    """Open a regular file; return its descriptor, stat and version. Raises OSError, also for a pipe
+    or a device, which may have no end. A file of size 0 that has bytes (in /proc) gets a version
+    without a size, and is read to its end.
 
-    With `settled` one that was changed just now is waited for: another change in the same tick of
-    the system's clock could not be seen by its times."""
+    With `settled`, waits if the file was changed just now: another change in the same tick of the
+    clock would leave its times as they are, and not be detected."""
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = require_regular(fresh(descriptor))
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
-            get_original("time", "sleep")(
-                TICK_NS / 1e9
-            )  # or a change in the same tick of the system's clock would not be seen
+            get_original("time", "sleep")(TICK_NS / 1e9)
             found = os.fstat(descriptor)
         sized = bool(found.st_size) or not os.pread(descriptor, 1, 0)
         return descriptor, found, version_of(found, sized=sized)
@@ -166,15 +161,15 @@ def open_settled(
 
 
 class FileStream(Stream):
-    """A regular file in the place of a socket."""
+    """A regular file with the interface of a socket stream."""
 
     splices = False
 
     def __init__(
         self, descriptor: int, side: Side, version: Version, first: int, *, whole: bool
     ) -> None:
-        """Take over an open descriptor; read from its byte `first` on. `whole` says that it is read
-        to its end."""
+        """Take over an open descriptor and read from byte `first` on. `whole`: the file is read to
+        its end."""
         self.side, self.leftover, self.closed = side, b"", False
         self._descriptor, self._version, self._at, self._whole = descriptor, version, first, whole
         self._slow = False
@@ -195,8 +190,8 @@ class FileStream(Stream):
         return count
 
     def _cached(self, view: memoryview) -> int | None:
-        """Read what lies in memory; None where a disk must be asked, or what is mounted there can't
-        tell."""
+        """Read from the page cache; None if a disk must be read, or if the file system does not
+        support RWF_NOWAIT."""
         try:
             return os.preadv(self._descriptor, [view], self._at, os.RWF_NOWAIT)
         except OSError as error:
@@ -210,8 +205,8 @@ class FileStream(Stream):
         return True
 
     def check(self) -> None:
-        """Raise SourceChanged if the file is not as it was when it was opened, or goes on behind
-        its end."""
+        """Raise SourceChanged if the file was changed since it was opened, or is longer than its
+        size."""
         try:
             changed = in_native_thread(self._changed) if self._slow else self._changed()
         except OSError as error:
@@ -242,11 +237,11 @@ class FileStream(Stream):
 
 
 class FileBody(Body):
-    """A file's bytes. Where the file tells no size, the system's own end of it is its end."""
+    """A file's bytes. A file of unknown size ends at end-of-file."""
 
     @property
     def ends_by_close(self) -> bool:
-        """As Body's: a file can't be cut as a connection can."""
+        """As Body's: False, since a file is not cut off as a connection may be."""
         return False
 
 
@@ -259,8 +254,8 @@ def body_of(stream: FileStream, length: int | None, meter: Watchdog) -> Body:
 
 
 def _release(stream: Stream, reusable: bool) -> None:
-    """Close the file when its Body is done with it; before that, one that was read to its end must
-    be unchanged."""
+    """Close the file after its Body is finished. If it was read to its end, check first that it was
+    not changed."""
     try:
         if reusable and isinstance(stream, FileStream):
             stream.check()
@@ -268,14 +263,15 @@ def _release(stream: Stream, reusable: bool) -> None:
         stream.close()
 
 
-# -- what a folder holds
+# -- listing a folder
 
 
 def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
-    """Open a folder; return its descriptor, and the names in it in their order. Raises OSError.
+    """Open a folder; return its descriptor and its names in order. Raises OSError.
 
-    A name takes a fifth of the memory that its Entry takes, and a folder may have millions. They
-    are sorted in pieces: no other thread runs while Python sorts (law 10)."""
+    Names are returned instead of entries, since a folder may have millions, and a name takes a
+    fifth of an Entry's memory. They are sorted in pieces: no other thread runs while Python sorts
+    (law 10)."""
     descriptor = folders.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         names = os.listdir(descriptor)
@@ -295,9 +291,9 @@ def scan_folder(
     failed: Failed,
     side: Side,
 ) -> list[Entry]:
-    """Return what some names of a folder that is open are. What can't be moved is there with its
-    error; what vanishes meanwhile is not, and at a destination no upload that is not published
-    yet."""
+    """Return the entries for some names of an open folder. A name that can't be moved becomes an
+    entry with an error. Left out are names that were removed meanwhile and, at a destination,
+    temporary names."""
     found = (_entry(folders, folder, descriptor, name, failed, side) for name in names)
     return [entry for entry in found if entry is not None]
 
@@ -317,14 +313,14 @@ def _entry(
                 return Entry(
                     name,
                     error=_left_out_error(
-                        "a link to a folder is not followed", "Move that folder by itself."
+                        "relay does not follow a link to a folder", "Move that folder by itself."
                     ),
                 )
         if not stat.S_ISREG(found.st_mode):
             return Entry(
                 name,
                 error=_left_out_error(
-                    f"{_special_kind(found.st_mode)} holds no bytes", "Only files can be moved."
+                    f"{_special_kind(found.st_mode)} is not a file", "Only files can be moved."
                 ),
             )
     except FileNotFoundError as error:

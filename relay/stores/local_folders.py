@@ -1,15 +1,14 @@
 """Open local paths; on a server only below the folders that its operator allowed.
 
-Theory of operation. A check of a path proves nothing of what is opened by it later: a link may be
-made in between. So a path is opened below an allowed folder by openat2(2), which refuses every link
-on the way (RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS). Where it refuses one, the links are resolved, the
-path that they lead to must lie below an allowed folder too, and that one is opened in the same way.
-Without openat2 (Linux before 5.6, seccomp) each folder of the path is opened by itself, with
-O_NOFOLLOW.
+Theory of operation. A check of a path does not protect a later open: a link may be made in between.
+So a path is opened below an allowed folder by openat2(2), which refuses every link on the way
+(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS). If there is a link, the path is resolved, the result must be
+below an allowed folder too, and is opened in the same way. Without openat2 (Linux before 5.6,
+seccomp) each folder of the path is opened in turn, with O_NOFOLLOW.
 
 Decided here: which path may be opened. Never here: which folders are allowed (`stores/remotes.py`),
-what is done with a file. Every function here raises OSError; what leads out of the allowed folders
-is EXDEV, as of openat2."""
+what is done with a file. Every function here raises OSError; a path that leads out of the allowed
+folders raises EXDEV, as openat2 does."""
 
 from __future__ import annotations
 
@@ -25,19 +24,18 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-"""How a folder is opened to name something in it: that asks for no permission to list it."""
+"""Flags of a folder that is opened only to name its files: it needs no permission to list them."""
 _OPENAT2: Final = 437
 """The number of the system call, on every architecture (openat2(2))."""
 _BENEATH: Final = 0x08 | 0x04
 """RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which implies RESOLVE_NO_MAGICLINKS
 (linux/openat2.h)."""
 _ABSENT: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.E2BIG})
-"""What openat2 says where there is none: an old kernel, or a filter of system calls."""
+"""Errors of openat2 if it is not available: an old kernel, or a filter of system calls."""
 UNSYNCED: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES}
 )
-"""What fsync of a folder says where the file system has none, or where the folder may not be
-read."""
+"""Errors of fsync if the file system does not support it, or if the folder may not be read."""
 
 
 class _How(ctypes.Structure):
@@ -46,17 +44,18 @@ class _How(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of this machine that may be opened, with all in them; None allows every one."""
+    """The local folders that may be opened, with everything below them; None allows all."""
 
     allowed: tuple[Path, ...] | None = None
 
     def open(self, path: Path, flags: int) -> int:
-        """Open what is there; return the descriptor. Links are followed as far as they stay in the
-        allowed folders."""
+        """Open a path and return the descriptor. Links are followed if they stay in the allowed
+        folders."""
         flags |= os.O_CLOEXEC
         if self.allowed is None:
             return os.open(path, flags)
-        if (root := self._root(path)) is not None:
+        root = self._root(path)
+        if root is not None:
             try:
                 return _open_below(root, path, flags)
             except OSError as error:
@@ -64,7 +63,7 @@ class Folders:
                     raise
         path = self.resolve(path)
         root = self._root(path)
-        assert root is not None, "what is resolved lies below one of them"
+        assert root is not None, "resolve() only returns paths below an allowed folder"
         return _open_below(root, path, flags)
 
     @contextmanager
@@ -77,26 +76,26 @@ class Folders:
             os.close(descriptor)
 
     def stat(self, path: Path) -> os.stat_result:
-        """Return what is known of a file or folder, where its links lead to."""
+        """Return the stat of a file or folder; links are followed."""
         if self.allowed is None:
             return path.stat()
         with self.opened(path, os.O_PATH) as descriptor:
             return os.fstat(descriptor)
 
     def resolve(self, path: Path) -> Path:
-        """Return the path without links, also of what is not there."""
+        """Return the path with all links resolved; it need not exist."""
         found = Path(os.path.realpath(path))
         if self.allowed is not None and self._root(found) is None:
             raise OSError(errno.EXDEV, "it leads out of the folders that are allowed")
         return found
 
     def target(self, path: Path) -> Path:
-        """Return the path to write to: where a link leads, whether something is there or not, else
-        `path` itself."""
+        """Return the path to write to: the target of a link, which need not exist, otherwise `path`
+        itself."""
         return self.resolve(path) if path.is_symlink() else path
 
     def make(self, path: Path) -> int:
-        """Open a folder as FOLDER; make it, and those above it, where they are not there, and sync
+        """Open a folder with FOLDER; make it and the folders above it if they are missing, and sync
         each."""
         missing: list[str] = []
         while True:
@@ -119,7 +118,7 @@ class Folders:
 
 
 def sync_folder(folder: int) -> None:
-    """Write to the disk which names a folder has, where its file system can do that."""
+    """Sync a folder's names to the disk, if its file system supports that."""
     try:
         with _closing(
             os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
@@ -183,8 +182,8 @@ def _walk(top: int, parts: tuple[str, ...], flags: int) -> int:
 
 
 def _open_plain(folder: int, name: str, flags: int) -> int:
-    """Open a name of a folder that is no link. Raises OSError: O_PATH takes a link, and O_DIRECTORY
-    calls it a file."""
+    """Open a name in a folder. Raises OSError, ELOOP for a link: with O_PATH open() would return
+    the link itself, and with O_DIRECTORY it fails with ENOTDIR."""
     try:
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except NotADirectoryError:

@@ -1,15 +1,16 @@
 """A local file as a destination: written under a temporary name, then renamed.
 
-Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to
-become, and to the disk. It is then renamed, or, where nothing may be at its place, linked to its
-name; a file system without links has RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL: an empty
-file keeps the name for a moment then, and a note beside it tells whoever comes after a crash that
-it is none. A crash at any moment leaves the old file or the new one. A link at the place is written
-through: the file that it leads to is replaced, and keeps its owner, mode and access list.
+Theory of operation. The bytes go to a `.relay-….part` in the folder of the final file, which is
+synced to the disk. It is then renamed or, with `if_absent`, hard-linked to its final name. A file
+system without hard links may have RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL: then an
+empty placeholder reserves the name for a moment, and a note beside it says so, for cleanup after a
+crash. A crash at any moment leaves the old file or the new one. A symbolic link at the final name
+is followed: its target is replaced, and the new file keeps the target's owner, mode and access
+list.
 
-Decided here: how a file is written, and what of it may be missing with a note. Never here: what may
-be opened (`local_folders.py`), what the system's errors mean (`local.py`). Every function raises
-OSError, and is made to be called in a native thread."""
+Decided here: how a file is written, and what may be missing with a note. Never here: which paths
+may be opened (`local_folders.py`), what the system's errors mean (`local.py`). Every function
+raises OSError, and must be called in a native thread."""
 
 from __future__ import annotations
 
@@ -33,14 +34,12 @@ from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync_folder
 
 T = TypeVar("T")
 DATED_SECONDS: Final = 2.0
-"""File systems keep a time to two seconds at least (FAT)."""
-UNDATED: Final = "the file system does not let the file's time of change be set"
+"""Coarsest resolution of a file's time, in seconds (FAT)."""
+UNDATED: Final = "the file system did not accept the file's time of modification"
 UNOWNED: Final = (
-    "the file that was replaced had another owner or group, which could not be given to this one"
+    "the replaced file had a different owner or group, which could not be set on the new one"
 )
-UNSAFE: Final = (
-    "the file system can't be told to write the file to its disk: a power loss may still take it"
-)
+UNSAFE: Final = "the file system does not support fsync: a power loss may still destroy the file"
 UNLINKED: Final = frozenset(
     {
         errno.EPERM,
@@ -52,7 +51,7 @@ UNLINKED: Final = frozenset(
         errno.EACCES,
     }
 )
-"""What link(2) says on file systems that have no hard links, or none to this file."""
+"""Errors of link(2) on file systems without hard links, or without one to this file."""
 _SECONDS: Final = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?")
 _NOTE: Final = f"-name{SUFFIX}"
 _NO_REPLACE: Final = 1
@@ -62,8 +61,8 @@ _ACCESS_LIST: Final = "system.posix_acl_access"
 
 @dataclass(kw_only=True)
 class TemporaryFile:
-    """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is
-    of the file."""
+    """A file that is being written under a temporary `name`. `folder` and `descriptor` are open
+    descriptors of its folder and of the file."""
 
     folder: int
     descriptor: int
@@ -72,24 +71,24 @@ class TemporaryFile:
     notes: tuple[str, ...] = ()
 
     def shut(self) -> None:
-        """Close the file itself: a mount may send it to its server only then, and fail then
+        """Close the file. Raises OSError: a mount may send the bytes to its server only now
         (close(2))."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Close its descriptors."""
+        """Close both descriptors."""
         with suppress(OSError):
             self.shut()
         os.close(self.folder)
 
 
 def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
-    """Begin a file that is to become `place`; make missing folders.
+    """Create the temporary file for `place`; make missing folders.
 
-    Raises IsADirectoryError, ENXIO for what is no regular file, FileExistsError (with `if_absent`:
-    something is there)."""
+    Raises IsADirectoryError, ENXIO if `place` is not a regular file, FileExistsError (with
+    `if_absent`: the file exists)."""
     path = folders.target(place)
     folder = folders.make(path.parent)
     try:
@@ -97,7 +96,7 @@ def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Tempo
         if if_absent and old is not None:
             raise FileExistsError(errno.EEXIST, "it exists")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        # What replaces a file is not seen by more than the file was, before it has its mode.
+        # Until it gets the mode of the file that it replaces, no other user may read it.
         descriptor = os.open(name, flags, 0o666 if old is None else 0o600, dir_fd=folder)
         notes = () if old is None or _copy_owner(descriptor, old) else (UNOWNED,)
         return TemporaryFile(
@@ -109,7 +108,7 @@ def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Tempo
 
 
 def write(part: TemporaryFile, data: memoryview) -> None:
-    """Write on."""
+    """Append data."""
     done = 0
     while done < len(data):
         done += os.write(part.descriptor, data[done:])
@@ -118,8 +117,8 @@ def write(part: TemporaryFile, data: memoryview) -> None:
 def finish(
     part: TemporaryFile, data: memoryview, changed: str | None
 ) -> tuple[os.stat_result, tuple[str, ...]]:
-    """Write the last of it, give it its time, `changed` in seconds since 1970, write it to the
-    disk, and shut it; return what is known of it then, and what could not be done."""
+    """Append the last data, set the time of modification (`changed`, in seconds since 1970), sync
+    and close the file. Return its stat, and notes on what could not be done."""
     notes = part.notes
     write(part, data)
     dated = changed is not None and _set_modified(part.descriptor, changed)
@@ -136,14 +135,14 @@ def finish(
 
 
 def abandon(part: TemporaryFile) -> None:
-    """Remove it, and close it."""
+    """Delete the temporary file and close it."""
     with suppress(OSError):
         os.unlink(part.name, dir_fd=part.folder)
     part.close()
 
 
 def _sync(descriptor: int) -> bool:
-    """Write a file to the disk; return whether its file system can do that."""
+    """Sync a file to the disk; return False if its file system does not support that."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -156,9 +155,8 @@ def _sync(descriptor: int) -> bool:
 def retry_unnamed(
     publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path
 ) -> T:
-    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file
-    system, and the file that gets it is there: some say so of a name that they don't take
-    (exfat-fuse)."""
+    """Do `replace` or `link`. Raises EINVAL if it fails with ENOENT although the temporary file
+    exists: some file systems answer that to a name that they don't allow (exfat-fuse)."""
     try:
         return publish(folders, part, place)
     except FileNotFoundError:
@@ -167,8 +165,8 @@ def retry_unnamed(
 
 
 def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
-    """Give a file its place, whatever is there; return what is there then. What it replaces gives
-    it its mode."""
+    """Rename the temporary file to `place`, replacing a file there and keeping its mode; return the
+    stat of `place`."""
     with folders.opened(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         old = _stat_name(folder, path.name)
@@ -179,11 +177,10 @@ def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
 
 
 def link(folders: Folders, part: Path, place: Path) -> bool:
-    """Give a file its place, where nothing is. Returns whether it still has its own name too, for
-    `settle`.
+    """Give the temporary file the name `place`. Return whether it still has its temporary name too,
+    for `settle`.
 
-    Raises FileExistsError: something is there.
-    """
+    Raises FileExistsError if `place` exists."""
     with folders.opened(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         _stat_name(folder, path.name)
@@ -194,7 +191,7 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
             return True
         except FileExistsError:
             if _is_one_file(folder, part.name, path.name):
-                return True  # an NFS server did it, and its first answer was lost (link(2), BUGS)
+                return True  # an NFS server linked it, but its first answer was lost (link(2))
             raise
         except OSError as error:
             if error.errno not in UNLINKED:
@@ -204,8 +201,8 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
 
 
 def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
-    """Take the first of its two names away from what `link` gave its place; return what is
-    there."""
+    """Remove the temporary name after `link`, if it is still there (`linked`); return the stat of
+    `place`."""
     with folders.opened(part.parent, FOLDER) as folder:
         if linked:
             os.unlink(part.name, dir_fd=folder)
@@ -213,8 +210,8 @@ def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.sta
 
 
 def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
-    """Remove the file at a place, if `is_ours` says so of it; return whether it did. Raises
-    FileNotFoundError."""
+    """Delete the file at `place` if `is_ours` accepts its stat; return whether it was deleted.
+    Raises FileNotFoundError."""
     path = folders.target(place)
     with folders.opened(path.parent, FOLDER) as folder:
         if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
@@ -226,17 +223,17 @@ def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bo
 
 
 def remove_folder(folders: Folders, path: Path) -> None:
-    """Remove a folder, which must be empty."""
+    """Delete an empty folder."""
     with folders.opened(path.parent, FOLDER) as folder:
         os.rmdir(path.name, dir_fd=folder)
 
 
-# -- the place
+# -- the final name
 
 
 def _stat_name(folder: int, name: str) -> os.stat_result | None:
-    """Return what is at a name, or None. Raises IsADirectoryError, and ENXIO for what is no regular
-    file."""
+    """Return the stat of a name, or None. Raises IsADirectoryError, and ENXIO if it is not a
+    regular file."""
     try:
         return require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
@@ -246,7 +243,7 @@ def _stat_name(folder: int, name: str) -> os.stat_result | None:
 def _target(folders: Folders, part: Path, place: Path) -> Path:
     path = folders.target(place)
     if path.parent != part.parent:
-        raise OSError(errno.ESTALE, "it leads to another folder than it did when the upload began")
+        raise OSError(errno.ESTALE, "since the upload began, its link leads to a different folder")
     return path
 
 
@@ -261,13 +258,13 @@ def _stat_placed(folder: int, name: str) -> os.stat_result:
 
 
 def _rename_if_absent(folder: int, old: str, new: str) -> None:
-    """Rename, where nothing has the new name. Raises FileExistsError."""
+    """Rename, unless the new name exists. Raises FileExistsError."""
     try:
         return _renameat2(folder, old, new)
     except OSError as error:
         if error.errno not in UNLINKED:
             raise
-    # Nobody else can have the name any more; who looks between the two finds an empty file there.
+    # The placeholder reserves the name; until the rename, other programs see an empty file there.
     note = note_of(old)
     try:
         _note_placeholder(folder, note, new)
@@ -285,14 +282,14 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
 
 
 def note_of(part: str) -> str:
-    """Return the name of the file that tells, of one that is being written, which name an empty
-    file keeps for it."""
+    """Return the name of the note of a temporary file; the note holds the name of its
+    placeholder."""
     return f"{part.removesuffix(SUFFIX)}{_NOTE}"
 
 
 def _note_placeholder(folder: int, note: str, name: str) -> None:
-    """Write that an empty file is about to have this name, and is nobody's: we may be killed before
-    it is replaced."""
+    """Write the note that an empty file of this name is a placeholder: relay may be killed before
+    the placeholder is replaced."""
     descriptor = os.open(
         note,
         os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -308,14 +305,13 @@ def _note_placeholder(folder: int, note: str, name: str) -> None:
 
 
 def _remove_placeholder(folder: int, note: str) -> None:
-    """Remove the empty file of which a note tells; an older one is somebody's."""
+    """Delete the placeholder that a note names. An empty file that is older than the note is not a
+    placeholder."""
     with suppress(OSError):
         descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            name, since = (
-                os.fsdecode(os.read(descriptor, NAME_BYTES)),
-                os.fstat(descriptor).st_mtime_ns,
-            )
+            name = os.fsdecode(os.read(descriptor, NAME_BYTES))
+            since = os.fstat(descriptor).st_mtime_ns
         finally:
             os.close(descriptor)
         if name not in ("", ".", "..") and "/" not in name and "\0" not in name:
@@ -323,7 +319,7 @@ def _remove_placeholder(folder: int, note: str) -> None:
 
 
 def _remove_empty(folder: int, name: str, since: int) -> None:
-    """Remove a file, if there is one that is empty, and was written `since` then (nanoseconds since
+    """Delete a regular file if it is empty and was written at `since` or later (nanoseconds since
     1970)."""
     with suppress(OSError):
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -346,18 +342,16 @@ def _libc_renameat2() -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-# -- what a file keeps of the one that it replaces
+# -- owner, mode and time of the final file
 
 
 def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
-    """Give a file the owner and the group of another; return whether it has them."""
+    """Set the owner and the group of another file; return whether both were set."""
     ours = os.fstat(descriptor)
     if (ours.st_uid, ours.st_gid) == (old.st_uid, old.st_gid):
         return True
-    for owner in (
-        old.st_uid,
-        -1,
-    ):  # only root gives a file away; the group may go along all the same
+    # Only root may change the owner (-1 keeps it); the group alone may still be possible.
+    for owner in (old.st_uid, -1):
         with suppress(OSError):
             os.fchown(descriptor, owner, old.st_gid)
             return owner != -1
@@ -365,9 +359,8 @@ def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
 
 
 def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
-    """Give a file the mode and the access list of the one that it replaces, as far as its file
-    system has any. Without the bits that let it run as its owner: other bytes have not earned
-    them."""
+    """Copy the mode and the access list of the replaced file, as far as the file system has them.
+    The set-uid, set-gid and sticky bits are not copied: they were granted to the old content."""
     mode = stat.S_IMODE(old.st_mode) & 0o777
     access = _access_list(folder, replaced)
     if (
@@ -377,7 +370,7 @@ def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> No
         return
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        with suppress(PermissionError):  # one mode for all files of the mount
+        with suppress(PermissionError):  # the mount has one mode for all its files
             os.fchmod(descriptor, mode)
         if access is not None:
             with suppress(OSError):
@@ -390,14 +383,14 @@ def _access_list(folder: int, name: str) -> bytes | None:
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.getxattr(f"/proc/self/fd/{descriptor}", _ACCESS_LIST)
-    except OSError:  # it has none
+    except OSError:  # the file has no access list
         return None
     finally:
         os.close(descriptor)
 
 
 def _set_modified(descriptor: int, changed: str) -> bool:
-    """Give a file the time at which its source was changed; return whether it has it."""
+    """Set a file's time of modification to that of its source; return whether it was set."""
     if not _SECONDS.fullmatch(changed):
         return False
     moment = int(Decimal(changed) * 10**9)

@@ -1,10 +1,9 @@
-"""WebDAV (RFC 4918): upload under a temporary name beside the final one, prove it there, then move
-it.
+"""WebDAV (RFC 4918): upload under a temporary name in the same folder, verify there, then MOVE.
 
-Theory of operation. Many a WebDAV server writes an upload straight to the name that it was given,
-and shows what has come so far. So nothing is ever put to the final name: a `.relay-….part` in the
-same folder takes the bytes, and MOVE (section 9.9), which a server makes at once, publishes them
-after they were proved. Folders that are missing are made.
+Theory of operation. Many WebDAV servers write an upload straight to its name and show an incomplete
+object. So nothing is ever uploaded to the final name: a `.relay-….part` in the same folder receives
+the bytes, and MOVE (section 9.9), which a server does atomically, publishes them after they were
+verified. Missing folders are made.
 
 Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (`stores/http.py`).
 """
@@ -78,23 +77,23 @@ from relay.wire.watchdog import Watchdog
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
 DEEPEST = 100
-"""Folders that are made for one object at most."""
+"""Maximum number of folders that are made for one object."""
 XML: Fields = (("Content-Type", "application/xml"),)
 _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
 _CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
-"""Where the path of a URL ends that was decoded before it was taken apart: a query or a parameter
-follows."""
+"""The first encoded '?' of a path, or the first encoded ';' of its last segment. A server that
+decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
 NO_METHOD = frozenset({405, 501})
-"""A server answers these to a method that it does not have."""
+"""Statuses of a server that does not support the method."""
 NO_COPY = "no COPY"
 BY_PATH = "a Destination is a path"
 BEHIND = (
-    "It was asked with the whole URL and with the path alone. If a proxy before the server ends"
-    " TLS, let it rewrite the scheme and host of the Destination field to those that the server"
-    " has, or tell the server its public address."
+    "The Destination field was sent as a whole URL and as a path alone. If a proxy in front of the"
+    " server terminates TLS, let it rewrite the field's scheme and host to those of the server, or"
+    " configure the server's public address."
 )
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
-"""What an upload may be answered whose name the server reserves."""
+"""Statuses of an upload whose name the server may have reserved."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ class WebDavAccount:
 
 
 def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
-    """Return the Location of an http(s) URL that is spoken to by WebDAV. Raises as
-    `parse_location`, and UnsafeKey."""
+    """Return the WebDAV location of an http(s) URL. Raises as `parse_location`, and UnsafeKey."""
     location = parse_location(url, headers=headers, destination=destination)
     location = replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
     return location.as_destination() if destination else location
@@ -131,8 +129,8 @@ def http_url(text: str) -> str | None:
 
 
 def oc_checksum(text: str) -> Digests:
-    """Read an OC-Checksum ("SHA1:…", several with blanks between). Whoever uploaded the object
-    computed it: it tells of a source that is damaged, and proves nothing of a destination."""
+    """Read an OC-Checksum ("SHA1:…", several separated by blanks). The client that uploaded the
+    object computed it: it detects a damaged source, but proves nothing about a destination."""
     found = {}
     for one in text.split():
         name, _, value = one.partition(":")
@@ -158,17 +156,18 @@ class WebDavStore(HttpStore):
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
-        """As Destination.honours_preconditions: by a look, and by `Overwrite: F` (section
+        """As Destination.honours_preconditions: by a HEAD before, and by `Overwrite: F` (section
         9.9.3)."""
         return True
 
     first_name = 0
-    """Which of the temporary names is tried first."""
+    """Index of the temporary name that is tried first."""
     _given: int | None = None
-    """Which of them the last upload got; others may have learned of another one meanwhile."""
+    """Index of the temporary name of the last upload. The memory is shared: another transfer may
+    have learned a different one meanwhile."""
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: a broken upload has another name."""
+        """As Destination.publishes_atomically: a broken upload has a temporary name."""
         return True
 
     def put(
@@ -180,10 +179,10 @@ class WebDavStore(HttpStore):
         if_absent: bool = False,
         token: str | None = None,
     ) -> PutResult:
-        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes
-        missing folders."""
+        """As Destination.put. The object has a temporary name until `publish`. Makes missing
+        folders."""
         if location.method == "POST":
-            raise Rejected("WebDAV takes objects by PUT", side=self._side)
+            raise Rejected("WebDAV uploads need PUT, not POST", side=self._side)
         part = self._prepared(location, if_absent, token)
         try:
             stored = super().put(part, body, metadata)
@@ -198,10 +197,13 @@ class WebDavStore(HttpStore):
         return replace(stored, place=location)
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a
-        folder, which many servers answer HEAD for too, or have no HEAD of; it is looked for where
-        there is no entity tag, or no length, as folders seldom have both, and at a source where
-        nothing dates the answer: then it may be the folder's page."""
+        """As Source.head. Raises Rejected for a folder.
+
+        Many servers answer HEAD of a folder with 200, others refuse it. So an answer that may be
+        about a folder is checked by PROPFIND: at a destination one without an ETag or without a
+        length, since folders seldom have both; at a source one with neither ETag nor Last-Modified,
+        which may be the folder's page. At a destination, PROPFIND also decides if HEAD does not say
+        whether the object exists."""
         found = super().head(location)
         if self._side == "source":
             if (
@@ -216,21 +218,20 @@ class WebDavStore(HttpStore):
         status, row = self._refuse_folder(location)
         if isinstance(found, ObjectInfo):
             return found
-        if (
-            row is not None
-        ):  # what it calls the version need not be what GET does, which takes no other in If-Match
+        if row is not None:
+            # The ETag of PROPFIND may differ from that of GET, and would then fail as If-Match.
             return ObjectInfo(
                 replace(version_of(row), etag=None), location, ranges=True, described=False
             )
         if status in GONE and isinstance(found.why, NotFound | ConnectionLost | StoreTimeout):
             raise NotFound(
-                f"{location} is not there, says PROPFIND", side=self._side, store_status=status
+                f"PROPFIND found no object at {location}", side=self._side, store_status=status
             )
         return found
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """As Destination.can_copy: on one server, with the same credentials, unless it was refused
-        before."""
+        """As Destination.can_copy: on one server, with the same credentials, unless a copy was
+        refused before."""
         same = (source.origin, source.account, source.headers) == (
             location.origin,
             location.account,
@@ -261,8 +262,8 @@ class WebDavStore(HttpStore):
         return PutResult(Version(), part, {}, place=location)
 
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
-        """Return the error of a COPY, which is tried again under another name if this one may be
-        the reason. One that may be for good is remembered, for the next objects."""
+        """Return the error of a refused COPY. It is retryable, with another temporary name, if the
+        name may be the cause. A refusal that may be permanent is remembered for the server."""
         status, error = response.head.status, self._refusal(response, "COPY", location)
         reported = self._folder_gone(location, error)
         if status not in NO_METHOD and self._name_refused(location, error).retryable:
@@ -275,22 +276,21 @@ class WebDavStore(HttpStore):
         return error
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.staged_locations: the name that is tried first, and those after a
-        refusal."""
+        """As Destination.staged_locations: the temporary names in the order in which they are
+        tried."""
         folder, _, name = location.path.rpartition("/")
         names = temporary_names(token, unquote(name, errors="surrogateescape"))
         quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
         return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
 
     def _part(self, location: Location, token: str | None) -> Location:
-        """Return where an object is put until it is published, under the name that the server
-        takes."""
+        """Return the staged location of an upload, with a temporary name that the server takes."""
         self._given = self._which(location)
         return self.staged_locations(location, token or uuid.uuid4().hex)[self._given]
 
     def _which(self, location: Location) -> int:
-        """Return which of the names an upload gets: one that was taken, or the next after a
-        refusal."""
+        """Return the index of the temporary name for an upload: one that the server accepted
+        before, or the next one after a refusal."""
         memory, origin = self._wire.memory, location.origin
         facts = (
             (which, fact)
@@ -300,10 +300,10 @@ class WebDavStore(HttpStore):
         return next((which for which, fact in facts if memory.has(origin, fact)), self.first_name)
 
     def _name_refused(self, location: Location, error: RelayError) -> RelayError:
-        """Return the refusal of an upload; it is tried again under another name where this one may
-        be the reason."""
+        """Return the refusal of an upload. It is made retryable, with the next temporary name, if
+        the name may be the cause."""
         if error.retryable:
-            return error  # it says nothing about the name, which is tried again
+            return error  # it is not about the name; the same one is tried again
         memory, which = (
             self._wire.memory,
             self._which(location) if self._given is None else self._given,
@@ -313,7 +313,7 @@ class WebDavStore(HttpStore):
         if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
             memory.learn(location.origin, _tried(which + 1, location))
             error.retryable = True
-            error.message = f"{error.message}, under a temporary name; another is tried"
+            error.message = f"{error.message}, with a temporary name; the next one is tried"
         return error
 
     def _name_taken(self, location: Location) -> None:
@@ -322,16 +322,16 @@ class WebDavStore(HttpStore):
         self._wire.memory.learn(location.origin, _named(which))
 
     def _prepared(self, location: Location, if_absent: bool, token: str | None) -> Location:
-        """Return where an object is put until it is published, when all is ready for it there.
-        Raises as `put`."""
+        """Check `if_absent`, make missing folders, and return the staged location. Raises as
+        `put`."""
         if if_absent and self._exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._make_folders(location)
         return self._part(location, token)
 
     def _carried(self, metadata: Fields) -> Fields:
-        """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass
-        over the field."""
+        """As HttpStore's, and the time of modification, which ownCloud and Nextcloud keep; other
+        servers ignore the field."""
         return (*super()._carried(metadata), *self._dated(metadata))
 
     def _dated(self, metadata: Fields) -> Fields:
@@ -341,13 +341,13 @@ class WebDavStore(HttpStore):
     def publish(
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
     ) -> Version:
-        """As Destination.publish. An answer to MOVE that is lost is found out by looking, and so
-        is, where something may have been there, whether one was done that was acknowledged."""
+        """As Destination.publish. If the answer to MOVE is lost, both names are inspected. If an
+        object may have existed, a successful MOVE is checked too."""
         part, place = stored.readable, stored.place
-        assert part is not None and place is not None, "an upload that is to be published has both"
-        self._name_taken(
-            place
-        )  # it was proved under it; that an upload was acknowledged proves nothing
+        assert part is not None and place is not None, "an upload to publish has both locations"
+        # Only now the temporary name counts as accepted: the object was verified under it. A 2xx
+        # to the upload alone proves nothing.
+        self._name_taken(place)
         try:
             response = self._moved(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):
@@ -359,8 +359,8 @@ class WebDavStore(HttpStore):
             refusal = self._refusal(response, "MOVE", place)
             if status in NO_METHOD:
                 refusal.hint = (
-                    f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final"
-                    " name."
+                    f"The server does not support MOVE; use {place.origin.scheme}:// to upload to"
+                    " the final name."
                 )
             elif status in (400, 502):
                 refusal.hint = BEHIND
@@ -375,10 +375,9 @@ class WebDavStore(HttpStore):
             raise
 
     def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
-        """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is
-        in it (section
-        9.9.3), so that this is only asked for once it is known that none is there. Raises Rejected
-        for one."""
+        """Send the MOVE, first with `Overwrite: F`. A MOVE that may overwrite deletes a folder of
+        that name with its content (section 9.9.3), so it is only sent after PROPFIND found no
+        folder. Raises Rejected for a folder."""
         response = self._aimed("MOVE", part, place, (("Overwrite", "F"),))
         if if_absent or response.head.status != 412:
             return response
@@ -386,62 +385,64 @@ class WebDavStore(HttpStore):
         status, row = self._refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._exists(place)):
             raise Rejected(
-                f"{place} is taken, says the server, and nothing is there: it reads the name as"
-                " another one",
+                f"the server says that {place} exists, but nothing is there: it decodes the name to"
+                " a different one",
                 side=self._side,
                 hint=(
-                    "What has that other name was left alone. Rename the object, without ';', '?'"
-                    " and '%'."
+                    "The object with that other name was not changed. Rename the object, without"
+                    " ';', '?' and '%'."
                 ),
             )
         if status not in NO_METHOD and (row is None or not tells_kind(row)):
             raise Rejected(
-                f"{place} is taken, and PROPFIND ({status}) does not tell if it is a folder: all in"
-                " it would go",
+                f"{place} exists, and PROPFIND ({status}) does not say if it is a folder, whose"
+                " content an overwrite would delete",
                 side=self._side,
                 store_status=status,
                 hint=(
-                    "What is there was left alone. Permit PROPFIND, or remove by hand what is to be"
+                    "Nothing there was changed. Permit PROPFIND, or delete by hand what is to be"
                     " replaced."
                 ),
             )
         return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
 
     def _name_misread(self, place: Location, error: RelayError) -> None:
-        """Let `error` name what lies where a server moves an object to that reads a Destination as
-        a URL once more, after its decoding: WsgiDAV cuts the name there at a '?', and at a ';' of
-        its last part."""
+        """Name in `error` the location to which the server may have moved the object: WsgiDAV
+        parses a Destination as a URL once more after it was decoded, and so cuts the name at a '?',
+        and at a ';' of its last segment."""
         other = place.with_target(_CUT.split(place.path, maxsplit=1)[0])
         with suppress(RelayError):
             if other.path != place.path and not other.path.endswith("/") and self._exists(other):
                 error.leave(
-                    "The object", other, "the server reads the name as this one; rename the object"
+                    "The object",
+                    other,
+                    "the server decodes the name to this one; rename the object",
                 )
 
     def _see_moved(self, part: Location, place: Location) -> None:
-        """See that a MOVE, perhaps over something, was done: what it replaces may look as what was
-        moved, so that only the other name tells. A look may be answered from a cache (nginx's
-        `open_file_cache`), and a DELETE is not; it is ours. Raises DestinationLost where it was
-        still there."""
+        """Check that a MOVE that may have overwritten an object was done. The replaced object may
+        look like the moved one, so the temporary name decides: after a MOVE it no longer exists.
+        HEAD may be answered from a cache (nginx's `open_file_cache`), DELETE is not, and the
+        temporary object is ours. Raises DestinationLost if it still existed."""
         try:
             if not self._exists(part):
                 return
             response = self._send("DELETE", part, ())
         except StoreError:
-            return  # nobody tells
+            return  # unknown: verification decides
         response.body.close()
         if 200 <= response.head.status < 300:
             raise DestinationLost(
-                f"MOVE to {place} was acknowledged, and was not done: {part} was still there"
+                f"MOVE to {place} was acknowledged, but not done: {part} still existed"
             )
 
     def _aimed(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
-        """Ask for a MOVE or a COPY to somewhere.
+        """Send a MOVE or a COPY from `source` to `there`.
 
-        Behind a proxy that ends TLS a server takes the Destination's scheme, or host, for another
-        server's, and answers 502 (RFC 4918 section 9.9.4) or 400. It is asked once with the path
-        alone then (section 8.3 allows that), where the first did nothing; what was understood so is
-        remembered."""
+        Behind a proxy that terminates TLS, a server takes the scheme or host of the Destination
+        field for another server's, and answers 502 (RFC 4918 section 9.9.4) or 400. If that request
+        did nothing, it is sent once more with the path alone (section 8.3 allows that). A success
+        of that form is remembered for the server."""
         memory = self._wire.memory
         if not memory.has(there.origin, BY_PATH):
             response = self._send(method, source, (("Destination", there.url), *fields))
@@ -456,9 +457,10 @@ class WebDavStore(HttpStore):
         return again
 
     def _refuse_folder(self, place: Location) -> tuple[int, Element | None]:
-        """Raise Rejected if a folder is there, and the error of an answer that may pass, or tells
-        of nothing. Returns what PROPFIND was answered: 207, and the row, for what is no folder;
-        where it is refused for good nothing is known."""
+        """Raise Rejected if `place` is a folder, and any retryable error of PROPFIND.
+
+        Returns the status of PROPFIND: 207 with the row of an object, or another one with None;
+        after a permanent refusal nothing is known of `place`."""
         response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
         status, found = response.head.status, None
         if status != 207:
@@ -475,8 +477,8 @@ class WebDavStore(HttpStore):
         return status, found if error is None else None
 
     def _version(self, head: Head) -> Version:
-        """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded
-        with one."""
+        """As HttpStore's. A source's version includes the checksum that the object was uploaded
+        with, which ownCloud and Nextcloud keep."""
         version = super()._version(head)
         kept = oc_checksum(head.get("oc-checksum") or "")
         return (
@@ -490,8 +492,8 @@ class WebDavStore(HttpStore):
         return found.version if isinstance(found, ObjectInfo) else Version()
 
     def _exists(self, location: Location) -> bool:
-        """Say if something is there; where HEAD does not tell PROPFIND does. Raises StoreError
-        where neither can."""
+        """Say if an object or folder exists, by PROPFIND if HEAD does not say. Raises StoreError if
+        neither does."""
         try:
             found = self.head(location)
         except NotFound:
@@ -507,11 +509,12 @@ class WebDavStore(HttpStore):
         return True
 
     def _remove(self, part: Location, error: BaseException) -> None:
-        """Delete what a broken upload left; on a clock of its own, since ours may be what ran out.
+        """Delete the temporary object of a failed upload, with a deadline of its own, since the
+        transfer's may be over.
 
-        A server that was not heard to the end may not have noticed yet, and write its piece after
-        the first DELETE. A DELETE that fails by what may pass is sent again; `error` says what
-        remains all the same."""
+        A server that did not answer the upload may not have noticed its end, and may write its
+        bytes after the first DELETE; so DELETE is sent again (`limits.sweep_waits`), as after a
+        retryable failure. If it fails for good, `error` names what remains."""
         limits = self._wire.limits
         failure: RelayError | None = None
         answered = getattr(error, "store_status", None) is not None
@@ -534,17 +537,17 @@ class WebDavStore(HttpStore):
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless
-        depth."""
+        """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse `Depth:
+        infinity`."""
         root = (
             location if location.path.endswith("/") else location.with_target(f"{location.path}/")
         )
         return walk_folders(partial(self._members, root), self._patience, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
-        """Yield what a folder holds. Raises what its own row says, Rejected where that is an
-        object's; UnsafeKey for a folder that has no URL; ProtocolViolation, which may pass, for an
-        answer that tells of nothing at all: the folder at least would be."""
+        """Yield the entries of a folder. Raises the error in the folder's own row; Rejected if it
+        is an object; UnsafeKey for a folder that has no URL; ProtocolViolation (retryable) for an
+        answer without any row, since it lacks even the folder's own."""
         folder = root.below(name) if name else root
         response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
@@ -567,29 +570,27 @@ class WebDavStore(HttpStore):
                         else Entry(entry.name, error=error)
                     )
         if not found:
-            message = (
-                f"the listing of {folder} is empty, and does not even tell of the folder itself"
-            )
+            message = f"the listing of {folder} is empty and lacks even the folder itself"
             raise ProtocolViolation(message, side=self._side, retryable=True)
         if self._side == "source" and own is not None and not holds and is_object(own):
-            hint = "Move it without -r in the terminal, or `recursive` in a request."
-            raise Rejected(f"{folder} is an object, and no folder", side=self._side, hint=hint)
+            hint = "Move it without -r in the terminal, or without `recursive` in a request."
+            raise Rejected(f"{folder} is an object, not a folder", side=self._side, hint=hint)
 
     def _rows(self, response: Response, place: Location) -> Generator[Element, None, None]:
-        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is
-        cut, or no XML; ProtocolViolation for another document. Both may pass."""
+        """Yield the rows of a 207 answer. Raises ConnectionLost if it is cut off or not XML,
+        ProtocolViolation for another document. Both are retryable."""
         with closing(pieces_of(response.body, self._meter)) as pieces:
             document = Document(pieces, f"the listing of {place}", self._side)
             if document.root != MULTISTATUS:
                 name = printable(plain_name(document.root))
-                message = f"{place} answers with a document <{name}>, and no listing"
+                message = f"{place} answered with a document <{name}> instead of a listing"
                 raise ProtocolViolation(message, side=self._side, retryable=True)
             for row in document:
                 if row.tag == ROW:
                     yield from rows_of(row)
 
     def _row_error(self, row: Element, folder: Location) -> StoreError | None:
-        """Return the error that a row of a folder's listing tells of what it is about, or None."""
+        """Return the error in a row of a folder's listing, or None."""
         status = status_of(row)
         if 200 <= status < 300:
             return None
@@ -598,8 +599,8 @@ class WebDavStore(HttpStore):
         return kind(said, side=self._side, store_status=status)
 
     def _found_status(self, response: Response, place: Location) -> int:
-        """Return the status of what PROPFIND of depth 0 was answered: that in the answer counts as
-        much as its own."""
+        """Return the status of a PROPFIND of depth 0: that in the row of a 207, otherwise that of
+        the answer."""
         if response.head.status != 207:
             response.body.close()
             return response.head.status
@@ -607,36 +608,38 @@ class WebDavStore(HttpStore):
         return 207 if status == 200 else status
 
     def _own_row(self, response: Response, place: Location) -> Element:
-        """Return the row of an answer of 207 that is about what was asked for: a server may pass
-        over the depth, and tell of others first. Raises ProtocolViolation, which may pass, where
-        none is, and as `_rows`."""
+        """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
+        name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
+        as `_rows`."""
         with closing(self._rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
             raise ProtocolViolation(
-                f"PROPFIND of {place} tells nothing of it", side=self._side, retryable=True
+                f"the answer to PROPFIND of {place} does not name it",
+                side=self._side,
+                retryable=True,
             )
         return found
 
     # -- folders
 
     def _make_folders(self, location: Location) -> None:
-        """Make the folders above `location` that are not there (section 9.3). Raises StoreError.
+        """Make the missing folders above `location` (section 9.3). Raises StoreError.
 
-        One that was seen is not looked for again; if it is removed meanwhile, `_folder_gone` finds
-        that out."""
+        A folder that was found is not checked again; if it is removed meanwhile, `_folder_gone`
+        handles the failure of the upload."""
         path, missing = location.path.rpartition("/")[0], []
         while path and not self._folder_exists(location.with_target(f"{path}/")):
             missing.append(path)
             if len(missing) > DEEPEST:
-                raise InvalidURL(f"more than {DEEPEST} folders would have to be made")
+                raise InvalidURL(f"more than {DEEPEST} folders are missing above the object")
             path = path.rpartition("/")[0]
         for folder in reversed(missing):
             self._make(location.with_target(f"{folder}/"))
 
     def _folder_exists(self, folder: Location) -> bool:
-        """Ask by PROPFIND of depth 0. A server that does not know it, or whose answer can't be
-        read, is told to make the folder instead: then there is one, unless the folder above is
+        """Say if a folder exists, by PROPFIND of depth 0. If the server does not support it, or its
+        answer can't be read, MKCOL is sent instead: then the folder exists, unless the one above is
         missing too (409)."""
         if self._wire.memory.has(folder.origin, _folder(folder)):
             return True
@@ -653,8 +656,9 @@ class WebDavStore(HttpStore):
         return True
 
     def _make(self, folder: Location, missing_above: bool = False) -> bool:
-        """Make one folder; somebody else may just have (Apache answers 403 then). Raises
-        StoreError, but where `missing_above` and it is so."""
+        """Make one folder; return True. Another client may have made it just now (Apache answers
+        403 then). Raises StoreError. With `missing_above`, returns False if the folder above is
+        missing."""
         response = self._send("MKCOL", folder, ())
         status = response.head.status
         if missing_above and status in (404, 409):
@@ -669,7 +673,7 @@ class WebDavStore(HttpStore):
         return True
 
     def _is_listed(self, folder: Location) -> bool:
-        """Say if PROPFIND tells that something is there for certain."""
+        """Say if PROPFIND confirms that something exists."""
         try:
             response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
             return self._found_status(response, folder) == 207
@@ -677,27 +681,28 @@ class WebDavStore(HttpStore):
             return False
 
     def _folder_gone(self, location: Location, error: RelayError) -> RelayError:
-        """Return `error`, or one to try again after, where a folder that was seen before may be
-        what is missing."""
+        """Return `error`, or a retryable error if it may be caused by a folder that was found
+        before and has been removed since."""
         if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
             return error
         folder = _above(location)
         if not self._wire.memory.forget(folder.origin, _folder(folder)):
             return error
         return Unavailable(
-            f"{error.message}; its folder may be gone",
+            f"{error.message}; its folder may have been removed",
             side=self._side,
             store_status=error.store_status,
         )
 
 
 def _named(which: int) -> str:
-    """Return the fact that a server takes the temporary names of one kind."""
+    """Return the fact that a server accepts this kind of temporary name."""
     return f"temporary names {which}"
 
 
 def _tried(which: int, location: Location) -> str:
-    """Return the fact that those before it were refused for one object."""
+    """Return the fact that the kinds of temporary names before this one were refused for an
+    object."""
     return f"temporary name {which} {location.path}"
 
 
@@ -707,5 +712,5 @@ def _above(location: Location) -> Location:
 
 
 def _folder(folder: Location) -> str:
-    """Return the fact that a folder is there, for who asks with the same credentials."""
+    """Return the fact that a folder exists, as seen with these credentials."""
     return f"folder {folder.path} {hash(folder.headers)}"

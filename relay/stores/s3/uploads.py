@@ -1,11 +1,11 @@
 """Write S3 objects: fields that go along, features that the endpoint lacks, the final name.
 
-Theory of operation. What an endpoint does not take shows when it refuses it; the object is sent
-again without, and that is remembered (`stores/s3_endpoint.py`). A name with an empty segment is
-stored only where it is seen to stay what it is.
+Theory of operation. If an endpoint refuses an optional field, the object is sent again without it,
+and that is remembered (`quirks.py`). A key with an empty segment is stored only if the endpoint
+keeps it as a key of its own.
 
-Decided here: the fields of an upload, and what a refusal of one means. Never here: what carries the
-bytes."""
+Decided here: the fields of an upload, and what a refusal of one means. Never here: which request
+carries the bytes (`store.py`)."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ from relay.wire.http1 import Fields
 log = logging.getLogger("relay.stores")
 CONTENT_MD5: Final = "Content-MD5"
 _HELD: Final = frozenset({*CARRIED, *SYSTEM, TAGGING})
-"""Fields that S3 keeps besides the user's own."""
+"""Fields that S3 keeps besides user metadata."""
 
 
 class S3Uploads(S3Objects):
-    """One bucket that objects go to."""
+    """One bucket as a destination."""
 
     def _put_result(
         self, response: Response, method: str, location: Location, md5: bytes | None = None
     ) -> PutResult:
-        """Return what was stored, at its own version where the bucket keeps several.
+        """Return the result of an upload, pinned to its version in a versioned bucket.
 
-        An ETag that is the `md5` of what went there is the server's word for it; one that is not
-        means nothing. That a Content-MD5 was sent means nothing either: who does not know the field
-        passes over it."""
+        An ETag that equals the `md5` of the sent bytes counts as the server's digest; another ETag
+        proves nothing. A Content-MD5 that was sent proves nothing either: a server may ignore the
+        field."""
         drain_answer(response, self._wire)
         version = self._version(response.head)
         self._endpoint(location).note_accepted(reported=TRAILER in version.digests)
@@ -103,11 +103,10 @@ class S3Uploads(S3Objects):
         return True
 
     def delete(self, location: Location, version: Version) -> None:
-        """As Destination.delete: by the version's own name where it has one, which leaves all
-        others.
+        """As Destination.delete: by version id if there is one, which leaves all other versions.
 
-        Else looks first, since a server may not know conditional deletes.
-        """
+        Otherwise a HEAD compares the ETag before, since a server may not support conditional
+        deletes."""
         if version.id is not None:
             return super().delete(version_at(location, version.id), Version())
         if version.etag is not None:
@@ -118,14 +117,14 @@ class S3Uploads(S3Objects):
             if isinstance(found, UnknownObject):
                 raise found.why
             if found.version.etag != version.etag:
-                raise PreconditionFailed(f"{location} is another version now", side=self._side)
+                raise PreconditionFailed(f"{location} is a different version now", side=self._side)
         super().delete(location, Version())
 
     # -- names with empty segments
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head. Raises Rejected at a destination that has what is there under another
-        name."""
+        """As Source.head. Raises Rejected at a destination that stores the object under a different
+        key."""
         found = super().head(location)
         if isinstance(found, ObjectInfo) and self._odd(location):
             endpoint = self._endpoint(location)
@@ -142,8 +141,8 @@ class S3Uploads(S3Objects):
         return found
 
     def _odd(self, location: Location) -> bool:
-        """Say if a destination's name has an empty segment, and this endpoint is not known to keep
-        such."""
+        """Say if a destination's key has an empty segment, and the endpoint is not known to keep
+        such keys."""
         if (
             self._side != "destination"
             or "//" not in location.path
@@ -153,11 +152,11 @@ class S3Uploads(S3Objects):
         return not (aws_host(location.host) or self._endpoint(location).has(KEEPS))
 
     def _lists(self, location: Location) -> bool:
-        """Say if what is there is listed by this very name. Raises Rejected where that can't be
-        seen.
+        """Say if a listing has the object under its exact key. Raises Rejected if that is unknown.
 
-        Not asked by the name itself: SeaweedFS repeats the prefix that it is asked for. What lies
-        behind the last name before the empty segment is where it must be."""
+        The key itself can't be the prefix: SeaweedFS repeats the prefix of the request in its
+        answer. So the listing starts at the segment before the empty one, where the key must
+        appear."""
         key = f"/{key_of(location)}"
         before = key[1 : key.index("//") + 1]
         asked = {
@@ -174,15 +173,13 @@ class S3Uploads(S3Objects):
         if any(name.startswith(f"{before}/") for name in names):
             return True
         if page.truncated and names[-1:] < [f"{before}/"]:
-            raise _untold(location, "too many names come before it")
+            raise _untold(location, "its place is beyond the first page of the listing")
         return False
 
     def _check_name(self, location: Location) -> None:
-        """Look before an upload if it would go to another object's name; where nothing is there, it
-        harms none.
+        """Check before an upload that it would not overwrite the object of a different key.
 
-        Raises Rejected, also where we may not look: another's object may be lost then.
-        """
+        Raises Rejected, also if the check is denied: an object could be lost then."""
         if not self._odd(location):
             return
         if self._endpoint(location).has(FOLDS):
@@ -195,11 +192,11 @@ class S3Uploads(S3Objects):
     def _named(
         self, location: Location, if_absent: bool, store: Callable[[bool], PutResult]
     ) -> PutResult:
-        """Store an object, and see that it is there under its own name; while that is not known,
-        only where nothing is.
+        """Store an object, and check that it has its exact key. As long as the endpoint is not
+        known to keep such keys, the upload is conditional (`if_absent`).
 
-        Raises as `_check_name`, and removes it, where it is not; Unavailable where somebody was
-        faster."""
+        If the key was changed, deletes the object and raises as `_check_name`. Raises Unavailable
+        if another client created the object meanwhile."""
         if not self._odd(location):
             return store(if_absent)
         self._check_name(location)
@@ -209,7 +206,7 @@ class S3Uploads(S3Objects):
             if if_absent:
                 raise
             raise Unavailable(
-                error.message, side=self._side, hint="Somebody else writes the same key."
+                error.message, side=self._side, hint="Another client writes the same key."
             ) from None
         try:
             self._is_there(location)
@@ -219,22 +216,21 @@ class S3Uploads(S3Objects):
         return stored
 
     def _take_back(self, location: Location, version: Version, error: RelayError) -> None:
-        """Remove what was stored otherwise than it was sent; where that can't be done, `error` says
-        what remains."""
+        """Delete an object that was stored incorrectly; if that fails, `error` names it."""
         try:
             self.delete(location, version)
         except RelayError as failure:
             error.leave("A damaged object", location, failure.message)
 
-    # -- what an endpoint was found not to take
+    # -- fields that an endpoint does not support
 
     def _conditional(self, location: Location, if_absent: bool) -> bool:
-        """Say if an upload is to carry the precondition that nothing is there."""
+        """Say if an upload carries `If-None-Match: *`."""
         return if_absent and not self._endpoint(location).unconditional
 
     def _wrapped(self, location: Location, body: Body, part: bool = False) -> Wrapping | None:
-        """Return the checksum behind the bytes of an object, or of a `part`; where the endpoint
-        takes none their MD5 is computed instead."""
+        """Return the trailing checksum of an object, or of a `part`. If the endpoint does not
+        accept one, the MD5 is computed instead, and None returned."""
         if body.digester is None or TRAILER not in body.digester.names:
             return None
         endpoint = self._endpoint(location)
@@ -244,25 +240,24 @@ class S3Uploads(S3Objects):
         return trailer(body)
 
     def _checksum(self, location: Location, data: bytes | memoryview) -> Fields:
-        """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or
-        Content-MD5."""
+        """Return the checksum field of bytes that are in memory: a CRC64NVME, or Content-MD5 if the
+        endpoint does not accept that."""
         if self._endpoint(location).unchecked:
             return ((CONTENT_MD5, base64.b64encode(digest_of(data, "md5")).decode()),)
         return ((CHECKSUM + TRAILER, base64.b64encode(digest_of(data)).decode()),)
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
-        """Return the object's metadata as S3's fields; without what this bucket, or its endpoint,
-        does not take.
+        """Return the fields of the object's metadata, without those that the bucket or endpoint
+        does not accept.
 
-        Raises MetadataUnkept where all of it is wanted.
-        """
+        Raises MetadataUnkept if all metadata is required and some is not accepted."""
         if STRICT in dict(metadata):
             require(metadata, location, self.unkept_metadata(location, metadata))
         return (*self._held(location, metadata)[0], *self._uploaded(location))
 
     def _uploaded(self, location: Location) -> Fields:
-        """Return what the remote's options want to go along with each object; what the caller says
-        himself wins."""
+        """Return the fields of the remote's options for every upload; headers of the caller take
+        precedence."""
         uploaded = cast(S3Account, location.account).uploaded
         if not (uploaded and location.headers):
             return uploaded
@@ -270,11 +265,10 @@ class S3Uploads(S3Objects):
         return tuple(pair for pair in uploaded if pair[0] not in own)
 
     def _held(self, location: Location, metadata: Fields) -> tuple[Fields, list[str]]:
-        """Return the fields that a bucket takes, and the names of those that it does not for their
-        length.
+        """Return the fields that the bucket accepts, and the names of those that are too large.
 
-        When it was changed is the user's own field, unless there is one of that name, or no room
-        for it."""
+        The time of modification becomes user metadata, unless a field of that name exists, or
+        there is no room for it."""
         endpoint, own = self._endpoint(location), {name.lower() for name, _ in location.headers}
         encodes, small = endpoint.has(ENCODES), self._is_small(location)
         room = METADATA_BYTES - metadata_bytes(location.headers) if small else 1 << 62
@@ -289,31 +283,30 @@ class S3Uploads(S3Objects):
             if key in own or not _is_held(key):
                 continue
             pair = (name, encode_value(value) if encodes else value)
-            if small and (size := metadata_bytes((pair,))):
-                if size > room:
-                    large.append(name)
-                    continue
-                room -= size
+            size = metadata_bytes((pair,))
+            if small and size > room and size:
+                large.append(name)
+                continue
+            room -= size
             held.append(pair)
         return tuple(held), large
 
     def _is_small(self, location: Location) -> bool:
-        """Say if no more metadata is taken there than AWS takes."""
+        """Say if AWS's limit of the metadata's size holds there."""
         return self._endpoint(location).has(SMALL) or aws_host(location.host) is not None
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: tags where they were refused, and what is more than AWS
-        takes."""
+        """As Destination.unkept_metadata: tags after a refusal, and metadata beyond AWS's limit."""
         endpoint = self._endpoint(location)
         untagged = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.tagless else ()
         large: tuple[str, ...] = ()
         if self._is_small(location):
             names = self._held(location, metadata)[1]
-            large = note(names, f"the destination, which takes {METADATA_BYTES} bytes of it,")
+            large = note(names, f"the destination, which allows {METADATA_BYTES} bytes of it,")
         return (*untagged, *large, *unkept_notes(metadata, _is_held, location, "the destination"))
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
-        """Return what of an upload that was taken this endpoint does not take, in words."""
+        """Return notes on what was left out of an accepted upload."""
         notes, endpoint = self.unkept_metadata(location, metadata), self._endpoint(location)
         if not (if_absent and endpoint.unconditional):
             return notes
@@ -329,8 +322,8 @@ class S3Uploads(S3Objects):
         wrapping: Wrapping | None = None,
         metadata: Fields = (),
     ) -> RelayError:
-        """Return the error, or one to try again after where what was refused may be something that
-        can be left out."""
+        """Return the error of a refused upload; it is retryable if an optional field may be the
+        cause, which is then left out."""
         text, status = self._text(response, method), response.head.status
         code = error_told(text)[0]
         if self._is_elsewhere(location, code, error_region(response.head, text)):
@@ -341,9 +334,8 @@ class S3Uploads(S3Objects):
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
             return self._error_of_code(response, method, location, text)
-        if (
-            not refusal.unknown
-        ):  # most likely it is what it says, so that this is told where nothing is tried again
+        if not refusal.unknown:
+            # Most likely the refusal means what it says, so the user sees it if the retries end.
             denial = self._error_of_code(response, method, location, text)
             denial.retryable, denial.message = True, f"{denial.message}, with {what}"
             return denial
@@ -355,12 +347,13 @@ class S3Uploads(S3Objects):
         )
 
     def _understood(self, stored: PutResult, coded: int) -> PutResult:
-        """See, once for each endpoint, that the coding around the bytes was not stored with them:
-        `coded` bytes then. A digest of the bytes in the answer says so too.
+        """Check, once for each endpoint, that the `aws-chunked` coding was not stored with the
+        bytes (the object would have `coded` bytes). A digest of the bytes in the answer proves that
+        too.
 
-        Raises Unavailable where it was: the object is removed, and is sent again without it. Where
-        nobody may look a note says that it may be so."""
-        assert stored.readable is not None, "S3 says where it is"
+        Raises Unavailable if it was stored: the object is deleted, and sent again without the
+        coding. If HEAD is denied, a note says that it may have been stored."""
+        assert stored.readable is not None, "an S3 upload has a location"
         place = stored.readable
         endpoint = self._endpoint(place)
         if endpoint.has(TRAILERS):
@@ -369,52 +362,51 @@ class S3Uploads(S3Objects):
             try:
                 found = self.head(place)
             except NotFound:
-                return stored  # it shows later, and verification waits for that
+                return stored  # not visible yet; verification waits for it
             except PermissionDenied:
                 endpoint.learn(endpoint.unseen)
                 return replace(stored, notes=(UNSEEN,))
             except RelayError as error:
-                error.leave("What was sent", place, "it was taken, and could not be looked at")
+                error.leave("What was sent", place, "it was stored, but could not be inspected")
                 raise
             if isinstance(found, ObjectInfo) and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
                 if found.version.etag != stored.version.etag:
-                    return stored  # it need not be ours; the proof tells
+                    return stored  # it may be another client's object; verification decides
                 try:
                     self.delete(place, found.version)
                 except RelayError:
-                    return stored  # its proof fails, and what is there is known as ours by then
+                    return stored  # verification fails, and cleanup knows the object as ours
                 raise Unavailable(
-                    f"{place} does not understand a checksum behind the bytes", side=self._side
+                    f"the endpoint of {place} does not support trailing checksums", side=self._side
                 )
         endpoint.learn(TRAILERS)
         return stored
 
 
 def _is_held(name: str) -> bool:
-    """Say if S3 has a field of this name, in lower case, for what describes an object."""
+    """Say if S3 keeps the field of this lower-case name with an object."""
     return name in _HELD or name.startswith(USER)
 
 
 def _folded(location: Location) -> Rejected:
     return Rejected(
-        f"{location} has an empty segment, and this store takes '//' for '/'",
+        f"{location} has an empty segment, and this store treats '//' as '/'",
         side="destination",
-        hint="Two objects would become one there: rename the object, or choose another store.",
+        hint="Two objects would have the same name: rename the object, or choose another store.",
     )
 
 
 def _untold(location: Location, why: str) -> Rejected:
     return Rejected(
-        f"{location} has an empty segment, and whether this store keeps such a name can't be seen:"
-        f" {why}",
+        f"{location} has an empty segment, and it is unknown if this store keeps such names: {why}",
         side="destination",
-        hint="Permit to list the bucket and to read the object, once; or rename the object.",
+        hint="Permit listing the bucket and reading the object, once; or rename the object.",
     )
 
 
 def digest_of(body: Body | bytes | memoryview, name: str = TRAILER) -> bytes:
-    """Return a digest of what was sent."""
+    """Return a digest of the sent bytes."""
     if isinstance(body, Body):
         return body.digests[name]
     digester = Digester((name,))
@@ -423,7 +415,7 @@ def digest_of(body: Body | bytes | memoryview, name: str = TRAILER) -> bytes:
 
 
 def sent_md5(fields: Fields, body: Body | bytes | memoryview = b"") -> bytes | None:
-    """Return the MD5 of what was sent, where it was computed on the way or is among the fields."""
+    """Return the MD5 of the sent bytes, if it was computed on the way or is among the fields."""
     reported = dict(fields).get(CONTENT_MD5)
     if reported is not None:
         return base64.b64decode(reported)
@@ -434,8 +426,7 @@ _CODED_BYTES: Final = len(base64.b64encode(bytes(ALGORITHMS[TRAILER].width)))
 
 
 def trailer(body: Body) -> Wrapping:
-    """Put a body into one chunk, and its CRC64NVME behind it (the `aws-chunked` coding with a
-    trailer)."""
+    """Return the `aws-chunked` coding of a body: one chunk, and a trailer with its CRC64NVME."""
     assert body.length is not None, "only a body of known length is wrapped"
     end = f"{CHECKSUM}{TRAILER}:".encode()
     between = b"\r\n0\r\n" if body.length else b""
@@ -447,11 +438,12 @@ def trailer(body: Body) -> Wrapping:
 
 
 def coded(location: Location, metadata: Fields, length: int) -> Fields:
-    """Add what announces the coding; the payload's own field names it, as MinIO's client does.
+    """Add the fields that announce the coding. As in MinIO's client, `x-amz-content-sha256` names
+    it.
 
-    At AWS Content-Encoding does too, as is said there (docs.aws.amazon.com, "Signature
-    calculations: transferring a payload in multiple chunks"): AWS takes `aws-chunked` out of it
-    again. Others may not: SeaweedFS keeps it."""
+    At AWS Content-Encoding names it too, as AWS documents (docs.aws.amazon.com, "Signature
+    calculations: transferring a payload in multiple chunks"), and removes `aws-chunked` when it
+    stores the object. Other servers may not: SeaweedFS keeps it."""
     announced: Fields = (
         ("x-amz-decoded-content-length", str(length)),
         ("x-amz-trailer", CHECKSUM + TRAILER),
