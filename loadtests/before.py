@@ -33,8 +33,8 @@ from loadtests.stores import s3_small
 
 
 def code_of(commit: str, folder: Path) -> Path:
-    """Extract relay's code of a commit into a folder, and return it. Raises BenchError for an unknown
-    commit, or one without relay."""
+    """Extract relay's code of a commit into a folder, and return it. Raises BenchError for an
+    unknown commit, or one without relay."""
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, "relay"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:

@@ -49,10 +49,10 @@ class Destination(Protocol):
     """A store from outside: where relay is to write, and what a reader sees."""
 
     def target(self, tree: str) -> str:
-        """Return the settings of relay."""
+        """Return the destination that relay gets as its argument."""
 
     def look(self, tree: str, name: str) -> Seen | None:
-        """Return what is to be seen of an object."""
+        """Return the visible state of an object."""
 
     def digest(self, tree: str, name: str) -> str:
         """Return the SHA-256 of an object."""

@@ -182,7 +182,7 @@ class _Trial:
             self._row.wrong.append(f"{self._tree}: exit code {ended.code}: {ended.said}")
 
     def _count(self, before: int | None) -> None:
-        """Hold what was sent against what may be: of each crash what was under way, and no more."""
+        """Compare the sent bytes with the limit: the bytes in flight at each crash, and no more."""
         place, sent = self._row.place, self._destination.sent()
         if before is None or sent is None:
             return

@@ -1,4 +1,4 @@
-"""`make bench-stores`: whole stores against rclone: S3 → S3 over a long line, small objects, and a
+"""`make bench-stores`: whole stores against rclone: S3 → S3 over high latency, small objects, and a
 very long listing.
 
 Theory of operation. SeaweedFS holds two buckets in memory; relay and rclone each move the same
@@ -163,7 +163,7 @@ def dav(home: Path, nginx: str) -> Iterator[tuple[str, str]]:
 
 def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int) -> Section:
     """Small objects by the thousand, from a web server to a WebDAV server. relay reads each back,
-    unless it is told to compare no more than rclone does."""
+    unless an option limits it to what rclone compares."""
     old, new = stack.enter_context(dav(home, nginx))
     data = random.Random(2).randbytes(SMALL)
     for index in range(count):
@@ -242,8 +242,8 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
 
 
 def marks(section: str) -> tuple[str, str]:
-    """Return between which comments a section has its table: who measures one leaves the others
-    alone."""
+    """Return the comments around a section's table: a run replaces only the tables that it
+    measures."""
     return f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
 
 

@@ -15,7 +15,7 @@ SLOPES_NEED_MINUTES = 1.5
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured; None where there was nothing to measure."""
+    """The measured figures; None where there was nothing to measure."""
 
     requests: int
     failure_ratio: float | None = None
@@ -32,8 +32,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Line:
-    """One threshold: what, how much, the limit, and whether it is kept; `met` is None where nothing
-    was measured."""
+    """One threshold: its name, the figure, the limit, and whether it is kept; `met` is None where
+    nothing was measured."""
 
     what: str
     figure: float | None
@@ -69,8 +69,8 @@ RULES: tuple[tuple[str, str, str, str, Callable[[float, float], bool]], ...] = (
 
 
 def read_thresholds(path: Path) -> dict[str, dict[str, float]]:
-    """Read the file. Raises BenchError for one that is not there, not TOML, or names what nobody
-    measures."""
+    """Read the file. Raises BenchError if it is missing, is not TOML, or names an unknown
+    figure."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:

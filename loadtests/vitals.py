@@ -24,7 +24,7 @@ class Beat:
 
 @dataclass
 class Vitals:
-    """What was seen of these processes. `settle` seconds of the beginning do not count for the
+    """The measurements of these processes. `settle` seconds of the beginning do not count for the
     slopes."""
 
     pids: Sequence[int]

@@ -72,7 +72,7 @@ def plant(folder: Path, sizes: dict[str, int], chance: random.Random) -> dict[st
 def judge(
     destination: Destination, tree: str, digests: dict[str, str], reader: Reader
 ) -> list[str]:
-    """Return what is wrong with a tree that relay says has arrived."""
+    """Return the defects of a tree that relay reports as arrived."""
     wrong = []
     for name, digest in digests.items():
         try:

@@ -1,4 +1,4 @@
-"""What was seen, oldest first, bounded: the oracle that tests ask. Decided here: only how it is
+"""The observed requests, oldest first, bounded: tests ask them. Decided here: only how they are
 kept."""
 
 from __future__ import annotations

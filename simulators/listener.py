@@ -1,5 +1,5 @@
 """A listening socket and a thread for each connection. Decided here: start, stop and TLS; never
-what is said."""
+the protocol."""
 
 from __future__ import annotations
 

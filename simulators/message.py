@@ -1,8 +1,8 @@
-"""A request as it came, and the parts of HTTP that both clouds read: ranges, conditions, digests
-wanted.
+"""A request as received, and the parts of HTTP that both clouds read: ranges, conditions, wanted
+digests.
 
 Pure: bytes and strings in, values out. Strict where a difference would be smuggled (RFC 9112),
-since relay's own requests are what is being judged."""
+since relay's own requests are under test."""
 
 from __future__ import annotations
 

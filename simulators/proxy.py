@@ -39,8 +39,8 @@ class Toxics:
     passed on). Bytes a second, each way: rate. Counts of bytes from the start: cut_after (a FIN
     both ways), reset_after (an RST both ways), stall_after (no more is read), half_close (a FIN one
     way, the other lives on), flip (the lowest bit of that byte), slice (the largest write).
-    `blackhole` is its own direction: from byte `blackhole_after` on all is swallowed, and nobody is
-    told."""
+    `blackhole` is its own direction: from byte `blackhole_after` on all bytes are swallowed
+    silently."""
 
     direction: Direction = "down"
     latency: float = 0.0

@@ -33,7 +33,7 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 def waited_for_core(pids: Sequence[int]) -> float:
     """Return the seconds that these processes' main threads were ready to run and had no core (0 if
-    not told)."""
+    unknown)."""
     try:
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
     except OSError:
@@ -98,7 +98,7 @@ def touch_memory(size: int) -> None:
     """Write once to this amount of memory, in a process that ends then.
 
     A virtual machine often gives memory that lies idle back to its host, and the first touch of it
-    costs more than moving its bytes. Who comes first after a pause should not pay for that."""
+    costs more than moving its bytes. The first run after a pause should not pay for that."""
     script = "import sys; b'x' * int(sys.argv[1])"
     subprocess.run([sys.executable, "-c", script, str(size)], check=False, timeout=120)
 

@@ -52,7 +52,7 @@ class Seaweed:
         }
 
     def client(self) -> Any:
-        """Return AWS's own client: somebody else's opinion of what is there."""
+        """Return AWS's own client: an independent view of the stored objects."""
         return Session().create_client(
             "s3",
             region_name=REGION,

@@ -26,8 +26,7 @@ OUTSIDE: Final = b"<a file outside of the folder, which is somebody else's>"
 LINK, LOOP, LINKED_FOLDER, PIPE = "link.txt", "loop.txt", "linked-folder", "pipe"
 
 Mark = tuple[int, int, int]
-"""What tells a file from the one that was there: inode, time of change, of its bytes and of all
-else."""
+"""Identifies one state of a file: inode, mtime, ctime."""
 
 
 class FolderLiar:
@@ -42,7 +41,7 @@ class FolderLiar:
         self.log: list[Sent] = []
         self.odd: tuple[str, ...] = tuple(names(manners, self.kind)) if role == "source" else ()
         self.trespasses: list[str] = []
-        """What was changed that may not be: a pipe that is gone, a file outside."""
+        """Forbidden changes: a pipe that is gone, a file outside."""
         self._confined = confined
         self._marks: dict[str, Mark] = {}
         self._beside: dict[Path, Mark] = {}
@@ -133,8 +132,8 @@ class FolderLiar:
     # -- what changes
 
     def changes(self, op: Op) -> None:
-        """Write a file in place, now that somebody uploads it: with other bytes, longer ones, its
-        time set back."""
+        """Write a file in place while it is being uploaded: other bytes, more bytes, or its time
+        set back."""
         if op.kind not in ("put", "part"):
             return
         known = [name for name in self.shelf.names() if name not in self.odd]
@@ -157,7 +156,7 @@ class FolderLiar:
             os.utime(path, (held.modified, held.modified))
 
     def look(self) -> None:
-        """Put what was changed since the last look into the journal, as relay's work."""
+        """Record the changes since the last look in the journal, as relay's."""
         found = dict(self._found())
         for name, mark in found.items():
             if self._marks.get(name) != mark and self.role == "destination":

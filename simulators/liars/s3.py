@@ -151,7 +151,7 @@ class S3Liar(Liar):
         return self.shelf.version(op.name, int(number)) if number.isdecimal() else None
 
     def absent(self, op: Op) -> Answer:
-        """As Telling's; a marker is told where one lies there."""
+        """As Telling's; with the delete marker, if there is one."""
         answer = self.refusal(404, "NoSuchVersion" if op.version else "NoSuchKey")
         if self._versioned and self.shelf.before(op.name) is not None:
             answer.put("x-amz-delete-marker", "true")
@@ -167,8 +167,8 @@ class S3Liar(Liar):
         return f'"{held.fields.get("_tag") or hashlib.md5(held.data).hexdigest()}"'
 
     def _decoded(self, request: Request, body: bytes) -> bytes | Answer:
-        """Return an upload's own bytes, without the coding around them, or the refusal of what is
-        damaged."""
+        """Return an upload's own bytes, without their chunk coding, or the refusal of damaged
+        ones."""
         if request.get("x-amz-trailer") is None:
             reported = request.get(SUM)
             if reported is not None and reported != crc64nvme(body):

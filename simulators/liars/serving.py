@@ -71,7 +71,7 @@ class Liar(Telling, Keeping):
         raise NotImplementedError
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
-        """Do what was asked for, and return the honest answer, or a habit's."""
+        """Carry out the operation, and return the honest answer, or a habit's."""
         raise NotImplementedError
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
@@ -86,7 +86,7 @@ class Liar(Telling, Keeping):
         self.secrets, self._renewed = {secret}, True
 
     def _expired(self) -> Answer | None:
-        """Return the refusal of credentials that are not good any more, or None."""
+        """Return the refusal of expired credentials, or None."""
         self._lives -= 1
         if self._lives >= 0 or self._renewed:
             return None
@@ -147,8 +147,8 @@ class Liar(Telling, Keeping):
         return self._play(connection, answer, request.method == "HEAD")
 
     def _body(self, connection: Connection, request: Request, op: Op, sent: Sent) -> bytes:
-        """Read what is uploaded. Raises Gone where it breaks off, after what came was dealt
-        with."""
+        """Read the body of an upload. Raises Gone if it breaks off, after `broken` has handled the
+        bytes."""
         if request.get("content-length") is None and request.get("transfer-encoding") is None:
             return b""
         if request.get("expect") is not None:

@@ -1,5 +1,4 @@
-"""The objects of a store, and the journal of all that ever happened to them: what was written, and
-by whom.
+"""The objects of a store, and the journal of every change: its bytes and its writer.
 
 Decided here: the true state. Never here: what a store claims about it. Safe between threads.
 """
@@ -23,8 +22,7 @@ LATE_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """One object as it lies there. `whole` is False for what is left of an upload that broke
-    off."""
+    """One stored object. `whole` is False for the rest of an upload that broke off."""
 
     data: bytes
     by: Who
@@ -42,8 +40,7 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A change of what lies under a name: `held` is what is there now, None for nothing; `old` what
-    was."""
+    """A change of the object of a name: from `old` to `held`, None for no object."""
 
     name: str
     by: Who
@@ -111,7 +108,7 @@ class Shelf:
         return found and (found[0], time.monotonic() - found[1])
 
     def settle(self) -> None:
-        """Let all that was written so far be old: no reader is shown what was there before it."""
+        """End the staleness of all writes so far: readers no longer see older objects."""
         with self.lock:
             self._old.clear()
 

@@ -1,7 +1,7 @@
-"""What no listing should have: names that are unsafe elsewhere, and links that lead elsewhere.
+"""Unsafe entries of a listing: names that are unsafe elsewhere, and links that lead elsewhere.
 
-Decided here: those names and links. Never here: how a listing tells them (`plain.py`, `dav.py`,
-`s3_listing.py`), and what is right about them."""
+Decided here: those names and links. Never here: how a listing has them (`plain.py`, `dav.py`,
+`s3_listing.py`), and how relay should treat them."""
 
 from __future__ import annotations
 
