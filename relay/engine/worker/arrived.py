@@ -2,13 +2,12 @@
 again.
 
 Theory of operation. A receipt holds at the time of its proof. Between two runs of one command
-somebody may remove objects, and no listing of the source tells that. So each object that has
-arrived is looked at: one HEAD (a GET of one byte where HEAD does not tell), several at a time. It
-is gone where nothing is there, or something of another length. What the destination does not tell
-stays as its receipt says, and is counted: unknown is not absent.
+somebody may remove objects from the destination, and no listing of the source shows that. So each
+arrived object is inspected: one HEAD (a GET of one byte if HEAD is not answered), several
+concurrently. An object is gone if nothing is there, or an object of another length. An object for
+which the destination does not answer keeps its receipt and is counted: unknown is not absent.
 
-Decided here: which objects are gone. Never here: what becomes of them (`ledger/entries.py`).
-"""
+Decided here: which objects are gone. Never here: how they are moved again (`ledger/entries.py`)."""
 
 from __future__ import annotations
 
@@ -32,13 +31,13 @@ from relay.wire.watchdog import Watchdog
 ARRIVED: Final = ("verified", "skipped")
 """The states of objects that have arrived."""
 ABREAST: Final = 16
-"""So many objects are looked at at a time."""
+"""Number of objects that are inspected concurrently."""
 
 
 @dataclass(eq=False)
 class ArrivalCheck:
-    """One look at every object of a migration that has arrived. `looked` are those that the
-    destination told of, `untold` those of which it did not tell, with the first reason in `why`."""
+    """One inspection of every arrived object of a migration. `looked` counts the objects for which
+    the destination answered, `untold` the others; `why` is the first error of those."""
 
     ledger: Ledger
     runner: TransferEngine
@@ -49,8 +48,8 @@ class ArrivalCheck:
     why: RelayError | None = field(default=None, init=False)
 
     def find_missing(self, tell: Callable[[int], None] = lambda looked: None) -> list[int]:
-        """Return the ids of the objects that are gone; `tell` learns after each page how many were
-        looked at. Raises LedgerFailed."""
+        """Return the ids of the objects that are gone. After each page `tell` is called with the
+        number of objects inspected so far. Raises LedgerFailed."""
         found: list[int] = []
         pool: Any = Pool(self.abreast)
         for page in self._pages():
@@ -71,25 +70,26 @@ class ArrivalCheck:
             page = self.ledger.page(self.job.id, ARRIVED, page[-1].id)
 
     def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
-        """Say if an object is gone; or why nobody can tell."""
+        """Say if an object is gone, or return the error for which that is unknown."""
         place = self.job.destination
         if self.job.recursive:
             place = place.below(row.name, destination=True)
         elif place.path.endswith("/"):
-            return row, True  # its name is not known before its source is read: its transfer looks
+            # Its name is known only once the source is read: the transfer inspects it then.
+            return row, True
         meter = Watchdog(self.runner.limits)
-        # While one object's trouble did not pass, that of the next is not waited for.
+        # After one object's retries failed, the next objects are not retried.
         patience = ListingRetries(
             self.runner.limits.listing_seconds if self.why is None else 0.0, meter
         )
         store = self.runner.stores.destination(place, meter)
         if place.method == "POST":
             return row, Unsupported(
-                "an object that POST made has no place that is known", side="destination"
+                "the location of an object that was sent by POST is unknown", side="destination"
             )
         try:
             found = patience.retry(partial(inspect_object, store, place))
-        except (NotFound, Rejected):  # what is there is a folder, or no object for another reason
+        except (NotFound, Rejected):  # Rejected: for example a folder is there, not an object
             return row, True
         except RelayError as error:
             return row, error
@@ -97,7 +97,7 @@ class ArrivalCheck:
 
 
 def _is_other(row: Row, found: ObjectInfo) -> bool:
-    """Say if what is there has another length than what arrived. What was skipped may always have
-    had."""
+    """Say if the object has another length than the one that arrived. The length of a skipped
+    object may always have differed from its source's."""
     size = found.version.size
     return row.state == "verified" and None not in (row.bytes, size) and row.bytes != size

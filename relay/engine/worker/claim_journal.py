@@ -1,6 +1,6 @@
 """The journal of a claimed transfer: its notes are rows of the ledger.
 
-Decided here: which notes share a transaction. Never here: what is worth writing
+Decided here: which notes share a transaction. Never here: which notes are written
 (`relay/engine/multipart/journal.py`)."""
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from relay.ledger.rows import Claim, PriorState, StoredPart, UploadRecord
 
 @dataclass(eq=False)
 class NoteWriter:
-    """What writes the notes of many transfers: those that come while others are written share one
-    transaction."""
+    """Writes the notes of many transfers. Notes that arrive during a transaction share the next
+    one."""
 
     ledger: Ledger
     _waiting: list[_Note] = field(default_factory=list)
     _writing: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(1))
 
     def write(self, claim: Claim, before: PriorState) -> None:
-        """Write one. Raises LeaseLost, LedgerFailed."""
+        """Write the prior state of one transfer. Raises LeaseLost, LedgerFailed."""
         mine = _Note(claim, before)
         self._waiting.append(mine)
         with self._writing:
@@ -48,19 +48,19 @@ class _Note:
     claim: Claim
     before: PriorState
     held: bool | None = None
-    """Whether it was written, since the claim was still ours; None until somebody has tried."""
+    """Whether it was written; False if the claim was lost. None until a greenlet has tried."""
 
 
 @dataclass(frozen=True)
 class ClaimJournal:
-    """The notes of a transfer that is claimed from a ledger."""
+    """The journal of a transfer that is claimed from a ledger."""
 
     ledger: Ledger
     claim: Claim
     sure: Callable[[], bool] = lambda: False
-    """Says that the lease can't have lapsed, so that nobody need ask."""
+    """Says if the lease certainly holds, so that the ledger need not be asked."""
     notes: NoteWriter | None = None
-    """What writes notes together with those of others; None: by themselves."""
+    """Writes notes together with those of other transfers; None: each in its own transaction."""
 
     def recorded_upload(self) -> UploadRecord | None:
         """As Journal.recorded_upload."""

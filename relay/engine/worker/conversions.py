@@ -1,7 +1,7 @@
 """Convert a claim to a transfer, and the end of a transfer to the settlement of its claim.
 
-Decided here: what a row of the ledger says of an object before it moves, and what of its end is
-kept. Never here: when something is claimed (`claimer.py`)."""
+Decided here: which hints a row of the ledger gives about an object, and which results of its
+transfer are stored. Never here: when an object is claimed (`worker.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relay.receipt import State, Version
 
 
 def hints_of_claim(claim: Claim) -> ObjectHints:
-    """Return what is known of a claimed object before its transfer."""
+    """Return the hints about a claimed object for its transfer."""
     listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
     digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
     return ObjectHints(
@@ -38,7 +38,7 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
 
 
 def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
-    """Return how a transfer that ended well is settled."""
+    """Return the settlement of a transfer that ended without an error."""
     receipt: dict[str, Any] | None = (
         None if outcome.receipt is None else dict(outcome.receipt.to_json())
     )
@@ -60,8 +60,7 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
 
 
 def _unproved_remains(outcome: Outcome) -> Mapping[str, str]:
-    """Return what is to be told of an object that was not proved, should the next attempt for it
-    fail."""
+    """Return the leftovers to report for an unproved object, if its next attempt fails."""
     if outcome.state is not State.UNVERIFIED:
         return {}
     place = str(outcome.destination)

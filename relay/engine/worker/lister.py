@@ -1,7 +1,7 @@
 """List the trees of the ledger's migrations in one process, one after the other.
 
-Decided here: when a tree is listed, and what becomes of a listing that fails. Never here: what a
-listing writes."""
+Decided here: when a tree is listed, and how a failed listing ends. Never here: what a listing
+writes (`relay/engine/listing.py`)."""
 
 from __future__ import annotations
 
@@ -24,42 +24,41 @@ from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog
 
 LOOK_SECONDS = 0.25
-"""How often the ledger is looked at for trees to list."""
+"""How often the ledger is polled for trees to list."""
 
 
 @dataclass(eq=False)
 class Lister:
-    """One process's share of the listings. `found` is called when there is something new to claim,
-    `failed` with what the ledger said where it did not answer."""
+    """Lists trees in one process. `found` is called when there are new transfers to claim, `failed`
+    with each error of the ledger."""
 
     ledger: Ledger
     runner: TransferEngine
     jobs: MigrationCache
     over: Event
-    """Set when no more is to be listed."""
+    """Set when listing must stop."""
     found: Callable[[], None]
     failed: Callable[[LedgerFailed], None]
     only: str | None = None
     is_alone: Callable[[], bool] = lambda: True
-    """Says if this process has nothing in hand that a listing which kills it would take along."""
+    """Says if this process has no claims: a listing that crashes it would affect no transfer."""
     is_suspect: bool = False
-    """Whether what is listed may do so: nothing else is to be claimed meanwhile."""
+    """Whether workers were lost with the running listing: nothing else is claimed meanwhile."""
 
     def __post_init__(self) -> None:
-        """Nothing is listed yet."""
+        """Start without listings."""
         self._meters: dict[Listing, Watchdog] = {}
 
     def troubles(self) -> dict[Listing, PendingRetry | None]:
-        """Return what of each listing that is made here is tried again at the moment, None where
-        nothing is."""
+        """Return the pending retry of each running listing, or None for a listing without one."""
         return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
 
     def run(self) -> None:
-        """List trees until it is over; what is not listed to its end is handed back."""
+        """List trees until `over` is set; a listing that is not complete then is handed back."""
         doubtful = False
         while not self.over.is_set():
             try:
-                if doubtful:  # a claim may have been made, or a page written, and we were not told
+                if doubtful:  # the ledger may have committed a claim or a page before it failed
                     self.ledger.release_unknown_listings()
                     doubtful = False
                 listing = self.ledger.claim_listing(self.only, self.is_alone())
@@ -95,7 +94,7 @@ class Lister:
             write_listing(
                 self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty
             )
-        except LedgerRefused as error:  # it would refuse the same page each time
+        except LedgerRefused as error:  # the same page would be refused again
             self.ledger.end_listing(listing, error_members(error))
         except (LedgerFailed, LeaseLost):
             raise
@@ -103,9 +102,7 @@ class Lister:
             self.jobs.pause(id, error)
             self.ledger.hand_back_listing(listing)
         except RelayError as error:
-            if (
-                self.over.is_set()
-            ):  # it was broken off, as where it waits before it asks for a page again
+            if self.over.is_set():  # cancelled, perhaps during the wait before a retry
                 self.ledger.hand_back_listing(listing)
             else:
                 self.ledger.end_listing(listing, error_members(error))
@@ -117,15 +114,15 @@ class Lister:
         self.found()
 
     def _job(self, listing: Listing) -> MigrationJob | None:
-        """Return the listing's job; None where this process can't locate it, and has handed it
-        back."""
+        """Return the listing's job, or None if this process can't locate it; the listing is then
+        handed back."""
         try:
             return self.jobs.job(listing.migration_id, listing.renewed)
         except LedgerFailed:
             raise
         except RelayError as error:
             if self.ledger.migration(listing.migration_id).runner is None:
-                self.over.wait(LOOK_SECONDS)  # another kind of runner has its turn
+                self.over.wait(LOOK_SECONDS)  # so that another kind of worker can claim it
             else:
                 self.jobs.pause(listing.migration_id, error)
             self.ledger.hand_back_listing(listing)

@@ -1,6 +1,6 @@
 """The migrations that one process works on: their jobs, credentials and limits, cached.
 
-Decided here: how long what was asked of the ledger once is believed. Never here: what happens to a
+Decided here: how long an answer of the ledger is cached. Never here: what happens to a
 migration."""
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
 
 JOBS = 64
-"""So many migrations are kept at hand."""
+"""Maximum number of cached migrations."""
 ELSEWHERE_SECONDS = 60.0
-"""How long what another kind of runner may be able to move is left to it."""
+"""How long a transfer that this process can't locate is left to other kinds of workers."""
 
 
 class MigrationCache:
-    """What is known here of the migrations."""
+    """The cached migrations of one process."""
 
     def __init__(self, ledger: Ledger, runner: TransferEngine) -> None:
-        """Nothing is known yet."""
+        """Start with an empty cache."""
         self._ledger, self._runner = ledger, runner
         self._jobs: dict[str, tuple[int, MigrationJob]] = {}
         self._throttles: dict[str, Throttle] = {}
@@ -48,27 +48,27 @@ class MigrationCache:
         self._reading = BoundedSemaphore(1)
 
     def job(self, id: str, renewed: int) -> MigrationJob:
-        """Return a migration's job, with credentials that are no older than `renewed`. Raises
-        ConfigError where it can't be made any more."""
+        """Return a migration's job, with credentials at least as new as `renewed`. Raises
+        ConfigError if its credentials were deleted or its locations have changed, and the errors of
+        MigrationRequest.locate."""
         found = self._known(id, renewed)
         if found is None:
-            with (
-                self._reading
-            ):  # a whole round of claims wants the same one: one of them asks, for all
+            with self._reading:  # many claims need the same job at once: the first one reads it
                 found = self._known(id, renewed) or self._read(id)
         return found
 
     def locations_of(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
-        """Return where other objects of a claimed one's tree go. Raises as `job`."""
+        """Return the destinations of other objects of a claim's tree. Raises as `job`."""
         destination = self.job(claim.migration_id, claim.renewed).destination
         return tuple(destination.below(name, destination=True) for name in names)
 
     def settle_unlocated(self, claim: Claim) -> Settlement | None:
-        """Return how a claim is settled whose migration this process can't carry out: it is handed
-        back, and fails never; None where it can. Raises LedgerFailed.
+        """Return the settlement of a claim whose migration this process can't locate, or None if it
+        can. Such a claim is handed back and never fails. Raises LedgerFailed.
 
-        One of this kind of runner waits for whoever can put it right. One of which it is not known
-        whose it is, since an older relay accepted it, is left to others for a while."""
+        A migration of this kind of worker is paused until its user has corrected the settings. A
+        migration of unknown kind, which an older relay accepted, is left to other workers for
+        ELSEWHERE_SECONDS."""
         try:
             self.job(claim.migration_id, claim.renewed)
         except LedgerFailed:
@@ -89,11 +89,11 @@ class MigrationCache:
         job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._runner.remotes)
         if not self._ledger.is_at(id, spec):
             raise ConfigError(
-                f"migration {migration.number} was accepted for other places than its texts mean"
-                " here by now",
+                f"the source or destination of migration {migration.number} now leads to another"
+                " location than when it was accepted",
                 hint=(
-                    "Give its remotes and endpoints back as they were, and resume it; or move it as"
-                    " a new migration."
+                    "Restore the settings of its remotes and endpoints and resume it, or start a"
+                    " new migration."
                 ),
             )
         self._jobs.pop(id, None)
@@ -103,15 +103,15 @@ class MigrationCache:
         return job
 
     def forget(self, id: str) -> None:
-        """A migration has ended."""
+        """Remove a migration that has ended."""
         self._jobs.pop(id, None)
         self._passed.pop(id, None)
 
-    # -- what is at the destination
+    # -- the destination
 
     def finds_nothing(self, job: MigrationJob, meter: Watchdog) -> bool:
-        """Look if nothing is at the destination now, so that nobody needs to look for each object.
-        Only a listing that tells of everything says so; `meter` tells what of it is tried again."""
+        """Say if the destination is empty, so that objects need no HEAD each. Only a listing that
+        shows every object can say so. `meter` shows the listing's pending retry."""
         store = self._runner.stores.destination(job.destination, meter)
         try:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
@@ -120,33 +120,32 @@ class MigrationCache:
         except (Unsupported, RelayError):
             return False
         finally:
-            meter.borne = None  # it is not tried again
+            meter.borne = None  # no retry is pending
 
-    # -- who is denied
+    # -- denied credentials
 
     def source_denies_listing(self, job: MigrationJob) -> bool:
-        """Ask if the source denies by now what it let us list before."""
+        """List the source again; return whether it denies that now."""
         try:
             source = self._runner.stores.source(job.source, Watchdog(self._runner.limits))
             next(iter(source.list(job.source)), None)
         except (Unauthenticated, PermissionDenied):
             return True
         except RelayError:
-            pass  # it does not tell
+            pass  # other errors say nothing about the credentials
         return False
 
     def note_success(self, claim: Claim) -> None:
-        """A transfer ended well: both stores take the credentials that it was claimed with."""
+        """Record that a transfer succeeded: both stores accept the credentials of its claim."""
         self._passed[claim.migration_id] = claim.renewed
         if len(self._passed) > JOBS:
             del self._passed[next(iter(self._passed))]
 
     def is_still_denied(self, claim: Claim, side: str | None) -> bool:
-        """Say if a migration has waited for credentials of this side, and with those that came
-        nothing has ended well yet, as far as is known here: a denial is no object's own then.
+        """Say if a migration was paused for credentials of this side, and this process has seen no
+        success with the new ones: a denial then concerns all objects.
 
-        Each URL of a list has a signature of its own, and tells nothing of the others.
-        """
+        Each URL of a list has its own signature, so its denial says nothing about the others."""
         if self._passed.get(claim.migration_id) == claim.renewed or (
             side == "source" and claim.url
         ):
@@ -155,21 +154,21 @@ class MigrationCache:
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
-        """Say if a migration has waited for credentials of its source before. Raises
+        """Say if a migration was paused for credentials of its source before. Raises
         LedgerFailed."""
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
     def pause(self, id: str, error: RelayError) -> None:
-        """Let a migration wait for what its user must do."""
+        """Pause a migration until its user has corrected the `error`."""
         with suppress(RelayError):  # it is over, or paused already
             self._ledger.pause_for(id, error_members(error))
 
-    # -- what holds it back
+    # -- throttles
 
     def throttle(self, id: str, used: Callable[[], Collection[str]] = tuple) -> Throttle:
-        """Return what holds a migration's transfers back in this process. `used` gives those that
-        have some running; it is asked where a new one is one too many."""
+        """Return the throttle of a migration's transfers in this process. `used` returns the ids of
+        migrations with running transfers; it is called when there are too many throttles."""
         found = self._throttles.get(id)
         if found is None:
             found = self._throttles[id] = Throttle()

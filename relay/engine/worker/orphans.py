@@ -1,15 +1,14 @@
-"""Remove, in one process, what attempts left at destinations and no later attempt will replace.
+"""Remove leftovers of attempts at destinations that no later attempt will replace.
 
-Theory of operation. The ledger tells of transfers that are cancelled, or failed a while ago, and
-have an upload that was begun, or runners that were lost with them. Their uploads are thrown away,
-and the names that only they can have had are looked for and deleted; then the ledger forgets them.
-What can't be removed now is tried again later. Where an upload is seen at the object's own place, a
-piece of it is known by its bytes, which are the source's first ones; what nobody can tell is left
-there, and told.
+Theory of operation. The ledger names orphans: transfers that are cancelled, or failed a while ago,
+and have a recorded upload or lost workers. Their uploads are aborted, the staged names that only
+they can have used are deleted, and then the ledger deletes its record of them. A removal that fails
+is retried later. If a store shows unfinished uploads under the object's own name, a piece is
+recognized by its bytes: they are the source's first bytes. An object that may not be ours is left
+there, and reported.
 
-Decided here: how one is removed, and when it is tried again. Never here: what is an orphan
-(`relay/ledger/orphans.py`).
-"""
+Decided here: how an orphan is removed, and when the removal is retried. Never here: what is an
+orphan (`relay/ledger/orphans.py`)."""
 
 from __future__ import annotations
 
@@ -59,29 +58,29 @@ from relay.wire.watchdog import Watchdog
 log = logging.getLogger("relay.orphans")
 
 SWEEP_SECONDS: Final = 5.0
-"""How often the ledger is looked at for orphans."""
+"""How often the ledger is polled for orphans."""
 AGAIN_SECONDS: Final = 600.0
-"""How soon one that could not be removed is tried again."""
+"""Delay before the removal of an orphan is retried."""
 
 Left = tuple[Orphan, RelayError]
-"""One that could not be removed, and why."""
+"""An orphan that could not be removed, and the error."""
 
 
 @dataclass(eq=False)
 class OrphanSweeper:
-    """One process's share of it. `only` what is left of one migration."""
+    """Removes orphans in one process, of all migrations of its kind or of `only` one."""
 
     ledger: Ledger
     runner: TransferEngine
     jobs: MigrationCache
     over: Event
-    """Set when it is to end, within about a second."""
+    """Set when the sweeper must end, within about a second."""
     only: str | None = None
     clock: Callable[[], float] = monotonic
     _later: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Remove orphans until it is over."""
+        """Remove orphans until `over` is set."""
         while not self.over.is_set():
             try:
                 for orphan, error in self.sweep()[1]:
@@ -92,14 +91,14 @@ class OrphanSweeper:
                     }
                     log.warning("orphan.cleanup_failed", extra={"members": members})
             except LedgerFailed:
-                pass  # whoever claims says so
-            except Exception as error:  # noqa: BLE001 - a bug: nothing else may stop because of it
+                pass  # the worker's poll reports it
+            except Exception as error:  # noqa: BLE001 - a bug here must not stop the worker
                 bug(error)
             self.over.wait(SWEEP_SECONDS)
 
     def sweep(self) -> tuple[int, list[Left]]:
-        """Remove some of what there is now; return how many were, and what could not be. Raises
-        LedgerFailed."""
+        """Remove the current orphans, up to the ledger's page; return the number removed, and those
+        that could not be removed. Raises LedgerFailed."""
         count, left = 0, []
         now = self.clock()
         self._later = {id: until for id, until in self._later.items() if until > now}
@@ -118,8 +117,8 @@ class OrphanSweeper:
         return count, left
 
     def _remove(self, orphan: Orphan) -> RelayError | None:
-        """Remove one, and let the ledger forget it; return what says that something may remain all
-        the same. Raises RelayError where another look may help."""
+        """Remove an orphan, and record that in the ledger. Return an error if something may remain
+        for good. Raises RelayError if a retry may help."""
         claim, begun = orphan.claim, orphan.upload
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
@@ -128,8 +127,8 @@ class OrphanSweeper:
                 place = location_of_upload(plan, begun)
                 if place is None:
                     raise ConfigError(
-                        f"an upload to {begun.place} was begun, and its remote leads elsewhere"
-                        " by now"
+                        f"an upload to {begun.place} was created, but its remote leads elsewhere"
+                        " now"
                     )
                 for upload in uploads_of(destination, place, begun, self.runner.limits):
                     abort_upload(destination, upload)
@@ -145,9 +144,9 @@ class OrphanSweeper:
         return remaining
 
     def _name_after_source(self, plan: Plan, meter: Watchdog) -> Location:
-        """Return where an object goes: under the source's name, where the destination is a folder.
-        Where the source does not tell its name any more it has another: nearly all names of uploads
-        depend on the folder alone."""
+        """Return the destination of an object; a folder gets the source's name. If the source no
+        longer reports its name, a placeholder serves: nearly all staged names depend on the folder
+        only."""
         place = plan.destination
         if not place.path.endswith("/"):
             return place
@@ -164,8 +163,8 @@ class OrphanSweeper:
     def _remove_shown(
         self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog
     ) -> RelayError | None:
-        """Remove a piece that a lost attempt may have left at the object's own place, if that is
-        seen there. Returns and raises as `_remove`."""
+        """Remove a piece that a lost attempt may have left under the object's own name, if the
+        store shows unfinished uploads there. Returns and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = destination.publishes_atomically(plan.verify is not Verify.SIZE) or bool(
             destination.staged_locations(place, "")
@@ -174,7 +173,8 @@ class OrphanSweeper:
             return None
         if place.path.endswith("/"):
             return _may_remain(
-                DestinationLost("it went under the source's name, which nobody wrote down"), place
+                DestinationLost("it was sent under the source's name, which was not recorded"),
+                place,
             )
         try:
             found = inspect_object(destination, place)
@@ -191,7 +191,7 @@ class OrphanSweeper:
             if size is None or there.size is None or there.size >= size:
                 raise DestinationLost("nothing has proved it")
             begins = partial(is_piece, destination, place, source, plan.source, listed)
-            # The comparison takes a while, and another worker may make the object again meanwhile.
+            # The comparison takes time, and another worker may send the object again meanwhile.
             remove_piece(destination, place, there, partial(self._is_ours, orphan, begins))
         except NotFound as error:
             if error.side == "destination":
@@ -204,7 +204,8 @@ class OrphanSweeper:
         return None
 
     def _is_ours(self, orphan: Orphan, begins: Callable[[Version], bool], there: Version) -> bool:
-        """Say if a piece at the object's own place is the orphan's, and no other worker has it."""
+        """Say if a piece under the object's own name is the orphan's, and no other worker has
+        claimed the object."""
         was = orphan.before
         return (
             was is not None
@@ -215,7 +216,7 @@ class OrphanSweeper:
 
     @contextmanager
     def _meter(self) -> Iterator[Watchdog]:
-        """Give what lets a request end when this is over."""
+        """Give a Watchdog that is cancelled when `over` is set."""
         meter = Watchdog(self.runner.limits)
 
         def cancel(_: Event) -> None:
@@ -229,25 +230,26 @@ class OrphanSweeper:
 
 
 def _is_ours(there: Version, was: PriorState) -> bool:
-    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing
-    tells: where an object was there before they may be another version of that; and where nobody
-    wrote down what was, unless they were written since."""
+    """Return True if a piece of an object is ours. Raises DestinationLost if that is unknown: an
+    object that was there before may have the same first bytes, and so may an unrecorded one, unless
+    the piece was written after the migration was accepted."""
     written = http_date(there.last_modified)
     since = was.since is not None and written is not None and written.timestamp() >= was.since
     if was.version is None and (was.known or since):
         return True
     raise DestinationLost(
-        "it begins as the object does, and may be an older version of it: nothing tells whose it is"
+        "it has the object's first bytes, but may be an older version that relay did not write"
     )
 
 
 def _size(source: Source, place: Location) -> int | None:
-    """Return the length in bytes of what is at the source, or None where it does not tell."""
+    """Return the length in bytes of the source's object, or None if the source does not report
+    it."""
     found = source.head(place)
     return found.version.size if isinstance(found, ObjectInfo) else None
 
 
 def _may_remain(error: RelayError, place: Location) -> RelayError:
-    """Return the error of something that may be ours, and that nobody can tell to be."""
+    """Return the error, with a note that a leftover of ours may remain at `place`."""
     error.leave("What was sent", place, error.message)
     return error

@@ -1,12 +1,10 @@
 """Move parts of an object that another worker has claimed.
 
-Theory of operation. The other has begun the upload, and completes it or throws it away; all that
-happens here is that parts are taken from the ledger one after the other, as the other takes them,
-and moved. Whatever fails here is given back, and is no failure of the object: the other meets it by
-itself, or does not.
+Theory of operation. The owner of the transfer has created the multipart upload, and completes or
+aborts it. The helper takes part numbers from the ledger one by one, as the owner does, and moves
+those parts. A part that fails here is released and does not fail the object: the owner retries it.
 
-Decided here: nothing but that. Which part is whose the ledger says; how one moves, the window.
-"""
+Never here: which worker moves a part (the ledger), and how it is moved (`PartWorkers`)."""
 
 from __future__ import annotations
 
@@ -27,15 +25,15 @@ from relay.wire.watchdog import Watchdog
 
 @dataclass(eq=False)
 class PartHelper:
-    """What is moved here of one shared object. Run it once; others may read `bytes` and `total`,
-    and `cancel` it."""
+    """This process's help with one object. Call `run` once; other greenlets may read `bytes` and
+    `total`, and `cancel` it."""
 
     share: PartLease
     ledger: Ledger
     way: PartContext
 
     def __post_init__(self) -> None:
-        """Nothing has moved yet."""
+        """Prepare the part workers."""
         begun = self.share.upload
         self._window = PartWorkers(self.way, ranges_of(begun.size, begun.part_bytes))
         self._upload = Upload(self.way.place, begun.upload_id, begun.checked)
@@ -43,8 +41,8 @@ class PartHelper:
 
     @classmethod
     def for_lease(cls, share: PartLease, transfer: Transfer, ledger: Ledger) -> PartHelper | None:
-        """Return it as the parts of a transfer that is not to be run; None where its plan leads
-        elsewhere by now."""
+        """Return the helper for a lease; `transfer` gives its plan and stores and is not run.
+        Returns None if the plan now leads to another location."""
         place, pinned = location_of_upload(transfer.plan, share.upload), share.upload.pinned
         if place is None or pinned is None:
             return None
@@ -55,46 +53,46 @@ class PartHelper:
 
     @property
     def meter(self) -> Watchdog:
-        """What measures it."""
+        """The watchdog of this process's part of the object."""
         return self.way.meter
 
     @property
     def phase(self) -> str:
-        """What it is at, as a transfer's."""
+        """The phase, as of a Transfer."""
         return "piping"
 
     @property
     def bytes(self) -> int:
-        """The bytes that were moved here."""
+        """Bytes that this process moved."""
         return self._window.bytes
 
     @property
     def moved(self) -> int:
-        """The same: what others move of it is not known here."""
+        """The same as `bytes`: other workers' parts are not known here."""
         return self._window.moved
 
     @property
     def under_way(self) -> int:
-        """Those of them that the ledger does not know of yet."""
+        """The moved bytes that are not recorded in the ledger yet."""
         return self._window.under_way
 
     @property
     def total(self) -> int | None:
-        """The bytes of the whole object, of which some are moved here."""
+        """The size of the whole object in bytes."""
         return self.share.upload.size
 
     @property
     def trouble(self) -> PendingRetry | None:
-        """As a transfer's."""
+        """The pending retry, as of a Transfer."""
         return self.way.troubles.worst
 
     def cancel(self, why: RelayError | None = None) -> None:
-        """Let it end within about a second."""
+        """Cancel; `run` ends within about a second."""
         self.meter.cancel(why)
 
     def run(self) -> None:
-        """Move parts until none is left to take. Raises a RelayError; what was not done is
-        anybody's again then."""
+        """Move parts until none is left to take. Raises a RelayError; unfinished parts are released
+        then."""
         try:
             self._window.run(self._upload, self._take)
         except UploadGone:
@@ -110,8 +108,8 @@ class PartHelper:
         return self.ledger.take_part(self.share.claim, self._upload.id, done)
 
     def _abort(self) -> None:
-        """Throw it away once more: a part that was under way when its upload was may be kept, at a
-        cost, until then (S3's AbortMultipartUpload says so)."""
+        """Abort the upload once more: a part that was being sent when the upload was aborted may
+        be stored, and charged, until another abort (S3's AbortMultipartUpload)."""
         destination = self.way.stores.destination(self.way.place, Watchdog(self.way.limits))
         with suppress(StoreError):
             cast(PartsDestination, destination).abort(self._upload)

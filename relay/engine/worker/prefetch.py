@@ -1,15 +1,13 @@
 """How far ahead of its slots a worker claims, and how long it collects settlements before the next
 transaction.
 
-Theory of operation. A turn at the ledger costs much the same for one object as for a hundred, and
-while it writes every other runner waits: few turns and large ones are what lets two runners be
-faster than one. So small objects are claimed as far ahead as they are moved in a fraction of a
-second, and what has ended is gathered for as long, or until so little waits that it would not last
-for another turn. Large objects are hardly claimed ahead at all: whoever has a free slot is to have
-the next one, and not whoever came first.
+Theory of operation. A poll of the ledger costs about the same for one object as for a hundred, and
+every other worker waits while it writes. So few and large polls make two workers faster than one.
+Small objects are claimed ahead for a fraction of a second. Settlements are collected for the same
+time, or until the queued claims would only just last for another poll. Large objects are hardly
+claimed ahead: the next one should go to the worker that has a free slot.
 
-Decided here: nothing but these two numbers, from what was seen of the last turns. Never here: what
-is claimed."""
+Decided here: these two numbers, from the last polls. Never here: which objects are claimed."""
 
 from __future__ import annotations
 
@@ -20,20 +18,20 @@ from time import monotonic
 from typing import Final
 
 GATHER_SECONDS: Final = 0.02
-"""How long ended transfers are gathered, at least, before they are settled together."""
+"""Shortest time for which settlements are collected before they are written together."""
 LONGEST_SECONDS: Final = 0.2
-"""And at most, while there is enough to do."""
+"""Longest such time, while enough claims are queued."""
 AHEAD: Final = 8
-"""So many times the slots are claimed ahead at most: what is lost with a process counts against all
-that it has."""
+"""Maximum number of claims ahead, as a multiple of the slots: a crash counts against every claim of
+its process."""
 MEMORY_SECONDS: Final = 0.25
-"""How long what was seen counts."""
+"""Time constant of the moving averages."""
 
 
 @dataclass(eq=False)
 class PrefetchSizer:
-    """What the last turns were like: objects a second, and how long a turn takes, the wait for the
-    lock included."""
+    """Moving averages of the last polls: objects per second (`rate`), and the duration of a poll
+    with its wait for the lock (`seconds`)."""
 
     slots: int
     clock: Callable[[], float] = monotonic
@@ -42,7 +40,7 @@ class PrefetchSizer:
     _turned: float | None = None
 
     def note_poll(self, ended: int, began: float) -> None:
-        """A turn is over that `began` at that time; it settled so many."""
+        """Record a poll that `began` at a time of `clock` and settled `ended` transfers."""
         now = self.clock()
         since = now - self._turned if self._turned is not None else now - began
         self._turned = now
@@ -52,11 +50,11 @@ class PrefetchSizer:
 
     @property
     def ahead(self) -> int:
-        """How many to claim besides those that run: what lasts until the turn after the next is
-        over."""
+        """The number of claims to hold besides the running ones, which last until the poll after
+        the next is over."""
         return min(ceil(self.rate * (LONGEST_SECONDS + 3 * self.seconds)), AHEAD * self.slots)
 
     @property
     def low(self) -> int:
-        """With so few waiting it is time for another turn: they just last for it."""
+        """The number of queued claims at which the next poll is due: they just last for it."""
         return min(ceil(self.rate * 2 * self.seconds), self.ahead // 2)

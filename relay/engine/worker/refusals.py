@@ -2,13 +2,13 @@
 all.
 
 Theory of operation. One protected object must not stop all others, and withdrawn credentials must
-not fail all that is left. One such answer does not tell which it is, but the others do: an object
-that is refused waits a moment, and comes again. Where a transfer that began after the refusal has
-ended well, the store knows the credentials, and the refusal is the object's own. Where nobody gets
-through any more, it is everybody's, and the migration waits.
+not fail every remaining object. A single 401 does not show which case it is, but other objects do:
+a refused object is retried after a moment. If a transfer that began after the refusal succeeds, the
+store accepts the credentials, and the refusal concerns that object only. If no transfer succeeds,
+it concerns all objects, and the migration is paused.
 
-Decided here: that. Never here: who waits, and how (`claimer.py`).
-"""
+Decided here: whether a refusal concerns one object or all. Never here: the retry and the pause
+(`worker.py`)."""
 
 from __future__ import annotations
 
@@ -30,48 +30,49 @@ from relay.errors import (
 from relay.ledger.rows import Claim
 
 PATIENCE: Final = 8
-"""So many objects in a row are refused before it is everybody's: more would only knock at a closed
-door."""
+"""Number of objects refused in a row at which the refusal concerns all objects."""
 AGAIN_SECONDS: Final = 1.0
-"""How soon one that is refused comes again."""
+"""Delay before a refused object is retried."""
 KEPT: Final = 64
-"""So many migrations are remembered."""
+"""Maximum number of migrations with recorded successes."""
 
 Key = tuple[str, int]
-"""A migration, and which of its credentials."""
+"""A migration's id, and the number of its credentials (`Claim.renewed`)."""
 
 
 class Verdict(Enum):
-    """What a refusal is."""
+    """What a refusal concerns."""
 
     OWN = "own"
+    """That object only."""
     LATER = "later"
-    """Nobody can tell yet."""
+    """Unknown so far: the object is retried."""
     ALL = "all"
+    """All objects of the migration."""
 
 
 @dataclass(eq=False)
 class RefusalHistory:
-    """What this process has seen of them."""
+    """The refusals and successes that this process has seen."""
 
     clock: Callable[[], float]
     _good: dict[Key, float] = field(default_factory=dict)
     _waiting: dict[Key, dict[int, float]] = field(default_factory=dict)
 
     def note_success(self, claim: Claim, began: float) -> None:
-        """Note that a transfer that began then has ended well."""
+        """Record that a transfer that `began` at a time of `clock` has succeeded."""
         key = (claim.migration_id, claim.renewed)
         self._good[key] = max(began, self._good.pop(key, -inf))
         if len(self._good) > KEPT:
             del self._good[next(iter(self._good))]
 
     def has_succeeded(self, claim: Claim) -> bool:
-        """Say if any transfer has ended well with the credentials of this claim."""
+        """Say if any transfer has succeeded with the credentials of this claim."""
         return (claim.migration_id, claim.renewed) in self._good
 
     def judge(self, claim: Claim, is_busy_since: Callable[[float], bool]) -> Verdict:
-        """Judge the refusal of a claim. `is_busy_since` says if others of its migration, which
-        began after a moment, are still under way."""
+        """Judge the refusal of a claim. `is_busy_since` says if other transfers of its migration
+        that began after a given time are still running."""
         key, now = (claim.migration_id, claim.renewed), self.clock()
         waiting = self._waiting.setdefault(key, {})
         first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
@@ -90,31 +91,30 @@ class UnderWay(Protocol):
 
     @property
     def claim(self) -> Claim:
-        """What it was claimed as."""
+        """The claim of the transfer."""
 
     @property
     def began(self) -> float:
-        """When it began, by the clock of who judges."""
+        """When the transfer began, by the judge's clock."""
 
 
 class RefusalJudge:
-    """Says what a refusal means, by what this process has seen, and what the ledger and the source
-    say."""
+    """Judges refusals, by the history in this process, the ledger, and the source's listing."""
 
     def __init__(
         self, jobs: MigrationCache, clock: Callable[[], float], active: Mapping[int, UnderWay]
     ) -> None:
-        """`active` are the transfers that run here, as they are at each moment."""
+        """`active` is the live mapping of the running transfers."""
         self._jobs, self._clock, self._active = jobs, clock, active
         self._refusals = RefusalHistory(clock)
         self._asked: dict[str, float] = {}
 
     def note_success(self, claim: Claim, began: float) -> None:
-        """Note that a transfer that began then has ended well."""
+        """Record that a transfer that `began` at a time of the clock has succeeded."""
         self._refusals.note_success(claim, began)
 
     def judge(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
-        """Say if an error is the object's own, or everybody's. Or why the ledger did not tell."""
+        """Return what an error concerns, or the error of the ledger if that can't be found out."""
         if not isinstance(error, Unauthenticated | StoreFull):
             return Verdict.OWN
         if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
@@ -126,7 +126,7 @@ class RefusalJudge:
             and not self._refusals.has_succeeded(claim)
         ):
             try:
-                return Verdict.OWN if self._is_told_to_go_on(claim) else verdict
+                return Verdict.OWN if self._is_resumed_by_user(claim) else verdict
             except LedgerFailed as failure:
                 return failure
         return verdict
@@ -137,10 +137,10 @@ class RefusalJudge:
         ]
         return any(one.began > moment and one.claim.id != claim.id for one in others)
 
-    def _is_told_to_go_on(self, claim: Claim) -> bool:
-        """Say if a migration has waited for credentials once, and was told to go on with those that
-        it has: what the source refuses then, and it does not refuse to list, it refuses for good.
-        Raises LedgerFailed."""
+    def _is_resumed_by_user(self, claim: Claim) -> bool:
+        """Say if a migration was paused for credentials before and resumed by its user, and the
+        source does not refuse its listing: then the refusal concerns that object, for good. Raises
+        LedgerFailed."""
         if not self._jobs.has_waited(claim):
             return False
         if claim.url:
@@ -155,8 +155,8 @@ class RefusalJudge:
             return False
 
     def classify_denial(self, claim: Claim, error: PermissionDenied) -> RelayError:
-        """Return what a denial (403) means: of more than this object, that the credentials are not
-        good any more. Or why the ledger did not tell."""
+        """Return CredentialsWithdrawn if a denial (403) concerns more than this object, else the
+        `error`; or the error of the ledger if that can't be found out."""
         try:
             if not (
                 self._jobs.is_still_denied(claim, error.side) or self._source_denies(claim, error)
@@ -167,7 +167,7 @@ class RefusalJudge:
         return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
 
     def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
-        """Say if it is not this object alone that the source denies, but what it let us list
+        """Say if the source denies not only this object, but also the listing that it allowed
         before."""
         id, now = claim.migration_id, self._clock()
         if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
@@ -178,5 +178,5 @@ class RefusalJudge:
             return False
         if self._jobs.source_denies_listing(job):
             return True
-        self._asked = {id: now + AGAIN_SECONDS}  # so many may be denied, one after the other
+        self._asked = {id: now + AGAIN_SECONDS}  # many objects may be denied in a row: ask once
         return False
