@@ -39,7 +39,7 @@ def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> 
     if status < 400:
         return f"answered {status} {answer.get('state')} where it must refuse"
     if not kind.startswith("application/problem+json") or not answer.get("detail"):
-        return f"{status} is no problem document: {text[:200]}"
+        return f"{status} is not a problem document: {text[:200]}"
     if answer.get("side") != side:
         return f"blames {answer.get('side')} where {side} failed: {answer.get('detail')}"
     return (

@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     wrong = [name for name in args.scenarios if name not in SCENARIOS]
     if wrong:
-        parser.error(f"there is no scenario {wrong[0]}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"unknown scenario {wrong[0]}; the scenarios are {', '.join(SCENARIOS)}")
     return args
 
 

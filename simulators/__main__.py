@@ -150,14 +150,14 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
         "--rate", type=parse_rate, metavar="RATE", help="of a connection, each way: 50MB/s"
     )
     for name, text in (
-        ("--cut-after", "FIN both ways after so many bytes"),
-        ("--reset-after", "RST both ways after so many bytes"),
+        ("--cut-after", "FIN both ways after this number of bytes"),
+        ("--reset-after", "RST both ways after this number of bytes"),
         ("--slice", "the largest write, both ways"),
         ("--flip", "the lowest bit of the byte at this offset"),
     ):
         parser.add_argument(name, type=parse_bytes, metavar="SIZE", help=text)
     parser.add_argument(
-        "--stall-after", metavar="SIZE[,TIME]", help="read no more, for ever or so long"
+        "--stall-after", metavar="SIZE[,TIME]", help="stop reading after SIZE, for TIME or forever"
     )
     parser.add_argument(
         "--blackhole", choices=proxy.DIRECTIONS, help="swallow all that goes this way"

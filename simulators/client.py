@@ -100,7 +100,7 @@ def put(port: int, target: str, body: bytes, *, method: str = "PUT", **fields: s
 
 
 def _is_whole(start: Reply, count: int, request: bytes) -> bool:
-    """Whether so many bytes are one whole answer that promises to keep the connection."""
+    """Return whether the first `count` bytes are one whole answer that keeps the connection."""
     if (
         b"\r\n\r\n" not in start.wire
         or start.status < 200
@@ -121,7 +121,7 @@ def _talk(
     try:
         sock.sendall(request)
     except ConnectionResetError:
-        end = "reset"  # whoever is told of it first takes it: recv then sees a mere end
+        end = "reset"  # sendall has consumed the error, so recv sees only an end
     except OSError:
         pass  # it may have answered before it closed
     sock.settimeout(max(quiet_seconds, _FIRST_SECONDS))

@@ -330,7 +330,7 @@ def _check(fault: Fault) -> None:
 def _check_argument(name: str, kind: str | Collection[str], arg: str) -> None:
     if not isinstance(kind, str):
         if arg not in kind:
-            raise BadFault(f"{name}: {arg!r} is none of {', '.join(kind)}")
+            raise BadFault(f"{name}: {arg!r} is not one of {', '.join(kind)}")
         return
     try:
         _READ[kind[0]](arg)

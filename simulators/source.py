@@ -1,8 +1,8 @@
-"""The cloud that objects come from: any path is an object, and its bytes are invented (`content`).
+"""The source cloud: any path is an object, and its bytes are generated (`content`).
 
 The size is `?size=N`, else a deterministic one between two bounds. The name of the content is the
 path as it was sent, without the query, so `Content(seed).read(path, offset, length)` is what a
-client must have got. Decided here: what a GET and a HEAD mean. Never here: what is wrong with the
+client must have received. Decided here: the meaning of GET and HEAD. Never here: the faults of the
 answer (`spoil`)."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 cost.
 
 Why `rclone copyto` and `copy` between an `:http:` and a `:webdav:` remote: they stream, without a
-disk. Between these two remotes there is no common digest, so rclone compares sizes, as relay does
+disk. Between these two remotes a common digest is missing, so rclone compares sizes, as relay does
 with `verify: size`. Its WebDAV takes no parts from anybody but Nextcloud, so
 `--multi-thread-streams` can only show what it costs to ask."""
 

@@ -3,8 +3,8 @@ TLS.
 
 One nginx with a worker for each core, as Debian ships it, all its files in one folder that should
 be memory. nginx's own WebDAV module lacks PROPFIND, which rclone asks before and after an upload;
-the configuration answers it, by what is there and by the size that all objects of a folder have.
-That an object is whole is found out by comparing files, never by that answer."""
+the configuration answers it, by the existing files and the common size of a folder's objects.
+Whether an object is whole is checked by comparing files, never by that answer."""
 
 from __future__ import annotations
 

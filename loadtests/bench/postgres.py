@@ -95,8 +95,8 @@ class Postgres:
 def postgresql() -> Iterator[Postgres]:
     """Run a server for the time of the block; it refuses root, so it runs as `postgres` then.
 
-    Its folder is no test's: those are for their owner only, and made so again by each run of
-    pytest."""
+    Its folder is outside of the tests' folders: only their owner may enter those, and each run of
+    pytest restores that mode."""
     bin = programs()
     assert bin is not None
     user: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ def _coreless() -> float:
     """Return the seconds for which this process was ready to run and had no core, or its core was
     another machine's.
 
-    proc(5): schedstat, and the steal time of /proc/stat, which is told for all cores together, in
+    proc(5): schedstat, and the steal time of /proc/stat, which is the sum over all cores, in
     hundredths."""
     waited = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     with open("/proc/stat") as file:

@@ -58,7 +58,7 @@ def numbers(text: str) -> tuple[str, ...]:
     wrong = [number for number in wanted if number not in NUMBERS]
     if wrong:
         raise argparse.ArgumentTypeError(
-            f"there is no rung {wrong[0]!r}; there are {', '.join(NUMBERS)}"
+            f"unknown rung {wrong[0]!r}; the rungs are {', '.join(NUMBERS)}"
         )
     return wanted
 

@@ -31,8 +31,8 @@ from simulators.spawn import Spawned
 
 @dataclass(frozen=True)
 class Rung:
-    """One program of the ladder. `workers` is how many gunicorn workers its relay has, or 0 where
-    it is no relay."""
+    """One program of the ladder. `workers` is the number of relay's gunicorn workers, or 0 for
+    another program."""
 
     number: str
     module: str

@@ -1,4 +1,4 @@
-"""Rung 6, piping: one event loop, ten at a time, and what comes in goes out at once: no disk."""
+"""Rung 6, piping: one event loop, ten at a time, and each block is sent as it arrives: no disk."""
 
 import asyncio
 

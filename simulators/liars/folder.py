@@ -1,12 +1,10 @@
-"""A folder of this machine that lies: what lies in it when a command begins, and what changes while
-one runs.
+"""A lying folder of this machine: its files when a command begins, and the changes while it runs.
 
-Theory of operation. Nothing is asked of a folder, so there is no log of requests. What relay did is
-seen afterwards: `look` compares the files with those of its last look, by inode and times, and puts
-each change into the journal. The tree is `in`; what lies beside it, in `out`, belongs to somebody
-else.
+Theory of operation. A folder has no log of requests, so relay's work is found afterwards: `look`
+compares the files with those of its last look, by inode and times, and records each change in the
+journal. The tree is `in`; the files beside it, in `out`, belong to another user.
 
-Decided here: what lies there, and what was changed. Never here: whether that is right (the judge).
+Decided here: the files, and which of them changed. Never here: whether that is right (the judge).
 """
 
 from __future__ import annotations

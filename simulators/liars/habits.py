@@ -1,8 +1,8 @@
-"""The habits: what a store does that others don't, and where that was seen.
+"""The habits: unusual behaviour of stores, and where each was observed.
 
 Decided here: their names, which stores and which role have them, and which exclude one another.
-Never here: how a habit shows (`serving.py` and its like), and what may be asked of relay under one
-(the judge).
+Never here: how a habit is carried out (`serving.py` and its siblings), and which rules relay must
+keep under one (the judge).
 
 `seen` names a public report, a rule of a protocol, a number F… of `simulators/faults.py`, or the
 server that does so."""

@@ -141,7 +141,7 @@ class S3Liar(Liar):
         return found
 
     def meant(self, op: Op) -> Held | None:
-        """As Telling's: a version that is named is shown, whatever was written since."""
+        """As Telling's; a named version is returned, independent of later writes."""
         if not (op.version and self._versioned):
             return self.seen(op.name)
         if op.version == "null":

@@ -194,7 +194,7 @@ class Shelf:
             self.events.append(Event(name=name, by=by, old=current, held=left, why=REMOVED))
 
     def move(self, name: str, to: str, by: Who) -> bool:
-        """Rename an object, and replace the one of that name; False if there is no object."""
+        """Rename an object, and replace the one of that name; False if it does not exist."""
         with self.lock:
             found = self.get(name)
             if found is None:
