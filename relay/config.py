@@ -1,7 +1,8 @@
-"""Settings: every limit of relay, where it is read from, and the memory that all of them add up to.
+"""Settings: names, defaults and bounds, where they are read from, and the memory that they add up
+to.
 
-Decided here: names, defaults and bounds. A flag wins over a `RELAY_*` variable, that over
-`relay.toml`, that over the default. Never here: anything that acts on a setting."""
+Decided here: all of that. A flag overrides a `RELAY_*` variable, which overrides `relay.toml`,
+which overrides the default. Never here: anything that acts on a setting."""
 
 from __future__ import annotations
 
@@ -29,136 +30,168 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Limits:
-    """What one exchange may take. All times in seconds, all sizes in bytes."""
+    """The limits of a transfer and of its exchanges. All times in seconds, all sizes in bytes."""
 
     connect_seconds: float = 10.0
-    """For the name, the connection and the TLS handshake together, of one address after the
-    other."""
+    """For the lookup, the connection and the TLS handshake together, with all addresses that are
+    tried."""
     head_seconds: float = 60.0
     """From the last byte of a request to the last byte of the answer's head."""
     total_seconds: float = 24 * 3600.0
     """For one transfer with all its attempts."""
     stall_seconds: float = 60.0
     stall_bytes: int = KIB
-    """A side is stalled when fewer than `stall_bytes` a second moved over `stall_seconds`; with 0
-    any byte will do."""
+    """A side is stalled if fewer than `stall_bytes` a second moved over `stall_seconds`; with 0, if
+    no byte moved."""
     expect_seconds: float = 1.0
-    """How long a `100 Continue` is waited for (RFC 9110 section 10.1.1 lets a client go on without
-    it)."""
+    """Time to wait for a `100 Continue`. RFC 9110 section 10.1.1 lets a client send the body
+    without it."""
     expect_bytes: int = MIB
-    """Uploads of at least this length ask with `Expect: 100-continue` first; smaller ones are
-    cheaper to lose."""
+    """Minimum length of an upload that asks with `Expect: 100-continue` first. A smaller upload is
+    cheaper to repeat."""
     early_seconds: float = 2.0
-    """How long an answer is looked for after an upload's connection broke."""
+    """Time to wait for an answer after the connection of an upload broke."""
     head_bytes: int = 64 * KIB
     head_fields: int = 100
     interim_heads: int = 8
     chunk_line_bytes: int = 4 * KIB
-    """A chunk's size line with its extensions; trailers together may have `head_bytes`."""
+    """Maximum length of a chunk's size line with its extensions. All trailers together may have
+    `head_bytes`."""
     text_bytes: int = 64 * KIB
-    """What is read of an answer that is not an object: an error page, an upload's answer."""
+    """Maximum length that is read of an answer that is not an object, such as an error page."""
     redirects: int = 5
     idle_seconds: float = 15.0
+    """Time for which an idle connection is kept alive."""
     idle_connections: int = 64
-    """Connections kept alive, of all origins together, and for how long."""
+    """Maximum number of idle connections, of all origins together."""
     lookups: int = 64
-    """Names that are looked up at once, each in a thread."""
+    """Maximum number of concurrent lookups of names, each in a thread."""
     addresses: int = 16
-    """Addresses of one name that are tried."""
+    """Maximum number of addresses of one name that are tried."""
     buffer_bytes: int = MIB
-    """The largest piece that is copied at once."""
+    """Maximum number of bytes that are copied at once."""
     tick_seconds: float = 1.0
-    """How often a waiting pump looks at its clocks, and at a cancel."""
+    """Time between two checks of the clocks and of a cancel by a waiting pump."""
     yield_seconds: float = 0.002
-    """How long a pump may run before it lets the others run: ten slots flat out make a round of 20
-    ms."""
+    """Time after which a pump yields to other greenlets: with ten busy slots each has its turn
+    every 20 ms."""
     parted_bytes: int = 64 * MIB
-    """Objects of at least this length go in parts, where both sides can."""
+    """Minimum length of an object that is moved as a multipart upload, if both stores can."""
     part_bytes: int = 16 * MIB
-    """The length of a part, unless the destination's limits want larger ones."""
+    """Length of a part, unless the destination's limits need larger parts."""
     parts_in_flight: int = 4
-    """Parts of one object that move at once."""
+    """Maximum number of parts of one object that move concurrently."""
     listing_seconds: float = 0.0
-    """How long one page of a listing that fails is asked for again; 0 asks once."""
+    """Time for which a page of a listing is retried; 0 requests it once."""
     settle_seconds: float = 10.0
-    """How long a destination may take to show an object that it acknowledged."""
+    """Time that a destination may take to show an object that it acknowledged."""
     sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
-    """The waits before each look for what a broken upload left: a server may write on for a
-    moment."""
+    """Waits before each check for the remains of a failed upload: a server may write for a moment
+    after the connection broke."""
 
 
 class Settings(BaseModel):
-    """Everything that an operator can set. Read with `load_settings`, which turns mistakes into
-    ConfigError."""
+    """The settings of an operator. `load_settings` reads them, and raises ConfigError for an
+    invalid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bind: str = Field(
-        "127.0.0.1:8080", description="Where to listen; anything but loopback needs a tokens file."
+        "127.0.0.1:8080",
+        description="Address to listen on; any address but loopback needs a tokens file.",
     )
-    workers: int = Field(1, ge=1, le=256, description="Processes; each has its own slots.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Number of server processes; each has its own slots."
+    )
     graceful_timeout: int = Field(
         30, ge=1, le=86400, description="Seconds that running transfers get to end after SIGTERM."
     )
 
-    slots: int = Field(10, ge=1, le=100_000, description="Transfers at a time in a worker.")
+    slots: int = Field(
+        10, ge=1, le=100_000, description="Maximum number of concurrent transfers in a worker."
+    )
     waiters: int = Field(
         100,
         ge=0,
         le=100_000,
-        description="Requests that may wait for a slot in a worker; the next one is answered 503.",
+        description=(
+            "Maximum number of requests that wait for a slot in a worker; further requests are"
+            " answered 503."
+        ),
     )
     wait_seconds: float = Field(
         30.0,
         ge=0,
         le=3600,
-        description="How long a request waits for a slot before it is answered 503.",
+        description="Seconds that a request waits for a slot before it is answered 503.",
     )
 
     connect_seconds: float = Field(
-        10.0, gt=0, le=600, description="Limit of a connection with its TLS handshake."
+        10.0,
+        gt=0,
+        le=600,
+        description="Limit of a connection with its TLS handshake, in seconds.",
     )
     head_seconds: float = Field(
-        60.0, gt=0, le=3600, description="Limit from a request to the head of its answer."
+        60.0,
+        gt=0,
+        le=3600,
+        description="Limit from a request to the head of its answer, in seconds.",
     )
     total_seconds: float = Field(
         24 * 3600.0,
         gt=0,
-        description="Limit of one transfer with all its attempts; parts that arrived are kept.",
+        description=(
+            "Limit of one transfer with all its attempts, in seconds; uploaded parts are kept for a"
+            " retry."
+        ),
     )
     stall_seconds: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="A store stalls when it moves fewer than stall_bytes a second for this long.",
+        description=(
+            "Seconds with fewer than stall_bytes a second after which a store counts as stalled."
+        ),
     )
-    stall_bytes: int = Field(KIB, ge=1, description="Bytes a second below which a store stalls.")
+    stall_bytes: int = Field(
+        KIB, ge=1, description="Bytes per second below which a store counts as stalled."
+    )
     settle_seconds: float = Field(
         10.0,
         ge=0,
         le=600,
-        description="How long a destination may take to show an object that it acknowledged.",
+        description="Seconds that a destination may take to show an object that it acknowledged.",
     )
     buffer_bytes: int = Field(
-        MIB, ge=16 * KIB, le=64 * MIB, description="The largest piece that is copied at once."
+        MIB,
+        ge=16 * KIB,
+        le=64 * MIB,
+        description="Maximum number of bytes that are copied at once.",
     )
 
     parted_bytes: int = Field(
         64 * MIB,
         ge=1,
-        description="Objects of at least this length go in parts, where both sides can.",
+        description=(
+            "Minimum length in bytes of an object that is moved as a multipart upload, if both"
+            " stores can."
+        ),
     )
     part_bytes: int = Field(
         16 * MIB,
         ge=5 * MIB,
         le=5 * 1024 * MIB,
         description=(
-            "The length of a part; larger where an object would have more parts than the"
-            " destination takes."
+            "Length of a part in bytes; larger if an object would have more parts than the"
+            " destination allows."
         ),
     )
     parts_in_flight: int = Field(
-        4, ge=1, le=256, description="Parts of one object that move at once."
+        4,
+        ge=1,
+        le=256,
+        description="Maximum number of parts of one object that move concurrently.",
     )
 
     retry_budget: float = Field(
@@ -166,43 +199,45 @@ class Settings(BaseModel):
         ge=0,
         le=86400,
         description=(
-            "Seconds, from the first failure, within which a transfer is retried; whole again when"
-            " it gets farther than before. 0 tries once."
+            "Seconds from the first failure within which a transfer is retried; progress resets it."
+            " 0 disables retries."
         ),
     )
 
-    request_bytes: int = Field(MIB, ge=KIB, description="The largest request body.")
+    request_bytes: int = Field(MIB, ge=KIB, description="Maximum size of a request body in bytes.")
     request_seconds: float = Field(
-        10.0, gt=0, le=600, description="How long a request body may take to arrive."
+        10.0, gt=0, le=600, description="Seconds that a request body may take to arrive."
     )
 
     egress_allow: str = Field(
         "",
         description=(
-            "Hosts and CIDRs that may be reached although they are not public, separated by commas;"
-            " each may name a port: nas.lan:9000,10.0.0.0/8."
+            "Private hosts and CIDRs that relay may connect to, separated by commas; each may name"
+            " a port: nas.lan:9000,10.0.0.0/8."
         ),
     )
-    egress_ports: str = Field("80,443,8080,8443", description="Ports of all other hosts.")
+    egress_ports: str = Field(
+        "80,443,8080,8443", description="Ports that relay may connect to on all other hosts."
+    )
     ca_bundle: Path | None = Field(
         None,
         description=(
-            "Certificate authorities that are trusted besides the system's (PEM). Nothing turns"
-            " checks off."
+            "File with certificate authorities to trust besides the system's (PEM). Certificate"
+            " checks can't be turned off."
         ),
     )
     tokens_file: Path | None = Field(
         None,
         description=(
-            "One token a line, in a file that only its owner can read; needed when the server"
-            " listens on anything but loopback. Clients send Authorization: Bearer TOKEN."
+            "File with one token a line, which only its owner can read; required if the server"
+            " listens on any address but loopback. Clients send Authorization: Bearer TOKEN."
         ),
     )
 
     ledger: str = Field(
         "",
         description=(
-            "Where migrations are kept: sqlite:////folder/relay.db, or"
+            "Database of migrations: sqlite:////folder/relay.db, or"
             " postgresql+psycopg://user:password@host/name. Empty is ledger.db in the user's data"
             " folder."
         ),
@@ -212,24 +247,22 @@ class Settings(BaseModel):
         ge=1,
         le=3600,
         description=(
-            "How long a silent worker keeps its claims in the ledger; on one machine a dead worker"
-            " is noticed at once."
+            "Seconds after which a silent worker loses its claims in the ledger; on the same"
+            " machine a dead worker is noticed at once."
         ),
     )
 
     url: str = Field(
         "",
         description=(
-            "The server that relay submit, watch, status and so on ask; empty is the ledger of this"
-            " machine."
+            "URL of the server that relay submit, watch, status etc. use; empty is the ledger of"
+            " this machine."
         ),
     )
-    token: str = Field("", repr=False, description="The token that these commands send.")
+    token: str = Field("", repr=False, description="Token that these commands send.")
     token_file: Path | None = Field(
         None,
-        description=(
-            "A file with that token, which only its owner can read; wins over the token itself."
-        ),
+        description=("File with that token, which only its owner can read; overrides `token`."),
     )
 
     local_folders: str = Field(
@@ -239,15 +272,14 @@ class Settings(BaseModel):
     remotes: dict[str, dict[str, str]] = Field(
         {},
         repr=False,
-        description="Named stores, in relay.toml only, with rclone's options under rclone's names.",
+        description="Named stores, in relay.toml only, with the names of rclone's options.",
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
-        if (
-            isinstance(value, str) and "\0" in value
-        ):  # which relay.toml can say, and no system call takes
+        # relay.toml can contain a NUL, and no system call accepts one.
+        if isinstance(value, str) and "\0" in value:
             raise ValueError("it has a NUL")
         return value
 
@@ -276,11 +308,10 @@ class Settings(BaseModel):
             total_seconds=self.total_seconds,
             stall_seconds=self.stall_seconds,
             stall_bytes=self.stall_bytes,
-            idle_connections=4 * min(self.slots, 500)
-            + 64,  # each transfer may have some to read and to write
-            lookups=min(
-                64 + 4 * self.slots, 512
-            ),  # a silent name keeps its thread for longer than its transfer waits
+            # A transfer may have several connections to read and to write.
+            idle_connections=4 * min(self.slots, 500) + 64,
+            # A lookup without an answer keeps its thread for longer than its transfer waits.
+            lookups=min(64 + 4 * self.slots, 512),
             listing_seconds=self.retry_budget,
             settle_seconds=self.settle_seconds,
             buffer_bytes=self.buffer_bytes,
@@ -296,50 +327,51 @@ class Settings(BaseModel):
         return EgressPolicy(allow=parse_allow(self.egress_allow), ports=ports)
 
     def folders(self) -> tuple[Path, ...]:
-        """Return the folders that are allowed, links resolved. Raises ConfigError for one that is
-        not there."""
+        """Return the allowed folders, links resolved. Raises ConfigError for one that does not
+        exist."""
         named = [Path(text) for text in self.local_folders.split(":") if text]
         for path in named:
             if not path.is_absolute() or not path.is_dir():
                 raise ConfigError(
-                    f"RELAY_LOCAL_FOLDERS: {path} is not the absolute path of a folder that is"
-                    " there"
+                    f"RELAY_LOCAL_FOLDERS: {path} is not the absolute path of an existing folder"
                 )
         return tuple(path.resolve() for path in named)
 
     def ledger_url(self) -> str:
-        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base
-        Directory, 0.8: a relative path counts for none). Raises ConfigError for one that is not
-        UTF-8, and where it is not known where that is."""
+        """Return the ledger's URL; without one, that of the file in the user's data folder (XDG
+        Base Directory, 0.8: a relative path is ignored). Raises ConfigError for a URL that is not
+        UTF-8, and if the data folder is unknown."""
         data = Path(os.environ.get("XDG_DATA_HOME", ""))
         if not self.ledger and not data.is_absolute():
             data = home() / ".local" / "share"
         if not self.ledger and not data.is_absolute():
             hint = "Set HOME; or name the ledger in RELAY_LEDGER: sqlite:////folder/ledger.db."
-            raise ConfigError("HOME is no absolute path, and the system knows no other", hint=hint)
+            raise ConfigError(
+                "HOME is not an absolute path, and the system knows no home of this user", hint=hint
+            )
         url = self.ledger or f"sqlite:///{data / 'relay' / 'ledger.db'}"
         if not url.isascii() and any("\udc80" <= char <= "\udcff" for char in url):
             raise ConfigError(
-                "the place of the ledger is not UTF-8",
-                hint="Name one that is in RELAY_LEDGER: sqlite:////folder/ledger.db.",
+                "the path of the ledger is not UTF-8",
+                hint="Set RELAY_LEDGER to one in UTF-8: sqlite:////folder/ledger.db.",
             )
         return url
 
     def memory_ceiling_bytes(self) -> int:
-        """Return what payload may take in all workers together, besides about 60 MiB a worker for
-        the program.
+        """Return the maximum memory of the payload in all workers together, in bytes, besides about
+        60 MiB a worker for the program.
 
-        Each part of a transfer that is under way holds at most one buffer, and TLS the like of it
-        in each direction on each side. An object of unknown length on its way to S3 holds one part
-        as well, and moves alone."""
+        Each part that moves holds at most one buffer, and TLS as much again in each direction on
+        each side. An object of unknown length on its way to S3 also holds one part in memory, and
+        its parts do not move concurrently."""
         parted = self.parts_in_flight * 5 * self.buffer_bytes
         growing = self.part_bytes + 5 * self.buffer_bytes
         return self.workers * self.slots * max(parted, growing)
 
 
 def home() -> Path:
-    """Return the user's own folder: HOME, or where that is no absolute path what the system knows;
-    where it knows none either a relative path, which is another one in each folder."""
+    """Return the user's home: HOME if that is an absolute path, else what the system knows. If the
+    system knows no home either, the path is relative."""
     named = Path(os.environ.get("HOME", ""))
     try:
         return named if named.is_absolute() else Path(getpwuid(os.getuid()).pw_dir)
@@ -348,8 +380,8 @@ def home() -> Path:
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings; `flags` (None values left out) win. Raises ConfigError that names each
-    wrong setting."""
+    """Read the settings; `flags` that are not None override all others. Raises a ConfigError that
+    names each invalid setting."""
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     variables = _variables(os.environ)
     unknown = sorted(
@@ -361,13 +393,13 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
     try:
-        # /dev/null is how one says: no file.
+        # RELAY_CONFIG=/dev/null means no file.
         if named and named != os.devnull and not Path(named).is_file():
-            raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
+            raise ConfigError(f"RELAY_CONFIG: {named} is not an existing file")
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e, given) for e in error.errors())) from None
-    except OSError as error:  # of a look whether it is there
+    except OSError as error:  # the check whether the file exists failed
         raise ConfigError(f"{_file()} can't be read ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{_file()}: {error}") from None
@@ -405,7 +437,7 @@ def _told(error: Any, given: Mapping[str, Any]) -> str:
 
 
 _NOT_SETTINGS = frozenset({"config", "failpoint"})
-"""Our variables that are no settings."""
+"""RELAY_* variables that are not settings."""
 
 _SERVICE = re.compile(
     r"RELAY_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=[a-z]+://.*"
@@ -416,7 +448,7 @@ Docker one with a link to such a container (kubernetes.io, "Service", "Environme
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return our variables, without what they begin with."""
+    """Return the RELAY_* variables by their names without that prefix, in lower case."""
     return {
         name[6:].lower(): text
         for name, text in environment.items()
@@ -425,13 +457,13 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _set(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings among the variables; an empty one counts as none."""
+    """Return the settings among the variables, without empty ones."""
     return {name: text for name, text in variables.items() if text and name not in _NOT_SETTINGS}
 
 
 def _in_file() -> dict[str, Any]:
-    """Return what stands in the file, if there is one. Raises ConfigError, or ValueError for what
-    is no TOML."""
+    """Return the settings of the file; {} without a file. Raises ConfigError, and ValueError if it
+    is not TOML."""
     path = _file()
     if not path.is_file():
         return {}
@@ -439,17 +471,16 @@ def _in_file() -> dict[str, Any]:
         raise ConfigError(
             f"{path} of the current folder may be another user's",
             hint=(
-                "Name it in RELAY_CONFIG if it is meant, or work in a folder that others can't"
-                " write to."
+                "Set RELAY_CONFIG to this file to use it, or work in a folder that other users"
+                " can't write to."
             ),
         )
     return tomllib.loads(read_small(path))
 
 
 def is_found(name: str) -> bool:
-    """Say if a setting stands in the relay.toml of the current folder alone: it may have come along
-    with the folder, as of a cloned repository, without the user's knowledge. Raises as
-    `load_settings`."""
+    """Say if only the relay.toml of the current folder has a setting: the file may be part of a
+    cloned repository, without the user's knowledge. Raises as `load_settings`."""
     return (
         not (os.environ.get("RELAY_CONFIG") or os.environ.get(f"RELAY_{name.upper()}"))
         and name in _in_file()
@@ -457,8 +488,8 @@ def is_found(name: str) -> bool:
 
 
 def _is_planted(path: Path) -> bool:
-    """Say if anybody may have put a file where it lies, as into /tmp, or may write to it: it says
-    which store a remote is, and which server gets a token."""
+    """Say if another user may have created a file, as in /tmp, or may write to it. The file chooses
+    the stores of remotes, and the server that gets a token."""
     found = path.stat()
     others = (
         found.st_uid not in (0, os.geteuid())
@@ -472,12 +503,12 @@ def _file() -> Path:
 
 
 def settings_file() -> Path | None:
-    """Return the file that settings are read from; None where there is none."""
+    """Return the file that settings are read from, or None if it does not exist."""
     return _file() if _file().is_file() else None
 
 
 def _place(name: str) -> str:
-    """Return where a setting stands: its variable, or the file and the line."""
+    """Return where a setting is set: its variable, or the file and the line."""
     variable = f"RELAY_{name.upper()}"
     if os.environ.get(variable) or not _file().is_file():
         return variable
@@ -490,8 +521,8 @@ def _place(name: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say if a host is only reached from this machine, IPv4-mapped addresses included; an empty one
-    means every."""
+    """Say if a host is a loopback address, IPv4-mapped ones included. An empty host, which means
+    all addresses, is not."""
     if host.lower().removesuffix(".") == "localhost":
         return True
     try:
@@ -517,7 +548,5 @@ def load_tokens(path: Path | None) -> frozenset[str]:
                 f"RELAY_TOKENS_FILE {path}: a token must be 16 or more printable ASCII characters"
             )
     if not tokens:
-        raise ConfigError(
-            f"RELAY_TOKENS_FILE {path} holds no token", hint="Write one token a line."
-        )
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} has no token", hint="Write one token a line.")
     return tokens

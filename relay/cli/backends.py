@@ -1,6 +1,6 @@
-"""Find the migrations of a command: in the ledger of this machine, or on a server.
+"""Access to migrations: in the ledger of this machine, or on a server.
 
-Decided here: that both give the same plain values, by the same names. Never here: how they are
+Both backends have the same methods and return the same plain values. Never here: how they are
 printed."""
 
 from __future__ import annotations
@@ -35,54 +35,52 @@ Event = tuple[str, Members]
 SSE = "text/event-stream"
 PAGE: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
-"""How long a server may be away while it is watched: it may be started anew."""
+"""Time that a server may be unreachable while a migration is watched: it may be restarted."""
 
 
 AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
-"""What a server that is started anew answers for a while, it or what stands before it, or whose
-ledger is away."""
+"""Errors of a server that is being restarted, of the proxy before it, or of its ledger."""
 
 
 class MigrationBackend(Protocol):
-    """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown,
-    and what its ledger or its server does."""
+    """Migrations in a ledger or on a server. Each method raises MigrationUnknown, and the errors of
+    its ledger or its server."""
 
     where: str
-    """How it is named to people."""
+    """Its name in messages."""
 
     def one(self, id: str) -> Members:
-        """Return all about one migration."""
+        """Return all members of one migration."""
 
     def end(self, id: str) -> Members:
-        """Return all about one that was followed to its end; a server that goes away then is waited
-        for."""
+        """Return all members of a migration that was followed to its end. A server that is
+        unreachable at that moment is retried."""
 
     def newest(self, limit: int) -> Iterator[Members]:
         """Yield the newest migrations, in brief."""
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
-        """Yield a line for each object, of some states or of all; no more than a page of them is
-        kept."""
+        """Yield a line for each object in some states, or in all. Holds at most a page of them."""
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh
-        credentials, and a `list` of fresh URLs."""
+        """Pause, resume, cancel or retry a migration. `places` are the same source and destination
+        with fresh credentials, and a `list` of fresh URLs."""
 
     def sweep(self, id: str) -> Iterator[str]:
-        """Remove what lost attempts of a cancelled one left at its destination; yield a line for
-        what could not be, and one where nothing is left. Nothing where a server does that by
-        itself."""
+        """Remove the unfinished uploads of a cancelled migration; yield a line for each that may
+        remain, and one with the number of the others. Yields nothing for a server, which does that
+        by itself."""
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
-        """Change its priority and limits; None takes a limit away."""
+        """Change the priority and the limits of a migration; None removes a limit."""
 
     def follow(self, id: str) -> Iterator[Event]:
-        """Yield what happened and what happens, with a `progress` each second, until it ends."""
+        """Yield the events of a migration, and a `progress` each second, until it ends."""
 
 
 def migrations_of(url: str | None) -> MigrationBackend:
-    """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger.
-    Raises ConfigError."""
+    """Return the server that `--url` or RELAY_URL names, else the ledger of this machine. Raises
+    ConfigError."""
     settings = load_settings()
     return server_of(settings, url) or LocalLedger(settings)
 
@@ -97,14 +95,14 @@ def server_of(settings: Settings, url: str | None) -> RemoteServer | None:
         and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE"))
     ):
         raise ConfigError(
-            "no token of the environment goes to a server that only the relay.toml of the current"
-            " folder names",
+            "no token of the environment is sent to a server that only the relay.toml of the"
+            " current folder names",
             hint=(
-                "Name the server in RELAY_URL or --url, or this file in RELAY_CONFIG, if it is"
-                " meant."
+                "If you trust that server, name it in RELAY_URL or --url, or name this file in"
+                " RELAY_CONFIG."
             ),
         )
-    # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not
+    # Imported here because `requests` takes a twentieth of a second, which `relay --help` need not
     # wait.
     from relay.cli.client import client_of
 
@@ -115,8 +113,8 @@ class LocalLedger:
     """The ledger of this machine."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open it. Raises ConfigError."""
-        # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not
+        """Open the ledger. Raises ConfigError."""
+        # Imported here because SQLAlchemy takes a fifth of a second, which `relay --help` need not
         # wait.
         from relay.ledger.ledger import Ledger
 
@@ -148,9 +146,8 @@ class LocalLedger:
         migration = self._ledger.migration(id)
         if places is None:
             return summary(self._ledger.act(migration.id, verb))
-        from relay.cli.credentials import (
-            apply_refresh,
-        )  # which takes a while that other commands need not wait
+        # Imported here because the engine takes a while, which other commands need not wait.
+        from relay.cli.credentials import apply_refresh
 
         texts = {
             side: {**end, "url": whole(end["url"], migration.recursive)}
@@ -161,14 +158,14 @@ class LocalLedger:
     def sweep(self, id: str) -> Iterator[str]:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
-        # A process that was killed may still stand there as the owner of a transfer.
+        # Release the claims of processes that were killed.
         self._ledger.reclaim()
         if self._ledger.orphans(migration.id):
-            # Here and not above: the engine takes a while that other commands need not wait.
+            # Imported here because the engine takes a while, which other commands need not wait.
             from relay.cli.sweep import sweep
 
             yield from sweep(self._settings, self._ledger, migration)
-        self._ledger.finish()  # its credentials are not needed any more
+        self._ledger.finish()  # deletes its credentials
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As MigrationBackend.limit."""
@@ -181,7 +178,7 @@ class LocalLedger:
 
 
 class RemoteServer:
-    """A server. What it answers is looked at before it is given on: something else may listen
+    """A relay server. Its answers are checked before they are used: another program may listen
     there."""
 
     def __init__(
@@ -190,17 +187,16 @@ class RemoteServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`clock` and `sleep` tell how long a server that went away is waited for."""
-        # Here and not above, as for `requests`: only a command that speaks to a server needs the
-        # shapes of its answers.
+        """`clock` and `sleep` time the wait for a server that is unreachable."""
+        # Imported here, as `requests`: only a command that uses a server checks answers.
         from relay.cli import response_checks
 
         self._client, self._clock, self._sleep, self._shapes = client, clock, sleep, response_checks
         self.where = client.url
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
-        """Hand a migration over; it is in the server's ledger when this returns. Raises the
-        server's RequestError."""
+        """Submit a migration; it is in the server's ledger when this returns. Raises the server's
+        RequestError."""
         headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
@@ -224,27 +220,26 @@ class RemoteServer:
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As MigrationBackend.rows."""
-        # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0
-        # to the server.
+        # In pages, because a truncated stream of lines could not be noticed behind a proxy that
+        # speaks HTTP/1.0 to the server.
         query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
         first = f"{_path(id)}/transfers?{urlencode(query)}"
         for row in self._paged(first, self._shapes.Rows, "transfers"):
             yield {name: row[name] for name in FIELDS}
 
     def _paged(self, path: str | None, shape: type[Page | Rows], member: str) -> Iterator[Members]:
-        """Yield what the pages of a list hold, from the first on, each of which is asked for when
-        it is needed."""
+        """Yield the entries of a list, from the first page on. A page is requested when it is
+        needed."""
         while path:
             page = self._as(shape, self._client.ask("GET", path))
             yield from page[member]
-            prefix, here, rest = (page["next"] or "").rpartition(
-                "/migrations"
-            )  # a proxy may take the prefix away
-            # An empty page with a `next` could repeat without end; a `next` with another prefix
-            # leads elsewhere.
+            # A proxy may have removed a prefix, so only the part from /migrations on is used.
+            prefix, here, rest = (page["next"] or "").rpartition("/migrations")
+            # An empty page with a `next` could repeat without end; a `next` with a host would lead
+            # to another server.
             if page["next"] and not (page[member] and here and prefix[:1] in ("", "/")):
                 raise NotRelay(
-                    f"{self.where} answered with a page that leads nowhere, as no relay does"
+                    f"{self.where} is not a relay server: the `next` of a page leads nowhere"
                 )
             path = here + rest
 
@@ -264,10 +259,10 @@ class RemoteServer:
         return self._migration(self._client.ask("PATCH", _path(id), asked))
 
     def follow(self, id: str) -> Iterator[Event]:
-        """As MigrationBackend.follow; where the server goes away it is waited for, and nothing is
-        told twice."""
+        """As MigrationBackend.follow. A server that is unreachable is retried, and no event is
+        yielded twice."""
         since, seen, ended = "0", self._clock(), False
-        self.one(id)  # one that is not there is no reason to wait
+        self.one(id)  # an unreachable server or an unknown migration is not retried at the start
         while not ended:
             try:
                 for number, kind, members in self._events(id, since):
@@ -283,8 +278,8 @@ class RemoteServer:
                     self._sleep(1.0)
 
     def _wait(self, since: float) -> None:
-        """Wait a moment for a server that is away; where it has been since too long ago raise again
-        what it raised."""
+        """Wait a second for an unreachable server; raise its current error again if it has been
+        unreachable since `since`, for more than PATIENCE_SECONDS."""
         if self._clock() - since > PATIENCE_SECONDS:
             raise
         self._sleep(1.0)
@@ -308,10 +303,10 @@ class RemoteServer:
         return self._as(self._shapes.Whole, members)
 
     def _as(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
-        """Return members that are as the shape has them. Raises NotRelay for others."""
+        """Return members that have the shape's types. Raises NotRelay for others."""
         name = self._shapes.lack(shape, members)
         if name is not None:
-            raise NotRelay(f"{self.where} answered without a proper {name!a}, as no relay does")
+            raise NotRelay(f"{self.where} is not a relay server: its answer has no valid {name!a}")
         return members
 
     def _object(self, text: str) -> Members:
@@ -320,11 +315,11 @@ class RemoteServer:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise NotRelay(f"{self.where} sent a line that is no JSON object")
+            raise NotRelay(f"{self.where} sent a line that is not a JSON object")
         return found
 
 
 def _path(id: str) -> str:
-    if not id.strip("."):  # which would be another path
+    if not id.strip("."):  # '', '.' and '..' would lead to another path
         raise MigrationUnknown(f"there is no migration {id!a}")
     return f"/migrations/{quote(id, safe='')}"

@@ -1,12 +1,10 @@
 """The client of a relay server, for commands.
 
-Theory of operation. One `requests` session that reads nothing from its environment, keeps to one
-address, and is never sent elsewhere: a redirect is no answer of relay's. Every answer is JSON, or
-lines; a problem (RFC 9457) becomes the error of ours that has its name, with the side and the hint
-that the server gave.
+Theory of operation. One `requests` session, which reads no settings from the environment and
+follows no redirect: relay never redirects. An answer is JSON, or lines of text. A problem (RFC
+9457) is raised as the RelayError with its code, with the server's side and hint.
 
-Decided here: what counts as an answer, and what does not. Never here: what is asked
-(`relay/cli/backends.py`)."""
+Decided here: which responses are valid. Never here: the requests (`relay/cli/backends.py`)."""
 
 from __future__ import annotations
 
@@ -38,21 +36,20 @@ from relay.wire.tls import client_context
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 90.0
-"""How long an answer, or the next piece of one, may take: a stream of events tells something each
+"""Time that an answer, or the next piece of one, may take; a stream of events has one each
 second."""
 GATEWAY: Final = frozenset({502, 503, 504})
-"""What a proxy answers where the server behind it does not (RFC 9110 sections 15.6.3 to 15.6.5)."""
+"""Statuses of a proxy whose server does not answer (RFC 9110 sections 15.6.3 to 15.6.5)."""
 PROBLEM: Final = "application/problem+json"
 PROBLEMS: Final = "/problems/"
 
 
 class Client:
-    """Asks one server. Every call raises ServerUnreachable, NotRelay, and the errors that the
-    server tells of."""
+    """The client of one server. Every method raises ServerUnreachable, NotRelay, and the errors in
+    the server's problems."""
 
     def __init__(self, url: str, token: str | None = None, ca_bundle: Path | None = None) -> None:
-        """`url` is what the server's own URLs begin with. Raises ConfigError for one that is no
-        such URL."""
+        """`url` is the prefix of the server's URLs. Raises ConfigError for an invalid one."""
         self.url = _checked(url)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -64,23 +61,23 @@ class Client:
         self._session.mount("https://", _Trusting(client_context(ca_bundle)))
 
     def ask(self, method: str, path: str, members: Any = None, **headers: str) -> dict[str, Any]:
-        """Return the answer to one request, which is one JSON object."""
+        """Send one request and return the JSON object of its answer."""
         with self._answer(method, path, members, headers, stream=False) as response:
             try:
                 reported = response.json()
             except ValueError:
                 reported = None
             if not isinstance(reported, dict):
-                raise self._no_relay(response)
+                raise self._not_relay(response)
             return reported
 
     def lines(self, path: str, accept: str, **headers: str) -> Iterator[str]:
-        """Yield the lines of an answer as they come; no more of it is kept."""
+        """Yield the lines of an answer as they arrive, without holding more than one."""
         with self._answer(
             "GET", path, None, {"Accept": accept, **headers}, stream=True
         ) as response:
             if not response.headers.get("Content-Type", "").startswith(accept):
-                raise self._no_relay(response)
+                raise self._not_relay(response)
             for line in response.iter_lines(chunk_size=None):
                 yield line.decode("utf-8", "replace")
 
@@ -89,7 +86,7 @@ class Client:
         self, method: str, path: str, members: Any, headers: Mapping[str, str], stream: bool
     ) -> Iterator[requests.Response]:
         with (
-            self._told(),
+            self._map_exceptions(),
             self._session.request(
                 method,
                 self.url + path,
@@ -105,30 +102,33 @@ class Client:
             yield response
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn the library's errors into ours; none of them is repeated, since it may hold what was
-        sent."""
+    def _map_exceptions(self) -> Iterator[None]:
+        """Raise the exceptions of `requests` as RelayErrors, without their texts, which may hold
+        the token."""
         try:
             yield
         except requests.exceptions.SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-                raise NotRelay(f"{self.url} does not speak TLS, or none that is safe") from None
+                raise NotRelay(f"{self.url} does not speak TLS, or no safe version of it") from None
             raise ServerUnreachable(
                 f"the certificate of {self.url} is not trusted",
                 retryable=False,
-                hint="Name its authority in RELAY_CA_BUNDLE.",
+                hint="Set RELAY_CA_BUNDLE to a file with its certificate authority.",
             ) from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
             late = isinstance(error, requests.exceptions.Timeout)
-            why = "does not answer in time" if late else "is not there, or hung up"
+            why = (
+                "does not answer in time" if late else "can't be reached, or closed the connection"
+            )
             raise ServerUnreachable(f"the server {self.url} {why}") from None
         except requests.exceptions.ChunkedEncodingError:
             raise ServerUnreachable(
-                f"the server {self.url} broke off in the middle of its answer"
+                f"the server {self.url} closed the connection in the middle of its answer"
             ) from None
         except requests.exceptions.RequestException as error:
             raise NotRelay(
-                f"{self.url} does not speak as a relay does ({type(error).__name__})"
+                f"{self.url} is not a relay server: its answer is not valid HTTP"
+                f" ({type(error).__name__})"
             ) from None
 
     def _refusal(self, response: requests.Response) -> RelayError:
@@ -138,7 +138,7 @@ class Client:
                 f"the server behind {self.url} does not answer ({response.status_code})"
             )
         if problem is None:
-            return self._no_relay(response)
+            return self._not_relay(response)
         kind = (
             RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused
         )
@@ -152,28 +152,27 @@ class Client:
         reported.pointer = _pointer(problem.get("errors"))
         return reported
 
-    def _no_relay(self, response: requests.Response) -> NotRelay:
+    def _not_relay(self, response: requests.Response) -> NotRelay:
         kind = response.headers.get("Content-Type", "").partition(";")[0][:60]
-        return NotRelay(
-            f"{self.url} answered {response.status_code} {kind}".rstrip() + ", as no relay does"
-        )
+        answer = f"{response.status_code} {kind}".rstrip()
+        return NotRelay(f"{self.url} is not a relay server: it answered {answer}")
 
 
 class _Trusting(HTTPAdapter):
-    """Trusts the authorities that relay's stores are trusted by."""
+    """Trusts the same certificate authorities as relay does for stores."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **more: Any) -> None:
-        """As the library's, with our context."""
+        """As HTTPAdapter's, with relay's TLS context."""
         super().init_poolmanager(*args, **more, ssl_context=self._context)
 
 
 def client_of(settings: Settings, url: str) -> Client:
-    """Return what asks the server at `url`, with the token that the settings name. Raises
-    ConfigError."""
+    """Return the client of the server at `url`, with the token of the settings. Warns on stderr
+    before the token is sent unencrypted. Raises ConfigError."""
     token = (
         read_secret(settings.token_file, "RELAY_TOKEN_FILE").strip()
         if settings.token_file
@@ -182,7 +181,7 @@ def client_of(settings: Settings, url: str) -> Client:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
             "the token is not printable ASCII",
-            hint="RELAY_TOKEN_FILE holds one token, and nothing else.",
+            hint="RELAY_TOKEN_FILE must hold one token and nothing else.",
         )
     made = Client(url, token, settings.ca_bundle)
     if (
@@ -194,12 +193,10 @@ def client_of(settings: Settings, url: str) -> Client:
     return made
 
 
-_TOKEN = (
-    "Name a file with one of the server's tokens in RELAY_TOKEN_FILE, which nobody else may read."
-)
+_TOKEN = "Set RELAY_TOKEN_FILE to a file with one of the server's tokens, which only you can read."
 _WRITE = (
-    "Write it as `relay serve` prints it: http://127.0.0.1:8080, or https://host with what stands"
-    " before it."
+    "Write the URL that `relay serve` prints (http://127.0.0.1:8080), or the https URL of the proxy"
+    " before the server."
 )
 
 
@@ -214,7 +211,7 @@ def _checked(url: str) -> str:
 
 
 def _pointer(errors: Any) -> str | None:
-    """Return where in the request the first of a problem's errors is, if it says so."""
+    """Return the JSON Pointer of a problem's first error, or None."""
     first = errors[0] if isinstance(errors, list) and errors else None
     pointer = first.get("pointer") if isinstance(first, dict) else None
     return pointer if isinstance(pointer, str) else None

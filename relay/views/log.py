@@ -1,8 +1,9 @@
 """The log: one JSON object a line on stderr.
 
-Decided here: what a line holds. Secrets never get here: a Location prints itself without them, the
-libraries that would log whole URLs are silenced, and of an exception a line has the type and the
-places, not the text, which may hold a URL."""
+A message is the name of an event (`migration.ended`); docs/production.md lists them. Decided here:
+the members of a line. No line has a secret: a Location prints itself without its query, libraries
+that log whole URLs are silenced, and of an exception a line has the type and the places, not the
+text, which may hold a URL."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ log = logging.getLogger("relay")
 
 SILENCED = ("urllib3", "requests")
 CHAIN_LIMIT, FRAMES_LIMIT = 5, 30
-"""Exceptions of one chain, and the last frames of each, in one line."""
+"""Maximum number of exceptions of a chain, and of each one's last frames, in one line."""
 
 
 class JsonLines(logging.Formatter):
-    """One line a record: time, level, event, and what was given as `extra={"members": …}`."""
+    """Formats a record as one line: time, level, event, and the members of
+    `extra={"members": …}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
@@ -38,8 +40,8 @@ class JsonLines(logging.Formatter):
 
 
 def traced(error: BaseException) -> dict[str, Any]:
-    """Return the type of an exception, and where it and those that led to it were raised: the cause
-    last."""
+    """Return the type of an exception, and where it and its causes were raised; the first cause
+    comes last."""
     places: list[dict[str, Any]] = []
     cause: BaseException | None = error
     while cause is not None and len(places) < CHAIN_LIMIT:
@@ -61,7 +63,7 @@ def _type(error: BaseException) -> str:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Writes to what `sys.stderr` is at the moment: a terminal's display may stand in for it."""
+    """Writes to the current `sys.stderr`, which a terminal's display may have replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -69,15 +71,14 @@ class _Stderr(logging.StreamHandler[Any]):
 
     @property
     def stream(self) -> Any:
-        """Return where the next line goes."""
+        """Return the current stderr."""
         return sys.stderr
 
 
 def start_logging(level: int = logging.INFO) -> None:
-    """Let relay's own log go to stderr from `level` on, and nothing of the libraries'. May be
-    called twice.
+    """Log relay's events from `level` on to stderr, and silence the libraries. May be called twice.
 
-    What ends a greenlet goes there too; gevent would print its text.
+    The exception that ends a greenlet is logged too; gevent would print its text.
     """
     for name in SILENCED:
         logging.getLogger(name).disabled = True
@@ -88,6 +89,6 @@ def start_logging(level: int = logging.INFO) -> None:
 
 
 def _print_exception(context: Any, kind: Any, error: Any, trace: Any) -> None:
-    if isinstance(error, KeyboardInterrupt | SystemExit):  # how a process ends, and no bug
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # the process ends; not a bug
         return
     log.error("bug", exc_info=error if isinstance(error, BaseException) else None)

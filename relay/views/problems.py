@@ -1,8 +1,8 @@
-"""Errors as problems (RFC 9457): the same members over HTTP, in a stream's last line and from
+"""Errors as problems (RFC 9457): the same members over HTTP, in the last line of a stream and in
 `relay migrate --json`.
 
-Decided here: the shape of a problem. Never here: which error it is (`relay/errors/`), the answer
-around it (`relay/api/render.py`)."""
+Decided here: the members of a problem. Never here: the errors (`relay/errors/`), the response
+(`relay/api/render.py`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from relay.errors import RelayError
 from relay.errors.bugs import bug as bug
 
 PROBLEMS_URI = "https://relay.invalid/problems/"
-"""What a problem's `type` begins with: an identifier, not an address (RFC 9457 section 3.1.1)."""
+"""Prefix of a problem's `type`, which is an identifier, not an address (RFC 9457 section 3.1.1)."""
 MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
-    """Return the problem of an error, as plain values. `instance` is the id of the transfer, if
-    there was one."""
+    """Return an error as a problem, in plain values. `instance` is the id of its transfer, or
+    None."""
     members: dict[str, Any] = {
         "type": PROBLEMS_URI + error.code,
         "title": error.title,
@@ -37,5 +37,5 @@ def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
 
 
 def retry_after(error: RelayError) -> int | None:
-    """Return the whole seconds of a Retry-After header, rounded up."""
+    """Return the seconds of a Retry-After header, rounded up to at least 1; None without one."""
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))

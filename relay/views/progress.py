@@ -1,4 +1,4 @@
-"""Rates, and the progress of a transfer as plain values."""
+"""The progress of a transfer as plain values, and its rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WINDOW_SECONDS = 5.0
 
 
 class Rate:
-    """Bytes a second over the last few seconds, fed with a count that only grows."""
+    """The rate of a growing count, in bytes per second over the last `window_seconds`."""
 
     def __init__(
         self, clock: Callable[[], float] = monotonic, window_seconds: float = WINDOW_SECONDS
@@ -22,7 +22,7 @@ class Rate:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, count: int) -> float:
-        """Note the count as it is now; return bytes a second."""
+        """Record the current count; return the rate in bytes per second."""
         now = self._clock()
         self._seen.append((now, count))
         while len(self._seen) > 2 and self._seen[1][0] <= now - self._window:
@@ -32,6 +32,5 @@ class Rate:
 
 
 def progress_of(transfer: Transfer, rate: Rate) -> Mapping[str, Any]:
-    """Return where a transfer stands, with `rate` in bytes a second (all bytes that move,
-    read-backs included)."""
+    """Return the progress of a transfer. Its `rate` is in bytes per second, with read-backs."""
     return {"trouble": None, **transfer.progress(), "rate": round(rate.add(transfer.meter.moved))}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from relay.errors import LedgerFailed
 from relay.ledger.states import ENDED
 
-if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that not every command need wait
+if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
     from relay.ledger.ledger import Ledger
     from relay.ledger.pages import Row
     from relay.ledger.rows import Migration
 
 PATIENCE = 60
-"""So many seconds a ledger may be away while it is followed: its database may be started anew."""
+"""Seconds that a ledger may be unavailable while it is followed: its database may be restarted."""
 FIELDS = (
     "name",
     "state",
@@ -29,11 +29,11 @@ FIELDS = (
     "error",
     "detail",
 )
-"""The members of an object's line, in the order of a report's columns."""
+"""The members of an object's line, in the order of the columns of a report."""
 
 
 def summary(migration: Migration) -> dict[str, Any]:
-    """Return a migration as plain values, for a terminal and for the API."""
+    """Return all members of a migration as plain values."""
     return {
         **brief(migration),
         "options": dict(migration.options),
@@ -47,7 +47,7 @@ def summary(migration: Migration) -> dict[str, Any]:
 
 
 def brief(migration: Migration) -> dict[str, Any]:
-    """Return what lists and lines of progress tell of a migration."""
+    """Return the members of a migration that lists and lines of progress have."""
     return {
         "id": migration.id,
         "number": migration.number,
@@ -61,7 +61,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
-        "retried": [dict(one) for one in migration.retried],
+        "retried": [dict(trouble) for trouble in migration.retried],
         "trouble": None,
     }
 
@@ -69,10 +69,12 @@ def brief(migration: Migration) -> dict[str, Any]:
 def followed(
     ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
-    """Yield what happened to a migration after event `since`, then what happens, and how it stands
-    each second, until it ends, and nothing of it is under way: each with its kind, and its number,
-    which `progress` has none of. A ledger that is away for a while is waited for, and its `trouble`
-    told. Raises what it does when it stays away."""
+    """Yield the events of a migration after event `since`, and a `progress` each second, until it
+    has ended and none of its transfers runs. Each comes with its kind, its number (None for
+    `progress`) and its members.
+
+    While the ledger is unavailable, `progress` has its `trouble`; after PATIENCE seconds its
+    LedgerFailed is raised."""
     away = 0
     migration = ledger.migration(id)
     while True:
@@ -100,16 +102,15 @@ def followed(
 
 
 def reported(row: Row) -> dict[str, Any]:
-    """Return an object's line of a report, as plain values."""
+    """Return the line of an object in a report, as plain values."""
     receipt, error = row.receipt or {}, row.error or {}
     digests = receipt.get("digests") or {}
     digest = next((f"{name}:{value}" for name, value in digests.items()), None)
-    said = (
-        [error["detail"], *error.get("remains", ())]
-        if error.get("detail")
-        else receipt.get("notes") or ()
-    )
-    detail = "; ".join(said) or None
+    if error.get("detail"):
+        details = [error["detail"], *error.get("remains", ())]
+    else:
+        details = receipt.get("notes") or []
+    detail = "; ".join(details) or None
     return {
         "name": row.name,
         "state": row.state,
@@ -125,14 +126,14 @@ def reported(row: Row) -> dict[str, Any]:
 
 
 def csv_line(row: dict[str, Any]) -> str:
-    """Return an object's line as CSV (RFC 4180), in the order of FIELDS."""
+    """Return the line of an object as CSV (RFC 4180), in the order of FIELDS."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow([_cell(row[name]) for name in FIELDS])
     return line.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """Return a value that no spreadsheet takes for a formula (OWASP, "CSV injection")."""
+    """Return a value that a spreadsheet does not read as a formula (OWASP, "CSV injection")."""
     return (
         f"'{value}"
         if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")

@@ -134,7 +134,7 @@ def test_an_answer_without_what_a_command_goes_by_is_no_answer(
         for reported in (wrong, missing) if name not in NEWER else (wrong,):
             with pytest.raises(
                 NotRelay,
-                match=f"there.example answered without a proper '{named.get(asked, name)}'",
+                match=f"there.example is not a relay server: its answer has no valid '{named.get(asked, name)}'",
             ):
                 ASKED[asked](reported)
     with pytest.raises(NotRelay):
