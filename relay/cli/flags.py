@@ -22,6 +22,8 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r"\(-r, `recursive`\)", "(-r)"),
         (r", or GET \S+/transfers", ""),
         (r"POST /migrate something new", "begin a new migration"),
+        (r" with POST /migrate", " with `relay migrate`"),
+        (r" in the terminal, or without `recursive` in a request", ""),
         (r", or `recursive` in a request|, `recursive` in a request", ""),
         (r"; /openapi\.json describes its members", "; `relay migrate --help` lists the options"),
         (r"; its /openapi\.json describes its requests", "; `relay --version` shows this one's"),
