@@ -150,4 +150,4 @@ def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
     assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), (
         printed
     )
-    assert moved or "which is a page" in printed
+    assert moved or "which is an HTML page" in printed

@@ -31,7 +31,7 @@ from tests.torture.world import Played, Row
 ENDS = (0, 1, 2, 3, 130)
 ARRIVED = ("verified", "unverified", "skipped")
 
-UNSIZED = "does not tell the object's size"
+UNSIZED = "does not report the object's size"
 UNREAD = "could not be read back"
 REMAINS = re.compile(r"may remain at (.+?)(?: \(|: )")
 """How it is told that something of relay's may lie at a place."""

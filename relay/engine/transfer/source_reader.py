@@ -1,13 +1,13 @@
 """The source side of a transfer: pin the version, open the bytes, compare two readings.
 
-Theory of operation. A version is pinned by what a listing told of a small object, by a HEAD, or by
-the first byte of what allows GET alone; what was found is held to what was promised and listed of
-it. An object is opened at the pinned version, with the digests that it is to get on the way. What
-was read whole, of one version, is kept in mind: a source that gives other bytes of it in another
-attempt is not to be trusted.
+Theory of operation. The version is pinned by the listing (small objects), by a HEAD, or by a GET of
+one byte where the URL permits only GET. It must match the list of URLs and the listing. The object
+is opened at the pinned version, and its digests are computed while it is read. The digests of a
+whole read are kept: a source that returns other bytes of the same version in another attempt is not
+trusted.
 
-Decided here: which version is read, and which digests of it are computed. Never here: where the
-bytes go."""
+Decided here: which version is read, and which digests are computed. Never here: where the bytes
+go."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ from relay.wire.pump import drain
 
 F = TypeVar("F", bound=ObjectInfo)
 _UNENDED = (
-    "the source gave neither a length nor a digest: nothing proves that it was read to its end",
+    "the source declared neither a length nor a digest: nothing proves that it was read to its end",
 )
 
 
 class SourceReader:
-    """The source of one transfer, in all its attempts: `reset` each."""
+    """Reads the source of one transfer, in all its attempts. Call `reset` before each attempt."""
 
     _source: Source
 
@@ -69,7 +69,7 @@ class SourceReader:
         self._earlier_read: tuple[str, Digests] | None = None
 
     def reset(self) -> None:
-        """Another attempt begins: nothing is pinned."""
+        """Start another attempt with no pinned version."""
         context = self._context
         self._source = context.stores.source(context.plan.source, context.meter)
         self._listed_small = listed = self._listed_version_of_small()
@@ -80,11 +80,10 @@ class SourceReader:
     # -- which version
 
     def pin_version(self, destination: Destination) -> ObjectInfo | None:
-        """Return the version that is to be read, or None where the source tells it only when it is
-        read: a small object that was listed without an entity tag is so, since its GET tells all
-        that a HEAD would.
+        """Return the version to read, or None if only the GET will describe it. A small object
+        without a listed ETag needs no HEAD: its GET describes it as well.
 
-        Raises StoreError, and SourceChanged for what is not what was promised or listed.
+        Raises StoreError, and SourceChanged if the object does not match the list or the listing.
         """
         plan = self._context.plan
         copied = plan.server_copy and destination.can_copy(plan.source, plan.destination)
@@ -93,24 +92,25 @@ class SourceReader:
         return self._hint or self._head() or self._read_first_byte(destination)
 
     def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
-        """Return what the source itself tells, where `found` is nothing, or only what a listing
-        told."""
-        return self._inspect() if found is None or found is self._hint else found
+        """Return the source's own description. `found` needs a HEAD only if it is None, or comes
+        from a listing."""
+        if found is None or found is self._hint:
+            return self._inspect()
+        return found
 
     def _inspect(self) -> ObjectInfo | None:
-        """Return what a HEAD tells, or None where it does not: then the GET does."""
+        """Return the description by HEAD, or None if HEAD does not describe the object."""
         found = self._source.head(self._context.plan.source)
         return None if isinstance(found, UnknownObject) else self._check_description(found)
 
     def _check_description(self, found: F) -> F:
-        """Return what was found, with the wish that all of its metadata be kept, where there is
-        that wish."""
+        """Return `found`, marked as strict with metadata=strict."""
         if self._context.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
 
     def _listed_version_of_small(self) -> Version | None:
-        """Return what a listing told of a small object that nobody has begun to move."""
+        """Return the listed version of a small object in its first attempt, else None."""
         known, plan = self._context.known, self._context.plan
         listed = known.listed
         if (
@@ -130,16 +130,16 @@ class SourceReader:
         found = self._inspect()
         if found is None:
             return None
-        if found.version.size:  # many a server that does not know says 0
+        if found.version.size:  # some servers answer 0 for an unknown length
             self._check_against_listing(found)
         return check_against_list(found, self._context.known.promised)
 
     def _read_first_byte(self, destination: Destination) -> ObjectInfo | None:
-        """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs
-        that are signed allow GET alone.
+        """Return the description by a GET of one byte, where HEAD is refused: most presigned URLs
+        permit only GET.
 
-        Only where something hangs on it: one that goes in parts can be gone on with when the
-        signature has expired."""
+        None where the description is not needed. It is needed for a multipart upload, which can be
+        resumed after the signature has expired."""
         context = self._context
         promised = context.known.promised.size if context.known.promised else None
         small = promised is not None and promised < context.limits.parted_bytes
@@ -147,7 +147,7 @@ class SourceReader:
             return None
         try:
             opened = self._source.get(context.plan.source, None, ByteRange(0, 0))
-        except (RangeIgnored, SourceChanged):  # it gives no ranges, or is empty
+        except (RangeIgnored, SourceChanged):  # the source ignores ranges, or is empty
             return None
         assert opened.body is not None  # an Opened has one
         with closing(opened.body) as body:
@@ -158,7 +158,7 @@ class SourceReader:
         return check_against_list(self._check_description(found), context.known.promised)
 
     def _check_against_listing(self, found: ObjectInfo) -> None:
-        """Raise SourceChanged where a listing told another size of this very version."""
+        """Raise SourceChanged if the listing has another size for the same version."""
         known = self._context.known
         if known.listed is not None and known.promised is None:
             check_against_listing(found.version, known.listed)
@@ -166,10 +166,10 @@ class SourceReader:
     # -- its bytes
 
     def open_body(self, found: ObjectInfo | None) -> tuple[OpenedObject, Body]:
-        """Open the version that was `found`, or whatever there is; the body is closed when the
-        attempt ends.
+        """Open the version `found`, or the current one. The body is closed when the attempt ends.
 
-        Raises as Source.get, and SourceChanged for what is not what was promised or listed.
+        Raises as Source.get, Rejected for a page in place of the object, and SourceChanged if the
+        object does not match the list or the listing.
         """
         context, progress = self._context, self._progress
         source, promised = context.plan.source, context.known.promised
@@ -180,7 +180,7 @@ class SourceReader:
                 raise
             opened = self._source.get(
                 source
-            )  # it changed since it was listed, which is nobody's fault
+            )  # the object changed since it was listed: read the current version
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         self._refuse_page(opened)
@@ -194,25 +194,26 @@ class SourceReader:
         return opened, body
 
     def _declared_length(self, opened: OpenedObject) -> int | None:
-        """Return the length of an object whose answer has none, as the list promised it or the
-        listing gave it; not of one in a content coding, since a listing gives the length
-        without."""
+        """Return the length in the list or in the listing, for an answer without a length. None for
+        an object with a Content-Encoding, since a listing has the length of the decoded object."""
         known = self._context.known
         if known.promised is not None:
             return known.promised.size
-        coded = any(name.lower() == "content-encoding" for name, _ in opened.metadata)
-        return (
-            None if known.listed is None or coded else listed_length(opened.version, known.listed)
-        )
+        if known.listed is None:
+            return None
+        if any(name.lower() == "content-encoding" for name, _ in opened.metadata):
+            return None
+        return listed_length(opened.version, known.listed)
 
     def _refuse_page(self, opened: OpenedObject) -> None:
-        """Raise Rejected for an object that comes as a page, and is something else.
+        """Raise Rejected if the answer is an HTML page in place of the object:
 
-        A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's
-        own name may lose its ending, and that of a folder's all of it.) And what a folder's page
-        links as an object, and is a folder's page itself: a server may answer for a folder with or
-        without its '/'; it is asked for the other. And a folder's page that a caller names as an
-        object, if a listing reads it as one."""
+        - a redirect to another name: a server redirects a reader without credentials to a login
+          page. (A redirect may drop the extension of a page, or the whole name of a folder's
+          index.)
+        - a folder that a listing gave as an object. A server may answer for a folder with or
+          without its '/', so the other form is requested.
+        - a folder that the caller named as an object, if its page is a listing."""
         known, place = self._context.known, self._context.plan.source
         kind = next(
             (value for name, value in opened.metadata if name.lower() == "content-type"), ""
@@ -226,9 +227,11 @@ class SourceReader:
         stem = here.split(".")[0]
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
         if away and (listed or (any(named) and not page)):
-            hint = "Are the credentials still good? Many a server leads who has none to a page."
+            hint = "Check the credentials: many servers redirect to a login page without them."
             raise Rejected(
-                f"{place} leads to {opened.location}, which is a page", side="source", hint=hint
+                f"{place} redirects to {opened.location}, which is an HTML page",
+                side="source",
+                hint=hint,
             )
         if not page and known.listed is None and known.promised is None and self._is_index(place):
             raise _folder_error(place)
@@ -249,8 +252,7 @@ class SourceReader:
             raise _folder_error(place)
 
     def _is_index(self, place: Location) -> bool:
-        """Say if a place that a caller names as an object is a folder's page for certain: one that
-        lists something."""
+        """Say if a place that ends in '/' is certainly a folder: its page lists an entry."""
         if not place.path.endswith("/"):
             return False
         try:
@@ -261,8 +263,9 @@ class SourceReader:
     def read_again(
         self, there: Version, pinned: Version | None = None
     ) -> tuple[Sent | None, OpenedObject]:
-        """Read the source, or what is `pin_version` of it, without sending it, if it has as many
-        bytes as `there`."""
+        """Read the source, or its version `pinned`, without sending it. Return its length and
+        digests, or None without reading if it has another length than `there`. Raises as
+        `open_body`."""
         opened, body = self.open_body(
             ObjectInfo(pinned, self._context.plan.source) if pinned else None
         )
@@ -278,8 +281,8 @@ class SourceReader:
             self._progress.body, self._progress.total = None, None
 
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
-        """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was
-        something else before."""
+        """Keep the digests of a whole read of this version. Raises SourceUnstable if an earlier
+        read of the same version had other digests."""
         etag = opened.version.strong_etag
         if not body.complete or etag is None or not body.digests:
             return
@@ -287,33 +290,31 @@ class SourceReader:
             _, differing = compare(self._earlier_read[1], body.digests)
             if differing:
                 raise SourceUnstable(
-                    f"{opened.location} was read twice, and its bytes were others, under {etag}"
+                    f"two reads of {opened.location} returned different bytes under the ETag {etag}"
                 )
         self._earlier_read = (etag, body.digests)
 
 
 def _folder_error(place: Location) -> Rejected:
     hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-    return Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
+    return Rejected(f"{place} is a folder, not an object", side="source", hint=hint)
 
 
 def _last_segment(place: Location) -> str:
-    """Return the last name of a path."""
+    """Return the last segment of a path."""
     return next(reversed(segments_of(place.path)), "")
 
 
 def proof_of_end(found: ObjectInfo) -> tuple[tuple[str, ...], bool]:
-    """Return what is to be said of the source's end, and whether it was proved: by a length, the
-    framing, or a digest that the source declared and that what came has."""
+    """Return the notes about the source's end, and whether the end is proved: by a length, by the
+    framing, or by a declared digest that the bytes matched."""
     body = found.body if isinstance(found, OpenedObject) else None
     proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
     return (() if proved else _UNENDED), proved
 
 
 def _digests_to_compute(version: Version) -> tuple[str, ...]:
-    """Return the digests to compute: the cheap ones, and one of those that the source declared.
-
-    Of the expensive ones the first is enough, and only where the source declared no cheap one.
-    """
+    """Return the digests to compute: the cheap ones, and the first expensive one that the source
+    declared, if it declared no cheap one."""
     declared = [name for name in ALGORITHMS if name in version.digests]
     return ALWAYS if not declared or declared[0] in ALWAYS else (*ALWAYS, declared[0])

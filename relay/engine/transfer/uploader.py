@@ -1,10 +1,10 @@
 """Upload one object, in one request or in parts.
 
-Theory of operation. Whatever ends an upload, its body is closed, which breaks one that is not
-whole. What a broken one may have left is looked for and deleted; what arrived is proved.
+Theory of operation. However an upload ends, its body is closed, which breaks an incomplete upload.
+The leftovers of a broken upload are found and deleted; a complete object is verified.
 
-Decided here: what comes before the first byte, before the last one, and after an upload that broke.
-Never here: which of the two ways an object goes, and how bytes move."""
+Decided here: the checks before the first and the last byte, and the cleanup of a broken upload.
+Never here: the choice between one request and parts, and how bytes move."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 
 SWEEP_SECONDS = 5.0
-"""How long looking for what a broken upload left may take."""
+"""Maximum time in seconds of one request that looks for the leftovers of a broken upload."""
 
 
 class Uploader:
-    """The uploads of one transfer, in all its attempts."""
+    """Uploads the object of one transfer, in all its attempts."""
 
     def __init__(
         self,
@@ -59,18 +59,14 @@ class Uploader:
         source_reader: SourceReader,
         finalizer: Finalizer,
     ) -> None:
-        self._context, self._progress, self._source_reader, self._finalizer = (
-            context,
-            progress,
-            source_reader,
-            finalizer,
-        )
+        self._context, self._progress = context, progress
+        self._source_reader, self._finalizer = source_reader, finalizer
 
     def upload_multipart(
         self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
     ) -> Outcome | None:
-        """Move it in parts, over what was there `before`. None where the source gives no ranges
-        after all; nothing has happened then.
+        """Upload the object in parts, over what was there `before`. Return None if the source
+        ignores ranges; then nothing is at the destination.
 
         Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
@@ -107,11 +103,11 @@ class Uploader:
         opened: OpenedObject,
         body: Body,
     ) -> Outcome:
-        """Move the `body` of what was `opened` in one request, over what was there `before`.
+        """Upload the `body` of the `opened` object in one request, over what was there `before`.
 
-        Raises SameObject for what may be the source by another name, as Destination.put,
-        SourceUnstable, and as Finalizer.verify_and_publish. Nothing of a broken upload remains, or
-        the error says that it may."""
+        Raises SameObject if the destination may be the source by another name, as Destination.put,
+        SourceUnstable, and as Finalizer.verify_and_publish. The leftovers of a broken upload are
+        deleted, or the error says that they may remain."""
         context = self._context
         atomic = context.publishes_atomically(destination)
         if (
@@ -124,7 +120,7 @@ class Uploader:
             self._check_before_last_bytes, not destination.staged_locations(place, "")
         )
         if body.complete:
-            body.check_guard()  # an empty one has no bytes that could wait for it
+            body.check_guard()  # an empty body has no last byte, so check now
         self._progress.phase = "piping"
         try:
             begins = self._multipart_factory(destination, opened, body)
@@ -164,8 +160,8 @@ class Uploader:
     def _multipart_factory(
         self, destination: Destination, opened: OpenedObject, body: Body
     ) -> dict[str, Begins]:
-        """Return what begins the parts of an object that can't be read in ranges, where a
-        destination takes it so: one of unknown length, or too large for one request."""
+        """Return the `begins` argument of Destination.put for an object that is uploaded in parts
+        from one body: its length is unknown, or too large for one request. Empty for others."""
         limits = destination.part_limits
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
@@ -176,9 +172,9 @@ class Uploader:
         }
 
     def _check_before_last_bytes(self, shown: bool) -> None:
-        """Look before the last bytes go out whether the object is still ours; `shown` says that
-        they make it one that everybody sees. Raises LeaseLost, LedgerFailed, and what the meter
-        raises."""
+        """Check the lease before the last bytes are sent. If they make the object visible
+        (`shown`), they are the commit point: a later cancel is ignored. Raises LeaseLost,
+        LedgerFailed, and as `Watchdog.commit`."""
         if self._context.journal is not None:
             self._context.journal.check_lease()
         if shown:
@@ -192,8 +188,8 @@ class Uploader:
         atomic: bool,
         error: RelayError,
     ) -> bool:
-        """Break an upload that failed for good, and look for what it left. Returns whether the
-        whole of it may be there, as far as anybody looked. Raises SourceUnstable."""
+        """Break a failed upload, and delete its leftovers. Return whether the whole object may
+        still be at the destination. Raises SourceUnstable."""
         self._progress.close()
         self._source_reader.note_digests(opened, body)
         self._progress.resent += body.count
@@ -204,8 +200,8 @@ class Uploader:
     def _remove_broken_upload(
         self, broken: FailedUpload, version: Version, error: RelayError
     ) -> bool:
-        """Look for what the broken upload left, on a short clock of its own: ours may be what ran
-        out."""
+        """Find and delete the leftovers of a broken upload. Return whether the whole object may be
+        there. Has its own short time limit, since the transfer's may have run out."""
         context = self._context
         seconds = min(context.limits.head_seconds, SWEEP_SECONDS)
         meter = Watchdog(replace(context.limits, head_seconds=seconds, total_seconds=2 * seconds))
@@ -218,8 +214,8 @@ class Uploader:
         )
 
     def _is_held(self) -> bool:
-        """Say if the object is still ours: what another makes of it by now looks as a piece of ours
-        does. Raises LedgerFailed."""
+        """Say if we still hold the lease. If another worker has it, the partial object there may be
+        its upload. Raises LedgerFailed."""
         try:
             if self._context.journal is not None:
                 self._context.journal.check_lease()
@@ -229,39 +225,39 @@ class Uploader:
 
 
 def _is_same_version(source: Version, there: Version | None) -> bool:
-    """Say if two versions are the same in all that tells versions apart, as those of one object by
-    two names are: also without entity tags, which some servers have none of.
+    """Say if two versions agree in ETag, size and date, as those of one object by two names do.
+    Missing ETags agree too, since some servers have none.
 
-    For two objects of one server that says little: nginx makes its tags of the second and the size.
-    """
+    Two objects of one server may agree as well: nginx makes its ETags of the date in seconds and
+    the size."""
     ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
     return ours == theirs and None not in ours[1:]
 
 
 def _is_never_received(body: Body, error: RelayError) -> bool:
-    """Say if the destination knows nothing of an upload that failed so: it was not reached with the
-    first byte. (It may be lost later, as when the server restarts while it puts the parts of an
-    object together.)"""
+    """Say if the destination has received nothing of the upload: the connection failed before the
+    first byte. (A connection may also fail later, as when the server restarts while it completes a
+    multipart upload.)"""
     return isinstance(error, NOT_ASKED) and not body.count
 
 
 def _is_unsent(body: Body, error: RelayError) -> bool:
-    """Say if nothing can be there of an upload that failed so."""
+    """Say if the destination certainly has nothing of the failed upload."""
     return isinstance(error, PreconditionFailed) or _is_never_received(body, error)
 
 
 def _may_be_whole(body: Body, error: RelayError) -> bool:
-    """Say if an upload that failed so may have been taken whole."""
+    """Say if the destination may have stored the whole object in spite of `error`."""
     return body.complete and not _is_unsent(body, error) and may_be_done(error)
 
 
 def _same_object_error(place: Location) -> SameObject:
     return SameObject(
-        f"{place} has the source's path, entity tag, size and time: it may be the same object by"
-        " another name",
+        f"{place} has the source's path, ETag, size and date: it may be the same object by another"
+        " name",
         hint=(
-            "An upload would empty it before it is read. Two exact twins need no move: 'if_exists':"
-            " 'changed' skips."
+            "An upload would truncate the source before it is read. If these are two identical"
+            " objects, use 'if_exists': 'changed' to skip them."
         ),
     )
 

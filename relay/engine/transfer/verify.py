@@ -1,11 +1,11 @@
-"""Prove one object at its destination.
+"""Verify one object at its destination.
 
-Theory of operation. After the destination said yes, the strongest proof that was asked for is
-looked for, in this order: the destination's own digest in its answer to the upload; its digest in
-an answer to HEAD; the bytes read back. A digest that differs is a failure. A proof that can't be
-had lowers the level, and says so in a note: "could not verify" is never success.
+Theory of operation. After the destination acknowledged the object, three proofs are tried in this
+order: the digest in its answer to the upload; the digest in its answer to HEAD; the bytes read
+back. A digest that differs is a failure. A proof that is not available lowers the level and adds a
+note: "could not verify" is never success.
 
-Never here: what happens after a failure.
+Decided here: which proof is enough. Never here: what happens after a failure (`finalize.py`).
 """
 
 from __future__ import annotations
@@ -36,32 +36,34 @@ from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownO
 from relay.wire.pump import drain
 
 CANT_READ = (NotFound, PermissionDenied, RedirectRefused, Unauthenticated, Rejected)
-"""Refusals that say that this destination is not to be read, rather than that something broke."""
+"""Refusals that mean that we may not read this destination, rather than that something broke."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proved, about which version, and what could not be."""
+    """The level of proof, the version it is about, and notes about what could not be proved."""
 
     level: Level
     version: Version
     notes: tuple[str, ...] = ()
     read: bool = False
-    """The destination let us look at the object."""
+    """True if the destination let us read the object, or its HEAD."""
     shown: tuple[tuple[str, str], ...] | None = None
-    """What the destination tells of the object's metadata, where it was looked at."""
+    """The object's metadata at the destination; None if it was not inspected."""
     denied: StoreError | None = None
-    """Why it could not be read, where that is a denial."""
+    """The 401 or 403 that prevented a read back."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What went into the destination: its length in bytes, our digests of it, and those that its
-    source declared."""
+    """The bytes that were sent to the destination."""
 
     bytes: int
+    """Their number."""
     digests: Digests
+    """The digests that relay computed."""
     declared: Digests
+    """The digests that the source declared."""
 
     @property
     def known(self) -> Digests:
@@ -77,17 +79,16 @@ def prove_object(
     poll: Callable[[], bool],
     before: PriorState,
 ) -> Proof:
-    """Find the proof. `poll()` waits a moment and returns True while a destination may still
-    settle: show nothing yet, or what was there `before`.
+    """Return the strongest available proof. `poll()` waits a moment and returns True while the
+    destination may still be eventually consistent: show nothing yet, or what was there `before`.
 
-    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none,
-    or still what was there before, and the destination's errors when the looking breaks."""
+    Raises IntegrityMismatch if the destination has other bytes, DestinationLost if it has none or
+    still the prior object, and the destination's StoreErrors if the inspection breaks."""
     if verify is Verify.AUTO and (proof := _proof_from_response(stored, sent)) is not None:
         return proof
     if stored.readable is None:
-        return Proof(
-            Level.SIZE, stored.version, ("the destination names no place to read the object from",)
-        )
+        note = "the destination did not say where the object can be read"
+        return Proof(Level.SIZE, stored.version, (note,))
     while True:
         found = _wait_until_visible(destination, stored.readable, poll)
         try:
@@ -114,9 +115,9 @@ def _prove_shown(
     sent: Sent,
     verify: Verify,
 ) -> Proof:
-    """Find the proof about what the destination shows now. Raises as `prove_object`,
-    PreconditionFailed for another's."""
-    assert stored.readable is not None, "it was looked at"
+    """Return the proof about the version that the destination shows now. Raises as `prove_object`,
+    and PreconditionFailed if another writer has replaced the object."""
+    assert stored.readable is not None, "it was inspected"
     version = _merge_versions(stored, found)
     replaced = found is not None and _is_other_version(stored.version, found.version)
     ours = found is not None and _is_named(stored.version, found.version)
@@ -131,7 +132,7 @@ def _prove_shown(
 
 
 def is_same(one: Version | None, other: Version) -> bool:
-    """Say if two versions of one place are the same one, by what the store calls them."""
+    """Say if two versions of one place are the same: by ETag, else by size and date."""
     if one is None:
         return False
     if one.etag is not None or other.etag is not None:
@@ -143,8 +144,8 @@ def is_same(one: Version | None, other: Version) -> bool:
 
 
 def _may_be_old(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
-    """Say if what a destination shows may be what was there before: caches and replicas show that
-    for a while."""
+    """Say if a destination may still show the prior object, as caches and replicas do for a
+    while."""
     if before.known and before.version is None:
         return False
     return (
@@ -153,7 +154,7 @@ def _may_be_old(before: PriorState, ours: Version, found: ObjectInfo | None) -> 
 
 
 def _is_other_version(ours: Version, theirs: Version) -> bool:
-    """Say if what is there is not what was stored, by what the store itself calls them."""
+    """Say if the strong ETags prove that another object has replaced ours."""
     return (
         None not in (ours.strong_etag, theirs.strong_etag)
         and ours.strong_etag != theirs.strong_etag
@@ -161,7 +162,7 @@ def _is_other_version(ours: Version, theirs: Version) -> bool:
 
 
 def _is_named(ours: Version, theirs: Version) -> bool:
-    """Say if what is there is what was stored, by what the store itself calls both."""
+    """Say if the version id or the strong ETag proves that the object is the one that we stored."""
     return ours.id is not None or (
         ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag
     )
@@ -175,10 +176,9 @@ def _prove_found(
     verify: Verify,
     ours: bool,
 ) -> Proof:
-    """Find the proof about what was found there; `ours` says that the store calls it as it called
-    what it put together of parts: only of that their digests say something. Raises as
-    `prove_object`."""
-    assert stored.readable is not None, "it was looked at"
+    """Return the proof about the found version. `ours` says that it is certainly the version of our
+    multipart upload: only then do the digests of its parts prove it. Raises as `prove_object`."""
+    assert stored.readable is not None, "it was inspected"
     if version.size is not None and version.size != sent.bytes:
         raise IntegrityMismatch(
             f"the destination has {version.size} of {sent.bytes} bytes",
@@ -187,58 +187,65 @@ def _prove_found(
         )
     if verify is Verify.SIZE:
         return Proof(Level.SIZE, version, _length_note(version))
-    if (
-        verify is Verify.AUTO
-        and (proof := _proof_by_digest(version, version.digests, sent)) is not None
-    ):
-        return proof
-    if verify is Verify.AUTO and stored.parts_checked and ours and version.size is not None:
-        return Proof(Level.PART_DIGESTS, version)
+    if verify is Verify.AUTO:
+        proof = _proof_by_digest(version, version.digests, sent)
+        if proof is not None:
+            return proof
+        if stored.parts_checked and ours and version.size is not None:
+            return Proof(Level.PART_DIGESTS, version)
     return _read_back(destination, stored.readable, version, sent)
 
 
 def _length_note(version: Version) -> tuple[str, ...]:
-    """Return the note of an object of which not even the length agrees, as far as anybody knows."""
-    return () if version.size is not None else ("the destination does not tell the object's size",)
+    """Return the note for an object whose length could not be compared, else nothing."""
+    if version.size is not None:
+        return ()
+    return ("the destination does not report the object's size",)
 
 
 def _proof_from_response(stored: PutResult, sent: Sent) -> Proof | None:
-    """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it
-    can only mean that."""
+    """Return the proof by the digest in the answer to the upload, or None without one. Raises
+    IntegrityMismatch, unless the digest is ambiguous and a HEAD may resolve that."""
     try:
         proof = _proof_by_digest(stored.version, stored.digests, sent)
     except IntegrityMismatch:
         if stored.ambiguous and stored.readable is not None:
-            return None  # an answer to HEAD will tell
+            return None  # the answer to HEAD decides
         raise
-    return proof and Proof(proof.level, proof.version.sized(sent.bytes), proof.notes)
+    if proof is None:
+        return None
+    return Proof(proof.level, proof.version.sized(sent.bytes), proof.notes)
 
 
 def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
-    """Compare the destination's own digests; None if there is none to compare. Raises
-    IntegrityMismatch: of the source where what arrived is what was sent, and only a digest that the
-    source declares is another one."""
+    """Return the proof by the destination's own digests, or None if none can be compared. Raises
+    IntegrityMismatch; its side is the source if the object arrived as sent, and only a digest that
+    the source declared differs."""
     agreeing, differing = compare(sent.known, theirs)
+    if not differing and agreeing is None:
+        return None
     if not differing:
-        return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
+        return Proof(Level.WHOLE_DIGEST, version)
     names = ", ".join(differing)
     ours, damaged = compare(sent.digests, theirs)
     if ours is not None and not damaged:
         message = (
-            f"the {names} that was declared is not that of the bytes, which arrived as they were"
-            " sent"
+            f"the bytes do not match the {names} that the source declared; they arrived as they"
+            " were sent"
         )
         raise IntegrityMismatch(message, side="source", seen=str(as_hex(theirs)))
     raise IntegrityMismatch(
-        f"the destination's {names} is another one", side="destination", seen=str(as_hex(theirs))
+        f"the destination's {names} differs from that of the bytes that were sent",
+        side="destination",
+        seen=str(as_hex(theirs)),
     )
 
 
 def _wait_until_visible(
     destination: Destination, location: Location, poll: Callable[[], bool]
 ) -> ObjectInfo | None:
-    """Ask for the object until it shows; None where the destination does not tell. Raises
-    DestinationLost when it never shows."""
+    """Send HEAD until the object is visible. Return None if the destination does not permit it.
+    Raises DestinationLost if the object never appears, and StoreError."""
     while True:
         try:
             found = destination.head(location)
@@ -247,7 +254,7 @@ def _wait_until_visible(
             return found if isinstance(found, ObjectInfo) else None
         except NotFound:
             if not poll():
-                raise DestinationLost(f"{location} was acknowledged and is not there") from None
+                raise DestinationLost(f"{location} was acknowledged, but does not exist") from None
         except CANT_READ:
             return None
 
@@ -263,7 +270,7 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         opened = destination.get(location, version)
     except NotFound as error:
         raise DestinationLost(
-            f"{location} was acknowledged and is not there: {error.message}"
+            f"{location} was acknowledged, but does not exist: {error.message}"
         ) from None
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
@@ -283,8 +290,8 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     _, differing = compare(ours, body.digests)
     if body.count != sent.bytes or differing or not ours:
         raise IntegrityMismatch(
-            f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were"
-            " sent",
+            f"{body.count} bytes of {sent.bytes} were read back, and they differ from those that"
+            " were sent",
             side="destination",
             seen=f"{body.count} bytes {as_hex(body.digests)}",
         )
@@ -295,10 +302,10 @@ def _read_back(destination: Destination, location: Location, version: Version, s
 
 def _overwritten_error(location: Location) -> StoreError:
     return PreconditionFailed(
-        f"{location} became another version between our upload and its verification",
+        f"{location} was overwritten between our upload and its verification",
         side="destination",
         hint=(
-            "Somebody else writes to the same destination; settle who does, and send the request"
-            " again."
+            "Another writer uses the same destination; stop it or choose another destination, and"
+            " send the request again."
         ),
     )
