@@ -1,1 +1,1 @@
-"""One object as a multipart upload: begin it, move its parts, complete or abort it."""
+"""Multipart uploads: create one, move its parts, complete or abort it, resume it after a crash."""

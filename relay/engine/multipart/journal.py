@@ -1,8 +1,8 @@
-"""The journal of a transfer: intent before an effect, fact after it, so that another process can
-resume.
+"""The journal of a transfer: it notes an intent before each effect and the fact after it, so that
+another process can resume.
 
-Decided here: what is worth writing, and what may be kept of an upload that somebody else began.
-Never here: where it is written."""
+Decided here: what is noted, and which parts of an earlier attempt's upload may be kept. Never here:
+where the notes are stored."""
 
 from __future__ import annotations
 
@@ -14,63 +14,62 @@ from relay.stores.interfaces import Part
 
 
 class Journal(Protocol):
-    """The durable notes of one transfer. A call has happened when it returns; it raises LeaseLost,
-    LedgerFailed."""
+    """The durable notes of one transfer. A note is durable when the call returns. Every method
+    raises LeaseLost and LedgerFailed."""
 
     def recorded_upload(self) -> UploadRecord | None:
-        """Return the upload in parts that was begun, with the parts that were acknowledged, or
-        None."""
+        """Return the recorded multipart upload with its acknowledged parts, or None."""
 
     def begin(self, upload: UploadRecord) -> None:
-        """An upload in parts was begun; one without an id is about to be."""
+        """Note a multipart upload that was created, or, without an id, one that is about to be."""
 
     def resume(self, upload_id: str, gone: frozenset[int], total: int) -> None:
-        """An upload of `total` parts is gone on with; `gone` are those that are to be sent
-        again."""
+        """Note that an upload of `total` parts is resumed. The parts `gone` must be sent again."""
 
     def take(self, upload_id: str, done: StoredPart | None) -> int | None:
-        """The destination has the part `done`; return the number of one that nobody has, ours from
-        now on, or None.
+        """Note that the destination has the part `done`. Claim an unclaimed part and return its
+        number, or None if there is none.
 
-        Raises UploadGone where the upload is not the one that is written down any more.
+        Raises UploadGone if another upload has been recorded since.
         """
 
     def outstanding_parts(self) -> Mapping[int, bool]:
-        """Return the numbers of the parts that are somebody's and not there yet, or nobody's; True:
-        they are ours."""
+        """Return the numbers of the parts that are not acknowledged yet; True for those claimed by
+        us."""
 
     def release_parts(self) -> None:
-        """The parts that were ours, and are not there yet, are nobody's now."""
+        """Release our claims on parts that are not acknowledged yet."""
 
     def note(self, before: PriorState) -> None:
-        """Bytes are about to go to the destination, where this was before any of ours; or it is
-        known by now what the destination calls what it took."""
+        """Note the state of the destination before we send the first byte. Called again with the
+        version of our object, once the destination has given it one."""
 
     def note_link(self, link: str, target: str, there: str) -> Mapping[str, str]:
-        """A link of the destination's tree leads the object elsewhere; return the others that go
-        there as well, with their states, by their names."""
+        """Note that a symbolic link in the destination's tree leads the object to `there`. Return
+        the states of the other objects with that target, by name."""
 
     def objects_at_link(self, link: str, there: str, tree: str) -> Mapping[str, str]:
-        """Return the other objects that go where a link of the destination's tree leads this one,
-        or lie there in the tree itself; as `note_link`, which writes the link down."""
+        """Return, as `note_link` but without a note, the other objects with the target `there`,
+        including those whose place in the tree it is."""
 
     def commit(self, digest: str) -> None:
-        """The upload is about to be completed; `digest` is the whole's, in hex, or empty."""
+        """Note that the upload is about to be completed. `digest` is that of the whole object, in
+        hex, or empty."""
 
     def forget(self) -> None:
-        """The upload is no more."""
+        """Remove the note of the upload, which no longer exists."""
 
     def check_lease(self) -> None:
-        """Raise LeaseLost if somebody else may have the transfer by now; say it before what can't
-        be taken back."""
+        """Raise LeaseLost if another worker may have claimed the transfer. Call it before every
+        step that can't be undone."""
 
 
 def confirmed_parts(written: UploadRecord, listed: tuple[Part, ...]) -> tuple[StoredPart, ...]:
-    """Return the parts that need not be sent again: those that both the notes and the destination
-    have, and alike.
+    """Return the parts that need not be sent again: the journal and the destination agree on their
+    size and ETag.
 
-    One that only the destination has may be half of something; one that only the notes have is
-    gone. Both are sent."""
+    A part that only the destination has may be incomplete, and one that only the journal has is
+    lost. Both are sent again."""
     there = {part.number: part for part in listed}
     return tuple(
         part
@@ -83,8 +82,8 @@ def confirmed_parts(written: UploadRecord, listed: tuple[Part, ...]) -> tuple[St
 def can_resume(
     written: UploadRecord | None, place: str, etag: str | None, size: int | None, step: int
 ) -> bool:
-    """Say if an upload that was begun is one of this version of the source, to this place, in this
-    cut."""
+    """Say if a recorded upload has this source version, this place and this part size (`step`, in
+    bytes)."""
     return written is not None and (
         written.place,
         written.etag,

@@ -1,13 +1,11 @@
-"""The life of a multipart upload in the journal: from the note before it begins to the note after
-it ended.
+"""Create and abort multipart uploads, with a note in the journal before and after.
 
-Theory of operation. A store remembers an upload that was begun until it is completed or thrown
-away, and its owner pays for what is in it. So with a journal it is written down that one is about
-to begin, and then which one it is; only then are bytes sent. Whoever makes the transfer after a
-crash finds the note. One that is of use to nobody any more is thrown away, and forgotten only then.
+Theory of operation. A store keeps an incomplete multipart upload until it is completed or aborted,
+and charges for its parts. So the journal notes that an upload is about to be created, and then its
+id; only then are bytes sent. After a crash the next worker finds the note. A useless upload is
+aborted first, and its note removed afterwards.
 
-Decided here: in which order an upload and its note come and go. Never here: what is in it, and who
-goes on with it."""
+Decided here: the order of an upload and its note. Never here: the parts, and who resumes them."""
 
 from __future__ import annotations
 
@@ -35,13 +33,13 @@ _UPLOAD: Final = "An unfinished upload"
 
 
 def _describe_upload(upload: Upload) -> str:
-    """Return what tells an upload from the object of its name, and from others to it."""
+    """Return the name of an upload in messages: its place and its id."""
     return f"{upload.location}, upload {upload.id}"
 
 
 def location_of_upload(plan: Plan, begun: UploadRecord) -> Location | None:
-    """Return where an upload that another began goes, with our credentials; None where our plan
-    leads elsewhere."""
+    """Return the place of a recorded upload, with our credentials; None if our plan has another
+    destination."""
     place = plan.destination
     if place.path.endswith("/"):
         place = place.named(unquote(begun.place.rpartition("/")[2]))
@@ -50,8 +48,8 @@ def location_of_upload(plan: Plan, begun: UploadRecord) -> Location | None:
 
 @dataclass(frozen=True)
 class UploadLifecycle:
-    """The uploads in parts of one transfer, and its notes of them; without a journal nobody learns
-    of them."""
+    """Creates and aborts the multipart uploads of one transfer, and notes them in its journal, if
+    it has one."""
 
     stores: StoreProvider
     limits: Limits
@@ -61,9 +59,9 @@ class UploadLifecycle:
     """As Progress.remains."""
 
     def begin(self, place: Location, metadata: Fields, about: UploadRecord) -> Upload:
-        """Begin an upload, and write that down before anything depends on it: that one is about to
-        be begun, and which one it is. Raises StoreError, LeaseLost, LedgerFailed; then there is
-        none."""
+        """Create an upload, with a note before, and one of its id afterwards. Raises StoreError,
+        LeaseLost, LedgerFailed; then the upload is aborted, or the error says that it may
+        remain."""
         if self.journal is not None:
             self.journal.begin(about)
         reach("before-begin")
@@ -80,8 +78,8 @@ class UploadLifecycle:
         return upload
 
     def begin_unknown_length(self, version: Version, digested: bool) -> Begins:
-        """Return what begins an upload of an object whose length shows only at its end. Nobody can
-        go on with one: its bytes come once, in order."""
+        """Return a factory of uploads for an object of unknown length. Such an upload can't be
+        resumed: its bytes come once, in order."""
         return partial(self._begin_recorded, version, digested)
 
     @contextmanager
@@ -97,16 +95,17 @@ class UploadLifecycle:
             raise
 
     def abort_lost_uploads(self, place: Location, written: UploadRecord) -> None:
-        """Throw away what an earlier attempt began and nobody goes on with, and forget it. Raises
-        what may pass: the ledger knows of one upload only."""
+        """Abort the uploads of an earlier attempt that are not resumed, and remove their note.
+        Raises retryable StoreErrors, LeaseLost, LedgerFailed: the ledger has room for one upload
+        only, so no other may be created before."""
         for upload in uploads_of(
             self.stores.destination(place, self.meter), place, written, self.limits
         ):
             self.replace(upload)
 
     def replace(self, upload: Upload) -> None:
-        """Throw away an upload in whose place another may be begun; one that the store keeps is
-        told. Raises as `abort_lost_uploads`."""
+        """Abort an upload so that another may be created. If the store refuses permanently, it is
+        added to `remains`. Raises as `abort_lost_uploads`."""
         try:
             self._abort_and_forget(upload)
         except StoreError as error:
@@ -119,12 +118,12 @@ class UploadLifecycle:
             self.remains.pop(_describe_upload(upload), None)
 
     def discard(self, upload: Upload) -> None:
-        """Throw an upload away, and forget it. Raises StoreError, LeaseLost, LedgerFailed; then it
-        is still there."""
+        """Abort an upload, and remove its note. Raises StoreError, LeaseLost, LedgerFailed; then
+        the upload still exists."""
         self._abort_and_forget(upload)
 
     def abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
-        """Throw the upload away; where that can't be done, `error` says what remains."""
+        """Abort the upload after `error`. If that fails, `error` says that the upload remains."""
         try:
             self._abort_and_forget(upload, written)
         except RelayError as failure:
@@ -132,11 +131,11 @@ class UploadLifecycle:
                 error.leave(_UPLOAD, _describe_upload(upload), failure.message)
 
     def _abort_and_forget(self, upload: Upload, written: bool = True) -> None:
-        """Throw the upload away, and then forget it: one that is gone and still written down is
-        found to be gone.
+        """Abort the upload, then remove its note. After a crash in between, the next attempt finds
+        that the noted upload is gone.
 
-        Not where it is another's by now, who may be going on with it. Raises LeaseLost, StoreError,
-        LedgerFailed."""
+        Raises LeaseLost if another worker has the transfer, since it may be resuming the upload;
+        StoreError, LedgerFailed."""
         if self.journal is not None and written:
             self.journal.check_lease()
         reach("before-abort")
@@ -146,8 +145,8 @@ class UploadLifecycle:
             self.journal.forget()
 
     def _without_cancellation(self, place: Location) -> Destination:
-        """Return the destination for what must be heard to its end, even by one who is told to
-        stop: an upload that was begun, and nobody was told which it is, stays."""
+        """Return a destination that ignores cancellation: if we stopped before we read the id of a
+        new upload, the upload would leak."""
         meter = Watchdog(self.limits)
         meter.throttle = self.meter.throttle
         return self.stores.destination(place, meter)

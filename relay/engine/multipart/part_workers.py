@@ -1,19 +1,18 @@
 """Concurrent part transfers of one multipart upload, with retries of each part.
 
-Theory of operation. Greenlets each ask which part is theirs to move, read its span of the pinned
-version with If-Match, and upload it; with the next question they say that the destination has it.
-Who answers decides who moves what: a list where one process moves the object alone, the ledger
-where several may. A part that fails in a way that may pass is read and sent again, with a fresh
-body, and must have the same bytes then.
+Theory of operation. Each greenlet calls `NextPart` for the number of a part, reads that range of
+the pinned version with If-Match, and uploads it. The next call of `NextPart` records the part.
+`NextPart` is a list if one process moves the object alone, or the ledger if several workers do. A
+part that fails with a retryable error is read and sent again with a new body, and must have the
+same bytes.
 
-So many parts are read at a time, and as many written; but not always the same ones. While the
-destination has all bytes of one and has not said yet that it is there, the next is asked for
-already, so that a long line carries bytes and not questions. No more than that many are ever handed
-over and not acknowledged: so much is what a crash costs. When a part fails for good, those that the
-destination has all bytes of are heard first: they need not be sent again.
+At most `parts_in_flight` parts are read and `parts_in_flight` written concurrently. While a part
+waits for its response, its worker prefetches the next, which hides the latency of a long link. At
+most `parts_in_flight` parts are sent and not recorded: a crash costs no more. On a permanent error,
+parts that are already fully sent still get their response, so that they need not be sent again.
 
-Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what
-becomes of the upload."""
+Decided here: the concurrency of parts, and when a part is retried (law 7). Never here: whether the
+upload is completed or aborted (`upload.py`)."""
 
 from __future__ import annotations
 
@@ -58,28 +57,27 @@ from relay.wire.watchdog import Watchdog
 T = TypeVar("T")
 
 COMBINED = "crc64nvme"
-"""The digest of the whole that is made from those of the parts."""
+"""The digest of the whole object that can be combined from the digests of its parts."""
 RESTART_ERRORS = (SourceChanged, UploadGone)
-"""Failures that no part can mend by itself: the whole object begins anew, with another version or
-another upload."""
+"""Failures that a retry of one part can't repair: the whole object restarts, with another version
+or another upload."""
 NO_DRAIN_ERRORS = (Cancelled, LeaseLost, LedgerFailed, *RESTART_ERRORS)
-"""Failures after which no answer is waited for: it would be of no use, or nobody could take note of
-it."""
+"""Failures after which no outstanding response is awaited: it would be useless, or could not be
+recorded."""
 
 MAX_REREADS = 3
-"""So often a part fails in an upload that was gone on with, and that has taken none yet, before the
-upload is in doubt: some stores keep a broken part for good, and take no other rightly. Once more
-for each ten parts that would be lost."""
+"""Maximum failures of a part in a resumed upload that has accepted no part yet; one more for each
+ten parts that a restart would lose. After that the upload itself is suspect: some stores keep a
+broken part, and then accept no other in that upload."""
 
 NextPart = Callable[[StoredPart | None], int | None]
-"""Takes note of a part that the destination has, and answers with the number of the next one that
-is ours to move."""
+"""Records a part that the destination has acknowledged, and returns the number of the next part to
+move, or None."""
 
 
 @dataclass(frozen=True)
 class PartContext:
-    """How the parts of an object go: from where, which version of it, to where, and with what
-    patience."""
+    """The context of part transfers: source, pinned version, destination, limits and retries."""
 
     stores: StoreProvider
     found: ObjectInfo
@@ -92,7 +90,7 @@ class PartContext:
     sleep: Callable[[float], None]
     digested: bool = True
     copying: bool = False
-    """The store copies the parts by itself; no digest of them is known then."""
+    """True if the store copies the parts itself. Their digests are unknown then."""
     troubles: PendingRetries = field(default_factory=PendingRetries)
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
@@ -104,10 +102,10 @@ class PartContext:
         final: type[RelayError] = SourceUnstable,
         most: Callable[[], float] = lambda: inf,
     ) -> T:
-        """Do it, and again while that may help, there is time, and it failed at `most` so often one
-        after the other.
+        """Call `do`, and again after retryable errors, until the retry budget is spent or it has
+        failed `most()` times in a row. `what` names it in messages.
 
-        Raises its last failure, or the first `final` one.
+        Raises the last RelayError, or at once one of the type `final`.
         """
         meter = Watchdog(self.limits, whole=self.meter)
         patience = Patience(self.backoff, self.random, meter.clock)
@@ -117,7 +115,7 @@ class PartContext:
                 try:
                     return do(meter)
                 except RelayError as error:
-                    # Sending it again helps no ledger.
+                    # Another request to the store does not repair the ledger.
                     if not error.retryable or isinstance(
                         error, (*RESTART_ERRORS, LedgerFailed, final)
                     ):
@@ -125,7 +123,7 @@ class PartContext:
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
                         raise
-                    meter.check()  # what was told to end is not tried again
+                    meter.check()  # a cancelled transfer is not retried
                     self.troubles.note(what, error, patience.failures, wait)
                     pause(wait, meter, self.sleep)
         finally:
@@ -134,62 +132,61 @@ class PartContext:
 
 @dataclass(eq=False)
 class PartWorkers:
-    """The parts of one upload that this process moves. `run` as often as there may be some; `bytes`
-    says how far it is.
-
-    `done` are the parts that the destination has, as far as is known here, and `digests` theirs;
-    `read` what parts had when they were read before; `resent` the bytes that were sent in vain."""
+    """Moves the parts of one upload in this process. Call `run` as often as parts may be left."""
 
     way: PartContext
     spans: list[ByteRange]
+    """The byte range of each part, in order. Part numbers start at 1."""
     done: dict[int, Part] = field(default_factory=dict)
+    """The parts that the destination is known to have, by number."""
     digests: dict[int, bytes] = field(default_factory=dict)
+    """The digests of the parts in `done`."""
     read: dict[int, bytes] = field(default_factory=dict)
+    """The digests of earlier reads of parts; another read must match."""
     resent: int = 0
+    """Bytes that had to be sent again, or will have to be."""
     resumed: bool = False
-    """The upload is one that an earlier attempt began ..."""
+    """True if an earlier attempt created the upload."""
     taken: int = 0
-    """... and has taken so many parts since."""
+    """Number of parts that the destination has accepted from this object."""
 
     def __post_init__(self) -> None:
-        """Nothing moves yet."""
+        """Prepare the limits of concurrency. Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
+        """The bodies of the parts that are being sent, by number."""
         self._fully_sent: set[Any] = set()
-        """The greenlets whose part is read to its end, and not taken note of yet."""
+        """The greenlets whose part is fully sent and not recorded yet."""
         self._moved_here = 0
         self._prefetched: deque[int] = deque()
-        """Parts that are ours and that nobody has begun to read."""
+        """Numbers of claimed parts that no greenlet reads yet."""
         self._max_parts = max(1, self.way.limits.parts_in_flight)
-        self._read_slots, self._write_slots = (
-            BoundedSemaphore(self._max_parts),
-            BoundedSemaphore(self._max_parts),
-        )
+        self._read_slots = BoundedSemaphore(self._max_parts)
+        self._write_slots = BoundedSemaphore(self._max_parts)
         self._skip_expect = False
-        """The destination has taken the last part that it was offered."""
+        """True if the last part was accepted: send the next without Expect: 100-continue."""
         self._failed = False
-        """A part has failed for good: no other begins any more."""
+        """True if a part has failed permanently: no other part starts."""
 
     @property
     def bytes(self) -> int:
-        """The bytes that have moved, those of parts under way included."""
+        """The bytes that have moved, including those of parts in flight."""
         return sum(part.size for part in self.done.values()) + self.under_way
 
     @property
     def moved(self) -> int:
-        """The bytes of those that have moved here, and not elsewhere or earlier; those under way
-        included."""
+        """The bytes that this object has moved, including those of parts in flight; without those
+        of other workers and earlier attempts."""
         return self._moved_here + self.under_way
 
     @property
     def under_way(self) -> int:
-        """The bytes of parts that have moved, and of which nobody has said yet that they are
-        there."""
+        """The bytes of parts in flight: sent, and not acknowledged."""
         return sum(body.count for body in self._bodies.values())
 
     def run(self, upload: Upload, take: NextPart) -> None:
-        """Move parts, `parts_in_flight` at a time, until there are none to take.
+        """Move parts, `parts_in_flight` at a time, until `take` returns None.
 
-        Raises the first failure, when all others have stopped.
+        Raises the first RelayError, after all greenlets have stopped.
         """
         self._failed = False
         workers: Any = Pool(max(1, min(2 * self._max_parts, len(self.spans) - len(self.done))))
@@ -206,16 +203,16 @@ class PartWorkers:
             self._fully_sent.clear()
 
     def _drain(self, workers: Any, failure: RelayError) -> None:
-        """Stop what is on its way, but wait for the answers to what is all there; each is taken
-        note of, or fails."""
+        """Stop the parts in flight, but wait for the responses to fully sent parts: each is
+        recorded, or fails."""
         if isinstance(failure, NO_DRAIN_ERRORS):
             return
         gevent.killall([greenlet for greenlet in workers if greenlet not in self._fully_sent])
         gevent.joinall(list(workers))
 
     def _work(self, upload: Upload, take: NextPart) -> RelayError | None:
-        """Move one part after another; return the failure that ends this, rather than let gevent
-        print it."""
+        """Move one part after another. Return the failure instead of raising it, since gevent would
+        print its traceback."""
         try:
             while True:
                 with closing(_Permit(self._read_slots)) as permit:
@@ -237,7 +234,7 @@ class PartWorkers:
             return error
 
     def _next(self, take: NextPart, done: StoredPart | None) -> int | None:
-        """Say which part is done; return the number of the next, or None."""
+        """Record the part `done`, and return the number of the next part, or None."""
         try:
             number = take(done)
         except BaseException:
@@ -250,12 +247,12 @@ class PartWorkers:
         return number
 
     def record_part(self, stored: StoredPart) -> None:
-        """Take a part for done."""
+        """Record a completed part."""
         self.digests[stored.number] = bytes.fromhex(stored.digest)
         self.done[stored.number] = Part(stored.number, stored.size, stored.etag, stored.checked)
 
     def _move_part(self, upload: Upload, number: int, permit: _Permit) -> StoredPart:
-        """Move one part, and again while that may help and there is time."""
+        """Move one part, with retries."""
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
             return self.way.retry(
@@ -268,9 +265,11 @@ class PartWorkers:
         )
 
     def _retry_limit(self) -> float:
-        """Return how often a part of this upload may fail: not for long where one that was gone on
-        with takes none."""
-        return MAX_REREADS + len(self.done) // 10 if self.resumed and not self.taken else inf
+        """Return the maximum number of failures of a part: few in a resumed upload that has
+        accepted no part yet."""
+        if self.resumed and not self.taken:
+            return MAX_REREADS + len(self.done) // 10
+        return inf
 
     def _move_part_once(
         self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, permit: _Permit
@@ -280,20 +279,20 @@ class PartWorkers:
         permit.begin()
         source = way.stores.source(way.source, meter)
         body = source.get(way.source, way.found.version, span).body
-        assert body is not None, "an Opened has one"
+        assert body is not None, "an OpenedObject has a body"
         body.on_close(lambda: self._release_source(body, permit))
         with closing(body), self._write_slot(meter):
             return self._write_part(upload, number, body, meter)
 
     def _release_source(self, body: Body, permit: _Permit) -> None:
-        """The source's connection is let go. A part that failed keeps its turn for the next try."""
+        """Release the read slot of a fully read part. A part that failed keeps it for its retry."""
         if body.complete:
             permit.close()
             self._fully_sent.add(gevent.getcurrent())
 
     @contextmanager
     def _write_slot(self, meter: Watchdog) -> Iterator[None]:
-        """Wait for a place among those that are written, for which nobody is to blame."""
+        """Acquire a write slot. The wait does not count towards the stall timeout."""
         before = meter.clock()
         with self._write_slots:
             meter.exclude_wait(meter.clock() - before)
@@ -321,7 +320,7 @@ class PartWorkers:
                 self.read.setdefault(number, body.digests[COMBINED])
             self.resent += body.count
             if self._failed and isinstance(error, RelayError):
-                raise Cancelled("another part has failed") from error  # no other try
+                raise Cancelled("another part has failed") from error  # so that it is not retried
             raise
         finally:
             del self._bodies[number]
@@ -336,27 +335,26 @@ class PartWorkers:
 
 @dataclass(eq=False)
 class _Permit:
-    """One place of a semaphore, held or not."""
+    """One slot of a semaphore, held or not."""
 
     places: BoundedSemaphore
     held: bool = False
 
     def begin(self) -> None:
-        """Wait for it, if it is not held."""
+        """Acquire the slot, if it is not held."""
         if not self.held:
             self.places.acquire()
             self.held = True
 
     def close(self) -> None:
-        """Let it go, if it is held."""
+        """Release the slot, if it is held."""
         if self.held:
             self.held = False
             self.places.release()
 
 
 def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> None:
-    """Wait before something is done again. Raises what `Watchdog.check` raises, within about a
-    second."""
+    """Sleep before a retry. Raises as `Watchdog.check`, within about a second of a cancel."""
     until = meter.clock() + seconds
     while (left := until - meter.clock()) > 0:
         sleep(min(left, meter.tick_seconds))
@@ -364,19 +362,18 @@ def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> No
 
 
 def ranges_of(size: int, step: int) -> list[ByteRange]:
-    """Cut `size` bytes into spans of `step` bytes each; the last one may be shorter."""
+    """Split `size` bytes into ranges of `step` bytes; the last one may be shorter."""
     return [ByteRange(first, min(first + step, size) - 1) for first in range(0, size, step)]
 
 
 def numbered_parts(numbers: Iterator[int]) -> NextPart:
-    """Return what gives one part after the other to the only process that moves them."""
+    """Return a NextPart for an object that one process moves alone."""
     return lambda _: next(numbers, None)
 
 
 def _refuse_unstable(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
-    """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
+    """Raise SourceUnstable if an earlier read of the part, of the same version, had other bytes."""
     if before is not None and digest and before != digest:
         raise SourceUnstable(
-            f"part {number} of {source} was read twice, and its bytes were others, under one"
-            " entity tag"
+            f"two reads of part {number} of {source} returned different bytes under one ETag"
         )
