@@ -1,16 +1,16 @@
 """Apply one page of a listing to the ledger.
 
-Theory of operation. An entry of which no listing has told yet becomes a transfer. One of which this
-listing has told is the same again, since a listing that was lost is begun anew. One of which an
-earlier listing has told, which its user has begun again since, is moved again where it did not
-arrive, or is another by now. So nothing that a listing tells is passed over; `migrations.entries`
-counts what it told, and the tallies what became of it.
+Theory of operation. An entry that no listing has named yet becomes a transfer. An entry that this
+listing has named already is a repetition: a listing restarts after its worker was lost. An entry of
+an earlier listing, which the user has restarted since, is moved again if the object did not arrive
+or has changed. So no entry is lost: `migrations.entries` counts the entries, and the tallies count
+their transfers.
 
-Two entries of one name that are not the same object would be one transfer, and one would be lost
-without a word: the second gets a name of its own, under which it fails.
+Two entries of one name that are different objects would become one transfer, and one of them would
+be lost silently. So the second gets a name of its own, under which it fails.
 
-Decided here: what an entry is, beside what is known by its name. Never here: who lists, and how far
-(`trees.py`)."""
+Decided here: what an entry means for the transfer of its name. Never here: which worker lists, and
+how far (`listings.py`)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from relay.ledger.states import TRANSFER
 from relay.ledger.unproved import find_unproved
 
 MOST: Final = 2**53
-"""The largest size that is believed: what every reader of JSON holds exactly (RFC 7493)."""
+"""Largest accepted size: the largest integer that every JSON reader keeps exactly (RFC 7493)."""
 JUST_SECONDS: Final = 26 * 3600.0
-"""A listed time that is no longer before the arrival says nothing of later: it may be of any time
-zone."""
+"""A modification time that is less than this before the arrival may also be after it: listings use
+any time zone."""
 _WELL: Final = frozenset({"verified", "skipped"})
 _OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
-"""A name that was made of a URL with a query; older relays took half of its letters."""
+"""A name made from a URL with a query; an older relay used only half of the hash's letters."""
 
 
 def write_page(
@@ -52,10 +52,10 @@ def write_page(
     folded: Callable[[str], str | None],
     is_empty: bool = False,
 ) -> int:
-    """Write a page of entries; `if_exists` is what to do where the destination has something,
-    `folded` what is kept of the form of a name in which some stores take two for one, `is_empty`
-    says that nothing was at the destination when this listing began. Return of how many objects no
-    page has told before."""
+    """Write a page of entries; return the number of objects that no earlier page has named.
+
+    `if_exists` is the migration's option, `folded` returns the digest of a name's folded form, and
+    `is_empty` says that the destination was empty when this listing began."""
     reported = _ListedRows(connection, listing, page)
     changes = CounterDelta()
     _insert(connection, listing, reported.new, if_exists, changes, folded)
@@ -64,17 +64,16 @@ def write_page(
     return len(reported.new)
 
 
-# -- what a page tells
+# -- the entries of a page
 
 
 class _ListedRows:
-    """The entries of a page: those that are `new`, and those of an `earlier` listing with the rows
-    that they have."""
+    """The entries of a page: the `new` ones, and those of an `earlier` listing with their rows."""
 
     def __init__(self, connection: Connection, listing: Listing, page: Sequence[Listed]) -> None:
         key = key_of(connection)
         marked = [_with_mark(key, clamp_numbers(one)) for one in page]
-        # Where an older relay has begun it, it kept no identities.
+        # A listing that an older relay started has no identities.
         marked = (
             list(_separate_names(marked))
             if listing.counted
@@ -100,22 +99,23 @@ class _ListedRows:
     def _is_another(
         self, one: Listed, row: Any, listing: Listing, seen: Mapping[str, str | None]
     ) -> bool:
-        """Say if this listing has told of another object of the same name."""
+        """Say if this listing has named another object of the same name."""
         if one.name in seen:
             return seen[one.name] != one.identity
         return row is not None and row.listings == listing.listings and row.identity != one.identity
 
 
 def clamp_numbers(one: Listed) -> Listed:
-    """Return an entry whose numbers every database takes. What can't be a number of bytes, or a
-    time, is not known; but what a list promised of an object could never be kept."""
+    """Return an entry whose values every database accepts: an impossible size, time or ETag becomes
+    None. An entry of a list of URLs with an impossible size fails, since no object could match
+    it."""
     size = one.size if one.size is None or 0 <= one.size <= MOST else None
     if size != one.size and one.url is not None and one.error is None:
         one = replace(one, error=_TOO_LARGE)
     modified = one.modified if one.modified is None or abs(one.modified) < MOST else None
     etag = one.etag if one.etag is None or "\0" not in one.etag else None
     if (size, modified, etag) == (one.size, one.modified, one.etag):
-        return one  # as nearly all are
+        return one  # the usual case, without a copy
     return replace(one, size=size, modified=modified, etag=etag)
 
 
@@ -126,7 +126,7 @@ def _with_mark(key: bytes, one: Listed) -> Listed:
 
 
 def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:
-    """Yield a page in which no two URLs have one name: all of those get names of their own, under
+    """Yield a page in which no two URLs share a name: URLs that did get names of their own, under
     which they fail."""
     identities: dict[str, set[str]] = {}
     for one in page:
@@ -145,8 +145,8 @@ def _rename(one: Listed) -> Listed:
 _TOO_LARGE: Final = {
     "code": "invalid-url",
     "side": "source",
-    "detail": "its size in the list is no number of bytes that an object could have",
-    "hint": "Correct the list, or leave the size out.",
+    "detail": "the list gives a size that is not a possible number of bytes",
+    "hint": "Correct the size in the list, or leave it out.",
 }
 _CLASH: Final = {
     "code": "unsafe-key",
@@ -155,14 +155,14 @@ _CLASH: Final = {
         "two entries of the listing have the same name, and only one of them could arrive under it"
     ),
     "hint": (
-        "Where it is a list of URLs, make it a CSV file with a column `name`, and give each a name"
-        " of its own."
+        "If the source is a list of URLs, write it as a CSV file with a column `name`, and give"
+        " each object a different name."
     ),
 }
 
 
 def _older_names(connection: Connection, listing: Listing, page: Sequence[Listed]) -> list[Listed]:
-    """Return a page with the names that an older relay gave, where it has written those already."""
+    """Return a page with the names of an older relay for the entries that it has written."""
     older = {
         one.name: found[1] for one in page if one.url and (found := _OLDER_NAME.fullmatch(one.name))
     }
@@ -173,8 +173,8 @@ def _older_names(connection: Connection, listing: Listing, page: Sequence[Listed
 
 
 def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of a migration's transfers by their names. While it is listed again nobody
-    else changes them until this transaction is over."""
+    """Return the rows of a migration's transfers by their names. During a repeated listing the rows
+    are locked until this transaction ends."""
     found: dict[str, Any] = {}
     for some in in_chunks(sorted(set(names))):
         query = select(transfers).where(
@@ -185,7 +185,7 @@ def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> d
     return found
 
 
-# -- what is new
+# -- new entries
 
 
 def _insert(
@@ -219,13 +219,12 @@ def _insert(
 
 
 _USED: Final = "transfers"
-"""The key under which SQLite's ledger keeps the highest id of those that were forgotten: SQLite
-gives it again."""
+"""The key of the highest deleted transfer id: SQLite would assign that id again."""
 
 
 def _last_used_id(connection: Connection) -> int:
-    """Return the id behind which new transfers go on, since what was begun under it was forgotten;
-    0 where the database gives them theirs."""
+    """Return the highest id that was used and deleted: new transfers get higher ids, since uploads
+    may exist under the deleted ones. Return 0 if the database assigns the ids."""
     if connection.dialect.name != "sqlite":
         return 0
     used = int(connection.execute(select(keys.c.value).where(keys.c.name == _USED)).scalar() or 0)
@@ -241,7 +240,7 @@ def _store_last_used_id(connection: Connection, highest: int) -> None:
 
 
 def _listed_columns(one: Listed, listing: Listing) -> dict[str, Any]:
-    """Return the columns of what a listing tells of an object."""
+    """Return the columns of an object's row that a listing gives."""
     return {
         "error": json.dumps(one.error) if one.error else None,
         "size": one.size,
@@ -254,16 +253,16 @@ def _listed_columns(one: Listed, listing: Listing) -> dict[str, Any]:
     }
 
 
-# -- what an earlier listing told of
+# -- entries of an earlier listing
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What becomes of a transfer of which a listing tells again."""
+    """The new state of a transfer that a listing names again."""
 
     state: str
-    anew: bool
-    """It is begun as if it never had been."""
+    restarts: bool
+    """Whether its attempts and results are reset."""
 
 
 def _list_again(
@@ -277,20 +276,19 @@ def _list_again(
     begun: list[int] = []
     for one, row in reported.earlier:
         if one.error is not None and row.lapses and row.url is None:
-            one = replace(
-                one, error=None
-            )  # something may be left of it: its own end tells that, and fails by the same
+            # Something may be left of it: its transfer reports that, and fails with the same error.
+            one = replace(one, error=None)
         step = _step(one, row, if_exists, is_empty)
         kept = step.state in _WELL or row.state == "running"
         values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
-        if step.anew:
+        if step.restarts:
             values |= _reset_columns(row, if_exists)
             begun.append(row.id)
             changes.count_proof(listing.migration_id, row.level, None)
             changes.count_retries(listing.migration_id, -max(0, row.attempts - 1))
         if not kept:
             was = row.bytes if row.bytes is not None else row.size
-            is_now = one.size if step.anew or row.bytes is None else row.bytes
+            is_now = one.size if step.restarts or row.bytes is None else row.bytes
             changes.count_transition(listing.migration_id, row.state, step.state, was, is_now)
         connection.execute(_UPDATE.values(state=step.state, **values), {"the_id": row.id})
     for some in in_chunks(begun):
@@ -313,26 +311,28 @@ _OURS: Final = PriorState(known=False).to_text()
 
 
 def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
-    """Return the columns of a transfer that is begun again. Where whatever is there fails, and it
-    had arrived, what is there may be ours all the same: only a listing said that it is not. A piece
-    of ours, which could be overwritten, it is not: the object had arrived whole."""
+    """Return the columns of a transfer that restarts.
+
+    With `if_exists` "fail" and an object that had arrived, an object at the destination may be
+    ours, since only a listing said otherwise. It can't be an unfinished piece of ours, which might
+    be overwritten: the object had arrived completely."""
     return _FRESH | ({"before": _OURS} if row.state == "verified" and if_exists == "fail" else {})
 
 
 def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
     if row.state == "running":
-        return _Step("running", anew=False)
+        return _Step("running", restarts=False)
     if one.error is not None:
-        return _Step(row.state if row.state in _WELL else "failed", anew=False)
+        return _Step(row.state if row.state in _WELL else "failed", restarts=False)
     if row.state in _WELL and not (is_empty or _is_other(one, row, if_exists)):
-        return _Step(row.state, anew=False)
-    return _Step("queued", anew=row.state != "queued")
+        return _Step(row.state, restarts=False)
+    return _Step("queued", restarts=row.state != "queued")
 
 
 def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
-    """Say if an object may be another than the one that has arrived. Where the listing does not
-    tell, and a size alone does not, the destination is looked at, if what is there unchanged is
-    then left alone."""
+    """Say if an object may differ from the one that has arrived. If the listing gives nothing to
+    compare but the size, return True for the options under which the transfer then inspects the
+    destination, or overwrites it."""
     if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
     if None not in (one.size, row.size) and one.size != row.size:
@@ -347,15 +347,15 @@ def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
 
 
 def _just_before(modified: float | None, arrived: float | None) -> bool:
-    """Say if an object may have changed once more after it arrived, and be listed with the same
-    time: many indexes tell minutes, and of their own time zone."""
+    """Say if an object may have changed after it arrived and still be listed with the same time:
+    many indexes show minutes only, in their own time zone."""
     return modified is not None and arrived is not None and arrived - modified < JUST_SECONDS
 
 
 def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> bool:
-    """Move again what has arrived, and is not at its destination any more. Return whether it must
-    be listed for that: what a list gave has no URL left, and fails until the list gives it
-    again."""
+    """Restart transfers whose objects have arrived and are gone from their destination. Return
+    whether the source must be listed again: the URL of an object of a list was deleted, so that its
+    transfer fails until the list gives the URL again."""
     changes, listed = CounterDelta(), False
     options = connection.execute(
         select(migrations.c.options).where(migrations.c.id == migration)
@@ -386,18 +386,17 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
 _VANISHED: Final = {
     "code": DestinationLost.code,
     "side": "destination",
-    "detail": "it had arrived, and is not at its destination any more",
-    "hint": "Give the same command again: the list is read again then.",
+    "detail": "it had arrived, but is no longer at its destination",
+    "hint": "Run the same command again, which reads the list again.",
 }
 
 
 def forget_gone(connection: Connection, listing: Listing) -> int:
-    """Forget the transfers of which this listing did not tell any more, and that have left nothing
-    anywhere: they could only fail again. Return how many. A transfer that failed since this listing
-    began stays, so that its command ends with that failure, whichever of the two came first.
+    """Delete the failed and cancelled transfers that this listing no longer names and that have
+    left nothing behind: they could only fail again. Return their number. A transfer that failed
+    since this listing began stays, so that its command ends with that failure in either order.
 
-    A listing that tells of nothing at all proves nothing of them: a source that is not mounted
-    looks like that."""
+    After an empty listing nothing is deleted: a source that is not mounted looks like that."""
     of_this = transfers.c.migration_id == listing.migration_id
     reported = select(exists().where(of_this, transfers.c.listings == listing.listings))
     if not listing.listings or not connection.execute(reported).scalar():

@@ -1,7 +1,7 @@
 """Listings in the ledger: claimed like other work, written page by page, resumed after a crash.
 
-What a page changes is such that a listing may safely begin anew (`entries.py`); where the store can
-list from a name on, `cursor` saves the way."""
+Pages can be written again safely, so a listing may restart (`entries.py`). If the store can list
+from a name on, `cursor` saves the repetition."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:
 def has_due_listing(
     connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
 ) -> bool:
-    """Say if there seems to be a listing to claim. Writes nothing."""
+    """Say if there seems to be a listing to claim. Reads only."""
     return connection.execute(_due(who, only, alone).limit(1)).first() is not None
 
 
 def claim_listing(
     connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
 ) -> Listing | None:
-    """Claim the listing of one migration, or None if there is none to do; one with which runners
-    were lost only where the runner is `alone` with it, and takes nothing else along."""
+    """Claim the listing of one migration; return None if none is due. A suspect listing is claimed
+    only if the worker is `alone`, so that a crash affects no other claim."""
     query = (
         _due(who, only, alone).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
     )
@@ -52,7 +52,7 @@ def claim_listing(
         .where(migrations.c.id == row.id)
         .values(
             listing="running", listing_owner=who.id, listing_fence=fence, error=None
-        )  # what a lost one told
+        )  # the error may be a pending retry of a lost worker
     )
     return Listing(
         row.id,
@@ -66,8 +66,8 @@ def claim_listing(
 
 
 def learn_empty(connection: Connection, who: WorkerId, listing: Listing, empty: bool) -> None:
-    """Keep whether anything was at the destination when the listing began, and when that was. A
-    destination that was empty once was so before anything of ours went there. Raises LeaseLost."""
+    """Record whether the destination was empty when the listing began, and when that was seen. A
+    destination that was empty once stays recorded as empty at the start. Raises LeaseLost."""
     values: dict[str, Any] = {"looked": time.time() if empty else None}
     _change(connection, who, listing, values | ({"destination_empty": True} if empty else {}))
 
@@ -79,20 +79,19 @@ def add_page(
     page: Sequence[Listed],
     cursor: str | None,
 ) -> bool:
-    """Write a page of objects, and how far it went; nothing of a cancelled migration. Returns
-    whether to go on: not when paused or cancelled.
+    """Write a page of objects, and the cursor behind it. Return False if the migration is paused or
+    cancelled, so that the listing must stop; a page of a cancelled migration is not written.
 
-    Raises LeaseLost.
-    """
+    Raises LeaseLost."""
     row = _change(connection, who, listing, {"listing_owner": who.id})
     if row.state == "cancelled":
-        # A retry lists from here on: an object that waits when it begins may have lost its URL.
+        # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
     if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
     new = write_page(connection, listing, page, if_exists, folded_digest, is_empty)
     mark_folded(connection, listing.migration_id, [one.name for one in page])
     values: dict[str, Any] = {"cursor": cursor}
-    if new:  # whatever lost its runners before, it is not what is listed now
+    if new:  # progress: the crashes were caused by something else than the current entries
         values |= {"entries": migrations.c.entries + new, "listing_lapses": 0}
     connection.execute(
         update(migrations).where(migrations.c.id == listing.migration_id).values(**values)
@@ -101,7 +100,7 @@ def add_page(
 
 
 def unknown_names(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
-    """Return those of some names of which a migration has no object."""
+    """Return the names of which a migration has no object."""
     found: set[str] = set()
     for some in in_chunks(names):
         known = select(transfers.c.name).where(
@@ -124,11 +123,10 @@ _BY_MD5 = func.md5(transfers.c.name) == func.md5(bindparam("the_name", type_=Tex
 
 
 def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None:
-    """Keep fresh URLs by their names in the place of the old ones; what has arrived has none any
-    more, and gets none.
+    """Replace the URLs of objects, by their names. Arrived objects have no URL any longer, and get
+    none.
 
-    Whoever has claimed one goes on with the old one until it is claimed again.
-    """
+    A running transfer keeps its old URL until it is claimed again."""
     rows = [{"the_migration": id, "the_name": name, "the_url": url} for name, url in urls.items()]
     if rows:
         connection.execute(
@@ -139,10 +137,10 @@ def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None
 def end_listing(
     connection: Connection, who: WorkerId, listing: Listing, error: Mapping[str, Any] | None = None
 ) -> None:
-    """Say that a listing is whole, or why it can't be had. Raises LeaseLost."""
+    """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
     state = "done" if error is None else "failed"
     values: dict[str, Any] = {"listing": state, "listing_owner": None}
-    if error is not None:  # else what stands there is why its transfers wait, since a moment ago
+    if error is not None:  # otherwise the column keeps the reason for which transfers just paused
         values["error"] = json.dumps(error)
     _change(connection, who, listing, values)
     gone = forget_gone(connection, listing) if error is None else 0
@@ -160,13 +158,12 @@ def end_listing(
 
 
 def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -> None:
-    """Let somebody else go on with a listing. Raises LeaseLost."""
+    """Release a listing, so that another worker can resume it. Raises LeaseLost."""
     _change(connection, who, listing, {"listing": "due", "listing_owner": None})
 
 
 def release_unknown_listings(connection: Connection, who: WorkerId) -> None:
-    """Let go of every listing that stands as this runner's: one that lists nothing at the moment
-    says so."""
+    """Release every listing that the ledger holds for this worker, which lists nothing now."""
     ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == "running")
     connection.execute(update(migrations).where(ours).values(listing="due", listing_owner=None))
 

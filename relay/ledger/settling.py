@@ -1,11 +1,11 @@
 """End claims: verified, failed, handed back.
 
-Theory of operation. What this runner has is read and kept from being taken; then every end is
-written at once, of those alone that are still ours. The receipts are kept, and what an object that
-has arrived needs no more is forgotten.
+Theory of operation. This worker's claims are read and locked. Then all settlements are written at
+once, except those of claims that are no longer ours. Receipts are stored, and data that an arrived
+object no longer needs is deleted.
 
-Decided here: what an end changes. Never here: who has a claim (`claims.py`), and how a transfer
-ended."""
+Decided here: what a settlement changes. Never here: which worker has a claim (`claims.py`), and how
+a transfer ended."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 
 MANY: Final = 10
-"""So many claims are looked for at a destination each time; where there were more it is kept of
-which nothing is left."""
+"""Maximum number of earlier claims whose leftovers are looked for at a destination. With more, the
+ledger records the claims that have left nothing."""
 _ENDS: Final = (
     "UPDATE transfers SET state = ?, owner = NULL, bytes = ?, size = ?, resent = resent + ?,"
     " seconds = ?, level = ?, error = ?, not_before = ?, ended = ?, lapses = coalesce(?, lapses),"
@@ -42,8 +42,8 @@ _PROOFS: Final = (
     "INSERT INTO receipts (transfer_id, receipt) VALUES (?, ?)"
     " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
 )
-"""These are for SQLite, as its driver takes them: SQLAlchemy would go over the values of each row
-once more, which costs twice as much as SQLite's own work."""
+"""Statements for SQLite's driver: SQLAlchemy would process the values of each row once more, which
+takes twice as long as SQLite's own work."""
 _HELD = (
     select(
         transfers.c.id,
@@ -59,8 +59,8 @@ _HELD = (
     .order_by(transfers.c.id)
     .with_for_update(of=transfers)
 )
-"""Nobody who takes this runner for gone can have its rows until this is over; all lock them in the
-same order."""
+"""The rows are locked, so that no other worker can reclaim them until this transaction ends; every
+transaction locks them in the same order."""
 _ALL = text(
     "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows(the_id bigint,"
     " the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
@@ -74,21 +74,20 @@ _ALL = text(
     " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL ON"
     " CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
 )
-"""Both of these, of all ends at once, for PostgreSQL: there each statement is a message, and a
-wait."""
+"""Both statements for all settlements at once, for PostgreSQL, where each statement costs a round
+trip."""
 
 
 @dataclass(eq=False)
 class _Ending:
-    """What some ends are to change."""
+    """The changes of some settlements."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     receipts: dict[int, str] = field(default_factory=dict)
     back: list[int] = field(default_factory=list)
-    """Those with an upload in parts that somebody may go on with: one that failed may be tried
-    again by another."""
+    """Transfers whose multipart upload may be resumed, also by another worker."""
     arrived: list[int] = field(default_factory=list)
-    """And those that need theirs no more."""
+    """Transfers that no longer need the record of their multipart upload."""
     urls: list[int] = field(default_factory=list)
     lost: list[Claim] = field(default_factory=list)
 
@@ -96,8 +95,8 @@ class _Ending:
 def settle(
     connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
 ) -> list[Claim]:
-    """Write how claims ended; return those that were not ours any more, of which nothing is
-    written. What that changes in the tallies goes to `changes`."""
+    """Write the settlements of claims; return the claims that were no longer ours, of which nothing
+    is written. Add the change of the tallies to `changes`."""
     if not ends:
         return []
     ending = _end_of(connection, who, ends, changes)
@@ -180,17 +179,17 @@ def _settled_columns(
 
 
 def _lapses(end: Settlement, state: str) -> int | None:
-    """Return what is to stand there of runners that were lost with it, by which it is known to have
-    left something; None: what stands there. One that was handed back may be cancelled, or listed no
-    more, before it is claimed again."""
+    """Return the new crash count, or None to keep it. A count above 0 marks a transfer that may
+    have left something: after a hand_back it may be cancelled, or no longer listed, before the next
+    claim."""
     if end.remains and state not in _ARRIVED:
         return max(1, end.claim.lapses)
     return 0 if end.rid and state == "failed" else None
 
 
 def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
-    """Return what is kept of what was at the destination before, with what may remain there now, or
-    is there and unproved."""
+    """Return the text of the PriorState to store, with the leftovers that may remain, and the
+    version of an object that arrived unproved."""
     if end.unsent:
         was = ARRIVED
     elif end.untouched and ((kept := PriorState.from_text(was)) is None or kept.unsent):
@@ -203,20 +202,20 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
         remains=dict(end.remains),
         rid=rid,
     )
-    return (
-        kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)
-    ).to_text()
+    if end.sent is not None:
+        kept = replace(kept, sent=end.sent, noted=True, arrived=False)
+    return kept.to_text()
 
 
 def _forget_parts(connection: Connection, ids: Sequence[int]) -> None:
-    """An object that has arrived needs no record of its parts."""
+    """Delete the records of multipart uploads: an arrived object does not need them."""
     for some in in_chunks(ids):
         connection.execute(delete(parts).where(parts.c.transfer_id.in_(some)))
         connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(some)))
 
 
 def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
-    """Nor does it need the URL that a list gave, which may hold a signature."""
+    """Delete the URLs of arrived objects, which may hold signatures."""
     arrived = transfers.c.state.in_(("verified", "skipped"))
     for some in in_chunks(ids):
         connection.execute(

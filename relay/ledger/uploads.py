@@ -1,14 +1,14 @@
 """Multipart uploads in the ledger: intent before the effect, fact after it, and the mover of each
 part.
 
-Theory of operation. Whoever has claimed the transfer begins the upload, and completes it. Its parts
-are moved by that runner and by any other that shares in it: each takes one number after the other,
-all fresh ones first and then those that were given back, and a row without an `etag` says whose it
-is until the destination has the part. So no part has two movers, as long as nobody is taken for
-gone; the parts of one who is become anybody's.
+Theory of operation. The worker that has claimed the transfer creates the upload and completes it.
+That worker and its helpers move the parts: each takes one part number after the other, first the
+numbers that were never taken and then the released ones. A row without an `etag` names the part's
+owner until the destination has the part. So a part never has two movers, unless a worker is thought
+lost: its parts are released.
 
-What only who has claimed the transfer may do compares the claim, and raises LeaseLost where it is
-not his any more. What every mover does compares the upload's id and the row."""
+Functions for the claim's owner compare the claim, and raise LeaseLost if it is no longer theirs.
+Functions for every mover compare the upload's id and the part's row."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from relay.ledger.rows import Claim, StoredPart, UploadRecord
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
 from relay.receipt import Version
 
-# -- by whoever has the transfer
+# -- for the owner of the claim
 
 
 def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None:
-    """Return the upload that was begun for a transfer, with its parts, or None."""
+    """Return the recorded upload of a transfer with its stored parts, or None."""
     row = connection.execute(select(uploads).where(uploads.c.transfer_id == claim.id)).first()
     if row is None:
         return None
@@ -46,7 +46,7 @@ def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None
 
 
 def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord:
-    """Return what a row of the table tells."""
+    """Return the UploadRecord of a row, with some `stored` parts."""
     return UploadRecord(
         row.upload_id,
         row.checked,
@@ -66,7 +66,7 @@ def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord
 def record_upload(
     connection: Connection, who: WorkerId, claim: Claim, upload: UploadRecord
 ) -> None:
-    """Write that an upload was begun, in the place of any other."""
+    """Record that an upload was created; it replaces any other record. Raises LeaseLost."""
     forget_upload(connection, who, claim)
     pinned = upload.pinned
     reported = pinned and {
@@ -99,13 +99,14 @@ def resume_upload(
     gone: Collection[int],
     total: int,
 ) -> None:
-    """Write that an upload of `total` parts is gone on with: the parts that are `gone`, and those
-    of ours that nobody moves any more, are anybody's. What others move stays theirs."""
+    """Record that an upload of `total` parts is resumed. The `gone` parts, which the destination
+    has lost, and this worker's unfinished parts are released. Parts that other workers move stay
+    theirs. Raises LeaseLost."""
     check_claim(connection, who, claim)
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload_id)
     connection.execute(update(uploads).where(ours).values(total=total))
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
-    for number in gone:  # few, if any: what was acknowledged is seldom lost
+    for number in gone:  # usually none: stores rarely lose acknowledged parts
         connection.execute(
             update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0)
         )
@@ -115,7 +116,8 @@ def resume_upload(
 
 
 def commit_upload(connection: Connection, who: WorkerId, claim: Claim, digest: str) -> None:
-    """Write the digest of the whole, right before the upload is completed."""
+    """Record the digest of the whole object, right before the upload is completed. Raises
+    LeaseLost."""
     check_claim(connection, who, claim)
     connection.execute(
         update(uploads).where(uploads.c.transfer_id == claim.id).values(digest=digest)
@@ -123,30 +125,30 @@ def commit_upload(connection: Connection, who: WorkerId, claim: Claim, digest: s
 
 
 def forget_upload(connection: Connection, who: WorkerId, claim: Claim) -> None:
-    """Write that an upload was thrown away, or is no more."""
+    """Delete the record of an upload that was aborted or no longer exists. Raises LeaseLost."""
     check_claim(connection, who, claim)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id))
     connection.execute(delete(uploads).where(uploads.c.transfer_id == claim.id))
 
 
 def outstanding_parts(connection: Connection, who: WorkerId, transfer: int) -> dict[int, bool]:
-    """Return the numbers of the parts that are not there yet and were taken once; True: they are
-    this runner's."""
+    """Return the numbers of the parts that were taken and are not stored yet, each with True if
+    this worker has it."""
     query = select(parts.c.number, parts.c.owner).where(parts.c.transfer_id == transfer, NOT_THERE)
     return {row.number: row.owner == who.id for row in connection.execute(query)}
 
 
-# -- by everybody who moves parts of it
+# -- for every mover of its parts
 
 
 def take_part(
     connection: Connection, who: WorkerId, transfer: int, upload_id: str, done: StoredPart | None
 ) -> int | None:
-    """Write that the destination has `done`, and that the next part is this runner's; return its
-    number, or None where all are somebody's.
+    """Record that the destination has the part `done`, and take the next one; return its number, or
+    None if all parts are taken.
 
-    Raises UploadGone where the transfer has no such upload any more, LeaseLost where `done` is not
-    ours any more: this runner was taken for gone."""
+    Raises UploadGone if the transfer no longer has this upload, LeaseLost if `done` was released
+    because this worker was thought lost."""
     if done is not None:
         _store(connection, who, transfer, upload_id, done)
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
@@ -157,7 +159,7 @@ def take_part(
         .returning(uploads.c.next)
     )
     while (following := connection.execute(fresh).scalar()) is not None:
-        # An upload that an older relay began has rows before its counter.
+        # An upload of an older relay may have rows above its counter.
         row = {"transfer": transfer, "number": following - 1, "owner": who.id}
         if connection.execute(_TAKE, row).rowcount:
             return int(following - 1)
@@ -190,7 +192,7 @@ _TAKE = text(
 def _store(
     connection: Connection, who: WorkerId, transfer: int, upload_id: str, part: StoredPart
 ) -> None:
-    """Write that the destination has a part of ours."""
+    """Record that the destination has a part of this worker."""
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
     row = (
         (parts.c.transfer_id == transfer)
@@ -210,13 +212,13 @@ def _store(
         connection.execute(update(uploads).where(ours).values(there=uploads.c.there + part.size))
         return
     if connection.execute(select(uploads.c.transfer_id).where(ours)).first() is None:
-        raise UploadGone("the upload was thrown away, or completed, while a part of it was moved")
+        raise UploadGone("the upload was aborted or completed while a part of it was moved")
     raise LeaseLost(f"part {part.number} was given to another worker")
 
 
 def release_parts(connection: Connection, who: WorkerId, transfer: int, resent: int = 0) -> None:
-    """Let anybody have the parts that are this runner's and not there yet. `resent` bytes of them
-    were sent, and will be again."""
+    """Release this worker's parts that are not stored yet. `resent` bytes of them were sent and
+    will be sent again."""
     free_parts(connection, who, [transfer])
     if resent:
         more = (
