@@ -1,13 +1,13 @@
 """The ledger's tables. A change needs a new file in `versions/`, and a new HEAD.
 
-Theory of operation. A row of `transfers` belongs to whoever's `owner` and `fence` stand in it while
-its state is `running`; every change of it compares both, so that a runner that was thought dead
-changes nothing any more. How long a claim holds stands once for each runner (`runners.until`), not
-in every row: one write keeps thousands of claims. `tallies` and `counters` are kept in the same
-transactions as what they count: nobody ever counts a million rows.
+Theory of operation. While a transfer's state is `running`, its row belongs to the worker and claim
+in `owner` and `fence`. Every change compares both, so that a worker that was thought lost changes
+nothing. The end of a lease is stored once per worker (`runners.until`), not in every row: one write
+renews thousands of claims. `tallies` and `counters` are updated in the transactions whose rows they
+count, so that a million rows are never counted.
 
-Times are seconds since 1970 (UTC), but for `runners.until`, which is of a clock that nobody can set
-back."""
+Times are seconds since 1970 (UTC), except `runners.until`, whose clock can't be set back
+(`Database.clock`)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
 
 LARGE_BYTES: Final = 64 << 20
-"""From this length on an object is large to those who claim. It stands in an index: a change wants
-a version."""
+"""Size from which an object counts as large when it is claimed. An index contains the number, so a
+change needs a new version."""
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")
@@ -75,20 +75,19 @@ migrations = Table(
     Column("created", Float, nullable=False),
     Column("ended", Float),
 )
-"""`source` and `destination` as they print; `spec`, `places` and `owner` are keyed hashes
-(`marks.py`) of all that was asked for, of both places, and of the accounts that they are spoken to
-with: the last two are null, and `spec` is an older relay's, where that accepted it. `runner` is the
-kind of runner that it belongs to; null is every kind.
+"""`source` and `destination` are without secrets. `spec`, `places` and `owner` are keyed hashes
+(`identity_hashes.py`) of the whole request, of both locations, and of their accounts. In a row of
+an older relay the last two are null, and `spec` is that relay's digest. `runner` is the kind of
+worker that it belongs to; null means every kind.
 
-`listing` is none, due, running, done or failed; `cursor` the last name that it told.
-`listing_lapses` counts the runners that were lost with it, `listings` how often it was begun again
-by its user, `entries` the objects that all of them told of (null: an older relay did not count).
-`slots` to `connections` are what it may use, null what nobody bounds. `renewed` counts how often
-its secrets were replaced, so that whoever holds the old ones knows. `looked` is when nothing was
-found at the destination, null where that says nothing of today."""
-Index(
-    "migrations_by_destination", migrations.c.destination
-)  # PostgreSQL's is a hash index, which takes long URLs
+`listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
+counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
+objects of all listings (null: an older relay did not count). `slots` to `connections` are the
+bounds, null for unbounded. `renewed` counts the replacements of its secrets, so that workers notice
+when theirs are old. `looked` is when the destination was found empty, null if that is no longer
+known."""
+# In PostgreSQL it is a hash index, which accepts long URLs.
+Index("migrations_by_destination", migrations.c.destination)
 Index("migrations_by_places", migrations.c.places)
 
 keys = Table(
@@ -97,7 +96,8 @@ keys = Table(
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Random keys of this ledger; `identity` is that of the keyed hashes."""
+"""Random keys of this ledger; `identity` is the key of the keyed hashes. The row `transfers` is the
+highest deleted transfer id (`entries.py`)."""
 
 secrets = Table(
     "secrets",
@@ -110,8 +110,8 @@ secrets = Table(
     ),
     Column("locations", Text, nullable=False),
 )
-"""What is needed to speak to both stores, as JSON: URLs with their queries, headers. Removed when
-nothing is left to do; remotes are named here and not copied."""
+"""The locations of both sides with their credentials, as JSON: URLs with queries, and headers.
+Deleted when they are no longer needed. Remotes are stored by name, without their settings."""
 
 transfers = Table(
     "transfers",
@@ -145,32 +145,34 @@ transfers = Table(
     Column("ended", Float),
     UniqueConstraint("migration_id", "name"),
 )
-"""`name` is relative to the tree, and empty for a single object; PostgreSQL's index is of its MD5,
-since it takes no long ones. `url` is where it is if not below the tree, `identity` a keyed hash of
-that, which stays when the URL goes. `listings` is the migration's as it was when a listing last
-told of it. `size` to `digests` (in hex, as JSON) as the listing told them. `folded` is the MD5 of
-the form of its name in which some stores take two names for one, where that is another; `twins` is
-1 where another transfer has the same, and more once it went there (`twins.py`). `before`, as JSON,
-is what was at the destination before the first byte went there (`notes.py`), and what of ours may
-be left there. `resent` counts the bytes that were sent more than once, in all attempts."""
+"""`name` is relative to the tree, and empty for a single object; PostgreSQL's index is on its MD5,
+since an index entry has a maximum length. `url` is the source's URL if it is not below the tree;
+`identity` is a keyed hash of it, which stays when the URL is deleted. `listings` is the migration's
+number of listings when one last named the object. `size` to `digests` (in hex, as JSON) are from
+the listing. `folded` is the MD5 of the name's folded form if that differs from the name. `twins` is
+1 if another transfer has the same folded form, and more once this one was sent (`folded_names.py`).
+`before`, as JSON, is the destination's state before the first byte was sent, with possible
+leftovers of ours (`rows.PriorState`). `resent` counts the bytes that were sent more than once, over
+all attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
-# Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would
-# load the dialects of both at each start.
+# Partial indexes are declared in `versions/`, for both databases. Declared here, they would load
+# both dialects at each start.
 QUEUED: Final = transfers.c.state == literal_column("'queued'")
 RUNNING: Final = transfers.c.state == literal_column("'running'")
-"""Of a transfer. A value that is bound would keep the indexes of some states from being used."""
+"""Conditions on a transfer. With a bound parameter the database could not use the partial
+indexes."""
 LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
-"""Of a transfer: it is queued, and large."""
+"""Condition on a transfer: queued and large."""
 Index("transfers_large", transfers.c.migration_id, transfers.c.size)  # where LARGE
 Index("transfers_running", transfers.c.owner)  # where RUNNING
 LAPSED: Final = transfers.c.lapses > literal_column("0")
-"""Of a transfer: runners were lost with it, or it has left something else that is to be removed."""
+"""Condition on a transfer: workers were lost with it, or it has other leftovers to remove."""
 TRUSTED: Final = case((LAPSED, literal_column("1")), else_=literal_column("0"))
-"""The lapses of a transfer that somebody looked at, and said go on: of those that were lost with it
-what is left is still to be removed."""
+"""The crash count of a transfer that a person has resumed or retried: 1 if there are leftovers of
+lost workers, which must still be removed, else 0."""
 Index("transfers_lapsed", transfers.c.id)  # where LAPSED
 FOLDED: Final = transfers.c.folded.is_not(None)
-"""Of a transfer: some stores have another form of its name."""
+"""Condition on a transfer: its name differs from its folded form."""
 Index("transfers_folded", transfers.c.migration_id, transfers.c.folded)  # where FOLDED
 
 uploads = Table(
@@ -191,10 +193,10 @@ uploads = Table(
     Column("next", Integer, nullable=False, server_default=text("1")),
     Column("there", BigInteger, nullable=False, server_default=text("0")),
 )
-"""An upload in parts that was begun and not thrown away: of which version of the source (`etag`,
-`size`; `pinned`, as JSON, where other runners may move parts of it), in which cut. Of its `total`
-parts all before `next` were somebody's once; the destination has `there` bytes of them. `digest` is
-that of the whole, and stands here from just before the upload is completed."""
+"""A multipart upload that was created and neither completed nor aborted. `etag` and `size` are
+those of the source's version; `pinned`, as JSON, is the version if helpers may move parts. Of its
+`total` parts every one before `next` was taken once; the destination has `there` bytes of them.
+`digest` is that of the whole object, written just before the upload is completed."""
 
 parts = Table(
     "parts",
@@ -207,11 +209,11 @@ parts = Table(
     Column("checked", Boolean, nullable=False),
     Column("owner", String(36)),
 )
-"""A part that the destination has acknowledged; one without an `etag` is the `owner`'s to move, or,
-if there is none, anybody's."""
+"""A part of an upload. With an `etag` the destination has acknowledged it; without one its `owner`
+moves it, or any worker may take it if there is no owner."""
 NOT_THERE: Final = parts.c.etag == literal_column("''")
-"""Of a part: the destination has not acknowledged it. A value that is bound would keep the index
-from being used."""
+"""Condition on a part: the destination has not acknowledged it. With a bound parameter the index
+could not be used."""
 Index("parts_taken", parts.c.transfer_id, parts.c.number)  # where NOT_THERE
 
 receipts = Table(
@@ -234,7 +236,7 @@ tallies = Table(
     Column("objects", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
 )
-"""How many transfers of a migration are in each state, and how many bytes those have."""
+"""The number of a migration's transfers in each state, and their bytes."""
 
 counters = Table(
     "counters",
@@ -249,8 +251,8 @@ counters = Table(
     Column("name", String(16), primary_key=True),
     Column("amount", BigInteger, nullable=False),
 )
-"""What else is counted of a migration's transfers: how many have each `level` (by its name), the
-bytes that were `resent`, and the `retries` beyond each first attempt."""
+"""Other counters of a migration's transfers: their number at each `level` of proof (by its name),
+the `resent` bytes, and the `retries` beyond the first attempts."""
 
 runners = Table(
     "runners",
@@ -261,8 +263,8 @@ runners = Table(
     Column("process", String(64), nullable=False),
     Column("until", Float, nullable=False),
 )
-"""Who claims, and until when its claims hold. `process` is its number and its start, so that one
-that was killed is known to be gone at once on the same machine."""
+"""The workers, and when their leases expire. `process` is the process id with its start time, so
+that a killed worker is recognized at once on the same machine."""
 
 links = Table(
     "links",
@@ -277,9 +279,9 @@ links = Table(
     Column("path", Text, nullable=False),
     Column("target", Text, nullable=False),
 )
-"""A link of a destination on this machine, and where it leads, by which a tree was written
-elsewhere; `path` is that of the link in the tree, both are percent-encoded, and `mark` is the MD5
-of `path`."""
+"""A symbolic link in a local destination through which a tree's objects were written elsewhere, and
+its target. `path` is the link's path in the tree; both are percent-encoded. `mark` is the MD5 of
+`path`."""
 
 events = Table(
     "events",
@@ -292,5 +294,5 @@ events = Table(
     Column("kind", String(24), nullable=False),
     Column("members", Text, nullable=False),
 )
-"""What happened to a migration as a whole, and which of its transfers failed."""
+"""Events of a migration as a whole, and its failed transfers."""
 Index("events_of", events.c.migration_id, events.c.id)
