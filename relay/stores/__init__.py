@@ -1,4 +1,4 @@
 """The stores: one implementation for each protocol, with the same methods in the same order.
 
-Decided here: what a store's answers mean. Never here: when to try again, and what was proved.
+Decided here: what a store's answers mean. Never here: retries of a transfer, and levels of proof.
 """

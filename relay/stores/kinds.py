@@ -1,7 +1,7 @@
-"""The description of one kind of store: all that the rest of relay needs to know of it.
+"""The description of one type of store: everything that the rest of relay needs to know about it.
 
-Decided here: what a kind consists of. Never here: which kinds there are (`stores/table.py`).
-"""
+Decided here: what such a description contains. Never here: which types there are
+(`stores/table.py`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Given = Mapping[str, str] | Iterable[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Remote:
-    """A named store. `options` hold secrets; `origin` says where it was found."""
+    """A named store. `options` contain secrets; `origin` names the file or settings it is from."""
 
     name: str
     type: str
@@ -30,8 +30,8 @@ class Remote:
 
 @dataclass(frozen=True)
 class LocateOptions:
-    """What came with a text that is to be located: the upload's method, headers of the caller's,
-    and for what it is."""
+    """The request's options for a text that is to be located: the upload's method, the caller's
+    headers, and whether it is a destination or a folder."""
 
     method: str | None = None
     headers: Given = ()
@@ -41,12 +41,12 @@ class LocateOptions:
 
 @dataclass(frozen=True)
 class StoreType:
-    """One kind of store.
+    """One type of store.
 
-    `name` is what the accounts of its Locations call it. `opens` makes the Store of one transfer.
-    `schemes` make a Location of a whole text that begins so ("az": `az://…`), `types` one of a
-    remote of that type and the path behind its name; both raise a RequestError, or ConfigError
-    where the remote's own options are at fault."""
+    `name` is the `store` of the accounts of its Locations. `opens` creates the Store of one
+    transfer. `schemes` make a Location of a text with that scheme ("az": `az://…`), `types` of a
+    remote of that type and the path after its name. Both raise a RequestError, or ConfigError if
+    the remote's own options are wrong."""
 
     name: str
     opens: Callable[[Wire, Side, Watchdog], Any]

@@ -1,11 +1,10 @@
 """Metadata of an object: which fields travel with it, in which form, and how a loss is reported.
 
-Theory of operation. A source tells all of its object's fields, whatever their length or alphabet. A
-destination passes on what it can hold; of the rest it gives a note (law 15). Some members of an
-object's metadata are no fields: their names have no HTTP meaning, and no store sends them as they
-are.
+Theory of operation. A source returns all fields of its object, whatever their length or alphabet. A
+destination sends those that it can keep, and notes the others (law 15). Some members of an object's
+metadata are not fields: their names have no meaning in HTTP, and no store sends them as they are.
 
-Decided here: those names, and the words of a note. Never here: what one store can hold
+Decided here: those names, and the text of a note. Never here: which metadata a store can keep
 (`stores/*.py`)."""
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from relay.location import Location
 from relay.wire.http1 import Fields
 
 MTIME: Final = "mtime"
-"""When the object was last changed: seconds since 1970, with a fraction where that is known. Each
+"""The object's time of modification: seconds since 1970, with a fraction if that is known. Each
 store has its own way to keep it, or none."""
 STRICT: Final = "strict"
-"""Nothing of the metadata may be left out: an upload that would do so raises MetadataUnkept before
-it sends a byte."""
+"""All metadata is required: an upload that would lose some raises MetadataUnkept before it sends a
+byte."""
 UNTOLD: Final = "untold"
-"""What the source has and does not tell, in words."""
+"""A note about metadata that the source has and does not return."""
 _ANYHOW: Final = frozenset({MTIME, STRICT, UNTOLD, "content-type"})
-"""What no note names: members that are no fields, and the type."""
+"""Members that no note names: those that are not fields, and the content type."""
 
 USER: Final = "x-amz-meta-"
-"""What begins the name of a field that S3 keeps for the user, ..."""
+"""Prefix of the fields of user metadata at S3."""
 USER_PREFIXES: Final = (USER, "x-goog-meta-", "x-ms-meta-")
-"""... and what it is called by those stores that are read by a signed URL (cloud.google.com,
-"Object metadata", learn.microsoft.com, "Setting and retrieving properties and metadata")."""
+"""The same prefix at all stores that are read by signed URLs (cloud.google.com, "Object metadata",
+learn.microsoft.com, "Setting and retrieving properties and metadata")."""
 TAGGING: Final = "x-amz-tagging"
 CARRIED: Final = (
     "content-type",
@@ -43,22 +42,21 @@ CARRIED: Final = (
     "cache-control",
     "content-disposition",
 )
-"""Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on
-untouched."""
+"""Fields that describe the object and are copied with it, including Content-Encoding, since the
+bytes are copied unchanged."""
 _TITLES: Final = tuple((name, name.title()) for name in CARRIED)
 FRAMED: Final = "aws-chunked"
-"""How an upload to S3 was framed, which some stores keep as if it were the object's own coding."""
+"""The coding of an upload to S3, which some stores keep as if it were the object's own."""
 
 _NAMED: Final = 20
-"""The most names in a note."""
+"""Maximum number of names in a note."""
 
 
 def metadata_of_head(get: Callable[[str], str | None], fields: Fields) -> Fields:
-    """Return what an answer's head tells of its object: `get` one field, joined where it came
-    twice; `fields` are all.
+    """Return the object's metadata in an answer's head. `get` returns one field, with repeated
+    fields joined; `fields` are all of them.
 
-    A field that is empty says nothing, unless it is the user's own.
-    """
+    Empty fields are ignored, except for user metadata."""
     found: list[tuple[str, str]] = []
     for name, title in _TITLES:
         value = get(name)
@@ -77,7 +75,7 @@ def metadata_of_head(get: Callable[[str], str | None], fields: Fields) -> Fields
 
 
 def _coding(value: str) -> str | None:
-    """Return a Content-Encoding without the token that is none of the object's
+    """Return a Content-Encoding without `aws-chunked`, which is not the object's coding
     (docs.aws.amazon.com, "Signature calculations for the authorization header: Transferring payload
     in multiple chunks")."""
     if FRAMED not in value.lower():
@@ -91,12 +89,12 @@ def _coding(value: str) -> str | None:
 def unkept_notes(
     metadata: Fields, holds: Callable[[str], bool], location: Location, holder: str
 ) -> tuple[str, ...]:
-    """Return a note of what of the `metadata` can't be kept, if there is any: `holds` says it of a
-    name in lower case.
+    """Return notes on the `metadata` that can't be kept, if there is any; `holds` says whether the
+    field of a lower-case name can.
 
-    Not of what the caller sets by a field of the same name, nor of the type: a name's ending tells
-    it as well."""
-    lost = [name for name, _ in metadata if (key := name.lower()) not in _ANYHOW and not holds(key)]
+    Fields that the caller sets are left out, and so is the content type, which the name's ending
+    shows as well."""
+    lost = [name for name, _ in metadata if name.lower() not in _ANYHOW and not holds(name.lower())]
     if lost:
         own = {name.lower() for name, _ in location.headers}
         lost = [name for name in lost if name.lower() not in own]
@@ -106,9 +104,9 @@ def unkept_notes(
 def unshown_notes(
     metadata: Fields, shown: Fields, location: Location, notes: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return a note of what of the `metadata` a destination took, and does not tell of the object;
-    not of what `notes` say already. Many a web server takes an upload's fields, and makes its own
-    of the name."""
+    """Return a note on the `metadata` that the destination accepted, but does not return with the
+    object (`shown`), unless `notes` name it already. Many web servers ignore an upload's fields and
+    derive their own from the name."""
     there = {name.lower(): value for name, value in shown}
     own = {"content-type", *(name.lower() for name, _ in location.headers)}
     names = [*CARRIED, *(name.lower() for name, _ in metadata if name.lower().startswith(USER))]
@@ -126,8 +124,7 @@ def unshown_notes(
 
 
 def note(names: list[str], holder: str) -> tuple[str, ...]:
-    """Return a note that says of these fields that `holder` does not keep them; none where there
-    are none."""
+    """Return a note that `holder` does not keep these fields, or nothing without fields."""
     if not names:
         return ()
     shown = [
@@ -138,16 +135,17 @@ def note(names: list[str], holder: str) -> tuple[str, ...]:
 
 
 def require(metadata: Fields, location: Location, notes: tuple[str, ...]) -> None:
-    """Raise MetadataUnkept where something could not be kept and all of it is wanted."""
+    """Raise MetadataUnkept if something can't be kept and all metadata is required."""
     if notes and STRICT in dict(metadata):
         raise MetadataUnkept(
-            f"{location} can't have all of the object's metadata: {'; '.join(notes)}"
+            f"{location} can't keep all of the object's metadata: {'; '.join(notes)}"
         )
 
 
 def encode_value(value: str) -> str:
-    """Return a value that is not ASCII in the form of RFC 2047, as AWS's own answers have it
-    (docs.aws.amazon.com, "Working with object metadata"). Bytes that are no UTF-8 are Latin-1."""
+    """Return a non-ASCII value encoded as in RFC 2047, the form of AWS's own answers
+    (docs.aws.amazon.com, "Working with object metadata"). Bytes that are not UTF-8 are read as
+    Latin-1."""
     if value.isascii():
         return value
     raw = value.encode("latin-1")
@@ -156,9 +154,8 @@ def encode_value(value: str) -> str:
     except UnicodeDecodeError:
         text = value
     words, word = [], ""
-    for char in (
-        text
-    ):  # an encoded word has at most 75 characters, 45 bytes of them in base64 (RFC 2047 section 2)
+    # An encoded word has at most 75 characters, which hold 45 bytes (RFC 2047 section 2).
+    for char in text:
         if len((word + char).encode()) > 45:
             words.append(word)
             word = ""
@@ -170,7 +167,7 @@ _BLANKS: Final = re.compile(r"[ \t]+")
 
 
 def squeeze_blanks(value: str) -> str:
-    """Return a field's value as a signature has it: blanks at its ends removed, several of them
-    one. Other bytes that Python takes for blanks, as those of UTF-8 may be, stay."""
+    """Return a field's value in the form that is signed: without blanks at both ends, and with runs
+    of blanks as one. Other bytes that Python counts as whitespace, such as some of UTF-8, stay."""
     value = value.strip(" \t")
     return _BLANKS.sub(" ", value) if "  " in value or "\t" in value else value

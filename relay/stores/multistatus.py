@@ -1,8 +1,8 @@
-"""What the rows of a multistatus say (RFC 4918 sections 9.1, 13 and 14): of what, with which
-status, and which properties it has.
+"""Parse the rows of a WebDAV multistatus (RFC 4918 sections 9.1, 13 and 14): path, status and
+properties.
 
-Decided here: what one row means. Never here: what is asked, and which document is believed
-(`webdav.py`)."""
+Decided here: what one row means. Never here: which requests are sent, and which document is
+believed (`webdav.py`)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ PROPERTIES = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
     b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
-"""What PROPFIND asks for."""
+"""The body of a PROPFIND."""
 
 
 def path_of(row: Element) -> str:
-    """Return the path of a row's address, which may be a whole URL (RFC 4918 section 8.3)."""
+    """Return the path of a row's href, which may be a whole URL (RFC 4918 section 8.3)."""
     href = (row.findtext(HREF) or "").strip()
     _, scheme, rest = href.partition("://")
     return "/" + rest.partition("/")[2] if scheme else href
 
 
 def status_of(row: Element) -> int:
-    """Return the status of what a row is about: its own, or that of its properties where none of
+    """Return the status of a row's resource: the row's own, or that of the properties if none of
     them could be read.
 
-    That properties are not found (404) says nothing of the thing itself, as a row's own 404 does.
-    """
+    Missing properties (404) don't mean that the resource is missing; only a row's own 404 does."""
     own = _status(row, 200)
     if own != 200:
         return own
@@ -51,15 +50,15 @@ def _status(element: Element, default: int) -> int:
 
 
 def properties_of(row: Element) -> Mapping[str, Element]:
-    """Return the properties that a row tells, by their names; those that are not there come with
-    another status."""
+    """Return a row's properties by their names. Missing properties have another status, and are
+    left out."""
     good = (group for group in row.iterfind("{DAV:}propstat") if _status(group, 200) == 200)
     return {prop.tag: prop for group in good for prop in group.iterfind("{DAV:}prop/*")}
 
 
 def rows_of(row: Element) -> Iterator[Element]:
-    """Yield a row for each of the addresses that it has: where its status is that of several things
-    it has them all (RFC 4918 section 14.24)."""
+    """Yield one row for each href of a row: a row with a status may have several (RFC 4918 section
+    14.24)."""
     places = row.findall(HREF)
     if len(places) < 2:
         yield row
@@ -71,9 +70,9 @@ def rows_of(row: Element) -> Iterator[Element]:
 
 
 def own_row(rows: Iterable[Element], path: str) -> Element | None:
-    """Return the row that is about what lies at a path, in whatever normal form it spells that; or
-    the only one, unless that is about a folder above: behind a proxy that rewrites paths a server
-    knows the same thing by another."""
+    """Return the row of the resource at a path, in any Unicode normal form. Otherwise return the
+    only row, unless it is that of a folder above: behind a proxy that rewrites paths, the server
+    has another path for the resource."""
     asked, only, count = segments_of(path), None, 0
     for row in rows:
         there = segments_of(path_of(row))
@@ -86,9 +85,8 @@ def own_row(rows: Iterable[Element], path: str) -> Element | None:
 
 
 def tells_kind(row: Element) -> bool:
-    """Say if a row of something that is there tells whether it is a folder: by its type, which
-    everything has (RFC 4918 section 15.9), by its address, or by a length, which a folder seldom
-    has."""
+    """Say if a row shows whether its resource is a folder: by its type, which every resource has
+    (RFC 4918 section 15.9), by its path, or by a length, which a folder seldom has."""
     reported = properties_of(row)
     return (
         "{DAV:}resourcetype" in reported
@@ -98,14 +96,13 @@ def tells_kind(row: Element) -> bool:
 
 
 def is_folder(row: Element) -> bool:
-    """Say if a row tells of a folder."""
+    """Say if a row is that of a folder."""
     return _is_folder(path_of(row), properties_of(row))
 
 
 def is_object(row: Element) -> bool:
-    """Say if a row tells of an object for certain: its type is none of a folder, and it has a
-    length. Its address may end in '/' all the same, since many a server repeats what it was asked
-    for."""
+    """Say if a row is certainly that of an object: its type is not that of a folder, and it has a
+    length. Its path may still end in '/', since many servers repeat that of the request."""
     reported = properties_of(row)
     kind = reported.get("{DAV:}resourcetype")
     return (
@@ -121,9 +118,9 @@ def _is_folder(path: str, reported: Mapping[str, Element]) -> bool:
 
 
 def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
-    """Return what a row tells of something in the folder with these segments, with an error where
-    its name leads elsewhere; None of the folder itself, in whatever normal form it spells that.
-    Raises ProtocolViolation for something that does not lie in it."""
+    """Return the entry of a row in the listing of the folder with these segments, with an error for
+    an unsafe name; None for the folder itself, in any Unicode normal form. Raises ProtocolViolation
+    for a resource that is not directly in the folder."""
     path = path_of(row)
     there = segments_of(path)
     within = len(there) >= len(folder) and all(map(same_text, folder, there))
@@ -133,13 +130,11 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
         name = path.rstrip("/").rpartition("/")[2]
         return Entry(
             name,
-            error=UnsafeKey(
-                f"the name {name[:200]!a} in the listing is none that relay can ask for"
-            ),
+            error=UnsafeKey(f"the listing has the name {name[:200]!a}, which relay can't request"),
         )
     if not within or len(there) != len(folder) + 1:
         raise ProtocolViolation(
-            f"the listing of /{'/'.join(folder)} tells of what does not lie in it", side=side
+            f"the listing of /{'/'.join(folder)} has entries of other folders", side=side
         )
     reported = properties_of(row)
     if _is_folder(path, reported):
@@ -147,14 +142,14 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
     version = version_of(row)
     if status_of(row) == 200 and not tells_kind(row):
         error = ProtocolViolation(
-            f"the listing does not tell if {path[:200]!a} is a folder", side=side
+            f"the listing does not say if {path[:200]!a} is a folder", side=side
         )
         return Entry(there[-1], version.size, error=error)
     return Entry(there[-1], version.size, version.etag, http_date(version.last_modified))
 
 
 def version_of(row: Element) -> Version:
-    """Return the version that a row tells of an object."""
+    """Return the version of a row's object."""
     texts = {tag: (prop.text or "").strip() for tag, prop in properties_of(row).items()}
     return Version(
         size=count(texts.get("{DAV:}getcontentlength")),

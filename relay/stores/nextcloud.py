@@ -1,12 +1,12 @@
 """Nextcloud: WebDAV, and its chunked upload for large objects (docs.nextcloud.com, "Chunked file
 upload", version 2).
 
-Theory of operation. The parts of an upload lie in a folder of their own below
-`/remote.php/dav/uploads/USER/`, which nobody sees among the files; a MOVE of the folder's `.file`
-puts them together. They are put together under a temporary name beside the final one, proved there,
-and moved, as any other upload over WebDAV.
+Theory of operation. The parts of an upload are in a folder of their own below
+`/remote.php/dav/uploads/USER/`, which is not visible among the files. A MOVE of the folder's
+`.file` assembles them. They are assembled under a temporary name beside the final one, verified
+there, and moved, like any other upload over WebDAV.
 
-Decided here: where the parts lie, and how they become one file. Never here: what else WebDAV says
+Decided here: where the parts are, and how they become one file. Never here: the rest of WebDAV
 (`stores/webdav.py`)."""
 
 from __future__ import annotations
@@ -29,31 +29,30 @@ from relay.wire.http1 import Fields
 
 MIB = 1 << 20
 PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
-"""The sizes and the number of chunks that the server takes; the last may be smaller."""
+"""The sizes and the number of chunks that the server allows."""
 FOLDER_GONE = frozenset({404, 409})
-"""What an upload into a folder that is not there is answered: the server throws one away after a
-day."""
-HOLDER = "the destination, of an object in parts,"
+"""Statuses of an upload into a missing folder: the server deletes an unfinished one after a day."""
+HOLDER = "the destination, for an object in parts,"
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
 
 @dataclass(frozen=True)
 class NextcloudAccount(WebDavAccount):
-    """One user's files on a Nextcloud."""
+    """One user's files on a Nextcloud server."""
 
     store: str = "nextcloud"
 
 
 def is_nextcloud(path: str) -> bool:
-    """Say if a path is below the files of a user of a Nextcloud."""
+    """Say if a path is below a user's files on a Nextcloud server."""
     return _FILES.fullmatch(path) is not None
 
 
 class NextcloudStore(WebDavStore):
-    """One Nextcloud, for one transfer."""
+    """One Nextcloud server, for one transfer."""
 
     first_name = 1
-    """It takes nothing that ends in `.part` (docs.nextcloud.com, "Forbidden file names")."""
+    """Nextcloud refuses names that end in `.part` (docs.nextcloud.com, "Forbidden file names")."""
 
     @property
     def part_limits(self) -> PartLimits | None:
@@ -70,15 +69,15 @@ class NextcloudStore(WebDavStore):
         token: str | None = None,
         begins: Begins | None = None,
     ) -> PutResult:
-        """As PartsDestination.put; a body of unknown length comes in one request as well."""
+        """As PartsDestination.put. A body of unknown length is sent in one request too."""
         return super().put(location, body, metadata, if_absent=if_absent, token=token)
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object
-        too.
+        """As PartsDestination.begin: makes a folder for the parts, and the missing folders of the
+        object.
 
-        Of the metadata only the time of change goes along, with the MOVE. Raises MetadataUnkept
-        where all is wanted."""
+        Of the metadata only the time of modification is sent, with the MOVE. Raises MetadataUnkept
+        if all metadata is required."""
         require(metadata, location, unkept_notes(metadata, lambda _: False, location, HOLDER))
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
@@ -90,14 +89,15 @@ class NextcloudStore(WebDavStore):
         return Upload(location, id, checked=False, described=metadata)
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
-        """As PartsDestination.put_part; the parts are put together in the order of their names."""
+        """As PartsDestination.put_part. The server assembles the parts in the order of their
+        names."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
         expects = not upload.welcome and self._expects(body)
         response = self._send("PUT", place, (("Destination", upload.location.url),), body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
             raise UploadGone(
-                f"the folder for the parts of {upload.location} is gone", side=self._side
+                f"the folder with the parts of {upload.location} no longer exists", side=self._side
             )
         if response.head.status not in self.believed["PUT"]:
             raise self._refusal(response, "PUT", place)
@@ -117,8 +117,7 @@ class NextcloudStore(WebDavStore):
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """As PartsDestination.complete; what is returned lies under a temporary name until
-        `publish`."""
+        """As PartsDestination.complete. The object has a temporary name until `publish`."""
         place = upload.location
         if if_absent and self._exists(place):
             raise PreconditionFailed(f"{place} exists", side=self._side)
@@ -147,12 +146,12 @@ class NextcloudStore(WebDavStore):
         return PutResult(Version(), part, {}, place=place, notes=notes)
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes
-        each after a day."""
+        """As PartsDestination.lost_uploads: empty, since a folder does not name its object, and the
+        server deletes it after a day."""
         return ()
 
     def abort(self, upload: Upload) -> None:
-        """As PartsDestination.abort: the folder goes with all that is in it."""
+        """As PartsDestination.abort: deletes the folder with its parts."""
         response = self._send("DELETE", _uploads(upload.location, upload.id), ())
         if response.head.status not in self.believed["DELETE"]:
             raise self._refusal(response, "DELETE", upload.location)
@@ -160,7 +159,7 @@ class NextcloudStore(WebDavStore):
 
 
 def _uploads(location: Location, id: str, name: str = "") -> Location:
-    """Return the folder of an upload, or what lies in it."""
+    """Return the location of an upload's folder, or of a file in it."""
     found = _FILES.fullmatch(location.path)
     if found is None:
         raise NotFound(f"{location} is not below the files of a user", side="destination")

@@ -1,8 +1,8 @@
-"""Options of a remote that are no part of its address: bucket style, fields that go along.
+"""Options of a remote other than its address: bucket style, and fields of its requests.
 
-Decided here: which of rclone's options are heeded, which are refused since they change what is read
-or written (rclone.org/s3, rclone.org/webdav, rclone.org/http), and that all others only tune
-rclone. Never here: endpoints and credentials (`stores/remotes.py`)."""
+Decided here: which of rclone's options are supported, and which are refused since they change what
+is read or written (rclone.org/s3, rclone.org/webdav, rclone.org/http). All others only tune rclone,
+and are ignored. Never here: endpoints and credentials (`stores/remotes.py`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UPLOAD: Final[Mapping[str, str]] = {
     "storage_class": "x-amz-storage-class",
     "acl": "x-amz-acl",
 }
-"""What goes along with each object that is written (docs.aws.amazon.com, "PutObject",
+"""Options that become fields of every upload (docs.aws.amazon.com, "PutObject",
 "CreateMultipartUpload")."""
 _REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": (
@@ -50,30 +50,30 @@ _REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
     "webdav": ("bearer_token_command", "unix_socket"),
     "http": ("no_escape",),
 }
-"""What would make other objects of a remote's, or other bytes, or none, where it is passed over."""
+"""Options of each type that are refused: ignored, they would lead to other objects, other bytes, or
+none."""
 _IN_HOST: Final = frozenset({"Alibaba", "HuaweiOBS", "Netease", "TencentCOS"})
-"""Providers that want the bucket in the host's name (rclone's backend/s3, `setQuirks`)."""
+"""Providers that require the bucket in the host name (rclone's backend/s3, `setQuirks`)."""
 
 
 def check(remote: Remote) -> None:
-    """Raise Unsupported for an option that changes what is read or written, and is not heeded
-    here."""
+    """Raise Unsupported for an option that changes what is read or written, and that relay does not
+    support."""
     off = frozenset({"", "false", "0", "no", "off"})
     for name in _REFUSED.get(remote.type, ()):
         if remote.options.get(name, "").lower() not in off:
             raise Unsupported(
-                f"the remote {remote.name!a} has {name}, which relay does not heed",
+                f"the remote {remote.name!a} has {name}, which relay does not support",
                 hint=(
-                    "Passed over, it would change what is read or written. Name a remote"
+                    "Without this option, other data would be read or written. Name a remote"
                     " without it."
                 ),
             )
 
 
 def uses_virtual_hosts(options: Options, endpoint: str | None, reported: bool = False) -> bool:
-    """Say if the bucket is to stand in the host's name: as the remote says itself, else as its
-    provider wants it, else as AWS's own settings have `told`. An endpoint that is an address has no
-    names below it."""
+    """Say if the bucket belongs in the host name: as the remote's option says, otherwise as AWS's
+    settings (`reported`) or its provider require. Never for an endpoint that is an IP address."""
     if endpoint is not None and _is_address(urlsplit(endpoint).hostname or ""):
         return False
     style = options.get("force_path_style", "").lower()
@@ -91,28 +91,25 @@ def _is_address(host: str) -> bool:
 
 
 def upload_fields(options: Options) -> Fields:
-    """Return the fields that go along with every object that is written to a bucket. Raises
-    InvalidHeader for a value that can't be sent."""
+    """Return the fields of every upload to a bucket. Raises InvalidHeader for a value that can't be
+    sent."""
     return parse_headers(
         (field, options[name]) for name, field in _UPLOAD.items() if options.get(name)
     )
 
 
 def request_fields(options: Options) -> Fields:
-    """Return the fields that go along with every request to a bucket."""
-    return (
-        (("x-amz-request-payer", "requester"),)
-        if options.get("requester_pays", "").lower() in YES
-        else ()
-    )
+    """Return the fields of every request to a bucket."""
+    if options.get("requester_pays", "").lower() in YES:
+        return (("x-amz-request-payer", "requester"),)
+    return ()
 
 
 def headers(remote: Remote) -> dict[str, str]:
-    """Return the fields that a web server is to get: `headers` is a line of CSV, names and values
-    by turns.
+    """Return the fields of every request to a web server. The option `headers` is a line of CSV
+    with alternating names and values.
 
-    Raises ConfigError for a line that is none.
-    """
+    Raises ConfigError for another format."""
     text = remote.options.get("headers", "")
     try:
         row = next(csv.reader([text], skipinitialspace=True, strict=True), [])
@@ -120,6 +117,6 @@ def headers(remote: Remote) -> dict[str, str]:
         row = [""]
     if len(row) % 2:
         raise ConfigError(
-            f"the headers of the remote {remote.name!a} are no line of names and values by turns"
+            f"the headers of the remote {remote.name!a} are not a CSV line of names and values"
         )
     return {name.strip(): value.strip() for name, value in zip(row[::2], row[1::2], strict=True)}

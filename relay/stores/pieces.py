@@ -1,7 +1,6 @@
 """Read a listing's answer in small pieces, and yield to the hub between them (law 10).
 
-Decided here: how much of a listing is looked at without a break. Never here: what it says.
-"""
+Decided here: how much of a listing is parsed without a break. Never here: what it says."""
 
 from __future__ import annotations
 
@@ -15,18 +14,18 @@ from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 
 PIECE_BYTES: Final = 8 << 10
-"""So much is read, and looked at, at a time: some milliseconds."""
+"""Size of the pieces that are read and parsed at a time, which takes some milliseconds."""
 BARREN_BYTES: Final = 64 << 20
-"""The most of a listing between two of its entries: blank lines, markup, or rows that tell of
-nothing may have no end."""
+"""Maximum size of a listing between two entries, in bytes: blank lines, markup, or rows without an
+entry could be endless."""
 
 
 def pieces_of(body: Body, meter: Watchdog, most: int | None = None) -> Generator[bytes, None, None]:
-    """Yield a body's bytes, and let others run between them; it is closed in the end.
+    """Yield a body's bytes in pieces, with a yield to the hub between them; close the body in the
+    end.
 
-    What the reader of a piece takes for it is held against nobody: the meter's stall rule stands
-    still. Raises ProtocolViolation for more than `most` bytes, or too many since the last entry,
-    and the body's errors."""
+    The consumer's time does not count as a stall of the store. Raises ProtocolViolation for more
+    than `most` bytes, or more than BARREN_BYTES since the last entry, and the body's errors."""
     clock, turn = meter.clock, meter.clock()
     reported, barren = meter.reported, 0
     try:
@@ -36,7 +35,7 @@ def pieces_of(body: Body, meter: Watchdog, most: int | None = None) -> Generator
                 len(piece) + (barren if reported == meter.reported else 0),
             )
             if barren > BARREN_BYTES:
-                message = f"a listing has {BARREN_BYTES} bytes in which it tells of nothing"
+                message = f"a listing has {BARREN_BYTES} bytes without an entry"
                 raise ProtocolViolation(message, side=body.connection.side)
             if most is not None and body.count > most:
                 message = f"one page of a listing has more than {most} bytes"

@@ -1,9 +1,8 @@
 """Read the remotes of an existing rclone.conf.
 
-Decided here: where that file is, how it is read, how its obscured passwords are revealed (rclone's
-fs/config/obscure: AES-CTR under a key that is published in its source, so it hides nothing from
-anybody; it only keeps passwords from being read over a shoulder). Never here: what a remote's
-options mean."""
+Decided here: where that file is, how it is parsed, and how its obscured passwords are revealed
+(rclone's fs/config/obscure: AES-CTR with a key that is published in its source, so it only keeps
+passwords from being read over a shoulder). Never here: what a remote's options mean."""
 
 from __future__ import annotations
 
@@ -23,29 +22,29 @@ _ENCRYPTED = "RCLONE_ENCRYPT_V"
 _OPTION: Final = re.compile(
     r"""(?:(?P<quote>["`])(?P<quoted>[^"`]+)(?P=quote)\s*|(?P<plain>[^"`=:][^=:]*))[=:](?P<value>.*)"""
 )
-"""As rclone's parser (github.com/unknwon/goconfig, `read.go`) has it: the first '=' or ':' ends the
-name."""
+"""One option, as in rclone's parser (github.com/unknwon/goconfig, `read.go`): the first '=' or ':'
+ends the name."""
 _FORM = "A remote is a line `[name]`, and below it lines of `option = value`."
 
 
 def find_config(environment: Mapping[str, str], home: Path) -> Path | None:
-    """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG
-    names none."""
+    """Return the file that rclone itself would read, or None. Raises ConfigError if the file in
+    RCLONE_CONFIG does not exist."""
     named = environment.get("RCLONE_CONFIG")
     if named:
         if not isfile(named):
-            raise ConfigError(f"RCLONE_CONFIG {named} is not there")
+            raise ConfigError(f"the file in RCLONE_CONFIG, {named}, does not exist")
         return Path(named)
     base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     found = (base / "rclone" / "rclone.conf", home / ".rclone.conf")
-    # Also where the home may not be entered, or is not known: a service. What lies in the folder
-    # where one is, is no user's own.
+    # A service may have no home folder, or may not enter it. A relative path would then mean the
+    # current folder, whose files may be somebody else's.
     return next((path for path in found if path.is_absolute() and isfile(path)), None)
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """Return every remote's options by its name. Raises ConfigError for a file that can't be read,
-    or is encrypted."""
+    """Return the options of every remote by its name. Raises ConfigError for a file that can't be
+    read, or is encrypted."""
     text = read_small(path)
     if any(line.startswith(_ENCRYPTED) for line in text.splitlines()[:10]):
         raise ConfigError(
@@ -62,16 +61,16 @@ def read(path: Path) -> dict[str, dict[str, str]]:
             options = found.setdefault(line[1:-1].strip(), {})
         elif line and line[0] not in "#;":
             if not found:
-                raise ConfigError(f"{path}: line {number} is in no section", hint=_FORM)
+                raise ConfigError(f"{path}: line {number} is not in a section", hint=_FORM)
             name, value = _option(line) or _refuse(path, number)
             options[name] = value
     return found
 
 
 def _option(line: str) -> tuple[str, str] | None:
-    """Return the name and the value of a line as rclone reads them: its blanks at both ends mean
-    nothing, so no line is a part of the one before; either may stand in quotes. None for a line
-    that is no option."""
+    """Return the name and the value of a line as rclone parses it: without blanks at both ends, so
+    that there are no continuation lines; both may be quoted. None for a line that is not an
+    option."""
     found = _OPTION.fullmatch(line)
     if found is None:
         return None
@@ -85,15 +84,13 @@ def _option(line: str) -> tuple[str, str] | None:
 
 
 def _refuse(path: Path, number: int) -> NoReturn:
-    # Not what stands there: it may be a secret.
-    raise ConfigError(f"{path} can't be read: look at line {number}", hint=_FORM)
+    # The message does not quote the line, which may be a secret.
+    raise ConfigError(f"{path} can't be parsed: see line {number}", hint=_FORM)
 
 
 def reveal(obscured: str) -> str:
-    """Return the password behind what `rclone obscure` wrote. Raises ValueError for what it never
-    wrote."""
-    # Here and not above: they take a hundredth of a second that only an obscured password need
-    # wait.
+    """Return the password in an output of `rclone obscure`. Raises ValueError for anything else."""
+    # Imported here since it takes a hundredth of a second, and only obscured passwords need it.
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
     from cryptography.hazmat.primitives.ciphers.modes import CTR

@@ -1,12 +1,12 @@
 """Turn what a user writes into a Location: URLs, `s3://bucket/key`, and `remote:path`.
 
 Theory of operation. A remote is a name for a store with its endpoint and credentials. It is looked
-for in relay's own settings (`[remotes.NAME]` of relay.toml), then in the rclone.conf that is there
-anyway, then among AWS's profiles: a newcomer configures nothing twice. The options are rclone's,
-under its names, so that a section may be copied.
+up in relay's own settings (`[remotes.NAME]` of relay.toml), then in an existing rclone.conf, then
+among AWS's profiles: nobody has to configure a store twice. The options have rclone's names and
+meanings, so that a section can be copied.
 
-Decided here: which store a text means, and what a remote's options mean. Never here: what a good
-URL is (`relay/location.py`), how the files are read."""
+Decided here: which store a text means, and what a remote's options mean. Never here: which URLs are
+valid (`relay/location.py`), how the files are parsed."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ DEEPEST_ALIAS = 8
 
 
 class Remotes:
-    """Finds the Location that a text means.
+    """Resolves texts to Locations.
 
-    `own` are the remotes of relay's settings. Files are read when a remote is first named, and
-    AWS's settings when a bucket is; both once, and by `apart`, which may do it where it holds
-    nobody up."""
+    `own` are the remotes of relay's settings. The files are read when a remote is first used, and
+    AWS's settings when a bucket is first used, both once. `apart` runs a blocking call, for example
+    in a native thread."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Remotes:
         folders: tuple[Path, ...] | None = (),
         kinds: Iterable[StoreType] = KINDS,
     ) -> None:
-        """`folders` of this machine may be named, with all in them; None allows every one, and
-        paths without a scheme, as in a terminal. `kinds` bring schemes and types of their own."""
+        """`folders` are the local folders that are allowed, with everything below them. None allows
+        all, and paths without a scheme, as in the terminal. `kinds` add schemes and types."""
         self._own = own or {}
         self._environment = os.environ if environment is None else environment
         self._home = home or own_folder()
@@ -79,22 +79,21 @@ class Remotes:
         self._found: dict[str, Remote] | None = None
 
     def __iter__(self) -> Iterator[Remote]:
-        """Yield every remote that can be named. Raises ConfigError for a file that can't be
-        read."""
+        """Yield every remote. Raises ConfigError for a file that can't be read."""
         if self._found is None:
             every: list[Remote] = self._apart(lambda: list(self._all()))
             self._found = {}
             for remote in every:
-                self._found.setdefault(remote.name, remote)  # the first of a name wins
+                self._found.setdefault(remote.name, remote)  # the first source with a name wins
         yield from self._found.values()
 
     def speaks(self, remote: Remote) -> bool:
-        """Say if relay can speak to a remote."""
+        """Say if relay supports the type of a remote."""
         return remote.type == "alias" or remote.type in TYPES or remote.type in self._types
 
     def find(self, name: str) -> Remote | None:
-        """Return one remote, or None. A broken file of somebody else's does not hide one of our
-        own."""
+        """Return a remote, or None. A remote of relay's own settings is found even if another file
+        can't be read."""
         if name in self._own:
             return self._mine(name)
         return next((remote for remote in self if remote.name == name), None)
@@ -127,10 +126,9 @@ class Remotes:
         """Return the Location of a URL, as `parse_location` does, or of `s3://bucket/key`, or of
         `remote:path`.
 
-        `folder` takes what may be listed: a bucket alone, or a name that ends in '/'.
+        `folder` allows folders: a bucket alone, or a name that ends in '/'.
 
-        Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at
-        fault."""
+        Raises a RequestError with `pointer`; ConfigError if a store's own settings are wrong."""
         asked = LocateOptions(method, headers, destination, folder)
         try:
             if not text:
@@ -159,8 +157,8 @@ class Remotes:
 
     @staticmethod
     def display(text: str, location: Location) -> str:
-        """Return how a text that was located is printed and compared: `remote:path` as it is, all
-        else redacted."""
+        """Return how a located text is printed and compared: `remote:path` unchanged, anything else
+        redacted."""
         found = _REMOTE.fullmatch(text)
         plain = (
             found is not None
@@ -174,7 +172,7 @@ class Remotes:
         if remote is None:
             raise InvalidURL(
                 f"there is no remote {name!a}",
-                hint="`relay remotes` lists those that are there; or give a URL.",
+                hint="`relay remotes` lists the known ones; or give a URL.",
             )
         if not remote.type:
             raise ConfigError(
@@ -188,8 +186,8 @@ class Remotes:
         make = TYPES.get(remote.type)
         if make is None:
             raise Unsupported(
-                f"the remote {name!a} is of type {remote.type!a}, which relay does not speak",
-                hint=f"relay speaks {', '.join(sorted({*TYPES, *self._types}))}.",
+                f"the remote {name!a} is of type {remote.type!a}, which relay does not support",
+                hint=f"relay supports {', '.join(sorted({*TYPES, *self._types}))}.",
             )
         check(remote)
         return make(self, remote, path, asked)
@@ -200,42 +198,46 @@ class Remotes:
             return self._file(Path(f"{text.rstrip('/')}/{path.lstrip('/')}"), path, asked)
         found = _REMOTE.fullmatch(text)
         if depth >= DEEPEST_ALIAS or found is None:
-            raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
+            raise ConfigError(f"the alias {remote.name!a} of {remote.origin} names no remote")
         inner = found["path"].rstrip("/")
         return self._remote(
             found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1
         )
 
     def _list(self, text: str, asked: LocateOptions) -> Location:
-        """Return the tree that a list of URLs names; the list lies anywhere else."""
+        """Return the Location of a list of URLs; the list itself may be in any store."""
         if asked.destination:
             raise InvalidURL(
-                "a list of URLs is no destination", hint="Name a folder, a bucket or a remote."
+                "a list of URLs can't be a destination",
+                hint="Name a folder, a bucket or a remote.",
             )
         if not asked.folder:
             raise InvalidURL(
-                "a list of URLs is moved as a tree", hint="Say -r, or `recursive` in a request."
+                "a list of URLs can only be moved as a tree",
+                hint="Use -r, or `recursive` in a request.",
             )
         if text[: len(LIST)].lower() == LIST:
-            raise InvalidURL("a list is not listed by another one")
+            raise InvalidURL("a list of URLs can't contain another list")
         return list_location(self.locate(text, headers=asked.headers))
 
-    # -- folders of this machine
+    # -- local folders
 
     def _path(self, text: str) -> Path | None:
-        """Return the path that a text means, or None. Raises InvalidURL for a file URL of another
-        machine."""
+        """Return the local path that a text means, or None. Raises InvalidURL for a file URL with
+        another host."""
         if text[:7].lower() == "file://" and self._folders != ():
             host, slash, path = text[7:].partition("/")
             if not slash or host.lower() not in ("", "localhost"):
-                raise InvalidURL("a file URL names no host", hint="Write file:///folder/file.")
+                raise InvalidURL(
+                    "a file URL must not name a host", hint="Write file:///folder/file."
+                )
             return Path("/" + os.fsdecode(unquote_to_bytes(path)))
         plain = self._folders is None and (text[:1] in "/." or ":" not in text.partition("/")[0])
         return Path(text) if plain and text else None
 
     def _file(self, path: Path, text: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
-            raise InvalidType("a folder takes no POST", hint="Leave the method out.")
+            raise InvalidType("a local folder does not support POST", hint="Omit the method.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
         folders = Folders(self._folders)
@@ -255,7 +257,7 @@ class Remotes:
 
     def _s3(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
-            raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
+            raise InvalidType("S3 uploads need PUT, not POST", hint="Omit the method.")
         bucket, key = split_key(
             path.lstrip("/") if remote.name else path,
             destination=asked.destination,
@@ -277,7 +279,7 @@ class Remotes:
             options.get("env_auth", "").lower() in YES or options.get("profile")
         ):
             self._apart(prepare)
-            # Not apart: a helper's process can be waited for on this hub alone.
+            # Not with `apart`: only this thread's hub can wait for a helper process.
             found = self._aws(options.get("profile") or None)
             signer = found.signer.in_region(region) if region else found.signer
             endpoint = endpoint or found.endpoint
@@ -291,7 +293,7 @@ class Remotes:
             )
         if bool(key) != bool(secret):
             raise ConfigError(
-                f"the remote {remote.name!a} has one of access_key_id and secret_access_key only"
+                f"the remote {remote.name!a} has only one of access_key_id and secret_access_key"
             )
         token = options.get("session_token") or None
         credentials = AwsCredentials(key, secret, token) if key and secret else None
@@ -311,7 +313,7 @@ class Remotes:
 
     def _dav(self, url: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
-            raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
+            raise InvalidType("WebDAV uploads need PUT, not POST", hint="Omit the method.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
         return (
             replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
@@ -328,8 +330,8 @@ class Remotes:
                 f"the url of the remote {remote.name!a} of {remote.origin} has a '?' or a '#'"
                 " in it",
                 hint=(
-                    "Names are joined to it: write %3F and %23 for a '?' and a '#' in a folder's"
-                    " own name."
+                    "Paths are appended to it: write %3F and %23 for a '?' and a '#' in a folder's"
+                    " name."
                 ),
             )
         headers = options_headers(remote) | dict(asked.headers) | _authorization(remote)
@@ -342,10 +344,11 @@ class Remotes:
 
 
 def _authorization(remote: Remote) -> dict[str, str]:
-    """Return the field that a web server wants: a bearer token, or a name and a password (RFC
+    """Return the Authorization field of a remote: a bearer token, or a name and a password (RFC
     7617)."""
     options = remote.options
-    if token := options.get("bearer_token"):
+    token = options.get("bearer_token")
+    if token:
         return {"Authorization": f"Bearer {token}"}
     user, hidden = options.get("user", ""), options.get("pass", "")
     if not user and not hidden:
@@ -355,7 +358,7 @@ def _authorization(remote: Remote) -> dict[str, str]:
     except (ValueError, UnicodeDecodeError):
         raise ConfigError(
             f"the pass of the remote {remote.name!a} is not what `rclone obscure` writes",
-            hint="Write the output of `rclone obscure -` there, as rclone does.",
+            hint="Set it to the output of `rclone obscure -`, as rclone does.",
         ) from None
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
@@ -366,4 +369,4 @@ TYPES: Mapping[str, Callable[[Remotes, Remote, str, LocateOptions], Location]] =
     "http": Remotes._http,
     "webdav": Remotes._webdav,
 }
-"""What a remote of each of rclone's types becomes; further kinds of stores bring their own."""
+"""The Location of a remote, by its rclone type; further types of stores add their own."""

@@ -1,8 +1,7 @@
-"""The table of stores, one line for each kind.
+"""The table of stores, one line for each type.
 
-Decided here: which kinds there are. The texts and remotes of those that share AWS's settings, the
-terminal's paths or each other's URLs are told apart in `stores/remotes.py`; any other kind brings
-its own with it."""
+Decided here: which types there are. `stores/remotes.py` parses the locations and remotes of those
+that share AWS's settings, local paths or http(s) URLs; any other type has parsers of its own."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ KINDS: tuple[StoreType, ...] = (
     StoreType("local", LocalStore),
     StoreType("list", lambda wire, side, meter: ListStore(wire, side, meter, STORES)),
 )
-"""Every kind of store. All are both source and destination, but a list of URLs."""
+"""Every type of store. All are both source and destination, except for a list of URLs."""
 
 STORES: Mapping[str, Callable[[Wire, Side, Watchdog], Any]] = {
     kind.name: kind.opens for kind in KINDS
 }
-"""What opens each, by the name that a Location gives it."""
+"""The constructor of each store, by the `store` of a Location."""

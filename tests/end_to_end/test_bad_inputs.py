@@ -225,7 +225,7 @@ def test_credentials_with_the_end_of_a_line(
     }
     there = ("s3://bucket/a",) if command == "ls" else (f"{terminal.home}/one", "s3://bucket/a")
     code, _, err = terminal.run(command, *there, **{**keys, name: f"SECRET{end}"})
-    assert (code, "has a character in it that none has" in err, "SECRET" in err) == (
+    assert (code, "has an invalid character in it" in err, "SECRET" in err) == (
         2,
         True,
         False,

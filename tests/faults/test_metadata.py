@@ -123,7 +123,7 @@ def test_tags_that_can_not_be_read_are_told(engine: Engine) -> None:
     old = described(*TAGGED)
     old.answers["tags"] = [refusal(403, "AccessDenied")] * 9
     outcome = move(engine, old, Bucket())
-    assert "does not tell the object's tags" in notes(outcome)
+    assert "the object's tags can't be read at the source" in notes(outcome)
     with pytest.raises(MetadataUnkept):
         move(engine, old, new := Bucket(), metadata="strict")
     assert uploads(new) == []

@@ -394,7 +394,7 @@ def test_metadata_that_fits_no_field_is_noted(engine: Engine, tmp_path: Path) ->
     with Peer(many(bucket)) as peer:
         outcome = engine.migrate(place(peer), local_location(tmp_path / "a", destination=True))
     assert outcome.receipt is not None
-    assert "the source does not tell 2 members of the object's metadata" in outcome.receipt.notes
+    assert "the source does not return 2 fields of the object's metadata" in outcome.receipt.notes
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_the_file_that_is_named_is_read(home: Path, tmp_path: Path) -> None:
     other.write_text("[only]\ntype = s3\n")
     named = remotes(home, RCLONE_CONFIG=str(other))
     assert {remote.name for remote in named} == {"only", "work", "bucket"}
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="does not exist"):
         list(remotes(home, RCLONE_CONFIG=str(tmp_path / "none.conf")))
 
 
@@ -165,7 +165,7 @@ def test_what_a_text_does_not_mean(
     ("text", "said"),
     [
         ("# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nabc\n", "encrypted"),
-        ("type = s3\n", "no section"),
+        ("type = s3\n", "not in a section"),
         ("[a\n", "rclone.conf"),
         ("\udcff", "not UTF-8"),
     ],

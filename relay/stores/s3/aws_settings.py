@@ -1,7 +1,7 @@
 """S3 locations: from AWS's chain of settings, a bucket and a key.
 
-Whoever can use the `aws` command configures nothing here: environment, profiles, container and
-machine roles, `AWS_ENDPOINT_URL_S3`, all as botocore reads them."""
+If the `aws` command works, relay needs no configuration: environment, profiles, container and
+machine roles, and `AWS_ENDPOINT_URL_S3` are read by botocore."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.wire.http1 import Fields
 
 _BUCKET = re.compile(r"(?:[A-Za-z0-9_-]*:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
-"""Old names of AWS's have up to 255 characters, capitals and underscores (docs.aws.amazon.com,
-"Bucket naming rules"); Ceph's have a tenant before them (docs.ceph.com, "RGW Multi-tenancy")."""
+"""Old bucket names at AWS have up to 255 characters, capitals and underscores (docs.aws.amazon.com,
+"Bucket naming rules"); at Ceph a tenant may precede the name (docs.ceph.com, "RGW
+Multi-tenancy")."""
 _SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
-"""Fields that relay makes itself."""
+"""Fields of the signature, which relay makes itself."""
 _VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-"""Buckets that may be a label of a host name under a certificate for `*.s3.…`."""
+"""Bucket names that can be a label of a host name with a certificate for `*.s3.…`."""
 
 
 @dataclass(frozen=True)
 class S3Config:
-    """An S3 to speak to. `endpoint` is its URL, or None for AWS itself in the signer's region.
+    """The settings of an S3 endpoint. `endpoint` is its URL; None is AWS in the signer's region.
 
-    `virtual` asks for the bucket in the host's name at an endpoint too, as some providers want it.
-    """
+    `virtual` puts the bucket into the host name at an endpoint too, as some providers require."""
 
     signer: Signer
     endpoint: str | None = None
     virtual: bool = False
     owner: str = ""
-    """Whose account it is, as far as the settings tell: the profile, and a key that does not
+    """The account, as far as the settings name it: the profile, and an access key that does not
     expire."""
     uploaded: Fields = ()
-    """What goes along with each object that is written, ..."""
+    """Fields of every upload."""
     asked: Fields = ()
-    """... and with every request."""
+    """Fields of every request."""
     signers: dict[str, Signer] = field(default_factory=dict, repr=False, compare=False)
 
     def signer_of(self, bucket: str) -> Signer:
-        """Return what signs for one bucket: each may be in a region of its own."""
+        """Return the signer of one bucket, since each may be in a different region."""
         return self.signers.setdefault(bucket, self.signer.in_region(self.signer.region))
 
 
@@ -73,18 +73,17 @@ _PLAIN: Final = frozenset(
         "UnauthorizedSSOTokenError",
     ]
 )
-"""Those of botocore's errors whose words are its own. Those of a helper or of a server may be
+"""Errors of botocore whose messages are its own. Messages of a helper or a server may contain
 secrets."""
-_LOOK: Final = "See what `aws sts get-caller-identity` says with the same profile and environment."
+_LOOK: Final = "Run `aws sts get-caller-identity` with the same profile and environment to see why."
 
 
 @contextmanager
 def _ours() -> Iterator[None]:
-    """Make a ConfigError of whatever botocore raises, without what a helper or a server wrote (law
-    2).
+    """Turn any exception of botocore into a ConfigError, without text from a helper or a server
+    (law 2).
 
-    It raises errors of its own, those of its clients, and what its parsers and the system raise.
-    """
+    botocore raises errors of its own, of its clients, of its parsers and of the system."""
     try:
         yield
     except ConfigError:
@@ -101,9 +100,9 @@ def _failed(error: Exception) -> str:
     if isinstance(answer, dict):  # a ClientError
         code = printable(str(answer.get("Error", {}).get("Code", "")))
         asked = printable(str(getattr(error, "operation_name", "")))
-        return f"AWS's credentials can't be had: {asked} was answered {code}"
+        return f"no AWS credentials: {asked} was answered {code}"
     provider = printable(str((getattr(error, "kwargs", None) or {}).get("provider", "")))
-    return f"AWS's credentials can't be had{f' from {provider}' if provider else ''}: {name}"
+    return f"no AWS credentials{f' from {provider}' if provider else ''}: {name}"
 
 
 def aws_profiles() -> list[str]:
@@ -116,17 +115,17 @@ def aws_profiles() -> list[str]:
 
 
 def prepare() -> None:
-    """Import what reads AWS's settings, which takes a tenth of a second."""
+    """Import the modules that read AWS's settings, which takes a tenth of a second."""
     import botocore.configprovider  # noqa: PLC0415
     import botocore.session  # noqa: F401, PLC0415
 
 
 def aws_config(profile: str | None = None) -> S3Config:
-    """Return what AWS's own chain of settings says, as its SDKs would.
+    """Return the settings of AWS's own chain, as its SDKs would.
 
-    Raises ConfigError when there are no credentials, or they can't be had: a profile that does not
-    exist, a role that is denied, a session that has ended, a helper that fails. Those of roles are
-    asked for again when they are about to expire; then what `credentials` gives raises it."""
+    Raises ConfigError if there are no credentials, or if they can't be obtained: a profile that
+    does not exist, a denied role, an expired session, a failing helper. Credentials of a role are
+    renewed when they are about to expire; then `credentials` raises it."""
     with _ours():
         from botocore.configprovider import (
             ConfiguredEndpointProvider,
@@ -159,8 +158,8 @@ def aws_config(profile: str | None = None) -> S3Config:
     def anew() -> Callable[[], AwsCredentials | None]:
         return aws_config(profile).signer.credentials
 
-    credentials()  # a role's are asked for now, so that a mistake shows before anything begins
-    # Whose they are: not by a role's key, which expires and tells nothing.
+    credentials()  # obtain those of a role now, so that a mistake shows before anything starts
+    # A role's access key expires, so it does not identify the account.
     lasting = found.method in _LASTING and not found.token
     owner = f"{session.get_config_variable('profile') or ''} {found.access_key if lasting else ''}"
     return S3Config(
@@ -169,19 +168,19 @@ def aws_config(profile: str | None = None) -> S3Config:
 
 
 _LASTING = frozenset({"env", "shared-credentials-file", "config-file", "boto-config"})
-"""botocore's names of the settings in which a key stands itself."""
+"""botocore's names of the settings that contain an access key itself."""
 
 
 def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[str, str]:
-    """Return the bucket and the key of `bucket/key`; the key stands there as it is, not
-    percent-encoded.
+    """Return the bucket and the key of `bucket/key`; the key is not percent-encoded.
 
-    Raises InvalidURL, UnsafeKey. Only a destination, or what is asked for as one, may be a
-    `folder`: a key that is empty or ends in '/'."""
+    Raises InvalidURL, KeyTooLong, UnsafeKey. A key that is empty or ends in '/' needs `destination`
+    or `folder`."""
     bucket, _, key = text.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise InvalidURL(
-            "there is no name of a bucket", hint="Write s3://bucket/key, or remote:bucket/key."
+            "the bucket's name is missing or invalid",
+            hint="Write s3://bucket/key, or remote:bucket/key.",
         )
     if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
         raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
@@ -194,11 +193,11 @@ def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[st
 
 
 def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) -> Location:
-    """Return the Location of a key: by the bucket's own host at AWS, by path at every other
-    endpoint.
+    """Return the Location of a key: with the bucket in the host name at AWS (or if `virtual`), in
+    the path at other endpoints.
 
-    Raises ConfigError for an endpoint that is no URL, ForbiddenHeader for a field that belongs to
-    the signature."""
+    Raises ConfigError for an endpoint that is not a URL, ForbiddenHeader for a field of the
+    signature."""
     checked = parse_headers(headers)
     for name, _ in checked:
         if name.lower() in _SIGNED:
@@ -208,9 +207,7 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
     except RequestError as error:
         raise ConfigError(f"the endpoint of S3: {error.message}") from None
     if not is_base(config.endpoint or ""):
-        raise ConfigError(
-            "the endpoint of S3 has a '?' or a '#' in it, behind which no bucket has a name"
-        )
+        raise ConfigError("the endpoint of S3 has a '?' or a '#' in it, so no bucket can follow it")
     endpoint, virtual = base.url, config.virtual or config.endpoint is None
     if virtual and _VIRTUAL.fullmatch(bucket):
         base, prefix = replace(base, host=f"{bucket}.{base.host}"), base.path.rstrip("/")

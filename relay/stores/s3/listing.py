@@ -1,11 +1,11 @@
-"""List a bucket page by page; a page is believed only if it is whole.
+"""List a bucket page by page; a page is believed only if it is complete.
 
-Theory of operation. A page is read to its end before anything of it is given away, since S3 has
-pages of a thousand; while one is looked at the next is on its way. A listing can go on behind a key
-after a crash, as long as the keys come in the order of their bytes.
+Theory of operation. A page is read to its end before its entries are yielded, since S3 has pages of
+a thousand. The next page is requested while the entries of one are used. After a crash, a listing
+can be resumed after a key, if the keys come in the order of their bytes.
 
-Decided here: how pages follow each other. Never here: what one says (`s3_answers.py`), when one is
-asked for again (`relisting.py`)."""
+Decided here: how pages follow each other. Never here: what a page says (`responses.py`), when it is
+requested again (`listing_retries.py`)."""
 
 from __future__ import annotations
 
@@ -25,27 +25,25 @@ from relay.stores.s3.quirks import PLAIN_KEYS
 from relay.stores.s3.responses import ListedPage, in_query, read_page
 
 PAGE: Final = 1000
-"""The objects that a page has where nobody asks for another number (docs.aws.amazon.com,
-"ListObjectsV2")."""
+"""Default number of objects on a page (docs.aws.amazon.com, "ListObjectsV2")."""
 BARREN: Final = 10_000
-"""So many pages in a row may tell of nothing: a page that passes over a thousand deleted objects
-has none of them."""
+"""Maximum number of empty pages in a row: a page that skips a thousand deleted objects is empty."""
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
-"""What only ListObjectsV2 knows (docs.aws.amazon.com, "ListObjectsV2"); its elder goes on behind a
-`marker`."""
+"""Parameters that only ListObjectsV2 has (docs.aws.amazon.com, "ListObjectsV2"); ListObjects uses
+`marker` instead."""
 
 
 class S3Listing(S3Client):
-    """One bucket that is listed."""
+    """One bucket, with its listing."""
 
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes;
-        where a server has no tokens, by the last name (ListObjects).
+        """As Source.list, by ListObjectsV2, with a thousand keys on a page in the order of their
+        bytes; by ListObjects if a server has no continuation tokens.
 
-        What a later listing may go on behind is told as long as the keys come in that order: some
-        servers have another, and one that goes on in it would leave out what comes later."""
+        Entries have resume tokens (`after`) only as long as the keys come in that order. Some
+        servers have another order: a listing that resumed there would omit keys."""
         prefix = key_of(location)
         prefix += "/" if prefix and not prefix.endswith("/") else ""
         asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
@@ -64,12 +62,12 @@ class S3Listing(S3Client):
     def _pages(
         self, location: Location, asked: dict[str, str], prefix: str
     ) -> Iterator[ListedPage]:
-        """Yield the pages; while one is looked at, the next is on its way already. Raises
-        ProtocolViolation for a listing that goes on without end.
+        """Yield the pages; the next one is requested while one is used. Raises ProtocolViolation
+        for an endless listing.
 
-        S3 tells on each page if there is more. Of a page that does not tell it the next one is
-        asked for all the same: it was the last one if nothing is behind it, or if the server knows
-        no pages, gives the same again, and that is less than a page has."""
+        On each page S3 says if there are more. If a page does not say, the next one is requested
+        all the same. The page was the last one if the next is empty, or if the next is the same and
+        shorter than a full page: then the server does not support pages."""
         tokens, pages, barren = _Rounds(), _Rounds(), 0
         before: list[str] | None = None
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
@@ -97,15 +95,14 @@ class S3Listing(S3Client):
                     or (shown and pages.comes_again(shown))
                 ):
                     message = (
-                        f"{location}: the listing goes on and does not say where, or goes round in"
-                        " a circle"
+                        f"{location}: the listing has no marker of the next page, or repeats its"
+                        " pages"
                     )
                     raise ProtocolViolation(message, side=self._side)
                 barren = 0 if page.entries else barren + 1
                 if barren > BARREN:
                     message = (
-                        f"{location}: {BARREN} pages in a row tell of nothing, and the listing"
-                        " goes on"
+                        f"{location}: {BARREN} pages in a row are empty, and the listing continues"
                     )
                     raise ProtocolViolation(message, side=self._side)
                 ahead = _Ahead(partial(self._page_of, location, dict(asked), prefix))
@@ -114,7 +111,7 @@ class S3Listing(S3Client):
             ahead.stop()
 
     def _first_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Return the first page; a server may not know how it is asked for tokens."""
+        """Return the first page; by ListObjects if the server does not support ListObjectsV2."""
         try:
             return self._page_of(location, asked, prefix)
         except Rejected as error:
@@ -127,11 +124,11 @@ class S3Listing(S3Client):
                 raise error from None
 
     def _page_of(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Return one page, asked for as often as it takes."""
+        """Return one page, with retries."""
         return self._patience().retry(partial(self._page, location, asked, prefix))
 
     def _page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Ask for one page, once. Raises as `_told`."""
+        """Request one page, once. Raises as `_document_rows` and `read_page`."""
         account = cast(S3Account, location.account)
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
@@ -145,7 +142,7 @@ class S3Listing(S3Client):
 
 
 def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
-    """Return how the next page is asked for: by its token, or behind the last name."""
+    """Return the query of the next page: with its token, or with the last name as marker."""
     if page.token:
         return {**asked, "continuation-token": page.token}
     return {
@@ -155,15 +152,15 @@ def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, st
 
 
 class _Rounds:
-    """Notices what comes again and again, keeping one of all that came (Brent 1980, "An improved
-    Monte Carlo factorization algorithm")."""
+    """Detects a cycle in a sequence, with one value in memory (Brent 1980, "An improved Monte Carlo
+    factorization algorithm")."""
 
     def __init__(self) -> None:
         self._kept: object = None
         self._steps, self._power = 0, 1
 
     def comes_again(self, one: object) -> bool:
-        """Say if this came before: at the latest when it comes for the third time."""
+        """Add a value; say if it came before, at the latest when it comes for the third time."""
         if one == self._kept:
             return True
         self._steps += 1
@@ -173,11 +170,11 @@ class _Rounds:
 
 
 class _Ahead:
-    """Something that is being done while its caller does something else."""
+    """A request for a page that runs in the background."""
 
     def __init__(self, do: Callable[[], ListedPage]) -> None:
         self._job = gevent.spawn(self._caught, do)
-        gevent.sleep(0)  # it sends its request now
+        gevent.sleep(0)  # let it send its request now
 
     @staticmethod
     def _caught(do: Callable[[], ListedPage]) -> tuple[ListedPage | None, BaseException | None]:
@@ -187,12 +184,12 @@ class _Ahead:
             return None, error
 
     def result(self) -> ListedPage:
-        """Wait for it, and return what it gave or raise what it raised."""
+        """Wait for the page and return it. Raises the errors of the request."""
         page, error = self._job.get()
         if error is not None:
             raise error
         return cast(ListedPage, page)
 
     def stop(self) -> None:
-        """Break it off if it is still under way."""
+        """Cancel the request if it still runs."""
         self._job.kill()

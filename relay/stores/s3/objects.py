@@ -1,7 +1,7 @@
 """Read S3 objects with their metadata, versions and tags.
 
-Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an
-answer's text is read (`s3_answers.py`)."""
+Decided here: which fields of an answer become the object's version and metadata. Never here:
+listings (`listing.py`), how an answer's text is parsed (`responses.py`)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ from relay.stores.s3.responses import checksums, in_query, version_id
 from relay.wire.http1 import Fields, Head
 
 MTIME_FIELD: Final = f"{USER}mtime"
-"""Where rclone and others keep the time at which an object was changed before it came to S3."""
+"""User metadata in which rclone and others keep the original time of modification."""
 SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
-"""What S3 keeps besides of an object, and no other store (docs.aws.amazon.com, "Working with object
-metadata")."""
+"""System metadata that only S3 keeps (docs.aws.amazon.com, "Working with object metadata")."""
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
 class S3Objects(S3Listing):
-    """One bucket that is read."""
+    """One bucket as a source."""
 
     _tagged: Fields | None = None
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
-        """As Source.get. A version that has a name is read by it, even if a newer one was written
-        meanwhile."""
+        """As Source.get. A pinned version with an id is read by that id, even if a newer one was
+        written meanwhile."""
         named = pinned.id if pinned is not None else None
         return super().get(version_at(location, named) if named else location, pinned, span)
 
@@ -53,25 +52,29 @@ class S3Objects(S3Listing):
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        """As HttpStore's. A time of change that is none in rclone's form is a field as all others
-        of the user's."""
+        """As HttpStore's. A `x-amz-meta-mtime` that is not in rclone's format stays ordinary user
+        metadata."""
         fields, reported = super()._metadata(head, location), head.by_name.get
         changed = reported(MTIME_FIELD)
         if changed and _EPOCH.match(changed):
             kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
             fields = (*kept, (MTIME, changed))
-        fields += tuple([(name, value) for name in SYSTEM if (value := reported(name))])
+        for name in SYSTEM:
+            value = reported(name)
+            if value:
+                fields += ((name, value),)
         if self._side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
             fields += self._tags(location)
-        if missing := count(reported("x-amz-missing-meta")):  # docs.aws.amazon.com, "GetObject"
+        missing = count(reported("x-amz-missing-meta"))  # docs.aws.amazon.com, "GetObject"
+        if missing:
             fields += (
-                (UNTOLD, f"the source does not tell {missing} members of the object's metadata"),
+                (UNTOLD, f"the source does not return {missing} fields of the object's metadata"),
             )
         return fields
 
     def _tags(self, location: Location) -> Fields:
-        """Return an object's tags, which no head tells; that they are not told, where we may not
-        ask. Asks once."""
+        """Return an object's tags, which are not part of GET and HEAD, or a note if they can't be
+        read. Cached."""
         if self._tagged is None:
             self._tagged = self._fetch_tags(location)
         return self._tagged
@@ -82,18 +85,18 @@ class S3Objects(S3Listing):
             with closing(self._document_rows(response, "GET", location, "Tagging")) as sets:
                 rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
         except (Rejected, PermissionDenied, NotFound) as error:
-            return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
+            return ((UNTOLD, f"the object's tags can't be read at the source: {error.message}"),)
         tags = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in rows)
         return ((TAGGING, "&".join(f"{in_query(key)}={in_query(value)}" for key, value in tags)),)
 
 
 def version_at(location: Location, id: str) -> Location:
-    """Return the address of one version of an object."""
+    """Return the location of one version of an object."""
     return at_query(location, f"versionId={quote(id, safe='-_.~')}")
 
 
 def pinned_to_version(location: Location, version: Version) -> PutResult:
-    """Return a yes whose object can be read at its own version, where it has one."""
+    """Return a result whose object is read by its version id, if it has one."""
     return PutResult(
         version, version_at(location, version.id) if version.id else location, version.digests
     )

@@ -1,7 +1,7 @@
 """Parse what S3 answers: documents, error codes, checksums.
 
 Decided here: what an answer says (docs.aws.amazon.com, "Error responses", "Checking object
-integrity"). Never here: what is asked (`stores/s3.py`)."""
+integrity"). Never here: which requests are sent (`store.py`)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _OURS: Mapping[str, str] = {
     f"{CHECKSUM}sha256": "sha-256",
     f"{CHECKSUM}sha1": "sha",
 }
-"""S3's fields for checksums, and our names of those."""
+"""S3's fields for checksums, and relay's names of the algorithms."""
 _REGION_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 
 
 @dataclass(frozen=True)
 class Code:
-    """What one of S3's error codes means, and what to do about it."""
+    """The error of one of S3's error codes, and its hint."""
 
     kind: type[StoreError] | type[IntegrityMismatch]
     hint: str | None = None
@@ -70,11 +70,13 @@ CODES: Mapping[str, Code] = {
     "NoSuchVersion": Code(NotFound),
     "NoSuchUpload": Code(UploadGone),
     "NoSuchBucket": Code(
-        NotFound, "The bucket does not exist; relay makes none. Check its name and the endpoint."
+        NotFound,
+        "The bucket does not exist, and relay does not create buckets. Check its name and the"
+        " endpoint.",
     ),
     "AccessDenied": Code(
         PermissionDenied,
-        "The credentials are known, and may not do this; check the bucket's policy.",
+        "The credentials are valid, but lack this permission; check the bucket's policy.",
     ),
     "AllAccessDisabled": Code(PermissionDenied),
     "InvalidAccessKeyId": Code(Unauthenticated, _KEYS),
@@ -96,14 +98,16 @@ CODES: Mapping[str, Code] = {
     "InvalidObjectState": Code(Rejected, "The object is archived; restore it first, then move it."),
     "EntityTooLarge": Code(Rejected),
     "KeyTooLongError": Code(Rejected, "A key has at most 1,024 bytes."),
-    "XMinioInvalidObjectName": Code(Rejected, "This server takes no such name; rename the object."),
+    "XMinioInvalidObjectName": Code(
+        Rejected, "This server does not allow this name; rename the object."
+    ),
     "QuotaExceeded": Code(StoreFull),
     "XMinioStorageFull": Code(StoreFull),
     "PreconditionFailed": Code(PreconditionFailed),
-    "ConditionalRequestConflict": Code(Unavailable, "Somebody else writes the same key."),
+    "ConditionalRequestConflict": Code(Unavailable, "Another client writes the same key."),
     "OperationAborted": Code(Unavailable),
     "BadDigest": Code(
-        IntegrityMismatch, "The bytes were damaged on their way; they are sent again.", True
+        IntegrityMismatch, "The bytes were damaged on the way; they are sent again.", True
     ),
     "XAmzContentChecksumMismatch": Code(
         IntegrityMismatch, "The bytes were damaged; they are sent again.", True
@@ -115,15 +119,16 @@ CODES: Mapping[str, Code] = {
     "ServiceUnavailable": Code(Throttled),
     "NotImplemented": Code(Rejected, "This server lacks a part of S3 that relay needs here."),
 }
-"""S3's error codes; a status tells less, since 400 and 403 stand for many things."""
+"""The error of each of S3's error codes. A status is less specific: 400 and 403 have many
+causes."""
 
 
 def parse_document(text: str) -> Element | None:
-    """Return a document's root, or None for one that is broken, or declares a type.
+    """Return a document's root, or None if it is malformed, or has a document type.
 
-    The type is where entities are declared, which may grow without end or fetch files; no store's
-    answer has one. So the fast parser in C may be used, which hasn't any other such power
-    (docs.python.org, "XML vulnerabilities")."""
+    A document type may declare entities, which may grow without end or fetch files; no store's
+    answer has one. Without it the fast parser in C is safe (docs.python.org, "XML
+    vulnerabilities")."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     try:
@@ -133,8 +138,8 @@ def parse_document(text: str) -> Element | None:
 
 
 def checksums(head: Head) -> Digests:
-    """Return the digests of the whole object that a head tells; those of its parts ("…-3",
-    COMPOSITE) are none."""
+    """Return the digests of the whole object in an answer's head. A checksum of the parts'
+    checksums ("…-3", COMPOSITE) is not one."""
     if head.by_name.get("x-amz-checksum-type", "").upper() == "COMPOSITE":
         return {}
     found: dict[str, bytes] = {}
@@ -152,8 +157,7 @@ def checksums(head: Head) -> Digests:
 
 
 def told_checksums(root: Element) -> Digests:
-    """Return the CRC64NVME of the whole object that an answer's document tells; it is never one of
-    parts."""
+    """Return the CRC64NVME in an answer's document, which is always that of the whole object."""
     try:
         found = base64.b64decode(root.findtext("{*}ChecksumCRC64NVME") or "", validate=True)
     except ValueError:
@@ -162,8 +166,8 @@ def told_checksums(root: Element) -> Digests:
 
 
 def version_id(head: Head) -> str | None:
-    """Return the name of the version that a head speaks of; "null" is the one of a bucket that
-    keeps no others."""
+    """Return the version id in an answer's head; None for "null", that of a bucket without
+    versions."""
     reported = strong_tag(head.by_name.get("x-amz-version-id"))
     return None if reported == "null" else reported
 
@@ -171,21 +175,20 @@ def version_id(head: Head) -> str | None:
 _UNENCODED: Final = re.compile(
     r"[ \xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]|%(?![0-9A-Fa-f]{2})"
 )
-"""What no percent-encoding leaves in a key."""
+"""Characters that a percent-encoded key can't contain."""
 PAGE_ROWS: Final = 10_000
-"""The most that one page of a listing may tell of: it is asked for without a number, and a thousand
-are the custom."""
+"""Maximum number of rows of one page of a listing. No number is requested; a thousand is usual."""
 
 SHOWN: Final = frozenset({"Name", "IsTruncated", "KeyCount"})
-"""What an empty page has at least one of: S3 sends all three, ListObjects and every dialect the
-first two."""
+"""Elements of which an empty page has at least one: S3 sends all three, ListObjects and every
+dialect the first two."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
-    """One page of a bucket's listing. `first` and `last` are the bytes of its outermost keys, and
-    `ascending` says that they come in the order of their bytes; `after` is what a listing without
-    tokens goes on behind. `truncated` is None where the page does not tell if there is more."""
+    """One page of a bucket's listing. `first` and `last` are the bytes of its first and last key;
+    `ascending`: the keys come in the order of their bytes. `after` is the marker for a listing
+    without tokens. `truncated` is None if the page does not say whether there are more."""
 
     entries: tuple[Entry, ...]
     truncated: bool | None
@@ -195,18 +198,18 @@ class ListedPage:
     last: bytes | None = None
     ascending: bool = True
     plain: bool = False
-    """Its keys are as they are, although it may say that they are encoded."""
+    """Its keys are not percent-encoded, whatever the page says."""
 
 
 def read_page(
     rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False
 ) -> ListedPage:
-    """Read a page's folders and objects, but for the marker of the folder itself. Of a server whose
-    keys are `plain`, or show that here, none is decoded, whatever it says: `a+b` would become
-    another key.
+    """Read a page's folders and objects, except for the marker of the folder itself. If the server
+    is known to send `plain` keys, or a key shows it here, no key is decoded, whatever the page
+    says: `a+b` would become another key.
 
-    Raises ProtocolViolation for one that does not lie in the folder that was asked for, or has too
-    many, and for a document that neither has any nor shows that it is a page (law 13)."""
+    Raises ProtocolViolation for a key that is not in the requested folder, for too many rows, and
+    for an empty document that is not recognizable as a page (law 13)."""
     reported: dict[str, str] = {}
     folders: list[str] = []
     objects: list[dict[str, str]] = []
@@ -220,11 +223,11 @@ def read_page(
             reported[name] = row.text or ""
         if len(objects) + len(folders) + len(reported) > PAGE_ROWS:
             raise ProtocolViolation(
-                f"one page of {location} tells of more than {PAGE_ROWS} objects", side=side
+                f"one page of {location} has more than {PAGE_ROWS} objects", side=side
             )
     if not (objects or folders or SHOWN.intersection(reported)):
         raise ProtocolViolation(
-            f"{location} answers with an empty document, and not with a listing", side=side
+            f"{location} answered with an empty document instead of a listing", side=side
         )
     texts = [*folders, *(row.get("Key", "") for row in objects)]
     plain = plain or any(map(_UNENCODED.search, texts))
@@ -232,7 +235,7 @@ def read_page(
     found = [decode(text) for text in folders]
     keys = [decode(row.get("Key", "")) for row in objects]
     if not all(name.startswith(prefix) for name in (*found, *keys)):
-        raise ProtocolViolation(f"{location} lists what does not lie in it", side=side)
+        raise ProtocolViolation(f"the listing of {location} has keys of other folders", side=side)
     rest = len(prefix)
     entries = [Entry(name[rest:]) for name in found]
     entries += filter(
@@ -253,59 +256,50 @@ def read_page(
 
 
 def is_truncated(reported: str) -> bool | None:
-    """Read an `IsTruncated`; None where there is none. What does not say that this was all says
-    that there is more (XML Schema 2, section 3.2.2: a boolean is `true` or `1` as well)."""
+    """Parse an `IsTruncated`; None if it is empty. Any value other than `false` and `0` means that
+    there are more (XML Schema 2, section 3.2.2: a boolean may be `1` instead of `true`)."""
     said = reported.strip().lower()
     return said not in ("false", "0") if said else None
 
 
 def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
-    """Return what a page tells of one object; None for the marker of the folder that is listed."""
-    size, after = (
-        count(row.get("Size", "").strip()),
-        None if UNSAFE_CHARACTERS.search(name) else name or None,
-    )
+    """Return the entry of one object; None for the marker of the listed folder."""
+    size = count(row.get("Size", "").strip())
+    after = None if UNSAFE_CHARACTERS.search(name) else name or None
     if (not name or name.endswith("/")) and size != 0:
         return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
-    return (
-        Entry(
-            name,
-            size,
-            strong_tag(row.get("ETag")),
-            iso_date(row.get("LastModified", "").strip()),
-            after=after,
-        )
-        if name
-        else None
-    )
+    if not name:
+        return None
+    etag, modified = strong_tag(row.get("ETag")), iso_date(row.get("LastModified", "").strip())
+    return Entry(name, size, etag, modified, after=after)
 
 
 def _in_bytes(key: str) -> bytes:
-    """Return a key as S3 sorts it."""
+    """Return a key's bytes, by which S3 sorts."""
     return key.encode(errors="surrogatepass")
 
 
 def _ends_in_slash() -> UnsafeKey:
     return UnsafeKey(
-        "the key ends in '/', and there are bytes behind it",
+        "the key ends in '/', but the object is not empty",
         hint=(
-            "Only an empty object of such a name is a folder's marker; copy this one to another"
+            "Only an empty object with such a key is a folder's marker; copy this one to another"
             " key."
         ),
     )
 
 
 def unfinished_upload(row: Element) -> tuple[str, str, float] | None:
-    """Return what a row tells of an upload in parts: its id, its key, and when it was begun (since
-    1970)."""
+    """Return the id and the key of a multipart upload in a listing, and when it was created
+    (seconds since 1970); None if one of them is missing."""
     upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
     begun, upload = iso_date(when), strong_tag(upload)
     return (upload, key, begun.timestamp()) if upload and key and begun is not None else None
 
 
 def in_query(text: str) -> str:
-    """Return a peer's text as a query says it back, whatever it holds: bytes that are no UTF-8, or
-    a lone surrogate."""
+    """Percent-encode a peer's text for a query, also with bytes that are not UTF-8, or a lone
+    surrogate."""
     try:
         return quote(text, safe="-_.~", errors="surrogateescape")
     except UnicodeEncodeError:
@@ -313,13 +307,13 @@ def in_query(text: str) -> str:
 
 
 def _unquote(text: str) -> str:
-    """Return a key without its percent-encoding; bytes that are no UTF-8 stay what they are, so
-    that they are told."""
+    """Return a percent-decoded key; bytes that are not UTF-8 become surrogates, which later checks
+    report."""
     return unquote_plus(text, errors="surrogateescape")
 
 
 def error_region(head: Head, text: str) -> str | None:
-    """Return the region that a refusal says the bucket is in, or None."""
+    """Return the bucket's region as a refusal names it, or None."""
     root = parse_document(text) if text else None
     reported = (
         head.get("x-amz-bucket-region")
@@ -330,15 +324,14 @@ def error_region(head: Head, text: str) -> str | None:
 
 
 def error_field(text: str) -> str:
-    """Return the field that a refusal names as the one that it does not know; empty where it names
-    none."""
+    """Return the unsupported field that a refusal names; empty if it names none."""
     root = parse_document(text)
     return "" if root is None else printable((root.findtext("{*}Header") or "").strip())
 
 
 def error_told(text: str) -> tuple[str, str]:
-    """Return the code and the message, as it came, of an error document; empty strings where there
-    is none."""
+    """Return the code and the unchanged message of an error document; empty strings if it has
+    none."""
     root = parse_document(text)
     if root is None:
         return "", ""

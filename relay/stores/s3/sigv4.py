@@ -1,13 +1,12 @@
 """Signatures of AWS requests, version 4 (docs.aws.amazon.com, "Signature Version 4 signing
 process").
 
-Theory of operation. What is signed is the request line, the Host and every `x-amz-` field; never
-the payload, which TLS and the checksums protect, and which would have to be read twice. A target
-must be in its canonical form already (`canonical_path`, sorted query): then what is signed is what
-is sent, byte for byte. The signing key is derived once a day; a signature costs 0.02 ms with it.
+Theory of operation. The signature covers the request line, the Host and every `x-amz-` field. It
+does not cover the payload, which TLS and the checksums protect, and which would have to be read
+twice. A target must be in canonical form already (`canonical_path`, sorted query): so the signed
+bytes are the sent bytes. The signing key is derived once a day; a signature then costs 0.02 ms.
 
-Never here: where credentials come from (`stores/remotes.py`).
-"""
+Never here: where credentials come from (`stores/remotes.py`)."""
 
 from __future__ import annotations
 
@@ -27,26 +26,25 @@ from relay.wire.http1 import Fields
 UNSIGNED = "UNSIGNED-PAYLOAD"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 SKEW = timedelta(minutes=1)
-"""Clocks that are no farther apart are the same."""
+"""Clocks that differ by no more than this count as the same."""
 RENEW_AFTER = timedelta(minutes=1)
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
 _SENT: Final = re.compile(r"[!-~]+")
-"""What may stand in a field, as a key's id, a token and a region do: visible ASCII."""
+"""Characters of a key's id, a token and a region, which are sent in fields: visible ASCII."""
 _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
 class AwsCredentials:
-    """What AWS calls an access key. All but its id is SECRET. Raises ConfigError for one that can't
-    be sent, or that no store gave out: with the end of the line of the file that it was taken
-    from."""
+    """An AWS access key. All but its id is SECRET. Raises ConfigError for characters that no access
+    key has, such as the line end of the file that it was read from."""
 
     key_id: str
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
-    """Of temporary credentials."""
+    """The session token of temporary credentials."""
 
     def __post_init__(self) -> None:
         sent = (("access key's id", self.key_id), ("session token", self.token or "-"))
@@ -55,31 +53,31 @@ class AwsCredentials:
             wrong.append("secret access key")
         if wrong:
             raise ConfigError(
-                f"the {wrong[0]} of S3 has a character in it that none has",
+                f"the {wrong[0]} of S3 has an invalid character in it",
                 hint=(
-                    "Is it a blank, or the end of a line? Write it without: with printf, not with"
+                    "Remove blanks and line ends: to write it to a file, use printf instead of"
                     " echo."
                 ),
             )
 
 
 def canonical_path(key: str) -> str:
-    """Return a key percent-encoded as S3 wants it signed: all but unreserved characters and '/'."""
+    """Return a key percent-encoded as S3 signs it: all but unreserved characters and '/'."""
     return quote(key, safe="/-_.~")
 
 
 MOST_REGIONS = 8
-"""How often a bucket may be found in another region: one whose answers name two in turn would have
-no end."""
+"""Maximum number of changes of a bucket's region: answers that alternate between two regions would
+have no end."""
 
 
 class Signer:
-    """Signs the requests to one bucket, in the region where it is.
+    """Signs the requests to one bucket, in the bucket's region.
 
-    `credentials` is asked for each request, since temporary ones expire; None asks as nobody.
-    `anew` reads the settings again, past all that is at hand, and gives what to ask from then on.
-    `clock` gives the time in UTC. Those that were made of it by `in_region` share its credentials
-    and its clock, and each has a region of its own."""
+    `credentials` is called for each request, since temporary credentials expire; if it returns
+    None, requests are anonymous. `anew` reads the settings again, without any cache, and returns
+    the function to call from then on. `clock` returns the time in UTC. Signers made by `in_region`
+    share the credentials and the clock; each has its own region."""
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class Signer:
         anew: Callable[[], Callable[[], AwsCredentials | None]] | None = None,
     ) -> None:
         if not _SENT.fullmatch(region):
-            raise ConfigError("the region of S3 has a character in it that none has")
+            raise ConfigError("the region of S3 has an invalid character in it")
         self.region, self._service = region, service
         self._keys = _Keys(credentials, clock, anew)
         self._moves = 0
@@ -98,21 +96,21 @@ class Signer:
         self._stamped: tuple[datetime, str] | None = None
 
     def in_region(self, region: str) -> Signer:
-        """Return one for another bucket, in a region of its own, with the same credentials and
+        """Return a signer for another bucket, with its own region and the same credentials and
         clock."""
         other = Signer(self.credentials, region, self._service)
         other._keys = self._keys
         return other
 
     def credentials(self) -> AwsCredentials | None:
-        """Return the credentials that there are now."""
+        """Return the current credentials."""
         return self._keys.credentials()
 
     def renew(self, refused: AwsCredentials | None) -> bool:
-        """Say if there are others than those that were `refused`; looks for some, once in a minute.
+        """Read the settings again, at most once a minute; say if the credentials now differ from
+        those that were `refused`.
 
-        Waits as reading settings does, which may ask a server or run a helper.
-        """
+        May block, since reading the settings may ask a server or run a helper."""
         return self._keys.renew(refused)
 
     def same_key(self, other: Signer) -> bool:
@@ -121,15 +119,15 @@ class Signer:
         try:
             ours, theirs = self.credentials(), other.credentials()
         except ConfigError:
-            return False  # whoever asks for the bytes learns why
+            return False  # the next request raises the error
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
     def learn_region(self, region: str, signed: str) -> bool:
-        """Say if a request that was `signed` for one region is to be asked again, in the `region`
-        that was told.
+        """Say if a request that was `signed` for one region should be sent again, signed for the
+        `region` that the answer named.
 
-        The bucket's requests are signed for that from now on. False where it was asked there, or
-        moves without an end."""
+        Later requests to the bucket are signed for that region. False if the request was signed for
+        it already, or after MOST_REGIONS changes."""
         if region == signed or (region != self.region and self._moves >= MOST_REGIONS):
             return False
         if region != self.region:
@@ -138,23 +136,22 @@ class Signer:
 
     @property
     def skew(self) -> timedelta:
-        """By how much the server's clock is ahead of ours, as far as it was learned."""
+        """How far the server's clock is ahead of ours, as learned from its answers."""
         return self._keys.skew
 
     def learn_time(self, theirs: datetime, signed: timedelta) -> bool:
-        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it
-        allows. `signed` is the skew of the request that was refused: others may have learned
-        another one meanwhile.
+        """Use the server's clock for signatures from now on, after a refusal because ours is wrong
+        by more than the allowed 15 minutes. `signed` is the skew of the refused request; another
+        transfer may have learned a different one meanwhile.
 
-        Returns False where that request was signed by the server's clock already, so that it was
-        something else."""
+        Returns False if that request used the server's clock already: then the clock is not the
+        cause."""
         return self._keys.learn_time(theirs, signed)
 
     def fields(
         self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED
     ) -> Fields:
-        """Return the fields that sign a request with these `fields`; they are to be sent beside
-        them."""
+        """Return the fields that sign a request with these `fields`; both are sent."""
         credentials, now, region = self.credentials(), self._keys.now(), self.region
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
@@ -165,14 +162,10 @@ class Signer:
         signed: dict[str, str] = {}
         for name, value in (*fields, *own):
             key = name.lower()
-            if key.startswith(
-                "x-amz-"
-            ):  # of a field that stands twice both values, as a server joins them
-                signed[key] = (
-                    f"{signed[key]},{squeeze_blanks(value)}"
-                    if key in signed
-                    else squeeze_blanks(value)
-                )
+            if key.startswith("x-amz-"):
+                text = squeeze_blanks(value)
+                # A repeated field is signed as a server joins it.
+                signed[key] = f"{signed[key]},{text}" if key in signed else text
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
@@ -197,16 +190,15 @@ class Signer:
         return (*own, ("Authorization", f"{_ALGORITHM} {signed_by}"))
 
     def _stamp_of(self, now: datetime) -> str:
-        """Return a time as it is signed. It is written once a second: that costs as much as the
-        signature itself."""
+        """Return a time in the format of a signature. Cached for a second: formatting costs as much
+        as the signature itself."""
         second = now.replace(microsecond=0)
         if self._stamped is None or self._stamped[0] != second:
             self._stamped = (second, second.strftime("%Y%m%dT%H%M%SZ"))
         return self._stamped[1]
 
     def _keyed(self, secret: str, day: str, region: str) -> hmac.HMAC:
-        """Return an HMAC that has the signing key, and no text yet. The key is derived, and put in,
-        once a day."""
+        """Return a new HMAC with the signing key. The key is derived once a day."""
         if self._derived is None or self._derived[0] != (secret, day, region):
             key = f"AWS4{secret}".encode()
             for step in (day, region, self._service, "aws4_request"):
