@@ -1,6 +1,6 @@
 """Decide whether the destination already has an object as it is at the source.
 
-Decided here: what counts as the same, the strongest reason first. Never here: what is done about
+Decided here: what counts as the same, the strongest reason first. Never here: what follows from
 it."""
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from relay.receipt import Version
 
 
 def proof_of_equality(source: Version, destination: Version) -> str | None:
-    """Return why the two are the same object, or None where they are not, or may not be.
+    """Return the reason why the two objects are the same, or None if they are or may be different.
 
-    A digest that both stores have decides. Else the same size, and a destination that is not older:
-    it was written after the source was last changed. Two objects whose sizes are not known are
-    never the same."""
+    A digest that both stores have decides. Else the sizes must be the same, and the destination
+    must not be older than the source. Objects of unknown size are never the same."""
     if source.size is None or source.size != destination.size:
         return None
     agreeing, differing = compare(source.digests, destination.digests)

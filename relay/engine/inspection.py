@@ -1,7 +1,7 @@
-"""Look at a destination by HEAD, and by the first byte where HEAD is only advice.
+"""Inspect a destination by HEAD, and by a GET of one byte where HEAD is not reliable.
 
-Decided here: what an answer says of what is there. Never here: what follows from it
-(`existing.py`)."""
+Decided here: what an answer says about the existing object. Never here: what follows from it
+(`transfer/precheck.py`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from relay.stores.interfaces import ByteRange, Destination, ObjectInfo, Source, 
 from relay.wire.body import Body
 
 PIECE_BYTES = 1 << 18
-"""So many bytes are compared at a time."""
+"""Number of bytes that are compared at a time."""
 
 
 def inspect_object(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
-    """Return what is there; where HEAD can't tell, a GET of one byte does, if it can.
+    """Return the existing object, by HEAD, or by a GET of one byte if HEAD does not describe it.
 
-    Raises NotFound where nothing is there, and StoreError.
+    Raises NotFound if there is none, and StoreError.
     """
     found = destination.head(place)
     if not isinstance(found, ObjectInfo):
@@ -31,15 +31,15 @@ def inspect_object(destination: Destination, place: Location) -> ObjectInfo | Un
         return found
     reported = _first_byte(
         destination, place
-    )  # another method told that something is there, and not its length
+    )  # another method than HEAD showed that an object exists, but not its length
     return reported if isinstance(reported, ObjectInfo) else found
 
 
 def _first_byte(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
-    """Return what a GET of one byte tells. Raises NotFound, and what may pass."""
+    """Return the description by a GET of one byte. Raises NotFound, and retryable StoreErrors."""
     try:
         opened = destination.get(place, None, ByteRange(0, 0))
-    except (RangeIgnored, SourceChanged):  # it was answered with all of it; or it has no first byte
+    except (RangeIgnored, SourceChanged):  # the store ignores ranges, or the object is empty
         return _head_by_get(destination, place)
     except NotFound:
         raise
@@ -56,11 +56,10 @@ def _first_byte(destination: Destination, place: Location) -> ObjectInfo | Unkno
 
 
 def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
-    """Return what the head of an answer to GET tells of something that is there, and has no first
-    byte to give.
+    """Return the description by the head of a GET, for an existing object without a first byte.
 
-    Where it tells nothing this time, something is there all the same. Raises NotFound, and what may
-    pass."""
+    If the store refuses this time, the object exists nevertheless. Raises NotFound, and retryable
+    StoreErrors."""
     try:
         opened = destination.get(place)
     except NotFound:
@@ -77,11 +76,10 @@ def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
 
 
 def inspect_prior_state(destination: Destination, place: Location, needed: bool) -> PriorState:
-    """Look at the destination before the upload. Raises StoreError as `inspect_object` does, but
-    for what just is not there.
+    """Return the state of the destination before the upload. Raises StoreError, except NotFound.
 
-    Unless the look is `needed` one request is enough, and a final refusal only means that it is not
-    known what is there."""
+    Unless the state is `needed`, one HEAD is enough, and a permanent refusal means that the state
+    is unknown."""
     try:
         found = inspect_object(destination, place) if needed else destination.head(place)
     except NotFound:
@@ -103,9 +101,8 @@ def is_piece(
     pinned: Version | None,
     there: Version,
 ) -> bool:
-    """Say if the bytes that are there are the first ones of the source's version that is `pinned`,
-    and no others: then they are of an upload of it. Raises StoreError, SourceChanged, and what
-    breaks a body."""
+    """Say if the existing object has only the first bytes of the source's `pinned` version: then it
+    comes from an upload of it. Raises StoreError, SourceChanged, and as Body.read."""
     if (
         pinned is not None
         and None not in (pinned.size, there.size)
@@ -141,11 +138,11 @@ def _open_beginning(
 
 
 def undescribed(place: Location) -> Rejected:
-    """Return the error of one who is not to overwrite anything, and is not told if anything is
-    there."""
+    """Return the error for a destination that does not show whether an object exists, if nothing
+    may be overwritten."""
     return Rejected(
-        f"the destination does not tell whether something is at {place}, and nothing may be"
-        " overwritten there",
+        f"the destination does not show whether {place} exists, and nothing may be overwritten"
+        " there",
         side="destination",
         hint=(
             "Permit to read it (HEAD or GET), or choose 'if_exists': 'overwrite'. Nothing was sent."

@@ -1,6 +1,6 @@
 """The outcome of a transfer that succeeded.
 
-Decided here: what is told of it. Never here: whether it did.
+Decided here: how it is reported. Never here: whether the transfer succeeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relay.receipt import Receipt, State
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a transfer ended well. `receipt` is None for one that was skipped."""
+    """The result of a successful transfer. `receipt` is None if the object was skipped."""
 
     id: str
     state: State
@@ -25,12 +25,13 @@ class Outcome:
     seconds: float
     receipt: Receipt | None
     notes: tuple[str, ...] = ()
-    """Why it was skipped, where it was."""
+    """The reasons of a skip."""
     remains: Mapping[str, str] = field(default_factory=dict)
-    """What attempts before the last one left, and nobody has removed: in words, by place."""
+    """Sentences about the leftovers of earlier attempts, by place."""
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return it as the API and the command line print it; locations without their secrets."""
+        """Return it as JSON values, as the API and the command line print it; locations without
+        their secrets."""
         return {
             "id": self.id,
             "state": self.state.value,

@@ -11,34 +11,34 @@ from relay.location import Location
 
 
 class Verify(Enum):
-    """How much proof is wanted."""
+    """The wanted level of proof."""
 
     AUTO = "auto"
-    """The strongest level without reading again; where there is none, read back."""
+    """The strongest level without another read; if there is none, read back."""
     READ_BACK = "read_back"
     """Read every byte back from the destination."""
     SIZE = "size"
-    """Only compare sizes: unverified, and the cheapest, since the bytes need not enter the
-    process."""
+    """Compare only sizes. The object is unverified. The cheapest level, since the bytes need not
+    enter the process."""
 
 
 class IfExists(Enum):
-    """What to do where the destination has an object already."""
+    """What to do if the destination already has an object."""
 
     OVERWRITE = "overwrite"
     CHANGED = "changed"
-    """Overwrite what differs, and skip what is there unchanged (`engine/unchanged.py`)."""
+    """Overwrite different objects, and skip unchanged ones (`engine/comparison.py`)."""
     SKIP = "skip"
     FAIL = "fail"
 
 
 class Metadata(Enum):
-    """What becomes of what describes an object, where its destination can't keep all of it."""
+    """What to do if the destination can't keep all of the object's metadata."""
 
     KEEP = "keep"
-    """What can be kept is; of the rest the receipt has a note."""
+    """Keep as much as possible; the receipt has a note about the rest."""
     STRICT = "strict"
-    """The object fails before anything of it is sent."""
+    """Fail the object before anything is sent."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Plan:
     verify: Verify = Verify.AUTO
     if_exists: IfExists = IfExists.OVERWRITE
     server_copy: bool = True
-    """Where both ends are one store that can copy by itself, let it."""
+    """Use a server-side copy if source and destination are in one store that has it."""
     metadata: Metadata = Metadata.KEEP
     tree: tuple[Location, Location] | None = None
-    """The folders of the source and of the destination, where it is one of a tree."""
+    """The source's and the destination's folders, if the object belongs to a tree."""
 
     def __post_init__(self) -> None:
-        """Refuse what would truncate the only copy."""
+        """Refuse an upload that would truncate its own source."""
         if same_object(self.source, self.destination):
             raise SameObject(f"{self.destination} is both source and destination")

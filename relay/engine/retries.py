@@ -1,7 +1,7 @@
-"""What is retried at the moment: the object, the reason, and the time of the next attempt.
+"""The pending retries of a transfer: what is retried, why, and when.
 
-Decided here: what is told of it, and of which of several. Never here: whether, and when, something
-is tried again."""
+Decided here: how a retry is reported, and which of several. Never here: whether, and when,
+something is retried."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ WHOLE = "the object"
 
 @dataclass(frozen=True, kw_only=True)
 class PendingRetry:
-    """One thing that failed and is tried again. `again` and `since` are seconds since 1970."""
+    """A failure that is retried. `since` (the first failure) and `again` (the next attempt) are in
+    seconds since 1970."""
 
     what: str
     code: str
     side: Side
     detail: str
     failures: int
-    """How many attempts have failed since the trouble began."""
+    """Number of consecutive failures."""
     since: float
     again: float
 
@@ -44,19 +45,19 @@ class PendingRetry:
 
 @dataclass(eq=False)
 class PendingRetries:
-    """The troubles of one transfer: of the whole of it, and of its parts."""
+    """The pending retries of one transfer: of the whole object, and of its parts."""
 
     clock: Callable[[], float] = time
     _of: dict[str, PendingRetry] = field(default_factory=dict)
 
     @property
     def worst(self) -> PendingRetry | None:
-        """Return the one that has lasted the longest, None while all goes well."""
+        """The retry that has lasted longest, or None."""
         return min(self._of.values(), key=lambda one: one.since, default=None)
 
     def note(self, what: str, error: RelayError, failures: int, wait: float) -> None:
-        """Take note that `what` failed, for the time number `failures`, and is tried again in
-        `wait` seconds."""
+        """Note that `what` has failed `failures` times in a row, and is retried in `wait`
+        seconds."""
         now, before = self.clock(), self._of.get(what)
         self._of[what] = PendingRetry(
             what=what,
@@ -69,13 +70,12 @@ class PendingRetries:
         )
 
     def over(self, what: str) -> None:
-        """Take note that `what` is well, or is not tried again."""
+        """Note that `what` has succeeded, or is not retried."""
         self._of.pop(what, None)
 
 
 def listing_trouble(meter: Watchdog) -> PendingRetry | None:
-    """Return what of the listing that a meter measures is tried again at the moment, if anything
-    is."""
+    """Return the pending retry of the listing that `meter` watches, or None."""
     if meter.borne is None:
         return None
     error, failures, since, again = meter.borne

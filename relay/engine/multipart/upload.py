@@ -1,19 +1,18 @@
-"""One object as a multipart upload: begin it, fill it with ranged reads of the pinned version,
-complete it.
+"""One object as a multipart upload: create it, move its parts by ranged reads, complete it.
 
-Theory of operation. The object is cut into spans of one size, so large that the destination's
-limits hold; a workers moves some of them at a time (`workers.py`). The CRC64NVME of each part is
-computed on the way and all of them are combined into that of the whole, which the source's own and
-the destination's are compared with. Nobody sees anything before the destination was told that all
-parts are there; when anything fails for good the upload is aborted.
+Theory of operation. The object is split into parts of one size that the destination's limits
+permit; `part_workers.py` moves several of them concurrently. The CRC64NVME of each part is computed
+in transit, and all are combined into that of the whole object, which is compared with the source's
+and the destination's. The object is not visible before the upload is completed; after a permanent
+failure the upload is aborted.
 
-With a journal every step is written down, and an upload that another process began is gone on with:
-the destination is asked which parts it has, and only those that it and the journal know alike are
-not sent again. Other runners may take parts of it meanwhile (`share.py`); whoever has the transfer
-waits for theirs, and completes it.
+With a journal every step is recorded, and the upload of another process is resumed: the destination
+lists its parts, and those on which it and the journal agree are not sent again. Other workers may
+help with parts meanwhile (`worker/part_helper.py`); the owner of the transfer waits for theirs, and
+completes the upload.
 
-Decided here: the cut, what is kept, when an upload is completed or thrown away. Never here: whether
-an object goes in parts, and how one moves."""
+Decided here: the part size, which parts are kept, when an upload is completed or aborted. Never
+here: how one part moves."""
 
 from __future__ import annotations
 
@@ -77,20 +76,20 @@ from relay.wire.watchdog import Watchdog
 
 MIB = 1 << 20
 COPY_BYTES = 512 * MIB
-"""The most that a store is asked to copy in one request, which takes it some seconds."""
+"""Maximum bytes that a store is asked to copy in one request, which takes it some seconds."""
 OTHERS_SECONDS = 0.25
-"""How often one who has no part left to move looks if the others are done with theirs."""
+"""How often, in seconds, the owner checks whether its helpers have finished their parts."""
 
 
 def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRange]:
-    """Cut `size` bytes into spans of about `wished` bytes each, larger ones where there would be
-    too many.
+    """Split `size` bytes into ranges of about `wished` bytes, or larger ones if the store permits
+    fewer parts.
 
-    Raises Rejected for an object that is larger than the store takes.
+    Raises Rejected if the object is larger than the store permits.
     """
     if size > limits.object_bytes:
         raise Rejected(
-            f"{size} bytes are more than an object may have there ({limits.object_bytes})",
+            f"{size} bytes exceed the store's limit for one object ({limits.object_bytes})",
             side="destination",
             hint="The destination can't hold this object; choose another, or split the object.",
         )
@@ -101,7 +100,7 @@ def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRa
 
 
 MAX_FRUITLESS_RESUMES = 2
-"""So often, one after the other, an attempt goes on with an upload that takes nothing."""
+"""Number of consecutive resumes without an accepted part after which the upload is aborted."""
 UNREACHABLE_ERRORS = (
     UploadGone,
     ConnectFailed,
@@ -110,19 +109,18 @@ UNREACHABLE_ERRORS = (
     Throttled,
     Locked,
 )
-"""Failures that say nothing about an upload: the store is away, or busy."""
+"""Failures that say nothing about the upload: the store is unreachable or busy."""
 DISCARD_ERRORS = (UploadGone, RangeIgnored, SourceUnstable)
-"""Failures after which what has arrived is of no use to anybody."""
+"""Failures after which the uploaded parts are useless."""
 
 NOT_COMPLETED_ERRORS = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
-"""Answers to an upload that is to be completed after which nobody asks again: of the whole, and not
-of one part."""
+"""Answers to a completion request that are final: they concern the whole upload, not one part."""
 
 
 @dataclass(frozen=True)
 class MovedParts:
-    """An object that was moved in parts: what the destination said, its digests, and what was sent
-    twice (bytes)."""
+    """A completed multipart upload: the destination's answer, the object's digests, and the bytes
+    that had to be sent again."""
 
     stored: PutResult
     digests: Digests
@@ -131,40 +129,40 @@ class MovedParts:
 
 @dataclass(eq=False)
 class MultipartUpload:
-    """One object on its way in parts. `run` once; `bytes` says how far it is."""
+    """Moves one object as a multipart upload. Call `run` once."""
 
     way: PartContext
     if_absent: bool = False
     journal: Journal | None = None
     vain: int = 0
-    """So many attempts before this one, and with this one, went on with the upload, which took
-    nothing."""
+    """Number of consecutive attempts that resumed the upload and had no part accepted."""
 
     def __post_init__(self) -> None:
-        """Cut it; nothing has moved yet. Raises Rejected as `split_into_ranges`."""
+        """Split the object into parts; nothing moves yet. Raises Rejected as
+        `split_into_ranges`."""
         size = self.way.found.version.size
-        assert size is not None, "only an object of known size is cut"
+        assert size is not None, "only an object of known size is split"
         self._destination = cast(
             PartsDestination, self.way.stores.destination(self.way.place, self.way.meter)
         )
         limits = self._destination.part_limits
-        assert limits is not None, "only a store that takes parts is asked for them"
+        assert limits is not None, "only a store with multipart uploads has limits of parts"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
         self._workers = PartWorkers(self.way, split_into_ranges(size, wished, limits))
         self._lifecycle = UploadLifecycle(
             self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains
         )
         self._resumed: Upload | None = None
-        """The upload that this attempt went on with."""
+        """The upload that this attempt resumed."""
         self._completing = False
         self._completion_requests = 0
-        """How often the destination was asked to complete the upload."""
+        """Number of completion requests."""
         self.discarded = ""
-        """What is to be said of an upload that this attempt went on with, and threw away."""
+        """The note about a resumed upload that this attempt aborted."""
 
     @property
     def bytes(self) -> int:
-        """The bytes that have moved, those of parts under way included."""
+        """The bytes that have moved, including those of parts in flight."""
         return self._workers.bytes
 
     @property
@@ -179,45 +177,48 @@ class MultipartUpload:
 
     @property
     def sent(self) -> int:
-        """The bytes that this attempt sent in vain, if nothing comes of it."""
+        """The bytes of this attempt that must be sent again if it fails."""
         if self._is_journalled:
             return self._workers.resent + self._workers.under_way
         return self._workers.bytes + self._workers.resent
 
     @property
     def _is_journalled(self) -> bool:
-        """Whether what was acknowledged serves the next attempt."""
+        """True if the next attempt can resume the acknowledged parts."""
         return self.journal is not None
 
     def run(self) -> MovedParts:
-        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is
-        aborted, unless there is a journal, and some of it has arrived.
+        """Move the object. Raises a RelayError on a permanent failure; then the upload is aborted,
+        unless it can be resumed: there is a journal, and some parts have arrived.
 
-        RangeIgnored where the source gives no ranges after all: nothing of it is at the destination
-        then."""
+        Raises RangeIgnored if the source ignores ranges; then nothing is at the destination."""
         written = self.journal.recorded_upload() if self.journal is not None else None
-        if written is not None and (moved := self._resume_completed(written)):
-            return moved
+        if written is not None:
+            moved = self._resume_completed(written)
+            if moved is not None:
+                return moved
         upload: Upload | None = None
         try:
             upload = (written and self._resume(written)) or self._create()
             self._move_all(upload)
             return self._complete(upload)
         except BaseException as error:
-            if (gone := self._discard_stuck_upload(error)) is not None:
+            gone = self._discard_stuck_upload(error)
+            if gone is not None:
                 raise gone from error
             if upload is not None and not (self._is_journalled and self._can_continue(error)):
                 self._lifecycle.abort(upload, error)
             raise
 
     def _discard_stuck_upload(self, error: BaseException) -> UploadGone | None:
-        """Throw away an upload that was gone on with and does not get on; return that, or None
-        where it is kept.
+        """Abort a resumed upload that makes no progress. Return the error to raise, or None if the
+        upload is kept.
 
-        Some stores keep what came of a broken part, and never take that upload's parts rightly
-        again. One that can't be thrown away either is kept: then it is the store that does not
-        answer. Raises why, where that may pass and the upload was refused."""
-        upload, self.vain = self._resumed, self.vain + 1 if self._is_fruitless(error) else 0
+        Some stores keep a broken part, and then never accept a part of that upload again. If the
+        abort fails as well, the upload is kept: the store itself does not answer. Raises the
+        failure of the abort if it is retryable and the completion was refused."""
+        upload = self._resumed
+        self.vain = self.vain + 1 if self._is_fruitless(error) else 0
         refused = self._completing and isinstance(error, Rejected)
         if (
             upload is None
@@ -229,18 +230,16 @@ class MultipartUpload:
             self._lifecycle.discard(upload)
         except RelayError as failure:
             if refused and failure.retryable:
-                raise  # it is refused again, and thrown away by an attempt to come
+                raise  # the next attempt is refused again, and aborts the upload
             return None
         self.vain = 0
         self.discarded = (
-            "an upload in parts that had been begun before took no more, and was begun anew:"
-            f" {error.message}"
+            f"a resumed multipart upload accepted no more parts, and was restarted: {error.message}"
         )
-        return UploadGone(f"the upload that was gone on with takes nothing: {error.message}")
+        return UploadGone(f"the resumed multipart upload accepts no parts: {error.message}")
 
     def _is_fruitless(self, error: BaseException) -> bool:
-        """Say if the destination answers, and this upload of an earlier attempt still has taken
-        nothing."""
+        """Say if a resumed upload has accepted no part, although the destination answers."""
         if self._resumed is None or self._workers.taken or not isinstance(error, RelayError):
             return False
         busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (
@@ -253,10 +252,10 @@ class MultipartUpload:
     # -- the upload
 
     def _resume_completed(self, written: UploadRecord) -> MovedParts | None:
-        """Return what an earlier attempt completed under another name, and did not live to publish;
-        nothing is sent.
+        """Return the object that an earlier attempt completed under a temporary name, and crashed
+        before it published it; else None. Nothing is sent.
 
-        Like any object that was just sent, it is believed only when it is proved.
+        It must be verified like any other upload.
         """
         if written.digest is None or not self._is_ours(written):
             return None
@@ -269,7 +268,7 @@ class MultipartUpload:
         return MovedParts(PutResult(Version(), left, {}, place=self.way.place), digests, 0)
 
     def _completed_location(self, written: UploadRecord) -> Location | None:
-        """Return where the whole lies that was completed under another name, if it does."""
+        """Return the temporary place of the completed object, or None. Raises StoreError."""
         for place in self._destination.staged_locations(self.way.place, written.upload_id):
             try:
                 found = self._destination.head(place)
@@ -280,14 +279,13 @@ class MultipartUpload:
         return None
 
     def _is_ours(self, written: UploadRecord) -> bool:
-        """Say if an upload that stands in the journal is of this version, to this place, in this
-        cut."""
+        """Say if the recorded upload has this version, this place and this part size."""
         version = self.way.found.version
         step = self._workers.spans[0].length
         return can_resume(written, str(self.way.place), version.etag, version.size, step)
 
     def _create(self) -> Upload:
-        """Begin an upload; what is written down lets others move parts of it, and go on with it."""
+        """Create an upload. Its record lets other workers move parts of it, and resume it."""
         version, spans = self.way.found.version, self._workers.spans
         about = UploadRecord(
             "",
@@ -303,12 +301,10 @@ class MultipartUpload:
         return self._lifecycle.begin(self.way.place, self.way.found.metadata, about)
 
     def _resume(self, written: UploadRecord) -> Upload | None:
-        """Return the upload of an earlier attempt, if there is one of this very version, with what
-        it has of it.
-
-        One that does not fit is thrown away.
+        """Resume the upload of an earlier attempt with its confirmed parts, if it has this version.
+        Else abort it and return None.
         """
-        assert self.journal is not None, "it is where this was written"
+        assert self.journal is not None, "the record comes from the journal"
         if not written.upload_id:
             self._lifecycle.abort_lost_uploads(self.way.place, written)
             return None
@@ -324,12 +320,12 @@ class MultipartUpload:
             listed = self._destination.stored_parts(upload)
         except NotFound:
             self._resumed, workers.resumed = None, False
-            return None  # the store threw it away; another is begun in its place
+            return None  # the store has expired the upload, so create another
         workers.read = {
             part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
         }
         for part in confirmed_parts(written, listed):
-            if part.digest or not self.way.digested:  # else it was sent when nobody wanted a digest
+            if part.digest or not self.way.digested:  # a part without a needed digest is sent again
                 workers.record_part(part)
         gone = frozenset(part.number for part in written.parts) - frozenset(workers.done)
         self.journal.resume(upload.id, gone, len(workers.spans))
@@ -338,8 +334,8 @@ class MultipartUpload:
     # -- the parts
 
     def _move_all(self, upload: Upload) -> None:
-        """Have every part moved, by us or by others. Raises the first failure of ours, when all
-        else of ours has stopped."""
+        """Move every part, with the help of other workers. Raises our first failure, after our
+        other parts have stopped."""
         take = self._next_part(upload)
         while len(self._workers.done) < len(self._workers.spans):
             self._workers.run(upload, take)
@@ -347,16 +343,16 @@ class MultipartUpload:
                 self._adopt_parts_of_others(self.journal)
 
     def _next_part(self, upload: Upload) -> NextPart:
-        """Return what says which part is ours to move."""
+        """Return the source of part numbers: the journal, or a list without one."""
         if self.journal is not None:
             return partial(self.journal.take, upload.id)
         return numbered_parts(iter(range(1, len(self._workers.spans) + 1)))
 
     def _adopt_parts_of_others(self, journal: Journal) -> None:
-        """Take over what others have moved, and wait a moment for what they have not.
+        """Adopt the parts that other workers have moved, and wait a moment for the rest.
 
-        A part that stands as ours is one of which we were not told: whoever takes the next may have
-        it."""
+        A part that the ledger still assigns to us, although we move none, comes from a lost
+        response: release it."""
         workers = self._workers
         if len(workers.done) == len(workers.spans):
             return
@@ -367,7 +363,7 @@ class MultipartUpload:
                     workers.record_part(part)
             if len(workers.done) < len(workers.spans):
                 raise UploadGone(
-                    f"the parts of {self.way.place} were forgotten while they were moved"
+                    f"the record of the parts of {self.way.place} was removed during the upload"
                 )
         elif any(left.values()):
             journal.release_parts()
@@ -377,11 +373,13 @@ class MultipartUpload:
     # -- the end
 
     def _complete(self, upload: Upload) -> MovedParts:
+        """Complete the upload, after its digest is checked. Raises IntegrityMismatch of the source,
+        LeaseLost, LedgerFailed, and as `_request_completion`."""
         self._completing, workers = True, self._workers
         digests = self._combine_digests() if self.way.digested else {}
         declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
-            message = f"the {COMBINED} of what was read is not the one that was declared"
+            message = f"the {COMBINED} of the bytes that were read is not the one that was declared"
             raise IntegrityMismatch(message, side="source", seen=str(as_hex(digests)))
         parts: tuple[Part, ...] = tuple(
             workers.done[number] for number in range(1, len(workers.spans) + 1)
@@ -398,9 +396,9 @@ class MultipartUpload:
     def _request_completion(
         self, upload: Upload, parts: tuple[Part, ...], known: Digests
     ) -> PutResult:
-        """Ask for the whole, and again while that may help. Raises as PartsDestination.complete,
-        and Unavailable where something is there by the time that it is asked again: that may be
-        ours, of which only the answer was lost."""
+        """Request the completion, with retries. Raises as PartsDestination.complete, and
+        Unavailable if a retry finds an object at the place: it may be ours, if the answer to the
+        first request was lost."""
 
         def ask(_: Watchdog) -> PutResult:
             self._completion_requests += 1
@@ -412,17 +410,14 @@ class MultipartUpload:
             if self._completion_requests == 1:
                 raise
             raise Unavailable(
-                f"something came to {self.way.place} while the upload was completed:"
+                f"an object appeared at {self.way.place} while the upload was completed:"
                 f" {error.message}",
                 side="destination",
-                hint=(
-                    "The first request to complete it may have done so: run it again, and it is"
-                    " looked at."
-                ),
+                hint=("The first completion request may have succeeded; run it again to check."),
             ) from None
 
     def _combine_digests(self) -> Digests:
-        """Combine the parts' digests into the whole's."""
+        """Combine the digests of the parts into that of the whole object."""
         value = 0
         for number, span in enumerate(self._workers.spans, start=1):
             digest = int.from_bytes(self._workers.digests[number], "big")
@@ -430,8 +425,8 @@ class MultipartUpload:
         return {COMBINED: value.to_bytes(8, "big")}
 
     def may_be_whole(self, error: RelayError) -> bool:
-        """Say if the object may be there after `error`: the destination was asked to complete it,
-        and has not refused the only request."""
+        """Say if the destination may have the object in spite of `error`: it got a completion
+        request that it has not refused."""
         status = getattr(error, "store_status", None)
         refused = (
             isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
@@ -439,11 +434,11 @@ class MultipartUpload:
         return self._completion_requests > int(refused)
 
     def _can_continue(self, error: BaseException) -> bool:
-        """Say if another attempt, or another process, may go on with what was acknowledged.
+        """Say if another attempt, or another process, can resume the acknowledged parts.
 
-        What has arrived outlives every limit of time, and whatever one part was answered: the
-        object may be tried again, by hand too. Not what can be of no use: another version's, what
-        nobody wants, what can't be completed."""
+        They are kept after any timeout and any failure of one part, since the user may retry the
+        object. They are not kept if they are useless: of another version, cancelled for good, or of
+        an upload that can't be completed."""
         if isinstance(error, DISCARD_ERRORS) or (
             self._completing and isinstance(error, NOT_COMPLETED_ERRORS)
         ):
@@ -460,8 +455,8 @@ class MultipartUpload:
 
 
 def is_multipart(found: ObjectInfo | None, destination: Destination, limits: Limits) -> bool:
-    """Say if an object is to go in parts: it is large, its version is pinned, and both sides
-    can."""
+    """Say if an object goes as a multipart upload: it is large, its version is pinned by a strong
+    ETag, the source has ranges, and the destination has multipart uploads."""
     if found is None or found.version.size is None or destination.part_limits is None:
         return False
     return (
