@@ -1,12 +1,12 @@
 """Keyed hashes that identify a migration, and an object of a list.
 
-Theory of operation. What tells one place from another is its store, its endpoint, and the whole of
-its URL, and a query may hold a secret. So only an HMAC of it is kept, under a random key of the
-ledger's own: whoever sees a row can't try out what was hashed. Two rows of one ledger can be
-compared, and nothing else.
+Theory of operation. A location is identified by its store, its endpoint and its whole URL, whose
+query may hold a secret. So only an HMAC is stored, under a random key of this ledger: a reader of a
+row can't test guesses against it. Rows of one ledger can be compared with each other, and that is
+all.
 
-Decided here: what is hashed. Never here: what of a URL names an object (`relay/identity.py`).
-"""
+Decided here: what is hashed. Never here: which parts of a URL name an object
+(`relay/identity.py`)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from relay.ledger.schema import keys
 
 @dataclass(frozen=True)
 class IdentityHashes:
-    """The keyed hashes of a request: of all of it, of its two places, and of the accounts that
-    speak to them."""
+    """The keyed hashes of a request: of the whole request, of its two locations, and of their
+    accounts."""
 
     spec: str
     places: str
@@ -35,10 +35,10 @@ class IdentityHashes:
 
 
 def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
-    """Return the marks of a request."""
+    """Return the keyed hashes of a request."""
     key = key_of(connection)
     places = spec.places or (spec.source, spec.destination)
-    named = [spec.named] if any(spec.named) else []  # without any it is as it always was
+    named = [spec.named] if any(spec.named) else []  # no headers: the hash of an older relay
     return IdentityHashes(
         keyed_hash(key, places, spec.options, *named),
         keyed_hash(key, places, *named),
@@ -49,8 +49,8 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
 def is_unnamed(
     connection: Connection, row: Any, spec: Spec, secret: Mapping[str, Any] | None
 ) -> bool:
-    """Say if the row of a relay that took no header for a name is of the same places, by all that
-    its `secret` has."""
+    """Say if the row of an older relay, which hashed no headers, has the same locations, by the
+    headers in its `secret`."""
     if not any(spec.named) or secret is None:
         return False
     plain = identity_hashes_of(connection, replace(spec, named=([], [])))
@@ -62,23 +62,22 @@ def _headers(secret: Mapping[str, Any]) -> list[list[list[str]]]:
 
 
 def key_of(connection: Connection) -> bytes:
-    """Return the ledger's own key."""
+    """Return this ledger's key."""
     return bytes.fromhex(
         connection.execute(select(keys.c.value).where(keys.c.name == "identity")).scalar_one()
     )
 
 
 def keyed_hash(key: bytes, *what: Any) -> str:
-    """Return the keyed hash of plain values: 64 letters."""
+    """Return the keyed hash (HMAC-SHA256) of plain values, as 64 hex digits."""
     return hmac.digest(key, json.dumps(what, sort_keys=True).encode(), hashlib.sha256).hex()
 
 
 def is_older(row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
-    """Say if the row of an older relay, which kept a digest of what is printed, is of the same
-    request for certain.
+    """Say if the row of an older relay, which stored a digest of the printed request, is certainly
+    of the same request.
 
-    `secret` is what it kept of its places; None: it was forgotten, and tells nothing of their
-    queries."""
+    `secret` has its locations; None: they were deleted, and their queries are unknown."""
     if row.places is not None or row.spec != spec.printed_digest:
         return False
     if secret is None:
@@ -87,7 +86,7 @@ def is_older(row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
 
 
 def is_whole_text(secret: Mapping[str, Any]) -> bool:
-    """Say if the texts of both places tell where they are without anybody's settings."""
+    """Say if the texts of both locations are complete without remotes or other settings."""
     return all(map(is_whole, _texts(secret)))
 
 

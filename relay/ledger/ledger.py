@@ -1,8 +1,11 @@
 """The public interface of the ledger: every call is one transaction, and is durable when it
 returns.
 
-Each raises LedgerFailed or LedgerBusy where the database does not answer; then nothing of it counts
-as done."""
+Every method raises LedgerFailed or LedgerBusy if the database does not answer; its transaction then
+counts as not done.
+
+Many methods read first, in a transaction without a lock, and take the write lock only if there is
+something to write."""
 
 from __future__ import annotations
 
@@ -53,27 +56,27 @@ from relay.process.failpoints import reach
 
 
 class Ledger:
-    """The durable truth, as one runner (`who`) sees and changes it."""
+    """The ledger, as one worker (`who`) reads and changes it."""
 
     def __init__(self, database: Database, who: claims.WorkerId | None = None) -> None:
-        """`who` is this process, unless a test says otherwise."""
+        """`who` is this process; tests may give another worker."""
         self.database = database
         self.who = who or claims.WorkerId.of_this_process(str(uuid.uuid4()))
-        self._forgot = False
+        self._wipe_due = False
 
     @classmethod
     def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
-        """Open a ledger by its URL, for a runner of one kind. Raises ConfigError."""
+        """Open a ledger by its URL, for a worker of one kind. Raises ConfigError."""
         return cls(open_database(address), claims.WorkerId.of_this_process(str(uuid.uuid4()), kind))
 
     @property
-    def _check_file(self) -> str | None:
-        """Whose migrations are shown: a terminal, whose file it is, sees all; a server's callers
-        only what they gave it."""
+    def _shown_kind(self) -> str | None:
+        """The kind of migrations that are shown, None for all. A terminal owns the file and sees
+        all; a server's clients see only the migrations that the server accepted."""
         return None if self.who.kind == TERMINAL else self.who.kind
 
     def close(self) -> None:
-        """Close the connections; hands nothing back (`leave` does)."""
+        """Close the connections. Claims are not handed back (`leave` does that)."""
         self.database.close()
 
     # -- migrations
@@ -81,8 +84,8 @@ class Ledger:
     def create(
         self, spec: Spec, key: str | None = None, go_on: bool = False
     ) -> tuple[Migration, bool]:
-        """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody
-        would find it."""
+        """As migrations.create. Also raises LedgerFailed if the file was removed or replaced: no
+        process would find the migration."""
         self.database.check_file()
         found = self.database.run(lambda c: migrations.create(c, spec, key, go_on, self.who.kind))
         reach("after-accept")
@@ -90,12 +93,12 @@ class Ledger:
 
     def migration(self, id: str) -> Migration:
         """As migrations.one."""
-        return self.database.run(lambda c: migrations.one(c, id, self._check_file), write=False)
+        return self.database.run(lambda c: migrations.one(c, id, self._shown_kind), write=False)
 
     def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
         """As migrations.many."""
         return self.database.run(
-            lambda c: migrations.many(c, limit, before, self._check_file), write=False
+            lambda c: migrations.many(c, limit, before, self._shown_kind), write=False
         )
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
@@ -107,8 +110,8 @@ class Ledger:
         return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act; a resumed migration learns what others left meanwhile
-        (`unproved.adopt_unproved`)."""
+        """As migrations.act; a resumed migration adopts the states that other migrations recorded
+        meanwhile (`unproved.adopt_unproved`)."""
 
         def acted(connection: Connection) -> Migration:
             found = migrations.act(connection, id, verb, fresh)
@@ -123,8 +126,8 @@ class Ledger:
         return self.database.run(lambda c: migrations.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
-        """As entries.begin_again; what must be listed for that is listed again. Raises as
-        migrations.lock_unended: then nothing has begun."""
+        """As entries.begin_again; the source is listed again if that is necessary. Raises as
+        migrations.lock_unended; nothing has changed then."""
 
         def begin(connection: Connection) -> None:
             migrations.lock_unended(connection, id)
@@ -139,7 +142,7 @@ class Ledger:
         return self.database.run(lambda c: limits.limit(c, id, change))
 
     def migration_views(self, ids: Sequence[str]) -> dict[str, MigrationView]:
-        """As limits.migration_views, for this runner."""
+        """As limits.migration_views, for this worker."""
         return self.database.run(lambda c: limits.migration_views(c, self.who.id, ids), write=False)
 
     def reset_crash_counts(self, id: str) -> None:
@@ -151,22 +154,21 @@ class Ledger:
         return self.database.run(lambda c: migrations.pause_for(c, id, error))
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
-        """As migrations.renew_secret. Raises as migrations.lock_unended: one that has succeeded
-        keeps no secret."""
+        """As migrations.renew_secret. Raises as migrations.lock_unended: a migration that has
+        succeeded keeps no secrets."""
 
         def renew(connection: Connection) -> None:
             migrations.lock_unended(connection, id)
             migrations.renew_secret(connection, id, secret)
 
         self.database.run(renew)
-        self._forgot = True  # those of before
+        self._wipe_due = True  # the log may still hold the old secrets
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody
-        from writing.
+        """As migrations.finish and migrations.forget_secrets; reads first.
 
-        What was forgotten stands in no file afterwards, or, where another process reads just now,
-        after a later call."""
+        Deleted secrets are then in no file. If another process is reading the log, that holds after
+        a later call."""
         now = time.time()
         due, over = self.database.run(
             lambda c: (migrations.finishable_ids(c), migrations.forgettable_ids(c, now)),
@@ -175,9 +177,9 @@ class Ledger:
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
         done = self.database.run(migrations.finish) if due else []
-        self._forgot |= bool(over or done)
-        if self._forgot:
-            self._forgot = not self.database.wipe_log()
+        self._wipe_due |= bool(over or done)
+        if self._wipe_due:
+            self._wipe_due = not self.database.wipe_log()
         return done
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
@@ -194,10 +196,10 @@ class Ledger:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
 
-    # -- runners and claims
+    # -- workers and claims
 
     def renew(self, seconds: float = claims.LEASE_SECONDS) -> bool:
-        """As claims.renew. Raises LedgerFailed too if the file is not there any more."""
+        """As claims.renew. Also raises LedgerFailed if the file was removed or replaced."""
         self.database.check_file()
         return self.database.run(lambda c: claims.renew(c, self.database, self.who, seconds))
 
@@ -206,14 +208,14 @@ class Ledger:
         self.database.run(lambda c: claims.leave(c, self.who))
 
     def reclaim(self) -> int:
-        """As claims.reclaim; looks first without keeping anybody from writing."""
+        """As claims.reclaim; reads first."""
         if not self.database.run(
             lambda c: claims.lost_workers(c, self.database, self.who), write=False
         ):
             return 0
         try:
             return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
-        except claims.RenewedMeanwhile:  # then nothing of it happened
+        except claims.RenewedMeanwhile:  # rolled back
             return 0
 
     def settle_and_claim(
@@ -223,8 +225,7 @@ class Ledger:
         only: str | None = None,
         watched: Iterable[str] = (),
     ) -> PollResult:
-        """As poll.settle_and_claim; looks first without keeping anybody from writing, where there
-        is nothing to settle."""
+        """As poll.settle_and_claim; reads first if there is nothing to settle."""
         if not ends:
             seen = self.database.run(
                 lambda c: poll.peek(c, self.who, wanted, only, watched), write=False
@@ -243,7 +244,7 @@ class Ledger:
         large: int | None = None,
         only_large: int | None = None,
     ) -> list[Claim]:
-        """As claims.claim; as many large ones as others, if nothing else is said."""
+        """As claims.claim; by default large transfers are not limited further."""
         wanted = claims.ClaimRequest(
             limit,
             limit if large is None else large,
@@ -268,8 +269,8 @@ class Ledger:
         self.database.run(lambda c: claims.check_claim(c, self.who, claim), write=False)
 
     def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
-        """As claims.release_unknown_claims; and doubt the rest, since what failed may have been
-        replaced by something older."""
+        """As claims.release_unknown_claims, and distrust recent commits: the database that failed
+        may have been replaced by an older copy."""
 
         def disowned(connection: Connection) -> int:
             claims.distrust_recent_commits(connection)
@@ -284,7 +285,7 @@ class Ledger:
         self.database.run(lambda c: listings.release_unknown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
-        """As trees.claim_listing; looks first without keeping anybody from writing."""
+        """As listings.claim_listing; reads first."""
         if not self.database.run(
             lambda c: listings.has_due_listing(c, self.who, only, alone), write=False
         ):
@@ -292,11 +293,11 @@ class Ledger:
         return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
 
     def learn_empty(self, listing: Listing, empty: bool) -> None:
-        """As trees.learn_empty."""
+        """As listings.learn_empty."""
         self.database.run(lambda c: listings.learn_empty(c, self.who, listing, empty))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
-        """As trees.add_page."""
+        """As listings.add_page."""
         return self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
 
     def unknown_names(self, id: str, names: Sequence[str]) -> set[str]:
@@ -304,18 +305,18 @@ class Ledger:
         return self.database.run(lambda c: listings.unknown_names(c, id, names), write=False)
 
     def renew_urls(self, id: str, urls: Mapping[str, str]) -> None:
-        """As trees.renew_urls."""
+        """As listings.renew_urls."""
         self.database.run(lambda c: listings.renew_urls(c, id, urls))
 
     def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
-        """As trees.end_listing."""
+        """As listings.end_listing."""
         self.database.run(lambda c: listings.end_listing(c, self.who, listing, error))
 
     def hand_back_listing(self, listing: Listing) -> None:
-        """As trees.hand_back_listing."""
+        """As listings.hand_back_listing."""
         self.database.run(lambda c: listings.hand_back_listing(c, self.who, listing))
 
-    # -- what was there before
+    # -- prior states
 
     def note_prior_states(self, found: Sequence[tuple[Claim, PriorState]]) -> tuple[bool, ...]:
         """As prior_states.note_prior_states."""
@@ -330,8 +331,8 @@ class Ledger:
         self.database.run(lambda c: folded_names.leave_folded(c, self.who, claim))
 
     def keep_link(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
-        """As local_links.objects_at_link, of a link that is kept (`local_links.keep_link`); looks
-        first without keeping anybody from writing."""
+        """Record a link as local_links.keep_link does (reads first), and return as
+        local_links.objects_at_link."""
         id = claim.migration_id
         if not self.database.run(lambda c: local_links.is_kept(c, id, link, target), write=False):
             self.database.run(lambda c: local_links.keep_link(c, id, link, target))
@@ -345,7 +346,7 @@ class Ledger:
             lambda c: local_links.objects_at_link(c, claim, link, there, tree), write=False
         )
 
-    # -- uploads in parts
+    # -- multipart uploads
 
     def recorded_upload(self, claim: Claim) -> UploadRecord | None:
         """As uploads.recorded_upload."""
@@ -396,14 +397,14 @@ class Ledger:
         self.database.run(lambda c: uploads.forget_upload(c, self.who, claim))
 
     def join_upload(self, only: str | None = None, but: Sequence[int] = ()) -> PartLease | None:
-        """As part_leases.join_upload; looks first without keeping anybody from writing."""
+        """As part_leases.join_upload; reads first."""
         if not self.database.run(
             lambda c: part_leases.has_joinable(c, self.who, only, but), write=False
         ):
             return None
         return self.database.run(lambda c: part_leases.join_upload(c, self.who, only, but))
 
-    # -- what nobody goes on with
+    # -- orphans
 
     def orphans(
         self, only: str | None = None, but: Sequence[int] = (), kept: float = orphans.KEPT_SECONDS

@@ -1,8 +1,8 @@
 """What each worker retries at the moment, visible to every other process.
 
-It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing
-in the `error` of its migration, which has none of its own while it is listed. Never here: what is
-tried again, and when (`relay/engine/retries.py`)."""
+A pending retry is stored in the `error` of the running transfer until the transfer is settled. That
+of a listing is stored in the `error` of its migration, which has no other error during the listing.
+Never here: what is retried, and when (`relay/engine/retries.py`)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from relay.ledger.rows import Claim, Listing
 from relay.ledger.schema import RUNNING, migrations, transfers
 
 SHOWN: Final = 5
-"""So many are told of one migration."""
+"""Maximum number of pending retries that are shown of one migration."""
 AGAIN: Final = "again"
-"""The member that only what is tried again has: a transfer may have kept the error of an earlier
-end."""
+"""The member that only pending retries have: a running transfer may still have the error of an
+earlier attempt."""
 
 _NOTE = (
     update(transfers)
@@ -36,8 +36,8 @@ _NOTE = (
 def note(
     connection: Connection, owner: str, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]
 ) -> None:
-    """Write what of each of these is tried again, or None: nothing. Of what is not the owner's any
-    more nothing is."""
+    """Write the pending retry of each transfer; None removes it. Transfers that the owner has lost
+    are unchanged."""
     for claim, trouble in troubles:
         error = None if trouble is None else json.dumps(trouble)
         row = {"the_id": claim.id, "the_fence": claim.fence, "the_owner": owner, "the_error": error}
@@ -47,8 +47,9 @@ def note(
 def note_listing(
     connection: Connection, owner: str, listing: Listing, trouble: Mapping[str, Any] | None
 ) -> None:
-    """Write what of a listing is tried again, or None: nothing. Of one that is not the owner's any
-    more nothing is, nor of one whose migration does not run: what that waits for stands there."""
+    """Write the pending retry of a listing; None removes it. A listing that the owner has lost is
+    unchanged, and so is a migration that does not run: its column has the error for which it was
+    paused."""
     table = migrations.c
     ours = (
         (table.id == listing.migration_id)
@@ -63,16 +64,18 @@ def note_listing(
 def split_listing_retry(
     text: str | None,
 ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """Return the error of a migration, and what of its listing is tried again: at most one of them
-    is there."""
+    """Return the error of a migration, and the pending retry of its listing; at most one of them is
+    not None."""
     reported = json.loads(text) if text else None
-    return (None, reported) if reported is not None and AGAIN in reported else (reported, None)
+    if reported is not None and AGAIN in reported:
+        return None, reported
+    return reported, None
 
 
 def retried_of(
     connection: Connection, ids: Sequence[str]
 ) -> dict[str, tuple[Mapping[str, Any], ...]]:
-    """Return what of these migrations is tried again, that which has lasted the longest first."""
+    """Return up to SHOWN pending retries of each migration, the longest-lasting first."""
     if not ids:
         return {}
     query = select(transfers.c.migration_id, transfers.c.name, transfers.c.error)

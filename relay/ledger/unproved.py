@@ -1,16 +1,15 @@
 """What other migrations left unproved at the same destination: found when an object is first
 listed.
 
-Theory of operation. The same places with other options are another migration. Where the one before
-it was killed, or failed, a piece of ours may lie at an object's place, or a damaged one. Who skips
-what is there, or what seems to be unchanged, would take that for whole. So a transfer that is
-written anew learns what those migrations know of the object of its name; from then on it is as if
-it had been begun there. So does one that was written before, and has noted nothing by itself: two
-commands may take turns.
+Theory of operation. The same locations with other options are another migration. If the earlier
+migration was killed or failed, an incomplete or damaged object of ours may be at the destination. A
+migration that skips existing or unchanged objects would take it for complete. So a new transfer
+adopts the PriorState that earlier migrations recorded for its name, as if it had been started
+there. A transfer that exists already and has recorded nothing itself adopts it as well, because two
+commands may alternate.
 
-Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
-(`relay/engine/transfer/precheck.py`).
-"""
+Decided here: which migrations are asked, and which states are adopted. Never here: what follows
+from them (`relay/engine/transfer/precheck.py`)."""
 
 from __future__ import annotations
 
@@ -28,17 +27,18 @@ from relay.ledger.rows import ARRIVED, MARKED, PriorState
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 
 MOST: Final = 10
-"""So many migrations are asked."""
+"""Maximum number of other migrations that are asked."""
 _THERE: Final = frozenset({"verified", "skipped"})
 
 
 def find_unproved(
     connection: Connection, id: str, if_exists: str, names: Sequence[str]
 ) -> dict[str, str]:
-    """Return, by their names, what is known of the objects of a migration that another may have
-    left: as their rows keep it. Nothing for one that overwrites: it believes nothing that is there.
-    Of several that tell of one object that counts which had it last, whatever its number: two may
-    take turns, or run at the same time."""
+    """Return the texts of PriorStates that other migrations recorded for the objects with some
+    `names`. A migration that overwrites needs none, since it trusts no existing object.
+
+    If several migrations know an object, the one that had it last counts, whatever its number: two
+    may alternate, or run at the same time."""
     if if_exists in ("", "overwrite"):
         return {}
     mine = _mine(connection, id)
@@ -74,9 +74,9 @@ def find_unproved(
 
 
 def _had_last(row: Any, other: Any, left: str) -> float:
-    """Return when a migration had an object for the last time. What arrived there and was begun
-    again did so at a time that is not kept, and hides nothing. Where an older relay handed it back
-    the newest event tells."""
+    """Return when a migration last had an object (seconds since 1970). An object that arrived and
+    was restarted did so at an unrecorded time: 0. If an older relay handed it back, the time of the
+    migration's newest event serves."""
     if row.state == "running":
         return inf
     if left == ARRIVED and row.state not in _THERE:
@@ -85,8 +85,7 @@ def _had_last(row: Any, other: Any, left: str) -> float:
 
 
 def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
-    """Return when some objects have arrived last, with migrations of the same places that
-    succeeded."""
+    """Return when some objects last arrived in succeeded migrations of the same locations."""
     succeeded = (migrations.c.places == mine.places) & (migrations.c.state == "succeeded")
     query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
     query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
@@ -95,8 +94,8 @@ def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequenc
 
 
 def adopt_unproved(connection: Connection, id: str) -> None:
-    """Take over what another left since the objects of a migration were listed, for those that have
-    not arrived: the migration is resumed."""
+    """Adopt the states that other migrations recorded since this one listed its objects, for those
+    that have not arrived: the migration is resumed."""
     mine = _mine(connection, id)
     if_exists = json.loads(mine.options).get("if_exists", "")
     names: set[str] = set()
@@ -114,7 +113,7 @@ def adopt_unproved(connection: Connection, id: str) -> None:
 
 
 def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
-    """As `adopt_unproved`, of some objects of which something may be `left`."""
+    """Adopt the states in `left`, by name, except where a transfer has recorded its own."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
     for row in connection.execute(
         select(transfers).where(ours, has_name(connection, list(left)))
@@ -134,12 +133,12 @@ def _mine(connection: Connection, id: str) -> Any:
 
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
-    """Return the migrations to the same destination, as `_query` selects them, those with the
-    latest news first."""
+    """Return the migrations to the same destination, with the columns of `_query`, those with the
+    latest event first."""
     places = _same_places(mine)
     same = (migrations.c.destination == mine.destination) | places
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
-        same &= places  # of another source another object goes into that folder
+        same &= places  # another source would put another object into that folder
     first = case(
         (places, 0), else_=1
     )  # those of other sources are many where they are put together
@@ -148,15 +147,15 @@ def _others(connection: Connection, mine: Any) -> Sequence[Any]:
 
 
 def _same_places(mine: Any) -> ColumnElement[bool]:
-    return (
-        migrations.c.places == mine.places if mine.places is not None else false()
-    )  # an older relay's
+    if mine.places is None:  # accepted by an older relay
+        return false()
+    return migrations.c.places == mine.places
 
 
 def _query(mine: Any) -> Select[Any]:
-    """Return what selects the other migrations that did not succeed. `is_same` says that both
-    places are the same for certain, and do not only print alike; one place may print in two ways,
-    as where one of them is given by a remote's name. `last` is the time of the latest news."""
+    """Return the query for the other migrations that did not succeed. `is_same` means that both
+    locations are certainly the same, and not only printed alike; one location may be printed in two
+    ways, for example by a remote's name. `last` is the time of the latest event."""
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
     last = func.coalesce(
         of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created
@@ -177,11 +176,11 @@ def _query(mine: Any) -> Select[Any]:
 
 
 def _left(row: Any, other: Any) -> str | None:
-    """Return what a row of another migration tells of what it may have left: ARRIVED where that is
-    nothing, None where it never sent anything, and so hides nothing of what one before it left.
+    """Return the text of the state that a row of another migration may have left: ARRIVED if it
+    left nothing, None if it never sent anything, so that an earlier migration's state counts.
 
-    What was there before, and what it is called, is of the very same places alone: two that print
-    alike may be two, as where a remote leads to another endpoint by now."""
+    The recorded versions are valid for the same locations only. Two that are printed alike may
+    differ, for example if a remote now leads to another endpoint."""
     kept = PriorState.from_text(row.before)
     if row.state in _THERE or (kept is not None and kept.arrived):
         return ARRIVED if other.is_same else None
@@ -195,15 +194,13 @@ def _left(row: Any, other: Any) -> str | None:
             kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
         ).to_text()
     lost = row.lapses or row.state == "running"
-    return (
-        PriorState(known=False, since=other.created).to_text()
-        if lost and _notes_nothing(other)
-        else None
-    )
+    if lost and _notes_nothing(other):
+        return PriorState(known=False, since=other.created).to_text()
+    return None
 
 
 def _notes_nothing(other: Any) -> bool:
-    """Say if bytes may have gone without a note of what was there before: of one that overwrites,
-    or that replaces what differs and found nothing at its destination."""
+    """Say if a migration may have sent bytes without a record of the prior state: one that
+    overwrites, or one that replaces differing objects and found its destination empty."""
     wish = json.loads(other.options).get("if_exists", "")
     return wish == "overwrite" or (wish == "changed" and bool(other.destination_empty))
