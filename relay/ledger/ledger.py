@@ -62,7 +62,7 @@ class Ledger:
         """`who` is this process; tests may give another worker."""
         self.database = database
         self.who = who or claims.WorkerId.of_this_process(str(uuid.uuid4()))
-        self._wipe_due = False
+        self._forgot = False
 
     @classmethod
     def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
@@ -162,7 +162,7 @@ class Ledger:
             migrations.renew_secret(connection, id, secret)
 
         self.database.run(renew)
-        self._wipe_due = True  # the log may still hold the old secrets
+        self._forgot = True  # the log may still hold the old secrets
 
     def finish(self) -> list[Migration]:
         """As migrations.finish and migrations.forget_secrets; reads first.
@@ -177,9 +177,9 @@ class Ledger:
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
         done = self.database.run(migrations.finish) if due else []
-        self._wipe_due |= bool(over or done)
-        if self._wipe_due:
-            self._wipe_due = not self.database.wipe_log()
+        self._forgot |= bool(over or done)
+        if self._forgot:
+            self._forgot = not self.database.wipe_log()
         return done
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:

@@ -1,11 +1,11 @@
-"""Links of a destination on this machine by which objects of a tree are written elsewhere.
+"""Symbolic links in a local destination through which objects of a tree are written elsewhere.
 
-Theory of operation. A link is written down before the first object goes through it, and then the
-others are read: of two objects that go to one place by two links, the second learns of the first,
-in whichever process, and after a kill.
+Theory of operation. A link is recorded before the first object is written through it, and then the
+other recorded links are read. If two objects reach one location through two links, the second finds
+the first, in any process and after a kill.
 
-Decided here: which objects of a tree go to one place. Never here: where a link leads
-(`stores/local.py`), and what follows (`engine/links.py`)."""
+Decided here: which objects of a tree reach the same location. Never here: the target of a link (the
+local store), and what follows from it (the engine)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from relay.ledger.schema import links, migrations, transfers
 
 
 def is_kept(connection: Connection, id: str, link: str, target: str) -> bool:
-    """Say if a link of a migration is written down as it leads now."""
+    """Say if a link of a migration is recorded with this target."""
     return connection.execute(select(links.c.target).where(_of(id, link))).scalar() == target
 
 
 def keep_link(connection: Connection, id: str, link: str, target: str) -> None:
-    """Write down where a link of a migration leads."""
+    """Record the target of a migration's link."""
     connection.execute(
         select(migrations.c.id).where(migrations.c.id == id).with_for_update(key_share=True)
-    )  # in turn
+    )  # so that workers record links one at a time
     if not connection.execute(update(links).where(_of(id, link)).values(target=target)).rowcount:
         connection.execute(
             insert(links).values(migration_id=id, mark=md5(link), path=link, target=target)
@@ -37,8 +37,9 @@ def keep_link(connection: Connection, id: str, link: str, target: str) -> None:
 def objects_at_link(
     connection: Connection, claim: Claim, link: str, there: str, tree: str | None = None
 ) -> dict[str, str]:
-    """Return the states, by their names, of the other objects of a tree that go to the place
-    `there`, to which a `link` leads a claimed one; of those that lie in the `tree` itself, too."""
+    """Return the states, by name, of the other objects of a tree that reach the location `there`,
+    which a claimed object reaches through a `link`. With `tree`, the path of the tree itself,
+    objects that reach it without a link are included."""
     kept = select(links.c.path, links.c.target).where(links.c.migration_id == claim.migration_id)
     others = {
         row.path: row.target for row in connection.execute(kept.where(links.c.mark != md5(link)))

@@ -1,12 +1,12 @@
-"""Find migrations whose destination lies in that of another one: a tree and a single object, or a
+"""Find migrations whose destination is inside that of another one: a single object in a tree, or a
 tree in a tree.
 
-Theory of operation. Destinations are compared as they print. For the objects of a migration that
-are asked for, the places above and at each are looked up by the index of destinations, as the name
-of an object is written there, and percent-encoded.
+Theory of operation. Destinations are compared in their printed form. For each object its location
+and every parent folder are looked up in the index of destinations, with the name as it is written
+and percent-encoded.
 
-Decided here: which object of another migration has the same place. Never here: what is left of it
-(`unproved.py`)."""
+Decided here: which object of another migration has the same location. Never here: what may be left
+there (`unproved.py`)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from relay.ledger.names import in_chunks
 from relay.ledger.schema import migrations, transfers
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
-"""A name that is the same when it is percent-encoded."""
+"""A name that percent-encoding does not change."""
 _SCHEME: Final = re.compile(r"[^/:]+:")
 
 
 def nested(
     connection: Connection, mine: Any, names: Sequence[str], query: Select[Any]
 ) -> list[tuple[Any, Mapping[str, str]]]:
-    """Return the rows of a `query` for migrations in whose destination some objects of a migration
-    lie, or that lie in its own; each with the names that the other gives them, and ours."""
+    """Return the rows of a `query` for migrations whose destination contains some of a migration's
+    objects, or is inside its own. Each row comes with a mapping from the other migration's names of
+    these objects to ours."""
     if (
         _names_later(mine)
         or not connection.execute(select(exists().where(migrations.c.id != mine.id))).scalar()
@@ -48,8 +49,8 @@ def nested(
 
 
 def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
-    """Return the names of those objects of a migration of which a nested one may have left
-    something, and more; `is_left` is the condition of their transfers."""
+    """Return names that include every object of a migration for which a nested migration may have
+    left something. `is_left` is the condition of such transfers."""
     if _names_later(mine):
         return set()
     if not _is_tree(mine):
@@ -69,7 +70,7 @@ def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
 
 
 def _names_later(migration: Any) -> bool:
-    """Say if it is a single object that takes the name of its source: its place is not known
+    """Say if a migration moves a single object that gets its source's name: its location is unknown
     here."""
     return not _is_tree(migration) and str(migration.destination).endswith("/")
 
@@ -83,7 +84,7 @@ def _base(destination: str) -> str:
 
 
 def _places(mine: Any, names: Iterable[str]) -> dict[str, str]:
-    """Return the names of some objects by their places, as these may print."""
+    """Return the names of some objects by their locations in each possible printed form."""
     if not _is_tree(mine):
         return {mine.destination: ""}
     base = _base(mine.destination)
@@ -92,7 +93,7 @@ def _places(mine: Any, names: Iterable[str]) -> dict[str, str]:
 
 
 def _above(places: Iterable[str]) -> set[str]:
-    """Return the folders in which some places lie, with '/' at the end and without."""
+    """Return the parent folders of some locations, each with a '/' at the end and without."""
     found: set[str] = set()
     for place in places:
         while "/" in place:
@@ -106,8 +107,7 @@ def _above(places: Iterable[str]) -> set[str]:
 
 
 def _theirs(other: Any, places: Mapping[str, str]) -> dict[str, str]:
-    """Return our names of the objects that another migration has, too, by the names that it gives
-    them."""
+    """Return our names of the objects that another migration has as well, by its names for them."""
     if not _is_tree(other):
         return {"": places[other.destination]} if other.destination in places else {}
     base = _base(other.destination)

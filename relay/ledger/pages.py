@@ -14,7 +14,7 @@ from relay.ledger.schema import receipts, transfers
 
 @dataclass(frozen=True)
 class Row:
-    """One object's line of a report."""
+    """One transfer, as reports and the API show it."""
 
     id: int
     name: str
@@ -37,8 +37,8 @@ def page(
     after: int = 0,
     limit: int = 1000,
 ) -> list[Row]:
-    """Return up to `limit` transfers with greater ids than `after`, of some states or of all, in
-    their order."""
+    """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
+    `states`, only those in one of them."""
     query = (
         select(transfers, receipts.c.receipt)
         .outerjoin(receipts, receipts.c.transfer_id == transfers.c.id)

@@ -1,12 +1,10 @@
 """Workers that help with an object which another worker has claimed.
 
-Theory of operation. A runner that has nothing to claim looks for an upload in parts that another
-has begun, and of which parts are left, and takes one of them; from then on it takes one after the
-other, as the other does, until none is left (`uploads.py`). Nothing else says that it shares: when
-it has no part any more it does not.
+Theory of operation. A worker that has nothing to claim looks for another worker's multipart upload
+with untaken parts, and takes one part. Then it takes one part after the other, as the owner does,
+until none is left (`uploads.py`). Nothing else records the helper: without a part it is not one.
 
-Decided here: in what a runner may share. Never here: which part is whose.
-"""
+Decided here: which uploads a worker may help with. Never here: which worker has which part."""
 
 from __future__ import annotations
 
@@ -54,19 +52,18 @@ def _joinable(who: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any
 def has_joinable(
     connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> bool:
-    """Say if there seems to be something to `join_upload`. Writes nothing."""
+    """Say if there seems to be an upload to join. Reads only."""
     return connection.execute(_joinable(who, only, but).limit(1)).first() is not None
 
 
 def join_upload(
     connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> PartLease | None:
-    """Take a part of an object that another runner has claimed, of the most urgent migrations first
-    and where most is left; None where there is none. `only` of one migration; of no transfer among
-    `but`.
+    """Take a part of an object that another worker has claimed, by priority and then by the number
+    of remaining parts; return None if there is none. `only` restricts it to one migration, and
+    transfers in `but` are left out.
 
-    Whoever shares counts, where a migration has bounds, as if he had a transfer of his own.
-    """
+    A helper counts against the migration's bound on concurrent transfers as a transfer does."""
     for row in connection.execute(_joinable(who, only, but)).all():
         if not room(connection, row.migration_id, bounds_of(row), 1):
             continue

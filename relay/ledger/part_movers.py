@@ -1,8 +1,8 @@
 """Workers that move parts of an object which another worker owns, or which has no owner at the
 moment.
 
-Decided here: how they are found. Never here: what they count for (`limits.py`, `migrations.py`).
-"""
+Decided here: how they are found. Never here: where they are counted (`limits.py`,
+`migrations.py`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sqlalchemy import Connection, Select, literal_column, select
 from relay.ledger.schema import NOT_THERE, parts, transfers
 
 _OF: Final = transfers.c.migration_id + literal_column("''")
-"""A transfer's migration. For the bare column SQLite would go over all transfers of the migration,
-by its index, and look for parts of each; there are few parts that somebody moves."""
+"""A transfer's migration, as an expression. With the bare column SQLite would scan all transfers of
+the migration by its index, and look for parts of each; few parts are being moved."""
 
 
 def select_helpers(ids: Sequence[str]) -> Select[Any]:
-    """Select who moves parts of a transfer that is not his own: of which migration, which transfer,
-    and who. It may be nobody's, since its owner is lost, or has ended."""
+    """Return the query for the helpers of some migrations: migration, transfer and helper. The
+    transfer may have no owner, because its worker was lost or has ended."""
     return (
         select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
         .join(parts, parts.c.transfer_id == transfers.c.id)
@@ -32,5 +32,5 @@ def select_helpers(ids: Sequence[str]) -> Select[Any]:
 
 
 def movers_of(connection: Connection, ids: Sequence[str]) -> Counter[str]:
-    """Return how many there are of some migrations."""
+    """Return the number of helpers of each migration."""
     return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))

@@ -1,8 +1,7 @@
-"""One poll of a worker, in one transaction: settle what has ended, claim new work, read the state
-of its migrations.
+"""One poll of a worker, in one transaction: settle ended claims, claim new transfers, read the
+state of its migrations.
 
-Decided here: the order in which that is done. Never here: when a turn is due, and what there is
-room for."""
+Decided here: the order of these steps. Never here: when a poll is due, and how much is claimed."""
 
 from __future__ import annotations
 
@@ -25,7 +24,8 @@ def settle_and_claim(
     only: str | None = None,
     watched: Iterable[str] = (),
 ) -> PollResult:
-    """Settle, claim, and tell how the migrations stand that were claimed from or are `watched`."""
+    """Settle `ends`, claim the `wanted` transfers, and read the state of the migrations of the new
+    claims and of the `watched` ones."""
     changes = CounterDelta()
     lost = settle(connection, who, ends, changes)
     claims = claim(connection, who, wanted, only, changes)
@@ -41,11 +41,10 @@ def peek(
     only: str | None = None,
     watched: Iterable[str] = (),
 ) -> PollResult | None:
-    """Return the turn of one who has nothing to settle, where nothing can be claimed either; None
-    where something can.
+    """Return the result of a poll without settlements, or None if there seems to be something to
+    claim.
 
-    Writes nothing, so it keeps nobody waiting, and waits for nobody.
-    """
+    Reads only, so it neither waits for other workers nor makes them wait."""
     if wanted.all > 0 and has_claimable(connection, who, wanted.alone, only):
         return None
     return PollResult((), (), _standings(connection, who, (), watched))

@@ -29,8 +29,8 @@ _NOTE = (
 def note_prior_states(
     connection: Connection, who: WorkerId, notes: Sequence[tuple[Claim, PriorState]]
 ) -> tuple[bool, ...]:
-    """Write what was there before some objects; say of each if its claim is still ours: nothing is
-    written else."""
+    """Record the prior states of some claims; return for each whether the claim is still ours.
+    Nothing is written for a claim that was lost."""
     found = []
     for one, before in notes:
         row = {

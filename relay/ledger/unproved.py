@@ -147,9 +147,10 @@ def _others(connection: Connection, mine: Any) -> Sequence[Any]:
 
 
 def _same_places(mine: Any) -> ColumnElement[bool]:
-    if mine.places is None:  # accepted by an older relay
+    places: str | None = mine.places
+    if places is None:  # accepted by an older relay
         return false()
-    return migrations.c.places == mine.places
+    return migrations.c.places == places
 
 
 def _query(mine: Any) -> Select[Any]:
