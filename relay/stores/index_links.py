@@ -1,13 +1,11 @@
 """Classify a link of an index page: directly in the folder, elsewhere, or unclear.
 
-Theory of operation. A server may spell its links otherwise than the URL that was asked for: other
-characters percent-encoded, in lower case, or not at all; as whole paths, as whole URLs with its
-host in capitals; in another normal form of Unicode. So paths are compared decoded, segment by
-segment. What is taken from a link is a name right below the folder and nothing else: no link is
-ever followed, and none leads out.
+Theory of operation. A server may write its links in another form than the requested URL: with other
+characters percent-encoded, in lower case, or not at all; as paths, or as URLs with its host in
+capitals; in another Unicode normal form. So paths are compared decoded, segment by segment. A link
+only contributes a name directly below the folder: relay never follows it elsewhere.
 
-Decided here: what a link means. Never here: what a page is.
-"""
+Decided here: what a link means. Never here: which page is an index (`index_pages.py`)."""
 
 from __future__ import annotations
 
@@ -22,17 +20,17 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _ELSEWHERE: Final = frozenset(
     {"about", "blob", "data", "file", "ftp", "javascript", "mailto", "news", "tel"}
 )
-"""Schemes of links that have nothing to do with the folder. Others may be the begin of a name with
-a colon."""
+"""Schemes of links that don't belong to the folder. Other text before a colon may be part of a
+name."""
 
 
 _COMPOSED_CHARACTERS: Final = 1024
-"""The longest name that is looked at in another normal form; no file system has longer ones, and
-the time that takes grows with the square of the marks behind a letter."""
+"""Maximum length of a name that is normalized. No file system has longer names, and the time grows
+with the square of the number of marks after a letter."""
 
 
 class LinkTarget(Enum):
-    """What a link leads to."""
+    """The target of a link."""
 
     BELOW = "something right in the folder"
     ITSELF = "the folder itself"
@@ -44,9 +42,9 @@ class LinkTarget(Enum):
 
 @dataclass(frozen=True)
 class Link:
-    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd
-    link as it stands. One that leads abroad has the last name of its path, and says if that lies
-    right `below` a folder of our path."""
+    """The target of a link. `name` is the decoded name of a target below the folder, with a final
+    '/' for a folder; of an ODD link, the link itself; of an ABROAD link, the last name of its path.
+    `below` says whether an ABROAD link's path is directly below a folder with our path."""
 
     leads: LinkTarget
     name: str = ""
@@ -58,7 +56,7 @@ _ABROAD = Link(LinkTarget.ABROAD)
 
 
 def same_text(one: str, other: str) -> bool:
-    """Say if two names are the same, in whatever normal form of Unicode they are."""
+    """Say if two names are the same in Unicode normal form."""
     if one == other:
         return True
     short = max(len(one), len(other)) <= _COMPOSED_CHARACTERS
@@ -66,18 +64,18 @@ def same_text(one: str, other: str) -> bool:
 
 
 def decode_path(text: str) -> str:
-    """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so
-    that they are told."""
+    """Return a percent-decoded text; bytes that are not UTF-8 become surrogates, which later checks
+    report."""
     return unquote(text, errors="surrogateescape") if "%" in text else text
 
 
 def segments_of(path: str) -> list[str]:
-    """Return the decoded segments of a path; those that are empty count for nothing."""
+    """Return the decoded segments of a path, without empty ones."""
     return [decode_path(segment) for segment in path.split("/") if segment]
 
 
 def read_link(href: str, folder: list[str], host: str) -> Link:
-    """Return where a link leads on the page of the folder with these decoded segments, at this
+    """Return the target of a link on the page of the folder with these decoded segments, at this
     host."""
     href = href.strip()
     reference = _on_this_host(href, host)
@@ -103,16 +101,15 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
 
 
 def _link_to_other_host(href: str, folder: list[str]) -> Link:
-    """Return what a link to another host leads to: a server behind a proxy may know itself by
-    another name."""
+    """Return the target of a link to another host: a server behind a proxy may have another host
+    name for itself."""
     there = _resolve([], _split(href.partition("//")[2].partition("/")[2])[0])
     below = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
     return Link(LinkTarget.ABROAD, there[-1], below) if there else AWAY
 
 
 def _on_this_host(href: str, host: str) -> str | Link:
-    """Return a reference without a scheme and a host, if these are the page's; else where it
-    leads."""
+    """Return a reference without scheme and host if these are the page's, otherwise its target."""
     scheme = _SCHEME.match(href)
     if scheme is not None:
         name, href = scheme[1].lower(), href[scheme.end() :]
@@ -137,8 +134,8 @@ def _split(reference: str) -> tuple[str, bool]:
 
 
 def _resolve(base: list[str], path: str) -> list[str]:
-    """Return the decoded segments of a path from `base` on, without dots (RFC 3986 section
-    5.2.4)."""
+    """Return the decoded segments of a path relative to `base`, without dot segments (RFC 3986
+    section 5.2.4)."""
     there = list(base)
     for segment in path.split("/"):
         name = decode_path(segment)

@@ -1,18 +1,17 @@
 """Parse the index pages of web servers: nginx, Apache, Caddy, Python's http.server.
 
-Theory of operation. A page is read as it comes, so that it may have any length: what it lists is
-given away link by link, and nothing grows but a bounded memory of names. It is a list of a folder
-if its title says so; its links say what is in the folder (`links.py`). A size is taken only if it
-is exact; "1.2M" is not, and no listing of this kind tells times that are.
+Theory of operation. A page is parsed as it arrives and may have any length: entries are yielded
+link by link, and only a bounded memory of names grows. It is an index of a folder if its title says
+so; its links are the folder's entries (`index_links.py`). A size is only used if it is exact:
+"1.2M" is not. Times in HTML pages are not exact, and not used.
 
-What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so,
-whatever its framing says, since a proxy frames anew what it got of a server that died; and so must
-one that ends with its connection. A page whose list goes on at another one, or with links of which
-none leads into the folder, is one that relay can't read, and not an empty folder; so is one that
-names what is in the folder by queries (`?file=NAME`).
+A listing is worthless if the page is cut off. A page that begins with `<html>` must end with
+`</html>`, whatever its framing says, since a proxy may frame an incomplete answer of a dead server
+as a complete one. So must a page that ends with its connection. A page that continues on another
+page, that has no link into the folder, or that names its entries by queries (`?file=NAME`), is one
+that relay can't read, not an empty folder.
 
-Decided here: which page is such a list, and what it lists. Never here: fetching a page.
-"""
+Decided here: which page is an index, and what it lists. Never here: fetching a page."""
 
 from __future__ import annotations
 
@@ -33,30 +32,30 @@ from relay.stores.index_links import AWAY, Link, LinkTarget, read_link, segments
 from relay.stores.interfaces import Entry
 
 ACCEPT: Final = "application/json, text/html;q=0.9"
-"""What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they
-are set up."""
+"""The Accept field: Caddy's JSON listing is exact, its HTML page is not. Other servers ignore
+it."""
 PENDING_CHARACTERS: Final = 128 << 10
-"""The most that one element of a page, or one row of a list in JSON, may take, and what stands
-before the title."""
+"""Maximum length of one element of a page, of one row of a JSON listing, and of the text before the
+title."""
 REMEMBERED: Final = 100_000
 REMEMBERED_CHARACTERS: Final = 16 << 20
-"""A name that stands twice among so many counts once."""
+"""Maximum number and total length of the names that are remembered to detect duplicates."""
 BEHIND_CHARACTERS: Final = 512
-"""So much of the text behind a link is looked at for a size."""
+"""Maximum length of the text after a link that is searched for a size."""
 _TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
 _GOES_ON = re.compile(
     r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]",
     re.I,
 )
-"""A link to the folder itself, from some place on."""
+"""A link to a further page of the same folder."""
 _VIEWS: Final = frozenset(
     ["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"]
 )
-"""Parameters of links to the folder itself that show it otherwise, as Caddy's, and ..."""
+"""Query parameters of links that only change the view of the folder, such as Caddy's."""
 _SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
-"""... Apache's, each with its value."""
+"""The same of Apache, each with its value."""
 _FOLDERS: Final = ("directory", "dir", "folder")
-"""What a row of a list in JSON calls a folder."""
+"""Types of a folder in a JSON listing."""
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -64,9 +63,9 @@ _EXACT = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """One answer that should be a folder's list. `paths` are those that its links may begin with,
-    percent-encoded, the page's own first; `shown` names it in a message. `framed` says that its
-    framing proved its end."""
+    """One answer that should be a folder's index. `paths` are the percent-encoded paths that its
+    links may begin with, the page's own first; `shown` names the page in a message. `framed`: its
+    framing proves its end."""
 
     shown: str
     side: Side
@@ -75,47 +74,46 @@ class Page:
     framed: bool = True
 
     def refuse(self) -> NoReturn:
-        """Raise Unsupported: it is no list."""
+        """Raise Unsupported: the page is not an index."""
         raise Unsupported(
-            f"{self.shown} is a page, and no list of a folder that relay can read",
+            f"{self.shown} is a web page, not an index of a folder that relay can read",
             side=self.side,
             hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
         )
 
     def refuse_next_page(self) -> NoReturn:
-        """Raise Unsupported: it is not the whole list."""
+        """Raise Unsupported: the index has further pages."""
         raise Unsupported(
-            f"{self.shown} lists a part of the folder, and links to more of it",
+            f"{self.shown} lists only a part of the folder, and links to further pages",
             side=self.side,
             hint="Let the server list the folder on one page, or move a list of URLs.",
         )
 
     def refuse_hidden_entry(self, href: str) -> NoReturn:
-        """Raise Unsupported: what is in the folder has no address below it."""
+        """Raise Unsupported: the entries have no path below the folder."""
         path = href.partition("?")[0][:200]
         raise Unsupported(
-            f"{self.shown} names what is in the folder by queries (to {path!a}), which relay can't"
+            f"{self.shown} names the folder's entries by queries (to {path!a}), which relay can't"
             " follow",
             side=self.side,
             hint=(
-                "Let the server list the folder with an address for each file, or move a list of"
-                " URLs."
+                "Let the server list the folder with a path for each file, or move a list of URLs."
             ),
         )
 
     def refuse_cut_page(self) -> NoReturn:
-        """Raise ConnectionLost: it has no end."""
+        """Raise ConnectionLost: the page has no end."""
         raise ConnectionLost(
             f"{self.shown} is cut off: the list of the folder has no end", side=self.side
         )
 
 
 def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, None]:
-    """Yield what a page lists, in its order, to its proven end.
+    """Yield the entries of a page, in its order, to its proven end.
 
-    Raises what `pieces` raises; Unsupported for a page that is no list of a folder, or of whose
-    links none is understood; ConnectionLost for one that is cut off; ProtocolViolation for one with
-    an endless element."""
+    Raises the errors of `pieces`; Unsupported for a page that is not an index, or without any link
+    into the folder; ConnectionLost for one that is cut off; ProtocolViolation for one with an
+    endless element."""
     texts = _texts(pieces)
     text = next(texts, "")
     while not text.strip() and (more := next(texts, None)) is not None:
@@ -137,7 +135,7 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
-    """Yield each name once; of one that stands twice in a row (its icon is a link too) with the
+    """Yield each name once. A name may come twice in a row (its icon is a link too): then with the
     size of either."""
     seen: set[str] = set()
     characters = 0
@@ -160,7 +158,7 @@ def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
 
 
 def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
-    """Yield the rows of a list, which are read one by one."""
+    """Yield the entries of a JSON listing, row by row."""
     buffer, begun, number = "", False, 0
     for text in texts:
         buffer = (buffer + text).lstrip()
@@ -183,15 +181,15 @@ def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
 
 
 def _check_end(rest: str, texts: Iterator[str], page: Page) -> None:
-    """Read the page to its end. Raises Unsupported where something follows the list."""
+    """Read the page to its end. Raises Unsupported if text follows the list."""
     for text in (rest, *texts):
         if text.strip():
             page.refuse()
 
 
 def _row_of(buffer: str, page: Page) -> tuple[dict[str, Any] | None, str]:
-    """Return the row at the begin of what has come, and what follows it, with the ',' or ']' behind
-    it; None where it is not whole yet."""
+    """Return the first row in the buffer, and the rest from its ',' or ']' on; None if the row is
+    not complete yet."""
     if not buffer:
         return None, buffer
     if not buffer.startswith("{"):
@@ -218,8 +216,8 @@ _DECODER: Final = json.JSONDecoder(parse_int=_integer)
 
 
 def _entry_of_row(row: dict[str, Any], number: int, page: Page) -> Entry | None:
-    """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the
-    first is no row."""
+    """Return the entry of a row; None if it is neither a file nor a folder. Raises Unsupported if
+    the first row has no name."""
     given = row.get("name")
     if not isinstance(given, str):
         if number == 1:
@@ -251,7 +249,7 @@ def _when(text: Any) -> datetime | None:
 
 
 def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
-    """Yield what the links of a page lead to."""
+    """Yield the entries of an HTML page."""
     folders, astray, found = [segments_of(path) for path in page.paths], 0, False
     parser, links = _Parser(), 0
     for href, inside, behind in _links(parser, texts, page):
@@ -264,7 +262,8 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         )
         if meant[0].leads is LinkTarget.ABROAD:
             link = _meaning_of_foreign_link(href.strip(), inside.strip(), meant, all(folders))
-        if link is not None and link.leads is LinkTarget.ITSELF and (asks := _asks_for(href)):
+        asks = _asks_for(href) if link is not None and link.leads is LinkTarget.ITSELF else set()
+        if asks:
             if inside.strip() in asks:
                 page.refuse_hidden_entry(href)
             astray += 1
@@ -278,21 +277,21 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         read_link(parser.join_base("."), one, page.host).leads is not LinkTarget.ITSELF
         for one in folders
     ):
-        astray = links  # all lead elsewhere at once, which says nothing of this folder
+        astray = links  # the page's base makes all links lead to another folder
     if astray and not found:
         raise Unsupported(
-            f"none of the {astray} links on {page.shown} leads to something right in that folder",
+            f"none of the {astray} links on {page.shown} leads to an entry of that folder",
             side=page.side,
-            hint="Give the URL of the folder as the server itself spells it in its links.",
+            hint="Use the URL of the folder as it is written in the server's own links.",
         )
 
 
 def _meaning_of_foreign_link(
     href: str, inside: str, meant: list[Link], is_deep: bool
 ) -> Link | None:
-    """Return what a link to another host means, which a server behind a proxy may take for its own;
-    None where it leads astray. Right below the root lie the sites that a page thanks, too: there
-    its text has to be its name."""
+    """Return the meaning of a link to another host, which a server behind a proxy may take for its
+    own; None for a link that can't be understood. Below a root folder it may also be a link to an
+    unrelated site: there the link's text must be its name."""
     named = inside.removesuffix("/") == meant[0].name
     if any(one.below for one in meant) and (named or is_deep):
         return Link(LinkTarget.ODD, href)
@@ -300,8 +299,8 @@ def _meaning_of_foreign_link(
 
 
 def _asks_for(href: str) -> set[str]:
-    """Return what the query of a link to the folder itself may name in it: what only shows it
-    otherwise left out."""
+    """Return the values in the query of a link to the folder itself that may name an entry, without
+    parameters that only change the view."""
     query = href.partition("?")[2].partition("#")[0].replace(";", "&")
     reported = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     return {value or name for name, value in reported if not _is_view(name.lower(), value)}
@@ -320,9 +319,9 @@ def _entry(link: Link, behind: str, page: Page) -> Entry:
 
 
 def _redact_link(href: str) -> str:
-    """Return a link without its query, which may be a signature, and without the name and password
-    before its host (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links
-    stay two."""
+    """Return a link without its query, which may be a signature, and without the user and password
+    before its host (RFC 3986 section 3.2.1). Both are replaced by a hash, so that different links
+    stay different."""
     path, mark, query = href.partition("?")
     before, at, after = path.rpartition("@")
     if at and (":" in before or "//" in before):
@@ -336,14 +335,14 @@ def _hash_of(text: str) -> str:
 
 def _unclear_name_error(name: str, side: Side) -> UnsafeKey:
     return UnsafeKey(
-        f"what {name[:200]!a} on the folder's page names can't be told for sure",
+        f"the link {name[:200]!a} on the folder's page is ambiguous",
         side=side,
         hint="Move it by its own URL, under a name that you choose.",
     )
 
 
 def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
-    """Yield the links of a list, each with its own text and that behind it. Raises as
+    """Yield the links of an index, each with its own text and the text after it. Raises as
     `read_entries`."""
     characters = 0
     for text in texts:
@@ -354,9 +353,8 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
         elif characters > PENDING_CHARACTERS:
             page.refuse()
     broken = parser.in_markup
-    if (
-        not broken
-    ):  # else the parser would look for an end behind each '<' that has none, again and again
+    # On a broken page the parser would search the rest again for each '<' without an end.
+    if not broken:
         parser.read(None, page)
     if not parser.is_list:
         page.refuse()
@@ -366,15 +364,13 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
 
 
 class _Parser(HTMLParser):
-    """What matters of a page: its titles, its end, and its links with the text that follows each up
-    to the next."""
+    """Extracts a page's titles, its end, and its links, each with the text up to the next one."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.is_list = self.begun = self.ended = False
         self.base: str | None = None
-        """What the page's links are relative to, where they are not to its own address (HTML,
-        section 4.2.3)."""
+        """The base URL of the page's links, if it declares one (HTML, section 4.2.3)."""
         self._has_links = False
         self._title = ""
         self._in_title = self._in_link = self._in_address = False
@@ -386,7 +382,7 @@ class _Parser(HTMLParser):
 
     @property
     def in_markup(self) -> bool:
-        """Whether what was read so far ends within a tag, a comment or a script."""
+        """Whether the text so far ends within a tag, a comment or a script."""
         return "<" in self.rawdata or self.cdata_elem is not None
 
     def read(self, text: str | None, page: Page) -> None:
@@ -402,12 +398,12 @@ class _Parser(HTMLParser):
             raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
 
     def take_links(self) -> list[tuple[str, str, str]]:
-        """Return the links that are known whole, once."""
+        """Return the complete links, each once."""
         links, self._links = self._links, []
         return links
 
     def join_base(self, href: str) -> str:
-        """Return a link as it stands, or as the page's base makes it."""
+        """Return a link joined with the page's base URL, if there is one."""
         try:
             return urljoin(self.base, href.strip()) if self.base else href
         except ValueError:
@@ -419,19 +415,19 @@ class _Parser(HTMLParser):
         self._href, self._inside, self._behind, self._room = None, "", [], BEHIND_CHARACTERS
 
     def _follow(self, text: str) -> None:
-        """Keep the begin of the text behind a link."""
+        """Keep the beginning of the text after a link."""
         if self._href is not None and self._room > 0:
             self._behind.append(text[: self._room])
             self._room -= len(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the page's, a title's or a link's begin."""
+        """Note the beginning of the page, a title or a link."""
         self.begun = self.begun or tag == "html"
         if tag in ("title", "h1"):
             self._in_title, self._title = True, ""
         if tag == "base" and self.base is None and (base := dict(attrs).get("href")):
             if self._has_links:
-                raise ValueError("links before it would lead elsewhere")
+                raise ValueError("links before the base element would have another base")
             self.base = base.strip()
         self._in_address = self._in_address or tag == "address"
         if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
@@ -443,14 +439,13 @@ class _Parser(HTMLParser):
             )
 
     def handle_endtag(self, tag: str) -> None:
-        """Note their end, and the page's."""
+        """Note the end of the page, a title or a link."""
         if tag in ("title", "h1"):
             self._in_title = False
         elif tag == "a":
             self._in_link = False
-        elif (
-            tag == "address"
-        ):  # of the page's maker (HTML, section 4.3.10); a whole URL in it is none of the list
+        elif tag == "address":
+            # Contact information (HTML, section 4.3.10): a whole URL in it is not an entry.
             self._in_address = False
         elif tag in ("td", "tr"):
             self._follow("\t" if tag == "td" else "\n")
@@ -458,7 +453,7 @@ class _Parser(HTMLParser):
             self.ended = True
 
     def handle_data(self, data: str) -> None:
-        """Look at the text of a title, and keep the text behind a link."""
+        """Check the text of a title, and keep the text of and after a link."""
         if self._in_title:
             self._title = (self._title + data)[:1000]
             self.is_list = self.is_list or _TITLES.match(f"{self._title} ") is not None

@@ -1,9 +1,8 @@
 """Lists of URLs as sources of trees: a text, a CSV file, or Google's list format.
 
-Theory of operation. `list+URL` or `list+PATH` names the list itself, which is read line by line
-from wherever it lies, so that nothing grows with its length. What a line tells of an object (its
-size, its digests) is a promise that the object must keep. An object's name is its URL's host and
-path, unless a CSV file has a column `name`.
+Theory of operation. `list+URL` or `list+PATH` names the list itself, which is read line by line, so
+memory does not grow with its length. The size and digests in a line must match the object. An
+object's name is its URL's host and path, unless a CSV file has a column `name`.
 
 Decided here: what a line means. Never here: how the objects are read (each is an ordinary HTTP
 source)."""
@@ -42,30 +41,30 @@ from relay.wire.watchdog import Watchdog
 
 SCHEME: Final = "list+"
 GOOGLE: Final = "TsvHttpData-1.0"
-"""The first line of a list as Google's Storage Transfer Service takes it: URL, size and MD5 in
+"""The first line of a list in the format of Google's Storage Transfer Service: URL, size and MD5 in
 base64, tab-separated (cloud.google.com, "Create a URL list")."""
 LINE_BYTES: Final = 64 << 10
-"""The longest line."""
+"""Maximum length of a line, in bytes."""
 COLUMNS: Final = frozenset({"url", "name", "size", *ALGORITHMS})
 
 Opens = Mapping[str, Callable[[Wire, Side, Watchdog], Source]]
 
 
 def as_list(text: str) -> str:
-    """Return where a list is as a list: with `list+` before it, whether it was said or not."""
+    """Return the text with `list+` before it, unless it has that already."""
     return text if text[: len(SCHEME)].lower() == SCHEME else SCHEME + text
 
 
 @dataclass(frozen=True)
 class ListAccount:
-    """A list, and where it lies."""
+    """A list of URLs; `inner` is the location of the list itself."""
 
     inner: Location = field(repr=False)
     store: str = "list"
 
     @property
     def owner(self) -> str:
-        """As Account.owner: the list's own."""
+        """As Account.owner: that of the list itself."""
         return self.inner.account.owner if self.inner.account else ""
 
     def shown(self, path: str) -> str:
@@ -73,7 +72,7 @@ class ListAccount:
         return f"{SCHEME}{self.inner}"
 
     def check(self, path: str) -> None:
-        """As Account.check; a list is no destination."""
+        """As Account.check. A list is never a destination."""
 
 
 def list_location(inner: Location) -> Location:
@@ -82,13 +81,13 @@ def list_location(inner: Location) -> Location:
 
 
 class ListStore:
-    """One list, for one migration. Only `list` has a meaning: the objects lie elsewhere."""
+    """One list, for one migration. Only `list` works: the objects are in other stores."""
 
     def __init__(self, wire: Wire, side: Side, meter: Watchdog, stores: Opens) -> None:
         self._wire, self._side, self._meter, self._stores = wire, side, meter, stores
 
     def head(self, location: Location) -> ObjectInfo:
-        """There is no object at a list's own address."""
+        """Raise NotFound: a list is not an object."""
         raise self._no_object(location)
 
     def get(
@@ -100,35 +99,35 @@ class ListStore:
     def list(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
-        """As Source.list: one entry a line, with its URL; a line that can't be used is one with its
-        error.
+        """As Source.list: one entry for each line, with its URL, or with an error if the line is
+        invalid.
 
-        Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text;
-        Unsupported, when all of it was given, for one of which nothing says that it is whole."""
+        Ignores `after` and starts at the beginning. Raises ProtocolViolation for a list that is not
+        text; Unsupported, after the last entry, if the list may have been cut off."""
         patience = ListingRetries(self._wire.limits.listing_seconds, self._meter)
         return patience.entries(partial(self._listed, location))
 
     def _listed(self, location: Location) -> Generator[Entry, None, None]:
         """Read the list once."""
-        assert isinstance(location.account, ListAccount), "who asks has the location of a list"
+        assert isinstance(location.account, ListAccount), "a ListStore only gets lists"
         inner = location.account.inner
         opened = self._stores[inner.store](self._wire, self._side, self._meter).get(inner)
-        assert opened.body is not None  # an Opened has one
+        assert opened.body is not None  # `get` always opens one
         with closing(pieces_of(opened.body, self._meter)) as pieces:
             yield from entries(self._lines(pieces, location))
         if opened.body.ends_by_close:
             raise Unsupported(
-                f"{location} ends with its connection, and nothing says that it is whole",
+                f"{location} ends with its connection, so it is unknown if it is complete",
                 side=self._side,
                 hint=(
-                    "Let its server send a Content-Length; or get the list, look at its end, and"
-                    " name the file."
+                    "Let its server send a Content-Length; or download the list, check its end, and"
+                    " use the file."
                 ),
             )
 
     def _lines(self, pieces: Iterator[bytes], location: Location) -> Iterator[str]:
-        """Yield the lines without their ends, as long as they come; of one that is too long its
-        begin. Raises ProtocolViolation where the first is no text."""
+        """Yield the lines without their ends; of a line that is too long only its beginning. Raises
+        ProtocolViolation if the first line is not text."""
         rest, first = b"", True
         for piece in chain(pieces, (b"",)):
             *lines, rest = (rest + piece).split(b"\n")
@@ -142,13 +141,11 @@ class ListStore:
                     f"{location} begins with a line of more than {LINE_BYTES} bytes",
                     side=self._side,
                 )
-            rest = rest[: LINE_BYTES + 1]  # more of it says no more than that it is too long
+            rest = rest[: LINE_BYTES + 1]  # enough to see that the line is too long
 
     def _text(self, line: bytes, location: Location, first: bool) -> str:
         if len(line) > LINE_BYTES:
-            return line.decode(
-                "latin-1"
-            )  # as many characters: that it is too long is all that counts
+            return line.decode("latin-1")  # one character for each byte: it stays too long
         text = line.decode("utf-8-sig" if first else "utf-8", "surrogateescape").removesuffix("\r")
         if first and (reason := _unreadable(text)):
             raise ProtocolViolation(
@@ -158,16 +155,16 @@ class ListStore:
 
     def _no_object(self, location: Location) -> RelayError:
         return NotFound(
-            f"{location} is a list of objects, and none itself", side=self._side, hint=_RECURSIVE
+            f"{location} is a list of objects, not an object", side=self._side, hint=_RECURSIVE
         )
 
 
-_RECURSIVE = "A list is moved as a tree: -r in the terminal, `recursive` in a request."
+_RECURSIVE = "Move a list as a tree: -r in the terminal, `recursive` in a request."
 
 
 def entries(lines: Iterator[str]) -> Iterator[Entry]:
-    """Return what a list names. What it is shows in its first line: Google's own word, or a CSV's
-    `url` column."""
+    """Yield the entries of a list. Its first line shows its format: `TsvHttpData-1.0` for Google's,
+    a column `url` for CSV; otherwise it is a plain text."""
     first = next(lines, None)
     if first is None:
         return iter(())
@@ -195,8 +192,8 @@ def _google(lines: Iterator[str]) -> Iterator[Entry]:
 
 
 def _table(columns: list[str], lines: Iterator[str]) -> Iterator[Entry]:
-    """Yield the rows of a CSV file, each of which is one line: no URL and no name that can be moved
-    has two."""
+    """Yield the entries of a CSV file. Each row is one line, since URLs and valid names don't have
+    line breaks."""
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise Unsupported(
@@ -208,13 +205,13 @@ def _table(columns: list[str], lines: Iterator[str]) -> Iterator[Entry]:
         if cells is None:
             yield _entry(number, {}, wrong or "its quotes don't match")
         elif any(cells):
-            wrong = wrong or (None if len(cells) == len(columns) else "it has other columns")
+            if wrong is None and len(cells) != len(columns):
+                wrong = f"it has {len(cells)} columns instead of {len(columns)}"
             yield _entry(number, dict(zip(columns, cells, strict=False)), wrong)
 
 
 def _cells(line: str) -> list[str] | None:
-    """Return the cells of one line of a CSV file (RFC 4180), or None where its quotes don't
-    match."""
+    """Return the cells of one line of a CSV file (RFC 4180), or None if its quotes don't match."""
     try:
         return [
             cell.strip()
@@ -226,27 +223,27 @@ def _cells(line: str) -> list[str] | None:
 
 
 def _unreadable(line: str) -> str | None:
-    """Return why a line is none that a list may have, or None."""
+    """Return why a line is invalid, or None."""
     if len(line) > LINE_BYTES:
         return f"it has more than {LINE_BYTES} bytes"
     if "\0" in line or not line.isascii() and any("\udc80" <= char <= "\udcff" for char in line):
-        return "it is no text in UTF-8"
+        return "it is not text in UTF-8"
     return None
 
 
 def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Entry:
-    """Return what a line names; one that can't be used under its number, with the reason."""
+    """Return the entry of a line; an invalid line gets its number as name, and an error."""
     try:
         if wrong is not None:
             raise InvalidURL(wrong)
         location = parse_location(row.get("url", ""))
-        if "#" in row["url"]:  # a part of a name, of which the server would never hear
+        if "#" in row["url"]:  # it may be part of a name, but a fragment is never sent
             raise InvalidURL(
-                "the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT
+                "the URL has a '#' in it, and text after that is not sent", hint=FRAGMENT_HINT
             )
         size = count(row.get("size"))
         if size is None and row.get("size"):
-            raise InvalidURL("its size is no number of bytes")
+            raise InvalidURL("its size is not a number of bytes")
         digests = _digests(row)
         name = row.get("name") or _name(location)
         if name.endswith("/"):
@@ -258,8 +255,8 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
 
 
 def _name(location: Location) -> str:
-    """Return the host and the path. A query that is more than a signature is told apart by a few
-    letters of it."""
+    """Return an object's name: the host and the path of its URL, and a hash of the query if that is
+    more than a signature."""
     path = location.path.lstrip("/")
     if not path or path.endswith("/"):
         raise InvalidURL("the URL names no object: its path is empty, or ends in '/'")
@@ -292,7 +289,8 @@ def _digests(row: Mapping[str, str]) -> Digests:
 
 def _bytes(text: str, width: int) -> bytes | None:
     for read in (bytes.fromhex, partial(base64.b64decode, validate=True)):
-        with suppress(ValueError):  # binascii.Error is one
-            if len(value := read(text)) == width:
+        with suppress(ValueError):  # binascii.Error is a ValueError
+            value = read(text)
+            if len(value) == width:
                 return value
     return None

@@ -1,17 +1,16 @@
 """Read XML documents as they arrive: one child of the root after the other.
 
-Theory of operation. The parser (expat) is fed small pieces, and each child of the root is given
-away as soon as it has ended, so that nothing grows with the document. The document is whole once
-its root has ended, and only then does the reading end without an error. Entities can't be declared,
-since a declaration of the type is refused: no store's answer has one, and they may grow without
-end, or fetch files (docs.python.org, "XML vulnerabilities").
+Theory of operation. The parser (expat) gets small pieces, and each child of the root is yielded as
+soon as it ends, so memory does not grow with the document. Reading ends without an error only after
+the end of the root: then the document is complete. A document type is refused, so entities can't be
+declared: no store's answer has one, and entities may grow without end, or fetch files
+(docs.python.org, "XML vulnerabilities").
 
-A key may hold characters that XML 1.0 does not allow (section 2.2), and some servers write them all
-the same, plain or as a reference. That must not end a whole listing: on the way to the parser such
-a character is written in another way, and what comes back has it again. It makes that one name
-unfit, and nothing else.
+A key may contain characters that XML 1.0 does not allow (section 2.2), and some servers send them
+nevertheless, plain or as a reference. That must not end a whole listing. So such a character is
+escaped before the parser and restored after it; it only makes that one name invalid.
 
-Decided here: what of XML is taken, and how much one child may hold. Never here: what a document
+Decided here: which XML is accepted, and how large one child may be. Never here: what a document
 means."""
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from relay.errors import ConnectionLost, ProtocolViolation, Side
 
 CHILD_BYTES: Final = 256 << 10
-"""The most that one child of the root may take: the longest key has 1,024 bytes, and all its
-properties a few more."""
+"""Maximum size of one child of the root: the longest key has 1,024 bytes, and all its properties a
+few more."""
 DEEPEST: Final = 64
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""What a character that XML has no place for stands between, in hex. They are for such use inside a
-program (Unicode
-15.0, section 23.7)."""
+"""Delimiters of an escaped character, which is written in hex between them: noncharacters, which
+are reserved for internal use (Unicode 15.0, section 23.7)."""
 _FORBIDDEN: Final = re.compile(
     f"[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff{_OPEN}{_CLOSE}]"
 )
@@ -39,16 +37,16 @@ _REFERENCE: Final = re.compile(r"&#(?:x0{0,6}([0-9A-Fa-f]{1,6})|0{0,7}([0-9]{1,7
 _CODED: Final = re.compile(f"{_OPEN}([0-9a-f]{{1,6}}){_CLOSE}")
 _LONGEST_REFERENCE: Final = 18
 _TYPE: Final = "<!DOCTYPE"
-"""What begins the declaration of a type (XML 1.0, section 2.8)."""
+"""The beginning of a document type declaration (XML 1.0, section 2.8)."""
 
 
 class Document:
-    """One document. `root` is its root's name, and iterating gives the root's children; names are
-    written {space}name.
+    """One document. `root` is the name of its root, and iteration yields the root's children. Names
+    have the form {namespace}name.
 
-    Both read what they need of `pieces`. They raise what those raise, ConnectionLost for what is
-    cut off or is no XML, ProtocolViolation for a child that is too large. `what` names the document
-    in a message."""
+    Both read `pieces` as needed. They raise the errors of `pieces`, ConnectionLost if the document
+    is cut off or not XML, ProtocolViolation for a child that is too large. `what` names the
+    document in a message."""
 
     def __init__(self, pieces: Iterable[bytes], what: str, side: Side) -> None:
         self._pieces, self._what, self._side = iter(pieces), what, side
@@ -56,15 +54,13 @@ class Document:
         self._parser: XMLPullParser[Element] = XMLPullParser(("start", "end"))
         self._root: Element | None = None
         self._before = ""
-        """The last characters that came before the root: they may be the beginning of a type's
-        declaration."""
+        """The last characters before the root, which may be the beginning of a document type."""
         self._over = False
         self._depth = 0
         self._ended: list[Element] = []
         self._since = 0
         self._is_coded = False
-        """Whether any text has characters that are written in another way on their way to the
-        parser."""
+        """Whether any text has escaped characters."""
 
     @property
     def root(self) -> str:
@@ -74,8 +70,8 @@ class Document:
         return self._root.tag
 
     def __iter__(self) -> Iterator[Element]:
-        """Yield the children, to the proven end of the document. The text of one that has none is
-        empty."""
+        """Yield the children, to the proven end of the document. A child without text gets an empty
+        one."""
         while True:
             ended, self._ended = self._ended, []
             yield from ended
@@ -84,7 +80,7 @@ class Document:
             self._read()
 
     def _read(self) -> None:
-        """Read one piece more, or the end."""
+        """Read one more piece, or the end."""
         piece = next(self._pieces, None)
         self._since += len(piece or b"")
         text = self._readable.text(piece or b"", final=piece is None)
@@ -108,18 +104,16 @@ class Document:
             raise ProtocolViolation(message, side=self._side)
 
     def _refuse_type(self, text: str) -> None:
-        """Raise ConnectionLost for a document that declares its type, before the parser sees
-        that."""
-        if self._root is None:  # it can be declared nowhere else
+        """Raise ConnectionLost for a document type, before the parser sees it."""
+        if self._root is None:  # a document type can only precede the root
             text = self._before + text
             if _TYPE in text:
                 raise self._cut()
             self._before = text[1 - len(_TYPE) :]
 
     def _take(self) -> None:
-        """Take what has ended out of what the parser has read. (It tells of all elements at once,
-        in C: a Python call at the beginning and the end of each costs twice as much.) Raises
-        ParseError."""
+        """Collect the children that have ended from the parser's events. (Reading all events at
+        once costs half as much as a Python callback for each.) Raises ParseError."""
         for event, element in cast(Iterator[tuple[str, Element]], self._parser.read_events()):
             if event == "start":
                 self._depth += 1
@@ -129,7 +123,7 @@ class Document:
             if self._depth == 1:
                 self._ended.append(self._readied(element))
         if self._root is not None:
-            self._root.clear()  # what has ended is given away, and nothing grows with the document
+            self._root.clear()  # the children were collected; memory must not grow
 
     def _readied(self, child: Element) -> Element:
         child.text = child.text or ""
@@ -139,11 +133,11 @@ class Document:
         return child
 
     def _cut(self) -> ConnectionLost:
-        return ConnectionLost(f"{self._what} is cut off, or is no XML", side=self._side)
+        return ConnectionLost(f"{self._what} is cut off or not XML", side=self._side)
 
 
 class _Readable:
-    """Bytes as text that a parser takes, whatever they are; pieces may end anywhere."""
+    """Decodes arbitrary bytes to text that the parser accepts; pieces may end anywhere."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
@@ -151,11 +145,11 @@ class _Readable:
         self._begun = False
 
     def text(self, piece: bytes, *, final: bool) -> str:
-        """Return what can be read so far. An unfinished reference at the end waits for the next
+        """Return the text of a piece. An unfinished reference at its end is kept for the next
         piece."""
         text = self._held + self._decoder.decode(piece, final)
         self._held = ""
-        if not self._begun:  # nothing may stand before an XML declaration, and blanks do
+        if not self._begun:  # some servers send blanks before the XML declaration
             text = text.lstrip()
             self._begun = bool(text)
         begun = text.rfind("&", max(0, len(text) - _LONGEST_REFERENCE))
@@ -170,11 +164,11 @@ def _coded(found: re.Match[str]) -> str:
 
 
 def _checked(found: re.Match[str]) -> str:
-    """Return a reference as it is, or coded where it is one to a character that is not allowed, or
-    that codes."""
+    """Return a reference unchanged, or escaped if its character is not allowed, or is a
+    delimiter."""
     number = int(found[1], 16) if found[1] else int(found[2])
     if number > 0x10FFFF:
-        number = 0xD800  # it is none at all, and neither is this
+        number = 0xD800  # not a character: a lone surrogate stands for it
     return f"{_OPEN}{number:x}{_CLOSE}" if _FORBIDDEN.match(chr(number)) else found[0]
 
 
@@ -183,5 +177,5 @@ def _decoded(found: re.Match[str]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """Return an element's name without its name space."""
+    """Return an element's name without its namespace."""
     return name.rpartition("}")[2]

@@ -221,7 +221,7 @@ def test_a_page_that_is_no_list_is_told(wire: Wire, python_server: tuple[str, Pa
         "<html><title>My shop</title><a href='buy'>buy</a></html>"
     )
     place = parse_location(f"{base}/site/")
-    with pytest.raises(Unsupported, match="no list of a folder"):
+    with pytest.raises(Unsupported, match="not an index of a folder"):
         list(store(wire, place).list(place))
 
 

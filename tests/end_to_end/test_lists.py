@@ -161,7 +161,7 @@ def test_f25_what_is_no_list_of_fresh_urls_is_refused(
     assert "was not made from a list" in reported("1", f"name,url\nx,{url}\n")
     assert "is in the list twice" in reported("2", f"name,url\na,{url}\na,{url}\n")
     assert "line 2 of the list" in reported("2", "name,url\na,https://user:secret@a.example/a\n")
-    assert "is no text" in reported("2", "\0")
+    assert "is not text" in reported("2", "\0")
     assert "nowhere" in reported("2", None)
     assert rows_of(terminal, "2") == {"a": "failed"}
 
@@ -188,7 +188,7 @@ def test_what_is_no_list(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff\xfe\x00binary")
     code, reported = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
     assert (code, reported["state"]) == (1, "failed")
-    assert "no text" in reported["error"]["detail"]
+    assert "not text" in reported["error"]["detail"]
     code, _, err = terminal.run("migrate", f"list+{tmp_path}/photo", str(tmp_path / "new"))
     assert code == 2
     assert "-r" in err

@@ -79,9 +79,9 @@ def test_a_digest_is_in_hex_or_in_base64(name: str) -> None:
         ("ftp://a.example/x,1,", "scheme"),
         ("https://u:secret@a.example/x,1,", "user name or a password"),
         ("https://a.example/,1,", "names no object"),
-        ("https://a.example/x,-1,", "no number of bytes"),
+        ("https://a.example/x,-1,", "not a number of bytes"),
         ("https://a.example/x,1,zz", "md5 is not 16 bytes"),
-        ("https://a.example/x", "other columns"),
+        ("https://a.example/x", "columns instead of"),
     ],
 )
 def test_a_line_that_cannot_be_used_fails_by_its_number(line: str, said: str) -> None:
