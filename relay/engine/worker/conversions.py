@@ -64,4 +64,4 @@ def _unproved_remains(outcome: Outcome) -> Mapping[str, str]:
     if outcome.state is not State.UNVERIFIED:
         return {}
     place = str(outcome.destination)
-    return {place: remaining("What was sent", place, "nothing but its length, or less, was proved")}
+    return {place: remaining("What was sent", place, "at most its length was proved")}
