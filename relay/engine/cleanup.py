@@ -1,17 +1,16 @@
-"""Remove what a failed upload may have left at the destination.
+"""Delete the leftovers of failed uploads at the destination.
 
-A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write
-straight to the final name and leave what came (WsgiDAV). A failed transfer must leave nothing that
-could be taken for a whole object, and must not touch what is another's. So we look before an
-upload, and again after one that broke: an object that is not the one from before, and has the first
-bytes of what we sent and no others, is ours, and is deleted under its entity tag. What has no tag,
-or is not known to be ours, is left, and told.
+A server that follows HTTP shows nothing of a broken upload (nginx), but some write directly to the
+final name and leave a partial object (WsgiDAV). A failed transfer must leave nothing that looks
+like a whole object, and must not touch another writer's. So the destination is inspected before an
+upload, and again after a broken one. An object that differs from the prior one, and has only the
+first bytes that we sent, is ours, and is deleted under its ETag. An object without an ETag, or not
+known to be ours, is left, and the error names it.
 
-What a process that was killed left is removed by whoever makes its transfer again, or, where nobody
-does, by `orphans.py`: names and uploads that only it can have had, as the ledger tells them.
+The leftovers of a killed process are temporary names and multipart uploads that the ledger knows to
+be its own. The next attempt of the transfer removes them, or else `worker/orphans.py`.
 
-Never here: correctness. A process that is killed cleans nothing; a later verification must find
-that out."""
+Never here: correctness. A killed process cleans nothing; a later verification must detect that."""
 
 from __future__ import annotations
 
@@ -48,28 +47,25 @@ from relay.stores.interfaces import (
 )
 
 CLOCK_SECONDS: Final = 5.0
-"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes
-by."""
+"""Tolerated difference in seconds between a store's Date header and its own timestamps."""
 DELETIONS: Final = 3
-"""So often a name that may be one of ours is deleted, or an upload thrown away, where the first
-answer may pass."""
+"""Maximum attempts to delete a temporary name, or to abort an upload, after retryable errors."""
 NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
-"""Failures of a request of which the destination knows nothing."""
+"""Failures of a request that never reached the destination."""
 LOST: Final = 100
-"""So many earlier claims of an object are looked for at its destination, of those of which
-something may be left."""
+"""Maximum number of an object's earlier claims whose leftovers are looked for."""
 
 
 def may_be_done(error: RelayError) -> bool:
-    """Say if a request that failed so may have been carried out: its answer was lost, or is a
-    gateway's."""
+    """Say if a failed request may have been carried out: its answer was lost, or comes from a
+    gateway (502, 504)."""
     return getattr(error, "store_status", None) in (None, 502, 504)
 
 
 @dataclass(frozen=True)
 class FailedUpload:
-    """An upload that broke off: to where, over what, and how many bytes went, of how many (or
-    None)."""
+    """A broken upload: its place, the prior state, the bytes that were sent, and the object's
+    length (None if unknown)."""
 
     place: Location
     before: PriorState
@@ -77,7 +73,7 @@ class FailedUpload:
     length: int | None
 
     def may_be(self, version: Version) -> bool:
-        """Say if what is there now may be a piece of this upload."""
+        """Say if an existing version may be a partial object of this upload."""
         if version.size is None or version.size == self.length or version.size > self.sent:
             return False
         old = self.before.version
@@ -95,17 +91,16 @@ def remove_failed_upload(
     waits: Iterable[Callable[[], None]],
     is_piece: Callable[[Version], bool],
 ) -> bool:
-    """Delete what the broken upload left, if `is_piece` knows its bytes; where that can't be done,
-    `error` says that something may remain. Returns whether what is there may be the whole of it, of
-    which only the answer was lost.
+    """Delete the partial object of a broken upload, if `is_piece` recognizes its bytes. If it can't
+    be deleted, `error` says that it may remain. Return whether the whole object may be there, and
+    only the answer was lost.
 
-    Looks once after each of `waits`, since a server may write on for a moment before it notices.
-
-    Raises nothing of the destination's: the failure that is reported is `error`.
+    Inspects the place once after each of `waits`, since a server may keep writing for a moment.
+    Raises no StoreError: `error` is the failure that is reported.
     """
     if not broken.before.known:
         _add_remains_hint(
-            error, "A partial object", broken.place, "the destination does not let us look"
+            error, "A partial object", broken.place, "the destination does not permit a check"
         )
         return False
     whole = False
@@ -124,7 +119,7 @@ def remove_failed_upload(
             if broken.may_be(there) and not remove_piece(
                 destination, broken.place, there, is_piece
             ):
-                return False  # it is somebody else's by now
+                return False  # another writer has replaced it
         except NotFound:
             whole = False
         except (
@@ -134,9 +129,7 @@ def remove_failed_upload(
             SourceTruncated,
             ConnectionLost,
         ) as changed:
-            failure = (
-                changed  # it is still being written, and the next look may see more of it, or all
-            )
+            failure = changed  # the server is still writing it, so inspect it again
         except RelayError as other:
             failure = other
             break
@@ -148,10 +141,11 @@ def remove_failed_upload(
 def remove_piece(
     destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
 ) -> bool:
-    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where
-    nothing tells, as of an empty object, which begins as every object does, and StoreError."""
+    """Delete the existing object if it is a partial one of ours, and say if it was. Raises
+    DestinationLost if that can't be decided (no strong ETag, or an empty object), and
+    StoreError."""
     if there.strong_etag is None or not there.size:
-        raise DestinationLost("nothing there tells whose it is")
+        raise DestinationLost("nothing shows who wrote it")
     if not is_piece(there):
         return False
     reach("during-sweep")
@@ -166,15 +160,16 @@ def remove_object(
     before: PriorState | None = None,
     since: float = 0.0,
 ) -> bool:
-    """Delete an object that is ours, and damaged or not to be published; else `error` says that it
-    may remain. Returns whether it is gone.
+    """Delete our object, because it is damaged or must not be published. If it can't be deleted,
+    `error` says that it may remain. Return whether it is gone.
 
-    Where the destination did not say what it calls the object, what is there now may be another's
-    by now; not under a name that nobody else has, where whatever it is called by then is ours. What
-    it calls as it called what was there `before` is that, as far as anybody knows: an upload that
-    was acknowledged need not have been stored. So is, where no look came before, an object that
-    does not show that it was written after `since`, when our work on it began (seconds since 1970).
-    """
+    An object at its final place is deleted only if it is certainly ours:
+    - the destination gave it a version, else it may be another writer's by now;
+    - the version is not the one from `before`: an acknowledged upload need not have been stored;
+    - if the place was not inspected before, its date is not before `since`, when our transfer began
+      (seconds since 1970).
+
+    A temporary name is always ours."""
     if stored.readable is None:
         return False
     if (
@@ -211,18 +206,18 @@ def remove_object(
 
 
 def _may_be_another(stored: PutResult, before: PriorState | None) -> str:
-    """Return why what is at the object's place may be what was there `before`, or another's; empty
-    where it may not."""
+    """Return the reason why the object at the place may be the one from `before`, or another
+    writer's; empty if it is ours."""
     ours = stored.version.strong_etag
     if ours is None:
-        return "the destination does not say which it took"
+        return "the destination did not say which version it stored"
     if before is not None and before.version is not None and before.version.strong_etag == ours:
-        return "the destination calls it as what was there before"
+        return "it has the ETag of the object that was there before"
     return ""
 
 
 def _is_written_since(destination: Destination, place: Location, since: float) -> bool:
-    """Say if an object was last changed after a time, for certain; its date has whole seconds."""
+    """Say if an object was certainly last changed after a time; its date has whole seconds."""
     try:
         found = destination.head(place)
     except StoreError:
@@ -239,13 +234,14 @@ def _add_remains_hint(error: RelayError, what: str, place: Location, why: str) -
 
 
 def upload_token(claim: Claim, fence: int | None = None) -> str:
-    """Return what no other claim of any transfer has; that of an earlier claim by its fence."""
+    """Return the token that only this claim has, or an earlier claim of the transfer with that
+    `fence`."""
     return f"{claim.migration_id[:13]}-{claim.id}-{claim.fence if fence is None else fence}"
 
 
 def lost_upload_tokens(claim: Claim, before: int) -> tuple[str, ...]:
-    """Return the tokens of the last claims of a transfer of which something may be left, up to the
-    one before the fence `before`."""
+    """Return the tokens of a transfer's earlier claims, below the fence `before`, whose leftovers
+    may remain; at most LOST."""
     return tuple(
         upload_token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before)
     )
@@ -254,8 +250,8 @@ def lost_upload_tokens(claim: Claim, before: int) -> tuple[str, ...]:
 def remove_lost_uploads(
     destination: Destination, place: Location, tokens: Iterable[str]
 ) -> StoreError | None:
-    """Remove what attempts that were lost left under names that only they had. Return the first
-    failure, which says what of it remains; None where nothing does."""
+    """Delete the temporary uploads of crashed attempts. Return the first failure, which names all
+    that remain, or None if nothing remains."""
     kept: StoreError | None = None
     for one in tokens:
         for left in destination.staged_locations(place, one):
@@ -270,7 +266,7 @@ def remove_lost_uploads(
 
 
 def _is_there(destination: Destination, place: Location) -> bool | None:
-    """Say if something lies there; None where the destination does not tell."""
+    """Say if the place has an object; None if the destination does not show it."""
     try:
         return True if isinstance(destination.head(place), ObjectInfo) else None
     except NotFound:
@@ -280,13 +276,12 @@ def _is_there(destination: Destination, place: Location) -> bool | None:
 
 
 def _delete_own_name(destination: Destination, left: Location) -> StoreError | None:
-    """Delete what may be under a name that only we can have had; return why that can't be done, or
-    None."""
+    """Delete a temporary name of ours. Return the failure, or None."""
     return _retry_removal(lambda: destination.delete(left, Version()))
 
 
 def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
-    """Remove something; return why that can't be done, or None. What may pass is tried again."""
+    """Call `remove`, with retries after retryable errors. Return the last failure, or None."""
     refused: StoreError | None = None
     for _ in range(DELETIONS):
         try:
@@ -300,15 +295,15 @@ def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
 
 
 def abort_upload(destination: Destination, upload: Upload) -> None:
-    """Throw an upload away, and what the store has put together of it and nobody has published.
-    What may pass is tried again. Raises StoreError."""
+    """Abort an upload, and delete the object that was completed from it and not published. Retries
+    after retryable errors. Raises StoreError."""
     refused = _retry_removal(lambda: cast(PartsDestination, destination).abort(upload))
     if refused is not None:
         raise refused
     for left in destination.staged_locations(upload.location, upload.id):
         try:
             destination.delete(left, Version())
-        except StoreError:  # most were never put together
+        except StoreError:  # most uploads were never completed
             if _is_there(destination, left) is not False:
                 raise
 
@@ -316,11 +311,11 @@ def abort_upload(destination: Destination, upload: Upload) -> None:
 def uploads_of(
     destination: Destination, place: Location, written: UploadRecord, limits: Limits
 ) -> tuple[Upload, ...]:
-    """Return the upload that was written down; where its attempt was lost before it learned, or
-    wrote down, which it was, those that it may have begun.
+    """Return the recorded upload. If its attempt crashed before it recorded the id, return the
+    uploads that it may have created.
 
-    Nobody else's: to this very place, and of the time within which that attempt may have asked.
-    Raises StoreError."""
+    These are only uploads to this very place, from the time in which that attempt may have sent its
+    request. Raises StoreError."""
     if written.upload_id:
         return (Upload(place, written.upload_id, written.checked),)
     longest = 2 * (limits.head_seconds + limits.connect_seconds)

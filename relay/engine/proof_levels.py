@@ -1,7 +1,7 @@
 """Predict the level of proof that a destination can give, before anything is sent.
 
-Decided here: what `relay plan` tells to expect, and which wish is refused when it is made. Never
-here: what was proved (`engine/verify.py`); what only trying shows (`engine/doctor.py`)."""
+Decided here: the level that `relay plan` predicts, and which requests are refused. Never here: what
+was proved (`transfer/verify.py`); what only a trial shows (`relay doctor`)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from relay.location import Location
 from relay.receipt import Level
 
 TELLING: Final = frozenset({"s3"})
-"""The stores that are asked for a digest of the whole with every upload."""
+"""The stores whose answer to an upload has a digest of the whole object."""
 _BY_METHOD: Final = (
     frozenset({"x-amz-signature"}),
     frozenset({"x-goog-signature"}),
     frozenset({"signature", "awsaccesskeyid"}),
     frozenset({"signature", "googleaccessid"}),
 )
-"""What stands in the query of a URL that is signed together with its method (docs.aws.amazon.com,
+"""Query parameters of URLs whose signature includes the method (docs.aws.amazon.com,
 "Signature Version 4: query string parameters", and of version 2; cloud.google.com, "V4 signing
 process")."""
 
 
 def unreadable_reason(place: Location) -> str | None:
-    """Return why a destination that can be written to can never be read, or None where it may
-    be."""
+    """Return the reason why a destination can never be read, or None if it may be readable."""
     if place.account is not None:
         return None
     pairs = [part.partition("=") for part in place.query.split("&")]
@@ -43,7 +42,7 @@ def unreadable_reason(place: Location) -> str | None:
 
 
 def refuse_unprovable(verify: Verify, place: Location) -> None:
-    """Raise VerificationUnavailable for a level that this destination can never give."""
+    """Raise VerificationUnavailable if the destination can never give this level of proof."""
     why = unreadable_reason(place) if verify is Verify.READ_BACK else None
     if why is not None:
         raise VerificationUnavailable(
@@ -58,8 +57,8 @@ def refuse_unprovable(verify: Verify, place: Location) -> None:
 
 
 def predict_level(verify: Verify, place: Location, reported: bool) -> Level:
-    """Return the level that receipts will most likely have; `told` says that a digest was told of
-    what is there."""
+    """Return the level that receipts will most likely have. `reported` says that the destination
+    has shown a digest of an existing object."""
     if verify is Verify.SIZE:
         return Level.SIZE
     if verify is Verify.AUTO and (reported or place.store in TELLING):
