@@ -1,7 +1,7 @@
 """Digests: computed while bytes pass, and read from and written to HTTP fields.
 
 Decided here: the algorithms, their order of preference, and the three header fields that carry
-them. Never here: when a digest is asked for, or what it proves (`engine/verify.py`).
+them. Never here: when a digest is asked for, or what it proves (`engine/transfer/verify.py`).
 
 CRC64NVME and CRC32C cost 0.11 and 0.06 CPU-seconds a GiB, so they are always computed when the
 bytes pass through the process. The others (SHA-1 0.65, SHA-256 0.70, MD5 1.7) are computed only

@@ -376,7 +376,7 @@ def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, in
         raise InvalidURL("a '#' stands right after the host")  # http://evil.com#@127.0.0.1
     if fragment is not None and destination:
         raise InvalidURL(
-            "the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT
+            "the URL has a '#', and the part after it would not be sent", hint=FRAGMENT_HINT
         )
     host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
     check_path(path, destination=destination)
@@ -390,9 +390,7 @@ def _scheme(text: str) -> str:
     if head.lower() not in DEFAULT_PORTS:
         # Said back only if it can't be anything else: 'user:password@host' has a head too.
         said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
-        raise UnsupportedScheme(
-            f"the scheme{f' {head!r}' if said else ''} is none that relay speaks"
-        )
+        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is not supported")
     if not rest.startswith("//"):
         raise InvalidURL("'//' must follow the scheme")
     return head.lower()

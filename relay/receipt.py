@@ -1,7 +1,7 @@
-"""The receipt: what was read, what was written, and what was proved about it.
+"""The receipt: the versions that were read and written, and how the copy was verified.
 
-Decided here: the levels of proof and the receipt's shape. Never here: how a level is reached
-(`engine/verify.py`)."""
+Decided here: the levels of proof and the members of a receipt. Never here: how a level is reached
+(`engine/transfer/verify.py`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Version:
         return Version(size, self.etag, self.last_modified, self.digests, self.id)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the store told, as plain values; what it did not tell is null."""
+        """Return the version as plain values; None where the store did not report a value."""
         return {
             "etag": self.etag,
             "size": self.size,

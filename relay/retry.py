@@ -1,8 +1,7 @@
 """Backoff: how long to wait before the next attempt, and when to stop.
 
-Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer
-with a fresh body, and `engine/window.py`: a part with its bytes still at hand;
-`stores/relisting.py`: a page of a listing; law 7)."""
+Decided here: the waits. Never here: what is retried (a whole transfer with a fresh body, a part
+with its bytes still in memory, a page of a listing; law 7)."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ class Backoff:
         """Return how long to wait after failed attempt number `attempt` (from 1), or None if the
         budget is spent.
 
-        A store's Retry-After is the least that is waited, with up to a tenth more so that many
-        don't come back in one moment; a Retry-After that goes beyond the budget ends the matter at
-        once, as waiting for it in vain would hold a client."""
+        A store's Retry-After is the minimum, with up to a tenth more, so that not all clients
+        return at the same moment. A Retry-After beyond the budget returns None at once, since a
+        wait would hold the client for nothing."""
         step = min(self.ceiling_seconds, self.first_seconds * 2 ** min(attempt - 1, 30))
         wait = step * random()
         if retry_after is not None:
@@ -39,18 +38,18 @@ class Backoff:
 
 @dataclass(eq=False)
 class Patience:
-    """What is left of the budget for one thing that is tried again and again.
+    """The rest of the retry budget of one operation.
 
-    The budget counts from the first failure, not from the beginning: what has run well for hours
-    has all of it. It is whole again when an attempt gets farther than any before, by any byte. The
-    time in which an attempt moves bytes does not count, so that what always breaks at one place
-    ends as well, but not before it was tried some times."""
+    The budget counts from the first failure, so an operation that ran well for hours has all of it.
+    It is reset when an attempt gets farther than any before, by any byte. The time in which an
+    attempt moves bytes does not count. An operation that always fails at the same place therefore
+    ends, but only after several attempts."""
 
     backoff: Backoff
     random: Callable[[], float]
     clock: Callable[[], float]
     failures: int = 0
-    """How many attempts have failed since the trouble began."""
+    """Number of consecutive failures."""
     _reached: int = 0
     _spent: float = 0.0
     _waited: float = 0.0
@@ -60,7 +59,8 @@ class Patience:
         """Return how long to wait after an attempt that failed now, in seconds, or None if the
         budget is spent.
 
-        It had `reached` so many bytes, and moved the last one at `moved_at` by the clock.
+        The attempt got as far as byte `reached`, and moved its last byte at `moved_at` by the
+        clock.
         """
         now = self.clock()
         if not self.failures or reached > self._reached:
@@ -76,5 +76,5 @@ class Patience:
         return wait
 
     def renew(self) -> None:
-        """Begin anew, with all of the budget: what is tried next is another thing."""
+        """Reset the budget for another operation."""
         self.failures, self._reached, self._spent = 0, 0, 0.0

@@ -21,13 +21,14 @@ from relay.errors import Overloaded, Side
 
 
 class Slots:
-    """So many transfers at a time, and a bounded line of those who wait.
+    """A bounded number of concurrent transfers, and a bounded queue of waiting ones.
 
-    The slot belongs to the greenlet that holds the context open, and comes back however that ends
+    A slot belongs to the greenlet that holds the context open, and is released however that ends
     (`GreenletExit` and `gevent.Timeout` included)."""
 
     def __init__(self, slots: int, waiters: int, wait_seconds: float) -> None:
-        """`slots` at a time; `waiters` more may wait, each at most `wait_seconds`."""
+        """Allow `slots` transfers at a time; `waiters` more may wait, each at most
+        `wait_seconds`."""
         self._semaphore = BoundedSemaphore(slots)
         self._slots, self._waiters, self._wait_seconds = slots, waiters, wait_seconds
         self.held = 0
@@ -37,11 +38,11 @@ class Slots:
     def slot(
         self, admitted: bool = False, tick: Callable[[], None] = lambda: None
     ) -> Iterator[None]:
-        """Hold one slot. Raises Overloaded when the line is full, or the wait was too long; nothing
-        is held then.
+        """Hold one slot. Raises Overloaded if the queue is full or the wait too long; no slot is
+        held then.
 
-        `admitted` is for one that held a slot before: it waits outside the bounds, as long as
-        `tick` lets it, which is called at least once a second and may raise."""
+        With `admitted`, for a transfer that held a slot before, both limits are off. `tick` is
+        called at least once a second while it waits, and may raise."""
         self._acquire(admitted, tick)
         self.held += 1
         try:
@@ -55,7 +56,7 @@ class Slots:
             return
         if self.waiting >= self._waiters and not admitted:
             raise Overloaded(
-                f"{self._slots} transfers run and {self.waiting} wait; the line is full",
+                f"{self._slots} transfers run and {self.waiting} wait; the queue is full",
                 retry_after=5.0,
             )
         deadline = monotonic() + self._wait_seconds
@@ -65,43 +66,44 @@ class Slots:
                 tick()
                 if not admitted and monotonic() >= deadline:
                     raise Overloaded(
-                        f"no slot came free within {self._wait_seconds:g} s", retry_after=5.0
+                        f"no slot became free within {self._wait_seconds:g} s", retry_after=5.0
                     )
         finally:
             self.waiting -= 1
 
 
 HOLD_CEILING = 60.0
-"""The longest that everybody is held because of one Retry-After, in seconds."""
+"""Maximum time that one Retry-After holds all requests, in seconds."""
 ROUND_SECONDS = 0.25
-"""However fast a store answers, within so many seconds at most one more is let go: dozens of
-answers to HEAD say little about how many uploads it bears."""
+"""Minimum time for the limit to grow by one, however fast a store answers: dozens of answers to
+HEAD say little about how many uploads it can take."""
 RELAXED = 256.0
-"""From this limit on nobody is limited any more: the store has long stopped complaining."""
+"""The limit is removed when it grows to this: the store stopped complaining long ago."""
 
 
 @dataclass(eq=False)
 class AdaptiveLimiter:
-    """How many requests go to one side of one store at a time: additive increase, multiplicative
+    """Limits concurrent requests to one side of one store: additive increase, multiplicative
     decrease.
 
-    Nobody is limited until the store says that it is too much (429, 503). Then half of those that
-    were under way may go, nobody before the time that it named, and each round of answers without a
-    complaint lets one more go. The complaints of one round halve once: all of them were sent before
-    anybody knew. (RFC 5681 section 3 does so with segments.)"""
+    There is no limit until the store complains (429, 503). Then the limit is half of the requests
+    that were under way, and none starts before the Retry-After. Each round of answers without a
+    complaint raises the limit by one. The complaints of one round halve it only once, since all of
+    its requests were sent before the first complaint. (RFC 5681 section 3 does this with
+    segments.)"""
 
     clock: Callable[[], float] = monotonic
     sleep: Callable[[float], None] = gevent.sleep
     limit: float | None = None
-    """None: nobody is limited."""
+    """Maximum number of concurrent requests; None is unlimited."""
     under_way: int = 0
     _held_until: float = field(default=0.0, repr=False)
     _round: int = field(default=0, repr=False)
     _grown_at: float = field(default=0.0, repr=False)
 
     def enter(self, look: Callable[[], None], tick_seconds: float) -> int:
-        """Wait for a turn, and return its round, which `leave` wants. `look` is called at least
-        once a `tick_seconds`, and may raise: then nothing is held."""
+        """Wait until a request may start; return its round, for `leave`. `look` is called at least
+        once a `tick_seconds`, and may raise; the request does not count then."""
         if self.limit is not None:
             while self._must_wait():
                 self.sleep(min(tick_seconds, 0.05))
@@ -115,7 +117,7 @@ class AdaptiveLimiter:
         return self.clock() < self._held_until or self.under_way >= max(1, int(self.limit))
 
     def leave(self, turn: int, complained: bool = False, retry_after: float | None = None) -> None:
-        """Give the turn back, with what came of it."""
+        """Note the end of a request, and adapt the limit to its answer."""
         under_way, self.under_way = self.under_way, self.under_way - 1
         if complained:
             if retry_after is not None:
@@ -136,20 +138,19 @@ class AdaptiveLimiter:
 # -- what one migration may use
 
 BURST_SECONDS: Final = 0.25
-"""So much of its rate a bucket holds: what a machine that wakes us late may make up for, and no
-more."""
+"""Capacity of a bucket in seconds of its rate: it lets a greenlet that was woken late catch up."""
 TIMER_SECONDS: Final = 0.001
 SIPS: Final = 4
-"""A full bucket is given out in so many pieces at least, so that the streams that share it take
+"""Minimum number of grants that empty a full bucket, so that the streams that share it take
 turns."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one migration may use over all workers together; None is no bound.
+    """The limits of one migration, for all workers together; None is unlimited.
 
-    `slots`: its transfers at a time. `bytes_per_second`: what is read of its sources, and read back
-    from its destinations. `connections`: its requests under way at a time on one side."""
+    `slots`: maximum number of concurrent transfers. `bytes_per_second`: maximum rate of reads and
+    read-backs. `connections`: maximum number of concurrent requests to each of its two sides."""
 
     slots: int | None = None
     bytes_per_second: int | None = None
@@ -160,12 +161,12 @@ class Bounds:
         return asdict(self)
 
     def given(self) -> dict[str, int]:
-        """Return those that bound something."""
+        """Return the limits that are set."""
         return {name: most for name, most in self.to_json().items() if most is not None}
 
     @property
     def transfers(self) -> int | None:
-        """How many transfers may run at a time: never more than may have a request each."""
+        """Maximum number of concurrent transfers: each needs at least one connection."""
         if self.slots is None or self.connections is None:
             return self.slots if self.connections is None else self.connections
         return min(self.slots, self.connections)
@@ -235,11 +236,11 @@ class TokenBucket:
 
 @dataclass(eq=False)
 class ConcurrencyLimiter:
-    """So many requests at a time to one side; who comes first goes first. The limit may change
-    while some wait.
+    """Limits concurrent requests to one side, first come, first served. The limit may change while
+    requests wait.
 
-    A request of one who has one under way already goes along with it: he may need its answer before
-    he reads on (a HEAD beside his own open GET), and would wait for himself."""
+    A further request of an owner that has one under way starts at once: the owner may need its
+    answer to finish the first one (a HEAD beside its own open GET), which would be a deadlock."""
 
     limit: int | None = None
     _held: dict[object, int] = field(default_factory=dict, repr=False)
@@ -247,24 +248,24 @@ class ConcurrencyLimiter:
 
     @property
     def under_way(self) -> int:
-        """How many hold a turn."""
+        """Number of owners with a request under way."""
         return len(self._held)
 
     def set_limit(self, limit: int | None) -> None:
-        """Let so many in from now on. Those that are in stay."""
+        """Set the limit. Requests that are under way continue."""
         if limit != self.limit:
             self.limit = limit
             self._wake()
 
     def enter(self, who: object, look: Callable[[], None], tick_seconds: float) -> None:
-        """Wait for a turn for `who`. `look` is called at least once a `tick_seconds`, and may
-        raise: then he holds none."""
+        """Wait until a request of the owner `who` may start. `look` is called at least once a
+        `tick_seconds`, and may raise; the request does not count then."""
         if who not in self._held and (self._line or self._full()):
             self._wait(look, tick_seconds)
         self._held[who] = self._held.get(who, 0) + 1
 
     def leave(self, who: object) -> None:
-        """Give a turn back."""
+        """Note the end of a request of the owner `who`."""
         self._held[who] -= 1
         if not self._held[who]:
             del self._held[who]
@@ -293,12 +294,12 @@ class ConcurrencyLimiter:
 
 @dataclass(eq=False)
 class Throttle:
-    """What one migration may use in this process, told anew whenever that changes.
+    """This process's share of the limits of one migration; `allow` changes it.
 
-    The processes that work on it share its bounds alike: of `of` processes each has an `of`-th of
-    the bytes a second, and as many requests as its place in their row gives it, at least one. Where
-    a process has little left to do its share lies idle until it has nothing left; then the others
-    have it, within about a second."""
+    The processes that work on a migration share its limits equally: each of `of` processes has an
+    `of`-th of the bytes per second, and of the connections, at least one. The unused part of a
+    share lies idle until its process has no work left; then the others get it, within about a
+    second."""
 
     bucket: TokenBucket = field(default_factory=TokenBucket)
     gates: Mapping[Side, ConcurrencyLimiter] = field(
@@ -309,11 +310,11 @@ class Throttle:
     )
     sleep: Callable[[float], None] = gevent.sleep
     bounds: Bounds = Bounds()
-    """Those of the whole migration, as they were told last."""
+    """The current limits of the whole migration."""
     _line: deque[Event] = field(default_factory=deque, repr=False)
 
     def allow(self, bounds: Bounds, place: int = 0, of: int = 1) -> None:
-        """Take over this process's share of the bounds; it is number `place` (from 0) of `of`."""
+        """Set this process's share of the limits; it is number `place` (from 0) of `of`."""
         self.bounds, rate = bounds, bounds.bytes_per_second
         self.bucket.fill_at(None if rate is None else rate / of)
         most = bounds.connections

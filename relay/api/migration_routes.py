@@ -2,11 +2,11 @@
 
 Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an
 answer at once (`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered
-202; from then on no end of any process loses it, and every worker's claimer may carry it out.
-Whoever wants to wait says so (`Prefer: wait=60`), or takes NDJSON or server-sent events, which only
-watch: hanging up changes nothing.
+202. From then on it survives the end of any process, and any worker may run it. A client that wants
+to wait for the end sends `Prefer: wait=60`, or reads NDJSON or server-sent events. These only
+watch: a disconnect does not stop the migration.
 
-Decided here: the calls and their answers. Never here: what a state means
+Decided here: the operations and their answers. Never here: what a state means
 (`relay/ledger/states.py`)."""
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from relay.views.rows import FIELDS, brief, csv_line, followed, reported, summar
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5
-"""How often the ledger is looked at for somebody who waits."""
+"""Seconds between two queries of the ledger for a client that waits."""
 WAIT_SECONDS = 3600.0
-"""The longest that is waited because a request prefers to."""
+"""Maximum time that a request with `Prefer: wait` waits."""
 PAGE, PAGES = 100, 1000
-"""Rows of an answer, unless told otherwise, and at most."""
+"""Default and maximum number of rows on a page."""
 STATES = frozenset(
     {"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"}
 )
 STOPPING = {
     "code": Overloaded.code,
-    "detail": "The server stops; the migration is gone on with when it is back",
+    "detail": "The server is stopping; the migration resumes when it is back",
 }
 VERBS = ("pause", "resume", "cancel", "retry")
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
@@ -65,8 +65,8 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True)
 class LedgerContext:
-    """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow
-    a migration."""
+    """One process's access to the ledger; `waiters` and `looks` serve its clients that follow a
+    migration."""
 
     ledger: Ledger
     claimer: Worker
@@ -75,19 +75,19 @@ class LedgerContext:
 
 
 def works_of(ledger: Ledger, claimer: Worker, waiters: int) -> LedgerContext:
-    """Return a process's side of the ledger, in which at most so many clients wait."""
+    """Return a process's access to the ledger; at most `waiters` clients wait at a time."""
     return LedgerContext(
         ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2)
     )
 
 
 def wants_ledger(order: MigrationRequest) -> bool:
-    """Say if this request is one that must outlive its connection."""
+    """Say if this migration must outlive the connection of its request."""
     return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
 
 
 def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest) -> Response:
-    """Write a migration to the ledger and answer 202; or wait for it, where the client prefers
+    """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
     for location in order.locate(runner.remotes):
         if location.host:
@@ -106,7 +106,7 @@ def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest
 def ledger_routes(
     works: Callable[[], LedgerContext], runner: TransferEngine
 ) -> tuple[tuple[str, str, View], ...]:
-    """Return the calls about migrations, with their methods and views."""
+    """Return the paths, methods and views of the operations on migrations."""
 
     def listed() -> Response:
         limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
@@ -177,10 +177,10 @@ def _wait_seconds() -> float:
 
 
 def _prefix() -> str:
-    """Return what a proxy that takes a prefix away says that it is; empty where there is none, or
-    what is none.
+    """Return the path prefix that a proxy removed and names in X-Forwarded-Prefix; '' without a
+    valid one.
 
-    Whoever sends it himself is misled by it, and nobody else: what is answered is kept by no cache.
+    A client that sends the header itself misleads only itself: answers are not cached.
     """
     reported = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
     return reported if len(reported) <= 500 and _PREFIX.fullmatch(reported) else ""
@@ -213,7 +213,7 @@ def _members(runner: TransferEngine) -> Mapping[str, Any]:
 
 
 def _fresh(runner: TransferEngine, migration: Migration) -> Refresh:
-    """Return what is fresh that came with a request; nothing for a request without content."""
+    """Return the fresh credentials and URLs in a request; an empty Refresh without a body."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         check_media_type(request.environ)
         return Refresh()
@@ -238,11 +238,11 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
 def _waited(
     works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float
 ) -> Migration:
-    """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or
-    the client has left.
+    """Wait until a migration has ended or is paused, `seconds` are over, the server stops or the
+    client disconnects; return the migration as it is then.
 
-    More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what
-    is preferred."""
+    If too many clients wait already, return it at once: RFC 7240 section 2 lets a server ignore a
+    preference."""
     until = monotonic() + seconds
     with works.waiters.place() as has_place:
         while (
@@ -253,23 +253,21 @@ def _waited(
         ):
             if _hung_up(min(LOOK_SECONDS, left)):
                 break
-            with suppress(
-                LedgerFailed
-            ):  # it is accepted: a failure would have the client send it once more
+            # The migration is accepted: after an error the client would send it again.
+            with suppress(LedgerFailed):
                 migration = works.looks.at(migration.id)
     return migration
 
 
 def _goes_on(migration: Migration) -> bool:
-    """Say if something more will come of a migration by itself: one that is paused, and rests,
-    waits for somebody."""
+    """Say if a migration still runs: it is running, or some of its transfers are still stopping."""
     return migration.state == "running" or bool(
         migration.state not in ENDED and migration.under_way
     )
 
 
 def _hung_up(seconds: float) -> bool:
-    """Wait, and say if the client has closed its connection meanwhile, which is noticed at once."""
+    """Wait up to `seconds`, and say if the client closed its connection; returns at once then."""
     sock = request.environ.get("gunicorn.socket")
     until = monotonic() + seconds
     if sock is not None:
@@ -281,26 +279,26 @@ def _hung_up(seconds: float) -> bool:
             return False
         except (OSError, ValueError):
             return True
-    gevent.sleep(max(until - monotonic(), 0.0))  # what it has sent already is its next request
+    gevent.sleep(max(until - monotonic(), 0.0))  # bytes that arrived are the client's next request
     return False
 
 
 def _is_closed(descriptor: int) -> bool:
-    """Say if a connection's peer has closed it, or its writing side (poll(2), POLLRDHUP). Nothing
-    is read: it may be TLS, where no byte can be looked at and left."""
+    """Say if the peer has closed a connection, or its writing side (poll(2), POLLRDHUP). Reads
+    nothing, because bytes of TLS can't be peeked at."""
     looking = _poll()
     looking.register(descriptor, POLLRDHUP)
     return bool(looking.poll(0))
 
 
 def _lines(works: LedgerContext, runner: TransferEngine, migration: Migration) -> Iterator[str]:
-    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of
-    it last. Where the server stops before that the last line says so, and there is no result
-    yet."""
+    """Yield a line of progress every LOOK_SECONDS until the migration has ended or is paused and
+    its transfers have stopped; then the result. If the server stops before that, the last line is
+    one of progress whose `trouble` says so."""
     while (migration.state == "running" or migration.under_way) and not runner.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
-        with suppress(LedgerFailed):  # which is waited for: the claimer says so
+        with suppress(LedgerFailed):  # the next line has it as `trouble`
             migration = works.looks.at(migration.id)
     if migration.state == "running" or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
@@ -309,20 +307,19 @@ def _lines(works: LedgerContext, runner: TransferEngine, migration: Migration) -
 
 
 def _with_trouble(works: LedgerContext, members: dict[str, Any]) -> dict[str, Any]:
-    """Return how a migration stands, with what this process knows of what holds it up."""
+    """Return the members of a migration with the `trouble` of this process's ledger, if any."""
     return {**members, **_trouble(works)}
 
 
 def _trouble(works: LedgerContext) -> dict[str, Any]:
-    """Return why nothing goes on in this process, where its ledger does not answer; nothing where
-    it does."""
+    """Return the `trouble` of this process while its ledger is unavailable, else {}."""
     error = works.claimer.trouble
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
 def _events(works: LedgerContext, id: str, since: int, runner: TransferEngine) -> Iterator[str]:
-    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as
-    the server runs: a client connects again by itself, and names the last event that it has."""
+    """Yield the events of a migration as server-sent events (WHATWG HTML, "Server-sent events")
+    until it ends or the server stops. A client reconnects by itself, and names its last event."""
     for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
         if kind == "progress":
             members = _with_trouble(works, members)
@@ -337,7 +334,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
     wrong = [state for state in states if state not in STATES]
     if wrong:
         raise InvalidType(
-            f"{wrong[0][:40]!a} is no state", hint=f"One of {', '.join(sorted(STATES))}."
+            f"{wrong[0][:40]!a} is not a state", hint=f"Use one of {', '.join(sorted(STATES))}."
         )
     id = ledger.migration(id).id
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)

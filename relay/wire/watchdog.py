@@ -14,53 +14,50 @@ from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
 from relay.throttle import Throttle
 
 _TOTAL = (
-    "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). What has arrived in parts is"
-    " kept: the same command, or a retry, goes on with the rest."
+    "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). Uploaded parts are kept: the"
+    " same command, or a retry, resumes with the rest."
 )
 
 
 class Watchdog:
-    """Counts the bytes of one transfer as they move, and raises from `check_progress` when it must
-    not go on.
+    """Counts the bytes of one transfer, and enforces its deadline, the stall rule and a cancel.
 
-    `moved` counts every byte of payload that was handed over, in all attempts.
+    `moved` counts the bytes of payload that were moved in all attempts.
     """
 
     def __init__(
         self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Watchdog | None = None
     ) -> None:
-        """Start the clocks. `whole` is the meter of the transfer that this one measures a part of:
-        its cancel, and its total time, hold here too."""
+        """Start the clocks. For a part of a transfer, `whole` is the transfer's watchdog; its
+        cancel and its deadline apply to the part too."""
         self.limits, self.clock, self._whole = limits, clock, whole
         self.moved = 0
         self._started = self._moved_at = clock()
         self._seen = 0
         self._why: RelayError | None = None
         self.throttle: Throttle | None = None if whole is None else whole.throttle
-        """What holds the transfer back, where its migration has bounds, or may get some."""
+        """The limits of the transfer's migration, if it has or may get some."""
         self.committed = False
-        """What it measures may be seen by everybody from now on: whoever would only rather not have
-        it is too late."""
+        """Whether the object may be visible at the destination: too late for an optional cancel."""
         self.borne: tuple[RelayError, int, float, float] | None = None
-        """What is tried again at the moment: why, how often it has failed, since when, and when
-        next (since 1970)."""
+        """The failure that is being retried: the error, the number of failures, the time of the
+        first and of the next attempt (seconds since 1970)."""
         self.reported = 0
-        """How many entries a listing has given."""
+        """Number of entries that a listing has returned."""
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new window of the stall rule: another body, or another attempt, starts to
-        move."""
+        """Begin a new window of the stall rule, for another body or another attempt."""
         self._window, self._window_moved = self.clock(), self.moved
 
     def exclude_wait(self, seconds: float) -> None:
-        """Let the stall rule's clock stand still for a wait that neither side is to blame for."""
+        """Exclude a wait that neither side caused from the stall rule."""
         self._window += seconds
 
     def cancel(self, why: RelayError | None = None) -> None:
-        """Let the next `check_progress` raise `why` (Cancelled if none is given). From another
-        greenlet."""
+        """Make the next `check` or `check_progress` raise `why` (default: Cancelled). Called from
+        another greenlet."""
         self._why = why or Cancelled("the transfer was cancelled")
 
     def seconds(self) -> float:
@@ -75,23 +72,22 @@ class Watchdog:
         return self._moved_at
 
     def check(self) -> None:
-        """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the
-        total."""
+        """Check for a cancel and the deadline. Raises the error of the cancel, or StoreTimeout."""
         if self._whole is not None:
             self._whole.check()
         if self._why is not None:
             raise self._why
         if self.seconds() >= self.limits.total_seconds:
-            message = f"not done within {self.limits.total_seconds:g} s, the limit for all of it"
+            message = f"not done within {self.limits.total_seconds:g} s, the limit of a transfer"
             raise StoreTimeout(message, side="relay", retryable=False, hint=_TOTAL)
 
     def commit(self) -> None:
-        """Look for the last time before what can't be taken back. Raises as `check`."""
+        """Check for the last time before the object becomes visible. Raises as `check`."""
         self.check()
         self.committed = True
 
     def check_progress(self, waiting_for: Side) -> None:
-        """As `check`, where bytes should move: raises Stalled too, blaming `waiting_for`."""
+        """Check while bytes should move. Raises as `check`, and Stalled with side `waiting_for`."""
         self.check()
         now, limits = self.clock(), self.limits
         if self.moved != self._seen:

@@ -88,7 +88,7 @@ def test_plain_http(nginx: str) -> None:  # noqa: F811 - a fixture
     [
         ("https://no-such-host.invalid/x/", 1, "does not resolve"),
         ("nosuch:thing", 2, "no remote"),
-        ("ftp://host/x", 2, "none that relay speaks"),
+        ("ftp://host/x", 2, "is not supported"),
         ("/proc/nowhere", 1, "No such file"),
     ],
 )

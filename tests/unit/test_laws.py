@@ -131,7 +131,7 @@ def test_the_line_is_bounded_and_a_slot_comes_back_however_it_ends() -> None:
     waiter = gevent.spawn(_refused, slots)
     gevent.sleep(0)
     assert slots.waiting == 1
-    with pytest.raises(Overloaded, match="the line is full"), slots.slot():
+    with pytest.raises(Overloaded, match="the queue is full"), slots.slot():
         pass
     assert waiter.get(timeout=2)
     holder.kill()
