@@ -26,7 +26,6 @@ from relay.cli.tree import Watch
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
-from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
@@ -139,8 +138,8 @@ def test_a_worker_that_is_told_to_go_while_it_loads_goes_wherever_it_is() -> Non
     """The signal may come where Python drops an exception, as in a finalizer."""
     code = """
 import os, signal
-from relay.api.gunicorn_worker import Worker
-worker = GunicornWorker.__new__(Worker)
+from relay.api.gunicorn_worker import GunicornWorker
+worker = GunicornWorker.__new__(GunicornWorker)
 worker.booted = False
 signal.signal(signal.SIGTERM, worker.handle_exit)
 class Finalized:
@@ -312,7 +311,7 @@ from relay.api.app import create_app
 from relay.api.following import Looks, Waiters
 from relay.api.migration_routes import LedgerContext
 from relay.config import Settings
-from relay.engine.worker.worker import Worker
+from relay.engine.worker.worker import GunicornWorker
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger

@@ -261,7 +261,7 @@ def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 10)
-    for name in ("turn", "settle"):
+    for name in ("settle_and_claim", "settle"):
         real = getattr(Ledger, name)
 
         def picky(self: Ledger, ends: Any, *args: Any, real: Any = real, **more: Any) -> Any:

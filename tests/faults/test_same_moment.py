@@ -34,7 +34,9 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
 
 @pytest.mark.parametrize("recursive", [True, False], ids=["tree", "object"])
 @pytest.mark.parametrize("before", ["running", "failed", "paused", "cancelled"])
-@pytest.mark.parametrize("step", ["renew_secret", "trust", "list_again", "act", "limit"])
+@pytest.mark.parametrize(
+    "step", ["renew_secret", "reset_crash_counts", "list_again", "act", "limit"]
+)
 def test_another_process_ends_it_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
@@ -70,7 +72,7 @@ def test_another_process_ends_it_meanwhile(
     other.close()
 
 
-@pytest.mark.parametrize("step", ["renew_secret", "trust", "begin_again"])
+@pytest.mark.parametrize("step", ["renew_secret", "reset_crash_counts", "begin_again"])
 def test_what_vanished_is_moved_again_although_another_process_ends_the_migration_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -113,7 +115,9 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
 
 
 @pytest.mark.parametrize("recursive", [True, False], ids=["tree", "object"])
-@pytest.mark.parametrize("step", ["renew_secret", "trust", "list_again", "act", "limit"])
+@pytest.mark.parametrize(
+    "step", ["renew_secret", "reset_crash_counts", "list_again", "act", "limit"]
+)
 def test_another_process_forgets_what_a_cancelled_one_needs_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, step: str
 ) -> None:

@@ -377,7 +377,9 @@ def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
     monkeypatch.setattr(
-        Ledger, "enter", exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False)
+        Ledger,
+        "enter_folded",
+        exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False),
     )
     with gevent.Timeout(30):
         Worker(ledger, runner, 1, id).run()

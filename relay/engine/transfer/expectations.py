@@ -1,7 +1,7 @@
 """Check the source against the list of URLs and against the listing.
 
 Decided here: when an object does not match what was promised. Never here: the format of a list
-(`stores/urls.py`)."""
+(`stores/url_lists.py`)."""
 
 from __future__ import annotations
 
