@@ -7,8 +7,8 @@ nothing, and memory grows by a few bytes per name. Only the URLs are taken: an o
 match the first list's size and digests. A multipart upload resumes if the new URL leads to the
 version that it began with.
 
-Decided here: which lists are accepted. Never here: the format of a line (`stores/url_lists.py`), and the
-use of a URL."""
+Decided here: which lists are accepted. Never here: the format of a line (`stores/url_lists.py`),
+and the use of a URL."""
 
 from __future__ import annotations
 

@@ -370,8 +370,8 @@ _INSTEAD = {
     "paused": "Resume it first: `relay resume`, or POST …/resume.",
 }
 _RETRY = (
-    "`relay retry`, or POST …/retry, queues the objects again that failed, were cancelled or could"
-    " not be verified."
+    "Run `relay retry`, or POST …/retry: it queues again the objects that failed, were cancelled or"
+    " could not be verified."
 )
 
 

@@ -311,7 +311,7 @@ from relay.api.app import create_app
 from relay.api.following import Looks, Waiters
 from relay.api.migration_routes import LedgerContext
 from relay.config import Settings
-from relay.engine.worker.worker import GunicornWorker
+from relay.engine.worker.worker import Worker
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
