@@ -128,7 +128,7 @@ def _find_missing(
     return gone
 
 
-def held_by_another(migration: Migration) -> str:
+def limits_note(migration: Migration) -> str:
     """Return the limits of a resumed migration as the end of a line, or '' without limits. They may
     have been set long ago, so the user should see them."""
     limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.given().items())

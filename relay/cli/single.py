@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_there, exit_of, table
 from relay.cli.interrupt import Interrupted
-from relay.cli.local_run import STOPPED, accept, failures, held_by_another, work
+from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
 from relay.cli.terminal import confirm, in_columns, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
 from relay.engine.migration_request import MigrationRequest
@@ -37,7 +37,7 @@ def migrate_object(
         there = bytes_there(summary(migration))
         kept = f": {decimal(there)} have arrived already" if there else ""
         say(
-            f"relay: resuming migration {migration.number}{kept}{held_by_another(migration)}",
+            f"relay: resuming migration {migration.number}{kept}{limits_note(migration)}",
             sys.stderr,
         )
     ends: list[Outcome | RelayError] = []

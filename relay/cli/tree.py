@@ -24,7 +24,7 @@ from relay.cli.formatting import (
     heads,
     table,
 )
-from relay.cli.local_run import STOPPED, accept, failures, held_by_another, work
+from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
@@ -59,8 +59,8 @@ def migrate_tree(
     if not new and not quiet:
         done = migration.count_in("verified", "skipped").objects
         say(
-            f"relay: going on with migration {migration.number}: {done:,} objects are there"
-            f" already{held_by_another(migration)}",
+            f"relay: resuming migration {migration.number}: {done:,} objects are there"
+            f" already{limits_note(migration)}",
             sys.stderr,
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _told=brief(migration))

@@ -121,7 +121,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
             "Corr",
         ),
         # states
-        (("pause", "1"), 1, "migration 1 is failed: it can't be paused", "`relay retry`."),
+        (("pause", "1"), 1, "migration 1 is failed: it can't be paused", "`relay retry`"),
         (("resume", "2"), 1, "migration 2 is succeeded: it can't be resumed", "another migration"),
         (
             ("cancel", "2"),
@@ -133,7 +133,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
             ("limit", "1", "--slots", "2"),
             1,
             "migration 1 is failed: it can't be limited",
-            "`relay retry`.",
+            "`relay retry`",
         ),
         (("status", ""), 1, "there is no migration ''", "`relay status` lists"),
         (("report", "99"), 1, "there is no migration '99'", "`relay status` lists"),
