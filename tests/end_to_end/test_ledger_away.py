@@ -26,6 +26,7 @@ from relay.cli.tree import Watch
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
