@@ -74,7 +74,7 @@ def test_the_same_command_goes_on_in_the_middle(
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("slow", [4e6], indirect=True, ids=["4MB"])
+@pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
 def test_a_second_terminal_takes_its_share_of_the_parts(
     seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
 ) -> None:

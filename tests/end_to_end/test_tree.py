@@ -327,7 +327,7 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
 
 # -- one object, two processes
 
-SLOWER = pytest.mark.parametrize("slow", [4e6], indirect=True, ids=["4MB"])
+SLOWER = pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
 """So slow that both have begun before either has ended."""
 MOVERS = "SELECT count(DISTINCT owner) FROM parts"
 
