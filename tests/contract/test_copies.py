@@ -94,7 +94,7 @@ def test_a_copy_is_proved(
             "size": Level.SIZE,
         }[verify]
     )
-    assert any("copied it by itself" in note for note in outcome.receipt.notes)
+    assert any("server-side copy" in note for note in outcome.receipt.notes)
     assert outcome.receipt.bytes == len(data)
     assert read(wire, place("new")) == data
 
@@ -164,7 +164,7 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
     outcome = engine.migrate(old, new)
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.WHOLE_DIGEST
-    assert any("copied it by itself" in note for note in outcome.receipt.notes)
+    assert any("server-side copy" in note for note in outcome.receipt.notes)
     assert read(wire, new) == LARGE
     client: Any = seaweed.client()
     assert not client.list_multipart_uploads(Bucket=seaweed.bucket, Prefix="copies-large/").get(

@@ -141,7 +141,7 @@ def test_from_bucket_to_bucket_what_belongs_to_the_object_goes_with_it(
     receipt = receipt_of(engine.migrate(old, new, server_copy=server_copy))
     # Of what came without a CRC64NVME SeaweedFS computes none when it copies.
     assert receipt.level is (Level.READ_BACK if server_copy else Level.WHOLE_DIGEST)
-    assert any("copied it by itself" in note for note in receipt.notes) is server_copy
+    assert any("server-side copy" in note for note in receipt.notes) is server_copy
     theirs = client.get_object(Bucket=seaweed.bucket, Key=f"{key} new")
     assert theirs["Body"].read() == data
     assert {name: theirs[name] for name in reported} == reported

@@ -290,7 +290,7 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
                 talk.send(head, theirs if request.startswith(b"GET") else b"")
 
     error = fails(engine, pair, PreconditionFailed, script)
-    assert "Somebody else" in error.hint
+    assert "Another writer" in error.hint
     assert b"DELETE" not in asked
 
 

@@ -522,7 +522,7 @@ def test_a_412_where_nothing_is_there_is_no_object_that_exists(
     shelf = Shelf(refused={b"PUT": empty(412)})
     with pytest.raises(Unavailable) as caught:
         migrate(engine, shelf, if_exists=if_exists)
-    assert "nothing is" in caught.value.message
+    assert "but it does not" in caught.value.message
     assert (shelf.objects, b"DELETE" in shelf.methods) == ({}, False)
 
 

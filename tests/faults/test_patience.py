@@ -347,7 +347,7 @@ def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
     assert outcome.state is State.VERIFIED
     assert outcome.receipt is not None
-    assert any("was begun anew" in note for note in outcome.receipt.notes)
+    assert any("was restarted" in note for note in outcome.receipt.notes)
     assert bucket.whole == LARGE
     assert bucket.uploads == 2
     assert sent(bucket) < 6 * PARTS
@@ -372,7 +372,7 @@ def test_an_upload_that_was_gone_on_with_and_can_not_be_completed_is_begun_anew(
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
     assert outcome.state is State.VERIFIED
     assert outcome.receipt is not None
-    assert any("was begun anew" in note for note in outcome.receipt.notes)
+    assert any("was restarted" in note for note in outcome.receipt.notes)
     assert bucket.asked.count("abort") == failures + 1
     assert bucket.whole == LARGE
     engine.assert_nothing_left()

@@ -261,7 +261,7 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
     bucket.answers["complete"] = [overwritten]
     with Peer(many(bucket)) as peer, pytest.raises(PreconditionFailed) as caught:
         patient(engine).migrate(url(source, SIZE), place(peer))
-    assert "Somebody else" in caught.value.hint
+    assert "Another writer" in caught.value.hint
     assert bucket.whole == theirs
     assert "delete" not in bucket.asked
 
