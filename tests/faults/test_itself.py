@@ -240,7 +240,7 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(
     assert {name for name, row in rows.items() if row.state != "verified"} == refused
     for name in refused:
         error = rows[name].error or {}
-        assert (error["code"], "by another name of one store" in error["detail"]) == (
+        assert (error["code"], "under another name of the same" in error["detail"]) == (
             "same-object",
             True,
         )
