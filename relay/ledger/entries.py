@@ -29,7 +29,7 @@ from relay.ledger.claims import first_fence, in_chunks
 from relay.ledger.counters import CounterDelta
 from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name
-from relay.ledger.rows import Listed, Listing, PriorState
+from relay.ledger.rows import ARRIVED_EARLIER, MARKED, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.unproved import find_unproved
@@ -316,7 +316,12 @@ def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     With `if_exists` "fail" and an object that had arrived, an object at the destination may be
     ours, since only a listing said otherwise. It can't be an unfinished piece of ours, which might
     be overwritten: the object had arrived completely."""
-    return _FRESH | ({"before": _OURS} if row.state == "verified" and if_exists == "fail" else {})
+    columns = dict(_FRESH)
+    if row.state == "verified" and if_exists == "fail":
+        columns["before"] = _OURS
+    if row.state in _WELL and row.twins > MARKED:
+        columns["twins"] = ARRIVED_EARLIER
+    return columns
 
 
 def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:

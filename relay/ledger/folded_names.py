@@ -24,8 +24,8 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 from relay.errors import LeaseLost
 from relay.ledger.claims import WorkerId, in_chunks
 from relay.ledger.names import has_name, md5
+from relay.ledger.rows import ARRIVED_EARLIER, Claim
 from relay.ledger.rows import MARKED as MARKED
-from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 
 LONGEST: Final = 1024
@@ -150,8 +150,9 @@ def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[s
 
 
 def leave_folded(connection: Connection, who: WorkerId, claim: Claim) -> None:
-    """Record that an entered transfer has sent nothing. Raises LeaseLost."""
-    _write(connection, who, claim, MARKED)
+    """Record that an entered transfer has sent nothing. An object that had arrived before its
+    transfer restarted may still be there, so its entry stays. Raises LeaseLost."""
+    _write(connection, who, claim, claim.twins if claim.twins == ARRIVED_EARLIER else MARKED)
 
 
 def _write(connection: Connection, who: WorkerId, claim: Claim, twins: int) -> None:

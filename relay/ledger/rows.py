@@ -175,6 +175,9 @@ MARKED: Final = 1
 """The column `twins` of a marked transfer that has not been sent (`folded_names.py`). Once it is
 sent, the column is the fence of the sending claim plus 1. If killed attempts have entered two
 transfers, neither is running, and the first to enter again runs."""
+ARRIVED_EARLIER: Final = 2**31 - 1
+"""The column `twins` of a restarted transfer whose object had arrived. No claim takes it back: the
+object may lie at the destination, whatever the restarted transfer finds there."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names what remains, but not what was there before."""
 

@@ -319,6 +319,22 @@ def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     )
 
 
+def test_an_object_that_had_arrived_stays_entered_after_a_collision(ledger: Ledger) -> None:
+    """The same command restarts it, and a collision ends that: the first object lies there still,
+    and the other name must not take it for its own."""
+    id = _listed(ledger, ("A", "a"))
+    one, other = ledger.claim(2)
+    assert ledger.enter_folded(one) == ()
+    ledger.settle([verified(one), Settlement(other, "hand_back")])
+    ledger.begin_again(id, [one.id])
+
+    claims = {claim.name: claim for claim in ledger.claim(2)}
+    assert ledger.enter_folded(claims[one.name]) == ()
+    ledger.leave_folded(claims[one.name])
+
+    assert ledger.enter_folded(claims[other.name]) == (one.name,)
+
+
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_other_waits(
     ledger: Ledger, rounds: int
