@@ -142,7 +142,7 @@ def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
             lines.makefile("rb").read().splitlines()[-4]
         )  # the last chunk, and its end, follow it
         assert (last["event"], last["state"]) == ("progress", "running"), "there is no result yet"
-        assert last["trouble"]["code"] == "overloaded" and "stops" in last["trouble"]["detail"]
+        assert last["trouble"]["code"] == "overloaded" and "stopping" in last["trouble"]["detail"]
         worker.wait(20)  # and not after sixty
         if number == signal.SIGTERM:
             assert server.finish() == 0

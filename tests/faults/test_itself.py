@@ -121,7 +121,7 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
     if folds and not twice:
         with pytest.raises(SameObject, match="lie in each other"):
             located(folders, source, destination)
-        with pytest.raises(SameObject, match="one file"):
+        with pytest.raises(SameObject, match="the same file"):
             order = MigrationRequest(Endpoint(f"{folders}/from/a"), Endpoint(f"{folders}/from/A"))
             order.locate(Remotes(folders=None))
     else:

@@ -921,7 +921,7 @@ def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(
 def test_a_place_that_goes_on_showing_the_old_object_is_no_success(engine: Engine) -> None:
     dav = Stale(objects={FINAL: b"old"})
     dav.shown = 1000
-    with pytest.raises(DestinationLost, match="what was there before"):
+    with pytest.raises(DestinationLost, match="still shows the old object"):
         migrate(engine, dav, if_exists="changed")
     assert dav.objects == {FINAL: DATA}
 
