@@ -202,8 +202,8 @@ def _await_half(
 
 
 def _quiet(proxy: Proxy) -> int:
-    """Return what has passed, when nothing passes any more: what a dead process sent is still on
-    its way."""
+    """Return the bytes that have passed, once the proxy is quiet: bytes that a dead process sent may
+    still be in flight."""
     last, since = proxy.carried("up"), time.monotonic()
     while time.monotonic() - since < QUIET_SECONDS:
         time.sleep(LOOK_SECONDS)

@@ -82,8 +82,7 @@ class Origin(NamedTuple):
 
 
 class Account(Protocol):
-    """How one place of a store is spoken to, with its secrets; nobody but that store looks
-    inside."""
+    """Access to one location of a store, with its secrets. Only that store reads its content."""
 
     @property
     def store(self) -> str:

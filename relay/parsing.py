@@ -75,8 +75,8 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:
-    """Say if an HTTP date is before the moment so many seconds after 1970 for certain: by more than
-    `tolerance`. False where one of them is not known."""
+    """Say if an HTTP date is before `seconds` (since 1970) by more than `tolerance` seconds. False
+    if either is unknown."""
     when = http_date(text)
     return when is not None and seconds is not None and when.timestamp() < seconds - tolerance
 

@@ -66,8 +66,7 @@ def leave(code: int) -> NoReturn:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line to stdout, or to `stream`; that nobody reads it, or that it can't be written,
-    changes nothing."""
+    """Print a line to stdout, or to `stream`. A closed reader or a failed write changes nothing."""
     stream = stream or sys.stdout
     try:
         _write(text, stream)
@@ -76,8 +75,8 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print to stdout what the command was given for. Raises OutputFailed where it can't be
-    written, ReaderGone where nobody reads it: then there is no reason to go on."""
+    """Print the command's output to stdout. Raises OutputFailed if the write fails, and ReaderGone
+    if the reader has closed the pipe: the command can then stop."""
     _tell(text, None)
 
 
@@ -88,8 +87,8 @@ def tell_empty(text: str) -> None:
 
 
 def confirm(text: str) -> None:
-    """Print to stdout what the command has done. That nobody reads it changes nothing; raises
-    OutputFailed where it can't be written."""
+    """Print the result of the command to stdout. A closed reader changes nothing. Raises
+    OutputFailed if the write fails."""
     with suppress(ReaderGone):
         _tell(
             text,

@@ -91,10 +91,10 @@ class Watch:
     shown: bool = True
     """Somebody is told of failures as they come; else none is kept."""
     failures: deque[str] = field(default_factory=deque)
-    """A line for each that nobody was told of yet: an error itself would keep its traceback, and
-    what that holds."""
+    """A line for each failure that is not printed yet. An error in its place would keep its
+    traceback, and every object that the traceback refers to."""
     bytes_here: int = 0
-    """What this process has moved, of objects that it works on no more."""
+    """Bytes that this process has moved, of objects whose transfers have ended here."""
     started: float = field(default_factory=monotonic)
     rate: Rate = field(default_factory=Rate)
     _seen: int = 0
@@ -146,7 +146,7 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
 
 
 def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]]:
-    """Return how the migration stands, how many bytes of it need not be moved any more, and both in
+    """Return the state of the migration, the bytes that need no further transfer, and both in
     words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
     reported, rate = watch.look(here)

@@ -16,8 +16,8 @@ from typing import Any
 from gevent import monkey
 
 COLLECT_AFTER = 50_000
-"""So many new objects may live before the youngest are looked through for cycles; Python's own
-default is 700.
+"""Number of new objects after which the garbage collector scans the youngest generation; Python's
+own default is 700.
 
 A transfer makes some hundred objects and hardly a cycle: the default costs a fifteenth of the CPU
 of small ones, and of every start. """

@@ -22,8 +22,8 @@ def read_small(path: Path, what: str = "", most: int = SMALL_BYTES) -> str:
 
 
 def read_secret(path: Path, what: str = "") -> str:
-    """Return the text of a file that nobody else may read or change. Raises ConfigError as
-    `read_small`, and for one that is open to others."""
+    """Return the text of a file that only its owner may read or change. Raises ConfigError as
+    `read_small`, and for a file that other users may read or change."""
     return _read(path, what, SMALL_BYTES, secret=True)
 
 
