@@ -24,7 +24,7 @@ def reported(entries: Any) -> dict[str, type[RelayError] | None]:
     return {entry.name: entry.error and type(entry.error) for entry in entries}
 
 
-def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
+def test_an_unreadable_local_entry_fails_alone(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "denied/x", "gone/x", "z/y"):
@@ -108,7 +108,7 @@ def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
     assert (tmp_path / "to" / "loop").read_bytes() == b"mended"
 
 
-def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_for(
+def test_an_empty_tree_fails_with_fail_on_empty(
     tmp_path: Path,
 ) -> None:
     terminal, source = Terminal(tmp_path), tmp_path / "from"
@@ -125,7 +125,7 @@ def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_
     assert (code, reported["objects"]) == (0, {"verified": 1})
 
 
-def test_one_that_is_empty_by_the_time_of_the_same_command_fails_too(tmp_path: Path) -> None:
+def test_a_tree_that_is_empty_the_second_time_fails_too(tmp_path: Path) -> None:
     """What failed and is gone from the source is forgotten; a volume that is not mounted any more
     looks the same."""
     terminal, source, there = Terminal(tmp_path), tmp_path / "from", tmp_path / "to"

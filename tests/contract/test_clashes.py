@@ -80,9 +80,7 @@ LOCK = b"""<?xml version="1.0"?><d:lockinfo xmlns:d="DAV:"><d:lockscope><d:exclu
 <d:locktype><d:write/></d:locktype><d:owner>somebody else</d:owner></d:lockinfo>"""
 
 
-def test_f49_what_somebody_has_locked_is_left_alone_and_moved_when_it_is_free(
-    engine: Engine, wsgidav: str
-) -> None:
+def test_f49_a_locked_destination_waits_for_the_unlock(engine: Engine, wsgidav: str) -> None:
     place = webdav_location(f"{wsgidav}/locked/object", destination=True)
     assert put(engine, place, b"old") is State.VERIFIED
     connection = http.client.HTTPConnection(urlsplit(wsgidav).netloc, timeout=10)

@@ -133,7 +133,7 @@ def test_a_source_that_is_not_there_leaves_nothing(
         inspect_object(destination(wire, place("new")), place("new"))
 
 
-def test_another_version_than_the_one_that_was_found_is_not_copied(
+def test_a_copy_is_pinned_to_the_listed_version(
     engine: Engine, wire: Wire, place: Place, kind: str
 ) -> None:
     """Where the server compares (S3); elsewhere the bytes are, before the copy is published."""
@@ -172,7 +172,7 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
     )
 
 
-def test_another_key_or_another_endpoint_is_no_copy(seaweed: Seaweed, wire: Wire) -> None:
+def test_another_key_or_endpoint_permits_no_copy(seaweed: Seaweed, wire: Wire) -> None:
     here = s3_location(seaweed.config, seaweed.bucket, "a")
     there = s3_location(replace(seaweed.config, endpoint="http://127.0.0.1:1"), seaweed.bucket, "b")
     store = destination(wire, here)

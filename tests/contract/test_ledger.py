@@ -75,7 +75,7 @@ def test_secrets_are_kept_only_as_long_as_they_are_needed(ledger: Ledger) -> Non
     assert ledger.secret(migration.id) is None
 
 
-def test_a_key_brings_the_same_migration_and_refuses_another_request(ledger: Ledger) -> None:
+def test_an_idempotency_key_finds_its_migration(ledger: Ledger) -> None:
     first, _ = ledger.create(OBJECT, "key-1")
     again, new = ledger.create(OBJECT, "key-1")
     assert (again.id, new) == (first.id, False)
@@ -84,7 +84,7 @@ def test_a_key_brings_the_same_migration_and_refuses_another_request(ledger: Led
     assert len(ledger.migrations()) == 1
 
 
-def test_the_same_request_is_gone_on_with_until_it_has_succeeded(ledger: Ledger) -> None:
+def test_the_same_request_resumes_until_it_has_succeeded(ledger: Ledger) -> None:
     migration, new = ledger.create(OBJECT, go_on=True)
     assert new
     same = Spec(OBJECT.source, OBJECT.destination, OBJECT.options, {"source": "other"})
@@ -97,9 +97,7 @@ def test_the_same_request_is_gone_on_with_until_it_has_succeeded(ledger: Ledger)
     assert (found.id != migration.id, new) == (True, True)
 
 
-def test_two_who_ask_for_the_same_at_one_moment_get_one_migration(
-    ledger: Ledger, opened: Opened
-) -> None:
+def test_two_equal_requests_at_once_become_one_migration(ledger: Ledger, opened: Opened) -> None:
     ledgers = (ledger, opened())
     for number in range(20):
         spec = replace(OBJECT, source=f"https://a.example/{number}")
@@ -109,7 +107,7 @@ def test_two_who_ask_for_the_same_at_one_moment_get_one_migration(
         assert len({migration.id for migration, _ in (job.value for job in both)}) == 1
 
 
-def test_an_id_or_a_number_names_a_migration_and_others_are_unknown(ledger: Ledger) -> None:
+def test_a_migration_is_found_by_id_or_number(ledger: Ledger) -> None:
     migration, _ = ledger.create(OBJECT)
     assert ledger.migration("1").id == ledger.migration(migration.id).id == migration.id
     for unknown in ("2", "no-such-id", "", "9" * 40, "½", "\0"):
@@ -196,7 +194,7 @@ def test_two_runners_never_hold_one_transfer(opened: Opened) -> None:
     assert not {c.id for c in mine} & {c.id for c in yours}
 
 
-def test_what_is_handed_back_waits_as_long_as_it_was_told(ledger: Ledger) -> None:
+def test_a_handed_back_row_waits_for_its_delay(ledger: Ledger) -> None:
     tree(ledger, 5, 6)
     first, second = ledger.claim(2)
     ledger.settle(
@@ -206,7 +204,7 @@ def test_what_is_handed_back_waits_as_long_as_it_was_told(ledger: Ledger) -> Non
     assert (again.id, again.attempts) == (second.id, 2)
 
 
-def test_a_runner_that_leaves_hands_everything_back_and_no_lapse_is_counted(opened: Opened) -> None:
+def test_a_leaving_worker_hands_back_without_a_lapse(opened: Opened) -> None:
     one, two = opened(), opened()
     tree(one, 5, 6)
     assert len(one.claim(2)) == 2
@@ -253,7 +251,7 @@ def test_a_transfer_at_which_every_runner_dies_is_set_aside(opened: Opened) -> N
     assert states(watcher, id) == ["failed"]
 
 
-def test_somebody_who_says_go_on_is_believed(opened: Opened) -> None:
+def test_a_resume_is_believed(opened: Opened) -> None:
     watcher = opened()
     id = tree(watcher, 5)
     for _ in range(LAPSES + 2):
@@ -321,7 +319,7 @@ def test_a_migration_that_is_still_listed_does_not_end(ledger: Ledger) -> None:
     assert ledger.finish()[0].state == "succeeded"
 
 
-def test_a_listing_that_fails_fails_the_migration_and_a_retry_lists_again(ledger: Ledger) -> None:
+def test_a_failed_listing_fails_the_migration_until_a_retry(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
@@ -333,7 +331,7 @@ def test_a_listing_that_fails_fails_the_migration_and_a_retry_lists_again(ledger
     assert ledger.claim_listing() is not None
 
 
-def test_a_listing_is_told_to_stop_when_its_migration_is_paused(ledger: Ledger) -> None:
+def test_a_listing_stops_when_its_migration_is_paused(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
@@ -375,7 +373,7 @@ def uploading(ledger: Ledger) -> Claim:
     return claim
 
 
-def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger: Ledger) -> None:
+def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
     assert ledger.recorded_upload(claim) is None
@@ -402,7 +400,7 @@ def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger
     assert ledger.recorded_upload(again) is None
 
 
-def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opened) -> None:
+def test_a_replaced_worker_records_nothing_of_an_upload(opened: Opened) -> None:
     one, two = opened(), opened()
     tree(one, 30)
     (mine,) = one.claim(1)
@@ -423,7 +421,7 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     assert found.parts == ()
 
 
-def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fresh_ones(
+def test_each_part_has_one_worker_and_fresh_parts_go_first(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -451,7 +449,7 @@ def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fre
     assert two.join_upload() is None
 
 
-def test_bytes_in_parts_of_what_is_not_whole_are_told(ledger: Ledger) -> None:
+def test_bytes_of_incomplete_parts_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 40)
     (claim,) = ledger.claim(1)
     ledger.record_upload(claim, UPLOAD)
@@ -468,7 +466,7 @@ def test_bytes_in_parts_of_what_is_not_whole_are_told(ledger: Ledger) -> None:
     assert ledger.migration(id).in_parts == 0
 
 
-def test_what_is_tried_again_is_told_while_it_is_whoever_looks(opened: Opened) -> None:
+def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30, 40, 50)
     first, second, third = one.claim(3)
@@ -497,7 +495,7 @@ def test_what_is_tried_again_is_told_while_it_is_whoever_looks(opened: Opened) -
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
 
 
-def test_a_listing_that_is_tried_again_is_told_to_whoever_looks(opened: Opened) -> None:
+def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
     one, two = opened(), opened()
     id = one.create(TREE)[0].id
     listing = one.claim_listing()
@@ -546,7 +544,7 @@ def test_a_listing_that_is_tried_again_is_told_to_whoever_looks(opened: Opened) 
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
 
 
-def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened) -> None:
+def test_a_worker_helps_with_shared_objects_of_others_alone(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
@@ -564,7 +562,7 @@ def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened)
     assert two.join_upload(id) is not None
 
 
-def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(
+def test_the_parts_of_a_lost_helper_are_free_again(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -584,7 +582,7 @@ def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(
     assert one.take_part(claim, "upload-1", part(2)) is None
 
 
-def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_his(
+def test_a_helper_continues_after_the_owner_is_lost(
     opened: Opened,
 ) -> None:
     one, two, three = opened(), opened(), opened()
@@ -604,7 +602,7 @@ def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_h
     assert three.outstanding_parts(again) == {1: True, 3: False}
 
 
-def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> None:
+def test_a_part_of_an_aborted_upload_is_refused(opened: Opened) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
     share = two.join_upload()
@@ -618,7 +616,7 @@ def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> 
     assert two.take_part(share.claim, "upload-1", None) is None
 
 
-def test_what_is_handed_back_with_its_upload_leaves_its_parts_to_anybody(opened: Opened) -> None:
+def test_handing_back_an_upload_frees_its_parts(opened: Opened) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
     assert one.take_part(claim, "upload-1", None) == 1
@@ -640,7 +638,7 @@ def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
     assert [ledger.take_part(claim, "upload-1", None) for _ in range(3)] == [2, 3, None]
 
 
-def test_a_part_that_nobody_was_told_of_is_disowned(ledger: Ledger) -> None:
+def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
     ledger.record_upload(claim, UPLOAD)
@@ -669,9 +667,7 @@ def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(
-    opened: Opened, verb: str
-) -> None:
+def test_a_paused_object_rests_once_its_helpers_leave(opened: Opened, verb: str) -> None:
     one, two = opened(), opened()
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
@@ -689,7 +685,7 @@ def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(
     assert one.migration(id).under_way == 0
 
 
-def test_who_follows_what_was_cancelled_sees_it_come_to_rest(ledger: Ledger) -> None:
+def test_a_follower_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     ledger.act(id, "cancel")
@@ -732,7 +728,7 @@ def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str)
     assert len(three.claim(5)) == (0 if how == "failed" else 1)
 
 
-def test_what_was_sent_in_vain_by_a_sharer_counts_with_the_rest(opened: Opened) -> None:
+def test_bytes_resent_by_a_helper_are_counted(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
@@ -750,7 +746,7 @@ def test_what_was_sent_in_vain_by_a_sharer_counts_with_the_rest(opened: Opened) 
 HUGE = 64 << 20
 
 
-def test_large_ones_come_first_and_leave_the_small_ones_their_slots(ledger: Ledger) -> None:
+def test_large_objects_go_first_and_leave_slots_for_small_ones(ledger: Ledger) -> None:
     tree(ledger, 1, 2, HUGE, 3, 3 * HUGE, 4, 2 * HUGE, 5)
     claims = ledger.claim(5, large=2, only_large=4)
     assert [claim.size for claim in claims] == [3 * HUGE, 2 * HUGE, 1, 2, 3]
@@ -758,7 +754,7 @@ def test_large_ones_come_first_and_leave_the_small_ones_their_slots(ledger: Ledg
     assert [claim.size for claim in claims] == [4, 5, HUGE]
 
 
-def test_where_there_are_only_large_ones_they_have_the_slots_and_none_waits_behind_them(
+def test_large_objects_alone_take_all_slots(
     ledger: Ledger,
 ) -> None:
     tree(ledger, *[HUGE] * 9)
@@ -801,7 +797,7 @@ def test_bounds_are_kept_changed_and_taken_away(ledger: Ledger) -> None:
         ledger.limit("nobody", {})
 
 
-def test_a_migration_that_has_ended_is_not_limited_any_more(ledger: Ledger) -> None:
+def test_limits_end_with_their_migration(ledger: Ledger) -> None:
     migration, _ = ledger.create(OBJECT)
     ledger.act(migration.id, "pause")
     assert ledger.limit(migration.id, {"slots": 1}).bounds == Bounds(1)
@@ -810,7 +806,7 @@ def test_a_migration_that_has_ended_is_not_limited_any_more(ledger: Ledger) -> N
         ledger.limit(migration.id, {"slots": 2})
 
 
-def test_no_more_transfers_run_than_the_slots_of_their_migration_over_all_runners(
+def test_the_slots_of_a_migration_hold_over_all_workers(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -836,7 +832,7 @@ def test_runners_that_claim_at_once_keep_to_the_slots_together(opened: Opened) -
     assert states(runners[0], id).count("running") == 5
 
 
-def test_what_runs_of_a_limited_migration_is_not_waited_for_by_others(ledger: Ledger) -> None:
+def test_a_limited_migration_does_not_delay_others(ledger: Ledger) -> None:
     id = tree(ledger, 5, 5)
     ledger.limit(id, {"slots": 1, "priority": 9})
     other, _ = ledger.create(OBJECT)
@@ -856,7 +852,7 @@ def test_the_runners_of_a_migration_know_their_places(opened: Opened) -> None:
     assert two.migration_views([id])[id].state == "paused"
 
 
-def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Ledger) -> None:
+def test_a_worker_with_old_credentials_learns_of_new_ones(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     (first,) = ledger.claim(1)
     ledger.renew_secret(id, {"source": "fresh"})
@@ -921,9 +917,7 @@ def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -
 
 
 @pytest.mark.parametrize("end", ["untouched", "sent", "lapsed"])
-def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(
-    opened: Opened, end: str
-) -> None:
+def test_a_claim_that_sent_nothing_is_known(opened: Opened, end: str) -> None:
     one, two = opened(), opened()
     id = tree(one, 5)
     (first,) = one.claim(1)
@@ -956,9 +950,7 @@ others."""
 @pytest.mark.parametrize(
     "version", sorted(path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql"))
 )
-def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(
-    tmp_path: Path, version: str
-) -> None:
+def test_an_older_ledger_is_upgraded_and_resumed(tmp_path: Path, version: str) -> None:
     """A file as an older schema's relay left it: one object arrived, one in parts, one queued, its
     runner gone."""
     path = tmp_path / "old.db"
@@ -1020,7 +1012,7 @@ def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
 # -- the end of a claim, which each database has in words of its own
 
 
-def test_both_databases_settle_the_same_columns_under_the_same_conditions() -> None:
+def test_both_databases_settle_the_same_columns() -> None:
     (*names,) = settling._IN_ORDER.__reduce__()[1]
     sqlite = re.sub(r"\?", lambda _: names.pop(0), settling._ENDS)
     assert not names

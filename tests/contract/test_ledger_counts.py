@@ -168,7 +168,7 @@ def test_whatever_happens_what_is_counted_is_what_the_rows_tell(opened: Opened) 
     counted()
 
 
-def test_what_was_proved_and_what_it_took_is_told(ledger: Ledger) -> None:
+def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 31)
     first, second = ledger.claim(2)
     ledger.settle([verified(first), Settlement(second, "hand_back", resent=3)])

@@ -75,9 +75,7 @@ def rows(ledger: Ledger, id: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("arrived", [False, True])
 @pytest.mark.parametrize("pages", [1, 2])
-def test_a_second_url_of_a_name_fails_whatever_became_of_the_first(
-    ledger: Ledger, arrived: bool, pages: int
-) -> None:
+def test_a_second_url_of_a_name_fails(ledger: Ledger, arrived: bool, pages: int) -> None:
     one, two = url("n5", "one"), url("n5", "two")
     first = [url("n4", "four"), one] + ([two] if pages == 1 else [])
     id, listing = begin(ledger, first)
@@ -121,7 +119,7 @@ def test_what_can_not_be_used_hides_nothing_of_the_same_name(ledger: Ledger) -> 
     assert sorted(rows(ledger, id).values()) == ["failed"] * 3
 
 
-def test_an_entry_that_a_listing_tells_twice_is_one(ledger: Ledger) -> None:
+def test_an_entry_that_is_listed_twice_is_one(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed("a"), listed("b"), listed("a")], [listed("b"), listed("c")])
     ledger.end_listing(listing)
     assert rows(ledger, id) == {"a": "queued", "b": "queued", "c": "queued"}
@@ -188,7 +186,7 @@ def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None
 # -- the same command again
 
 
-def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_arrive(
+def test_the_same_command_lists_again_and_moves_the_differences(
     ledger: Ledger,
 ) -> None:
     first = [listed(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
@@ -216,7 +214,7 @@ def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_a
     states(ledger, id)
 
 
-def test_any_member_of_a_listing_tells_that_an_object_has_changed(ledger: Ledger) -> None:
+def test_any_changed_member_of_an_entry_requeues_the_object(ledger: Ledger) -> None:
     members: list[dict[str, Any]] = [{"size": 6}, {"etag": '"b"'}, {"modified": 2.0}, {}]
     first = [listed(f"{i}", etag='"a"', modified=1.0) for i in range(len(members))]
     id, listing = begin(ledger, [*first, listed("bad")])
@@ -234,7 +232,7 @@ def test_any_member_of_a_listing_tells_that_an_object_has_changed(ledger: Ledger
 
 
 @pytest.mark.parametrize(("exists", "state"), [("changed", "queued"), ("fail", "verified")])
-def test_where_the_listing_tells_nothing_the_destination_is_looked_at(
+def test_a_listing_without_versions_checks_the_destination(
     ledger: Ledger, exists: str, state: str
 ) -> None:
     """Not where whatever is there fails: it is ours."""
@@ -350,7 +348,7 @@ def test_what_was_removed_and_came_from_a_list_is_listed_again(ledger: Ledger, s
     states(ledger, id)
 
 
-def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: Ledger) -> None:
+def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     """What has arrived stays, and so does what has begun an upload: somebody must still throw that
     away."""
     names = ["arrived", "gone", "begun", "lost", "bad"]
@@ -376,9 +374,7 @@ def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: 
 
 
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
-def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(
-    ledger: Ledger, first: str
-) -> None:
+def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> None:
     """Whether its transfer fails before the listing ends that does not name it any more, or
     after."""
     id, listing = begin(ledger, [listed("kept"), listed("gone")])
@@ -408,7 +404,7 @@ def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(
     assert ended(ledger, id) == "succeeded"
 
 
-def test_what_may_have_left_something_fails_by_itself_and_tells_that(ledger: Ledger) -> None:
+def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None:
     """And not by what a listing says of it, which knows nothing of that."""
     id, listing = begin(ledger, [listed("lost"), listed("begun"), listed("arrived")])
     ledger.end_listing(listing)
@@ -442,9 +438,7 @@ def test_an_id_that_was_forgotten_is_given_to_nothing_else(ledger: Ledger) -> No
 
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
-def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(
-    ledger: Ledger, verb: str
-) -> None:
+def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> None:
     id, listing = begin(ledger, [listed("a")])
     ledger.end_listing(listing)
     looked = []
@@ -467,7 +461,7 @@ def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(
     assert claim.before is None
 
 
-def test_a_listing_that_tells_of_nothing_lets_nothing_be_forgotten(ledger: Ledger) -> None:
+def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
     """As of a source that is not mounted: what failed is still to be moved, and to be told."""
     id, listing = begin(ledger, [listed("arrived"), listed("bad")])
     ledger.end_listing(listing)
@@ -506,7 +500,7 @@ def test_what_is_cancelled_is_listed_again_too(ledger: Ledger) -> None:
 # -- it adds up
 
 
-def test_what_was_listed_and_is_not_accounted_for_is_told(ledger: Ledger) -> None:
+def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
     """As it would be if any part of relay lost an entry."""
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.end_listing(listing)
@@ -538,7 +532,7 @@ def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
 @pytest.mark.parametrize("cancels", ["before", "after"])
-def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
+def test_a_row_with_leftovers_is_kept_until_they_are_looked_for(
     ledger: Ledger, verb: str, cancels: str
 ) -> None:
     """However its claim ended: the source may have it no more, and the migration may be cancelled
@@ -568,9 +562,7 @@ def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
 
 
 @pytest.mark.parametrize("verb", ["verified", "unverified", "skipped"])
-def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(
-    ledger: Ledger, verb: str
-) -> None:
+def test_a_leftover_elsewhere_is_known_to_the_next_claim(ledger: Ledger, verb: str) -> None:
     """Its receipt told of it, and the next one takes that one's place; what was there before it is
     another matter."""
     id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])

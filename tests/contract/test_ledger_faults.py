@@ -61,7 +61,7 @@ def at_once(count: int, do: Callable[[int], T]) -> list[T]:
 # -- processes
 
 
-def test_f68_ten_thousand_rows_of_lost_runners_come_back_and_are_claimed_a_few_at_a_time(
+def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
     opened: Opened,
 ) -> None:
     watcher = opened()
@@ -120,7 +120,7 @@ def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> N
         first.close()
 
 
-def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(
+def test_f62_a_replaced_worker_cannot_publish(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -135,7 +135,7 @@ def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(
     two.check_claim(yours)
 
 
-def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None:
+def test_f81_an_object_that_kills_workers_fails_alone(opened: Opened) -> None:
     """Object 000 kills whoever has it: at first with all that was claimed beside it, then only
     itself."""
     watcher, lives = opened(), []
@@ -157,7 +157,7 @@ def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None
     assert (row.name, row.error["code"]) == ("000", "quarantined")
 
 
-def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(
+def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -176,7 +176,7 @@ def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(
     assert [claim.id for claim in two.claim(2)] == [suspect.id]
 
 
-def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Opened) -> None:
+def test_f81_a_suspect_does_not_delay_other_workers(opened: Opened) -> None:
     """Nor is it looked for with a lock, round after round, while something else runs."""
     one, two = opened(), opened()
     tree(one, 5)
@@ -192,7 +192,7 @@ def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Op
     assert seen(alone=True) is None
 
 
-def test_parts_of_what_failed_are_anybodys_when_it_is_tried_again(opened: Opened) -> None:
+def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
@@ -209,7 +209,7 @@ def test_parts_of_what_failed_are_anybodys_when_it_is_tried_again(opened: Opened
     assert [two.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
-def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(opened: Opened) -> None:
+def test_f81_claims_of_an_unregistered_worker_are_freed(opened: Opened) -> None:
     """One that slept through its lease, claimed once more before it knew, and ended."""
     one, two = opened(), opened()
     id = tree(one, 5)
@@ -223,7 +223,7 @@ def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(open
 # -- keys
 
 
-def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str) -> None:
+def test_f92_twenty_requests_with_one_key_are_one_migration(address: str) -> None:
     Ledger.connect(address).close()
 
     def accepted(index: int) -> tuple[str, bool]:
@@ -239,7 +239,7 @@ def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str
     assert [new for _, new in found].count(True) == 1
 
 
-def test_f92_migrations_that_come_at_once_have_numbers_of_their_own(address: str) -> None:
+def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
     Ledger.connect(address).close()
 
     def accepted(index: int) -> int:
@@ -255,7 +255,7 @@ def test_f92_migrations_that_come_at_once_have_numbers_of_their_own(address: str
 # -- an upload that nobody wrote down
 
 
-def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened) -> None:
+def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
     one, two = opened(), opened()
     tree(one, 30)
     (mine,) = one.claim(1)
@@ -270,7 +270,7 @@ def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened)
     assert before <= found.at <= time.time()
 
 
-def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(
+def test_only_the_holder_of_a_listing_learns_of_emptiness(
     opened: Opened,
 ) -> None:
     """A look that took longer than its lease says nothing of what others have sent there since."""
@@ -292,7 +292,7 @@ def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(
 # -- what the database may have lost
 
 
-def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(
+def test_f74_a_reboot_forgets_the_state_of_the_destination(
     opened: Opened,
 ) -> None:
     one = opened(boot="earlier")
@@ -308,7 +308,7 @@ def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(
     assert claim.attempts == 2  # whoever has it looks first whether it was sent
 
 
-def test_f74_what_is_listed_again_after_a_start_of_the_machine_takes_no_fence_that_may_have_been_taken(
+def test_f74_a_listing_after_a_reboot_takes_new_fences(
     opened: Opened,
 ) -> None:
     """Its rows may be gone with the claims that were made of them, and their ids are given anew."""
@@ -325,7 +325,7 @@ def test_f74_what_is_listed_again_after_a_start_of_the_machine_takes_no_fence_th
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
-def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
+def test_f76_claims_unknown_to_the_worker_are_handed_back(
     opened: Opened,
 ) -> None:
     ledger = opened()
@@ -336,7 +336,7 @@ def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
     assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
 
 
-def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_doubts(
+def test_doubts_of_another_worker_undo_a_known_emptiness(
     opened: Opened,
 ) -> None:
     """That nothing was there stands with its migration alone, and a doubt forgets that."""
@@ -350,7 +350,7 @@ def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_
     assert again.before is not None
 
 
-def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Opened) -> None:
+def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> None:
     ledger = opened()
     ledger.create(TREE)
     first = ledger.claim_listing()
@@ -364,7 +364,7 @@ def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Open
         ledger.add_page(first, [Listed("a", 1)], "a")
 
 
-def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(
+def test_f76_an_acceptance_without_an_answer_is_found_by_key(
     postgres: Postgres,
 ) -> None:
     with lossy(postgres) as (far, lose, near):
@@ -376,7 +376,7 @@ def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(
         assert [one.id for one in near.migrations()] == [migration.id]
 
 
-def test_f76_a_claim_and_an_end_that_nobody_heard_of_happen_once(postgres: Postgres) -> None:
+def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres) -> None:
     with lossy(postgres) as (far, lose, near):
         id = tree(near, 5)
         lose()
@@ -417,7 +417,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "relay.db"
 
 
-def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_done(
+def test_f72_a_locked_file_is_reported_and_nothing_half_done(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
@@ -479,7 +479,7 @@ def test_f75_a_file_that_is_gone_accepts_nothing(
         ledger.close()
 
 
-def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -> None:
+def test_f75_a_log_without_its_file_is_refused(file: Path) -> None:
     log = file.with_name("relay.db-wal")
     log.write_bytes(b"what was committed last")
     with pytest.raises(ConfigError, match="removed"):
@@ -489,7 +489,7 @@ def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -
 
 
 @pytest.mark.parametrize("hours", [0.5, 24.0])
-def test_what_was_put_off_is_claimed_when_the_clock_was_set_back_since(
+def test_a_delayed_row_is_claimed_after_the_clock_is_set_back(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, hours: float
 ) -> None:
     """A machine whose clock was wrong when it started, until the time was asked for."""
@@ -503,7 +503,7 @@ def test_what_was_put_off_is_claimed_when_the_clock_was_set_back_since(
     assert [again.id for again in ledger.claim(1)] == [claim.id]
 
 
-def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledger: Ledger) -> None:
+def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None:
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
@@ -517,7 +517,7 @@ def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledge
     assert ledger.act(id, "resume").error is None
 
 
-def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(
+def test_a_silent_database_is_noticed_within_the_lease(
     postgres: Postgres,
 ) -> None:
     """Its host lost power, or its address went to another: nothing ever says that the connection is

@@ -27,7 +27,7 @@ from tests.ledgers import TREE, Opened, tree, verified
 # -- leases
 
 
-def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
+def test_a_late_renewal_either_holds_or_is_reported(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It renews right after the look at who is gone. It is never told that it holds what another
@@ -64,7 +64,7 @@ def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
         assert len(two.claim(1)) == 1
 
 
-def test_a_claim_of_so_many_takes_no_more_whatever_the_plan(opened: Opened) -> None:
+def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
     """PostgreSQL may run a subquery with a limit again for each row that it compares."""
     ledger = opened()
     if ledger.database.sqlite:
@@ -94,7 +94,7 @@ def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own for time wants root")
-def test_the_clock_of_leases_is_not_the_one_that_stops_while_the_machine_sleeps() -> None:
+def test_the_clock_of_leases_counts_through_a_suspend() -> None:
     code = "import time; from relay.engine.worker.worker import Worker; print(Worker.clock() - time.monotonic())"
     words = ["unshare", "--time", "--boottime", "100000", "--fork", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -114,7 +114,7 @@ OTHERS: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_of_a_process_that_can_not_be_seen_only_the_time_tells(
+def test_an_invisible_process_is_judged_by_time(
     opened: Opened, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "one that /proc hides":
@@ -187,7 +187,7 @@ def test_a_listing_that_gets_on_is_not_what_kills(opened: Opened) -> None:
     assert watcher.migration(id).listing == "due"
 
 
-def test_a_suspect_listing_is_taken_by_who_has_nothing_else_in_hand(opened: Opened) -> None:
+def test_a_suspect_listing_goes_to_an_idle_worker(opened: Opened) -> None:
     watcher = opened()
     id = watcher.create(TREE)[0].id
     for _ in range(SUSPECT):
@@ -198,7 +198,7 @@ def test_a_suspect_listing_is_taken_by_who_has_nothing_else_in_hand(opened: Open
     assert listing is not None and listing.lapses == SUSPECT
 
 
-def test_who_says_go_on_is_believed_of_a_listing_too(opened: Opened) -> None:
+def test_a_resume_is_believed_of_a_listing_too(opened: Opened) -> None:
     watcher = opened()
     id = watcher.create(TREE)[0].id
     for _ in range(LAPSES + 2):
@@ -211,7 +211,7 @@ def test_who_says_go_on_is_believed_of_a_listing_too(opened: Opened) -> None:
 # -- what the database does not take
 
 
-def test_what_the_database_does_not_take_is_no_outage(ledger: Ledger) -> None:
+def test_a_value_the_database_refuses_is_not_an_outage(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     ledger.act(id, "pause")
     if ledger.database.sqlite:
@@ -254,7 +254,7 @@ def age(ledger: Ledger, id: str) -> None:
     )
 
 
-def test_credentials_of_one_that_failed_are_kept_a_day_for_a_retry(ledger: Ledger) -> None:
+def test_credentials_of_a_failed_migration_are_kept_a_day(ledger: Ledger) -> None:
     id = ended_as(ledger, SECRET, "failed")
     ledger.finish()
     assert ledger.secret(id) == SECRET.secret
@@ -276,7 +276,7 @@ def test_one_that_failed_can_be_cancelled_and_then_has_none(ledger: Ledger) -> N
     assert ledger.secret(id) is None
 
 
-def test_one_that_is_cancelled_keeps_them_until_nothing_of_it_moves_or_is_left(
+def test_a_cancelled_migration_keeps_credentials_for_cleanup(
     ledger: Ledger,
 ) -> None:
     id = ledger.create(SECRET)[0].id

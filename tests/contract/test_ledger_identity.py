@@ -216,7 +216,7 @@ def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) ->
         assert ledger.act(id, verb, one).state == "running"
 
 
-def test_one_that_waits_for_credentials_is_gone_on_with_by_those_of_another_account(
+def test_credentials_of_another_account_resume_a_waiting_one(
     ledger: Ledger,
 ) -> None:
     one, other = OTHERS["a remote's account"]
@@ -264,7 +264,7 @@ def older(ledger: Ledger, one: Spec) -> str:
     return id
 
 
-def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_certain(
+def test_an_older_migration_resumes_where_certainly_the_same(
     ledger: Ledger,
 ) -> None:
     for one, same, other in (
@@ -284,7 +284,7 @@ def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_c
         assert ledger.create(same, go_on=True)[0].id == id
 
 
-def test_of_a_remote_an_older_migration_is_gone_on_with_only_where_nothing_has_arrived(
+def test_an_older_migration_of_a_remote_resumes_if_empty(
     ledger: Ledger,
 ) -> None:
     remotes = Remotes(far(), environment={})
@@ -299,7 +299,7 @@ def test_of_a_remote_an_older_migration_is_gone_on_with_only_where_nothing_has_a
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
 
-def test_the_list_of_an_older_migration_is_read_on_under_its_names(ledger: Ledger) -> None:
+def test_the_list_of_an_older_migration_is_read_on_by_name(ledger: Ledger) -> None:
     id = older(ledger, TREE)
     first = ledger.claim_listing()
     assert first is not None and not first.counted
@@ -417,7 +417,7 @@ def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, the
         "hunter2",
     ],
 )
-def test_what_can_be_no_ledger_is_refused(
+def test_a_path_that_cannot_be_a_ledger_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a process keeps for itself would be lost with it, and each worker would have one of its

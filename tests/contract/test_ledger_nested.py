@@ -81,9 +81,7 @@ def assert_doubted(found: Claim) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_the_second_knows_what_the_first_left_until_it_has_arrived(
-    ledger: Ledger, pair: str
-) -> None:
+def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: str) -> None:
     first, second = PAIRS[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
     ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
@@ -108,9 +106,7 @@ def test_other_places_know_nothing_of_it(ledger: Ledger, pair: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_command_that_is_given_again_learns_what_the_other_left_meanwhile(
-    ledger: Ledger, pair: str
-) -> None:
+def test_a_repeated_command_learns_of_leftovers_of_another(ledger: Ledger, pair: str) -> None:
     first, second = PAIRS[pair]
     id = accept(ledger, second, "skip")
     fail(ledger, claim(ledger, id))

@@ -28,7 +28,7 @@ def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
     return id, claim
 
 
-def test_an_upload_of_what_was_cancelled_is_an_orphan_until_it_is_removed(ledger: Ledger) -> None:
+def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None:
     id, claim = left(ledger)
     assert ledger.orphans() == []
     ledger.act(id, "cancel")
@@ -49,7 +49,7 @@ def test_an_upload_of_what_was_cancelled_is_an_orphan_until_it_is_removed(ledger
     assert ledger.migration(id).in_parts == 0
 
 
-def test_one_whose_runner_was_lost_is_an_orphan_without_an_upload_too(opened: Opened) -> None:
+def test_an_orphan_of_a_lost_worker_needs_no_upload(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 5, 6)
     (claim,) = one.claim(1)
@@ -71,7 +71,7 @@ def test_what_failed_waits_for_a_retry_before_it_is_an_orphan(ledger: Ledger) ->
     assert orphan.claim.id == claim.id
 
 
-def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(
+def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -87,7 +87,7 @@ def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(
     assert [orphan.claim.id for orphan in two.orphans(kept=-1)] == [claim.id]
 
 
-def test_what_is_queued_or_arrived_is_no_orphan(ledger: Ledger) -> None:
+def test_a_queued_or_arrived_object_is_not_an_orphan(ledger: Ledger) -> None:
     left(ledger)
     (claim,) = ledger.claim(1)
     ledger.settle([verified(claim, 30)])
@@ -95,7 +95,7 @@ def test_what_is_queued_or_arrived_is_no_orphan(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["begun anew", "gone on with"])
-def test_who_retries_meanwhile_keeps_what_he_has(ledger: Ledger, fresh: str) -> None:
+def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
     id, _ = left(ledger)
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
@@ -120,7 +120,7 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("verbs", [("cancel", "retry"), ("cancel", "retry", "cancel", "retry")])
-def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(
+def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     opened: Opened, verbs: tuple[str, ...]
 ) -> None:
     """Somebody may say go on, and think better of it, before anybody has begun."""
@@ -140,7 +140,7 @@ def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(
 @pytest.mark.parametrize(
     ("rid", "remains", "lapses"), [(False, {}, 1), (True, {}, 0), (True, {"place": "x"}, 1)]
 )
-def test_a_failure_that_has_left_nothing_needs_nobody_to_look(
+def test_a_failure_without_leftovers_needs_no_inspection(
     opened: Opened, rid: bool, remains: dict[str, str], lapses: int
 ) -> None:
     one, two = opened(), opened()

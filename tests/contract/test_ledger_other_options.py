@@ -80,7 +80,7 @@ def test_what_may_be_there_is_taken_over(opened: Opened) -> None:
     assert all(claims[name].before is None for name in ("fresh", "handed", "arrived"))
 
 
-def test_what_was_there_before_is_not_known_where_only_the_names_of_the_places_are_the_same(
+def test_equal_names_of_places_do_not_share_a_prior_state(
     opened: Opened,
 ) -> None:
     """A remote's endpoint is another by now, or the source is."""
@@ -178,7 +178,7 @@ def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
 
 @pytest.mark.parametrize("leave", [lost, failed, handed_back])
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_what_is_left_after_another_has_moved_the_object_is_known(
+def test_a_leftover_is_known_after_another_moved_the_object(
     opened: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
 ) -> None:
     """Two commands move it at the same time; the one that was accepted first has it last."""

@@ -58,7 +58,7 @@ def test_a_turn_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
     assert states(ledger, id) == ["running"]
 
 
-def test_a_claim_that_is_not_ours_any_more_is_named_and_the_rest_is_settled(opened: Opened) -> None:
+def test_a_lost_claim_is_named_and_the_rest_settled(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 5, 6)
     claims = one.settle_and_claim((), ALL).claims
@@ -72,7 +72,7 @@ def test_a_claim_that_is_not_ours_any_more_is_named_and_the_rest_is_settled(open
     assert two.settle_and_claim([verified(yours)], ALL).lost == ()
 
 
-def test_what_was_begun_in_parts_is_forgotten_when_it_has_arrived_and_kept_when_it_is_handed_back(
+def test_part_records_end_with_arrival_and_outlive_a_hand_back(
     ledger: Ledger,
 ) -> None:
     tree(ledger, 30, 31)
@@ -89,7 +89,7 @@ def test_what_was_begun_in_parts_is_forgotten_when_it_has_arrived_and_kept_when_
     assert ledger.outstanding_parts(second) == {1: False}
 
 
-def test_a_receipt_of_an_object_that_was_moved_again_is_the_newest(ledger: Ledger) -> None:
+def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     ledger.settle([Settlement(claim, "unverified", 5, 0, 0.5, "size", {"level": "size"})])
@@ -148,7 +148,7 @@ NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
 
 
 @pytest.mark.parametrize("name", NOTHING_TO_DO)
-def test_who_finds_nothing_to_do_keeps_nobody_waiting(
+def test_an_idle_worker_delays_no_other(
     file: Ledger, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.0)
@@ -161,7 +161,7 @@ def test_who_finds_nothing_to_do_keeps_nobody_waiting(
     assert file.settle_and_claim([verified(claim)], ALL).lost == ()
 
 
-def test_f72_who_finds_the_lock_taken_asks_again_until_it_is_free(tmp_path: Path) -> None:
+def test_f72_a_locked_ledger_is_polled_until_free(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as one:
         one.execute("PRAGMA journal_mode=WAL")
         with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as two:
@@ -184,7 +184,7 @@ def test_f72_who_finds_the_lock_taken_asks_again_until_it_is_free(tmp_path: Path
             )
 
 
-def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -> None:
+def test_f72_a_lock_that_stays_leaves_nothing_begun(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as one:
         one.execute("PRAGMA journal_mode=WAL")
         one.execute("BEGIN IMMEDIATE")
@@ -236,7 +236,7 @@ def await_waiting(dsn: str) -> None:
     raise AssertionError("nobody waits")
 
 
-def test_two_who_claim_never_wait_for_each_others_rows(pair: tuple[Ledger, Ledger, str]) -> None:
+def test_two_claims_never_wait_for_each_other(pair: tuple[Ledger, Ledger, str]) -> None:
     one, two, dsn = pair
     id = tree(one, 5, 6, 7)
     with psycopg.connect(dsn) as other:
@@ -247,7 +247,7 @@ def test_two_who_claim_never_wait_for_each_others_rows(pair: tuple[Ledger, Ledge
     assert states(one, id) == ["running"] * 3
 
 
-def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(
+def test_f62_a_worker_taken_for_gone_while_it_settles_settles(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     """Its rows are read by who takes it for gone before they are settled, and written after it."""
@@ -266,7 +266,7 @@ def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(
     assert [row.state for row in two.page(id)] == ["verified"]
 
 
-def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(
+def test_f62_a_worker_taken_for_gone_settles_nothing(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     one, two, dsn = pair
@@ -284,7 +284,7 @@ def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(
     assert states(two, id) == ["queued"]
 
 
-def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> None:
+def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -> None:
     with lossy(postgres) as (far, lose_next, near):
         id = tree(near, 5, 6)
         (claim,) = far.settle_and_claim((), ClaimRequest(1)).claims
@@ -299,7 +299,7 @@ def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> No
         assert states(near, id) == ["verified", "running"]
 
 
-def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
+def test_a_claim_during_a_cancel_is_counted_once(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     one, two, dsn = pair
@@ -322,7 +322,7 @@ def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
     assert [migration.state for migration in one.finish()] == ["succeeded"]
 
 
-def test_what_is_retried_while_its_credentials_are_forgotten_keeps_them(
+def test_a_retry_keeps_credentials_that_were_about_to_go(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     one, two, dsn = pair

@@ -54,7 +54,7 @@ def unverified(ledger: Ledger, id: str) -> None:
 
 @pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
 @pytest.mark.parametrize("first", ["changed", "overwrite"])
-def test_what_is_unverified_is_known_to_the_next_and_what_it_is_called(
+def test_an_unverified_object_and_its_name_are_known_later(
     ledger: Ledger, first: str, wish: str
 ) -> None:
     """Whatever its options, and by whichever account; and it stands in its own row from then on."""
@@ -90,7 +90,7 @@ def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -
     assert kept(claim(ledger, accept(ledger))) == UNPROVED
 
 
-def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot_that(
+def test_an_unproved_name_may_have_been_sent_before(
     ledger: Ledger,
 ) -> None:
     id = ledger.create(

@@ -19,7 +19,7 @@ def listed(ledger: Ledger, count: int) -> str:
     return migration.id
 
 
-def test_names_that_it_has_not_are_told_however_many_there_are(ledger: Ledger) -> None:
+def test_unknown_names_are_reported_however_many(ledger: Ledger) -> None:
     id = listed(ledger, 1200)
     known = [f"{i:04}" for i in range(1200)]
     assert ledger.unknown_names(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
@@ -27,7 +27,7 @@ def test_names_that_it_has_not_are_told_however_many_there_are(ledger: Ledger) -
     assert ledger.unknown_names("another", ["0000"]) == {"0000"}
 
 
-def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none(
+def test_fresh_urls_reach_the_next_claim_of_pending_objects(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()

@@ -106,7 +106,7 @@ OURS = (
 )
 
 
-def test_what_a_user_named_like_an_unfinished_upload_is_not_left_out(
+def test_a_user_name_like_an_unfinished_upload_is_listed(
     wire: Wire, request: pytest.FixtureRequest, wsgidav: str, wsgidav_root: Path, tmp_path: Path
 ) -> None:
     """At a source it is moved or named with an error; at a destination it may be ours, and nothing
@@ -214,7 +214,7 @@ def test_an_index_of_python_is_a_listing(wire: Wire, python_server: tuple[str, P
         list(store(wire, place).list(parse_location(f"{base}/nowhere/")))
 
 
-def test_a_page_that_is_no_list_is_told(wire: Wire, python_server: tuple[str, Path]) -> None:
+def test_a_page_that_is_not_a_list_is_reported(wire: Wire, python_server: tuple[str, Path]) -> None:
     base, root = python_server
     (root / "site").mkdir(exist_ok=True)
     (root / "site" / "index.html").write_text(
@@ -275,7 +275,7 @@ def test_b68_a_webdav_listing_that_leads_out_is_refused(
             list(store(wire, place).list(place))
 
 
-def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) -> None:
+def test_a_webdav_listing_may_hold_whole_or_unescaped_urls(wire: Wire) -> None:
     with Peer(
         telling(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))
     ) as peer:
@@ -295,13 +295,13 @@ def keys(*names: str, coded: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "folde", "Folder/a", "/folder/a"])
-def test_b68_a_bucket_that_lists_what_was_not_asked_for_is_refused(wire: Wire, name: str) -> None:
+def test_b68_a_listing_outside_the_prefix_is_refused(wire: Wire, name: str) -> None:
     with Peer(telling(keys("folder/good", name))) as peer, pytest.raises(ProtocolViolation):
         place = bucket_at(peer, "folder/")
         list(store(wire, place).list(place, True))
 
 
-def test_b63_an_object_whose_key_ends_in_a_slash_is_told_unless_it_is_a_folders_marker(
+def test_b63_a_key_with_a_final_slash_fails_unless_a_marker(
     wire: Wire,
 ) -> None:
     page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
@@ -320,7 +320,7 @@ BAD = "bad\udcff"
 
 
 @pytest.mark.parametrize("scheme", ["s3", "webdav", "json", "html"])
-def test_b61_a_name_that_is_no_text_is_told_and_never_replaced(wire: Wire, scheme: str) -> None:
+def test_b61_an_undecodable_name_is_named_and_never_replaced(wire: Wire, scheme: str) -> None:
     reported = {
         "s3": keys("folder/bad%ff", "folder/good", coded=True),
         "webdav": dav("/folder/bad%ff", "/folder/good"),
@@ -339,7 +339,7 @@ def test_b61_a_name_that_is_no_text_is_told_and_never_replaced(wire: Wire, schem
         assert [entry.name for entry in store(wire, place).list(place, True)] == [BAD, "good"]
 
 
-def test_b61_a_folder_whose_name_is_no_text_does_not_hide_the_others(wire: Wire) -> None:
+def test_b61_an_undecodable_folder_name_hides_no_sibling(wire: Wire) -> None:
     pages = {
         b"/folder/": "<a href='bad%ff/'>bad</a><a href='good/'>good</a>",
         b"/folder/good/": "<a href='object'>object</a>",
@@ -387,7 +387,7 @@ def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> Non
         ),
     ],
 )
-def test_a_listing_of_a_bucket_that_never_ends_or_is_none_is_refused(
+def test_an_endless_or_invalid_bucket_listing_is_refused(
     wire: Wire, reported: str, error: type[RelayError]
 ) -> None:
     with Peer(telling(reply(200, reported))) as peer:

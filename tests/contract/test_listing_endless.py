@@ -86,7 +86,7 @@ def test_folders_that_branch_and_hold_nothing_end(
 
 
 @pytest.mark.parametrize("kind", ["webdav", "http", "json", "list"])
-def test_an_answer_that_tells_of_nothing_and_has_no_end_ends(
+def test_an_endless_answer_without_entries_ends(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Blank lines, markup, rows of the folder itself; what is between two entries may be long, and
@@ -124,9 +124,7 @@ def test_an_answer_that_tells_of_nothing_and_has_no_end_ends(
 
 @pytest.mark.parametrize("kind", ["webdav", "http"])
 @pytest.mark.parametrize("around", [1, 2])
-def test_folders_that_branch_and_lead_in_a_circle_end_though_they_hold_objects(
-    wire: Wire, kind: str, around: int
-) -> None:
+def test_a_circle_of_branching_folders_ends(wire: Wire, kind: str, around: int) -> None:
     """Each folder leads to two that are itself, or one that is above it."""
     count = [0]
 

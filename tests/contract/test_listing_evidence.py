@@ -186,7 +186,7 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(
 
 
 @pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
-def test_a_page_that_lists_a_part_is_no_whole_listing(wire: Wire, more: str) -> None:
+def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
     page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
     with (
         Peer(serving(lambda *_: reply(200, page))) as peer,
@@ -204,7 +204,7 @@ def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> Non
         assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
 
 
-def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> None:
+def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
     with Peer(serving(lambda *_: closing(GOOD["list"]))) as peer:
         wire = Wire(wire.pool, wire.limits)
         place = place_of("list", peer)
@@ -214,7 +214,7 @@ def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> N
             next(iter(found))
 
 
-def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) -> None:
+def test_parts_and_uploads_need_their_own_documents(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
         store, place = (
             S3Store(wire, "destination", Watchdog(wire.limits)),
@@ -309,9 +309,7 @@ def test_a_refusal_is_not_asked_for_again(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_page_that_comes_again_is_given_once_and_nothing_of_it_is_left_out(
-    wire: Wire, changed: bool
-) -> None:
+def test_a_repeated_page_is_yielded_once_without_loss(wire: Wire, changed: bool) -> None:
     names = [f"{number:04}" for number in range(2000)]
     first = index("/f/", *names).encode()
     second = [name for name in names if name != "0007"] + ["new"] if changed else names
@@ -372,7 +370,7 @@ def test_one_folder_that_cannot_be_listed_is_its_own_failure(
         assert isinstance(found["in/"], error)
 
 
-def test_credentials_that_the_tree_itself_lacks_by_now_are_no_folders_failure(wire: Wire) -> None:
+def test_withdrawn_credentials_fail_the_tree_not_a_folder(wire: Wire) -> None:
     asked: list[str] = []
 
     def tell(method: str, target: str) -> bytes:
@@ -384,7 +382,7 @@ def test_credentials_that_the_tree_itself_lacks_by_now_are_no_folders_failure(wi
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_a_page_that_an_objects_url_leads_to_is_no_object(wire: Wire, side: str) -> None:
+def test_a_page_behind_the_url_of_an_object_is_refused(wire: Wire, side: str) -> None:
     def tell(method: str, target: str) -> bytes:
         page = index("/f/sub/", "x")
         answer = reply(301, "", "Location: /f/sub/") if target == "/f/sub" else reply(200, page)
@@ -399,7 +397,7 @@ def test_a_page_that_an_objects_url_leads_to_is_no_object(wire: Wire, side: str)
 
 
 @pytest.mark.parametrize("more", ["", "Content-Type: text/html"])
-def test_a_webdav_folder_that_answers_with_its_page_is_no_object(wire: Wire, more: str) -> None:
+def test_a_webdav_folder_with_a_page_is_not_an_object(wire: Wire, more: str) -> None:
     """Without a redirect, as copyparty does: its page has neither an entity tag nor a date."""
 
     def tell(method: str, target: str) -> bytes:
@@ -417,9 +415,7 @@ def test_a_webdav_folder_that_answers_with_its_page_is_no_object(wire: Wire, mor
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
-def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(
-    wire: Wire, status: int
-) -> None:
+def test_an_object_without_a_date_in_propfind_is_read(wire: Wire, status: int) -> None:
     def tell(method: str, target: str) -> bytes:
         return reply(status, "") if method == "PROPFIND" else reply(200, "")
 
@@ -429,7 +425,7 @@ def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(
 
 
 @pytest.mark.parametrize("href", ["/f/a", "/f/a/", "http://elsewhere.example/f/a"])
-def test_a_webdav_object_that_is_listed_as_a_folder_is_told(wire: Wire, href: str) -> None:
+def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -> None:
     """Many servers answer PROPFIND of `a/` with what `a` is, and an object holds nothing: no
     success of nothing."""
     with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
@@ -483,9 +479,7 @@ def test_a_bucket_is_listed_by_tokens_or_by_markers(
 
 
 @pytest.mark.parametrize("status", [400, 405, 501])
-def test_a_server_that_refuses_the_newer_listing_is_asked_the_older_way(
-    wire: Wire, status: int
-) -> None:
+def test_a_server_without_list_v2_is_asked_with_v1(wire: Wire, status: int) -> None:
     older = paged([f"f/{number}" for number in range(5)], 2, tokens=False)
 
     def tell(method: str, target: str) -> bytes:
@@ -505,7 +499,7 @@ KEYS = ["a b", "a%20b", "a%2Bb", "a+b", "caf\u00e9", "x&y", "z+"]
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
 @pytest.mark.parametrize(("encoded", "says"), [(True, True), (False, True), (False, False)])
-def test_keys_that_only_claim_to_be_encoded_are_taken_as_they_are(
+def test_keys_with_a_false_encoding_mark_stay_as_they_are(
     wire: Wire, encoded: bool, step: int, says: bool
 ) -> None:
     """`a+b`, read as if it were encoded, is `a b`: one of the two was listed twice then, and the
@@ -557,7 +551,7 @@ def test_the_same_page_under_ever_new_tokens_ends(wire: Wire) -> None:
         listed(wire, place_of("s3", peer))
 
 
-def test_a_listing_goes_on_behind_a_key_only_where_keys_are_in_order(wire: Wire) -> None:
+def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None:
     in_order, shuffled = ["f/!x", "f/a", "f/z/", "f/z/!b"], ["f/b", "f/a", "f/c", "f/d"]
     with Peer(serving(paged(in_order, 2, tokens=True))) as peer:
         found = listed(wire, place_of("s3", peer))
@@ -576,7 +570,7 @@ def test_a_listing_goes_on_behind_a_key_only_where_keys_are_in_order(wire: Wire)
     assert ([entry.name for entry in found], asked[0]["start-after"]) == (["z/!b"], "f/z/")
 
 
-def test_the_object_that_has_the_listed_folders_own_key_is_told(wire: Wire) -> None:
+def test_an_object_with_the_key_of_the_folder_is_reported(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
         found = listed(wire, place_of("s3", peer))
     assert [(entry.name, entry.error is not None) for entry in found] == [
@@ -657,7 +651,7 @@ def test_a_webdav_folder_may_be_spelled_in_another_way(wire: Wire, spelled: str)
 
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
-def test_a_folder_may_have_any_number_of_files_and_holds_nobody_up(wire: Wire, kind: str) -> None:
+def test_a_folder_of_any_size_yields_to_others(wire: Wire, kind: str) -> None:
     count = 40_000
     names = [f"{number:06}-{'x' * 150}.jpg" for number in range(count)]
     if kind == "http":
@@ -731,7 +725,7 @@ def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, reported
 
 @pytest.mark.parametrize("step", [1, 2, 5, 9])
 @pytest.mark.parametrize("pages", [True, False])
-def test_a_page_that_does_not_tell_if_there_is_more_is_all_only_where_nothing_is_behind_it(
+def test_a_page_without_a_mark_is_whole_if_nothing_follows(
     wire: Wire, step: int, pages: bool
 ) -> None:
     """Also where the server knows no pages, and gives the same one whatever it is asked for."""
@@ -748,7 +742,7 @@ def test_a_page_that_does_not_tell_if_there_is_more_is_all_only_where_nothing_is
     assert len(asked) == (-(-5 // step) + 1 if pages else 2)
 
 
-def test_a_full_page_that_comes_again_and_does_not_tell_if_there_is_more_is_no_whole_listing(
+def test_a_repeated_full_page_without_a_mark_is_incomplete(
     wire: Wire,
 ) -> None:
     page = bucket(*(f"f/{number:04}" for number in range(1000)))
@@ -776,7 +770,7 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
     assert len(asked) == 3
 
 
-def test_what_a_multistatus_does_not_tell_to_be_an_object_is_not_taken_for_one(wire: Wire) -> None:
+def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
     """GET of a folder may answer with a page, which would be stored as the object, and nothing in
     it."""
     tag = "<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop></d:propstat>"

@@ -64,7 +64,7 @@ MISREAD = dict.fromkeys(("webdav+wsgidav", "nextcloud"), ("a+b&c=d;e", "q?u#e'r\
 
 
 @pytest.mark.parametrize("names", [ODD + SCRIPTS, TWINS], ids=["odd", "twins"])
-def test_b60_b63_what_a_server_can_tell_apart_arrives_apart(
+def test_b60_b63_names_a_server_distinguishes_both_arrive(
     kind: str, engine: Engine, store: Store, folder: Location, names: list[str]
 ) -> None:
     names = [name for name in names if name not in MISREAD.get(kind, ())]
@@ -77,9 +77,7 @@ def test_b60_b63_what_a_server_can_tell_apart_arrives_apart(
         assert content(store, folder.below(name)) == f"{number} {name}".encode()
 
 
-def test_b60_a_name_that_a_server_reads_as_another_is_no_success_and_harms_nothing(
-    engine: Engine, wsgidav: str
-) -> None:
+def test_b60_a_name_read_as_another_fails_without_harm(engine: Engine, wsgidav: str) -> None:
     folder = webdav_location(f"{wsgidav}/misread/", destination=True)
     for name, read in zip(MISREAD["webdav+wsgidav"], ("a+b&c=d", "q"), strict=True):
         put(engine, folder.below(read, destination=True), b"precious")
@@ -94,15 +92,13 @@ def test_b60_a_name_that_a_server_reads_as_another_is_no_success_and_harms_nothi
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../b", "./a", "a\\b", "..\\up", "", "..", "a/.."])
-def test_b57_b58_a_name_that_servers_fold_onto_another_is_refused_everywhere(
-    folder: Location, name: str
-) -> None:
+def test_b57_b58_a_name_that_servers_fold_is_refused(folder: Location, name: str) -> None:
     with pytest.raises(UnsafeKey):
         folder.below(name, destination=True)
 
 
 @pytest.mark.parametrize("name", ["a//b", "/a", "a///b"])
-def test_b58_an_empty_segment_is_refused_where_a_slash_makes_a_folder(
+def test_b58_an_empty_segment_is_refused_where_slashes_nest(
     kind: str, engine: Engine, store: Store, folder: Location, name: str
 ) -> None:
     """S3 has it as a name like any other, so has Swift's; SeaweedFS lies above a file system, which
@@ -130,9 +126,7 @@ def test_b58_an_empty_segment_is_refused_where_a_slash_makes_a_folder(
 @pytest.mark.parametrize(
     "name", ["a\0b", "a\nb", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "a\udcffb"]
 )
-def test_b59_b61_a_name_with_what_nobody_should_see_is_refused_everywhere(
-    folder: Location, name: str
-) -> None:
+def test_b59_b61_a_name_with_invisible_characters_is_refused(folder: Location, name: str) -> None:
     with pytest.raises(UnsafeKey):
         folder.below(name, destination=True)
 
@@ -151,7 +145,7 @@ LONG = "ä" * 512 + "b"
 """1,025 bytes."""
 
 
-def test_b62_a_key_that_s3_has_no_room_for_is_refused_before_anything_is_asked(
+def test_b62_a_key_too_long_for_s3_is_refused_at_once(
     seaweed: Seaweed,
 ) -> None:
     folder = s3_location(seaweed.config, seaweed.bucket, "folder/")
@@ -166,9 +160,7 @@ def test_b62_a_key_that_s3_has_no_room_for_is_refused_before_anything_is_asked(
             Remotes(aws=lambda profile: seaweed.config).locate(text, destination=True)
 
 
-def test_b62_a_name_that_a_file_system_has_no_room_for_is_refused_before_anything_is_asked(
-    wsgidav: str, local: Path
-) -> None:
+def test_b62_a_name_too_long_for_the_disk_is_refused_at_once(wsgidav: str, local: Path) -> None:
     dav = webdav_location(f"{wsgidav}/folder/", destination=True)
     for folder in (dav, Remotes(folders=None).locate(f"{local}/folder/", destination=True)):
         assert folder.below("a" * 255, destination=True)
@@ -186,9 +178,7 @@ def test_b62_the_longest_names_arrive(engine: Engine, store: Store, folder: Loca
     assert content(store, place) == b"bytes"
 
 
-def test_b67_the_names_of_unfinished_uploads_are_reserved_where_there_are_such(
-    wsgidav: str, local: Path
-) -> None:
+def test_b67_names_of_unfinished_uploads_are_reserved(wsgidav: str, local: Path) -> None:
     """Also for names that come out of a listing, or of the source's own word for itself."""
     for folder in (
         webdav_location(f"{wsgidav}/folder/", destination=True),

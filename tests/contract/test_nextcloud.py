@@ -41,7 +41,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("size", [0, 1000, PART, SIZE])
-def test_an_object_arrives_in_parts_and_is_proved_before_it_has_its_name(
+def test_an_object_is_proved_before_it_has_its_name(
     engine: Engine, source: Spawned, nextcloud: Nextcloud, size: int
 ) -> None:
     name = f"new/er/{size}.bin"
@@ -79,7 +79,7 @@ def test_what_exists_is_left_alone(engine: Engine, source: Spawned, nextcloud: N
 
 
 @pytest.mark.parametrize("moment", ["a part", "the end"])
-def test_f43_an_upload_that_the_server_threw_away_is_begun_anew(
+def test_f43_an_upload_that_the_server_removed_restarts(
     engine: Engine,
     source: Spawned,
     nextcloud: Nextcloud,
@@ -149,7 +149,7 @@ def terminal(tmp_path: Path) -> Terminal:
 @pytest.mark.parametrize(
     "place", ["before-complete", "after-complete", "before-verify", "before-publish"]
 )
-def test_f59_a_kill_after_it_was_put_together_sends_nothing_again_and_leaves_nothing(
+def test_f59_a_kill_after_assembly_resends_nothing(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path, place: str
 ) -> None:
     to = nextcloud.root / FILES / place

@@ -109,7 +109,7 @@ def test_f51_an_upload_that_is_ours_is_thrown_away_and_no_other(forsaken: Forsak
     assert forsaken.sweeper.sweep() == (0, [])
 
 
-def test_f51_one_whose_id_nobody_wrote_down_is_known_by_its_place_and_time(
+def test_f51_an_upload_without_a_recorded_id_is_found(
     forsaken: Forsaken,
 ) -> None:
     lost, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
@@ -125,9 +125,7 @@ def test_one_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
     assert forsaken.ledger.orphans() == []
 
 
-def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
-    forsaken: Forsaken, tmp_path: Path
-) -> None:
+def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_path: Path) -> None:
     mine = forsaken.begun(forsaken.key)
     forsaken.cancelled(mine)
     remotes = forsaken.sweeper.runner.remotes
@@ -143,7 +141,7 @@ def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
     assert forsaken.uploads == set()
 
 
-def test_where_the_remote_leads_elsewhere_by_now_nothing_is_touched(forsaken: Forsaken) -> None:
+def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> None:
     mine = forsaken.begun(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
     forsaken.ledger.record_upload(
@@ -156,7 +154,7 @@ def test_where_the_remote_leads_elsewhere_by_now_nothing_is_touched(forsaken: Fo
     assert forsaken.uploads == {mine}
 
 
-def test_one_who_is_told_to_stop_removes_nothing_more(forsaken: Forsaken) -> None:
+def test_a_stopping_worker_removes_nothing_more(forsaken: Forsaken) -> None:
     mine = forsaken.begun(forsaken.key)
     forsaken.cancelled(mine)
     forsaken.sweeper.over.set()

@@ -123,7 +123,7 @@ def test_an_object_arrives_with_the_digest_that_the_server_keeps(
 
 @pytest.mark.parametrize("server_copy", [True, False])
 @pytest.mark.parametrize("size", [SMALL, SIZE])
-def test_from_bucket_to_bucket_what_belongs_to_the_object_goes_with_it(
+def test_metadata_moves_from_bucket_to_bucket(
     engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int, server_copy: bool
 ) -> None:
     data = os.urandom(size)
@@ -184,7 +184,7 @@ def versioned(seaweed: Seaweed) -> str:
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
-def test_the_version_that_was_found_is_read_though_a_newer_one_is_written(
+def test_the_listed_version_is_read_though_a_newer_exists(
     engine: Engine, client: Any, seaweed: Seaweed, wire: Wire, versioned: str, key: str, size: int
 ) -> None:
     data = os.urandom(size)
@@ -251,7 +251,7 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
 
 
 @pytest.mark.parametrize("cut", [0, PART - 1, PART, PART + 1, SIZE - 1])
-def test_an_object_of_unknown_length_that_ends_early_leaves_nothing(
+def test_a_truncated_object_of_unknown_length_leaves_nothing(
     engine: Engine,
     source: Spawned,
     place: Location,
@@ -288,7 +288,7 @@ def test_a_small_source_that_ends_early_leaves_nothing(
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 @pytest.mark.parametrize("after", [0, 1, -1])
-def test_a_part_that_ends_early_is_sent_again_and_nothing_else_is(
+def test_a_part_that_ends_early_is_resent_alone(
     engine: Engine, source: Spawned, contents: Content, place: Location, part: int, after: int
 ) -> None:
     """Cut once, at every border of a part and one byte beside it."""
@@ -305,7 +305,7 @@ def test_a_part_that_ends_early_is_sent_again_and_nothing_else_is(
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_part_that_always_ends_early_leaves_no_object_and_no_upload(
+def test_a_part_that_always_ends_early_leaves_nothing(
     engine: Engine,
     source: Spawned,
     place: Location,
@@ -353,7 +353,7 @@ def test_a_source_that_changes_midway_gives_no_mixture(
     "flaw",
     ["ignore", "shift", "short", "star", "multipart", "unit", "backwards", "no_content_range"],
 )
-def test_a_source_that_gives_other_ranges_is_moved_in_one_piece_or_refused(
+def test_a_source_of_wrong_ranges_is_moved_whole_or_refused(
     engine: Engine, source: Spawned, contents: Content, place: Location, flaw: str
 ) -> None:
     name = f"/objects/range-{flaw}"
@@ -492,7 +492,7 @@ def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_f59_only_an_upload_to_the_very_key_and_of_the_very_time_counts_as_lost(
+def test_f59_a_lost_upload_is_known_by_key_and_time(
     wire: Wire, place: Location, client: Any, seaweed: Seaweed, key: str
 ) -> None:
     before = time.time()

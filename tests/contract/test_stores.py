@@ -109,7 +109,7 @@ def test_a_source_that_ends_early_leaves_no_object(
     )
 
 
-def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
+def test_a_broken_upload_leaves_an_older_object_alone(
     kind: str, engine: Engine, store: Store, place: Place
 ) -> None:
     put(engine, place("a"), b"old")

@@ -152,7 +152,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
         ),
     ],
 )
-def test_a_mistake_is_told_by_its_side_and_what_to_do(
+def test_a_mistake_names_its_side_and_a_remedy(
     terminal: Terminal, words: tuple[str, ...], code: int, says: str, hints: str
 ) -> None:
     home = str(terminal.home)
@@ -173,7 +173,7 @@ def test_a_mistake_is_told_by_its_side_and_what_to_do(
         ('[remotes.a]\nfoo = "1"\n', "has no type"),
     ],
 )
-def test_a_wrong_setting_is_told_in_plain_words(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_setting_is_reported_in_plain_words(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "relay.toml").write_text(text)
     code, out, err = Terminal(tmp_path).run("ls", "a:x", RELAY_CONFIG=str(tmp_path / "relay.toml"))
     assert (code, out) == (2, "")
@@ -246,7 +246,7 @@ sys.exit(main(["remotes"]))
 @pytest.mark.parametrize(
     "error", ["ValueError('SECRET')", "OSError(9, 'SECRET')", "RecursionError('SECRET')"]
 )
-def test_a_bug_is_told_in_a_line(terminal: Terminal, error: str) -> None:
+def test_a_bug_is_reported_in_a_line(terminal: Terminal, error: str) -> None:
     """The last line of a traceback is the text of an exception, which may hold a URL."""
     done = subprocess.run(
         [sys.executable, "-c", BUGGY.format(error=error)],

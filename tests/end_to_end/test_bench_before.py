@@ -55,7 +55,7 @@ def test_it_is_the_code_of_the_commit_that_runs(tmp_path: Path) -> None:
     assert "today: " in done.stderr and "HEAD ended with 1: the code of the commit" in done.stderr
 
 
-def test_what_is_no_commit_is_said(tmp_path: Path) -> None:
+def test_an_unknown_commit_is_reported(tmp_path: Path) -> None:
     done = bench(ROOT, "no-such-commit", tmp_path)
     assert done.returncode == 1
     assert "bench: no-such-commit: " in done.stderr and list(tmp_path.iterdir()) == []

@@ -334,7 +334,7 @@ def test_interrupted_with_json() -> None:
 
 @pytest.mark.parametrize("redirect", [">&-", "| true", "> /dev/full"])
 @pytest.mark.parametrize("flags", ["", "--json"])
-def test_nobody_reads_stdout(redirect: str, flags: str) -> None:
+def test_a_closed_stdout(redirect: str, flags: str) -> None:
     """B87: where nobody reads it the exit code is the transfer's; a receipt that can't be written
     is a failure."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:

@@ -134,7 +134,7 @@ def test_a_migration_is_handed_over_waited_for_and_looked_at(
     assert anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
 
 
-def test_what_it_may_use_is_told_and_what_becomes_of_it(
+def test_a_share_of_the_limits_is_reported_with_its_use(
     server: Server, folders: Path, anywhere: Run
 ) -> None:
     code, out, _ = submitted(server, folders, "--bytes-per-second", "1", "--json")
@@ -213,7 +213,7 @@ def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
 # -- what may answer in the place of a server
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_an_unreachable_server(tmp_path: Path) -> None:
     code, out, err = run("status", RELAY_URL="http://127.0.0.1:1/relay/")
     assert (code, out) == (1, "")
     assert err.startswith("relay: the server http://127.0.0.1:1/relay can't be reached")
@@ -258,7 +258,7 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
     assert "does not speak TLS" in err and "certificate" not in err
 
 
-def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
+def test_a_truncated_answer_is_not_a_report(tmp_path: Path) -> None:
     """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages
     before are."""
     named = {

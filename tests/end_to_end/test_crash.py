@@ -82,7 +82,7 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_is_never_reached_is_told(
+def test_a_failpoint_that_is_never_reached_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "PLACES", (places.Place("mid-part", ("local",), visits=(1000,)),))

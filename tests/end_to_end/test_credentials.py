@@ -93,7 +93,7 @@ def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
 @pytest.mark.parametrize(
     "asked", [{"Prefer": "respond-async"}, {"Idempotency-Key": "the-photos"}], ids=["async", "key"]
 )
-def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
+def test_f25_an_expired_signature_costs_no_arrived_part(
     seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path, asked: dict[str, str]
 ) -> None:
     key = f"f25/{'-'.join(asked)}"
@@ -140,7 +140,7 @@ def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
 
 
 @pytest.mark.timeout(180)
-def test_f25_a_signed_url_that_allows_get_alone_goes_in_parts_too(
+def test_f25_a_presigned_get_is_read_in_parts(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
     """As buckets sign them: HEAD is denied. Its size and its version are told by its first byte."""
@@ -190,7 +190,7 @@ def read_again(source: Source, since: int) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-def test_f25_a_list_with_fresh_urls_goes_on_where_the_old_ones_ended(
+def test_f25_a_list_resumes_with_fresh_urls(
     seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path
 ) -> None:
     with Source(seed="f25") as source:
@@ -340,7 +340,7 @@ def order_of(guarded: Guarded, seaweed: Seaweed, token: str, prefix: str) -> dic
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("refusal", [401, 403])
-def test_f25_a_tree_whose_credentials_are_withdrawn_waits_and_goes_on(
+def test_f25_a_tree_with_withdrawn_credentials_waits(
     seaweed: Seaweed, server: Server, tmp_path: Path, refusal: int
 ) -> None:
     tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)} | {
@@ -378,9 +378,7 @@ def test_f25_a_tree_whose_credentials_are_withdrawn_waits_and_goes_on(
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
 
 
-def test_f25_one_object_that_is_denied_among_others_stops_nothing(
-    seaweed: Seaweed, server: Server
-) -> None:
+def test_f25_one_denied_object_stops_no_other(seaweed: Seaweed, server: Server) -> None:
     """It is that object's permission, and not the credentials: it fails, and all others arrive."""
     tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)}
     with Guarded(tree, 403) as guarded:
@@ -393,7 +391,7 @@ def test_f25_one_object_that_is_denied_among_others_stops_nothing(
     assert (reported["state"], reported["objects"]) == ("partial", {"failed": 1, "verified": 19})
 
 
-def test_f25_a_tree_that_can_not_even_be_listed_waits_for_credentials(
+def test_f25_a_tree_without_a_listing_waits_for_credentials(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
     """And whoever watches it is told, and sent away with 1."""

@@ -45,7 +45,7 @@ def marked(mark: str) -> list[list[str]]:
 
 
 @pytest.mark.demo
-def test_the_demo_moves_and_verifies_everything_and_leaves_nothing() -> None:
+def test_the_demo_verifies_everything_and_leaves_nothing() -> None:
     mark = uuid.uuid4().hex
     done = demo(
         "--objects",
@@ -81,9 +81,7 @@ def test_what_a_demo_would_leave_running_is_seen() -> None:
     ("state", "digest", "code"),
     [("verified", "ab", 0), ("unverified", "ab", 1), ("verified", "cd", 1)],
 )
-def test_the_demo_believes_neither_the_relay_nor_the_destination_alone(
-    state: str, digest: str, code: int
-) -> None:
+def test_the_demo_compares_both_statements(state: str, digest: str, code: int) -> None:
     answer = {
         "state": state,
         "bytes": 5,

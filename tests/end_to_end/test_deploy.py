@@ -235,7 +235,7 @@ def test_each_recipe_names_the_ledgers_place() -> None:
     assert "RELAY_LEDGER" in PAGE.read_text()
 
 
-def test_whoever_stops_it_waits_longer_than_it_drains() -> None:
+def test_the_stop_timeout_exceeds_the_drain() -> None:
     """Else the drain is cut short."""
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
     drains = int(compose["environment"]["RELAY_GRACEFUL_TIMEOUT"])

@@ -92,13 +92,13 @@ def test_plain_http(nginx: str) -> None:  # noqa: F811 - a fixture
         ("/proc/nowhere", 1, "No such file"),
     ],
 )
-def test_what_can_not_be_used_is_told(location: str, code: int, says: str) -> None:
+def test_an_unusable_profile_is_reported(location: str, code: int, says: str) -> None:
     done = relay("doctor", location)
     assert done.returncode == code
     assert says in done.stdout + done.stderr
 
 
-def test_wrong_credentials_are_told(seaweed: Seaweed) -> None:
+def test_wrong_credentials_are_reported(seaweed: Seaweed) -> None:
     wrong = seaweed.environment | {"AWS_SECRET_ACCESS_KEY": "x" * 20}
     found = examined(f"s3://{seaweed.bucket}/doctor/", code=1, **wrong)
     assert found["write and read"][0] == "no"

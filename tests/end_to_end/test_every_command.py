@@ -132,7 +132,7 @@ def test_no_command_is_left_out() -> None:
     ],
     ids=" ".join,
 )
-def test_an_output_that_can_not_be_written_is_a_failure_and_one_that_nobody_reads_is_not(
+def test_a_full_output_fails_and_a_closed_pipe_does_not(
     terminal: Terminal, server: Server, words: tuple[str, ...]
 ) -> None:
     """B87. Where nobody reads it the exit code is that of the work."""

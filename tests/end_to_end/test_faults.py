@@ -125,7 +125,7 @@ def bucket(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
+def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
     settings: dict[str, str], folders: Path, number: signal.Signals
 ) -> None:
     if weed() is None:
@@ -165,7 +165,7 @@ def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
         assert "Uploads" not in client.list_multipart_uploads(Bucket="faults")
 
 
-def test_f51_a_server_removes_what_a_paused_migration_had_in_parts_when_it_is_cancelled(
+def test_f51_a_server_removes_parts_of_a_cancelled_migration(
     settings: dict[str, str], folders: Path
 ) -> None:
     if weed() is None:
@@ -186,7 +186,7 @@ def test_f51_a_server_removes_what_a_paused_migration_had_in_parts_when_it_is_ca
             assert "Contents" not in listed(store)
 
 
-def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(
+def test_f62_a_worker_past_its_lease_publishes_nothing(
     settings: dict[str, str], folders: Path
 ) -> None:
     """It has all bytes but the last half, which come while it sleeps; another has finished before
@@ -219,7 +219,7 @@ def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(
 
 
 @pytest.mark.timeout(120)
-def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_on(
+def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
     settings: dict[str, str], folders: Path
 ) -> None:
     """gunicorn misses its heartbeat, as it does that of one whose loop is blocked."""
@@ -249,7 +249,7 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
 
 
 @pytest.mark.timeout(120)
-def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(
+def test_f64_a_destination_that_does_not_read_costs_one_buffer(
     settings: dict[str, str],
 ) -> None:
     """What was read of the source and not taken; the source itself waits, and no other memory grows
@@ -285,7 +285,7 @@ def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(
     assert grown < many * 2 * buffer
 
 
-def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(
+def test_f65_without_descriptors_new_work_is_refused(
     settings: dict[str, str],
 ) -> None:
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
@@ -323,7 +323,7 @@ def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(
         assert server.stop() == 0
 
 
-def test_f81_an_object_that_kills_its_workers_is_set_aside_and_the_others_arrive(
+def test_f81_an_object_that_kills_workers_is_quarantined(
     settings: dict[str, str], folders: Path
 ) -> None:
     """Only the large one comes to the place at which the worker dies."""
@@ -355,7 +355,7 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(
+def test_f72_a_locked_ledger_is_a_503_and_delays_no_other(
     settings: dict[str, str], folders: Path
 ) -> None:
     answers: list[tuple[int, dict[str, Any]]] = []
@@ -385,7 +385,7 @@ def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(
         assert (status, reported["state"]) == (200, "succeeded")
 
 
-def test_f73_a_full_disk_stops_what_is_acknowledged_and_loses_nothing(
+def test_f73_a_full_disk_refuses_work_and_loses_nothing(
     settings: dict[str, str], folders: Path
 ) -> None:
     with running(SERVE, **settings) as server:
@@ -419,9 +419,7 @@ FRAME = 24 + 4096
 
 
 @pytest.mark.parametrize("lost", [1, 5, 20, 45])
-def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(
-    tmp_path: Path, lost: int
-) -> None:
+def test_f74_a_ledger_without_its_last_commits_converges(tmp_path: Path, lost: int) -> None:
     """The machine went down with a disk that said more than it did. Nothing is committed a second
     time.
 
@@ -487,7 +485,7 @@ def postgres() -> Iterator[Postgres]:
 MANY = 1500
 
 
-def test_f76_a_database_that_is_started_anew_in_the_middle_loses_nothing(
+def test_f76_a_database_restart_loses_nothing(
     postgres: Postgres, settings: dict[str, str], folders: Path
 ) -> None:
     plant(folders / "many", MANY)
@@ -508,7 +506,7 @@ def test_f76_a_database_that_is_started_anew_in_the_middle_loses_nothing(
     assert digests(folders / "to") == digests(folders / "many")
 
 
-def test_f76_a_worker_that_starts_while_the_database_is_away_waits_for_it(
+def test_f76_a_worker_waits_for_the_database_at_its_start(
     postgres: Postgres, settings: dict[str, str], folders: Path
 ) -> None:
     with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
@@ -528,7 +526,7 @@ def test_f76_a_worker_that_starts_while_the_database_is_away_waits_for_it(
         assert server.stop() == 0
 
 
-def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end(
+def test_f77_a_database_restored_to_an_older_state_converges(
     postgres: Postgres,
     settings: dict[str, str],
     folders: Path,
@@ -594,7 +592,7 @@ def test_f92_a_client_that_vanishes_has_asked_all_the_same(
         ("after-publish", "verified"),
     ],
 )
-def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
+def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late(
     settings: dict[str, str], folders: Path, place: str, state: str
 ) -> None:
     """What the API says in the end is what is at the destination."""
@@ -630,7 +628,7 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
         ("after-put-sent", 1000, "verified"),
     ],
 )
-def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
+def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
     settings: dict[str, str], folders: Path, place: str, size: int, state: str
 ) -> None:
     if weed() is None:

@@ -11,7 +11,7 @@ from tests.faults.test_webdav import EMPTY, Dav
 from tests.scripted import Peer
 
 
-def test_f48_a_tree_waits_for_room_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
+def test_f48_a_tree_waits_for_free_space(tmp_path: Path) -> None:
     plant(tmp_path / "from")
     objects = len(digests_of(tmp_path / "from"))
     dav = Dav(answers={b"PUT": [EMPTY % 507] * 1000})

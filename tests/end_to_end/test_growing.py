@@ -89,7 +89,7 @@ def uploads(seaweed: Seaweed) -> list[dict[str, Any]]:
         "before-settle:1",
     ],
 )
-def test_f51_f59_a_kill_leaves_no_upload_and_the_next_run_the_whole_object(
+def test_f51_f59_a_kill_leaves_no_upload_and_resumes(
     terminal: Terminal, source: Source, seaweed: Seaweed, way: Proxy, tmp_path: Path, place: str
 ) -> None:
     name = place.replace(":", "-")
@@ -114,7 +114,7 @@ def test_f51_f59_a_kill_leaves_no_upload_and_the_next_run_the_whole_object(
 
 
 @pytest.mark.parametrize("place", ["before-abort:1", "after-abort-sent:1", "after-abort:1"])
-def test_f59_a_kill_while_a_lost_upload_is_thrown_away_leaves_none_either(
+def test_f59_a_kill_during_an_abort_leaves_no_upload(
     terminal: Terminal, source: Source, seaweed: Seaweed, tmp_path: Path, place: str
 ) -> None:
     name = place.partition(":")[0]
@@ -139,7 +139,7 @@ def test_f51_a_cancelled_one_is_thrown_away_by_the_sweep(
     assert uploads(seaweed) == []
 
 
-def test_f51_an_object_that_somebody_else_put_there_leaves_no_upload_of_ours(
+def test_f51_an_upload_is_aborted_where_another_object_came(
     terminal: Terminal, source: Source, seaweed: Seaweed, tmp_path: Path
 ) -> None:
     command = (*words(source, seaweed, tmp_path, "theirs"), "--if-exists", "skip")

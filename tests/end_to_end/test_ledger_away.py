@@ -122,7 +122,7 @@ def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> N
     assert list(kept.objects.values()) == [DATA]
 
 
-def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Path) -> None:
+def test_a_server_stops_at_once_while_a_worker_waits(tmp_path: Path) -> None:
     """It has nothing to bring to an end: the time that transfers may take is not for it."""
     ledger = tmp_path / "ledger.db"
     with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300") as server:
@@ -135,7 +135,7 @@ def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Pa
         assert server.process.wait(20) == 0
 
 
-def test_a_worker_that_is_told_to_go_while_it_loads_goes_wherever_it_is() -> None:
+def test_a_worker_that_is_stopped_while_loading_ends() -> None:
     """The signal may come where Python drops an exception, as in a finalizer."""
     code = """
 import os, signal
@@ -177,7 +177,7 @@ def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> No
         assert server.stop() == 0
 
 
-def test_work_that_ends_by_a_bug_is_no_ready_server(
+def test_a_worker_ended_by_a_bug_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody would go on with what is accepted then: readyz says so, and the log, without what may
@@ -244,7 +244,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "run", full)
 
 
-def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(
+def test_a_wait_for_a_full_ledger_names_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, runner, id = accepted(tmp_path)

@@ -96,7 +96,7 @@ def passed(way: Proxy) -> tuple[int, float]:
     return way.carried("up") - before, time.monotonic() - since
 
 
-def test_a_rate_that_is_lowered_while_bytes_move_is_kept_and_lifted_again(
+def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     server: Server, folder: Path, way: Proxy
 ) -> None:
     """The stall rule is ten times as quick as what is let through, and must not punish it."""

@@ -135,7 +135,7 @@ def test_f25_fresh_urls_are_taken_by_their_names(
         assert (tmp_path / "new" / name).read_bytes() == contents.read(f"/objects/{name}", 0, SIZE)
 
 
-def test_f25_what_is_no_list_of_fresh_urls_is_refused(
+def test_f25_an_invalid_list_of_fresh_urls_is_refused(
     terminal: Terminal, source: Spawned, tmp_path: Path
 ) -> None:
     url = source.url("/objects/a?size=10&X-Amz-Signature=secret&fault=status(403)")
@@ -184,7 +184,7 @@ def test_googles_list_from_a_server(
     assert arrived.read_bytes() == contents.read("/objects/a", 0, 500)
 
 
-def test_what_is_no_list(terminal: Terminal, tmp_path: Path) -> None:
+def test_an_invalid_list(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff\xfe\x00binary")
     code, reported = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
     assert (code, reported["state"]) == (1, "failed")

@@ -95,9 +95,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_tree_is_accepted_at_once_and_can_be_followed_to_its_end(
-    server: Server, folders: Path
-) -> None:
+def test_a_tree_is_accepted_at_once_and_followed_to_its_end(server: Server, folders: Path) -> None:
     with closing(server.connect()) as connection:
         status, reported, response = exchange(connection, "POST", "/migrate", order(folders))
     assert (status, reported["state"]) == (202, "running")
@@ -151,7 +149,7 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
                 assert page["next"].startswith(f"{prefix}{path}?"), reported
 
 
-def test_whoever_prefers_to_wait_gets_the_end(server: Server, folders: Path) -> None:
+def test_prefer_wait_returns_the_end(server: Server, folders: Path) -> None:
     status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
     assert (status, reported["state"]) == (200, "succeeded")
 
@@ -269,7 +267,7 @@ def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
         ("POST", "/migrate", {"priority": 1000}, 422, "priority"),
     ],
 )
-def test_bad_requests_are_told(
+def test_bad_requests_are_refused(
     idle: tuple[Server, Path],
     method: str,
     path: str,

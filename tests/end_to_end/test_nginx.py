@@ -261,7 +261,7 @@ def test_f31_an_upload_that_is_too_large_is_reported_as_413(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_f31_an_upload_of_unknown_length_is_refused_in_its_middle(
+def test_f31_an_upload_of_unknown_length_is_refused_midway(
     engine: Engine, nginx: Nginx, scheme: str
 ) -> None:
     # nginx says 100, counts the chunks, and finds out only after a megabyte.
@@ -287,7 +287,7 @@ def test_an_upload_of_unknown_length_that_fits_is_taken(engine: Engine, nginx: N
     assert nginx.stored("small/short").read_bytes() == DATA
 
 
-def test_f31_what_just_fits_is_taken(engine: Engine, nginx: Nginx) -> None:
+def test_f31_an_upload_at_the_limit_is_accepted(engine: Engine, nginx: Nginx) -> None:
     # The other side of the limit, so that the test above can't pass for another reason.
     data = DATA * 3 + DATA[: MIB - 3 * len(DATA)]
     engine.migrate(nginx.source("http", "fits", data), nginx.destination("http", "small/fits"))

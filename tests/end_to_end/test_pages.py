@@ -63,7 +63,7 @@ class Server:
 
 
 @pytest.mark.parametrize("knows_head", [True, False])
-def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
+def test_a_page_of_a_folder_is_not_an_object(tmp_path: Path, knows_head: bool) -> None:
     server = Server(knows_head=knows_head)
     with Peer(server) as peer:
         code, printed = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
@@ -84,7 +84,7 @@ def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
     )
 
 
-def test_a_folders_page_that_its_user_names_as_an_object_is_refused(tmp_path: Path) -> None:
+def test_an_index_page_named_as_an_object_is_refused(tmp_path: Path) -> None:
     """Also where it is named with its '/': no redirect shows then what it is. Another page with one
     is an object."""
     server, terminal = Server(), Terminal(tmp_path)
@@ -115,9 +115,7 @@ LOGIN = b"/f/about"
 
 
 @pytest.mark.parametrize("page", [LOGIN, b"/f/page"])
-def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(
-    tmp_path: Path, page: bytes
-) -> None:
+def test_a_page_behind_a_redirecting_link_is_not_an_object(tmp_path: Path, page: bytes) -> None:
     """One that only loses its ending is."""
     server = Server()
     server.moved = {b"/f/readme": LOGIN, b"/f/plain": b"/f/sub/inner", b"/f/page.html": page}
@@ -137,7 +135,7 @@ def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(
     [("photo.jpg", False), ("all.tar.gz", False), ("one", True), ("a.html", True)],
 )
 @pytest.mark.parametrize("listed", [True, False])
-def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
+def test_a_page_of_another_name_is_refused_too(
     tmp_path: Path, name: str, moved: bool, listed: bool
 ) -> None:
     server, terminal = Server(), Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")

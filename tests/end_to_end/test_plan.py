@@ -78,7 +78,7 @@ def test_what_would_become_of_each(
 
 
 @pytest.mark.parametrize(("flags", "code"), [((), 0), (("--fail-on-empty",), 1)])
-def test_an_empty_source_is_told(tmp_path: Path, flags: tuple[str, ...], code: int) -> None:
+def test_an_empty_source_is_reported(tmp_path: Path, flags: tuple[str, ...], code: int) -> None:
     """And fails where the migration would."""
     (tmp_path / "from").mkdir()
     words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
@@ -105,7 +105,7 @@ def test_the_objects_of_a_list_are_looked_at_where_they_are(tmp_path: Path) -> N
     assert (found, plan["fates"]) == (0, {"moved": 1, "skipped": 2})
 
 
-def test_names_that_would_fail_are_told(tmp_path: Path) -> None:
+def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
     code, reported = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert (code, reported["objects"], reported["refused"]) == (1, 1, 1)
@@ -177,9 +177,7 @@ def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, 
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 2), err
 
 
-def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(
-    seaweed: Seaweed, tmp_path: Path
-) -> None:
+def test_a_bucket_offers_parts_and_server_copies(seaweed: Seaweed, tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(
         f'[remotes.weed]\ntype = "s3"\nendpoint = "{seaweed.endpoint}"\naccess_key_id = "{KEY}"\n'
         f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'

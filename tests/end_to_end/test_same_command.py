@@ -59,9 +59,7 @@ def downloads() -> Iterator[str]:
         server.shutdown()
 
 
-def test_urls_that_differ_in_their_query_alone_are_moved_at_the_same_time(
-    terminal: Terminal, downloads: str
-) -> None:
+def test_urls_of_different_queries_move_concurrently(terminal: Terminal, downloads: str) -> None:
     """As a shell's loop with '&' does: each command waits for its own object."""
     folder = terminal.home / "backup"
     folder.mkdir()
@@ -94,7 +92,7 @@ def test_what_a_header_names_is_moved_by_a_command_of_its_own(
     }
 
 
-def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal: Terminal) -> None:
+def test_a_partial_tree_is_listed_again(terminal: Terminal) -> None:
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()
     for number in range(4):
@@ -120,7 +118,7 @@ def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal:
 
 
 @pytest.mark.timeout(120)
-def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(
+def test_a_server_leaves_migrations_of_the_terminal_alone(
     terminal: Terminal,
 ) -> None:
     """It may not read the terminal's places, nor know its remotes; and its callers neither see nor
@@ -144,7 +142,7 @@ def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(
         )
 
 
-def test_what_somebody_removed_from_the_destination_since_arrives_again(terminal: Terminal) -> None:
+def test_an_object_removed_from_the_destination_arrives_again(terminal: Terminal) -> None:
     """One object failed; then the destination was emptied, to begin from the beginning."""
     source, there = terminal.home / "from", terminal.home / "to"
     source.mkdir()
@@ -159,7 +157,7 @@ def test_what_somebody_removed_from_the_destination_since_arrives_again(terminal
 
 
 @pytest.mark.parametrize("verb", [None, "pause"])
-def test_what_is_removed_from_the_destination_while_nothing_runs_arrives_again(
+def test_an_object_removed_while_nothing_runs_arrives_again(
     terminal: Terminal, verb: str | None
 ) -> None:
     """It is killed; then the destination is emptied, to begin from the beginning."""
@@ -183,9 +181,7 @@ def test_what_is_removed_from_the_destination_while_nothing_runs_arrives_again(
 
 
 @pytest.mark.parametrize("how", ["killed", "interrupted", "paused"])
-def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(
-    terminal: Terminal, how: str
-) -> None:
+def test_a_stopped_tree_is_listed_again(terminal: Terminal, how: str) -> None:
     """It may have been long ago: what is new at the source, and what has changed, is moved too."""
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()
@@ -212,7 +208,7 @@ def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(
     }
 
 
-def test_a_tree_on_which_another_process_works_is_not_listed_again(terminal: Terminal) -> None:
+def test_a_tree_another_process_works_on_is_not_listed_again(terminal: Terminal) -> None:
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()
     (source / "z").write_bytes(b"z" * 3_000_000)

@@ -246,7 +246,7 @@ def test_a_taken_port_is_one_line(command: tuple[str, ...]) -> None:
 
 @WAYS
 @pytest.mark.parametrize("descriptor", ["77", "0"])
-def test_a_descriptor_that_is_no_socket_is_one_line(
+def test_a_descriptor_that_is_not_a_socket_is_one_line(
     command: tuple[str, ...], descriptor: str
 ) -> None:
     """One that nobody opened, and one that is something else."""
@@ -290,7 +290,7 @@ def test_a_wrong_setting_is_one_line(command: tuple[str, ...], name: str, value:
         ("-w", "0"),
     ],
 )
-def test_what_gunicorn_is_told_besides_is_looked_at(flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_settings_of_gunicorn_are_checked(flags: tuple[str, ...], tmp_path: Path) -> None:
     """Workers that share one connection to the ledger, others than relay's, or none: it does not
     start."""
     code, stderr = start(
@@ -455,7 +455,7 @@ def test_pipelined_after_a_short_body_is_not_smuggled(server: Server) -> None:
     assert received.count(b"HTTP/1.1 ") == 1
 
 
-def test_a_crowd_of_slow_bodies_holds_up_nobody(server: Server) -> None:
+def test_many_slow_bodies_delay_no_request(server: Server) -> None:
     """F93: two hundred bodies that never come; the probe is answered all the while, and each gets
     its 408."""
     socks = [socket.create_connection((server.host, server.port), timeout=20) for _ in range(200)]
@@ -575,9 +575,7 @@ def refused(
 
 @WAYS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_that_is_told_to_end_says_nothing(
-    command: tuple[str, ...], number: signal.Signals
-) -> None:
+def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
     """Ctrl-C is no bug."""
     with running(command) as server:
         assert server.ask("GET", "/healthz")[0] == 200
@@ -663,9 +661,7 @@ def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
         b"POST //migrate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n",
     ],
 )
-def test_no_path_and_no_field_makes_an_answer_of_html_or_a_redirect(
-    server: Server, head: bytes
-) -> None:
+def test_no_answer_is_html_or_a_redirect(server: Server, head: bytes) -> None:
     answered = server.raw(
         head + b"Host: 127.0.0.1\r\nConnection: close\r\n\r\n" + (b"{}" if b"POST" in head else b"")
     )

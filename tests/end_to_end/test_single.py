@@ -97,7 +97,7 @@ def test_a_second_terminal_takes_its_share_of_the_parts(
 
 
 @pytest.mark.timeout(120)
-def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(
+def test_f25_an_expired_url_is_one_error_and_a_fresh_resumes(
     seaweed: Seaweed, clouds: Terminal
 ) -> None:
     with Source(seed="single") as source:
@@ -125,9 +125,7 @@ def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(
         assert_there(seaweed, (source.content.read("/object", 0, LARGE), "expired/to"))
 
 
-def test_a_command_that_ended_well_is_done_again_and_one_that_was_not_verified_too(
-    clouds: Terminal, tmp_path: Path
-) -> None:
+def test_a_finished_command_runs_again(clouds: Terminal, tmp_path: Path) -> None:
     (tmp_path / "from").write_bytes(b"as it was")
     words = ("migrate", str(tmp_path / "from"), str(tmp_path / "to"), "--json")
     for level, code in (("auto", 0), ("size", 3)):
@@ -188,7 +186,7 @@ def test_a_ledger_that_can_not_be_opened_is_one_line(clouds: Terminal, tmp_path:
     assert not (tmp_path / "to").exists()
 
 
-def test_a_place_that_can_not_be_is_told_before_a_ledger_is_made(clouds: Terminal) -> None:
+def test_an_impossible_place_fails_before_a_ledger_is_made(clouds: Terminal) -> None:
     code, _, err = clouds.run("migrate", "nosuch:thing", "far:bucket/key")
     assert code == 2
     assert "nosuch" in err

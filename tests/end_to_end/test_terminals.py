@@ -42,9 +42,7 @@ def terminal(tmp_path: Path) -> Terminal:
     "words", [("ls", "from/"), ("status",), ("report", "1"), ("migrate", "-r", "from/", "to/")]
 )
 @pytest.mark.parametrize("stdout", [">&-", "> /dev/full", "| true"])
-def test_b87_nobody_reads_what_is_printed(
-    terminal: Terminal, words: tuple[str, ...], stdout: str
-) -> None:
+def test_b87_a_closed_output_pipe(terminal: Terminal, words: tuple[str, ...], stdout: str) -> None:
     assert (
         terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", "-q")[0] == 0
     )
@@ -70,7 +68,7 @@ def test_b87_nobody_reads_what_is_printed(
     assert ("No space left" in done.stderr) == bool(code)
 
 
-def test_a_listing_that_nobody_reads_ends(terminal: Terminal) -> None:
+def test_an_abandoned_listing_ends(terminal: Terminal) -> None:
     """As behind `| head`: this one has no end of its own."""
     program = """
 from itertools import count
@@ -93,7 +91,7 @@ run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
-def test_ls_says_what_can_not_be_moved_and_fails_where_a_folder_is_not_listed(
+def test_ls_names_unmovable_entries_and_unlisted_folders(
     terminal: Terminal,
 ) -> None:
     here = terminal.home / "from"
@@ -284,7 +282,7 @@ def test_what_runs_is_shown_whole_in_a_narrow_terminal(tmp_path: Path, columns: 
     assert "━" in drawn
 
 
-def test_b87_names_are_what_they_are_in_every_locale(terminal: Terminal) -> None:
+def test_b87_names_are_the_same_in_every_locale(terminal: Terminal) -> None:
     """They are UTF-8 on the disk, whatever the terminal can print."""
     code, out, _ = terminal.run("ls", f"{terminal.home}/from/", **PLAIN_C)
     assert (code, sorted(out.split())) == (0, ["\\U0001f99c", "\\xfc", "plain"])
@@ -307,7 +305,7 @@ def test_b87_names_are_what_they_are_in_every_locale(terminal: Terminal) -> None
         ("slots = 3\n[slotz]\n", ":2"),
     ],
 )
-def test_b85_a_setting_that_is_wrong_is_told_by_its_file_and_line(
+def test_b85_a_wrong_setting_is_named_by_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reported: str
 ) -> None:
     (tmp_path / "mine.toml").write_text(text)
@@ -318,9 +316,7 @@ def test_b85_a_setting_that_is_wrong_is_told_by_its_file_and_line(
     assert reported in caught.value.message
 
 
-def test_b85_a_setting_that_is_wrong_in_the_environment_is_told_by_its_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_b85_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text("slots = 3\n")
     monkeypatch.setenv("RELAY_CONFIG", f"{tmp_path}/mine.toml")
     monkeypatch.setenv("RELAY_SLOTS", "0")
@@ -329,7 +325,7 @@ def test_b85_a_setting_that_is_wrong_in_the_environment_is_told_by_its_variable(
 
 
 @pytest.mark.parametrize("what", ["a folder", "nothing"])
-def test_b85_settings_that_are_no_file_are_refused(
+def test_b85_a_settings_path_that_is_not_a_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setenv(
@@ -352,7 +348,7 @@ def test_b86_a_ledger_of_a_newer_relay_is_left_alone(terminal: Terminal) -> None
 
 
 @pytest.mark.parametrize("columns", [40, 100])
-def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: int) -> None:
+def test_a_terminal_shows_each_retry_with_its_reason(tmp_path: Path, columns: int) -> None:
     """Also where the reason is longer than a line, and the name would be markup."""
 
     busy = answer(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", keep=True)
@@ -397,7 +393,7 @@ def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: i
     assert "is retried" not in text and '"event"' not in text
 
 
-def test_ctrl_c_while_a_listing_is_read_prints_nothing_of_its_own(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_listing_prints_nothing_of_python(tmp_path: Path) -> None:
     def silent(talk: Talk) -> None:
         talk.head()
         asked.set()
@@ -414,7 +410,7 @@ def test_ctrl_c_while_a_listing_is_read_prints_nothing_of_its_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("words", [("ls",), ("plan", "-r")], ids=" ".join)
-def test_a_store_that_is_waited_for_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_wait_for_a_store_is_reported(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Nothing else is printed before it has answered, for as long as the budget of retries."""
     page = b"<html><title>Index of /f/</title><a href='one'>one</a></html>"
 
@@ -448,7 +444,7 @@ def test_a_store_that_is_waited_for_is_told(tmp_path: Path, words: tuple[str, ..
 @pytest.mark.parametrize(
     ("source", "flags"), [("from", ()), ("from/plain", ("-r",))], ids=["a folder", "a file"]
 )
-def test_a_folder_or_a_file_in_the_place_of_the_other_says_which_flag(
+def test_a_folder_in_the_place_of_a_file_names_the_flag(
     terminal: Terminal, source: str, flags: tuple[str, ...]
 ) -> None:
     code, out, err = terminal.run(

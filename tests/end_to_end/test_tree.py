@@ -53,9 +53,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 # -- folders of this machine
 
 
-def test_a_tree_arrives_whole_and_the_second_time_nothing_is_sent(
-    terminal: Terminal, tmp_path: Path
-) -> None:
+def test_a_tree_arrives_and_a_repeat_sends_nothing(terminal: Terminal, tmp_path: Path) -> None:
     planted = plant(tmp_path / "from")
     code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
     assert (code, reported["state"], reported["objects"]) == (
@@ -71,7 +69,7 @@ def test_a_tree_arrives_whole_and_the_second_time_nothing_is_sent(
     assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
 
 
-def test_a_failure_stops_nothing_else_and_the_same_command_does_only_what_is_left(
+def test_a_failure_stops_no_other_and_a_repeat_moves_the_rest(
     terminal: Terminal, tmp_path: Path
 ) -> None:
     planted = plant(tmp_path / "from", 20)
@@ -90,7 +88,7 @@ def test_a_failure_stops_nothing_else_and_the_same_command_does_only_what_is_lef
     assert digests_of(tmp_path / "to") == planted
 
 
-def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_path: Path) -> None:
+def test_limits_stay_until_lifted_and_are_reported(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 5)
     (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
     words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
@@ -111,7 +109,7 @@ def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_
     assert terminal.run(*words)[0] == 0
 
 
-def test_a_name_that_is_no_text_is_told_and_left_out(terminal: Terminal, tmp_path: Path) -> None:
+def test_an_undecodable_name_is_reported_and_left_out(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 3)
     (
         tmp_path / "from" / os.fsdecode(b"zz\xff")
@@ -199,7 +197,7 @@ def test_a_large_object_goes_on_in_the_middle(
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_f51_what_was_left_in_parts_is_removed_when_its_migration_is_cancelled(
+def test_f51_a_cancel_removes_unfinished_parts(
     seaweed: Seaweed, clouds: Terminal, tmp_path: Path, end: signal.Signals
 ) -> None:
     client, name = seaweed.client(), f"forsaken-{end.name.lower()}"
@@ -238,9 +236,7 @@ def far_of(config: str) -> str:
     return config.partition("[remotes.far]")[2].partition('endpoint = "')[2].partition('"')[0]
 
 
-def test_f51_a_name_that_only_a_lost_process_had_is_removed_with_its_migration(
-    terminal: Terminal, tmp_path: Path
-) -> None:
+def test_f51_a_cancel_removes_a_name_of_a_lost_process(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 1)
     words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"), "--slots", "1")
     assert terminal.run(*words, RELAY_FAILPOINT="before-publish:1:kill9")[0] == -9
@@ -256,7 +252,7 @@ def test_f51_a_name_that_only_a_lost_process_had_is_removed_with_its_migration(
 
 
 @pytest.mark.timeout(120)
-def test_an_object_that_changed_meanwhile_begins_anew(seaweed: Seaweed, clouds: Terminal) -> None:
+def test_an_object_that_changed_meanwhile_restarts(seaweed: Seaweed, clouds: Terminal) -> None:
     client = seaweed.client()
     client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=bytes(LARGE))
     words = ("-r", f"near:{seaweed.bucket}/changed/from", f"far:{seaweed.bucket}/changed/to")
@@ -389,7 +385,7 @@ def test_two_terminals_move_the_parts_of_one_object(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("which", [0, 1], ids=["owner", "sharer"])
-def test_when_one_of_two_movers_ends_the_other_completes_the_object(
+def test_a_helper_completes_the_object_of_an_ended_owner(
     seaweed: Seaweed,
     slow: Proxy,
     clouds: Terminal,
@@ -414,7 +410,7 @@ def test_when_one_of_two_movers_ends_the_other_completes_the_object(
 
 @SLOWER
 @pytest.mark.timeout(120)
-def test_what_two_move_can_be_cancelled_and_nothing_of_it_is_left(
+def test_an_object_of_two_workers_is_cancelled_without_rest(
     seaweed: Seaweed, clouds: Terminal
 ) -> None:
     client = seaweed.client()

@@ -122,7 +122,7 @@ def test_more_than_may_wait_are_answered_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
+def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
     """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker is
     gone at once."""
     with endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
@@ -158,7 +158,7 @@ def certified(tmp_path: Path) -> Path:
     return tmp_path / "pem"
 
 
-def test_who_waits_over_gunicorns_own_tls_is_noticed_and_answered(certified: Path) -> None:
+def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
     """Also when it has sent something behind its request, where no byte can be looked at and
     left."""
     reported = f"--certfile {certified} --keyfile {certified}"
@@ -206,7 +206,7 @@ def test_what_is_paused_and_rests_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["in the ledger", "a stream of one object"])
-def test_what_is_tried_again_is_told(alone: bool) -> None:
+def test_a_retry_is_reported(alone: bool) -> None:
     """What, why, and when next: of a migration, and of an object that is streamed; nothing once it
     goes well."""
     well = threading.Event()
@@ -246,7 +246,7 @@ def test_what_is_tried_again_is_told(alone: bool) -> None:
     assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
 
 
-def test_a_listing_that_is_tried_again_is_told() -> None:
+def test_a_retried_listing_is_reported() -> None:
     """By every answer that says how far it is."""
 
     def busy(talk: Talk) -> None:

@@ -74,7 +74,7 @@ def test_what_is_not_there_arrives_whatever_head_says(
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 500, 503])
-def test_where_nothing_may_be_overwritten_and_nothing_is_told_nothing_is_sent(
+def test_an_unknown_destination_is_not_sent_to_with_fail(
     engine: Engine, status: int, if_exists: str
 ) -> None:
     shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": empty(405), b"GET": empty(status)})
@@ -105,7 +105,7 @@ def gate(talk: Talk) -> None:
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
 @pytest.mark.parametrize("locate", [parse_location, webdav_location])
-def test_a_login_page_is_no_object_that_is_there_already(
+def test_a_login_page_is_not_a_prior_object(
     engine: Engine, locate: Callable[..., Location], if_exists: str
 ) -> None:
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([gate] * 20) as there:
@@ -116,7 +116,7 @@ def test_a_login_page_is_no_object_that_is_there_already(
     assert (caught.value.side, isinstance(caught.value, AlreadyExists)) == ("destination", False)
 
 
-def test_a_login_page_is_no_object_that_is_read_back(engine: Engine) -> None:
+def test_a_login_page_is_not_a_stored_object(engine: Engine) -> None:
     """The writer has credentials, and a reader would need others: the object is not damaged, and
     stays."""
     methods: list[bytes] = []
@@ -158,7 +158,7 @@ def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None
         )
 
 
-def test_a_server_that_answers_head_once_is_believed_from_then_on(engine: Engine) -> None:
+def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:
     """An honest one is asked for no byte of what is not there, but before its first answer."""
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:

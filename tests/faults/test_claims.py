@@ -58,7 +58,7 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("kind", [gevent.GreenletExit, gevent.Timeout])
-def test_f67_a_kill_at_the_commit_is_tried_again_and_commits_once(
+def test_f67_a_kill_at_the_commit_commits_once(
     ledger: Ledger,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,7 +109,7 @@ def test_f67_a_kill_at_every_attempt_ends(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
-def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
+def test_f67_an_exit_at_the_commit_hands_back_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
@@ -129,7 +129,7 @@ def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
 
 
 @pytest.mark.parametrize("verify", ["size", "auto"])
-def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
+def test_f62_a_lost_lease_never_completes_the_object(
     ledger: Ledger, tmp_path: Path, engine: Engine, spliced: list[int], verify: str
 ) -> None:
     """Also where the bytes go by inside the kernel: the last of them are kept back until the ledger
@@ -240,7 +240,7 @@ def planted(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) ->
 @pytest.mark.parametrize(
     "error", [LedgerBusy("kept"), LedgerFailed("lost"), LedgerFailed("lost after it")], ids=str
 )
-def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
+def test_f76_a_poll_without_an_answer_happens_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LedgerFailed, nth: int
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
@@ -271,7 +271,7 @@ def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
     assert ledger.migration(id).state == "succeeded"
 
 
-def test_who_has_moved_nothing_yet_leaves_the_others_what_it_has_no_slot_for(
+def test_a_new_worker_claims_only_for_its_slots(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tree of few and large objects is not the first one's alone."""
@@ -319,7 +319,7 @@ def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
     assert asked == [id]
 
 
-def test_f61_the_lease_is_kept_until_what_ran_has_ended(
+def test_f61_the_lease_is_kept_until_running_transfers_end(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What runs takes longer to stop than the lease holds: here until it was put off once more."""
@@ -379,7 +379,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     return found
 
 
-def test_f81_what_is_suspect_is_not_begun_while_parts_of_others_move(
+def test_f81_a_suspect_waits_while_parts_of_others_move(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Turns
 ) -> None:
     """It is claimed beside nothing; and while it runs nothing is shared in."""
@@ -443,9 +443,7 @@ def both(ledger: Ledger) -> list[Claim]:
     return ledger.claim(2)
 
 
-def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_for_ever(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Path) -> None:
     """A process that was stopped, and taken for gone, may claim before it enters itself again: the
     same object too."""
     cloud, goes_on = Cloud(), threading.Event()

@@ -127,7 +127,7 @@ def early(status: bytes, after: int, end: str) -> Script:
         (b"403 No", PermissionDenied),
     ],
 )
-def test_f31_an_early_refusal_is_what_is_reported(
+def test_f31_an_early_refusal_is_reported(
     engine: Engine, pair: Pair, status: bytes, kind: type[RelayError], end: str, verify: str
 ) -> None:
     for after in (0, 65536):
@@ -209,9 +209,7 @@ def mangling(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
 
 
 @pytest.mark.parametrize("kind", MANGLED)
-def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(
-    engine: Engine, pair: Pair, kind: str
-) -> None:
+def test_f35_f36_a_wrong_object_is_found_and_deleted(engine: Engine, pair: Pair, kind: str) -> None:
     cloud = Cloud()
     error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind))
     assert error.retryable
@@ -220,7 +218,7 @@ def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(
 
 
 @pytest.mark.parametrize("kind", MANGLED)
-def test_f45_what_is_not_known_to_be_ours_is_left_and_named(
+def test_f45_an_object_of_unknown_writer_is_left_and_named(
     engine: Engine, pair: Pair, kind: str
 ) -> None:
     """The answer to the upload had no entity tag: what is there by now may be what somebody else
@@ -270,7 +268,7 @@ def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
 @pytest.mark.parametrize(
     "theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"]
 )
-def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
+def test_f45_an_object_of_another_writer_is_left_and_named(
     engine: Engine, pair: Pair, theirs: bytes
 ) -> None:
     """The server called ours v1; what is there when we look is v2."""
@@ -298,7 +296,7 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
 @pytest.mark.parametrize(
     "theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"]
 )
-def test_what_was_there_before_is_not_deleted_for_an_upload_that_was_not_stored(
+def test_an_upload_that_was_not_stored_deletes_no_older_object(
     engine: Engine, pair: Pair, theirs: bytes, policy: str
 ) -> None:
     """The server says yes, calls what it has v1 as it did before, and still has it."""
@@ -404,7 +402,7 @@ def test_f57_a_certificate_that_is_not_right(engine: Engine, pair: Pair) -> None
     assert cloud.heads == []
 
 
-def test_f90_nobody_listens(engine: Engine, pair: Pair) -> None:
+def test_f90_a_closed_port(engine: Engine, pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectFailed) as caught:
@@ -415,9 +413,7 @@ def test_f90_nobody_listens(engine: Engine, pair: Pair) -> None:
 # -- lengths, methods, statuses
 
 
-def test_a_destination_that_needs_a_length_and_a_source_without_one(
-    engine: Engine, pair: Pair
-) -> None:
+def test_a_destination_needs_the_length_of_an_endless_source(engine: Engine, pair: Pair) -> None:
     chunked = sending(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     )
@@ -568,7 +564,7 @@ def test_a_folder_takes_the_sources_name(engine: Engine, pair: Pair) -> None:
     ],
 )
 @pytest.mark.parametrize("size", [0, 5000])
-def test_a_digest_of_the_answer_itself_which_has_no_content_is_none_of_the_object(
+def test_a_digest_of_an_answer_without_content_is_not_used(
     engine: Engine, field: bytes, size: int
 ) -> None:
     cloud = Cloud()

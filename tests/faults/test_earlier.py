@@ -67,7 +67,7 @@ def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("wish", ["changed", "skip"])
 @pytest.mark.parametrize("tells", ["tags", "dates", "both"])
 @pytest.mark.parametrize("tree", [True, False])
-def test_what_was_left_unverified_is_unverified_or_proved_by_the_next_migration(
+def test_the_next_migration_judges_an_unverified_object(
     commands: Any, wish: str, tells: str, tree: bool
 ) -> None:
     """What is there is as long, and not older, and damaged."""
@@ -88,9 +88,7 @@ def test_what_was_left_unverified_is_unverified_or_proved_by_the_next_migration(
 
 
 @pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
-def test_what_was_left_unverified_and_is_right_is_proved_and_not_sent_again(
-    commands: Any, wish: str
-) -> None:
+def test_an_unverified_object_is_proved_and_not_resent(commands: Any, wish: str) -> None:
     shelf = Shelf(dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
@@ -102,7 +100,7 @@ def test_what_was_left_unverified_and_is_right_is_proved_and_not_sent_again(
 
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
-def test_the_same_request_said_twice_to_a_server_is_no_success(commands: Any, wish: str) -> None:
+def test_a_repeated_unverified_request_stays_unverified(commands: Any, wish: str) -> None:
     """There it is another migration each time."""
     shelf = Shelf(damages=flipped, dated=WRITTEN)
     with Peer(shelf) as there:
@@ -112,9 +110,7 @@ def test_the_same_request_said_twice_to_a_server_is_no_success(commands: Any, wi
 
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
-def test_a_damaged_object_that_could_not_be_removed_is_not_what_was_there_before(
-    commands: Any, wish: str
-) -> None:
+def test_a_damaged_leftover_is_not_a_prior_object(commands: Any, wish: str) -> None:
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
@@ -142,7 +138,7 @@ def test_a_file_that_was_left_unverified_is_not_skipped(
         assert (made.states[-1], there.read_bytes()) == ("failed", BAD)
 
 
-def test_a_file_that_was_left_unverified_is_so_when_the_command_is_given_again(
+def test_an_unverified_file_stays_unverified_on_repeat(
     tmp_path: Path,
 ) -> None:
     folder, terminal = plant(tmp_path), hurried(tmp_path)
@@ -183,7 +179,7 @@ class Late(Bucket):
         return reply(200, b"", f"ETag: {_tag(BAD)}", f"x-amz-checksum-crc64nvme: {crc64nvme(BAD)}")
 
 
-def test_a_damaged_object_that_shows_late_is_removed_all_the_same(tmp_path: Path) -> None:
+def test_a_damaged_object_that_shows_late_is_removed(tmp_path: Path) -> None:
     shelf = Late()
     with Peer(shelf) as peer:
         words = ("migrate", str(plant(tmp_path) / "a"), "s3://bucket/a", "--if-exists", "changed")
@@ -209,9 +205,7 @@ def test_what_has_arrived_since_is_what_was_there_before(commands: Any) -> None:
 
 
 @pytest.mark.parametrize("tagged", [True, False])
-def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(
-    commands: Any, tagged: bool
-) -> None:
+def test_an_object_over_an_unverified_one_is_left_alone(commands: Any, tagged: bool) -> None:
     """And it is skipped, where the destination tells it from what was left."""
     shelf = Shelf(dated=WRITTEN, tagged=tagged)
     with Peer(shelf) as there:
@@ -222,7 +216,7 @@ def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(
     assert shelf.objects == {b"/to/a": bytes(len(DATA))}
 
 
-def test_what_was_there_before_a_process_that_sent_nothing_was_killed_is_skipped(
+def test_a_killed_process_that_sent_nothing_owns_nothing(
     tmp_path: Path,
 ) -> None:
     shelf, folder, terminal = (

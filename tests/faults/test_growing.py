@@ -175,7 +175,7 @@ def _begin_anew(peer: Peer) -> None:
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_a_store_put_together_before_it_was_started_anew_is_ours(
+def test_an_object_assembled_before_a_restart_is_ours(
     engine: Engine, if_exists: str, damaged: bool
 ) -> None:
     """Its answer is lost, and nobody can ask it for a moment."""

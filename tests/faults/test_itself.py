@@ -144,7 +144,7 @@ def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: 
 
 
 @pytest.mark.parametrize("ends", [("loop", "apart"), ("from", "loop/new")])
-def test_a_loop_of_links_is_no_place(folders: Path, ends: tuple[str, str]) -> None:
+def test_a_loop_of_links_is_refused(folders: Path, ends: tuple[str, str]) -> None:
     with pytest.raises(InvalidURL, match="loop"):
         located(folders, *ends)
 
@@ -275,7 +275,7 @@ def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: b
         assert job.plan(claim).destination.path.startswith("/to/copy/")
 
 
-def test_a_destination_at_the_root_has_no_name_that_could_be_repeated() -> None:
+def test_a_destination_at_the_root_cannot_repeat_a_name() -> None:
     source, destination = (
         parse_location("https://a.example/in/"),
         parse_location("https://b.example/"),

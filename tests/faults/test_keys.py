@@ -78,7 +78,7 @@ def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str,
 
 
 @pytest.mark.parametrize("folder", ["", "in/", "in//", "/"])
-def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(
+def test_b58_keys_with_empty_segments_move_between_buckets(
     engine: Engine, ledger: Ledger, folder: str
 ) -> None:
     """From and to every such folder, two objects a page, and none becomes another."""
@@ -142,7 +142,7 @@ def test_what_is_kept_is_found_out_once(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("there_before", [True, False])
-def test_b58_a_store_that_takes_two_slashes_for_one_is_found_out_and_loses_nothing(
+def test_b58_a_store_that_folds_slashes_loses_nothing(
     certificates: Certificates, there_before: bool
 ) -> None:
     """The next one is refused before anything of it is sent."""
@@ -160,7 +160,7 @@ def test_b58_a_store_that_takes_two_slashes_for_one_is_found_out_and_loses_nothi
     engine.assert_nothing_left()
 
 
-def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told(
+def test_b58_a_leftover_under_a_folded_name_is_named(
     engine: Engine,
 ) -> None:
     class Keeping(Shelf):
@@ -179,7 +179,7 @@ def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told
     assert "may remain at s3://bucket/a//b" in caught.value.hint
 
 
-def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(
+def test_b58_a_concurrent_writer_of_the_other_name_is_safe(
     certificates: Certificates,
 ) -> None:
     engine = Engine(certificates.ca_file, retry_budget=10)
@@ -193,7 +193,7 @@ def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(
 
 @pytest.mark.parametrize("before", [{}, {"a/b": b"precious"}])
 @pytest.mark.parametrize("folds", [str, folding])
-def test_b58_who_may_not_list_is_told_that_names_can_not_be_proved(
+def test_b58_a_denied_listing_says_names_are_unproved(
     engine: Engine, before: dict[str, bytes], folds: Callable[[str], str]
 ) -> None:
     shelf = Shelf(dict(before), lists=False, folds=folds)
@@ -204,7 +204,7 @@ def test_b58_who_may_not_list_is_told_that_names_can_not_be_proved(
     assert shelf.objects == before
 
 
-def test_b58_trees_whose_slashes_are_folders_refuse_them_one_by_one(
+def test_b58_trees_of_folders_refuse_empty_segments_singly(
     engine: Engine, ledger: Ledger, tmp_path: Path
 ) -> None:
     source = Shelf(dict(MOVED))
@@ -220,6 +220,6 @@ def test_b58_trees_whose_slashes_are_folders_refuse_them_one_by_one(
 
 
 @pytest.mark.parametrize("name", ["a/./b", "a/../b", "./a", ".."])
-def test_b57_dots_are_refused_at_s3_too_since_what_lies_between_takes_them_out(name: str) -> None:
+def test_b57_dot_segments_are_refused_at_s3_too(name: str) -> None:
     with Peer(Shelf()) as peer, pytest.raises(UnsafeKey, match="segment"):
         located(peer, "").below(name, destination=True)

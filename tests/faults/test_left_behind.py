@@ -74,7 +74,7 @@ def killed(tmp_path: Path) -> Iterator[Killed]:
         yield made
 
 
-def test_who_cancels_is_told_what_can_not_be_removed_and_may_try_again(killed: Killed) -> None:
+def test_a_cancel_names_leftovers_and_can_be_repeated(killed: Killed) -> None:
     killed.dav.keeps = True
     for _ in range(2):
         code, _, err = killed.terminal.run("cancel", "1")
@@ -133,7 +133,7 @@ def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str 
             assert killed.terminal.run(verb, "1")[0] == 0
 
 
-def test_an_unfinished_upload_of_another_version_that_the_store_keeps_is_noted(
+def test_an_unfinished_upload_in_a_versioned_store_is_noted(
     tmp_path: Path,
 ) -> None:
     """The bucket's owner lets nobody throw an upload away (s3:AbortMultipartUpload)."""

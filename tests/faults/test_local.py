@@ -120,7 +120,7 @@ def test_a_source_that_ends_early_changes_nothing(engine: Engine, tmp_path: Path
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
-def test_a_file_that_changes_while_it_is_read_is_no_success(engine: Engine, tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_fails(engine: Engine, tmp_path: Path) -> None:
     path, cloud = tmp_path / "a", Cloud()
     path.write_bytes(DATA)
 
@@ -176,7 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_f48_a_full_disk_is_told_and_nothing_is_left(
+def test_f48_a_full_disk_is_reported_and_nothing_left(
     engine: Engine, tmp_path: Path, small_disk: Path
 ) -> None:
     (tmp_path / "a").write_bytes(bytes(3 * MIB))
@@ -217,7 +217,7 @@ def test_a_server_has_no_folders_unless_they_are_allowed(tmp_path: Path) -> None
         ("file://", InvalidURL),
     ],
 )
-def test_what_is_no_file(text: str, error: type[RelayError]) -> None:
+def test_entries_that_are_not_files(text: str, error: type[RelayError]) -> None:
     with pytest.raises(error) as caught:
         Remotes(folders=None).locate(text, destination=True, pointer="/destination")
     assert caught.value.__dict__["pointer"] == "/destination"
@@ -278,7 +278,7 @@ def special(path: Path, what: str) -> None:
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "fail", "skip"])
 @pytest.mark.parametrize("by", ["itself", "a link", "an open file"])
 @pytest.mark.parametrize("what", ["fifo", "socket", "device"])
-def test_what_is_no_file_is_never_replaced(
+def test_an_entry_that_is_not_a_file_is_never_replaced(
     engine: Engine, tmp_path: Path, what: str, by: str, if_exists: str
 ) -> None:
     special(tmp_path / what, what)
@@ -359,7 +359,7 @@ def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["in place", "shorter", "longer", "a rename over it", "by a map"])
-def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(
+def test_a_changed_file_with_its_old_time_is_a_failure(
     engine: Engine, tmp_path: Path, how: str
 ) -> None:
     path, cloud = tmp_path / "a", Cloud()
@@ -389,9 +389,7 @@ def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(
     assert cloud.objects == {}
 
 
-def test_a_part_of_a_file_is_pinned_by_what_no_program_can_set_back(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_a_part_of_a_file_is_pinned_by_its_change_time(wire: Wire, tmp_path: Path) -> None:
     store, path = LocalStore(wire, "source", Watchdog(Limits())), tmp_path / "a"
     path.write_bytes(b"old bytes")
     was, found = path.stat(), store.head(here(path))  # type: ignore[arg-type]
@@ -572,7 +570,7 @@ def test_a_name_that_was_kept_for_nothing_is_free_again(
 @pytest.mark.parametrize(
     ("data", "seconds", "left"), [(b"", 0, []), (b"", -10, ["b"]), (b"x", 0, ["b"]), (None, 0, [])]
 )
-def test_an_empty_file_that_kept_a_name_for_one_who_was_killed_is_none(
+def test_an_empty_placeholder_of_a_killed_process_is_ignored(
     wire: Wire, tmp_path: Path, data: bytes | None, seconds: int, left: list[str]
 ) -> None:
     """There are no links there, so that it was to be replaced by the file that was written; what is
@@ -629,7 +627,7 @@ def test_what_a_file_system_lacks_is_noted(
     )
 
 
-def test_a_disk_that_fails_is_no_file_system_without_fsync(
+def test_a_failing_disk_is_not_one_without_fsync(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"new")
@@ -740,7 +738,7 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mount_that_hangs_holds_up_nobody_else(
+def test_a_hanging_mount_delays_no_other(
     wire: Wire,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -830,7 +828,7 @@ def leave(stream: object, reusable: bool) -> None:
     """Nothing has to be let go."""
 
 
-def test_a_write_that_outlives_its_transfer_goes_to_no_other_file(
+def test_a_write_past_its_transfer_reaches_no_other_file(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A greenlet is killed while a native thread writes for it: the number of its descriptor is

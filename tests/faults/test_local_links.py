@@ -138,7 +138,7 @@ def test_no_link_leads_out(
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", OUT)
-def test_a_listing_names_a_link_that_leads_out_and_tells_nothing_of_what_is_there(
+def test_a_listing_names_a_link_outside_and_nothing_behind_it(
     name: str, house: House, store: LocalStore
 ) -> None:
     OUT[name](house)
@@ -151,9 +151,7 @@ def test_a_listing_names_a_link_that_leads_out_and_tells_nothing_of_what_is_ther
 
 
 @pytest.mark.usefixtures("way")
-def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(
-    house: House, store: LocalStore
-) -> None:
+def test_a_folder_replaced_by_a_link_is_not_entered(house: House, store: LocalStore) -> None:
     (house.open / "a").write_bytes(b"")
     entries = store.list(house.root(), recursive=True)
     assert next(entries).name == "a"  # and `deep` was seen as a folder
@@ -198,7 +196,7 @@ def test_a_folder_is_another_between_upload_and_publication(
 
 
 @pytest.mark.usefixtures("way")
-def test_a_link_that_is_made_after_links_were_resolved_is_refused(
+def test_a_link_made_after_the_resolution_is_refused(
     house: House, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a rival does who wins the race: what was resolved is a link by the time that it is
@@ -232,9 +230,7 @@ def test_what_leads_out_is_refused_when_it_is_asked_for(
             remotes.locate(f"file://{house.open}/x/key", **asked)  # type: ignore[arg-type]
 
 
-def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then(
-    house: House, tmp_path: Path
-) -> None:
+def test_a_later_open_stays_below_the_first_folders(house: House, tmp_path: Path) -> None:
     remotes = TransferEngine(Settings(local_folders=str(house.open)), EgressPolicy()).remotes
     place = remotes.locate(f"file://{house.open}/deep/fine")
     (house.open / "deep").rename(house.open / "old")
@@ -280,7 +276,7 @@ def test_a_link_to_a_folder_that_is_not_there_gets_it(engine: Engine, tmp_path: 
     assert (tmp_path / "far" / "away" / "real").read_bytes() == b"written"
 
 
-def test_a_loop_of_links_is_told(engine: Engine, tmp_path: Path) -> None:
+def test_a_loop_of_links_is_reported(engine: Engine, tmp_path: Path) -> None:
     link(tmp_path / "one", tmp_path / "two")
     link(tmp_path / "two", tmp_path / "one")
     with pytest.raises(RelayError, match="links"):
@@ -427,7 +423,7 @@ def claims(ledger: Ledger, *names: str) -> dict[str, Claim]:
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_of_two_objects_that_links_lead_to_one_place_the_second_fails(
+def test_the_second_object_of_one_linked_place_fails(
     engine: Engine, ledger: Ledger, tmp_path: Path, pair: str, if_exists: str
 ) -> None:
     """Also where another process moved the first one. Without the link it arrives."""

@@ -49,7 +49,7 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"aws_access_key_id = k\n{SECRET}",
     ],
 )
-def test_credentials_that_can_not_be_had_are_a_setting_that_is_wrong(aws: Path, text: str) -> None:
+def test_unobtainable_credentials_are_a_wrong_setting(aws: Path, text: str) -> None:
     aws.write_text(f"[default]\nregion = us-east-1\n{text}\n")
     with pytest.raises(ConfigError) as caught:
         aws_config()
@@ -57,7 +57,7 @@ def test_credentials_that_can_not_be_had_are_a_setting_that_is_wrong(aws: Path, 
     assert SECRET not in f"{caught.value.message}{caught.value.hint}"
 
 
-def test_a_role_that_is_denied_is_told_at_once(aws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denied_role_fails_at_once(aws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aws.write_text(
         "[default]\nregion = us-east-1\nrole_arn = arn:aws:iam::111111111111:role/r\nsource_profile = base\n"
         f"[profile base]\naws_access_key_id = k\naws_secret_access_key = {SECRET}\n"
@@ -135,9 +135,7 @@ def test_credentials_that_stay_away_are_withdrawn(engine: Engine, source: Spawne
         (f"[a\nsecret_access_key = {SECRET}\n", "line 1"),
     ],
 )
-def test_a_file_of_remotes_that_is_wrong_is_told_by_its_lines(
-    tmp_path: Path, text: str, line: str
-) -> None:
+def test_a_wrong_file_of_remotes_is_reported_by_line(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "rclone.conf"
     path.write_text(text)
     with pytest.raises(ConfigError, match=line) as caught:

@@ -119,7 +119,7 @@ def test_a_store_that_takes_ascii_alone_gets_rfc_2047(engine: Engine) -> None:
 TAGGED = ("x-amz-tagging-count: 3",)
 
 
-def test_tags_that_can_not_be_read_are_told(engine: Engine) -> None:
+def test_unreadable_tags_are_noted(engine: Engine) -> None:
     old = described(*TAGGED)
     old.answers["tags"] = [refusal(403, "AccessDenied")] * 9
     outcome = move(engine, old, Bucket())
@@ -147,7 +147,7 @@ OWN = ("x-amz-meta-key: secret-value", "Content-Encoding: gzip", "Cache-Control:
 
 
 @pytest.mark.parametrize("kind", ["local", "http", "webdav"])
-def test_what_another_store_can_not_hold_is_told_or_refused(
+def test_metadata_that_a_store_cannot_keep_is_noted(
     engine: Engine, tmp_path: Path, kind: str
 ) -> None:
     dav, cloud = Dav(), Cloud()
@@ -194,7 +194,7 @@ def test_fields_that_become_one_keep_both_values() -> None:
         ("gzip, br", "gzip, br"),
     ],
 )
-def test_how_an_upload_was_framed_is_no_coding_of_the_object(coding: str, kept: str | None) -> None:
+def test_the_framing_of_an_upload_is_not_its_coding(coding: str, kept: str | None) -> None:
     found = dict(metadata_of_head(lambda name: coding if name == "content-encoding" else None, ()))
     assert found.get("Content-Encoding") == kept
 
@@ -211,7 +211,7 @@ def test_encoded_words_are_short_and_decode_to_what_they_were() -> None:
     assert encode_value("\xf8") == "=?UTF-8?B?w7g=?="
 
 
-def test_bytes_that_python_takes_for_blanks_are_signed_as_they_are() -> None:
+def test_bytes_that_python_strips_are_signed_unchanged() -> None:
     value = "à…".encode().decode("latin-1")  # 0xa0 and 0x85 are among its bytes
     assert squeeze_blanks(f"  {value}  b\t") == f"{value} b"
     signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
@@ -226,7 +226,7 @@ CODED = (
 
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
-def test_what_a_server_takes_and_does_not_show_is_told(engine: Engine, kind: str) -> None:
+def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) -> None:
     """It shows at the destination alone; what is not published yet is never there, where all of it
     is wanted."""
     dav, cloud = Dav(), Cloud()
@@ -266,7 +266,7 @@ def test_what_is_shown_in_another_form_is_not_lost(value: str) -> None:
         ("minio.example.com", (), None),
     ],
 )
-def test_only_aws_is_told_the_framing_in_content_encoding(
+def test_only_aws_gets_the_framing_in_content_encoding(
     host: str, metadata: tuple[tuple[str, str], ...], coding: str | None
 ) -> None:
     fields = coded(parse_location(f"https://{host}/k"), metadata, 5)

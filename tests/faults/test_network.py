@@ -115,7 +115,7 @@ def test_f86_a_black_hole_ends_by_the_clock(
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_f87_a_half_closed_connection_is_no_success(
+def test_f87_a_half_closed_connection_is_a_failure(
     engine: Engine, clouds: tuple[Spawned, Spawned], side: str
 ) -> None:
     source, destination = clouds

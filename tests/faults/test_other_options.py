@@ -73,7 +73,7 @@ def killed(terminal: Terminal, shelf: Straight, *words: str) -> None:
     ],
 )
 @pytest.mark.parametrize("tree", [True, False])
-def test_a_piece_is_gone_on_with_by_the_same_command_with_other_options(
+def test_a_piece_is_resumed_by_a_command_of_other_options(
     tmp_path: Path, tree: bool, first: tuple[str, ...], then: tuple[str, ...]
 ) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
@@ -90,7 +90,7 @@ def test_a_piece_is_gone_on_with_by_the_same_command_with_other_options(
 @pytest.mark.parametrize(
     ("if_exists", "end"), [("overwrite", (1, {"failed": 1})), ("changed", (0, {"verified": 1}))]
 )
-def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
+def test_a_piece_of_an_overwrite_is_not_skipped(
     tmp_path: Path, if_exists: str, end: tuple[int, dict[str, int]]
 ) -> None:
     """Who overwrites writes nothing down of what was there before: then it is neither believed nor
@@ -115,7 +115,7 @@ def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
 
 
 @pytest.mark.parametrize("remote_first", [True, False])
-def test_a_piece_is_known_also_where_its_place_is_called_otherwise(
+def test_a_piece_is_known_under_another_name_of_its_place(
     tmp_path: Path, remote_first: bool
 ) -> None:
     """By a remote's name, or by its URL."""
@@ -158,7 +158,7 @@ def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, a
 FIRST = "SELECT transfers.state FROM transfers JOIN migrations ON migrations.id = migration_id WHERE number = 1"
 
 
-def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path: Path) -> None:
+def test_an_arrived_object_written_over_is_not_skipped(tmp_path: Path) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
@@ -170,7 +170,7 @@ def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path
     assert (code, printed["objects"]) == (1, {"failed": 2})
 
 
-def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(
+def test_a_piece_of_an_older_command_stays_known(
     tmp_path: Path,
 ) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
@@ -188,7 +188,7 @@ def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(
     assert (code, printed["objects"]) == (1, {"failed": 1, "skipped": 1})
 
 
-def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(
+def test_a_resumed_piece_is_newer_than_an_arrived_object(
     tmp_path: Path,
 ) -> None:
     """By a migration that was accepted later, and did not succeed."""
@@ -211,7 +211,7 @@ def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(
         assert terminal.tree(*words, "skip")[1]["objects"] == {"skipped": 1, "failed": 2}
 
 
-def test_what_a_migration_that_succeeded_did_not_list_has_not_arrived(tmp_path: Path) -> None:
+def test_an_unlisted_object_of_a_success_has_not_arrived(tmp_path: Path) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists")
@@ -235,9 +235,7 @@ class Silent(Straight):
 
 
 @pytest.mark.parametrize("tree", [True, False])
-def test_what_was_sent_when_ctrl_c_came_is_not_skipped_by_another_command(
-    tmp_path: Path, tree: bool
-) -> None:
+def test_an_object_sent_during_ctrl_c_is_not_skipped(tmp_path: Path, tree: bool) -> None:
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Silent()
     with Peer(shelf) as there:
         source, place = (
@@ -273,7 +271,7 @@ def test_what_was_damaged_is_not_unchanged_to_other_options(
         assert (code, printed["objects"]) == (0, {"verified": 1})
 
 
-def test_what_somebody_has_put_there_is_skipped_also_after_another_command_failed(
+def test_an_object_of_another_writer_is_skipped_after_a_failure(
     tmp_path: Path,
 ) -> None:
     """Only of an object of which bytes may have gone something is taken over."""
@@ -288,7 +286,7 @@ def test_what_somebody_has_put_there_is_skipped_also_after_another_command_faile
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("older", [True, False])
-def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(
+def test_a_ledger_with_lost_commits_permits_no_overwrite(
     tmp_path: Path, older: bool, if_exists: str
 ) -> None:
     """The machine was started anew. What is there is somebody's: an empty object, an older version,
@@ -314,9 +312,7 @@ def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(
 
 
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
-def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(
-    tmp_path: Path, theirs: bytes
-) -> None:
+def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
     """An older version, which begins as the object does, or an empty object: what had arrived was
     proved."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
@@ -329,7 +325,7 @@ def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(
     assert shelf.objects == {b"/to/a": theirs}
 
 
-def test_what_was_sent_when_its_client_went_away_is_told(engine: Engine) -> None:
+def test_bytes_sent_before_a_client_left_are_reported(engine: Engine) -> None:
     """Without a ledger no run resumes it."""
     shelf = Straight(piece=len(CLOUD_DATA))
     with Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA))) as source, Peer(shelf) as there:
@@ -346,7 +342,7 @@ def test_what_was_sent_when_its_client_went_away_is_told(engine: Engine) -> None
 
 
 @pytest.mark.parametrize(("damaged", "ends"), [(True, {"failed": 1}), (False, {"verified": 1})])
-def test_an_upload_that_was_being_completed_when_ctrl_c_came_is_not_skipped(
+def test_an_upload_completed_during_ctrl_c_is_not_skipped(
     tmp_path: Path, damaged: bool, ends: dict[str, int]
 ) -> None:
     asked, goes_on = threading.Event(), threading.Event()

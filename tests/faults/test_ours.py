@@ -91,7 +91,7 @@ def test_a_damaged_object_of_ours_is_never_what_was_there(
         ("changed", len(DATA) - 1, False),
     ],
 )
-def test_a_piece_of_ours_is_gone_on_with(
+def test_a_piece_of_ours_is_resumed(
     tmp_path: Path, if_exists: str, kept: int, deletes: bool
 ) -> None:
     """A connection breaks, and the server keeps what came."""
@@ -105,7 +105,7 @@ def test_a_piece_of_ours_is_gone_on_with(
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_somebody_puts_there_while_ours_breaks_is_neither_deleted_nor_replaced_nor_believed(
+def test_an_object_of_another_writer_is_left_and_not_believed(
     tmp_path: Path, if_exists: str
 ) -> None:
     shelf = Shelf(cut=1000)
@@ -124,7 +124,7 @@ def test_what_somebody_puts_there_while_ours_breaks_is_neither_deleted_nor_repla
     assert b"DELETE" not in shelf.methods
 
 
-def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
+def test_unverified_stays_unverified_on_repeat(tmp_path: Path) -> None:
     shelf, folder, terminal = Shelf(), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
@@ -134,7 +134,7 @@ def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
     assert shelf.methods.count(b"PUT") == 1
 
 
-def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
     """Of what is left alone nothing is noted."""
     shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
@@ -182,9 +182,7 @@ def test_what_was_there_before_is_not_ours_for_its_size(
 
 
 @pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
-def test_f45_what_somebody_puts_over_ours_before_it_is_proved_is_not_deleted(
-    engine: Engine, tells_put: bool
-) -> None:
+def test_f45_an_object_over_ours_before_the_proof_is_kept(engine: Engine, tells_put: bool) -> None:
     shelf = Shelf(tells_put=tells_put, heeds=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
@@ -197,7 +195,7 @@ def test_f45_what_somebody_puts_over_ours_before_it_is_proved_is_not_deleted(
     assert shelf.objects == {b"/a": THEIRS}
 
 
-def test_f45_a_small_object_that_comes_while_ours_breaks_is_not_deleted(engine: Engine) -> None:
+def test_f45_a_small_object_of_another_writer_is_kept(engine: Engine) -> None:
     shelf = Shelf(cut=200_000)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
@@ -226,7 +224,7 @@ def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged:
 
 @pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
 @pytest.mark.parametrize("tagged", [False, True], ids=["told no tag", "told tag"])
-def test_what_was_there_before_is_waited_for_and_no_mismatch(
+def test_a_prior_object_that_shows_is_not_a_mismatch(
     engine: Engine, tells_put: bool, tagged: bool
 ) -> None:
     """A cache shows the old object for some looks more."""
@@ -250,7 +248,7 @@ def test_what_was_there_before_is_waited_for_and_no_mismatch(
     )
 
 
-def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_deleted(
+def test_a_store_that_shows_the_old_object_deletes_nothing(
     engine: Engine,
 ) -> None:
     old = bytes(len(DATA))
@@ -278,7 +276,7 @@ def bucket(tmp_path: Path, peer: Peer) -> Terminal:
 
 @pytest.mark.parametrize("end", ["exit", "kill9"])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_comes_to_an_empty_bucket_before_the_first_byte_of_ours_is_anothers(
+def test_an_object_before_our_first_byte_is_anothers(
     tmp_path: Path, if_exists: str, end: str
 ) -> None:
     """All was claimed, and nothing sent: so what is there is left alone, and does not damage
@@ -355,7 +353,7 @@ class Stale(Bucket):
     ("if_exists", "there"),
     [("skip", "ours"), ("fail", "ours"), ("fail", "another's"), ("fail", "nothing")],
 )
-def test_what_has_arrived_and_is_not_listed_any_more_is_ours_if_it_is_still_there(
+def test_an_arrived_object_that_is_unlisted_is_still_ours(
     tmp_path: Path, if_exists: str, there: str
 ) -> None:
     """An object failed, so that the same command lists again; the destination's listing is
@@ -399,7 +397,7 @@ class Away(ClaimJournal):
         raise LedgerFailed("the ledger does not answer")
 
 
-def test_a_damaged_object_that_could_not_be_noted_is_known_to_other_options(
+def test_an_unrecorded_damaged_object_is_known_later(
     engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger is away when the damage shows, and answers when the object is handed back."""
@@ -423,7 +421,7 @@ STOPS = ["ledger", "source", "destination"]
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
+def test_an_object_after_an_empty_attempt_is_anothers(
     engine: Engine,
     ledger: Ledger,
     tmp_path: Path,
@@ -527,9 +525,7 @@ def test_a_412_where_nothing_is_there_is_no_object_that_exists(
 
 
 @pytest.mark.parametrize("answer", [403, 405, 501])
-def test_a_412_is_believed_where_the_destination_lets_nobody_look(
-    engine: Engine, answer: int
-) -> None:
+def test_a_412_is_believed_where_reading_is_denied(engine: Engine, answer: int) -> None:
     shelf = Shelf(refused={b"PUT": empty(412)})
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:

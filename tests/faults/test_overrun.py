@@ -127,7 +127,7 @@ def test_f10_more_than_a_head_promised_is_never_committed(
 
 @FRAMINGS
 @pytest.mark.parametrize("late", [0.0, 0.1], ids=["at once", "late"])
-def test_f10_a_server_that_stores_what_it_has_at_the_end_of_the_stream_sees_no_such_end(
+def test_f10_a_surplus_never_ends_the_upload_regularly(
     engine: Engine, framed: Framed, late: float
 ) -> None:
     cloud = Cloud()
@@ -176,7 +176,7 @@ def test_f10_an_empty_object_that_a_list_promised_arrives(engine: Engine, framed
 @FRAMINGS
 @VERIFY
 @pytest.mark.parametrize("late", [0.0, 0.1], ids=["at once", "late"])
-def test_f10_more_than_was_promised_is_never_an_object_of_a_bucket(
+def test_f10_a_surplus_is_never_an_object_of_a_bucket(
     engine: Engine, framed: Framed, verify: str, late: float
 ) -> None:
     """With a checksum behind the bytes, and without."""
@@ -218,7 +218,7 @@ def test_f10_a_part_of_more_bytes_than_its_range_is_never_a_part(
 @TLS
 @VERIFY
 @pytest.mark.parametrize("late", [0.0, 0.1], ids=["at once", "late"])
-def test_f10_an_end_that_comes_later_than_the_bytes_is_waited_for(
+def test_f10_an_end_later_than_the_bytes_is_waited_for(
     engine: Engine, certificates: Certificates, framed: Framed, tls: bool, verify: str, late: float
 ) -> None:
     context, cloud = certificates.server if tls else None, Cloud()
@@ -254,7 +254,7 @@ def head_of(framed: Framed) -> bytes:
 
 @FRAMINGS
 @pytest.mark.parametrize("step", [1, 3, 10])
-def test_who_reads_gets_the_last_promised_byte_with_the_end(framed: Framed, step: int) -> None:
+def test_the_last_promised_byte_comes_with_the_end(framed: Framed, step: int) -> None:
     with bench(head_of(framed)) as made:
         made.body.promise(len(DATA))
         pieces = [DATA[at : at + step] for at in range(0, len(DATA), step)]
@@ -282,7 +282,7 @@ def read_until(made: Bench, count: int) -> bytes:
 @pytest.mark.parametrize(
     "coming", [b"5", b"5;x", b"5\r\nhello\r", b"5\r\nhello\r\n0\r\nT: "], ids=str
 )
-def test_half_a_line_of_the_chunked_coding_holds_nobody_up(coming: bytes) -> None:
+def test_half_a_chunk_line_yields_to_others(coming: bytes) -> None:
     """Only the socket can bring the rest; what lies here already is no reason to look again at
     once."""
     whole = b"5;x\r\nhello\r\n0\r\nT: 1\r\n\r\n"

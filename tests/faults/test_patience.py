@@ -71,7 +71,7 @@ def test_the_budget_counts_from_the_first_failure() -> None:
     assert tried.fails(after=24 * 3600, reached=10**12) is not None
 
 
-def test_a_stall_that_takes_as_long_as_the_budget_is_tried_again_once() -> None:
+def test_a_stall_as_long_as_the_budget_is_retried_once() -> None:
     tried = Tried(60)
     assert tried.fails(after=60) is not None
     assert tried.fails(after=60) is None
@@ -93,7 +93,7 @@ def test_what_always_ends_at_one_byte_ends() -> None:
     assert sum(wait or 0 for wait in tried.waits) <= 60
 
 
-def test_what_moved_and_then_stood_still_has_used_up_the_time_in_which_it_stood_still() -> None:
+def test_a_stall_after_progress_uses_the_budget() -> None:
     tried = Tried(60)
     assert tried.fails(after=100, reached=1000, moved=40) is not None
     assert tried.fails(after=100, reached=1000, moved=70) is not None
@@ -281,7 +281,7 @@ def test_an_upload_that_can_never_be_completed_is_thrown_away(
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 @pytest.mark.parametrize("if_exists", [IfExists.SKIP, IfExists.FAIL])
 @pytest.mark.parametrize("status", [500, 503, 504])
-def test_what_is_there_when_an_upload_is_completed_for_the_second_time_is_proved(
+def test_an_object_found_at_the_second_complete_is_proved(
     certificates: Certificates, status: int, if_exists: IfExists, damaged: bool
 ) -> None:
     """The first request did it, and only its answer was lost: it is neither left alone as
@@ -332,7 +332,7 @@ def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, note
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
 
 
-def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(
+def test_a_resumed_upload_that_takes_no_part_restarts(
     certificates: Certificates,
 ) -> None:
     engine, source, bucket, notes = (
@@ -355,7 +355,7 @@ def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(
 
 
 @pytest.mark.parametrize("failures", [0, 1, 4])
-def test_an_upload_that_was_gone_on_with_and_can_not_be_completed_is_begun_anew(
+def test_a_resumed_upload_that_cannot_complete_restarts(
     certificates: Certificates, failures: int
 ) -> None:
     """Also where it can't be thrown away at once."""
@@ -397,7 +397,7 @@ def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
 # -- what is told
 
 
-def test_the_oldest_trouble_is_told_and_ends() -> None:
+def test_the_oldest_trouble_is_reported_until_it_ends() -> None:
     now = [100.0]
     troubles = PendingRetries(lambda: now[0])
     troubles.note("part 2 of 9", Unavailable("503", side="destination"), 1, 2.0)
@@ -419,7 +419,7 @@ def test_the_oldest_trouble_is_told_and_ends() -> None:
     assert troubles.worst is None
 
 
-def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(
+def test_progress_names_the_pending_retry(
     certificates: Certificates,
 ) -> None:
     engine, cloud = Engine(certificates.ca_file, QUICK, retry_budget=30), Cloud()
@@ -454,7 +454,7 @@ def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(
     engine.assert_nothing_left()
 
 
-def test_while_a_part_is_tried_again_its_number_is_told(certificates: Certificates) -> None:
+def test_a_retried_part_is_named_by_number(certificates: Certificates) -> None:
     engine, source, bucket = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True)
     bucket.answers["part"] = [taken(1), refusal(503, "SlowDown", "Retry-After: 1")]
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
@@ -469,7 +469,7 @@ def test_while_a_part_is_tried_again_its_number_is_told(certificates: Certificat
     engine.assert_nothing_left()
 
 
-def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledger) -> None:
+def test_a_retry_is_visible_in_the_ledger(ledger: Ledger) -> None:
     """From another process too; and it is over when bytes move again, or the object has ended."""
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=30))
     cloud = Cloud()
@@ -511,7 +511,7 @@ def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledg
     assert [row.error for row in ledger.page(id)] == [None]
 
 
-def test_the_terminal_says_what_it_waits_for(
+def test_the_terminal_names_the_reason_of_a_wait(
     certificates: Certificates, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = Engine(certificates.ca_file, QUICK, retry_budget=30)
@@ -566,9 +566,7 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
     assert ledger.migration(id).state == "succeeded"
 
 
-def test_a_destination_that_is_looked_at_first_is_told_of_too(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: Path) -> None:
     """Before a tree is listed its destination is looked at: what is waited for there is told as the
     listing's."""
     (tmp_path / "from").mkdir()

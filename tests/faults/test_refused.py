@@ -121,9 +121,7 @@ def test_what_is_private_in_a_list_stops_nothing_else(
     assert errors == {"store-unauthenticated"}
 
 
-def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(
-    ledger: Ledger, tmp_path: Path, web: Web
-) -> None:
+def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:
     """Who says go on, twice at most, is believed: what is refused then is so for good."""
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
@@ -140,7 +138,7 @@ def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
 
 
-def test_where_all_are_refused_it_waits_and_few_requests_are_made(
+def test_a_migration_that_is_denied_everything_waits(
     ledger: Ledger, tmp_path: Path, web: Web
 ) -> None:
     web.refused = lambda path, _: True
@@ -152,9 +150,7 @@ def test_where_all_are_refused_it_waits_and_few_requests_are_made(
     assert len(web.asked) <= 2 * PATIENCE
 
 
-def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(
-    ledger: Ledger, tmp_path: Path, web: Web
-) -> None:
+def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, web: Web) -> None:
     """Those of a list, which go to its own origin: after ten objects the old token is good no
     more."""
     web.bodies["/list.txt"] = "\n".join(web.url(f"/open/{n}") for n in range(COUNT)).encode()
@@ -256,7 +252,7 @@ def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path
 # -- what the ledger does not take, and what nobody foresaw
 
 
-def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
+def test_an_end_the_ledger_refuses_fails_that_object_alone(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
@@ -275,7 +271,7 @@ def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
     assert (row.name, (row.error or {})["code"]) == ("003", "ledger-refused")
 
 
-def test_of_what_nobody_foresaw_the_type_alone_is_kept(
+def test_an_unexpected_error_keeps_its_type_alone(
     ledger: Ledger,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -34,9 +34,7 @@ def errors(terminal: Terminal) -> str:
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
-def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
-    tmp_path: Path, if_exists: str
-) -> None:
+def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists: str) -> None:
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
@@ -58,7 +56,7 @@ def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 @pytest.mark.parametrize("fails", ["upload", "source"])
-def test_a_piece_that_a_killed_process_left_is_told_by_the_next_failure(
+def test_a_piece_of_a_killed_process_is_named_on_failure(
     tmp_path: Path, if_exists: str, fails: str
 ) -> None:
     shelf, data = Shelf(), bytes(300_000)
@@ -106,7 +104,7 @@ def test_what_an_upload_left_that_ctrl_c_ended_is_kept(tmp_path: Path) -> None:
     assert TOLD in terminal.query("SELECT before FROM transfers")
 
 
-def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(
+def test_an_object_of_the_right_length_is_named_on_failure(
     tmp_path: Path,
 ) -> None:
     shelf = Shelf()
@@ -124,7 +122,7 @@ def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(
     assert TOLD in errors(terminal)
 
 
-def test_what_was_sent_and_became_another_version_is_told(engine: Engine) -> None:
+def test_an_object_that_became_another_version_is_reported(engine: Engine) -> None:
     """Somebody has written it, or the destination has: nothing tells which."""
     shelf = Shelf(tells_put=True)
 
@@ -143,7 +141,7 @@ def test_what_was_sent_and_became_another_version_is_told(engine: Engine) -> Non
     assert b"DELETE" not in shelf.methods
 
 
-def test_a_failure_before_anything_was_sent_tells_of_nothing(engine: Engine) -> None:
+def test_a_failure_before_the_first_byte_names_nothing(engine: Engine) -> None:
     gone = Peer(serving(Cloud(), sending(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", b"")))
     with gone as source, Peer(Shelf()) as there, pytest.raises((NotFound, SourceChanged)) as caught:
         engine.migrate(source.url("/a"), there.url("/a"))
@@ -160,7 +158,7 @@ def test_a_failure_before_anything_was_sent_tells_of_nothing(engine: Engine) -> 
         (503, False, False),
     ],
 )
-def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
+def test_only_a_remaining_name_of_a_lost_attempt_is_named(
     engine: Engine, answer: int, there: bool, reported: bool
 ) -> None:
     dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
@@ -175,9 +173,7 @@ def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_an_empty_object_that_comes_while_ours_breaks_is_not_deleted(
-    engine: Engine, size: int
-) -> None:
+def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: int) -> None:
     """It begins as each object does."""
     theirs, shelf = THEIRS[:size], Shelf(cut=len(DATA) // 2)
 
@@ -223,9 +219,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("what", PIECES)
-def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(
-    tmp_path: Path, what: str
-) -> None:
+def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: str) -> None:
     shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
         terminal, _ = forsaken(tmp_path, shelf, there)
@@ -257,7 +251,7 @@ def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 @pytest.mark.parametrize("dated", [EARLIER, NOW, b""])
-def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(
+def test_a_cancel_leaves_an_untouched_older_version(
     tmp_path: Path, if_exists: str, dated: bytes
 ) -> None:
     """A log that has grown since: it begins as the object does. Its process was killed before it
@@ -278,7 +272,7 @@ def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(
     assert (TOLD in out + err) == (if_exists == "overwrite" and not dated)
 
 
-def test_a_cancel_leaves_what_came_in_the_place_of_an_older_version(tmp_path: Path) -> None:
+def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> None:
     """It begins as the object does, and may as well be a version that somebody else wrote since."""
     log = b"one line\n" * 50_000
     folder, terminal, shelf = (
@@ -308,7 +302,7 @@ def test_a_cancel_leaves_what_is_made_again_while_it_looks(tmp_path: Path) -> No
     assert shelf.objects == {b"/to/a": (tmp_path / "from" / "a").read_bytes()}
 
 
-def test_what_a_cancel_can_not_look_at_now_is_looked_at_by_the_next(tmp_path: Path) -> None:
+def test_a_later_cancel_repeats_a_failed_inspection(tmp_path: Path) -> None:
     shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
         terminal, _ = forsaken(tmp_path, shelf, there)

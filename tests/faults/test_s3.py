@@ -113,9 +113,7 @@ def test_a_refusal_without_a_code_counts_by_its_status(
         engine.migrate(source.url("/objects/a?size=1000"), place(peer))
 
 
-def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f55_a_wrong_clock_is_corrected_by_the_server(engine: Engine, source: Spawned) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
@@ -127,7 +125,7 @@ def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(
     assert stamp.startswith(theirs.strftime("%Y%m%dT%H"))
 
 
-def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
+def test_f55_two_requests_of_a_wrong_clock_are_both_repeated(
     engine: Engine, source: Spawned
 ) -> None:
     """Each was under way when the other's refusal set the clock."""
@@ -149,9 +147,7 @@ def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
         assert [move.get(timeout=60).receipt.attempts for move in moves] == [2, 2]
 
 
-def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f55_a_corrected_clock_is_not_corrected_for_ever(engine: Engine, source: Spawned) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     bucket = Bucket({"put": [skewed] * 9})
@@ -162,7 +158,7 @@ def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
-def test_f26_credentials_that_were_replaced_are_read_anew_once(
+def test_f26_replaced_credentials_are_read_again_once(
     engine: Engine, source: Spawned, code: str
 ) -> None:
     old, new = AwsCredentials("OLD", "SECRET", "token"), AwsCredentials("NEW", "SECRET", "token")
@@ -198,7 +194,7 @@ def test_f26_credentials_that_stay_refused_are_final(
     assert bucket.asked.count("put") == (2 if anew == "others that are refused too" else 1)
 
 
-def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_found() -> None:
+def test_f26_a_refused_request_takes_the_key_another_found() -> None:
     """However many were refused at the same moment, the settings are read once."""
     asked: list[int] = []
 
@@ -213,9 +209,7 @@ def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_fou
     assert asked == [1]
 
 
-def test_f54_a_store_without_checksums_is_asked_without_and_read_back(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_a_store_without_checksums_is_read_back(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"begin whole": [refusal(400, "InvalidArgument")]})
     with Peer(many(bucket)) as peer:
         outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
@@ -261,7 +255,7 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
     ],
 )
 @pytest.mark.parametrize("done", [True, False])
-def test_the_digests_of_parts_say_nothing_of_an_object_that_is_not_known_to_be_made_of_them(
+def test_digests_of_parts_need_the_layout_of_the_object(
     engine: Engine, source: Spawned, reported: bytes, done: bool
 ) -> None:
     """An old object of the same length may still be there: the answer does not say what the new one
@@ -283,9 +277,7 @@ def test_the_digests_of_parts_say_nothing_of_an_object_that_is_not_known_to_be_m
             assert bucket.whole == b"o" * SIZE
 
 
-def test_f54_a_store_that_knows_only_md5_takes_what_is_held(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_a_store_with_md5_alone_accepts_held_bytes(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(old=True)
     url = source.url("/objects/a?size=1000&fault=framing(chunked);on(HEAD,status(405))")
     with Peer(many(bucket)) as peer:
@@ -297,7 +289,7 @@ def test_f54_a_store_that_knows_only_md5_takes_what_is_held(
 
 
 @pytest.mark.parametrize(("tags", "level"), [(True, Level.PART_DIGESTS), (False, Level.READ_BACK)])
-def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
+def test_f27_an_uncompared_content_md5_proves_no_part(
     engine: Engine, source: Spawned, tags: bool, level: Level
 ) -> None:
     """Its entity tag says if the store looked at the bytes; who passes over the field says nothing
@@ -314,9 +306,7 @@ def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
     assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, level)
 
 
-def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_a_store_that_keeps_the_coding_is_found_out(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(blind=True)
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
@@ -367,9 +357,7 @@ def tags_of(bucket: Bucket) -> list[bool]:
     return found
 
 
-def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(
-    engine: Engine, tagged: Peer
-) -> None:
+def test_a_bucket_without_tags_gets_the_object_with_a_note(engine: Engine, tagged: Peer) -> None:
     """It is found out once."""
     bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
     with Peer(many(bucket)) as new:
@@ -397,7 +385,7 @@ def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(
 
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
-def test_an_upload_that_is_refused_without_its_tags_too_takes_them_from_nobody(
+def test_an_upload_refused_without_tags_too_teaches_nothing(
     engine: Engine, tagged: Peer, refused: bytes
 ) -> None:
     bucket = Bucket({"put": [refused] * 8})
@@ -415,7 +403,7 @@ def test_an_upload_that_is_refused_without_its_tags_too_takes_them_from_nobody(
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
 @pytest.mark.parametrize("tags", [True, False], ids=["with tags", "without tags"])
-def test_an_endpoint_that_takes_no_checksum_keeps_the_tags_if_it_takes_those(
+def test_an_endpoint_without_checksums_keeps_tags(
     engine: Engine, tagged: Peer, refused: bytes, tags: bool
 ) -> None:
     bucket = Bucket(
@@ -431,7 +419,7 @@ def test_an_endpoint_that_takes_no_checksum_keeps_the_tags_if_it_takes_those(
     assert tags_of(bucket)[-2:] == [tags, tags]
 
 
-def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(
+def test_f38_an_upload_completed_without_answer_is_not_resent(
     engine: Engine, source: Spawned
 ) -> None:
     bucket = Bucket({"complete": [b""]})
@@ -456,7 +444,7 @@ class Archiving(Shelf):
         return super()._done(method, key, request, body)
 
 
-def test_the_refusal_to_copy_one_object_takes_no_copies_from_others(engine: Engine) -> None:
+def test_a_copy_refused_for_one_object_stays_on_for_others(engine: Engine) -> None:
     shelf = Archiving({key: key.encode() for key in ("a", "frozen", "c")})
     with Peer([shelf] * 20) as peer:
         for key in tuple(shelf.objects):
@@ -468,7 +456,7 @@ def test_the_refusal_to_copy_one_object_takes_no_copies_from_others(engine: Engi
 
 
 @pytest.mark.parametrize(("status", "named"), [(504, True), (403, False)])
-def test_f38_an_error_names_an_upload_that_may_have_been_completed(
+def test_f38_an_error_names_a_possibly_completed_upload(
     engine: Engine, source: Spawned, status: int, named: bool
 ) -> None:
     """A gateway's answer says nothing of what the store does; a refusal says that it does
@@ -513,7 +501,7 @@ def test_a_bucket_of_another_region_is_asked_there(engine: Engine, source: Spawn
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_f40_a_part_that_is_refused_for_now_is_sent_again_by_itself(
+def test_f40_a_part_with_a_passing_refusal_is_resent_alone(
     engine: Engine, source: Spawned, times: int
 ) -> None:
     bucket = Bucket({"part": [refusal(503, "SlowDown") for _ in range(times)]})
@@ -560,7 +548,7 @@ def test_f41_a_part_that_arrived_damaged_is_sent_again(engine: Engine, source: S
         (reply(200, b"<CompleteMultipartUploadResult><ETag>"), RelayError),
     ],
 )
-def test_f39_an_error_inside_a_200_is_an_error_and_the_upload_is_thrown_away(
+def test_f39_an_error_inside_a_200_aborts_the_upload(
     engine: Engine, source: Spawned, answer: bytes, error: type[RelayError]
 ) -> None:
     bucket = Bucket({"complete": [answer]})
@@ -570,9 +558,7 @@ def test_f39_an_error_inside_a_200_is_an_error_and_the_upload_is_thrown_away(
     assert bucket.whole is None
 
 
-def test_f39_blanks_before_the_answer_to_complete_are_waited_through(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f39_blanks_before_an_answer_to_complete_are_read(engine: Engine, source: Spawned) -> None:
     done = document("CompleteMultipartUploadResult", ("ETag", '"whole-2"'))
     bucket = Bucket({"complete": [reply(200, b" " * 500 + b"\n" + done)]})
     bucket.whole = b""  # nothing was put together, which verification has to find
@@ -583,7 +569,7 @@ def test_f39_blanks_before_the_answer_to_complete_are_waited_through(
 @pytest.mark.parametrize(
     "fault", ["at(0,on(GET,stall_after(1000)))", "on(GET,status(503,retry_after=8))"]
 )
-def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(
+def test_a_cancel_ends_every_part_and_aborts_the_upload(
     engine: Engine, source: Spawned, fault: str
 ) -> None:
     """While bytes are waited for, and while a part waits for its next attempt."""
@@ -598,7 +584,7 @@ def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(
     assert bucket.whole is None
 
 
-def test_an_upload_that_cannot_be_thrown_away_is_told_of(engine: Engine, source: Spawned) -> None:
+def test_an_upload_that_cannot_be_aborted_is_named(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(
         {"part": [refusal(403, "AccessDenied")], "abort": [refusal(403, "AccessDenied")]}
     )

@@ -77,7 +77,7 @@ def content_of(contents: Content, path: str) -> bytes:
         (501, "NotImplemented"),
     ],
 )
-def test_an_upload_whose_checksum_is_refused_in_any_words_goes_without(
+def test_an_upload_with_a_refused_checksum_goes_without(
     engine: Engine, source: Spawned, contents: Content, status: int, code: str, path: str
 ) -> None:
     bucket = Bucket(refuses={b"x-amz-trailer": refusal(status, code)}, old=True)
@@ -95,7 +95,7 @@ def test_an_upload_whose_checksum_is_refused_in_any_words_goes_without(
     ("status", "code", "error"),
     [(401, "Unauthorized", Unauthenticated), (400, "SomethingElse", Rejected)],
 )
-def test_a_refusal_that_stays_is_told_as_it_was_and_teaches_nothing(
+def test_a_lasting_refusal_is_reported_and_teaches_nothing(
     engine: Engine, source: Spawned, status: int, code: str, error: type[Exception]
 ) -> None:
     bucket = Bucket({"put": [refusal(status, code)] * 2})
@@ -109,9 +109,7 @@ def test_a_refusal_that_stays_is_told_as_it_was_and_teaches_nothing(
     )
 
 
-def test_an_endpoint_that_took_a_checksum_once_is_believed_when_it_refuses(
-    engine: Engine, source: Spawned
-) -> None:
+def test_an_endpoint_that_took_a_checksum_is_believed(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(sums=True)
     with Peer(many(bucket)) as peer:
         engine.migrate(source.url(ONE), place(peer))
@@ -125,7 +123,7 @@ def test_an_endpoint_that_took_a_checksum_once_is_believed_when_it_refuses(
 # -- the coding of a part that is kept with it
 
 
-def test_parts_that_were_stored_with_their_coding_are_sent_again_plain(
+def test_parts_stored_with_their_coding_are_resent_plain(
     engine: Engine, source: Spawned, contents: Content
 ) -> None:
     class Blind(Bucket):
@@ -157,7 +155,7 @@ def test_parts_that_were_stored_with_their_coding_are_sent_again_plain(
     assert not any(b"x-amz-trailer" in one for one in bucket.requests if b"partNumber=" in one)
 
 
-def test_what_was_stored_with_its_coding_and_may_not_be_removed_is_told(
+def test_an_object_stored_with_its_coding_is_named_if_it_stays(
     engine: Engine, source: Spawned, contents: Content
 ) -> None:
     bucket = Bucket(blind=True, answers={"delete": [refusal(405, "MethodNotAllowed")] * 9})
@@ -181,7 +179,7 @@ def test_a_wrong_length_is_noticed_by_size_alone(
 # -- a digest of the whole that is counted otherwise
 
 
-def test_a_whole_that_is_refused_though_its_parts_agree_is_put_together_without_and_read_back(
+def test_a_whole_refused_with_equal_parts_is_read_back(
     engine: Engine, source: Spawned, contents: Content
 ) -> None:
     wrong = refusal(400, "BadDigest")
@@ -198,7 +196,7 @@ def test_a_whole_that_is_refused_though_its_parts_agree_is_put_together_without_
     assert bucket.whole == content_of(contents, TWO)
 
 
-def test_a_whole_that_is_refused_for_parts_nobody_compared_stays_refused(
+def test_a_whole_refused_for_uncompared_parts_stays_refused(
     engine: Engine, source: Spawned
 ) -> None:
     bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": refusal(400, "BadDigest")})
@@ -228,7 +226,7 @@ def test_each_bucket_of_one_remote_has_a_region_of_its_own() -> None:
     assert one.same_key(two)
 
 
-def test_what_was_signed_before_another_learned_the_region_is_asked_again() -> None:
+def test_a_request_signed_for_an_old_region_is_repeated() -> None:
     signer = keys().signer_of("eu")
     assert signer.learn_region("eu-west-1", "us-east-1")
     assert signer.learn_region(
@@ -237,9 +235,7 @@ def test_what_was_signed_before_another_learned_the_region_is_asked_again() -> N
     assert not signer.learn_region("eu-west-1", "eu-west-1")
 
 
-def test_a_bucket_that_is_always_elsewhere_is_not_asked_without_an_end(
-    engine: Engine, source: Spawned
-) -> None:
+def test_a_bucket_that_always_redirects_is_given_up(engine: Engine, source: Spawned) -> None:
     class Turning(Bucket):
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             there = "eu-west-1" if region_of(request) != "eu-west-1" else "eu-west-2"
@@ -252,9 +248,7 @@ def test_a_bucket_that_is_always_elsewhere_is_not_asked_without_an_end(
     assert len(bucket.asked) <= 3 * MOST_REGIONS
 
 
-def test_a_region_that_is_named_in_the_answers_text_is_no_refusal_of_the_checksum(
-    engine: Engine, source: Spawned
-) -> None:
+def test_a_region_in_an_error_text_refuses_no_checksum(engine: Engine, source: Spawned) -> None:
     text = document("Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2"))
     bucket = Bucket({"put": [reply(400, text)]})
     with Peer(many(bucket)) as peer:
@@ -335,7 +329,7 @@ class Comparing(Bucket):
 
 
 @pytest.mark.parametrize(("echoes", "answer"), [(True, Answer.NO), (False, Answer.YES)])
-def test_the_doctor_finds_out_who_echoes_a_checksum(
+def test_the_doctor_finds_stores_that_echo_a_checksum(
     engine: Engine, echoes: bool, answer: Answer
 ) -> None:
     bucket = Comparing()
@@ -348,7 +342,7 @@ def test_the_doctor_finds_out_who_echoes_a_checksum(
 # -- objects that can't be read in ranges, and are larger than one request
 
 
-def test_a_large_object_of_known_length_without_ranges_goes_in_parts(
+def test_a_large_object_without_ranges_is_sent_in_parts(
     engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SINGLE_BYTES", 1000)
@@ -370,9 +364,7 @@ def test_the_largest_object_is_that_of_today() -> None:
     ("status", "code", "value"),
     [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)],
 )
-def test_two_uploads_under_way_that_are_refused_for_the_same_are_both_sent_again(
-    status: int, code: str, value: str
-) -> None:
+def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, value: str) -> None:
     """What one of them taught was not known when the other was sent; what is sent with it is
     another refusal."""
     memory, origin = CapabilityCache(), Origin("https", "host.example", 443)
@@ -435,7 +427,7 @@ def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_a_head_whose_refusal_has_passed_when_its_reason_is_asked_for_fails_nothing(
+def test_a_head_whose_refusal_passes_fails_nothing(
     engine: Engine, tmp_path: Path, side: str, status: int
 ) -> None:
     """As the first request of a clock that somebody sets in between."""
@@ -457,7 +449,7 @@ def test_a_head_whose_refusal_has_passed_when_its_reason_is_asked_for_fails_noth
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_head_that_is_refused_for_good_is_told_at_once(
+def test_a_head_that_is_refused_for_good_fails_at_once(
     engine: Engine, tmp_path: Path, status: int
 ) -> None:
     bucket = Bucket({"head": [reply(status)] * 9})

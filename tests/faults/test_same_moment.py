@@ -73,7 +73,7 @@ def test_another_process_ends_it_meanwhile(
 
 
 @pytest.mark.parametrize("step", ["renew_secret", "reset_crash_counts", "begin_again"])
-def test_what_vanished_is_moved_again_although_another_process_ends_the_migration_meanwhile(
+def test_a_vanished_object_moves_though_another_ends_the_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Nobody works on a migration that has succeeded: what is gone from its destination is another
@@ -118,7 +118,7 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
 @pytest.mark.parametrize(
     "step", ["renew_secret", "reset_crash_counts", "list_again", "act", "limit"]
 )
-def test_another_process_forgets_what_a_cancelled_one_needs_no_more(
+def test_another_process_forgets_a_cancelled_migration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, step: str
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))

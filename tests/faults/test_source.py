@@ -143,7 +143,7 @@ def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair:
 
 
 @pytest.mark.parametrize("declared", [False, True], ids=["nothing declared", "a digest declared"])
-def test_f27_what_was_there_already_is_no_proof_of_a_source_without_an_end(
+def test_f27_a_prior_object_proves_no_endless_source(
     engine: Engine, pair: Pair, declared: bool
 ) -> None:
     """The destination has what came the first time, which may have been cut at the same byte."""
@@ -164,14 +164,14 @@ def test_f27_what_was_there_already_is_no_proof_of_a_source_without_an_end(
     )
 
 
-def test_f03_close_delimited_is_held_to_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
+def test_f03_close_delimited_is_compared_with_the_size_of_head(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     assert (
         works(engine, pair, serving(Cloud(), close_delimited(pair, DATA), head)) is State.VERIFIED
     )
 
 
-def test_f03_close_delimited_short_of_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
+def test_f03_close_delimited_shorter_than_the_size_of_head(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     fails(engine, pair, SourceTruncated, serving(Cloud(), close_delimited(pair, DATA[:-1]), head))
 
@@ -229,9 +229,7 @@ def test_chunked_whole_goes_to_a_destination_that_takes_chunked(engine: Engine, 
     )
 
 
-def test_f08_surplus_is_not_forwarded_and_the_connection_not_used_again(
-    engine: Engine, pair: Pair
-) -> None:
+def test_f08_surplus_is_not_forwarded_and_ends_the_connection(engine: Engine, pair: Pair) -> None:
     whole = serving(
         Cloud(), sending(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     )
@@ -256,7 +254,7 @@ def test_f09_contradictory_lengths(engine: Engine, pair: Pair, fields: bytes) ->
 
 
 @pytest.mark.parametrize("off", [-1, 1])
-def test_f10_another_size_than_head_told(engine: Engine, pair: Pair, off: int) -> None:
+def test_f10_another_size_than_that_of_head(engine: Engine, pair: Pair, off: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(DATA) + off)
     fails(engine, pair, SourceChanged, serving(Cloud(), sending(GET_HEAD, DATA), head))
 
@@ -279,7 +277,7 @@ def test_f12_f13_the_version_changes_between_head_and_get(engine: Engine, pair: 
     fails(engine, pair, SourceChanged, serving(Cloud(), refuse, head))
 
 
-def test_f13_a_changed_source_is_read_anew(patient: Engine, pair: Pair) -> None:
+def test_f13_a_changed_source_is_read_from_its_first_byte(patient: Engine, pair: Pair) -> None:
     old = b'HTTP/1.1 200 OK\r\nETag: "v0"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
     new = old.replace(b"v0", b"v1")
     changed = serving(Cloud(), sending(GET_HEAD, DATA), old)
@@ -355,7 +353,7 @@ def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
     "target",
     ["javascript:alert(1)", "ftp://127.0.0.1/", "http://a@127.0.0.1/", "http://[::1", "//"],
 )
-def test_f18_a_redirect_that_is_no_http_url_is_refused(
+def test_f18_a_redirect_to_another_scheme_is_refused(
     engine: Engine, pair: Pair, target: str
 ) -> None:
     fails(engine, pair, RedirectRefused, redirecting(target))
@@ -492,9 +490,7 @@ def test_f24_retry_after_is_read(
     assert error.retryable
 
 
-def test_f24_a_short_retry_after_is_honoured_and_a_long_one_ends_it(
-    patient: Engine, pair: Pair
-) -> None:
+def test_f24_a_short_retry_after_is_kept_and_a_long_one_ends(patient: Engine, pair: Pair) -> None:
     def busy(after: bytes) -> Script:
         return serving(
             Cloud(),
@@ -525,7 +521,7 @@ def test_what_a_source_says_is_what_is_reported(
     assert str(status) in fails(engine, pair, kind, serving(Cloud(), reply)).message
 
 
-def test_f28_no_bytes_although_head_told_some(engine: Engine, pair: Pair) -> None:
+def test_f28_an_empty_body_where_head_announced_bytes(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
     fails(
         engine,

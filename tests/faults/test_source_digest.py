@@ -34,7 +34,7 @@ FALSE = {
 
 
 @pytest.mark.parametrize("field", FALSE.values(), ids=FALSE)
-def test_a_source_whose_own_digest_is_wrong_says_so_after_two_readings(
+def test_a_wrong_source_digest_shows_after_two_readings(
     certificates: Certificates, field: str
 ) -> None:
     """Not at the end of the budget, and not as damage on the way; what is there stays, and nothing
@@ -74,7 +74,7 @@ def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates)
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bool) -> None:
+def test_a_digest_that_contradicts_the_bytes_blames_the_source(ours: bool) -> None:
     """Where our own digest agrees with the destination's, the destination is not to blame for
     another one."""
     theirs = {"crc64nvme": b"12345678", "sha-256": b"right" * 6 + b"xx"}
@@ -103,7 +103,7 @@ WHOLE = (bytes(range(250)) * (SIZE // 250 + 1))[:SIZE]
     ("name", "verify", "noted"),
     [("sha-256", "auto", True), ("crc64nvme", "auto", False), ("sha-256", "size", False)],
 )
-def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
+def test_a_digest_that_parts_cannot_prove_is_noted(
     certificates: Certificates, name: str, verify: str, noted: bool
 ) -> None:
     digester = Digester((name,))

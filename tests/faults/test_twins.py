@@ -89,7 +89,7 @@ def plant(folder: Path, *names: str) -> None:
 
 @pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
 @pytest.mark.parametrize("if_exists", ["changed", "skip"])
-def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
+def test_b60_two_names_that_fold_are_named_before_the_second(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
     plant(tmp_path / "from", one, other, "plain")
@@ -123,7 +123,7 @@ class Balanced(Shelf):
 
 @pytest.mark.parametrize("head", [403, 405])
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
-def test_b60_an_entity_tag_that_changes_with_each_answer_tells_no_two_names_apart(
+def test_b60_an_etag_that_always_changes_distinguishes_nothing(
     tmp_path: Path, head: int, if_exists: str
 ) -> None:
     plant(tmp_path / "from", "name", "Name")
@@ -140,7 +140,7 @@ def test_b60_an_entity_tag_that_changes_with_each_answer_tells_no_two_names_apar
 
 @pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_b60_what_lay_there_before_under_a_name_that_is_one_there_is_left_alone(
+def test_b60_a_prior_object_under_a_folded_name_is_kept(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
     """Nothing tells that it is another object: it is there, as far as its store says."""
@@ -182,7 +182,7 @@ FOLDERS = {
 
 @pytest.mark.parametrize(("folds", "one", "other"), FOLDERS.values(), ids=FOLDERS)
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
-def test_b60_a_listing_that_spells_a_folder_as_it_was_asked_tells_no_two_apart(
+def test_b60_an_echoed_folder_name_distinguishes_nothing(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
     """Each of the two folders lists the object, since they are one: only the folder above them can
@@ -202,7 +202,7 @@ def test_b60_a_listing_that_spells_a_folder_as_it_was_asked_tells_no_two_apart(
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDERS.values()], ids=FOLDERS)
-def test_b60_two_objects_that_look_alike_are_two_where_the_folder_above_lists_both(
+def test_b60_two_equal_objects_are_two_if_both_are_listed(
     tmp_path: Path, one: str, other: str
 ) -> None:
     for name in (one, other):
@@ -220,7 +220,7 @@ def test_b60_two_objects_that_look_alike_are_two_where_the_folder_above_lists_bo
 @pytest.mark.parametrize(
     "names", [("a%2Fb", "a/b/c"), ("x+", "x /y"), ("A", "a/b"), ("a%252Fb", "a/b/c", "a%2Fb")]
 )
-def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(
+def test_b60_a_folder_of_another_name_is_not_a_lost_object(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     plant(tmp_path / "from", *names)
@@ -232,7 +232,7 @@ def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
-def test_b60_both_arrive_where_the_destination_tells_them_apart(
+def test_b60_both_arrive_where_the_destination_distinguishes(
     tmp_path: Path, one: str, other: str
 ) -> None:
     plant(tmp_path / "from", one, other)
@@ -262,9 +262,7 @@ def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
 @pytest.mark.parametrize(
     "name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"]
 )
-def test_a_name_whose_decoding_is_no_text_is_a_name_like_any_other(
-    ledger: Ledger, name: str
-) -> None:
+def test_a_name_of_invalid_text_is_a_name_like_any_other(ledger: Ledger, name: str) -> None:
     _listed(ledger, (name, "b"), (name.lower() + " ",))
     assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
 
@@ -294,7 +292,7 @@ def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
     return migration.id
 
 
-def test_only_names_that_may_be_one_are_marked_on_whichever_page_they_are(ledger: Ledger) -> None:
+def test_only_names_that_may_fold_are_marked_on_any_page(ledger: Ledger) -> None:
     _listed(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
     assert sorted(claim.name for claim in ledger.claim(20) if claim.twins) == ["A", "C", "a", "c "]
 
@@ -319,7 +317,7 @@ def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     )
 
 
-def test_an_object_that_had_arrived_stays_entered_after_a_collision(ledger: Ledger) -> None:
+def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> None:
     """The same command restarts it, and a collision ends that: the first object lies there still,
     and the other name must not take it for its own."""
     id = _listed(ledger, ("A", "a"))
@@ -336,9 +334,7 @@ def test_an_object_that_had_arrived_stays_entered_after_a_collision(ledger: Ledg
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_other_waits(
-    ledger: Ledger, rounds: int
-) -> None:
+def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds: int) -> None:
     """Neither is under way: that either was once says only that it may be there."""
     _listed(ledger, ("A", "a"))
     for _ in range(rounds):
@@ -361,9 +357,7 @@ def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_
 
 
 @pytest.mark.parametrize("first", ["a", "A", "b "])
-def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(
-    ledger: Ledger, first: str
-) -> None:
+def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> None:
     """Transfers start while the listing still goes on: the other waits, and learns of it, whatever
     became of it."""
     other = {"a": "A", "A": "a", "b ": "b"}[first]
@@ -383,7 +377,7 @@ def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(
     assert ledger.enter_folded(claim) == (first,)
 
 
-def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
+def test_a_busy_ledger_fails_no_object(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(tmp_path / "from", "a", "A")
@@ -440,7 +434,7 @@ class Unsteady(Shelf):
         return False
 
 
-def test_b60_what_one_has_sent_is_not_what_the_other_finds_there(tmp_path: Path) -> None:
+def test_b60_an_object_of_the_other_name_is_not_a_prior_one(tmp_path: Path) -> None:
     """The second object was sent, and its answer lost, before it was seen that both names are
     one."""
     plant(tmp_path / "from", "Name", "name")

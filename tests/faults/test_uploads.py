@@ -70,7 +70,7 @@ MANGLED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", MANGLED)
-def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_removed(
+def test_f35_f36_a_wrong_object_is_found_and_removed(
     engine: Engine, source: Spawned, kind: str, size: int, sums: bool
 ) -> None:
     """Whether the store tells the checksum of what it has, or has to be read; at a small one it
@@ -100,7 +100,7 @@ def test_f42_a_part_that_is_put_in_twice_is_another_object(engine: Engine, sourc
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_f37_an_object_that_shows_late_is_waited_for_and_one_that_never_does_is_lost(
+def test_f37_a_late_object_is_waited_for_until_a_limit(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     late = Bucket({"head": [GONE] * 2})
@@ -124,9 +124,7 @@ def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(
     assert "abort" not in bucket.asked
 
 
-def test_f39_a_store_that_sends_blanks_while_it_works_is_not_stalled(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f39_a_store_that_sends_blanks_is_not_stalled(engine: Engine, source: Spawned) -> None:
     """For longer than the stall rule's window, and far fewer bytes than it asks for."""
     limits = engine.runner.limits
 
@@ -145,9 +143,7 @@ def test_f39_a_store_that_sends_blanks_while_it_works_is_not_stalled(
     assert bucket.asked.count("complete") == 1
 
 
-def test_f39_a_complete_that_fails_for_now_is_asked_for_again_and_no_part_is_sent_again(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f39_a_complete_that_fails_for_now_is_repeated(engine: Engine, source: Spawned) -> None:
     inside = reply(200, b" \n" + refusal(500, "InternalError").partition(b"\r\n\r\n")[2])
     bucket = Bucket({"complete": [inside, refusal(503, "SlowDown")]})
     with Peer(many(bucket)) as peer:
@@ -158,7 +154,7 @@ def test_f39_a_complete_that_fails_for_now_is_asked_for_again_and_no_part_is_sen
 
 
 @pytest.mark.parametrize(("sums", "level"), [(True, Level.WHOLE_DIGEST), (False, Level.READ_BACK)])
-def test_f41_f53_a_checksum_that_is_missing_lowers_the_level_and_an_etag_is_none(
+def test_f41_f53_a_missing_checksum_lowers_the_level(
     engine: Engine, source: Spawned, sums: bool, level: Level
 ) -> None:
     """The parts' entity tags look like MD5 here, and are those of nothing, as under SSE-KMS."""
@@ -172,7 +168,7 @@ def test_f41_f53_a_checksum_that_is_missing_lowers_the_level_and_an_etag_is_none
 
 
 @pytest.mark.parametrize("operation", ["part", "complete"])
-def test_f43_an_upload_that_is_gone_is_begun_anew(
+def test_f43_an_upload_that_is_gone_restarts(
     engine: Engine, source: Spawned, contents: Content, operation: str
 ) -> None:
     bucket = Bucket({operation: [refusal(404, "NoSuchUpload")]})
@@ -185,9 +181,7 @@ def test_f43_an_upload_that_is_gone_is_begun_anew(
     assert bucket.whole == contents.read("/objects/a", 0, SIZE)
 
 
-def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f43_an_upload_that_is_always_gone_restarts_twice(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"part": [refusal(404, "NoSuchUpload")] * 40})
     with Peer(many(bucket)) as peer, pytest.raises(UploadGone) as caught:
         patient(engine).migrate(url(source, SIZE), place(peer))
@@ -196,9 +190,7 @@ def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(
     assert bucket.asked.count("abort") == 3
 
 
-def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f43_an_upload_restarts_past_the_retry_budget(engine: Engine, source: Spawned) -> None:
     """A large object is under way for hours, and the budget is for what may pass."""
     bucket = Bucket({"complete": [refusal(404, "NoSuchUpload")]})
     with Peer(many(bucket)) as peer:
@@ -210,7 +202,7 @@ def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_f44_who_comes_between_is_not_overwritten(
+def test_f44_a_concurrent_writer_is_not_overwritten(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     class Between(Bucket):
@@ -249,7 +241,7 @@ def test_f44_a_conflict_at_complete_wants_a_new_upload(engine: Engine, source: S
 
 
 @pytest.mark.parametrize("theirs", [b"theirs", b"t" * SIZE], ids=["another size", "the same size"])
-def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
+def test_f45_an_object_of_another_writer_is_left_and_named(
     engine: Engine, source: Spawned, theirs: bytes
 ) -> None:
     bucket = Bucket()
@@ -268,7 +260,7 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
 
 @pytest.mark.parametrize("code", ["QuotaExceeded", "XMinioStorageFull"])
 @pytest.mark.parametrize("size", SIZES)
-def test_f48_a_full_store_is_told_at_once_and_nothing_is_left(
+def test_f48_a_full_store_fails_at_once_and_leaves_nothing(
     engine: Engine, source: Spawned, code: str, size: int
 ) -> None:
     operation = "put" if size == SMALL else "part"
@@ -282,7 +274,7 @@ def test_f48_a_full_store_is_told_at_once_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_f52_a_store_that_changes_what_it_stores_is_known_the_second_time(
+def test_f52_a_store_that_changes_bytes_is_known_at_the_second(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     bucket = Bucket(mangle=MANGLED["longer"])
@@ -346,7 +338,7 @@ PROFILES = {
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_f54_what_an_endpoint_does_not_know_is_found_out_once(
+def test_f54_a_missing_feature_is_found_out_once(
     engine: Engine, source: Spawned, contents: Content, name: str
 ) -> None:
     """And the level is in the receipt; a precondition that could not be said is a note there."""
@@ -383,7 +375,7 @@ def test_f54_objects_in_parts_too(
     assert bucket.whole == contents.read("/objects/a", 0, SIZE)
 
 
-def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spawned) -> None:
+def test_f54_a_checksum_left_out_without_effect_returns(engine: Engine, source: Spawned) -> None:
     """An endpoint that refuses for another reason keeps its checksums and its preconditions."""
     bucket = Bucket({"put": [INVALID] * 4})
     with Peer(many(bucket)) as peer:
@@ -397,9 +389,7 @@ def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spa
     assert b"x-amz-trailer" in last and b"If-None-Match: *" in last
 
 
-def test_f54_what_another_upload_is_answered_says_nothing_of_what_one_leaves_out(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_an_answer_to_another_upload_proves_nothing(engine: Engine, source: Spawned) -> None:
     """One that is refused goes without a precondition by then; another one is taken meanwhile, with
     it."""
     bucket = Bucket(sums=True)
@@ -428,7 +418,7 @@ DENIED = refusal(403, "AccessDenied")
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("first", ["denied", "taken"])
-def test_f54_a_real_denial_is_asked_about_once_and_takes_no_checksum_from_anybody(
+def test_f54_a_real_denial_is_checked_once(
     engine: Engine, source: Spawned, size: int, first: str
 ) -> None:
     """Not even once where the endpoint is known to take checksums."""
@@ -450,17 +440,13 @@ def test_f54_a_real_denial_is_asked_about_once_and_takes_no_checksum_from_anybod
     assert b"x-amz-trailer" in last
 
 
-def test_f54_a_denial_without_a_second_attempt_is_told_as_one(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_a_denial_without_a_second_attempt_is_reported(engine: Engine, source: Spawned) -> None:
     with Peer(many(Bucket({"put": [DENIED]}))) as peer, pytest.raises(PermissionDenied) as caught:
         engine.migrate(url(source, SMALL), place(peer))
     assert caught.value.side == "destination"
 
 
-def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_changes_nothing_for_them(
-    engine: Engine, source: Spawned
-) -> None:
+def test_f54_a_denial_among_accepted_checksums_is_its_own(engine: Engine, source: Spawned) -> None:
     """The denied one goes without by then; that it arrives so says nothing of an endpoint that
     takes checksums."""
     bucket = Bucket(sums=True)
@@ -480,9 +466,7 @@ def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_ch
     assert sent == [True, False, True]
 
 
-def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(
-    engine: Engine, source: Spawned
-) -> None:
+def test_a_refused_precondition_leaves_the_checksum_alone(engine: Engine, source: Spawned) -> None:
     named = b"<Error><Code>NotImplemented</Code><Header>If-None-Match</Header></Error>"
     bucket = Bucket(refuses={b"If-None-Match": reply(501, named)}, sums=True)
     with Peer(many(bucket)) as peer:
@@ -503,9 +487,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_b73_an_object_that_s3_can_not_hold_is_refused_before_its_first_byte(
-    engine: Engine, kind: str
-) -> None:
+def test_b73_an_object_too_large_for_s3_is_refused_at_once(engine: Engine, kind: str) -> None:
     """Of 60 GiB that only come in one piece, in parts of 5 MiB; of 49 TiB in any number of them."""
     size, fields = TOO_LARGE[kind]
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)

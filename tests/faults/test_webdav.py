@@ -155,7 +155,7 @@ def test_an_object_is_proved_before_it_is_moved_to_its_name(engine: Engine) -> N
     assert dav.asked.index(b"GET") < dav.asked.index(b"MOVE")
 
 
-def test_nobody_sees_a_piece_at_the_final_name(engine: Engine) -> None:
+def test_a_piece_is_never_visible_at_the_final_name(engine: Engine) -> None:
     seen: list[bool] = []
     dav = Dav(objects={FINAL: b"old"})
 
@@ -170,9 +170,7 @@ def test_nobody_sees_a_piece_at_the_final_name(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, len(DATA) // 2, len(DATA) - 1])
-def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(
-    engine: Engine, cut: int
-) -> None:
+def test_f50_a_source_that_ends_early_leaves_nothing(engine: Engine, cut: int) -> None:
     dav = Dav(objects={FINAL: b"old"})
     with pytest.raises(SourceTruncated) as caught:
         migrate(engine, dav, sending(GET_HEAD, DATA[:cut]))
@@ -180,7 +178,7 @@ def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(
     assert "may remain" not in caught.value.hint
 
 
-def test_f50_a_piece_that_a_server_writes_after_it_was_deleted_is_deleted_again(
+def test_f50_a_piece_written_after_its_deletion_is_deleted(
     engine: Engine,
 ) -> None:
     dav = Dav(late=threading.Event())
@@ -215,7 +213,7 @@ def test_f38_an_answer_to_move_that_is_lost_is_found_out(engine: Engine) -> None
     assert dav.asked.count(b"MOVE") == 1
 
 
-def test_an_upload_that_vanishes_while_it_is_moved_is_no_success(engine: Engine) -> None:
+def test_an_upload_that_vanishes_during_the_move_fails(engine: Engine) -> None:
     dav = Dav(answers={b"MOVE": [EMPTY % 201]})
     with pytest.raises(DestinationLost):
         migrate(engine, dav)
@@ -238,7 +236,7 @@ class Between(Dav):
         return super()._done(method, path, request, body)
 
 
-def test_who_comes_between_is_not_overwritten(engine: Engine) -> None:
+def test_a_concurrent_writer_is_not_overwritten(engine: Engine) -> None:
     """The object appears after we looked: MOVE says 412."""
     dav = Between()
     assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
@@ -253,9 +251,7 @@ def test_a_412_to_a_move_to_where_nothing_is_skips_nothing(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_who_comes_between_is_not_overwritten_by_a_copy_either(
-    engine: Engine, if_exists: str
-) -> None:
+def test_a_copy_does_not_overwrite_a_concurrent_writer(engine: Engine, if_exists: str) -> None:
     dav = Between(objects={b"/old": DATA})
     with Peer([dav] * 30) as peer:
         old = webdav_location(peer.url("/old"))
@@ -285,7 +281,7 @@ def test_a_copy_whose_source_can_not_be_read_leaves_nothing(
     assert dav.objects == {b"/old": DATA} | ({} if error else {FINAL: DATA})
 
 
-def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
+def test_a_part_that_cannot_be_removed_is_named(engine: Engine) -> None:
     dav = Dav(answers={b"DELETE": [EMPTY % 403]})
     with pytest.raises(SourceTruncated) as caught:
         migrate(engine, dav, sending(GET_HEAD, DATA[:1000]))
@@ -293,9 +289,7 @@ def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("refused", [1, 2, 3])
-def test_what_is_damaged_is_removed_where_a_server_refuses_for_a_moment(
-    engine: Engine, refused: int
-) -> None:
+def test_a_damaged_object_is_removed_after_a_passing_refusal(engine: Engine, refused: int) -> None:
     dav = Dav(answers={b"DELETE": [EMPTY % 503] * refused}, damage=True)
     with pytest.raises(IntegrityMismatch) as caught:
         migrate(engine, dav)
@@ -361,9 +355,7 @@ def test_the_scripted_server_is_a_server() -> None:
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MKCOL", b"MOVE"])
-def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(
-    patient: Engine, method: bytes
-) -> None:
+def test_f48_a_full_server_fails_at_once_and_leaves_nothing(patient: Engine, method: bytes) -> None:
     dav = Dav(answers={method: [EMPTY % 507] * 9})
     with pytest.raises(StoreFull) as caught:
         migrate(patient, dav)
@@ -373,7 +365,7 @@ def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MOVE"])
-def test_f49_a_lock_is_waited_for_and_one_that_stays_is_told(
+def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
     engine: Engine, patient: Engine, method: bytes
 ) -> None:
     assert migrate(patient, Dav(answers={method: [EMPTY % 423]})) is State.VERIFIED
@@ -383,7 +375,7 @@ def test_f49_a_lock_is_waited_for_and_one_that_stays_is_told(
     assert dav.objects == {FINAL: b"old"}
 
 
-def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine) -> None:
+def test_f49_a_folder_that_never_appears_is_given_up(engine: Engine) -> None:
     """Every MKCOL is refused since the folder above is missing, whatever is made."""
     dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
     with pytest.raises(Rejected):
@@ -391,7 +383,7 @@ def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine
     assert dav.asked.count(b"MKCOL") == 1
 
 
-def test_a_name_that_is_refused_late_is_changed_though_another_upload_has_found_the_right_one(
+def test_a_name_that_is_refused_late_is_changed(
     patient: Engine,
 ) -> None:
     """Both are under way with the first name; one is refused when the other was moved under the
@@ -443,7 +435,7 @@ def test_a_folder_that_another_makes_at_the_same_moment_is_there(
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_left_alone(
+def test_f52_a_server_that_changes_bytes_is_reported_once(
     patient: Engine,
 ) -> None:
     """As one that writes its own properties into documents, which it knows by their final name."""
@@ -461,7 +453,7 @@ def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_lef
     assert dav.asked.count(b"MOVE") == 1
 
 
-def test_b60_a_move_that_may_overwrite_is_only_asked_for_where_something_is(engine: Engine) -> None:
+def test_b60_an_overwriting_move_needs_an_object_there(engine: Engine) -> None:
     """And that is an object, as far as the server tells."""
     new, old = Dav(), Dav(objects={FINAL: b"old"})
     for dav, moves in ((new, 1), (old, 2)):
@@ -523,7 +515,7 @@ def test_where_the_head_of_a_source_tells_nothing_its_get_does(
     assert (tmp_path / "a").read_bytes() == DATA
 
 
-def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfind(
+def test_propfind_finds_the_outcome_of_a_lost_move(
     engine: Engine,
 ) -> None:
     dav = Dav(answers={b"HEAD": [EMPTY % 405] * 20}, hanging={b"MOVE"})
@@ -609,7 +601,7 @@ def test_a_failure_that_may_pass_says_nothing_of_a_name(
 
 @pytest.mark.parametrize("answer", [200, 201, 204])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
-def test_a_name_under_which_an_upload_was_acknowledged_and_never_kept_is_no_name_that_is_taken(
+def test_an_acknowledged_upload_that_vanished_took_no_name(
     patient: Engine, answer: int, patterns: tuple[str, ...]
 ) -> None:
     dav = refusing(400, *patterns)(answers={b"PUT": [EMPTY % answer]})
@@ -685,7 +677,7 @@ def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"]
 )
-def test_what_users_may_call_their_own_is_no_upload(name: str) -> None:
+def test_a_user_name_is_not_an_upload(name: str) -> None:
     assert not is_temporary_name(name)
 
 
@@ -728,7 +720,7 @@ def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(
     )  # 412 to the first, since something is there; no URL was tried
 
 
-def test_a_server_that_takes_neither_is_told_of_with_the_cause(engine: Engine) -> None:
+def test_a_server_that_accepts_neither_is_named_with_the_cause(engine: Engine) -> None:
     dav = Behind()
     dav.refuses_paths = True
     with pytest.raises(RelayError) as caught:
@@ -772,9 +764,7 @@ class Taken(Dav):
 @pytest.mark.parametrize(
     "reported", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()]
 )
-def test_what_may_be_a_folder_is_not_overwritten_where_propfind_can_not_tell(
-    engine: Engine, reported: bytes
-) -> None:
+def test_a_possible_folder_is_not_overwritten(engine: Engine, reported: bytes) -> None:
     dav = Taken(reported=reported)
     with pytest.raises(RelayError):
         migrate(engine, dav)
@@ -801,15 +791,13 @@ def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_nothing_is_skipped_where_what_is_there_can_not_be_told_from_a_folder(
-    engine: Engine, status: int
-) -> None:
+def test_nothing_is_skipped_where_a_folder_may_stand(engine: Engine, status: int) -> None:
     with pytest.raises(RelayError):
         migrate(engine, Taken(headed=EMPTY % 200, reported=EMPTY % status), if_exists="skip")
 
 
 @pytest.mark.parametrize("status", [201, 204])
-def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int) -> None:
+def test_a_move_that_replaced_nothing_fails(engine: Engine, status: int) -> None:
     """What is there has the object's length, and is the old one: the server says that it moved, and
     did not."""
     old = b"x" * len(DATA)
@@ -824,9 +812,7 @@ def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int)
 
 
 @pytest.mark.parametrize("status", [201, 204])
-def test_a_move_that_was_not_done_is_no_success_though_nothing_was_said_to_be_there(
-    engine: Engine, status: int
-) -> None:
+def test_a_move_that_was_not_done_is_a_failure(engine: Engine, status: int) -> None:
     """As above, of a server that does not heed `Overwrite: F`, or does no MOVE at all."""
     old = b"x" * len(DATA)
     dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % status]})
@@ -906,9 +892,7 @@ class Stale(Dav):
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
-def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(
-    engine: Engine, if_exists: str
-) -> None:
+def test_a_place_that_shows_the_old_object_late_is_polled(engine: Engine, if_exists: str) -> None:
     """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
     dav = Stale(objects={FINAL: b"old"})
     engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
@@ -918,7 +902,7 @@ def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_a_place_that_goes_on_showing_the_old_object_is_no_success(engine: Engine) -> None:
+def test_a_place_that_keeps_the_old_object_is_a_failure(engine: Engine) -> None:
     dav = Stale(objects={FINAL: b"old"})
     dav.shown = 1000
     with pytest.raises(DestinationLost, match="still shows the old object"):

@@ -66,7 +66,7 @@ def moved(engine: Engine, source: Ranges, bucket: Bucket) -> None:
     assert bucket.whole == DATA
 
 
-def test_the_next_part_is_asked_for_while_the_last_is_not_acknowledged_yet(engine: Engine) -> None:
+def test_the_next_part_is_read_before_the_last_is_acknowledged(engine: Engine) -> None:
     source, bucket = Ranges(), Bucket(sums=True)
     seen: list[bool] = []
 
@@ -80,7 +80,7 @@ def test_the_next_part_is_asked_for_while_the_last_is_not_acknowledged_yet(engin
     assert source.asked == [1, 2, 3, 4]
 
 
-def test_no_part_is_handed_over_while_as_many_are_not_acknowledged(engine: Engine) -> None:
+def test_unacknowledged_parts_are_bounded(engine: Engine) -> None:
     source, bucket = Ranges(), Bucket(sums=True)
     early: list[bool] = []
     second = threading.Event()
@@ -99,7 +99,7 @@ def test_no_part_is_handed_over_while_as_many_are_not_acknowledged(engine: Engin
     assert second.is_set()
 
 
-def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(
+def test_expect_continue_is_sent_first_and_after_a_failure(
     engine: Engine,
 ) -> None:
     source, bucket = Ranges(), Bucket(sums=True)
@@ -114,7 +114,7 @@ def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(
     assert asked[-1] is False
 
 
-def test_a_part_that_is_denied_waits_for_the_answer_to_one_that_is_all_there(
+def test_a_denied_part_waits_for_answers_to_sent_parts(
     engine: Engine,
 ) -> None:
     """It need not be sent again: with a ledger it is kept."""

@@ -91,7 +91,7 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
 
 
 @pytest.mark.parametrize("refusal", [401, 403])
-def test_f25_what_can_not_be_proved_any_more_waits_and_is_not_sent_again(
+def test_f25_an_unprovable_object_waits_and_is_not_resent(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
@@ -129,7 +129,7 @@ def paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
 
 
 @pytest.mark.parametrize("refusal", [401, 403])
-def test_f25_who_resumes_with_what_the_destination_denies_too_is_told_again(
+def test_f25_a_resume_that_the_destination_denies_says_so(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
@@ -170,7 +170,7 @@ def breaking(script: Script) -> Script:
 
 
 @pytest.mark.parametrize("refusal", [401, 403])
-def test_f25_who_resumes_with_what_the_source_denies_too_is_told_again(
+def test_f25_a_resume_that_the_source_denies_says_so(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     cloud, gate, runner = (
@@ -198,9 +198,7 @@ def test_f25_who_resumes_with_what_the_source_denies_too_is_told_again(
     assert (tmp_path / "to").read_bytes() == DATA
 
 
-def test_f25_one_that_is_denied_where_fresh_credentials_let_others_pass_fails_alone(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
     (tmp_path / "tree").mkdir()
     for name in ("a", "b", "c"):
@@ -225,7 +223,7 @@ def test_f25_one_that_is_denied_where_fresh_credentials_let_others_pass_fails_al
 
 
 @pytest.mark.parametrize("refusal", [401, 403])
-def test_f25_a_destination_that_never_let_us_look_is_unverified_as_ever(
+def test_f25_a_destination_that_denies_reading_is_unverified(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     """Credentials that may only write have been withdrawn by nobody."""
@@ -239,9 +237,7 @@ def test_f25_a_destination_that_never_let_us_look_is_unverified_as_ever(
     assert cloud.objects == {b"/to": DATA}
 
 
-def test_f25_who_may_ask_for_the_size_alone_is_unverified_as_ever(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: Path) -> None:
     gate = Gate(403, never=(b"GET",), after=b"")
     cloud, runner = Cloud(), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
@@ -301,7 +297,7 @@ read-back."""
 
 @pytest.mark.parametrize("size", [len(DATA), SIZE])
 @pytest.mark.parametrize("before", ["read", "never read", "other credentials", "no journal"])
-def test_f25_what_one_object_was_allowed_tells_what_the_next_ones_denial_means(
+def test_f25_a_permission_of_one_object_explains_a_denial(
     certificates: Certificates, tmp_path: Path, before: str, size: int
 ) -> None:
     (tmp_path / "from").write_bytes(b"x" * size)

@@ -119,7 +119,7 @@ def test_f54_each_object_gets_the_level_that_its_upload_proves(
 
 
 @pytest.mark.parametrize("kind", UNTOLD)
-def test_f54_an_object_that_may_have_the_coding_in_it_says_so_and_the_next_go_without(
+def test_f54_an_object_that_may_hold_the_coding_is_noted(
     ledger: Ledger, tmp_path: Path, kind: str
 ) -> None:
     bucket = BUCKETS[kind]()
@@ -135,9 +135,7 @@ def test_f54_an_object_that_may_have_the_coding_in_it_says_so_and_the_next_go_wi
     assert [b"x-amz-trailer" in request for request in small] == [True, False, False, False]
 
 
-def test_f54_what_is_to_be_left_alone_is_not_written_over_unseen(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_f54_an_existing_object_is_not_overwritten_unseen(ledger: Ledger, tmp_path: Path) -> None:
     """Nobody can say then that nothing is there."""
     bucket = BUCKETS["knows MD5"]()
     with Peer(many(bucket)) as peer:
@@ -166,7 +164,7 @@ class Expiring(Bucket):
         return super()._answer(operation, request, body)
 
 
-def test_a_head_that_is_refused_since_the_credentials_have_expired_fails_no_object(
+def test_a_head_denied_for_expired_credentials_fails_nothing(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     """HEAD has no text, and MinIO answers 403 for keys that it does not know any more."""

@@ -20,7 +20,7 @@ def test_each_pair_of_habits_is_drawn_in_a_full_run() -> None:
     assert set(pairs()) <= drawn
 
 
-def test_no_store_has_two_habits_of_one_group_or_one_that_is_not_its_own() -> None:
+def test_no_store_has_two_habits_of_a_group_or_a_foreign_one() -> None:
     for seed in range(300):
         case = draw(seed)
         for role, store in (("source", case.source), ("destination", case.destination)):

@@ -172,7 +172,7 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
     assert MARKER not in "".join(said)
 
 
-def test_an_unsafe_name_that_has_vanished_is_no_part_of_the_source(tmp_path: Path) -> None:
+def test_an_unsafe_vanished_name_is_not_of_the_source(tmp_path: Path) -> None:
     _, destination = stores(tmp_path)
     with S3Liar("source", Manners(("key-and-folder",), 1), {"ONE"}) as source:
         for name in source.odd:
@@ -284,7 +284,7 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
         ("something may remain", False),
     ],
 )
-def test_what_remains_is_told_with_its_place(tmp_path: Path, reported: str, excused: bool) -> None:
+def test_a_leftover_is_named_with_its_place(tmp_path: Path, reported: str, excused: bool) -> None:
     source, destination = stores(tmp_path)
     with PlainLiar("destination", Manners((), 1), {"TWO"}) as to:
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)

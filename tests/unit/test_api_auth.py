@@ -106,7 +106,7 @@ def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize("user", [1, 65534, os.geteuid() + 1])
-def test_without_tokens_another_user_of_this_machine_is_not_answered(user: int) -> None:
+def test_without_tokens_other_local_users_are_refused(user: int) -> None:
     """On a unix socket the kernel says who asks; with tokens the token does."""
     environ = {
         "PATH_INFO": "/",

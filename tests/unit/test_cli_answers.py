@@ -119,9 +119,7 @@ def test_what_a_server_of_today_or_an_older_one_answers_is_taken(
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_an_answer_without_what_a_command_goes_by_is_no_answer(
-    asked: str, whole: dict[str, Any]
-) -> None:
+def test_an_answer_without_a_required_member_is_refused(asked: str, whole: dict[str, Any]) -> None:
     """Each member that is missing, and each of another type; what is said names the member and the
     server."""
     right = ROW if asked == "rows" else whole
@@ -165,7 +163,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("asked", ["one", "newest", "follow"])
-def test_numbers_that_no_relay_has_are_no_answer(asked: str, whole: dict[str, Any]) -> None:
+def test_impossible_numbers_are_refused(asked: str, whole: dict[str, Any]) -> None:
     """Dates that no calendar knows, and counts that no ledger holds, would end a command with a
     traceback."""
     for name, wrong in NUMBERS.items():
@@ -229,7 +227,7 @@ def test_the_rows_of_a_report_come_in_pages() -> None:
     ]
 
 
-def test_rows_that_are_cut_are_no_report() -> None:
+def test_truncated_rows_are_not_a_report() -> None:
     """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also where the server
     has died."""
     whole = json.dumps({"transfers": [ROW, ROW], "next": None}).encode()
@@ -281,7 +279,7 @@ class Restarted(Answering):
 AWAY = (ServerUnreachable("away"), LedgerFailed("its database too"), Overloaded("it stops"))
 
 
-def test_a_server_that_is_started_anew_is_waited_for() -> None:
+def test_a_restarting_server_is_waited_for() -> None:
     ended = {**WHOLE[0], "state": "succeeded", "ended": 2.0}
     slept: list[float] = []
     client = Restarted(ended, *AWAY)
@@ -313,7 +311,7 @@ def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_a_proxys_page_for_a_server_that_is_away_is_no_stranger(status: int) -> None:
+def test_an_error_page_of_a_proxy_is_an_outage(status: int) -> None:
     page = b"<h1>Bad Gateway</h1>"
     with Peer(
         answer(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(page), page))

@@ -64,7 +64,7 @@ def test_receipt() -> None:
         ("paused", {}, ", paused (1 still stopping)"),  # of an older server
     ],
 )
-def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(
+def test_a_paused_migration_is_shown_as_stopping(
     state: str, reported: dict[str, int], end: str
 ) -> None:
     """An older server tells of its own transfers alone."""
@@ -72,7 +72,7 @@ def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(
     assert headline({"state": state, **counts, **reported}, 0.0).endswith(end)
 
 
-def test_what_moves_here_is_counted_once_and_with_what_the_ledger_knows() -> None:
+def test_local_transfers_are_counted_once() -> None:
     """The bytes of objects that are there, of parts, and of what is on its way here and in neither
     yet."""
     counts = {
@@ -116,7 +116,7 @@ class Moving:
         (Moving(5, 0), "  a\\tb, 0 bytes of it here"),
     ],
 )
-def test_what_others_moved_of_an_object_is_not_told_as_ours(moving: Moving, line: str) -> None:
+def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) -> None:
     """Its bar is the object's."""
     claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
     assert named(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
@@ -193,7 +193,7 @@ def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
     assert (seen.fresh(), seen.waits) == ([], None)
 
 
-def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
+def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
     """An error has a traceback, and that the frames of the transfer: kilobytes of each object that
     failed."""
     claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
@@ -219,7 +219,7 @@ def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
         ("a\x01\x02", "a\x01\\x02"),
     ],
 )
-def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(
+def test_an_unsafe_name_is_shown_readably_and_uniquely(
     names: tuple[str, str],
 ) -> None:
     listed = [listed_object(Entry(name)) for name in names]
@@ -231,7 +231,7 @@ def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EPIPE, None])
-def test_what_a_command_is_for_can_not_be_written(
+def test_an_unwritable_output_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
     class Full(io.StringIO):
@@ -284,5 +284,5 @@ def test_a_source_of_which_a_part_is_not_sent(
         ("why? there is no secret (at all): a@b", "why? there is no secret (at all): a@b"),
     ],
 )
-def test_what_is_said_of_a_command_line_is_no_secret(reported: str, said: str) -> None:
+def test_an_error_about_a_command_line_shows_no_secret(reported: str, said: str) -> None:
     assert without_secrets(reported) == said

@@ -140,7 +140,7 @@ def test_a_reload_without_the_file_keeps_the_settings(
     assert server_settings.accept_again()
 
 
-def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubernetes and Docker name the address of a service `relay` in its containers; a typo stays a
     mistake."""
     for name, value in {
@@ -295,7 +295,7 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
 # -- gunicorn
 
 
-def test_what_gunicorn_is_told() -> None:
+def test_the_settings_of_gunicorn() -> None:
     """What gunicorn must be told, and that it knows each name."""
     from gunicorn.config import Config
 
@@ -322,7 +322,7 @@ def test_the_null_device_is_an_empty_file(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings().remotes == {}
 
 
-def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
     """As editors on Windows write it, with their line ends."""
     (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbfslots = 7\r\n")
     assert load_settings().slots == 7

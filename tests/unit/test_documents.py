@@ -26,7 +26,7 @@ def read(text: str | bytes, step: int = 5) -> tuple[str, list[tuple[str, str | N
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
-def test_children_come_with_their_names_and_texts_however_they_are_cut(step: int) -> None:
+def test_children_are_the_same_however_a_document_is_cut(step: int) -> None:
     text = '\n <?xml version="1.0"?><D:r xmlns:D="DAV:" xmlns="x">ü<D:a>b&amp;<![CDATA[<ü>]]>&#228;</D:a> <c/></D:r>'
     assert read(text, step) == ("{DAV:}r", [("{DAV:}a", "b&<ü>ä"), ("{x}c", "")])
     assert read("\ufeff<r><a>1</a></r>", step) == ("r", [("a", "1")])
@@ -49,7 +49,7 @@ def test_children_come_with_their_names_and_texts_however_they_are_cut(step: int
         ("&#x110000;", "\ud800"),
     ],
 )
-def test_a_character_that_xml_does_not_allow_is_that_texts_own_matter(
+def test_a_character_invalid_in_xml_fails_that_text_alone(
     written: str | bytes, means: str, step: int
 ) -> None:
     data = written if isinstance(written, bytes) else written.encode()
@@ -81,7 +81,7 @@ def test_a_document_without_its_end_is_cut_wherever_that_is(length: int) -> None
     ],
 )
 @pytest.mark.parametrize("step", [1, 1000])
-def test_what_is_no_xml_or_declares_a_type_is_refused(text: str, step: int) -> None:
+def test_invalid_xml_and_doctypes_are_refused(text: str, step: int) -> None:
     with pytest.raises(ConnectionLost):
         read(text, step)
 

@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_refused(address: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", ":::", "a b", "é.example", "fe80::1%eth0", "a" * 64, "*", "127.0.0.1.."]
 )
-def test_what_is_no_host_is_refused(host: str) -> None:
+def test_an_invalid_host_is_refused(host: str) -> None:
     with pytest.raises(EgressDenied):
         CLOSED.check_name(host, 443)
 

@@ -43,7 +43,7 @@ def nothing() -> None:
     return
 
 
-def test_nobody_waits_while_nobody_complains(clock: Clock) -> None:
+def test_no_upload_waits_without_a_complaint(clock: Clock) -> None:
     flow = flow_on(clock)
     turns = [flow.enter(nothing, 1.0) for _ in range(10_000)]
     for turn in turns:
@@ -59,7 +59,7 @@ def test_the_complaints_of_one_round_halve_once(clock: Clock) -> None:
     assert flow.limit == 8.0
 
 
-def test_a_round_without_a_complaint_lets_one_more_go_until_nobody_is_limited(clock: Clock) -> None:
+def test_a_round_without_a_complaint_raises_the_limit(clock: Clock) -> None:
     flow = flow_on(clock)
     turns = [flow.enter(nothing, 1.0) for _ in range(4)]
     for turn in turns:
@@ -93,7 +93,7 @@ def test_retry_after_holds_everybody(clock: Clock) -> None:
     assert 7.0 <= clock.now < 7.2
 
 
-def test_whoever_is_cancelled_while_he_waits_holds_nothing(clock: Clock) -> None:
+def test_a_cancelled_waiter_of_a_gate_holds_nothing(clock: Clock) -> None:
     flow = flow_on(clock)
     flow.leave(flow.enter(nothing, 1.0), complained=True, retry_after=30.0)
 
@@ -184,7 +184,7 @@ def test_a_store_that_is_asked_too_much_gets_less_and_takes_all(
     assert counts["refused"] < 40
 
 
-def test_transfers_whose_requests_are_bounded_never_ask_it_too_much(
+def test_transfers_with_bounded_requests_stay_below_the_limit(
     engine: Engine, touchy: tuple[str, dict[str, int]]
 ) -> None:
     """Nothing is tried again here: one request too many would fail its transfer."""

@@ -32,7 +32,7 @@ def test_one_look_serves_all_who_follow_one_migration() -> None:
     assert sorted(asked) == ["a", "a", "b"]
 
 
-def test_a_look_that_fails_is_nobody_elses() -> None:
+def test_an_inspection_that_fails_affects_no_other() -> None:
     """It raises where it was made, and the next one looks again."""
     answers: list[Any] = [OSError(), "there"]
 

@@ -34,7 +34,7 @@ from relay.receipt import Version
         "0x10",
     ],
 )
-def test_what_is_no_number(text: str | None) -> None:
+def test_invalid_numbers(text: str | None) -> None:
     assert count(text) is None
 
 
@@ -45,7 +45,7 @@ def test_a_number_that_a_database_keeps(number: int) -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 1.0, "1", -1, MOST + 1, 10**400, [1]])
-def test_what_is_no_whole_number_of_a_document(value: Any) -> None:
+def test_invalid_whole_numbers_of_a_document(value: Any) -> None:
     assert whole(value) is None
 
 

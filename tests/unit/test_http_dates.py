@@ -39,6 +39,6 @@ def test_older_forms(text: str) -> None:
         "Sun, 06 Nov 0000 08:49:37 GMT",
     ],
 )
-def test_what_is_no_date(text: str | None) -> None:
+def test_invalid_dates(text: str | None) -> None:
     """None, and no exception."""
     assert http_date(text) is None

@@ -107,9 +107,7 @@ def page_of(*links: str) -> str:
 )
 @pytest.mark.parametrize("name", ["a b.txt", "sub/", "\u00fc", "name", "1"])
 @pytest.mark.parametrize("others", ["", '<a href="whole.txt">whole.txt</a>'])
-def test_a_page_that_names_things_by_queries_is_not_read_as_if_they_were_not_there(
-    query: str, name: str, others: str
-) -> None:
+def test_a_page_of_query_links_is_refused(query: str, name: str, others: str) -> None:
     link = f'<a href="{query.format(quote(name))}"> {name} </a>'
     assert read_index(page_of('<a href="../">../</a>', link, others), "/pub/") is None
     cut = f'<a href="{query.format(quote(name))}">{name[:2]}..&gt;</a>'
@@ -132,7 +130,7 @@ def test_a_page_that_names_things_by_queries_is_not_read_as_if_they_were_not_the
         ("?dir=asc", "?direction=desc&amp;sortby=name"),
     ],
 )
-def test_an_empty_folder_whose_page_can_be_sorted_is_an_empty_folder(
+def test_an_empty_sortable_page_is_an_empty_folder(
     links: tuple[str, ...],
 ) -> None:
     text = page_of(*(f'<a href="{href}">name</a><a href="{href}"><img></a>' for href in links))
@@ -152,7 +150,7 @@ def test_an_empty_folder_whose_page_can_be_sorted_is_an_empty_folder(
         "<title>Indexing of things</title><a href='x'>x</a>",
     ],
 )
-def test_what_is_no_list(text: str) -> None:
+def test_an_invalid_list(text: str) -> None:
     assert read_index(text, "/pub/") is None
 
 
@@ -188,7 +186,7 @@ def test_links_that_are_nothing_in_the_folder(href: str) -> None:
 
 
 @pytest.mark.parametrize(("href", "name"), [("%ff", "\udcff"), ("a%5cb", "a\\b"), ("%00", "\0")])
-def test_b61_a_name_that_cannot_be_moved_is_told_and_not_passed_over(href: str, name: str) -> None:
+def test_b61_a_name_that_cannot_be_moved_is_named(href: str, name: str) -> None:
     assert linked(href, "/pub/") == name
 
 
@@ -267,7 +265,7 @@ def test_a_base_says_what_links_are_relative_to(base: str) -> None:
 @pytest.mark.parametrize(
     "base", ["http://inside.example:8080/pub/", "/elsewhere/", "sub/", "ftp://x/"]
 )
-def test_a_page_whose_base_leads_elsewhere_is_no_empty_folder(base: str) -> None:
+def test_a_page_with_a_foreign_base_is_not_an_empty_folder(base: str) -> None:
     page = f'<html><head><title>Index of /pub/</title><base href="{base}"></head><body><a href="a">a</a></body></html>'
     assert read_index(page, "/pub/") is None
 
@@ -292,7 +290,7 @@ ABROAD = (
 
 @pytest.mark.parametrize("host", ABROAD)
 @pytest.mark.parametrize("path", ["/", "/pub/", "/pub/in%20it/"])
-def test_a_page_whose_links_lead_to_another_host_is_no_empty_folder(host: str, path: str) -> None:
+def test_a_page_of_foreign_links_is_not_an_empty_folder(host: str, path: str) -> None:
     """A server behind a proxy may know itself by another name."""
     links = "".join(f'<a href="{host}{path}{name}">{name}</a>\n' for name in ("a", "in/"))
     assert read_index(page_of('<a href="../">../</a>', links), path) is None

@@ -116,7 +116,7 @@ def test_backoff(attempt: int, elapsed: float, after: float | None, wait: float 
     assert longest <= RETRY_AFTER_CEILING * 1.1
 
 
-def test_the_line_is_bounded_and_a_slot_comes_back_however_it_ends() -> None:
+def test_the_queue_is_bounded_and_a_slot_is_always_released() -> None:
     slots = Slots(1, waiters=1, wait_seconds=0.05)
 
     def hold() -> None:

@@ -35,7 +35,7 @@ READABLE = [
 
 
 @pytest.mark.parametrize("query", UPLOAD_ALONE)
-def test_b78_what_is_signed_for_an_upload_is_never_read_back(query: str) -> None:
+def test_b78_a_url_signed_for_an_upload_is_never_read_back(query: str) -> None:
     place = parse_location(f"https://a.example/b?{query}")
     assert unreadable_reason(place)
     with pytest.raises(VerificationUnavailable) as caught:
@@ -49,14 +49,14 @@ def test_b78_what_is_signed_for_an_upload_is_never_read_back(query: str) -> None
 
 
 @pytest.mark.parametrize("query", READABLE)
-def test_b78_what_may_be_read_is_refused_to_nobody(query: str) -> None:
+def test_b78_a_readable_destination_is_accepted(query: str) -> None:
     place = parse_location(f"https://a.example/b?{query}")
     refuse_unprovable(Verify.READ_BACK, place)
     assert predict_level(Verify.READ_BACK, place, reported=True) is Level.READ_BACK
     assert predict_level(Verify.AUTO, place, reported=False) is Level.READ_BACK
 
 
-def test_b78_a_store_with_credentials_of_its_own_is_not_judged_by_its_query() -> None:
+def test_b78_a_store_with_credentials_ignores_its_query() -> None:
     place = replace(
         parse_location(f"https://a.example/b?{UPLOAD_ALONE[0]}"),
         account=WebDavAccount("webdav+https://a"),

@@ -85,7 +85,7 @@ def test_a_query_is_not_shown(text: str, shown: str) -> None:
     assert without_query(text) == shown
 
 
-def test_names_are_one_in_each_form_if_a_file_system_has_room_for_them() -> None:
+def test_names_are_equal_in_each_form_up_to_a_length() -> None:
     """Longer ones are one only where they are the same text."""
     assert same_text("e\u0301" * 200, "\u00e9" * 200)
     assert fold("E\u0301" * 200 + "/%2541") == fold("\u00e9" * 200 + "/a")

@@ -118,7 +118,7 @@ def test_each_threshold_can_be_missed(rule: tuple[str, str, str, str, object]) -
     assert str(missed[0]).startswith("NO ")
 
 
-def test_what_was_not_measured_is_not_kept_and_a_load_without_requests_has_failed() -> None:
+def test_a_load_without_requests_has_failed() -> None:
     lines = judge(Figures(requests=0), read_thresholds(THRESHOLDS))
     assert lines[0].met is False
     assert {line.met for line in lines[1:]} == {None}
@@ -135,7 +135,7 @@ def test_a_threshold_file_with_a_mistake_is_refused(tmp_path: Path, text: str) -
         read_thresholds(tmp_path / "nowhere.toml")
 
 
-def test_the_slope_is_that_of_the_line_and_the_beginning_does_not_count() -> None:
+def test_the_slope_ignores_the_beginning() -> None:
     assert slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
     assert slope([(0, 1)]) == 0
     vitals = Vitals([], settle=30)
@@ -290,7 +290,7 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_rung_that_ran() -> None:
         (("--write", "CHANGELOG.md"), "CHANGELOG.md has no <!--"),
     ],
 )
-def test_what_could_not_be_written_in_the_end_is_said_before_anything_is_measured(
+def test_an_unwritable_report_is_refused_before_measuring(
     program: str, words: tuple[str, str], said: str
 ) -> None:
     done = subprocess.run(

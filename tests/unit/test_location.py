@@ -478,7 +478,7 @@ def test_a_pointer_is_escaped() -> None:
     assert caught.value.pointer == "/a~0b"
 
 
-def test_what_is_no_string_is_refused() -> None:
+def test_a_value_that_is_not_a_string_is_refused() -> None:
     for pairs in ({1: "x"}, {"X": 1}, {"X": None}):
         with pytest.raises(errors.InvalidHeader):
             parse_headers(pairs)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_a_bug_has_its_type_and_its_places_and_not_its_text() -> None:
     assert SECRET not in line and "\n" not in line
 
 
-def test_no_exception_is_no_trouble() -> None:
+def test_without_an_exception_there_is_no_trouble() -> None:
     """`log.exception` outside of an `except`, or none at all."""
     assert "error" not in json.loads(line_of(exc_info=None))
     assert "error" not in json.loads(line_of(exc_info=(None, None, None)))

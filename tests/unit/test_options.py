@@ -123,7 +123,7 @@ def test_headers_go_along(type: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["X-Key", "a,b,c", '"unclosed', "a b,c"])
-def test_headers_that_are_none_are_told(line: str) -> None:
+def test_invalid_headers_are_reported(line: str) -> None:
     with pytest.raises(RelayError):
         remotes("http", url="https://h/", headers=line).locate("r:f")
 
@@ -148,7 +148,7 @@ def test_names_that_a_stores_own_accounts_have_are_taken(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["", ".", "..", "a:b:c", "b" * 256, "a b", "a%2Fb"])
-def test_what_is_no_bucket_is_refused(bucket: str) -> None:
+def test_an_invalid_bucket_is_refused(bucket: str) -> None:
     with pytest.raises(InvalidURL):
         split_key(f"{bucket}/k", destination=False)
 

@@ -31,20 +31,20 @@ def paced(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
     return pace
 
 
-def test_who_has_seen_nothing_claims_for_its_slots_alone() -> None:
+def test_without_a_measure_a_worker_claims_for_its_slots() -> None:
     pace = PrefetchSizer(32, Clock())
     assert (pace.ahead, pace.low) == (0, 0)
 
 
 @pytest.mark.parametrize("objects", [20, 200, 500])
-def test_as_much_is_claimed_ahead_as_is_moved_in_a_fraction_of_a_second(objects: int) -> None:
+def test_claims_ahead_last_a_fraction_of_a_second(objects: int) -> None:
     pace = paced(objects, 0.0)
     assert pace.rate == pytest.approx(objects, rel=0.01)
     assert pace.ahead == pytest.approx(objects * LONGEST_SECONDS, abs=1)
     assert pace.low == 0
 
 
-def test_who_waits_for_the_lock_claims_further_ahead_and_asks_earlier() -> None:
+def test_waiting_for_the_lock_claims_more_and_earlier() -> None:
     free, kept = paced(200, 0.01), paced(200, 0.08)
     assert kept.ahead > free.ahead
     assert kept.low > free.low
@@ -60,7 +60,7 @@ def test_there_is_a_limit_to_it(slots: int) -> None:
     assert (pace.ahead, pace.low) == (AHEAD * slots, AHEAD * slots // 2)
 
 
-def test_what_was_long_ago_counts_no_more() -> None:
+def test_old_failures_do_not_count() -> None:
     clock = Clock()
     pace = PrefetchSizer(32, clock)
     for _ in range(50):

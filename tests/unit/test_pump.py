@@ -186,7 +186,7 @@ def nothing_is_left() -> Iterator[None]:
     ],
     ids=["length", "digest", "to chunked", "from chunked", "chunked and digest", "from close"],
 )
-def test_bytes_are_spliced_where_nobody_needs_to_see_them(
+def test_unread_bytes_are_spliced(
     spliced: list[int], head: bytes, feed: bytes, to_chunked: bool, digest: bool, splices: bool
 ) -> None:
     with bench(head, feed, chunked=to_chunked) as made:
@@ -225,7 +225,7 @@ def test_what_came_with_the_head_is_not_lost(spliced: list[int]) -> None:
 @pytest.mark.parametrize(
     ("here", "there"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_a_transfer_is_spliced_only_from_plain_to_plain_at_level_size(
+def test_only_plain_transfers_at_level_size_are_spliced(
     engine: Engine,
     certificates: Certificates,
     spliced: list[int],
@@ -399,7 +399,7 @@ class Ticker:
             self.ticks += 1
 
 
-def test_the_ticker_sees_who_does_not_let_others_run() -> None:
+def test_the_ticker_finds_greenlets_that_do_not_yield() -> None:
     ticker = Ticker()
     ticking = gevent.spawn(ticker.run)
     gevent.sleep(0.02)
@@ -551,7 +551,7 @@ def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
 
 
 @WAYS
-def test_a_destination_that_hangs_up_without_a_word_stops_the_pump(way: str) -> None:
+def test_a_destination_that_hangs_up_stops_the_pump(way: str) -> None:
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
         by(way, made.body)
 
@@ -588,7 +588,7 @@ def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
 
 
 @WAYS
-def test_a_source_that_ends_early_raises_and_the_last_piece_is_never_faked(way: str) -> None:
+def test_a_source_that_ends_early_raises(way: str) -> None:
     with bench(BY_LENGTH % (len(DATA) + 1), DATA) as made:
         by(way, made.body)
         made.take_all()
@@ -757,7 +757,7 @@ def test_a_waiting_source_holds_no_pipe_and_no_buffer(way: str) -> None:
         job.kill()
 
 
-def test_buffers_come_back_however_it_ends_and_are_kept_up_to_a_bound() -> None:
+def test_buffers_are_always_returned_and_bounded() -> None:
     buffers = Buffers(kept_bytes=100_000)
     with pytest.raises(gevent.GreenletExit), buffers.lend(40_000) as view:
         assert len(view) == 40_000

@@ -208,7 +208,7 @@ def test_blanks_before_an_option_make_it_no_part_of_another(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "line", ["SECRET", "key = `SECRET", 'key = """SECRET', '"SECRET', "= SECRET"]
 )
-def test_a_line_that_is_no_option_is_told_by_its_number(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_an_option_is_named_by_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "rclone.conf").write_text(f"[a]\ntype = s3\n{line}\n")
     with pytest.raises(ConfigError, match="line 3") as caught:
         rclone_conf.read(tmp_path / "rclone.conf")

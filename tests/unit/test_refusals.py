@@ -41,7 +41,7 @@ def test_what_is_refused_while_others_get_in_is_its_own(door: Door) -> None:
     assert door.refuse(1) is OWN
 
 
-def test_who_was_let_in_before_proves_nothing(door: Door) -> None:
+def test_an_earlier_permission_proves_nothing(door: Door) -> None:
     """A large upload that began before the credentials were withdrawn, and ends well after that."""
     began = door.now
     assert door.refuse(1) is LATER
@@ -49,18 +49,18 @@ def test_who_was_let_in_before_proves_nothing(door: Door) -> None:
     assert door.refuse(1) is ALL
 
 
-def test_where_nobody_else_is_left_it_is_everybodys(door: Door) -> None:
+def test_a_denial_without_other_objects_counts_for_all(door: Door) -> None:
     assert [door.refuse(1), door.refuse(1)] == [LATER, ALL]
 
 
-def test_while_others_are_under_way_nobody_can_tell(door: Door) -> None:
+def test_a_denial_is_undecided_while_others_run(door: Door) -> None:
     door.busy = True
     assert [door.refuse(1) for _ in range(5)] == [LATER] * 5
     door.busy = False
     assert door.refuse(1) is ALL
 
 
-def test_so_many_in_a_row_are_everybodys_at_once(door: Door) -> None:
+def test_a_run_of_denials_counts_for_the_migration(door: Door) -> None:
     door.busy = True
     assert [door.refuse(id) for id in range(PATIENCE)] == [LATER] * (PATIENCE - 1) + [ALL]
 

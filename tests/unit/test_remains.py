@@ -119,7 +119,7 @@ def test_what_lay_at_the_object_s_own_place_is_replaced(
     assert ended.receipt is not None and not ended.receipt.notes
 
 
-def test_what_was_left_elsewhere_is_kept_with_the_row_whatever_the_end(
+def test_a_leftover_elsewhere_is_kept_at_every_end(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
@@ -175,7 +175,7 @@ FOLDER = parse_location("http://127.0.0.1/folder/")
         ({"two.part"}, {"one.part", "one.upload"}, ["one.part", "two.part"]),
     ],
 )
-def test_what_a_lost_attempt_left_and_nobody_may_remove_is_told(
+def test_a_leftover_that_may_not_be_removed_is_named(
     there: set[str], untold: set[str], reported: list[str] | None
 ) -> None:
     keeps = cast(Destination, Keeps(frozenset(there), frozenset(untold)))
@@ -201,9 +201,7 @@ def test_the_receipt_says_what_a_lost_process_left(
 
 
 @pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])
-def test_a_name_that_nobody_else_has_is_removed_whatever_its_tag_is_by_then(
-    place: Location | None, asked: Version
-) -> None:
+def test_a_unique_name_is_removed_whatever_its_tag(place: Location | None, asked: Version) -> None:
     deleted: list[Version] = []
     destination = cast(
         Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version))

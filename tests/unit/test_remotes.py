@@ -77,7 +77,7 @@ def test_where_a_bucket_is(endpoint: str | None, region: str, bucket: str, url: 
         (f"s3://bucket/{'ü' * 513}", UnsafeKey),
     ],
 )
-def test_what_is_no_object_of_a_bucket(text: str, error: type[RequestError]) -> None:
+def test_invalid_objects_of_a_bucket(text: str, error: type[RequestError]) -> None:
     with pytest.raises(error) as caught:
         BUCKETS.locate(text, pointer="/source")
     assert caught.value.pointer == "/source"
@@ -107,7 +107,7 @@ def test_a_signature_is_nothing_that_a_caller_gives() -> None:
         BUCKETS.locate("s3://bucket/a", method="POST", destination=True)
 
 
-def test_an_endpoint_that_is_no_url_is_a_wrong_setting() -> None:
+def test_an_endpoint_that_is_not_a_url_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError, match="endpoint"):
         s3_location(config("s3.example:9000"), "bucket", "a")
 

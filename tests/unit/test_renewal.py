@@ -115,7 +115,7 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Transfer
         ({**PLACES, "source": "list+https://a.example/other.csv"}, KeyReused, None),
     ],
 )
-def test_what_is_wrong_with_it_is_told(
+def test_its_mistakes_are_reported(
     ledger: Ledger,
     runner: TransferEngine,
     members: dict[str, Any],
@@ -260,7 +260,7 @@ def test_not_before_its_own_list_is_read(
         )
 
 
-def test_a_state_that_forbids_it_is_told_before_the_list_is_read(
+def test_a_wrong_state_is_reported_before_the_list_is_read(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
     migration = accepted(ledger, runner)

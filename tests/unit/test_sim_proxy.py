@@ -52,7 +52,7 @@ def test_rate(source: Source) -> None:
 @pytest.mark.parametrize(
     ("toxic", "ending"), [("cut_after", "fin"), ("reset_after", "reset"), ("stall_after", "open")]
 )
-def test_ends_after_so_many_bytes(source: Source, toxic: str, ending: str) -> None:
+def test_ends_after_a_number_of_bytes(source: Source, toxic: str, ending: str) -> None:
     reply = through(source, **{toxic: 10_000})
     assert reply.ending == ending
     assert len(reply.wire) == 10_000 if ending != "reset" else len(reply.wire) <= 10_000

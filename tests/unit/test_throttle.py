@@ -119,7 +119,7 @@ def test_whatever_happens_no_more_moves_than_was_filled_in(
     assert moved <= allowed + most + 1e-6 * allowed
 
 
-def test_a_stream_that_is_held_up_is_not_stalled_and_one_that_stalls_still_is(clock: Clock) -> None:
+def test_a_throttled_stream_is_not_stalled(clock: Clock) -> None:
     meter = Watchdog(Limits(stall_seconds=5, stall_bytes=1000), clock)
     meter.throttle = Throttle(TokenBucket(clock), sleep=clock.sleep)
     meter.throttle.allow(Bounds(bytes_per_second=10))
@@ -153,7 +153,7 @@ def throttle_is_idle(throttle: Throttle) -> bool:
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 
 
-def test_streams_that_share_a_rate_take_turns_and_one_alone_waits_for_the_clock(
+def test_streams_that_share_a_rate_take_turns(
     clock: Clock,
 ) -> None:
     """A thousand of them, and nobody's sleep is anybody else's."""
@@ -186,7 +186,7 @@ def nothing() -> None:
     return
 
 
-def test_so_many_are_let_in_and_the_others_in_the_order_in_which_they_came() -> None:
+def test_the_gate_admits_up_to_its_limit_in_order() -> None:
     gate, came, go = ConcurrencyLimiter(2), [], Event()
 
     def request(name: int) -> None:
@@ -204,7 +204,7 @@ def test_so_many_are_let_in_and_the_others_in_the_order_in_which_they_came() -> 
     assert (came, gate.under_way) == (list(range(7)), 0)
 
 
-def test_who_is_in_already_does_not_wait_for_himself() -> None:
+def test_a_holder_does_not_wait_for_itself() -> None:
     gate = ConcurrencyLimiter(1)
     gate.enter("a", nothing, 1)
     gate.enter("a", nothing, 1)
@@ -214,7 +214,7 @@ def test_who_is_in_already_does_not_wait_for_himself() -> None:
     assert gate.under_way == 0
 
 
-def test_a_wider_gate_lets_those_in_who_wait_and_a_narrower_one_throws_nobody_out() -> None:
+def test_a_wider_limit_admits_waiters_and_a_narrower_ends_none() -> None:
     gate = ConcurrencyLimiter(1)
     jobs = [gevent.spawn(gate.enter, name, nothing, 10) for name in range(5)]
     gevent.idle()
@@ -230,7 +230,7 @@ def test_a_wider_gate_lets_those_in_who_wait_and_a_narrower_one_throws_nobody_ou
     assert gate.under_way == 5
 
 
-def test_who_is_cancelled_while_he_waits_holds_nothing_and_is_in_nobodys_way() -> None:
+def test_a_cancelled_waiter_holds_nothing() -> None:
     gate, cancelled = ConcurrencyLimiter(1), [False]
     gate.enter("first", nothing, 1)
 
@@ -301,7 +301,7 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
         assert throttle.gates["source"].under_way == 0
 
 
-def test_a_request_that_waits_for_its_migration_holds_up_no_other(wire: Wire) -> None:
+def test_a_request_waiting_for_its_migration_delays_no_other(wire: Wire) -> None:
     """A transfer may need an answer before it reads on: it waited for the one that waited for
     it."""
     throttle = Throttle()

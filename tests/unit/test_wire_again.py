@@ -116,7 +116,7 @@ def test_what_only_reads_is_asked_again(
 
 
 @pytest.mark.parametrize(("method", "body"), [*ONCE[:5], *ONCE[6:]])
-def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
+def test_an_unsent_request_gets_a_fresh_connection(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str, body: Payload
 ) -> None:
     """The connection broke before, and nobody looked."""
@@ -156,14 +156,14 @@ def late_body(talk: Talk) -> None:
     talk.send(OK)
 
 
-def test_the_rest_of_an_earlier_answer_is_no_violation_of_this_one(wire: Wire) -> None:
+def test_the_rest_of_an_earlier_answer_is_not_a_violation(wire: Wire) -> None:
     with Peer([late_body, answer(OK)]) as peer:
         do(wire, peer.url(), "HEAD").body.close()
         assert read(wire, peer.url()) == b"ok"
         assert peer.connections == 2
 
 
-def test_an_upload_over_a_connection_that_is_out_of_step_may_be_tried_again(wire: Wire) -> None:
+def test_an_upload_on_a_desynchronized_connection_retries(wire: Wire) -> None:
     with Peer([late_body, answer(OK)]) as peer:
         do(wire, peer.url(), "HEAD").body.close()
         with pytest.raises(ConnectionLost) as caught:
@@ -218,7 +218,7 @@ def lagging(talk: Talk) -> None:
 
 @TLS
 @pytest.mark.parametrize("path", ["/object", "/other"])
-def test_a_body_that_comes_late_behind_an_answer_to_head_is_no_answer(
+def test_a_late_body_behind_head_is_not_an_answer(
     wire: Wire, certificates: Certificates, tls: bool, path: str
 ) -> None:
     """It looks like one: whoever wrote the object may have made it so."""
@@ -229,9 +229,7 @@ def test_a_body_that_comes_late_behind_an_answer_to_head_is_no_answer(
 
 
 @pytest.mark.parametrize("when", ["with the answer", "before the next request"])
-def test_an_origin_that_was_seen_to_send_a_body_behind_head_gets_a_connection_for_each(
-    wire: Wire, when: str
-) -> None:
+def test_an_origin_with_bodies_behind_head_gets_connections(wire: Wire, when: str) -> None:
     go = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -277,7 +275,7 @@ def test_an_honest_origin_gets_one_connection_more_at_most(wire: Wire) -> None:
         assert peer.connections == 2
 
 
-def test_a_source_that_says_another_length_to_head_is_asked_twice_once(wire: Wire) -> None:
+def test_a_source_with_another_length_for_head_is_asked_once(wire: Wire) -> None:
     asked: list[bytes] = []
 
     def script(talk: Talk) -> None:
@@ -292,7 +290,7 @@ def test_a_source_that_says_another_length_to_head_is_asked_twice_once(wire: Wir
     assert (asked.count(b"HEAD"), asked.count(b"GET")) == (3, 4)
 
 
-def test_who_keeps_quiet_for_a_moment_is_known(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_origin_is_remembered(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(talk: Talk) -> None:
         while head := talk.head():
             talk.send(HEADED if head.startswith(b"HEAD") else OK)

@@ -79,9 +79,7 @@ def test_every_framing_gives_the_body_whole_and_byte_by_byte(wire: Wire, data: b
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 N\r\nContent-Length: 7\r\n\r\n"]
 )
-def test_answers_without_a_body_end_at_once_and_keep_the_connection(
-    wire: Wire, head: bytes
-) -> None:
+def test_answers_without_a_body_keep_the_connection(wire: Wire, head: bytes) -> None:
     with Peer(answer(head, keep=True)) as peer:
         assert do(wire, peer.url()).body.read() == b""
         assert do(wire, peer.url()).body.read() == b""
@@ -115,7 +113,7 @@ def test_a_connection_is_used_again_only_when_that_is_safe(
         assert peer.connections == (1 if reused else 3)
 
 
-def test_a_body_that_was_not_read_to_its_end_takes_its_connection_along(wire: Wire) -> None:
+def test_an_unread_body_closes_its_connection(wire: Wire) -> None:
     with Peer(answer(OK, keep=True)) as peer:
         do(wire, peer.url()).body.close()
         assert wire.pool.open == 0
@@ -132,7 +130,7 @@ def test_a_stale_connection_costs_a_fresh_one_and_nothing_else(wire: Wire) -> No
         assert peer.connections == 5
 
 
-def test_a_connection_that_dies_under_the_request_is_replaced_if_nothing_was_sent(
+def test_a_connection_dead_before_the_request_is_replaced(
     wire: Wire,
 ) -> None:
     def answers_once_then_dies_on_the_next(talk: Talk) -> None:
@@ -287,7 +285,7 @@ def _until_gone(talk: Talk) -> None:
 
 @pytest.mark.parametrize("end", [e for e in ENDS if e != "resets"])
 @pytest.mark.parametrize("after", [0, 1, 100_000])
-def test_an_early_refusal_is_what_is_reported(wire: Wire, end: str, after: int) -> None:
+def test_an_early_refusal_is_reported(wire: Wire, end: str, after: int) -> None:
     reply = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
     with Peer(early(reply, after, ENDS[end])) as peer:
         response = do(wire, peer.url(), "PUT", big())
@@ -403,7 +401,7 @@ def test_tls_carries_both_ways(wire: Wire, certificates: Certificates) -> None:
     assert seen[1] == big()
 
 
-def test_tls_early_refusal_is_what_is_reported(wire: Wire, certificates: Certificates) -> None:
+def test_an_early_refusal_over_tls_is_reported(wire: Wire, certificates: Certificates) -> None:
     reply = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
     with Peer(early(reply, 1, ENDS["keeps open"]), certificates.server) as peer:
         response = do(wire, peer.url(), "PUT", big())
@@ -412,7 +410,7 @@ def test_tls_early_refusal_is_what_is_reported(wire: Wire, certificates: Certifi
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\nhello", b"\r\nhello"])
-def test_tls_that_ends_without_close_notify_is_no_end(
+def test_tls_without_close_notify_is_not_an_end(
     wire: Wire, certificates: Certificates, framing: bytes
 ) -> None:
     # A server socket that is closed without `unwrap` sends no close_notify: Python's own default.

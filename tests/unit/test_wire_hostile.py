@@ -137,7 +137,7 @@ READERS: dict[str, Callable[[Bench], None]] = {
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_chunks_of_one_byte_hold_nobody_up(reader: Callable[[Bench], None]) -> None:
+def test_chunks_of_one_byte_yield_to_others(reader: Callable[[Bench], None]) -> None:
     """All of them are here already, so that nobody waits for any; and their work is linear."""
     with bench(CHUNKED, chunked=True, limits=Limits()) as made:
         made.body.connection.leftover = ONE_BYTE
@@ -148,7 +148,7 @@ def test_chunks_of_one_byte_hold_nobody_up(reader: Callable[[Bench], None]) -> N
         assert made.body.count == 60_000
 
 
-def test_a_long_answer_that_comes_fast_is_read_with_others_in_between() -> None:
+def test_a_long_fast_answer_yields_to_others() -> None:
     """As a listing's page: nobody pumps it, and its reader never waits."""
     data = bytes(32 << 20)
     with bench(

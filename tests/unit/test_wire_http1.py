@@ -109,7 +109,7 @@ def test_ambiguous_heads_are_refused(fields: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_head_is_refused_without_waiting_for_more(data: bytes) -> None:
+def test_an_invalid_head_is_refused_at_once(data: bytes) -> None:
     with pytest.raises(ProtocolViolation):
         split_head(data, LIMITS, "destination")
 

@@ -52,7 +52,7 @@ def opened() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_connections_of_origins_that_are_never_used_again_are_closed(
+def test_idle_connections_of_unused_origins_are_closed(
     listener: socket.socket,
 ) -> None:
     pool, before = pool_of(SHORT), opened()
@@ -75,7 +75,7 @@ def test_those_that_are_used_stay(listener: socket.socket) -> None:
     pool.close()
 
 
-def test_only_so_many_are_idle_and_those_are_the_newest(listener: socket.socket) -> None:
+def test_idle_connections_are_bounded_and_the_newest(listener: socket.socket) -> None:
     pool = pool_of(replace(QUICK, idle_connections=5))
     streams = [used_once(pool, origin(listener, number)) for number in range(12)]
     assert [stream.closed for stream in streams] == [True] * 7 + [False] * 5
@@ -150,7 +150,7 @@ def silent() -> Iterator[Silent]:
     made.go.set()
 
 
-def test_silent_names_hold_up_neither_other_names_nor_what_writes_to_a_disk(silent: Silent) -> None:
+def test_silent_names_delay_no_names_and_no_disk_writes(silent: Silent) -> None:
     names = Names(32, silent)
     waiting = [gevent.spawn(names, f"silent{number}", 80) for number in range(20)]
     gevent.sleep(0.05)
@@ -160,9 +160,7 @@ def test_silent_names_hold_up_neither_other_names_nor_what_writes_to_a_disk(sile
     gevent.killall(waiting)
 
 
-def test_a_silent_name_takes_one_thread_however_often_it_is_asked_for(
-    silent: Silent, listener: socket.socket
-) -> None:
+def test_a_silent_name_takes_one_thread(silent: Silent, listener: socket.socket) -> None:
     limits = replace(QUICK, connect_seconds=0.1)
     names = Names(2, silent)
     pool = Pool(Dialer(LOOPBACK, limits, pytest.fail, resolver=names), limits)
@@ -177,7 +175,7 @@ def test_a_silent_name_takes_one_thread_however_often_it_is_asked_for(
         assert names("silent", 80)[0][4] == ("127.0.0.1", 80)
 
 
-def test_more_silent_names_than_threads_time_out_and_are_not_kept_in_line(silent: Silent) -> None:
+def test_silent_names_beyond_the_threads_time_out(silent: Silent) -> None:
     names = Names(3, silent)
     waiting = [gevent.spawn(names, f"silent{number}", 80) for number in range(8)]
     gevent.sleep(0.05)
@@ -198,7 +196,7 @@ def test_a_name_that_does_not_resolve_is_an_error_each_time(silent: Silent) -> N
 # -- what runs in a native thread
 
 
-def test_who_is_killed_meanwhile_ends_when_the_thread_has_ended(tmp_path: Any) -> None:
+def test_a_killed_greenlet_ends_with_its_thread(tmp_path: Any) -> None:
     """Else it would close a descriptor that is written to, and that is another file's by then."""
     began, go, ended = threading.Event(), threading.Event(), []
 
@@ -221,7 +219,7 @@ def test_who_is_killed_meanwhile_ends_when_the_thread_has_ended(tmp_path: Any) -
     assert ended == ["work", "caller"]
 
 
-def test_a_time_that_is_up_is_told_when_the_thread_has_ended() -> None:
+def test_a_timeout_is_raised_when_the_thread_has_ended() -> None:
     go = threading.Event()
     gevent.spawn_later(0.1, go.set)
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):

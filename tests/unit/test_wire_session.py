@@ -112,7 +112,7 @@ def test_a_redirect_that_leads_nowhere_good_is_refused(
         assert kept.status_code == 302
 
 
-def test_who_does_not_follow_gets_the_redirect_whole(wire: Wire) -> None:
+def test_an_unfollowed_redirect_is_returned_whole(wire: Wire) -> None:
     with Peer([answer(to("/x", b"gone elsewhere"))]) as peer:
         got = wire_session(wire).get(peer.url(), allow_redirects=False)
     assert (got.status_code, got.content) == (302, b"gone elsewhere")
