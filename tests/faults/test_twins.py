@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 import unicodedata
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
 from tests.ledgers import TREE, verified
 from tests.scripted import Peer, Talk, length_of
+
+Folding = Callable[[bytes], bytes]
 
 
 def _without_case(path: bytes) -> bytes:
@@ -215,6 +218,33 @@ def test_b60_two_equal_objects_are_two_if_both_are_listed(
             code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), *options)
             assert (code, printed["objects"].get("failed")) == (0, None)
     assert len(shelf.objects) == 2
+
+
+@pytest.mark.parametrize(
+    ("folds", "one", "other"),
+    [row for row in FOLDERS.values() if "/" in row[1]],
+    ids=[key for key, row in FOLDERS.items() if "/" in row[1]],
+)
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+def test_b60_two_folders_that_are_listed_prove_no_two_objects(
+    tmp_path: Path, folds: Folding, one: str, other: str, if_exists: str
+) -> None:
+    """A store of flat keys may fold an object's key, and list the folders as they were spelled."""
+    folders = {name.rpartition("/")[0] for name in (one, other)}
+    plant(tmp_path / "from", one, *(f"{folder}/beside" for folder in folders))
+    shelf, terminal = Shelf(folds=_unless_beside(folds), shown=_listing), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        assert terminal.tree(tmp_path / "from", there.url("/to/"))[0] == 0
+        plant(tmp_path / "from", other)
+        code, printed = terminal.tree(
+            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
+        )
+    assert (code, printed["objects"].get("failed")) == (1, 1)
+    assert len(shelf.objects) == 1 + len(folders)
+
+
+def _unless_beside(folds: Folding) -> Folding:
+    return lambda path: path if path.endswith((b"/", b"/beside")) else folds(path)
 
 
 @pytest.mark.parametrize(

@@ -81,29 +81,42 @@ def _is_steady(destination: Destination, place: Location, there: Version) -> boo
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:
-    """Say if a listing has both names: then the two objects only look alike.
+    """Say if listings show both names: then the two objects only look alike.
 
-    Lists the common parent folder and compares the first segments that differ: a listing repeats
-    the requested spelling of the folders above, even if their real names differ."""
+    The folder above the first difference must list both segments: a listing below repeats the
+    requested spelling of the folders above, even if their real names differ. Each of the two
+    folders must then list the rest of its name: a store of flat keys that folds the whole key
+    shows both folders if each holds an object of its own, and the shared object in one of them."""
     names = [one.path.split("/") for one in (place, twin)]
     same = next(
         (at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), 0
     )
-    wanted = {
-        unquote(name[same], errors="surrogateescape") + "/" * (same + 1 < len(name))
-        for name in names
-    }
-    if not same or len(wanted) < len(names):
+    differing = {_segment(name, same) for name in names}
+    if not same or len(differing) < len(names):
         return False
     try:
-        folder = place.with_target("/".join([*names[0][:same], ""]))
-        for entry in destination.list(folder, False):
-            if entry.error is None:
-                wanted.discard(entry.name)
-            if not wanted:
-                return True
+        return _lists(destination, place, names[0][:same], differing) and all(
+            _lists(destination, place, name[:depth], {_segment(name, depth)})
+            for name in names
+            for depth in range(same + 1, len(name))
+        )
     except RelayError:
-        pass
+        return False
+
+
+def _segment(name: list[str], depth: int) -> str:
+    """Return one segment of a path as a listing has it: decoded, and a folder's with a slash."""
+    return unquote(name[depth], errors="surrogateescape") + "/" * (depth + 1 < len(name))
+
+
+def _lists(destination: Destination, place: Location, folder: list[str], wanted: set[str]) -> bool:
+    """Say if a folder of the destination of `place` lists each of some names. Raises StoreError."""
+    missing = set(wanted)
+    for entry in destination.list(place.with_target("/".join([*folder, ""])), False):
+        if entry.error is None:
+            missing.discard(entry.name)
+        if not missing:
+            return True
     return False
 
 
