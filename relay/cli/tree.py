@@ -29,8 +29,9 @@ from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.engine.worker.part_helper import PartHelper
-from relay.engine.worker.worker import ActiveTransfer, Worker
+from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration

@@ -249,8 +249,8 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
 ) -> None:
     ledger, runner, id = accepted(tmp_path)
     claimer = Worker(ledger, runner, 1, id)
-    claimer._renew_lease()
-    monkeypatch.setattr(claimer, "_renew_lease", lambda: True)
+    claimer._lease.renew()
+    monkeypatch.setattr(claimer._lease, "renew", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
     reported: list[str] = []

@@ -19,8 +19,9 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import Verify
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
+from relay.engine.worker.helped_uploads import JOIN_SECONDS
 from relay.engine.worker.part_helper import PartHelper
-from relay.engine.worker.worker import JOIN_SECONDS, Worker
+from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger

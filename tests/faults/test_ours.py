@@ -15,7 +15,7 @@ import pytest
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
 from relay.engine.transfer.source_reader import SourceReader
-from relay.engine.worker import worker
+from relay.engine.worker import claim_runner
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.engine.worker.worker import Worker
 from relay.errors import (
@@ -407,7 +407,7 @@ def test_an_unrecorded_damaged_object_is_known_later(
     ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
-        monkeypatch.setattr(worker, "ClaimJournal", Away)
+        monkeypatch.setattr(claim_runner, "ClaimJournal", Away)
         claimed(ledger, engine, id, attempts=1)
         other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[
             0
@@ -439,7 +439,7 @@ def test_an_object_after_an_empty_attempt_is_anothers(
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         with monkeypatch.context() as patched:
             if stop == "ledger":
-                patched.setattr(worker, "ClaimJournal", Broken)
+                patched.setattr(claim_runner, "ClaimJournal", Broken)
             elif stop == "source":
                 patched.setattr(SourceReader, "open_body", refusing("source"))
             else:
@@ -468,16 +468,16 @@ def refusing(side: str) -> Callable[..., Any]:
 def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
     """Work on a migration to its end, or until an object was tried so often."""
     work = Worker(ledger, engine.runner, 1, id)
-    failed = work._settle_failure
+    failed = work._failures.settle
 
-    def stopping(*words: Any) -> Any:
+    def stopping(*words: Any, stopped: bool) -> Any:
         nonlocal attempts
         attempts -= 1
         if not attempts:
             work.stop()
-        return failed(*words)
+        return failed(*words, stopped=stopped or work.stopping)
 
-    work._settle_failure = stopping  # type: ignore[method-assign]
+    work._failures.settle = stopping  # type: ignore[method-assign]
     with gevent.Timeout(30):
         work.run()
 

@@ -24,7 +24,7 @@ from relay.cli.watch_migration import Seen
 from relay.engine.listing import listed_object
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.worker.worker import ActiveTransfer
+from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim

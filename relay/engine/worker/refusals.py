@@ -8,7 +8,7 @@ store accepts the credentials, and the refusal concerns that object only. If no 
 it concerns all objects, and the migration is paused.
 
 Decided here: whether a refusal concerns one object or all. Never here: the retry and the pause
-(`worker.py`)."""
+(`failure_policy.py`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,134 @@
+"""Run one claimed transfer, from its claim to its settlement.
+
+Theory of operation. The claim gives the transfer its plan, its hints and its journal. However the
+transfer ends, there is a settlement: the ledger ignores that of a claim that is no longer ours.
+
+Decided here: what a transfer gets from its claim, and what a bug in it means. Never here: how an
+error is settled (`failure_policy.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import gevent
+from gevent import GreenletExit
+from gevent.event import Event
+
+from relay.engine.listing import error_members
+from relay.engine.outcome import Outcome
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
+from relay.engine.worker.claim_journal import ClaimJournal, NoteWriter
+from relay.engine.worker.conversions import hints_of_claim, settlement_of
+from relay.engine.worker.failure_policy import FailurePolicy, hand_back
+from relay.engine.worker.helped_uploads import HelpedUploads
+from relay.engine.worker.lease import Lease
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.refusals import RefusalJudge
+from relay.errors import LeaseLost, RelayError
+from relay.errors.bugs import bug
+from relay.ledger.claims import LAPSES
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Settlement
+
+HELP_CHECK_SECONDS = 0.1
+"""How often a transfer checks if this process has stopped helping with the same object."""
+TWIN_SECONDS = 1.0
+"""Delay of an object whose name the destination may fold into that of a running transfer."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ClaimRunner:
+    """Runs the claimed transfers of one process, each in the greenlet that calls `run`."""
+
+    ledger: Ledger
+    engine: TransferEngine
+    jobs: MigrationCache
+    active: ActiveTransfers
+    helped: HelpedUploads
+    lease: Lease
+    judge: RefusalJudge
+    failures: FailurePolicy
+    over: Event
+    """Set when the process stops: then no transfer begins."""
+    ended: Callable[[Claim, Outcome | RelayError], None]
+    """Called with every transfer that succeeded."""
+    moved: Callable[[int], None]
+    """Called with the bytes that this process has moved of an object."""
+
+    def __post_init__(self) -> None:
+        """Start without notes."""
+        self._notes = NoteWriter(self.ledger)
+
+    def run(self, claim: Claim, registration: int) -> Settlement:
+        """Run the transfer of a claim that was made during that registration of the worker, and
+        return its settlement."""
+        try:
+            return self._run(claim, registration)
+        except Exception as error:  # noqa: BLE001 - a bug fails this object only
+            return Settlement(claim, "failed", error=error_members(bug(error)))
+        except (GreenletExit, gevent.Timeout) as error:  # raised into the middle of a transfer
+            again = claim.attempts < LAPSES
+            return Settlement(
+                claim, "hand_back" if again else "failed", error=error_members(bug(error))
+            )
+
+    def _run(self, claim: Claim, registration: int) -> Settlement:
+        if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
+            return Settlement(claim, "hand_back")
+        self._await_end_of_help(claim)
+        transfer: Transfer | None = None
+        active: ActiveTransfer | None = None
+        try:
+            unlocated = self.jobs.settle_unlocated(claim)
+            if unlocated is not None:
+                return unlocated
+            transfer = self.active.prepare(claim)
+            transfer.known = hints_of_claim(claim)
+            if claim.twins and not self._enter_folded(claim, transfer):
+                return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
+            holds = partial(self.lease.holds, registration)
+            transfer.journal = ClaimJournal(self.ledger, claim, holds, self._notes)
+            transfer.admitted = True
+            active = self.active.add(claim, transfer)
+            try:
+                outcome = self.engine.run(transfer)
+            finally:
+                self.active.remove(active)
+        except LeaseLost as error:
+            # The claim may be ours after all: it was made after this process was removed as lost
+            # and before it registered again.
+            return hand_back(claim, transfer, error)
+        except RelayError as error:
+            self.moved(transfer.moved if transfer else 0)
+            stopped = self.over.is_set() or (active is not None and active.stopped)
+            return self.failures.settle(claim, transfer, error, stopped=stopped)
+        return self._settle_success(active, transfer, outcome)
+
+    def _await_end_of_help(self, claim: Claim) -> None:
+        """Wait until the parts have ended that this process moves of the object as a helper."""
+        while claim.id in self.helped.claims and not self.over.is_set():
+            gevent.sleep(HELP_CHECK_SECONDS)
+
+    def _enter_folded(self, claim: Claim, transfer: Transfer) -> bool:
+        """Give the transfer the places of the objects that the destination may store as this one.
+        Returns False while one of them runs. Raises LedgerFailed, LeaseLost."""
+        names = self.ledger.enter_folded(claim)
+        if names is None:
+            return False
+        twins = self.jobs.locations_of(claim, names)
+        transfer.known = replace(transfer.known, twins=twins)
+        return True
+
+    def _settle_success(
+        self, active: ActiveTransfer, transfer: Transfer, outcome: Outcome
+    ) -> Settlement:
+        # Bytes that were read of a skipped object do not count as moved.
+        self.moved(min(transfer.moved, outcome.bytes))
+        self.ended(active.claim, outcome)
+        self.jobs.note_success(active.claim)
+        self.judge.note_success(active.claim, active.began)
+        return settlement_of(active.claim, outcome, transfer.resent)
