@@ -167,6 +167,8 @@ class HttpStore:
             raise self._refusal(response, "HEAD", final)
         self._wire.memory.learn(location.origin, known)
         head = response.head
+        if self._side == "destination" and (other := head.get("content-location")):
+            refuse_negotiated(location, other)
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return ObjectInfo(
             self._version(head),
@@ -614,6 +616,19 @@ def folder_there(location: Location) -> Rejected:
         " destination."
     )
     return Rejected(f"{location} is a folder there", side="destination", hint=hint)
+
+
+def refuse_negotiated(location: Location, other: str) -> None:
+    """Raise Rejected if a destination answers a request for `location` with the object at the path
+    `other`, whose name is the same with an ending. Apache does so for a name that does not exist
+    (httpd.apache.org, mod_negotiation, "MultiViews"), and an upload would overwrite that object."""
+    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
+    if ours and theirs and theirs[0].startswith(f"{ours[0]}."):
+        raise Rejected(
+            f"the server takes {location} for {theirs[0]!a}, which an upload would overwrite",
+            side="destination",
+            hint="Nothing there was changed. Turn off MultiViews in Apache (Options -MultiViews).",
+        )
 
 
 def folder_here(location: Location) -> Rejected:

@@ -39,7 +39,16 @@ from relay.errors import (
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.folders import walk_folders
-from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_here, folder_there
+from relay.stores.http import (
+    BELIEVED,
+    ERRORS,
+    GONE,
+    MOVED,
+    HttpStore,
+    folder_here,
+    folder_there,
+    refuse_negotiated,
+)
 from relay.stores.http_fields import printable
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
@@ -610,7 +619,7 @@ class WebDavStore(HttpStore):
     def _own_row(self, response: Response, place: Location) -> Element:
         """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
         name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
-        as `_rows`."""
+        as `_rows` and `refuse_negotiated`."""
         with closing(self._rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
@@ -619,6 +628,8 @@ class WebDavStore(HttpStore):
                 side=self._side,
                 retryable=True,
             )
+        if self._side == "destination":
+            refuse_negotiated(place, path_of(found))
         return found
 
     # -- folders

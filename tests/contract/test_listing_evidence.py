@@ -826,6 +826,32 @@ def test_what_is_asked_of_one_thing_is_read_from_its_own_row(
                 store.head(place_of("webdav", peer, "f/a"))
 
 
+@pytest.mark.parametrize("kind", ["http", "webdav"])
+@pytest.mark.parametrize(
+    ("name", "is_refused"), [("f/read", True), ("f/read.me", False), ("f/rea", False)]
+)
+def test_a_name_that_a_server_takes_for_another_object_is_refused(
+    wire: Wire, kind: str, name: str, is_refused: bool
+) -> None:
+    """Apache (MultiViews) answers for `read.me` where `read` is requested and does not exist. An
+    upload to `read` would overwrite it."""
+
+    def answer(method: str, target: str) -> bytes:
+        if method == "PROPFIND":
+            return reply(207, dav(("/f/read.me", FILE)))
+        named = ("ETag: W/1", "Content-Location: read.me") if kind == "http" else ()
+        return reply(200 if named else 405, "", *named)
+
+    with Peer(serving(answer)) as peer:
+        store = STORES[kind](wire, "destination", Watchdog(wire.limits))
+        place = place_of(kind, peer, name)
+        if is_refused:
+            with pytest.raises(Rejected, match=r"read\.me"):
+                store.head(place)
+        else:
+            assert isinstance(store.head(place), ObjectInfo)
+
+
 @pytest.mark.parametrize("status", [200, 403])
 def test_a_row_of_a_multistatus_may_tell_of_several_things(wire: Wire, status: int) -> None:
     """RFC 4918 section 14.24: several addresses have one status."""
