@@ -36,7 +36,7 @@ def render(error: RelayError) -> Response:
 
 
 def register(app: Flask) -> None:
-    """Let every error of an application leave through here."""
+    """Render every error of an application."""
     app.register_error_handler(RelayError, render)
     app.register_error_handler(HTTPException, _render_http)
     app.register_error_handler(Exception, _render_bug)

@@ -1,11 +1,11 @@
 """The settings of a server: checked before it starts, and again before a reload replaces any.
 
 Theory of operation. gunicorn's master reads the settings, at the start and at SIGHUP, and forks
-each worker. What the master found right is held here, in its memory, so every worker has it, also
-one that replaces another while relay.toml is being edited. A mistake ends a server that starts. At
-a reload it is one line, and nothing changes.
+each worker. The master keeps the checked settings here, in its memory, so every worker has them,
+even one that replaces another while relay.toml is being edited. A mistake ends a server that
+starts. At a reload a mistake prints one line, and nothing changes.
 
-Decided here: what is checked, and what a mistake costs. Never here: what gunicorn is told
+Decided here: the checks, and the effect of a mistake. Never here: the settings of gunicorn
 (`relay/api/serving.py`)."""
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _CHOOSE = "Choose another address with --bind or RELAY_BIND."
 
 
 class Refused(Exception):
-    """The settings can't be served by: why, what to do, and the exit code of a server that starts
-    with them."""
+    """A server can't run with the settings: the reason, the remedy, and the exit code of a server
+    that starts with them."""
 
     def __init__(self, message: str, hint: str, code: int = EXIT_CONFIG) -> None:
         super().__init__(message)
@@ -47,8 +47,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Settings that were found right, the file that they stand in, the tokens that they name, and
-    the addresses that this server listens on."""
+    """Checked settings, their file, their tokens, and the addresses that this server listens
+    on."""
 
     settings: Settings
     file: Path | None
@@ -57,7 +57,7 @@ class Accepted:
 
 
 class Holder:
-    """What this process accepted last."""
+    """Holds the settings that this process accepted last."""
 
     held: Accepted | None = None
 
@@ -66,7 +66,7 @@ _HOLDER = Holder()
 
 
 def accepted() -> Accepted:
-    """Return what this process, or the one that it was forked from, goes by; read it where there is
+    """Return the settings of this process, or of the master that forked it; read them if it has
     none.
 
     Raises ConfigError.
@@ -77,7 +77,7 @@ def accepted() -> Accepted:
 
 
 def accept_or_exit() -> Settings:
-    """Return the settings to go by, read and checked; a mistake ends the process with one line."""
+    """Return the settings, read and checked; a mistake ends the process with one line."""
     try:
         return accepted().settings
     except ConfigError as error:
@@ -85,11 +85,11 @@ def accept_or_exit() -> Settings:
 
 
 def accept_again() -> bool:
-    """Read the settings once more, at a reload, and say if they can be served by; else one line
-    says why not.
+    """Read the settings again, at a reload; False, and one line with the reason, if a server can't
+    run with them.
 
-    Nothing of the old ones is given up before all of the new ones is checked. Raises nothing: what
-    leaves this ends gunicorn's master, and all its workers with it."""
+    The old settings stay until all of the new ones are checked. Raises nothing, because an
+    exception here ends gunicorn's master, and all its workers with it."""
     try:
         _HOLDER.held = _reread(accepted())
     except ConfigError as error:
@@ -105,7 +105,7 @@ def accept_again() -> bool:
 
 def inherited_sockets() -> Sequence[int]:
     """Return the descriptors that a service manager gave this process to listen on
-    (sd_listen_fds(3)). Ends the process where what it says of them can't be read."""
+    (sd_listen_fds(3)). Ends the process if its environment variables are wrong."""
     texts = [os.environ.get(name, "0") for name in ("LISTEN_FDS", "LISTEN_PID")]
     if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
         refuse(
@@ -119,10 +119,8 @@ def inherited_sockets() -> Sequence[int]:
 
 
 def check_start(addresses: Iterable[Any], inherited: bool) -> None:
-    """Check what may be wrong with the ledger and the addresses before a server listens;
-    `inherited` ones are bound.
-
-    Ends the process with one line where something is.
+    """Check the ledger and the addresses before a server listens; `inherited` addresses are bound
+    already. A mistake ends the process with one line.
     """
     try:
         _check_ledger(accepted().settings)
@@ -134,8 +132,8 @@ def check_start(addresses: Iterable[Any], inherited: bool) -> None:
 
 
 def check_listening(addresses: Iterable[Any]) -> None:
-    """Check the addresses that a server listens on, and keep them for reloads. Ends the process
-    where one is wrong."""
+    """Check the addresses that a server listens on, and keep them for reloads. A wrong address ends
+    the process."""
     _HOLDER.held = replace(accepted(), addresses=tuple(addresses))
     try:
         _check_open(_HOLDER.held.addresses, _HOLDER.held.settings)
@@ -173,8 +171,8 @@ def _read() -> Accepted:
 
 
 def _reread(old: Accepted) -> Accepted:
-    """Return what the settings say now. Raises ConfigError or Refused before anything of the old
-    was given up."""
+    """Return the settings as they are now. Raises ConfigError or Refused, and the old ones
+    stay."""
     new = _read()
     if (
         old.file is not None and new.file is None
@@ -193,7 +191,7 @@ def _reread(old: Accepted) -> Accepted:
     return replace(new, addresses=addresses)
 
 
-# -- what may be wrong
+# -- the checks
 
 
 def _parsed(bind: str) -> Any:
@@ -208,7 +206,7 @@ def _parsed(bind: str) -> Any:
 
 
 def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
-    """Refuse to be open to others without tokens: relay fetches whatever it is asked to."""
+    """Refuse to be open to others without tokens: relay fetches any URL that a request names."""
     if settings.tokens_file is not None:
         return
     for address in addresses:
@@ -220,7 +218,7 @@ def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
 
 
 def _check_ledger(settings: Settings) -> None:
-    """Open the ledger once, which makes it, or brings it up to date, before any worker needs it."""
+    """Open the ledger once, which creates or upgrades it before any worker needs it."""
     try:
         open_database(settings.ledger_url()).close()
     except ConfigError as error:
@@ -228,7 +226,7 @@ def _check_ledger(settings: Settings) -> None:
 
 
 def _check_free(addresses: Iterable[Any]) -> None:
-    """Look if the addresses can be had; gunicorn would try for five seconds, or take a unix socket
+    """Check that the addresses are free; gunicorn would try for five seconds, or take a unix socket
     from its server."""
     for address in addresses:
         try:
@@ -249,7 +247,7 @@ def _check_free(addresses: Iterable[Any]) -> None:
 
 
 def _check_descriptor(number: int) -> None:
-    """Refuse a descriptor that whoever started this server did not open, or that is no socket."""
+    """Refuse a descriptor that is not open, or is not a socket."""
     if not stat.S_ISSOCK(os.fstat(number).st_mode):
         raise ValueError("it is not a socket")
 
@@ -262,8 +260,8 @@ def _check_port(address: tuple[Any, ...]) -> None:
 
 
 def _check_unix(path: str) -> None:
-    """Refuse a name at which another server listens, or may; one that a dead server left may be
-    taken."""
+    """Refuse a path at which another server listens, or may listen; a socket that a dead server
+    left may be replaced."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError("there is no such folder")

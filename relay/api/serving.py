@@ -2,12 +2,12 @@
 `gunicorn -c`.
 
 Theory of operation. The master checks everything that could be wrong before it forks
-(`relay/api/server_settings.py`). Each worker has a runner of its own. When a worker is told to go
-(its `alive` turns False at SIGTERM) a greenlet starts the drain: not ready, no new transfer, and
-those that run are cancelled a few seconds before gunicorn would kill them, so that their clients
-get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
+(`relay/api/server_settings.py`). Each worker has a transfer engine of its own. When a worker has to
+stop (its `alive` turns False at SIGTERM), a greenlet starts the drain: not ready, no new transfer,
+and running transfers are cancelled a few seconds before gunicorn would kill them, so that their
+clients get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
 
-Decided here: what gunicorn is told. Never here: what is served.
+Decided here: the settings and hooks of gunicorn. Never here: the routes.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from relay.process.cooperative import collect_rarely
 from relay.process.core_dumps import forbid_dumps
 
 DRAIN_MARGIN_SECONDS = 3.0
-"""How long before gunicorn's own end the last transfers are cancelled."""
+"""Seconds before gunicorn's own timeout at which the last transfers are cancelled."""
 WATCH_SECONDS = 0.1
 WORKER_CLASS = "relay.api.gunicorn_worker.GunicornWorker"
-"""gevent's, which answers as the rest of relay does."""
+"""gevent's worker, with relay's answer to requests that are not HTTP."""
 
 
 def gunicorn_settings(settings: Settings) -> dict[str, Any]:
-    """Return everything that gunicorn is told, hooks included."""
+    """Return all settings of gunicorn, hooks included."""
     return {
         "bind": [settings.bind],
         "workers": settings.workers,
@@ -88,10 +88,10 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn in this process, told by our settings and by nothing else."""
+    """gunicorn in this process, configured by our settings alone."""
 
     def load_config(self) -> None:
-        """Tell gunicorn; called again at SIGHUP."""
+        """Configure gunicorn; called again at SIGHUP."""
         for name, value in gunicorn_settings(accept_or_exit()).items():
             self.cfg.set(name, value)
 
@@ -106,8 +106,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses,
-    the limits of open files and of core files, which its workers inherit."""
+    """In the master, before it listens: check gunicorn's other settings, the ledger and the
+    addresses, and set the limits of open files and of core files, which its workers inherit."""
     forbid_dumps()
     require_descriptors()
     _check_told(server.cfg)
@@ -116,12 +116,11 @@ def on_starting(server: Any) -> None:
 
 
 def _check_told(cfg: Any) -> None:
-    """Refuse what gunicorn's own command line or environment may have told it, and relay can't be
-    served by.
+    """Refuse settings of gunicorn's own command line or environment with which relay can't run.
 
     An application that is loaded before the fork gives all workers one connection to the ledger and
-    one name in it, and SQLite's may not be carried across a fork (sqlite.org/howtocorrupt.html,
-    2.6)."""
+    one worker id, and a connection of SQLite may not be used across a fork
+    (sqlite.org/howtocorrupt.html, 2.6)."""
     if cfg.preload_app:
         refuse(
             Refused(
@@ -144,8 +143,8 @@ def _check_told(cfg: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """In the master, when it listens: look at the real addresses, say where, and reload only what
-    is right."""
+    """In the master, when it listens: check the real addresses, print them, and let a reload check
+    its settings."""
     server.reload = partial(_reload, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
@@ -161,17 +160,18 @@ def when_ready(server: Any) -> None:
 
 
 def _reload(reload: Callable[[], None]) -> None:
-    """At SIGHUP: new workers where the new settings can be served by; else all that runs goes on as
-    it is."""
+    """At SIGHUP: start new workers if the new settings are right; otherwise the old workers
+    stay."""
     if accept_again():
         reload()
 
 
 def post_worker_init(worker: Any) -> None:
-    """In a worker, when the application is loaded: never dial ourselves, and drain when told to go.
+    """In a worker, when the application is loaded: forbid connections to itself, claim transfers,
+    and drain at the end.
 
-    What was loaded stays as long as the worker, so the collector need not look at it again, which
-    would stop every transfer for some hundredths of a second."""
+    Loaded modules stay as long as the worker. The collector need not scan them again, which would
+    stop every transfer for some hundredths of a second."""
     collect_rarely()
     gc.collect()
     gc.freeze()
@@ -185,15 +185,15 @@ def post_worker_init(worker: Any) -> None:
 
 
 def drain_seconds(graceful_timeout: float) -> float:
-    """Return how long running transfers get: a few seconds less than gunicorn gives, at least
-    half."""
+    """Return the seconds that running transfers get: a few less than gunicorn's timeout, at least
+    half of it."""
     return max(graceful_timeout - DRAIN_MARGIN_SECONDS, graceful_timeout / 2)
 
 
 def _claim(works: LedgerContext) -> None:
-    """Work through the ledger as long as this worker lives, also after a ledger that did not answer
-    for a while. What nobody foresaw ends the work: then /readyz, and those who follow a migration,
-    are told."""
+    """Claim transfers from the ledger as long as this worker lives, also after an outage of the
+    ledger. An unexpected exception ends the work: then /readyz and the clients that follow a
+    migration show it."""
     while not works.claimer.stopping:
         try:
             works.claimer.run()
@@ -210,6 +210,7 @@ def _watch(
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
     if works is not None:
-        # Its work stands in the ledger: other workers resume it, or this one after a restart.
+        # Its transfers are recorded in the ledger: other workers resume them, or this one after a
+        # restart.
         works.claimer.stop()
     runner.drain(seconds)

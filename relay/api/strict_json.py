@@ -1,10 +1,11 @@
 """Parse one JSON object of a request's body, or refuse it with one clear error.
 
-Decided here: what is read, for how long, and which JSON is JSON. Never here: what the members mean.
+Decided here: how much of a body is read, for how long, and which JSON is valid. Never here: the
+meaning of members.
 
-Why so strict: a body that two parsers read differently is a body that was checked by one and acted
-on by the other. `json.loads` alone takes the last of two equal members, NaN, infinity, and half of
-a surrogate pair."""
+It is strict because two parsers may read one body differently: one checks it, and the other acts on
+it. `json.loads` alone takes the last of two equal members, NaN, infinity, and half of a surrogate
+pair."""
 
 from __future__ import annotations
 
@@ -28,17 +29,17 @@ from relay.errors import (
 
 DEPTH_LIMIT = 20
 BRACKETS_LIMIT = 1000
-"""Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the
+"""Objects and arrays in one body. A normal request has five; a limit keeps the parse short on the
 hub."""
 MEMBERS_LIMIT = 1000
-"""Members of one object. An honest request has a hundred headers at most, and each that is wrong
+"""Members of one object. A normal request has a hundred headers at most, and each wrong member
 costs microseconds."""
 STEP_BYTES = 4096
-"""What is read at once. Chunks of one byte cost microseconds each, and others want the hub between
-them."""
+"""Number of bytes that are read at once. Chunks of one byte cost microseconds each, and other
+greenlets need the hub between them."""
 BODY_READ = "relay.body_read"
-"""Set in the environ when the body was read to its end: only then may the connection carry another
-request."""
+"""Key of the environ that is set when the body was read to its end: only then may the connection
+carry another request."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MEDIA_TYPE = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.I)
@@ -80,7 +81,7 @@ def parse(raw: bytes) -> Any:
     return value
 
 
-# -- what is declared, and what comes
+# -- the declaration, and the bytes
 
 
 def check_media_type(environ: Mapping[str, Any]) -> None:
@@ -98,7 +99,7 @@ def _check_declared(environ: Mapping[str, Any]) -> None:
 
 
 def announced(environ: Mapping[str, Any]) -> int | None:
-    """Return the body's announced length, 0 where there is none, None where it comes in chunks."""
+    """Return the announced length of the body: 0 if it has no body, None if it comes in chunks."""
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None
     text = environ.get("CONTENT_LENGTH") or "0"
@@ -143,7 +144,7 @@ def _too_large(limit_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"the body is larger than {limit_bytes} bytes")
 
 
-# -- what is JSON
+# -- the document
 
 
 def _decoded(raw: bytes) -> str:

@@ -1,8 +1,8 @@
 """`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in
 a ledger.
 
-Those of the server that RELAY_URL (or `--url`) names, else those in the ledger of this machine,
-without a server."""
+The ledger is that of the server that RELAY_URL (or `--url`) names, else the one of this
+machine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
 
 
 class CountedRows(Iterator[dict[str, Any]]):
-    """Counts the rows that are taken from it."""
+    """Counts the rows that a consumer takes."""
 
     def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
         self._rows, self.count = rows, 0
@@ -282,10 +282,9 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
 def submit(
     url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any
 ) -> int:
-    """Hand a migration to a server, which runs it whatever happens here; print its number and its
-    id.
-
-    The server reads SRC and DST: they name its remotes, its folders, and hosts of its network.
+    """Submit a migration to a server; print its number and its id. The server runs it, even if this
+    command is interrupted. SRC and DST are the server's remotes, its folders, and hosts of its
+    network.
     """
     there = server_of(load_settings(), url)
     if there is None:

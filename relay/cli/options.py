@@ -50,7 +50,7 @@ PLACES = (
         help="As --source-headers-file, for the destination.",
     ),
 )
-"""What goes along to the two stores."""
+"""Headers for the two stores."""
 
 WORK = (
     click.option(
@@ -113,7 +113,7 @@ WORK = (
         "--connections", type=COUNT, help="Maximum number of concurrent requests to each store."
     ),
 )
-"""What is to be done, and how."""
+"""How objects are moved."""
 
 
 def with_flags(*rows: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
@@ -133,12 +133,12 @@ def headers_of(options: Mapping[str, Any], side: str) -> Headers:
 
 
 def bounds_of(options: Mapping[str, Any]) -> Bounds:
-    """Return what `--slots`, `--bytes-per-second` and `--connections` say."""
+    """Return the limits of `--slots`, `--bytes-per-second` and `--connections`."""
     return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
 
 
 def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """Return one side as a request to a server has it. Raises as `read_headers`."""
+    """Return one side in the form of a request to a server. Raises as `read_headers`."""
     members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
     return (
         {**members, "method": options["method"]}
@@ -148,7 +148,7 @@ def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request to a server that the flags of `submit` ask for."""
+    """Return the request to a server for the flags of `submit`."""
     given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
     limits = bounds_of(options).given()
     return {
@@ -165,8 +165,8 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole(text: str, folder: bool) -> str:
-    """Return a relative path as an absolute one: the ledger outlives this folder's being the
-    current one. That of a `folder` ends in '/', another does where it was written so."""
+    """Return a relative path as an absolute one, since the ledger outlives the current folder. The
+    path of a `folder` ends in '/', another does if it was written so."""
     if text[: len(LIST)].lower() == LIST:
         return LIST + whole(text[len(LIST) :], folder=False)
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
@@ -176,8 +176,8 @@ def whole(text: str, folder: bool) -> str:
 
 
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
-    """Say which secrets the process list shows, and what of the source's URL is not sent. Not
-    before all was checked: what stands where a name should be may be the secret."""
+    """Warn of secrets that the process list shows, and of a part of the source's URL that is not
+    sent. Call it after all checks: text in the place of a name may be the secret."""
     if quiet:
         return
     if has_fragment(options["source"] or ""):

@@ -28,7 +28,7 @@ FATES: Mapping[IfExists, Mapping[str, str]] = {
     IfExists.SKIP: {"new": "moved", "unchanged": "skipped", "differs": "skipped"},
     IfExists.FAIL: {"new": "moved", "unchanged": "failed", "differs": "failed"},
 }
-"""What would become of an object, by what is at its destination."""
+"""The fate of an object by the state of its destination."""
 
 
 @click.command(
@@ -79,7 +79,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
 
 
 def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
-    """Return the plan as plain values. `fates` are of those that were looked at."""
+    """Return the plan as plain values. `fates` are those of the compared objects."""
     fates: dict[str, int] = {}
     for answer, count in made.looks.items():
         fate = FATES[surveyor.job.if_exists].get(answer, "untold")

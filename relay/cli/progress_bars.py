@@ -1,8 +1,8 @@
 """Progress bars in a terminal: lines of text that wrap, and rows of bars below them.
 
-Decided here: that a name is shown as it is (no markup, no emoji), and what is left out where the
-terminal is narrow. Never here: what is shown. rich's console takes some hundredths of a second, so
-this is imported by what shows bars."""
+Decided here: a name is shown without markup and emoji, and a narrow terminal gets fewer columns.
+Never here: the content. rich's console takes some hundredths of a second, so only code that shows
+bars imports this."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NARROW = 70
 
 
 class Bars(Progress):
-    """Rows of bars. `head` are the lines above them; who sets them calls `refresh`."""
+    """Rows of bars. `head` are the lines above them; after setting it, call `refresh`."""
 
     head: tuple[str, ...] = ()
 
@@ -31,7 +31,7 @@ class Bars(Progress):
         yield self.make_tasks_table(self.tasks)
 
     def tell(self, line: str) -> None:
-        """Print a line above, that stays."""
+        """Print a line above the bars, which stays."""
         self.console.print(Text(plain(line), style="red", overflow="fold"))
 
 
@@ -39,8 +39,8 @@ class Bars(Progress):
 def bars(
     *after: type[ProgressColumn], wide: tuple[type[ProgressColumn], ...] = ()
 ) -> Iterator[Bars]:
-    """Show bars on stderr: a description, the bar, and what comes `after`; `wide` where there is
-    room for it."""
+    """Show bars on stderr: a description, the bar, the columns `after`, and those of `wide` if the
+    terminal has room."""
     console = Console(stderr=True, emoji=False)
     narrow = console.width < NARROW
     length = 10 if narrow else 24

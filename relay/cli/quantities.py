@@ -13,8 +13,8 @@ _BYTES = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(?:([KMGT])(i?))?B?", re.I
 
 
 def parse_bytes(text: str) -> int | None:
-    """Return a number of bytes: 10M is ten million, 10Mi is ten times 1,048,576. None for what is
-    no such number."""
+    """Return a number of bytes: 10M is ten million, 10Mi is ten times 1,048,576. None for any other
+    text."""
     found = _BYTES.fullmatch(text.strip())
     if found is None:
         return None
@@ -24,12 +24,12 @@ def parse_bytes(text: str) -> int | None:
 
 
 class BytesPerSecond(click.ParamType[int, Any]):
-    """So many bytes a second, at least one."""
+    """A number of bytes a second, at least one."""
 
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it. Raises click.BadParameter."""
+        """Return the number. Raises click.BadParameter."""
         found = value if isinstance(value, int) else parse_bytes(str(value))
         if found is None or not 1 <= found <= MOST:
             self.fail(
@@ -41,14 +41,14 @@ class BytesPerSecond(click.ParamType[int, Any]):
 
 
 class OrNone(click.ParamType[Any, Any]):
-    """What another type reads, or the word `none`, which takes a limit away."""
+    """A value of another type, or the word `none`, which removes a limit."""
 
     def __init__(self, kind: click.ParamType[Any, Any]) -> None:
-        """`kind` reads everything else."""
+        """`kind` converts every other text."""
         self.kind, self.name = kind, f"{kind.name}|none"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what `kind` makes of it, or the word itself. Raises click.BadParameter."""
+        """Return the value that `kind` converts, or the word itself. Raises click.BadParameter."""
         return NONE if str(value).strip().lower() == NONE else self.kind.convert(value, param, ctx)
 
 

@@ -1,8 +1,8 @@
 """Check the answers of a relay server before a command uses them.
 
-Decided here: which members a command needs, and their types; others, and those that an older server
-does not tell, may be there or not. Never here: what a server answers (`relay/api/schemas.py`), how
-an answer is printed."""
+Decided here: which members a command needs, and their types; other members, and those that an older
+server does not send, are optional. Never here: the answers of a server (`relay/api/schemas.py`),
+how an answer is printed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of objects, or of bytes: as many as a ledger can hold."""
+"""A number of objects or of bytes, up to the largest that a ledger can hold."""
 Time = Annotated[float, Field(ge=0, lt=253402300800)]
-"""Seconds since 1970 that have a date: up to the year 9999, and a number."""
+"""Seconds since 1970, a finite number up to the year 9999."""
 
 
 class _Shape(BaseModel):
@@ -38,7 +38,7 @@ class _Error(_Shape):
 
 
 class Brief(_Shape):
-    """A migration as lists and lines of progress tell of it."""
+    """A migration as lists and progress lines show it."""
 
     id: str
     number: Count
@@ -57,7 +57,7 @@ class Brief(_Shape):
 
 
 class Whole(Brief):
-    """A migration, whole."""
+    """A migration with all its members."""
 
     options: dict[str, object]
     priority: int
@@ -69,7 +69,7 @@ class Whole(Brief):
 
 
 class Page(_Shape):
-    """A page of migrations; `next` leads to older ones of the same server."""
+    """A page of migrations; `next` is the URL of older ones, at the same server."""
 
     migrations: list[Brief]
     next: str | None
@@ -91,14 +91,14 @@ class Row(_Shape):
 
 
 class Rows(_Shape):
-    """A page of them; `next` leads to those that follow."""
+    """A page of rows; `next` is the URL of the following page."""
 
     transfers: list[Row]
     next: str | None
 
 
 def lack(shape: type[_Shape], members: object) -> str | None:
-    """Return the name of a member that is not as the shape has it; None where all are."""
+    """Return the name of a member that does not match the shape; None if all match."""
     try:
         shape.model_validate(members)
     except ValidationError as error:

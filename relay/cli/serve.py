@@ -15,10 +15,11 @@ from relay.cli.terminal import say
 from relay.config import Settings
 
 NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
-"""Settings that are no flags of the server: those of its clients, and a table."""
+"""Settings without a flag: those of the server's clients, and a table."""
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]|[?&]password=")
 EMPTY = {"egress_allow": ",", "egress_ports": ",", "local_folders": ":"}
-"""Lists, each with how its variable says that it is empty: one without text counts as none."""
+"""Settings that are lists, each with the text that makes it empty: an empty variable counts as
+unset."""
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +53,7 @@ def serve(config: str | None, **flags: str | None) -> None:
 
 
 def _hand_on(config: str | None, flags: dict[str, str | None]) -> None:
-    """Put the flags into the environment, which is how they get to the workers, and back after a
+    """Put the flags into the environment, through which they reach the workers, also after a
     SIGHUP."""
     if _PASSWORD.search(flags.get("ledger") or ""):
         say(

@@ -1,10 +1,10 @@
-"""Print to the terminal, without ever breaking a transfer by a failed print.
+"""Print to the terminal. A failed print never breaks a transfer.
 
 The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an
-ASCII terminal or a hostile store's escape sequences change nothing but the print. What a command is
-given for (`relay ls`) is `tell`ed: it ends where nobody reads it, and fails where it can't be
-written. What it has done (`relay migrate`) is `confirm`ed: that is done whoever reads it, and a
-failure where it can't be written."""
+ASCII terminal or a hostile store's escape sequences change nothing but the print. `tell` prints the
+output for which a command is run (`relay ls`): the command ends if the reader has closed the pipe,
+and fails if the write fails. `confirm` prints the result of finished work (`relay migrate`): a
+closed reader changes nothing, and a failed write is a failure."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ if TYPE_CHECKING:  # the engine takes an eighth of a second that an error messag
 
 
 _ACTED_ON: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a terminal may act on: the control characters but tab and the end of a line."""
+"""Characters that a terminal may act on: the control characters but tab and the end of a line."""
 
 
 class ReaderGone(Exception):
-    """Nobody reads what is printed any more, as behind `| head`: that is no failure."""
+    """The reader of the output has closed the pipe, as `| head` does. The command has not
+    failed."""
 
 
 def prepare(stdout_gone: bool = False) -> None:
-    """Make stdout and stderr safe to write to; with `stdout_gone` what is still buffered for it is
-    forgotten."""
+    """Make stdout and stderr safe to write to; with `stdout_gone` the buffered output is
+    discarded."""
     if stdout_gone or sys.stdout is None:
         _forget(1)
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
@@ -49,16 +50,15 @@ def prepare(stdout_gone: bool = False) -> None:
 
 
 def _forget(descriptor: int) -> None:
-    # Python flushes stdout once more when it ends, and complains if nobody reads it.
+    # Python flushes stdout once more when it ends, and complains if the reader is gone.
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now, with what was said written out.
-
-    An ordinary exit would wait for a name that is being resolved in a thread, and take every module
-    apart one by one, which is a tenth of a short command's time."""
+    """End the process now, after its output is flushed. An ordinary exit would wait for a thread
+    that resolves a name, and tear down every module, which is a tenth of a short command's
+    time."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
@@ -81,8 +81,7 @@ def tell(text: str) -> None:
 
 
 def tell_empty(text: str) -> None:
-    """Say on stderr that there is nothing to print: without a word an empty output looks like one
-    that was lost."""
+    """Say on stderr that the output is empty: otherwise it looks like lost output."""
     say(f"relay: {plain(text)}", sys.stderr)
 
 
@@ -119,8 +118,7 @@ def has_bars() -> bool:
 
 
 def show_cursor() -> None:
-    """Show the cursor, which bars hide: for a process that ends at once, and leaves them as they
-    are."""
+    """Show the cursor, which bars hide, before a process ends at once and leaves its bars."""
     if has_bars():
         with suppress(OSError):
             os.write(2, b"\x1b[?25h\n")
@@ -134,8 +132,8 @@ def say_error(error: RelayError) -> None:
 
 
 def side_of(error: RelayError) -> str | None:
-    """Return the store that an error is about: the one that failed, or the one that was asked for
-    in a way that can't be. None where it is about neither."""
+    """Return the side that an error is about: the store that failed, or the location that is wrong.
+    None if it is about neither."""
     named = (error.pointer or "").split("/")[1:2]
     return next((side for side in (error.side, *named) if side in ("source", "destination")), None)
 
@@ -146,15 +144,14 @@ _QUERY: Final = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
 
 
 def without_secrets(text: str) -> str:
-    """Return words about a command line without what may be a secret there: the query of a URL,
-    which signs it, its user, and arguments that are too many, as the rest of a header is that was
-    not quoted."""
+    """Return a message about a command line without possible secrets: the query of a URL, which may
+    sign it, its user, and surplus arguments, such as the rest of an unquoted header."""
     text = _EXTRA.sub(r"\1; is something not quoted?", text)
     return _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", text))
 
 
 def plain(text: str) -> str:
-    """Return text with everything escaped that a terminal might act on: stores choose etags and
+    """Return text with the characters escaped that a terminal might act on: stores choose etags and
     error texts."""
     if text.isprintable():
         return text
@@ -172,7 +169,7 @@ def in_columns(name: str, value: str) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes, with the rounded one where that is shorter to read."""
+    """Return a number of bytes, with the rounded one if that is shorter to read."""
     return f"{count:,} ({decimal(count)})" if count >= 1000 else f"{count:,}"
 
 

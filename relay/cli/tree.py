@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.25
 LINE_SECONDS = 5.0
 SHOWN = 5
-"""So many active transfers have a bar of their own."""
+"""Maximum number of active transfers that have a bar of their own."""
 
 
 def migrate_tree(
@@ -55,7 +55,7 @@ def migrate_tree(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Carry it out to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
+    """Run the migration to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
     migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         done = migration.count_in("verified", "skipped").objects
@@ -80,20 +80,20 @@ def migrate_tree(
     return exit_of(summary(ended))
 
 
-# -- what is watched
+# -- the state of the migration
 
 
 @dataclass(eq=False)
 class Watch:
-    """What a terminal wants to know of a migration that runs in this process."""
+    """The state of a migration that runs in this process, as a terminal shows it."""
 
     ledger: Ledger
     id: str
     shown: bool = True
-    """Somebody is told of failures as they come; else none is kept."""
+    """Failures are kept to be printed as they come; otherwise none is kept."""
     failures: deque[str] = field(default_factory=deque)
-    """A line for each failure that is not printed yet. An error in its place would keep its
-    traceback, and every object that the traceback refers to."""
+    """A line for each failure that is not printed yet. The error itself would keep its traceback,
+    and every object that the traceback refers to."""
     bytes_here: int = 0
     """Bytes that this process has moved, of objects whose transfers have ended here."""
     started: float = field(default_factory=monotonic)
@@ -102,35 +102,36 @@ class Watch:
     _told: Members | None = None
 
     def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
-        """Take note of one transfer's end."""
+        """Note the end of a transfer."""
         if self.shown and isinstance(end, RelayError):
             self.failures.append(failed_line(claim.name, end.side, end.message))
 
     def moved(self, count: int) -> None:
-        """Take note of bytes that were moved here, of an object of which no more are."""
+        """Note the bytes of a transfer that has ended here."""
         self.bytes_here += count
 
     def fresh_failures(self) -> Iterator[str]:
-        """Yield a line for each failure that none was yielded of yet."""
+        """Yield a line for each failure that was not yielded yet."""
         while self.failures:
             yield self.failures.popleft()
 
     def look(self, under_way: int) -> tuple[Members, float]:
-        """Return how the migration stands, and its rate (bytes a second of all processes that work
-        on it); `under_way` are bytes that this one moves, and of which the ledger does not know
-        yet. While the ledger does not answer that is how it stood."""
+        """Return the state of the migration, and its rate (bytes a second of all processes that
+        work on it). `under_way` are bytes of this process that the ledger does not know yet. While
+        the ledger does not answer, the state is the last one known."""
         try:
             self._told = brief(self.ledger.migration(self.id))
         except LedgerFailed:
             if self._told is None:
                 raise
         reported = self._told
-        # What has ended here is settled a moment later, and till then neither under way nor there.
+        # A transfer that has ended here is settled a moment later; until then its bytes are neither
+        # under way nor in the ledger.
         self._seen = max(self._seen, bytes_moved(reported) + under_way)
         return reported, self.rate.add(self._seen)
 
 
-# -- what is shown
+# -- the display
 
 Show = Callable[[Watch, Worker], None]
 
@@ -161,8 +162,8 @@ def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]
 
 @contextmanager
 def _bars() -> Iterator[Show]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the
-    # bars need wait.
+    # Here and not above: rich's console takes some hundredths of a second, needed only where bars
+    # are shown.
     from rich.progress import TimeElapsedColumn
 
     from relay.cli.progress_bars import bars
@@ -198,8 +199,8 @@ def _rows(progress: Progress, rows: dict[int, Any], shown: list[ActiveTransfer])
 
 
 def named(active: ActiveTransfer) -> str:
-    """Return the line of what is moved here; of an object in which several processes share, with
-    how much this one has moved of it, as its bar is the object's."""
+    """Return the line of a transfer of this process. Of an object that several processes move, the
+    bar shows the whole object, so the line has the bytes of this process."""
     name, transfer = plain(active.claim.name)[-48:], active.transfer
     shared = isinstance(transfer, PartHelper) or transfer.moved != transfer.bytes
     return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"
@@ -225,7 +226,7 @@ class _Lines:
 
 
 def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, quiet: bool) -> None:
-    """Print how it ended: one JSON object, or a table of two columns."""
+    """Print the result of the migration: one JSON object, or a table of two columns."""
     members = summary(migration)
     if as_json:
         seconds = round(monotonic() - watch.started, 3)

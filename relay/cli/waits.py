@@ -19,8 +19,7 @@ LOOK_SECONDS = 0.25
 
 @contextmanager
 def telling(meter: Watchdog) -> Iterator[None]:
-    """Say on stderr, each time that a listing fails meanwhile, that it is tried again, why, and
-    when next."""
+    """Report on stderr each retry of a listing, with its reason and its time."""
     job = gevent.spawn(_tell, meter)
     try:
         yield

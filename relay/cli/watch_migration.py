@@ -43,16 +43,16 @@ Show = Callable[[Members], None]
 
 @dataclass(eq=False)
 class Seen:
-    """What was told of a migration while it was watched."""
+    """The events of a migration that is being watched."""
 
     failures: list[Members] = field(default_factory=list)
-    """Those that nobody was told of yet, of the last time that it was begun or tried again."""
+    """Failures that were not printed yet, since the migration last started or was retried."""
     waits: Members | None = None
-    """Why it waits for somebody, if it does."""
+    """The reason for which the migration waits for a user, if it does."""
     last: Members | None = None
 
     def event(self, kind: str, members: Members) -> None:
-        """Take note of an event."""
+        """Note an event."""
         if kind == "failed":
             self.failures.append(members)
         elif kind in ("retry", "list_again"):
@@ -61,13 +61,13 @@ class Seen:
             self.waits = members if kind == "paused" else None
 
     def fresh(self) -> list[Members]:
-        """Return the failures that were not told, and forget them."""
+        """Return the failures that were not printed, and forget them."""
         found, self.failures = self.failures, []
         return found
 
 
 def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> int:
-    """Show a migration until it ends, or waits for credentials; return the exit code of that."""
+    """Show a migration until it ends, or waits for credentials; return the exit code."""
     try:
         with interrupt_as_exception(), _display(quiet) as (show, tell):
             _followed(migrations, id, show, tell)
@@ -117,7 +117,7 @@ def _took(ended: Members) -> str:
     return f"{seconds:.1f} s, {decimal(round(bytes_in(ended, *WELL) / seconds))}/s"
 
 
-# -- what is shown
+# -- the display
 
 
 def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
@@ -130,8 +130,8 @@ def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
 
 @contextmanager
 def _bar() -> Iterator[tuple[Show, Tell]]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the
-    # bar need wait.
+    # Here and not above: rich's console takes some hundredths of a second, needed only where a bar
+    # is shown.
     from rich.progress import TimeElapsedColumn
 
     from relay.cli.progress_bars import bars

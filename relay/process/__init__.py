@@ -1,1 +1,2 @@
-"""The process that relay runs in: sockets that wait, signals, core dumps, failpoints of tests."""
+"""The process that relay runs in: cooperative sockets, signals, core dumps, failpoints of
+tests."""

@@ -31,8 +31,8 @@ def patch() -> None:
 
 
 def collect_rarely() -> None:
-    """Look for cycles less often than Python would. Memory that is in none is let go at once, as
-    ever."""
+    """Collect cycles less often than Python's default. Memory outside of cycles is freed at once,
+    as ever."""
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 

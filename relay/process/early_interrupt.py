@@ -1,8 +1,8 @@
 """Ctrl-C before a command has anything to clean up: the process ends with 130 and prints nothing.
 
 Python itself raises KeyboardInterrupt wherever the main thread is: in the middle of an import, or
-in gevent's hub, and prints a traceback. A command that has something to end catches the signal for
-that time (`relay/cli/interrupt.py`).
+in gevent's hub, and prints a traceback. A command that has something to clean up catches the signal
+meanwhile (`relay/cli/interrupt.py`).
 
 Decided here: what Ctrl-C does from the first line of the program on (Python's own start, before it,
 is Python's). Never here: anything that takes time to import."""

@@ -1,10 +1,10 @@
 """Places at which a test can end relay: `RELAY_FAILPOINT=name:count:action`, for tests only.
 
-Theory of operation. Where a crash would hurt most the code says `reach("name")`. Without the
-variable that is a function that does nothing (some tens of nanoseconds). With it the `count`th
-visit of the place that it names does the action, once: `kill9` (SIGKILL to this very process, after
-which nothing runs, no `finally` either), `exit` (SystemExit), `raise` (FailpointReached, a bug as
-far as anybody can tell) or `sleep:SECONDS`. Each process counts for itself.
+Theory of operation. The code calls `reach("name")` where a crash would do most harm. Without the
+variable that function does nothing (some tens of nanoseconds). With it, the `count`th visit of the
+named place does the action, once: `kill9` (SIGKILL to this process, after which no code runs, not
+even `finally`), `exit` (SystemExit), `raise` (FailpointReached, which relay treats as a bug) or
+`sleep:SECONDS`. Each process counts for itself.
 
 Decided here: the names, and what happens at them. Never here: anything that a test asserts.
 """
@@ -73,7 +73,7 @@ class Failpoint:
     act: Callable[[], None]
 
     def reach(self, name: str) -> None:
-        """Count a visit, and act at the last one that was asked for."""
+        """Count a visit, and act at the `count`th."""
         if name != self.name:
             return
         self.left -= 1
@@ -105,8 +105,7 @@ ACTIONS: Mapping[str, Callable[[], None]] = {"kill9": _kill, "exit": _exit, "rai
 
 
 def armed(text: str) -> Failpoint:
-    """Return the failpoint that the variable's text asks for. Raises ConfigError for one that is
-    not understood."""
+    """Return the failpoint that the variable's text names. Raises ConfigError for a wrong text."""
     name, _, rest = text.partition(":")
     count, _, action = rest.partition(":")
     if name not in POINTS:
@@ -126,8 +125,7 @@ def armed(text: str) -> Failpoint:
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if the variable is set and not understood. A start asks this before
-    anything else happens."""
+    """Raise ConfigError if the variable is set to a wrong text. Each start calls this first."""
     if text := environment.get(VARIABLE):
         armed(text)
 
@@ -144,4 +142,4 @@ def _bound(text: str | None) -> Callable[[str], None]:
 
 
 reach: Callable[[str], None] = _bound(os.environ.get(VARIABLE))
-"""Say that a place is reached. What it does is decided when this is imported."""
+"""Reach a place. The action is decided when this module is imported."""

@@ -1,8 +1,6 @@
-"""Read small files that a user names (settings, tokens, headers), up to the size that a small file
-has.
-
-Decided here: how much is read, and that a secret is closed to others. Never here: what stands in
-one."""
+"""Read small files that a user names (settings, tokens, headers), up to a maximum size. Decided
+here: how much is read, and that other users can't read a secret. Never here: the content of a
+file."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ SMALL_BYTES = 1024 * 1024
 
 
 def read_small(path: Path, what: str = "", most: int = SMALL_BYTES) -> str:
-    """Return the text of a file. Raises ConfigError for one that can't be read, has more than
-    `most` bytes, or is not UTF-8; `what` says in it which setting or flag named the file."""
+    """Return the text of a file. Raises ConfigError for a file that can't be read, has more than
+    `most` bytes, or is not UTF-8; the error names the setting or flag `what`."""
     return _read(path, what, most, secret=False)
 
 
@@ -30,13 +28,13 @@ def read_secret(path: Path, what: str = "") -> str:
 def _read(path: Path, what: str, most: int, secret: bool) -> str:
     named = f"{what} {path}".lstrip()
     try:
-        # A named pipe into which nobody writes would hold a server at a reload, also against
-        # SIGTERM: it is empty.
+        # A named pipe without a writer would block a server at a reload, even against SIGTERM:
+        # treat it as empty.
         with open(
             path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as file:
             os.set_blocking(file.fileno(), True)
-            # What a device or a pipe holds no size tells.
+            # A device or a pipe has no size.
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(most + 1)
     except OSError as error:

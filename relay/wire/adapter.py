@@ -46,8 +46,8 @@ IMPERSONAL = frozenset(
         "want-repr-digest",
     }
 )
-"""Fields that follow a redirect to another origin. Any other may be a credential: nobody knows all
-of their names."""
+"""Fields that follow a redirect to another origin. Any other may be a credential: the names of
+credentials are not a closed set."""
 
 
 class WireAdapter(BaseAdapter):
@@ -66,7 +66,7 @@ class WireAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Do one exchange; the limits are the wire's, so `timeout` is not looked at.
+        """Do one exchange; the limits are the wire's, so `timeout` is ignored.
 
         Raises Unsupported for `verify=False`, another CA bundle, a client certificate or a proxy,
         RequestError for a URL that is not acceptable, and what `Wire.exchange` raises."""
@@ -149,7 +149,8 @@ class WireSession(requests.Session):
             self.mount(scheme, WireAdapter(wire))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """As `requests`, as it came; but nothing with a body is sent on: it is spent."""
+        """Return the redirect's target as `requests` does, but none for a request with a body: the
+        body is spent."""
         request = resp.request
         if request.method not in READS or request.body or not resp.is_redirect:
             return None
@@ -164,11 +165,10 @@ class WireSession(requests.Session):
         yield_requests: bool = False,
         **options: Any,
     ) -> Iterator[Any]:
-        """Follow redirects, at most as many as the wire's limits say; their bodies are thrown away
-        unread.
-
-        What may be a credential goes to the origin that the caller named, and to no other. Raises
-        RedirectRefused and TooManyRedirects (relay's own), and what `Wire.exchange` raises."""
+        """Follow redirects, at most as many as the wire's limits say; their bodies are discarded
+        unread. Fields that may be credentials go to the origin that the caller named, and to no
+        other. Raises RedirectRefused and TooManyRedirects (relay's own), and what `Wire.exchange`
+        raises."""
         history: list[requests.Response] = []
         while (target := self.get_redirect_target(resp)) is not None:
             try:
@@ -206,7 +206,7 @@ def _followed(request: requests.PreparedRequest, target: str) -> requests.Prepar
 
 
 def _drop(response: requests.Response) -> None:
-    """Let go of an answer whose body nobody wants; a reader finds it empty."""
+    """Release an answer whose body is not needed; a reader finds it empty."""
     response.close()
     response._content, response._content_consumed = b"", True  # type: ignore[attr-defined]
 

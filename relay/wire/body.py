@@ -2,15 +2,16 @@
 
 Theory of operation. A Body reads one answer's payload from its connection, once and in order. It
 ends in exactly one of two ways: `read_now` returns 0 after the framing's own end was seen, the
-promised length came, and every expected digest matched; or it raises. The last byte is not handed
-out before all that was seen, so whoever forwards the pieces can't have completed an upload of
-damaged bytes, or of the first piece of something longer.
+promised length came, and every expected digest matched; or it raises. The last byte is handed out
+only after all of that, so a caller that forwards the pieces can't complete an upload of damaged
+bytes, or of the first piece of a longer object.
 
-A length that the framing itself announces is its end. One that was promised elsewhere (a HEAD, a
-listing, a range) is not: the last promised byte is held back until the last chunk, or the end of
+A length that the framing itself announces is its end. A length that was promised elsewhere (a HEAD,
+a listing, a range) is not: the last promised byte is held back until the last chunk, or the end of
 the connection, was seen.
 
-Decided here: completeness (law 1), and what becomes of the connection. Never here: where bytes go.
+Decided here: completeness (law 1), and whether the connection is closed. Never here: where bytes
+go.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from relay.wire.yielding import YieldTimer
 class Body:
     """The payload of one answer.
 
-    `length` is the promise in bytes, or None; `count` what was handed out so far; `complete`
-    whether the end was reached and proved by the framing (`ends_by_close` bodies of unknown length
-    prove nothing, see there)."""
+    `length` is the promised number of bytes, or None. `count` is the number of bytes handed out so
+    far. `complete` says that the end was reached and proved by the framing (`ends_by_close` bodies
+    of unknown length prove nothing, see there)."""
 
     def __init__(
         self,
@@ -53,7 +54,8 @@ class Body:
         self.complete = False
         self.digester: Digester | None = None
         self.guard: Callable[[], None] | None = None
-        """Asked once, before the last bytes are handed out; what it raises keeps them back."""
+        """Called once, before the last bytes are handed out; an exception of it keeps them
+        back."""
         self._expected: Digests = {}
         self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
         self._release: Callable[[Stream, bool], None] | None = release
@@ -77,7 +79,7 @@ class Body:
 
     @property
     def ends_by_close(self) -> bool:
-        """Say that nothing tells a whole body from a cut one: no length, and it ends with the
+        """Say that a whole body looks like a truncated one: it has no length, and ends with the
         connection."""
         return self.framing is Framing.CLOSE and self.length is None
 
@@ -87,7 +89,7 @@ class Body:
         return tuple(self._chunks.trailers) if self._chunks else ()
 
     def promise(self, length: int) -> None:
-        """Hold the body to a length that was learned elsewhere, when its own framing tells none."""
+        """Require a length that was learned elsewhere, if the body's own framing has none."""
         if self.length is None:
             self.length = length
 
@@ -103,18 +105,18 @@ class Body:
             self._check_last()
 
     def add_digest(self, name: str) -> None:
-        """Compute one more, if any are computed and nothing was handed out yet."""
+        """Compute one more digest, if some are computed and no byte was handed out yet."""
         if self.digester is not None and not self.count and name not in self.digester.names:
             self.digester = Digester((*self.digester.names, name))
 
     @property
     def digests(self) -> Digests:
-        """The digests of what was handed out so far; empty if none are computed."""
+        """The digests of the bytes that were handed out so far; empty if none are computed."""
         return self.digester.digests() if self.digester else {}
 
     @property
     def remaining(self) -> int | None:
-        """How many promised bytes are still to come, or None."""
+        """Number of promised bytes that are still to come, or None."""
         return None if self.length is None else self.length - self.count
 
     # -- reading
@@ -141,8 +143,8 @@ class Body:
             raise
 
     def note_bytes(self, piece: memoryview) -> None:
-        """Account for bytes that were read. The last of a known length are checked before they are
-        handed out."""
+        """Account for bytes that were read. The last bytes of a known length are checked before
+        they are handed out."""
         self.note_unseen_bytes(len(piece), ended=False)
         if self.digester is not None:
             self.digester.update(piece)
@@ -158,7 +160,7 @@ class Body:
             self._note_end()
 
     def _read_held(self, view: memoryview) -> int | None:
-        """As `_read_framed`, of a framing whose end is not the promised length: holds the last
+        """As `_read_framed`, where the framing does not end at the promised length: holds the last
         promised byte back."""
         if self._held or not self.remaining:
             if not self._at_end():
@@ -185,10 +187,9 @@ class Body:
         )
 
     def await_end(self) -> None:
-        """Wait for the framing's end of a body that promises no more bytes: an upload of none is
-        done with its head.
-
-        Raises as `readinto`, and SourceOverrun where bytes come all the same.
+        """Wait for the framing's end of a body that promises no more bytes, because an upload of
+        zero bytes is complete with its head. Raises as `readinto`, and SourceOverrun if more bytes
+        come.
         """
         if not self.complete and self.remaining == 0:
             self.readinto(memoryview(bytearray(1)))
@@ -221,8 +222,8 @@ class Body:
         self._let_go(self._keeps_alive and not self.connection.leftover)
 
     def _check_last(self) -> None:
-        """Look before the end is handed out, since it may be what makes the object: is it right,
-        and still ours?"""
+        """Check the digests and the claim before the end is handed out, since the end may create
+        the object."""
         self.check_guard()
         differing = self._expected and compare(self.digests, self._expected)[1]
         if differing:
@@ -234,7 +235,7 @@ class Body:
             )
 
     def check_guard(self) -> None:
-        """Ask the guard, before the last bytes go on; asks it once. What it raises closes the
+        """Call the guard, once, before the last bytes are handed out. An exception of it closes the
         connection."""
         guard, self.guard = self.guard, None
         if guard is None:
@@ -246,12 +247,13 @@ class Body:
             raise
 
     def close(self) -> None:
-        """Let go of the connection; of a body that is not complete it is closed. May be called
+        """Release the connection; it is closed if the body is not complete. May be called
         twice."""
         self._let_go(False)
 
     def on_close(self, do: Callable[[], None]) -> None:
-        """Do it too when the connection is let go; at once where it has been."""
+        """Call `callback` when the connection is released, or at once if it was released
+        already."""
         release = self._release
         if release is None:
             return do()
@@ -275,7 +277,7 @@ class Body:
         """Wait until `read_now` may give something. Raises what the meter raises: Stalled,
         Cancelled and so on."""
         try:
-            # What lies in `leftover` is half a line; only the socket can bring the rest.
+            # `leftover` holds half a line; only the socket can bring the rest.
             while not self.connection.wait_for_more(self.meter.tick_seconds):
                 self.meter.check_progress(self.connection.side)
         except BaseException:
@@ -297,8 +299,8 @@ class Body:
         return count
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes (fewer only at the end), or all of it. All of it may be much:
-        prefer `for`."""
+        """Read up to `size` bytes (fewer only at the end), or the whole body. The whole may be
+        large: prefer `for`."""
         wanted = size if size >= 0 else None
         taken = bytearray()
         while wanted is None or len(taken) < wanted:
@@ -317,7 +319,7 @@ class Body:
             yield piece
 
     def text(self, limits: Limits) -> str:
-        """Read the start of a short answer as text, for an error's detail; the rest is thrown away
+        """Read the start of a short answer as text, for an error's detail; the rest is discarded
         unread."""
         try:
             return self.read(limits.text_bytes).decode("utf-8", "replace")

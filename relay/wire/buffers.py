@@ -1,6 +1,6 @@
 """Pools of buffers to copy through, and of pipes to splice through.
 
-Decided here: that a slow stream holds none. A buffer or pipe is taken when bytes are ready and
+Decided here: a slow stream holds no buffer. A buffer or pipe is taken when bytes are ready and
 given back at once, so ten thousand slow streams share a few."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Buffers:
         """Return the smallest buffer that is kept and large enough, else a new one.
 
         A larger one will do: the kernel clears the pages of a new buffer one by one, which costs
-        more than what is then done with it."""
+        more than the copy itself."""
         rounded = 1 << (size - 1).bit_length()
         fitting: int | None = rounded
         if not self._free.get(rounded):
@@ -99,7 +99,7 @@ class Pipes:
         return ends
 
     def give(self, ends: tuple[int, int], empty: bool) -> None:
-        """Give a pipe back; `empty` says that all that went in came out again."""
+        """Give a pipe back; `empty` says that all its bytes were read again."""
         if empty and len(self._free) < self._kept:
             self._free.append(ends)
             return

@@ -1,6 +1,6 @@
 """Facts learned about stores, kept so that later objects need not learn them again.
 
-Only what may be wrong without harm: that a folder was there, that a request was not understood.
+Only facts that may be wrong without harm: a folder existed, a request was not understood.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from relay.location import Origin
 
 FACTS = 50_000
-"""So many facts are kept; those that were not asked for the longest are forgotten first."""
+"""Maximum number of facts that are kept; the least recently used are forgotten first."""
 
 
 class CapabilityCache:
@@ -20,7 +20,7 @@ class CapabilityCache:
         self._facts: dict[tuple[Origin, str], None] = {}
 
     def has(self, origin: Origin, fact: str) -> bool:
-        """Say if this was learned."""
+        """Say if the cache has this fact."""
         key = (origin, fact)
         if key not in self._facts:
             return False
@@ -28,11 +28,11 @@ class CapabilityCache:
         return True
 
     def learn(self, origin: Origin, fact: str) -> None:
-        """Keep it in mind."""
+        """Keep the fact."""
         self._facts[(origin, fact)] = None
         while len(self._facts) > self._most:
             del self._facts[next(iter(self._facts))]
 
     def forget(self, origin: Origin, fact: str) -> bool:
-        """Forget it; say if it was known."""
+        """Forget the fact; say if it was known."""
         return self._facts.pop((origin, fact), 0) is None

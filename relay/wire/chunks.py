@@ -24,8 +24,8 @@ class ChunkReader:
     def __init__(self, stream: Stream, chunks: ChunkDecoder) -> None:
         self._stream, self._chunks = stream, chunks
         self._data, self._at = b"", 0
-        """What came and is not decoded, from `_at` on, while a read runs; else it lies in the
-        stream's `leftover`."""
+        """Bytes that came and are not decoded, from `_at` on, while a read runs; otherwise they are
+        in the stream's `leftover`."""
 
     def read(self, view: memoryview) -> int | None:
         """Read into `view`: the count, 0 at the coding's end, None if nothing has come yet.
@@ -67,7 +67,7 @@ class ChunkReader:
         return count
 
     def _read_direct(self, view: memoryview) -> int | None:
-        """Read of the current chunk straight from the socket."""
+        """Read bytes of the current chunk directly from the socket."""
         self._give_back()
         count = self._stream.read_now(view[: self._chunks.remaining])
         if count == 0:

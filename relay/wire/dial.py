@@ -31,15 +31,15 @@ from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the system answers when it has no more to give, whoever is asked for."""
+"""Errors of the system when it has no more descriptors or memory, whatever the peer."""
 UNSENT_BYTES = 1024 * 1024
-"""How much may wait in the kernel that the peer's window does not let out yet (TCP_NOTSENT_LOWAT,
-tcp(7)).
+"""Maximum number of bytes in the kernel that the peer's window does not admit yet
+(TCP_NOTSENT_LOWAT, tcp(7)).
 
-Bytes on their way don't count, so a long fat line is as full as ever. But a slow destination holds
-less of our memory, and we are woken when half of this is gone, in place of a third of a send buffer
-of 4 MiB: the next piece comes sooner, and what the destination reads is still in the processor's
-cache (a sixth less wall time between two nginx). """
+Bytes in flight don't count, so a long fat line stays full. But a slow destination holds less of our
+memory, and we are woken when half of this is gone, in place of a third of a send buffer of 4 MiB:
+the next piece comes sooner, and the bytes that the destination reads are still in the processor's
+cache (a sixth less wall time between two nginx)."""
 
 
 class Dialer:
@@ -53,8 +53,8 @@ class Dialer:
         resolver: Resolver | None = None,
         socket: Callable[..., Any] = gevent.socket.socket,
     ) -> None:
-        """`context`, or what makes it when the first https is dialled: to read a system's
-        authorities takes long.
+        """`context` is a TLS context, or a function that makes one at the first https: reading the
+        system's authorities takes long.
 
         `resolver` and `socket` are arguments so that a test can record instead of connecting.
         """
@@ -99,7 +99,7 @@ class Dialer:
     def _first(
         self, addresses: list[tuple[Any, ...]], origin: Origin, side: Side, deadline: float
     ) -> Stream:
-        """Try one address after the other, each with a fair share of the time that is left."""
+        """Try the addresses in turn, each with an equal share of the time that is left."""
         failure: RelayError = ConnectFailed(f"the name {origin.host} has no address", side=side)
         for index, (family, sockaddr) in enumerate(addresses):
             left = deadline - monotonic()
@@ -179,22 +179,22 @@ def _tune(sock: Any, limits: Limits) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    # A peer that fell silent without a FIN is noticed not after 15 minutes; later than by the stall
-    # rule, though, which says more: the kernel counts a peer that keeps its window shut as silent
-    # too.
+    # Notice a peer that fell silent without a FIN, which Linux does after 15 minutes. The stall
+    # rule acts earlier, because its error says more: the kernel also counts a peer that keeps its
+    # window shut as silent.
     user_timeout = min(int((limits.stall_seconds + 30) * 1000), 2**31 - 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, user_timeout)
 
 
 QUIET_SECONDS = 1.0
-"""After so long nothing comes any more behind an answer."""
+"""Seconds after which nothing more comes behind an answer."""
 LATE_SECONDS = 4.0
-"""Within so long what comes there is such a body, and no 408 of a server that closes what is
-idle."""
+"""Bytes that come within this time are a body behind HEAD; later bytes are a 408 of a server that
+closes idle connections."""
 ORIGINS = 1000
-"""So many are remembered by what they send behind answers to HEAD."""
+"""Maximum number of origins of which the pool remembers what they send behind answers to HEAD."""
 LOOKED_AT = 16
-"""So many idle connections of an origin are looked at for one that may be used."""
+"""Number of idle connections of an origin that are examined for one that may be used."""
 
 
 class _Idle(NamedTuple):
@@ -203,21 +203,21 @@ class _Idle(NamedTuple):
 
 
 class Pool:
-    """Connections that may carry another exchange, by origin. Nothing of a caller's sticks to one:
-    no cookies, no credentials, no client certificate.
+    """Connections that may carry another exchange, by origin. A connection keeps nothing of a
+    caller: no cookies, no credentials, no client certificate.
 
-    At most `idle_connections` are kept, those that were used last, and none for longer than
-    `idle_seconds`, also where its origin is never used again.
+    At most `idle_connections` are kept, the most recently used, and none for longer than
+    `idle_seconds`, even if its origin is never used again.
 
-    Of an origin that nobody knows yet, a connection that had an answer to HEAD carries only
-    exchanges about the same thing, until it has kept quiet for a moment: what comes late behind
-    that answer might be made to look like an answer about something else. One that sends anything
-    there gets none of its answers to HEAD followed by another exchange."""
+    Some origins send a body behind an answer to HEAD, and its bytes could be taken for the next
+    answer. So a connection to an unknown origin that had an answer to HEAD carries only exchanges
+    about the same target, until it was quiet for a moment. If an origin did send such a body, no
+    exchange follows an answer to HEAD on its connections."""
 
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
         self._dialer, self._limits = dialer, limits
         self._idle: OrderedDict[Stream, _Idle] = OrderedDict()
-        """Every idle connection, that which was used longest ago first ..."""
+        """Every idle connection, the least recently used first ..."""
         self._of: dict[Origin, list[Stream]] = {}
         """... and those of each origin, in the same order."""
         self._open: set[Stream] = set()
@@ -227,7 +227,7 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """How many connections are open, idle ones included."""
+        """Number of open connections, idle ones included."""
         return len(self._open)
 
     def take(
@@ -236,8 +236,9 @@ class Pool:
         """Return a connection for one exchange about `target`, and whether it was used before.
         `fresh` always dials.
 
-        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed
-        instead. Where the system has no more descriptors the idle connections are closed for it.
+        The newest idle connection is taken; one that has sent something already (a FIN, a 408) is
+        closed instead. If the system has no more descriptors, the idle connections are closed to
+        free some.
         """
         while not fresh and (stream := self._newest(origin, target)) is not None:
             age = monotonic() - self._idle[stream].since
@@ -275,14 +276,14 @@ class Pool:
             self._wait(self._limits.idle_seconds)
 
     def trust(self, origin: Origin) -> None:
-        """Nothing follows this origin's answers to HEAD."""
+        """Remember that this origin sends no body behind its answers to HEAD."""
         self._learn(self._quiet, origin)
 
     def _note(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
         """Learn what an origin sends behind its answers to HEAD, from a connection that was idle
-        for so many seconds.
+        for `age` seconds.
 
-        Much later it may say that it closes the connection.
+        Bytes that come much later announce that the server closes the connection.
         """
         if stream.doubt is None:
             return
@@ -326,14 +327,13 @@ class Pool:
             self._timer = None
 
     def _wait(self, seconds: float) -> None:
-        """Look again after so many seconds; what waits for nothing else than that may end
-        before."""
+        """Look again after `seconds`. The timer alone does not keep the process alive."""
         self._timer = gevent.get_hub().loop.timer(seconds, ref=False)
         self._timer.start(self._expire)
 
     def _expire(self) -> None:
-        """Close what has been idle for too long, in the hub; look again when the next one will have
-        been."""
+        """Close what has been idle for too long, in the hub; look again when the next one
+        expires."""
         self._timer.close()
         self._timer = None
         now, seconds = monotonic(), self._limits.idle_seconds
@@ -348,7 +348,8 @@ class Pool:
         self.discard(stream)
 
     def _forget(self, stream: Stream) -> None:
-        """Take it out of those that are idle: it is the oldest, or the newest of its origin."""
+        """Remove a connection from the idle ones: it is the oldest, or the newest of its
+        origin."""
         origin = self._idle.pop(stream).origin
         streams = self._of[origin]
         if streams[-1] is stream:
@@ -360,7 +361,7 @@ class Pool:
 
 
 def _has_bytes(stream: Stream) -> bool:
-    """Say if bytes came, and not the end alone."""
+    """Say if bytes came, not only the end."""
     try:
         return bool(stream.leftover) or bool(stream.fill())
     except RelayError:

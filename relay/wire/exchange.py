@@ -1,16 +1,16 @@
 """One HTTP/1.1 exchange: take a connection, write the head, move the body, read the head of the
 answer.
 
-Theory of operation. `Wire.exchange` does exactly one exchange and reports exactly what came of it.
-An answer that comes while the body is still being sent is the answer that is reported (RFC 9112
-section 9.5), never the broken pipe that follows it; but a 2xx that comes then is a failure, since
-it can't be about bytes that were never sent.
+Theory of operation. `Wire.exchange` does exactly one exchange and reports exactly its outcome. If
+an answer comes while the body is still being sent, that answer is reported (RFC 9112 section 9.5),
+never the broken pipe that follows it; but a 2xx at that time is a failure, since it can't be about
+bytes that were never sent.
 
 A kept-alive connection may have been closed by the peer in the very moment we use it, or carry the
-rest of an earlier answer. Then the exchange is done on a fresh connection, if the request is one
-that only reads, or one whose body has not begun to go: that is no retry, nothing was lost and
-nothing can have been done (RFC 9112 section 9.3.1). One that may have been done is never sent again
-here, also where it is idempotent: a second one may meet what the first one did.
+rest of an earlier answer. Then the exchange is done on a fresh connection, if the request only
+reads, or if no byte of its body was sent. This does not count as a retry: nothing was lost, and the
+server can't have acted (RFC 9112 section 9.3.1). A request on which the server may have acted is
+never sent again here, even if it is idempotent: the second may meet the effect of the first.
 
 Never here: retries, redirects, what a status means to a store.
 """
@@ -42,7 +42,7 @@ _ALWAYS = {
     "accept": ("Accept", "*/*"),
     "accept-encoding": ("Accept-Encoding", "identity"),
 }
-"""What every request says where its caller says nothing else."""
+"""Fields of every request, unless its caller sets them."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND"})
 """The methods that change nothing (RFC 9110 section 9.2.1, RFC 4918 section 9.1)."""
 SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
@@ -55,10 +55,10 @@ Payload = Body | bytes | memoryview | Iterable[bytes] | None
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What stands around a Body in the content of its request, as in S3's `aws-chunked` coding.
+    """Bytes around a Body in the content of its request, as in S3's `aws-chunked` coding.
 
-    `after` is asked when the last byte of the Body has gone, so that it can hold a digest; it gives
-    `after_bytes`."""
+    `after` is called when the last byte of the Body was sent, so that it can contain a digest; it
+    returns `after_bytes` bytes."""
 
     before: bytes
     after: Callable[[], bytes]
@@ -67,7 +67,8 @@ class Wrapping:
 
 @dataclass(slots=True)
 class Request:
-    """One request. `target` is path and query as they go on the line; `fields` the caller's own.
+    """One request. `target` is path and query as they stand in the request line; `fields` are the
+    caller's own.
 
     `body` is a Body (pumped), bytes or a view of them, or an iterable of bytes (sent chunked unless
     `length` is given). `expect` asks with `Expect: 100-continue` before the body. `side` is whose
@@ -110,7 +111,7 @@ class Response:
 
 
 FLOWS = 1024
-"""So many are remembered; those that nobody uses are forgotten then."""
+"""Maximum number of limiters that are kept; at this number the unused ones are dropped."""
 
 
 class Wire:
@@ -123,7 +124,8 @@ class Wire:
         self.memory = CapabilityCache()
 
     def flow(self, origin: Origin, side: Side) -> AdaptiveLimiter:
-        """Return how many requests may go to one side of one store; the same for everybody."""
+        """Return the limiter of the requests to one side of one store, which all transfers
+        share."""
         found = self._flows.get((origin, side))
         if found is None:
             if len(self._flows) >= FLOWS:
@@ -194,7 +196,7 @@ class Wire:
                 return None
             if isinstance(error, ConnectionLost):
                 raise
-            # What lay there may be the rest of an earlier answer: it says nothing about this one.
+            # The bytes may be the rest of an earlier answer: they say nothing about this request.
             raise ConnectionLost(
                 f"a connection that was used before is out of step: {error.message}",
                 side=error.side,
@@ -204,9 +206,9 @@ class Wire:
             raise
 
     def _may_be_another(self, request: Request, response: Response) -> bool:
-        """Say if what seems to be the answer to a GET may be a body that came late behind that to
-        HEAD, and lies within it, so that it announces less; then it is let go of. One as long as
-        HEAD said is what was asked for."""
+        """Say if the answer to a GET may in truth be part of a body that came late behind an answer
+        to HEAD. Such an answer announces fewer bytes than HEAD did, and is discarded. An answer of
+        the length that HEAD announced is the right one."""
         doubt, head = response.body.connection.doubt, response.head
         spans = any(name.lower() == "range" for name, _ in request.fields)
         if (
@@ -224,8 +226,8 @@ class Wire:
         return True
 
     def expects(self, request: Request) -> bool:
-        """Say if asking first is worth it: not where the destination kept silent to an Expect
-        lately."""
+        """Say if the request should send `Expect` first: not if the destination lately ignored
+        one."""
         silent = self._silent.get(request.origin, -1e9)
         return request.expect and monotonic() - silent > 300
 
@@ -237,7 +239,7 @@ class Wire:
 
 
 def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
-    """Send a Body with what stands around it; what ends it goes only after a whole Body."""
+    """Send a Body with its wrapping; the end of the wrapping is sent only after a whole Body."""
 
     def after() -> bytes:
         text = wrapping.after()
@@ -261,13 +263,13 @@ class _Attempt:
         self.length = request.body_length
         self.sent = 0
         self._pushed = stream.pushed
-        """The bytes that the connection had carried before, and once the body begins before
-        that."""
+        """Number of bytes that the connection had carried before the exchange, and later before the
+        body."""
         self._began = False
 
     @property
     def is_untouched(self) -> bool:
-        """Say that the peer can't have acted, and that our body is unspent."""
+        """Say that the peer can't have acted, and that no byte of our body was taken."""
         if self.request.method in SAFE:
             return not self._began or isinstance(self.request.body, bytes | memoryview)
         if self.length == 0 and self.stream.pushed > self._pushed:
@@ -277,7 +279,7 @@ class _Attempt:
         )
 
     def run(self) -> Response:
-        """Do it. Raises as `Wire.exchange`."""
+        """Do the exchange. Raises as `Wire.exchange`."""
         expect = self.wire.expects(self.request)
         self._write_head(expect)
         if self.length == 0 or self.request.body is None:
@@ -325,7 +327,8 @@ class _Attempt:
         return fields
 
     def _ask_first(self) -> bool:
-        """Wait for `100 Continue`; False if a final answer came instead. Silence means: go on."""
+        """Wait for `100 Continue`; False if a final answer came instead. Silence means that the
+        body may be sent."""
         try:
             self.answers.wait(self.limits.expect_seconds, until=lambda: self.answers.continued)
         except StoreTimeout:
@@ -333,8 +336,8 @@ class _Attempt:
         return self.answers.final is None
 
     def _send_body(self) -> bool:
-        """Send the body; False if the destination answered, or hung up, before it had
-        everything."""
+        """Send the body; False if the destination answered, or hung up, before it had the whole
+        body."""
         outlet = BodyWriter(self.stream, self.meter, self.answers, chunked=self.length is None)
         self._began, self._pushed = True, self.stream.pushed
         try:

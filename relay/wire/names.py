@@ -1,12 +1,12 @@
 """Resolve names to addresses by the system's rules.
 
-Theory of operation. The system's resolver blocks its thread, for half a minute where a name's
-servers are silent, and can't be told to stop. So lookups have threads of their own, apart from
-those that write files, and not more than `most`. Whoever asks for a name that is being looked up
-waits for that lookup, also where the one who asked first has gone away meanwhile: one silent name
-takes one thread, however often it is asked for.
+Theory of operation. The system's resolver blocks its thread, for half a minute if the servers of a
+name are silent, and can't be stopped. So lookups have threads of their own, apart from those that
+write files, and at most `most`. A second request for a name waits for the lookup that runs, even if
+the first caller has given up meanwhile: one silent name takes one thread, however often it is
+requested.
 
-Decided here: that. Never here: which addresses may be dialled.
+Decided here: the threads of lookups. Never here: which addresses may be dialled.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ def look_up(host: str, port: int) -> Addresses:
 
 
 class Names:
-    """The lookups of one process: call it as a Resolver. Who stops waiting leaves the lookup to
-    others."""
+    """The lookups of one process: call it as a Resolver. A caller that gives up leaves the lookup
+    to others."""
 
     def __init__(self, most: int, look_up: Resolver = look_up) -> None:
-        """Have at most `most` lookups under way; who asks for another name then waits until one has
-        ended."""
+        """Run at most `most` lookups concurrently; a further name waits until one has ended."""
         self._most, self._look_up = most, look_up
         self._pool: Any = None
         self._waited_for: dict[tuple[str, int], AsyncResult[Any]] = {}

@@ -12,10 +12,9 @@ T = TypeVar("T")
 
 
 def in_native_thread(do: Callable[[], T]) -> T:
-    """Return what `do` returns, or raise what it raises; other greenlets run meanwhile.
-
-    Ends when `do` has ended, also where the caller's greenlet is killed or its time is up: a thread
-    can't be stopped, and what it works on (a descriptor, a buffer) is the caller's again only then.
+    """Return the result of `do`, or raise its exception; other greenlets run meanwhile. Ends when
+    `do` has ended, even if the caller's greenlet is killed or its time is up: a thread can't be
+    stopped, and its descriptor or buffer belongs to the caller again only then.
     """
     waiting: AsyncResult[Any] = gevent.get_hub().threadpool.spawn(caught, do)
     try:
@@ -29,7 +28,7 @@ def in_native_thread(do: Callable[[], T]) -> T:
 
 
 def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
-    """Wait until it is done, whatever else is thrown at this greenlet."""
+    """Wait until the thread is done, whatever exception is thrown into this greenlet."""
     while not waiting.ready():
         try:
             waiting.wait()
@@ -38,8 +37,8 @@ def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
 
 
 def caught(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return what `do` returns, or what it raises: a thread pool prints every exception before it
-    hands it over."""
+    """Return the result of `do`, or its exception: a thread pool prints every exception that it
+    gets."""
     try:
         return do(), None
     except BaseException as error:  # noqa: BLE001 - raised again where it belongs

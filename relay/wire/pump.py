@@ -14,8 +14,8 @@ the destination takes all at once, and shrinks when it makes us wait, so that sl
 little.
 
 A fast socket never blocks, and would starve every other greenlet of the worker; so the pump yields
-on its own clock. Before each write it looks whether the destination has answered already (413, or
-an early yes).
+on its own clock. Before each write it checks whether the destination has answered already (413, or
+an early 2xx).
 
 Never here: what an answer means, and whether to try again.
 """
@@ -47,7 +47,7 @@ class BodyWriter:
     """The body of one request on its way into a connection, by length or chunked.
 
     `sent` counts payload bytes handed to the socket (or to TLS). `answers` knows whether the
-    destination spoke its final word, or hung up, before it had everything."""
+    destination sent its final answer, or hung up, before it had everything."""
 
     def __init__(
         self, stream: Stream, meter: Watchdog, answers: ResponseReader, chunked: bool
@@ -56,14 +56,15 @@ class BodyWriter:
         self.sent = 0
         self.waited = False
         self.tail: Callable[[], bytes] | None = None
-        """Gives what is to follow the last byte of the payload at once, once that is here."""
+        """Returns the bytes that follow the last byte of the payload immediately, once that byte is
+        here."""
 
     def write(self, view: memoryview, more: bool = False, last: bool = False) -> bool:
         """Send one piece of payload; False if the destination answered first (the piece may be half
         sent).
 
-        `more` as in Stream.write_now; behind the `last` goes the `tail`. Raises ConnectionLost and
-        what the meter raises."""
+        `more` is as in Stream.write_now; after the `last` piece the `tail` is sent. Raises
+        ConnectionLost and what the meter raises."""
         if last and self.tail is not None:
             return self._end(view)
         if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view)), more=True):
@@ -84,7 +85,7 @@ class BodyWriter:
         return self._send(view[sent:], more=True, payload=True) and self._send(rest)
 
     def finish(self) -> bool:
-        """Send what ends the body, and wait until the socket has taken all; False if answered
+        """Send the end of the body, and wait until the socket has taken all; False if answered
         before."""
         if self.tail is not None and not self._end(memoryview(b"")):
             return False
@@ -113,14 +114,13 @@ class BodyWriter:
         return True
 
     def _note_sent(self, sent: int) -> None:
-        """Count payload as it goes: a slow destination takes minutes for one piece, and is no
+        """Count payload as it goes: a slow destination takes minutes for one piece, without a
         stall."""
         self.sent += sent
         self.meter.moved += sent
 
     def wait(self) -> None:
-        """Wait until the destination takes more, or says something. Raises what the meter
-        raises."""
+        """Wait until the destination takes more, or answers. Raises what the meter raises."""
         self.waited = True
         while not self.stream.wait_writable(self.meter.tick_seconds):
             self.meter.check_progress(self.stream.side)
@@ -131,15 +131,14 @@ def pump(body: Body, outlet: BodyWriter) -> bool:
     answered first.
 
     Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what
-    the meter raises. Whatever happens, nothing that ends the outlet's framing was sent unless the
-    body was whole."""
+    the meter raises. The end of the outlet's framing is sent only if the body was whole."""
     outlet.meter.restart()
     moved = _splice(body, outlet) if _may_splice(body, outlet) else _copy(body, outlet)
     return moved and outlet.finish()
 
 
 def drain(body: Body) -> None:
-    """Read the whole of `body` for its digests' sake, and keep nothing. Raises the body's errors,
+    """Read the whole of `body` to compute its digests, and keep nothing. Raises the body's errors,
     and the meter's."""
     body.meter.restart()
     pace = YieldTimer(body.meter)
@@ -247,7 +246,7 @@ def _splice(body: Body, outlet: BodyWriter) -> bool:
 
 
 def _send_leftover(body: Body, outlet: BodyWriter, pace: YieldTimer) -> bool:
-    """Forward what the head parser read too much."""
+    """Forward the bytes of the body that the head parser had read."""
     while body.connection.leftover and body.remaining:
         granted = pace.allowed(RECEIVE_BYTES)
         with BUFFERS.lend(granted) as view:

@@ -1,7 +1,7 @@
 """Read the heads of answers on one connection; skip interim ones.
 
-Decided here: how long a head is waited for, and how many interim heads are borne. Never here: what
-a status means."""
+Decided here: how long a head is waited for, and how many interim heads are accepted. Never here:
+what a status means."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class ResponseReader:
         Raises StoreTimeout, ConnectionLost when the connection ended first, ProtocolViolation, and
         what the meter raises."""
         deadline = self.meter.clock() + seconds
-        # Nothing is there yet, mostly, so nobody looks before the first wait; but TLS may hold what
-        # no wait would tell.
+        # Mostly no bytes are there yet, so the first wait comes before the first read; but TLS may
+        # hold bytes that no wait would report.
         ended = self.final is not None or self.hung_up or (self.stream.secure and self.poll())
         while not ended:
             if until is not None and until():
@@ -77,7 +77,7 @@ class ResponseReader:
             left = deadline - self.meter.clock()
             if left <= 0:
                 raise StoreTimeout(f"no answer within {seconds:g} s", side=self.stream.side)
-            # What lies in `leftover` is half a head; only the socket can bring the rest.
+            # `leftover` holds half a head; only the socket can bring the rest.
             came = self.stream.wait_for_more(min(left, self.meter.tick_seconds))
             self.meter.check()
             ended = self._take() if came else self.poll()

@@ -4,7 +4,7 @@ Decided here: how a socket is read, written and waited for, and that its failure
 here: HTTP.
 
 `gevent.socket.socket` would do, but its methods are Python; the hot path calls the C socket's own
-methods and waits only when those say so."""
+methods and waits only when those would block."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ _plain_socket: Any = get_original("socket", "socket")
 READ, WRITE = 1, 2
 _ABORT, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 RECEIVE_BYTES = 128 * 1024
-"""How much is asked for where one does not know how much comes: a head, with the small object
-behind it."""
+"""Number of bytes to read where the length is unknown: a head, with the small object behind it."""
 HELD_BYTES = 4096
-"""The most of a write that is kept for the next one, if that follows at once: a head, a chunk's
-line."""
+"""Maximum number of bytes of a write that are kept for the next one, if that follows at once: a
+head, a chunk's line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReuseDoubt:
-    """An answer to HEAD that announced a body of so many bytes, or of a `length` that it did not
-    tell: some servers send it, though none follows (RFC 9110 section 9.3.2), and it would be the
-    next answer."""
+    """An answer to HEAD that announced a body of `length` bytes, or of an unknown length (None).
+    Some servers send that body, against RFC 9110 section 9.3.2, and it would be taken for the next
+    answer."""
 
     target: str
     length: int | None
@@ -47,8 +46,8 @@ class ReuseDoubt:
 class Stream:
     """A connected socket that belongs to one greenlet at a time.
 
-    `side` is whose failures these are. `leftover` holds bytes that were read beyond what was asked
-    for; every read takes them first. After any error the stream is good for nothing but `close`.
+    `side` is the side that its errors name. `leftover` holds bytes that were read beyond the
+    requested ones; every read takes them first. After any error only `close` may be called.
     """
 
     secure = False
@@ -71,13 +70,13 @@ class Stream:
         self._arrivals.register(descriptor, 1)
         self.leftover = b""
         self.pushed = 0
-        """The bytes that the socket has taken, in all."""
+        """Number of bytes that the socket has taken in all."""
         self._held = b""
         self._aborts = self._lingers = False
         """Whether `close` is to be a reset, and whether the kernel makes it one."""
         self.doubt: ReuseDoubt | None = None
-        """Its last answer but those to the same target was one to HEAD, behind which a body may
-        come yet."""
+        """Set after an answer to HEAD behind which a body may still come, until the stream was
+        quiet for a moment."""
         self.closed = False
 
     def fileno(self) -> int:
@@ -87,8 +86,8 @@ class Stream:
     # -- reading
 
     def read_now(self, view: memoryview) -> int | None:
-        """Read into `view` what is there: the count, 0 at the end of the stream, None if nothing
-        has come yet.
+        """Read the bytes that have come into `view`: the count, 0 at the end of the stream, None if
+        nothing has come yet.
 
         Raises ConnectionLost.
         """
@@ -108,8 +107,8 @@ class Stream:
         return count
 
     def fill(self) -> bool | None:
-        """Append what is there to `leftover`: True if something came, False at the end, None if
-        nothing yet."""
+        """Append the bytes that have come to `leftover`: True if something came, False at the end,
+        None if nothing yet."""
         kept, self.leftover = self.leftover, b""
         with BUFFERS.lend(RECEIVE_BYTES) as piece:
             try:
@@ -121,8 +120,7 @@ class Stream:
         return None if count is None else count > 0
 
     def has_arrived(self) -> bool:
-        """Say if something came that nobody has read: bytes, an end or a failure. Costs half a
-        microsecond."""
+        """Say if something unread came: bytes, an end or a failure. Costs half a microsecond."""
         return bool(self.leftover) or bool(self._arrivals.poll(0))
 
     def wait_readable(self, seconds: float) -> bool:
@@ -141,7 +139,7 @@ class Stream:
 
         `more` says that the next write follows at once, so that both may go together: a short piece
         is kept here until then, behind a longer one the kernel waits (MSG_MORE, send(2)) at most a
-        fifth of a second. Whoever has to wait for what is to follow calls `flush_now` first."""
+        fifth of a second. A caller that has to wait for the next bytes calls `flush_now` first."""
         if more and len(view) + len(self._held) <= HELD_BYTES:
             self._held += view
             return len(view)
@@ -156,7 +154,7 @@ class Stream:
         return self._push_behind((view, tail))
 
     def _push_behind(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
-        """Hand what is held to the socket, and pieces behind it; return how many bytes of those it
+        """Hand the held bytes to the socket, then pieces; return how many bytes of the pieces it
         took now."""
         sent = self._push((self._held, *pieces), flags)
         taken = max(0, sent - len(self._held))
@@ -197,12 +195,12 @@ class Stream:
     # -- the end
 
     def abort_on_close(self, aborts: bool) -> None:
-        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly
+        """Let this connection end, even with the process, by a reset (RST) in place of an orderly
         end (FIN); or let `close` be orderly again.
 
         Set while an upload is under way: some servers take the end of the stream for the end of a
         body that is shorter than its Content-Length, and store the piece; none takes a reset for
-        one (socket(7), SO_LINGER of 0 seconds). The kernel is told once a connection, and again by
+        one (socket(7), SO_LINGER of 0 seconds). The option is set once a connection, and again by
         an orderly `close`: each time costs a system call, for each small object. If the process is
         killed in between, connections that have nothing to send are reset too."""
         self._aborts = aborts
@@ -233,10 +231,10 @@ class Stream:
 
 
 def _wait(watcher: Any, seconds: float) -> bool:
-    """Wait until a watcher fires, at most so many seconds; False if it did not.
+    """Wait until a watcher fires, at most `seconds`; False if it did not.
 
-    As `gevent.socket.wait` with a timeout, at half its cost: no exception is made ready that is
-    nearly never raised."""
+    As `gevent.socket.wait` with a timeout, at half its cost: it prepares no exception, which would
+    nearly never be raised."""
     if watcher.callback is not None:
         raise ConcurrentObjectUseError("a stream belongs to one greenlet at a time")
     hub = get_hub()

@@ -3,8 +3,8 @@
 `ssl.SSLSocket` makes two reads and one write of the socket for each record of 16 KiB. Here the
 socket is read and written in pieces of up to 256 KiB, and OpenSSL works on memory in between.
 
-Decided here: what is trusted. Certificates and names are always checked; there is no way to switch
-that off."""
+Decided here: which certificates are trusted. Certificates and names are always checked; no setting
+switches that off."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ PIECE_BYTES = 256 * 1024
 write."""
 
 MOST_RECORDS: Final = 512
-"""The most records, of whatever length their sender likes, that one read decrypts; 64 full ones are
-1 MiB."""
+"""Maximum number of records, of any length, that one read decrypts; 64 full ones are 1 MiB."""
 MOST_PULLS: Final = 16
-"""The most pieces of cipher text that one read takes: one that holds no data must not keep
-everybody waiting."""
+"""Maximum number of pieces of cipher text that one read takes: pieces without data must not delay
+other transfers."""
 MOST_CA_BYTES: Final = 16 * 1024 * 1024
 _PEM: Final = "Name a PEM file of certificates: blocks that begin with -----BEGIN CERTIFICATE-----."
 
@@ -58,11 +57,9 @@ def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
 
 
 def _prefer_aes_128(context: ssl.SSLContext) -> None:
-    """Put AES-128-GCM first among the ciphers of TLS 1.2, as Go and the browsers do; none is added,
-    none taken away.
-
-    It costs a tenth less CPU than AES-256 and is as far from being broken. (The order of TLS 1.3
-    can't be set from Python 3.11.)"""
+    """Put AES-128-GCM first among the ciphers of TLS 1.2, as Go and the browsers do; no cipher is
+    added or removed. It costs a tenth less CPU than AES-256, and neither is broken. (The order of
+    TLS 1.3 can't be set from Python 3.11.)"""
     names = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
     context.set_ciphers(":".join(sorted(names, key=lambda name: "AES128-GCM" not in name)))
 
@@ -83,10 +80,10 @@ class TlsStream(Stream):
         self._cipher = memoryview(b"")
 
     def handshake(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
-        """Shake hands. `wait` is called with the wait to do, and raises when time is up.
+        """Shake hands. `wait` is called with a function that waits, and raises when time is up.
 
-        Raises CertificateRefused when the peer can't be trusted or speaks no TLS that is allowed,
-        ConnectionLost when it hangs up."""
+        Raises CertificateRefused if the peer can't be trusted or offers no acceptable TLS version,
+        ConnectionLost if it hangs up."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -144,7 +141,7 @@ class TlsStream(Stream):
                 return done
             done += int(count)
         # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so
-        # nothing is sent here: a read must give what came even where nothing can be sent any more.
+        # nothing is sent here: a read must return the bytes that came even if nothing can be sent.
         return done or None
 
     def _pull_for(self, done: int) -> bool:
@@ -174,7 +171,7 @@ class TlsStream(Stream):
         return count > 0
 
     def has_arrived(self) -> bool:
-        """As Stream's, but session tickets and other talk of TLS's own don't count."""
+        """As Stream's, but session tickets and other messages of TLS itself don't count."""
         if self.leftover:
             return True
         if not self._arrivals.poll(0) and not self._incoming.pending:
@@ -186,15 +183,15 @@ class TlsStream(Stream):
         return count is not None
 
     def wait_for_more(self, seconds: float) -> bool:
-        """As Stream's; what OpenSSL holds already counts. (Of half a record its BIO keeps
-        nothing.)"""
+        """As Stream's; bytes that OpenSSL holds already count. (Its BIO keeps nothing of half a
+        record.)"""
         return bool(self._tls.pending() or self._incoming.pending) or super().wait_for_more(seconds)
 
     # -- writing
 
     def write_now(self, view: memoryview, more: bool = False) -> int:
-        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; a short one
-        that is to be followed is encrypted, and sent with the next."""
+        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; with
+        `more`, a short piece is encrypted now and sent with the next."""
         if (self._cipher or self._outgoing.pending > HELD_BYTES) and not self.flush_now():
             return 0
         try:
@@ -206,8 +203,8 @@ class TlsStream(Stream):
         return count
 
     def write_both(self, view: memoryview, tail: bytes) -> int:
-        """As Stream's. Takes of the first piece only; the second goes along with it once it is
-        encrypted too."""
+        """As Stream's. Takes bytes of the first piece only; once that is encrypted, the second is
+        sent along."""
         return self.write_now(view, more=True) if view else 0
 
     @property

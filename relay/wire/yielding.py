@@ -1,7 +1,7 @@
 """When a loop over a peer's bytes yields to the hub, checks its clocks, and waits for the throttle.
 
-A fast socket never blocks, so whoever reads it in a loop would starve every other greenlet of the
-worker. Decided here: how often such a loop yields. Never here: what it reads."""
+A fast socket never blocks, so a loop that reads it would starve every other greenlet of the worker.
+Decided here: how often such a loop yields. Never here: what it reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALWAYS_READY = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
 
 def yield_to_hub() -> None:
-    """Let every other greenlet, timer and socket of this hub have its turn, then go on.
+    """Let every other greenlet, timer and socket of this hub run, then return.
 
     Not `gevent.sleep(0)`: that only queues behind the other callbacks, and the loop runs up to 50
     of them before it looks at its timers and sockets. Four pumps that take 4 ms each would hold up
@@ -32,7 +32,7 @@ def yield_to_hub() -> None:
 
 
 class YieldTimer:
-    """When to let others run, and when to look at the clocks."""
+    """Decides when a loop yields, and when it checks its clocks."""
 
     def __init__(self, meter: Watchdog) -> None:
         self.meter = meter
@@ -55,11 +55,8 @@ class YieldTimer:
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def allowed(self, wanted: int) -> int:
-        """Return how many of `wanted` bytes may be read now, at least one; waits where the throttle
-        says so.
-
-        What is not read of them is for `note_spent` to give back. Raises what `Watchdog.check`
-        raises."""
+        """Return how many of `wanted` bytes may be read now, at least one; waits for the throttle.
+        `note_spent` gives back those that were not read. Raises what `Watchdog.check` raises."""
         throttle = self.meter.throttle
         if throttle is None:
             return wanted
@@ -74,6 +71,6 @@ class YieldTimer:
         return granted
 
     def note_spent(self, granted: int, count: int | None) -> None:
-        """Say how many of the bytes that were `allowed` came (None: none yet)."""
+        """Note how many of the `allowed` bytes came (None: none yet)."""
         if self.meter.throttle is not None:
             self.meter.throttle.bucket.put_back(granted - (count or 0))
