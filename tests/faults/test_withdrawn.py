@@ -198,7 +198,8 @@ def test_f25_a_resume_that_the_source_denies_says_so(
     assert (tmp_path / "to").read_bytes() == DATA
 
 
-def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shut", ["a", "b"])
+def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, shut: str) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
     (tmp_path / "tree").mkdir()
     for name in ("a", "b", "c"):
@@ -212,14 +213,35 @@ def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path) 
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
         worked(ledger, runner, id)
         assert ledger.migration(id).state == "paused"
-        gate.shut = b" /to/b "
+        gate.shut = f" /to/{shut} ".encode()
         ledger.act(id, "resume", tree("second").secret())
         worked(ledger, runner, id)
     assert {row.name: row.state for row in ledger.page(id)} == {
-        "a": "verified",
-        "b": "failed",
-        "c": "verified",
+        name: "failed" if name == shut else "verified" for name in ("a", "b", "c")
     }
+    (failed,) = ledger.page(id, ["failed"])
+    assert failed.error is not None and failed.error["code"] == "store-permission-denied"
+
+
+def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_path: Path) -> None:
+    cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
+    (tmp_path / "tree").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).write_bytes(DATA)
+
+    def tree(token: str) -> MigrationRequest:
+        there = Endpoint(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
+        return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
+
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(tree("first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+        ledger.act(id, "resume", tree("third").secret())
+        worked(ledger, runner, id)
+        found = ledger.migration(id)
+        assert found.error is not None
+        assert (found.state, found.error["code"]) == ("paused", "store-credentials-withdrawn")
+        assert {row.state for row in ledger.page(id)} == {"queued"}
 
 
 @pytest.mark.parametrize("refusal", [401, 403])

@@ -14,7 +14,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
-from relay.errors import KeyCollision, LeaseLost, LedgerFailed, PermissionDenied, RelayError
+from relay.errors import KeyCollision, LeaseLost, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement
 
@@ -42,13 +42,9 @@ class FailurePolicy:
             # If this fails the object counts as sent, which is the safe side.
             with suppress(LedgerFailed, LeaseLost):
                 self._ledger.leave_folded(claim)
-        if isinstance(error, PermissionDenied) and not stopped:
-            error = self._judge.classify_denial(claim, error)
         if stopped or isinstance(error, LedgerFailed):
             return hand_back(claim, transfer, error)
-        verdict = self._judge.judge(claim, error)
-        if isinstance(verdict, LedgerFailed):
-            return hand_back(claim, transfer, error)
+        verdict, error = self._judge.judge(claim, error)
         if verdict is Verdict.LATER:
             return hand_back(claim, transfer, error, wait=AGAIN_SECONDS)
         if verdict is Verdict.ALL:

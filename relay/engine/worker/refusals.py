@@ -1,5 +1,5 @@
-"""Decide what a 401 for one object means: that object's own refusal, or expired credentials for
-all.
+"""Decide what a 401, or a 403 after a pause for credentials, means for the migration: the refusal
+of one object, or expired credentials for all.
 
 Theory of operation. One protected object must not stop all others, and withdrawn credentials must
 not fail every remaining object. A single 401 does not show which case it is, but other objects do:
@@ -24,6 +24,7 @@ from relay.errors import (
     LedgerFailed,
     PermissionDenied,
     RelayError,
+    StoreError,
     StoreFull,
     Unauthenticated,
 )
@@ -113,22 +114,45 @@ class RefusalJudge:
         """Record that a transfer that `began` at a time of the clock has succeeded."""
         self._refusals.note_success(claim, began)
 
-    def judge(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
-        """Return what an error concerns, or the error of the ledger if that can't be found out."""
-        if not isinstance(error, Unauthenticated | StoreFull):
-            return Verdict.OWN
-        if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
-            return Verdict.ALL
+    def judge(self, claim: Claim, error: RelayError) -> tuple[Verdict, RelayError]:
+        """Return what an error concerns, and the error to report: a denial (403) of all objects is
+        CredentialsWithdrawn. While the ledger does not answer, the verdict is LATER."""
+        try:
+            if isinstance(error, PermissionDenied):
+                return self._judge_denial(claim, error)
+            if not isinstance(error, Unauthenticated | StoreFull):
+                return Verdict.OWN, error
+            if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
+                return Verdict.ALL, error
+            return self._judge_refusal(claim, error), error
+        except LedgerFailed:
+            return Verdict.LATER, error
+
+    def _judge_denial(self, claim: Claim, error: PermissionDenied) -> tuple[Verdict, RelayError]:
+        """Judge a denial. It concerns that object only, unless the source denies its listing too.
+        After a pause for credentials it may concern all, as long as nothing has succeeded with the
+        new ones: then other objects decide, as for a 401. Raises LedgerFailed."""
+        withdrawn = CredentialsWithdrawn(
+            error.message, side=error.side, store_status=error.store_status
+        )
+        withdrawn.keep(error.remains)
+        if self._source_denies(claim, error):
+            return Verdict.ALL, withdrawn
+        if not self._jobs.is_still_denied(claim, error.side):
+            return Verdict.OWN, error
+        verdict = self._judge_refusal(claim, error) if claim.name else Verdict.ALL
+        return verdict, withdrawn if verdict is Verdict.ALL else error
+
+    def _judge_refusal(self, claim: Claim, error: StoreError) -> Verdict:
+        """Judge a refusal by the other objects of the migration. Raises LedgerFailed."""
         verdict = self._refusals.judge(claim, lambda moment: self._is_busy_since(claim, moment))
         if (
             verdict is Verdict.ALL
             and error.side == "source"
             and not self._refusals.has_succeeded(claim)
+            and self._is_resumed_by_user(claim)
         ):
-            try:
-                return Verdict.OWN if self._is_resumed_by_user(claim) else verdict
-            except LedgerFailed as failure:
-                return failure
+            return Verdict.OWN
         return verdict
 
     def _is_busy_since(self, claim: Claim, moment: float) -> bool:
@@ -153,18 +177,6 @@ class RefusalJudge:
             raise
         except RelayError:
             return False
-
-    def classify_denial(self, claim: Claim, error: PermissionDenied) -> RelayError:
-        """Return CredentialsWithdrawn if a denial (403) concerns more than this object, else the
-        `error`; or the error of the ledger if that can't be found out."""
-        try:
-            if not (
-                self._jobs.is_still_denied(claim, error.side) or self._source_denies(claim, error)
-            ):
-                return error
-        except LedgerFailed as failure:
-            return failure
-        return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
 
     def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
         """Say if the source denies not only this object, but also the listing that it allowed
