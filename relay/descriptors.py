@@ -1,8 +1,6 @@
-"""The number of files that this process may have open: raised where it may be, else an error where
-it is too small.
-
-Decided here: that, before any other module is imported, which takes an open file itself. Never
-here: how many files a transfer opens."""
+"""The limit of open files of this process: raised if the system permits it, and an error if it is
+too low. Decided here: the limit, before any other module is imported, since an import opens a file.
+Never here: how many files a transfer opens."""
 
 from __future__ import annotations
 
@@ -10,17 +8,17 @@ import os
 import resource
 
 LEAST = 32
-"""Below it a command fails half-way: at the import of a module, at its ledger, or in the middle of
-a transfer."""
+"""With a lower limit a command fails half-way: at the import of a module, at its ledger, or in the
+middle of a transfer."""
 MOST = 1 << 20
-"""Above it a program that a command starts (credential_process) may take long to close all that it
-might have open."""
+"""With a higher limit a program that a command starts (credential_process) may take long to close
+all possible descriptors."""
 CODE = 2
 
 
 def require_descriptors() -> None:
     """Raise the soft limit to the hard one, or to MOST: a transfer holds five files, and the usual
-    limit is 1,024 for all. Ends the process with one line where the hard limit is too low."""
+    limit is 1,024 for all. If the hard limit is too low, the process ends with one line."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != hard < LEAST:
         text = (

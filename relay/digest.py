@@ -1,7 +1,7 @@
 """Digests: computed while bytes pass, and read from and written to HTTP fields.
 
 Decided here: the algorithms, their order of preference, and the three header fields that carry
-them. Never here: when a digest is asked for, or what it proves (`engine/transfer/verify.py`).
+them. Never here: when a digest is requested, or what it proves (`engine/transfer/verify.py`).
 
 CRC64NVME and CRC32C cost 0.11 and 0.06 CPU-seconds a GiB, so they are always computed when the
 bytes pass through the process. The others (SHA-1 0.65, SHA-256 0.70, MD5 1.7) are computed only
@@ -27,8 +27,8 @@ class _Running(Protocol):
 
 
 class _CRC:
-    """A CRC of `width` bytes with hashlib's face; the digest is big-endian, as every store writes
-    it."""
+    """A CRC of `width` bytes with hashlib's interface; the digest is big-endian, as every store
+    writes it."""
 
     __slots__ = ("_step", "_value", "_width")
 
@@ -44,8 +44,8 @@ class _CRC:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One digest: its name here, the length of its value in bytes, what starts one, and if it costs
-    next to nothing."""
+    """One digest algorithm: its name, the length of its value in bytes, its constructor, and
+    whether it is cheap."""
 
     name: str
     width: int
@@ -68,11 +68,11 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 7.2 where it has one (`crc64nvme` has none yet; S3 uses that word), the preferred first."""
 
 ALWAYS: tuple[str, ...] = tuple(a.name for a in ALGORITHMS.values() if a.cheap)
-"""What is computed whenever the bytes pass through the process anyway."""
+"""The algorithms that are computed whenever the bytes pass through the process."""
 
 WANT = "crc64nvme=10, crc32c=9, sha-256=5, sha-512=4, md5=1"
-"""Our `Want-Repr-Digest` (RFC 9530 section 4): cheap ones first, since all catch accidents
-alike."""
+"""Our `Want-Repr-Digest` (RFC 9530 section 4): cheap ones first, since all detect accidents equally
+well."""
 
 Digests = Mapping[str, bytes]
 """Digest values by algorithm name."""
@@ -89,17 +89,17 @@ class Digester:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is computed."""
+        """The names of the algorithms."""
         return tuple(self._running)
 
     def update(self, data: Buffer) -> None:
-        """Take the next bytes. Costs at most about 2 ms for 1 MiB and each expensive algorithm."""
+        """Add the next bytes. Costs at most about 2 ms for 1 MiB and each expensive algorithm."""
         self._told = None
         for running in self._running.values():
             running.update(data)
 
     def digests(self) -> Digests:
-        """Return the digests of what was taken so far."""
+        """Return the digests of the bytes so far."""
         if self._told is None:
             self._told = {name: running.digest() for name, running in self._running.items()}
         return self._told
@@ -128,8 +128,8 @@ def as_hex(digests: Digests) -> dict[str, str]:
 
 
 FIELD_CHARACTERS = 4096
-"""The most of a field that is read: the digests of all algorithms together have some hundred
-characters."""
+"""Maximum number of characters of a field that are read; the digests of all algorithms together
+have some hundred."""
 
 
 def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
@@ -137,11 +137,11 @@ def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
     value or None.
 
     Understands `Repr-Digest` (RFC 9530 section 3), the older `Digest` (RFC 3230) and `Content-MD5`
-    (RFC 1864, section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong
-    width, of an algorithm that relay does not know, or behind the first `FIELD_CHARACTERS` of a
-    field is left out: an unreadable digest proves nothing, and is no error of the object's. When
-    two fields disagree the newer one counts. Not for a partial answer (206), where `Digest` and
-    `Content-MD5` speak of other bytes."""
+    (RFC 1864, section 14.15 of RFC 2616), and Google's `x-goog-hash`. A digest that is malformed,
+    of a wrong width, of an unknown algorithm, or behind the first `FIELD_CHARACTERS` of a field is
+    left out: it proves nothing, and the object does not fail. If two fields disagree, the newer one
+    counts. Not for a partial answer (206), whose `Digest` and `Content-MD5` may be those of other
+    bytes."""
     found = dict(_decoded([("md5", (field("content-md5") or "").strip())]))
     for name in ("x-goog-hash", "digest"):
         found.update(_decoded((key.lower(), value) for key, value in _members(field(name))))

@@ -1,15 +1,14 @@
 """Where relay may connect to.
 
-It fetches what strangers ask for, so everything that is not public is closed, on each hop and for
-each address. Decided here: which names, addresses and ports may be dialled. Never here: resolving,
-connecting.
+It fetches URLs of strangers, so every address that is not public is closed, on each hop. Decided
+here: which names, addresses and ports may be dialled. Never here: resolving, connecting.
 
-Rule 1: a name proves nothing. `check_name` spares a lookup; `check_address` decides, right before
-each connect(), on the very sockaddr that is connected to. Otherwise DNS answers once for the check
-and once for the connection. Rule 2: the table says what is denied; `ipaddress.is_global` is not
-asked. Up to Python 3.11 it is true for 6to4, NAT64, site-local and multicast addresses, and its
-meaning changed in patch releases (CVE-2024-4032). Rule 3: an error names the host as the caller
-wrote it, never the address that it led to.
+Rule 1: a name proves nothing. `check_name` saves a lookup; `check_address` decides, right before
+each connect(), on the sockaddr that is connected to. Otherwise DNS could give one answer to the
+check and another to the connection. Rule 2: the table decides; `ipaddress.is_global` is not used.
+Up to Python 3.11 it is true for 6to4, NAT64, site-local and multicast addresses, and its meaning
+changed in patch releases (CVE-2024-4032). Rule 3: an error names the host as the caller wrote it,
+never the address that it led to.
 
 A NAT64 prefix out of the operator's own public space (RFC 6052 §2.2) can't be known here: close it
 in the firewall."""
@@ -71,15 +70,15 @@ DENIED: Final[tuple[tuple[str, str], ...]] = (
     ("fe80::/10", "link-local, RFC 4291 §2.5.6"),
     ("fec0::/10", "site-local, RFC 3879"),
     ("ff00::/8", "multicast, RFC 4291 §2.7"),
-    # The three rows that leave only 2000::/3, all that IANA gives out (RFC 4291 §2.4): what isn't
-    # public yet, isn't.
+    # Three rows leave only 2000::/3, which IANA assigns (RFC 4291 §2.4): an unassigned address is
+    # not public.
     ("::/3", "not global unicast"),
     ("4000::/2", "not global unicast"),
     ("8000::/1", "not global unicast"),
 )
 
-# These give out credentials to whoever connects: even an allowed *name* does not open them, only
-# their address does.
+# These give credentials to any client: an allowed *name* does not open them, only an allowed
+# address does.
 METADATA: Final = frozenset(
     ipaddress.ip_address(text)
     for text in (
@@ -129,34 +128,32 @@ _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "", "localhost"})
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is on the public internet: in no row of DENIED. False for what is not an
-    address."""
+    """Say if a text is an address on the public internet: in no row of DENIED."""
     parsed = _parse_address(address)
     return parsed is not None and _is_public(parsed)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the operator opened: a name (its subdomains with '*.'), or a network; on one port or on
-    all."""
+    """One entry that the operator allowed: a name (its subdomains with '*.'), or a network; on one
+    port or on all."""
 
     name: str | None = None
     network: Network | None = None
     port: int | None = None
 
     def has_port(self, port: int) -> bool:
-        """Whether this entry speaks of that port."""
+        """Say if this entry includes a port."""
         return self.port in (None, port)
 
     def has_name(self, name: str) -> bool:
-        """Whether this entry names that host; `name` is lower-case, without a trailing dot."""
+        """Say if this entry includes a host; `name` is lower-case, without a trailing dot."""
         if self.name is None:
             return False
         return name.endswith(self.name[1:]) if self.name.startswith("*.") else name == self.name
 
     def has_address(self, address: Address) -> bool:
-        """Whether that address, or the IPv4 address that it is a mapping of, is in this entry's
-        network."""
+        """Say if this entry's network includes an address, or the IPv4 address that it maps."""
         return self.network is not None and any(
             form in self.network for form in (address, _unmapped(address))
         )
@@ -164,23 +161,24 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """The operator's choice. Without any, only public addresses on the usual four ports.
+    """The policy of the operator. By default it allows only public addresses, on the usual four
+    ports.
 
-    `allow` opens hosts and networks, on any port unless the entry names one: a name permits
-    whatever it resolves to but metadata services. `own` are our listening sockets as (host, port),
-    which are never dialled, allowed or not; '0.0.0.0' and '::' among them stand for every loopback
-    address, and in `check_connected` for every local one."""
+    `allow` opens hosts and networks, on any port unless the entry names one. A name permits every
+    address that it resolves to, except metadata services. `own` are our listening sockets as (host,
+    port), which are never dialled, even if allowed; '0.0.0.0' and '::' among them stand for every
+    loopback address, and in `check_connected` for every local one."""
 
     allow: tuple[Allowed, ...] = ()
     ports: frozenset[int] = DEFAULT_PORTS
     own: frozenset[tuple[str, int]] = frozenset()
 
     def check_name(self, host: str, port: int) -> None:
-        """Raise EgressDenied or PortDenied for what is refused before any lookup: `host` is a
-        Location's.
+        """Raise EgressDenied or PortDenied for a host of a Location that is refused before any
+        lookup.
 
-        Literal addresses in every spelling are decided here for good. A name that passes may still
-        lead anywhere."""
+        Literal addresses in every spelling are decided here. A name that passes may still resolve
+        to any address."""
         address = literal_address(host)
         if address is not None:
             self._check(host, address, port)
@@ -190,8 +188,7 @@ class EgressPolicy:
             raise _denied(host)
         if self._names(name, port):
             return
-        # With a network open on this port the address has to decide; it will refuse no less than
-        # this does.
+        # With a network open on this port the address decides; that check is at least as strict.
         undecided = any(entry.network is not None and entry.has_port(port) for entry in self.allow)
         if not is_host_name(host.lower()) or _looks_numeric(name) or name in METADATA_NAMES:
             raise _denied(host)
@@ -204,20 +201,19 @@ class EgressPolicy:
         """Raise EgressDenied or PortDenied unless `host`, which is at `address`, may be connected
         to.
 
-        To be called for each address right before its connect(). `address` is numeric, as
-        getaddrinfo gives it, maybe with a zone; what cannot be read is refused."""
+        Call it for each address right before its connect(). `address` is numeric, as getaddrinfo
+        returns it, maybe with a zone; an unreadable one is refused."""
         parsed = _parse_address(address)
         if parsed is None:
             raise _denied(host)
         self._check(host, parsed, port)
 
     def check_connected(self, host: str, local: str, remote: str, port: int) -> None:
-        """Look again at a connected socket: `local` is its getsockname(), `remote` its
-        getpeername().
+        """Check a connected socket again: `local` is its getsockname(), `remote` its getpeername().
 
         Raises as `check_address` does, and EgressDenied if both ends are this machine and the port
-        is one of `own`: a kernel answers for its own address with that same address, the only way
-        to know all of them."""
+        is one of `own`: a kernel answers for its own address with that same address, which is the
+        only way to know all of them."""
         self.check_address(host, remote, port)
         here, there = _parse_address(local), _parse_address(remote)
         wild = any(own_port == port and own_host in _WILDCARDS for own_host, own_port in self.own)
@@ -225,8 +221,8 @@ class EgressPolicy:
             raise _denied(host)
 
     def allowing(self, *hosts: str) -> EgressPolicy:
-        """A copy that also allows these hosts, as a Location has them; the CLI allows what its user
-        named."""
+        """Return a copy that also allows these hosts, as a Location has them; the CLI allows the
+        hosts that its user named."""
         return replace(self, allow=self.allow + tuple(_of_host(host) for host in hosts))
 
     def _check(self, host: str, address: Address, port: int) -> None:
@@ -345,7 +341,7 @@ def _is_public(address: Address) -> bool:
 
 
 def _unmapped(address: Address) -> Address:
-    # The one embedding that a kernel undoes: connecting to ::ffff:10.0.0.1 is connecting to
+    # The only embedding that a kernel resolves: connecting to ::ffff:10.0.0.1 is connecting to
     # 10.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
@@ -369,7 +365,7 @@ _EMBEDDINGS: Final = tuple(
 
 
 def _embedded(address: Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses that this IPv6 address may be a way to; none for '::' and '::1'."""
+    """Return the IPv4 addresses that this IPv6 address may lead to; none for '::' and '::1'."""
     number = int(address)
     if address.version == 4 or number <= 1:
         return ()
@@ -385,8 +381,8 @@ def _is_local_name(name: str) -> bool:
 
 
 def _looks_numeric(name: str) -> bool:
-    # '1.2.3.4.5', '999.1.1.1', '0x': no public top-level domain is a number, so some resolver makes
-    # an address of it.
+    # '1.2.3.4.5', '999.1.1.1', '0x': no public top-level domain is a number, so a resolver may read
+    # it as an address.
     return re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rpartition(".")[2]) is not None
 
 

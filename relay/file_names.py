@@ -1,13 +1,12 @@
 """Name an object whose destination is a folder: the source's own name for it, made safe.
 
 Decided here: which name is taken from a Content-Disposition or a path, and when there is none.
-Never here: where it is written (`Location.named` does that, and checks again).
+Never here: the place where it is written (`Location.named`, which checks again).
 
 The grammar is RFC 6266 §4.1 with RFC 8187 for `filename*`. Two well-kept parsers were tried and
-left: werkzeug's takes whichever form stands last, turns bytes that are no UTF-8 into U+FFFD and
-gives an unknown charset back undecoded as if it were the name; email's is for MIME, with its
-continuations. Where a header is not in the grammar there is no name in it: the path has one, and a
-guess would be the peer's choice."""
+rejected: werkzeug's uses the last form, replaces bytes that are not UTF-8 by U+FFFD, and returns a
+name in an unknown charset undecoded; email's is for MIME, with its continuations. A header outside
+of the grammar gives no name: the path has one, and a guess would be the peer's choice."""
 
 from __future__ import annotations
 
@@ -37,12 +36,11 @@ _EXTENDED: Final = re.compile(
 
 
 def safe_name(content_disposition: str | None, location: Location) -> str | None:
-    """The name for a copy of what is at `location`; None if nobody has a usable one.
-
-    First `filename*`, then `filename`, then the last path segment: the first that is a safe single
-    segment of at most 255 bytes. Of a path only its last part counts, whichever slash it uses. The
-    header's value is as HTTP has it, Latin-1 for the bytes; where those bytes are UTF-8 it is read
-    as UTF-8, as browsers do."""
+    """Return the name for a copy of the object at `location`; None if there is no usable one. It is
+    the first of `filename*`, `filename` and the last path segment that is a safe single segment of
+    at most 255 bytes. Only the last part of a path counts, with slashes of either kind. The
+    header's value has its bytes as Latin-1, as HTTP does; if the bytes are UTF-8, it is read as
+    UTF-8, as browsers do."""
     names = (*_names(content_disposition or ""), location.name)
     return next((safe for name in names if (safe := _safe(name)) is not None), None)
 
@@ -60,7 +58,7 @@ def _names(header: str) -> Iterator[str]:
 
 
 def _parameters(header: str) -> dict[str, str]:
-    """The parameters of a header that is wholly in the grammar and names none twice; otherwise
+    """Return the parameters of a header that follows the grammar and repeats no name; otherwise
     none."""
     start = _TYPE.match(header) if len(header) <= HEADER_BYTES else None
     if start is None:
@@ -91,8 +89,8 @@ def _as_utf8(text: str) -> str:
 
 
 def _safe(name: str) -> str | None:
-    """The last part of a path as one segment; None if it is empty, only dots, too long or holds a
-    control."""
+    """Return the last part of a path as one segment; None if it is empty, only dots or too long, or
+    has a control character."""
     last = re.split(r"[/\\]", name)[-1].strip()
     if not last.strip(". ") or UNSAFE_CHARACTERS.search(last):
         return None

@@ -1,7 +1,7 @@
 """Headers that a caller may send along with a location.
 
-Decided here: which of them can be sent safely, and which are relay's own. Never here: what relay
-itself sends."""
+Decided here: which of them can be sent safely, and which relay sets itself. Never here: the values
+that relay sets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAME_BYTES: Final = 256
 # A token, RFC 9110 §5.6.2. Servers disagree on anything else, and a colon or a space in a name is
 # smuggling.
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Visible ASCII and Latin-1 with single or many spaces inside. RFC 9110 §5.5 also has HTAB; nobody
-# needs it.
+# Visible ASCII and Latin-1 with single or many spaces inside. RFC 9110 §5.5 also has HTAB, which no
+# field needs.
 _VALUE: Final = re.compile(r"[!-~\xa1-\xff](?:[ -~\xa1-\xff]*[!-~\xa1-\xff])?")
 
 _FRAMING: Final = "it frames the message, and a second opinion on that is request smuggling"
@@ -88,13 +88,11 @@ def parse_headers(
     count_limit: int = COUNT_LIMIT,
     value_bytes: int = VALUE_BYTES,
 ) -> Headers:
-    """Check the caller's headers and return them in order; `pointer` is where they stand in the
-    request.
-
-    Raises InvalidHeader for a name that is no token, a value that is not visible Latin-1, a name
-    that stands twice, or too many or too much; ForbiddenHeader for one that is relay's own. A value
-    never gets into the error, and neither does a name that is not a token: it may be a whole
-    'Authorization: …' line pasted in the wrong place."""
+    """Check the caller's headers and return them in order; `pointer` is their place in the request.
+    Raises InvalidHeader for a name that is not a token, a value that is not visible Latin-1, a
+    repeated name, too many headers or too many bytes; ForbiddenHeader for a header that relay sets
+    itself. The error never has a value, nor a name that is not a token: it may be a whole
+    'Authorization: …' line, pasted in the wrong place."""
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
     if len(pairs) > count_limit:
         raise InvalidHeader(f"{len(pairs)} headers; the limit is {count_limit}", pointer=pointer)

@@ -1,7 +1,6 @@
-"""Tell whether two Locations name the same object, as far as their URLs can tell.
-
-Decided here: what of a URL, and of the headers, names the object, and what only opens it or spells
-it otherwise; whose account it is spoken to with. Never here: what a server knows by two names."""
+"""Decide from their URLs if two Locations name the same object. Decided here: which parts of a URL
+and of the headers name the object, and which only open it or spell it differently; which account a
+location uses. Never here: objects that a server has under two names."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 from relay.errors import RequestError
 from relay.location import Location, literal_address, parse_location
 
-# What a signature adds to a query, if the first of each row is in it; without it they are names
-# like others.
+# Parameters that a signature adds to a query. They count as a signature only if the first of their
+# row is there.
 _SIGNATURES: Final = (
     ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),
     ("x-goog-signature", re.compile(r"x-goog-.*|response-.*")),
@@ -38,41 +37,40 @@ _SIGNATURES: Final = (
 
 
 def same_object(one: Location, other: Location) -> bool:
-    """Whether two locations name the same object, as far as their URLs can tell.
+    """Say if two locations name the same object, judged by their URLs.
 
-    Equal are: hosts but for case and a trailing dot, numeric hosts in any spelling, paths in any
-    percent-encoding, queries in any order and encoding, and whatever signature a presigned URL
-    carries: a URL signed for GET and one signed for PUT are the same object."""
+    The comparison ignores the case and a trailing dot of hosts, the spelling of numeric hosts, the
+    percent-encoding of paths, the order and encoding of queries, and signatures: a URL signed for
+    GET and one signed for PUT are the same object."""
     if not _same_bytes(one.path, other.path):
         return False  # as nearly all do; the rest of the comparison costs ten times as much
     return _identity(one) == _identity(other)
 
 
 def _same_bytes(one: str, other: str) -> bool:
-    """Whether two paths are the same once they are decoded."""
+    """Say if two paths are the same once they are decoded."""
     if one.isascii() and other.isascii() and "%" not in one and "%" not in other:
         return one == other
     return unquote_to_bytes(one) == unquote_to_bytes(other)
 
 
 def same_path(one: Location, other: Location) -> bool:
-    """Whether two locations have the same path and query, at whatever hosts: compared as in
+    """Say if two locations have the same path and query, at any hosts; compared as in
     `same_object`."""
     return _identity(one)[2:] == _identity(other)[2:]
 
 
 def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
-    """What of a query tells one object from another: no signature, sorted, decoded."""
+    """Return the parameters of a query that distinguish objects: without signatures, decoded,
+    sorted."""
     return _identity(location)[3]
 
 
 def place_of(location: Location) -> str:
-    """What tells a place from every other: its store, its endpoint, and the whole of its URL but
-    for signatures.
-
+    """Return the identity of a place: its store, its endpoint, and its URL without signatures.
     SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has
-    one name in all. A '/' that is encoded is none that separates (RFC 3986 section 2.2): '/a%2Fb'
-    may be another object than '/a/b'."""
+    one name in all. An encoded '/' does not separate segments (RFC 3986 section 2.2): '/a%2Fb' may
+    be another object than '/a/b'."""
     host, port, _, query = _identity(location)
     segments = [unquote_to_bytes(one).decode("latin-1") for one in location.path.split("/")]
     path = segments if any("/" in one for one in segments) else "/".join(segments)
@@ -89,16 +87,15 @@ _AWS_HOST: Final = re.compile(
 
 
 def owner_of(location: Location) -> str:
-    """Whose account a place is spoken to with, where that shows; '' where it does not.
-
-    What is renewed is no part of it: a password, a token, the key that came with one.
+    """Return the account that a location uses, or '' if it is unknown. Parts that are renewed do
+    not count: a password, a token, the key that came with one.
     """
     owner = location.account.owner if location.account else ""
     return json.dumps([owner, _user(location)])
 
 
 def _user(location: Location) -> str:
-    """The user of `Authorization: Basic` (RFC 7617)."""
+    """Return the user of `Authorization: Basic` (RFC 7617)."""
     for name, value in location.headers:
         scheme, _, encoded = value.partition(" ")
         if name.lower() == "authorization" and scheme.lower() == "basic":
@@ -109,7 +106,7 @@ def _user(location: Location) -> str:
     return ""
 
 
-# Headers that open a place, or tell one request from another: they are renewed, and name no object.
+# Headers that open a place, or identify a request: they are renewed, and name no object.
 _OPENING: Final = re.compile(
     r"auth|token|secret|signature|passw|credential|session|cookie|nonce|request-?id|correlation|^(x-)?trace|^user-agent$"
     r"|(api|access|subscription|private|account|licen[cs]e|customer|app|encryption)-?key|^(x-)?key$"
@@ -118,10 +115,9 @@ _OPENING: Final = re.compile(
 
 
 def named_by(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """What of a place's headers may say which object is meant, in order: `Dropbox-API-Arg` does,
-    and `Accept` may.
-
-    SECRET, as a query may be. What opens a place and is renewed, such as a token, is left out.
+    """Return the headers of a place that may select an object, in order: `Dropbox-API-Arg` does,
+    and `Accept` may. SECRET, as a query may be. Headers that open a place and are renewed, such as
+    a token, are left out.
     """
     folded = [[name.lower().replace("_", "-"), value] for name, value in headers]
     return sorted(pair for pair in folded if not _OPENING.search(pair[0]))
@@ -134,8 +130,8 @@ _PATH: Final = re.compile(r"(?:list\+)?(?:file://|/).*", re.I | re.S)
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two texts of a user mean the same place for certain, whatever remotes there are: they
-    are one text, or URLs that differ in their signatures alone."""
+    """Say if two texts of a user certainly mean the same place, whatever remotes exist: they are
+    equal, or URLs that differ only in their signatures."""
     if one == other:
         return True
     ours, theirs = _OVER_HTTP.fullmatch(one), _OVER_HTTP.fullmatch(other)
@@ -148,8 +144,8 @@ def same_text(one: str, other: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text of a user tells where it is by itself, and not with a remote's or AWS's
-    settings."""
+    """Say if a text of a user names a place by itself, without the settings of a remote or of
+    AWS."""
     return bool(_OVER_HTTP.fullmatch(text) or _PATH.fullmatch(text))
 
 
@@ -164,5 +160,5 @@ def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, by
         for name, _, value in pairs
         if not any(pattern.fullmatch(name.lower()) for pattern in signed)
     ]
-    # Without the scheme: one port speaks one of the two.
+    # Without the scheme: a port serves only one of the two.
     return host, location.port, unquote_to_bytes(location.path), sorted(kept)

@@ -1,9 +1,9 @@
 """A Location: where one object lives, parsed once and strictly.
 
-Decided here: what an acceptable URL is, how it prints, where a redirect leads. Never here: whether
-an address may be dialled (`egress.py`), when two are one object (`identity.py`), and any second
-parser. We dial `host` and `port` of the Location ourselves and send `target` as it is, so what was
-checked is what is connected to.
+Decided here: which URLs are acceptable, how a Location prints, where a redirect leads. Never here:
+whether an address may be dialled (`egress.py`), when two Locations are one object (`identity.py`),
+and any second parser. We dial `host` and `port` of the Location ourselves and send `target`
+unchanged, so the connection goes to the checked address.
 
 Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or
 keep a tab, and `requests` rewrites `%7E`, `%zz`, `|` and `..`, which breaks signatures and folds
@@ -40,10 +40,10 @@ DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
 
 KEYED: Final = frozenset({"s3"})
-"""The stores whose keys are just texts: an empty segment is a name like any other there, and no
-second '/'."""
+"""The stores whose keys are plain texts: an empty segment is a name like any other there."""
 
-# What no name may hold: C0, DEL, C1, line separators, bidi marks and overrides, lone surrogates.
+# Characters that no name may have: C0, DEL, C1, line separators, bidi marks and overrides, lone
+# surrogates.
 UNSAFE_CHARACTERS: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -54,8 +54,8 @@ _PARTS: Final = re.compile(
 )
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
 _BLANK_OR_BEYOND: Final = re.compile(r"[ \x80-\xff]")
-# One that is quoted to itself, and that no server folds onto another one: no segment begins with
-# '.', or is empty.
+# A name that needs no quoting, and that no server folds onto another: no segment begins with '.',
+# or is empty.
 _PLAIN_NAME: Final = re.compile(
     r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+"
 )
@@ -65,12 +65,12 @@ _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 FRAGMENT_HINT: Final = "Write a '#' in a name as %23, or leave out what begins with it."
 _FRAGMENT: Final = re.compile(r"(?:list\+)?(?:https?|webdav(?:\+https)?)://[^#]*#", re.I)
-"""A URL with a fragment; behind other schemes a '#' is a letter like any other."""
+"""A URL with a fragment; after other schemes a '#' is an ordinary character."""
 _NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
 
 
 class Origin(NamedTuple):
-    """What a connection is to, and what credentials may not leave (RFC 6454)."""
+    """The origin of a URL (RFC 6454): connections and credentials belong to one."""
 
     scheme: str
     host: str
@@ -90,25 +90,25 @@ class Account(Protocol):
 
     @property
     def owner(self) -> str:
-        """Whose account it is, as far as that shows besides the headers: part of what identifies a
+        """The owner of the account, if it is known without the headers: part of the identity of a
         migration."""
 
     def shown(self, path: str) -> str:
-        """Return how a path at this place is printed, without secrets."""
+        """Return the printed form of a path at this place, without secrets."""
 
     def check(self, path: str) -> None:
-        """Raise UnsafeKey for the path of a destination that this store has no room for, or keeps
-        for itself."""
+        """Raise UnsafeKey for the path of a destination that is too long for this store, or that it
+        reserves."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Location:
-    """One object's address, with what the caller wants to be sent along.
+    """One object's address, with the caller's headers.
 
     `host` is lower-case ASCII, IPv6 without brackets. `target` is the path and the query, byte for
     byte as they were given. `headers`, the query and `url` are secret: a presigned URL is a
-    password. Printing a Location leaves them out; a token that somebody put in the *path* stays
-    readable, for it can't be told from a name."""
+    password. Printing a Location leaves them out; a token in the *path* stays readable, for it
+    can't be distinguished from a name."""
 
     scheme: str
     host: str
@@ -121,7 +121,7 @@ class Location:
 
     @property
     def store(self) -> str:
-        """The name of the store that speaks to it."""
+        """The name of its store."""
         return self.account.store if self.account else "http"
 
     @property
@@ -162,15 +162,15 @@ class Location:
         return _authority_of(self.origin)
 
     def with_target(self, target: str) -> Location:
-        """The same with another target, dots and all. Raises InvalidURL or UnsafeKey if it cannot
-        be sent."""
+        """Return this Location with another target, which may have dot segments. Raises InvalidURL
+        or UnsafeKey if it cannot be sent."""
         _check_characters(target, path_end=len(target.partition("?")[0]))
         if not target.startswith("/") or "#" in target:
             raise InvalidURL("a target begins with '/' and has no fragment")
         return replace(self, target=target)
 
     def named(self, name: str) -> Location:
-        """The object `name` inside this folder: the path must end in '/'; the query is kept.
+        """Return the object `name` inside this folder: the path must end in '/'; the query is kept.
 
         Raises UnsafeKey for a name that is empty, '.' or '..', or holds a separator or a control
         character."""
@@ -182,8 +182,8 @@ class Location:
         return replace(self, target=path + self.target[len(self.path) :]).as_destination()
 
     def below(self, name: str, *, destination: bool = False) -> Location:
-        """The object `name` ('folder/object') anywhere below this folder: the path must end in '/';
-        the query is kept.
+        """Return the object `name` ('folder/object') anywhere below this folder: the path must end
+        in '/'; the query is kept.
 
         Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto
         another one."""
@@ -206,30 +206,31 @@ class Location:
         return there.as_destination() if destination else there
 
     def _moved(self, target: str) -> Location:
-        """The same with another target that was checked. (`replace` costs three times as much.)"""
+        """Return this Location with another target, already checked. (`replace` costs three times
+        as much.)"""
         return Location(
             self.scheme, self.host, self.port, target, self.method, self.headers, self.account
         )
 
     def as_destination(self) -> Location:
-        """The same, if its store can hold an object of this name. Raises UnsafeKey."""
+        """Return this Location, if its store can hold an object of this name. Raises UnsafeKey."""
         if self.account is not None:
             self.account.check(self.path)
         return self
 
     def folder(self) -> Location:
-        """The same as a folder: its path ends in '/'."""
+        """Return this Location as a folder: its path ends in '/'."""
         path = self.path if self.path.endswith("/") else f"{self.path}/"
         return replace(self, target=path + self.target[len(self.path) :])
 
     def __str__(self) -> str:
-        """The URL without its secrets: no query, no headers."""
+        """Return the URL without its secrets: no query, no headers."""
         if self.account is not None:
             return self.account.shown(self.path)
         return f"{self.origin}{self.path}" + ("?…" if "?" in self.target else "")
 
     def __repr__(self) -> str:
-        """As `str`, marked."""
+        """Return `<Location …>` with the same text as `str`."""
         return f"<Location {self}>"
 
 
@@ -244,12 +245,11 @@ def parse_location(
 ) -> Location:
     """Read one absolute http or https URL; the fragment is dropped, the rest kept byte for byte.
 
-    No fragment is ever sent (RFC 9110 section 7.1): of a destination it is refused, as it is mostly
-    a part of a name, and `img#1.jpg` and `img#2.jpg` would be written one over the other.
-
-    `destination` adds what only a name that is *written* must keep to (`check_path`). `pointer` is
-    where the URL stands in the request ('/source' or '/source/url'), and every error carries it.
-    Raises a RequestError: UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey,
+    No fragment is ever sent (RFC 9110 section 7.1): a destination with one is refused, since it is
+    mostly a part of a name, and `img#1.jpg` and `img#2.jpg` would overwrite each other.
+    `destination` adds the rules for names that are *written* (`check_path`). `pointer` is where the
+    URL stands in the request ('/source' or '/source/url'), and every error carries it. Raises a
+    RequestError: UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey,
     InvalidType (the method), and what `parse_headers` raises. No error repeats any part of the URL
     but its scheme."""
     parent = None if pointer is None else pointer.removesuffix("/url")
@@ -268,12 +268,12 @@ def parse_location(
 
 
 def has_fragment(text: str) -> bool:
-    """Say if a location has a fragment, which no server ever hears of (RFC 9110 section 7.1)."""
+    """Say if a location has a fragment, which is never sent to a server (RFC 9110 section 7.1)."""
     return _FRAGMENT.match(text) is not None
 
 
 def is_base(url: str) -> bool:
-    """Say if names can be joined to a URL: behind a query or a fragment they would be no part of
+    """Say if names can be joined to a URL: behind a query or a fragment they would not belong to
     the path, and all of them would be one object."""
     return "?" not in url and "#" not in url
 
@@ -301,17 +301,17 @@ def check_path(path: str, *, destination: bool, keyed: bool = False) -> None:
 
 @lru_cache(maxsize=256)
 def _check_folder(path: str, destination: bool, keyed: bool) -> None:
-    """As `check_path`, for the folder that thousands of objects are in."""
+    """As `check_path`, for a folder; cached, since thousands of objects have the same one."""
     check_path(path, destination=destination, keyed=keyed)
 
 
 def redirected(location: Location, reference: str, side: Side = "source") -> Location:
-    """Where a Location header leads (RFC 3986 §5.2), as strictly parsed as a caller's own URL.
+    """Return the Location of a redirect (RFC 3986 §5.2), parsed as strictly as a caller's own URL.
 
-    The method and the headers are dropped when the origin changes. What may not stand in a URL and
-    is meant as it is (a blank, bytes beyond ASCII) is percent-encoded, as browsers and curl do.
-    Raises RedirectRefused on a step from https to http, another scheme, or a reference that does
-    not parse. The dial checks address and port."""
+    The method and the headers are dropped when the origin changes. Characters that may not stand in
+    a URL (a blank, bytes beyond ASCII) are percent-encoded, as browsers and curl do. Raises
+    RedirectRefused on a step from https to http, another scheme, or a reference that does not
+    parse. The dial checks address and port."""
     try:
         there = parse_location(_absolute(location, _encoded(reference)))
     except RequestError as error:
@@ -326,7 +326,7 @@ def redirected(location: Location, reference: str, side: Side = "source") -> Loc
 
 
 def is_host_name(host: str) -> bool:
-    """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels
+    """Say if this is a lower-case ASCII name that is valid in the DNS, its punycode labels
     included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
         return False
@@ -335,8 +335,8 @@ def is_host_name(host: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host spells out, in any spelling that getaddrinfo takes for one; None for
-    a name.
+    """Return the address of a literal host, in any spelling that getaddrinfo accepts; None for a
+    name.
 
     `inet_aton` (POSIX) has one to four parts, each decimal, octal or hexadecimal, the last one
     filling the rest: 2130706433, 0x7f.1 and 0177.0.0.1 are all 127.0.0.1, while `ipaddress` takes
@@ -387,7 +387,7 @@ def _scheme(text: str) -> str:
     if not colon or re.search(r"[/?#]", head):
         raise InvalidURL("the URL is not absolute")
     if head.lower() not in DEFAULT_PORTS:
-        # Said back only if it can't be anything else: 'user:password@host' has a head too.
+        # Repeat a scheme only if it can't be anything else: 'user:password@host' begins like one.
         said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
         raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is not supported")
     if not rest.startswith("//"):
@@ -424,8 +424,8 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
 
 
 def _refuse_userinfo(userinfo: str) -> None:
-    # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they are made for some other
-    # parser.
+    # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they target the differences
+    # between parsers.
     if "@" in userinfo or (":" not in userinfo and re.search(r"%(?:2f|5c|23|3f)", userinfo, re.I)):
         raise InvalidURL("there is an '@' before the host that can be read in two ways")
     raise CredentialsInURL("the URL has a user name or a password in it")
@@ -440,7 +440,7 @@ def _port(text: str, default: int) -> int:
 
 
 def _is_punycode(encoded: str) -> bool:
-    # RFC 3492: must decode, to something that needed it, and encode to the same again.
+    # RFC 3492: it must decode, to a text that needs punycode, and encode to the same text again.
     try:
         label = encoded.encode("ascii").decode("punycode")
         safe = not label.isascii() and not UNSAFE_CHARACTERS.search(label)

@@ -1,11 +1,10 @@
 """Numbers and dates from outside: the only place that parses them.
 
 A peer's number may have any number of digits, or digits of another script; its date may lie in the
-year 33658, or be none. So nothing here raises, whatever it is given: what is no number or no date
-of a kind that relay, its ledger and the standard library can hold is None, and stays one object's
-matter.
+year 33658, or be invalid. So nothing here raises, whatever the input: a number or a date that
+relay, its ledger or the standard library can't hold is None, and affects only its object.
 
-Decided here: which numbers and dates are taken. Never here: what one means.
+Decided here: which numbers and dates are accepted. Never here: their meaning.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from typing import Any, Final
 MOST: Final = 2**63 - 1
 """The largest number that a database keeps, and the longest file."""
 DATE_CHARACTERS: Final = 64
-"""The longest text that may be a date; what the standard library reads of a longer one takes
-long."""
+"""Maximum length of a date; the standard library takes long to read a longer text."""
 _IMF_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 )
@@ -58,7 +56,8 @@ def whole(value: Any) -> int | None:
 
 
 def http_date(text: str | None) -> datetime | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None for none, or for what is no date."""
+    """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None if there is none, or if it is not a
+    date."""
     if not text or len(text) > DATE_CHARACTERS:
         return None
     found = _IMF_DATE.fullmatch(text)
@@ -82,8 +81,8 @@ def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool
 
 
 def iso_date(text: str | None) -> datetime | None:
-    """Read a date of ISO 8601, in UTC, which one without a zone is in; None for none, or for what
-    is no date."""
+    """Read a date of ISO 8601, in UTC, also if it has no zone; None if there is none, or if it is
+    not a date."""
     if not text or len(text) > DATE_CHARACTERS:
         return None
     try:
@@ -93,13 +92,12 @@ def iso_date(text: str | None) -> datetime | None:
 
 
 def _in_utc(when: datetime) -> datetime:
-    """Return a date in UTC. Raises OverflowError where that is another millennium than dates
-    have."""
+    """Return a date in UTC. Raises OverflowError if its year is not in 1 to 9999 there."""
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def moment(seconds: float | None) -> datetime | None:
-    """Return the moment so many seconds after 1970; None for one beyond the years 1 to 9999."""
+    """Return the date of a time in seconds since 1970; None if its year is not in 1 to 9999."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
@@ -107,7 +105,7 @@ def moment(seconds: float | None) -> datetime | None:
 
 
 def http_text(seconds: float | None) -> str | None:
-    """Return the moment so many seconds after 1970 as an HTTP date; None for one that has none."""
+    """Return a time in seconds since 1970 as an HTTP date; None if it has none."""
     when = moment(seconds)
     if when is None:
         return None

@@ -1,7 +1,7 @@
 """Backoff: how long to wait before the next attempt, and when to stop.
 
-Decided here: the waits. Never here: what is retried (a whole transfer with a fresh body, a part
-with its bytes still in memory, a page of a listing; law 7)."""
+Decided here: the waits. Never here: which operations are retried (a whole transfer with a fresh
+body, a part with its bytes still in memory, a page of a listing; law 7)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Patience:
 
     The budget counts from the first failure, so an operation that ran well for hours has all of it.
     It is reset when an attempt gets farther than any before, by any byte. The time in which an
-    attempt moves bytes does not count. An operation that always fails at the same place therefore
-    ends, but only after several attempts."""
+    attempt moves bytes does not count. So an operation that always fails at the same place ends,
+    but only after several attempts."""
 
     backoff: Backoff
     random: Callable[[], float]

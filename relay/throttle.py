@@ -1,8 +1,8 @@
 """Limits of concurrency, request rate and bandwidth.
 
-Decided here: how many transfers run, how many wait and how long; how many requests one side of one
-store gets at a time once it has asked us to slow down; what one migration may use. Never here: what
-a transfer is."""
+Decided here: how many transfers run, how many wait and how long; how many concurrent requests one
+side of one store gets once it has asked us to slow down; the limits of one migration. Never here:
+what a transfer is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Slots:
         """Hold one slot. Raises Overloaded if the queue is full or the wait too long; no slot is
         held then.
 
-        With `admitted`, for a transfer that held a slot before, both limits are off. `tick` is
+        With `admitted`, for a transfer that held a slot before, neither limit applies. `tick` is
         called at least once a second while it waits, and may raise."""
         self._acquire(admitted, tick)
         self.held += 1
@@ -86,11 +86,11 @@ class AdaptiveLimiter:
     """Limits concurrent requests to one side of one store: additive increase, multiplicative
     decrease.
 
-    There is no limit until the store complains (429, 503). Then the limit is half of the requests
-    that were under way, and none starts before the Retry-After. Each round of answers without a
-    complaint raises the limit by one. The complaints of one round halve it only once, since all of
-    its requests were sent before the first complaint. (RFC 5681 section 3 does this with
-    segments.)"""
+    Requests are unlimited until the store complains (429, 503). Then the limit is half of the
+    requests that were under way, and none starts before the Retry-After. Each round of answers
+    without a complaint raises the limit by one. The complaints of one round halve it only once,
+    since all of its requests were sent before the first complaint. (RFC 5681 section 3 does this
+    with segments.)"""
 
     clock: Callable[[], float] = monotonic
     sleep: Callable[[float], None] = gevent.sleep
@@ -135,14 +135,13 @@ class AdaptiveLimiter:
                 self.limit = None
 
 
-# -- what one migration may use
+# -- the limits of one migration
 
 BURST_SECONDS: Final = 0.25
 """Capacity of a bucket in seconds of its rate: it lets a greenlet that was woken late catch up."""
 TIMER_SECONDS: Final = 0.001
 SIPS: Final = 4
-"""Minimum number of grants that empty a full bucket, so that the streams that share it take
-turns."""
+"""Minimum number of grants that empty a full bucket, so that streams share it in turn."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Bounds:
     connections: int | None = None
 
     def to_json(self) -> dict[str, int | None]:
-        """Return them as plain values."""
+        """Return the limits as plain values."""
         return asdict(self)
 
     def given(self) -> dict[str, int]:
@@ -174,21 +173,19 @@ class Bounds:
 
 @dataclass(eq=False)
 class TokenBucket:
-    """A token bucket (RFC 2697 section 3 has the words): bytes that may move, filled at a rate that
-    may change.
-
-    Bytes are taken before they are read, and what did not come is put back, so that over any time
-    no more moves than the rate gives in it, and once what the bucket holds (`BURST_SECONDS` of the
-    rate)."""
+    """A token bucket (RFC 2697 section 3 has the terms) of bytes that may move, filled at a rate
+    that may change. Bytes are taken before they are read, and those that did not come are put back.
+    So in any interval no more bytes move than the rate allows, plus once the capacity of the bucket
+    (`BURST_SECONDS` of the rate)."""
 
     clock: Callable[[], float] = monotonic
     rate: float | None = None
-    """Bytes a second; None: nobody is held up."""
+    """Bytes a second; None is unlimited."""
     _balance: float = field(default=0.0, repr=False)
     _filled: float = field(default=0.0, repr=False)
 
     def fill_at(self, rate: float | None) -> None:
-        """Fill it at another rate from now on. What one bucket held is not more in the next."""
+        """Fill the bucket at another rate from now on. Its content is cut to the new capacity."""
         if rate == self.rate:
             return
         self._fill()
@@ -196,8 +193,7 @@ class TokenBucket:
         self._balance = min(self._balance, self._holds) if rate is not None else 0.0
 
     def take(self, wanted: int) -> int:
-        """Take up to `wanted` bytes (at least one) out of it, and return how many; 0 where it is
-        too soon."""
+        """Take up to `wanted` bytes (at least one), and return how many; 0 if it is too early."""
         if self.rate is None:
             return wanted
         self._fill()
@@ -208,13 +204,13 @@ class TokenBucket:
         return least
 
     def put_back(self, count: int) -> None:
-        """Put back what was taken and did not move."""
+        """Put back bytes that were taken and did not move."""
         if self.rate is not None:
             self._balance = min(self._balance + count, self._holds)
 
     def due(self, wanted: int) -> float:
-        """Return the seconds until `take` gives something, if nobody else takes it; no less than a
-        timer can tell."""
+        """Return the seconds until `take` returns bytes, if no other greenlet takes them; at least
+        the resolution of a timer."""
         if self.rate is None:
             return 0.0
         self._fill()
@@ -284,7 +280,7 @@ class ConcurrencyLimiter:
                 look()
         finally:
             self._line.remove(turn)
-            # There may be room for another, or it was ours and we do not take it.
+            # Another request may start now, or a place that was granted to us is not used.
             self._wake()
 
     def _wake(self) -> None:
@@ -323,11 +319,9 @@ class Throttle:
             gate.set_limit(share)
 
     def take(self, wanted: int, look: Callable[[], None], tick_seconds: float) -> int:
-        """Take up to `wanted` bytes, and at least one, when it is our turn; who came first has the
-        next ones.
-
-        Only the first in the line waits for the clock, so that a thousand slow streams wake one at
-        a time. `look` is called at least once a `tick_seconds`, and may raise."""
+        """Take up to `wanted` bytes, and at least one, first come, first served. Only the first in
+        the queue waits for the clock, so that a thousand slow streams wake one at a time. `look` is
+        called at least once a `tick_seconds`, and may raise."""
         granted = 0 if self._line else self.bucket.take(wanted)
         return granted or self._wait(wanted, look, tick_seconds)
 
@@ -350,8 +344,8 @@ class Throttle:
     def enter(
         self, side: Side, who: object, look: Callable[[], None], tick_seconds: float
     ) -> Callable[[], None]:
-        """Wait for a turn to send a request to a side, and return what gives it back, to be called
-        once."""
+        """Wait until a request to a side may start, and return a function that ends it, to be
+        called once."""
         gate = self.gates.get(side)
         if gate is None:
             return lambda: None
@@ -360,7 +354,7 @@ class Throttle:
 
 
 def bounded(bounds: Bounds) -> Throttle | None:
-    """Return what holds one transfer to bounds that never change, or None where there are none."""
+    """Return a Throttle for one transfer with constant bounds, or None without bounds."""
     if bounds == Bounds():
         return None
     made = Throttle()

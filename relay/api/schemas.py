@@ -31,7 +31,7 @@ class Version(_Answer):
 
 
 class Receipt(_Answer):
-    """What was read, what was written, and how the copy was verified."""
+    """The source and the destination of a transfer, and the proof of the copy."""
 
     level: Literal["read_back", "whole_digest", "part_digests", "size"] = Field(
         description="How the copy was verified."

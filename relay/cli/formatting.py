@@ -111,8 +111,8 @@ def retried(migration: Members) -> Iterator[str]:
 
 
 def retry_line(trouble: Members, name: str = "") -> str:
-    """Return one line about a failure: what is retried, when, and why. `name` is the object's name
-    in a migration of several."""
+    """Return one line about a retry: its operation, its time and its reason. `name` is the object's
+    name in a migration of several."""
     what = str(trouble["what"])
     if name:
         what = name if what == WHOLE else f"{name} ({what})"
