@@ -54,6 +54,9 @@ _VIEWS: Final = frozenset(
 """Query parameters of links that only change the view of the folder, such as Caddy's."""
 _SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
 """The same of Apache, each with its value."""
+_CADDY_ROWS: Final = 10_000
+"""Maximum number of rows of a listing of Caddy, unless its `file_limit` is set
+(caddyserver.com, "file_server"). The list does not say that it is cut there."""
 _FOLDERS: Final = ("directory", "dir", "folder")
 """Types of a folder in a JSON listing."""
 _EXACT = re.compile(
@@ -98,6 +101,17 @@ class Page:
             side=self.side,
             hint=(
                 "Let the server list the folder with a path for each file, or move a list of URLs."
+            ),
+        )
+
+    def refuse_limited_list(self) -> NoReturn:
+        """Raise Unsupported: the server may have omitted the rest of the folder."""
+        raise Unsupported(
+            f"{self.shown} lists {_CADDY_ROWS} entries, where Caddy cuts a listing without a sign",
+            side=self.side,
+            hint=(
+                "Set file_limit in Caddy's browse to more than the folder has, or move a list of"
+                " URLs."
             ),
         )
 
@@ -158,7 +172,8 @@ def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
 
 
 def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
-    """Yield the entries of a JSON listing, row by row."""
+    """Yield the entries of a JSON listing, row by row. Raises Unsupported, after the last row, for
+    a list that Caddy may have cut."""
     buffer, begun, number = "", False, 0
     for text in texts:
         buffer = (buffer + text).lstrip()
@@ -175,6 +190,8 @@ def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
             if entry is not None:
                 yield entry
             if rest.startswith("]"):
+                if number == _CADDY_ROWS and "is_dir" in row:
+                    page.refuse_limited_list()
                 return _check_end(rest[1:], texts, page)
             buffer = rest[1:].lstrip()
     page.refuse_cut_page()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import StoreError, Unsupported
+from relay.stores import index_pages
 from relay.stores.index_links import LinkTarget, read_link, segments_of
 from relay.stores.index_pages import Page, read_entries
 from relay.stores.interfaces import Entry
@@ -96,6 +97,23 @@ def test_what_each_server_lists(text: str, more: dict[str, int | None], size: in
     found = read_index(text, "/pub/")
     assert found is not None
     assert {entry.name: entry.size for entry in found} == {"in/": None, "a b.txt": size, **more}
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "is_cut"),
+    [(2, CADDY_JSON, True), (3, CADDY_JSON, False), (3, NGINX_JSON, False)],
+)
+def test_a_list_of_as_many_rows_as_caddy_gives_at_most_may_be_cut(
+    monkeypatch: pytest.MonkeyPatch, rows: int, text: str, is_cut: bool
+) -> None:
+    """Caddy omits the rest of the folder without a sign."""
+    monkeypatch.setattr(index_pages, "_CADDY_ROWS", rows)
+    page = Page(shown="http://host/pub/", side="source", paths=("/pub/",))
+    if is_cut:
+        with pytest.raises(Unsupported, match="cuts"):
+            list(read_entries([text.encode()], page))
+    else:
+        assert list(read_entries([text.encode()], page))
 
 
 def page_of(*links: str) -> str:
