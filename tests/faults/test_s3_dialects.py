@@ -19,7 +19,7 @@ from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
 from relay.stores.local import local_location
-from relay.stores.s3 import store
+from relay.stores.s3 import limits, store
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks, Refusal
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
@@ -346,7 +346,7 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
     engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SINGLE_BYTES", 1000)
-    monkeypatch.setattr(store, "PARTS", replace(store.PARTS, largest=1000))
+    monkeypatch.setattr(store, "PARTS", replace(limits.PARTS, largest=1000))
     engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
     bucket = Bucket(sums=True)
     with Peer(many(bucket)) as peer:
@@ -357,7 +357,7 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
 
 
 def test_the_largest_object_is_that_of_today() -> None:
-    assert store.PARTS.object_bytes == 10_000 * (5 << 30)
+    assert limits.PARTS.object_bytes == 10_000 * (5 << 30)
 
 
 @pytest.mark.parametrize(

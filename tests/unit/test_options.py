@@ -10,8 +10,8 @@ import pytest
 
 from relay.errors import ConfigError, InvalidURL, LocalDenied, RelayError, Unsupported
 from relay.stores.remotes import Remotes
+from relay.stores.s3.account import S3Account, key_of
 from relay.stores.s3.aws_settings import S3Config, split_key
-from relay.stores.s3.client import S3Account, key_of
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 

@@ -23,7 +23,7 @@ from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, is_base, parse_location
 from relay.stores.http_fields import printable
 from relay.stores.kinds import Given
-from relay.stores.s3.client import KEY_BYTES, S3Account
+from relay.stores.s3.account import KEY_BYTES, S3Account
 from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.wire.http1 import Fields
 

@@ -20,7 +20,8 @@ import gevent
 from relay.errors import ProtocolViolation, Rejected, RelayError
 from relay.location import Location
 from relay.stores.interfaces import Entry
-from relay.stores.s3.client import S3Account, S3Client, key_of
+from relay.stores.s3.account import at_bucket, key_of
+from relay.stores.s3.client import S3Client
 from relay.stores.s3.quirks import PLAIN_KEYS
 from relay.stores.s3.responses import ListedPage, in_query, read_page
 
@@ -33,10 +34,13 @@ TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 `marker` instead."""
 
 
-class S3Listing(S3Client):
-    """One bucket, with its listing."""
+class Listing:
+    """The listing of a bucket."""
 
-    def list(
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+
+    def entries(
         self, location: Location, recursive: bool = False, after: str | None = None
     ) -> Iterator[Entry]:
         """As Source.list, by ListObjectsV2, with a thousand keys on a page in the order of their
@@ -98,14 +102,14 @@ class S3Listing(S3Client):
                         f"{location}: the listing has no marker of the next page, or repeats its"
                         " pages"
                     )
-                    raise ProtocolViolation(message, side=self._side)
+                    raise ProtocolViolation(message, side=self._client.side)
                 barren = 0 if page.entries else barren + 1
                 if barren > BARREN:
                     message = (
                         f"{location}: {BARREN} pages in a row are empty, and the listing continues"
                     )
-                    raise ProtocolViolation(message, side=self._side)
-                ahead = _Ahead(partial(self._page_of, location, dict(asked), prefix))
+                    raise ProtocolViolation(message, side=self._client.side)
+                ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
                 yield page
         finally:
             ahead.stop()
@@ -113,31 +117,30 @@ class S3Listing(S3Client):
     def _first_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Return the first page; by ListObjects if the server does not support ListObjectsV2."""
         try:
-            return self._page_of(location, asked, prefix)
+            return self.page(location, asked, prefix)
         except Rejected as error:
             if error.store_status not in (400, 405, 501):
                 raise
             older = {name: value for name, value in asked.items() if name not in TOKENS}
             try:
-                return self._page_of(location, older, prefix)
+                return self.page(location, older, prefix)
             except RelayError:
                 raise error from None
 
-    def _page_of(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
+    def page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Return one page, with retries."""
-        return self._patience().retry(partial(self._page, location, asked, prefix))
+        retries = self._client.http.listing_retries()
+        return retries.retry(partial(self._fetch_page, location, asked, prefix))
 
-    def _page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Request one page, once. Raises as `_document_rows` and `read_page`."""
-        account = cast(S3Account, location.account)
+    def _fetch_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
+        """Request one page, once. Raises as `document_rows` and `read_page`."""
+        client, quirks = self._client, self._client.quirks(location)
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
-        response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
-        with closing(self._document_rows(response, "GET", location, "ListBucketResult")) as rows:
-            page = read_page(
-                rows, prefix, location, self._side, plain=self._endpoint(location).has(PLAIN_KEYS)
-            )
+        response = client.send("GET", at_bucket(location, query), ())
+        with closing(client.document_rows(response, "GET", location, "ListBucketResult")) as rows:
+            page = read_page(rows, prefix, location, client.side, plain=quirks.has(PLAIN_KEYS))
         if page.plain:
-            self._endpoint(location).learn(PLAIN_KEYS)
+            quirks.learn(PLAIN_KEYS)
         return page
 
 

@@ -1,60 +1,132 @@
-"""Read S3 objects with their metadata, versions and tags.
+"""Read and delete S3 objects, with their metadata, versions and tags.
 
-Decided here: which fields of an answer become the object's version and metadata. Never here:
-listings (`listing.py`), how an answer's text is parsed (`responses.py`)."""
+Decided here: which fields of an answer become the object's version and metadata, and which version
+is read or deleted. Never here: listings (`listing.py`), how an answer's text is parsed
+(`responses.py`)."""
 
 from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import replace
 from typing import Final
-from urllib.parse import quote
 
-from relay.errors import NotFound, PermissionDenied, Rejected
+from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
 from relay.stores.http_fields import printable, strong_tag
-from relay.stores.interfaces import ByteRange, OpenedObject, PutResult
+from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
+from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
-from relay.stores.s3.client import at_query
-from relay.stores.s3.listing import S3Listing
+from relay.stores.s3.account import at_query, at_version
+from relay.stores.s3.client import WITH_CHECKSUM, S3Client
+from relay.stores.s3.quirks import UNTRUE_WHOLE
 from relay.stores.s3.responses import checksums, in_query, version_id
+from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
 
 MTIME_FIELD: Final = f"{USER}mtime"
 """User metadata in which rclone and others keep the original time of modification."""
 SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
 """System metadata that only S3 keeps (docs.aws.amazon.com, "Working with object metadata")."""
+DELETED: Final = frozenset({200, 204, 404})
+"""Statuses of a DELETE that mean that nothing is there now."""
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
-class S3Objects(S3Listing):
-    """One bucket as a source."""
+class Objects:
+    """The objects of a bucket: HEAD, GET and DELETE."""
 
-    _tagged: Fields | None = None
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+        self._heads = S3Heads(client)
+
+    def head(self, location: Location) -> ObjectInfo:
+        """As Source.head; S3 answers HEAD by the same rules as GET. Remembers that HEAD of a
+        destination's bucket gives an answer."""
+        client = self._client
+        response = client.send("HEAD", location, self._asked())
+        response.body.close()
+        if response.head.status != 200:
+            error = client.refusal(response, "HEAD", location)
+            if client.side == "destination" and isinstance(error, NotFound):
+                quirks = client.quirks(location)
+                quirks.learn(quirks.readable)
+            raise error
+        found = self._answer(response, location).info()
+        if client.side != "destination":
+            return found
+        quirks = client.quirks(location)
+        quirks.learn(quirks.readable)
+        quirks.forget(quirks.unreadable)
+        if quirks.has(UNTRUE_WHOLE):
+            return replace(found, version=replace(found.version, digests={}))
+        return found
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
         """As Source.get. A pinned version with an id is read by that id, even if a newer one was
         written meanwhile."""
-        named = pinned.id if pinned is not None else None
-        return super().get(version_at(location, named) if named else location, pinned, span)
+        if pinned is not None and pinned.id is not None:
+            location = at_version(location, pinned.id)
+        response = self._client.send("GET", location, self._asked() + read_fields(pinned, span))
+        status = response.head.status
+        if span is not None and status in (200, 206, 416):
+            return self._answer(response, location).open_range(pinned, span)
+        if status != 200:
+            raise self._client.refusal(response, "GET", location)
+        return self._answer(response, location).open_whole(pinned)
 
-    def _version(self, head: Head) -> Version:
-        return Version(
-            size=head.length,
-            etag=strong_tag(head.by_name.get("etag")),
-            last_modified=printable(head.by_name.get("last-modified") or "") or None,
-            digests=checksums(head),
-            id=version_id(head),
+    def delete(self, location: Location, version: Version) -> None:
+        """As Destination.delete: by version id if there is one, which leaves all other versions.
+
+        Otherwise a HEAD compares the ETag before, since a server may not support conditional
+        deletes."""
+        if version.id is not None:
+            location = at_version(location, version.id)
+        elif version.etag is not None:
+            try:
+                found = self.head(location)
+            except NotFound:
+                return
+            if found.version.etag != version.etag:
+                raise PreconditionFailed(
+                    f"{location} is a different version now", side=self._client.side
+                )
+        response = self._client.send("DELETE", location, ())
+        if response.head.status not in DELETED:
+            raise self._client.refusal(response, "DELETE", location)
+        response.body.close()
+
+    def _asked(self) -> Fields:
+        """Return the fields of a read: at a destination no cache may answer it (RFC 9111 section
+        5.2)."""
+        return WITH_CHECKSUM + FRESH if self._client.side == "destination" else WITH_CHECKSUM
+
+    def _answer(self, response: Response, location: Location) -> ReadAnswer:
+        return ReadAnswer(
+            response=response, final=location, heads=self._heads, side=self._client.side
         )
 
-    def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        """As HttpStore's. A `x-amz-meta-mtime` that is not in rclone's format stays ordinary user
-        metadata."""
-        fields, reported = super()._metadata(head, location), head.by_name.get
+
+class S3Heads:
+    """What S3 says about an object, with its tags, which take a request of their own."""
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+        self._tags: Fields | None = None
+        """The tags of the one object that a transfer reads."""
+
+    def version(self, head: Head) -> Version:
+        """As ObjectHeads.version."""
+        return version_of(head)
+
+    def metadata(self, head: Head, location: Location) -> Fields:
+        """As ObjectHeads.metadata. A `x-amz-meta-mtime` that is not in rclone's format stays
+        ordinary user metadata."""
+        fields, reported = metadata_with_time(head), head.by_name.get
         changed = reported(MTIME_FIELD)
         if changed and _EPOCH.match(changed):
             kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
@@ -63,8 +135,10 @@ class S3Objects(S3Listing):
             value = reported(name)
             if value:
                 fields += ((name, value),)
-        if self._side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
-            fields += self._tags(location)
+        if self._client.side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
+            if self._tags is None:
+                self._tags = self._fetch_tags(location)
+            fields += self._tags
         missing = count(reported("x-amz-missing-meta"))  # docs.aws.amazon.com, "GetObject"
         if missing:
             fields += (
@@ -72,17 +146,13 @@ class S3Objects(S3Listing):
             )
         return fields
 
-    def _tags(self, location: Location) -> Fields:
-        """Return an object's tags, which are not part of GET and HEAD, or a note if they can't be
-        read. Cached."""
-        if self._tagged is None:
-            self._tagged = self._fetch_tags(location)
-        return self._tagged
-
     def _fetch_tags(self, location: Location) -> Fields:
+        """Return an object's tags, which are not part of GET and HEAD, or a note if they can't be
+        read."""
+        client = self._client
         try:
-            response = self._send("GET", at_query(location, "tagging="), ())
-            with closing(self._document_rows(response, "GET", location, "Tagging")) as sets:
+            response = client.send("GET", at_query(location, "tagging="), ())
+            with closing(client.document_rows(response, "GET", location, "Tagging")) as sets:
                 rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
         except (Rejected, PermissionDenied, NotFound) as error:
             return ((UNTOLD, f"the object's tags can't be read at the source: {error.message}"),)
@@ -90,13 +160,12 @@ class S3Objects(S3Listing):
         return ((TAGGING, "&".join(f"{in_query(key)}={in_query(value)}" for key, value in tags)),)
 
 
-def version_at(location: Location, id: str) -> Location:
-    """Return the location of one version of an object."""
-    return at_query(location, f"versionId={quote(id, safe='-_.~')}")
-
-
-def pinned_to_version(location: Location, version: Version) -> PutResult:
-    """Return a result whose object is read by its version id, if it has one."""
-    return PutResult(
-        version, version_at(location, version.id) if version.id else location, version.digests
+def version_of(head: Head) -> Version:
+    """Return the version of an object in the head of an answer to HEAD, GET or PUT."""
+    return Version(
+        size=head.length,
+        etag=strong_tag(head.by_name.get("etag")),
+        last_modified=printable(head.by_name.get("last-modified") or "") or None,
+        digests=checksums(head),
+        id=version_id(head),
     )

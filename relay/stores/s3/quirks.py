@@ -11,8 +11,8 @@ codes of their own. Usually a refusal means what it says. So only the refused ob
 without the field: without tags, and, at an endpoint that never accepted a checksum, without that.
 All other objects follow once that upload was accepted.
 
-Decided here: which field is left out next. Never here: what a request looks like (`s3/store.py`,
-`s3/uploads.py`)."""
+Decided here: which field is left out next. Never here: what a request looks like
+(`upload_fields.py`)."""
 
 from __future__ import annotations
 
@@ -182,6 +182,26 @@ class EndpointQuirks:
         """Remember a fact."""
         self.memory.learn(self.origin, fact)
 
+    def forget(self, fact: str) -> bool:
+        """Forget a fact; say if it was learned."""
+        return self.memory.forget(self.origin, fact)
+
+    @property
+    def readable(self) -> str:
+        """Fact: HEAD says whether the bucket has an object."""
+        return f"readable {self.bucket}"
+
+    @property
+    def unreadable(self) -> str:
+        """Fact: these credentials may write to the bucket, but not read from it."""
+        return f"unreadable {self.bucket}"
+
+    @property
+    def has_accepted_upload(self) -> bool:
+        """Whether the endpoint accepted an upload, as far as a fact about checksums shows it."""
+        facts = (KNOWN, TRAILERS, NO_TRAILERS, PART_TRAILERS, NO_PART_TRAILERS)
+        return any(self.has(fact) for fact in facts)
+
     @property
     def untagged(self) -> str:
         """Fact: objects of this bucket are uploaded without tags."""
@@ -250,7 +270,7 @@ class EndpointQuirks:
         if refusal.tagged:
             self.learn(self._tagged)
             return "its tags"
-        self.memory.forget(self.origin, self._tagged)  # leaving out the tags did not help
+        self.forget(self._tagged)  # leaving out the tags did not help
         if not refusal.unknown:
             return self._guess_quirk(refusal)
         conditional = refusal.holds(CONDITION)
@@ -265,14 +285,14 @@ class EndpointQuirks:
         if conditional:
             self.learn(self._conditional)
             return CONDITION
-        self.memory.forget(self.origin, self._conditional)
+        self.forget(self._conditional)
         return None
 
     def _guess_quirk(self, refusal: Refusal) -> str | None:
         """As `leave_out`, for a refusal that names no field. Without a checksum in the request it
         is a real refusal."""
         if not (refusal.checked and refusal.doubtful):
-            self.memory.forget(self.origin, self._trial)
+            self.forget(self._trial)
             return None
         if self._takes_trailers:
             return None
@@ -286,20 +306,20 @@ class EndpointQuirks:
         self.note_begun()
         if reported:
             self.learn(KNOWN)
-        if self.memory.forget(self.origin, self._trial) and not self._takes_trailers:
+        if self.forget(self._trial) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
-        self.memory.forget(self.origin, _TRIAL + NO_TRAILERS)
+        self.forget(_TRIAL + NO_TRAILERS)
 
     def note_precondition_ignored(self) -> None:
         """Note that an upload with `if_absent` was accepted. If it was refused with the
         precondition before, the endpoint does not support preconditions."""
-        if self.memory.forget(self.origin, self._conditional):
+        if self.forget(self._conditional):
             self.learn(NO_CONDITION)
 
     def note_begun(self) -> None:
         """Note that an upload was accepted, or a multipart upload created: the tags were the only
         cause of an earlier refusal."""
-        if self.memory.forget(self.origin, self._tagged):
+        if self.forget(self._tagged):
             self.learn(self.untagged)
 
     def _try(self, fact: str) -> None:
@@ -308,5 +328,5 @@ class EndpointQuirks:
 
     def _withdraw(self, fact: str) -> None:
         """Forget a fact that was only tried, and did not help."""
-        if self.memory.forget(self.origin, _TRIAL + fact):
-            self.memory.forget(self.origin, fact)
+        if self.forget(_TRIAL + fact):
+            self.forget(fact)

@@ -1,7 +1,7 @@
 """Parse what S3 answers: documents, error codes, checksums.
 
 Decided here: what an answer says (docs.aws.amazon.com, "Error responses", "Checking object
-integrity"). Never here: which requests are sent (`store.py`)."""
+integrity"). Never here: which requests are sent (`client.py`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,198 @@
+"""Send one HTTP request of a store, and turn its refusal into an error.
+
+Decided here: which limits a request waits for, and the error of each status. Never here: which
+statuses a verb may have (`http.py`, and the other stores over HTTP)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from relay.errors import (
+    LengthRequired,
+    Locked,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    RedirectRefused,
+    Rejected,
+    RelayError,
+    Side,
+    SourceChanged,
+    StoreError,
+    StoreFull,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+)
+from relay.location import Location
+from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
+from relay.stores.http_fields import printable, retry_after
+from relay.stores.listing_retries import ListingRetries
+from relay.wire.body import Body
+from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
+from relay.wire.http1 import Fields, Framing
+from relay.wire.watchdog import Watchdog
+
+MOVED = frozenset({301, 302, 303, 307, 308})
+COMPLAINTS = frozenset({429, 503})
+"""Statuses of a store that limits the request rate; S3's SlowDown is a 503."""
+
+ERRORS: Mapping[int, type[StoreError]] = {
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    408: Unavailable,
+    410: NotFound,
+    411: LengthRequired,
+    412: PreconditionFailed,
+    423: Locked,
+    425: Unavailable,
+    429: Throttled,
+    500: Unavailable,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: StoreFull,
+}
+"""The error of each status. Any other status is Rejected, which is final."""
+
+
+class HttpClient:
+    """The requests of one side of a transfer. `side` is the side that errors name; `meter` is the
+    watchdog that every wait asks."""
+
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
+        self.wire, self.side, self.meter = wire, side, meter
+
+    def send(
+        self,
+        method: str,
+        location: Location,
+        fields: Fields,
+        body: Payload = None,
+        expect: bool = False,
+        wrapping: Wrapping | None = None,
+    ) -> Response:
+        """Send a request, and return its answer whatever its status is; the caller closes the
+        answer's body. Raises the errors of the exchange; then nothing is left open."""
+        request = Request(
+            method=method,
+            origin=location.origin,
+            host=location.host_header,
+            target=location.target,
+            side=self.side,
+            meter=self.meter,
+            fields=location.headers + fields,
+            body=body,
+            expect=expect,
+            wrapping=wrapping,
+        )
+        throttle = self.meter.throttle
+        if throttle is None:
+            return self._exchange(request)
+        # Wait for the migration's own limit first: a request that waits for it must not occupy a
+        # slot of the store's limit.
+        leave = throttle.enter(self.side, self.meter, self.meter.check, self.meter.tick_seconds)
+        try:
+            return self._exchange(request)
+        finally:
+            leave()
+
+    def _exchange(self, request: Request) -> Response:
+        """Do the exchange when the concurrency limit of this side of the store permits it."""
+        flow = self.wire.flow(request.origin, self.side)
+        turn = flow.enter(self.meter.check, self.meter.tick_seconds)
+        complained, after = False, None
+        try:
+            response = self.wire.exchange(request)
+            complained = response.head.status in COMPLAINTS
+            after = retry_after(response.head.get("retry-after")) if complained else None
+        finally:
+            flow.leave(turn, complained, after)
+        return response
+
+    def expects_continue(self, body: Body) -> bool:
+        """Say if an upload of `body` sends `Expect: 100-continue`, since a refusal after the bytes
+        would waste them."""
+        return body.length is None or body.length >= self.wire.limits.expect_bytes
+
+    def listing_retries(self) -> ListingRetries:
+        """Return the retries of one page of a listing."""
+        return ListingRetries(self.wire.limits.listing_seconds, self.meter)
+
+    def drain(self, response: Response) -> bool:
+        """Read an upload's answer if it is short, so that the connection can be reused; return
+        whether it had content."""
+        body, limit = response.body, self.wire.limits.text_bytes
+        if body.complete and not body.count:  # nearly all answers have no content
+            return False
+        if body.framing is Framing.CLOSE or (body.length or 0) > limit:
+            body.close()
+            return True
+        try:
+            return bool(body.read(limit + 1))
+        except RelayError:
+            # Only the answer's head counts; a truncated text changes nothing about the object.
+            return True
+        finally:
+            body.close()
+
+    # -- refusals
+
+    def refusal(self, response: Response, method: str, location: Location) -> RelayError:
+        """Return the error for an answer that is not believed, and release its connection."""
+        secrets = secrets_of(location.headers, location.query)
+        why = message_of(self.refusal_text(response, method), secrets)
+        return self.status_error(response, method, location, why, secrets)
+
+    def refusal_text(self, response: Response, method: str) -> str:
+        """Return the text of a refusal; empty if there is none, or if it breaks off."""
+        if method == "HEAD" or not may_have_message(response.head):
+            return ""
+        try:
+            return response.body.text(self.wire.limits)
+        except RelayError:
+            return ""  # the status is enough
+
+    def status_error(
+        self,
+        response: Response,
+        method: str,
+        location: Location,
+        why: str,
+        secrets: tuple[str, ...],
+    ) -> RelayError:
+        """Return the error of the answer's status, with the store's own message `why`, and release
+        its connection. The message repeats none of the `secrets`."""
+        response.body.close()
+        status, reason = response.head.status, hide_secrets(response.head.reason, secrets)
+        said = f"{method} {location} was answered {status} {printable(reason)}".rstrip()
+        if response.early:
+            said += f" after {response.sent} bytes of the upload"
+        said += f" ({why})" if why else ""
+        if status in MOVED:
+            return RedirectRefused(
+                f"{said}; relay does not follow redirects of uploads",
+                side=self.side,
+                store_status=status,
+            )
+        if 200 <= status < 300:
+            undone = Rejected(
+                f"{said}, which does not confirm that it is done",
+                side=self.side,
+                store_status=status,
+            )
+            if method in ("PUT", "POST"):
+                undone.leave(
+                    "What was sent", location, "the server may store it, but did not confirm it"
+                )
+            return undone
+        if status == 412 and method == "GET":
+            return SourceChanged(
+                f"{said}: the object is no longer the pinned version", side=self.side
+            )
+        kind = ERRORS.get(status, Rejected)
+        after = retry_after(response.head.get("retry-after"))
+        if status == 503 and after is not None:
+            kind = Throttled
+        return kind(said, side=self.side, store_status=status, retry_after=after)

@@ -1,0 +1,176 @@
+"""Turn a believed answer to HEAD or GET into an object: its version, its metadata, its bytes.
+
+Decided here: when an answer to GET is the pinned version and the requested range (RFC 9110 sections
+13.1.1 and 14.4). Never here: which request is sent, which status is believed (`http.py`,
+`s3/objects.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from relay.digest import parse_fields
+from relay.errors import RangeIgnored, Side, SourceChanged
+from relay.location import Location
+from relay.parsing import http_date
+from relay.receipt import Version
+from relay.stores.http_fields import content_range, is_transcoded, printable, strong_tag
+from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
+from relay.stores.metadata import MTIME, metadata_of_head
+from relay.wire.body import Body
+from relay.wire.exchange import Response
+from relay.wire.http1 import Fields, Head
+
+FRESH: Fields = (("Cache-Control", "no-cache"),)
+"""Fields of a read that no cache may answer (RFC 9111 section 5.2)."""
+
+
+class ObjectHeads(Protocol):
+    """Parses what the head of an answer says about an object."""
+
+    def version(self, head: Head) -> Version:
+        """Return the object's version."""
+
+    def metadata(self, head: Head, location: Location) -> Fields:
+        """Return the object's metadata, with its time of modification. May raise the errors of a
+        request for metadata that the head only announces."""
+
+
+class HttpHeads:
+    """What HTTP itself says about an object (RFC 9110 section 8, RFC 9530)."""
+
+    def version(self, head: Head) -> Version:
+        """As ObjectHeads.version."""
+        return Version(
+            size=head.length,
+            etag=strong_tag(head.get("etag")),
+            last_modified=printable(head.get("last-modified") or "") or None,
+            digests={} if is_transcoded(head) else parse_fields(head.get),
+        )
+
+    def metadata(self, head: Head, location: Location) -> Fields:
+        """As ObjectHeads.metadata."""
+        return metadata_with_time(head)
+
+
+def metadata_with_time(head: Head) -> Fields:
+    """Return the metadata in a head, with the object's time of modification."""
+    found = metadata_of_head(head.by_name.get, head.fields)
+    changed = http_date(head.get("last-modified"))
+    seconds = changed.timestamp() if changed else -1
+    return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
+
+
+def read_fields(pinned: Version | None, span: ByteRange | None) -> Fields:
+    """Return the fields of a GET: If-Match with a strong entity tag (RFC 9110 section 13.1.1), and
+    the range."""
+    fields: Fields = ()
+    if pinned is not None and pinned.strong_etag:
+        fields += (("If-Match", pinned.strong_etag),)
+    if span is not None:
+        fields += (("Range", f"bytes={span.first}-{span.last}"),)
+    return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAnswer:
+    """An answer to HEAD or GET of the object at `final`, the location after redirects."""
+
+    response: Response
+    final: Location
+    heads: ObjectHeads
+    side: Side
+
+    def info(self) -> ObjectInfo:
+        """Return the object that an answer to HEAD describes."""
+        head = self.response.head
+        return ObjectInfo(
+            self.heads.version(head),
+            self.final,
+            head.get("content-disposition"),
+            self.heads.metadata(head, self.final),
+            ranges="bytes" in (head.get("accept-ranges") or "").lower(),
+        )
+
+    def open_whole(self, pinned: Version | None) -> OpenedObject:
+        """Return the whole object. Raises SourceChanged if it is not the pinned version; then the
+        answer is closed."""
+        head, body = self.response.head, self.response.body
+        try:
+            version = self._pin(self.heads.version(head), body, pinned)
+            metadata = self.heads.metadata(head, self.final)
+        except BaseException:
+            body.close()
+            raise
+        return OpenedObject(
+            version, self.final, head.get("content-disposition"), metadata, body=body
+        )
+
+    def open_range(self, pinned: Version | None, span: ByteRange) -> OpenedObject:
+        """Return a range of the object, after a check that it is the requested range of the pinned
+        version (RFC 9110 section 14.4).
+
+        Without a pinned version, the answer's fields about the whole object are its version. Raises
+        RangeIgnored and SourceChanged; then the answer is closed."""
+        head, body = self.response.head, self.response.body
+        known = pinned or Version()
+        try:
+            total = self._check_range(known, span)
+            body.promise(span.length)
+            metadata: Fields = ()
+            if pinned is None:
+                known = replace(self.heads.version(head), size=total, digests={})
+                metadata = self.heads.metadata(head, self.final)
+        except BaseException:
+            body.close()
+            raise
+        return OpenedObject(known, self.final, head.get("content-disposition"), metadata, body=body)
+
+    def _check_range(self, known: Version, span: ByteRange) -> int:
+        """Check that the answer is this range of this version; return the size of the whole
+        object."""
+        head, final = self.response.head, self.final
+        if head.status == 416:
+            raise SourceChanged(
+                f"{final} no longer has bytes {span.first}-{span.last}", side=self.side
+            )
+        reported = content_range(head)
+        if reported is None or reported[:2] != (span.first, span.last):
+            raise RangeIgnored(f"{final} did not answer with the requested range", side=self.side)
+        self._refuse_change("size", known.size, reported[2])
+        self._refuse_change("entity tag", known.etag, head.get("etag"))
+        length = self.response.body.length
+        if length not in (None, span.length):
+            raise RangeIgnored(
+                f"{final} announces {length} bytes for a range of {span.length}", side=self.side
+            )
+        if known.strong_etag and head.get("etag") is None:
+            # RFC 9110 section 15.3.7 requires an ETag; without it the bytes may belong to another
+            # version.
+            raise RangeIgnored(f"{final} does not name the version of its range", side=self.side)
+        return reported[2]
+
+    def _refuse_change(
+        self, name: str, pinned: int | str | None, reported: int | str | None
+    ) -> None:
+        if pinned is not None and reported is not None and pinned != reported:
+            raise SourceChanged(f"the {name} was {pinned} and is {reported} now", side=self.side)
+
+    def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
+        """Merge the pinned version (from HEAD) with that of GET. Raises SourceChanged if they
+        differ."""
+        if pinned is None:
+            return version
+        # Many servers that don't know the size answer HEAD with a length of 0.
+        size = pinned.size or None
+        self._refuse_change("entity tag", pinned.etag, version.etag)
+        self._refuse_change("size", size, version.size)
+        if size is not None:
+            body.promise(size)
+        return Version(
+            size=body.length,
+            etag=version.etag or pinned.etag,
+            last_modified=version.last_modified or pinned.last_modified,
+            digests={**pinned.digests, **version.digests},
+            id=version.id or pinned.id,
+        )

@@ -1,0 +1,155 @@
+"""Store objects under their exact keys, also where an endpoint changes keys.
+
+Theory of operation. Some endpoints keep objects in a file system, where `a//b` is `a/b`: an upload
+could overwrite the object of a different key. So a key with an empty segment is stored only if the
+endpoint keeps it as a key of its own, which the listing shows.
+
+Decided here: which keys are doubtful, and what shows that an endpoint keeps them. Never here: how
+an object is uploaded (`single_uploads.py`, `completion.py`, `copies.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.errors import (
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    StoreError,
+    Unavailable,
+)
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import ObjectInfo, PutResult
+from relay.stores.s3.account import aws_host, key_of
+from relay.stores.s3.client import S3Client
+from relay.stores.s3.listing import Listing
+from relay.stores.s3.objects import Objects
+from relay.stores.s3.quirks import FOLDS, KEEPS
+
+
+class ExactKeys:
+    """HEAD and uploads of a bucket, checked for keys that the endpoint changes."""
+
+    def __init__(self, client: S3Client, objects: Objects, listing: Listing) -> None:
+        self._client, self._objects, self._listing = client, objects, listing
+
+    def head(self, location: Location) -> ObjectInfo:
+        """As Source.head. Raises Rejected at a destination that stores the object under a different
+        key."""
+        found = self._objects.head(location)
+        if self._is_doubtful(location):
+            quirks = self._client.quirks(location)
+            if not quirks.has(FOLDS):
+                quirks.learn(KEEPS if self._is_listed(location) else FOLDS)
+            if quirks.has(FOLDS):
+                raise _folded(location)
+        return found
+
+    def exists(self, location: Location) -> bool:
+        """Say if the object exists. Raises as `head`."""
+        try:
+            self.head(location)
+        except NotFound:
+            return False
+        return True
+
+    def check(self, location: Location) -> None:
+        """Check before an upload that it would not overwrite the object of a different key.
+
+        Raises Rejected, also if the check is denied: an object could be lost then."""
+        if not self._is_doubtful(location):
+            return
+        if self._client.quirks(location).has(FOLDS):
+            raise _folded(location)
+        try:
+            self.exists(location)
+        except PermissionDenied as error:
+            raise _unknown(location, error.message) from None
+
+    def store(
+        self, location: Location, if_absent: bool, upload: Callable[[bool], PutResult]
+    ) -> PutResult:
+        """Store an object by `upload`, and check that it has its exact key. As long as the endpoint
+        is not known to keep such keys, the upload is conditional: `upload` gets True.
+
+        If the key was changed, deletes the object and raises as `check`. Raises Unavailable if
+        another client created the object meanwhile."""
+        if not self._is_doubtful(location):
+            return upload(if_absent)
+        self.check(location)
+        try:
+            stored = upload(True)
+        except PreconditionFailed as error:
+            if if_absent:
+                raise
+            raise Unavailable(
+                error.message,
+                side=self._client.side,
+                hint="Another client writes the same key.",
+            ) from None
+        try:
+            self.exists(location)
+        except StoreError as error:
+            self._delete_damaged(location, stored.version, error)
+            raise
+        return stored
+
+    def _delete_damaged(self, location: Location, version: Version, error: RelayError) -> None:
+        """Delete an object that was stored incorrectly; if that fails, `error` names it."""
+        try:
+            self._objects.delete(location, version)
+        except RelayError as failure:
+            error.leave("A damaged object", location, failure.message)
+
+    def _is_doubtful(self, location: Location) -> bool:
+        """Say if a destination's key has an empty segment, and the endpoint is not known to keep
+        such keys."""
+        if self._client.side != "destination" or "//" not in location.path:
+            return False
+        if "//" not in f"/{key_of(location)}" or aws_host(location.host) is not None:
+            return False
+        return not self._client.quirks(location).has(KEEPS)
+
+    def _is_listed(self, location: Location) -> bool:
+        """Say if a listing has the object under its exact key. Raises Rejected if that is unknown.
+
+        The key itself can't be the prefix: SeaweedFS repeats the prefix of the request in its
+        answer. So the listing starts at the segment before the empty one, where the key must
+        appear."""
+        key = f"/{key_of(location)}"
+        before = key[1 : key.index("//") + 1]
+        asked = {
+            "encoding-type": "url",
+            "list-type": "2",
+            "prefix": before,
+            "start-after": f"{before}.",
+        }
+        try:
+            page = self._listing.page(location, asked, "")
+        except PermissionDenied as error:
+            raise _unknown(location, error.message) from None
+        names = [entry.name for entry in page.entries]
+        if any(name.startswith(f"{before}/") for name in names):
+            return True
+        if page.truncated and names[-1:] < [f"{before}/"]:
+            raise _unknown(location, "its place is beyond the first page of the listing")
+        return False
+
+
+def _folded(location: Location) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and this store treats '//' as '/'",
+        side="destination",
+        hint="Two objects would have the same name: rename the object, or choose another store.",
+    )
+
+
+def _unknown(location: Location, why: str) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and it is unknown if this store keeps such names: {why}",
+        side="destination",
+        hint="Permit listing the bucket and reading the object, once; or rename the object.",
+    )

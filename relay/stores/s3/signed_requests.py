@@ -1,0 +1,98 @@
+"""Sign S3 requests, and follow the bucket to its region.
+
+Decided here: with which credentials, for which region and by which clock a request is signed. Never
+here: the signature itself (`sigv4.py`), which refusal means that one of them is wrong
+(`client.py`)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from relay.errors import ConfigError, CredentialsWithdrawn
+from relay.location import Location
+from relay.stores.http_client import HttpClient
+from relay.stores.s3.account import account_of, in_region
+from relay.stores.s3.responses import error_region
+from relay.stores.s3.sigv4 import UNSIGNED, UNSIGNED_TRAILER, AwsCredentials, Signer
+from relay.wire.body import Body
+from relay.wire.exchange import Payload, Response, Wrapping
+from relay.wire.http1 import Fields
+
+
+class SignedRequests:
+    """The signed requests of one side of a transfer.
+
+    It keeps what the last request was signed with. The signer is shared: another transfer may have
+    learned a different region or clock meanwhile, or renewed the credentials."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+        self._credentials: AwsCredentials | None = None
+        self._region = ""
+        self._skew = timedelta(0)
+
+    def send(
+        self,
+        method: str,
+        location: Location,
+        fields: Fields,
+        body: Payload = None,
+        expect: bool = False,
+        wrapping: Wrapping | None = None,
+    ) -> Response:
+        """As HttpClient.send, signed. If the answer's head names the bucket's region, the request
+        is sent again for that region, unless its body is a stream.
+
+        Raises CredentialsWithdrawn (retryable) if credentials are missing now."""
+        account = account_of(location)
+        signer, fields = account.signer, fields + account.asked
+        payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
+        while True:
+            there, signed = self._signed(signer, method, location, fields, payload)
+            response = self._http.send(method, there, fields + signed, body, expect, wrapping)
+            if response.head.status not in (301, 307, 400) or isinstance(body, Body):
+                return response
+            if not self.learn_region(location, error_region(response.head, "")):
+                return response
+            response.body.close()
+
+    def _signed(
+        self, signer: Signer, method: str, location: Location, fields: Fields, payload: str
+    ) -> tuple[Location, Fields]:
+        """Return the location that a request is sent to, and the fields that sign it."""
+        try:
+            self._credentials = signer.credentials()
+            self._region, self._skew = signer.region, signer.skew
+            there = in_region(location, self._region)
+            return there, signer.fields(
+                method, there.host_header, there.target, there.headers + fields, payload
+            )
+        except ConfigError as error:
+            # They were about to be renewed, which may succeed in a moment.
+            raise CredentialsWithdrawn(
+                error.message, side=self._http.side, retryable=True, hint=error.hint
+            ) from None
+
+    @property
+    def token(self) -> str | None:
+        """The session token of the last request's credentials, which no message may repeat."""
+        return self._credentials.token if self._credentials is not None else None
+
+    def learn_region(self, location: Location, region: str | None) -> bool:
+        """Send later requests to `region`. Return False if the last request went there, or if the
+        signer refuses it."""
+        if region is None:
+            return False
+        return account_of(location).signer.learn_region(region, self._region)
+
+    def learn_time(self, location: Location, theirs: datetime) -> bool:
+        """Use the server's clock for signatures from now on. Return False if the last request was
+        signed by it."""
+        return account_of(location).signer.learn_time(theirs, self._skew)
+
+    def has_new_credentials(self, location: Location) -> bool:
+        """Say if there are now other credentials than those of the last request."""
+        try:
+            return account_of(location).signer.renew(self._credentials)
+        except ConfigError:
+            return False  # the store's refusal says more than our own error

@@ -1,0 +1,100 @@
+"""List the parts of a multipart upload, and the unfinished uploads of an object.
+
+Decided here: which listed part and which listed upload counts. Never here: the requests that fill,
+complete or abort an upload (`multipart.py`, `completion.py`)."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from time import time
+from urllib.parse import quote
+
+from relay.errors import NotFound, ProtocolViolation
+from relay.location import Location
+from relay.parsing import count, http_date
+from relay.stores.http_fields import strong_tag
+from relay.stores.interfaces import Part, Upload
+from relay.stores.s3.account import at_bucket, at_query, key_of
+from relay.stores.s3.client import S3Client
+from relay.stores.s3.limits import PARTS
+from relay.stores.s3.responses import is_truncated, unfinished_upload
+from relay.stores.xml_documents import plain_name
+
+
+def at_upload(upload: Upload, which: str = "") -> Location:
+    """Return the location of requests about an upload; `which` is a query that selects parts."""
+    return at_query(upload.location, f"{which}uploadId={quote(upload.id, safe='-_.~')}")
+
+
+class UploadListing:
+    """The multipart uploads that a bucket lists."""
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+
+    def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
+        """As PartsDestination.stored_parts, by ListParts, with a thousand parts on a page."""
+        found: list[Part] = []
+        marker: int | None = 0
+        while marker is not None:
+            page, following = self._parts_page(upload, f"part-number-marker={marker}&")
+            found += page
+            if following is not None and not marker < following <= PARTS.most:
+                message = f"{upload.location}: the list of its parts has no marker of the next page"
+                raise ProtocolViolation(message, side=self._client.side)
+            marker = following
+        return tuple(found)
+
+    def stored_part(self, upload: Upload, number: int) -> Part | None:
+        """Return one stored part, or None if the page that begins with it does not list it. Raises
+        StoreError."""
+        page, _ = self._parts_page(upload, f"max-parts=1&part-number-marker={number - 1}&")
+        return next((part for part in page if part.number == number), None)
+
+    def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], int | None]:
+        """Return one page of the stored parts, and the part number after which the next page
+        begins, or None after the last page."""
+        client, place = self._client, upload.location
+        response = client.send("GET", at_upload(upload, which), ())
+        found: list[Part] = []
+        reported: dict[str, str] = {}
+        with closing(client.document_rows(response, "GET", place, "ListPartsResult")) as rows:
+            for row in rows:
+                number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
+                if plain_name(row.tag) == "Part" and number is not None and size is not None:
+                    etag = strong_tag(row.findtext("{*}ETag")) or ""
+                    found.append(Part(number, size, etag, checked=False))
+                reported[plain_name(row.tag)] = (row.text or "").strip()
+        # Without IsTruncated the page counts as the last one: parts that it lacks are sent again.
+        if not is_truncated(reported.get("IsTruncated", "")):
+            return found, None
+        return found, count(reported.get("NextPartNumberMarker")) or 0
+
+    def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
+        """As PartsDestination.lost_uploads, by ListMultipartUploads. The server's clock is compared
+        with ours.
+
+        The request has no `encoding-type`: SeaweedFS declares the keys as encoded, and they are
+        not. No key of ours needs it."""
+        client, key = self._client, key_of(location)
+        query = f"prefix={quote(key, safe='-_.~')}&uploads="
+        response = client.send("GET", at_bucket(location, query), ())
+        date = http_date(response.head.get("date"))
+        ahead = date.timestamp() - time() if date else 0.0
+        root = "ListMultipartUploadsResult"
+        with closing(client.document_rows(response, "GET", location, root)) as rows:
+            listed = [unfinished_upload(row) for row in rows if plain_name(row.tag) == "Upload"]
+        uploads = [
+            Upload(location, id, checked=False)
+            for id, name, created in filter(None, listed)
+            if name == key and since <= created - ahead <= until
+        ]
+        return tuple(upload for upload in uploads if self._is_empty(upload))
+
+    def _is_empty(self, upload: Upload) -> bool:
+        """Say if the upload has no parts. An upload whose id was lost never gets one; any other
+        upload soon does."""
+        try:
+            return not self.stored_parts(upload)
+        except NotFound:
+            return False
