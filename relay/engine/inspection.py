@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
-from relay.errors import NotFound, RangeIgnored, Rejected, SourceChanged, StoreError
+from relay.errors import KeyCollision, NotFound, RangeIgnored, Rejected, SourceChanged, StoreError
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Version
@@ -41,10 +41,8 @@ def _first_byte(destination: Destination, place: Location) -> ObjectInfo | Unkno
         opened = destination.get(place, None, ByteRange(0, 0))
     except (RangeIgnored, SourceChanged):  # the store ignores ranges, or the object is empty
         return _head_by_get(destination, place)
-    except NotFound:
-        raise
     except StoreError as error:
-        if error.retryable:
+        if error.retryable or isinstance(error, NotFound | KeyCollision):
             raise
         return UnknownObject(error)
     assert opened.body is not None  # an Opened has one
@@ -62,10 +60,8 @@ def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
     StoreErrors."""
     try:
         opened = destination.get(place)
-    except NotFound:
-        raise
     except StoreError as error:
-        if error.retryable:
+        if error.retryable or isinstance(error, NotFound | KeyCollision):
             raise
         return ObjectInfo(Version(), place, described=False)
     assert opened.body is not None  # an Opened has one
@@ -79,13 +75,13 @@ def inspect_prior_state(destination: Destination, place: Location, needed: bool)
     """Return the state of the destination before the upload. Raises StoreError, except NotFound.
 
     Unless the state is `needed`, one HEAD is enough, and a permanent refusal means that the state
-    is unknown."""
+    is unknown; but KeyCollision is raised."""
     try:
         found = inspect_object(destination, place) if needed else destination.head(place)
     except NotFound:
         return PriorState(known=True)
     except StoreError as error:
-        if needed or error.retryable:
+        if needed or error.retryable or isinstance(error, KeyCollision):
             raise
         return PriorState(known=False)
     if isinstance(found, UnknownObject):

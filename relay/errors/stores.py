@@ -87,8 +87,8 @@ class Rejected(StoreError):
 
 
 class KeyCollision(Rejected):
-    """The destination stores two objects of a tree under one name, since it ignores case or
-    Unicode normalization."""
+    """The destination stores two objects under one name, since it ignores case or Unicode
+    normalization, or takes one name for another."""
 
     code, title, status = "key-collision", "Two names are the same at the destination", 422
     default_side: ClassVar[Side] = "destination"

@@ -14,6 +14,7 @@ from functools import partial
 from relay.digest import WANT, of_nothing, parse_fields
 from relay.errors import (
     ConnectionLost,
+    KeyCollision,
     LengthRequired,
     Locked,
     NotFound,
@@ -157,6 +158,7 @@ class HttpStore:
             return UnknownObject(error)
         response.body.close()
         self._refuse_folder_at(location, final)
+        self._refuse_variant(location, response.head.get("content-location"))
         if self._is_elsewhere_at(location, final):
             return UnknownObject(self._leads_elsewhere(location, final))
         if self._is_head_uninformative(response.head.status) or (
@@ -189,6 +191,20 @@ class HttpStore:
             raise folder_there(location)
         if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
             raise folder_here(location)
+
+    def _refuse_variant(self, location: Location, reference: str | None) -> None:
+        """Raise KeyCollision if a destination has another object, at `reference`, for an object
+        that does not exist. Apache's MultiViews takes `a.txt` for `a`, for every method: an upload
+        of `a` would overwrite `a.txt` (httpd.apache.org, "Content Negotiation")."""
+        if self._side == "source" or not reference:
+            return
+        path = reference.partition("?")[0]
+        there, here = (segments_of(one)[-1:] for one in (path, location.path))
+        if there and here and there[0].startswith(f"{here[0]}."):
+            raise KeyCollision(
+                f"the server takes {there[0]!a} for {location}, and an upload might overwrite it",
+                hint="Switch its content negotiation off (Apache: Options -MultiViews).",
+            )
 
     def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
         """Say if a destination redirected to another name: a login page does not prove that the
@@ -237,6 +253,7 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         try:
             self._refuse_folder_at(location, final)
+            self._refuse_variant(location, response.head.get("content-location"))
             if self._is_elsewhere_at(location, final) and self._is_unlike(
                 response.head, pinned, span
             ):

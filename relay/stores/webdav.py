@@ -466,7 +466,8 @@ class WebDavStore(HttpStore):
         return again
 
     def _refuse_folder(self, place: Location) -> tuple[int, Element | None]:
-        """Raise Rejected if `place` is a folder, and any retryable error of PROPFIND.
+        """Raise Rejected if `place` is a folder, KeyCollision if another object is served for it,
+        and any retryable error of PROPFIND.
 
         Returns the status of PROPFIND: 207 with the row of an object, or another one with None;
         after a permanent refusal nothing is known of `place`."""
@@ -477,6 +478,7 @@ class WebDavStore(HttpStore):
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
             found = self._own_row(response, place)
+            self._refuse_variant(place, path_of(found))
             error, reported = self._row_error(found, place), status_of(found)
             folder, status = error is None and is_folder(found), 207 if error is None else reported
         if folder:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from relay.errors import AlreadyExists, NotFound, Rejected, RelayError, StoreError, Unavailable
+from relay.errors import (
+    AlreadyExists,
+    KeyCollision,
+    NotFound,
+    Rejected,
+    RelayError,
+    StoreError,
+    Unavailable,
+)
 from relay.location import Location, parse_location
 from relay.receipt import State
 from relay.stores.webdav import webdav_location
@@ -214,3 +222,52 @@ def test_a_web_server_that_lists_nothing_is_not_an_empty_one(
     elif if_exists == "skip":
         assert (code, summary["objects"]) == (0, {"skipped": 1})
     assert if_exists == "changed" or b"PUT" not in shelf.methods
+
+
+class Negotiates(Shelf):
+    """Takes `/a.txt` for `/a`, where there is no `/a`: Apache with MultiViews."""
+
+    def _variant(self, path: bytes) -> bytes:
+        starts = (one for one in self.objects if one.startswith(path + b"."))
+        return path if path in self.objects else next(starts, path)
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        return super()._put(talk, self._variant(path), request)
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        there = self._variant(path)
+        if there != path and method not in self.refused:
+            self.refused[method] = b"HTTP/1.1 200 X\r\nContent-Location: %s\r\n" % there[1:]
+            self.refused[method] += b"Content-Length: 5\r\n\r\n"
+            self.refused[method] += b"other" if method == b"GET" else b""
+        return super()._other(talk, method, there, request)
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "refused"),
+    [
+        *((one, {}) for one in ("overwrite", "changed", "skip", "fail")),
+        *((one, {b"HEAD": empty(405)}) for one in ("changed", "skip", "fail")),
+    ],
+)
+def test_another_object_that_is_served_for_a_name_is_kept(
+    engine: Engine, if_exists: str, refused: dict[bytes, bytes]
+) -> None:
+    shelf = Negotiates({b"/a.txt": b"other"}, dict(refused))
+    with pytest.raises(KeyCollision):
+        migrate(engine, shelf, if_exists=if_exists)
+    assert shelf.objects == {b"/a.txt": b"other"}
+    assert b"PUT" not in shelf.methods
+
+
+def test_another_object_that_appears_during_the_upload_is_named(engine: Engine) -> None:
+    shelf = Negotiates()
+
+    def before(_: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"PUT":
+            shelf.objects[b"/a.txt"] = b"other"
+
+    shelf.before = before
+    with pytest.raises(KeyCollision, match="a.txt"):
+        migrate(engine, shelf)
+    assert b"DELETE" not in shelf.methods

@@ -24,6 +24,7 @@ from relay.errors import (
     DestinationMutates,
     IntegrityMismatch,
     InvalidType,
+    KeyCollision,
     Locked,
     NotFound,
     PermissionDenied,
@@ -234,6 +235,26 @@ class Between(Dav):
         if method == b"MOVE":
             self.objects[FINAL] = b"theirs"
         return super()._done(method, path, request, body)
+
+
+class Negotiates(Dav):
+    """Takes `object.bin.txt` for `object.bin`, where there is none: Apache with MultiViews."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"PROPFIND" and path == FINAL:
+            row = MULTISTATUS.replace(b"/x", FINAL + b".txt")
+            return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(row), row)
+        if method == b"MOVE":
+            return EMPTY % 412
+        return super()._done(method, path, request, body)
+
+
+def test_another_object_that_is_served_for_a_name_is_kept(engine: Engine) -> None:
+    dav = Negotiates(objects={FINAL + b".txt": b"other"})
+    with pytest.raises(KeyCollision):
+        migrate(engine, dav)
+    assert dav.objects == {FINAL + b".txt": b"other"}
+    assert dav.asked.count(b"MOVE") == 1
 
 
 def test_a_concurrent_writer_is_not_overwritten(engine: Engine) -> None:

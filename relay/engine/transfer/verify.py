@@ -19,6 +19,7 @@ from relay.engine.plan import Verify
 from relay.errors import (
     DestinationLost,
     IntegrityMismatch,
+    KeyCollision,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -255,6 +256,8 @@ def _wait_until_visible(
         except NotFound:
             if not poll():
                 raise DestinationLost(f"{location} was acknowledged, but does not exist") from None
+        except KeyCollision:
+            raise
         except CANT_READ:
             return None
 
@@ -272,6 +275,8 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         raise DestinationLost(
             f"{location} was acknowledged, but does not exist: {error.message}"
         ) from None
+    except KeyCollision:
+        raise
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
         notes = (f"could not be read back: {error.message}", *_length_note(version))
