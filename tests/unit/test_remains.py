@@ -218,16 +218,14 @@ def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
     )
     progress = Progress(sendings=sendings)
     terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
+    target = SimpleNamespace(place=PLACE)
     existing = SimpleNamespace(
-        _context=terms, _progress=progress, _is_absent=lambda destination, place: True
+        _context=terms, _progress=progress, _target=target, _is_absent=lambda: True
     )
     with pytest.raises(Unavailable):
         DestinationCheck.on_precondition_failed(
             cast(DestinationCheck, existing),
             refused,
-            cast(Destination, None),
-            PLACE,
-            ObjectInfo(Version(), SOURCE),
         )
     assert list(progress.remains) == ["place/temporary"]
 

@@ -97,10 +97,6 @@ class TransferContext:
         """Creates and aborts the transfer's multipart uploads."""
         return UploadLifecycle(self.stores, self.limits, self.meter, self.journal, self.remains)
 
-    def publishes_atomically(self, destination: Destination) -> bool:
-        """Say if an upload that breaks off is never visible at the destination."""
-        return destination.publishes_atomically(digested=self.needs_digest)
-
     def is_multipart(self, found: ObjectInfo | None, destination: Destination) -> bool:
         """Say if the object goes as a multipart upload."""
         if not is_multipart(found, destination, self.limits):

@@ -19,6 +19,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.readable_accounts import ReadableAccounts
+from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Proof, Sent, is_same, prove_object
 from relay.errors import (
     CredentialsWithdrawn,
@@ -39,24 +40,26 @@ from relay.stores.metadata import require, unshown_notes
 KEEPING = frozenset({"s3"})
 """Stores whose protocol guarantees that metadata is kept, even if HEAD does not show it."""
 
-UNKNOWN = PriorState(known=False)
-"""The prior state of a place that was not inspected."""
+_EARLIER = PriorState(known=True)
+"""The prior state for an object from before this attempt: do not wait for it to appear."""
 
 
 class Finalizer:
     """Verifies and publishes the uploads of one transfer, in all its attempts."""
 
     def __init__(
-        self, context: TransferContext, progress: Progress, readable_accounts: ReadableAccounts
+        self,
+        context: TransferContext,
+        progress: Progress,
+        target: Target,
+        readable_accounts: ReadableAccounts,
     ) -> None:
-        self._context, self._progress = context, progress
+        self._context, self._progress, self._target = context, progress, target
         self._readable_accounts = readable_accounts
         self._altered_bytes: str | None = None
 
     def verify_and_publish(
         self,
-        destination: Destination,
-        place: Location,
         stored: PutResult,
         found: ObjectInfo,
         sent: Sent,
@@ -65,22 +68,24 @@ class Finalizer:
         whole: bool = True,
         keep: bool = False,
         moved: int | None = None,
-        before: PriorState = UNKNOWN,
     ) -> Outcome:
         """Verify the stored object, publish it, and return the outcome with its receipt.
 
-        `before` is the prior state of the place. `whole` is False if nothing proves that the source
-        was read to its end. `keep` says that the object may be another writer's: then it is not
-        deleted. `moved` is the number of bytes that were sent, if not all.
+        `whole` is False if nothing proves that the source was read to its end. `keep` says that the
+        object is from before this attempt and may be another writer's: then it is not deleted.
+        `moved` is the number of bytes that were sent, if not all.
 
         Raises as `prove_object`, CredentialsWithdrawn, MetadataUnkept, LeaseLost, LedgerFailed, and
         UploadGone if what was found in place of our upload is not known to be ours. On failure the
         object is deleted, or the error says that it may remain."""
         context, progress = self._context, self._progress
+        destination, place = self._target.destination, self._target.place
+        before = _EARLIER if keep else self._target.before
+        assert before is not None, "the place is inspected before anything is sent"
         progress.phase = "verifying"
         reach("before-verify")
         if not keep and not stored.found:
-            self._note_taken(place, stored)
+            self._note_taken(stored)
         try:
             proof = prove_object(
                 destination, stored, sent, context.plan.verify, self._settle_poll(), before
@@ -89,17 +94,15 @@ class Finalizer:
                 raise IntegrityMismatch(
                     f"nothing proves that the object at {place} is ours", side="destination"
                 )
-            self._require_still_readable(place, proof)
-            lost = self._unshown_metadata_notes(place, stored, found, proof)
-            version = self._publish(destination, stored, proof, before)
+            self._require_still_readable(proof)
+            lost = self._unshown_metadata_notes(stored, found, proof)
+            version = self._publish(stored, proof, before)
         except RelayError as error:
             if keep:
                 raise
             if stored.found:
                 raise _not_ours_error(place, error) from error
-            failure = self._clean_up_failure(
-                error, destination, place, stored, sent.bytes if moved is None else moved
-            )
+            failure = self._clean_up_failure(error, stored, sent.bytes if moved is None else moved)
             raise failure from error.__cause__
         progress.unproved = None
         if stored.place is not None:
@@ -119,28 +122,27 @@ class Finalizer:
         )
         return context.outcome(receipt.state, place, receipt)
 
-    def discard_stored(
-        self, error: RelayError, destination: Destination, place: Location, stored: PutResult
-    ) -> RelayError:
+    def discard_stored(self, error: RelayError, stored: PutResult) -> RelayError:
         """Delete a stored object that failed with `error` before its verification. Return the error
         to raise."""
-        self._note_taken(place, stored)
-        return self._clean_up_failure(error, destination, place, stored, 0)
+        self._note_taken(stored)
+        return self._clean_up_failure(error, stored, 0)
 
-    def _note_taken(self, place: Location, stored: PutResult) -> None:
+    def _note_taken(self, stored: PutResult) -> None:
         """Note that an unproved object of ours is visible, and the version that the destination
         gave it."""
         progress = self._progress
         if stored.place is None:
-            progress.unproved = stored.readable or place
+            progress.unproved = stored.readable or self._target.place
             if progress.before is not None:
                 progress.before = progress.before.sent_as(stored.version)
 
     def _unshown_metadata_notes(
-        self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof
+        self, stored: PutResult, found: ObjectInfo, proof: Proof
     ) -> tuple[str, ...]:
         """Return notes about metadata that the destination accepted and does not show. Raises
         MetadataUnkept with metadata=strict."""
+        place = self._target.place
         if proof.shown is None or place.store in KEEPING:
             return ()
         lost = unshown_notes(found.metadata, proof.shown, place, stored.notes)
@@ -162,11 +164,12 @@ class Finalizer:
 
         return poll
 
-    def _require_still_readable(self, place: Location, proof: Proof) -> None:
+    def _require_still_readable(self, proof: Proof) -> None:
         """Raise CredentialsWithdrawn if the destination denies reading now and allowed it earlier.
 
         Without a journal nothing could be resumed. If the destination never allowed reading, the
         object is unverified, which is not a failure."""
+        place = self._target.place
         if proof.read:
             self._readable_accounts.note(place)
         elif (
@@ -184,17 +187,11 @@ class Finalizer:
                 store_status=proof.denied.store_status,
             )
 
-    def _clean_up_failure(
-        self,
-        error: RelayError,
-        destination: Destination,
-        place: Location,
-        stored: PutResult,
-        moved: int,
-    ) -> RelayError:
+    def _clean_up_failure(self, error: RelayError, stored: PutResult, moved: int) -> RelayError:
         """Delete an object whose verification or publication failed, unless it is right or may be
         another writer's. Return the error to raise."""
-        failure = self._classify_failure(error, place)
+        destination, place = self._target.destination, self._target.place
+        failure = self._classify_failure(error)
         if isinstance(failure, CredentialsWithdrawn) and stored.place is None:
             return failure  # the object stays: a later attempt need only verify it
         self._progress.resent += moved
@@ -205,14 +202,14 @@ class Finalizer:
             isinstance(failure, IntegrityMismatch | DestinationMutates) or stored.place is not None
         )
         if wrong and stored.place is None and (stored.digests or stored.version.digests):
-            self._wait_until_shown(destination, stored)
+            self._wait_until_shown(stored)
         if wrong and remove_object(
             destination, stored, failure, self._progress.before, self._context.began
         ):
             self._progress.note_absent(place)
         return failure
 
-    def _wait_until_shown(self, destination: Destination, stored: PutResult) -> None:
+    def _wait_until_shown(self, stored: PutResult) -> None:
         """Wait until a damaged object is visible, for at most `settle_seconds`. Else a DELETE could
         find nothing, and the object appear afterwards: its damage was in the answer to the upload,
         so nothing has waited for it yet."""
@@ -222,7 +219,7 @@ class Finalizer:
         try:
             while True:
                 try:
-                    destination.head(stored.readable)
+                    self._target.destination.head(stored.readable)
                     return
                 except NotFound:
                     if not poll():
@@ -230,7 +227,7 @@ class Finalizer:
         except RelayError:
             return  # the deletion that follows reports it
 
-    def _classify_failure(self, error: RelayError, place: Location) -> RelayError:
+    def _classify_failure(self, error: RelayError) -> RelayError:
         """Return the failure, or DestinationMutates: if two uploads were altered in the same way,
         the destination changes what it stores."""
         seen: str | None = None
@@ -239,18 +236,16 @@ class Finalizer:
         is_repeated = seen is not None and seen == self._altered_bytes
         self._altered_bytes = seen
         if is_repeated:
-            return DestinationMutates(f"{place}, twice: {error.message}")
+            return DestinationMutates(f"{self._target.place}, twice: {error.message}")
         return error
 
-    def _publish(
-        self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState
-    ) -> Version:
+    def _publish(self, stored: PutResult, proof: Proof, before: PriorState) -> Version:
         """Rename the verified object from its temporary name to its place. Return the published
         version.
 
         Raises as Destination.publish, LeaseLost, LedgerFailed, DestinationMutates for another size,
         and DestinationLost if the place shows nothing, or still what was there `before`."""
-        context = self._context
+        context, destination = self._context, self._target.destination
         if stored.place is None:
             return proof.version
         if context.journal is not None:

@@ -23,6 +23,7 @@ from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.local_links import refuse_link_to_skipped_object
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader, proof_of_end
+from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import CANT_READ, Sent, is_same
 from relay.errors import (
     AlreadyExists,
@@ -35,10 +36,9 @@ from relay.errors import (
     Unavailable,
 )
 from relay.ledger.rows import PriorState
-from relay.location import Location
 from relay.parsing import is_before
 from relay.receipt import State, Version
-from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, Upload
+from relay.stores.interfaces import ObjectInfo, PartsDestination, PutResult, Upload
 
 LISTED = frozenset({"s3"})
 """Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
@@ -57,13 +57,14 @@ class DestinationCheck:
         self,
         context: TransferContext,
         progress: Progress,
+        target: Target,
         source_reader: SourceReader,
         finalizer: Finalizer,
     ) -> None:
-        self._context, self._progress = context, progress
+        self._context, self._progress, self._target = context, progress, target
         self._source_reader, self._finalizer = source_reader, finalizer
 
-    def inspect(self, destination: Destination, place: Location) -> PriorState:
+    def inspect(self) -> PriorState:
         """Return the state of the destination before the upload. It is inspected if a broken upload
         would be visible, or if `if_exists` requires it.
 
@@ -71,10 +72,11 @@ class DestinationCheck:
         `inspect_prior_state`, and Rejected if nothing may be overwritten and the destination does
         not show whether an object exists."""
         context, progress = self._context, self._progress
+        destination, place = self._target.destination, self._target.place
         asked = context.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
-        if self._seems_absent(destination, place):
+        if self._seems_absent():
             return PriorState(known=True)
-        if (place.method == "POST" or context.publishes_atomically(destination)) and not asked:
+        if (place.method == "POST" or self._target.publishes_atomically) and not asked:
             return PriorState(known=False)
         try:
             before = inspect_prior_state(destination, place, asked)
@@ -97,7 +99,7 @@ class DestinationCheck:
         )
         return before
 
-    def _seems_absent(self, destination: Destination, place: Location) -> bool:
+    def _seems_absent(self) -> bool:
         """Say if the listing of the tree's destination had no such object, so that no HEAD is
         needed.
 
@@ -106,8 +108,9 @@ class DestinationCheck:
         context = self._context
         if not (context.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
             return False
+        destination = self._target.destination
         return destination.lists_all and (
-            destination.honours_preconditions(place) or not context.if_absent
+            destination.honours_preconditions(self._target.place) or not context.if_absent
         )
 
     @property
@@ -118,68 +121,70 @@ class DestinationCheck:
         was_inspected = context.known.begun and (was is None or was.known)
         return not (context.if_absent or was_inspected or self._progress.answered)
 
-    def skip_outcome(
-        self,
-        destination: Destination,
-        place: Location,
-        before: PriorState,
-        found: ObjectInfo | None,
-    ) -> Outcome | None:
+    def skip_outcome(self, found: ObjectInfo | None) -> Outcome | None:
         """Return the outcome if the existing object makes an upload unnecessary, else None.
 
         `if_exists` concerns the object from before our first upload, never one that we wrote: ours
         is verified, sent again, or a failure. Raises AlreadyExists, IntegrityMismatch, and as
         `Finalizer.verify_and_publish`."""
-        there, if_exists = before.version, self._context.plan.if_exists
+        there, place = self._existing, self._target.place
         if there is None:  # absent; or unknown, and then the upload's precondition decides
             return None
-        if self._has_sent(destination, place, there):
-            if outcome := self._skip_if_already_sent(destination, place, there, found):
+        if self._has_sent(there):
+            outcome = self._skip_if_already_sent(there, found)
+            if outcome is not None:
                 return outcome
-            if self._may_be_ours(destination, place, there):
-                self._refuse_other_bytes(destination, place, there, found)
-                self._progress.unproved = (
-                    place  # a partial object of ours, until this attempt has replaced it
-                )
+            if self._may_be_ours(there):
+                self._refuse_other_bytes(there, found)
+                # It may be a partial object of ours, until this attempt has replaced it.
+                self._progress.unproved = place
                 return None
-        if self._may_be_piece(destination, place, there, found):
+        if self._may_be_piece(there, found):
             self._progress.unproved = place
-        if if_exists is IfExists.CHANGED:
-            return self._skip_if_unchanged(place, there, found)
-        if if_exists is IfExists.FAIL:
-            raise AlreadyExists(f"{place} exists")
-        return self._skip(place) if if_exists is IfExists.SKIP else None
+        match self._context.plan.if_exists:
+            case IfExists.CHANGED:
+                return self._skip_if_unchanged(there, found)
+            case IfExists.FAIL:
+                raise AlreadyExists(f"{place} exists")
+            case IfExists.SKIP:
+                return self._skip()
+            case IfExists.OVERWRITE:
+                return None
 
-    def skip_outcome_of_opened(
-        self, destination: Destination, place: Location, before: PriorState, opened: ObjectInfo
-    ) -> Outcome | None:
+    def skip_outcome_of_opened(self, opened: ObjectInfo) -> Outcome | None:
         """Return a skip if the destination has the object that the GET describes, else None. A
         source may refuse HEAD and allow GET, so only now is its version known.
 
         None also where the existing object may be an unfinished one of ours."""
-        there = before.version
+        there = self._existing
         if self._context.plan.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._has_sent(destination, place, there) and self._may_be_ours(
-            destination, place, there
-        ):
+        if self._has_sent(there) and self._may_be_ours(there):
             return None
-        return self._skip_if_unchanged(place, there, opened)
+        return self._skip_if_unchanged(there, opened)
 
-    def prepare_upload(self, destination: Destination, place: Location, before: PriorState) -> None:
+    @property
+    def _existing(self) -> Version | None:
+        """The object that the inspection found at the place, or None."""
+        before = self._target.before
+        return before.version if before is not None else None
+
+    def prepare_upload(self) -> None:
         """Record the prior state of the destination before the first byte is sent, for later
         attempts of any process. Raises LeaseLost, LedgerFailed; then nothing may be sent.
 
         The ledger already knows that a place was absent in the listing. If nothing may be
         overwritten that is not enough: another writer's object may appear before our first
         byte."""
-        context, progress = self._context, self._progress
+        context, progress, before = self._context, self._progress, self._target.before
+        assert before is not None, "the place is inspected before anything is sent"
         progress.note_sending()
         if progress.before is not None:
             return
-        matters = context.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
-        must_note = matters and self._shows_unproved(destination, place)
-        is_recorded = self._seems_absent(destination, place) and not context.if_absent
+        is_post = self._target.place.method == "POST"
+        matters = context.plan.if_exists is not IfExists.OVERWRITE and not is_post
+        must_note = matters and self._target.shows_unproved
+        is_recorded = self._seems_absent() and not context.if_absent
         progress.before = before
         if context.journal is None or not must_note or is_recorded:
             return
@@ -190,13 +195,7 @@ class DestinationCheck:
             progress.note_unsent()
             raise
 
-    def on_precondition_failed(
-        self,
-        error: PreconditionFailed,
-        destination: Destination,
-        place: Location,
-        found: ObjectInfo,
-    ) -> Outcome:
+    def on_precondition_failed(self, error: PreconditionFailed) -> Outcome:
         """Handle a 412 to the upload as `if_exists` says: return a skip, or raise AlreadyExists or
         `error` itself.
 
@@ -204,6 +203,7 @@ class DestinationCheck:
         none: the next attempt inspects the destination."""
         if error.side != "destination" or not self._context.if_absent:
             raise error
+        place = self._target.place
         self._progress.remains |= error.remains  # keep its leftovers, however it is handled
         if self._progress.sendings > 1:
             raise Unavailable(
@@ -211,7 +211,7 @@ class DestinationCheck:
                 side="destination",
                 hint="An earlier attempt may have arrived late; run it again to check.",
             ) from None
-        if self._is_absent(destination, place):
+        if self._is_absent():
             self._progress.note_unsent()
             raise Unavailable(
                 f"{place} was refused as if it existed, but it does not: {error.message}",
@@ -223,18 +223,19 @@ class DestinationCheck:
             ) from None
         if self._context.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
-        return self._skip(place)
+        return self._skip()
 
-    def _skip(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
+    def _skip(self, notes: tuple[str, ...] = ()) -> Outcome:
         """Return a skip. Raises KeyCollision if the existing object is another object of the same
         tree, reached through a link."""
+        place = self._target.place
         refuse_link_to_skipped_object(self._context.plan, place, self._context.journal)
         return self._context.outcome(State.SKIPPED, place, notes=notes)
 
-    def _is_absent(self, destination: Destination, place: Location) -> bool:
+    def _is_absent(self) -> bool:
         """Say if the place certainly has no object."""
         try:
-            inspect_object(destination, place)
+            inspect_object(self._target.destination, self._target.place)
         except NotFound:
             return True
         except StoreError:
@@ -242,11 +243,6 @@ class DestinationCheck:
         return False
 
     # -- what may be ours
-
-    def _shows_unproved(self, destination: Destination, place: Location) -> bool:
-        """Say if an object is visible at its place before it is verified: only then may a partial
-        or damaged object of ours be there."""
-        return not destination.staged_locations(place, "")
 
     def _is_older(self, there: Version) -> bool:
         """Say if the object was certainly written before our migration was accepted. Then it is not
@@ -256,16 +252,16 @@ class DestinationCheck:
             return False
         return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
-    def _has_sent(self, destination: Destination, place: Location, there: Version) -> bool:
+    def _has_sent(self, there: Version) -> bool:
         """Say if an earlier attempt may have stored the existing object. If the journal would have
         a note of it, the note decides."""
-        shows = self._shows_unproved(destination, place)
+        shows = self._target.shows_unproved
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
         noted = self._context.plan.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._context.journal is None or self._progress.before is not None
 
-    def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
+    def _may_be_ours(self, there: Version) -> bool:
         """Say if an incomplete object at the place may be a partial or damaged one of ours."""
         was = self._progress.before
         if was is None:
@@ -274,9 +270,9 @@ class DestinationCheck:
             return True
         if was.sent is not None and _is_replaced(was.sent, there):
             return False
-        if not self._shows_unproved(destination, place) or is_same(was.version, there):
+        if not self._target.shows_unproved or is_same(was.version, there):
             return False
-        return not self._is_still_open(destination, place)
+        return not self._is_still_open()
 
     def _may_be_left(self, there: Version) -> bool:
         """Say if the existing object may be one that we stored and never verified: neither its size
@@ -292,22 +288,19 @@ class DestinationCheck:
             return dates[0] == dates[1]
         return not _is_other_version(was.sent, there)
 
-    def _may_be_piece(
-        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
-    ) -> bool:
+    def _may_be_piece(self, there: Version, found: ObjectInfo | None) -> bool:
         """Say if, with if_exists=overwrite, the object may be a partial one of a crashed process:
         its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
         if not context.known.lapsed or context.plan.if_exists is not IfExists.OVERWRITE:
             return False
-        return self._shows_unproved(destination, place) and (
-            None in (size, there.size) or there.size != size
-        )
+        return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
 
-    def _is_still_open(self, destination: Destination, place: Location) -> bool:
+    def _is_still_open(self) -> bool:
         """Say if the store still has the recorded multipart upload. Then it was never completed, so
         the visible object is another writer's."""
         journal = self._context.journal
+        destination, place = self._target.destination, self._target.place
         written = journal.recorded_upload() if journal is not None else None
         if destination.part_limits is None or written is None or not written.upload_id:
             return False
@@ -321,9 +314,7 @@ class DestinationCheck:
             return False
         return True
 
-    def _refuse_other_bytes(
-        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
-    ) -> None:
+    def _refuse_other_bytes(self, there: Version, found: ObjectInfo | None) -> None:
         """Raise IntegrityMismatch if the existing object is not known to be ours, and nothing may
         be overwritten.
 
@@ -331,10 +322,10 @@ class DestinationCheck:
         else it may be an older version by another writer."""
         if not self._context.if_absent:
             return
-        was = self._progress.before
+        was, place = self._progress.before, self._target.place
         ours = was is not None and was.sent is not None and _has_same_tag(was.sent, there)
         fresh = was is not None and was.known and was.version is None
-        if not ours and not (fresh and self._is_beginning(destination, place, there, found)):
+        if not ours and not (fresh and self._is_beginning(there, found)):
             why = "and was empty before" if fresh else "and it is unknown who wrote them"
             error = IntegrityMismatch(
                 f"{place} has other bytes than were sent, {why}",
@@ -346,23 +337,20 @@ class DestinationCheck:
             raise error
         self._progress.replaces = True
 
-    def _is_beginning(
-        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
-    ) -> bool:
+    def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
         """Say if the existing object has only the first bytes of the source, as a broken upload
         leaves them."""
         if there.size == 0:
             return True
         context, pinned = self._context, found.version if found is not None else None
+        destination, place = self._target.destination, self._target.place
         source = context.stores.source(context.plan.source, context.meter)
         try:
             return is_piece(destination, place, source, context.plan.source, pinned, there)
         except CANT_READ:
             return False
 
-    def _skip_if_unchanged(
-        self, place: Location, there: Version, found: ObjectInfo | None
-    ) -> Outcome | None:
+    def _skip_if_unchanged(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return a skip with its reason if the destination has the same object as the source."""
         if (
             found is not None
@@ -374,7 +362,7 @@ class DestinationCheck:
         why = proof_of_equality(found.version, there) if found else None
         if why is None:
             return None
-        return self._skip(place, (why,))
+        return self._skip((why,))
 
     @property
     def _may_be_sent(self) -> bool:
@@ -387,29 +375,24 @@ class DestinationCheck:
         matters = context.journal is not None or context.if_absent
         return matters and progress.attempt > 1 and progress.sendings > 0
 
-    def _skip_if_already_sent(
-        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
-    ) -> Outcome | None:
+    def _skip_if_already_sent(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return the outcome if the destination has the whole object, from an earlier attempt that
         crashed. Nothing is sent.
 
         None if the destination has another object, or may still have the prior one: if only the
         size is proved, the store's own version must differ from the prior version."""
-        if self._context.is_multipart(found, destination):
+        if self._context.is_multipart(found, self._target.destination):
             sent = self._journalled_digests(found)
         else:
             sent, found = self._source_reader.read_again(there)
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
         notes, whole = proof_of_end(found)
-        stored = PutResult(there, place, there.digests)
+        stored = PutResult(there, self._target.place, there.digests)
         notes = (_SENT_BEFORE, *notes)
-        shown = PriorState(
-            known=True
-        )  # the object is from before this attempt, so do not wait for it to appear
         try:
             outcome = self._finalizer.verify_and_publish(
-                destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
+                stored, found, sent, notes, whole=whole, keep=True
             )
         except (IntegrityMismatch, DestinationLost):
             return None

@@ -14,6 +14,7 @@ from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader
+from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
     MetadataUnkept,
@@ -23,9 +24,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
 )
-from relay.ledger.rows import PriorState
-from relay.location import Location
-from relay.stores.interfaces import CopyDestination, Destination, ObjectInfo, PutResult
+from relay.stores.interfaces import CopyDestination, ObjectInfo, PutResult
 
 _COPIED = "server-side copy: no byte passed through relay"
 _UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
@@ -39,21 +38,16 @@ class ServerCopier:
         self,
         context: TransferContext,
         progress: Progress,
+        target: Target,
         source_reader: SourceReader,
         finalizer: Finalizer,
     ) -> None:
-        self._context, self._progress, self._source_reader, self._finalizer = (
-            context,
-            progress,
-            source_reader,
-            finalizer,
-        )
+        self._context, self._progress, self._target = context, progress, target
+        self._source_reader, self._finalizer = source_reader, finalizer
 
-    def copy(
-        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
-    ) -> Outcome | None:
-        """Let the store copy the object over what was there `before`. Return None where the store
-        refuses, or does not describe the source: relay then moves the bytes itself.
+    def copy(self, found: ObjectInfo) -> Outcome | None:
+        """Let the store copy the object. Return None where the store refuses, or does not describe
+        the source: relay then moves the bytes itself.
 
         If the source has no digest of the whole object, the source is read once, so that the copy
         can be verified. Raises PreconditionFailed, retryable StoreErrors, as Source.get, and as
@@ -63,10 +57,10 @@ class ServerCopier:
             return None
         progress.phase, progress.total = "copying", reported.version.size
         try:
-            stored = self._copy(destination, place, reported)
+            stored = self._copy(reported)
         except RelayError as error:
-            if self._may_be_copied(error) and not destination.staged_locations(place, ""):
-                progress.unproved = place
+            if self._may_be_copied(error) and self._target.shows_unproved:
+                progress.unproved = self._target.place
             if (
                 not isinstance(error, StoreError)
                 or error.retryable
@@ -81,12 +75,8 @@ class ServerCopier:
             try:
                 sent = self._source_reader.read_again(reported.version, reported.version)[0] or sent
             except RelayError as error:
-                raise self._finalizer.discard_stored(
-                    error, destination, place, stored
-                ) from error.__cause__
-        return self._finalizer.verify_and_publish(
-            destination, place, stored, reported, sent, (_COPIED,), moved=0, before=before
-        )
+                raise self._finalizer.discard_stored(error, stored) from error.__cause__
+        return self._finalizer.verify_and_publish(stored, reported, sent, (_COPIED,), moved=0)
 
     def _may_be_copied(self, error: RelayError) -> bool:
         """Say if the destination may have the copy in spite of `error`."""
@@ -94,10 +84,10 @@ class ServerCopier:
             return self._progress.parts.may_be_whole(error)
         return may_be_done(error) and not isinstance(error, _UNDONE)
 
-    def _copy(self, destination: Destination, place: Location, found: ObjectInfo) -> PutResult:
+    def _copy(self, found: ObjectInfo) -> PutResult:
         """Request the copy, in parts if the object is larger than COPY_BYTES. Raises as
         CopyDestination.copy and MultipartUpload.run."""
-        context = self._context
+        context, destination, place = self._context, self._target.destination, self._target.place
         absent = context.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             way = context.part_context(place, found, digested=False, copying=True)

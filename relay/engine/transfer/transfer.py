@@ -28,6 +28,7 @@ from relay.engine.transfer.attempt import Attempt
 from relay.engine.transfer.context import ObjectHints, TransferContext
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.readable_accounts import ReadableAccounts
+from relay.engine.transfer.target import Target
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
@@ -255,10 +256,9 @@ class Transfer:
             return False
         if self.plan.if_exists is not IfExists.OVERWRITE:
             return before is not None and not before.assumed
-        destination = self.stores.destination(place, self.meter)
-        return not (
-            context.publishes_atomically(destination) or destination.staged_locations(place, "")
-        )
+        target = Target(context)
+        target.reset()
+        return target.shows_unproved and not target.publishes_atomically
 
     def _classify_failure(self, error: RelayError) -> RelayError:
         """Return the failure, or SourceDigestWrong: if two reads return the same bytes, and they do

@@ -26,6 +26,7 @@ from relay.engine.transfer.expectations import uncompared_digest_notes
 from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader, proof_of_end
+from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
     LeaseLost,
@@ -38,10 +39,9 @@ from relay.errors import (
     StoreError,
 )
 from relay.identity import same_path
-from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Begins, Destination, ObjectInfo, OpenedObject
+from relay.stores.interfaces import Begins, ObjectInfo, OpenedObject, PutResult
 from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 
@@ -56,22 +56,21 @@ class Uploader:
         self,
         context: TransferContext,
         progress: Progress,
+        target: Target,
         source_reader: SourceReader,
         finalizer: Finalizer,
     ) -> None:
-        self._context, self._progress = context, progress
+        self._context, self._progress, self._target = context, progress, target
         self._source_reader, self._finalizer = source_reader, finalizer
 
-    def upload_multipart(
-        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
-    ) -> Outcome | None:
-        """Upload the object in parts, over what was there `before`. Return None if the source
-        ignores ranges; then nothing is at the destination.
+    def upload_multipart(self, found: ObjectInfo) -> Outcome | None:
+        """Upload the object in parts. Return None if the source ignores ranges; then nothing is at
+        the destination.
 
         Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
-        context, progress = self._context, self._progress
-        way = context.part_context(place, found, context.needs_digest)
+        context, progress, target = self._context, self._progress, self._target
+        way = context.part_context(target.place, found, context.needs_digest)
         absent = context.if_absent and not progress.replaces
         progress.parts = parts = MultipartUpload(way, absent, context.journal, vain=progress.vain)
         progress.total, progress.phase = found.version.size, "piping"
@@ -84,85 +83,81 @@ class Uploader:
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
-            if parts.may_be_whole(error) and not destination.staged_locations(place, ""):
-                progress.unproved = place
+            if parts.may_be_whole(error) and target.shows_unproved:
+                progress.unproved = target.place
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
         declared = found.version.digests if context.needs_digest else {}
         notes = uncompared_digest_notes(context.known.promised, declared) + progress.discarded
-        return self._finalizer.verify_and_publish(
-            destination, place, moved.stored, found, sent, notes, before=before
-        )
+        return self._finalizer.verify_and_publish(moved.stored, found, sent, notes)
 
-    def upload_single(
-        self,
-        destination: Destination,
-        place: Location,
-        before: PriorState,
-        opened: OpenedObject,
-        body: Body,
-    ) -> Outcome:
-        """Upload the `body` of the `opened` object in one request, over what was there `before`.
+    def upload_single(self, opened: OpenedObject, body: Body) -> Outcome:
+        """Upload the `body` of the `opened` object in one request.
 
         Raises SameObject if the destination may be the source by another name, as Destination.put,
         SourceUnstable, and as Finalizer.verify_and_publish. The leftovers of a broken upload are
         deleted, or the error says that they may remain."""
-        context = self._context
-        atomic = context.publishes_atomically(destination)
-        if (
-            not atomic
-            and same_path(opened.location, place)
-            and _is_same_version(opened.version, before.version)
-        ):
-            raise _same_object_error(place)
-        body.guard = partial(
-            self._check_before_last_bytes, not destination.staged_locations(place, "")
-        )
-        if body.complete:
-            body.check_guard()  # an empty body has no last byte, so check now
+        self._refuse_to_truncate_source(opened)
+        self._guard_last_bytes(body)
         self._progress.phase = "piping"
         try:
-            begins = self._multipart_factory(destination, opened, body)
-            absent = context.if_absent and not self._progress.replaces
-            stored = destination.put(
-                place, body, opened.metadata, if_absent=absent, token=context.known.token, **begins
-            )
+            stored = self._put(opened, body)
         except RelayError as error:
-            if _is_never_received(body, error):
-                self._progress.note_unsent()
-            shows = (
-                _may_be_whole(body, error)
-                and not destination.staged_locations(place, "")
-                and place.method != "POST"
-            )
-            seen = self._break_upload(
-                FailedUpload(place, before, body.count, body.length), opened, body, atomic, error
-            )
-            if shows and seen:
-                self._progress.unproved = place
+            self._clean_up_put(opened, body, error)
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _length_required_error(error) from None
             raise
+        self._require_stable_source(opened, body, stored)
         notes, ended = proof_of_end(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
+        return self._finalizer.verify_and_publish(stored, opened, sent, notes, whole=ended)
+
+    def _refuse_to_truncate_source(self, opened: OpenedObject) -> None:
+        """Raise SameObject if the destination may be the source by another name: an upload would
+        truncate it before it is read."""
+        target = self._target
+        if target.publishes_atomically or not same_path(opened.location, target.place):
+            return
+        there = target.before.version if target.before is not None else None
+        if _is_same_version(opened.version, there):
+            raise _same_object_error(target.place)
+
+    def _guard_last_bytes(self, body: Body) -> None:
+        """Have the lease checked before the last bytes are sent."""
+        body.guard = partial(self._check_before_last_bytes, self._target.shows_unproved)
+        if body.complete:
+            body.check_guard()  # an empty body has no last byte, so check now
+
+    def _put(self, opened: OpenedObject, body: Body) -> PutResult:
+        """Send the body in one request, or in parts if one request can't hold it. Raises as
+        Destination.put."""
+        context, destination = self._context, self._target.destination
+        return destination.put(
+            self._target.place,
+            body,
+            opened.metadata,
+            if_absent=context.if_absent and not self._progress.replaces,
+            token=context.known.token,
+            **self._multipart_factory(opened, body),
+        )
+
+    def _require_stable_source(self, opened: OpenedObject, body: Body, stored: PutResult) -> None:
+        """Raise SourceUnstable if an earlier read of this version had other bytes; then the stored
+        object is deleted, or reported."""
         try:
             self._source_reader.note_digests(opened, body)
         except SourceUnstable as error:
-            gone = remove_object(destination, stored, error, self._progress.before, context.began)
+            destination, was = self._target.destination, self._progress.before
+            gone = remove_object(destination, stored, error, was, self._context.began)
             if not gone and stored.place is None:
-                self._progress.unproved = place
+                self._progress.unproved = self._target.place
             raise
-        return self._finalizer.verify_and_publish(
-            destination, place, stored, opened, sent, notes, whole=ended, before=before
-        )
 
-    def _multipart_factory(
-        self, destination: Destination, opened: OpenedObject, body: Body
-    ) -> dict[str, Begins]:
+    def _multipart_factory(self, opened: OpenedObject, body: Body) -> dict[str, Begins]:
         """Return the `begins` argument of Destination.put for an object that is uploaded in parts
         from one body: its length is unknown, or too large for one request. Empty for others."""
-        limits = destination.part_limits
+        limits = self._target.destination.part_limits
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
         return {
@@ -180,22 +175,24 @@ class Uploader:
         if shown:
             self._context.meter.commit()
 
-    def _break_upload(
-        self,
-        broken: FailedUpload,
-        opened: OpenedObject,
-        body: Body,
-        atomic: bool,
-        error: RelayError,
-    ) -> bool:
-        """Break a failed upload, and delete its leftovers. Return whether the whole object may
-        still be at the destination. Raises SourceUnstable."""
+    def _clean_up_put(self, opened: OpenedObject, body: Body, error: RelayError) -> None:
+        """Break an upload that failed with `error`, and delete its leftovers. Note what may be at
+        the destination. Raises SourceUnstable."""
+        target = self._target
+        if _is_never_received(body, error):
+            self._progress.note_unsent()
+        is_post = target.place.method == "POST"
+        may_show = _may_be_whole(body, error) and target.shows_unproved and not is_post
         self._progress.close()
         self._source_reader.note_digests(opened, body)
         self._progress.resent += body.count
-        if broken.place.method == "POST" or atomic or _is_unsent(body, error):
-            return True
-        return self._remove_broken_upload(broken, opened.version, error)
+        stays = True
+        if not (is_post or target.publishes_atomically or _is_unsent(body, error)):
+            assert target.before is not None, "the place is inspected before anything is sent"
+            broken = FailedUpload(target.place, target.before, body.count, body.length)
+            stays = self._remove_broken_upload(broken, opened.version, error)
+        if may_show and stays:
+            self._progress.unproved = target.place
 
     def _remove_broken_upload(
         self, broken: FailedUpload, version: Version, error: RelayError

@@ -1,0 +1,63 @@
+"""The target of a transfer: the destination, the object's place there, and the place's prior state.
+
+Decided here: the name of an object whose destination is a folder. Never here: what an upload does
+to the place."""
+
+from __future__ import annotations
+
+from relay.engine.transfer.context import TransferContext
+from relay.errors import InvalidURL
+from relay.file_names import safe_name
+from relay.ledger.rows import PriorState
+from relay.location import Location
+from relay.stores.interfaces import Destination, ObjectInfo
+
+
+class Target:
+    """The target of one transfer. `reset` begins each attempt; the place is complete from then on,
+    or once `name_after` has given a folder the object's name."""
+
+    destination: Destination
+    place: Location
+    before: PriorState | None
+    """The state of the place before this attempt sends a byte; None until it was inspected."""
+
+    def __init__(self, context: TransferContext) -> None:
+        self._context = context
+
+    def reset(self) -> None:
+        """Open the destination again, with nothing known about it."""
+        context = self._context
+        self.destination = context.stores.destination(context.plan.destination, context.meter)
+        self.place, self.before = context.plan.destination, None
+
+    def name_after(self, found: ObjectInfo) -> None:
+        """Complete a place that ends in '/' with the source's name (Content-Disposition, else the
+        last segment). Raises InvalidURL where the source has no safe name."""
+        if not self.is_folder:
+            return
+        source = self._context.plan.source
+        name = safe_name(found.disposition, found.location) or safe_name(None, source)
+        if name is None:
+            raise InvalidURL(
+                "the destination is a folder, and the source has no safe name",
+                pointer="/destination",
+                hint="Give the whole URL of the destination, with the object's name.",
+            )
+        self.place = self.place.named(name)
+
+    @property
+    def is_folder(self) -> bool:
+        """True if the place ends in '/': then it needs an object's name."""
+        return self.place.path.endswith("/")
+
+    @property
+    def publishes_atomically(self) -> bool:
+        """True if an upload that breaks off is never visible at the destination."""
+        return self.destination.publishes_atomically(digested=self._context.needs_digest)
+
+    @property
+    def shows_unproved(self) -> bool:
+        """True if an object is visible at its place before it is verified: only then may a partial
+        or damaged object of ours be there."""
+        return not self.destination.staged_locations(self.place, "")
