@@ -158,7 +158,7 @@ class HttpStore:
             return UnknownObject(error)
         response.body.close()
         self._refuse_folder_at(location, final)
-        self._refuse_variant(location, response.head.get("content-location"))
+        self._refuse_negotiated(location, response.head.get("content-location"))
         if self._is_elsewhere_at(location, final):
             return UnknownObject(self._leads_elsewhere(location, final))
         if self._is_head_uninformative(response.head.status) or (
@@ -169,8 +169,6 @@ class HttpStore:
             raise self._refusal(response, "HEAD", final)
         self._wire.memory.learn(location.origin, known)
         head = response.head
-        if self._side == "destination" and (other := head.get("content-location")):
-            refuse_negotiated(location, other)
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return ObjectInfo(
             self._version(head),
@@ -192,18 +190,18 @@ class HttpStore:
         if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
             raise folder_here(location)
 
-    def _refuse_variant(self, location: Location, reference: str | None) -> None:
-        """Raise KeyCollision if a destination has another object, at `reference`, for an object
-        that does not exist. Apache's MultiViews takes `a.txt` for `a`, for every method: an upload
-        of `a` would overwrite `a.txt` (httpd.apache.org, "Content Negotiation")."""
-        if self._side == "source" or not reference:
+    def _refuse_negotiated(self, location: Location, other: str | None) -> None:
+        """Raise KeyCollision if a destination answers a request for `location` with the object at
+        the path `other`, whose name is the same with an ending. Apache does so for a name that does
+        not exist (httpd.apache.org, mod_negotiation, "MultiViews"), and an upload would overwrite
+        that object."""
+        if self._side == "source" or other is None:
             return
-        path = reference.partition("?")[0]
-        there, here = (segments_of(one)[-1:] for one in (path, location.path))
-        if there and here and there[0].startswith(f"{here[0]}."):
+        theirs, ours = (segments_of(path)[-1:] for path in (other.partition("?")[0], location.path))
+        if ours and theirs and theirs[0].startswith(f"{ours[0]}."):
             raise KeyCollision(
-                f"the server takes {there[0]!a} for {location}, and an upload might overwrite it",
-                hint="Switch its content negotiation off (Apache: Options -MultiViews).",
+                f"the server takes {location} for {theirs[0]!a}, which an upload would overwrite",
+                hint="Turn off MultiViews in Apache (Options -MultiViews).",
             )
 
     def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
@@ -253,7 +251,7 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         try:
             self._refuse_folder_at(location, final)
-            self._refuse_variant(location, response.head.get("content-location"))
+            self._refuse_negotiated(location, response.head.get("content-location"))
             if self._is_elsewhere_at(location, final) and self._is_unlike(
                 response.head, pinned, span
             ):
@@ -633,19 +631,6 @@ def folder_there(location: Location) -> Rejected:
         " destination."
     )
     return Rejected(f"{location} is a folder there", side="destination", hint=hint)
-
-
-def refuse_negotiated(location: Location, other: str) -> None:
-    """Raise Rejected if a destination answers a request for `location` with the object at the path
-    `other`, whose name is the same with an ending. Apache does so for a name that does not exist
-    (httpd.apache.org, mod_negotiation, "MultiViews"), and an upload would overwrite that object."""
-    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
-    if ours and theirs and theirs[0].startswith(f"{ours[0]}."):
-        raise Rejected(
-            f"the server takes {location} for {theirs[0]!a}, which an upload would overwrite",
-            side="destination",
-            hint="Nothing there was changed. Turn off MultiViews in Apache (Options -MultiViews).",
-        )
 
 
 def folder_here(location: Location) -> Rejected:

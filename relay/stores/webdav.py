@@ -47,7 +47,6 @@ from relay.stores.http import (
     HttpStore,
     folder_here,
     folder_there,
-    refuse_negotiated,
 )
 from relay.stores.http_fields import printable
 from relay.stores.index_links import segments_of
@@ -478,7 +477,6 @@ class WebDavStore(HttpStore):
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
             found = self._own_row(response, place)
-            self._refuse_variant(place, path_of(found))
             error, reported = self._row_error(found, place), status_of(found)
             folder, status = error is None and is_folder(found), 207 if error is None else reported
         if folder:
@@ -621,7 +619,7 @@ class WebDavStore(HttpStore):
     def _own_row(self, response: Response, place: Location) -> Element:
         """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
         name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
-        as `_rows` and `refuse_negotiated`."""
+        as `_rows` and `_refuse_negotiated`."""
         with closing(self._rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
@@ -630,8 +628,7 @@ class WebDavStore(HttpStore):
                 side=self._side,
                 retryable=True,
             )
-        if self._side == "destination":
-            refuse_negotiated(place, path_of(found))
+        self._refuse_negotiated(place, path_of(found))
         return found
 
     # -- folders
