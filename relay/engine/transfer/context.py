@@ -78,9 +78,16 @@ class TransferContext:
     """As Progress.remains."""
 
     @property
+    def if_exists(self) -> IfExists:
+        """What to do with an existing object. A POST creates a new object each time, so there is
+        none: what its URL shows is the page that takes uploads."""
+        is_post = self.plan.destination.method == "POST"
+        return IfExists.OVERWRITE if is_post else self.plan.if_exists
+
+    @property
     def if_absent(self) -> bool:
         """True if an existing object must not be overwritten."""
-        return self.plan.if_exists in _IF_ABSENT
+        return self.if_exists in _IF_ABSENT
 
     @property
     def began(self) -> float:

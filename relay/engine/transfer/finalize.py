@@ -84,6 +84,7 @@ class Finalizer:
         assert before is not None, "the place is inspected before anything is sent"
         progress.phase = "verifying"
         reach("before-verify")
+        progress.acknowledged = not keep and stored.place is None
         if not keep and not stored.found:
             self._note_taken(stored)
         try:
@@ -192,7 +193,8 @@ class Finalizer:
         another writer's. Return the error to raise."""
         destination, place = self._target.destination, self._target.place
         failure = self._classify_failure(error)
-        if isinstance(failure, CredentialsWithdrawn) and stored.place is None:
+        is_post = place.method == "POST"
+        if isinstance(failure, CredentialsWithdrawn) and stored.place is None and not is_post:
             return failure  # the object stays: a later attempt need only verify it
         self._progress.resent += moved
         noted = self._progress.to_note
@@ -207,6 +209,8 @@ class Finalizer:
             destination, stored, failure, self._progress.before, self._context.began
         ):
             self._progress.note_absent(place)
+        elif is_post:  # the next attempt does not replace it
+            failure.leave("What was sent", stored.readable or place, "nothing has proved it")
         return failure
 
     def _wait_until_shown(self, stored: PutResult) -> None:

@@ -73,7 +73,7 @@ class DestinationCheck:
         not show whether an object exists."""
         context, progress = self._context, self._progress
         destination, place = self._target.destination, self._target.place
-        asked = context.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        asked = context.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent():
             return PriorState(known=True)
         if (place.method == "POST" or self._target.publishes_atomically) and not asked:
@@ -84,12 +84,7 @@ class DestinationCheck:
             if error.retryable or not self._may_upload_unseen:
                 raise
             before = PriorState(known=False)
-        if (
-            not before.known
-            and context.if_absent
-            and place.method != "POST"
-            and not destination.honours_preconditions(place)
-        ):
+        if not before.known and context.if_absent and not destination.honours_preconditions(place):
             raise undescribed(place)
         was = progress.before.version if progress.before is not None else None
         if before.known and (before.version is None or is_same(was, before.version)):
@@ -141,7 +136,7 @@ class DestinationCheck:
                 return None
         if self._may_be_piece(there, found):
             self._progress.unproved = place
-        match self._context.plan.if_exists:
+        match self._context.if_exists:
             case IfExists.CHANGED:
                 return self._skip_if_unchanged(there, found)
             case IfExists.FAIL:
@@ -157,7 +152,7 @@ class DestinationCheck:
 
         None also where the existing object may be an unfinished one of ours."""
         there = self._existing
-        if self._context.plan.if_exists is not IfExists.CHANGED or there is None:
+        if self._context.if_exists is not IfExists.CHANGED or there is None:
             return None
         if self._has_sent(there) and self._may_be_ours(there):
             return None
@@ -181,8 +176,7 @@ class DestinationCheck:
         progress.note_sending()
         if progress.before is not None:
             return
-        is_post = self._target.place.method == "POST"
-        matters = context.plan.if_exists is not IfExists.OVERWRITE and not is_post
+        matters = context.if_exists is not IfExists.OVERWRITE
         must_note = matters and self._target.shows_unproved
         is_recorded = self._seems_absent() and not context.if_absent
         progress.before = before
@@ -197,11 +191,12 @@ class DestinationCheck:
 
     def on_precondition_failed(self, error: PreconditionFailed) -> Outcome:
         """Handle a 412 to the upload as `if_exists` says: return a skip, or raise AlreadyExists or
-        `error` itself.
+        `error` itself, if it came after the destination had acknowledged our object.
 
         Raises Unavailable if the object may come from an earlier attempt of ours, or if there is
         none: the next attempt inspects the destination."""
-        if error.side != "destination" or not self._context.if_absent:
+        is_refusal = error.side == "destination" and not self._progress.acknowledged
+        if not is_refusal or not self._context.if_absent:
             raise error
         place = self._target.place
         self._progress.remains |= error.remains  # keep its leftovers, however it is handled
@@ -221,7 +216,7 @@ class DestinationCheck:
                     " documentation may explain it."
                 ),
             ) from None
-        if self._context.plan.if_exists is IfExists.FAIL:
+        if self._context.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._skip()
 
@@ -258,7 +253,7 @@ class DestinationCheck:
         shows = self._target.shows_unproved
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
-        noted = self._context.plan.if_exists is not IfExists.OVERWRITE and shows
+        noted = self._context.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._context.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, there: Version) -> bool:
@@ -292,7 +287,7 @@ class DestinationCheck:
         """Say if, with if_exists=overwrite, the object may be a partial one of a crashed process:
         its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
-        if not context.known.lapsed or context.plan.if_exists is not IfExists.OVERWRITE:
+        if not context.known.lapsed or context.if_exists is not IfExists.OVERWRITE:
             return False
         return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
 
@@ -401,7 +396,7 @@ class DestinationCheck:
     def _is_new(self, there: Version) -> bool:
         """Say if the existing object is certainly not the prior one."""
         was = self._progress.before
-        if self._context.plan.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
+        if self._context.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
             return True
         if was is None or not was.known or was.assumed:
             return False

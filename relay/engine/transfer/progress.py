@@ -38,6 +38,8 @@ class Progress:
     """True if this transfer may have written `before` to the journal."""
     sends: bool = False
     """True if this attempt may have sent bytes."""
+    acknowledged: bool = False
+    """True if the destination has acknowledged the object of this attempt at its own place."""
     sendings: int = 0
     """Number of attempts that may have sent bytes, including those of crashed processes."""
     replaces: bool = False
@@ -75,6 +77,7 @@ class Progress:
         self.attempt += 1
         self.phase = "opening"
         self.parts, self.copied, self.replaces, self.sends = None, 0, False, False
+        self.acknowledged = False
 
     def note_sending(self) -> None:
         """Note that this attempt is about to send bytes."""

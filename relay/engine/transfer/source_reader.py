@@ -265,11 +265,13 @@ class SourceReader:
     ) -> tuple[Sent | None, OpenedObject]:
         """Read the source, or its version `pinned`, without sending it. Return its length and
         digests, or None without reading if it has another length than `there`. Raises as
-        `open_body`."""
-        opened, body = self.open_body(
-            ObjectInfo(pinned, self._context.plan.source) if pinned else None
-        )
+        `open_body`. A body that is open already stays the attempt's own."""
+        progress = self._progress
+        before = progress.body, progress.total
         try:
+            opened, body = self.open_body(
+                ObjectInfo(pinned, self._context.plan.source) if pinned else None
+            )
             if None not in (body.length, there.size) and body.length != there.size:
                 return None, opened
             if body.digester is None:
@@ -277,8 +279,8 @@ class SourceReader:
             drain(body)
             return Sent(body.count, body.digests, opened.version.digests), opened
         finally:
-            self._progress.close()
-            self._progress.body, self._progress.total = None, None
+            progress.close()
+            progress.body, progress.total = before
 
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
         """Keep the digests of a whole read of this version. Raises SourceUnstable if an earlier

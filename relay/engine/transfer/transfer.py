@@ -275,11 +275,12 @@ class Transfer:
 
     def _add_remains(self, outcome: Outcome) -> Outcome:
         """Add the leftovers of earlier attempts to the outcome. Those at the object's own place are
-        omitted, since the object has replaced them."""
+        omitted, since the object has replaced them, unless each attempt creates another one."""
+        is_post = self.plan.destination.method == "POST"
         left = {
             place: text
             for place, text in self._progress.remains.items()
-            if place != str(outcome.destination)
+            if is_post or place != str(outcome.destination)
         }
         if not left:
             return outcome

@@ -33,6 +33,7 @@ from relay.errors import (
     LengthRequired,
     PreconditionFailed,
     RangeIgnored,
+    RedirectRefused,
     RelayError,
     SameObject,
     SourceUnstable,
@@ -182,17 +183,24 @@ class Uploader:
         if _is_never_received(body, error):
             self._progress.note_unsent()
         is_post = target.place.method == "POST"
-        may_show = _may_be_whole(body, error) and target.shows_unproved and not is_post
         self._progress.close()
-        self._source_reader.note_digests(opened, body)
         self._progress.resent += body.count
         stays = True
         if not (is_post or target.publishes_atomically or _is_unsent(body, error)):
             assert target.before is not None, "the place is inspected before anything is sent"
             broken = FailedUpload(target.place, target.before, body.count, body.length)
             stays = self._remove_broken_upload(broken, opened.version, error)
-        if may_show and stays:
-            self._progress.unproved = target.place
+        if stays and _may_be_whole(body, error):
+            if is_post:  # the next attempt does not replace it
+                why = "its answer does not say if it was stored"
+                error.leave("What was sent", target.place, why)
+            elif target.shows_unproved:
+                self._progress.unproved = target.place
+        try:
+            self._source_reader.note_digests(opened, body)
+        except SourceUnstable as unstable:
+            unstable.keep(error.remains)
+            raise
 
     def _remove_broken_upload(
         self, broken: FailedUpload, version: Version, error: RelayError
@@ -244,8 +252,10 @@ def _is_unsent(body: Body, error: RelayError) -> bool:
 
 
 def _may_be_whole(body: Body, error: RelayError) -> bool:
-    """Say if the destination may have stored the whole object in spite of `error`."""
-    return body.complete and not _is_unsent(body, error) and may_be_done(error)
+    """Say if the destination may have stored the whole object in spite of `error`. A redirect may
+    lead to the page of the stored object (RFC 9110 section 15.4.4)."""
+    answered = may_be_done(error) or isinstance(error, RedirectRefused)
+    return body.complete and not _is_unsent(body, error) and answered
 
 
 def _same_object_error(place: Location) -> SameObject:

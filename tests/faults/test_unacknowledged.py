@@ -1,0 +1,149 @@
+"""An object of ours that nothing has proved is neither an existing object nor forgotten, whatever
+the answer to its upload was."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from relay.errors import (
+    IntegrityMismatch,
+    PreconditionFailed,
+    RedirectRefused,
+    SourceUnstable,
+)
+from relay.receipt import State
+from tests.conftest import Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, asked, sending, serving
+from tests.faults.plain_shelf import Shelf, empty
+from tests.scripted import Peer, Talk
+
+
+class Nodes(Shelf):
+    """Each answer comes from another node, whose entity tags have an inode of its own."""
+
+    inodes = count()
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if b"\r\nIf-Match: " in request:
+            talk.send(empty(412))
+            return True
+        return super()._other(talk, method, path, request)
+
+    @staticmethod
+    def _tag(data: bytes) -> bytes:
+        return b'ETag: "%d"\r\n' % next(Nodes.inodes)
+
+
+@pytest.mark.parametrize("tells_put", [False, True])
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_could_not_be_read_back_is_no_existing_object(
+    engine: Engine, if_exists: str, tells_put: bool
+) -> None:
+    """It may be damaged. The 412 came after the upload, and did not refuse it."""
+    shelf = Nodes(tells_put=tells_put, damages=lambda data: data[:-1] + b"!")
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+        with pytest.raises(PreconditionFailed) as caught:
+            engine.migrate(source.url("/a"), there.url("/a"), if_exists=if_exists)
+        assert caught.value.remains.keys() == {there.url("/a")}
+
+
+class Form:
+    """A page that takes uploads by POST; `answers` are given to the first ones."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers, self.methods = list(answers), list[bytes]()
+
+    def __call__(self, talk: Talk) -> None:
+        for request, _ in asked(talk):
+            method = request.split()[0]
+            self.methods.append(method)
+            if method != b"POST":
+                talk.send(empty(200))
+            elif not self.answers:
+                talk.send(empty(201))
+            elif answer := self.answers.pop(0):
+                talk.send(answer)
+            else:
+                return talk.reset()
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
+def test_the_page_that_takes_uploads_is_no_existing_object(engine: Engine, if_exists: str) -> None:
+    form = Form()
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
+        outcome = engine.migrate(
+            source.url("/a"), there.url("/upload"), method="POST", if_exists=if_exists
+        )
+    assert (outcome.state, form.methods) == (State.UNVERIFIED, [b"POST"])
+
+
+@pytest.mark.parametrize("answer", [b"", empty(502)], ids=["lost", "502"])
+def test_a_post_that_is_sent_again_names_what_the_first_one_may_have_stored(
+    patient: Engine, answer: bytes
+) -> None:
+    form = Form(answer)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
+        outcome = patient.migrate(source.url("/a"), there.url("/upload"), method="POST")
+        assert outcome.remains.keys() == {there.url("/upload")}
+    assert form.methods == [b"POST"] * 2
+    assert outcome.receipt is not None
+    assert any("may remain" in note for note in outcome.receipt.notes)
+
+
+@pytest.mark.parametrize("status", [302, 303])
+def test_a_post_that_is_answered_with_another_page_names_what_it_may_have_stored(
+    engine: Engine, status: int
+) -> None:
+    seen = b"HTTP/1.1 %d X\r\nLocation: /done\r\nContent-Length: 0\r\n\r\n" % status
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form(seen)) as there:
+        with pytest.raises(RedirectRefused) as caught:
+            engine.migrate(source.url("/a"), there.url("/upload"), method="POST")
+        assert caught.value.remains.keys() == {there.url("/upload")}
+
+
+class Losing(Shelf):
+    """The first upload is refused; the next ones are stored, and their answers lost."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        body = talk.body(len(DATA))
+        if self.methods.count(b"PUT") == 1:
+            talk.send(empty(503))
+            return True
+        self.objects[path] = body
+        talk.reset()
+        return False
+
+
+def test_an_unstable_source_names_what_its_last_upload_may_have_stored(patient: Engine) -> None:
+    reads = count()
+
+    def changing(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[:-1] + bytes([next(reads)]))
+
+    shelf = Losing()
+    with Peer(serving(Cloud(), changing)) as source, Peer(shelf) as there:
+        with pytest.raises(SourceUnstable) as caught:
+            patient.migrate(source.url("/a"), there.url("/a"))
+        assert caught.value.remains.keys() == {there.url("/a")}
+    assert shelf.methods.count(b"PUT") == 2
+
+
+class Once(Shelf):
+    """The first upload is damaged, and its answer lost."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        if self.methods.count(b"PUT") > 1:
+            return super()._put(talk, path, request)
+        self.objects[path] = talk.body(len(DATA))[:-1] + b"!"
+        talk.reset()
+        return False
+
+
+def test_a_source_that_is_read_twice_is_let_go_of_twice(patient: Engine) -> None:
+    """A folder takes the name of an open source, which is read again to be compared."""
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Once()) as there:
+        with pytest.raises(IntegrityMismatch):
+            patient.migrate(source.url("/a"), there.url("/"), if_exists="skip")
+    patient.assert_nothing_left()
