@@ -396,6 +396,25 @@ def test_an_endless_or_invalid_bucket_listing_is_refused(
             list(store(wire, place).list(place))
 
 
+def test_the_empty_last_page_of_an_old_server_shows_the_requested_marker(wire: Wire) -> None:
+    """A server without `list-type=2` need not say IsTruncated: the page after the last one is
+    empty but for the marker."""
+
+    def pages(talk: Talk) -> None:
+        while request := talk.head():
+            row = (
+                "" if b"marker=a" in request else "<Contents><Key>a</Key><Size>1</Size></Contents>"
+            )
+            marker = "a" if b"marker=a" in request else ""
+            talk.send(
+                reply(200, f"<ListBucketResult><Marker>{marker}</Marker>{row}</ListBucketResult>")
+            )
+
+    with Peer(pages) as peer:
+        place = bucket_at(peer)
+        assert [entry.name for entry in store(wire, place).list(place)] == ["a"]
+
+
 # -- the command
 
 

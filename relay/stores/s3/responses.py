@@ -179,9 +179,13 @@ _UNENCODED: Final = re.compile(
 PAGE_ROWS: Final = 10_000
 """Maximum number of rows of one page of a listing. No number is requested; a thousand is usual."""
 
-SHOWN: Final = frozenset({"Name", "IsTruncated", "KeyCount"})
-"""Elements of which an empty page has at least one: S3 sends all three, ListObjects and every
-dialect the first two."""
+SHOWN: Final = frozenset(
+    {"Name", "Prefix", "IsTruncated", "KeyCount", "MaxKeys"}
+    | {"Marker", "StartAfter", "ContinuationToken"}
+)
+"""Elements of which an empty page has at least one (ListObjects and ListObjectsV2, "Response
+Elements"). Most servers send `Name` and `IsTruncated`; a server of the first form may send only the
+`Marker` of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
