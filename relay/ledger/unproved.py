@@ -115,9 +115,9 @@ def adopt_unproved(connection: Connection, id: str) -> None:
 def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     """Adopt the states in `left`, by name, except where a transfer has recorded its own."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
-    for row in connection.execute(
-        select(transfers).where(ours, has_name(connection, list(left)))
-    ).all():
+    query = select(transfers).where(ours, has_name(connection, list(left)))
+    # The rows are locked before they are read: another worker may claim one in this moment.
+    for row in connection.execute(query.order_by(transfers.c.id).with_for_update()).all():
         kept, new = PriorState.from_text(row.before), PriorState.from_text(left.get(row.name))
         if new is None or (kept is not None and kept.noted):
             continue

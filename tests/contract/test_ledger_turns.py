@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Count, Settlement, UploadRecord
+from relay.ledger.rows import Claim, Count, Listed, PriorState, Settlement, UploadRecord
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
 
@@ -320,6 +321,34 @@ def test_a_claim_during_a_cancel_is_counted_once(
     assert states(one, id) == ["queued"] * 3
     one.settle([verified(claim) for claim in one.claim(3)])
     assert [migration.state for migration in one.finish()] == ["succeeded"]
+
+
+def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -> None:
+    """The resumed migration adopts a state for an object that another worker claims meanwhile."""
+    one, two, dsn = pair
+    ids = []
+    for if_exists in ("skip", "changed"):
+        spec = replace(TREE, options={"recursive": True, "if_exists": if_exists})
+        ids.append(one.create(spec)[0].id)
+        listing = one.claim_listing()
+        assert listing is not None
+        one.add_page(listing, [Listed("x", 5)], "x")
+        one.end_listing(listing)
+    (claim,) = one.claim(1, only=ids[0])
+    one.settle([Settlement(claim, "hand_back")])
+    one.act(ids[0], "pause")
+    (claim,) = one.claim(1, only=ids[1])
+    one.note_prior_states([(claim, PriorState(known=True))])
+    one.settle([Settlement(claim, "failed")])
+    with psycopg.connect(dsn) as other:
+        claimed = "UPDATE transfers SET state = 'running', owner = %s, fence = fence + 1"
+        other.execute(f"{claimed} WHERE migration_id = %s", (two.who.id, ids[0]))
+        with beside(lambda: one.act(ids[0], "resume")) as found:
+            await_waiting(dsn)
+            other.commit()
+    assert [migration.state for migration in found] == ["running"]
+    (row,) = two.page(ids[0])
+    two.check_claim(replace(claim, id=row.id, migration_id=ids[0], fence=2))
 
 
 def test_a_retry_keeps_credentials_that_were_about_to_go(
