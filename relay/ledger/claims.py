@@ -134,7 +134,10 @@ def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
     if not gone and not strays:
         return 0
     count = _requeue(connection, [*(row.id for row in gone), *strays], "lapse")
-    if any(row.host == who.host and row.boot != who.boot for row in gone):
+    # SQLite's file is on the machine of its workers, which may have another name since it started
+    # again: a container's name often changes. Or the file is a copy from another machine.
+    here = [row for row in gone if database.sqlite or row.host == who.host]
+    if any(row.boot != who.boot for row in here):
         distrust_recent_commits(connection)
     for row in gone:
         as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
