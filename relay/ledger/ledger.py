@@ -280,9 +280,9 @@ class Ledger:
 
     # -- listings
 
-    def release_unknown_listings(self) -> None:
+    def release_unknown_listings(self, doubted: bool) -> None:
         """As listings.release_unknown_listings."""
-        self.database.run(lambda c: listings.release_unknown_listings(c, self.who))
+        self.database.run(lambda c: listings.release_unknown_listings(c, self.who, doubted))
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
         """As listings.claim_listing; reads first."""
@@ -297,8 +297,10 @@ class Ledger:
         self.database.run(lambda c: listings.learn_empty(c, self.who, listing, empty))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
-        """As listings.add_page."""
-        return self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
+        """As listings.add_page. The listing then holds by its next fence."""
+        wanted = self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
+        listing.fence += 1
+        return wanted
 
     def unknown_names(self, id: str, names: Sequence[str]) -> set[str]:
         """As listings.unknown_names."""

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import SUSPECT, WorkerId, in_chunks
+from relay.ledger.claims import DOUBTED, SUSPECT, WorkerId, in_chunks
 from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.folded_names import folded_digest, mark_folded
 from relay.ledger.migrations import of_kind, write_event
@@ -82,8 +82,8 @@ def add_page(
     """Write a page of objects, and the cursor behind it. Return False if the migration is paused or
     cancelled, so that the listing must stop; a page of a cancelled migration is not written.
 
-    Raises LeaseLost."""
-    row = _change(connection, who, listing, {"listing_owner": who.id})
+    Raises LeaseLost, also if the ledger has lost an earlier page: each page raises the fence."""
+    row = _change(connection, who, listing, {"listing_fence": listing.fence + 1})
     if row.state == "cancelled":
         # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
@@ -162,10 +162,14 @@ def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -
     _change(connection, who, listing, {"listing": "due", "listing_owner": None})
 
 
-def release_unknown_listings(connection: Connection, who: WorkerId) -> None:
-    """Release every listing that the ledger holds for this worker, which lists nothing now."""
+def release_unknown_listings(connection: Connection, who: WorkerId, doubted: bool) -> None:
+    """Release every listing that the ledger holds for this worker, which lists nothing now. If it
+    is `doubted` that the ledger has every page of it, the objects that are listed next may have
+    been claimed before."""
     ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == "running")
-    connection.execute(update(migrations).where(ours).values(listing="due", listing_owner=None))
+    fence = migrations.c.listing_fence + (DOUBTED if doubted else 0)
+    released = {"listing": "due", "listing_owner": None, "listing_fence": fence}
+    connection.execute(update(migrations).where(ours).values(**released))
 
 
 def _change(

@@ -51,11 +51,7 @@ def note_listing(
     unchanged, and so is a migration that does not run: its column has the error for which it was
     paused."""
     table = migrations.c
-    ours = (
-        (table.id == listing.migration_id)
-        & (table.listing_owner == owner)
-        & (table.listing_fence == listing.fence)
-    )
+    ours = (table.id == listing.migration_id) & (table.listing_owner == owner)
     error = None if trouble is None else json.dumps(trouble)
     row = update(migrations).where(ours, table.listing == "running", table.state == "running")
     connection.execute(row.values(error=error))

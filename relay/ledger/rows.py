@@ -151,12 +151,14 @@ class Listed:
     it was made printable. May be a secret; only a keyed hash of it is stored."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Listing:
     """The right to list a migration's source, from `cursor` on."""
 
     migration_id: str
     fence: int
+    """Its claim, and the pages written since: if the ledger loses the commit of a page, no later
+    page can be written."""
     cursor: str | None
     renewed: int = 0
     """The migration's `renewed`, when this listing was claimed."""

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, select, update
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
+from relay.ledger.schema import migrations, runners, tallies, transfers
 from relay.receipt import Version
 from tests.ledgers import (
     OBJECT,
@@ -292,10 +293,14 @@ def test_only_the_holder_of_a_listing_learns_of_emptiness(
 # -- what the database may have lost
 
 
-def test_f74_a_reboot_forgets_the_state_of_the_destination(
-    opened: Opened,
-) -> None:
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host: str) -> None:
+    """Also where the container, or the machine, that opens SQLite's file has another name now."""
     one = opened(boot="earlier")
+    if host == "elsewhere":
+        if not one.database.sqlite:
+            pytest.skip("a machine that is lost elsewhere loses no commit of PostgreSQL")
+        one.database.run(lambda c: c.execute(update(runners).values(host=host)))
     id = tree(one, 5)
     learn_empty(one, id, True)
     single, _ = one.create(OBJECT)
@@ -356,12 +361,47 @@ def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> No
     first = ledger.claim_listing()
     assert first is not None
     assert ledger.claim_listing() is None
-    ledger.release_unknown_listings()
+    ledger.release_unknown_listings(True)
     second = ledger.claim_listing()
     assert second is not None
     assert second.fence > first.fence
     with pytest.raises(LeaseLost):
         ledger.add_page(first, [Listed("a", 1)], "a")
+
+
+def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None:
+    """As after the failover of a database whose copy lacks the newest commits."""
+    ledger = opened()
+    id = ledger.create(TREE)[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed("a", 5)], "a")
+    columns = (migrations.c.cursor, migrations.c.entries, migrations.c.listing_fence)
+    older = ledger.database.run(lambda c: c.execute(select(*columns)).one()._asdict())
+    ledger.add_page(listing, [Listed("b", 5)], "b")
+
+    def lose(connection: Connection) -> None:
+        connection.execute(delete(transfers).where(transfers.c.name == "b"))
+        connection.execute(update(tallies).values(objects=1, bytes=5))
+        connection.execute(update(migrations).values(**older))
+
+    ledger.database.run(lose)
+    with pytest.raises(LeaseLost):
+        ledger.add_page(listing, [Listed("c", 5)], "c")
+    with pytest.raises(LeaseLost):
+        ledger.end_listing(listing)
+    ledger.release_unknown_listings(True)
+    again = ledger.claim_listing()
+    assert again is not None
+    assert again.cursor == "a"
+    ledger.add_page(again, [Listed("b", 5), Listed("c", 5)], "c")
+    ledger.end_listing(again)
+    assert {claim.name: claim.fence for claim in ledger.claim(5)} == {
+        "a": 1,
+        "b": FORGOTTEN + 1,
+        "c": FORGOTTEN + 1,
+    }
+    assert states(ledger, id) == ["running"] * 3
 
 
 def test_f76_an_acceptance_without_an_answer_is_found_by_key(

@@ -15,7 +15,14 @@ from relay.engine.migration_request import MigrationJob
 from relay.engine.retries import PendingRetry, listing_trouble
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
-from relay.errors import LeaseLost, LedgerFailed, LedgerRefused, RelayError, Unauthenticated
+from relay.errors import (
+    LeaseLost,
+    LedgerBusy,
+    LedgerFailed,
+    LedgerRefused,
+    RelayError,
+    Unauthenticated,
+)
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
@@ -55,22 +62,25 @@ class Lister:
 
     def run(self) -> None:
         """List trees until `over` is set; a listing that is not complete then is handed back."""
-        doubtful = False
+        failure: RelayError | None = None
         while not self.over.is_set():
             try:
-                if doubtful:  # the ledger may have committed a claim or a page before it failed
-                    self.ledger.release_unknown_listings()
-                    doubtful = False
+                if failure is not None:
+                    # The ledger may have committed a claim or a page before it failed, and may have
+                    # lost a page since. LedgerBusy changed nothing.
+                    self.ledger.release_unknown_listings(not isinstance(failure, LedgerBusy))
+                    failure = None
                 listing = self.ledger.claim_listing(self.only, self.is_alone())
                 if listing is not None:
                     self.is_suspect = listing.lapses >= SUSPECT
                     self._list(listing.migration_id, listing)
                     continue
-            except LeaseLost:
+            except LeaseLost as error:
+                failure = error
                 continue
             except LedgerFailed as error:
                 self.failed(error)
-                doubtful = True
+                failure = error
             finally:
                 self.is_suspect = False
             self.over.wait(LOOK_SECONDS)
