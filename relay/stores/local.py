@@ -61,6 +61,7 @@ from relay.stores.local_files import (
     open_settled,
     scan_folder,
     stat_regular,
+    still_listed,
     version_of,
 )
 from relay.stores.local_folders import Folders
@@ -371,22 +372,19 @@ class LocalStore:
                 yield Entry(folder, error=failed)
 
     def _scanned(self, location: Location, folder: Path) -> Iterator[Entry]:
-        """Yield the entries of one folder, ordered by name. Raises OSError, and RelayError."""
+        """Yield the entries of one folder, ordered by name, and last those that could not be found
+        at first. A name that was removed meanwhile is left out. Raises OSError, and RelayError."""
         folders = folders_of(location)
         descriptor, names = in_native_thread(partial(names_in, folders, folder))
+        scan = partial(scan_folder, folders, folder, descriptor)
+        failed, side = self._to_relay_error, self._side
+        missing: list[str] = []
         try:
             while some := list(islice(names, SCANNED)):
-                yield from in_native_thread(
-                    partial(
-                        scan_folder,
-                        folders,
-                        folder,
-                        descriptor,
-                        some,
-                        self._to_relay_error,
-                        self._side,
-                    )
-                )
+                yield from in_native_thread(partial(scan, some, failed, side, missing))
+            if missing:
+                some = in_native_thread(partial(still_listed, descriptor, missing))
+                yield from in_native_thread(partial(scan, some, failed, side))
         finally:
             os.close(descriptor)
 

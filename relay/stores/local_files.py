@@ -290,18 +290,42 @@ def scan_folder(
     names: Iterable[str],
     failed: Failed,
     side: Side,
+    missing: list[str] | None = None,
 ) -> list[Entry]:
     """Return the entries for some names of an open folder. A name that can't be moved becomes an
-    entry with an error. Left out are names that were removed meanwhile and, at a destination,
-    temporary names."""
-    found = (_entry(folders, folder, descriptor, name, failed, side) for name in names)
+    entry with an error. At a destination temporary names are left out. Names that don't exist are
+    appended to `missing`; without it they are entries with an error."""
+    found: list[Entry | None] = []
+    for name in names:
+        try:
+            found.append(_entry(folders, folder, descriptor, name, failed, side))
+        except FileNotFoundError as error:
+            if missing is not None:
+                missing.append(name)
+            else:
+                found.append(Entry(_name_of(name), error=failed(error, _name_of(name))))
     return [entry for entry in found if entry is not None]
+
+
+def still_listed(descriptor: int, names: Iterable[str]) -> list[str]:
+    """Return those of some names that an open folder still lists, in order: they were not removed.
+    SMB lists names that Linux can't open, as those that end in a dot or a blank. Raises OSError."""
+    try:
+        return sorted(set(names).intersection(os.listdir(descriptor)))
+    except FileNotFoundError:  # the folder itself was removed
+        return []
+
+
+def _name_of(raw: str) -> str:
+    return os.fsencode(raw).decode(*UTF_8)
 
 
 def _entry(
     folders: Folders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side
 ) -> Entry | None:
-    name, linked = os.fsencode(raw).decode(*UTF_8), False
+    """Return the entry of a name, or None for a temporary name at a destination. Raises
+    FileNotFoundError if there is nothing of that name."""
+    name, linked = _name_of(raw), False
     try:
         found = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
@@ -323,9 +347,9 @@ def _entry(
                     f"{_special_kind(found.st_mode)} is not a file", "Only files can be moved."
                 ),
             )
-    except FileNotFoundError as error:
-        return Entry(name, error=failed(error, name)) if linked else None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not linked:
+            raise
         return Entry(name, error=failed(error, name))
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
     return (

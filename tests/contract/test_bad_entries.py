@@ -3,8 +3,10 @@ and moves."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,37 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     assert next(entries).name == "00"
     del entries
     assert len(os.listdir("/proc/self/fd")) == opened
+
+
+def test_a_listed_name_that_can_not_be_found_is_not_left_out(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount of SMB lists names that Linux can't open; others are removed meanwhile."""
+    folder = tmp_path / "from"
+    folder.mkdir()
+    for name in ("a", "dot.", "gone", "late"):
+        (folder / name).write_bytes(b"1")
+    stat, late = os.stat, {"late"}  # it is written again meanwhile
+
+    def look(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        if path == "gone":
+            (folder / "gone").unlink(missing_ok=True)
+        if path == "dot." or path in late:
+            late.discard(path)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return stat(path, *args, **more)
+
+    monkeypatch.setattr(local_files.os, "stat", look)
+    store = LocalStore(wire, "source", Watchdog(Limits()))
+    place = local_location(folder, destination=False).folder()
+    found = {entry.name: entry.error for entry in store.list(place)}
+    assert isinstance(found.pop("dot."), NotFound)
+    assert found == {"a": None, "late": None}
+    monkeypatch.setattr(local, "SCANNED", 1)
+    entries = store.list(place)
+    assert next(entries).name == "a"
+    shutil.rmtree(folder)
+    assert not list(entries)
 
 
 def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
