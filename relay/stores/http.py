@@ -40,6 +40,7 @@ from relay.receipt import Version
 from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
 from relay.stores.folders import walk_folders
 from relay.stores.http_fields import (
+    ENCODED,
     content_range,
     is_transcoded,
     printable,
@@ -111,9 +112,6 @@ ERRORS: Mapping[int, type[StoreError]] = {
 PAGE_BYTES = 16 << 20
 """Maximum size of one page of a listing, in bytes, if the protocol has pages: a thousand names of a
 kilobyte, and the same size again for markup."""
-ENCODED = ("Accept-Encoding", "gzip")
-"""Asks Google Cloud Storage for the stored bytes; without this field it decompresses gzip
-objects."""
 
 
 class HttpStore:

@@ -15,6 +15,11 @@ from relay.wire.http1 import Fields, Head
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 
 
+ENCODED = ("Accept-Encoding", "gzip")
+"""Asks Google Cloud Storage for the stored bytes; without this field it decompresses gzip
+objects."""
+
+
 def is_transcoded(head: Head) -> bool:
     """Say if Google Cloud Storage decompressed the object: the bytes are then not the stored ones,
     and don't match its hash (cloud.google.com, "Transcoding of gzip-compressed files")."""

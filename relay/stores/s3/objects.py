@@ -15,7 +15,7 @@ from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejecte
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.http_fields import printable, strong_tag
+from relay.stores.http_fields import ENCODED, is_transcoded, printable, strong_tag
 from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
@@ -46,7 +46,7 @@ class Objects:
         """As Source.head; S3 answers HEAD by the same rules as GET. Remembers that HEAD of a
         destination's bucket gives an answer."""
         client = self._client
-        response = client.send("HEAD", location, self._asked())
+        response = self._read("HEAD", location, self._asked())
         response.body.close()
         if response.head.status != 200:
             error = client.refusal(response, "HEAD", location)
@@ -71,7 +71,7 @@ class Objects:
         written meanwhile."""
         if pinned is not None and pinned.id is not None:
             location = at_version(location, pinned.id)
-        response = self._client.send("GET", location, self._asked() + read_fields(pinned, span))
+        response = self._read("GET", location, self._asked() + read_fields(pinned, span))
         status = response.head.status
         if span is not None and status in (200, 206, 416):
             return self._answer(response, location).open_range(pinned, span)
@@ -99,6 +99,14 @@ class Objects:
         if response.head.status not in DELETED:
             raise self._client.refusal(response, "DELETE", location)
         response.body.close()
+
+    def _read(self, method: str, location: Location, fields: Fields) -> Response:
+        """Send a HEAD or GET; once more for the stored bytes if the server decompressed them."""
+        response = self._client.send(method, location, fields)
+        if not is_transcoded(response.head):
+            return response
+        response.body.close()
+        return self._client.send(method, location, (*fields, ENCODED))
 
     def _asked(self) -> Fields:
         """Return the fields of a read: at a destination no cache may answer it (RFC 9111 section
