@@ -7,6 +7,7 @@ parts don't matter."""
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -433,3 +434,50 @@ def test_f26_a_401_is_final_where_nothing_can_be_refreshed(engine: Engine) -> No
         with pytest.raises(Unauthenticated):
             patient(engine).migrate(there.url(), peer.url("/b"))
     assert cloud.methods.count(b"GET") == 1
+
+
+# -- a bucket that keeps versions
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "denied"])
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["same", "replaced"])
+def test_a_version_that_may_not_be_read_by_its_id_is_pinned_by_its_tag(
+    engine: Engine, allowed: bool, is_replaced: bool
+) -> None:
+    """A policy may allow GetObject, and not GetObjectVersion. Each version is one object."""
+    versions, asked = {b"v1": OLD, b"v2": NEW}, []
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            now = b"v2" if is_replaced and any(b"GET" in one for one in asked) else b"v1"
+            asked.append(request.partition(b"\r\n")[0])
+            named = b"versionId=" in asked[-1]
+            if named and not allowed:
+                talk.send(refusal(403, "AccessDenied"))
+                continue
+            now = b"v1" if named else now
+            tag = b'"%s"' % now
+            if b"\r\nIf-Match: " in request and b"\r\nIf-Match: " + tag not in request:
+                talk.send(refusal(412, "PreconditionFailed"))
+                continue
+            data = versions[now]
+            span = re.search(rb"\r\nRange: bytes=([0-9]+)-([0-9]+)", request)
+            first, last = map(int, span.groups()) if span else (0, SIZE - 1)
+            lines = [
+                b"HTTP/1.1 206 X\r\nContent-Range: bytes %d-%d/%d" % (first, last, SIZE)
+                if span
+                else b"HTTP/1.1 200 X",
+                b"Content-Length: %d" % (last - first + 1),
+                b"ETag: " + tag,
+                b"x-amz-version-id: " + now,
+                b"Accept-Ranges: bytes\r\n\r\n",
+            ]
+            talk.send(
+                b"\r\n".join(lines), b"" if request[:4] == b"HEAD" else data[first : last + 1]
+            )
+
+    bucket = Bucket()
+    with Peer([script] * 40) as there, Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(place(there), place(peer))
+    assert outcome.state is State.VERIFIED
+    assert bucket.whole == (NEW if is_replaced and not allowed else OLD)

@@ -68,9 +68,25 @@ class Objects:
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
         """As Source.get. A pinned version with an id is read by that id, even if a newer one was
-        written meanwhile."""
-        if pinned is not None and pinned.id is not None:
-            location = at_version(location, pinned.id)
+        written meanwhile. An id needs a permission of its own (docs.aws.amazon.com, "GetObject"):
+        without that, the entity tag pins the version."""
+        if pinned is None or pinned.id is None:
+            return self._get(location, pinned, span)
+        quirks, current = self._client.quirks(location), location.with_target(location.path)
+        if pinned.strong_etag is not None and quirks.has(quirks.unversioned):
+            return self._get(current, pinned, span)
+        try:
+            return self._get(at_version(location, pinned.id), pinned, span)
+        except PermissionDenied:
+            if pinned.strong_etag is None:
+                raise
+            opened = self._get(current, pinned, span)
+            quirks.learn(quirks.unversioned)
+            return opened
+
+    def _get(
+        self, location: Location, pinned: Version | None, span: ByteRange | None
+    ) -> OpenedObject:
         response = self._read("GET", location, self._asked() + read_fields(pinned, span))
         status = response.head.status
         if span is not None and status in (200, 206, 416):

@@ -235,6 +235,11 @@ class EndpointQuirks:
         return f"unseen {self.bucket}"
 
     @property
+    def unversioned(self) -> str:
+        """Fact: the credentials may read this bucket's objects, but not by their version ids."""
+        return f"no version ids {self.bucket}"
+
+    @property
     def unconditional(self) -> bool:
         """Whether the upload leaves out its precondition. An accepted upload of another object
         proves nothing about it: that one may have had a precondition."""
