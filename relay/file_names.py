@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from relay.errors import InvalidURL
 from relay.location import UNSAFE_CHARACTERS, Location
 
 NAME_BYTES: Final = 255  # what Linux file systems, and so most WebDAV servers, take for one segment
@@ -43,6 +44,29 @@ def safe_name(content_disposition: str | None, location: Location) -> str | None
     UTF-8, as browsers do."""
     names = (*_names(content_disposition or ""), location.name)
     return next((safe for name in names if (safe := _safe(name)) is not None), None)
+
+
+def name_after_source(
+    place: Location,
+    source: Location,
+    disposition: str | None = None,
+    answered: Location | None = None,
+) -> Location:
+    """Return the place of one object: a `place` that ends in '/' gets the source's name.
+
+    That is the name in its answer (its `disposition`, else the location that `answered`), and else
+    the name of `source` itself. Raises InvalidURL if neither is safe."""
+    if not place.path.endswith("/"):
+        return place
+    name = safe_name(disposition, answered) if answered is not None else None
+    name = name or safe_name(None, source)
+    if name is None:
+        raise InvalidURL(
+            "the destination is a folder, and the source has no safe name",
+            pointer="/destination",
+            hint="Give the whole URL of the destination, with the object's name.",
+        )
+    return place.named(name)
 
 
 def _names(header: str) -> Iterator[str]:

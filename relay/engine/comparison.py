@@ -1,7 +1,11 @@
-"""Decide whether the destination already has an object as it is at the source.
+"""Compare versions: an object at both stores, or one place at two moments.
 
-Decided here: what counts as the same, the strongest reason first. Never here: what follows from
-it."""
+Theory of operation. A version has an ETag, a size, a date and an id, and each store has some of
+them. Some servers give each answer another ETag, and a cache may show an old version. So there are
+several questions, from "certainly the same" to "certainly another", and each caller asks the one
+whose wrong answer does no harm.
+
+Decided here: what counts as the same. Never here: what follows from it."""
 
 from __future__ import annotations
 
@@ -26,3 +30,70 @@ def proof_of_equality(source: Version, destination: Version) -> str | None:
     if ours is not None and theirs is not None and theirs >= ours:
         return "unchanged: the same size, and not older"
     return None
+
+
+def looks_same(source: Version, there: Version | None) -> bool:
+    """Say if two versions agree in ETag, size and date, as those of one object by two names do.
+    Missing ETags agree too, since some servers have none.
+
+    Two objects of one server may agree as well: nginx makes its ETags of the date in seconds and
+    the size."""
+    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
+    return ours == theirs and None not in ours[1:]
+
+
+# -- one place at two moments
+
+
+def is_same(one: Version | None, other: Version) -> bool:
+    """Say if two versions of one place are the same: by ETag, else by size and date."""
+    if one is None:
+        return False
+    if one.etag is not None or other.etag is not None:
+        return one.etag == other.etag
+    return one.last_modified is not None and (one.size, one.last_modified) == (
+        other.size,
+        other.last_modified,
+    )
+
+
+def differs(one: Version, other: Version) -> bool:
+    """Say if two versions of one place differ in an ETag, size or date that both have."""
+    pairs = (
+        (one.etag, other.etag),
+        (one.size, other.size),
+        (one.last_modified, other.last_modified),
+    )
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+# -- the object that we stored, and the one there now
+
+
+def has_same_tag(ours: Version, there: Version) -> bool:
+    """Say if the existing object has the version id, or the strong ETag, of the one that we
+    stored."""
+    if ours.id is not None and there.id is not None:
+        return ours.id == there.id
+    return ours.strong_etag is not None and ours.strong_etag == there.strong_etag
+
+
+def is_named(ours: Version, there: Version) -> bool:
+    """Say if the object is the one that we stored: it was requested by our version's id, or has our
+    strong ETag."""
+    return ours.id is not None or (
+        ours.strong_etag is not None and ours.strong_etag == there.strong_etag
+    )
+
+
+def has_other_tag(ours: Version, there: Version) -> bool:
+    """Say if the strong ETags prove that another object has replaced ours."""
+    tags = (ours.strong_etag, there.strong_etag)
+    return None not in tags and tags[0] != tags[1]
+
+
+def is_certainly_replaced(ours: Version, there: Version) -> bool:
+    """Say if another object has certainly replaced ours: both its ETag and its date differ. (One of
+    them proves nothing, since some servers give each answer another one.)"""
+    pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
+    return all(None not in pair and pair[0] != pair[1] for pair in pairs)

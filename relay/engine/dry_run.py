@@ -22,10 +22,9 @@ from relay.engine.inspection import inspect_object
 from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.proof_levels import predict_level
-from relay.errors import InvalidURL, NotFound, RelayError
-from relay.file_names import safe_name
+from relay.errors import NotFound, RelayError
+from relay.file_names import name_after_source
 from relay.ledger.rows import Claim, Listed
-from relay.location import Location
 from relay.receipt import Level
 from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider, UnknownObject
 from relay.wire.watchdog import Watchdog
@@ -185,7 +184,11 @@ class DryRun:
         plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
             found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
-            place = _name_after_source(plan.destination, found, plan.source)
+            if isinstance(found, ObjectInfo):
+                answer = (found.disposition, found.location)
+                place = name_after_source(plan.destination, plan.source, *answer)
+            else:
+                place = name_after_source(plan.destination, plan.source)
         except RelayError:
             return Comparison("untold")
         destination = self._destination()
@@ -213,22 +216,6 @@ class DryRun:
 def _hypothetical_claim(migration: str, one: Listed) -> Claim:
     """Return the claim that a worker would have of an object."""
     return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
-
-
-def _name_after_source(
-    place: Location, found: ObjectInfo | UnknownObject, source: Location
-) -> Location:
-    """Return the destination's location; one that ends in '/' gets the source's name. Raises
-    InvalidURL if the source has no safe name."""
-    if not place.path.endswith("/"):
-        return place
-    reported = (
-        safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
-    )
-    name = reported or safe_name(None, source)
-    if name is None:
-        raise InvalidURL("the destination is a folder, and the source has no safe name")
-    return place.named(name)
 
 
 def _sample(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:

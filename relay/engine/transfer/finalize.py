@@ -14,13 +14,14 @@ from dataclasses import replace
 from time import monotonic
 
 from relay.engine.cleanup import remove_object
+from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.engine.transfer.target import Target
-from relay.engine.transfer.verify import Proof, Sent, is_same, prove_object
+from relay.engine.transfer.verify import Proof, Sent, prove_object
 from relay.errors import (
     CredentialsWithdrawn,
     DestinationLost,
@@ -264,7 +265,7 @@ class Finalizer:
             if version == Version():  # the answer does not describe the object, or prove it exists
                 version = _version_at(destination, stored.place)
             size, poll = proof.version.size, self._settle_poll()
-            while (old := _may_be_old(before, size, version)) and poll():
+            while (old := _has_old_size(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
             lost = DestinationLost(
@@ -284,7 +285,7 @@ class Finalizer:
         return replace(version, size=size if version.size is None else version.size)
 
 
-def _may_be_old(before: PriorState, size: int | None, there: Version) -> bool:
+def _has_old_size(before: PriorState, size: int | None, there: Version) -> bool:
     """Say if a place may still show the object from `before` the publication, by its size in bytes:
     a cache may do so for a while (nginx's `open_file_cache`)."""
     other = None not in (size, there.size) and size != there.size

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from typing import cast
 
-from relay.engine.comparison import proof_of_equality
+from relay.engine.comparison import (
+    differs,
+    has_same_tag,
+    is_certainly_replaced,
+    is_same,
+    proof_of_equality,
+)
 from relay.engine.inspection import inspect_object, inspect_prior_state, is_piece, undescribed
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import COMBINED
@@ -24,7 +30,7 @@ from relay.engine.transfer.local_links import refuse_link_to_skipped_object
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.target import Target
-from relay.engine.transfer.verify import CANT_READ, Sent, is_same
+from relay.engine.transfer.verify import CANT_READ, Sent
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
@@ -263,7 +269,7 @@ class DestinationCheck:
             return False
         if self._may_be_left(there):
             return True
-        if was.sent is not None and _is_replaced(was.sent, there):
+        if was.sent is not None and is_certainly_replaced(was.sent, there):
             return False
         if not self._target.shows_unproved or is_same(was.version, there):
             return False
@@ -281,7 +287,7 @@ class DestinationCheck:
             return False
         if None not in dates:
             return dates[0] == dates[1]
-        return not _is_other_version(was.sent, there)
+        return not differs(was.sent, there)
 
     def _may_be_piece(self, there: Version, found: ObjectInfo | None) -> bool:
         """Say if, with if_exists=overwrite, the object may be a partial one of a crashed process:
@@ -318,7 +324,7 @@ class DestinationCheck:
         if not self._context.if_absent:
             return
         was, place = self._progress.before, self._target.place
-        ours = was is not None and was.sent is not None and _has_same_tag(was.sent, there)
+        ours = was is not None and was.sent is not None and has_same_tag(was.sent, there)
         fresh = was is not None and was.known and was.version is None
         if not ours and not (fresh and self._is_beginning(there, found)):
             why = "and was empty before" if fresh else "and it is unknown who wrote them"
@@ -400,7 +406,7 @@ class DestinationCheck:
             return True
         if was is None or not was.known or was.assumed:
             return False
-        return was.version is None or _is_other_version(was.version, there)
+        return was.version is None or differs(was.version, there)
 
     def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
         """Return the size and digest that the journal has of a multipart upload, or None if its
@@ -415,28 +421,3 @@ class DestinationCheck:
         ):
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
-
-
-def _is_other_version(one: Version, other: Version) -> bool:
-    """Say if two versions of one place differ in an ETag, size or date that both have."""
-    pairs = (
-        (one.etag, other.etag),
-        (one.size, other.size),
-        (one.last_modified, other.last_modified),
-    )
-    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
-
-
-def _is_replaced(ours: Version, there: Version) -> bool:
-    """Say if another object has certainly replaced ours: both its ETag and its date differ. (One of
-    them proves nothing, since some servers give each answer another one.)"""
-    pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
-    return all(None not in pair and pair[0] != pair[1] for pair in pairs)
-
-
-def _has_same_tag(ours: Version, there: Version) -> bool:
-    """Say if the existing object has the version id, or the strong ETag, of the one that we
-    stored."""
-    if ours.id is not None and there.id is not None:
-        return ours.id == there.id
-    return ours.strong_etag is not None and ours.strong_etag == there.strong_etag

@@ -1,13 +1,12 @@
 """The target of a transfer: the destination, the object's place there, and the place's prior state.
 
-Decided here: the name of an object whose destination is a folder. Never here: what an upload does
-to the place."""
+Decided here: when a folder gets the object's name. Never here: that name (`relay/file_names.py`),
+and what an upload does to the place."""
 
 from __future__ import annotations
 
 from relay.engine.transfer.context import TransferContext
-from relay.errors import InvalidURL
-from relay.file_names import safe_name
+from relay.file_names import name_after_source
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.stores.interfaces import Destination, ObjectInfo
@@ -32,19 +31,10 @@ class Target:
         self.place, self.before = context.plan.destination, None
 
     def name_after(self, found: ObjectInfo) -> None:
-        """Complete a place that ends in '/' with the source's name (Content-Disposition, else the
-        last segment). Raises InvalidURL where the source has no safe name."""
-        if not self.is_folder:
-            return
+        """Complete a place that ends in '/' with the source's name. Raises InvalidURL where it has
+        no safe name."""
         source = self._context.plan.source
-        name = safe_name(found.disposition, found.location) or safe_name(None, source)
-        if name is None:
-            raise InvalidURL(
-                "the destination is a folder, and the source has no safe name",
-                pointer="/destination",
-                hint="Give the whole URL of the destination, with the object's name.",
-            )
-        self.place = self.place.named(name)
+        self.place = name_after_source(self.place, source, found.disposition, found.location)
 
     @property
     def is_folder(self) -> bool:

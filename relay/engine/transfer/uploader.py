@@ -18,6 +18,7 @@ from relay.engine.cleanup import (
     remove_failed_upload,
     remove_object,
 )
+from relay.engine.comparison import looks_same
 from relay.engine.inspection import is_piece
 from relay.engine.multipart.upload import MultipartUpload
 from relay.engine.outcome import Outcome
@@ -121,7 +122,7 @@ class Uploader:
         if target.publishes_atomically or not same_path(opened.location, target.place):
             return
         there = target.before.version if target.before is not None else None
-        if _is_same_version(opened.version, there):
+        if looks_same(opened.version, there):
             raise _same_object_error(target.place)
 
     def _guard_last_bytes(self, body: Body) -> None:
@@ -227,16 +228,6 @@ class Uploader:
         except LeaseLost:
             return False
         return True
-
-
-def _is_same_version(source: Version, there: Version | None) -> bool:
-    """Say if two versions agree in ETag, size and date, as those of one object by two names do.
-    Missing ETags agree too, since some servers have none.
-
-    Two objects of one server may agree as well: nginx makes its ETags of the date in seconds and
-    the size."""
-    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
-    return ours == theirs and None not in ours[1:]
 
 
 def _is_never_received(body: Body, error: RelayError) -> bool:

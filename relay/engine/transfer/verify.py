@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from relay.digest import Digests, as_hex, compare
+from relay.engine.comparison import has_other_tag, is_named, is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.plan import Verify
 from relay.errors import (
@@ -98,7 +99,7 @@ def prove_object(
             if not poll():
                 raise
         except (IntegrityMismatch, PreconditionFailed) as error:
-            if not _may_be_old(before, stored.version, found):
+            if not _may_show_prior(before, stored.version, found):
                 raise
             if poll():
                 continue
@@ -120,8 +121,8 @@ def _prove_shown(
     and PreconditionFailed if another writer has replaced the object."""
     assert stored.readable is not None, "it was inspected"
     version = _merge_versions(stored, found)
-    replaced = found is not None and _is_other_version(stored.version, found.version)
-    ours = found is not None and _is_named(stored.version, found.version)
+    replaced = found is not None and has_other_tag(stored.version, found.version)
+    ours = found is not None and is_named(stored.version, found.version)
     try:
         proof = _prove_found(destination, stored, version, sent, verify, ours)
         shown = found.metadata if found is not None and found.described else None
@@ -132,40 +133,13 @@ def _prove_shown(
         raise
 
 
-def is_same(one: Version | None, other: Version) -> bool:
-    """Say if two versions of one place are the same: by ETag, else by size and date."""
-    if one is None:
-        return False
-    if one.etag is not None or other.etag is not None:
-        return one.etag == other.etag
-    return one.last_modified is not None and (one.size, one.last_modified) == (
-        other.size,
-        other.last_modified,
-    )
-
-
-def _may_be_old(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
+def _may_show_prior(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
     """Say if a destination may still show the prior object, as caches and replicas do for a
     while."""
     if before.known and before.version is None:
         return False
     return (
         found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
-    )
-
-
-def _is_other_version(ours: Version, theirs: Version) -> bool:
-    """Say if the strong ETags prove that another object has replaced ours."""
-    return (
-        None not in (ours.strong_etag, theirs.strong_etag)
-        and ours.strong_etag != theirs.strong_etag
-    )
-
-
-def _is_named(ours: Version, theirs: Version) -> bool:
-    """Say if the version id or the strong ETag proves that the object is the one that we stored."""
-    return ours.id is not None or (
-        ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag
     )
 
 

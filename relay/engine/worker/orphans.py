@@ -29,16 +29,17 @@ from relay.engine.cleanup import (
     remove_piece,
     uploads_of,
 )
+from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object, is_piece
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.plan import Plan, Verify
 from relay.engine.transfer.precheck import CLOCKS_SECONDS
-from relay.engine.transfer.verify import is_same
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
     ConfigError,
     DestinationLost,
+    InvalidURL,
     LedgerFailed,
     NotFound,
     RelayError,
@@ -46,7 +47,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.errors.bugs import bug
-from relay.file_names import safe_name
+from relay.file_names import name_after_source
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Orphan, PriorState
 from relay.location import Location
@@ -134,7 +135,7 @@ class OrphanSweeper:
                     abort_upload(destination, upload)
             left = remove_lost_uploads(
                 destination,
-                self._name_after_source(plan, meter),
+                self._probable_place(plan, meter),
                 lost_upload_tokens(claim, claim.fence + 1),
             )
             if left is not None:
@@ -143,22 +144,23 @@ class OrphanSweeper:
         self.ledger.note_removed(orphan, remaining.remains if remaining is not None else {})
         return remaining
 
-    def _name_after_source(self, plan: Plan, meter: Watchdog) -> Location:
+    def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:
         """Return the destination of an object; a folder gets the source's name. If the source no
         longer reports its name, a placeholder serves: nearly all staged names depend on the folder
         only."""
         place = plan.destination
         if not place.path.endswith("/"):
             return place
-        name: str | None = None
+        disposition: str | None = None
+        answered: Location | None = None
         with suppress(StoreError):
             found = self.runner.stores.source(plan.source, meter).head(plan.source)
-            name = (
-                safe_name(found.disposition, found.location)
-                if isinstance(found, ObjectInfo)
-                else None
-            )
-        return place.named(name or safe_name(None, plan.source) or "object")
+            if isinstance(found, ObjectInfo):
+                disposition, answered = found.disposition, found.location
+        try:
+            return name_after_source(place, plan.source, disposition, answered)
+        except InvalidURL:
+            return place.named("object")
 
     def _remove_shown(
         self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog
@@ -192,7 +194,7 @@ class OrphanSweeper:
                 raise DestinationLost("nothing has proved it")
             begins = partial(is_piece, destination, place, source, plan.source, listed)
             # The comparison takes time, and another worker may send the object again meanwhile.
-            remove_piece(destination, place, there, partial(self._is_ours, orphan, begins))
+            remove_piece(destination, place, there, partial(self._may_remove, orphan, was, begins))
         except NotFound as error:
             if error.side == "destination":
                 return None
@@ -203,16 +205,19 @@ class OrphanSweeper:
             return _may_remain(error, place)
         return None
 
-    def _is_ours(self, orphan: Orphan, begins: Callable[[Version], bool], there: Version) -> bool:
-        """Say if a piece under the object's own name is the orphan's, and no other worker has
-        claimed the object."""
-        was = orphan.before
-        return (
-            was is not None
-            and begins(there)
-            and _is_ours(there, was)
-            and self.ledger.is_over(orphan)
-        )
+    def _may_remove(
+        self,
+        orphan: Orphan,
+        was: PriorState,
+        begins: Callable[[Version], bool],
+        there: Version,
+    ) -> bool:
+        """Say if the object `there` is a piece, and no other worker has claimed it. Raises
+        DestinationLost if the piece may be another writer's."""
+        if not begins(there):
+            return False
+        _require_ours(there, was)
+        return self.ledger.is_over(orphan)
 
     @contextmanager
     def _meter(self) -> Iterator[Watchdog]:
@@ -229,14 +234,14 @@ class OrphanSweeper:
             self.over.unlink(cancel)
 
 
-def _is_ours(there: Version, was: PriorState) -> bool:
-    """Return True if a piece of an object is ours. Raises DestinationLost if that is unknown: an
-    object that was there before may have the same first bytes, and so may an unrecorded one, unless
-    the piece was written after the migration was accepted."""
+def _require_ours(there: Version, was: PriorState) -> None:
+    """Raise DestinationLost if a piece may not be ours: a prior object may have the same first
+    bytes, and so may an unrecorded one, unless the piece was written after the migration was
+    accepted."""
     written = http_date(there.last_modified)
     since = was.since is not None and written is not None and written.timestamp() >= was.since
     if was.version is None and (was.known or since):
-        return True
+        return
     raise DestinationLost(
         "it has the object's first bytes, but may be an older version that relay did not write"
     )
