@@ -1,5 +1,5 @@
-"""What several kinds of tests share: a wire to loopback, certificates, and a look for what was left
-behind."""
+"""Fixtures of several kinds of tests: a wire to loopback, certificates, and a check for leaked
+resources."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree as large as
-people have.
+"""`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree of realistic
+size.
 
-Theory of operation. A tree is listed into an empty ledger page by page, claimed as runners claim
-it, settled with receipts as real ones are, looked at as whoever watches it does, and paged through,
-while a greenlet that wakes every 10 ms says how late it was: what holds up the hub holds up every
-transfer. Wall time and CPU seconds are those of this process; PostgreSQL's own are not in it.
-
-Decided here: what is measured. Never here: what is right (`tests/contract/test_ledger.py`).
+Theory of operation. A tree is listed into an empty ledger page by page, claimed as workers do,
+settled with realistic receipts, polled as by a client that watches, and paged through. Meanwhile a
+greenlet that wakes every 10 ms measures its delay: code that blocks the hub delays every transfer.
+Wall time and CPU seconds are those of this process; PostgreSQL's own are not included. Decided
+here: the measures. Never here: the right results (`tests/contract/test_ledger.py`).
 """
 
 # ruff: noqa: E402, I001 - psycopg looks, when it is imported, whether sockets are patched
@@ -73,7 +72,7 @@ class Ticker:
     _over: bool = field(default=False, repr=False)
 
     def run(self) -> None:
-        """Wake until told to stop."""
+        """Wake until stopped."""
         while not self._over:
             due, waited = time.monotonic() + TICK_SECONDS, starved()
             gevent.sleep(TICK_SECONDS)

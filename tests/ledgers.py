@@ -49,7 +49,7 @@ def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:
 
 
 def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
-    """Hand a claim back as one with which so many runners were lost that it is suspect."""
+    """Hand a claim back after enough lost workers to make it suspect."""
     lapsed = update(transfers).where(transfers.c.id == claim.id).values(lapses=SUSPECT)
     ledger.database.run(lambda c: c.execute(lapsed))
     ledger.settle([Settlement(claim, "hand_back")])
@@ -76,7 +76,7 @@ def states(ledger: Ledger, id: str) -> list[str]:
 
 
 def assert_counted(ledger: Ledger, id: str) -> None:
-    """See that what is told of a migration's efforts and parts is what its rows tell."""
+    """Assert that the counts of a migration's attempts and parts equal those of its rows."""
     rows, migration = ledger.page(id), ledger.migration(id)
     levels = Counter(row.level for row in rows if row.level is not None)
     retries = sum(max(0, row.attempts - 1) for row in rows)

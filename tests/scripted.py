@@ -63,7 +63,7 @@ class Talk:
         return bool(piece)
 
     def send(self, *pieces: bytes) -> None:
-        """Send the pieces; a peer that is gone is no error of the script's."""
+        """Send the pieces; a peer that is gone does not fail the script."""
         with contextlib.suppress(OSError):
             for piece in pieces:
                 self.sock.sendall(piece)

@@ -1,4 +1,4 @@
-"""SeaweedFS: a real server that speaks S3, as relay is told to reach it."""
+"""SeaweedFS: a real server that speaks S3, and relay's settings for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Seaweed(seaweed.Seaweed):
 
     @property
     def config(self) -> S3Config:
-        """What relay is told to reach it."""
+        """relay's settings to reach it."""
         return S3Config(Signer(lambda: AwsCredentials(KEY, SECRET), REGION), self.endpoint)
 
 

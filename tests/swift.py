@@ -82,7 +82,7 @@ OPTIONS = {
     "s3api": "use = egg:swift#s3api\ns3_acl = no\nmin_segment_size = 5242880",
     "versioned_writes": "use = egg:swift#versioned_writes\nallow_object_versioning = true",
 }
-"""What a middleware is told that is not just its own name."""
+"""Settings of a middleware besides its own name."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Swift:
 
     @property
     def config(self) -> S3Config:
-        """What relay is told to reach it."""
+        """relay's settings to reach it."""
         return S3Config(Signer(lambda: AwsCredentials(KEY, SECRET), REGION), self.endpoint)
 
     def client(self) -> Any:
-        """Return AWS's own client: somebody else's opinion of what is there."""
+        """Return AWS's own client: an independent view of the bucket."""
         return Session().create_client(
             "s3",
             region_name=REGION,

@@ -25,7 +25,7 @@ IDIOMS: Mapping[str, re.Pattern[str]] = {
         r"(?:is|are|was|were|has|have|had|may|can|ends|comes)\b"
     ),
     "is no X": re.compile(
-        r"\b(?:is|are|was|were) (?:no|none) (?!longer|more than|less|such|matter)\w+"
+        r"(?<![Tt]here )\b(?:is|are|was|were) (?:no|none) (?!longer|more than|less|such|matter)\w+"
     ),
     "so many, so often, so much": re.compile(r"\b[Ss]o (?:many|often|much|long)\b(?! as\b)"),
     "told, tells of": re.compile(r"\btold\b|\btells of\b"),

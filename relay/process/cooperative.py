@@ -40,8 +40,8 @@ def collect_rarely() -> None:
 def _without_plugins() -> Iterator[None]:
     """Find no entry points for a while.
 
-    gevent reads the metadata of every installed package anew for each of the 25 things that it
-    patches, in case one of them wants to be told: a tenth of a second of each start."""
+    gevent reads the metadata of every installed package again for each of the 25 modules that it
+    patches, in case one has a plugin: a tenth of a second of each start."""
     found: Any = metadata.entry_points
     metadata.entry_points = lambda **_: metadata.EntryPoints(())  # type: ignore[assignment]
     try:

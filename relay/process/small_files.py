@@ -53,5 +53,5 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
         )
     try:
         return data.decode("utf-8-sig")  # some editors begin a text with a byte order mark
-    except UnicodeDecodeError:  # its text has a byte of what may be a secret
+    except UnicodeDecodeError:  # the exception's text has a byte, and the file may be a secret
         raise ConfigError(f"{named} is not UTF-8", hint="Save the file as UTF-8 text.") from None

@@ -869,7 +869,7 @@ def test_a_worker_with_old_credentials_learns_of_new_ones(ledger: Ledger) -> Non
 
 
 def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -> None:
-    """It was empty then: who comes later, or again, looks."""
+    """The destination was empty then: a later or repeated migration inspects it."""
     id = tree(ledger, 5, 6, 7)
     learn_empty(ledger, id, True)
     (first,) = ledger.claim(1)

@@ -1,5 +1,4 @@
-"""What a listing tells is moved, left as it is, or told: nothing of it is passed over, and what was
-listed adds up."""
+"""Every entry of a listing is moved, left unchanged, or reported, and the counts add up."""
 
 from __future__ import annotations
 
@@ -171,7 +170,7 @@ def test_what_no_database_takes_is_that_entrys_alone(ledger: Ledger) -> None:
 
 
 def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None:
-    """2,000 objects of the largest size that is believed, as a hostile listing tells of them."""
+    """2,000 objects of the largest accepted size, as a hostile listing has them."""
     pages = [[listed(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
     id, listing = begin(ledger, *pages, [listed("more", 2**53)])
     ledger.end_listing(listing)
@@ -462,7 +461,7 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
 
 
 def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
-    """As of a source that is not mounted: what failed is still to be moved, and to be told."""
+    """As for a source that is not mounted: a failed object must still be moved, and reported."""
     id, listing = begin(ledger, [listed("arrived"), listed("bad")])
     ledger.end_listing(listing)
     ended(ledger, id, bad="failed")
@@ -563,8 +562,8 @@ def test_a_row_with_leftovers_is_kept_until_they_are_looked_for(
 
 @pytest.mark.parametrize("verb", ["verified", "unverified", "skipped"])
 def test_a_leftover_elsewhere_is_known_to_the_next_claim(ledger: Ledger, verb: str) -> None:
-    """Its receipt told of it, and the next one takes that one's place; what was there before it is
-    another matter."""
+    """Its receipt named it, and the next object replaces that one; a prior object is another
+    matter."""
     id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])
     ledger.end_listing(listing)
 

@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 
 def at_once(count: int, do: Callable[[int], T]) -> list[T]:
-    """Do the same in so many threads, all of which begin when the last is ready. Raises what one of
-    them raises."""
+    """Call `do` in `count` threads, all of which begin when the last is ready. Raises the
+    exception of one of them."""
     barrier, found, failed = threading.Barrier(count), [], []
 
     def one(index: int) -> None:
@@ -316,7 +316,7 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
 def test_f74_a_listing_after_a_reboot_takes_new_fences(
     opened: Opened,
 ) -> None:
-    """Its rows may be gone with the claims that were made of them, and their ids are given anew."""
+    """Its rows may be gone with their claims, and their ids may be assigned again."""
     one = opened(boot="earlier")
     one.create(TREE)
     assert one.claim_listing() is not None
@@ -478,8 +478,8 @@ def test_f72_a_locked_file_is_reported_and_nothing_half_done(
 
 @pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
 def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
-    """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any
-    more shows)."""
+    """Its first page, or the first of a table (SQLite keeps no digests: only a damaged tree
+    shows)."""
     ledger = Ledger.connect(f"sqlite:///{file}")
     ledger.renew()
     tree(ledger, *[5] * 300)

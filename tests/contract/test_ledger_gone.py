@@ -30,8 +30,8 @@ from tests.ledgers import TREE, Opened, tree, verified
 def test_a_late_renewal_either_holds_or_is_reported(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It renews right after the look at who is gone. It is never told that it holds what another
-    gets."""
+    """It renews right after the check for lost workers. It never learns that it holds a claim that
+    another gets."""
     one, two = opened(), opened()
     if two.database.sqlite:
         pytest.skip("its transactions have one lock")

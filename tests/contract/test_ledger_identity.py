@@ -380,8 +380,8 @@ def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
 )
 @pytest.mark.parametrize("made", [False, True], ids=["empty", "ledger"])
 def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, then: int) -> None:
-    """It holds credentials. One that a group shares was meant so; what is no ledger is nobody's to
-    change."""
+    """A ledger holds credentials. The mode of a group's ledger is intended; a file that is not a
+    ledger stays unchanged."""
     path, other = tmp_path / "l.db", tmp_path / "photo.jpg"
     path.touch()
     if made:

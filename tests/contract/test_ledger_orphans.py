@@ -1,5 +1,4 @@
-"""What the ledger tells of transfers that nobody makes any more, and whose uploads may still be
-there."""
+"""The orphans of the ledger: abandoned transfers whose uploads may still exist."""
 
 from __future__ import annotations
 
@@ -94,7 +93,7 @@ def test_a_queued_or_arrived_object_is_not_an_orphan(ledger: Ledger) -> None:
     assert ledger.orphans(kept=-1) == []
 
 
-@pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["begun anew", "gone on with"])
+@pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["restarted", "resumed"])
 def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
     id, _ = left(ledger)
     ledger.act(id, "cancel")

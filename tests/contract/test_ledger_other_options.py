@@ -136,7 +136,7 @@ def test_nothing_is_taken_over_by(opened: Opened, other: dict[str, Any]) -> None
 
 
 def test_nothing_is_taken_over_of_what_has_succeeded_since(opened: Opened) -> None:
-    """Neither of what the newer one did, nor of what was left before."""
+    """It names neither the work of the newer migration nor earlier leftovers."""
     ledger = killed(opened, FIRST)
     id = listed(ledger, SECOND)
     ledger.settle([verified(claim) for claim in ledger.claim(9, id)])

@@ -85,7 +85,7 @@ def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -
     unverified(ledger, accept(ledger))
     for _ in range(2):
         failed = claim(ledger, accept(ledger, "overwrite"))
-        assert failed.before is None  # all is overwritten: what is there does not matter
+        assert failed.before is None  # everything is overwritten, so a prior object does not matter
         end(ledger, failed, "failed", **FAILED)
     assert kept(claim(ledger, accept(ledger))) == UNPROVED
 

@@ -1,5 +1,5 @@
-"""The URLs of a list in the ledger: fresh ones by their names, for what has not arrived; and why it
-paused the last time."""
+"""The URLs of a list in the ledger: fresh ones by name for pending objects, and the reason of the
+last pause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.ledgers import OBJECT, TREE, Opened, verified
 
 
 def listed(ledger: Ledger, count: int) -> str:
-    """Accept a list of so many URLs, read to its end; return its migration's id."""
+    """Accept a list of `count` URLs, read to its end; return its migration's id."""
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None

@@ -316,7 +316,7 @@ def test_b63_a_key_with_a_final_slash_fails_unless_a_marker(
 
 
 BAD = "bad\udcff"
-"""A name of bytes that are no UTF-8."""
+"""A name of bytes that are not UTF-8."""
 
 
 @pytest.mark.parametrize("scheme", ["s3", "webdav", "json", "html"])

@@ -1,5 +1,4 @@
-"""A listing that would have no end is an error: what tells of nothing, page after page or folder
-after folder."""
+"""An endless listing is an error: pages or folders without entries, one after the other."""
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ def test_folders_that_branch_and_hold_nothing_end(
 def test_an_endless_answer_without_entries_ends(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Blank lines, markup, rows of the folder itself; what is between two entries may be long, and
+    """Blank lines, markup, rows of the folder itself; the text between two entries may be long, but
     not endless."""
     monkeypatch.setattr(pieces, "BARREN_BYTES", 1 << 20)
     begin, entry, filler = {

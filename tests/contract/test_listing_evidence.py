@@ -123,7 +123,7 @@ def good(kind: str) -> bytes:
     return reply(STATUS.get(kind, 200), GOOD[kind])
 
 
-# -- what is no listing
+# -- answers that are not listings
 
 
 OTHERS = {
@@ -161,7 +161,7 @@ def test_what_is_cut_is_an_error_whatever_its_framing_says(
         + CUT
     )
     cuts.append(f"HTTP/1.0 {status} X\r\n\r\n".encode() + piece + CUT)
-    if kind != "list":  # a proxy frames anew what it got of a server that died
+    if kind != "list":  # a proxy frames the bytes of a server that died again
         cuts.append(reply(status, piece))
     for cut in cuts:
         with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):

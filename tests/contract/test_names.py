@@ -1,5 +1,5 @@
-"""Names on real servers: what is odd arrives as it is, what would clash or can't be held is
-refused, each by itself."""
+"""Names on real servers: an odd name arrives unchanged; a name that would clash or is too long is
+refused alone."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def folder(kind: str, place: Place) -> Location:
 
 
 MISREAD = dict.fromkeys(("webdav+wsgidav", "nextcloud"), ("a+b&c=d;e", "q?u#e'r\"y"))
-"""Names that a server reads as others where it is told to MOVE something there: it cuts them off at
-';' or '?'."""
+"""Names that a server reads as others as the destination of a MOVE: it cuts them off at ';' or
+'?'."""
 
 
 @pytest.mark.parametrize("names", [ODD + SCRIPTS, TWINS], ids=["odd", "twins"])

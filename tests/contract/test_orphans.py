@@ -1,4 +1,4 @@
-"""What removes at real servers what nobody goes on with, and leaves everything else."""
+"""The removal of orphans at real servers, which leaves everything else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Forsaken:
 
     @property
     def uploads(self) -> set[str]:
-        """The ids of what is begun at the server below the tree."""
+        """The ids of unfinished uploads at the server below the tree."""
         found = self.seaweed.client().list_multipart_uploads(
             Bucket=self.seaweed.bucket, Prefix=self.key
         )

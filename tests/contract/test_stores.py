@@ -32,7 +32,7 @@ def test_what_is_not_there_is_not_found(store: Store, place: Place) -> None:
     with pytest.raises(NotFound) as caught:
         inspect_object(
             store, place("none")
-        )  # a HEAD alone is no proof, until a server has answered one with 200
+        )  # a HEAD alone proves nothing, until a server has answered one with 200
     assert caught.value.side == "destination"
     with pytest.raises(NotFound):
         store.get(place("none"))
@@ -88,8 +88,8 @@ def test_the_level_is_the_strongest_that_the_store_gives(
 def test_a_source_that_ends_early_leaves_no_object(
     kind: str, engine: Engine, store: Store, place: Place, framing: str, cut: int, verify: str
 ) -> None:
-    """WsgiDAV makes an empty file of the name, and writes what came a moment later. An empty one
-    begins as everybody's does, so that it is not deleted, but told."""
+    """WsgiDAV creates an empty file of the name, and writes the bytes a moment later. An empty file
+    may be anyone's, so it is not deleted, but reported."""
 
     def get(talk: Talk, _: bytes) -> None:
         if framing == "length":
@@ -120,6 +120,6 @@ def test_a_broken_upload_leaves_an_older_object_alone(
     ):
         engine.migrate(source.url(), place("a"))
     assert "may remain" not in caught.value.hint
-    # WsgiDAV writes straight into the old file: what is left then is nothing, never a piece that
-    # looks whole.
+    # WsgiDAV writes directly into the old file: it leaves nothing then, never a piece that looks
+    # whole.
     assert content(store, place("a")) == (None if kind == "wsgidav" else b"old")

@@ -98,5 +98,5 @@ def test_every_kind_has_its_own_name_and_a_row_in_the_suite(kind: str, place: Pl
     }
     assert set(rows.values()) | {"webdav"} == set(names) - {
         "list"
-    }  # a list of URLs is no destination
+    }  # a list of URLs is never a destination
     assert {*rows, "webdav+nginx"} <= set(CAN)

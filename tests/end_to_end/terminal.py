@@ -57,8 +57,7 @@ class Terminal:
     def on_a_tty(
         self, *words: str, columns: int = 100, typed: Sequence[tuple[str, bytes]] = (), **more: str
     ) -> tuple[int, str]:
-        """Run a command with a terminal of so many columns; return its exit code and all that came
-        to it.
+        """Run a command with a terminal of `columns` columns; return its exit code and its output.
 
         `typed` are keys, each with the text that is waited for before it is hit.
         """

@@ -48,7 +48,7 @@ def head_of(*fields: str) -> bytes:
 
 
 def page(kind: str, text: bytes, status: str = "200 OK") -> Sends:
-    """Answer everything with a page, and whatever is uploaded with 201."""
+    """Answer each read with a page, and each upload with 201."""
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n\r\n".encode()
     )

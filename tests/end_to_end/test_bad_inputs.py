@@ -1,5 +1,4 @@
-"""What a terminal says to a mistake: which side, what is wrong and what to do, and never a
-traceback."""
+"""The errors of a terminal name the side, the mistake and the remedy, without a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
 @pytest.mark.parametrize(
     ("words", "code", "says", "hints"),
     [
-        # which of the two it is, whatever is wrong with it
+        # the side, for every mistake
         (("migrate", "", "{}/to"), 2, "source: it is empty", "a URL, or a path"),
         (("migrate", "{}/one", ""), 2, "destination: it is empty", "a URL, or a path"),
         (("migrate", "http://h:99999/a", "{}/to"), 2, "source: the port", "http://"),

@@ -1,5 +1,4 @@
-"""The benchmark against an earlier commit runs the code of that commit, and tells of it as it
-is."""
+"""The benchmark against an earlier commit runs the code of that commit, and reports it as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`relay migrate` as its users run it: exit codes, what is printed where, Ctrl-C, and no
+"""`relay migrate` as its users run it: exit codes, stdout and stderr, Ctrl-C, and no
 tracebacks."""
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def test_failed() -> None:
     ],
 )
 def test_usage(arguments: tuple[str, ...], reported: str) -> None:
-    """2, before anything is dialled; what is wrong is named, and no secret repeated."""
+    """Exit code 2, before any connection; the mistake is named, and no secret repeated."""
     done = relay(*arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert reported in done.stderr
@@ -362,7 +362,7 @@ def test_a_closed_stdout(redirect: str, flags: str) -> None:
     ],
 )
 def test_ascii_terminals(more: dict[str, str]) -> None:
-    """B87: LANG=C; what can't be shown is escaped."""
+    """B87: LANG=C; characters that can't be shown are escaped."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         good = relay("migrate", source.url("/a?x=1"), destination.url("/b"), **more)
         bad = relay("migrate", "https://u:p@a.example/", destination.url("/b"), **more)

@@ -259,8 +259,8 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
 
 
 def test_a_truncated_answer_is_not_a_report(tmp_path: Path) -> None:
-    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages
-    before are."""
+    """No row of a truncated page is printed, since a row in it may be half a row. Those of earlier
+    pages are."""
     named = {
         "id": "x",
         "number": 1,

@@ -1,7 +1,5 @@
-"""Credentials that end in the middle (F25): the migration waits, what has arrived is kept, and
-fresh ones go on.
-
-From HTTP to SeaweedFS, with a counting way between relay and the bucket.
+"""Credentials that end in the middle (F25): the migration waits, arrived objects are kept, and
+fresh credentials resume it. From HTTP to SeaweedFS, with a counting proxy before the bucket.
 """
 
 from __future__ import annotations
@@ -143,7 +141,8 @@ def test_f25_an_expired_signature_costs_no_arrived_part(
 def test_f25_a_presigned_get_is_read_in_parts(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
-    """As buckets sign them: HEAD is denied. Its size and its version are told by its first byte."""
+    """As buckets sign them: HEAD is denied. The answer to the first byte has the size and the
+    version."""
     client, data = seaweed.client(), bytes(range(256)) * (SIZE // 256)
     client.put_object(
         Bucket=seaweed.bucket, Key="signed/from", Body=data, ContentType="image/x-relay"
@@ -183,7 +182,7 @@ def listed(source: Source, file: Path, signature: str, fault: str = "", also: st
 
 
 def read_again(source: Source, since: int) -> list[str]:
-    """Return the paths of what was read of the source since so many requests."""
+    """Return the paths that were read at the source after the first `since` requests."""
     return [
         entry["path"] for entry in source.journal.snapshot()[since:] if entry["method"] == "GET"
     ]
@@ -313,7 +312,7 @@ class Guarded:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/tree/"
 
     def lets(self, shown: str | None, path: str, wanted: str | None) -> bool:
-        """Say if a request is served; the token is withdrawn after so many ranges."""
+        """Say if a request is served; the token is withdrawn after a number of ranges."""
         if wanted is not None and self.after >= 0:
             self.after -= 1
             if self.after < 0:
@@ -363,7 +362,7 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
         status, _ = server.ask(
             "POST", f"/migrations/{id}/resume", order_of(guarded, seaweed, "second", prefix)
         )
-        assert status == 422  # `recursive` is no credential
+        assert status == 422  # `recursive` is not a credential
         fresh = order_of(guarded, seaweed, "second", prefix)
         del fresh["recursive"]
         assert server.ask("POST", f"/migrations/{id}/resume", fresh)[0] == 200
@@ -394,7 +393,7 @@ def test_f25_one_denied_object_stops_no_other(seaweed: Seaweed, server: Server) 
 def test_f25_a_tree_without_a_listing_waits_for_credentials(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
-    """And whoever watches it is told, and sent away with 1."""
+    """And a client that watches it gets the reason, and exit code 1."""
     header = tmp_path / "header"
     header.write_text("Authorization: Bearer first\n")
     header.chmod(0o600)

@@ -152,7 +152,7 @@ def service(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
-    """The image, the compose file, the unit: healthy, ready, and what was accepted is there after a
+    """The image, the compose file, the unit: healthy, ready, and accepted migrations survive a
     restart."""
     if ROOT.is_relative_to("/tmp"):
         pytest.skip("the checkout lies in /tmp, which the recipes cover with a folder of their own")
@@ -169,7 +169,7 @@ def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
             )
             assert seen["remote"] == 422, (
                 recipe_of.__name__
-            )  # a home that can't be entered is no bug
+            )  # a home that can't be entered is not a bug
             assert not recipe["notify"] or "READY=1" in seen["notified"]
             assert TOKEN not in seen["output"] and "Traceback" not in seen["output"]
 
@@ -194,7 +194,7 @@ def check_possible() -> None:
 
 
 def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
-    """Start a recipe so many times in namespaces of its own; return what was seen."""
+    """Start a recipe several times in namespaces of its own; return the observations."""
     recipe = recipe | {
         "times": times,
         "default_health": HEALTH,

@@ -54,7 +54,7 @@ def settings(folders: Path) -> dict[str, str]:
 
 
 def plant(folder: Path, count: int) -> None:
-    """Write so many small objects."""
+    """Write `count` small objects."""
     chance = random.Random(count)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -95,8 +95,8 @@ def inodes(folder: Path) -> dict[str, int]:
 def bucket(
     folders: Path, data: bytes, rate: float
 ) -> Iterator[tuple[Seaweed, Proxy, dict[str, str]]]:
-    """Give a bucket `far:faults` behind a slow line, what more a server is told of it, and an
-    object to go there."""
+    """Yield a bucket `far:faults` behind a slow line, the settings for it, and an object to move
+    there."""
     (folders / "weed").mkdir()
     (folders / "large").mkdir()
     (folders / "large" / "object").write_bytes(data)
@@ -532,8 +532,8 @@ def test_f77_a_database_restored_to_an_older_state_converges(
     folders: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """As after a failover to a copy that was behind: what was settled meanwhile is there, and is
-    not sent again."""
+    """As after a failover to a copy that was behind: objects that were settled meanwhile are there,
+    and are not sent again."""
     plant(folders / "many", MANY)
     request = order(folders, source=f"file://{folders}/many")
     older = postgres.folder.with_name(f"{postgres.folder.name}-older")
@@ -662,5 +662,5 @@ BEGUN = {
 
 
 def listed(store: Seaweed) -> Any:
-    """Return what the bucket holds of what was asked for."""
+    """Return the requested objects that the bucket holds."""
     return store.client().list_objects_v2(Bucket="faults", Prefix="to/")

@@ -1,5 +1,5 @@
-"""A ledger that is away, or takes nothing: whoever waits for it is told so, and nothing ends
-because of it."""
+"""A ledger that is away, or full: clients that wait for it learn so, and nothing ends because of
+it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ os._exit(7)
 
 
 def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> None:
-    """New workers would only wait for it: the old ones answer, and go on with what they move."""
+    """New workers would only wait for it: the old ones answer, and continue their transfers."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
     with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}") as server:
         await_workers(server.process.pid, 1)
@@ -180,8 +180,8 @@ def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> No
 def test_a_worker_ended_by_a_bug_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would go on with what is accepted then: readyz says so, and the log, without what may
-    be a secret."""
+    """No worker would run accepted migrations then: readyz and the log say so, without possible
+    secrets."""
     ledger, runner, _ = accepted(tmp_path)
     claimer = Worker(ledger, runner, 1)
 
@@ -233,7 +233,7 @@ def test_the_log_names_a_migration_that_ended(
 
 
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be written any more, as on a full disk; what is there can be read."""
+    """Refuse every write, as a full disk does; reads work."""
     run = Database.run
 
     def full(self: Database, do: Any, write: bool = True) -> Any:

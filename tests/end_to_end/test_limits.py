@@ -17,8 +17,7 @@ from tests.end_to_end.test_migrations import ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, running
 
 WINDOW_SECONDS = 1.5
-"""Over so long it is counted what passes; longer where the machine is busy, and that only lets more
-pass."""
+"""The interval in which bytes are counted; longer on a busy machine, which only lets more pass."""
 SLACK_BYTES = 200_000
 """What may lie in the sockets' buffers when a rate is lowered, heads, and what a bucket holds."""
 

@@ -1,5 +1,4 @@
-"""Lists of URLs as a user gives them: what arrives is what the list promised, and the rest is
-told."""
+"""Lists of URLs as a user gives them: the promised objects arrive, and the rest is reported."""
 
 from __future__ import annotations
 
@@ -77,7 +76,7 @@ def test_a_list_with_promises(
 def test_a_plain_list_again_sends_nothing_again(
     terminal: Terminal, source: Spawned, tmp_path: Path
 ) -> None:
-    """And keeps no URL of what has arrived: it may be signed."""
+    """And keeps no URL of an arrived object: it may be signed."""
     urls = [source.url(f"/objects/{i}?size=1000&X-Amz-Signature=secret{i}") for i in range(1500)]
     (tmp_path / "urls.txt").write_text("\n".join(urls))
     code, reported = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
@@ -93,7 +92,7 @@ def test_a_plain_list_again_sends_nothing_again(
 def test_f25_fresh_urls_are_taken_by_their_names(
     terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path
 ) -> None:
-    """Those that are not named keep theirs; what has arrived is not sent again."""
+    """Objects that are not named keep their URLs; arrived objects are not sent again."""
 
     def write(file: str, **signatures: str) -> str:
         faults = {"stale": "status(403)", "fresh": ""}

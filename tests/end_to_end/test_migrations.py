@@ -1,4 +1,4 @@
-"""Migrations in the ledger as clients of a real server see them: accepted, followed, told, and
+"""Migrations in the ledger as clients of a real server see them: accepted, followed, reported, and
 never lost."""
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ PREFIXES = {
 
 
 def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> None:
-    """Where it says which one it was. What is no path is none."""
+    """A redirect names the next one. A text that is not a path is ignored."""
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "object").touch()
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")

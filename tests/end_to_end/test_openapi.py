@@ -1,5 +1,5 @@
-"""What a server really answers is what its OpenAPI document says: statuses, media types, members,
-and what is asked."""
+"""The real answers of a server follow its OpenAPI document: statuses, media types, members, and
+requests."""
 
 from __future__ import annotations
 

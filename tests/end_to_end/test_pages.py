@@ -80,7 +80,7 @@ def test_a_page_of_a_folder_is_not_an_object(tmp_path: Path, knows_head: bool) -
         if one.endswith(b"/") and not one.endswith(b" /f/")
     }
     assert doubted == {b"/f/sub/", b"/f/readme/", b"/f/about/"}, (
-        "what is no page by its type or name is not asked for"
+        "an object that is not a page by its type or name is not requested"
     )
 
 

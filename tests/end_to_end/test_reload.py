@@ -88,7 +88,7 @@ def line_about(server: Server, word: str) -> str:
 MISTAKES = {
     "a word for a number": {"workers": '"two"'},
     "a number that is too small": {"slots": "0"},
-    "a setting that there is none of": {"worker": "1"},
+    "an unknown setting": {"worker": "1"},
     "no TOML": {"workers": ""},
     "not UTF-8": {"raw": "# \udcff\n"},
     "an address that is taken": {"bind": '"{taken}"'},
@@ -178,8 +178,8 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
 
 @WAYS
 def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
-    """Workers that are told to go while they load, or while they wait for what they load, end as
-    quickly."""
+    """Workers that are stopped while they load, or while they wait for a file that they load, end
+    as quickly."""
     with running(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
         await_workers(server.process.pid, 2)
         assert server.ask("GET", "/readyz")[0] == 200

@@ -182,7 +182,7 @@ def test_an_object_removed_while_nothing_runs_arrives_again(
 
 @pytest.mark.parametrize("how", ["killed", "interrupted", "paused"])
 def test_a_stopped_tree_is_listed_again(terminal: Terminal, how: str) -> None:
-    """It may have been long ago: what is new at the source, and what has changed, is moved too."""
+    """It may have been long ago: new and changed objects of the source are moved too."""
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()
     for name, data in (("f0", b"zero"), ("f1", b"one"), ("z", b"z" * 3_000_000)):

@@ -170,8 +170,8 @@ def gated(cloud: Cloud, gate: threading.Event, begun: threading.Event) -> Script
 
 
 def await_workers(master: int, count: int) -> None:
-    """Wait until the master has so many workers (they come up by and by), and assert that there are
-    no more."""
+    """Wait until the master has `count` workers, which start one by one, and assert that no more
+    follow."""
     until = time.monotonic() + 10
     while len(psutil.Process(master).children()) < count and time.monotonic() < until:
         time.sleep(0.02)
@@ -576,7 +576,7 @@ def refused(
 @WAYS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
-    """Ctrl-C is no bug."""
+    """Ctrl-C is not a bug."""
     with running(command) as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)

@@ -61,8 +61,8 @@ def test_b87_a_closed_output_pipe(terminal: Terminal, words: tuple[str, ...], st
         timeout=60,
         check=False,
     )
-    # What can't be written to a full disk is a failure; what was moved is moved all the same, and
-    # the hint says so.
+    # Output that a full disk refuses is a failure; the objects were moved all the same, and the
+    # hint says so.
     code = 1 if stdout == "> /dev/full" else 0
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert ("No space left" in done.stderr) == bool(code)
@@ -369,8 +369,8 @@ CTRL_C = b"\x03"
 @pytest.mark.parametrize("tree", [False, True], ids=["one object", "a tree"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: int) -> None:
-    """Its cursor too, also where the second ends it at once; and what was told to stop is not tried
-    again."""
+    """The cursor comes back too, even if a second Ctrl-C ends the command at once; and a stopped
+    object is not retried."""
 
     def slow(talk: Talk) -> None:
         while head := talk.head():

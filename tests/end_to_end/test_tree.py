@@ -147,11 +147,11 @@ def test_what_can_not_be_a_tree_is_one_clear_line(
 
 def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 1)
-    terminal.ledger.write_bytes(b"this is no database, but somebody's notes " * 100)
+    terminal.ledger.write_bytes(b"this is not a database, but somebody's notes " * 100)
     code, _, err = terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert code == 2
     assert str(terminal.ledger) in err
-    assert terminal.ledger.read_bytes().startswith(b"this is no database")
+    assert terminal.ledger.read_bytes().startswith(b"this is not a database")
 
 
 # -- S3, in parts

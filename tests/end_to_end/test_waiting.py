@@ -64,7 +64,7 @@ def held(worker: psutil.Process, port: int) -> int:
 
 
 def until_held(worker: psutil.Process, port: int, count: int) -> None:
-    """Wait until a worker holds so many."""
+    """Wait until a worker holds `count` requests."""
     until = time.monotonic() + 20
     while held(worker, port) != count and time.monotonic() < until:
         time.sleep(0.05)
@@ -281,7 +281,7 @@ def test_a_retried_listing_is_reported() -> None:
 
 
 def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
-    """Return what the first line that tells of something says is tried again."""
+    """Return the name of the first reported retry."""
     found: dict[str, Any] = next(
         rows[0] for line in lines if (rows := json.loads(line).get("retried"))
     )

@@ -1,5 +1,5 @@
-"""A plain HTTP destination of many habits: what it tells of an object, what it keeps of an upload,
-what it heeds."""
+"""A plain HTTP destination of many habits: its answers about an object, the bytes that it keeps,
+the fields that it obeys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Answers = Callable[[bytes, bytes], bytes | None]
 class Shelf:
     """Objects by their paths, and the habits of the server that keeps them.
 
-    `refused` are the whole answers, by method, that are given instead of doing anything; one that
-    is empty hangs up. `damages` changes what is put; `cut` keeps only so many bytes of the next
-    upload and hangs up; `before` runs, with the shelf, before a request is answered; `folds` is
-    what the server makes of a path."""
+    `refused` are whole answers, by method, that replace an action; an empty one hangs up. `damages`
+    changes the bytes of a PUT; `cut` keeps only that number of bytes of the next upload and hangs
+    up; `before` runs, with the shelf, before a request is answered; `folds` maps a path to the one
+    that the server uses."""
 
     objects: dict[bytes, bytes] = field(default_factory=dict)
     refused: dict[bytes, bytes] = field(default_factory=dict)

@@ -167,7 +167,8 @@ def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None
 
 
 def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:
-    """An honest one is asked for no byte of what is not there, but before its first answer."""
+    """Of an honest server no byte of an absent object is requested, except before its first
+    answer."""
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:
         for name in "abc":

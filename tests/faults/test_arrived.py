@@ -1,4 +1,4 @@
-"""What has arrived is looked at when its command is given again: gone, still there, or not told."""
+"""An arrived object is inspected when its command is repeated: gone, still there, or unknown."""
 
 from __future__ import annotations
 

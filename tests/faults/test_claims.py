@@ -1,5 +1,4 @@
-"""What a process that works through a ledger makes of ends that are no errors: a kill, a timeout,
-an exit."""
+"""How a worker handles ends that are not errors: a kill, a timeout, an exit."""
 
 from __future__ import annotations
 
@@ -227,7 +226,7 @@ def failure(run: Callable[[], object]) -> RelayError | None:
 
 
 def planted(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) -> str:
-    """Accept a tree of so many objects; return its migration's id."""
+    """Accept a tree of `count` objects; return its migration's id."""
     (folder / "tree").mkdir()
     for number in range(count):
         (folder / "tree" / f"{number:03}").write_bytes(DATA)
@@ -360,7 +359,7 @@ class Turns:
     count: int = 0
 
     def more(self, claimer: Worker, count: int) -> None:
-        """Wait until it has asked so often again."""
+        """Wait until it has asked that often again."""
         until = self.count + count
         while self.count < until:
             claimer.wake()

@@ -221,8 +221,7 @@ def test_f35_f36_a_wrong_object_is_found_and_deleted(engine: Engine, pair: Pair,
 def test_f45_an_object_of_unknown_writer_is_left_and_named(
     engine: Engine, pair: Pair, kind: str
 ) -> None:
-    """The answer to the upload had no entity tag: what is there by now may be what somebody else
-    has put there."""
+    """The answer to the upload had no entity tag: the object there now may be another writer's."""
     cloud = Cloud()
     error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind, tagged=False))
     assert b"/b" in cloud.objects
@@ -271,7 +270,7 @@ def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
 def test_f45_an_object_of_another_writer_is_left_and_named(
     engine: Engine, pair: Pair, theirs: bytes
 ) -> None:
-    """The server called ours v1; what is there when we look is v2."""
+    """The server named ours v1; the object that we inspect is v2."""
     asked: list[bytes] = []
 
     def script(talk: Talk) -> None:

@@ -122,8 +122,7 @@ def test_a_damaged_leftover_is_not_a_prior_object(commands: Any, wish: str) -> N
 def test_a_file_that_was_left_unverified_is_not_skipped(
     commands: Any, tmp_path: Path, verify: str, wish: str
 ) -> None:
-    """A file has its name only once it is whole: what may be damaged there is what was left
-    unverified."""
+    """A file has its name only once it is whole: only an unverified one may be damaged there."""
     made, there = commands(f"file://{tmp_path}/to"), tmp_path / "to" / "a"
     assert made.migrate("size", "changed") == "unverified"
     written = there.stat()

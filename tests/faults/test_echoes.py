@@ -31,8 +31,8 @@ TEXTS = [
     f"no {SIGNATURE}",
     "no s1gn%2B4ture%2F",
     "GET /a?sig=s1gn%2B4ture%2F is denied",
-    f"{'x ' * 58}{TOKEN} at the end of what is shown",
-    f"{'x ' * 95}{TOKEN} at the end of what is shown",
+    f"{'x ' * 58}{TOKEN} at the end of the excerpt",
+    f"{'x ' * 95}{TOKEN} at the end of the excerpt",
 ]
 
 

@@ -1,4 +1,4 @@
-"""At the dialer: what is closed is never connected to, whatever a name resolves to, and when.
+"""At the dialer: a closed address is never connected to, whatever a name resolves to, and when.
 
 Most rows use a socket class that records instead of connecting. The last ones use a real resolver
 and real sockets in a network namespace that has only loopback, so that a hole would be a failed
@@ -44,7 +44,7 @@ CLOSED = [
 
 
 def numeric(hosts: Sequence[str]) -> list[str]:
-    """Return the addresses that those of the hosts stand for that are no names."""
+    """Return the addresses of the hosts that are literal addresses."""
     found = []
     for host in hosts:
         try:
@@ -115,8 +115,8 @@ def recorded() -> Iterator[list[str]]:
 def runner(
     answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None
 ) -> TransferEngine:
-    """Return a TransferEngine that records, with a policy that allows nothing beyond the public
-    unless told."""
+    """Return a TransferEngine that records, with a policy that by default allows only public
+    addresses."""
     made = TransferEngine(Settings(retry_budget=0), policy or EgressPolicy())
     limits = limits or Limits(connect_seconds=2)
     dialer = Dialer(made.policy, limits, client_context(), Resolver(answers), Recorder)

@@ -176,7 +176,7 @@ def applies(stage: str, verify: str, tls: bool) -> bool:
 
 
 def pipes() -> int:
-    """Count this process's pipes. (Sockets can't be told from the Peers' own; the pool counts
+    """Count this process's pipes. (Sockets look like those of the Peers; the pool counts
     connections.)"""
     links = []
     for entry in os.listdir("/proc/self/fd"):

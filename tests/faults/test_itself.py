@@ -183,8 +183,7 @@ def test_a_folder_in_itself_by_a_mount_is_refused(folders: Path) -> None:
 
 @dataclass
 class Growing(Shelf):
-    """A bucket whose listing waits, before it goes on, for what is made of the objects that it has
-    listed."""
+    """A bucket whose listing waits until the listed objects were handled before it continues."""
 
     page: int = 2
     written: Condition = field(default_factory=Condition)

@@ -1,4 +1,4 @@
-"""Keys of buckets that are no paths: empty segments, and a slash at their beginning."""
+"""Keys of buckets that are not paths: empty segments, and a slash at their beginning."""
 
 from __future__ import annotations
 

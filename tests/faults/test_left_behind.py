@@ -1,5 +1,5 @@
-"""What a process that was killed has left at a destination is removed, or told: whatever comes
-after the kill."""
+"""Leftovers of a killed process at a destination are removed or reported, whatever comes after the
+kill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Keeping(Dav):
 
     @property
     def left(self) -> list[str]:
-        """The names of what was not published."""
+        """The unpublished names."""
         return [
             name
             for path in self.objects

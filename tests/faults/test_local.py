@@ -263,7 +263,7 @@ def test_the_terminal_takes_paths(tmp_path: Path) -> None:
 
 
 def special(path: Path, what: str) -> None:
-    """Make something that is no regular file."""
+    """Make an entry that is not a regular file."""
     if what == "fifo":
         os.mkfifo(path)
     elif what == "socket":
@@ -573,8 +573,8 @@ def test_a_name_that_was_kept_for_nothing_is_free_again(
 def test_an_empty_placeholder_of_a_killed_process_is_ignored(
     wire: Wire, tmp_path: Path, data: bytes | None, seconds: int, left: list[str]
 ) -> None:
-    """There are no links there, so that it was to be replaced by the file that was written; what is
-    older, or has bytes, is somebody's."""
+    """A file system without links: the written file was to replace the placeholder; an older file,
+    or one with bytes, is another writer's."""
     store, place = (
         LocalStore(wire, "destination", Watchdog(Limits())),
         local_location(tmp_path / "b", destination=True),

@@ -68,7 +68,7 @@ class House:
         return {str(path): path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
 
     def at(self, name: str, *, destination: bool = False) -> Location:
-        """Return a place that was allowed once, whatever is there now."""
+        """Return a place that was allowed once, in any state now."""
         return self.root(destination=destination).below(name, destination=destination)
 
     def root(self, *, destination: bool = False) -> Location:
@@ -199,8 +199,7 @@ def test_a_folder_is_another_between_upload_and_publication(
 def test_a_link_made_after_the_resolution_is_refused(
     house: House, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a rival does who wins the race: what was resolved is a link by the time that it is
-    opened."""
+    """As a rival that wins the race: the resolved path is a link by the time that it is opened."""
     link(house.open / "link", house.open / "deep" / "fine")
     resolve = os.path.realpath
 
@@ -322,7 +321,7 @@ def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
 
 @pytest.fixture
 def trees(tmp_path: Path) -> Path:
-    """Return where two trees are; what each link leads to is told by its name."""
+    """Return the paths of two trees; each link is named after its target."""
     for name in ("from/a", "from/sub/a", "from/b", "to/b", "apart/a"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())

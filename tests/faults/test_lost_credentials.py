@@ -101,7 +101,7 @@ def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path)
 
 
 def withdrawn(times: int) -> Signer:
-    """Return a signer that has no credentials for so many requests."""
+    """Return a signer without credentials for a number of requests."""
     left = [times]
 
     def credentials() -> AwsCredentials | None:

@@ -1,5 +1,4 @@
-"""What describes an object is kept or told, whatever its length or alphabet, and to whichever store
-it goes."""
+"""Metadata of an object is kept or noted, whatever its length or alphabet, at every store."""
 
 from __future__ import annotations
 
@@ -227,8 +226,8 @@ CODED = (
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
 def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) -> None:
-    """It shows at the destination alone; what is not published yet is never there, where all of it
-    is wanted."""
+    """It shows at the destination alone; an unpublished object is never there if all metadata is
+    required."""
     dav, cloud = Dav(), Cloud()
     with (
         Peer(many(described(*CODED))) as old,

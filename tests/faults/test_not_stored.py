@@ -1,5 +1,5 @@
-"""An upload that a store acknowledges and does not store: what was there before stays there, and is
-not believed."""
+"""An upload that a store acknowledges and does not store: the prior object stays, and is not
+believed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ OLD = b"the old object, and the only one" * 3
 
 @dataclass
 class Forgetful(Bucket):
-    """A bucket that has an object, and acknowledges an upload without storing it; its answer says
-    `told`."""
+    """A bucket that has an object, and acknowledges an upload without storing it; its answer has
+    the fields `told`."""
 
     reported: tuple[str, ...] = ()
     times: int = 99

@@ -1,5 +1,5 @@
-"""What a killed or failed command left is never believed by the same command with other options;
-and what a ledger may have forgotten is no leave to overwrite."""
+"""Leftovers of a killed or failed command are never believed by the same command with other
+options; and lost commits of a ledger never permit an overwrite."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_piece_is_resumed_by_a_command_of_other_options(
 def test_a_piece_of_an_overwrite_is_not_skipped(
     tmp_path: Path, if_exists: str, end: tuple[int, dict[str, int]]
 ) -> None:
-    """Who overwrites writes nothing down of what was there before: then it is neither believed nor
+    """An overwriting command records no prior state: then an object is neither believed nor
     replaced."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
@@ -289,8 +289,8 @@ def test_an_object_of_another_writer_is_skipped_after_a_failure(
 def test_a_ledger_with_lost_commits_permits_no_overwrite(
     tmp_path: Path, older: bool, if_exists: str
 ) -> None:
-    """The machine was started anew. What is there is somebody's: an empty object, an older version,
-    one as long."""
+    """The machine was restarted. The object there is another writer's: empty, an older version, or
+    equally long."""
     sources = {"a": DATA, "b": b"something", "c": b"one\ntwo\n", "d": b"same length"}
     theirs = {b"/to/b": b"", b"/to/c": b"one\n", b"/to/d": b"SAME LENGTH"}
     folder, terminal = tmp_path / "from", hurried(tmp_path)
@@ -313,7 +313,7 @@ def test_a_ledger_with_lost_commits_permits_no_overwrite(
 
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
-    """An older version, which begins as the object does, or an empty object: what had arrived was
+    """An older version, which begins as the object does, or an empty object: the arrived one was
     proved."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     (folder / "b").symlink_to(folder / "b")

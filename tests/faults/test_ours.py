@@ -1,5 +1,5 @@
-"""After the first byte of ours `if_exists` is asked of what was there before it; and only what is
-known to be ours is deleted, replaced, or believed."""
+"""After our first byte `if_exists` concerns the prior object; and only an object that is known to
+be ours is deleted, replaced, or believed."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged:
 
 
 @pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
-@pytest.mark.parametrize("tagged", [False, True], ids=["told no tag", "told tag"])
+@pytest.mark.parametrize("tagged", [False, True], ids=["without a tag", "with a tag"])
 def test_a_prior_object_that_shows_is_not_a_mismatch(
     engine: Engine, tells_put: bool, tagged: bool
 ) -> None:
@@ -303,7 +303,7 @@ def test_an_object_before_our_first_byte_is_anothers(
 
 
 def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> None:
-    """Also where its bytes equal the source's, in a store that keeps no note of what was there."""
+    """Also where its bytes equal the source's, in a store that records no prior state."""
     folder, to = plant(tmp_path), tmp_path / "to"
     to.mkdir()
     (to / "a").write_bytes(DATA)
@@ -329,7 +329,7 @@ def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> 
 def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(
     tmp_path: Path, if_exists: str
 ) -> None:
-    """It was sent, and nobody was told: it is ours, and no object that was there."""
+    """It was sent, and not reported: it is ours, and not a prior object."""
     shelf, folder = Bucket(), plant(tmp_path)
     with Peer(shelf) as peer:
         terminal, words = (
@@ -343,7 +343,7 @@ def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(
 
 
 class Stale(Bucket):
-    """A bucket whose listing shows nothing of what is there."""
+    """A bucket whose listing is always empty."""
 
     def _listed(self, query: dict[str, list[str]]) -> bytes:
         return Bucket()._listed(query)
@@ -466,7 +466,7 @@ def refusing(side: str) -> Callable[..., Any]:
 
 
 def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
-    """Work on a migration to its end, or until an object was tried so often."""
+    """Work on a migration to its end, or until an object was tried `attempts` times."""
     work = Worker(ledger, engine.runner, 1, id)
     failed = work._failures.settle
 
@@ -516,7 +516,8 @@ def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
 def test_a_412_where_nothing_is_there_is_no_object_that_exists(
     engine: Engine, if_exists: str
 ) -> None:
-    """A server has other reasons for a 412: what is not there is neither skipped nor in the way."""
+    """A server has other reasons for a 412: an absent object is neither skipped nor an
+    obstacle."""
     shelf = Shelf(refused={b"PUT": empty(412)})
     with pytest.raises(Unavailable) as caught:
         migrate(engine, shelf, if_exists=if_exists)

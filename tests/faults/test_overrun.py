@@ -55,8 +55,8 @@ VERIFY = pytest.mark.parametrize("verify", ["auto", "size"])
 def giving(
     framed: Framed, *pieces: bytes, late: float = 0.0, status: bytes = b"200 OK"
 ) -> Callable[[Talk, bytes], None]:
-    """Play an answer of these pieces; what comes behind the first one, the end included, comes
-    `late` seconds later."""
+    """Play an answer of these pieces; those after the first, and the end, come `late` seconds
+    later."""
 
     def get(talk: Talk, _: bytes) -> None:
         head = b'HTTP/1.1 %b\r\nETag: "v"\r\n%b\r\n' % (status, framed.fields)
@@ -283,8 +283,7 @@ def read_until(made: Bench, count: int) -> bytes:
     "coming", [b"5", b"5;x", b"5\r\nhello\r", b"5\r\nhello\r\n0\r\nT: "], ids=str
 )
 def test_half_a_chunk_line_yields_to_others(coming: bytes) -> None:
-    """Only the socket can bring the rest; what lies here already is no reason to look again at
-    once."""
+    """Only the socket can bring the rest; buffered bytes must not cause a busy loop."""
     whole = b"5;x\r\nhello\r\n0\r\nT: 1\r\n\r\n"
     rest = (
         whole.removeprefix(coming)

@@ -1,4 +1,4 @@
-"""What is tried again, for how long, what is kept meanwhile, and what is told of it."""
+"""Retries: of which operations, for how long, with which state, and how they are reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Tried:
         self.patience = Patience(Backoff(self.budget), lambda: 1.0, lambda: self.now)
 
     def fails(self, after: float, reached: int = 0, moved: float = 0.0) -> float | None:
-        """Let it fail after so many seconds, in the first `moved` of which bytes moved."""
+        """Let it fail after `after` seconds, in the first `moved` of which bytes moved."""
         moved_at = self.now + moved
         self.now += after
         wait = self.patience.wait(reached, moved_at, None)
@@ -394,7 +394,7 @@ def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
     engine.assert_nothing_left()
 
 
-# -- what is told
+# -- the reports
 
 
 def test_the_oldest_trouble_is_reported_until_it_ends() -> None:
@@ -567,8 +567,8 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
 
 
 def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: Path) -> None:
-    """Before a tree is listed its destination is looked at: what is waited for there is told as the
-    listing's."""
+    """Before a tree is listed its destination is looked at: a wait for it is reported as one of the
+    listing."""
     (tmp_path / "from").mkdir()
     runner = TransferEngine(Settings(egress_allow="127.0.0.1"))
     runner.remotes = Remotes({}, folders=None)

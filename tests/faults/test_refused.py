@@ -1,5 +1,5 @@
-"""One 401 is one object's; withdrawn credentials are everybody's; and what can't be located waits,
-and never fails."""
+"""One 401 concerns one object; withdrawn credentials concern all; and a location that can't be
+found waits, and never fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Web:
     port: int = 0
     asked: list[str] = field(default_factory=list)
     bodies: dict[str, bytes] = field(default_factory=dict)
-    """Of paths that are no object."""
+    """For paths without an object."""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -112,7 +112,7 @@ def test_what_is_private_in_a_list_stops_nothing_else(
     last = private[-1] == COUNT - 1
     if (
         last and ledger.migration(id).state == "paused"
-    ):  # nobody was left to tell: it is told to go on, once
+    ):  # no other object was left to tell: it is resumed once
         ledger.act(id, "resume")
         found = worked(ledger, runner, id, slots)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
@@ -122,7 +122,7 @@ def test_what_is_private_in_a_list_stops_nothing_else(
 
 
 def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:
-    """Who says go on, twice at most, is believed: what is refused then is so for good."""
+    """A resume is believed, twice at most: a denial after that is final."""
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
     private = range(2 * PATIENCE)

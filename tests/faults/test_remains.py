@@ -1,5 +1,5 @@
-"""What may be left of ours is told by every end of the object, of whichever command, until it is
-gone or proved."""
+"""Every end of an object, in every command, names our possible leftovers until they are gone or
+proved."""
 
 from __future__ import annotations
 

@@ -365,8 +365,8 @@ def test_the_largest_object_is_that_of_today() -> None:
     [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)],
 )
 def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, value: str) -> None:
-    """What one of them taught was not known when the other was sent; what is sent with it is
-    another refusal."""
+    """A lesson of one was not known when the other was sent; a refusal of its repetition is another
+    one."""
     memory, origin = CapabilityCache(), Origin("https", "host.example", 443)
     one, other = (
         EndpointQuirks(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other")

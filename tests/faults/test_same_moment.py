@@ -1,5 +1,4 @@
-"""The same command twice at one moment: what the other one does meanwhile is no failure of this
-one."""
+"""The same command twice at one moment: the work of the other one is not a failure of this one."""
 
 from __future__ import annotations
 
@@ -40,8 +39,8 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
 def test_another_process_ends_it_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
-    """Between any two looks of this command the other one may have gone on with it, and ended
-    it."""
+    """Between any two polls of this command the other one may have resumed and ended the
+    migration."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "to").mkdir()
@@ -76,8 +75,8 @@ def test_another_process_ends_it_meanwhile(
 def test_a_vanished_object_moves_though_another_ends_the_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Nobody works on a migration that has succeeded: what is gone from its destination is another
-    migration's then."""
+    """No process works on a migration that has succeeded: an object gone from its destination
+    belongs to another migration then."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "from").mkdir()

@@ -1,5 +1,5 @@
-"""A source whose own digest is wrong: the same bytes twice are no damage on the way, and that
-digest proves nothing."""
+"""A source whose own digest is wrong: equal bytes in two readings mean no damage on the way, and
+that digest proves nothing."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FALSE = {
 def test_a_wrong_source_digest_shows_after_two_readings(
     certificates: Certificates, field: str
 ) -> None:
-    """Not at the end of the budget, and not as damage on the way; what is there stays, and nothing
-    is proved by it."""
+    """Not at the end of the budget, and not as damage on the way; the object there stays, and
+    proves nothing."""
     engine = Engine(certificates.ca_file, retry_budget=60)
     head = GET_HEAD.removesuffix(b"\r\n") + field.encode() + b"\r\n\r\n"
     cloud, there = Cloud(), Cloud(objects={b"/a": b"old"})

@@ -1,5 +1,5 @@
 """Names of one tree that a destination takes for one: found before the second is sent, and both
-told (B60)."""
+reported (B60)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What is equal at both ends is left alone by `changed`, by whatever either end tells of it: HEAD
-is advice."""
+"""`changed` leaves equal objects alone, whatever either side reports of them: HEAD is advice."""
 
 from __future__ import annotations
 

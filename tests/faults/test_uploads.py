@@ -191,7 +191,7 @@ def test_f43_an_upload_that_is_always_gone_restarts_twice(engine: Engine, source
 
 
 def test_f43_an_upload_restarts_past_the_retry_budget(engine: Engine, source: Spawned) -> None:
-    """A large object is under way for hours, and the budget is for what may pass."""
+    """A large object is under way for hours, and the budget is for passing failures."""
     bucket = Bucket({"complete": [refusal(404, "NoSuchUpload")]})
     with Peer(many(bucket)) as peer:
         transfer = patient(engine).runner.transfer(engine.plan(url(source, SIZE), place(peer)))

@@ -154,7 +154,7 @@ def test_f15_an_object_read_twice_must_have_equal_bytes(engine: Engine) -> None:
 
 
 def _refusing() -> Script:
-    """Take an upload, and say that there is no room for it now."""
+    """Read an upload, and answer that the store is full now."""
 
     def script(talk: Talk) -> None:
         kept = Cloud()
@@ -179,13 +179,13 @@ def test_f15_equal_bytes_in_two_readings_pass(engine: Engine) -> None:
     assert bucket.whole == OLD
 
 
-# -- F10, F27, F28: what a listing told
+# -- F10, F27, F28: sizes and versions of a listing
 
 LISTED = Version(len(DATA), None, "Wed, 21 Oct 2015 07:28:00 GMT")
 
 
 def listed(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
-    """Return the transfer of an object that a listing told of."""
+    """Return the transfer of a listed object."""
     transfer = engine.runner.transfer(engine.plan(source, destination))
     return replace(transfer, known=ObjectHints(listed=version))
 
@@ -375,8 +375,8 @@ STORED = b"as it is stored, packed"
 
 
 def _google(cloud: Cloud, always: bool = False) -> Script:
-    """Unpack an object for who does not say that he takes it packed; the hash is that of what is
-    stored."""
+    """Unpack an object for a client that does not accept its coding; the hash is that of the stored
+    bytes."""
     digester = Digester(("crc32c",))
     digester.update(STORED)
     crc = base64.b64encode(digester.digests()["crc32c"])

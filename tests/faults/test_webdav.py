@@ -397,7 +397,7 @@ def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
 
 
 def test_f49_a_folder_that_never_appears_is_given_up(engine: Engine) -> None:
-    """Every MKCOL is refused since the folder above is missing, whatever is made."""
+    """Every MKCOL is refused since the folder above is missing, whatever was created."""
     dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
     with pytest.raises(Rejected):
         migrate(engine, dav)
@@ -867,8 +867,8 @@ def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves:
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_what_may_be_a_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
-    """PROPFIND tells of something, and not of what kind: a MOVE that may overwrite takes a folder
-    with all in it."""
+    """PROPFIND reports an entry without its kind: a MOVE that may overwrite replaces a folder with
+    all its content."""
     href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL
     denied = b"<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
     tag = b"<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop><d:status>HTTP/1.1 200 X</d:status></d:propstat>"
@@ -899,7 +899,7 @@ def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:
 
 
 class Stale(Dav):
-    """HEAD shows of the final name what was there before, so many times after the MOVE."""
+    """HEAD shows the prior object at the final name, a number of times after the MOVE."""
 
     shown = 2
 

@@ -148,7 +148,7 @@ def test_f54_an_existing_object_is_not_overwritten_unseen(ledger: Ledger, tmp_pa
 
 @dataclass
 class Expiring(Bucket):
-    """A bucket of many objects that knows its credentials for so many uploads."""
+    """A bucket of many objects that accepts its credentials for a number of uploads."""
 
     takes: int = 2
     objects: set[bytes] = field(default_factory=set)

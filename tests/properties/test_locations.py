@@ -218,7 +218,7 @@ def test_no_embedding_is_public_whatever_is_in_it(address: ipaddress.IPv4Address
 def test_what_is_public_here_is_global_there(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
-    # `is_global` lets too much through, and of what is public here it misses nothing.
+    # `is_global` lets too much through, and every address that is public here is global there.
     if is_public(str(address)):
         assert address.is_global
     assert is_public(str(address)) is is_public(address.exploded)

@@ -1,5 +1,4 @@
-"""What is gone on with after a crash, as a function of what was written down and what the
-destination answers."""
+"""What is resumed after a crash, as a function of the journal and of the destination's answers."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ EVENTS = st.lists(
     ),
     max_size=60,
 )
-"""What may become of a part: it arrives; its answer is heard, and written down; the store loses it,
-or somebody writes another in its place; a power cut takes the last of what was written."""
+"""The fates of a part: it arrives; its answer is read, and recorded; the store loses it, or another
+writer replaces it; a power cut loses the last records."""
 
 
 def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:

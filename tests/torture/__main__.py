@@ -1,6 +1,5 @@
-"""`make torture`: play seeds, judge them, print what was met, and shrink those that fail.
-
-Decided here: how many at a time, and what is printed. Never here: what is right.
+"""`make torture`: play seeds, judge them, print the habits that occurred, and shrink those that
+fail. Decided here: the number of processes, and the output. Never here: the rules.
 """
 
 from __future__ import annotations
@@ -26,10 +25,11 @@ from tests.torture.planted import prove
 from tests.torture.world import Played, empty_ledger, play
 
 TABLE, FULL = 100, 2000
-"""From so many seeds on there is a table, and from so many on what was never met is a failure."""
+"""Number of seeds from which a table is printed, and number from which a habit that never occurred
+is a failure."""
 SHRINKS = 3
-"""So often a smaller case is played before it counts as one that does not fail: some violations
-want luck."""
+"""Number of times that a smaller case is played before it counts as passing: some violations depend
+on chance."""
 
 
 def say(text: str) -> None:
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 @dataclass
 class Told:
-    """What a worker tells of one seed."""
+    """A worker's report of one seed."""
 
     seed: int
     case: Case
@@ -90,7 +90,7 @@ class Worker:
         self._checkout = checkout
 
     def run(self) -> None:
-        """Play until there is no seed left."""
+        """Play until all seeds are played."""
         with tempfile.TemporaryDirectory() as folder, Zygote(self._checkout) as zygote:
             template = empty_ledger(zygote, Path(folder))
             work = [
@@ -115,7 +115,7 @@ def one(case: Case, zygote: Zygote, template: Path) -> Told:
     began = time.monotonic()
     try:
         return tell(case, play(case, zygote, template), time.monotonic() - began)
-    except Exception as error:  # noqa: BLE001 - the seed is told with it
+    except Exception as error:  # noqa: BLE001 - the report names the seed
         return Told(case.seed, case, [Violation("model", f"{type(error).__name__}: {error}")])
 
 
@@ -140,7 +140,7 @@ def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
 def play_all(
     wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool
 ) -> Iterator[Told]:
-    """Yield what is told of each seed, as they end."""
+    """Yield the report of each seed, as they end."""
     context = multiprocessing.get_context("fork")
     seeds, reported = context.Queue(), context.Queue()
     for seed in wanted:

@@ -1,11 +1,11 @@
-"""What one seed is: two stores with habits, a small tree or an object, options, and a history.
+"""The case of one seed: two stores with habits, a small tree or an object, options, and a history.
 
-Theory of operation. Seed n has the n-th of the designs: sets of two to four habits in which each
-pair that can be met together is met. One seed in twelve has none at all. Everything else follows
-from the seed's own generator. A case is plain data: shrinking takes habits away from it, and
-changes nothing else. A share of the seeds has one habit more.
+Theory of operation. Seed n has the n-th of the designs: sets of two to four habits that cover each
+possible pair. One seed in twelve has no habit. Everything else follows from the seed's own
+generator. A case is plain data: shrinking takes habits away from it, and changes nothing else. A
+share of the seeds has one habit more.
 
-Decided here: what is tried. Never here: how it is run (`world.py`), and judged (`judge.py`).
+Decided here: the cases. Never here: how one is run (`world.py`), and judged (`judge.py`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ TWINS = {
 SIZES = (0, 1, 10, 1000, 70_000, 300_000)
 LARGE = (PART - 1, PART, PART + 1, 2 * PART + 7)
 MORE, TRIED = 2, 16
-"""So many traits are added to a pair, each the best of so many that are tried."""
+"""Number of traits that are added to a pair, and number of candidates of which each is the
+best."""
 SERVED = 0.12
-"""So many of the seeds in which nothing is killed go through a server."""
+"""Share of the seeds without a kill that go through a server."""
 HONEST = 12
-"""One seed of so many has no habit."""
+"""One seed in this number has no habit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ cut off, which too few of the designs have."""
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that happens: `migrate` (with a failpoint, or none); `retry` of what failed;
+    """One step of a history: `migrate` (with a failpoint, or none); `retry` of what failed;
     `fresh`, the same with fresh credentials, which the command itself brings (`same`), or one that
     tells the migration (`told`); or `grow`: the source gets an object."""
 

@@ -53,7 +53,7 @@ class Child:
         return _text(self.out)
 
     def wait(self, seconds: float) -> Ended:
-        """Wait for its end; kill it after so many seconds."""
+        """Wait for its end; kill it after `seconds`."""
         code = None
         if self.over.wait(seconds):
             code = os.waitstatus_to_exitcode(self.status or 0)

@@ -1,12 +1,10 @@
-"""The judge: what a case left at the destination, in the ledger and on the terminal, held against
-the rules.
+"""The judge: compares the destination, the ledger and the terminal of a case with the rules.
 
 Theory of operation. The journal of both stores knows every byte and its writer. A rule is a
-function of what was played and yields violations; a habit that makes one impossible to keep excuses
-it, and the table says why. Nothing here looks at relay's code: a rule is about what a user was
-told, and what lies where.
-
-Decided here: what is right. Never here: how a case is played.
+function of a played case and yields violations; a habit that makes a rule impossible to keep
+excuses it, and the table says why. Nothing here uses relay's code: a rule is about relay's
+statements to a user, and the content of the stores. Decided here: the rules. Never here: how a case
+is played.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ ARRIVED = ("verified", "unverified", "skipped")
 UNSIZED = "does not report the object's size"
 UNREAD = "could not be read back"
 REMAINS = re.compile(r"may remain at (.+?)(?: \(|: )")
-"""How it is told that something of relay's may lie at a place."""
+"""How a message says that a leftover of relay may be at a place."""
 EXPECTED = (
     "connection-lost",
     "destination-exists",
@@ -93,8 +91,8 @@ def judge(played: Played) -> list[Violation]:
 def versions(played: Played, name: str) -> set[bytes]:
     """Return every whole version that the source ever had of an object.
 
-    A page that wants a login, and comes as an object whole with 200, is one where neither a listing
-    nor HEAD told anything that it could be held against."""
+    A login page that comes with 200 counts as one, if neither a listing nor HEAD announced a size
+    or a version to compare."""
     had = {
         event.held.data
         for event in played.source.shelf.events
@@ -210,7 +208,7 @@ def whole(played: Played) -> Iterator[str]:
         if row is not None and _of_parts(row) and _long(played, name, held):
             continue
         if row is not None and row.state in ARRIVED:
-            yield f"{name!r} is {row.state}, and what lies there is no version of the source ({len(held.data)} bytes)"
+            yield f"{name!r} is {row.state}, and the object there is not a version of the source ({len(held.data)} bytes)"
         elif not told_of(name, played):
             yield f"a piece lies at {name!r}, and nothing says so: {row}"
 
@@ -277,9 +275,8 @@ def respected(played: Played) -> Iterator[str]:
         "source", "date-none", "date-odd"
     )
     sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
-    # A listing that says that there is no folder is believed of WebDAV. An object whose HEAD tells
-    # no length, or another one, is not equal. Of two names that are one there, the second is
-    # another object.
+    # WebDAV is believed that a folder does not exist. An object whose HEAD tells no length, or
+    # another one, is not equal. Of two names that are one there, the second is another object.
     untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
     reported = not any(
         role == "destination" and name.startswith(untrue) for role, name in case.traits
@@ -381,7 +378,7 @@ def accounted(played: Played) -> Iterator[str]:
 
 
 def _unnamed(played: Played) -> Iterator[str]:
-    # What was gone before the last command listed the source is no part of it any more.
+    # An object that was gone before the last command listed the source does not belong to it.
     wanted = {name for name, _ in played.case.objects if played.source.shelf.get(name) is not None}
     for name in sorted(wanted - played.rows.keys()):
         above = [
@@ -408,9 +405,9 @@ def _unnamed(played: Played) -> Iterator[str]:
 
 
 def _stands_for(row: Row, played: Played) -> bool:
-    """Say if a row accounts for what may lie below it: it has failed; or it waits in a migration
-    that is paused, and is a folder that is linked without its slash, which shows only when somebody
-    claims it."""
+    """Say if a row accounts for entries below it: it has failed; or it waits in a migration that is
+    paused, and is a folder that is linked without its slash, which shows only when somebody claims
+    it."""
     waits = row.state == "queued" and played.migration.get("state") == "paused"
     return row.state == "failed" or (waits and played.case.has("source", "href-bare"))
 
@@ -444,7 +441,7 @@ def secret(played: Played) -> Iterator[str]:
 
 
 def tidy(played: Played) -> Iterator[str]:
-    """No unfinished upload and no temporary name is left that nothing tells of."""
+    """No unfinished upload and no temporary name is left without a report."""
     if played.last.code == 130:
         return
     reported = remaining(played)
@@ -453,14 +450,14 @@ def tidy(played: Played) -> Iterator[str]:
             upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
         )
         if unknown and not any(place.endswith(f"upload {upload.id}") for place in reported):
-            yield f"an unfinished upload to {upload.name!r} is left, and nothing tells of it"
+            yield f"an unfinished upload to {upload.name!r} is left, and no statement names it"
     # What waits for credentials begins by removing what it left: the ledger knows of it.
     waits = played.migration.get("state") == "paused" and any(
         row.state == "queued" for row in played.rows.values()
     )
     for name in played.destination.shelf.names():
         if temporary(name) and not any(place.endswith(name) for place in reported) and not waits:
-            yield f"{name!r} is left, and nothing tells of it"
+            yield f"{name!r} is left, and no statement names it"
 
 
 def honest(played: Played) -> Iterator[str]:

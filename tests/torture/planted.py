@@ -5,7 +5,7 @@ Theory of operation. A fault is found when one of five hundred seeds breaks a ru
 not without. Those seeds come first that have a habit against which the protection is; all the same
 they are seeds as any other.
 
-Decided here: the faults. Never here: what is judged.
+Decided here: the faults. Never here: the rules.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ PLANTED: tuple[Planted, ...] = (
         ),
     ),
     Planted(
-        name="a checksum behind the bytes that is refused by another code is no reason to leave it out",
+        name="a checksum behind the bytes that is refused by another code is not left out",
         file="relay/stores/s3/quirks.py",
         old="        if not (refusal.checked and refusal.doubtful):",
         new="        if True:",

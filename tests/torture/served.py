@@ -1,7 +1,7 @@
 """A case through a server: `relay serve`, one POST, and what it answers until the migration has
 ended.
 
-Decided here: what is asked of the server. Never here: what is right about its answers.
+Decided here: the requests to the server. Never here: the right answers.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def test_what_relay_writes_to_a_folder_is_in_its_journal(tmp_path: Path) -> None
     folder.look()
     assert [event.by for event in folder.shelf.events] == ["before"]
     (folder.tree / "new").write_bytes(b"old")
-    os.rename(folder.tree / "new", folder.tree / "a")  # the same bytes, written anew
+    os.rename(folder.tree / "new", folder.tree / "a")  # the same bytes, written again
     (folder.tree / "b").write_bytes(b"more")
     folder.look()
     assert {(event.name, event.by) for event in folder.shelf.events[1:]} == {

@@ -1,8 +1,8 @@
 """One case, played: two lying stores, a ledger, and the commands of its history, on real sockets
 and real processes.
 
-Decided here: what lies where when a case begins, and what is kept of what happened. Never here:
-whether that is right (`judge.py`)."""
+Decided here: the state at the start of a case, and the records of its course. Never here: whether
+that is right (`judge.py`)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": Da
 OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
 """When the source's objects were made, and when those that lie at the destination were."""
 COMMAND_SECONDS = 150.0
-"""So long a command may take before it counts as hung."""
+"""Seconds after which a command counts as hung."""
 TOLD = 3
-"""After one seed of so many, relay says all that it says of what is over."""
+"""In one of this number of seeds, relay reports all finished migrations."""
 FORMATS = ("table", "jsonl", "csv", "html")
 ROLES = ("source", "destination")
 BUSY = ("busy-503", "busy-429", "error-500")
@@ -342,7 +342,7 @@ def _renew(played: Played, folder: Path) -> None:
 
 
 def _tell(played: Played, zygote: Zygote, folder: Path, environment: Mapping[str, str]) -> None:
-    """Let relay say all that it says of what is over."""
+    """Let relay report all finished migrations."""
     words = [
         ["status", "1"],
         ["status", "1", "--json"],
@@ -402,8 +402,8 @@ def _read_ledger(played: Played, path: Path) -> None:
 
 
 def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
-    """Return the secrets that stand where none may: in what was said, and in the ledger of what is
-    over and well."""
+    """Return the secrets that stand where none may: in the output, and in the ledger of finished
+    migrations."""
     found = []
     for path in sorted(folder.iterdir()):
         ledger = path.name.startswith("ledger")

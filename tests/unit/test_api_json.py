@@ -117,8 +117,7 @@ def test_envelopes(client: FlaskClient, headers: dict[str, str], status: int, co
     ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=utf-8"],
 )
 def test_json_media_types_are_taken(client: FlaskClient, media_type: str) -> None:
-    """The spellings of plain JSON pass; what is refused then is the empty object's missing
-    member."""
+    """The spellings of plain JSON pass; then the missing member of the empty object is refused."""
     status, problem = post(client, "{}", Content_Type=media_type)
     assert (status, problem["type"].rpartition("/")[2]) == (422, "missing-member")
 
@@ -152,7 +151,7 @@ def test_short_body_is_not_parsed(client: FlaskClient) -> None:
 
 
 def many(pattern: str, count: int = 90_000) -> str:
-    """Return an object of so many members, each with another name."""
+    """Return an object of `count` members with distinct names."""
     return "{" + ",".join(pattern % number for number in range(count)) + "}"
 
 

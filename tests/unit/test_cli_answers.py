@@ -120,7 +120,7 @@ def test_what_a_server_of_today_or_an_older_one_answers_is_taken(
 
 @pytest.mark.parametrize("asked", list(ASKED))
 def test_an_answer_without_a_required_member_is_refused(asked: str, whole: dict[str, Any]) -> None:
-    """Each member that is missing, and each of another type; what is said names the member and the
+    """Each member that is missing, and each of another type; the error names the member and the
     server."""
     right = ROW if asked == "rows" else whole
     named = {"newest": "migrations", "rows": "transfers"}
@@ -202,7 +202,7 @@ def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str,
 
 
 def test_the_rows_of_a_report_come_in_pages() -> None:
-    """What the server tells of each besides is no part of a report."""
+    """Other members of a row are not part of a report."""
     paths: list[str] = []
 
     class Paged(Answering):

@@ -18,7 +18,7 @@ RELAY = Path(__file__).resolve().parents[2] / "relay"
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
-    """Yield the texts that a value may be made of; what is put into one stands as '…'."""
+    """Yield the possible texts of a value; an inserted value stands as '…'."""
     if isinstance(node, ast.JoinedStr):
         yield "".join(
             str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values

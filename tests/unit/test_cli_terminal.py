@@ -67,13 +67,13 @@ def test_receipt() -> None:
 def test_a_paused_migration_is_shown_as_stopping(
     state: str, reported: dict[str, int], end: str
 ) -> None:
-    """An older server tells of its own transfers alone."""
+    """An older server reports only its own transfers."""
     counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
     assert headline({"state": state, **counts, **reported}, 0.0).endswith(end)
 
 
 def test_local_transfers_are_counted_once() -> None:
-    """The bytes of objects that are there, of parts, and of what is on its way here and in neither
+    """The bytes of arrived objects, of parts, and of transfers in this process that are in neither
     yet."""
     counts = {
         "objects": {"verified": 1, "running": 1},
@@ -102,7 +102,7 @@ def test_what_was_left_alone_or_failed_was_not_moved() -> None:
 
 @dataclass
 class Moving:
-    """What a line is told of a transfer."""
+    """A transfer as a line shows it."""
 
     bytes: int
     moved: int
@@ -141,7 +141,7 @@ def say_to(stream: io.StringIO) -> None:
     [(RequestError, 2), (ConfigError, 2), (errors.NotFound, 1), (errors.EgressDenied, 1)],
 )
 def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
-    """Wrong usage is told from failure."""
+    """Wrong usage and failure have distinct exit codes."""
     assert Exit.of(kind("x")) == code
 
 
@@ -157,7 +157,7 @@ def test_every_error_has_an_exit_code() -> None:
 
 
 def test_headers() -> None:
-    """A value may hold colons; what is no header is refused without being repeated."""
+    """A value may hold colons; a text that is not a header is refused without being repeated."""
     assert read_headers(["A: b:c", "X-B:d"], None) == (("A", "b:c"), ("X-B", "d"))
     for line in ("no colon", ": hidden", ""):
         with pytest.raises(InvalidHeader) as caught:

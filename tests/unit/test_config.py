@@ -296,7 +296,7 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_gunicorn() -> None:
-    """What gunicorn must be told, and that it knows each name."""
+    """gunicorn's required settings, and that it knows each name."""
     from gunicorn.config import Config
 
     reported = gunicorn_settings(

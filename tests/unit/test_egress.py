@@ -51,7 +51,7 @@ DENIED_HOSTS: list[tuple[str, str]] = [
             "0X7F.0.1",
         )
     ),
-    # Numbers that are no address: no resolver should get to see them.
+    # Numbers that are not addresses: they must not reach a resolver.
     *(
         ("B28", host)
         for host in ("1.2.3.4.5", "256.1.1.1", "4294967296", "08.1.1.1", "0x", "a.0x1", "a.1")

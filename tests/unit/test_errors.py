@@ -18,8 +18,8 @@ def kinds() -> list[type[errors.RelayError]]:
 
 
 def drawn(tree: str) -> dict[str, str]:
-    """Return the parent of each name in a drawing: what is one step less indented, or stands before
-    the brackets."""
+    """Return the parent of each name in a drawing: the name one step less indented, or before the
+    brackets."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in tree.splitlines()[1:]:

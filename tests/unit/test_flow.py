@@ -123,7 +123,7 @@ MOST = 3
 
 @pytest.fixture
 def touchy() -> Iterator[tuple[str, dict[str, int]]]:
-    """Return a store that takes so many uploads at a time, and its counts."""
+    """Return a store that accepts a number of concurrent uploads, and its counts."""
     counts = {"now": 0, "refused": 0, "taken": 0}
     lock, there = threading.Lock(), {"/source"}
 

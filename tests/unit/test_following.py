@@ -49,7 +49,7 @@ def test_an_inspection_that_fails_affects_no_other() -> None:
 
 
 def test_places_are_bounded_and_given_back() -> None:
-    """Also where waiting ends by an exception; whoever had none gives none back."""
+    """Also if waiting ends by an exception; a client without a place gives none back."""
     waiters = Waiters(1)
     with waiters.place() as first, waiters.place() as second:
         assert (first, second) == (True, False)

@@ -1,5 +1,4 @@
-"""Numbers and dates that others wrote: whatever is given, a value that can be kept comes back, or
-None."""
+"""Numbers and dates of others: every input gives a value that can be kept, or None."""
 
 from __future__ import annotations
 

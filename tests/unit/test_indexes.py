@@ -17,7 +17,7 @@ from relay.stores.interfaces import Entry
 
 
 def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
-    """Return what a page lists that comes in small pieces; None where it is no list."""
+    """Return the entries of a page that comes in small pieces; None if it is not a list."""
     data = text.encode("utf-8", "surrogatepass")
     pieces = (data[first : first + step] for first in range(0, len(data), step))
     try:

@@ -81,7 +81,7 @@ def test_a_peers_text_costs_no_more_than_its_length(what: str) -> None:
     ],
 )
 def test_a_query_is_not_shown(text: str, shown: str) -> None:
-    """From the mark before a '=' to the end of the word; what has no '=' is no query."""
+    """From the mark before a '=' to the end of the word; a text without '=' is not a query."""
     assert without_query(text) == shown
 
 

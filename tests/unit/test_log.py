@@ -60,7 +60,7 @@ def test_a_circle_of_causes_ends() -> None:
 def test_whatever_fails_is_logged_so(
     where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is caught as a bug, what the API answers 500 for, and what ends a greenlet."""
+    """A bug that is caught, one that the API answers with 500, and one that ends a greenlet."""
     monkeypatch.setattr(gevent.get_hub(), "print_exception", None)  # given back afterwards
     start_logging()
     if where == "log.exception":

@@ -20,8 +20,8 @@ class Clock:
 
 
 def paced(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
-    """Return the pace of one that has moved so many objects a second for ten seconds, with turns of
-    so many seconds."""
+    """Return the sizer of a worker that moved `objects` a second for ten seconds, with polls
+    of `turn` seconds."""
     clock = Clock()
     pace = PrefetchSizer(slots, clock)
     for _ in range(100):

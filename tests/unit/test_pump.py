@@ -72,8 +72,8 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @dataclass
 class Bench:
-    """A pump's two connections: what is fed into the far source, and what the far destination
-    takes."""
+    """A pump's two connections: the bytes of the far source, and the reads of the far
+    destination."""
 
     body: Body
     outlet: BodyWriter

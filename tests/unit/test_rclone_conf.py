@@ -1,5 +1,5 @@
-"""Remotes: rclone's own file, written by rclone itself; relay's settings; AWS's profiles; what
-wins, what is said."""
+"""Remotes: rclone's own file, written by rclone itself; relay's settings; AWS's profiles;
+precedence and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attempt left, and could not remove, is told by how the whole transfer ends."""
+"""The end of a transfer names the leftovers that an attempt could not remove."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_skip_notes_it_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 
 @dataclass
 class Keeps:
-    """A destination that denies each deletion: what is `there`, and what it does not tell of."""
+    """A destination that denies each deletion: its objects `there`, and those that it hides."""
 
     there: frozenset[str]
     untold: frozenset[str] = frozenset()
@@ -232,8 +232,8 @@ def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 5), (0, 0, 3), (0, 0, 0)])
 def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...]) -> None:
-    """A server may make the file before it writes what came; one that stays empty is nobody's, and
-    told."""
+    """A server may make the file before it writes what came; one that stays empty is of unknown
+    owner, and reported."""
     waiting, deleted = iter(sizes), []
 
     def head(place: Location) -> ObjectInfo:

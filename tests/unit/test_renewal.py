@@ -1,5 +1,5 @@
-"""What a migration may be told to go on with: both places again, a list of fresh URLs; and which
-lists are refused."""
+"""What a migration may be resumed with: both places again, or a list of fresh URLs; and which lists
+are refused."""
 
 from __future__ import annotations
 

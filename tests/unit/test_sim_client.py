@@ -1,4 +1,4 @@
-"""The raw client tells a reset from an end, whoever the system tells of it first."""
+"""The raw client distinguishes a reset from an end, whichever call learns of it first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from simulators.client import Reply, _talk
 
 
 def test_a_reset_before_the_request() -> None:
-    """The kernel tells of a reset once: here the send is told, and the read after it sees a mere
-    end."""
+    """The kernel reports a reset once: here to the send, and the read after it sees a mere end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as sock:
             accepted, _ = listener.accept()

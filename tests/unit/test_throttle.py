@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 
 def take_for(bucket: TokenBucket, clock: Clock, seconds: float, wanted: int = 1 << 20) -> int:
-    """Take as much as there is for so many seconds of the clock; return how much that was."""
+    """Take all available bytes for a number of seconds of the clock; return how many that were."""
     until, taken = clock.now + seconds, 0
     while clock.now < until:
         granted = bucket.take(wanted)
@@ -148,7 +148,7 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
 
 
 def throttle_is_idle(throttle: Throttle) -> bool:
-    """Say if nobody stands in a line of it: who comes next need not wait for the clock."""
+    """Say if its queues are empty: the next stream need not wait for the clock."""
     throttle.bucket.fill_at(None)
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 

@@ -114,8 +114,7 @@ def test_a_list_is_only_a_source_and_only_a_tree() -> None:
 
 
 def test_a_url_of_a_list_has_no_fragment() -> None:
-    """What is behind '#' is no part of what is asked for: two lines would be one object under two
-    names."""
+    """A fragment is not sent: two lines would be one object under two names."""
     found = read("url,name", "https://h/a#1.jpg,one.jpg", "https://h/a%232.jpg,two.jpg")
     assert [entry.name for entry in found] == ["line 2", "two.jpg"]
     assert found[0].error is not None

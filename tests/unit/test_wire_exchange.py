@@ -1,4 +1,4 @@
-"""One exchange against a scripted peer: what comes of it, and what becomes of the connection."""
+"""One exchange against a scripted peer: its outcome, and the state of the connection."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ def test_an_idiom_is_found(text: str) -> None:
     [
         "A paused worker stops within a second.",
         "The object is no longer there.",
+        "There is no such migration.",
         "It stays as long as the lease holds.",
         "Maximum number of parts that are read at a time.",
         "The caller knows what the store returned.",
