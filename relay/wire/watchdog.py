@@ -60,6 +60,11 @@ class Watchdog:
         another greenlet."""
         self._why = why or Cancelled("the transfer was cancelled")
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._why is not None
+
     def seconds(self) -> float:
         """Return the seconds since the start."""
         return self.clock() - self._started

@@ -566,6 +566,40 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
     assert ledger.migration(id).state == "succeeded"
 
 
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, verb: str) -> None:
+    """Else no other tree could be listed until the retry budget is spent."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a").write_bytes(DATA)
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=600))
+    runner.remotes = Remotes({}, folders=None)
+    local = Endpoint(f"{tmp_path}/to/")
+
+    def busy(talk: Talk) -> None:
+        while talk.head():
+            talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n")
+
+    with Peer([busy] * 20) as here:
+        ids = [
+            ledger.create(MigrationRequest(source, local, recursive=True).spec(runner.remotes))[
+                0
+            ].id
+            for source in (Endpoint(here.url("/f/")), Endpoint(f"{tmp_path}/from/"))
+        ]
+        working = gevent.spawn((claimer := Worker(ledger, runner, 1)).run)
+        with gevent.Timeout(30):
+            while not ledger.migration(ids[0]).retried:
+                gevent.sleep(0.02)
+            ledger.act(ids[0], verb)
+            while ledger.migration(ids[1]).state == "running":
+                gevent.sleep(0.02)
+        assert ledger.migration(ids[1]).state == "succeeded"
+        assert ledger.migration(ids[0]).listing == "due"
+        claimer.stop()
+        working.join(20)
+        runner.wire.pool.close()
+
+
 def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: Path) -> None:
     """Before a tree is listed its destination is looked at: a wait for it is reported as one of the
     listing."""

@@ -5,7 +5,7 @@ writes (`relay/engine/listing.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gevent.event import Event
@@ -26,7 +26,7 @@ from relay.errors import (
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listing
+from relay.ledger.rows import Listing, MigrationView
 from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog
 
@@ -59,6 +59,18 @@ class Lister:
     def troubles(self) -> dict[Listing, PendingRetry | None]:
         """Return the pending retry of each running listing, or None for a listing without one."""
         return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
+
+    def migrations(self) -> set[str]:
+        """Return the ids of the migrations that are listed now."""
+        return {listing.migration_id for listing in self._meters}
+
+    def apply(self, views: Mapping[str, MigrationView]) -> None:
+        """Stop the listings of paused and cancelled migrations, also during a wait before a
+        retry."""
+        for listing, meter in tuple(self._meters.items()):
+            current = views.get(listing.migration_id)
+            if current is not None and current.state in ("paused", "cancelled"):
+                meter.cancel()
 
     def run(self) -> None:
         """List trees until `over` is set; a listing that is not complete then is handed back."""
@@ -112,7 +124,7 @@ class Lister:
             self.jobs.pause(id, error)
             self.ledger.hand_back_listing(listing)
         except RelayError as error:
-            if self.over.is_set():  # cancelled, perhaps during the wait before a retry
+            if meter.is_cancelled:  # perhaps during the wait before a retry
                 self.ledger.hand_back_listing(listing)
             else:
                 self.ledger.end_listing(listing, error_members(error))

@@ -271,11 +271,12 @@ class Worker:
         of claims."""
         began, registration = self.clock(), self._lease.registration
         ends = self._claims.settlements
-        watched = self._claims.migrations() | self._active.migrations()
+        watched = self._claims.migrations() | self._active.migrations() | self._lister.migrations()
         result = self._claims.settle_and_claim(ends, self._claim_request(), self.only, watched)
         self._pace.note_poll(len(ends), began)
         try:
             self._active.apply(result.standings)
+            self._lister.apply(result.standings)
         finally:
             for claim in result.claims:
                 self._queue.put((claim, registration))
