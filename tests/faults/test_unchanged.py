@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from relay.receipt import State
 from simulators.liars.dav import DavLiar
 from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
-from tests.faults.clouds import DATA
+from tests.conftest import Engine
+from tests.faults.clouds import DATA, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import hurried
 from tests.scripted import Peer, Talk
@@ -113,3 +115,20 @@ def test_a_damaged_object_of_ours_is_not_what_was_there(tmp_path: Path, head: in
         for _ in range(2):
             code, said, _ = hurried(tmp_path).run(*words)
             assert code == 1, said
+
+
+@pytest.mark.parametrize(
+    ("data", "state"), [(DATA, State.VERIFIED), (b"", State.SKIPPED)], ids=["bytes", "empty"]
+)
+def test_a_head_of_no_length_does_not_make_an_object_empty(
+    engine: Engine, data: bytes, state: State
+) -> None:
+    """Some servers answer HEAD with `Content-Length: 0` for a page that they compute."""
+    dated = f"Last-Modified: {formatdate(OLD, usegmt=True)}\r\n\r\n".encode()
+    head, got = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % length + dated for length in (0, len(data))
+    )
+    there = Dated(objects={b"/b": b""})
+    with Peer(serving(Cloud(), sending(got, data), head)) as source, Peer(there) as peer:
+        outcome = engine.migrate(source.url("/a"), peer.url("/b"), if_exists="changed")
+    assert (outcome.state, there.objects) == (state, {b"/b": data})

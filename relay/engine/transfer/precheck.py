@@ -44,7 +44,13 @@ from relay.errors import (
 from relay.ledger.rows import PriorState
 from relay.parsing import is_before
 from relay.receipt import State, Version
-from relay.stores.interfaces import ObjectInfo, PartsDestination, PutResult, Upload
+from relay.stores.interfaces import (
+    ObjectInfo,
+    OpenedObject,
+    PartsDestination,
+    PutResult,
+    Upload,
+)
 
 LISTED = frozenset({"s3"})
 """Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
@@ -352,7 +358,10 @@ class DestinationCheck:
             return False
 
     def _skip_if_unchanged(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
-        """Return a skip with its reason if the destination has the same object as the source."""
+        """Return a skip with its reason if the destination has the same object as the source.
+
+        Some web servers answer a HEAD with a length of 0 for an object of unknown length. Only a
+        GET shows that it is empty (`skip_outcome_of_opened`)."""
         if (
             found is not None
             and None not in (found.version.size, there.size)
@@ -360,6 +369,9 @@ class DestinationCheck:
         ):
             return None
         found = self._source_reader.require_description(found)  # a listing has no digests
+        is_described = isinstance(found, OpenedObject) or self._context.plan.source.store != "http"
+        if found is not None and found.version.size == 0 and not is_described:
+            return None
         why = proof_of_equality(found.version, there) if found else None
         if why is None:
             return None
