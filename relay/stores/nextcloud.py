@@ -20,10 +20,11 @@ from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTime
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
+from relay.stores.http import DELETED, STORED
 from relay.stores.http_fields import strong_tag
 from relay.stores.interfaces import Begins, Part, PartLimits, PutResult, Upload
 from relay.stores.metadata import require, unkept_notes
-from relay.stores.webdav import WebDavAccount, WebDavStore
+from relay.stores.webdav import DONE, MADE, WebDavAccount, WebDavStore
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 
@@ -82,9 +83,9 @@ class NextcloudStore(WebDavStore):
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
-        response = self._send("MKCOL", folder, (("Destination", location.url),))
-        if response.head.status not in self.believed["MKCOL"]:
-            raise self._refusal(response, "MKCOL", folder)
+        response = self._client.send("MKCOL", folder, (("Destination", location.url),))
+        if response.head.status not in MADE:
+            raise self._client.refusal(response, "MKCOL", folder)
         response.body.close()
         return Upload(location, id, checked=False, described=metadata)
 
@@ -92,15 +93,16 @@ class NextcloudStore(WebDavStore):
         """As PartsDestination.put_part. The server assembles the parts in the order of their
         names."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
-        expects = not upload.welcome and self._expects(body)
-        response = self._send("PUT", place, (("Destination", upload.location.url),), body, expects)
+        expects = not upload.welcome and self._client.expects_continue(body)
+        fields: Fields = (("Destination", upload.location.url),)
+        response = self._client.send("PUT", place, fields, body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
             raise UploadGone(
                 f"the folder with the parts of {upload.location} no longer exists", side=self._side
             )
-        if response.head.status not in self.believed["PUT"]:
-            raise self._refusal(response, "PUT", place)
+        if response.head.status not in STORED:
+            raise self._client.refusal(response, "PUT", place)
         etag = strong_tag(response.head.get("etag")) or ""
         response.body.close()
         return Part(number, body.count, etag, checked=False)
@@ -134,8 +136,8 @@ class NextcloudStore(WebDavStore):
             if not self._exists(part):
                 raise
         else:
-            if response.head.status not in self.believed["MOVE"]:
-                error = self._refusal(response, "MOVE", place)
+            if response.head.status not in DONE:
+                error = self._client.refusal(response, "MOVE", place)
                 if not isinstance(error, NotFound):
                     raise self._name_refused(place, error)
                 if not self._exists(part):
@@ -152,9 +154,9 @@ class NextcloudStore(WebDavStore):
 
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort: deletes the folder with its parts."""
-        response = self._send("DELETE", _uploads(upload.location, upload.id), ())
-        if response.head.status not in self.believed["DELETE"]:
-            raise self._refusal(response, "DELETE", upload.location)
+        response = self._client.send("DELETE", _uploads(upload.location, upload.id), ())
+        if response.head.status not in DELETED:
+            raise self._client.refusal(response, "DELETE", upload.location)
         response.body.close()
 
 

@@ -32,6 +32,7 @@ from relay.errors import (
     ProtocolViolation,
     Rejected,
     RelayError,
+    Side,
     StoreError,
     StoreTimeout,
     Unavailable,
@@ -39,16 +40,11 @@ from relay.errors import (
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.folders import walk_folders
-from relay.stores.http import (
-    BELIEVED,
-    ERRORS,
-    GONE,
-    MOVED,
-    HttpStore,
-    folder_here,
-    folder_there,
-)
+from relay.stores.http import HttpStore
+from relay.stores.http_client import ERRORS, MOVED
 from relay.stores.http_fields import printable
+from relay.stores.http_objects import HttpHeads
+from relay.stores.http_reads import GONE, folder_here, folder_there, refuse_negotiated
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
     Entry,
@@ -79,7 +75,7 @@ from relay.stores.multistatus import (
 from relay.stores.pieces import pieces_of
 from relay.stores.xml_documents import Document, plain_name
 from relay.wire.body import Body
-from relay.wire.exchange import Response
+from relay.wire.exchange import Response, Wire
 from relay.wire.http1 import Fields, Head
 from relay.wire.watchdog import Watchdog
 
@@ -93,6 +89,10 @@ _CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
 decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
 NO_METHOD = frozenset({405, 501})
 """Statuses of a server that does not support the method."""
+MADE = frozenset({201})
+"""Statuses of a MKCOL that mean success (section 9.3.1)."""
+DONE = frozenset({201, 204})
+"""Statuses of a MOVE and of a COPY that mean success (sections 9.8.5 and 9.9.4)."""
 NO_COPY = "no COPY"
 BY_PATH = "a Destination is a path"
 BEHIND = (
@@ -148,15 +148,27 @@ def oc_checksum(text: str) -> Digests:
     return found
 
 
+class DavHeads(HttpHeads):
+    """What a WebDAV server says about an object."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+
+    def version(self, head: Head) -> Version:
+        """As ObjectHeads.version. A source's version includes the checksum that the object was
+        uploaded with, which ownCloud and Nextcloud keep."""
+        version = super().version(head)
+        kept = oc_checksum(head.get("oc-checksum") or "")
+        if not kept or self._side != "source":
+            return version
+        return replace(version, digests={**kept, **version.digests})
+
+
 class WebDavStore(HttpStore):
     """One WebDAV server, for one transfer."""
 
-    believed: Mapping[str, frozenset[int]] = {
-        **BELIEVED,
-        "MKCOL": frozenset({201}),
-        "MOVE": frozenset({201, 204}),
-        "COPY": frozenset({201, 204}),
-    }
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
+        super().__init__(wire, side, meter, DavHeads(side))
 
     @property
     def lists_all(self) -> bool:
@@ -261,7 +273,7 @@ class WebDavStore(HttpStore):
         part = self._prepared(location, if_absent, token)
         try:
             response = self._aimed("COPY", source, part, (("Overwrite", "F"),))
-            if response.head.status not in self.believed["COPY"]:
+            if response.head.status not in DONE:
                 raise self._copy_refused(response, location)
         except BaseException as error:
             self._remove(part, error)
@@ -272,7 +284,7 @@ class WebDavStore(HttpStore):
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
         """Return the error of a refused COPY. It is retryable, with another temporary name, if the
         name may be the cause. A refusal that may be permanent is remembered for the server."""
-        status, error = response.head.status, self._refusal(response, "COPY", location)
+        status, error = response.head.status, self._client.refusal(response, "COPY", location)
         reported = self._folder_gone(location, error)
         if status not in NO_METHOD and self._name_refused(location, error).retryable:
             return error
@@ -363,8 +375,8 @@ class WebDavStore(HttpStore):
                 raise
             return self._there(place)
         status = response.head.status
-        if status not in self.believed["MOVE"]:
-            refusal = self._refusal(response, "MOVE", place)
+        if status not in DONE:
+            refusal = self._client.refusal(response, "MOVE", place)
             if status in NO_METHOD:
                 refusal.hint = (
                     f"The server does not support MOVE; use {place.origin.scheme}:// to upload to"
@@ -435,7 +447,7 @@ class WebDavStore(HttpStore):
         try:
             if not self._exists(part):
                 return
-            response = self._send("DELETE", part, ())
+            response = self._client.send("DELETE", part, ())
         except StoreError:
             return  # unknown: verification decides
         response.body.close()
@@ -453,14 +465,14 @@ class WebDavStore(HttpStore):
         of that form is remembered for the server."""
         memory = self._wire.memory
         if not memory.has(there.origin, BY_PATH):
-            response = self._send(method, source, (("Destination", there.url), *fields))
+            response = self._client.send(method, source, (("Destination", there.url), *fields))
             if response.head.status not in (400, 502) or (
                 method == "MOVE" and not self._exists(source)
             ):
                 return response
             response.body.close()
-        again = self._send(method, source, (("Destination", there.target), *fields))
-        if again.head.status in self.believed[method]:
+        again = self._client.send(method, source, (("Destination", there.target), *fields))
+        if again.head.status in DONE:
             memory.learn(there.origin, BY_PATH)
         return again
 
@@ -470,10 +482,10 @@ class WebDavStore(HttpStore):
 
         Returns the status of PROPFIND: 207 with the row of an object, or another one with None;
         after a permanent refusal nothing is known of `place`."""
-        response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
+        response = self._client.send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
         status, found = response.head.status, None
         if status != 207:
-            error: RelayError | None = self._refusal(response, "PROPFIND", place)
+            error: RelayError | None = self._client.refusal(response, "PROPFIND", place)
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
             found = self._own_row(response, place)
@@ -484,17 +496,6 @@ class WebDavStore(HttpStore):
         if error is not None and error.retryable:
             raise error
         return status, found if error is None else None
-
-    def _version(self, head: Head) -> Version:
-        """As HttpStore's. A source's version includes the checksum that the object was uploaded
-        with, which ownCloud and Nextcloud keep."""
-        version = super()._version(head)
-        kept = oc_checksum(head.get("oc-checksum") or "")
-        return (
-            replace(version, digests={**kept, **version.digests})
-            if kept and self._side == "source"
-            else version
-        )
 
     def _there(self, place: Location) -> Version:
         found = self.head(place)
@@ -508,7 +509,7 @@ class WebDavStore(HttpStore):
         except NotFound:
             return False
         if isinstance(found, UnknownObject):
-            response = self._send("PROPFIND", location, (("Depth", "0"), *XML), PROPERTIES)
+            response = self._client.send("PROPFIND", location, (("Depth", "0"), *XML), PROPERTIES)
             status = self._found_status(response, location)
             if status in (207, 404):
                 return status == 207
@@ -551,16 +552,16 @@ class WebDavStore(HttpStore):
         root = (
             location if location.path.endswith("/") else location.with_target(f"{location.path}/")
         )
-        return walk_folders(partial(self._members, root), self._patience, recursive)
+        return walk_folders(partial(self._members, root), self._client.listing_retries, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
         """Yield the entries of a folder. Raises the error in the folder's own row; Rejected if it
         is an object; UnsafeKey for a folder that has no URL; ProtocolViolation (retryable) for an
         answer without any row, since it lacks even the folder's own."""
         folder = root.below(name) if name else root
-        response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
+        response = self._client.send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
-            raise self._refusal(response, "PROPFIND", folder)
+            raise self._client.refusal(response, "PROPFIND", folder)
         segments, found, holds, own = segments_of(folder.path), False, False, None
         with closing(self._rows(response, folder)) as rows:
             for row in rows:
@@ -619,7 +620,7 @@ class WebDavStore(HttpStore):
     def _own_row(self, response: Response, place: Location) -> Element:
         """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
         name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
-        as `_rows` and `_refuse_negotiated`."""
+        as `_rows` and `refuse_negotiated`."""
         with closing(self._rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
@@ -628,7 +629,7 @@ class WebDavStore(HttpStore):
                 side=self._side,
                 retryable=True,
             )
-        self._refuse_negotiated(place, path_of(found))
+        refuse_negotiated(place, path_of(found), self._side)
         return found
 
     # -- folders
@@ -653,7 +654,7 @@ class WebDavStore(HttpStore):
         missing too (409)."""
         if self._wire.memory.has(folder.origin, _folder(folder)):
             return True
-        response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
+        response = self._client.send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
         try:
             status = self._found_status(response, folder)
         except (ConnectionLost, ProtocolViolation):
@@ -669,13 +670,13 @@ class WebDavStore(HttpStore):
         """Make one folder; return True. Another client may have made it just now (Apache answers
         403 then). Raises StoreError. With `missing_above`, returns False if the folder above is
         missing."""
-        response = self._send("MKCOL", folder, ())
+        response = self._client.send("MKCOL", folder, ())
         status = response.head.status
         if missing_above and status in (404, 409):
             response.body.close()
             return False
-        if status not in self.believed["MKCOL"] and status != 405:
-            refusal = self._refusal(response, "MKCOL", folder)
+        if status not in MADE and status != 405:
+            refusal = self._client.refusal(response, "MKCOL", folder)
             if not self._is_listed(folder):
                 raise refusal
         response.body.close()
@@ -685,7 +686,7 @@ class WebDavStore(HttpStore):
     def _is_listed(self, folder: Location) -> bool:
         """Say if PROPFIND confirms that something exists."""
         try:
-            response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
+            response = self._client.send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
             return self._found_status(response, folder) == 207
         except StoreError:
             return False

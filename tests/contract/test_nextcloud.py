@@ -21,6 +21,7 @@ from relay.config import Limits
 from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
+from relay.stores.http_client import HttpClient
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.webdav import oc_checksum
 from simulators.content import Content
@@ -110,19 +111,19 @@ def test_f43_an_upload_that_the_server_removed_restarts(
 def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
     engine: Engine, source: Spawned, nextcloud: Nextcloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, lost = NextcloudStore._send, []
+    send, lost = HttpClient.send, []
 
     def losing(
-        store: NextcloudStore, method: str, location: Location, *rest: Any, **named: Any
+        client: HttpClient, method: str, location: Location, *rest: Any, **named: Any
     ) -> Any:
-        response = send(store, method, location, *rest, **named)
+        response = send(client, method, location, *rest, **named)
         if method == "MOVE" and location.path.endswith("/.file") and not lost:
             lost.append(response.head.status)
             response.body.close()
             raise ConnectionLost("the answer is lost", side="destination")
         return response
 
-    monkeypatch.setattr(NextcloudStore, "_send", losing)
+    monkeypatch.setattr(HttpClient, "send", losing)
     outcome = engine.migrate(
         source.url(f"/objects/a?size={SIZE}"), nextcloud.place("lost.bin", destination=True)
     )

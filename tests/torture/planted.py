@@ -133,9 +133,9 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="HEAD 404 is believed of a server that has answered no HEAD",
-        file="relay/stores/http.py",
-        old="            advice and response.head.status in GONE\n",
-        new="            False\n",
+        file="relay/stores/http_reads.py",
+        old=" or (advice and response.head.status in GONE):",
+        new=":",
         traits=(("source", "head-404"),),
         stores=(
             "http",

@@ -1,0 +1,201 @@
+"""Read objects over HTTP: HEAD and GET, with redirects.
+
+Theory of operation. Many presigned URLs and small servers support only GET, so a HEAD that fails
+says nothing about the object. A redirect may lead to the object, to a folder, or to a login page.
+
+Decided here: which answers to HEAD and GET are believed, and which redirects are followed. Never
+here: what a believed answer says (`http_objects.py`)."""
+
+from __future__ import annotations
+
+from relay.digest import WANT
+from relay.errors import (
+    ConnectionLost,
+    KeyCollision,
+    RedirectRefused,
+    Rejected,
+    RelayError,
+    Side,
+    StoreTimeout,
+    TooManyRedirects,
+)
+from relay.location import Location, redirected
+from relay.receipt import Version
+from relay.stores.http_client import MOVED, HttpClient
+from relay.stores.http_fields import ENCODED, is_transcoded, strong_tag
+from relay.stores.http_objects import FRESH, ObjectHeads, ReadAnswer, read_fields
+from relay.stores.index_links import segments_of
+from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject, UnknownObject
+from relay.wire.exchange import Response
+from relay.wire.http1 import Fields, Head
+
+WITH_DIGEST: Fields = (("Want-Repr-Digest", WANT),)
+"""Fields of every request that reads or writes an object (RFC 9530)."""
+HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
+"""Statuses of HEAD that say nothing about GET: many presigned URLs and small servers support only
+GET."""
+PAGES = frozenset({"text/html", "application/xhtml+xml"})
+"""Content types of web pages: a folder's page, or a login page."""
+GONE = frozenset({404, 410})
+HEAD_KNOWN = "answers HEAD with 200"
+HEAD_UNANSWERED = "does not answer HEAD"
+
+
+class HttpReads:
+    """HEAD and GET of one server. `heads` parses what its answers say about an object."""
+
+    def __init__(self, client: HttpClient, heads: ObjectHeads) -> None:
+        self._client, self._heads = client, heads
+        at_destination = client.side == "destination"
+        self._asked = WITH_DIGEST + FRESH if at_destination else WITH_DIGEST
+        """Fields of a read: at a destination no cache may answer it (RFC 9111 section 5.2)."""
+
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
+        """As Source.head. Follows up to `limits.redirects` redirects.
+
+        A server that never answered a HEAD with 200 may not support HEAD: then only GET says
+        whether the object exists. This is remembered for each folder at the root, since one host
+        may have a different server for each."""
+        side, memory = self._client.side, self._client.wire.memory
+        known = _head_known(location)
+        advice = not memory.has(location.origin, known)
+        if advice and memory.has(location.origin, HEAD_UNANSWERED):
+            return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=side))
+        try:
+            response, final = self.follow("HEAD", location, self._asked)
+        except (ConnectionLost, StoreTimeout) as error:
+            if not advice:
+                raise
+            if isinstance(error, StoreTimeout):
+                memory.learn(location.origin, HEAD_UNANSWERED)
+            return UnknownObject(error)
+        response.body.close()
+        self._refuse_folder(location, final)
+        refuse_negotiated(location, response.head.get("content-location"), side)
+        if self._leads_elsewhere(location, final):
+            return UnknownObject(self._elsewhere(location, final))
+        if response.head.status in HEAD_UNTOLD or (advice and response.head.status in GONE):
+            return UnknownObject(self._client.refusal(response, "HEAD", final))
+        if response.head.status != 200:
+            raise self._client.refusal(response, "HEAD", final)
+        memory.learn(location.origin, known)
+        return self._answer(response, final).info()
+
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
+        """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section
+        13.1.1)."""
+        response, final = self.follow("GET", location, self._asked + read_fields(pinned, span))
+        try:
+            self._refuse_folder(location, final)
+            other = response.head.get("content-location")
+            refuse_negotiated(location, other, self._client.side)
+            if self._leads_elsewhere(location, final) and _is_unlike(response.head, pinned, span):
+                raise self._elsewhere(location, final)
+        except RelayError:
+            response.body.close()
+            raise
+        if span is not None and response.head.status in (200, 206, 416):
+            return self._answer(response, final).open_range(pinned, span)
+        if response.head.status != 200:
+            raise self._client.refusal(response, "GET", final)
+        return self._answer(response, final).open_whole(pinned)
+
+    def follow(self, method: str, location: Location, fields: Fields) -> tuple[Response, Location]:
+        """Send a read and follow its redirects; return the answer and its final location. The
+        caller closes the answer's body."""
+        client = self._client
+        for _ in range(client.wire.limits.redirects + 1):
+            response = client.send(method, location, fields)
+            if is_transcoded(response.head) and ENCODED not in fields:
+                response.body.close()
+                fields += (ENCODED,)
+                response = client.send(method, location, fields)
+            target = response.head.get("location")
+            if response.head.status not in MOVED or target is None:
+                return response, location
+            response.body.close()
+            location = redirected(location, target, client.side)
+        raise TooManyRedirects(
+            f"more than {client.wire.limits.redirects} redirects, the last one to {location}",
+            side=client.side,
+        )
+
+    def _answer(self, response: Response, final: Location) -> ReadAnswer:
+        return ReadAnswer(response=response, final=final, heads=self._heads, side=self._client.side)
+
+    def _refuse_folder(self, location: Location, final: Location) -> None:
+        """Raise Rejected if the server redirects an object's URL to the same with a final '/': that
+        is a folder, and its page is not an object."""
+        if location is final:  # it was not redirected
+            return
+        if location.path.endswith("/") or not final.path.endswith("/"):
+            return
+        if self._client.side == "destination":
+            raise folder_there(location)
+        if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
+            raise folder_here(location)
+
+    def _leads_elsewhere(self, location: Location, final: Location) -> bool:
+        """Say if a destination redirected to another name: a login page does not prove that the
+        object exists."""
+        if self._client.side != "destination" or location is final:
+            return False
+        return segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
+
+    def _elsewhere(self, location: Location, final: Location) -> RedirectRefused:
+        return RedirectRefused(
+            f"{location} redirects to {final}, which does not say if the object exists",
+            side=self._client.side,
+            hint=(
+                "Check the credentials: many servers redirect a request without them to a login"
+                " page."
+            ),
+        )
+
+
+def _is_unlike(head: Head, pinned: Version | None, span: ByteRange | None) -> bool:
+    """Say if the target of a redirect may not be the object: a range without a pinned version, or a
+    web page whose ETag is not the pinned one."""
+    if pinned is None:
+        return span is not None
+    if (head.get("content-type") or "").partition(";")[0].strip().lower() not in PAGES:
+        return False
+    return pinned.etag is None or strong_tag(head.get("etag")) != pinned.etag
+
+
+def _head_known(location: Location) -> str:
+    """Return the fact that the server of a location answers HEAD."""
+    first, slash, _ = location.path[1:].partition("/")
+    return f"{HEAD_KNOWN} below /{first}/" if slash else HEAD_KNOWN
+
+
+def folder_there(location: Location) -> Rejected:
+    """Return the error for an object whose name is that of a folder at the destination."""
+    hint = (
+        "An object can't have a folder's name: rename one of the two, or choose another"
+        " destination."
+    )
+    return Rejected(f"{location} is a folder there", side="destination", hint=hint)
+
+
+def refuse_negotiated(location: Location, other: str | None, side: Side) -> None:
+    """Raise KeyCollision if a destination answers a request for `location` with the object at the
+    path `other`, whose name is the same with an ending. Apache does so for a name that does not
+    exist (httpd.apache.org, mod_negotiation, "MultiViews"), and an upload would overwrite that
+    object."""
+    if side == "source" or other is None:
+        return
+    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
+    if ours and theirs and theirs[0].startswith(f"{ours[0]}."):
+        raise KeyCollision(
+            f"the server takes {location} for {theirs[0]!a}, which an upload would overwrite",
+            hint="Turn off MultiViews in Apache (Options -MultiViews).",
+        )
+
+
+def folder_here(location: Location) -> Rejected:
+    """Return the error for a source that is a folder instead of an object."""
+    hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+    return Rejected(f"{location} is a folder, not an object", side="source", hint=hint)
