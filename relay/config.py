@@ -7,6 +7,7 @@ which overrides the default. Never here: anything that acts on a setting."""
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import stat
@@ -283,6 +284,19 @@ class Settings(BaseModel):
             raise ValueError("it has a NUL")
         return value
 
+    @field_validator("remotes", mode="before")
+    @classmethod
+    def _option_texts(cls, remotes: Any) -> Any:
+        # TOML has `env_auth = true` and `chunk_size = 5` for what rclone.conf writes as text.
+        if not isinstance(remotes, dict):
+            return remotes
+        return {
+            name: {option: _as_text(value) for option, value in options.items()}
+            if isinstance(options, dict)
+            else options
+            for name, options in remotes.items()
+        }
+
     @field_validator("bind")
     @classmethod
     def _address(cls, text: str) -> str:
@@ -367,6 +381,11 @@ class Settings(BaseModel):
         parted = self.parts_in_flight * 5 * self.buffer_bytes
         growing = self.part_bytes + 5 * self.buffer_bytes
         return self.workers * self.slots * max(parted, growing)
+
+
+def _as_text(value: Any) -> Any:
+    """Return a boolean or a whole number of TOML as rclone.conf writes it; others unchanged."""
+    return json.dumps(value) if isinstance(value, bool | int) else value
 
 
 def home() -> Path:

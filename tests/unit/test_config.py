@@ -322,6 +322,16 @@ def test_the_null_device_is_an_empty_file(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings().remotes == {}
 
 
+def test_options_of_a_remote_may_be_toml_values(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(
+        '[remotes.a]\ntype = "s3"\nenv_auth = true\nchunk = 5\nother = [1]\n'
+    )
+    with pytest.raises(ConfigError, match="remotes.a.other"):
+        load_settings()
+    (tmp_path / "relay.toml").write_text('[remotes.a]\ntype = "s3"\nenv_auth = true\nchunk = 5\n')
+    assert load_settings().remotes == {"a": {"type": "s3", "env_auth": "true", "chunk": "5"}}
+
+
 def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
     """As editors on Windows write it, with their line ends."""
     (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbfslots = 7\r\n")
