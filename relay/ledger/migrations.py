@@ -583,8 +583,13 @@ _LISTED = select(migrations.c.id).where(
 
 KEPT_SECONDS: Final = 24 * 3600.0
 """How long after a failure the credentials, and parts at the destination, are kept for a retry."""
-_HOLDS_SECRET: Final = secrets.c.locations.like("%?%") | secrets.c.locations.like('%"headers": [[%')
-"""The stored locations have a query or a header, either of which may be a secret."""
+_HOLDS_SECRET: Final = (
+    secrets.c.locations.like("%?%")
+    | secrets.c.locations.like('%"headers": [[%')
+    | migrations.c.source.ilike("list+%")
+)
+"""The stored locations have a query or a header, either of which may be a secret, or the source is
+a list, whose URLs may have signatures."""
 
 
 def forgettable_ids(connection: Connection, now: float) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
@@ -305,8 +306,12 @@ def test_what_tells_no_secret_is_kept(ledger: Ledger) -> None:
     assert ledger.act(id, "retry").state == "running"
 
 
-def test_the_urls_of_a_list_go_too_and_it_is_read_again(ledger: Ledger) -> None:
-    spec = Spec("list+https://a/l", "https://b/", {"recursive": True}, SECRET.secret)
+@pytest.mark.parametrize("secret", [SECRET.secret, {"source": {"text": "list+./l"}}])
+def test_the_urls_of_a_list_go_too_and_it_is_read_again(
+    ledger: Ledger, secret: dict[str, Any]
+) -> None:
+    """Also of a list at a path, which has no secret itself: its URLs are signed."""
+    spec = Spec("list+https://a/l", "https://b/", {"recursive": True}, secret)
     id = ledger.create(spec)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
@@ -322,7 +327,7 @@ def test_the_urls_of_a_list_go_too_and_it_is_read_again(ledger: Ledger) -> None:
         lambda c: c.exec_driver_sql("SELECT url FROM transfers").scalars().all()
     )
     assert (ledger.secret(id), set(urls)) == (None, {None})
-    ledger.act(id, "retry", SECRET.secret)
+    ledger.act(id, "retry", secret)
     listing = ledger.claim_listing()
     assert listing is not None and listing.cursor is None
     ledger.add_page(listing, page, "b")
