@@ -66,10 +66,13 @@ class MigrationBackend(Protocol):
         """Pause, resume, cancel or retry a migration. `places` are the same source and destination
         with fresh credentials, and a `list` of fresh URLs."""
 
-    def sweep(self, id: str) -> Iterator[str]:
-        """Remove the unfinished uploads of a cancelled migration; yield a line for each that may
-        remain, and one with the number of the others. Yields nothing for a server, which does that
-        by itself."""
+    def needs_command(self, id: str) -> bool:
+        """Say if a migration moves only while a command in a terminal runs it: no server does."""
+
+    def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
+        """Remove the unfinished uploads of a cancelled migration; yield a line and True for each
+        that may remain, and a line and False with the number of the others. Yields nothing for a
+        server, which does that by itself."""
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """Change the priority and the limits of a migration; None removes a limit."""
@@ -155,7 +158,11 @@ class LocalLedger:
         }
         return summary(apply_refresh(self._settings, self._ledger, migration, verb, texts))
 
-    def sweep(self, id: str) -> Iterator[str]:
+    def needs_command(self, id: str) -> bool:
+        """As MigrationBackend.needs_command."""
+        return self._ledger.migration(id).runner == self._ledger.who.kind
+
+    def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
         # Release the claims of processes that were killed.
@@ -247,7 +254,11 @@ class RemoteServer:
         """As MigrationBackend.act."""
         return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
 
-    def sweep(self, id: str) -> Iterator[str]:
+    def needs_command(self, id: str) -> bool:
+        """As MigrationBackend.needs_command."""
+        return False
+
+    def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
         return iter(())
 

@@ -168,6 +168,11 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
+    elif migration["state"] == "paused":
+        yield (
+            "hint",
+            f"`relay resume {migration['number']}`, or the same command, resumes it",
+        )
     for row in failed:
         yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
     more = objects_in(migration, "failed") - len(failed)

@@ -184,7 +184,14 @@ def _begins(name: str, text: str) -> click.Command:
         if urls is not None:
             places["list"] = place({**options, "source": as_list(urls)}, "source")
         warn(options)
-        confirm(line(migrations_of(url).act(id, name, places or None)))
+        known = migrations_of(url)
+        confirm(line(known.act(id, name, places or None)))
+        if known.needs_command(id):
+            say(
+                "relay: the `relay migrate` command of this migration moves it: run the same"
+                " command again",
+                sys.stderr,
+            )
         return Exit.VERIFIED
 
     return command
@@ -202,15 +209,18 @@ pause = _verb("pause", "Pause the migration ID; running transfers stop within ab
 @click.argument("id")
 @URL
 def cancel(id: str, url: str | None) -> int:
-    """Cancel the migration ID. Objects that arrived stay; unfinished uploads are removed."""
-    known = migrations_of(url)
+    """Cancel the migration ID. Objects that arrived stay; unfinished uploads are removed.
+
+    Where one may remain, stderr names it, and the exit code is 1."""
+    known, code = migrations_of(url), Exit.VERIFIED
     cancelled = known.act(id, "cancel")
     try:
         confirm(line(cancelled))
     finally:
-        for reported in known.sweep(id):
+        for reported, remains in known.sweep(id):
             say(plain(reported), sys.stderr)
-    return Exit.VERIFIED
+            code = Exit.FAILED if remains else code
+    return code
 
 
 resume = _begins(

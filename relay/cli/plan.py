@@ -112,7 +112,7 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not seen["objects"] and not seen["refused"]:
         yield "objects", "none: nothing was found in the source"
         return
-    unsized = f", {seen['unsized']:,} more of unknown size" if seen["unsized"] else ""
+    unsized = f"; {seen['unsized']:,} of them of unknown size" if seen["unsized"] else ""
     yield (
         "objects",
         f"{seen['objects']:,}, {seen['bytes']:,} bytes ({decimal(seen['bytes'])}){unsized}",

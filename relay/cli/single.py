@@ -82,12 +82,6 @@ def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json
     elif not quiet:
         for name, value in table(members, failures(ledger, migration), "with other processes"):
             confirm(in_columns(name, value))
-        if migration.state == "paused":
-            confirm(
-                in_columns(
-                    "hint", f"`relay resume {migration.number}`, or the same command, resumes it"
-                )
-            )
     return exit_of(members)
 
 

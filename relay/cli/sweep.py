@@ -18,14 +18,15 @@ from relay.ledger.rows import Migration
 from relay.stores.remotes import Remotes
 
 
-def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[str]:
-    """Remove the unfinished uploads of a migration. Yield a line for each that may remain, and one
-    with the number of the others. The hosts of the migration are allowed, since its user named
-    them. Raises LedgerFailed."""
+def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[tuple[str, bool]]:
+    """Remove the unfinished uploads of a migration. Yield a line and True for each that may remain,
+    and a line and False with the number of the others. The hosts of the migration are allowed,
+    since its user named them. Raises LedgerFailed."""
     try:
         runner = _runner(settings, ledger, migration)
     except RelayError as denied:
-        yield f"relay: an unfinished upload may remain at {migration.destination}: {denied.message}"
+        place = migration.destination
+        yield f"relay: an unfinished upload may remain at {place}: {denied.message}", True
         return
     sweeper = OrphanSweeper(ledger, runner, MigrationCache(ledger, runner), Event(), migration.id)
     total, more = 0, True
@@ -39,9 +40,10 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
                 else f"{migration.destination}{orphan.claim.name}"
             )
             again = "" if error.remains else "; run the same command again to retry"
-            yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}"
+            yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}", True
     if total:
-        yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} checked)"
+        place = migration.destination
+        yield f"relay: nothing unfinished is left at {place} ({total:,} checked)", False
 
 
 def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> TransferEngine:

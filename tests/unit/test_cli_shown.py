@@ -57,6 +57,11 @@ def test_a_number_of_bytes_is_not_said_twice(count: int, shown: str) -> None:
     assert dict(details({**ENDED, "bytes": {"verified": count}}))["bytes"] == shown
 
 
+def test_a_paused_migration_says_what_resumes_it() -> None:
+    rows = dict(details({**ENDED, "state": "paused", "ended": None, "objects": {"queued": 3}}))
+    assert rows["hint"] == "`relay resume 7`, or the same command, resumes it"
+
+
 def test_a_running_migration_says_what_waits_and_why() -> None:
     retried = {
         "name": "a.jpg",
