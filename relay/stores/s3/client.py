@@ -217,13 +217,13 @@ class S3Client:
         return root
 
     def document_rows(
-        self, response: Response, method: str, location: Location, root: str
+        self, response: Response, method: str, location: Location, root: str | None
     ) -> Generator[Element, None, None]:
         """Yield the children of an answer's document as they arrive.
 
         If the document is an error, raises by its code, even with status 200. Raises
-        ProtocolViolation (retryable) if the root element is another one, and ConnectionLost if the
-        document is cut off or not XML."""
+        ProtocolViolation (retryable) if the root element is not `root` (None: any), and
+        ConnectionLost if the document is cut off or not XML."""
         if response.head.status != 200:
             raise self.refusal(response, method, location)
         with closing(pieces_of(response.body, self.meter, PAGE_BYTES)) as pieces:
@@ -236,7 +236,7 @@ class S3Client:
                     f"{method} {location} was answered 200, and then an error {code}",
                     side=self.side,
                 )
-            if name != root:
+            if root is not None and name != root:
                 message = (
                     f"{method} {location} was answered with a document <{printable(name)}> instead"
                     f" of <{root}>"

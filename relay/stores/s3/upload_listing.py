@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from time import time
+from typing import Final
 from urllib.parse import quote
 
 from relay.errors import NotFound, ProtocolViolation
@@ -19,6 +20,9 @@ from relay.stores.s3.client import S3Client
 from relay.stores.s3.limits import PARTS
 from relay.stores.s3.responses import is_truncated, unfinished_upload
 from relay.stores.xml_documents import plain_name
+
+SHOWN: Final = frozenset({"UploadId", "IsTruncated", "MaxParts"})
+"""Elements of which an empty list of parts has at least one (ListParts, "Response Elements")."""
 
 
 def at_upload(upload: Upload, which: str = "") -> Location:
@@ -58,13 +62,16 @@ class UploadListing:
         response = client.send("GET", at_upload(upload, which), ())
         found: list[Part] = []
         reported: dict[str, str] = {}
-        with closing(client.document_rows(response, "GET", place, "ListPartsResult")) as rows:
+        with closing(client.document_rows(response, "GET", place, None)) as rows:
             for row in rows:
                 number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
                     etag = strong_tag(row.findtext("{*}ETag")) or ""
                     found.append(Part(number, size, etag, checked=False))
                 reported[plain_name(row.tag)] = (row.text or "").strip()
+        if not (found or SHOWN.intersection(reported)):
+            message = f"GET {place} was answered with a document that does not list parts"
+            raise ProtocolViolation(message, side=client.side, retryable=True)
         # Without IsTruncated the page counts as the last one: parts that it lacks are sent again.
         if not is_truncated(reported.get("IsTruncated", "")):
             return found, None
