@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from heapq import merge
 from pathlib import Path
@@ -87,6 +88,18 @@ def fresh(folder: int, name: str = "") -> os.stat_result:
             ctypes.create_string_buffer(_STATX_BYTES),
         )
     return os.stat(name, dir_fd=folder, follow_symlinks=False) if name else os.fstat(folder)
+
+
+def _reopened(file: int) -> os.stat_result:
+    """Stat an open file as another open finds it. sshfs keeps attributes for 20 seconds, whatever
+    the kernel asks, but asks its server at each open (`dcache_stat_timeout`). Raises OSError."""
+    with suppress(OSError):  # without /proc, or without the permission to open it again
+        again = os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return fresh(again)
+        finally:
+            os.close(again)
+    return fresh(file)
 
 
 @lru_cache(maxsize=1)
@@ -220,7 +233,7 @@ class FileStream(Stream):
             and self._version.size is not None
             and bool(os.pread(self._descriptor, 1, self._at))
         )
-        found = fresh(self._descriptor) if self._slow else os.fstat(self._descriptor)
+        found = _reopened(self._descriptor) if self._slow else os.fstat(self._descriptor)
         return longer or version_of(found).etag != self._version.etag
 
     def close(self) -> None:

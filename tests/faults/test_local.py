@@ -554,6 +554,34 @@ def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
         os.close(folder)
 
 
+def test_a_change_that_a_mount_hides_until_the_next_open_is_found(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sshfs answers with the attributes of the last open, for 20 seconds."""
+    kept: dict[int, os.stat_result] = {}
+    monkeypatch.setattr(
+        local_files, "fresh", lambda file, name="": kept.setdefault(file, os.fstat(file))
+    )
+
+    def cached(stream: FileStream, view: memoryview) -> None:
+        stream._slow = True
+
+    monkeypatch.setattr(FileStream, "_cached", cached)
+    path, store = tmp_path / "a", LocalStore(wire, "source", Watchdog(Limits()))
+    for change in (False, True):
+        path.write_bytes(b"first and second")
+        kept.clear()
+        body = store.get(local_location(path, destination=False)).body
+        assert body is not None
+        assert body.read(5) == b"first"
+        if change:
+            path.write_bytes(b"FIRST AND SECOND")
+            with pytest.raises(SourceChanged):
+                body.read()
+        else:
+            assert body.read() == b" and second"
+
+
 def test_a_name_that_was_kept_for_nothing_is_free_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
