@@ -45,7 +45,7 @@ check: $(VENV)/installed
 	@$(BIN)/python -m tests.words
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m loadtests.peers $(BENCH)
+	@$(BIN)/python -m loadtests.compare $(BENCH)
 
 bench-stores: $(VENV)/installed
 	@$(BIN)/python -m loadtests.stores $(BENCH)
@@ -54,7 +54,7 @@ bench-ledger: $(VENV)/installed
 	@$(BIN)/python -m tests.ledger_bench $(BENCH)
 
 bench-before: $(VENV)/installed
-	@$(BIN)/python -m loadtests.before $(or $(BASE),HEAD) $(BENCH)
+	@$(BIN)/python -m loadtests.earlier_commit $(or $(BASE),HEAD) $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)

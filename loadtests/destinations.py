@@ -1,8 +1,6 @@
-"""The crash campaigns' stores, run for real and looked at from outside: what anybody could see of
-an object.
-
-Decided here: what a reader sees of each kind of store. Never here: what relay should have made of
-it (`loadtests/witness.py`)."""
+"""The stores of the crash campaigns: real servers, read from outside as any client does. Decided
+here: the visible state of each kind of store. Never here: the right state
+(`loadtests/checker.py`)."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port
 from loadtests.bench.ports import free_ports
-from loadtests.bench.proc import clean_environment, stop
+from loadtests.bench.processes import clean_environment, stop
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
 from simulators.proxy import Proxy
 
@@ -34,7 +32,7 @@ STORES = ("local", "webdav", "s3")
 PART, FLIGHT = 5 * MIB, 2
 """The length of relay's parts in bytes, and how many of one object move at once."""
 MISSING = (OSError, ClientError, BotoCoreError)
-"""What looking for an object that is not there raises."""
+"""The exceptions of a read of an absent object."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Seen:
 
 
 class Destination(Protocol):
-    """A store from outside: where relay is to write, and what a reader sees."""
+    """A store from outside: relay's destination, and the view of a reader."""
 
     def target(self, tree: str) -> str:
         """Return the destination that relay gets as its argument."""
@@ -58,13 +56,13 @@ class Destination(Protocol):
         """Return the SHA-256 of an object."""
 
     def leftovers(self, tree: str) -> int:
-        """Return how many unfinished uploads there are."""
+        """Return the number of unfinished uploads."""
 
     def sent(self) -> int | None:
-        """Return how many bytes came so far, where that can be known."""
+        """Return the number of bytes that have come so far, or None if it is unknown."""
 
     def remove(self, tree: str) -> None:
-        """Make room."""
+        """Delete all objects."""
 
 
 @dataclass

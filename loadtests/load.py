@@ -1,7 +1,7 @@
 """`make load`: two clouds, two proxies, relay and locust for a bounded time, and a verdict.
 
 Everything is on loopback and is stopped at the end. The exit code is the verdict's: 0 within
-thresholds.toml, 1 not, 2 when it can't be run."""
+thresholds.toml, 1 if not, 2 if it can't be run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.proc import raise_open_files, stop
+from loadtests.bench.processes import raise_open_files, stop
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import ROOT
 from loadtests.shapes import SHAPES

@@ -30,9 +30,9 @@ from locust.runners import WorkerRunner
 
 from loadtests.answers import wrong, wrong_refusal
 from loadtests.bench.measures import BenchError
+from loadtests.process_metrics import ProcessMetrics
 from loadtests.shapes import SHAPES
 from loadtests.verdict import SLOPES_NEED_MINUTES, Figures, judge, read_thresholds
-from loadtests.vitals import Vitals
 
 log = logging.getLogger("relay.load")
 KIB, MIB = 1024, 1024 * 1024
@@ -94,7 +94,7 @@ def ask_destination(url: str) -> dict[str, str] | None:
 
 
 class Migrating(FastHttpUser):
-    """What all have in common: a transfer by `POST /migrate`, and the look at the destination after
+    """The base of all users: a transfer by `POST /migrate`, and a check of the destination after
     it."""
 
     abstract = True
@@ -145,7 +145,7 @@ class BigFiles(Migrating):
 
 
 class Mixed(Migrating):
-    """As people's folders are: many small objects, some photos, now and then a film."""
+    """Like folders of people: many small objects, some photos, a few films."""
 
     weight = 3
 
@@ -184,7 +184,8 @@ FAULTS = (
     ("destination", "store_flip(1000)"),
     ("destination", "redirect(307,http://127.0.0.1:1/)"),
 )
-"""Which side misbehaves, and how, in the simulators' words. No transfer of these can succeed."""
+"""The faulty side, and its fault in the simulators' grammar. None of these transfers can
+succeed."""
 
 
 class Saboteur(Migrating):
@@ -228,19 +229,19 @@ class Watcher(FastHttpUser):
 
 
 class Judge:
-    """What one run of the test is judged by: the calibration before it, the workers' vital signs
-    during it."""
+    """The evidence on one run of the test: the calibration before it, the workers' metrics during
+    it."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.options = environment, environment.parsed_options
         self.thresholds = read_thresholds(Path(self.options.thresholds))
         self.alone: float | None = None
         pids = [int(pid) for pid in self.options.relay_pids.split(",") if pid]
-        self.vitals = Vitals(pids) if pids else None
+        self.metrics = ProcessMetrics(pids) if pids else None
 
     @property
     def host(self) -> str:
-        """Where relay is."""
+        """relay's URL."""
         return (self.environment.host or Migrating.host).rstrip("/")
 
     def check(self) -> None:
@@ -262,7 +263,7 @@ class Judge:
                 raise BenchError(f"nothing answers at {url}, where the {what} should be") from None
 
     def calibrate(self) -> None:
-        """Move one large object alone: what this machine does at this hour."""
+        """Move one large object alone, to measure this machine at this hour."""
         name = f"{uuid4().hex}.bin"
         there = f"{self.options.destination}/load/{name}"
         order = {
@@ -285,10 +286,10 @@ class Judge:
         log.info("one transfer alone: %.0f MB/s", self.alone)
 
     def watch(self) -> None:
-        """Look at the workers once a second, until killed."""
-        while self.vitals is not None:
+        """Sample the workers once a second, until killed."""
+        while self.metrics is not None:
             try:
-                self.vitals.look()
+                self.metrics.sample()
             except (BenchError, OSError) as error:
                 log.error("a worker of relay is gone: %s", error)
                 self.environment.process_exit_code = 1
@@ -303,11 +304,11 @@ class Judge:
         return total.total_content_length / seconds / 1e6 if seconds > 0 else 0.0
 
     def figures(self) -> Figures:
-        """Return what was measured."""
-        stats, vitals = self.environment.stats, self.vitals
+        """Return the measured figures."""
+        stats, metrics = self.environment.stats, self.metrics
         small, health = stats.get(SMALL, "POST"), stats.get(HEALTH, "GET")
         big, total = stats.get(BIG, "POST"), stats.total
-        long_enough = vitals is not None and vitals.minutes >= SLOPES_NEED_MINUTES
+        long_enough = metrics is not None and metrics.minutes >= SLOPES_NEED_MINUTES
 
         def seconds(entry: Any, share: float) -> float | None:
             return entry.get_response_time_percentile(share) / 1000 if entry.num_requests else None
@@ -320,10 +321,10 @@ class Judge:
             small_p95=seconds(small, 0.95),
             small_p99=seconds(small, 0.99),
             of_calibration=self.rate() / self.alone if self.alone and big.num_requests else None,
-            peak_rss_mib=vitals.peak_mib if vitals else None,
-            disk_bytes=float(vitals.disk) if vitals else None,
-            rss_slope=vitals.rss_slope if vitals and long_enough else None,
-            descriptor_slope=vitals.descriptor_slope if vitals and long_enough else None,
+            peak_rss_mib=metrics.peak_mib if metrics else None,
+            disk_bytes=float(metrics.disk) if metrics else None,
+            rss_slope=metrics.rss_slope if metrics and long_enough else None,
+            descriptor_slope=metrics.descriptor_slope if metrics and long_enough else None,
         )
 
     def conclude(self) -> None:
@@ -379,7 +380,7 @@ def leave(environment: Environment, **_: Any) -> None:
 
 
 def conclude(environment: Environment) -> None:
-    """Print the verdict of a run that was begun, once."""
+    """Print the verdict of a started run, once."""
     judge = getattr(environment, "judge", None)
     if judge is not None:
         environment.judge = None  # type: ignore[attr-defined]

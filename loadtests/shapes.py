@@ -20,8 +20,8 @@ STAGES: dict[str, Stages] = {
 
 
 def users_at(stages: Stages, share: float, users: int) -> int | None:
-    """Return how many of `users` there are when `share` of the time is over; None at the end. At
-    least one."""
+    """Return the number of users, at least one, when `share` of the time is over; None at the
+    end."""
     for until, of_users in stages:
         if share < until:
             return max(round(of_users * users), 1)

@@ -7,7 +7,7 @@ both. For the long line both go through two proxies, one for each bucket, with l
 for each connection. The listing is that of a simulated bucket. Each mover is one process that is
 started, works, and ends: its wall time, CPU seconds and peak memory are the system's own counts,
 start included. (Only the sections of relay's server are its own alone, with one worker and with
-two: `workers.py`.) What arrived is compared by size and digest by AWS's own client.
+two: `workers.py`.) The arrived objects are compared by size and digest by AWS's own client.
 
 Decided here: the comparison. Never here: relay's code; relay runs as its users run it.
 """
@@ -33,13 +33,13 @@ from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port
 from loadtests.bench.ports import free_ports
-from loadtests.bench.proc import clean_environment
+from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.report import write_into
-from loadtests.bench.rounds import MIB, Program, Section, run, say, table
+from loadtests.bench.runs import MIB, Program, Section, run, say, table
 from loadtests.bench.seaweed import weed
 from loadtests.bench.tools import find_tools, versions
-from loadtests.long_line import s3_line, s3_wan
+from loadtests.wan import s3_line, s3_wan
 from loadtests.workers import line_of_workers, small_of_workers
 from simulators.spawn import spawn
 
@@ -55,10 +55,10 @@ SECTIONS = (
 )
 SMALL = 64 * 1024
 UNVERIFIED = 3
-"""relay's exit code where all is there, and sizes are all that was compared."""
+"""relay's exit code if all objects arrived, and only sizes were compared."""
 
 
-# -- what stands around it
+# -- the environment
 
 
 def _twice(mover: Program) -> Program:
@@ -88,7 +88,7 @@ DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 def s3_small(
     stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small"
 ) -> Section:
-    """Small objects by the thousand, no line in between."""
+    """Small objects by the thousand, without a slow network."""
     server = stack.enter_context(buckets(home))
     environment, conf = remotes(home, {"a": server.endpoint, "b": server.endpoint})
     check = filled(server, count, SMALL)
@@ -221,7 +221,7 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
 
 
 def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
-    """A listing that is longer than memory should be."""
+    """A listing of a million names."""
     server = stack.enter_context(spawn("bucket", "0", "--objects", str(count)))
     environment, conf = remotes(home, {"a": server.url()})
 
@@ -280,7 +280,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
+    """Return 0 if all was measured and arrived, 1 if not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler

@@ -1,4 +1,4 @@
-"""What a load must reach (thresholds.toml), and whether it did: values in, lines out."""
+"""Judge the figures of a load by thresholds.toml: takes values, returns lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from loadtests.bench.measures import BenchError
 
 SLOPES_NEED_MINUTES = 1.5
-"""Slopes over less say more about the moment than about a leak."""
+"""Slopes over a shorter time say little about a leak."""
 
 
 @dataclass(frozen=True)

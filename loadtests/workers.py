@@ -1,12 +1,12 @@
 """One tree by one worker of relay's server and by two, on SQLite and on PostgreSQL: sections of
 `make bench-stores`.
 
-Theory of operation. Each run has a server of its own, and an empty ledger on the disk. It is asked
-for the tree by one `POST /migrate`, and the wall time is what the migration's own record says, from
-its acceptance to its end. CPU seconds are those of the workers between the two, and of their
-threads one by one: the CPU time of all threads but the main one is the ledger's, since SQLite's
-calls run in a native thread, and hardly anything else does. Each worker counts the objects that it
-has moved (`bench/counting.conf.py`).
+Theory of operation. Each run has a server of its own, and an empty ledger on the disk. The tree is
+requested by one `POST /migrate`, and the wall time is that of the migration's own record, from its
+acceptance to its end. CPU seconds are those of the workers between the two, and of their threads
+one by one: the CPU time of all threads but the main one is the ledger's, since SQLite's calls run
+in a native thread, and hardly anything else does. Each worker counts the objects that it has moved
+(`bench/counting.conf.py`).
 
 Decided here: the comparison. Never here: relay's code.
 """
@@ -25,8 +25,8 @@ from typing import Any
 from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.postgres import postgresql, programs
-from loadtests.bench.proc import memory
-from loadtests.bench.rounds import MIB, Cost, Section
+from loadtests.bench.processes import memory
+from loadtests.bench.runs import MIB, Cost, Section
 from loadtests.bench.server import Relay
 from simulators.spawn import spawn
 
@@ -123,7 +123,7 @@ def threads(pid: int) -> dict[int, float]:
 
 
 def counted(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
-    """Return how many objects each worker says that it has moved, when it has said its last."""
+    """Return how many objects each worker reports as moved, after its last report."""
     time.sleep(2 * LOOK_SECONDS)
     return tuple(
         int(file.read_text()) if (file := folder / str(pid)).exists() else 0 for pid in workers
@@ -132,7 +132,7 @@ def counted(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
 
 @contextmanager
 def ledgers() -> Iterator[dict[str, Ledgers]]:
-    """Yield what makes empty ledgers of each kind."""
+    """Yield a maker of empty ledgers of each kind."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = iter(range(1_000_000))
@@ -166,8 +166,8 @@ def small_of_workers(stack: ExitStack, home: Path, count: int) -> Section:
 
 
 def line_of_workers(stack: ExitStack, home: Path) -> Section:
-    """Larger objects, each as fast as its connection, so that the number of connections is what
-    counts."""
+    """Larger objects, each as fast as its connection, so that the number of connections
+    matters."""
     server = stack.enter_context(buckets(home))
     target = "127.0.0.1:" + server.endpoint.rpartition(":")[2]
     ends = {

@@ -1,6 +1,6 @@
 """Two buckets of SeaweedFS, and the remotes by which relay and rclone reach them.
 
-Decided here: what stands around a move from bucket to bucket. Never here: what moves.
+Decided here: the environment of a move from bucket to bucket. Never here: the movers.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loadtests.bench.measures import GIB, MIB, BenchError
-from loadtests.bench.proc import clean_environment
+from loadtests.bench.processes import clean_environment
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
 
 ROOM = 8 * GIB
-"""What the server wants to have free: it begins no volume where it is short of room, and lets
-whoever writes wait."""
+"""Free bytes that the server needs: without them it creates no volume, and lets writers wait."""
 
 
 @contextmanager
 def buckets(home: Path) -> Iterator[Seaweed]:
-    """Run the server with two buckets, `from` and `to`. Raises BenchError where it would be short
-    of room."""
+    """Run the server with two buckets, `from` and `to`. Raises BenchError if the disk has too
+    little room."""
     free = shutil.disk_usage(home).free
     if free < ROOM:
         raise BenchError(
@@ -57,8 +56,9 @@ def remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
 
 
 def filled(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
-    """Put `count` objects of `size` bytes below `small/` of the first bucket; return what raises
-    BenchError if they are not all below a name of the second, and removes them there."""
+    """Put `count` objects of `size` bytes below `small/` of the first bucket; return a function
+    that checks that all of them are below a name of the second bucket, and removes them there. It
+    raises BenchError if one is missing."""
     client, data = server.client(), random.Random(2).randbytes(size)
     for index in range(count):
         client.put_object(Bucket="bench-from", Key=f"small/{index:06}", Body=data)

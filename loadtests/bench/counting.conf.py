@@ -2,8 +2,8 @@ from gevent import monkey; monkey.patch_all()  # fmt: skip  # noqa: E702, I001
 
 """deploy/gunicorn.conf.py, and in each worker a count of the transfers that ended there.
 
-It stands in the folder that BENCH_MOVED names, in a file with the worker's number, and is written
-as often as it has changed, ten times a second at most. """
+The count is in the folder that BENCH_MOVED names, in a file with the worker's number, and is
+written when it has changed, ten times a second at most."""
 
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402

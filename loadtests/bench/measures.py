@@ -1,4 +1,4 @@
-"""What is measured, as plain values, and the arithmetic on it."""
+"""The measured values, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 GIB = 1 << 30
 MIB = 1 << 20
 BASE = "rclone"
-"""The key of the mover that ratios are to."""
+"""The key of the mover to which ratios refer."""
 BEST_BASE = "rclone-best"
-"""The one instead, where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each
+"""The key that replaces it where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each
 call."""
-FLOOR = "floor"
-"""The key of the plainest loops in C."""
+BASELINE = "baseline"
+"""The key of the simplest loops in C."""
 
 
 class BenchError(Exception):
-    """Something that the benchmark cannot go on without; its text is one clear line."""
+    """A missing prerequisite of the benchmark; its text is one clear line."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one move took: seconds on the wall, and CPU seconds (user and system) of the mover
-    alone."""
+    """The cost of one move: wall seconds, and CPU seconds (user and system) of the mover alone."""
 
     wall: float
     cpu: float
@@ -87,7 +86,7 @@ class Row:
         return self.failure is None and bool(self.samples) and all(s.whole for s in self.samples)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it with what is derived from it."""
+        """Return the row with its derived values."""
         return asdict(self) | {
             "mb_per_second": self.rate,
             "cpu_per_gib": self.cpu,
@@ -115,26 +114,28 @@ def find(rows: list[Row], section: str, key: str) -> Row | None:
     return next((row for row in rows if row.section == section and row.key == key), None)
 
 
-def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float) -> list[Verdict]:
-    """Hold relay's row of one section against rclone's: CPU at most `most_cpu` of it, throughput no
-    lower; and its CPU against the floor's, where there is one."""
+def compare(
+    rows: list[Row], section: str, most_cpu: float, most_of_baseline: float
+) -> list[Verdict]:
+    """Compare relay's row of one section with rclone's: CPU at most `most_cpu` of it, throughput no
+    lower; and its CPU with the baseline's, if there is one."""
     mine, base = find(rows, section, "relay"), find(rows, section, BASE)
     if mine is None or base is None:
         return []
     sound = mine.whole and base.whole
     cpu, rate = ratio(mine.cpu, base.cpu), ratio(mine.rate, base.rate)
     sides = "plain" if section == "plain" else "TLS on both sides"
-    floor = find(rows, section, FLOOR)
-    above = ratio(mine.cpu, floor.cpu) if floor else None
+    baseline = find(rows, section, BASELINE)
+    above = ratio(mine.cpu, baseline.cpu) if baseline else None
     held = (
         []
-        if floor is None
+        if baseline is None
         else [
             Verdict(
-                f"{sides}: CPU per GiB, of the floor's",
+                f"{sides}: CPU per GiB, of the baseline's",
                 reported(above),
-                f"≤ {most_of_floor:.2f}",
-                sound and floor.whole and above is not None and above <= most_of_floor,
+                f"≤ {most_of_baseline:.2f}",
+                sound and baseline.whole and above is not None and above <= most_of_baseline,
             )
         ]
     )
@@ -156,7 +157,7 @@ def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float
 
 
 def reported(value: float | None) -> str:
-    """Print a figure with as many digits as it deserves."""
+    """Return a figure with a sensible number of digits."""
     if value is None:
         return "–"
     return f"{value:.2f}" if value < 10 else f"{value:.0f}" if value >= 100 else f"{value:.1f}"

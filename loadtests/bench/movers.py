@@ -1,10 +1,9 @@
-"""The movers: each takes the objects of a job from one cloud to the other, and tells what that
-cost.
+"""The movers: each moves the objects of a job from one cloud to the other, and returns the cost.
 
 Why `rclone copyto` and `copy` between an `:http:` and a `:webdav:` remote: they stream, without a
 disk. Between these two remotes a common digest is missing, so rclone compares sizes, as relay does
-with `verify: size`. Its WebDAV takes no parts from anybody but Nextcloud, so
-`--multi-thread-streams` can only show what it costs to ask."""
+with `verify: size`. Its WebDAV uploads parts to Nextcloud alone, so `--multi-thread-streams` can
+only show the cost of the attempt."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from loadtests.bench.measures import BASE, BEST_BASE, FLOOR, Cost
+from loadtests.bench.measures import BASE, BASELINE, BEST_BASE, Cost
 from loadtests.bench.nginx import Nginx
-from loadtests.bench.proc import Pipeline, clean_environment
+from loadtests.bench.processes import Pipeline, clean_environment
 from loadtests.bench.sections import Job
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import Tools
@@ -40,8 +39,8 @@ BEST = {
         "0",
     ),
 }
-"""What made rclone cheapest and fastest here, of the flags that leave its comparison of sizes as it
-is."""
+"""The flags that made rclone cheapest and fastest here, without a change of its comparison of
+sizes."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Programs:
         return self._run(self._rclone("copy", "--files-from", str(names), *options, read, write))
 
     def rclone_best(self, job: Job) -> Cost:
-        """`rclone` with the flags that do it most good."""
+        """`rclone` with the flags that help it most."""
         return self.rclone(
             job, *next(flags for sections, flags in BEST.items() if job.section.name in sections)
         )
@@ -98,8 +97,8 @@ class Programs:
         curl = [self._tools.curl, "-q", "--noproxy", "*", "-sSf", "--cacert", self._ca]
         return self._each(job, lambda source, target: [[*curl, source], [*curl, "-T", "-", target]])
 
-    def floor(self, program: Path, job: Job) -> Cost:
-        """The plainest loop in C."""
+    def baseline(self, program: Path, job: Job) -> Cost:
+        """The simplest loop in C."""
         more = [self._ca] if job.section.scheme == "https" else []
         return self._each(job, lambda source, target: [[str(program), source, target, *more]])
 
@@ -127,8 +126,7 @@ class Programs:
         return Pipeline(commands, self._env, self._folder / log, self._seconds).run()
 
     def _each(self, job: Job, commands: Callable[[str, str], list[list[str]]]) -> Cost:
-        """Run a pipeline for each object, `at_once` of them at a time, and add up what they
-        cost."""
+        """Run a pipeline for each object, `at_once` of them at a time, and add up their costs."""
         began = monotonic()
         with ThreadPoolExecutor(job.section.at_once) as pool:
             running = [
@@ -141,7 +139,7 @@ class Programs:
 
 def relay_with(openssl: str, relay: Relay) -> Mover:
     """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP
-    they do nothing."""
+    they have no effect."""
     label = f"relay, `verify: size`, its Python on {openssl}"
     return Mover(
         "relay-openssl",
@@ -151,16 +149,18 @@ def relay_with(openssl: str, relay: Relay) -> Mover:
     )
 
 
-def floors(programs: Programs, built: Mapping[str, Path]) -> list[Mover]:
-    """Return the floor of each scheme that could be compiled."""
+def baselines(programs: Programs, built: Mapping[str, Path]) -> list[Mover]:
+    """Return the baseline of each scheme that could be compiled."""
     words = {
-        "http": "C: `splice`, blocking (the floor)",
-        "https": "C: `SSL_read` → `SSL_write`, blocking (the floor)",
+        "http": "C: `splice`, blocking (the baseline)",
+        "https": "C: `SSL_read` → `SSL_write`, blocking (the baseline)",
     }
     where = {"http": ("plain", "eight"), "https": ("tls", "eight-tls")}
 
     def mover(scheme: str, program: Path) -> Mover:
-        return Mover(FLOOR, words[scheme], lambda job: programs.floor(program, job), where[scheme])
+        return Mover(
+            BASELINE, words[scheme], lambda job: programs.baseline(program, job), where[scheme]
+        )
 
     return [mover(scheme, program) for scheme, program in built.items()]
 

@@ -19,7 +19,7 @@ import trustme
 
 from loadtests.bench.measures import BenchError
 from loadtests.bench.ports import free_ports
-from loadtests.bench.proc import clean_environment, last_line, stop
+from loadtests.bench.processes import clean_environment, last_line, stop
 
 PIECE = 8 << 20
 CIPHER = "TLS_AES_128_GCM_SHA256"
@@ -96,9 +96,8 @@ class Nginx:
     """A running nginx. `sizes` are those that PROPFIND lists, by the first folder of an object's
     path.
 
-    `cipher` is the one TLS 1.3 suite that is spoken, since OpenSSL asks for AES-256 first and Go
-    for AES-128, and the difference is not the movers'; if it is empty, each mover gets what it
-    prefers."""
+    `cipher` is the only TLS 1.3 suite, since OpenSSL prefers AES-256 and Go AES-128, which would
+    distort the comparison; if it is empty, each mover gets its preference."""
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class Nginx:
         cipher: str = CIPHER,
         connections: int = 16_384,
     ) -> None:
-        """Start it in a folder of its own. Raises BenchError if it does not come up."""
+        """Start it in a folder of its own. Raises BenchError if it does not start."""
         self.folder, self.ca = folder, folder / "ca.pem"
         self.source, self.destination = folder / "source", folder / "destination"
         tops = [top / sub for top in (self.source, self.destination) for sub in (*sizes, "streams")]
@@ -184,8 +183,7 @@ class Nginx:
                 path.unlink()
 
     def ciphers(self) -> dict[str, str]:
-        """Return what the PUTs over TLS were encrypted with, by the folder that they were put
-        in."""
+        """Return the ciphers of the PUTs over TLS, by destination folder."""
         seen = (line.split() for line in (self.folder / "seen.log").read_text().splitlines())
         return {
             path.split("/")[-2]: f"{tls} {cipher}"
@@ -200,7 +198,7 @@ class Nginx:
 
 def _folder(name: str, size: int) -> str:
     """Return the location whose objects all have `size` bytes; a folder in it is listed as empty,
-    as it then is."""
+    as it is then."""
     object_ = _ANSWER.format(properties=_OBJECT.format(size=size))
     return _FOLDER.format(name=name, object=object_, empty=_ANSWER.format(properties=_FOLDER_TYPE))
 

@@ -83,7 +83,7 @@ class Postgres:
         self.control("start", "-l", str(self.folder / "log"), "-o", options)
 
     def replaced_by(self, folder: Path) -> None:
-        """Put another folder, which goes there, in the place of its own, while it is stopped."""
+        """Replace its folder by another, while it is stopped."""
         shutil.rmtree(self.folder)
         shutil.move(folder, self.folder)
         if self.user:

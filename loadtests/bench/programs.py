@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from loadtests.bench.proc import clean_environment
-from loadtests.bench.rounds import Mover, Program
+from loadtests.bench.processes import clean_environment
+from loadtests.bench.runs import Mover, Program
 
 
 def relay_mover(

@@ -17,7 +17,7 @@ from typing import Any
 
 from loadtests.bench.measures import BenchError, Cost
 from loadtests.bench.ports import free_ports
-from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
+from loadtests.bench.processes import children, clean_environment, cpu_seconds, last_line, stop
 from loadtests.bench.sections import Job
 from loadtests.bench.tools import ROOT
 

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loadtests.bench.drip import RATE, Objects
 from loadtests.bench.measures import MIB, BenchError, Verdict
 from loadtests.bench.nginx import Nginx, await_port
 from loadtests.bench.ports import free_ports
-from loadtests.bench.proc import Growth, clean_environment, raise_open_files, stop
+from loadtests.bench.processes import Growth, clean_environment, raise_open_files, stop
 from loadtests.bench.sections import WARM
 from loadtests.bench.server import Relay
+from loadtests.bench.slow_source import RATE, Objects
 from loadtests.bench.throughput import Say
 from loadtests.bench.tools import ROOT
 
@@ -139,7 +139,7 @@ def _drip(clouds: Nginx) -> Iterator[int]:
     port, log = free_ports(1)[0], clouds.folder / "drip.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.bench.drip", str(port), str(SIZE)],
+            [sys.executable, "-m", "loadtests.bench.slow_source", str(port), str(SIZE)],
             cwd=ROOT,
             env=clean_environment(clouds.folder),
             stdin=subprocess.DEVNULL,

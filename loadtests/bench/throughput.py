@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from loadtests.bench.measures import MIB, BenchError, Row, Sample
 from loadtests.bench.movers import Mover
 from loadtests.bench.nginx import Nginx
-from loadtests.bench.proc import touch_memory
+from loadtests.bench.processes import touch_memory
 from loadtests.bench.sections import SMALL, Job, Section
 
 SPARE = 256 * MIB

@@ -15,7 +15,7 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from loadtests.bench.measures import GIB, BenchError
-from loadtests.bench.proc import (
+from loadtests.bench.processes import (
     clean_environment,
     cpu_seconds,
     last_line,

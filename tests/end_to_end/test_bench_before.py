@@ -23,7 +23,7 @@ pytestmark = [
 
 def bench(checkout: Path, commit: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = [commit, "--rounds", "1", "--many", "100", "--folder", str(folder)]
-    command = [sys.executable, "-m", "loadtests.before", *words]
+    command = [sys.executable, "-m", "loadtests.earlier_commit", *words]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=220)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import places
+from loadtests import failpoints
 from loadtests.bench.seaweed import weed
 from loadtests.destinations import opened
 from relay.process.failpoints import POINTS
@@ -50,7 +50,7 @@ def test_a_place_that_it_does_not_know_is_one_line() -> None:
 
 
 def test_every_failpoint_is_a_place_of_the_campaign() -> None:
-    assert {place.name for place in places.PLACES} == set(POINTS)
+    assert {place.name for place in failpoints.PLACES} == set(POINTS)
 
 
 @pytest.mark.timeout(300)
@@ -75,7 +75,7 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]
     ]
-    wanted = [place.shown for place in places.PLACES if store in place.stores]
+    wanted = [place.shown for place in failpoints.PLACES if store in place.stores]
     assert [row[1] for row in rows] == wanted
     assert {row[-1] for row in rows} == {"none"}
     assert all(int(row[3].replace(",", "")) for row in rows), "nobody looked"
@@ -85,9 +85,11 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
 def test_a_failpoint_that_is_never_reached_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "PLACES", (places.Place("mid-part", ("local",), visits=(1000,)),))
+    monkeypatch.setattr(
+        failpoints, "PLACES", (failpoints.Place("mid-part", ("local",), visits=(1000,)),)
+    )
     with opened("local", tmp_path, 1e9) as (destination, environment):
-        (row,) = places.campaign("local", destination, tmp_path, environment, None, False)
+        (row,) = failpoints.campaign("local", destination, tmp_path, environment, None, False)
     assert row.wrong == ["mid-part was never reached 1000 times"]
 
 

@@ -18,8 +18,8 @@ from loadtests.bench.measures import BenchError
 from loadtests.ladder.__main__ import table, verdicts
 from loadtests.ladder.chart import draw
 from loadtests.ladder.measure import RUNGS, Objects, Row, Sample
+from loadtests.process_metrics import ProcessMetrics, ProcessSample, slope
 from loadtests.verdict import RULES, Figures, judge, read_thresholds
-from loadtests.vitals import Beat, Vitals, slope
 from simulators.content import Content
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,21 +138,22 @@ def test_a_threshold_file_with_a_mistake_is_refused(tmp_path: Path, text: str) -
 def test_the_slope_ignores_the_beginning() -> None:
     assert slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
     assert slope([(0, 1)]) == 0
-    vitals = Vitals([], settle=30)
-    vitals.beats = [
-        Beat(float(at), (1000 if at < 30 else 1) * 2**20, 10 + at // 60) for at in range(0, 180)
+    metrics = ProcessMetrics([], settle=30)
+    metrics.samples = [
+        ProcessSample(float(at), (1000 if at < 30 else 1) * 2**20, 10 + at // 60)
+        for at in range(0, 180)
     ]
-    assert vitals.rss_slope == pytest.approx(0)
-    assert 0.5 < vitals.descriptor_slope < 1.5
-    assert vitals.minutes == pytest.approx(149 / 60)
+    assert metrics.rss_slope == pytest.approx(0)
+    assert 0.5 < metrics.descriptor_slope < 1.5
+    assert metrics.minutes == pytest.approx(149 / 60)
 
 
-def test_vitals_of_a_living_process() -> None:
-    vitals = Vitals([os.getpid()])
-    vitals.look()
-    assert vitals.peak_mib > 1
-    assert vitals.beats[0].descriptors > 2
-    assert vitals.disk == 0
+def test_metrics_of_a_living_process() -> None:
+    metrics = ProcessMetrics([os.getpid()])
+    metrics.sample()
+    assert metrics.peak_mib > 1
+    assert metrics.samples[0].descriptors > 2
+    assert metrics.disk == 0
 
 
 # -- locust itself, which patches what it is imported into
@@ -282,7 +283,7 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_rung_that_ran() -> None:
     assert "prefers-color-scheme: dark" in "".join(root.itertext())
 
 
-@pytest.mark.parametrize("program", ["loadtests.ladder", "loadtests.peers"])
+@pytest.mark.parametrize("program", ["loadtests.ladder", "loadtests.compare"])
 @pytest.mark.parametrize(
     ("words", "said"),
     [

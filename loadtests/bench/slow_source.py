@@ -1,4 +1,4 @@
-"""A source of slow streams: `python -m loadtests.bench.drip PORT BYTES` gives each connection 10 KB
+"""A source of slow streams: `python -m loadtests.bench.slow_source PORT BYTES` gives each connection 10 KB
 a second.
 
 GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most tells how many
@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 
-from loadtests.bench.proc import raise_open_files
+from loadtests.bench.processes import raise_open_files
 
 RATE = 10_000
 STEP = 0.5

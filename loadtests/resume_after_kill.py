@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.proc import clean_environment
+from loadtests.bench.processes import clean_environment
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
 from loadtests.bench.tools import find_tools
 from loadtests.destinations import MIB
@@ -63,7 +63,7 @@ class Halved:
 
     @property
     def share(self) -> float:
-        """What the second run sent, of the object."""
+        """The share of the object that the second run sent."""
         return self.second / self.size
 
     def __str__(self) -> str:
@@ -74,8 +74,8 @@ class Halved:
 
 
 def most(size: int, part: int) -> float:
-    """Return what relay's second run may send, of the object: half, and the parts that were under
-    way."""
+    """Return the share of the object that relay's second run may send: half, and the parts in
+    flight."""
     return 0.5 + FLIGHT * part / size + HEADS
 
 
@@ -149,7 +149,7 @@ def _rclone(home: Path, ends: dict[str, str], rclone: str) -> Mover:
 
 
 def _halved(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str) -> Halved:
-    """Kill a mover at its half, let it end, look what is there, and make room."""
+    """Kill a mover at its half, run it again, check the destination, and delete the object."""
     before = proxy.carried("up")
     process = _started(mover)
     _await_half(mover, process, lambda: proxy.carried("up") - before, size)

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Protocol
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.proc import memory
+from loadtests.bench.processes import memory
 
 MIB = 1 << 20
 

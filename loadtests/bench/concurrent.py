@@ -1,4 +1,4 @@
-"""Four large transfers at once: what they do to the worker's memory, and to its answers in the
+"""Four large transfers at once: their effect on the worker's memory, and on its answers in the
 meantime."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from loadtests.bench.measures import MIB, BenchError, Verdict, percentile
 from loadtests.bench.nginx import Nginx
-from loadtests.bench.proc import Growth, waited_for_core
+from loadtests.bench.processes import Growth, waited_for_core
 from loadtests.bench.sections import LARGE
 from loadtests.bench.server import Relay
 from loadtests.bench.throughput import Say
@@ -28,8 +28,8 @@ _SIDES = {"http": "plain", "https": "TLS"}
 def run_memory(
     relay: Relay, clouds: Nginx, schemes: Sequence[str], size: int, say: Say
 ) -> list[Verdict]:
-    """Move four objects at once, once for each scheme, and see how far the worker's resident memory
-    rises."""
+    """Move four objects at once, once for each scheme, and measure the rise of the worker's
+    resident memory."""
     verdicts = []
     for scheme in schemes:
         say(f"memory {scheme}: {AT_ONCE} transfers at once")
@@ -49,8 +49,8 @@ def run_hub(
     """Let four transfers run flat out, with a ticker in the worker (`ticks` is its file), and ask
     for /healthz.
 
-    The ticker is what counts: from outside, the asker and the kernel's queue for two cores are
-    measured as well."""
+    The ticker decides: a measurement from outside includes the client and the kernel's queue for
+    two cores."""
     verdicts = []
     for scheme in schemes:
         ticks.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
 class _Answer(NamedTuple):
     wait: float
     coreless: float
-    """Seconds of it that the worker was ready to run and had no core."""
+    """Seconds of it in which the worker was ready to run and had no core."""
 
 
 def _figure(answers: Sequence[_Answer], late: float) -> str:
@@ -119,8 +119,8 @@ def _figure(answers: Sequence[_Answer], late: float) -> str:
 
 
 def _poll(relay: Relay, done: Event) -> tuple[list[_Answer], float]:
-    """Return how long each answer took, and how late this very loop ever woke, which is the
-    machine's doing."""
+    """Return the time of each answer, and the largest delay of this loop itself, which is caused by
+    the machine."""
     connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=30)
     answers, late = [], 0.0
     try:

@@ -1,10 +1,10 @@
-/* What both floors share: an address of 127.0.0.1, a connection, and just enough of HTTP/1.1 for nginx.
+/* What both baselines share: an address of 127.0.0.1, a connection, and just enough of HTTP/1.1 for nginx.
  *
  * These are yardsticks and not programs to use: addresses must be http(s)://127.0.0.1:PORT/PATH, the source must tell
  * its length, and anything unexpected ends the program with a line on stderr and status 1.
  */
-#ifndef FLOOR_HTTP_H
-#define FLOOR_HTTP_H
+#ifndef BASELINE_HTTP_H
+#define BASELINE_HTTP_H
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>

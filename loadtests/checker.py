@@ -1,8 +1,7 @@
-"""What the crash campaigns see and hold against relay: a reader that never stops looking, and the
-verdict in the end.
+"""The checks of the crash campaigns: a reader that reads all the time, and the verdict in the end.
 
-Decided here: what counts as lost, committed twice, seen in pieces, or left over. Never here: when
-relay is killed."""
+Decided here: when an object counts as lost, committed twice, seen in pieces, or left over. Never
+here: when relay is killed."""
 
 from __future__ import annotations
 
@@ -20,12 +19,12 @@ from typing import ClassVar
 from loadtests.destinations import MIB, MISSING, Destination
 
 RUN_SECONDS = 120.0
-"""How long one run of relay may take."""
+"""Maximum time of one run of relay in seconds."""
 
 
 @dataclass
 class Reader:
-    """Looks at a tree's objects all the time, and keeps every version that it saw."""
+    """Reads a tree's objects all the time, and keeps every version that it saw."""
 
     destination: Destination
     tree: str
@@ -34,7 +33,7 @@ class Reader:
     pieces: set[str] = field(default_factory=set)
     looks: int = 0
     pause: ClassVar[float] = 0.01
-    """Seconds between two rounds of looks, the same for a whole campaign."""
+    """Seconds between two rounds of reads, the same for a whole campaign."""
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -52,7 +51,7 @@ class Reader:
             self._over.wait(self.pause)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop reading."""
         self._over.set()
         self._thread.join()
 
@@ -94,8 +93,8 @@ def judge(
 
 @dataclass(frozen=True)
 class Ended:
-    """How one run of relay ended: its exit code, None where it was killed from outside, and its
-    last words."""
+    """The end of one run of relay: its exit code, None if it was killed from outside, and its last
+    output."""
 
     code: int | None
     said: str

@@ -1,4 +1,4 @@
-"""What the kernel tells about processes, and how the ones we started are stopped."""
+"""The kernel's figures about processes, and the end of those that we started."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
-"""The crash campaign at relay's failpoints: killed at each place where a crash would hurt, and
-begun again.
+"""The crash campaign at relay's failpoints: relay is killed at each of them, and started again.
 
 Theory of operation. Each place has a tree of its own. Relay runs with
-`RELAY_FAILPOINT=place:visit:kill9`; it must die of it, for a place that is never reached proves
-nothing. Then the same command runs to its end, and the same is asked as after the random kills.
-Some places are only reached after another crash, or when the source is another one then.
-
-Decided here: which place wants what before it, and at which visits it is tried. Never here: what
-relay does there."""
+`RELAY_FAILPOINT=place:visit:kill9`; it must die there, because a place that is never reached proves
+nothing. Then the same command runs to its end, with the same checks as after the random kills. Some
+places are only reached after another crash, or if the source has changed since. Decided here: the
+preconditions of each place, and the visits at which it is tried. Never here: relay's behaviour
+there."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loadtests.checker import Reader, judge, migrate, plant, run
 from loadtests.destinations import FLIGHT, MIB, PART, STORES, Destination, sha256
-from loadtests.witness import Reader, judge, migrate, plant, run
 
 LARGE = 2 * PART + MIB
 """Three parts."""
@@ -27,7 +25,7 @@ SMALL = 5
 SMALL_BYTES = 50_000
 SLOTS = 2
 HEADS = 512 * 1024
-"""Bytes that requests without payload, and the heads of the others, may add to the count."""
+"""Tolerance in bytes: requests without payload, and the heads of the others, add to the count."""
 HEADING = (
     "| store | place | killed at visit | looks of a reader | sent again | lost, twice, or in pieces"
     " |\n|---|---|---:|---:|---:|---|"
@@ -36,21 +34,21 @@ HEADING = (
 
 @dataclass(frozen=True)
 class Place:
-    """A failpoint, and what it takes to get there."""
+    """A failpoint, and the preconditions to reach it."""
 
     name: str
     stores: tuple[str, ...] = STORES
     visits: tuple[int, ...] = (1,)
     first: tuple[str, ...] = ()
-    """Places at which relay is killed before, each at its first visit."""
+    """Places at which relay is killed first, each at its first visit."""
     changed: bool = False
-    """After those the large object is another one at the source."""
+    """Whether the large object changes at the source after those kills."""
     words: tuple[str, ...] = ()
     """More words of the command."""
 
     @property
     def shown(self) -> str:
-        """The name, and what came before it."""
+        """The name, after those of the earlier kills."""
         changes = ("the source changes",) if self.changed else ()
         return ", then ".join((*self.first, *changes, self.name))
 
@@ -90,12 +88,12 @@ PLACES: tuple[Place, ...] = (
     Place("during-sweep", NAMED, first=("before-publish",)),
     Place("during-sweep", NAMED, first=("mid-part",), visits=(1,)),
 )
-"""Every failpoint that relay has, each where its kind of store has it."""
+"""Every failpoint of relay, each with the kinds of store that have it."""
 
 
 @dataclass
 class Row:
-    """What came of one place at one visit."""
+    """The result of one place at one visit."""
 
     store: str
     place: Place
@@ -148,7 +146,7 @@ class _Trial:
         }
 
     def run(self) -> None:
-        """Kill it there, let it end, and judge."""
+        """Kill relay there, let it finish, and judge."""
         chance, place = random.Random(self._tree), self._row.place
         objects = plant(self._source, self._sizes, chance)
         reader = Reader(self._destination, self._tree, self._sizes)

@@ -1,4 +1,4 @@
-"""The vital signs of relay's workers while they work: memory, descriptors, bytes to the disk, once
+"""Metrics of relay's workers while they work: memory, descriptors, bytes written to the disk, once
 a second."""
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 from time import monotonic
 
 from loadtests.bench.measures import MIB
-from loadtests.bench.proc import memory, written_bytes
+from loadtests.bench.processes import memory, written_bytes
 
 
 @dataclass(frozen=True)
-class Beat:
-    """One look: seconds on the clock, resident bytes, open descriptors."""
+class ProcessSample:
+    """One sample: seconds on the clock, resident bytes, open descriptors."""
 
     at: float
     rss: int
@@ -23,49 +23,49 @@ class Beat:
 
 
 @dataclass
-class Vitals:
+class ProcessMetrics:
     """The measurements of these processes. `settle` seconds of the beginning do not count for the
     slopes."""
 
     pids: Sequence[int]
     settle: float = 30.0
-    beats: list[Beat] = field(default_factory=list)
+    samples: list[ProcessSample] = field(default_factory=list)
     disk: int = 0
     _disk_before: int | None = None
 
-    def look(self) -> None:
-        """Take one look. Raises BenchError when a process has ended, which is a finding too."""
+    def sample(self) -> None:
+        """Take one sample. Raises BenchError if a process has ended, which is a finding too."""
         written = sum(written_bytes(pid) for pid in self.pids)
         if self._disk_before is None:
             self._disk_before = written
         self.disk = written - self._disk_before
         rss = sum(memory(pid, "VmRSS") for pid in self.pids)
         descriptors = sum(len(os.listdir(Path(f"/proc/{pid}/fd"))) for pid in self.pids)
-        self.beats.append(Beat(monotonic(), rss, descriptors))
+        self.samples.append(ProcessSample(monotonic(), rss, descriptors))
 
     @property
     def peak_mib(self) -> float:
-        """The most resident memory, MiB."""
-        return max((beat.rss for beat in self.beats), default=0) / MIB
+        """Maximum resident memory in MiB."""
+        return max((sample.rss for sample in self.samples), default=0) / MIB
 
     @property
     def minutes(self) -> float:
-        """How long the slopes are over, minutes."""
+        """Length of the interval of the slopes in minutes."""
         counted = self._counted()
         return (counted[-1].at - counted[0].at) / 60 if counted else 0.0
 
     @property
     def rss_slope(self) -> float:
-        """How fast memory grows, MiB a minute, by least squares."""
-        return slope([(beat.at / 60, beat.rss / MIB) for beat in self._counted()])
+        """Growth of memory in MiB a minute, by least squares."""
+        return slope([(sample.at / 60, sample.rss / MIB) for sample in self._counted()])
 
     @property
     def descriptor_slope(self) -> float:
-        """How fast the number of open descriptors grows, a minute."""
-        return slope([(beat.at / 60, float(beat.descriptors)) for beat in self._counted()])
+        """Growth of the number of open descriptors a minute."""
+        return slope([(sample.at / 60, float(sample.descriptors)) for sample in self._counted()])
 
-    def _counted(self) -> list[Beat]:
-        return [beat for beat in self.beats if beat.at - self.beats[0].at >= self.settle]
+    def _counted(self) -> list[ProcessSample]:
+        return [sample for sample in self.samples if sample.at - self.samples[0].at >= self.settle]
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

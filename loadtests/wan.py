@@ -16,9 +16,9 @@ from typing import Any
 
 from loadtests.bench.clouds import buckets, remotes
 from loadtests.bench.measures import BenchError
-from loadtests.bench.proc import clean_environment
+from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
-from loadtests.bench.rounds import MIB, Mover, Program, Section
+from loadtests.bench.runs import MIB, Mover, Program, Section
 from loadtests.bench.seaweed import Seaweed
 from simulators.spawn import spawn
 
@@ -49,8 +49,8 @@ SOURCE = "a:bench-from/large"
 
 @dataclass(frozen=True)
 class _Line:
-    """What stands around a move: relay's environment, rclone's file, the URLs of both ends, and
-    what looks if it is all there and removes it."""
+    """The environment of a move: relay's variables, rclone's file, the URLs of both ends, and a
+    function that checks the arrived object and removes it."""
 
     environment: dict[str, str]
     conf: Path
@@ -81,8 +81,8 @@ def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
 
 
 def s3_line(stack: ExitStack, home: Path, curl: str, size: int) -> Section:
-    """The same by ever more connections, beside what each line allows, and what the machine
-    carries."""
+    """The same over more and more connections, beside the limits of the lines and of the
+    machine."""
     if size % PART:
         raise BenchError(f"the object of s3-line is some parts of {PART // MIB} MiB")
     line = _line(stack, home, size)

@@ -1,5 +1,4 @@
-"""The floor of the benchmark: the plainest loops in C move whole objects, or they would be no
-floor."""
+"""The baseline of the benchmark: the simplest loops in C move whole objects."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench.floor import build
+from loadtests.bench.baseline import build
 from loadtests.bench.measures import Cost, Row, Sample, compare
 from simulators.content import Content
 from simulators.spawn import spawn
@@ -18,7 +17,7 @@ SIZE = 5_000_001
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
+def test_the_baseline_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed (Debian: gcc)")
     built, missing = build(tmp_path)
@@ -53,14 +52,14 @@ def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
         assert missed.returncode == 1  # what it can't do it does not pretend to have done
 
 
-def test_relay_is_held_against_rclone_and_against_the_floor() -> None:
+def test_relay_is_compared_with_rclone_and_the_baseline() -> None:
     def row(key: str, cpu: float) -> Row:
         return Row(key, key, "plain", 1 << 30, samples=[Sample(Cost(1.0, cpu), whole=True)])
 
     def met(relay: float) -> list[bool]:
-        rows = [row("relay", relay), row("rclone", 1.0), row("floor", 0.4)]
+        rows = [row("relay", relay), row("rclone", 1.0), row("baseline", 0.4)]
         return [
-            verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_floor=1.25)
+            verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_baseline=1.25)
         ]
 
     assert met(0.5) == [True, True, True]

@@ -1,4 +1,4 @@
-"""`make bench`: relay beside rclone, curl, the naive loop and the plainest loops in C; prints a
+"""`make bench`: relay beside rclone, curl, the naive loop and the simplest loops in C; prints a
 Markdown table."""
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NoReturn
 
-from loadtests.bench.crowd import AT_ONCE, run_hub, run_memory
-from loadtests.bench.floor import build
+from loadtests.bench.baseline import build
+from loadtests.bench.concurrent import AT_ONCE, run_hub, run_memory
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
-from loadtests.bench.movers import Programs, floors, movers, relay_with
+from loadtests.bench.movers import Programs, baselines, movers, relay_with
 from loadtests.bench.nginx import CIPHER, Nginx
-from loadtests.bench.proc import raise_open_files
+from loadtests.bench.processes import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, check_outputs, write_into
 from loadtests.bench.sections import LARGE, SMALL, WARM, Section, all_sections
 from loadtests.bench.server import Relay
@@ -32,7 +32,7 @@ COMPARED = ("plain", "tls", "eight", "eight-tls", "small", "small-tls")
 SECTIONS = (*COMPARED, "memory", "hub", "streams")
 SCHEMES = ("http", "https")
 MOST_CPU = {"plain": 0.55, "tls": 0.90}
-MOST_OF_FLOOR = {"plain": 1.25, "tls": 1.20}
+MOST_OF_BASELINE = {"plain": 1.25, "tls": 1.20}
 WARM_SIZE = MIB
 TICKING = "loadtests/bench/ticking.conf.py"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,7 +40,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.peers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtests.compare", description=__doc__)
     parser.add_argument(
         "--size", type=parse_size, default=parse_size("2GiB"), help="of the object (2GiB)"
     )
@@ -97,12 +97,13 @@ def parse_sections(text: str) -> tuple[str, ...]:
 
 
 def say(text: str) -> None:
-    """Tell how far we are."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def check(args: argparse.Namespace) -> Tools:
-    """Return the tools. Raises BenchError for what would only be noticed at the end, or never."""
+    """Return the tools. Raises BenchError for a problem that would only show at the end, or
+    never."""
     tools = find_tools()
     if args.openssl:
         openssl_in(args.openssl)
@@ -130,7 +131,7 @@ def _asked(args: argparse.Namespace) -> list[Section]:
 
 
 def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
-    """Run the sections in a folder that is the caller's to remove."""
+    """Run the sections in a folder that the caller removes."""
     sections = _asked(args)
     report = Report(tuple(sections), args.rounds, versions(tools), bool(args.cipher))
     if "streams" in args.only:
@@ -182,7 +183,7 @@ def _with_relay(
 def _compare(
     args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report
 ) -> None:
-    """Run every mover of every section that was asked for."""
+    """Run every mover of every requested section."""
     programs = Programs(tools, clouds, args.timeout)
     built, missing = build(clouds.folder)
     for line in missing:
@@ -191,7 +192,7 @@ def _compare(
         two = stack.enter_context(
             closing(Relay(clouds.folder, clouds.ca, args.timeout, {"RELAY_WORKERS": "2"}))
         )
-        contestants = movers(relay, two, programs) + floors(programs, built)
+        contestants = movers(relay, two, programs) + baselines(programs, built)
         if args.openssl:
             other = {"LD_LIBRARY_PATH": str(args.openssl)}
             second = stack.enter_context(
@@ -204,12 +205,12 @@ def _compare(
     report.verdicts[:0] = [
         verdict
         for section in MOST_CPU
-        for verdict in compare(report.rows, section, MOST_CPU[section], MOST_OF_FLOOR[section])
+        for verdict in compare(report.rows, section, MOST_CPU[section], MOST_OF_BASELINE[section])
     ]
 
 
 def _hub(args: argparse.Namespace, clouds: Nginx) -> list[Verdict]:
-    """Start another relay, with the ticker in it."""
+    """Start another relay, with the ticker."""
     ticks = clouds.folder / "ticks"
     settings = {"BENCH_TICKS": str(ticks)}
     with closing(Relay(clouds.folder, clouds.ca, args.timeout, settings, TICKING)) as relay:
@@ -233,15 +234,15 @@ def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict
 
 
 def _stopped(*_: object) -> NoReturn:
-    """Unwind, which stops and removes everything; nothing interrupts that, and all of it is
-    bounded."""
+    """Unwind, which stops and removes everything; it is not interrupted, and takes a bounded
+    time."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Return 0 when all was measured and arrived whole, 1 when not, 2 when it cannot be run, 130 on
+    """Return 0 if all was measured and arrived whole, 1 if not, 2 if it cannot be run, 130 on
     Ctrl-C."""
     args = arguments()
     for number in _SIGNALS:

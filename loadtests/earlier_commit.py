@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.rounds import Program, Section, run, say, table
+from loadtests.bench.runs import Program, Section, run, say, table
 from loadtests.bench.seaweed import weed
 from loadtests.bench.tools import ROOT
 from loadtests.stores import s3_small
@@ -76,7 +76,7 @@ def compared(stack: ExitStack, home: Path, base: str, count: int) -> Section:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests.before", description=__doc__.partition("\n")[0]
+        prog="python -m loadtests.earlier_commit", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("base", metavar="COMMIT", help="the commit to compare with")
     parser.add_argument("--rounds", type=int, default=5)
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
+    """Return 0 if all was measured and arrived, 1 if not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
