@@ -364,8 +364,9 @@ class PartsDestination(Destination, Protocol):
         creates it and records it in the ledger. None creates one without a record."""
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """Create a multipart upload. Raises StoreError, and MetadataUnkept as `put`. It is
-        invisible, but may be billed until it is aborted."""
+        """Create a multipart upload. Raises StoreError, RangeIgnored if the store takes the object
+        in one request only, and MetadataUnkept as `put`. It is invisible, but may be billed until
+        it is aborted."""
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """Store the whole of `body` as part `number`, counted from 1. A second upload of a number

@@ -16,7 +16,14 @@ import uuid
 from dataclasses import dataclass, replace
 
 from relay.digest import Digests
-from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
+from relay.errors import (
+    ConnectionLost,
+    NotFound,
+    PreconditionFailed,
+    RangeIgnored,
+    StoreTimeout,
+    UploadGone,
+)
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
@@ -33,6 +40,9 @@ PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=
 """The sizes and the number of chunks that the server allows."""
 FOLDER_GONE = frozenset({404, 409})
 """Statuses of an upload into a missing folder: the server deletes an unfinished one after a day."""
+NO_UPLOADS = frozenset({404, 405, 409, 501})
+"""Statuses of a server without a place for parts: ownCloud Infinite Scale has the same paths of
+files, and takes objects of any size in one request."""
 HOLDER = "the destination, for an object in parts,"
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
@@ -78,12 +88,15 @@ class NextcloudStore(WebDavStore):
         object.
 
         Of the metadata only the time of modification is sent, with the MOVE. Raises MetadataUnkept
-        if all metadata is required."""
+        if all metadata is required, and RangeIgnored if the server takes no parts."""
         require(metadata, location, unkept_notes(metadata, lambda _: False, location, HOLDER))
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
         response = self._client.send("MKCOL", folder, (("Destination", location.url),))
+        if response.head.status in NO_UPLOADS:
+            response.body.close()
+            raise RangeIgnored(f"{location.origin} takes no object in parts", side=self._side)
         if response.head.status not in MADE:
             raise self._client.refusal(response, "MKCOL", folder)
         response.body.close()

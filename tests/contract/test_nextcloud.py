@@ -23,6 +23,7 @@ from relay.location import Location
 from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
 from relay.stores.nextcloud import NextcloudStore
+from relay.stores.remotes import Remotes
 from relay.stores.webdav import oc_checksum
 from simulators.content import Content
 from simulators.spawn import Spawned
@@ -55,6 +56,20 @@ def test_an_object_is_proved_before_it_has_its_name(
     assert os.listdir((nextcloud.root / FILES / name).parent).count(f"{size}.bin") == 1
     assert not [path for path in (nextcloud.root / FILES).rglob(".relay-*")]
     assert not nextcloud.uploads
+
+
+def test_a_server_without_a_place_for_parts_takes_one_request(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud
+) -> None:
+    """As ownCloud Infinite Scale, which has the same paths of files."""
+    files = FILES.replace("ann", "bob")
+    (nextcloud.root / files).mkdir()
+    place = Remotes().locate(
+        f"webdav+{nextcloud.base}/{files}/large.bin".replace("+http:", ":"), destination=True
+    )
+    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place)
+    assert outcome.state is State.VERIFIED
+    assert os.listdir(nextcloud.root / files) == ["large.bin"]
 
 
 def test_a_source_that_always_ends_early_leaves_nothing(
