@@ -29,7 +29,7 @@ from relay.ledger.claims import first_fence, in_chunks
 from relay.ledger.counters import CounterDelta
 from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name
-from relay.ledger.rows import ARRIVED_EARLIER, MARKED, Listed, Listing, PriorState
+from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.unproved import find_unproved
@@ -398,8 +398,10 @@ _VANISHED: Final = {
 
 def forget_gone(connection: Connection, listing: Listing) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
-    left nothing behind: they could only fail again. Return their number. A transfer that failed
-    since this listing began stays, so that its command ends with that failure in either order.
+    left nothing behind: they could only fail again. An object that arrived unproved, and was queued
+    again since, stays: other migrations must know of it. A transfer that failed since this listing
+    began stays, so that its command ends with that failure in either order. Return the number of
+    deleted transfers.
 
     After an empty listing nothing is deleted: a source that is not mounted looks like that."""
     of_this = transfers.c.migration_id == listing.migration_id
@@ -411,6 +413,8 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
         transfers.c.lapses == 0
     )
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
+    before = transfers.c.before
+    gone &= before.is_(None) | ~(before.contains(SENT) & before.contains(REMAINING))
     again = (events.c.migration_id == listing.migration_id) & (events.c.kind == "list_again")
     began = connection.execute(select(func.max(events.c.at)).where(again)).scalar() or 0.0
     gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)

@@ -180,6 +180,9 @@ transfers, neither is running, and the first to enter again runs."""
 ARRIVED_EARLIER: Final = 2**31 - 1
 """The column `twins` of a restarted transfer whose object had arrived. No claim takes it back: the
 object may lie at the destination, whatever the restarted transfer finds there."""
+SENT: Final = '"sent": {"'
+REMAINING: Final = '"remains": {"'
+"""Parts of the text of a PriorState: a version of ours that the destination took, and leftovers."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names what remains, but not what was there before."""
 

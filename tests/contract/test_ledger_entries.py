@@ -14,6 +14,7 @@ from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Listing, PriorState, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
+from relay.receipt import Version
 from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
 
 NOW = time.time()
@@ -370,6 +371,27 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     }
     assert ledger.migration(id).entries == 4
     states(ledger, id)
+
+
+def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
+    """Else a later migration would take what was sent of it for an existing object."""
+    id, listing = begin(ledger, [listed("kept"), listed("unproved")])
+    ledger.end_listing(listing)
+    claims = {claim.name: claim for claim in ledger.claim(2)}
+    remains = {"there/unproved": "What was sent may remain."}
+    unverified = Settlement(claims["unproved"], "unverified", 5, remains=remains, sent=Version(5))
+    ledger.settle([verified(claims["kept"]), unverified])
+    ledger.finish()
+    list_again(ledger, id, [listed("kept"), listed("unproved")])
+    ledger.act(id, "cancel")
+    assert rows(ledger, id) == {"kept": "verified", "unproved": "cancelled"}
+    list_again(ledger, id, [listed("kept")])
+    assert rows(ledger, id) == {"kept": "verified", "unproved": "cancelled"}
+    skips = replace(TREE, options={**TREE.options, "if_exists": "skip"})
+    begin(ledger, [listed("unproved")], spec=skips)
+    (claim,) = ledger.claim(9)
+    assert claim.before is not None
+    assert claim.before.sent == Version(5)
 
 
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
