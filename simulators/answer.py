@@ -74,7 +74,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Slices:
-    """From here on writes of at most `count` bytes with a breath after each; 0 ends it."""
+    """From here on, writes of at most `count` bytes with a pause after each; 0 ends it."""
 
     count: int
     seconds: float = 0.0

@@ -1,5 +1,5 @@
-"""A raw client: bytes out, bytes back, and how the connection ended. No library in between that
-could be kind."""
+"""A raw client: bytes out, bytes back, and the end of the connection. No library in between could
+hide a defect."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ Ending = Literal["fin", "ragged", "reset", "open"]
 _BLOCK_BYTES: Final = 64 * 1024
 _SETTLE_SECONDS: Final = 0.02
 _FIRST_SECONDS: Final = 2.0
-"""How long nothing at all is waited for, at least: a busy machine may be that late with the first
-byte."""
+"""Minimum time to wait for the first byte in seconds: a busy machine may be that late."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every simulated object holds: a function of (seed, name, offset), so nothing is stored for
+"""The bytes of every simulated object: a function of (seed, name, offset), so nothing is stored for
 an object.
 
 Byte `o` of an object is `pool[(start(name) + o) % POOL_BYTES]`. The pool is pseudo-random and its

@@ -10,7 +10,7 @@ Bytes (n) are written `1000`, `64K`, `60%` of the body, or `-1`, which is one be
 comes from `--fault SPEC`, `--fault /prefix=SPEC`, the field `X-Fault` or the query parameter
 `fault`; all that match apply.
 
-What the rows of the catalogue need:
+Specs for the rows of the catalogue:
 
     F01 close_after(60%) close_after(-1)      F02 rst_after(60%)            F03
     framing(close);close_after(60%) F04 framing(close);ragged_tls             F05 chunk(no_last)
@@ -201,7 +201,7 @@ class Faults:
         return next((item for item in items if isinstance(item, Fault) and item.name == name), None)
 
     def plan(self, request: Request) -> Plan:
-        """Return what this request meets, and count it. Raises BadFault for a spec in the
+        """Return the faults of this request, and count it. Raises BadFault for a spec in the
         request."""
         items = [
             item

@@ -1,4 +1,4 @@
-"""The body of an upload: taken off the connection, digested or dropped, never on a disk.
+"""The body of an upload: read from the connection, digested or dropped, never on a disk.
 
 Decided here: how a body is framed and read, at which byte a fault strikes, and which bytes count as
 stored. Never here: whether the object may be stored."""

@@ -1,4 +1,4 @@
-"""The observed requests, oldest first, bounded: tests ask them. Decided here: only how they are
+"""The observed requests, oldest first, bounded, for tests. Decided here: only how they are
 kept."""
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""What both clouds share: read a head, ask for the answer, spoil it, send it, write it down, and
-again.
-
-Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults
-apply. Never here: what a path means.
+"""The loop of both clouds: read a head, get the answer, spoil it, send it, record it. Decided here:
+the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never here:
+the meaning of a path.
 
 A journal entry is there as soon as its head was read: method, path, query, headers, faults,
 started. When the exchange is over it also has status, sent (bytes, head included), body_bytes (of
@@ -31,7 +29,7 @@ _JSON: Final = [("Content-Type", "application/json")]
 
 
 class Hangup(Exception):
-    """A fault ends the connection before there is an answer: by `end`, once all is written down."""
+    """A fault ends the connection before there is an answer: by `end`, once all is recorded."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         super().__init__("hung up")

@@ -1,5 +1,5 @@
-"""What each fault does to an answer. Pure: an Answer and a Plan in, the Answer changed; nothing is
-sent here."""
+"""Apply faults to an answer. Pure: takes an Answer and a Plan, changes the Answer; nothing is sent
+here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 def spoil(answer: Answer, request: Request, plan: Plan, content: Content | None) -> None:
-    """Change the answer as the plan says. What struck an upload's body already is left alone."""
+    """Change the answer as the plan says. A fault that struck an upload's body already is
+    skipped."""
     if not plan.faults:
         return
     upload = request.method in ("PUT", "POST")

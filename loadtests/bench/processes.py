@@ -74,8 +74,7 @@ def written_bytes(pid: int) -> int:
 
 
 class Growth:
-    """How far processes' resident memory rises above where it was: `with Growth(pids) as g: …`,
-    then `g.bytes`."""
+    """The rise of processes' resident memory: `with Growth(pids) as g: …`, then `g.bytes`."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = tuple(pids)
@@ -121,7 +120,7 @@ def raise_open_files(wanted: int) -> None:
 def stop(
     process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTERM, seconds: float = 10.0
 ) -> None:
-    """Stop a process and the children it had, by their ids; by force when asking does not help."""
+    """Stop a process and the children it had, by their ids; by force if SIGTERM does not help."""
     if process.poll() is not None:
         return
     brood = children(process.pid)
@@ -138,7 +137,7 @@ def stop(
 
 
 class Pipeline:
-    """Programs joined by pipes and run to their end, with what they cost together."""
+    """Programs joined by pipes and run to their end, with their total cost."""
 
     def __init__(
         self, commands: Sequence[Sequence[str]], env: dict[str, str], log: Path, seconds: float
@@ -146,7 +145,7 @@ class Pipeline:
         self._commands, self._env, self._log, self._seconds = commands, env, log, seconds
 
     def run(self) -> Cost:
-        """Raises BenchError with the last line that was said if one fails, or is not done in
+        """Run them. Raises BenchError with the last line of output if one fails, or is not done in
         time."""
         began = monotonic()
         running: list[subprocess.Popen[bytes]] = []
@@ -199,7 +198,7 @@ def _finished(process: subprocess.Popen[bytes]) -> float:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that says something."""
+    """Return the last line of a log that is not empty."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"
 

@@ -43,7 +43,7 @@ _ONE_CIPHER = (
 
 @dataclass
 class Report:
-    """Everything that one run found."""
+    """The results of one run."""
 
     sections: tuple[Section, ...]
     rounds: int
@@ -55,7 +55,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether every mover moved everything whole."""
+        """Whether every mover moved all objects whole."""
         return all(row.whole for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _cells(row: Row, base: Row | None, section: Section) -> list[str]:
 
 
 def machine() -> str:
-    """Return what this machine has, in a few words."""
+    """Return a short description of this machine."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     cores = len(os.sched_getaffinity(0))
     return f"{cores} core{'s' if cores > 1 else ''}" + (f" ({found[1].strip()})" if found else "")
@@ -165,8 +165,8 @@ def machine() -> str:
 def check_outputs(
     readme: Path | None, *files: Path | None, opening: str = OPEN, closing: str = CLOSE
 ) -> None:
-    """Raise BenchError, before anything is measured, if what is found could not be written: a
-    `readme` without the place for the block, `files` in a folder that is not there."""
+    """Raise BenchError, before anything is measured, if the results could not be written: a
+    `readme` without the marks, `files` in a missing folder."""
     if readme is not None and not has_marks(readme, opening, closing):
         raise BenchError(f"{readme} has no {opening} … {closing} to write the result between")
     for file in files:
@@ -177,7 +177,7 @@ def check_outputs(
 
 
 def has_marks(path: Path, opening: str = OPEN, closing: str = CLOSE) -> bool:
-    """Say if a file has the place for the block."""
+    """Say if a file has the marks of the block."""
     if not path.is_file():
         return False
     _, _, rest = path.read_text(encoding="utf-8").partition(opening)
@@ -185,7 +185,7 @@ def has_marks(path: Path, opening: str = OPEN, closing: str = CLOSE) -> bool:
 
 
 def write_into(path: Path, block: str, opening: str = OPEN, closing: str = CLOSE) -> None:
-    """Replace what stands between the marks. Raises BenchError if they are not there."""
+    """Replace the text between the marks. Raises BenchError if they are missing."""
     text = path.read_text(encoding="utf-8")
     before, mark, rest = text.partition(opening)
     _, end, after = rest.partition(closing)

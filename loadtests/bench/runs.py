@@ -1,5 +1,5 @@
-"""Movers beside each other: each moves the same, one after the other, in several rounds; and the
-table of it.
+"""Movers compared: each moves the same objects, in turn, in several rounds; and the table of the
+results.
 
 Decided here: how a run is measured and reported. Never here: which objects are moved.
 """
@@ -26,13 +26,13 @@ MIB = 1 << 20
 
 
 def say(text: str) -> None:
-    """Tell how far we are."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took: wall and CPU seconds, peak memory in bytes; of a server with several
+    """The cost of one run: wall and CPU seconds, peak memory in bytes; of a server with several
     workers, how many objects each has moved, and how many of the CPU seconds were those of native
     threads."""
 
@@ -44,14 +44,14 @@ class Cost:
 
 
 class Mover(Protocol):
-    """What moves (or lists) everything."""
+    """A program that moves (or lists) all objects."""
 
     @property
     def name(self) -> str:
-        """As it stands in the table."""
+        """Its name in the table."""
 
     def measured(self, target: str, seconds: float) -> Cost:
-        """Move everything once, to `target`. Raises BenchError when it fails, or takes longer than
+        """Move all objects once, to `target`. Raises BenchError if it fails, or takes longer than
         `seconds`."""
 
 
@@ -64,10 +64,10 @@ class Program:
     command: Callable[[str], Sequence[str]]
     environment: dict[str, str]
     well: frozenset[int] = frozenset({0})
-    """The exit codes of a move that was made."""
+    """The exit codes of a successful move."""
 
     def measured(self, target: str, seconds: float) -> Cost:
-        """As Mover's; its start is part of what it costs."""
+        """As Mover's; its start is part of its cost."""
         before = time.monotonic()
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
@@ -97,17 +97,17 @@ class Section:
     movers: Sequence[Mover]
     check: Callable[[str], None]
     base: int = -1
-    """To which of the movers the others are compared: the last is the peer's best."""
+    """The mover to which the others are compared: the last is the peer's best."""
     lines: Mapping[str, float] = field(default_factory=dict)
-    """How many MB/s the connections of each mover carry, where they are limited."""
+    """The MB/s that the connections of each mover carry, if they are limited."""
     costs: dict[str, list[Cost]] = field(default_factory=dict)
 
 
 def _waited(
     process: subprocess.Popen[bytes], until: float, name: str
 ) -> tuple[int, resource.struct_rusage, int]:
-    """Return status, use and peak memory; ru_maxrss would tell of our own, which it had before it
-    became another."""
+    """Return status, use and peak memory; ru_maxrss would include our own memory, which the process
+    had before exec."""
     peak = 0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)

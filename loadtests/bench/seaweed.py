@@ -34,14 +34,14 @@ class Seaweed:
     master: str = ""
 
     def reclaim(self) -> None:
-        """Give back the room of objects that were deleted; its own time for that is a quarter of an
+        """Free the space of deleted objects; by itself the server does so every quarter of an
         hour."""
         with urlopen(f"{self.master}/vol/vacuum?garbageThreshold=0.01", timeout=60) as answer:
             answer.read()
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same in AWS's own variables."""
+        """The endpoint and credentials in AWS's own variables."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -73,7 +73,7 @@ def weed() -> str | None:
 
 @contextmanager
 def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
-    """Run a server for the time of the block. Raises TimeoutError if it does not come up."""
+    """Run a server for the time of the block. Raises TimeoutError if it does not start."""
     program = weed()
     assert program is not None
     identity = {
@@ -131,5 +131,5 @@ def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.kill()  # it would wait for everybody to hang up, and nobody needs its files any more
+    process.kill()  # it would wait for all clients to hang up, and its files are no longer needed
     process.wait(15)

@@ -27,7 +27,7 @@ class Section:
 
     @property
     def bytes(self) -> int:
-        """All of them together."""
+        """Number of bytes of all of them."""
         return self.count * self.size
 
     @property
@@ -73,7 +73,7 @@ def all_sections(size: int, small: int) -> dict[str, Section]:
 
 @dataclass(frozen=True)
 class Job:
-    """What a mover is asked to do: the objects `names` from the folder at `read` into the folder at
+    """The task of a mover: the objects `names` from the folder at `read` into the folder at
     `write`."""
 
     section: Section

@@ -104,14 +104,14 @@ class Relay:
             connection.close()
 
     def migrate(self, source: str, destination: str, verify: str = "size") -> None:
-        """Move one object. Raises BenchError unless relay says that it arrived."""
+        """Move one object. Raises BenchError unless relay reports it as arrived."""
         self.migrate_all([(source, destination)], verify)
 
     def migrate_all(
         self, pairs: Sequence[tuple[str, str]], verify: str = "size", at_once: int = 1
     ) -> None:
-        """Move every object, over `at_once` connections. Raises BenchError unless relay says that
-        all arrived."""
+        """Move every object, over `at_once` connections. Raises BenchError unless relay reports all
+        as arrived."""
         waiting = iter(pairs)  # a list's iterator may be shared by threads
         with ThreadPoolExecutor(at_once) as pool:
             for done in [pool.submit(self._line, waiting, verify) for _ in range(at_once)]:
@@ -139,7 +139,7 @@ class Relay:
             connection.close()
 
     def measured(self, job: Job, verify: str) -> Cost:
-        """Move a job's objects, and tell what it cost; CPU is that of the workers."""
+        """Move a job's objects, and return the cost; CPU is that of the workers."""
         spent, began = cpu_seconds(self.workers), monotonic()
         self.migrate_all(job.pairs, verify, job.section.at_once)
         wall = monotonic() - began

@@ -1,7 +1,7 @@
 """A source of slow streams: `python -m loadtests.bench.slow_source PORT BYTES` gives each connection 10 KB
 a second.
 
-GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most tells how many
+GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most returns how many
 streams ran at once."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from loadtests.bench.processes import raise_open_files
 
 RATE = 10_000
 STEP = 0.5
-"""Seconds between two pieces of one stream: two a second, or the drip itself is what keeps the
-machine busy."""
+"""Seconds between two pieces of one stream: more than two a second would keep the machine busy by
+themselves."""
 _APART = 64
 _BLOCK = 4 << 20
 

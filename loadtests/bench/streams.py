@@ -28,8 +28,8 @@ SIZE = RATE * SECONDS
 MOST_GROWTH = 200 * MIB
 OPENED_PER_SECOND = 250
 FILES_PER_STREAM = 6
-"""In the worker: the client's socket, two clouds' sockets, the two ends of a pipe, and one to
-spare."""
+"""Open files of a stream in the worker: the client's socket, two clouds' sockets, the two ends of a
+pipe, and one to spare."""
 
 
 def settings(count: int) -> dict[str, str]:
@@ -87,7 +87,7 @@ def _run(
 async def _post_all(
     relay: int, clouds: Nginx, drip: int, count: int, verify: str, seconds: float
 ) -> list[str]:
-    """Open every migration and return each one's status code, or what went wrong."""
+    """Open every migration and return each one's status code, or its error."""
 
     async def post(index: int) -> str:
         await asyncio.sleep(index / OPENED_PER_SECOND)

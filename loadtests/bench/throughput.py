@@ -12,7 +12,7 @@ from loadtests.bench.processes import touch_memory
 from loadtests.bench.sections import SMALL, Job, Section
 
 SPARE = 256 * MIB
-"""What a move needs beside the objects' own size: socket buffers, and the movers themselves."""
+"""Memory that a move needs beside the objects: socket buffers, and the movers themselves."""
 Say = Callable[[str], None]
 
 
@@ -24,7 +24,7 @@ def run_rounds(
     small: int,
     say: Say,
 ) -> list[Row]:
-    """Return a row for each section and mover; `small` is the bytes of what slow movers move.
+    """Return a row for each section and mover; `small` is the size of the object of slow movers.
 
     A mover that failed is not tried again; its row says why.
     """

@@ -1,7 +1,7 @@
 from gevent import monkey; monkey.patch_all()  # fmt: skip  # noqa: E702, I001
 
-"""deploy/gunicorn.conf.py, and a greenlet in each worker that wakes every 10 ms and keeps by how
-much it was late.
+"""deploy/gunicorn.conf.py, and a greenlet in each worker that wakes every 10 ms and records its
+delay.
 
 It writes to the file that BENCH_TICKS names, twice a second: the most it was late beyond what the
 worker waited for a core (or for a host that gave its core to others), how long that was then, and

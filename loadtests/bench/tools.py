@@ -33,8 +33,8 @@ class Tools:
 
 
 def find_tools() -> Tools:
-    """Return the programs, those of the virtual environment first. Raises BenchError that names
-    what is missing."""
+    """Return the programs, those of the virtual environment first. Raises BenchError that names the
+    missing ones."""
     path = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
     )
@@ -53,7 +53,7 @@ def find_tools() -> Tools:
 
 
 def versions(tools: Tools) -> dict[str, str]:
-    """Return what ran."""
+    """Return the versions of the programs."""
     return {
         "relay": version("relay"),
         "Python": platform.python_version(),
@@ -69,13 +69,13 @@ def versions(tools: Tools) -> dict[str, str]:
 
 
 def python_versions() -> dict[str, str]:
-    """Return what the Python programs of the ladder ran on."""
+    """Return the versions below the Python programs of the ladder."""
     names = ("relay", "gevent", "gunicorn", "requests", "aiohttp", "aiofiles")
     return {"Python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def openssl_in(folder: Path) -> str:
-    """Return what this Python calls the OpenSSL that it loads from a folder. Raises BenchError if
+    """Return the version of the OpenSSL that this Python loads from a folder. Raises BenchError if
     it loads none."""
     command = [sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"]
     done = subprocess.run(

@@ -140,8 +140,8 @@ def table(rows: list[Row], rounds: int) -> str:
 
 
 def verdicts(rows: list[Row]) -> list[tuple[str, bool]]:
-    """Return what the ladder must show, and whether it does; nothing about rungs that did not
-    run."""
+    """Return the expectations of the ladder, and whether they hold; nothing about rungs that did
+    not run."""
     by_number = {row.rung.number: row for row in rows}
     found: list[tuple[str, bool]] = []
     naive, gevent, relay = (by_number.get(number) for number in ("1", "7", "8b"))
@@ -171,7 +171,7 @@ def verdicts(rows: list[Row]) -> list[tuple[str, bool]]:
 
 
 def say(text: str) -> None:
-    """Tell how far we are."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 

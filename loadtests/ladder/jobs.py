@@ -1,4 +1,4 @@
-"""What every rung is given: which objects to move, and a folder to write to."""
+"""The input of every rung: the objects to move, and a folder to write to."""
 
 from __future__ import annotations
 

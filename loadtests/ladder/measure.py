@@ -1,4 +1,4 @@
-"""One rung on one list of objects: started, watched by what the kernel tells, judged by the
+"""One rung on one list of objects: started, measured by the kernel's figures, judged by the
 destination's digests."""
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Objects:
 
     @property
     def bytes(self) -> int:
-        """What they have together."""
+        """Number of bytes of all of them."""
         return sum(self.sizes.values())
 
     def pairs(self, source: Spawned, destination: Spawned) -> list[tuple[str, str]]:
@@ -86,7 +86,7 @@ class Objects:
 
     def whole(self, received: list[dict[str, object]]) -> int:
         """Count those that arrived with the size and digest that they must have, by the
-        destination's own account."""
+        destination's own record."""
         got = {str(entry["path"]): entry for entry in received}
         with Content(self.seed) as content:
             return sum(
@@ -110,8 +110,8 @@ class Objects:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of a rung took (seconds, CPU seconds, bytes to the disk, peak resident bytes),
-    and what arrived."""
+    """The cost of one run of a rung (seconds, CPU seconds, bytes to the disk, peak resident bytes),
+    and the number of whole objects."""
 
     wall: float
     cpu: float
@@ -157,7 +157,7 @@ class Row:
 
     @property
     def whole(self) -> int:
-        """How many objects arrived whole in the run where fewest did."""
+        """Minimum number of objects that arrived whole in a run."""
         return min((s.whole for s in self.samples), default=0)
 
 
@@ -184,7 +184,7 @@ class Watch:
                 self.peak = max(self.peak, sum(memory(pid, "VmHWM") for pid in self._pids))
                 self.disk = max(self.disk, sum(written_bytes(pid) for pid in self._pids))
             except BenchError:
-                return  # a program that is done takes its figures with it; those of 20 ms ago stand
+                return  # a program that is done loses its figures; those of 20 ms ago count
             if over:
                 return
             sleep(0.02)
@@ -198,8 +198,8 @@ def run_rung(
     folder: Path,
     limit: float,
 ) -> Sample:
-    """Run one rung on all objects, within `limit` seconds. Raises BenchError with the last line
-    that it said."""
+    """Run one rung on all objects, within `limit` seconds. Raises BenchError with its last line of
+    output."""
     source, destination = clouds
     destination.clear("/_received")
     jobs, log = folder / "jobs.json", folder / "rung.log"

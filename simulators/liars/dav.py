@@ -1,6 +1,6 @@
-"""A lying WebDAV server (RFC 4918): PROPFIND, MKCOL and MOVE over what the plain one has.
-
-Decided here: what WebDAV adds. Never here: objects and preconditions (`plain.py`, `serving.py`).
+"""A lying WebDAV server (RFC 4918): PROPFIND, MKCOL and MOVE beside the methods of the plain one.
+Decided here: the additions of WebDAV. Never here: objects and preconditions (`plain.py`,
+`serving.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DavLiar(PlainLiar):
     kind = "webdav"
 
     def operation(self, request: Request) -> Op:
-        """As Liar's; a MOVE speaks of the name that it gives."""
+        """As Liar's; a MOVE concerns its destination."""
         if not request.path.startswith(ROOT) and self.role == "source":
             return Op(kind="stray", name=request.path)
         name = unquote(request.path.removeprefix(ROOT))
@@ -67,12 +67,12 @@ class DavLiar(PlainLiar):
         return super().respond(op, request, body)
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
-        """As Liar's: most write straight to the name that they were given."""
+        """As Liar's: most write directly to the requested name."""
         if op.kind == "put" and self.manners.roll("broken", op.name) < 0.5:
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
     def other(self, habit: str, name: str, size: int) -> None:
-        """As Liar's, of names that others know: no temporary one."""
+        """As Liar's, for names that others know: no temporary ones."""
         if not name.rpartition("/")[2].startswith((".relay-", "relay-")):
             super().other(habit, name, size)
 

@@ -34,7 +34,7 @@ class Habit:
     roles: tuple[str, ...]
     group: str
     endless: bool = False
-    """No object that it meets ever arrives: it is drawn for a share of the seeds alone
+    """No object with this habit ever arrives, so it is drawn for a share of the seeds alone
     (`tests/torture/cases.py`)."""
 
 
@@ -57,15 +57,15 @@ HEAD: Final[Rows] = {
     "head-500": "small servers that only know GET",
     "head-drops": "Homebrew/legacy-homebrew#40897: the connection is closed at a HEAD",
     "head-hangs": "rbsec/headerget#1: HEAD is never answered",
-    "head-zero": "servers that tell Content-Length: 0 to each HEAD",
+    "head-zero": "servers that answer each HEAD with Content-Length: 0",
     "head-no-length": "RFC 9110 section 8.6: a HEAD may leave the length out",
 }
 TAGS: Final[Rows] = {
     "tag-none": "F14: no entity tag",
     "tag-weak": "F14, nginx with gzip: weak entity tags",
-    "tag-unquoted": "servers that leave the quotes out (RFC 9110 section 8.8.3 wants them)",
+    "tag-unquoted": "servers that omit the quotes (RFC 9110 section 8.8.3 requires them)",
     "tag-long": "version ids of 1,024 bytes: a tag of 340 characters",
-    "tag-changing": "load balancers over servers that count inodes: each answer has another tag",
+    "tag-changing": "load balancers over servers with tags of inodes: each answer has another tag",
 }
 DATES: Final[Rows] = {
     "date-none": "no Last-Modified",
@@ -75,26 +75,26 @@ DATES: Final[Rows] = {
     ),
 }
 FRAMINGS: Final[Rows] = {
-    "chunked": "RFC 9112 section 7.1: objects come chunked, without a length",
+    "chunked": "RFC 9112 section 7.1: objects are sent chunked, without a length",
     "until-close": (
-        "RFC 9112 section 6.3: objects come without a length, and end with the connection"
+        "RFC 9112 section 6.3: objects are sent without a length, and end with the connection"
     ),
     "trickles": "F84: chunks of three bytes",
-    "late-end": "the last chunk comes a while after the bytes",
+    "late-end": "the last chunk is sent a while after the bytes",
 }
 DIGESTS: Final[Rows] = {
-    "digest-told": "RFC 9530: a digest of the object stands in each answer",
-    "digest-long": "a digest field of 48 KB, which a quadratic pattern reads for seconds",
+    "digest-told": "RFC 9530: each answer has a digest of the object",
+    "digest-long": "a digest field of 48 KB, on which a quadratic pattern takes seconds",
 }
 CHANGES: Final[Rows] = {
-    "source-changes": "F13: an object becomes another version while it is read",
+    "source-changes": "F13: an object changes while it is read",
     "source-vanishes": "an object is gone between the listing and its GET",
     "login-page": "F27: the first GET of an object is answered with a page, and 200",
 }
 STORAGE: Final[Rows] = {
     "flips-once": "F36: the first upload of an object is stored with a byte changed",
     "flips": "F36: each upload of some objects is stored with a byte changed",
-    "mutates": "F52, SharePoint: some objects are stored with something added",
+    "mutates": "F52, SharePoint: some objects are stored with added bytes",
     "short-once": "F35: the first upload of an object is stored without its end",
     "vanishes": "F37: the first upload of some objects is acknowledged, and never stored",
     "full": "F48: some uploads are refused with 507",
@@ -102,24 +102,24 @@ STORAGE: Final[Rows] = {
 }
 VISIBILITY: Final[Rows] = {
     "stale": "nginx open_file_cache, CDNs: after an overwrite the old object is shown for a while",
-    "late": "F37: a new object shows after a while",
+    "late": "F37: a new object becomes visible after a while",
 }
 PUTS: Final[Rows] = {
-    "put-202": "RFC 9110 section 15.3.3: an upload is answered 202, which promises nothing",
+    "put-202": "RFC 9110 section 15.3.3: an upload is answered 202, without a promise",
     "put-307": "F46: some uploads are redirected",
     "put-page": "an upload is answered 200, with a page",
     "digest-of-nothing": "an upload's answer has the Content-MD5 of its own, empty, content",
-    "names-refused": "names with other than letters, digits, dots and dashes are refused",
+    "names-refused": "names with characters other than letters, digits, dots and dashes are refused",
 }
 NAMES: Final[Rows] = {
-    "folds-case": "Windows, macOS, SMB, exFAT: names that differ in case alone are one",
-    "folds-nfc": "macOS: NFC and NFD are one name",
+    "folds-case": "Windows, macOS, SMB, exFAT: names that differ only in case are the same",
+    "folds-nfc": "macOS: the NFC and NFD forms of a name are the same",
     "folds-trailing": "Windows: dots and blanks at the end of a name are dropped",
     "folds-plus": "servers that decode '+' as a blank",
 }
 OTHERS: Final[Rows] = {
-    "other-before": "F44: somebody writes the name between relay's look and its upload",
-    "other-after": "F45: somebody writes the name between relay's upload and its proof",
+    "other-before": "F44: another writer writes the name between relay's check and its upload",
+    "other-after": "F45: another writer writes the name between relay's upload and its proof",
 }
 FOLDERS: Final[Rows] = {
     "folder-404": "sonatype/docker-nexus3#8: a server that takes PUT and lists nothing answers 404",
@@ -136,93 +136,89 @@ LISTINGS: Final[Rows] = {
     "list-error": (
         "boto/botocore#298, mldbai/mldb#322: an error document, or a login page, with 200"
     ),
-    "list-repeats": "entries that stand twice",
+    "list-repeats": "repeated entries",
 }
 HREFS: Final[Rows] = {
     "href-url": "RFC 4918 section 8.3: links are whole URLs",
-    "href-encoding": "links are percent-encoded otherwise: lower-case digits, letters too",
+    "href-encoding": "links have another percent-encoding: lower-case digits, encoded letters",
 }
 INDEX_HREFS: Final[Rows] = {
     "href-absolute": "links are whole paths",
-    "href-query": "links of the form ?file=NAME, of which none can be read",
+    "href-query": "links of the form ?file=NAME, which cannot be read",
     "href-bare": "a folder is linked without its slash",
 }
 S3_LISTINGS: Final[Rows] = {
-    "list-v1": "aws/aws-sdk-php#1428: list-type=2 is passed over, pages go by marker",
-    "list-unsorted": "S3 Express: keys come in no order",
-    "list-endless": "IsTruncated, and no token",
+    "list-v1": "aws/aws-sdk-php#1428: list-type=2 is ignored, pages continue by marker",
+    "list-unsorted": "S3 Express: keys are unordered",
+    "list-endless": "IsTruncated without a token",
     "list-odd-key": "a key with a character that XML does not allow",
 }
 TRAILERS: Final[Rows] = {
-    "trailers-501": "F54: older servers refuse a checksum behind the bytes with 501",
+    "trailers-501": "F54: older servers refuse a trailing checksum with 501",
     "trailers-401": "amd/gaia#3029: R2 refuses it with 401 Unauthorized",
     "trailers-400": "boto/botocore#3352: Qumulo refuses it with 400 AuthorizationHeaderMalformed",
     "trailers-stored": "nanio: the coding of the trailer is stored with the bytes",
-    "trailers-unheard": "the trailer is taken and not compared, and no checksum is told",
+    "trailers-unheard": "the trailer is accepted without a comparison, and no checksum is returned",
     "checksum-echoed": (
-        "rclone serve s3, ministack: a wrong checksum is taken, and told as the store's own"
+        "rclone serve s3, ministack: a wrong checksum is accepted, and returned as the store's own"
     ),
 }
 MULTIPART: Final[Rows] = {
-    "upload-gone": "F43: a lifecycle rule has thrown the upload away before it is completed",
+    "upload-gone": "F43: a lifecycle rule has removed the upload before it is completed",
     "complete-error": "F39: Complete answers 200 and an error, once",
-    "part-damaged": "F41: a part is stored damaged, once",
+    "part-damaged": "F41: one part is stored damaged",
     "part-emptied": (
-        "rclone serve s3: a broken part stays as one of 0 bytes, whatever is sent after it"
+        "rclone serve s3: a broken part stays a part of 0 bytes, and is never replaced"
     ),
-    "parts-swapped": "F42: the parts are put together in another order, once",
+    "parts-swapped": "F42: the parts are assembled in the wrong order, once",
     "begin-plain": "F54: CreateMultipartUpload with a checksum of the whole is refused",
 }
 MOVES: Final[Rows] = {
     "move-502": "mar10/wsgidav#183: MOVE to a whole URL is answered 502 behind a proxy",
     "parts-refused": "nextcloud/server#49916: names that end in .part are refused",
     "locked": "F49: some names are locked, once (423)",
-    "overwrite-always": "servers that pass over Overwrite: F",
+    "overwrite-always": "servers that ignore Overwrite: F",
 }
 PROPFIND: Final[Rows] = {
-    "status-inside": "a 207 that says 404 of the folder itself",
+    "status-inside": "a 207 with the status 404 for the folder itself",
     "lengths-untold": "RFC 4918 section 15.4: no getcontentlength",
 }
 
 VERSIONS: Final[Rows] = {
     "versioned": (
-        "S3 User Guide, Versioning: a PUT adds a version, a DELETE a marker, and answers name"
-        " theirs"
+        "S3 User Guide, Versioning: a PUT adds a version, a DELETE a marker, and answers name it"
     ),
     "versions-later": (
-        "S3 User Guide, Versioning turned on later: the version of what was there before is named"
-        " null"
+        "S3 User Guide, Versioning turned on later: the version of a prior object is named null"
     ),
 }
 KEYS: Final[Rows] = {
     "key-control": "B59, B43: names with NUL, line feeds and other control characters",
-    "key-backslash": "B57: names with a backslash, which Windows takes for a '/'",
+    "key-backslash": "B57: names with a backslash, which Windows reads as '/'",
 }
-LONG_KEYS: Final[Rows] = {
-    "key-long": "B62: a segment of 300 bytes, and where there are keys one of nearly 1,024"
-}
+LONG_KEYS: Final[Rows] = {"key-long": "B62: a segment of 300 bytes, and a key of nearly 1,024"}
 DOTS: Final[Rows] = {"key-dots": "B57, B68: names with '..' and '.', percent-encoded in links"}
 S3_KEYS: Final[Rows] = {
-    "key-slashes": "B57: keys that begin with '/', or have two of them in a row",
+    "key-slashes": "B57: keys that begin with '/', or have '//' in them",
     "key-marker": "S3 console: folder markers, one empty, and one with bytes",
     "key-and-folder": "S3: a key that is the folder of another",
 }
 LINKS: Final[Rows] = {
     "link-host": "B68: links to another host",
-    "link-above": "B68, nginx and Apache ('Parent Directory'): links to what lies above the folder",
+    "link-above": "B68, nginx and Apache ('Parent Directory'): links to the folder above",
     "link-beside": "B68: links to a folder beside this one",
     "link-password": "B41: links with a name and a password in them",
 }
 EXPIRY: Final[Rows] = {
     "expires-403": (
-        "presigned URLs, revoked keys: from some request on credentials are refused with 403"
+        "presigned URLs, revoked keys: after some requests credentials are refused with 403"
     )
 }
 PLAIN_EXPIRY: Final[Rows] = {
-    "expires-401": "RFC 6750 section 3.1: from some request on the token is refused with 401"
+    "expires-401": "RFC 6750 section 3.1: after some requests the token is refused with 401"
 }
 S3_EXPIRY: Final[Rows] = {
-    "expires-400": "AWS STS: from some request on the answer is 400 ExpiredToken"
+    "expires-400": "AWS STS: after some requests the answer is 400 ExpiredToken"
 }
 FILES: Final[Rows] = {
     "file-changes": (
@@ -235,34 +231,39 @@ FILES: Final[Rows] = {
     "file-bytes": "B61: a name that is not UTF-8",
 }
 PLACES: Final[Rows] = {
-    "place-file": "errno ENOTDIR: a file has the name of a folder that is to be made",
+    "place-file": "errno ENOTDIR: a file has the name of a needed folder",
     "place-folder": "errno EISDIR: a folder has the name of an object",
-    "place-link": "cp, curl -o: at the object's name is a link to a file elsewhere",
+    "place-link": "cp, curl -o: the object's name is a link to a file elsewhere",
     "place-folder-link": (
         "stow, bind mounts: a folder of the destination is a link to one elsewhere"
     ),
-    "place-pipe": "mkfifo(3): at the object's name is a pipe",
+    "place-pipe": "mkfifo(3): the object's name is a pipe",
 }
 
 _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
     ("trouble", EVERY, BOTH, TROUBLE),
-    ("lost", EVERY, BOTH, {"answer-lost": "F38: a request is done, and its answer lost"}),
+    ("lost", EVERY, BOTH, {"answer-lost": "F38: a request is carried out, and its answer is lost"}),
     (
         "idle",
         EVERY,
         BOTH,
-        {"closes-each": "F56: each connection is closed after one answer, without a word of it"},
+        {"closes-each": "F56: each connection is closed after one answer, unannounced"},
     ),
-    ("interim", EVERY, BOTH, {"interim": "F20, RFC 8297: a 103 comes before each answer"}),
+    ("interim", EVERY, BOTH, {"interim": "F20, RFC 8297: a 103 precedes each answer"}),
     ("head", PLAIN, BOTH, HEAD),
-    ("head", EVERY, SOURCE, {"head-short": "F10: HEAD tells fewer bytes than GET sends, chunked"}),
+    (
+        "head",
+        EVERY,
+        SOURCE,
+        {"head-short": "F10: HEAD announces fewer bytes than GET sends, chunked"},
+    ),
     ("tag", PLAIN, BOTH, TAGS),
     ("date", PLAIN, BOTH, DATES),
     (
         "conditions",
         EVERY,
         BOTH,
-        {"conditions-ignored": "nginx, older MinIO: If-Match, If-None-Match are passed over"},
+        {"conditions-ignored": "nginx, older MinIO: If-Match, If-None-Match are ignored"},
     ),
     (
         "conditions",
@@ -283,7 +284,7 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
         "pieces",
         HTTP,
         DESTINATION,
-        {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves what came at the name"},
+        {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves its first bytes at the name"},
     ),
     ("put", HTTP, DESTINATION, PUTS),
     (
@@ -305,7 +306,7 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("listing", EVERY, BOTH, LISTINGS),
     ("subfolder", PLAIN, SOURCE, {"subfolder-403": "rclone/rclone#1101: a folder may not be read"}),
     ("subfolder", HTTP, SOURCE, {"subfolder-page": "a subfolder has an index.html of its own"}),
-    ("ghosts", EVERY, SOURCE, {"list-ghost": "an entry of something that is not there any more"}),
+    ("ghosts", EVERY, SOURCE, {"list-ghost": "an entry of an object that no longer exists"}),
     ("sizes", EVERY, SOURCE, {"list-bad-size": "a size of ², of 10^22, or none"}),
     ("hrefs", PLAIN, BOTH, HREFS),
     ("hrefs", HTTP, BOTH, INDEX_HREFS),
@@ -352,7 +353,7 @@ _ENDLESS: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] 
         "storage",
         EVERY,
         DESTINATION,
-        {"vanishes-always": "F37: no upload of some objects is stored, and each taken"},
+        {"vanishes-always": "F37: uploads of some objects are acknowledged and never stored"},
     ),
 )
 

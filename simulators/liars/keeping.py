@@ -1,8 +1,6 @@
-"""What becomes of an upload that has arrived: whole, or as a store's habits have it; and who else
-writes.
-
-Decided here: which bytes are kept. Never here: whether they may be (`telling.py`, preconditions),
-and how they came."""
+"""The storage of an arrived upload: whole, or as a store's habits change it; and writes of others.
+Decided here: which bytes are kept. Never here: whether they may be kept (`telling.py`,
+preconditions), and how they came."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from simulators.liars.shelf import Held, Shelf
 
 
 class Keeping:
-    """What a store keeps."""
+    """The storage of a store."""
 
     manners: Manners
     shelf: Shelf
@@ -20,7 +18,7 @@ class Keeping:
     def stored(
         self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = ""
     ) -> Held | None:
-        """Keep an upload as this store does: whole, or as its habits have it. None where it
+        """Keep an upload as this store does: whole, or as its habits have it. None if it
         vanishes."""
         self.other("other-before", op.name, len(body))
         if body and (
@@ -42,8 +40,8 @@ class Keeping:
         return once or self.manners.picks("vanishes-always", name)
 
     def other(self, habit: str, name: str, size: int) -> None:
-        """Let somebody else write the name, if this is the moment: an object as long, or a longer
-        or shorter one."""
+        """Let another writer write the name, if this is the moment: an equally long, longer or
+        shorter object."""
         if self.manners.roll(habit, name) > 0.6 or not self.manners.once(habit, name):
             return
         length = (size, size + 7, size // 2, 5)[int(self.manners.roll("length", habit, name) * 4)]
@@ -51,12 +49,12 @@ class Keeping:
 
 
 def flipped(data: bytes) -> bytes:
-    """Return bytes of which the middle one is another."""
+    """Return the bytes with the middle one changed."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def others(what: str, length: int) -> bytes:
-    """Return an object of somebody else's, of this length."""
+    """Return an object of another writer, of this length."""
     text = f"<{what}, written by somebody else>".encode()
     return (text * (length // len(text) + 1))[:length]

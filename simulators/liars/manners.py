@@ -1,7 +1,6 @@
-"""When a habit shows: by seed, by name, and how often it has.
-
-Decided here: chance and memory. Never here: what a habit does. Two runs of one seed draw the same
-for one name, in whatever order requests come."""
+"""When a habit occurs: by seed, by name, and by the number of earlier times. Decided here: chance
+and memory. Never here: the effect of a habit. Two runs of one seed draw the same for one name, in
+whatever order requests come."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from collections.abc import Collection
 
 
 class Manners:
-    """The habits of one store. `met` counts how often each has shown."""
+    """The habits of one store. `met` counts how often each has occurred."""
 
     def __init__(self, habits: Collection[str], seed: int) -> None:
         self.habits = frozenset(habits)
@@ -26,7 +25,7 @@ class Manners:
         return habit in self.habits
 
     def does(self, habit: str) -> bool:
-        """Say if the store has it, and note that it has shown."""
+        """Say if the store has it, and count that it occurs."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -34,7 +33,7 @@ class Manners:
         return True
 
     def once(self, habit: str, *key: object) -> bool:
-        """Say if it shows now: the first time for this key, and never again for it."""
+        """Say if it occurs now: the first time for this key, and never again for it."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -45,7 +44,7 @@ class Manners:
         return True
 
     def picks(self, habit: str, *key: object, share: float = 0.5) -> bool:
-        """Say if it shows for this key, as it does for that `share` of them."""
+        """Say if it occurs for this key, which is true for that `share` of the keys."""
         return habit in self.habits and self.roll(habit, *key) < share and self.does(habit)
 
     def roll(self, *key: object) -> float:

@@ -11,14 +11,14 @@ WRITES: Final = frozenset({"put", "part", "begin", "complete", "move", "delete",
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """A verb of ours, and the name that it speaks of; `number` is a part's, or a page's."""
+    """A verb, and the name that it concerns; `number` is that of a part or of a page."""
 
     kind: str
     name: str = ""
     upload: str = ""
     number: int = 0
     version: str = ""
-    """Of an object whose store keeps several: the one that is meant, by its id."""
+    """The id of the requested version, if the store keeps several."""
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,6 @@
 """A lying HTTP server: objects below `/d/`, folders as pages of links.
 
-Decided here: what plain HTTP means to it. Never here: what all stores share (`serving.py`).
+Decided here: the meaning of plain HTTP. Never here: the parts that all stores share (`serving.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from simulators.liars.unsafe import TRAP, links, note
 from simulators.message import BadRequest, Request
 
 ROOT, ELSEWHERE = "/d/", "/e/"
-"""Where objects lie, and where reads of them are redirected to."""
+"""The path of objects, and the path to which reads of them are redirected."""
 EMPTY_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 ODD = re.compile(r"[^\w./-]")
 VERBS = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete"}
@@ -36,8 +36,8 @@ class PlainLiar(Liar):
 
     @property
     def tells_tags(self) -> bool:
-        """Whether its answers to a PUT have the entity tag of what it took: some servers' do not
-        (nginx)."""
+        """Whether its answers to a PUT have the entity tag of the new object: those of some servers
+        do not (nginx)."""
         return self.manners.roll("tagged", 1) < 0.5
 
     def operation(self, request: Request) -> Op:
@@ -71,7 +71,7 @@ class PlainLiar(Liar):
         return self.deleted(op, request)
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
-        """As Liar's: some keep what came."""
+        """As Liar's: some keep the bytes that came."""
         if op.kind == "put" and self.manners.does("keeps-piece"):
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 

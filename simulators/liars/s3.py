@@ -1,8 +1,8 @@
 """A lying S3: one bucket, objects and uploads in parts.
 
-Decided here: what a path, a query and a method mean, and uploads in parts (docs.aws.amazon.com,
-"API Reference"). Never here: how a listing is written (`s3_listing.py`), what all stores share
-(`serving.py`)."""
+Decided here: the meaning of a path, a query and a method, and uploads in parts
+(docs.aws.amazon.com, "API Reference"). Never here: the form of a listing (`s3_listing.py`), the
+parts that all stores share (`serving.py`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class S3Liar(Liar):
         return f"http://127.0.0.1:{self.port}"
 
     def allowed(self, request: Request) -> bool:
-        """As Liar's: by the access key that the signature names; the signature itself is taken."""
+        """As Liar's: by the access key that the signature names; the signature itself is not
+        checked."""
         authorization = request.get("authorization") or ""
         return any(f"Credential={key}/" in authorization for key in self.secrets)
 
@@ -133,7 +134,7 @@ class S3Liar(Liar):
 
     @property
     def _first_of(self) -> dict[str, Held]:
-        """What lay under each name before anything came."""
+        """The object of each name before the first request."""
         found: dict[str, Held] = {}
         for event in self.shelf.events:
             if event.held is not None and event.old is None and event.by in ("before", "source"):
@@ -159,7 +160,7 @@ class S3Liar(Liar):
 
     @property
     def _sumless(self) -> bool:
-        """Whether the store knows no checksums."""
+        """Whether the store lacks checksums."""
         return self.manners.has("trailers-unheard") or self.manners.has("trailers-stored")
 
     def tag(self, held: Held) -> str | None:
@@ -205,7 +206,7 @@ class S3Liar(Liar):
         )
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
-        """As Liar's: some keep an empty part, and take no other for it."""
+        """As Liar's: some keep an empty part, and never replace it."""
         upload = self.shelf.uploads.get(op.upload)
         if op.kind == "part" and upload is not None and self.manners.does("part-emptied"):
             upload.parts[op.number] = b""

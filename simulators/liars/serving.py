@@ -2,7 +2,7 @@
 about an object.
 
 Decided here: the order (credentials, trouble, the body, the work, the answer or its loss). Never
-here: what a path means (`plain.py`, `dav.py`, `s3.py`)."""
+here: the meaning of a path (`plain.py`, `dav.py`, `s3.py`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIVES: Final = 14
 
 class Liar(Telling, Keeping):
     """A store on a port of its own, from construction until `stop`. `secrets` are the credentials
-    that it takes."""
+    that it accepts."""
 
     kind = ""
 
@@ -46,7 +46,7 @@ class Liar(Telling, Keeping):
         """The host and port of another store, and the password, that its links to elsewhere
         have."""
         self.watch: Callable[[Op], None] | None = None
-        """Hears of each request before it is done."""
+        """Called with each request before it is carried out."""
         self._lives = 1 + int(manners.roll("lives") * LIVES)
         self._renewed = False
         self._stopped = threading.Event()
@@ -67,7 +67,7 @@ class Liar(Telling, Keeping):
     # -- for the protocols
 
     def operation(self, request: Request) -> Op:
-        """Return what a request asks for. Raises BadRequest."""
+        """Return the operation of a request. Raises BadRequest."""
         raise NotImplementedError
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
@@ -78,11 +78,11 @@ class Liar(Telling, Keeping):
         """An upload broke off after these bytes."""
 
     def allowed(self, request: Request) -> bool:
-        """Say if a request has credentials that are taken."""
+        """Say if a request has accepted credentials."""
         return (request.get("authorization") or "").removeprefix("Bearer ") in self.secrets
 
     def renew(self, secret: str) -> None:
-        """Take this secret from now on, and no other; it does not expire."""
+        """Accept only this secret from now on; it does not expire."""
         self.secrets, self._renewed = {secret}, True
 
     def _expired(self) -> Answer | None:
@@ -198,7 +198,7 @@ class Liar(Telling, Keeping):
         return self.manners.roll(habit, *key) < TROUBLED and self.manners.once(habit, *key)
 
     def _trouble(self, op: Op, connection: Connection) -> Answer | None:
-        """Return what a request is answered that is not done. Raises Gone where it never is."""
+        """Return the answer to a request that is not carried out. Raises Gone if it gets none."""
         if self._first("drops", op):
             raise Gone
         if self._first("hangs", op) or self.manners.picks(

@@ -15,9 +15,9 @@ from typing import Final, Literal
 
 Who = Literal["before", "source", "relay", "other"]
 REMOVED: Final = "its version was removed"
-"""Why a change is that no write or deletion made."""
+"""The cause of a change that no write or deletion made."""
 LATE_SECONDS: Final = 0.25
-"""How long a store shows an old object, or none, after a write."""
+"""Seconds for which a store shows an old object, or none, after a write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Upload:
     parts: dict[int, bytes] = field(default_factory=dict)
     sent: list[int] = field(default_factory=list)
     stuck: set[int] = field(default_factory=set)
-    """Numbers of the parts that no later upload replaces."""
+    """Numbers of parts that are never replaced."""
     state: str = "open"
     fields: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,11 +75,11 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "folds-trailing": lambda name: "/".join(part.rstrip(". ") for part in name.split("/")),
     "folds-plus": lambda name: name.replace("+", " "),
 }
-"""Habits that make one of two names, and what such names have in common."""
+"""Habits that fold names, each with the folded form of a name."""
 
 
 class Shelf:
-    """What a store holds. `fold` says which names are one."""
+    """The content of a store. Names with the same `fold` are one."""
 
     def __init__(self, fold: Fold = str) -> None:
         self._fold = fold
@@ -94,16 +94,16 @@ class Shelf:
         """Versions that were removed for good, by their name and their id."""
 
     def key(self, name: str) -> str:
-        """Return what two names that are one have in common."""
+        """Return the folded form of a name."""
         return self._fold(name)
 
     def get(self, name: str) -> Held | None:
-        """Return what lies under a name."""
+        """Return the object of a name."""
         found = self._held.get(self.key(name))
         return found and found[1]
 
     def before(self, name: str) -> tuple[Held | None, float] | None:
-        """Return what lay under a name before the last write, and how many seconds ago that was."""
+        """Return the object of a name before the last write, and how many seconds ago that was."""
         found = self._old.get(self.key(name))
         return found and (found[0], time.monotonic() - found[1])
 
@@ -146,7 +146,7 @@ class Shelf:
             return held
 
     def delete(self, name: str, by: Who, why: str = "", asked_tag: str | None = None) -> bool:
-        """Remove an object; False where none is."""
+        """Remove an object; False if there is none."""
         with self.lock:
             found = self._held.pop(self.key(name), None)
             if found is None:
@@ -171,8 +171,7 @@ class Shelf:
             )
 
     def remove(self, name: str, held: Held, by: Who) -> None:
-        """Remove one version for good; where it was the newest one, the one before it shows
-        again."""
+        """Remove one version for good; if it was the newest, the one before it shows again."""
         with self.lock:
             self.removed.append((name, held))
             current = self.get(name)

@@ -1,6 +1,6 @@
 """How a store describes an object: its fields, its bytes, and the defects of both.
 
-Decided here: HEAD and GET of an object, and preconditions. Never here: what lies there
+Decided here: HEAD and GET of an object, and preconditions. Never here: the stored objects
 (`shelf.py`), paths."""
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Telling:
     shelf: Shelf
 
     def refusal(self, status: int, code: str = "") -> Answer:
-        """Return an answer that refuses, as this protocol words it."""
+        """Return a refusal in the form of this protocol."""
         return plain(status, code)
 
     def seen(self, name: str) -> Held | None:
-        """Return what readers are shown under a name."""
+        """Return the object that readers see under a name."""
         held = self.shelf.get(name)
         before = self.shelf.before(name)
         if before is None or before[1] > LATE_SECONDS:
@@ -50,7 +50,7 @@ class Telling:
         return held
 
     def meant(self, op: Op) -> Held | None:
-        """Return what a HEAD or a GET is about."""
+        """Return the object of a HEAD or a GET."""
         return self.seen(op.name)
 
     def absent(self, op: Op) -> Answer:
@@ -116,7 +116,7 @@ class Telling:
         return answer
 
     def described(self, held: Held) -> list[tuple[str, str]]:
-        """Return the fields that tell of an object."""
+        """Return the fields that describe an object."""
         reported = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
         fields = [(name, value) for name, value in reported if value is not None]
         if self.manners.does("digest-told"):
@@ -187,7 +187,7 @@ class Telling:
         answer.after = [End("finish")]
 
     def _change(self, op: Op) -> None:
-        """Let the source's object become another, at the moment that the seed has for it."""
+        """Let the source's object change, at the moment that the seed gives."""
         moment = "head" if self.manners.roll("moment", op.name) < 0.3 else "get"
         if op.kind != moment or self.manners.roll("changes", op.name) > 0.6:
             return

@@ -1,6 +1,6 @@
 """Unsafe entries of a listing: names that are unsafe elsewhere, and links that lead elsewhere.
 
-Decided here: those names and links. Never here: how a listing has them (`plain.py`, `dav.py`,
+Decided here: those names and links. Never here: their form in a listing (`plain.py`, `dav.py`,
 `s3_listing.py`), and how relay should treat them."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 """Objects that really are there, by the habit and the kind of store."""
 MARKER: Final = "sub/"
-"""The one of them that is empty, and a folder's marker: nothing is lost where it is left out."""
+"""The empty one of them, a folder's marker: nothing is lost if it is left out."""
 LINKS: Final[Mapping[str, tuple[str, ...]]] = {
     "key-dots": ("..%2fup.txt", "%2e%2e/up.txt", "..%5cup.txt"),
     "link-host": ("http://{other}/d/evil.txt", "//{other}/d/evil-too.txt"),
@@ -37,7 +37,7 @@ LINKS: Final[Mapping[str, tuple[str, ...]]] = {
     "link-beside": ("../beside/evil.txt", "/beside/", "/beside/evil-too.txt"),
     "link-password": ("http://somebody:{password}@{own}/d/evil.txt",),
 }
-"""Links of a folder's page, by the habit. Nothing is behind them that belongs to the folder."""
+"""Links of a folder's page, by the habit. Their targets do not belong to the folder."""
 TRAP: Final = b"<what lies where a link leads, and nobody may read>"
 
 
@@ -52,7 +52,7 @@ def names(manners: Manners, kind: str) -> list[str]:
 
 
 def note(manners: Manners, kind: str) -> None:
-    """Note that a listing shows them."""
+    """Note that a listing has shown them."""
     for habit, by_kind in NAMES.items():
         if kind in by_kind:
             manners.does(habit)
