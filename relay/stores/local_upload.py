@@ -194,7 +194,11 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
                 return True  # an NFS server linked it, but its first answer was lost (link(2))
             raise
         except OSError as error:
-            if error.errno not in UNLINKED:
+            if error.errno == errno.EIO:  # rclone's mount, and an NFS server that answered late
+                with suppress(FileNotFoundError):
+                    if _is_one_file(folder, part.name, path.name):
+                        return True
+            elif error.errno not in UNLINKED:
                 raise
         _rename_if_absent(folder, part.name, path.name)
         return False

@@ -451,7 +451,9 @@ def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
 # -- file systems that lack something
 
 
-@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+@pytest.mark.parametrize(
+    "code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EIO]
+)
 @pytest.mark.parametrize("rename", [True, False])
 @pytest.mark.parametrize("there_is", [True, False])
 def test_a_folder_without_links(
@@ -949,12 +951,13 @@ def test_a_file_is_the_same_under_another_number(
     assert (len(tags) == 1) == same
 
 
+@pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
 @pytest.mark.parametrize("theirs", [True, False])
 def test_a_link_whose_first_answer_was_lost_is_ours(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool, code: int
 ) -> None:
     """As link(2) says of NFS: the server is asked a second time, and answers that the name
-    exists."""
+    exists. A mount with `soft` may also answer EIO (nfs(5))."""
     real = os.link
 
     def link(*args: object, **more: object) -> None:
@@ -962,7 +965,7 @@ def test_a_link_whose_first_answer_was_lost_is_ours(
             (tmp_path / "b").write_bytes(DATA)
         else:
             real(*args, **more)  # type: ignore[arg-type]
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(local_upload.os, "link", link)
     (tmp_path / "a").write_bytes(DATA)
