@@ -2,7 +2,7 @@
 properties.
 
 Decided here: what one row means. Never here: which requests are sent, and which document is
-believed (`webdav.py`)."""
+believed (`webdav/properties.py`)."""
 
 from __future__ import annotations
 

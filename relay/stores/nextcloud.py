@@ -7,7 +7,7 @@ Theory of operation. The parts of an upload are in a folder of their own below
 there, and moved, like any other upload over WebDAV.
 
 Decided here: where the parts are, and how they become one file. Never here: the rest of WebDAV
-(`stores/webdav.py`)."""
+(`webdav/`)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ from relay.errors import (
     NotFound,
     PreconditionFailed,
     RangeIgnored,
+    Side,
     StoreTimeout,
     UploadGone,
 )
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.http import DELETED, STORED
 from relay.stores.http_fields import strong_tag
+from relay.stores.http_uploads import DELETED, STORED
 from relay.stores.interfaces import Begins, Part, PartLimits, PutResult, Upload
 from relay.stores.metadata import require, unkept_notes
-from relay.stores.webdav import DONE, MADE, WebDavAccount, WebDavStore
+from relay.stores.webdav.account import WebDavAccount
+from relay.stores.webdav.folders import MADE
+from relay.stores.webdav.moves import DONE
+from relay.stores.webdav.store import WebDavStore
+from relay.stores.webdav.uploads import time_fields
 from relay.wire.body import Body
+from relay.wire.exchange import Wire
 from relay.wire.http1 import Fields
+from relay.wire.watchdog import Watchdog
 
 MIB = 1 << 20
 PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
@@ -62,8 +69,9 @@ def is_nextcloud(path: str) -> bool:
 class NextcloudStore(WebDavStore):
     """One Nextcloud server, for one transfer."""
 
-    first_name = 1
-    """Nextcloud refuses names that end in `.part` (docs.nextcloud.com, "Forbidden file names")."""
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
+        # It refuses names that end in `.part` (docs.nextcloud.com, "Forbidden file names").
+        super().__init__(wire, side, meter, first_name=1)
 
     @property
     def part_limits(self) -> PartLimits | None:
@@ -90,13 +98,15 @@ class NextcloudStore(WebDavStore):
         Of the metadata only the time of modification is sent, with the MOVE. Raises MetadataUnkept
         if all metadata is required, and RangeIgnored if the server takes no parts."""
         require(metadata, location, unkept_notes(metadata, lambda _: False, location, HOLDER))
-        self._make_folders(location)
+        self._folders.make_above(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
         response = self._client.send("MKCOL", folder, (("Destination", location.url),))
         if response.head.status in NO_UPLOADS:
             response.body.close()
-            raise RangeIgnored(f"{location.origin} takes no object in parts", side=self._side)
+            raise RangeIgnored(
+                f"{location.origin} takes no object in parts", side=self._client.side
+            )
         if response.head.status not in MADE:
             raise self._client.refusal(response, "MKCOL", folder)
         response.body.close()
@@ -112,7 +122,8 @@ class NextcloudStore(WebDavStore):
         if response.head.status in FOLDER_GONE:
             response.body.close()
             raise UploadGone(
-                f"the folder with the parts of {upload.location} no longer exists", side=self._side
+                f"the folder with the parts of {upload.location} no longer exists",
+                side=self._client.side,
             )
         if response.head.status not in STORED:
             raise self._client.refusal(response, "PUT", place)
@@ -123,7 +134,7 @@ class NextcloudStore(WebDavStore):
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by listing their folder."""
         found: list[Part] = []
-        for entry in self._members(_uploads(upload.location, upload.id)):
+        for entry in self._listing.members(_uploads(upload.location, upload.id)):
             number = count(entry.name)
             if number is not None and entry.size is not None and len(found) < PARTS.most:
                 found.append(Part(number, entry.size, entry.etag or "", checked=False))
@@ -134,29 +145,29 @@ class NextcloudStore(WebDavStore):
     ) -> PutResult:
         """As PartsDestination.complete. The object has a temporary name until `publish`."""
         place = upload.location
-        if if_absent and self._exists(place):
-            raise PreconditionFailed(f"{place} exists", side=self._side)
-        part = self._part(place, upload.id)
+        if if_absent and self._objects.exists(place):
+            raise PreconditionFailed(f"{place} exists", side=self._client.side)
+        part = self._names.choose(place, upload.id)
         size = sum(one.size for one in parts)
         fields: Fields = (
             ("Overwrite", "T"),
             ("OC-Total-Length", str(size)),
-            *self._dated(upload.described),
+            *time_fields(upload.described),
         )
         try:
-            response = self._aimed("MOVE", _uploads(place, upload.id, ".file"), part, fields)
+            response = self._moves.send("MOVE", _uploads(place, upload.id, ".file"), part, fields)
         except (ConnectionLost, StoreTimeout):
-            if not self._exists(part):
+            if not self._objects.exists(part):
                 raise
         else:
             if response.head.status not in DONE:
                 error = self._client.refusal(response, "MOVE", place)
                 if not isinstance(error, NotFound):
-                    raise self._name_refused(place, error)
-                if not self._exists(part):
-                    raise UploadGone(error.message, side=self._side)
+                    raise self._names.explain_refusal(place, error)
+                if not self._objects.exists(part):
+                    raise UploadGone(error.message, side=self._client.side)
             response.body.close()
-        self._name_taken(place)
+        self._names.accept(place)
         notes = unkept_notes(upload.described, lambda _: False, place, HOLDER)
         return PutResult(Version(), part, {}, place=place, notes=notes)
 

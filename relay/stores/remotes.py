@@ -42,7 +42,7 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.stores.table import KINDS
 from relay.stores.url_lists import SCHEME as LIST
 from relay.stores.url_lists import list_location
-from relay.stores.webdav import http_url, webdav_location
+from relay.stores.webdav.account import http_url, webdav_location
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
 DEEPEST_ALIAS = 8

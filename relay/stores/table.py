@@ -15,7 +15,7 @@ from relay.stores.local import LocalStore
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.s3.store import S3Store
 from relay.stores.url_lists import ListStore
-from relay.stores.webdav import WebDavStore
+from relay.stores.webdav.store import WebDavStore
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 

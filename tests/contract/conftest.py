@@ -28,7 +28,7 @@ from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from simulators.spawn import spawn

@@ -16,7 +16,7 @@ from relay.errors import Locked, NotFound, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import Store
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.contract.moves import DATA, content, put

@@ -20,7 +20,7 @@ from relay.receipt import Level, State
 from relay.stores.interfaces import CopyDestination, ObjectInfo, Store
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.stores.webdav import WebDavStore, webdav_location
+from relay.stores.webdav.account import webdav_location
+from relay.stores.webdav.store import WebDavStore
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK

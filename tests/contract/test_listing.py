@@ -32,7 +32,7 @@ from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.table import STORES
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.contract.conftest import wait_for

@@ -32,7 +32,7 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
 from relay.stores.table import STORES
 from relay.stores.url_lists import list_location
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.scripted import Peer, Script, Talk, length_of

@@ -16,7 +16,7 @@ from relay.receipt import State
 from relay.stores.interfaces import Store
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place

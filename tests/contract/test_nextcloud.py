@@ -24,7 +24,7 @@ from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
-from relay.stores.webdav import oc_checksum
+from relay.stores.webdav.objects import oc_checksum
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Certificates, Engine

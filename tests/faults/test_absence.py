@@ -19,7 +19,7 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import State
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving

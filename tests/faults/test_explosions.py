@@ -22,6 +22,7 @@ from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.source_reader import SourceReader
 from relay.errors import Cancelled, RelayError
 from relay.stores.http import HttpStore
+from relay.stores.http_client import HttpClient
 from relay.wire import dial, exchange, pump
 from relay.wire.body import Body
 from relay.wire.buffers import PIPES
@@ -59,7 +60,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "outlet finish": (pump.BodyWriter, "finish"),
     "into pipe": (pump, "_into_pipe"),
     "out of pipe": (pump, "_out_of_pipe"),
-    "consume answer": (HttpStore, "_put_result"),
+    "consume answer": (HttpClient, "drain"),
     "open": (SourceReader, "open_body"),
     "prove": (finalize, "prove_object"),
     "look": (verify_module, "_wait_until_visible"),

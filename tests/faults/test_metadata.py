@@ -15,7 +15,7 @@ from relay.stores.local import local_location
 from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks, unshown_notes
 from relay.stores.s3.checksums import coded
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import Cloud, keeping

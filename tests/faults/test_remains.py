@@ -14,7 +14,8 @@ from relay.engine.cleanup import remove_lost_uploads
 from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
-from relay.stores.webdav import WebDavStore, webdav_location
+from relay.stores.webdav.account import webdav_location
+from relay.stores.webdav.store import WebDavStore
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually

@@ -40,7 +40,7 @@ from relay.receipt import State
 from relay.stores.interfaces import is_temporary_name, temporary_names
 from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
-from relay.stores.webdav import webdav_location
+from relay.stores.webdav.account import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.scripted import Peer, Talk

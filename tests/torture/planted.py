@@ -83,7 +83,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a status inside a multistatus does not count",
-        file="relay/stores/webdav.py",
+        file="relay/stores/webdav/properties.py",
         old="        if 200 <= status < 300:\n            return None\n        kind =",
         new="        if True:\n            return None\n        kind =",
         traits=(("source", "status-inside"),),

@@ -13,7 +13,7 @@ from relay.errors import VerificationUnavailable
 from relay.location import parse_location
 from relay.receipt import Level
 from relay.stores.remotes import Remotes
-from relay.stores.webdav import WebDavAccount
+from relay.stores.webdav.account import WebDavAccount
 
 SECRET = "planted-secret"
 UPLOAD_ALONE = [

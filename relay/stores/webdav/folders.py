@@ -1,0 +1,109 @@
+"""Make the folders of an object (RFC 4918 section 9.3).
+
+Decided here: which folders are missing, and which failure of an upload may be caused by a removed
+one. Never here: the upload itself (`uploads.py`)."""
+
+from __future__ import annotations
+
+from relay.errors import (
+    ConnectionLost,
+    InvalidURL,
+    ProtocolViolation,
+    RelayError,
+    StoreError,
+    Unavailable,
+)
+from relay.location import Location
+from relay.stores.http_client import HttpClient
+from relay.stores.webdav.account import DEEPEST
+from relay.stores.webdav.properties import NO_METHOD, Properties
+
+MADE = frozenset({201})
+"""Statuses of a MKCOL that mean success (section 9.3.1)."""
+
+
+class Folders:
+    """The folders of one server, as far as these credentials see them."""
+
+    def __init__(self, client: HttpClient, properties: Properties) -> None:
+        self._client, self._properties = client, properties
+
+    def make_above(self, location: Location) -> None:
+        """Make the missing folders above `location` (section 9.3). Raises StoreError.
+
+        A folder that was found is not checked again; if it is removed meanwhile, `explain_removed`
+        handles the failure of the upload."""
+        path, missing = location.path.rpartition("/")[0], []
+        while path and not self.exists(location.with_target(f"{path}/")):
+            missing.append(path)
+            if len(missing) > DEEPEST:
+                raise InvalidURL(f"more than {DEEPEST} folders are missing above the object")
+            path = path.rpartition("/")[0]
+        for folder in reversed(missing):
+            self._make(location.with_target(f"{folder}/"))
+
+    def exists(self, folder: Location) -> bool:
+        """Say if a folder exists, by PROPFIND of depth 0. If the server does not support it, or its
+        answer can't be read, MKCOL is sent instead: then the folder exists, unless the one above is
+        missing too (409)."""
+        memory = self._client.wire.memory
+        if memory.has(folder.origin, _known(folder)):
+            return True
+        try:
+            status = self._properties.status(folder)
+        except (ConnectionLost, ProtocolViolation):
+            status = 501
+        if status in (404, 409):
+            return False
+        if status in NO_METHOD:
+            return self._make(folder, missing_above=True)
+        memory.learn(folder.origin, _known(folder))
+        return True
+
+    def _make(self, folder: Location, missing_above: bool = False) -> bool:
+        """Make one folder; return True. Another client may have made it just now (Apache answers
+        403 then). Raises StoreError. With `missing_above`, returns False if the folder above is
+        missing."""
+        response = self._client.send("MKCOL", folder, ())
+        status = response.head.status
+        if missing_above and status in (404, 409):
+            response.body.close()
+            return False
+        if status not in MADE and status != 405:
+            refusal = self._client.refusal(response, "MKCOL", folder)
+            if not self._is_listed(folder):
+                raise refusal
+        response.body.close()
+        self._client.wire.memory.learn(folder.origin, _known(folder))
+        return True
+
+    def _is_listed(self, folder: Location) -> bool:
+        """Say if PROPFIND confirms that something exists."""
+        try:
+            return self._properties.status(folder) == 207
+        except StoreError:
+            return False
+
+    def explain_removed(self, location: Location, error: RelayError) -> RelayError:
+        """Return `error`, or a retryable error if it may be caused by a folder that was found
+        before and has been removed since."""
+        if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
+            return error
+        folder = folder_of(location)
+        if not self._client.wire.memory.forget(folder.origin, _known(folder)):
+            return error
+        return Unavailable(
+            f"{error.message}; its folder may have been removed",
+            side=self._client.side,
+            store_status=error.store_status,
+        )
+
+
+def folder_of(location: Location) -> Location:
+    """Return the folder that holds an object."""
+    return location.with_target(f"{location.path.rpartition('/')[0]}/")
+
+
+def _known(folder: Location) -> str:
+    """Return the fact that a folder exists, as seen with these credentials."""
+    return f"folder {folder.path} {hash(folder.headers)}"

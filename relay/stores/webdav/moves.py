@@ -1,0 +1,164 @@
+"""MOVE and COPY (RFC 4918 sections 9.8 and 9.9): publish an upload under its final name.
+
+Theory of operation. A MOVE that may overwrite would delete a folder of that name with its content.
+So the first one carries `Overwrite: F`, and PROPFIND decides whether the other is sent.
+
+Decided here: when a MOVE was done. Never here: which temporary name an upload has
+(`staged_names.py`)."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+from relay.errors import (
+    ConnectionLost,
+    DestinationLost,
+    NotFound,
+    Rejected,
+    RelayError,
+    StoreError,
+    StoreTimeout,
+)
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.http_client import HttpClient
+from relay.stores.multistatus import tells_kind
+from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.properties import NO_METHOD, Properties
+from relay.wire.exchange import Response
+from relay.wire.http1 import Fields
+
+DONE = frozenset({201, 204})
+"""Statuses of a MOVE and of a COPY that mean success (sections 9.8.5 and 9.9.4)."""
+BY_PATH = "a Destination is a path"
+BEHIND = (
+    "The Destination field was sent as a whole URL and as a path alone. If a proxy in front of the"
+    " server terminates TLS, let it rewrite the field's scheme and host to those of the server, or"
+    " configure the server's public address."
+)
+_CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
+"""The first encoded '?' of a path, or the first encoded ';' of its last segment. A server that
+decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
+
+
+class Moves:
+    """The moves and copies within one server."""
+
+    def __init__(self, client: HttpClient, properties: Properties, objects: Objects) -> None:
+        self._client, self._properties, self._objects = client, properties, objects
+
+    def send(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
+        """Send a MOVE or a COPY from `source` to `there`.
+
+        Behind a proxy that terminates TLS, a server takes the scheme or host of the Destination
+        field for another server's, and answers 502 (RFC 4918 section 9.9.4) or 400. If that request
+        did nothing, it is sent once more with the path alone (section 8.3 allows that). A success
+        of that form is remembered for the server."""
+        memory = self._client.wire.memory
+        if not memory.has(there.origin, BY_PATH):
+            response = self._client.send(method, source, (("Destination", there.url), *fields))
+            if response.head.status not in (400, 502) or (
+                method == "MOVE" and not self._objects.exists(source)
+            ):
+                return response
+            response.body.close()
+        again = self._client.send(method, source, (("Destination", there.target), *fields))
+        if again.head.status in DONE:
+            memory.learn(there.origin, BY_PATH)
+        return again
+
+    def publish(self, part: Location, place: Location, if_absent: bool, fresh: bool) -> Version:
+        """Move an object from `part` to its final name, as Destination.publish.
+
+        If the answer to MOVE is lost, both names are inspected. If an object may have existed, a
+        successful MOVE is checked too."""
+        try:
+            response = self._move(part, place, if_absent)
+        except (ConnectionLost, StoreTimeout):
+            if self._objects.exists(part) or not self._objects.exists(place):
+                raise
+            return self._objects.version(place)
+        status = response.head.status
+        if status not in DONE:
+            refusal = self._client.refusal(response, "MOVE", place)
+            if status in NO_METHOD:
+                refusal.hint = (
+                    f"The server does not support MOVE; use {place.origin.scheme}:// to upload to"
+                    " the final name."
+                )
+            elif status in (400, 502):
+                refusal.hint = BEHIND
+            raise refusal
+        response.body.close()
+        if not fresh:
+            self._check_moved(part, place)
+        try:
+            return self._objects.version(place)
+        except NotFound as error:
+            self._add_misread_name(place, error)
+            raise
+
+    def _move(self, part: Location, place: Location, if_absent: bool) -> Response:
+        """Send the MOVE, first with `Overwrite: F`. A MOVE that may overwrite deletes a folder of
+        that name with its content (section 9.9.3), so it is only sent after PROPFIND found no
+        folder. Raises Rejected for a folder."""
+        response = self.send("MOVE", part, place, (("Overwrite", "F"),))
+        if if_absent or response.head.status != 412:
+            return response
+        response.body.close()
+        status, row = self._properties.refuse_folder(place)
+        if status == 404 or (status in NO_METHOD and not self._objects.exists(place)):
+            raise Rejected(
+                f"the server says that {place} exists, but nothing is there: it decodes the name to"
+                " a different one",
+                side=self._client.side,
+                hint=(
+                    "The object with that other name was not changed. Rename the object, without"
+                    " ';', '?' and '%'."
+                ),
+            )
+        if status not in NO_METHOD and (row is None or not tells_kind(row)):
+            raise Rejected(
+                f"{place} exists, and PROPFIND ({status}) does not say if it is a folder, whose"
+                " content an overwrite would delete",
+                side=self._client.side,
+                store_status=status,
+                hint=(
+                    "Nothing there was changed. Permit PROPFIND, or delete by hand what is to be"
+                    " replaced."
+                ),
+            )
+        return self.send("MOVE", part, place, (("Overwrite", "T"),))
+
+    def _add_misread_name(self, place: Location, error: RelayError) -> None:
+        """Name in `error` the location to which the server may have moved the object: WsgiDAV
+        parses a Destination as a URL once more after it was decoded, and so cuts the name at a '?',
+        and at a ';' of its last segment."""
+        other = place.with_target(_CUT.split(place.path, maxsplit=1)[0])
+        if other.path == place.path or other.path.endswith("/"):
+            return
+        with suppress(RelayError):
+            if self._objects.exists(other):
+                error.leave(
+                    "The object",
+                    other,
+                    "the server decodes the name to this one; rename the object",
+                )
+
+    def _check_moved(self, part: Location, place: Location) -> None:
+        """Check that a MOVE that may have overwritten an object was done. The replaced object may
+        look like the moved one, so the temporary name decides: after a MOVE it no longer exists.
+        HEAD may be answered from a cache (nginx's `open_file_cache`), DELETE is not, and the
+        temporary object is ours. Raises DestinationLost if it still existed."""
+        try:
+            if not self._objects.exists(part):
+                return
+            response = self._client.send("DELETE", part, ())
+        except StoreError:
+            return  # unknown: verification decides
+        response.body.close()
+        if 200 <= response.head.status < 300:
+            raise DestinationLost(
+                f"MOVE to {place} was acknowledged, but not done: {part} still existed"
+            )

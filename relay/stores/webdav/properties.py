@@ -1,0 +1,114 @@
+"""PROPFIND (RFC 4918 section 9.1): what a server says about one object or folder, and its rows.
+
+Decided here: which answer to PROPFIND is believed. Never here: what one row means
+(`multistatus.py`), when a folder is listed (`listing.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from xml.etree.ElementTree import Element
+
+from relay.errors import ProtocolViolation, Rejected, RelayError, StoreError
+from relay.location import Location
+from relay.stores.http_client import ERRORS, MOVED, HttpClient
+from relay.stores.http_fields import printable
+from relay.stores.http_reads import folder_here, folder_there, refuse_negotiated
+from relay.stores.multistatus import (
+    MULTISTATUS,
+    PROPERTIES,
+    ROW,
+    is_folder,
+    own_row,
+    path_of,
+    rows_of,
+    status_of,
+)
+from relay.stores.pieces import pieces_of
+from relay.stores.xml_documents import Document, plain_name
+from relay.wire.exchange import Response
+from relay.wire.http1 import Fields
+
+XML: Fields = (("Content-Type", "application/xml"),)
+NO_METHOD = frozenset({405, 501})
+"""Statuses of a server that does not support the method."""
+
+
+class Properties:
+    """PROPFIND of one server."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def find(self, place: Location, depth: int = 0) -> Response:
+        """Send a PROPFIND; the caller closes the answer's body."""
+        fields = (("Depth", str(depth)), *XML)
+        return self._client.send("PROPFIND", place, fields, PROPERTIES)
+
+    def status(self, place: Location) -> int:
+        """Return the status of a PROPFIND of depth 0: that in the row of a 207, otherwise that of
+        the answer. Raises as `rows`, and ProtocolViolation."""
+        response = self.find(place)
+        if response.head.status != 207:
+            response.body.close()
+            return response.head.status
+        status = status_of(self._own_row(response, place))
+        return 207 if status == 200 else status
+
+    def refuse_folder(self, place: Location) -> tuple[int, Element | None]:
+        """Raise Rejected if `place` is a folder, KeyCollision if another object is served for it,
+        and any retryable error of PROPFIND.
+
+        Returns the status of PROPFIND: 207 with the row of an object, or another one with None;
+        after a permanent refusal nothing is known of `place`."""
+        response = self.find(place)
+        status, found = response.head.status, None
+        if status != 207:
+            error: RelayError | None = self._client.refusal(response, "PROPFIND", place)
+            folder = status in MOVED and (response.head.get("location") or "").endswith("/")
+        else:
+            found = self._own_row(response, place)
+            error, reported = self.row_error(found, place), status_of(found)
+            folder, status = error is None and is_folder(found), 207 if error is None else reported
+        if folder:
+            raise folder_there(place) if self._client.side == "destination" else folder_here(place)
+        if error is not None and error.retryable:
+            raise error
+        return status, found if error is None else None
+
+    def _own_row(self, response: Response, place: Location) -> Element:
+        """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
+        name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
+        as `rows` and `refuse_negotiated`."""
+        with closing(self.rows(response, place)) as rows:
+            found = own_row(rows, place.path)
+        if found is None:
+            raise ProtocolViolation(
+                f"the answer to PROPFIND of {place} does not name it",
+                side=self._client.side,
+                retryable=True,
+            )
+        refuse_negotiated(place, path_of(found), self._client.side)
+        return found
+
+    def rows(self, response: Response, place: Location) -> Generator[Element, None, None]:
+        """Yield the rows of a 207 answer. Raises ConnectionLost if it is cut off or not XML,
+        ProtocolViolation for another document. Both are retryable."""
+        with closing(pieces_of(response.body, self._client.meter)) as pieces:
+            document = Document(pieces, f"the listing of {place}", self._client.side)
+            if document.root != MULTISTATUS:
+                name = printable(plain_name(document.root))
+                message = f"{place} answered with a document <{name}> instead of a listing"
+                raise ProtocolViolation(message, side=self._client.side, retryable=True)
+            for row in document:
+                if row.tag == ROW:
+                    yield from rows_of(row)
+
+    def row_error(self, row: Element, folder: Location) -> StoreError | None:
+        """Return the error in a row of a folder's listing, or None."""
+        status = status_of(row)
+        if 200 <= status < 300:
+            return None
+        kind = ERRORS.get(status, Rejected)
+        said = f"PROPFIND {folder} was answered {status}, for {path_of(row)[:200]!a} in it"
+        return kind(said, side=self._client.side, store_status=status)

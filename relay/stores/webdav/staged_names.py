@@ -1,0 +1,86 @@
+"""Choose the temporary name of an upload, which a server may refuse.
+
+Decided here: which temporary name is tried next. Never here: what the names are (`interfaces.py`),
+when the object gets its final name (`moves.py`)."""
+
+from __future__ import annotations
+
+import uuid
+from urllib.parse import quote, unquote
+
+from relay.errors import RelayError, StoreError
+from relay.location import Location
+from relay.stores.interfaces import temporary_names
+from relay.wire.capabilities import CapabilityCache
+
+_NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
+"""Statuses of an upload whose name the server may have reserved."""
+
+
+class StagedNames:
+    """The temporary names of one transfer's uploads. `first` is the index of the name that is tried
+    first.
+
+    It keeps the index of the last upload's name. The memory is shared: another transfer may have
+    learned a different one meanwhile."""
+
+    def __init__(self, memory: CapabilityCache, first: int) -> None:
+        self._memory, self._first = memory, first
+        self._given: int | None = None
+
+    def choose(self, location: Location, token: str | None) -> Location:
+        """Return the staged location of an upload, with a temporary name that the server takes."""
+        self._given = self._which(location)
+        return staged_locations(location, token or uuid.uuid4().hex)[self._given]
+
+    def _which(self, location: Location) -> int:
+        """Return the index of the temporary name for an upload: one that the server accepted
+        before, or the next one after a refusal."""
+        memory, origin = self._memory, location.origin
+        facts = (
+            (which, fact)
+            for which in (2, 1, 0)
+            for fact in (_named(which), _tried(which, location))
+        )
+        return next((which for which, fact in facts if memory.has(origin, fact)), self._first)
+
+    def explain_refusal(self, location: Location, error: RelayError) -> RelayError:
+        """Return the refusal of an upload. It is made retryable, with the next temporary name, if
+        the name may be the cause."""
+        if error.retryable:
+            return error  # it is not about the name; the same one is tried again
+        memory = self._memory
+        which = self._which(location) if self._given is None else self._given
+        tried = memory.forget(location.origin, _tried(which, location))
+        refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
+        if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
+            memory.learn(location.origin, _tried(which + 1, location))
+            error.retryable = True
+            error.message = f"{error.message}, with a temporary name; the next one is tried"
+        return error
+
+    def accept(self, location: Location) -> None:
+        """Remember that the server took the temporary name of the upload to `location`."""
+        which = self._which(location)
+        self._memory.forget(location.origin, _tried(which, location))
+        self._memory.learn(location.origin, _named(which))
+
+
+def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
+    """As Destination.staged_locations: the temporary names in the order in which they are
+    tried."""
+    folder, _, name = location.path.rpartition("/")
+    names = temporary_names(token, unquote(name, errors="surrogateescape"))
+    quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
+    return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
+
+
+def _named(which: int) -> str:
+    """Return the fact that a server accepts this kind of temporary name."""
+    return f"temporary names {which}"
+
+
+def _tried(which: int, location: Location) -> str:
+    """Return the fact that the kinds of temporary names before this one were refused for an
+    object."""
+    return f"temporary name {which} {location.path}"

@@ -1,0 +1,146 @@
+"""WebDAV (RFC 4918) as a store: the methods of the contract, in the contract's order.
+
+Theory of operation. Each group of requests has a module of its own, and all of them send by one
+`HttpClient`. An object is uploaded under a temporary name and published by MOVE (`uploads.py`).
+
+Decided here: which module does what the contract asks for, and what a WebDAV server is trusted
+with. Never here: any request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relay.errors import Side
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.http_client import HttpClient
+from relay.stores.http_uploads import delete_object, unkept_metadata
+from relay.stores.interfaces import (
+    ByteRange,
+    Entry,
+    ObjectInfo,
+    OpenedObject,
+    PartLimits,
+    PutResult,
+    UnknownObject,
+)
+from relay.stores.webdav.folders import Folders
+from relay.stores.webdav.listing import Listing
+from relay.stores.webdav.moves import Moves
+from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.properties import Properties
+from relay.stores.webdav.staged_names import StagedNames, staged_locations
+from relay.stores.webdav.uploads import StagedUploads
+from relay.wire.body import Body
+from relay.wire.exchange import Wire
+from relay.wire.http1 import Fields
+from relay.wire.watchdog import Watchdog
+
+
+class WebDavStore:
+    """One WebDAV server, for one transfer."""
+
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog, first_name: int = 0) -> None:
+        """`first_name`: index of the temporary name that is tried first."""
+        self._client = client = HttpClient(wire, side, meter)
+        properties = Properties(client)
+        self._objects = Objects(client, properties)
+        self._listing = Listing(client, properties)
+        self._folders = Folders(client, properties)
+        self._names = StagedNames(wire.memory, first_name)
+        self._moves = Moves(client, properties, self._objects)
+        self._uploads = StagedUploads(
+            client, self._objects, self._folders, self._names, self._moves
+        )
+
+    # -- both roles
+
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
+        """As Source.head, by PROPFIND where HEAD does not say enough. Raises Rejected for a
+        folder."""
+        return self._objects.head(location)
+
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
+        """As Source.get."""
+        return self._objects.get(location, pinned, span)
+
+    def list(
+        self, location: Location, recursive: bool = False, after: str | None = None
+    ) -> Iterator[Entry]:
+        """As Source.list, by PROPFIND of depth 1, folder by folder."""
+        return self._listing.entries(location, recursive)
+
+    # -- destination
+
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all (section 9.1: all internal members)."""
+        return True
+
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: by a HEAD before, and by `Overwrite: F` (section
+        9.9.3)."""
+        return True
+
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: a broken upload has a temporary name."""
+        return True
+
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """As Destination.part_limits: WebDAV has no multipart uploads."""
+        return None
+
+    def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: standard HTTP fields are sent with the upload."""
+        return unkept_metadata(location, metadata)
+
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: on one server, with the same credentials, unless a copy was
+        refused before."""
+        return self._uploads.can_copy(source, location)
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: tuple[tuple[str, str], ...] = (),
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> PutResult:
+        """As Destination.put. The object has a temporary name until `publish`. Makes missing
+        folders."""
+        return self._uploads.put(location, body, metadata, if_absent, token)
+
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations: the temporary names in the order in which they are
+        tried."""
+        return staged_locations(location, token)
+
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
+        """As Destination.publish, by MOVE."""
+        return self._uploads.publish(stored, if_absent, fresh)
+
+    def delete(self, location: Location, version: Version) -> None:
+        """As Destination.delete. With a strong entity tag the request carries If-Match."""
+        delete_object(self._client, location, version)
+
+    # -- copies within the store
+
+    def copy(
+        self,
+        source: Location,
+        found: ObjectInfo,
+        location: Location,
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> PutResult:
+        """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish`
+        moves."""
+        return self._uploads.copy(source, location, if_absent, token)

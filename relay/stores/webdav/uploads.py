@@ -1,0 +1,171 @@
+"""Upload or copy an object under a temporary name, and remove what a failure leaves.
+
+Theory of operation. Many WebDAV servers write an upload straight to its name and show an incomplete
+object. So nothing is ever uploaded to the final name: a temporary name in the same folder receives
+the bytes, and MOVE, which a server does atomically, publishes them after they were verified.
+Missing folders are made.
+
+Decided here: the steps before and after such an upload. Never here: the steps themselves
+(`folders.py`, `staged_names.py`, `moves.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gevent
+
+from relay.errors import PreconditionFailed, Rejected, RelayError
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.http_client import HttpClient
+from relay.stores.http_uploads import (
+    carried_metadata,
+    delete_object,
+    put_object,
+    unkept_metadata,
+)
+from relay.stores.interfaces import PutResult
+from relay.stores.metadata import MTIME, require
+from relay.stores.webdav.folders import Folders, folder_of
+from relay.stores.webdav.moves import DONE, Moves
+from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.properties import NO_METHOD
+from relay.stores.webdav.staged_names import StagedNames
+from relay.wire.body import Body
+from relay.wire.exchange import Response
+from relay.wire.http1 import Fields
+from relay.wire.watchdog import Watchdog
+
+NO_COPY = "no COPY"
+"""Fact: the server refused a COPY, probably for good."""
+
+
+class StagedUploads:
+    """Uploads and copies to one server, each under a temporary name until it is published."""
+
+    def __init__(
+        self,
+        client: HttpClient,
+        objects: Objects,
+        folders: Folders,
+        names: StagedNames,
+        moves: Moves,
+    ) -> None:
+        self._client, self._objects = client, objects
+        self._folders, self._names, self._moves = folders, names, moves
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: Fields,
+        if_absent: bool,
+        token: str | None,
+    ) -> PutResult:
+        """As Destination.put. The object has a temporary name until `publish`. Makes missing
+        folders."""
+        if location.method == "POST":
+            raise Rejected("WebDAV uploads need PUT, not POST", side=self._client.side)
+        part = self._prepare(location, if_absent, token)
+        try:
+            notes = unkept_metadata(part, metadata)
+            require(metadata, part, notes)
+            fields = (*carried_metadata(metadata), *time_fields(metadata))
+            stored = put_object(self._client, part, body, fields, if_absent=False)
+        except RelayError as error:
+            named = self._names.explain_refusal(location, error)
+            reported = self._folders.explain_removed(location, named)
+            self._remove(part, reported)
+            raise reported from None
+        except BaseException as error:
+            self._remove(part, error)
+            raise
+        return replace(stored, place=location, notes=notes)
+
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: on one server, with the same credentials, unless a copy was
+        refused before."""
+        same = (source.origin, source.account, source.headers) == (
+            location.origin,
+            location.account,
+            location.headers,
+        )
+        return same and not self._client.wire.memory.has(location.origin, NO_COPY)
+
+    def copy(
+        self, source: Location, location: Location, if_absent: bool, token: str | None
+    ) -> PutResult:
+        """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish`
+        moves."""
+        part = self._prepare(location, if_absent, token)
+        try:
+            response = self._moves.send("COPY", source, part, (("Overwrite", "F"),))
+            if response.head.status not in DONE:
+                raise self._copy_refusal(response, location)
+        except BaseException as error:
+            self._remove(part, error)
+            raise
+        response.body.close()
+        return PutResult(Version(), part, {}, place=location)
+
+    def publish(self, stored: PutResult, if_absent: bool, fresh: bool) -> Version:
+        """As Destination.publish."""
+        part, place = stored.readable, stored.place
+        assert part is not None and place is not None, "an upload to publish has both locations"
+        # Only now the temporary name counts as accepted: the object was verified under it. A 2xx
+        # to the upload alone proves nothing.
+        self._names.accept(place)
+        return self._moves.publish(part, place, if_absent, fresh)
+
+    def _prepare(self, location: Location, if_absent: bool, token: str | None) -> Location:
+        """Check `if_absent`, make missing folders, and return the staged location. Raises as
+        `put`."""
+        if if_absent and self._objects.exists(location):
+            raise PreconditionFailed(f"{location} exists", side=self._client.side)
+        self._folders.make_above(location)
+        return self._names.choose(location, token)
+
+    def _copy_refusal(self, response: Response, location: Location) -> RelayError:
+        """Return the error of a refused COPY. It is retryable, with another temporary name, if the
+        name may be the cause. A refusal that may be permanent is remembered for the server."""
+        status, error = response.head.status, self._client.refusal(response, "COPY", location)
+        reported = self._folders.explain_removed(location, error)
+        if status not in NO_METHOD and self._names.explain_refusal(location, error).retryable:
+            return error
+        if reported is not error and not self._folders.exists(folder_of(location)):
+            return reported
+        if status in {*NO_METHOD, 403, 500, 502}:
+            self._client.wire.memory.learn(location.origin, NO_COPY)
+            return Rejected(error.message, side=self._client.side, store_status=status)
+        return error
+
+    def _remove(self, part: Location, error: BaseException) -> None:
+        """Delete the temporary object of a failed upload, with a deadline of its own, since the
+        transfer's may be over.
+
+        A server that did not answer the upload may not have noticed its end, and may write its
+        bytes after the first DELETE; so DELETE is sent again (`limits.sweep_waits`), as after a
+        retryable failure. If it fails for good, `error` names what remains."""
+        wire, side = self._client.wire, self._client.side
+        failure: RelayError | None = None
+        answered = getattr(error, "store_status", None) is not None
+        for number, wait in enumerate(wire.limits.sweep_waits):
+            if answered and number and failure is None:
+                return
+            gevent.sleep(wait)
+            try:
+                failure = None
+                delete_object(HttpClient(wire, side, Watchdog(wire.limits)), part, Version())
+            except RelayError as other:
+                failure = other
+                if not other.retryable:
+                    break
+        if failure is not None and isinstance(error, RelayError):
+            error.leave("A partial object", part, failure.message)
+
+
+def time_fields(metadata: Fields) -> Fields:
+    """Return the time of modification as a field that ownCloud and Nextcloud keep; other servers
+    ignore it."""
+    changed = dict(metadata).get(MTIME)
+    return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
