@@ -15,7 +15,8 @@ from sqlalchemy import select
 
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
-from relay.engine.plan import Verify
+from relay.engine.plan import IfExists, Verify
+from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.engine.worker.helped_uploads import JOIN_SECONDS
@@ -106,6 +107,35 @@ def test_f67_a_kill_at_every_attempt_ends(
     (row,) = ledger.page(id)
     assert (row.state, row.attempts) == ("failed", LAPSES)
     assert not (tmp_path / "to").exists()
+
+
+def test_f67_a_bug_after_the_upload_leaves_a_note(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later migration does not take what was sent for an existing object."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path), egress_allow="127.0.0.1"))
+    (tmp_path / "from").write_bytes(DATA)
+    cloud = Cloud()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    with Peer(keeping(cloud)) as peer:
+        source, there = Endpoint(f"file://{tmp_path}/from"), Endpoint(peer.url("/to"))
+        id = ledger.create(MigrationRequest(source, there).spec(runner.remotes))[0].id
+        with monkeypatch.context() as patched:
+            patched.setattr(Finalizer, "verify_and_publish", fail)
+            worked(ledger, runner, id)
+        (row,) = ledger.page(id)
+        assert row.state == "failed"
+        assert row.error is not None
+        assert "What was sent may remain at" in row.error["hint"]
+        cloud.objects["/to"] = DATA[:-1]
+        skips = MigrationRequest(source, there, if_exists=IfExists.SKIP)
+        again = ledger.create(skips.spec(runner.remotes))[0].id
+        worked(ledger, runner, again)
+        assert [row.state for row in ledger.page(again)] != ["skipped"]
+        runner.wire.pool.close()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])

@@ -69,12 +69,7 @@ class ClaimRunner:
         try:
             return self._run(claim, registration)
         except Exception as error:  # noqa: BLE001 - a bug fails this object only
-            return Settlement(claim, "failed", error=error_members(bug(error)))
-        except (GreenletExit, gevent.Timeout) as error:  # raised into the middle of a transfer
-            again = claim.attempts < LAPSES
-            return Settlement(
-                claim, "hand_back" if again else "failed", error=error_members(bug(error))
-            )
+            return _settle_bug(claim, None, error)
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
@@ -106,6 +101,8 @@ class ClaimRunner:
             self.moved(transfer.moved if transfer else 0)
             stopped = self.over.is_set() or (active is not None and active.stopped)
             return self.failures.settle(claim, transfer, error, stopped=stopped)
+        except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001 - as in `run`
+            return _settle_bug(claim, transfer, error)
         return self._settle_success(active, transfer, outcome)
 
     def _await_end_of_help(self, claim: Claim) -> None:
@@ -132,3 +129,14 @@ class ClaimRunner:
         self.jobs.note_success(active.claim)
         self.judge.note_success(active.claim, active.began)
         return settlement_of(active.claim, outcome, transfer.resent)
+
+
+def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -> Settlement:
+    """Return the settlement of a transfer that a bug ended, with a note of what may be at its
+    destination. One that a kill or a timeout of its greenlet ended is tried again."""
+    failure = bug(error)
+    if transfer is not None and transfer.has_sent:
+        failure.leave("What was sent", transfer.plan.destination, "nothing has proved it")
+    again = not isinstance(error, Exception) and claim.attempts < LAPSES
+    end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
+    return end if again else replace(end, verb="failed")
