@@ -1,4 +1,4 @@
 """The engine: transfers, proofs, retries, listings, and the workers that consume the ledger.
 
-Decided here: the order of work of one transfer, what is tried again, what was proved. Never here:
-sockets, HTTP statuses, the shape of an answer to a client."""
+Decided here: the order of work of one transfer, the retries, the proofs. Never here: sockets, HTTP
+statuses, the shape of an answer to a client."""

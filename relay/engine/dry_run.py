@@ -4,8 +4,8 @@ Theory of operation. The source's listing is counted as it arrives, and only a r
 entries is kept (Vitter's algorithm R). The objects of the sample are inspected on both sides.
 Without a sample every object is inspected as it is listed, several concurrently.
 
-Decided here: what can be known before an object is moved. Never here: how it is printed; what a
-store shows only when it is written to (`engine/doctor.py`)."""
+Decided here: the findings before an object is moved. Never here: how they are printed; properties
+that a store shows only when it is written to (`engine/doctor.py`)."""
 
 from __future__ import annotations
 

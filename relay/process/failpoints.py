@@ -24,7 +24,7 @@ EXIT_CODE = 86
 """The exit code of the action `exit`, which nothing else has."""
 
 POINTS: Mapping[str, str] = {
-    "after-accept": "a migration's row is durable, and nobody was told of it yet",
+    "after-accept": "a migration's row is durable, and its id not yet returned",
     "before-page": "a page of a listing was read, and not written yet",
     "after-page": "a page of a listing was written",
     "after-claim": "transfers were claimed, and none of them has begun",

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 from relay.wire.http1 import Fields, Head
 
 SECRET_CHARACTERS: Final = 4
-"""Minimum length of a value that is hidden: a shorter secret can't be told from a word."""
+"""Minimum length of a value that is hidden: a shorter secret looks like an ordinary word."""
 TOLD_CHARACTERS: Final = 200
 """Maximum length of a store's message, in characters."""
 _TEXTUAL: Final = ("xml", "json", "text/plain")

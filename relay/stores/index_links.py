@@ -35,7 +35,7 @@ class LinkTarget(Enum):
     BELOW = "something right in the folder"
     ITSELF = "the folder itself"
     AWAY = "a folder above it, or elsewhere on purpose"
-    ODD = "something in the folder whose name can't be told for sure"
+    ODD = "something in the folder whose name is ambiguous"
     ABROAD = "a place that has a folder above it, at another host"
     ASTRAY = "a place that an index of this folder has no reason to name"
 

@@ -5,8 +5,8 @@ Theory of operation. A file is read like a socket. Bytes in the page cache are r
 native thread, so that no other transfer waits. Before the last piece is returned, the file is
 checked for changes: by its times, including st_ctime, which can't be set back, and by its end.
 
-Decided here: how two versions of a file are told apart, and which entries of a folder can be moved.
-Never here: which paths may be opened (`local_folders.py`), what the system's errors mean
+Decided here: how two versions of a file are distinguished, and which entries of a folder can be
+moved. Never here: which paths may be opened (`local_folders.py`), what the system's errors mean
 (`local.py`)."""
 
 from __future__ import annotations

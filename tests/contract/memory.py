@@ -36,7 +36,7 @@ class MemoryAccount:
     owner: str = ""
 
     def shown(self, path: str) -> str:
-        """Return `memory://name`: whatever is printed, without secrets."""
+        """Return `memory://name`: the printed form, without secrets."""
         return f"memory:/{unquote(path)}"
 
     def check(self, path: str) -> None:

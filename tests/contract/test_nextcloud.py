@@ -113,7 +113,7 @@ def test_f43_an_upload_that_the_server_removed_restarts(
         return asked(store, *rest, **named)
 
     monkeypatch.setattr(NextcloudStore, method, thrown_away)
-    name = f"anew-{method}.bin"
+    name = f"restarted-{method}.bin"
     outcome = engine.migrate(
         source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True)
     )

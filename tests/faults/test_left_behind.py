@@ -1,5 +1,4 @@
-"""Leftovers of a killed process at a destination are removed or reported, whatever comes after the
-kill."""
+"""Leftovers of a killed process at a destination are removed or reported in every case."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ OLD = b"the old object, and the only one" * 3
 @dataclass
 class Forgetful(Bucket):
     """A bucket that has an object, and acknowledges an upload without storing it; its answer has
-    the fields `told`."""
+    the fields `reported`."""
 
     reported: tuple[str, ...] = ()
     times: int = 99

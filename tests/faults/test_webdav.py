@@ -397,7 +397,7 @@ def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
 
 
 def test_f49_a_folder_that_never_appears_is_given_up(engine: Engine) -> None:
-    """Every MKCOL is refused since the folder above is missing, whatever was created."""
+    """Every MKCOL is refused since the folder above is missing, even after it was created."""
     dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
     with pytest.raises(Rejected):
         migrate(engine, dav)

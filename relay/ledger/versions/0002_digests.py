@@ -1,4 +1,4 @@
-"""What a list of URLs tells of its objects' digests."""
+"""The digests that a list of URLs declares."""
 
 from alembic import op
 from sqlalchemy import Column, Text

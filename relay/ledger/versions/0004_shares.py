@@ -12,7 +12,7 @@ TAKEN = text("etag = ''")
 
 
 def upgrade() -> None:
-    """Add the columns and the indexes. What an older relay began is gone on with by one runner."""
+    """Add the columns and the indexes. An upload of an older relay is resumed by one worker."""
     op.add_column("uploads", Column("pinned", Text))
     op.add_column(
         "uploads", Column("digested", Boolean, nullable=False, server_default=text("true"))

@@ -1,5 +1,5 @@
-"""What is told of a migration at each look is counted as it happens, and no longer from all of its
-rows; and transfers that lost their runners are found among all others."""
+"""The progress of a migration is counted as it happens, and no longer from all of its rows; and an
+index finds transfers that lost their runners."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, ForeignKey, String, text

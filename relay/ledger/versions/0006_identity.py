@@ -13,8 +13,8 @@ _ZERO = text("0")
 
 
 def upgrade() -> None:
-    """Add the columns; what was accepted before has no identity that is known, and belongs to every
-    kind of runner."""
+    """Add the columns; an older migration has no known identity, and belongs to every kind of
+    runner."""
     keys = op.create_table(
         "keys", Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)
     )
