@@ -23,7 +23,7 @@ from relay.errors import IllegalTransition, InvalidType, NamesUnknown
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import other_places
 from relay.ledger.rows import Migration, Spec
-from relay.ledger.states import MIGRATION, state_after
+from relay.ledger.states import MIGRATION, ListingState, state_after
 from relay.location import Location
 from relay.stores.interfaces import Entry
 from relay.stores.url_lists import SCHEME
@@ -72,7 +72,7 @@ def refresh_urls(
             hint="Give its source and its destination with fresh credentials.",
             pointer="/list",
         )
-    if migration.listing != "done":
+    if migration.listing != ListingState.DONE:
         raise IllegalTransition(
             "its own list has not been read completely",
             hint="Resume or retry it with its source and destination, so that the list is read.",

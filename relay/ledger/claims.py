@@ -56,7 +56,7 @@ from relay.ledger.schema import (
     runners,
     transfers,
 )
-from relay.ledger.states import TRANSFER
+from relay.ledger.states import TRANSFER, ListingState, MigrationState, TransferState, TransferVerb
 
 LEASE_SECONDS: Final = 30.0
 """How long claims hold after a renewal of the lease."""
@@ -118,7 +118,7 @@ def renew(
 
 def leave(connection: Connection, who: WorkerId) -> None:
     """Hand back a worker's claims and remove the worker; no claim counts as a crash."""
-    _requeue(connection, [who.id], "hand_back")
+    _requeue(connection, [who.id], TransferVerb.HAND_BACK)
     connection.execute(delete(runners).where(runners.c.id == who.id))
 
 
@@ -133,7 +133,7 @@ def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
     strays = _unregistered_owners(connection, who)
     if not gone and not strays:
         return 0
-    count = _requeue(connection, [*(row.id for row in gone), *strays], "lapse")
+    count = _requeue(connection, [*(row.id for row in gone), *strays], TransferVerb.LAPSE)
     # SQLite's file is on the machine of its workers, which may have another name since it started
     # again: a container's name often changes. Or the file is a copy from another machine.
     here = [row for row in gone if database.sqlite or row.host == who.host]
@@ -174,23 +174,23 @@ def distrust_recent_commits(connection: Connection) -> None:
     A lost claim had a fence that must not be used again, and may have left an object under its
     name. So FORGOTTEN fences of each queued transfer are skipped. A transfer that was lost itself
     skips them when it is listed again (`first_fence`)."""
-    running = select(migrations.c.id).where(migrations.c.state == "running")
+    running = select(migrations.c.id).where(migrations.c.state == MigrationState.RUNNING)
     connection.execute(
         update(migrations)
-        .where(migrations.c.state == "running")
+        .where(migrations.c.state == MigrationState.RUNNING)
         .values(destination_empty=False, looked=None)
     )
-    single = running.where(migrations.c.listing == "none")
-    queued = transfers.c.state == "queued"
+    single = running.where(migrations.c.listing == ListingState.NONE)
+    queued = transfers.c.state == TransferState.QUEUED
     forgotten = transfers.c.fence + FORGOTTEN
     entered = case((transfers.c.twins == MARKED, forgotten + 1), else_=transfers.c.twins)
     skipped = {"fence": forgotten, "twins": entered}
     connection.execute(
         update(transfers).where(transfers.c.migration_id.in_(running), queued).values(**skipped)
     )
-    again = (migrations.c.state == "running") & (migrations.c.listing == "due")
+    due = (migrations.c.state == MigrationState.RUNNING, migrations.c.listing == ListingState.DUE)
     connection.execute(
-        update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED)
+        update(migrations).where(*due).values(listing_fence=migrations.c.listing_fence + DOUBTED)
     )
     # Running transfers as well: where the destination was empty, no prior state was recorded, and
     # that the destination was empty is forgotten here.
@@ -256,10 +256,10 @@ def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
     """Release the claims, listings and parts of some workers; return the number of claimed
     transfers."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
-    listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == "running")
-    more = 1 if verb == "lapse" else 0
+    listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == ListingState.RUNNING)
+    more = 1 if verb == TransferVerb.LAPSE else 0
     due = {
-        "listing": "due",
+        "listing": ListingState.DUE,
         "listing_owner": None,
         "listing_lapses": migrations.c.listing_lapses + more,
     }
@@ -271,14 +271,14 @@ def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
 
 def _quarantine_listings(connection: Connection) -> None:
     """Fail the listings with which LAPSES workers were lost: perhaps the listing crashes them."""
-    lost = (migrations.c.listing == "due") & (migrations.c.listing_lapses >= LAPSES)
+    lost = (migrations.c.listing == ListingState.DUE) & (migrations.c.listing_lapses >= LAPSES)
     error = json.dumps(
         {"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _LIST_AGAIN}
     )
     failed = (
         update(migrations)
         .where(lost)
-        .values(listing="failed", error=error)
+        .values(listing=ListingState.FAILED, error=error)
         .returning(migrations.c.id)
     )
     for id in connection.execute(failed).scalars().all():
@@ -313,18 +313,19 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     if not rows:
         return 0
     changes = CounterDelta()
-    more = 1 if verb == "lapse" else 0
+    more = 1 if verb == TransferVerb.LAPSE else 0
     cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
     changed: dict[str, list[int]] = {}
     now = time.time()
     for row in rows:
         step = verb
         if row.lapses + more >= LAPSES:
-            step = "quarantine"
+            step = TransferVerb.QUARANTINE
         elif row.migration_id in cancelled:
             step = "cancel"
         changed.setdefault(step, []).append(row.id)
-        changes.count_transition(row.migration_id, "running", TRANSFER[step].to, row.size, row.size)
+        after = TRANSFER[step].to
+        changes.count_transition(row.migration_id, TransferState.RUNNING, after, row.size, row.size)
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
     for step, ids in changed.items():
         values: dict[str, Any] = {
@@ -332,7 +333,9 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
             "owner": None,
             "lapses": transfers.c.lapses + more,
         }
-        values |= {"error": error, "ended": now} if step == "quarantine" else {"ended": now}
+        values["ended"] = now
+        if step == TransferVerb.QUARANTINE:
+            values["error"] = error
         for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)
@@ -498,7 +501,7 @@ class _Claiming:
 
     def room(self, migration: Any, most: int) -> int:
         """Return how many transfers of a migration, up to `most`, may be claimed."""
-        more = self.changes.objects(migration.id, "running")
+        more = self.changes.objects(migration.id, TransferState.RUNNING)
         return room(self.connection, migration.id, bounds_of(migration), most, more)
 
     def take(self, migration: Any, most: int, which: Update) -> int:
@@ -514,8 +517,9 @@ class _Claiming:
         about = migration.renewed, migration.looked, migration.destination_empty
         taken = [claim_of(row, *about) for row in self.connection.execute(which, reported).all()]
         taken.sort(key=lambda claim: claim.id)
+        claimed = (TransferState.QUEUED, TransferState.RUNNING)
         for one in taken:
-            self.changes.count_transition(migration.id, "queued", "running", one.size, one.size)
+            self.changes.count_transition(migration.id, *claimed, one.size, one.size)
             self.changes.count_retries(migration.id, 1 if one.attempts > 1 else 0)
         self.found += taken
         return len(taken)
@@ -578,7 +582,7 @@ def release_unknown_claims(
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
     left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
     free_parts(connection, who, left)
-    return _release(connection, rows, "hand_back")
+    return _release(connection, rows, TransferVerb.HAND_BACK)
 
 
 def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> None:
@@ -590,7 +594,7 @@ def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> Non
 
 def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:
     query = select(migrations.c.id).where(
-        migrations.c.id.in_(list(ids)), migrations.c.state == "cancelled"
+        migrations.c.id.in_(list(ids)), migrations.c.state == MigrationState.CANCELLED
     )
     return set(connection.execute(query).scalars())
 

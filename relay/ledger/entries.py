@@ -31,7 +31,7 @@ from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name
 from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
-from relay.ledger.states import TRANSFER
+from relay.ledger.states import COMPLETED, TRANSFER, TransferState
 from relay.ledger.unproved import find_unproved
 
 MOST: Final = 2**53
@@ -39,7 +39,6 @@ MOST: Final = 2**53
 JUST_SECONDS: Final = 26 * 3600.0
 """A modification time that is less than this before the arrival may also be after it: listings use
 any time zone."""
-_WELL: Final = frozenset({"verified", "skipped"})
 _OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
 """A name made from a URL with a query; an older relay used only half of the hash's letters."""
 
@@ -204,7 +203,7 @@ def _insert(
         {
             **({"id": used + number} if used else {}),
             "migration_id": listing.migration_id,
-            "state": "failed" if one.error else "queued",
+            "state": (TransferState.FAILED if one.error else TransferState.QUEUED).value,
             "name": one.name,
             "fence": first_fence(listing.fence) + (one.name in left),
             "before": left.get(one.name),
@@ -279,7 +278,7 @@ def _list_again(
             # Something may be left of it: its transfer reports that, and fails with the same error.
             one = replace(one, error=None)
         step = _step(one, row, if_exists, is_empty)
-        kept = step.state in _WELL or row.state == "running"
+        kept = step.state in COMPLETED or row.state == TransferState.RUNNING
         values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
         if step.restarts:
             values |= _reset_columns(row, if_exists)
@@ -317,21 +316,21 @@ def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     ours, since only a listing said otherwise. It can't be an unfinished piece of ours, which might
     be overwritten: the object had arrived completely."""
     columns = dict(_FRESH)
-    if row.state == "verified" and if_exists == "fail":
+    if row.state == TransferState.VERIFIED and if_exists == "fail":
         columns["before"] = _OURS
-    if row.state in _WELL and row.twins > MARKED:
+    if row.state in COMPLETED and row.twins > MARKED:
         columns["twins"] = ARRIVED_EARLIER
     return columns
 
 
 def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
-    if row.state == "running":
-        return _Step("running", restarts=False)
+    if row.state == TransferState.RUNNING:
+        return _Step(TransferState.RUNNING, restarts=False)
     if one.error is not None:
-        return _Step(row.state if row.state in _WELL else "failed", restarts=False)
-    if row.state in _WELL and not (is_empty or _is_other(one, row, if_exists)):
+        return _Step(row.state if row.state in COMPLETED else TransferState.FAILED, restarts=False)
+    if row.state in COMPLETED and not (is_empty or _is_other(one, row, if_exists)):
         return _Step(row.state, restarts=False)
-    return _Step("queued", restarts=row.state != "queued")
+    return _Step(TransferState.QUEUED, restarts=row.state != TransferState.QUEUED)
 
 
 def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
@@ -368,11 +367,11 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
     if_exists = json.loads(options or "{}").get("if_exists", "")
     for some in in_chunks(ids):
         arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
-        arrived &= transfers.c.state.in_(sorted(_WELL))
+        arrived &= transfers.c.state.in_(sorted(COMPLETED))
         for row in connection.execute(
             select(transfers).where(arrived).order_by(transfers.c.id).with_for_update()
         ).all():
-            state = "queued" if row.identity is None else "failed"
+            state = TransferState.QUEUED if row.identity is None else TransferState.FAILED
             listed |= row.identity is not None
             was = row.bytes if row.bytes is not None else row.size
             changes.count_transition(migration, row.state, state, was, row.size)
@@ -409,7 +408,7 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     if not listing.listings or not connection.execute(reported).scalar():
         return 0
     gone = of_this & (transfers.c.listings < listing.listings)
-    gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {"unverified"}) & (
+    gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {TransferState.UNVERIFIED}) & (
         transfers.c.lapses == 0
     )
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)

@@ -27,6 +27,7 @@ from relay.ledger.names import has_name, md5
 from relay.ledger.rows import ARRIVED_EARLIER, Claim
 from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.schema import FOLDED, RUNNING, transfers
+from relay.ledger.states import PRESENT, TransferState
 
 LONGEST: Final = 1024
 """Longest segment that is folded, in letters: the stores that compose Unicode allow 255."""
@@ -35,7 +36,6 @@ DECODINGS: Final = 4
 _OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
 """Names that are their own folded form. Most names are, and this check takes a tenth of the time of
 the folding."""
-_THERE: Final = frozenset({"verified", "unverified", "skipped"})
 _COLUMNS: Final = (
     transfers.c.id,
     transfers.c.name,
@@ -143,10 +143,10 @@ def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[s
         select(*_COLUMNS).where(transfers.c.id.in_(ids)).order_by(transfers.c.id).with_for_update()
     )
     others = [row for row in connection.execute(locked) if row.id != claim.id]
-    if any(row.state == "running" and row.twins == row.fence + 1 for row in others):
+    if any(row.state == TransferState.RUNNING and row.twins == row.fence + 1 for row in others):
         return None
     _write(connection, who, claim, claim.fence + 1)
-    return tuple(row.name for row in others if row.twins > MARKED or row.state in _THERE)
+    return tuple(row.name for row in others if row.twins > MARKED or row.state in PRESENT)
 
 
 def leave_folded(connection: Connection, who: WorkerId, claim: Claim) -> None:

@@ -15,7 +15,7 @@ from relay.ledger.migrations import bounds_of, lock_migration, not_now, one, wri
 from relay.ledger.part_movers import select_helpers
 from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers
-from relay.ledger.states import ENDED
+from relay.ledger.states import ENDED, ListingState, TransferState
 from relay.throttle import Bounds
 
 
@@ -52,7 +52,7 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
     if bound is None:
         return wanted
     running = select(tallies.c.objects).where(
-        tallies.c.migration_id == migration, tallies.c.state == "running"
+        tallies.c.migration_id == migration, tallies.c.state == TransferState.RUNNING
     )
     running_now = int(connection.execute(running).scalar() or 0) + more
     running_now += len(connection.execute(select_helpers([migration])).all())
@@ -68,7 +68,9 @@ def migration_views(
     bounded = [row.id for row in rows if bounds_of(row) != Bounds()]
     sharers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
     if bounded:
-        running = (transfers.c.migration_id.in_(bounded)) & (transfers.c.state == "running")
+        running = (transfers.c.migration_id.in_(bounded)) & (
+            transfers.c.state == TransferState.RUNNING
+        )
         for pair in connection.execute(
             select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()
         ):
@@ -79,6 +81,6 @@ def migration_views(
 
 
 def _view(row: Row[Any], runner: str, sharers: set[str]) -> MigrationView:
-    if row.listing == "running" and row.listing_owner:
+    if row.listing == ListingState.RUNNING and row.listing_owner:
         sharers.add(row.listing_owner)
     return MigrationView(row.state, bounds_of(row), sorted(sharers).index(runner), len(sharers))

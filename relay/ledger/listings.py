@@ -20,10 +20,13 @@ from relay.ledger.migrations import of_kind, write_event
 from relay.ledger.names import has_name
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
+from relay.ledger.states import ListingState, MigrationState
 
 
 def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:
-    due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
+    due = select(migrations).where(
+        migrations.c.state == MigrationState.RUNNING, migrations.c.listing == ListingState.DUE
+    )
     due = due if alone else due.where(migrations.c.listing_lapses < SUSPECT)
     return due.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
@@ -51,7 +54,7 @@ def claim_listing(
         update(migrations)
         .where(migrations.c.id == row.id)
         .values(
-            listing="running", listing_owner=who.id, listing_fence=fence, error=None
+            listing=ListingState.RUNNING, listing_owner=who.id, listing_fence=fence, error=None
         )  # the error may be a pending retry of a lost worker
     )
     return Listing(
@@ -84,7 +87,7 @@ def add_page(
 
     Raises LeaseLost, also if the ledger has lost an earlier page: each page raises the fence."""
     row = _change(connection, who, listing, {"listing_fence": listing.fence + 1})
-    if row.state == "cancelled":
+    if row.state == MigrationState.CANCELLED:
         # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
     if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
@@ -96,7 +99,7 @@ def add_page(
     connection.execute(
         update(migrations).where(migrations.c.id == listing.migration_id).values(**values)
     )
-    return bool(row.state == "running")
+    return bool(row.state == MigrationState.RUNNING)
 
 
 def unknown_names(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
@@ -138,7 +141,7 @@ def end_listing(
     connection: Connection, who: WorkerId, listing: Listing, error: Mapping[str, Any] | None = None
 ) -> None:
     """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
-    state = "done" if error is None else "failed"
+    state = ListingState.DONE if error is None else ListingState.FAILED
     values: dict[str, Any] = {"listing": state, "listing_owner": None}
     if error is not None:  # otherwise the column keeps the reason for which transfers just paused
         values["error"] = json.dumps(error)
@@ -159,16 +162,16 @@ def end_listing(
 
 def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -> None:
     """Release a listing, so that another worker can resume it. Raises LeaseLost."""
-    _change(connection, who, listing, {"listing": "due", "listing_owner": None})
+    _change(connection, who, listing, {"listing": ListingState.DUE, "listing_owner": None})
 
 
 def release_unknown_listings(connection: Connection, who: WorkerId, doubted: bool) -> None:
     """Release every listing that the ledger holds for this worker, which lists nothing now. If it
     is `doubted` that the ledger has every page of it, the objects that are listed next may have
     been claimed before."""
-    ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == "running")
+    ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == ListingState.RUNNING)
     fence = migrations.c.listing_fence + (DOUBTED if doubted else 0)
-    released = {"listing": "due", "listing_owner": None, "listing_fence": fence}
+    released = {"listing": ListingState.DUE, "listing_owner": None, "listing_fence": fence}
     connection.execute(update(migrations).where(ours).values(**released))
 
 
@@ -179,7 +182,7 @@ def _change(
         (migrations.c.id == listing.migration_id)
         & (migrations.c.listing_owner == who.id)
         & (migrations.c.listing_fence == listing.fence)
-        & (migrations.c.listing == "running")
+        & (migrations.c.listing == ListingState.RUNNING)
     )
     if not connection.execute(update(migrations).where(held).values(**values)).rowcount:
         raise LeaseLost("the listing was given to another worker")

@@ -55,7 +55,19 @@ from relay.ledger.schema import (
     transfers,
     uploads,
 )
-from relay.ledger.states import ENDED, MIGRATION, TRANSFER, ending_verb, state_after
+from relay.ledger.states import (
+    COMPLETED,
+    ENDED,
+    MIGRATION,
+    PENDING,
+    PRESENT,
+    TRANSFER,
+    ListingState,
+    MigrationState,
+    TransferState,
+    ending_verb,
+    state_after,
+)
 from relay.ledger.unproved import adopt_unproved, find_unproved
 from relay.throttle import Bounds
 
@@ -101,7 +113,7 @@ def create(
         {
             "id": id,
             "number": number,
-            "state": "running",
+            "state": MigrationState.RUNNING,
             "source": spec.source,
             "destination": spec.destination,
             "options": json.dumps(spec.options),
@@ -112,7 +124,7 @@ def create(
             "key": key,
             "priority": spec.priority,
             **spec.bounds.to_json(),
-            "listing": "due" if spec.recursive else "none",
+            "listing": ListingState.DUE if spec.recursive else ListingState.NONE,
             "entries": 0 if spec.recursive else 1,
             "created": time.time(),
         },
@@ -122,10 +134,11 @@ def create(
         left = find_unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
         begun = {"fence": int(left is not None), "before": left}
         connection.execute(
-            insert(transfers), {"migration_id": id, "name": "", "state": "queued", **begun}
+            insert(transfers),
+            {"migration_id": id, "name": "", "state": TransferState.QUEUED, **begun},
         )
         changes = CounterDelta()
-        changes.add(id, "queued", 1, None)
+        changes.add(id, TransferState.QUEUED, 1, None)
         changes.write(connection)
     write_event(connection, id, "accepted", {})
     return one(connection, id), True
@@ -198,8 +211,8 @@ def _unfinished(
     same = newest.where(migrations.c.spec == marks.spec)
     row = connection.execute(same.where(migrations.c.owner == marks.owner).limit(1)).first()
     if row is not None:
-        return None if row.state == "succeeded" else row.id
-    for row in connection.execute(same.where(migrations.c.state == "paused").limit(1)):
+        return None if row.state == MigrationState.SUCCEEDED else row.id
+    for row in connection.execute(same.where(migrations.c.state == MigrationState.PAUSED).limit(1)):
         if (error := split_listing_retry(row.error)[0]) and error["code"] in WITHDRAWN:
             return str(row.id)
     row = connection.execute(
@@ -207,14 +220,14 @@ def _unfinished(
     ).first()
     if (
         row is None
-        or row.state == "succeeded"
+        or row.state == MigrationState.SUCCEEDED
         or not is_older(row, spec, secret(connection, row.id))
     ):
         return None
     tally = tallies_of(connection, [row.id])[row.id]
     # An older relay did not record the endpoint that a remote's name stood for. Objects that have
     # arrived may be elsewhere than the name leads to now.
-    arrived = tally.keys() & {"verified", "skipped", "unverified"}
+    arrived = tally.keys() & PRESENT
     return row.id if is_whole_text(spec.secret) or not arrived else None
 
 
@@ -227,7 +240,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
         efforts_of(connection, ids),
     )
     sharers = movers_of(connection, ids)
-    retried = retried_of(connection, [id for id in ids if "running" in tallies[id]])
+    retried = retried_of(connection, [id for id in ids if TransferState.RUNNING in tallies[id]])
     return [
         replace(
             _migration(
@@ -245,7 +258,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
 
 def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
     trouble = split_listing_retry(row.error)[1]
-    if trouble is not None and row.listing == "running":
+    if trouble is not None and row.listing == ListingState.RUNNING:
         yield {"name": "", **trouble}
 
 
@@ -326,7 +339,7 @@ def act(
         state = state_after(MIGRATION, verb, found.state)
     except IllegalTransition:
         raise not_now(found, verb) from None
-    forgotten = state == "running" and secret(connection, found.id) is None
+    forgotten = state == MigrationState.RUNNING and secret(connection, found.id) is None
     if isinstance(fresh, Spec):
         _learn_owner(connection, found.id, fresh)
         fresh = fresh.secret
@@ -348,7 +361,7 @@ def act(
     changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == "cancel":
-        _move_all(connection, found.id, "queued", "cancel", changes)
+        _move_all(connection, found.id, TransferState.QUEUED, "cancel", changes)
     if verb == "retry":
         for ended in sorted(TRANSFER["retry"].origins):
             _move_all(connection, found.id, ended, "retry", changes)
@@ -364,10 +377,14 @@ _DONE = {
     "retry": "retried",
     "limit": "limited",
 }
-_INSTEAD = {
-    "succeeded": "It has succeeded. Start another migration for new objects at the source.",
-    "running": "Wait until it ends, or cancel it first: `relay cancel`, or POST …/cancel.",
-    "paused": "Resume it first: `relay resume`, or POST …/resume.",
+_INSTEAD: Mapping[str, str] = {
+    MigrationState.SUCCEEDED: (
+        "It has succeeded. Start another migration for new objects at the source."
+    ),
+    MigrationState.RUNNING: (
+        "Wait until it ends, or cancel it first: `relay cancel`, or POST …/cancel."
+    ),
+    MigrationState.PAUSED: "Resume it first: `relay resume`, or POST …/resume.",
 }
 _RETRY = (
     "Run `relay retry`, or POST …/retry: it queues again the objects that failed, were cancelled or"
@@ -440,11 +457,15 @@ def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, 
         changed |= {"renewed": migrations.c.renewed + 1, "error": None}
     if verb == "retry":
         changed |= {
-            "listing": "due" if found.listing == "failed" else found.listing,
+            "listing": ListingState.DUE if found.listing == ListingState.FAILED else found.listing,
             "listing_lapses": 0,
         }
     if refused:  # list again from the beginning
-        changed |= {"listing": "due", "cursor": None, "entries": migrations.c.entries - refused}
+        changed |= {
+            "listing": ListingState.DUE,
+            "cursor": None,
+            "entries": migrations.c.entries - refused,
+        }
     return changed
 
 
@@ -453,14 +474,14 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     or have changed are then moved. A migration that has not ended is listed again only with
     `anyway`. Raises MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
-    under_way = anyway and found.state in ("running", "paused")
+    under_way = anyway and found.state in (MigrationState.RUNNING, MigrationState.PAUSED)
     if not under_way and state_after(MIGRATION, "retry", found.state) is None:
         return found
     values = {
-        "state": "running",
+        "state": MigrationState.RUNNING,
         "ended": None,
         "error": None,
-        "listing": "due",
+        "listing": ListingState.DUE,
         "cursor": None,
         "listing_lapses": 0,
     }
@@ -476,7 +497,7 @@ def lock_unended(connection: Connection, id: str) -> Migration:
     """Lock a migration that has not succeeded, as `lock_migration` does. Raises MigrationUnknown,
     and IllegalTransition if it has succeeded (another process may have ended it meanwhile)."""
     found = lock_migration(connection, id)
-    if found.state == "succeeded":
+    if found.state == MigrationState.SUCCEEDED:
         raise not_now(found, "retry")
     return found
 
@@ -486,9 +507,7 @@ def reset_crash_counts(connection: Connection, id: str) -> None:
     asked to resume."""
     connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
     left = (
-        (transfers.c.migration_id == id)
-        & transfers.c.state.in_(("queued", "running"))
-        & (transfers.c.lapses > 0)
+        (transfers.c.migration_id == id) & transfers.c.state.in_(PENDING) & (transfers.c.lapses > 0)
     )
     connection.execute(update(transfers).where(left).values(lapses=TRUSTED))
 
@@ -499,7 +518,7 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
     found = lock_migration(connection, id)
     if state_after(MIGRATION, "pause", found.state) is None:
         return found
-    values = {"state": "paused", "error": json.dumps(error), "looked": None}
+    values = {"state": MigrationState.PAUSED, "error": json.dumps(error), "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
     write_event(connection, id, "paused", error)
     return one(connection, id)
@@ -556,13 +575,13 @@ def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> i
     """Delete the entries that a listing refused and no worker has claimed: the next listing reports
     them again. Return their number, and add the change of the tallies to `changes`."""
     never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
-    refused = (transfers.c.migration_id == id) & (transfers.c.state == "failed") & never
+    refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED) & never
     sizes = (
         connection.execute(delete(transfers).where(refused).returning(transfers.c.size))
         .scalars()
         .all()
     )
-    changes.add(id, "failed", -len(sizes), -sum(size or 0 for size in sizes))
+    changes.add(id, TransferState.FAILED, -len(sizes), -sum(size or 0 for size in sizes))
     return len(sizes)
 
 
@@ -573,11 +592,12 @@ def finishable_ids(connection: Connection) -> list[str]:
     """Return the migrations that have not ended and have no transfer left. Reads only."""
     rows = connection.execute(_LISTED).all()
     found = tallies_of(connection, [row.id for row in rows]) if rows else {}
-    return [row.id for row in rows if not {"queued", "running"} & found[row.id].keys()]
+    return [row.id for row in rows if not PENDING & found[row.id].keys()]
 
 
 _LISTED = select(migrations.c.id).where(
-    migrations.c.state == "running", migrations.c.listing.in_(("none", "done", "failed"))
+    migrations.c.state == MigrationState.RUNNING,
+    migrations.c.listing.in_((ListingState.NONE, ListingState.DONE, ListingState.FAILED)),
 )
 
 
@@ -597,8 +617,9 @@ def forgettable_ids(connection: Connection, now: float) -> list[str]:
 
     A cancelled migration needs them until its unfinished uploads are removed from the destination.
     A failed one keeps them for KEPT_SECONDS as well, for a retry."""
-    over = (migrations.c.state == "cancelled") | (
-        migrations.c.state.in_(("failed", "partial")) & (migrations.c.ended < now - KEPT_SECONDS)
+    over = (migrations.c.state == MigrationState.CANCELLED) | (
+        migrations.c.state.in_((MigrationState.FAILED, MigrationState.PARTIAL))
+        & (migrations.c.ended < now - KEPT_SECONDS)
     )
     ended = (
         select(migrations.c.id)
@@ -642,13 +663,13 @@ def finish(connection: Connection) -> list[Migration]:
     for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
         row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
-        if row.state != "running" or {"queued", "running"} & tally.keys():
+        if row.state != MigrationState.RUNNING or PENDING & tally.keys():
             continue  # another process ended or retried it since finishable_ids read it
         verb = ending_verb(tally)
-        if row.listing == "failed":
-            verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
+        if row.listing == ListingState.FAILED:
+            verb = "end_partial" if any(tally.get(state) for state in COMPLETED) else "fail"
         values: dict[str, Any] = {"ended": time.time()}
-        if row.listing != "failed" and row.entries not in (None, sum(tally.values())):
+        if row.listing != ListingState.FAILED and row.entries not in (None, sum(tally.values())):
             verb = "end_partial"
             values["error"] = json.dumps(_unaccounted_error(row.entries, sum(tally.values())))
         state = state_after(MIGRATION, verb, row.state)
@@ -657,7 +678,7 @@ def finish(connection: Connection) -> list[Migration]:
             update(migrations).where(still).values(state=state, **values)
         ).rowcount:
             continue  # another worker was first
-        if state == "succeeded":
+        if state == MigrationState.SUCCEEDED:
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         write_event(connection, id, "ended", {"state": state})
         done.append(one(connection, id))

@@ -28,6 +28,7 @@ from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migrations import of_kind
 from relay.ledger.rows import Claim, Orphan, PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
+from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.uploads import upload_of_row
 
 MOST: Final = 100
@@ -46,10 +47,11 @@ def find_orphans(
     ago. Reads only."""
     begun = select(uploads.c.transfer_id)
     lapsed = select(transfers.c.id).where(LAPSED)
+    is_final = migrations.c.state == MigrationState.CANCELLED
     forsaken = or_(
-        transfers.c.state == "cancelled",
-        (transfers.c.state == "failed")
-        & ((migrations.c.state == "cancelled") | (transfers.c.ended < time.time() - kept)),
+        transfers.c.state == TransferState.CANCELLED,
+        (transfers.c.state == TransferState.FAILED)
+        & (is_final | (transfers.c.ended < time.time() - kept)),
     )
     query = (
         select(*CLAIMED, migrations.c.renewed, migrations.c.created, migrations.c.options)
@@ -121,4 +123,4 @@ def note_removed(connection: Connection, orphan: Orphan, remains: Mapping[str, s
     connection.execute(delete(uploads).where(ours))
 
 
-_OVER = ("cancelled", "failed")
+_OVER = (TransferState.CANCELLED, TransferState.FAILED)

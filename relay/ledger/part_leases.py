@@ -18,6 +18,7 @@ from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, of_kind
 from relay.ledger.rows import PartLease
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
+from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.uploads import take_part, upload_of_row
 
 _OPEN = (
@@ -26,9 +27,9 @@ _OPEN = (
     .join(uploads, uploads.c.transfer_id == transfers.c.id)
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .where(
-        transfers.c.state == "running",
+        transfers.c.state == TransferState.RUNNING,
         transfers.c.lapses < SUSPECT,
-        migrations.c.state == "running",
+        migrations.c.state == MigrationState.RUNNING,
         uploads.c.pinned.is_not(None),
         uploads.c.upload_id != "",
         or_(

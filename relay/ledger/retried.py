@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from relay.ledger.rows import Claim, Listing
 from relay.ledger.schema import RUNNING, migrations, transfers
+from relay.ledger.states import ListingState, MigrationState
 
 SHOWN: Final = 5
 """Maximum number of pending retries that are shown of one migration."""
@@ -53,7 +54,9 @@ def note_listing(
     table = migrations.c
     ours = (table.id == listing.migration_id) & (table.listing_owner == owner)
     error = None if trouble is None else json.dumps(trouble)
-    row = update(migrations).where(ours, table.listing == "running", table.state == "running")
+    row = update(migrations).where(
+        ours, table.listing == ListingState.RUNNING, table.state == MigrationState.RUNNING
+    )
     connection.execute(row.values(error=error))
 
 

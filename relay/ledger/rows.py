@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from relay.ledger.states import TransferState
 from relay.receipt import Version
 from relay.throttle import Bounds
 
@@ -114,7 +115,7 @@ class Migration:
     def under_way(self) -> int:
         """Number of running transfers and of helpers with their parts. After a pause or cancel it
         falls to 0 when every worker has stopped."""
-        return self.count_in("running").objects + self.sharers
+        return self.count_in(TransferState.RUNNING).objects + self.sharers
 
     def count_in(self, *states: str) -> Count:
         """Return the sum over some states, or over all states if none is named."""

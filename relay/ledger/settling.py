@@ -23,7 +23,14 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.migrations import write_event
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
-from relay.ledger.states import TRANSFER
+from relay.ledger.states import (
+    COMPLETED,
+    PRESENT,
+    TRANSFER,
+    MigrationState,
+    TransferState,
+    TransferVerb,
+)
 
 MANY: Final = 10
 """Maximum number of earlier claims whose leftovers are looked for at a destination. With more, the
@@ -131,28 +138,26 @@ def _end_of(
         if row is None:
             ending.lost.append(claim)
             continue
-        state = TRANSFER[
-            "cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb
-        ].to
+        verb = end.verb
+        if verb == TransferVerb.HAND_BACK and row.stage == MigrationState.CANCELLED:
+            verb = TransferVerb.CANCEL
+        state = TRANSFER[verb].to
         size = end.bytes if end.bytes is not None else row.size
-        changes.count_transition(claim.migration_id, "running", state, row.size, size)
+        changes.count_transition(claim.migration_id, TransferState.RUNNING, state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
         changes.count_resent_bytes(claim.migration_id, end.resent)
         ending.rows.append(_settled_columns(end, who, state, size, now, row.before))
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
-            (ending.arrived if state in _ARRIVED else ending.back).append(claim.id)
+            (ending.arrived if state in PRESENT else ending.back).append(claim.id)
         if claim.url:
             ending.urls.append(claim.id)
-        if state == "failed":
+        if state == TransferState.FAILED:
             write_event(
                 connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})}
             )
     return ending
-
-
-_ARRIVED = frozenset({"verified", "unverified", "skipped"})
 
 
 def _settled_columns(
@@ -172,9 +177,7 @@ def _settled_columns(
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": now,
         "new_lapses": _lapses(end, state),
-        "new_before": _kept_prior_state(
-            was if state not in ("verified", "skipped") else ARRIVED, end
-        ),
+        "new_before": _kept_prior_state(was if state not in COMPLETED else ARRIVED, end),
     }
 
 
@@ -182,9 +185,9 @@ def _lapses(end: Settlement, state: str) -> int | None:
     """Return the new crash count, or None to keep it. A count above 0 marks a transfer that may
     have left something: after a hand_back it may be cancelled, or no longer listed, before the next
     claim."""
-    if end.remains and state not in _ARRIVED:
+    if end.remains and state not in PRESENT:
         return max(1, end.claim.lapses)
-    return 0 if end.rid and state == "failed" else None
+    return 0 if end.rid and state == TransferState.FAILED else None
 
 
 def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
@@ -216,7 +219,7 @@ def _forget_parts(connection: Connection, ids: Sequence[int]) -> None:
 
 def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
     """Delete the URLs of arrived objects, which may hold signatures."""
-    arrived = transfers.c.state.in_(("verified", "skipped"))
+    arrived = transfers.c.state.in_(COMPLETED)
     for some in in_chunks(ids):
         connection.execute(
             update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None)

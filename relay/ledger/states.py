@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from relay.errors import IllegalTransition
 
 
-class TransferState(Enum):
+class TransferState(StrEnum):
     """Where a transfer stands in the ledger."""
 
     QUEUED = "queued"
@@ -27,7 +27,7 @@ class TransferState(Enum):
     CANCELLED = "cancelled"
 
 
-class MigrationState(Enum):
+class MigrationState(StrEnum):
     """Where a migration stands."""
 
     RUNNING = "running"
@@ -41,6 +41,44 @@ class MigrationState(Enum):
     CANCELLED = "cancelled"
 
 
+class ListingState(StrEnum):
+    """Where the listing of a migration's source stands."""
+
+    NONE = "none"
+    """The migration is of one object."""
+    DUE = "due"
+    """Any worker may claim it."""
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class TransferVerb(StrEnum):
+    """The verbs of a transfer."""
+
+    CLAIM = "claim"
+    HAND_BACK = "hand_back"
+    """A worker releases its own claim."""
+    LAPSE = "lapse"
+    """Another worker releases the claim of a lost worker."""
+    QUARANTINE = "quarantine"
+    """Too many workers were lost with it."""
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})
+"""The states of a transfer that has not ended."""
+COMPLETED = frozenset({TransferState.VERIFIED, TransferState.SKIPPED})
+"""The states of a transfer after which nothing is left to do for the object."""
+PRESENT = COMPLETED | {TransferState.UNVERIFIED}
+"""The states of a transfer whose object is at the destination."""
+
+
 @dataclass(frozen=True)
 class Transition:
     """The states in which a verb is legal, and the state that it leads to."""
@@ -49,29 +87,30 @@ class Transition:
     to: str
 
 
-def _from(*origins: Enum, to: Enum) -> Transition:
+def _from(*origins: StrEnum, to: StrEnum) -> Transition:
     return Transition(frozenset(origin.value for origin in origins), to.value)
 
 
 TRANSFER: Mapping[str, Transition] = {
-    "claim": _from(TransferState.QUEUED, to=TransferState.RUNNING),
-    "hand_back": _from(TransferState.RUNNING, to=TransferState.QUEUED),
-    "lapse": _from(TransferState.RUNNING, to=TransferState.QUEUED),
-    "quarantine": _from(TransferState.RUNNING, to=TransferState.FAILED),
-    "verified": _from(TransferState.RUNNING, to=TransferState.VERIFIED),
-    "unverified": _from(TransferState.RUNNING, to=TransferState.UNVERIFIED),
-    "skipped": _from(TransferState.RUNNING, to=TransferState.SKIPPED),
-    "failed": _from(TransferState.RUNNING, to=TransferState.FAILED),
-    "cancel": _from(TransferState.QUEUED, TransferState.RUNNING, to=TransferState.CANCELLED),
-    "retry": _from(
+    TransferVerb.CLAIM: _from(TransferState.QUEUED, to=TransferState.RUNNING),
+    TransferVerb.HAND_BACK: _from(TransferState.RUNNING, to=TransferState.QUEUED),
+    TransferVerb.LAPSE: _from(TransferState.RUNNING, to=TransferState.QUEUED),
+    TransferVerb.QUARANTINE: _from(TransferState.RUNNING, to=TransferState.FAILED),
+    TransferVerb.VERIFIED: _from(TransferState.RUNNING, to=TransferState.VERIFIED),
+    TransferVerb.UNVERIFIED: _from(TransferState.RUNNING, to=TransferState.UNVERIFIED),
+    TransferVerb.SKIPPED: _from(TransferState.RUNNING, to=TransferState.SKIPPED),
+    TransferVerb.FAILED: _from(TransferState.RUNNING, to=TransferState.FAILED),
+    TransferVerb.CANCEL: _from(
+        TransferState.QUEUED, TransferState.RUNNING, to=TransferState.CANCELLED
+    ),
+    TransferVerb.RETRY: _from(
         TransferState.FAILED,
         TransferState.CANCELLED,
         TransferState.UNVERIFIED,
         to=TransferState.QUEUED,
     ),
 }
-"""The verbs of a transfer. A worker says `hand_back` of its own claim; another worker says `lapse`
-of the claim of a lost worker."""
+"""The transitions of a transfer, by `TransferVerb`."""
 
 MIGRATION: Mapping[str, Transition] = {
     "pause": _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
@@ -95,7 +134,16 @@ MIGRATION: Mapping[str, Transition] = {
 }
 """The verbs of a migration."""
 
-ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
+STOPPED = frozenset({MigrationState.PAUSED, MigrationState.CANCELLED})
+"""The states of a migration whose running transfers and listing are stopped."""
+ENDED = frozenset(
+    {
+        MigrationState.SUCCEEDED,
+        MigrationState.PARTIAL,
+        MigrationState.FAILED,
+        MigrationState.CANCELLED,
+    }
+)
 """The final states of a migration: no worker works on it, unless it is retried."""
 
 
@@ -113,9 +161,9 @@ def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str |
 def ending_verb(tally: Mapping[str, int]) -> str:
     """Return the verb that ends a migration whose transfers are all settled. `tally` is the number
     of transfers in each state."""
-    succeeded = tally.get("verified", 0) + tally.get("skipped", 0)
-    others = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))
-    if not others:
+    lost = (TransferState.FAILED, TransferState.CANCELLED)
+    unverified = tally.get(TransferState.UNVERIFIED, 0)
+    if not unverified + sum(tally.get(state, 0) for state in lost):
         return "succeed"
-    arrived = succeeded + tally.get("unverified", 0)
+    arrived = unverified + sum(tally.get(state, 0) for state in COMPLETED)
     return "end_partial" if arrived else "fail"

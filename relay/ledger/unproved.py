@@ -25,10 +25,10 @@ from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, nested
 from relay.ledger.rows import ARRIVED, MARKED, PriorState
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
+from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
 MOST: Final = 10
 """Maximum number of other migrations that are asked."""
-_THERE: Final = frozenset({"verified", "skipped"})
 
 
 def find_unproved(
@@ -77,19 +77,21 @@ def _had_last(row: Any, other: Any, left: str) -> float:
     """Return when a migration last had an object (seconds since 1970). An object that arrived and
     was restarted did so at an unrecorded time: 0. If an older relay handed it back, the time of the
     migration's newest event serves."""
-    if row.state == "running":
+    if row.state == TransferState.RUNNING:
         return inf
-    if left == ARRIVED and row.state not in _THERE:
+    if left == ARRIVED and row.state not in COMPLETED:
         return 0.0
     return float(other.last if row.ended is None else row.ended)
 
 
 def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
     """Return when some objects last arrived in succeeded migrations of the same locations."""
-    succeeded = (migrations.c.places == mine.places) & (migrations.c.state == "succeeded")
+    succeeded = (migrations.c.places == mine.places) & (
+        migrations.c.state == MigrationState.SUCCEEDED
+    )
     query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
     query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
-    query = query.where(transfers.c.state.in_(_THERE), has_name(connection, names))
+    query = query.where(transfers.c.state.in_(COMPLETED), has_name(connection, names))
     return connection.execute(query.group_by(transfers.c.name)).all()
 
 
@@ -102,7 +104,9 @@ def adopt_unproved(connection: Connection, id: str) -> None:
     if if_exists not in ("", "overwrite"):
         noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
         left = (
-            (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
+            (noted | LAPSED | RUNNING)
+            & (transfers.c.fence > 0)
+            & transfers.c.state.not_in(COMPLETED)
         )
         for other in _others(connection, mine):
             of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
@@ -114,7 +118,7 @@ def adopt_unproved(connection: Connection, id: str) -> None:
 
 def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     """Adopt the states in `left`, by name, except where a transfer has recorded its own."""
-    ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
+    ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(COMPLETED)
     query = select(transfers).where(ours, has_name(connection, list(left)))
     # The rows are locked before they are read: another worker may claim one in this moment.
     for row in connection.execute(query.order_by(transfers.c.id).with_for_update()).all():
@@ -173,7 +177,7 @@ def _query(mine: Any) -> Select[Any]:
         _same_places(mine).label("is_same"),
         last.label("last"),
     )
-    return query.where(migrations.c.state != "succeeded", migrations.c.id != mine.id)
+    return query.where(migrations.c.state != MigrationState.SUCCEEDED, migrations.c.id != mine.id)
 
 
 def _left(row: Any, other: Any) -> str | None:
@@ -183,7 +187,7 @@ def _left(row: Any, other: Any) -> str | None:
     The recorded versions are valid for the same locations only. Two that are printed alike may
     differ, for example if a remote now leads to another endpoint."""
     kept = PriorState.from_text(row.before)
-    if row.state in _THERE or (kept is not None and kept.arrived):
+    if row.state in COMPLETED or (kept is not None and kept.arrived):
         return ARRIVED if other.is_same else None
     if kept is not None and (kept.noted or kept.remains):
         kept = (
@@ -194,7 +198,7 @@ def _left(row: Any, other: Any) -> str | None:
         return replace(
             kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
         ).to_text()
-    lost = row.lapses or row.state == "running"
+    lost = row.lapses or row.state == TransferState.RUNNING
     if lost and _notes_nothing(other):
         return PriorState(known=False, since=other.created).to_text()
     return None

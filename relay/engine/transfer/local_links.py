@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from relay.engine.multipart.journal import Journal
 from relay.engine.plan import Plan
 from relay.errors import KeyCollision, SameObject, Unavailable
+from relay.ledger.states import TransferState
 from relay.location import Location
 from relay.stores.local import LinkOut, is_at, leads_into, link_out_of
 
@@ -63,9 +64,9 @@ def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal 
         return
     others = _current_links(plan, link, journal.objects_at_link(link.link, link.there, link.tree))
     for name, state in others.items():
-        if state in ("verified", "unverified"):
+        if state in (TransferState.VERIFIED, TransferState.UNVERIFIED):
             raise _same_target_error(place, name)
-    if "running" in others.values():
+    if TransferState.RUNNING in others.values():
         raise Unavailable(
             f"a link leads from {place} to an object that is being uploaded", side="destination"
         )

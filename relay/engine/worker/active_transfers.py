@@ -14,6 +14,7 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.part_helper import PartHelper
 from relay.errors import Cancelled, LeaseLost
 from relay.ledger.rows import Claim, MigrationView
+from relay.ledger.states import STOPPED, MigrationState
 from relay.throttle import Throttle
 
 
@@ -84,10 +85,10 @@ class ActiveTransfers:
         for active in tuple(self.by_claim.values()):
             # None if the transfer started while the ledger was asked.
             current = views.get(active.claim.migration_id)
-            if current is None or current.state not in ("paused", "cancelled"):
+            if current is None or current.state not in STOPPED:
                 continue
             if not active.transfer.meter.committed:
-                goes_on = current.state == "paused"
+                goes_on = current.state == MigrationState.PAUSED
                 active.cancel(f"the migration was {current.state}", goes_on=goes_on)
 
     def cancel_all(self, why: str) -> None:

@@ -24,11 +24,12 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import NotFound, Rejected, RelayError, Unsupported
 from relay.ledger.ledger import Ledger
 from relay.ledger.pages import Row
+from relay.ledger.states import TransferState
 from relay.stores.interfaces import ObjectInfo, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.watchdog import Watchdog
 
-ARRIVED: Final = ("verified", "skipped")
+ARRIVED: Final = (TransferState.VERIFIED, TransferState.SKIPPED)
 """The states of objects that have arrived."""
 ABREAST: Final = 16
 """Number of objects that are inspected concurrently."""
@@ -100,4 +101,6 @@ def _is_other(row: Row, found: ObjectInfo) -> bool:
     """Say if the object has another length than the one that arrived. The length of a skipped
     object may always have differed from its source's."""
     size = found.version.size
-    return row.state == "verified" and None not in (row.bytes, size) and row.bytes != size
+    if row.state != TransferState.VERIFIED or row.bytes is None or size is None:
+        return False
+    return row.bytes != size

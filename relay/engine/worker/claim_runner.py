@@ -33,6 +33,7 @@ from relay.errors.bugs import bug
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement
+from relay.ledger.states import TransferVerb
 
 HELP_CHECK_SECONDS = 0.1
 """How often a transfer checks if this process has stopped helping with the same object."""
@@ -73,7 +74,7 @@ class ClaimRunner:
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
-            return Settlement(claim, "hand_back")
+            return Settlement(claim, TransferVerb.HAND_BACK)
         self._await_end_of_help(claim)
         transfer: Transfer | None = None
         active: ActiveTransfer | None = None
@@ -84,7 +85,7 @@ class ClaimRunner:
             transfer = self.active.prepare(claim)
             transfer.known = hints_of_claim(claim)
             if claim.twins and not self._enter_folded(claim, transfer):
-                return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
+                return Settlement(claim, TransferVerb.HAND_BACK, wait=TWIN_SECONDS)
             holds = partial(self.lease.holds, registration)
             transfer.journal = ClaimJournal(self.ledger, claim, holds, self._notes)
             transfer.admitted = True
@@ -139,4 +140,4 @@ def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -
         failure.leave("What was sent", transfer.plan.destination, "nothing has proved it")
     again = not isinstance(error, Exception) and claim.attempts < LAPSES
     end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
-    return end if again else replace(end, verb="failed")
+    return end if again else replace(end, verb=TransferVerb.FAILED)

@@ -15,6 +15,7 @@ from relay.errors import LedgerRefused
 from relay.ledger.claims import SUSPECT, ClaimRequest, is_large
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, PollResult, Settlement
+from relay.ledger.states import TransferVerb
 from relay.process.failpoints import reach
 
 
@@ -111,7 +112,8 @@ class ClaimsInHand:
             try:
                 self._ledger.settle([end])
             except LedgerRefused as error:
-                self._ledger.settle([Settlement(end.claim, "failed", error=error_members(error))])
+                members = error_members(error)
+                self._ledger.settle([Settlement(end.claim, TransferVerb.FAILED, error=members)])
             self._settlements.remove(end)
             self._forget(end.claim)
 

@@ -17,6 +17,7 @@ from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
 from relay.errors import KeyCollision, LeaseLost, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement
+from relay.ledger.states import TransferVerb
 
 
 class FailurePolicy:
@@ -55,7 +56,7 @@ class FailurePolicy:
         self._ended(claim, error)
         return replace(
             hand_back(claim, transfer, error),
-            verb="failed",
+            verb=TransferVerb.FAILED,
             seconds=transfer.meter.seconds() if transfer else None,
             error=error_members(error),
         )
@@ -66,7 +67,7 @@ def hand_back(
 ) -> Settlement:
     """Return the settlement of a claim that is handed back because of an error, to be claimed again
     after `wait` seconds at the earliest."""
-    end = Settlement(claim, "hand_back", wait=wait, remains=error.remains)
+    end = Settlement(claim, TransferVerb.HAND_BACK, wait=wait, remains=error.remains)
     if transfer is None:
         return end
     return replace(

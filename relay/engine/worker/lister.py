@@ -27,6 +27,7 @@ from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listing, MigrationView
+from relay.ledger.states import STOPPED
 from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog
 
@@ -69,7 +70,7 @@ class Lister:
         retry."""
         for listing, meter in tuple(self._meters.items()):
             current = views.get(listing.migration_id)
-            if current is not None and current.state in ("paused", "cancelled"):
+            if current is not None and current.state in STOPPED:
                 meter.cancel()
 
     def run(self) -> None:

@@ -26,6 +26,7 @@ from relay.errors import (
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import WITHDRAWN
 from relay.ledger.rows import Claim, Settlement
+from relay.ledger.states import TransferVerb
 from relay.location import Location
 from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
@@ -75,9 +76,9 @@ class MigrationCache:
             raise
         except RelayError as error:
             if self._ledger.migration(claim.migration_id).runner is None:
-                return Settlement(claim, "hand_back", wait=ELSEWHERE_SECONDS)
+                return Settlement(claim, TransferVerb.HAND_BACK, wait=ELSEWHERE_SECONDS)
             self.pause(claim.migration_id, error)
-            return Settlement(claim, "hand_back")
+            return Settlement(claim, TransferVerb.HAND_BACK)
         return None
 
     def _known(self, id: str, renewed: int) -> MigrationJob | None:

@@ -46,6 +46,7 @@ from relay.errors import LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, PartLease, Settlement
+from relay.ledger.states import MigrationState, TransferVerb
 
 log = logging.getLogger("relay.claimer")
 
@@ -204,7 +205,7 @@ class Worker:
             try:
                 end = self._claim_runner.run(claim, registration)
             except BaseException:  # this process ends
-                self._note_end(Settlement(claim, "hand_back"))
+                self._note_end(Settlement(claim, TransferVerb.HAND_BACK))
                 raise
             self._note_end(end)
 
@@ -311,7 +312,9 @@ class Worker:
         """End the migrations that have no transfer left; say if the `only` one is over."""
         self._look_at = self.clock() + LOOK_SECONDS
         self._finish()
-        return self.only is not None and self.ledger.migration(self.only).state != "running"
+        if self.only is None:
+            return False
+        return self.ledger.migration(self.only).state != MigrationState.RUNNING
 
     def _finish(self) -> None:
         """End every migration that has no transfer left, and log each without secrets."""
