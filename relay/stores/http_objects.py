@@ -6,7 +6,7 @@ Decided here: when an answer to GET is the pinned version and the requested rang
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from relay.digest import parse_fields
@@ -72,38 +72,35 @@ def read_fields(pinned: Version | None, span: ByteRange | None) -> Fields:
     return fields
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReadAnswer:
     """An answer to HEAD or GET of the object at `final`, the location after redirects."""
 
-    response: Response
-    final: Location
-    heads: ObjectHeads
-    side: Side
+    def __init__(self, response: Response, final: Location, heads: ObjectHeads, side: Side) -> None:
+        self._response, self._final, self._heads, self._side = response, final, heads, side
 
     def info(self) -> ObjectInfo:
         """Return the object that an answer to HEAD describes."""
-        head = self.response.head
+        head = self._response.head
         return ObjectInfo(
-            self.heads.version(head),
-            self.final,
+            self._heads.version(head),
+            self._final,
             head.get("content-disposition"),
-            self.heads.metadata(head, self.final),
+            self._heads.metadata(head, self._final),
             ranges="bytes" in (head.get("accept-ranges") or "").lower(),
         )
 
     def open_whole(self, pinned: Version | None) -> OpenedObject:
         """Return the whole object. Raises SourceChanged if it is not the pinned version; then the
         answer is closed."""
-        head, body = self.response.head, self.response.body
+        head, body = self._response.head, self._response.body
         try:
-            version = self._pin(self.heads.version(head), body, pinned)
-            metadata = self.heads.metadata(head, self.final)
+            version = self._pin(self._heads.version(head), body, pinned)
+            metadata = self._heads.metadata(head, self._final)
         except BaseException:
             body.close()
             raise
         return OpenedObject(
-            version, self.final, head.get("content-disposition"), metadata, body=body
+            version, self._final, head.get("content-disposition"), metadata, body=body
         )
 
     def open_range(self, pinned: Version | None, span: ByteRange) -> OpenedObject:
@@ -112,49 +109,51 @@ class ReadAnswer:
 
         Without a pinned version, the answer's fields about the whole object are its version. Raises
         RangeIgnored and SourceChanged; then the answer is closed."""
-        head, body = self.response.head, self.response.body
+        head, body = self._response.head, self._response.body
         known = pinned or Version()
         try:
             total = self._check_range(known, span)
             body.promise(span.length)
             metadata: Fields = ()
             if pinned is None:
-                known = replace(self.heads.version(head), size=total, digests={})
-                metadata = self.heads.metadata(head, self.final)
+                known = replace(self._heads.version(head), size=total, digests={})
+                metadata = self._heads.metadata(head, self._final)
         except BaseException:
             body.close()
             raise
-        return OpenedObject(known, self.final, head.get("content-disposition"), metadata, body=body)
+        return OpenedObject(
+            known, self._final, head.get("content-disposition"), metadata, body=body
+        )
 
     def _check_range(self, known: Version, span: ByteRange) -> int:
         """Check that the answer is this range of this version; return the size of the whole
         object."""
-        head, final = self.response.head, self.final
+        head, final = self._response.head, self._final
         if head.status == 416:
             raise SourceChanged(
-                f"{final} no longer has bytes {span.first}-{span.last}", side=self.side
+                f"{final} no longer has bytes {span.first}-{span.last}", side=self._side
             )
         reported = content_range(head)
         if reported is None or reported[:2] != (span.first, span.last):
-            raise RangeIgnored(f"{final} did not answer with the requested range", side=self.side)
+            raise RangeIgnored(f"{final} did not answer with the requested range", side=self._side)
         self._refuse_change("size", known.size, reported[2])
         self._refuse_change("entity tag", known.etag, head.get("etag"))
-        length = self.response.body.length
+        length = self._response.body.length
         if length not in (None, span.length):
             raise RangeIgnored(
-                f"{final} announces {length} bytes for a range of {span.length}", side=self.side
+                f"{final} announces {length} bytes for a range of {span.length}", side=self._side
             )
         if known.strong_etag and head.get("etag") is None:
             # RFC 9110 section 15.3.7 requires an ETag; without it the bytes may belong to another
             # version.
-            raise RangeIgnored(f"{final} does not name the version of its range", side=self.side)
+            raise RangeIgnored(f"{final} does not name the version of its range", side=self._side)
         return reported[2]
 
     def _refuse_change(
         self, name: str, pinned: int | str | None, reported: int | str | None
     ) -> None:
         if pinned is not None and reported is not None and pinned != reported:
-            raise SourceChanged(f"the {name} was {pinned} and is {reported} now", side=self.side)
+            raise SourceChanged(f"the {name} was {pinned} and is {reported} now", side=self._side)
 
     def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
         """Merge the pinned version (from HEAD) with that of GET. Raises SourceChanged if they

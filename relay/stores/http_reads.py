@@ -123,7 +123,7 @@ class HttpReads:
         )
 
     def _answer(self, response: Response, final: Location) -> ReadAnswer:
-        return ReadAnswer(response=response, final=final, heads=self._heads, side=self._client.side)
+        return ReadAnswer(response, final, self._heads, self._client.side)
 
     def _refuse_folder(self, location: Location, final: Location) -> None:
         """Raise Rejected if the server redirects an object's URL to the same with a final '/': that

@@ -130,9 +130,7 @@ class Objects:
         return WITH_CHECKSUM + FRESH if self._client.side == "destination" else WITH_CHECKSUM
 
     def _answer(self, response: Response, location: Location) -> ReadAnswer:
-        return ReadAnswer(
-            response=response, final=location, heads=self._heads, side=self._client.side
-        )
+        return ReadAnswer(response, location, self._heads, self._client.side)
 
 
 class S3Heads:

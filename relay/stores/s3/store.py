@@ -10,6 +10,7 @@ Never here: any request."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from relay.digest import Digests
 from relay.errors import Side
@@ -51,12 +52,36 @@ class S3Store:
         self._client = client = S3Client(wire, side, meter)
         self._objects, self._listing = Objects(client), Listing(client)
         self._keys = ExactKeys(client, self._objects, self._listing)
-        self._fields, self._uploads = UploadFields(client), UploadListing(client)
-        self._single = SingleUploads(client, self._fields, self._objects, self._keys)
-        self._multipart = MultipartUploads(client, self._fields, self._keys, self._uploads)
-        self._completion = Completion(client, self._fields, self._keys, self._uploads)
-        self._growing = GrowingUploads(client, self._single, self._multipart, self._completion)
-        self._copies = Copies(client, self._fields, self._keys)
+
+    # The rest is made when it is used: most objects are small, and each has two stores of its own.
+
+    @cached_property
+    def _fields(self) -> UploadFields:
+        return UploadFields(self._client)
+
+    @cached_property
+    def _single(self) -> SingleUploads:
+        return SingleUploads(self._client, self._fields, self._objects, self._keys)
+
+    @cached_property
+    def _uploads(self) -> UploadListing:
+        return UploadListing(self._client)
+
+    @cached_property
+    def _multipart(self) -> MultipartUploads:
+        return MultipartUploads(self._client, self._fields, self._keys, self._uploads)
+
+    @cached_property
+    def _completion(self) -> Completion:
+        return Completion(self._client, self._fields, self._keys, self._uploads)
+
+    @cached_property
+    def _growing(self) -> GrowingUploads:
+        return GrowingUploads(self._client, self._single, self._multipart, self._completion)
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self._client, self._fields, self._keys)
 
     # -- both roles
 

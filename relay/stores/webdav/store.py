@@ -9,6 +9,7 @@ with. Never here: any request."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from relay.errors import Side
 from relay.location import Location
@@ -43,15 +44,27 @@ class WebDavStore:
     def __init__(self, wire: Wire, side: Side, meter: Watchdog, first_name: int = 0) -> None:
         """`first_name`: index of the temporary name that is tried first."""
         self._client = client = HttpClient(wire, side, meter)
-        properties = Properties(client)
-        self._objects = Objects(client, properties)
-        self._listing = Listing(client, properties)
-        self._folders = Folders(client, properties)
+        self._properties = Properties(client)
+        self._objects = Objects(client, self._properties)
         self._names = StagedNames(wire.memory, first_name)
-        self._moves = Moves(client, properties, self._objects)
-        self._uploads = StagedUploads(
-            client, self._objects, self._folders, self._names, self._moves
-        )
+
+    # The rest is made when it is used: most objects are small, and each has two stores of its own.
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return Listing(self._client, self._properties)
+
+    @cached_property
+    def _folders(self) -> Folders:
+        return Folders(self._client, self._properties)
+
+    @cached_property
+    def _moves(self) -> Moves:
+        return Moves(self._client, self._properties, self._objects)
+
+    @cached_property
+    def _uploads(self) -> StagedUploads:
+        return StagedUploads(self._client, self._objects, self._folders, self._names, self._moves)
 
     # -- both roles
 
