@@ -431,6 +431,31 @@ def test_f38_an_upload_completed_without_answer_is_not_resent(
     assert "abort" not in bucket.asked
 
 
+class Website(Shelf):
+    """Its one object redirects; CopyObject does not copy that."""
+
+    redirects: ClassVar[list[bytes]] = []
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        if method == "PUT":
+            self.redirects.extend(
+                re.findall(rb"\r\nx-amz-website-redirect-location: (\S+)", request)
+            )
+            return super()._done(method, key, request, body)
+        found = super()._done(method, key, request, body)
+        return found.replace(b"\r\n\r\n", b"\r\nx-amz-website-redirect-location: /there\r\n\r\n", 1)
+
+
+def test_a_copy_has_the_redirect_of_a_website(engine: Engine) -> None:
+    shelf = Website({"a": b"a page"})
+    with Peer([shelf] * 8) as peer:
+        old, new = (replace(place(peer), target=f"/bucket/{one}") for one in ("a", "b"))
+        outcome = engine.migrate(old, new)
+    assert outcome.receipt is not None
+    assert any("server-side copy" in note for note in outcome.receipt.notes)
+    assert shelf.redirects == [b"/there"]
+
+
 class Archiving(Shelf):
     """One of its objects can't be copied."""
 

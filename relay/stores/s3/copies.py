@@ -24,7 +24,7 @@ from relay.stores.s3.account import S3Account, account_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.multipart import WHOLE
-from relay.stores.s3.objects import SYSTEM
+from relay.stores.s3.objects import REDIRECT, SYSTEM
 from relay.stores.s3.quirks import CONDITION
 from relay.stores.s3.responses import told_checksums, version_id
 from relay.stores.s3.sigv4 import canonical_path
@@ -75,10 +75,11 @@ class Copies:
 
     def _replaced_metadata(self, found: ObjectInfo, location: Location) -> Fields:
         """Return the fields that replace the metadata, if the caller's headers are part of it;
-        otherwise the store copies it."""
+        otherwise the store copies it, except for a redirect of a website (docs.aws.amazon.com,
+        "CopyObject")."""
         own = {name.lower() for name, _ in location.headers}
         if not (own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own)):
-            return ()
+            return tuple(pair for pair in found.metadata if pair[0].lower() == REDIRECT)
         metadata = found.metadata
         require(metadata, location, self._fields.unkept_metadata(location, metadata))
         kept = upload_fields(location, self._fields.kept(location, metadata), if_absent=False)

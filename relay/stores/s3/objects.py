@@ -28,7 +28,8 @@ from relay.wire.http1 import Fields, Head
 
 MTIME_FIELD: Final = f"{USER}mtime"
 """User metadata in which rclone and others keep the original time of modification."""
-SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
+REDIRECT: Final = "x-amz-website-redirect-location"
+SYSTEM: Final = ("expires", REDIRECT)
 """System metadata that only S3 keeps (docs.aws.amazon.com, "Working with object metadata")."""
 DELETED: Final = frozenset({200, 204, 404})
 """Statuses of a DELETE that mean that nothing is there now."""
