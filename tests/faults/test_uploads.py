@@ -9,9 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
+import gevent
 import pytest
 
+from relay.engine.multipart.part_workers import (
+    MAX_REREADS,
+    PartContext,
+    PartWorkers,
+    numbered_parts,
+    ranges_of,
+)
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
@@ -21,10 +30,14 @@ from relay.errors import (
     PreconditionFailed,
     Rejected,
     StoreFull,
+    Unavailable,
     UploadGone,
 )
-from relay.receipt import Level, State
+from relay.receipt import Level, State, Version
+from relay.retry import Backoff
+from relay.stores.interfaces import ObjectInfo, Part, StoreProvider, Upload
 from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
+from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
@@ -497,3 +510,45 @@ def test_b73_an_object_too_large_for_s3_is_refused_at_once(engine: Engine, kind:
             patient(engine).migrate(there.url(), place(peer))
     assert caught.value.side == "destination"
     assert not {"put", "part", "begin whole"} & set(bucket.asked)
+
+
+@dataclass
+class Copier:
+    """A store that copies parts: the first `most` of them, and none that it was asked for later."""
+
+    most: int
+    asked: int = 0
+
+    def destination(self, *_: object) -> Copier:
+        return self
+
+    def copy_part(self, upload: Upload, number: int, *_: object) -> Part:
+        self.asked += 1
+        if number > self.most:
+            raise Unavailable("it is busy", side="destination")
+        return Part(number, 5, '"tag"', checked=False)
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_resumed_copy_is_given_up_as_other_uploads_are(most: int) -> None:
+    """After few refusals where it has taken no part, and within the budget where it has."""
+    with Peer([]) as peer:
+        there = place(peer)
+    copier = Copier(most)
+    way = PartContext(
+        stores=cast(StoreProvider, copier),
+        found=ObjectInfo(Version(size=10), there),
+        source=there,
+        place=there,
+        meter=Watchdog(IN_PARTS),
+        limits=replace(IN_PARTS, parts_in_flight=1),
+        backoff=Backoff(1.0),
+        random=lambda: 0.01,
+        sleep=lambda _: gevent.sleep(0),
+        copying=True,
+    )
+    workers = PartWorkers(way, ranges_of(10, 5), resumed=True)
+    with pytest.raises(Unavailable):
+        workers.run(Upload(there, "id", checked=False), numbered_parts(iter((1, 2))))
+    assert workers.taken == most
+    assert most or copier.asked <= 2 * MAX_REREADS

@@ -256,7 +256,9 @@ class PartWorkers:
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
             return self.way.retry(
-                what, lambda meter: self._copy_part_once(upload, number, span, meter)
+                what,
+                lambda meter: self._copy_part_once(upload, number, span, meter),
+                most=self._retry_limit,
             )
         return self.way.retry(
             what,
@@ -330,6 +332,7 @@ class PartWorkers:
     ) -> StoredPart:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
+        self.taken += 1
         return StoredPart(number, part.size, part.etag, "", part.checked)
 
 
