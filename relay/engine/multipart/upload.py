@@ -265,7 +265,9 @@ class MultipartUpload:
         for part in written.parts:
             self._workers.record_part(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
-        return MovedParts(PutResult(Version(), left, {}, place=self.way.place), digests, 0)
+        place = self.way.place
+        notes = self._destination.unkept_metadata(place, self.way.found.metadata)
+        return MovedParts(PutResult(Version(), left, {}, place=place, notes=notes), digests, 0)
 
     def _completed_location(self, written: UploadRecord) -> Location | None:
         """Return the temporary place of the completed object, or None. Raises StoreError."""

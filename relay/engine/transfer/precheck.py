@@ -401,8 +401,9 @@ class DestinationCheck:
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
         notes, whole = proof_of_end(found)
-        stored = PutResult(there, self._target.place, there.digests)
-        notes = (_SENT_BEFORE, *notes)
+        place, notes = self._target.place, (_SENT_BEFORE, *notes)
+        unkept = self._target.destination.unkept_metadata(place, found.metadata)
+        stored = PutResult(there, place, there.digests, notes=unkept)
         try:
             outcome = self._finalizer.verify_and_publish(
                 stored, found, sent, notes, whole=whole, keep=True

@@ -138,7 +138,8 @@ class Completion:
         if version.size != sum(part.size for part in parts):
             raise UploadGone(error.message, side=self._client.side) from None
         stored = pinned_to_version(upload.location, version)
-        return replace(stored, found=version.etag != joined_tag(parts))
+        notes = self._fields.unkept_metadata(upload.location, upload.described)
+        return replace(stored, found=version.etag != joined_tag(parts), notes=notes)
 
 
 def joined_tag(parts: tuple[Part, ...]) -> str | None:
