@@ -140,7 +140,8 @@ class Bucket:
             self.tag, self.changed = self._tag(data, "one"), formatdate(usegmt=True)
             return self._taken(data, "one")
         if operation == "parts":
-            return GONE if self.whole is not None else reply(200, document("ListPartsResult"))
+            listed = document("ListPartsResult", ("UploadId", "up/1"), ("IsTruncated", "false"))
+            return GONE if self.whole is not None else reply(200, listed)
         if operation in ("abort", "delete"):
             if operation == "delete":
                 self.whole = None
