@@ -123,6 +123,14 @@ def unshown_notes(
     return note(lost, "the destination, as far as it tells,")
 
 
+def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:
+    """Say if the object that a destination shows may have been sent with this `metadata`."""
+    kinds = [dict((n.lower(), v) for n, v in one).get("content-type") for one in (metadata, shown)]
+    of_another_type = None not in kinds and kinds[0] != kinds[1]
+    own = any(name.lower() == "content-type" for name, _ in location.headers)
+    return not unshown_notes(metadata, shown, location, ()) and (own or not of_another_type)
+
+
 def note(names: list[str], holder: str) -> tuple[str, ...]:
     """Return a note that `holder` does not keep these fields, or nothing without fields."""
     if not names:

@@ -3,18 +3,24 @@ the answer to its upload was."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 
+from relay.engine.transfer.context import ObjectHints
+from relay.engine.transfer.finalize import Finalizer
 from relay.errors import (
     IntegrityMismatch,
     PreconditionFailed,
     RedirectRefused,
     SourceUnstable,
 )
+from relay.ledger.rows import PriorState
 from relay.receipt import State
 from tests.conftest import Engine
+from tests.faults.buckets import Bucket, many, place
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, asked, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.scripted import Peer, Talk
@@ -147,3 +153,53 @@ def test_a_source_that_is_read_twice_is_let_go_of_twice(patient: Engine) -> None
         with pytest.raises(IntegrityMismatch):
             patient.migrate(source.url("/a"), there.url("/"), if_exists="skip")
     patient.assert_nothing_left()
+
+
+OURS = b"Content-Disposition: attachment\r\nContent-Type: text/x-ours\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("disposition", "kind", "sent"),
+    [
+        ("attachment", "text/x-ours", False),
+        ("inline", "text/x-ours", True),
+        ("attachment", "text/x-old", True),
+    ],
+)
+def test_the_same_bytes_with_older_metadata_were_there_before(
+    engine: Engine, disposition: str, kind: str, sent: bool
+) -> None:
+    """An attempt that was killed before its upload has not replaced them."""
+    fields = (f"Content-Disposition: {disposition}", f"Content-Type: {kind}")
+    bucket = Bucket(whole=DATA, sums=True, fields=fields)
+    get = sending(GET_HEAD[:-2] + OURS, DATA)
+    with Peer(serving(Cloud(), get)) as source, Peer(many(bucket)) as there:
+        transfer = engine.runner.transfer(engine.plan(source.url("/a"), place(there)))
+        outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True)))
+    assert (outcome.state, "put" in bucket.asked) == (State.VERIFIED, sent)
+
+
+def test_a_bug_after_the_first_byte_is_noted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overwritten object has no note of before, and another migration would skip it."""
+
+    class Notes:
+        noted: list[PriorState] = []
+
+        def note(self, before: PriorState) -> None:
+            self.noted.append(before)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    def fails(*_: object, **more: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Finalizer, "verify_and_publish", fails)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Shelf()) as there:
+        transfer = engine.runner.transfer(engine.plan(source.url("/a"), there.url("/a")))
+        journal: Any = Notes()
+        with pytest.raises(ZeroDivisionError):
+            engine.runner.run(replace(transfer, journal=journal))
+    assert [before.known for before in journal.noted] == [True]

@@ -25,7 +25,7 @@ from relay.engine.multipart.part_workers import COMBINED
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
-from relay.engine.transfer.finalize import Finalizer
+from relay.engine.transfer.finalize import KEEPING, Finalizer
 from relay.engine.transfer.local_links import refuse_link_to_skipped_object
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader, proof_of_end
@@ -51,6 +51,7 @@ from relay.stores.interfaces import (
     PutResult,
     Upload,
 )
+from relay.stores.metadata import shows_metadata
 
 LISTED = frozenset({"s3"})
 """Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
@@ -393,7 +394,8 @@ class DestinationCheck:
         crashed. Nothing is sent.
 
         None if the destination has another object, or may still have the prior one: if only the
-        size is proved, the store's own version must differ from the prior version."""
+        size is proved, or the metadata is another, the store's own version must differ from the
+        prior version."""
         if self._context.is_multipart(found, self._target.destination):
             sent = self._journalled_digests(found)
         else:
@@ -410,7 +412,23 @@ class DestinationCheck:
             )
         except (IntegrityMismatch, DestinationLost):
             return None
-        return outcome if outcome.state is State.VERIFIED or self._is_new(there) else None
+        if self._is_new(there):
+            return outcome
+        is_same_object = outcome.state is State.VERIFIED and self._shows_metadata_of(found)
+        return outcome if is_same_object else None
+
+    def _shows_metadata_of(self, found: ObjectInfo) -> bool:
+        """Say if the existing object has the source's metadata. If the bytes alone are the same, it
+        may be the prior object. Not decided where a store need not keep metadata."""
+        place = self._target.place
+        if place.store not in KEEPING:
+            return True
+        try:
+            there = self._target.destination.head(place)
+        except StoreError:
+            return False
+        shown = there.metadata if isinstance(there, ObjectInfo) else ()
+        return shows_metadata(found.metadata, shown, place)
 
     def _is_new(self, there: Version) -> bool:
         """Say if the existing object is certainly not the prior one."""
