@@ -510,11 +510,11 @@ def _is_planted(path: Path) -> bool:
     """Say if another user may have created a file, as in /tmp, or may write to it. The file chooses
     the stores of remotes, and the server that gets a token."""
     found = path.stat()
-    others = (
-        found.st_uid not in (0, os.geteuid())
-        and path.absolute().parent.stat().st_mode & stat.S_IWOTH
-    )
-    return bool(others or found.st_mode & stat.S_IWOTH)
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    if found.st_uid in (0, os.geteuid()):
+        return False
+    return bool(path.absolute().parent.stat().st_mode & stat.S_IWOTH)
 
 
 def _file() -> Path:

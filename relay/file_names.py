@@ -42,8 +42,11 @@ def safe_name(content_disposition: str | None, location: Location) -> str | None
     at most 255 bytes. Only the last part of a path counts, with slashes of either kind. The
     header's value has its bytes as Latin-1, as HTTP does; if the bytes are UTF-8, it is read as
     UTF-8, as browsers do."""
-    names = (*_names(content_disposition or ""), location.name)
-    return next((safe for name in names if (safe := _safe(name)) is not None), None)
+    for name in (*_names(content_disposition or ""), location.name):
+        safe = _safe(name)
+        if safe is not None:
+            return safe
+    return None
 
 
 def name_after_source(

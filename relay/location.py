@@ -388,8 +388,9 @@ def _scheme(text: str) -> str:
         raise InvalidURL("the URL is not absolute")
     if head.lower() not in DEFAULT_PORTS:
         # Repeat a scheme only if it can't be anything else: 'user:password@host' begins like one.
-        said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
-        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is not supported")
+        if rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":"):
+            raise UnsupportedScheme(f"the scheme {head!r} is not supported")
+        raise UnsupportedScheme("the scheme is not supported")
     if not rest.startswith("//"):
         raise InvalidURL("'//' must follow the scheme")
     return head.lower()

@@ -333,7 +333,9 @@ class Throttle:
                 look()
                 if self._line[0] is not turn:
                     turn.wait(tick_seconds)
-                elif not (granted := self.bucket.take(wanted)):
+                    continue
+                granted = self.bucket.take(wanted)
+                if not granted:
                     self.sleep(min(self.bucket.due(wanted), tick_seconds))
         finally:
             self._line.remove(turn)

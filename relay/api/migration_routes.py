@@ -346,14 +346,12 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         return Response(_sheet(ledger, id, states), mimetype=CSV)
     limit = _number("limit", PAGE, PAGES)
     found = ledger.page(id, states, _number("after", 0, 2**53), limit)
-    query = (
-        {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {})
-        if found
-        else {}
-    )
-    more = (
-        f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
-    )
+    more = None
+    if len(found) == limit:
+        query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}
+        if states:
+            query["state"] = ",".join(states)
+        more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
     return _json(
         {
             "transfers": [{"id": row.id, **reported(row), "receipt": row.receipt} for row in found],

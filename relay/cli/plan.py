@@ -69,13 +69,11 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
         ):
             tell(text)
-    lost = made.unkept and job.metadata is Metadata.STRICT
-    empty = job.fail_on_empty and not (made.objects or made.refused)
-    return (
-        Exit.FAILED
-        if made.refused or lost or empty or members["fates"].get("failed")
-        else Exit.VERIFIED
-    )
+    loses_metadata = job.metadata is Metadata.STRICT and made.unkept > 0
+    is_empty = job.fail_on_empty and made.objects == 0
+    if made.refused or loses_metadata or is_empty or members["fates"].get("failed"):
+        return Exit.FAILED
+    return Exit.VERIFIED
 
 
 def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:

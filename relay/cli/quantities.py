@@ -19,8 +19,13 @@ def parse_bytes(text: str) -> int | None:
     if found is None:
         return None
     whole, part, letter, binary = found.groups()
-    unit = (1024 if binary else 1000) ** (POWERS.index(letter.upper()) + 1) if letter else 1
-    return int(whole) * unit + (int(part) * unit // 10 ** len(part) if part else 0)
+    unit = 1
+    if letter:
+        unit = (1024 if binary else 1000) ** (POWERS.index(letter.upper()) + 1)
+    number = int(whole) * unit
+    if part:
+        number += int(part) * unit // 10 ** len(part)
+    return number
 
 
 class BytesPerSecond(click.ParamType[int, Any]):

@@ -47,9 +47,11 @@ class Body:
         """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly
         once."""
         self.connection, self.framing, self.meter = stream, framing, meter
-        self.length = (
-            head.length if framing is Framing.LENGTH else 0 if framing is Framing.NONE else None
-        )
+        self.length: int | None = None
+        if framing is Framing.LENGTH:
+            self.length = head.length
+        elif framing is Framing.NONE:
+            self.length = 0
         self.count = 0
         self.complete = False
         self.digester: Digester | None = None
@@ -225,7 +227,9 @@ class Body:
         """Check the digests and the claim before the end is handed out, since the end may create
         the object."""
         self.check_guard()
-        differing = self._expected and compare(self.digests, self._expected)[1]
+        if not self._expected:
+            return
+        differing = compare(self.digests, self._expected)[1]
         if differing:
             raise IntegrityMismatch(
                 f"after {self.count} bytes the {', '.join(differing)} is not the one that was"

@@ -336,11 +336,13 @@ class Pool:
         expires."""
         self._timer.close()
         self._timer = None
-        now, seconds = monotonic(), self._limits.idle_seconds
-        while self._idle and (left := next(iter(self._idle.values())).since + seconds - now) <= 0:
+        now = monotonic()
+        while self._idle:
+            oldest = next(iter(self._idle.values()))
+            left = oldest.since + self._limits.idle_seconds - now
+            if left > 0:
+                return self._wait(left)
             self._end_oldest()
-        if self._idle:
-            self._wait(left)
 
     def _end_oldest(self) -> None:
         stream = next(iter(self._idle))

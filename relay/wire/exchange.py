@@ -250,7 +250,9 @@ def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
         return text
 
     outlet.tail = after
-    return outlet.write(memoryview(wrapping.before), more=True) and pump(body, outlet)
+    if not outlet.write(memoryview(wrapping.before), more=True):
+        return False
+    return pump(body, outlet)
 
 
 class _Attempt:
@@ -363,12 +365,14 @@ class _Attempt:
         )
         if not at_hand:
             self.stream.flush_now()  # who knows when its first piece comes
-        whole = (
-            all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
-        )
-        if whole and self.length not in (None, outlet.sent):
+        for piece in pieces:
+            if piece and not outlet.write(memoryview(piece)):
+                return False
+        if not outlet.finish():
+            return False
+        if self.length not in (None, outlet.sent):
             raise ValueError(f"a body of {self.length} bytes gave {outlet.sent}")
-        return whole
+        return True
 
     def _read_refusal(self) -> bool:
         """Look for an answer on a connection that broke while we sent: True if there is a final

@@ -82,7 +82,9 @@ class BodyWriter:
         sent = self.stream.write_both(view, tail)
         self._note_sent(min(sent, len(view)))
         rest = memoryview(tail)[max(0, sent - len(view)) :]
-        return self._send(view[sent:], more=True, payload=True) and self._send(rest)
+        if not self._send(view[sent:], more=True, payload=True):
+            return False
+        return self._send(rest)
 
     def finish(self) -> bool:
         """Send the end of the body, and wait until the socket has taken all; False if answered
@@ -133,8 +135,10 @@ def pump(body: Body, outlet: BodyWriter) -> bool:
     Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what
     the meter raises. The end of the outlet's framing is sent only if the body was whole."""
     outlet.meter.restart()
-    moved = _splice(body, outlet) if _may_splice(body, outlet) else _copy(body, outlet)
-    return moved and outlet.finish()
+    move = _splice if _may_splice(body, outlet) else _copy
+    if not move(body, outlet):
+        return False
+    return outlet.finish()
 
 
 def drain(body: Body) -> None:

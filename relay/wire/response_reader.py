@@ -30,7 +30,9 @@ class ResponseReader:
 
         Raises ProtocolViolation. Costs half a microsecond where nothing came.
         """
-        return self.stream.has_arrived() and self._take()
+        if not self.stream.has_arrived():
+            return False
+        return self._take()
 
     def _take(self) -> bool:
         """Take what is there. Returns and raises as `poll`."""
