@@ -309,15 +309,17 @@ class Remotes:
 
     def _webdav(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         there = self._http(remote, path, asked)
-        return self._dav(there.url, replace(asked, headers=there.headers))
+        # ownCloud Infinite Scale has Nextcloud's paths of files, and not its chunked uploads.
+        chunks = remote.options.get("vendor", "").lower() != "infinitescale"
+        return self._dav(there.url, replace(asked, headers=there.headers), chunks)
 
-    def _dav(self, url: str, asked: LocateOptions) -> Location:
+    def _dav(self, url: str, asked: LocateOptions, chunks: bool = True) -> Location:
         if asked.method == "POST":
             raise InvalidType("WebDAV uploads need PUT, not POST", hint="Omit the method.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
         return (
             replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
-            if is_nextcloud(there.path)
+            if chunks and is_nextcloud(there.path)
             else there
         )
 

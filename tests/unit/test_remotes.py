@@ -187,3 +187,11 @@ def test_names_are_joined_to_a_path_alone(type: str, odd: str) -> None:
         with pytest.raises(ConfigError, match=r"'\?' or a '#'") as caught:
             remotes.locate("x:bucket/a.jpg", destination=destination)
         assert "SECRET" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("vendor", "store"), [("nextcloud", "nextcloud"), ("infinitescale", "webdav")]
+)
+def test_infinite_scale_has_no_chunked_uploads(vendor: str, store: str) -> None:
+    options = {"type": "webdav", "url": "https://h/remote.php/dav/files/me", "vendor": vendor}
+    assert Remotes({"x": options}, {}, profiles=list).locate("x:a").store == store
