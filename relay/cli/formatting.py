@@ -18,6 +18,8 @@ from relay.engine.retries import WHOLE
 
 NAMED: Final = 10
 """Maximum number of failed objects that the table names."""
+HINTS: Final = 3
+"""Maximum number of different hints for them."""
 WELL: Final = ("verified", "unverified", "skipped")
 
 Members = Mapping[str, Any]
@@ -175,6 +177,9 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         )
     for row in failed:
         yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
+    # A server's rows have no hints.
+    hints = dict.fromkeys(in_flags(row["hint"], row["side"]) for row in failed if row.get("hint"))
+    yield from (("hint", hint) for hint in list(hints)[:HINTS])
     more = objects_in(migration, "failed") - len(failed)
     if failed:
         rest = f"{more:,} more; " if more > 0 else ""

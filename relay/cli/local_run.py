@@ -136,8 +136,12 @@ def limits_note(migration: Migration) -> str:
 
 
 def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
-    """Return the first NAMED failed objects of a migration, for the table of its end."""
-    return [reported(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
+    """Return the first NAMED failed objects of a migration, each with its `side` and `hint`, for
+    the table of its end."""
+    return [
+        {**reported(row), **{name: (row.error or {}).get(name) for name in ("side", "hint")}}
+        for row in ledger.page(migration.id, ["failed"], limit=NAMED)
+    ]
 
 
 def _say_error(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.formatting import details
+from relay.cli.formatting import HINTS, details, table
 
 ENDED: dict[str, Any] = {
     "number": 7,
@@ -60,6 +60,18 @@ def test_a_number_of_bytes_is_not_said_twice(count: int, shown: str) -> None:
 def test_a_paused_migration_says_what_resumes_it() -> None:
     rows = dict(details({**ENDED, "state": "paused", "ended": None, "objects": {"queued": 3}}))
     assert rows["hint"] == "`relay resume 7`, or the same command, resumes it"
+
+
+def test_failed_objects_have_their_different_hints() -> None:
+    row = {"name": "a", "detail": "no", "side": "source"}
+    failed = [{**row, "hint": hint} for hint in ("one", "one", *"23456", None)]
+    assert [text for name, text in table(ENDED, failed, "") if name == "hint"][:-1] == [
+        "one",
+        "2",
+        "3",
+    ][:HINTS]
+    (only,) = (text for name, text in table(ENDED, [row], "") if name == "hint")
+    assert "relay report 7" in only
 
 
 def test_a_running_migration_says_what_waits_and_why() -> None:
