@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
@@ -56,6 +56,7 @@ def migrate_tree(
     as_json: bool,
 ) -> int:
     """Run the migration to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
+    began = time()
     migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         done = migration.count_in("verified", "skipped").objects
@@ -73,6 +74,13 @@ def migrate_tree(
             code = work(claimer, lambda: show(watch, claimer), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
+    gone = 0 if new or quiet else ledger.gone_since(ended.id, began)
+    if gone:
+        say(
+            f"relay: {gone:,} objects that had failed or were cancelled are no longer in the"
+            " source's listing; they no longer count",
+            sys.stderr,
+        )
     if code is not None:
         if not quiet:
             say(STOPPED, sys.stderr)

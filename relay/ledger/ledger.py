@@ -186,6 +186,10 @@ class Ledger:
         """As migrations.last_pause_error."""
         return self.database.run(lambda c: migrations.last_pause_error(c, id), write=False)
 
+    def gone_since(self, id: str, since: float) -> int:
+        """As migrations.gone_since."""
+        return self.database.run(lambda c: migrations.gone_since(c, id, since), write=False)
+
     def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """As migrations.events_of."""
         return self.database.run(lambda c: migrations.events_of(c, id, since, limit), write=False)

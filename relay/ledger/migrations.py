@@ -291,6 +291,14 @@ def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | Non
     return None if text is None else json.loads(text)
 
 
+def gone_since(connection: Connection, id: str, since: float) -> int:
+    """Return the number of failed and cancelled objects that listings which have ended `since` then
+    (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""
+    done = (events.c.migration_id == id) & (events.c.kind == "listing_done")
+    found = connection.execute(select(events.c.members).where(done, events.c.at >= since)).scalars()
+    return sum(json.loads(members).get("gone", 0) for members in found)
+
+
 def _migration(
     row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, sharers: int
 ) -> Migration:

@@ -118,6 +118,25 @@ def test_a_partial_tree_is_listed_again(terminal: Terminal) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_a_failed_object_gone_from_the_source_is_named_once(terminal: Terminal) -> None:
+    """Perhaps a part of the source is not mounted, so its failures must not vanish silently."""
+    folder = terminal.home / "from"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"a")
+    (folder / "b\x01").write_bytes(b"b")
+    words = ("migrate", "-r", str(folder), str(terminal.home / "to"))
+    assert terminal.run(*words)[0] == 1
+    (folder / "b\x01").unlink()
+    (folder / "c\x01").write_bytes(b"c")
+    line = (
+        "relay: 1 objects that had failed or were cancelled are no longer in the source's listing"
+    )
+    code, _, err = terminal.run(*words)
+    assert (code, line in err) == (1, True), err
+    code, _, err = terminal.run(*words)
+    assert (code, line in err) == (1, False), err
+
+
 def test_a_server_leaves_migrations_of_the_terminal_alone(
     terminal: Terminal,
 ) -> None:

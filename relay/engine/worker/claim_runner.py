@@ -133,8 +133,8 @@ class ClaimRunner:
 
 
 def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -> Settlement:
-    """Return the settlement of a transfer that a bug ended, with a note of what may be at its
-    destination. One that a kill or a timeout of its greenlet ended is tried again."""
+    """Return the settlement of a transfer that a bug ended, with a note of the object that may be
+    at its destination. One that a kill or a timeout of its greenlet ended is tried again."""
     failure = bug(error)
     if transfer is not None and transfer.has_sent:
         failure.leave("What was sent", transfer.plan.destination, "nothing has proved it")
