@@ -93,3 +93,12 @@ def at_bucket(location: Location, query: str) -> Location:
 def at_version(location: Location, id: str) -> Location:
     """Return the location of one version of an object."""
     return at_query(location, f"versionId={quote(id, safe='-_.~')}")
+
+
+def in_query(text: str) -> str:
+    """Percent-encode a peer's text for a query, also with bytes that are not UTF-8, or a lone
+    surrogate."""
+    try:
+        return quote(text, safe="-_.~", errors="surrogateescape")
+    except UnicodeEncodeError:
+        return quote(text, safe="-_.~", errors="surrogatepass")

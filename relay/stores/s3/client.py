@@ -30,8 +30,9 @@ from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import printable, retry_after
 from relay.stores.pieces import pieces_of
 from relay.stores.s3.account import account_of
+from relay.stores.s3.error_codes import CODES, code_and_message, error_region
 from relay.stores.s3.quirks import EndpointQuirks
-from relay.stores.s3.responses import CODES, error_region, error_told, parse_document
+from relay.stores.s3.responses import parse_document
 from relay.stores.s3.signed_requests import SignedRequests
 from relay.stores.xml_documents import Document, plain_name
 from relay.wire.exchange import Response, Wire
@@ -134,7 +135,7 @@ class S3Client:
         self, response: Response, method: str, location: Location, text: str
     ) -> RelayError:
         """Return the error of a refusal with this `text`, and release its connection."""
-        code, message = error_told(text)
+        code, message = code_and_message(text)
         region = error_region(response.head, text)
         if self.is_elsewhere(location, code, region):
             response.body.close()
@@ -209,7 +210,7 @@ class S3Client:
         if root is None:
             raise ConnectionLost(f"{location}: the answer is cut off or not XML", side=self.side)
         if root.tag.rpartition("}")[2] == "Error":
-            raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
+            raise self._by_code(response, method, location, *code_and_message(text)) or Unavailable(
                 f"{method} {location} was answered 200, and then an error"
                 f" ({message_of(text, self._secrets(location))})",
                 side=self.side,

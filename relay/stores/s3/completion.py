@@ -28,7 +28,7 @@ from relay.stores.interfaces import Part, PutResult, Upload
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.quirks import CONDITION, UNTRUE_WHOLE, WRONG_WHOLE
-from relay.stores.s3.responses import CHECKSUM, TRAILER, told_checksums, version_id
+from relay.stores.s3.responses import CHECKSUM, TRAILER, document_checksums, version_id
 from relay.stores.s3.upload_answers import pinned_to_version, upload_refusal
 from relay.stores.s3.upload_fields import UploadFields
 from relay.stores.s3.upload_listing import UploadListing, at_upload
@@ -69,7 +69,7 @@ class Completion:
                 raise UploadGone(error.message, side=self._client.side, hint=error.hint) from None
             raise
         notes = self._fields.notes(location, upload.described, if_absent)
-        agreed, reported = all(part.checked for part in parts), told_checksums(root)
+        agreed, reported = all(part.checked for part in parts), document_checksums(root)
         if self._client.quirks(location).has(UNTRUE_WHOLE):
             notes, agreed, reported = (*notes, WRONG_WHOLE), False, {}
         etag, id = strong_tag(root.findtext("{*}ETag")), version_id(response.head)

@@ -26,7 +26,7 @@ from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.multipart import WHOLE
 from relay.stores.s3.objects import REDIRECT, SYSTEM
 from relay.stores.s3.quirks import CONDITION
-from relay.stores.s3.responses import told_checksums, version_id
+from relay.stores.s3.responses import document_checksums, version_id
 from relay.stores.s3.sigv4 import canonical_path
 from relay.stores.s3.upload_answers import pinned_to_version
 from relay.stores.s3.upload_fields import UploadFields
@@ -71,7 +71,9 @@ class Copies:
         response = self._client.send("PUT", location, fields, b"")
         root = self._read_answer(response, source, location, if_absent)
         etag, id = strong_tag(root.findtext("{*}ETag")), version_id(response.head)
-        return pinned_to_version(location, Version(etag=etag, digests=told_checksums(root), id=id))
+        return pinned_to_version(
+            location, Version(etag=etag, digests=document_checksums(root), id=id)
+        )
 
     def _replaced_metadata(self, found: ObjectInfo, location: Location) -> Fields:
         """Return the fields that replace the metadata, if the caller's headers are part of it;

@@ -4,8 +4,8 @@ Theory of operation. A page is read to its end before its entries are yielded, s
 a thousand. The next page is requested while the entries of one are used. After a crash, a listing
 can be resumed after a key, if the keys come in the order of their bytes.
 
-Decided here: how pages follow each other. Never here: what a page says (`responses.py`), when it is
-requested again (`listing_retries.py`)."""
+Decided here: how pages follow each other. Never here: what a page says (`listed_pages.py`), when it
+is requested again (`listing_retries.py`)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import gevent
 from relay.errors import ProtocolViolation, Rejected, RelayError
 from relay.location import Location
 from relay.stores.interfaces import Entry
-from relay.stores.s3.account import at_bucket, key_of
+from relay.stores.s3.account import at_bucket, in_query, key_of
 from relay.stores.s3.client import S3Client
+from relay.stores.s3.listed_pages import ListedPage, read_page
 from relay.stores.s3.quirks import PLAIN_KEYS
-from relay.stores.s3.responses import ListedPage, in_query, read_page
 
 PAGE: Final = 1000
 """Default number of objects on a page (docs.aws.amazon.com, "ListObjectsV2")."""

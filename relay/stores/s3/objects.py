@@ -19,10 +19,10 @@ from relay.stores.http_fields import ENCODED, is_transcoded, printable, strong_t
 from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
-from relay.stores.s3.account import at_query, at_version
+from relay.stores.s3.account import at_query, at_version, in_query
 from relay.stores.s3.client import WITH_CHECKSUM, S3Client
 from relay.stores.s3.quirks import UNTRUE_WHOLE
-from relay.stores.s3.responses import checksums, in_query, version_id
+from relay.stores.s3.responses import checksums, version_id
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
 

@@ -12,7 +12,7 @@ from relay.errors import ConfigError, CredentialsWithdrawn
 from relay.location import Location
 from relay.stores.http_client import HttpClient
 from relay.stores.s3.account import account_of, in_region
-from relay.stores.s3.responses import error_region
+from relay.stores.s3.error_codes import error_region
 from relay.stores.s3.sigv4 import UNSIGNED, UNSIGNED_TRAILER, AwsCredentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping

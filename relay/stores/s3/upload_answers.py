@@ -5,7 +5,7 @@ a digest of nothing. Only an ETag that equals the MD5 of the sent bytes proves s
 if a server reports no other checksum.
 
 Decided here: what an answer to PUT proves, and when a refused upload is sent again. Never here:
-which field is left out (`quirks.py`), what an error code means (`responses.py`)."""
+which field is left out (`quirks.py`), what an error code means (`error_codes.py`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from relay.stores.interfaces import PutResult
 from relay.stores.metadata import STRICT
 from relay.stores.s3.account import at_version
 from relay.stores.s3.client import S3Client
+from relay.stores.s3.error_codes import code_and_message, error_field, error_region
 from relay.stores.s3.objects import version_of
 from relay.stores.s3.quirks import MD5_TAGS, Refusal
-from relay.stores.s3.responses import TRAILER, error_field, error_region, error_told
+from relay.stores.s3.responses import TRAILER
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
 
@@ -59,7 +60,7 @@ def upload_refusal(
     """Return the error of a refused upload, and release its connection. It is retryable if an
     optional field may be the cause, which is then left out."""
     text, status = client.http.refusal_text(response, method), response.head.status
-    code = error_told(text)[0]
+    code = code_and_message(text)[0]
     if client.is_elsewhere(location, code, error_region(response.head, text)):
         return client.error_of_code(response, method, location, text)
     refusal = Refusal(

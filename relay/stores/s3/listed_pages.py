@@ -1,0 +1,140 @@
+"""Parse one page of a bucket's listing.
+
+Decided here: which entries a page has, and which page is recognizable as one. Never here: how pages
+follow each other (`listing.py`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element
+
+from relay.errors import ProtocolViolation, Side, UnsafeKey
+from relay.location import UNSAFE_CHARACTERS, Location
+from relay.parsing import count, iso_date
+from relay.stores.http_fields import strong_tag
+from relay.stores.interfaces import Entry
+from relay.stores.s3.responses import is_truncated
+from relay.stores.xml_documents import plain_name
+
+_UNENCODED: Final = re.compile(
+    r"[ \xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]|%(?![0-9A-Fa-f]{2})"
+)
+"""Characters that a percent-encoded key can't contain."""
+PAGE_ROWS: Final = 10_000
+"""Maximum number of rows of one page of a listing. No number is requested; a thousand is usual."""
+SHOWN: Final = frozenset(
+    {"Name", "Prefix", "IsTruncated", "KeyCount", "MaxKeys"}
+    | {"Marker", "StartAfter", "ContinuationToken"}
+)
+"""Elements of which an empty page has at least one (ListObjects and ListObjectsV2, "Response
+Elements"). Most servers send `Name` and `IsTruncated`; a server of the first form may send only the
+`Marker` of the request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPage:
+    """One page of a bucket's listing. `first` and `last` are the bytes of its first and last key;
+    `ascending`: the keys come in the order of their bytes. `after` is the marker for a listing
+    without tokens. `truncated` is None if the page does not say whether there are more."""
+
+    entries: tuple[Entry, ...]
+    truncated: bool | None
+    token: str | None
+    after: str | None
+    first: bytes | None = None
+    last: bytes | None = None
+    ascending: bool = True
+    plain: bool = False
+    """Its keys are not percent-encoded, whatever the page says."""
+
+
+def read_page(
+    rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False
+) -> ListedPage:
+    """Read a page's folders and objects, except for the marker of the folder itself. If the server
+    is known to send `plain` keys, or a key shows it here, no key is decoded, whatever the page
+    says: `a+b` would become another key.
+
+    Raises ProtocolViolation for a key that is not in the requested folder, for too many rows, and
+    for an empty document that is not recognizable as a page (law 13)."""
+    reported: dict[str, str] = {}
+    folders: list[str] = []
+    objects: list[dict[str, str]] = []
+    for row in rows:
+        name = plain_name(row.tag)
+        if name == "Contents":
+            objects.append({cell.tag.rpartition("}")[2]: cell.text or "" for cell in row})
+        elif name == "CommonPrefixes":
+            folders += [cell.text or "" for cell in row if plain_name(cell.tag) == "Prefix"]
+        elif name not in reported:
+            reported[name] = row.text or ""
+        if len(objects) + len(folders) + len(reported) > PAGE_ROWS:
+            raise ProtocolViolation(
+                f"one page of {location} has more than {PAGE_ROWS} objects", side=side
+            )
+    if not (objects or folders or SHOWN.intersection(reported)):
+        raise ProtocolViolation(
+            f"{location} answered with an empty document instead of a listing", side=side
+        )
+    texts = [*folders, *(row.get("Key", "") for row in objects)]
+    plain = plain or any(map(_UNENCODED.search, texts))
+    decode = _unquote if reported.get("EncodingType") == "url" and not plain else str
+    found = [decode(text) for text in folders]
+    keys = [decode(row.get("Key", "")) for row in objects]
+    if not all(name.startswith(prefix) for name in (*found, *keys)):
+        raise ProtocolViolation(f"the listing of {location} has keys of other folders", side=side)
+    rest = len(prefix)
+    entries = [Entry(name[rest:]) for name in found]
+    entries += filter(
+        None, (_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True))
+    )
+    order = [_in_bytes(key) for key in keys]
+    marker = reported.get("NextMarker")
+    return ListedPage(
+        entries=tuple(entries),
+        truncated=is_truncated(reported.get("IsTruncated", "true" if marker else "")),
+        token=reported.get("NextContinuationToken") or None,
+        after=decode(marker) if marker else max((*found, *keys), key=_in_bytes, default=None),
+        first=order[0] if order else None,
+        last=order[-1] if order else None,
+        ascending=all(one < other for one, other in pairwise(order)),
+        plain=plain,
+    )
+
+
+def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
+    """Return the entry of one object; None for the marker of the listed folder."""
+    size = count(row.get("Size", "").strip())
+    after = None if UNSAFE_CHARACTERS.search(name) else name or None
+    if (not name or name.endswith("/")) and size != 0:
+        return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
+    if not name:
+        return None
+    etag, modified = strong_tag(row.get("ETag")), iso_date(row.get("LastModified", "").strip())
+    return Entry(name, size, etag, modified, after=after)
+
+
+def _in_bytes(key: str) -> bytes:
+    """Return a key's bytes, by which S3 sorts."""
+    return key.encode(errors="surrogatepass")
+
+
+def _ends_in_slash() -> UnsafeKey:
+    return UnsafeKey(
+        "the key ends in '/', but the object is not empty",
+        hint=(
+            "Only an empty object with such a key is a folder's marker; copy this one to another"
+            " key."
+        ),
+    )
+
+
+def _unquote(text: str) -> str:
+    """Return a percent-decoded key; bytes that are not UTF-8 become surrogates, which later checks
+    report."""
+    return unquote_plus(text, errors="surrogateescape")
