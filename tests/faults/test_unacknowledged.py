@@ -5,19 +5,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import pytest
 
 from relay.engine.transfer.context import ObjectHints
-from relay.engine.transfer.finalize import Finalizer
 from relay.errors import (
     IntegrityMismatch,
     PreconditionFailed,
     RedirectRefused,
     SourceUnstable,
 )
-from relay.ledger.rows import PriorState
 from relay.receipt import State
 from tests.conftest import Engine
 from tests.faults.buckets import Bucket, many, place
@@ -177,29 +174,3 @@ def test_the_same_bytes_with_older_metadata_were_there_before(
         transfer = engine.runner.transfer(engine.plan(source.url("/a"), place(there)))
         outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True)))
     assert (outcome.state, "put" in bucket.asked) == (State.VERIFIED, sent)
-
-
-def test_a_bug_after_the_first_byte_is_noted(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An overwritten object has no note of before, and another migration would skip it."""
-
-    class Notes:
-        noted: list[PriorState] = []
-
-        def note(self, before: PriorState) -> None:
-            self.noted.append(before)
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
-
-    def fails(*_: object, **more: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Finalizer, "verify_and_publish", fails)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Shelf()) as there:
-        transfer = engine.runner.transfer(engine.plan(source.url("/a"), there.url("/a")))
-        journal: Any = Notes()
-        with pytest.raises(ZeroDivisionError):
-            engine.runner.run(replace(transfer, journal=journal))
-    assert [before.known for before in journal.noted] == [True]

@@ -21,6 +21,7 @@ from relay.engine.multipart.part_workers import (
     numbered_parts,
     ranges_of,
 )
+from relay.engine.transfer import server_copy
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
@@ -55,6 +56,7 @@ from tests.faults.buckets import (
     reply,
 )
 from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.shelf import Shelf
 from tests.scripted import Peer, Talk
 
 SMALL = 1000
@@ -552,3 +554,36 @@ def test_a_resumed_copy_is_given_up_as_other_uploads_are(most: int) -> None:
         workers.run(Upload(there, "id", checked=False), numbered_parts(iter((1, 2))))
     assert workers.taken == most
     assert most or copier.asked <= 2 * MAX_REREADS
+
+
+def test_a_copy_in_parts_counts_its_vain_resumes_over_all_attempts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a dead upload is resumed until the budget is spent, and by the next command too."""
+    vains: list[int] = []
+
+    class Dead:
+        """A resumed upload that takes no part; at last the store permits no copies."""
+
+        bytes = moved = under_way = 0
+        discarded = "discarded"
+
+        def __init__(self, *_: object, vain: int = 0) -> None:
+            vains.append(vain)
+            self.vain = vain + 1
+
+        def run(self) -> None:
+            raise (Unavailable if len(vains) < 3 else Rejected)("it is dead", side="destination")
+
+        def may_be_whole(self, _: object) -> bool:
+            return False
+
+    monkeypatch.setattr(server_copy, "MultipartUpload", Dead)
+    monkeypatch.setattr(server_copy, "COPY_BYTES", 10)
+    shelf = Shelf(objects={"old": b"1" * 20})
+    with Peer(shelf) as peer:
+        new = place(peer)
+        old = new.with_target("/bucket/old")
+        outcome = patient(engine).migrate(old, new)
+    assert (outcome.state, vains) == (State.VERIFIED, [0, 1, 2])
+    assert shelf.objects["a/b.bin"] == shelf.objects["old"]

@@ -89,6 +89,11 @@ class Progress:
         """The prior state with the current leftovers, for the journal."""
         return replace(self.before, remains=dict(self.remains)) if self.before is not None else None
 
+    def note_failed_parts(self, parts: MultipartUpload) -> None:
+        """Note if a failed upload was resumed without progress, or discarded."""
+        self.vain = parts.vain
+        self.discarded += (parts.discarded,) if parts.discarded else ()
+
     def note_absent(self, place: Location) -> None:
         """Note that the object's place has nothing of ours: it is empty, or unchanged."""
         self.unproved = None

@@ -76,7 +76,8 @@ class ServerCopier:
                 sent = self._source_reader.read_again(reported.version, reported.version)[0] or sent
             except RelayError as error:
                 raise self._finalizer.discard_stored(error, stored) from error.__cause__
-        return self._finalizer.verify_and_publish(stored, reported, sent, (_COPIED,), moved=0)
+        notes = (_COPIED, *progress.discarded)
+        return self._finalizer.verify_and_publish(stored, reported, sent, notes, moved=0)
 
     def _may_be_copied(self, error: RelayError) -> bool:
         """Say if the destination may have the copy in spite of `error`."""
@@ -88,12 +89,18 @@ class ServerCopier:
         """Request the copy, in parts if the object is larger than COPY_BYTES. Raises as
         CopyDestination.copy and MultipartUpload.run."""
         context, destination, place = self._context, self._target.destination, self._target.place
-        absent = context.if_absent and not self._progress.replaces
+        progress = self._progress
+        absent = context.if_absent and not progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             way = context.part_context(place, found, digested=False, copying=True)
-            self._progress.parts = parts = MultipartUpload(way, absent, context.journal)
-            return parts.run().stored
+            parts = MultipartUpload(way, absent, context.journal, vain=progress.vain)
+            progress.parts = parts
+            try:
+                return parts.run().stored
+            except RelayError:
+                progress.note_failed_parts(parts)
+                raise
         copier, token = cast(CopyDestination, destination), context.known.token
         stored = copier.copy(context.plan.source, found, place, if_absent=absent, token=token)
-        self._progress.copied = found.version.size or 0
+        progress.copied = found.version.size or 0
         return stored

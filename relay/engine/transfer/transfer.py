@@ -228,10 +228,6 @@ class Transfer:
             ):
                 error.leave("What was sent", left, "nothing has proved it")
             raise
-        except Exception:
-            if self._progress.sends:  # a bug: it is unknown how much of the object was stored
-                self._note_unproved()
-            raise
         finally:
             self._progress.phase = "settled"
             self._pending_retries.over(WHOLE)

@@ -80,8 +80,7 @@ class Uploader:
             moved = parts.run()
         except RelayError as error:
             progress.resent += parts.sent
-            progress.vain, discarded = parts.vain, parts.discarded
-            progress.discarded += (discarded,) if discarded else ()
+            progress.note_failed_parts(parts)
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
