@@ -25,7 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Count, Listed, UploadRecord
+from relay.ledger.rows import Claim, Count, Listed, Listing, UploadRecord
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
@@ -107,6 +107,36 @@ def test_f67_a_kill_at_every_attempt_ends(
     (row,) = ledger.page(id)
     assert (row.state, row.attempts) == ("failed", LAPSES)
     assert not (tmp_path / "to").exists()
+
+
+def test_f76_a_worker_lists_a_lost_page_again(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger commits a page and loses it, as in a failover: no object is missing at the end."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    (tmp_path / "from").mkdir()
+    for name in "abc":
+        (tmp_path / "from" / name).write_bytes(DATA)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True
+    )
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    pages: list[str] = []
+    add_page = Ledger.add_page
+
+    def lose_second(self: Ledger, listing: Listing, page: list[Listed], cursor: str | None) -> bool:
+        pages.append(page[0].name)
+        if len(pages) != 2:
+            return add_page(self, listing, page, cursor)
+        listing.fence += 1
+        return True
+
+    monkeypatch.setattr(Ledger, "add_page", lose_second)
+    monkeypatch.setattr("relay.engine.listing.PAGE", 1)
+    worked(ledger, runner, id)
+    assert len(pages) > 4  # the third was refused
+    assert {row.name: row.state for row in ledger.page(id)} == dict.fromkeys("abc", "verified")
+    assert ledger.migration(id).state == "succeeded"
 
 
 def test_f67_a_bug_after_the_upload_leaves_a_note(
