@@ -165,15 +165,22 @@ class Ledger:
         self._forgot = True  # the log may still hold the old secrets
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish and migrations.forget_secrets; reads first.
+        """As migrations.finish, migrations.forget_secrets and migrations.cancel_strays; reads
+        first.
 
         Deleted secrets are then in no file. If another process is reading the log, that holds after
         a later call."""
         now = time.time()
-        due, over = self.database.run(
-            lambda c: (migrations.finishable_ids(c), migrations.forgettable_ids(c, now)),
+        due, over, strays = self.database.run(
+            lambda c: (
+                migrations.finishable_ids(c),
+                migrations.forgettable_ids(c, now),
+                migrations.stray_ids(c),
+            ),
             write=False,
         )
+        if strays:
+            self.database.run(migrations.cancel_strays)
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
         done = self.database.run(migrations.finish) if due else []

@@ -47,6 +47,7 @@ from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import (
     APPLICATION_ID,
     LAPSED,
+    QUEUED,
     RUNNING,
     TRUSTED,
     events,
@@ -607,6 +608,23 @@ _LISTED = select(migrations.c.id).where(
     migrations.c.state == MigrationState.RUNNING,
     migrations.c.listing.in_((ListingState.NONE, ListingState.DONE, ListingState.FAILED)),
 )
+
+
+def stray_ids(connection: Connection) -> list[str]:
+    """Return the cancelled migrations that have queued transfers: in PostgreSQL a claim may be
+    handed back in the moment of the cancel. Reads only."""
+    queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED)
+    query = select(migrations.c.id).where(migrations.c.state == "cancelled", queued)
+    return list(connection.execute(query).scalars())
+
+
+def cancel_strays(connection: Connection) -> None:
+    """Cancel the transfers of `stray_ids`, so that their leftovers are removed."""
+    changes = CounterDelta()
+    for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
+        if lock_migration(connection, id).state == "cancelled":  # else it was retried meanwhile
+            _move_all(connection, id, "queued", "cancel", changes)
+    changes.write(connection)
 
 
 KEPT_SECONDS: Final = 24 * 3600.0

@@ -323,6 +323,26 @@ def test_a_claim_during_a_cancel_is_counted_once(
     assert [migration.state for migration in one.finish()] == ["succeeded"]
 
 
+def test_a_claim_handed_back_during_a_cancel_is_cancelled(
+    pair: tuple[Ledger, Ledger, str],
+) -> None:
+    """Its multipart upload would stay at the destination forever."""
+    one, two, _ = pair
+    id = tree(one, 5)
+    (claim,) = one.claim(1)
+
+    def hand_back(connection: Connection) -> None:
+        back = [Settlement(claim, "hand_back")]
+        poll.settle_and_claim(connection, one.who, back, ClaimRequest(0), id)
+        with beside(lambda: two.act(id, "cancel")) as found:
+            pass
+        assert [migration.state for migration in found] == ["cancelled"]
+
+    one.database.run(hand_back)
+    one.finish()
+    assert states(one, id) == ["cancelled"]
+
+
 def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -> None:
     """The resumed migration adopts a state for an object that another worker claims meanwhile."""
     one, two, dsn = pair
