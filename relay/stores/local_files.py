@@ -143,12 +143,21 @@ def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
 
 
 def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
-    """Return the stat and the version of a regular file. Raises OSError."""
+    """Return the stat and the version of a regular file, past the caches of a mount, which may show
+    a deleted file (NFS for a minute, sshfs for 20 seconds). NFS asks its server for a fresh stat, a
+    FUSE file system at an open. Raises OSError."""
     found = require_regular(folders.stat(path))
-    if found.st_size:
+    opens = not found.st_size or not _is_numbered(found.st_dev)
+    flags = os.O_RDONLY | os.O_NONBLOCK if opens else os.O_PATH
+    try:
+        with folders.opened(path, flags) as descriptor:
+            found = require_regular(fresh(descriptor))
+            sized = bool(found.st_size) or not opens or not os.pread(descriptor, 1, 0)
+            return found, version_of(found, sized=sized)
+    except (PermissionError, BlockingIOError):  # it may not be read, or has a lease (open(2))
+        if not found.st_size:
+            raise
         return found, version_of(found)
-    with folders.opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
-        return found, version_of(found, sized=not os.pread(descriptor, 1, 0))
 
 
 def open_settled(

@@ -46,7 +46,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores import local_files, local_folders, local_upload
-from relay.stores.interfaces import ByteRange, PutResult
+from relay.stores.interfaces import ByteRange, ObjectInfo, PutResult
 from relay.stores.local import LocalStore, local_location
 from relay.stores.local_files import FileStream
 from relay.stores.local_folders import Folders
@@ -554,6 +554,27 @@ def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
     finally:
         os.close(file)
         os.close(folder)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_deleted_file_that_a_mount_still_shows_is_not_there(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered: bool
+) -> None:
+    """NFS and sshfs answer stat from a cache for a while; an open is not answered from it."""
+    path, store = tmp_path / "a", LocalStore(wire, "destination", Watchdog(Limits()))
+    path.write_bytes(b"bytes")
+    found, place = path.stat(), local_location(path, destination=True)
+    monkeypatch.setattr(local_files, "_is_numbered", lambda device: numbered)
+    monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
+    assert isinstance(store.head(place), ObjectInfo)
+    if not numbered:
+        refuse(monkeypatch, os, "open", errno.EACCES)  # of another user's file
+        assert isinstance(store.head(place), ObjectInfo)
+        monkeypatch.undo()
+        monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
+    path.unlink()
+    with pytest.raises(NotFound):
+        store.head(place)
 
 
 def test_a_change_that_a_mount_hides_until_the_next_open_is_found(
