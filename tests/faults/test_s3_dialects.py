@@ -21,8 +21,9 @@ from relay.stores.http_fields import strong_tag
 from relay.stores.local import local_location
 from relay.stores.s3 import limits, store
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks, Refusal
+from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
+from relay.stores.s3.upload_refusals import UploadRefusal
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content
@@ -371,7 +372,7 @@ def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, 
     one, other = (
         EndpointQuirks(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other")
     )
-    refused = Refusal(status, code, "", (("x-amz-meta-a", value),))
+    refused = UploadRefusal(status=status, code=code, fields=(("x-amz-meta-a", value),))
     left_out = one.leave_out(refused)
     assert left_out is not None
     assert other.leave_out(refused) == left_out

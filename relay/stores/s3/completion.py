@@ -27,11 +27,12 @@ from relay.stores.http_fields import strong_tag
 from relay.stores.interfaces import Part, PutResult, Upload
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
-from relay.stores.s3.quirks import CONDITION, UNTRUE_WHOLE, WRONG_WHOLE
+from relay.stores.s3.quirks import UNTRUE_WHOLE, WRONG_WHOLE
 from relay.stores.s3.responses import CHECKSUM, TRAILER, document_checksums, version_id
 from relay.stores.s3.upload_answers import pinned_to_version, upload_refusal
 from relay.stores.s3.upload_fields import UploadFields
 from relay.stores.s3.upload_listing import UploadListing, at_upload
+from relay.stores.s3.upload_refusals import CONDITION
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 

@@ -25,12 +25,12 @@ from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.multipart import WHOLE
 from relay.stores.s3.objects import REDIRECT, SYSTEM
-from relay.stores.s3.quirks import CONDITION
 from relay.stores.s3.responses import document_checksums, version_id
 from relay.stores.s3.sigv4 import canonical_path
 from relay.stores.s3.upload_answers import pinned_to_version
 from relay.stores.s3.upload_fields import UploadFields
 from relay.stores.s3.upload_listing import at_upload
+from relay.stores.s3.upload_refusals import CONDITION
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 

@@ -19,10 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.location import Origin
-from relay.stores.metadata import TAGGING, USER
-from relay.stores.s3.responses import CHECKSUM, TRAILER
+from relay.stores.s3.responses import TRAILER
+from relay.stores.s3.upload_refusals import CONDITION, METADATA_BYTES, UploadRefusal
 from relay.wire.capabilities import CapabilityCache
-from relay.wire.http1 import Fields
 
 KNOWN = "checksums"
 """Fact: the endpoint reported the checksum of an upload, so a 403 is not about checksums."""
@@ -58,110 +57,11 @@ _TRIAL = "perhaps "
 ENCODES, SMALL = "metadata in ASCII alone", "small metadata"
 """Facts: the endpoint takes non-ASCII metadata only if it is encoded; it rejected more metadata
 than AWS allows."""
-METADATA_BYTES = 2048
-"""Maximum size of the user's metadata, names and values together, at AWS (docs.aws.amazon.com,
-"Working with object metadata")."""
-TOO_MUCH = frozenset({"MetadataTooLarge", "RequestHeaderSectionTooLarge"})
-CONDITION = "If-None-Match"
-LEFT_OUT = frozenset(
-    [
-        "NotImplemented",
-        "InvalidArgument",
-        "InvalidRequest",
-        "InvalidDigest",
-        "XAmzContentSHA256Mismatch",
-        "MissingContentLength",
-        "MalformedTrailerError",
-        "UnsupportedOperation",
-    ]
-)
-"""Error codes of a server that may not know an optional field."""
-_STATUSES = frozenset({400, 411, 501})
-"""The same as statuses, for a server that names no code."""
-_SURE = frozenset({404, 408, 409, 412, 429})
-_SURE_CODES = frozenset(
-    [
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-        "InvalidAccessKeyId",
-        "BadDigest",
-        "XAmzContentChecksumMismatch",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "EntityTooLarge",
-        "SlowDown",
-    ]
-)
-"""Statuses and codes of refusals with a known cause (the bytes, the clock, the key): no optional
-field is to blame."""
 UNTAGGED = "the destination does not take the object's tags"
 UNCONDITIONAL = (
     "the destination does not support If-None-Match: no object existed before the upload, but one"
     " that was created meanwhile was overwritten"
 )
-
-
-def metadata_bytes(fields: Fields) -> int:
-    """Return the size of the user's metadata: names and values, in bytes."""
-    return sum(
-        len(name) - len(USER) + len(value)
-        for name, value in fields
-        if name.lower().startswith(USER)
-    )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The refusal of an upload: its status, its code, and the field that the server named."""
-
-    status: int
-    code: str
-    named: str
-    fields: Fields
-    wrapped: bool = False
-    strict: bool = False
-    """All metadata is required: none may be left out."""
-
-    @property
-    def too_much(self) -> bool:
-        """Whether the metadata may be larger than the server allows."""
-        long = metadata_bytes(self.fields) > METADATA_BYTES
-        return long and (
-            self.code in TOO_MUCH or self.status == 431 or (self.status == 413 and not self.code)
-        )
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the metadata is not ASCII alone."""
-        return any(not value.isascii() for _, value in self.fields)
-
-    @property
-    def tagged(self) -> bool:
-        """Whether the tags may be the cause, and may be left out."""
-        tags = self.unknown or self.code == "AccessDenied" or self.code.startswith("InvalidTag")
-        return tags and self.holds(TAGGING) and not self.strict
-
-    @property
-    def unknown(self) -> bool:
-        """Whether a field that the server does not know may be the cause."""
-        return self.code in LEFT_OUT if self.code else self.status in _STATUSES
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether the checksum may be the cause, although the refusal does not name it."""
-        return (
-            400 <= self.status < 500 and self.status not in _SURE and self.code not in _SURE_CODES
-        )
-
-    @property
-    def checked(self) -> bool:
-        """Whether the request had an optional checksum."""
-        return self.wrapped or self.holds(CHECKSUM + TRAILER)
-
-    def holds(self, name: str) -> bool:
-        """Say if the request had this field."""
-        return any(field.lower() == name.lower() for field, _ in self.fields)
 
 
 @dataclass(frozen=True)
@@ -208,22 +108,22 @@ class EndpointQuirks:
         return f"no tags {self.bucket}"
 
     @property
-    def tagless(self) -> bool:
+    def omits_tags(self) -> bool:
         """Whether the upload leaves out its tags."""
-        return self.has(self.untagged) or self.has(self._tagged)
+        return self.has(self.untagged) or self.has(self._refused_tags)
 
     @property
-    def _tagged(self) -> str:
+    def _refused_tags(self) -> str:
         """Fact: this object was refused with tags."""
         return f"refused with tags {self.bucket} {self.path}"
 
     @property
-    def unchecked(self) -> bool:
+    def omits_checksum(self) -> bool:
         """Whether the upload leaves out its checksum."""
-        return self.has(NO_TRAILERS) or self.has(self._trial) or self.has(self.unseen)
+        return self.has(NO_TRAILERS) or self.has(self._refused_checksum) or self.has(self.unseen)
 
     @property
-    def summed(self) -> bool:
+    def needs_md5(self) -> bool:
         """Whether the MD5 of an upload is computed too: as long as it is unknown what the endpoint
         reports, and if an MD5 as ETag is all that it reports."""
         return not self.has(KNOWN) and (self.has(MD5_TAGS) or not self.has(TRAILERS))
@@ -240,13 +140,13 @@ class EndpointQuirks:
         return f"no version ids {self.bucket}"
 
     @property
-    def unconditional(self) -> bool:
+    def omits_precondition(self) -> bool:
         """Whether the upload leaves out its precondition. An accepted upload of another object
         proves nothing about it: that one may have had a precondition."""
-        return self.has(NO_CONDITION) or self.has(self._conditional)
+        return self.has(NO_CONDITION) or self.has(self._refused_precondition)
 
     @property
-    def _conditional(self) -> str:
+    def _refused_precondition(self) -> str:
         """Fact: this object was refused with a precondition."""
         return f"refused with a precondition {self.bucket} {self.path}"
 
@@ -256,31 +156,31 @@ class EndpointQuirks:
         return self.has(TRAILERS) or self.has(PART_TRAILERS)
 
     @property
-    def _trial(self) -> str:
+    def _refused_checksum(self) -> str:
         """Fact: this object was refused with a checksum."""
         return f"refused with a checksum {self.path}"
 
-    def leave_out(self, refusal: Refusal) -> str | None:
+    def leave_out(self, refusal: UploadRefusal) -> str | None:
         """Choose what is left out from now on and return it in words, or None if no optional field
         can be the cause.
 
         Only the fields of the refused request count: the memory may have changed since it was sent,
         by refusals of requests that ran at the same time."""
-        if refusal.too_much:
+        if refusal.can_mean_large_metadata:
             self.learn(SMALL)
             return f"the metadata beyond {METADATA_BYTES} bytes"
-        if refusal.foreign and refusal.status in (400, 403, 501):
+        if refusal.has_non_ascii_metadata and refusal.status in (400, 403, 501):
             self.learn(ENCODES)
             return "letters in the metadata that are not ASCII"
-        if refusal.tagged:
-            self.learn(self._tagged)
+        if refusal.can_mean_tags:
+            self.learn(self._refused_tags)
             return "its tags"
-        self.forget(self._tagged)  # leaving out the tags did not help
-        if not refusal.unknown:
+        self.forget(self._refused_tags)  # leaving out the tags did not help
+        if not refusal.can_mean_unknown_field:
             return self._guess_quirk(refusal)
-        conditional = refusal.holds(CONDITION)
+        conditional = refusal.has_field(CONDITION)
         if (
-            refusal.checked
+            refusal.has_checksum
             and not self.has(TRAILERS)
             and not (conditional and refusal.named.lower() == CONDITION.lower())
         ):
@@ -288,20 +188,20 @@ class EndpointQuirks:
             return TRAILER
         self._withdraw(NO_TRAILERS)
         if conditional:
-            self.learn(self._conditional)
+            self.learn(self._refused_precondition)
             return CONDITION
-        self.forget(self._conditional)
+        self.forget(self._refused_precondition)
         return None
 
-    def _guess_quirk(self, refusal: Refusal) -> str | None:
+    def _guess_quirk(self, refusal: UploadRefusal) -> str | None:
         """As `leave_out`, for a refusal that names no field. Without a checksum in the request it
         is a real refusal."""
-        if not (refusal.checked and refusal.doubtful):
-            self.forget(self._trial)
+        if not (refusal.has_checksum and refusal.can_mean_checksum):
+            self.forget(self._refused_checksum)
             return None
         if self._takes_trailers:
             return None
-        self.learn(self._trial)
+        self.learn(self._refused_checksum)
         return TRAILER
 
     def note_accepted(self, reported: bool) -> None:
@@ -311,20 +211,20 @@ class EndpointQuirks:
         self.note_begun()
         if reported:
             self.learn(KNOWN)
-        if self.forget(self._trial) and not self._takes_trailers:
+        if self.forget(self._refused_checksum) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
         self.forget(_TRIAL + NO_TRAILERS)
 
     def note_precondition_ignored(self) -> None:
         """Note that an upload with `if_absent` was accepted. If it was refused with the
         precondition before, the endpoint does not support preconditions."""
-        if self.forget(self._conditional):
+        if self.forget(self._refused_precondition):
             self.learn(NO_CONDITION)
 
     def note_begun(self) -> None:
         """Note that an upload was accepted, or a multipart upload created: the tags were the only
         cause of an earlier refusal."""
-        if self.forget(self._tagged):
+        if self.forget(self._refused_tags):
             self.learn(self.untagged)
 
     def _try(self, fact: str) -> None:

@@ -39,7 +39,7 @@ class SingleUploads:
         """Store the whole of a body of known length. Raises as Destination.put."""
         assert body.length is not None, "a body of unknown length is sent in parts"
         client, wrapping = self._client, self._fields.wrapping(location, body)
-        if wrapping and client.quirks(location).summed:
+        if wrapping and client.quirks(location).needs_md5:
             body.add_digest("md5")
         described = self._fields.metadata(location, metadata)
         announced = coded(location, described, body.length) if wrapping else described

@@ -115,7 +115,7 @@ class S3Store:
         """As Destination.honours_preconditions: known of AWS only. Other servers may ignore a field
         that they don't know."""
         at_aws = aws_host(location.host) is not None
-        return at_aws and not self._client.quirks(location).unconditional
+        return at_aws and not self._client.quirks(location).omits_precondition
 
     def publishes_atomically(self, digested: bool) -> bool:
         """As Destination.publishes_atomically: only with a trailing checksum. SeaweedFS makes an

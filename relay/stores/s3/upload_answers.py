@@ -18,8 +18,9 @@ from relay.stores.s3.account import at_version
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.error_codes import code_and_message, error_field, error_region
 from relay.stores.s3.objects import version_of
-from relay.stores.s3.quirks import MD5_TAGS, Refusal
+from relay.stores.s3.quirks import MD5_TAGS
 from relay.stores.s3.responses import TRAILER
+from relay.stores.s3.upload_refusals import UploadRefusal
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
 
@@ -63,13 +64,18 @@ def upload_refusal(
     code = code_and_message(text)[0]
     if client.is_elsewhere(location, code, error_region(response.head, text)):
         return client.error_of_code(response, method, location, text)
-    refusal = Refusal(
-        status, code, error_field(text), fields, wrapping is not None, STRICT in dict(metadata)
+    refusal = UploadRefusal(
+        status=status,
+        code=code,
+        named=error_field(text),
+        fields=fields,
+        wrapped=wrapping is not None,
+        strict=STRICT in dict(metadata),
     )
     what = client.quirks(location).leave_out(refusal)
     if what is None:
         return client.error_of_code(response, method, location, text)
-    if not refusal.unknown:
+    if not refusal.can_mean_unknown_field:
         # Most likely the refusal means what it says, so the user sees it if the retries end.
         denial = client.error_of_code(response, method, location, text)
         denial.retryable, denial.message = True, f"{denial.message}, with {what}"

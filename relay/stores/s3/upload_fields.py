@@ -27,16 +27,9 @@ from relay.stores.s3.account import account_of, aws_host
 from relay.stores.s3.checksums import CONTENT_MD5, digest_of, trailer
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.objects import MTIME_FIELD, SYSTEM
-from relay.stores.s3.quirks import (
-    ENCODES,
-    METADATA_BYTES,
-    NO_PART_TRAILERS,
-    SMALL,
-    UNCONDITIONAL,
-    UNTAGGED,
-    metadata_bytes,
-)
+from relay.stores.s3.quirks import ENCODES, NO_PART_TRAILERS, SMALL, UNCONDITIONAL, UNTAGGED
 from relay.stores.s3.responses import CHECKSUM, TRAILER
+from relay.stores.s3.upload_refusals import METADATA_BYTES, metadata_bytes
 from relay.wire.body import Body
 from relay.wire.exchange import Wrapping
 from relay.wire.http1 import Fields
@@ -78,7 +71,7 @@ class UploadFields:
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
         """As Destination.unkept_metadata: tags after a refusal, and metadata beyond AWS's limit."""
-        tagless = TAGGING in dict(metadata) and self._client.quirks(location).tagless
+        tagless = TAGGING in dict(metadata) and self._client.quirks(location).omits_tags
         untagged = (UNTAGGED,) if tagless else ()
         large: tuple[str, ...] = ()
         if self._is_small(location):
@@ -89,7 +82,7 @@ class UploadFields:
     def notes(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
         """Return notes on what was left out of an accepted upload."""
         notes, quirks = self.unkept_metadata(location, metadata), self._client.quirks(location)
-        if not (if_absent and quirks.unconditional):
+        if not (if_absent and quirks.omits_precondition):
             return notes
         quirks.note_precondition_ignored()
         return (*notes, UNCONDITIONAL)
@@ -107,7 +100,7 @@ class UploadFields:
         named = {name.lower(): (name, value) for name, value in metadata}
         if MTIME in named and MTIME_FIELD not in named:
             named[MTIME_FIELD] = (MTIME_FIELD, named[MTIME][1])
-        if TAGGING in named and quirks.tagless:
+        if TAGGING in named and quirks.omits_tags:
             del named[TAGGING]
         for key, (name, value) in named.items():
             if key in own or not _is_held(key):
@@ -129,7 +122,7 @@ class UploadFields:
 
     def conditional(self, location: Location, if_absent: bool) -> bool:
         """Say if an upload carries `If-None-Match: *`."""
-        return if_absent and not self._client.quirks(location).unconditional
+        return if_absent and not self._client.quirks(location).omits_precondition
 
     def wrapping(self, location: Location, body: Body, part: bool = False) -> Wrapping | None:
         """Return the trailing checksum of an object, or of a `part`. If the endpoint does not
@@ -137,7 +130,7 @@ class UploadFields:
         if body.digester is None or TRAILER not in body.digester.names:
             return None
         quirks = self._client.quirks(location)
-        if quirks.unchecked or (part and quirks.has(NO_PART_TRAILERS)):
+        if quirks.omits_checksum or (part and quirks.has(NO_PART_TRAILERS)):
             body.add_digest("md5")
             return None
         return trailer(body)
@@ -145,7 +138,7 @@ class UploadFields:
     def checksum(self, location: Location, data: bytes | memoryview) -> Fields:
         """Return the checksum field of bytes that are in memory: a CRC64NVME, or Content-MD5 if the
         endpoint does not accept that."""
-        if self._client.quirks(location).unchecked:
+        if self._client.quirks(location).omits_checksum:
             return ((CONTENT_MD5, base64.b64encode(digest_of(data, "md5")).decode()),)
         return ((CHECKSUM + TRAILER, base64.b64encode(digest_of(data)).decode()),)
 
