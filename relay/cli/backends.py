@@ -173,6 +173,13 @@ class LocalLedger:
 
             yield from sweep(self._settings, self._ledger, migration)
         self._ledger.finish()  # deletes its credentials
+        left = self._ledger.migration(id).under_way
+        if left and not self._ledger.database.sqlite:  # SQLite's file shows at once who was killed
+            yield (
+                f"relay: {left:,} transfers have not stopped yet. If their process was killed, run"
+                " the same command again in half a minute: it removes their unfinished uploads",
+                False,
+            )
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As MigrationBackend.limit."""

@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
+from relay.cli.backends import LocalLedger
+from relay.config import Settings
 from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
@@ -341,6 +343,25 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
     one.database.run(hand_back)
     one.finish()
     assert states(one, id) == ["cancelled"]
+
+
+def test_a_cancel_names_transfers_that_have_not_stopped(postgres: Postgres) -> None:
+    """Their process may have been killed, which shows only when its lease ends."""
+    address = postgres.database()
+    ledger, command = Ledger.connect(address), LocalLedger(Settings(ledger=address))
+    try:
+        ledger.renew()
+        id = tree(ledger, 5)
+        ledger.claim(1)
+        command.act(id, "cancel")
+        ((line, remains),) = command.sweep(id)
+        assert line.startswith("relay: 1 transfers have not stopped yet.")
+        assert not remains
+        ledger.leave()
+        assert list(command.sweep(id)) == []
+    finally:
+        ledger.close()
+        command._ledger.close()
 
 
 def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -> None:
