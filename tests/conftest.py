@@ -141,10 +141,10 @@ class Engine:
             destination
             if isinstance(destination, Location)
             else parse_location(destination, method=method, destination=True),  # type: ignore[arg-type]
-            Verify(options.get("verify", "auto")),
-            IfExists(options.get("if_exists", "overwrite")),
-            bool(options.get("server_copy", True)),
-            Metadata(options.get("metadata", "keep")),
+            verify=Verify(options.get("verify", "auto")),
+            if_exists=IfExists(options.get("if_exists", "overwrite")),
+            server_copy=bool(options.get("server_copy", True)),
+            metadata=Metadata(options.get("metadata", "keep")),
         )
 
     def migrate(

@@ -122,7 +122,12 @@ def listed(ledger: Ledger, objects: int) -> int:
     assert listing is not None
     for first in range(0, objects, PAGE):
         page = [
-            Listed(f"photos/2024/{number:09}.jpg", 65536, f'"{number:032x}"', 1.7e9 + number)
+            Listed(
+                f"photos/2024/{number:09}.jpg",
+                size=65536,
+                etag=f'"{number:032x}"',
+                modified=1.7e9 + number,
+            )
             for number in range(first, min(first + PAGE, objects))
         ]
         assert ledger.add_page(listing, page, page[-1].name)
@@ -135,12 +140,20 @@ def worked(ledger: Ledger) -> int:
     done, ends = 0, list[Settlement]()
     while True:
         claims = ledger.settle_and_claim(
-            ends, ClaimRequest(CLAIMS, CLAIMS // 3, CLAIMS // 3)
+            ends, ClaimRequest(all=CLAIMS, large=CLAIMS // 3, only_large=CLAIMS // 3)
         ).claims
         if not claims:
             return done
         ends = [
-            Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT)
+            Settlement(
+                claim,
+                "verified",
+                bytes=65536,
+                resent=0,
+                seconds=0.01,
+                level="whole_digest",
+                receipt=RECEIPT,
+            )
             for claim in claims
         ]
         done += len(claims)

@@ -16,9 +16,14 @@ from relay.ledger.schema import migrations, parts, transfers, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
 OBJECT = Spec(
-    "https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}}
+    "https://a/x",
+    "https://b/x",
+    options={"verify": "auto"},
+    secret={"source": {"url": "https://a/x?secret"}},
 )
-TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
+TREE = Spec(
+    "a:photos", "b:photos", options={"recursive": True}, secret={"source": {"url": "a:photos"}}
+)
 
 Opened = Callable[..., Ledger]
 """Opens the ledger for one more runner, which is entered."""
@@ -29,7 +34,10 @@ def tree(ledger: Ledger, *sizes: int) -> str:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed(f"{i:03}", size, f'"{i}"', 1.5, None) for i, size in enumerate(sizes)]
+    page = [
+        Listed(f"{i:03}", size=size, etag=f'"{i}"', modified=1.5, url=None)
+        for i, size in enumerate(sizes)
+    ]
     assert ledger.add_page(listing, page, page[-1].name if page else None)
     ledger.end_listing(listing)
     return migration.id
@@ -37,7 +45,15 @@ def tree(ledger: Ledger, *sizes: int) -> str:
 
 def verified(claim: Claim, size: int = 5) -> Settlement:
     """Return the good end of a claim."""
-    return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
+    return Settlement(
+        claim,
+        "verified",
+        bytes=size,
+        resent=0,
+        seconds=0.5,
+        level="whole_digest",
+        receipt={"level": "whole_digest"},
+    )
 
 
 def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:

@@ -61,7 +61,7 @@ def main() -> int:
     )
     opened: list[str] = []
     plans = [
-        Plan(parse_location(source), parse_location(destination), Verify(order["verify"]))
+        Plan(parse_location(source), parse_location(destination), verify=Verify(order["verify"]))
         for source, destination in order["pairs"]
     ]
     if order.get("fsize") is not None:

@@ -62,10 +62,10 @@ def migrate_view(
             Plan(
                 source,
                 destination,
-                order.verify,
-                order.existing,
-                order.server_copy,
-                order.metadata,
+                verify=order.verify,
+                if_exists=order.existing,
+                server_copy=order.server_copy,
+                metadata=order.metadata,
             )
         )
         transfer.meter.throttle = bounded(order.bounds)

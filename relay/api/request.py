@@ -251,9 +251,9 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
     order = MigrationRequest(
         _source(given.source),
         _end(given.destination),
-        migration.recursive,
-        Verify(options["verify"]),
-        IfExists(options["if_exists"]),
+        recursive=migration.recursive,
+        verify=Verify(options["verify"]),
+        if_exists=IfExists(options["if_exists"]),
         server_copy=options.get("server_copy", True),
     )
     spec = order.spec(remotes)
@@ -286,7 +286,7 @@ def _end(given: str | SourceObject | DestinationObject) -> Endpoint:
     if isinstance(given, str):
         return Endpoint(given)
     method = given.method if isinstance(given, DestinationObject) else None
-    return Endpoint(given.url, tuple(given.headers.items()), method, is_object=True)
+    return Endpoint(given.url, headers=tuple(given.headers.items()), method=method, is_object=True)
 
 
 # -- pydantic's errors as relay's; no message repeats a value, which may be a secret

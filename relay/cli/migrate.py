@@ -128,11 +128,11 @@ def order_of(options: Mapping[str, Any]) -> MigrationRequest:
     if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return MigrationRequest(
-        Endpoint(whole(options["source"], tree), headers_of(options, "source")),
+        Endpoint(whole(options["source"], tree), headers=headers_of(options, "source")),
         Endpoint(
             whole(options["destination"], tree),
-            headers_of(options, "destination"),
-            options["method"],
+            headers=headers_of(options, "destination"),
+            method=options["method"],
         ),
         recursive=tree,
         verify=Verify(options["verify"]),

@@ -62,7 +62,7 @@ def may_be_done(error: RelayError) -> bool:
     return getattr(error, "store_status", None) in (None, 502, 504)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FailedUpload:
     """A broken upload: its place, the prior state, the bytes that were sent, and the object's
     length (None if unknown)."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 from functools import partial
 from typing import cast
@@ -53,6 +53,7 @@ class Finding:
     what: str
     answer: Answer
     means: str
+    _: KW_ONLY
     needed: bool = False
 
 

@@ -10,7 +10,7 @@ that a store shows only when it is written to (`engine/doctor.py`)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from random import Random
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ class Comparison:
 
     answer: str
     """`new`, `unchanged`, `differs`, or `untold` if one side does not answer for the object."""
+    _: KW_ONLY
     ranges: bool = False
     """Whether the source serves ranges of the object."""
     digested: bool = False
@@ -158,7 +159,7 @@ class DryRun:
         source = self.stores.source(self.job.source, self.listing)
         if not self.job.recursive:
             found = source.head(self.job.source)
-            yield Listed("", found.version.size if isinstance(found, ObjectInfo) else None)
+            yield Listed("", size=found.version.size if isinstance(found, ObjectInfo) else None)
             return
         for entry in source.list(self.job.source, True):
             if not entry.is_listed_further:
@@ -199,14 +200,17 @@ class DryRun:
         try:
             there = inspect_object(destination, place)
         except NotFound:
-            return Comparison("new", ranges, unkept=unkept)
+            return Comparison("new", ranges=ranges, unkept=unkept)
         except RelayError:
-            return Comparison("untold", ranges, unkept=unkept)
+            return Comparison("untold", ranges=ranges, unkept=unkept)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
-            return Comparison("untold", ranges, unkept=unkept)
+            return Comparison("untold", ranges=ranges, unkept=unkept)
         same = proof_of_equality(found.version, there.version) is not None
         return Comparison(
-            "unchanged" if same else "differs", ranges, bool(there.version.digests), unkept
+            "unchanged" if same else "differs",
+            ranges=ranges,
+            digested=bool(there.version.digests),
+            unkept=unkept,
         )
 
     def _destination(self) -> Destination:
@@ -215,7 +219,19 @@ class DryRun:
 
 def _hypothetical_claim(migration: str, one: Listed) -> Claim:
     """Return the claim that a worker would have of an object."""
-    return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
+    return Claim(
+        id=0,
+        migration_id=migration,
+        fence=0,
+        name=one.name,
+        url=one.url,
+        size=one.size,
+        etag=one.etag,
+        modified=one.modified,
+        attempts=1,
+        lapses=0,
+        resent=0,
+    )
 
 
 def _sample(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:

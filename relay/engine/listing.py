@@ -86,29 +86,29 @@ def listed_object(entry: Entry) -> Listed:
         beginning = _escape_name(raw[:_SHOWN_BYTES], of=raw)
         return Listed(
             beginning,
-            entry.size,
+            size=entry.size,
             error=_TOO_LONG,
             identity=f"long {hashlib.sha256(raw).hexdigest()}",
         )
     if UNSAFE_CHARACTERS.search(entry.name):
         raw = _raw_bytes(entry.name)
         readable = _escape_name(raw)  # databases refuse some of these characters
-        return Listed(readable, entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
+        return Listed(readable, size=entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
     if entry.error is not None:
         return Listed(
             entry.name,
-            entry.size,
+            size=entry.size,
             error=error_members(entry.error),
             identity=f"unusable {entry.name}",
         )
     identity = None if entry.url is None else place_of(parse_location(entry.url))
     return Listed(
         entry.name,
-        entry.size,
-        entry.etag,
-        modified,
-        entry.url,
-        as_hex(entry.digests),
+        size=entry.size,
+        etag=entry.etag,
+        modified=modified,
+        url=entry.url,
+        digests=as_hex(entry.digests),
         identity=identity,
     )
 

@@ -11,7 +11,7 @@ done."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,6 +32,7 @@ class Endpoint:
     """One side of a request. `text` and `headers` may hold secrets."""
 
     text: str = field(repr=False)
+    _: KW_ONLY
     headers: Headers = field(default=(), repr=False)
     method: str | None = None
     is_object: bool = False
@@ -54,8 +55,8 @@ class Endpoint:
         """Return the side whose `secret()` this is."""
         return cls(
             secret["text"],
-            tuple((name, value) for name, value in secret["headers"]),
-            secret["method"],
+            headers=tuple((name, value) for name, value in secret["headers"]),
+            method=secret["method"],
         )
 
 
@@ -65,6 +66,7 @@ class MigrationRequest:
 
     source: Endpoint
     destination: Endpoint
+    _: KW_ONLY
     recursive: bool = False
     verify: Verify = Verify.AUTO
     if_exists: IfExists | None = None
@@ -90,13 +92,13 @@ class MigrationRequest:
         return Spec(
             remotes.display(self.source.text, source),
             remotes.display(self.destination.text, destination),
-            self.options,
-            self.secret(),
-            self.priority,
-            self.bounds,
-            (place_of(source), place_of(destination)),
-            (owner_of(source), owner_of(destination)),
-            (named_by(source.headers), named_by(destination.headers)),
+            options=self.options,
+            secret=self.secret(),
+            priority=self.priority,
+            bounds=self.bounds,
+            places=(place_of(source), place_of(destination)),
+            owners=(owner_of(source), owner_of(destination)),
+            named=(named_by(source.headers), named_by(destination.headers)),
         )
 
     @property
@@ -208,7 +210,7 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MigrationJob:
     """A migration with both locations, ready to run."""
 
@@ -236,9 +238,9 @@ class MigrationJob:
         order = MigrationRequest(
             Endpoint.from_secret(secret["source"]),
             Endpoint.from_secret(secret["destination"]),
-            migration.recursive,
-            Verify(migration.options["verify"]),
-            IfExists(migration.options["if_exists"]),
+            recursive=migration.recursive,
+            verify=Verify(migration.options["verify"]),
+            if_exists=IfExists(migration.options["if_exists"]),
             server_copy=migration.options.get("server_copy", True),
             metadata=Metadata(migration.options.get("metadata", "keep")),
             fail_on_empty=migration.options.get("fail_on_empty", False),
@@ -252,15 +254,15 @@ class MigrationJob:
     ) -> MigrationJob:
         """Return the job of a request whose two sides were located."""
         return cls(
-            id,
-            source,
-            destination,
-            order.recursive,
-            order.verify,
-            order.existing,
-            order.server_copy,
-            order.metadata,
-            order.fail_on_empty,
+            id=id,
+            source=source,
+            destination=destination,
+            recursive=order.recursive,
+            verify=order.verify,
+            if_exists=order.existing,
+            server_copy=order.server_copy,
+            metadata=order.metadata,
+            fail_on_empty=order.fail_on_empty,
         )
 
     def plan(self, claim: Claim) -> Plan:
@@ -274,5 +276,11 @@ class MigrationJob:
             source = _location_of_url(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
         return Plan(
-            source, destination, self.verify, self.if_exists, self.server_copy, self.metadata, tree
+            source,
+            destination,
+            verify=self.verify,
+            if_exists=self.if_exists,
+            server_copy=self.server_copy,
+            metadata=self.metadata,
+            tree=tree,
         )

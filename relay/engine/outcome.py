@@ -13,7 +13,7 @@ from relay.location import Location
 from relay.receipt import Receipt, State
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The result of a successful transfer. `receipt` is None if the object was skipped."""
 

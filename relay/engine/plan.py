@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 
 from relay.errors import SameObject
@@ -47,6 +47,7 @@ class Plan:
 
     source: Location
     destination: Location
+    _: KW_ONLY
     verify: Verify = Verify.AUTO
     if_exists: IfExists = IfExists.OVERWRITE
     server_copy: bool = True

@@ -95,7 +95,13 @@ class TransferEngine:
         backoff = Backoff(self.settings.retry_budget)
         id = id or str(uuid.uuid4())
         return Transfer(
-            id, plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed
+            id=id,
+            plan=plan,
+            stores=self.stores,
+            slots=self.slots,
+            limits=self.limits,
+            backoff=backoff,
+            allowed=self.allowed,
         )
 
     def _check_name(self, host: str, port: int) -> None:

@@ -78,7 +78,7 @@ DOUBTED: Final = 1_000_000
 have been listed, and claimed, before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerId:
     """A worker's identity, as it registers in the ledger."""
 
@@ -93,7 +93,11 @@ class WorkerId:
     def of_this_process(cls, id: str, kind: str = TERMINAL) -> WorkerId:
         """Return the identity of this process."""
         return cls(
-            id, platform.node(), boot_id(), process_identity(os.getpid()) or str(os.getpid()), kind
+            id=id,
+            host=platform.node(),
+            boot=boot_id(),
+            process=process_identity(os.getpid()) or str(os.getpid()),
+            kind=kind,
         )
 
 
@@ -372,30 +376,39 @@ CLAIMED: Final = (
 def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = False) -> Claim:
     """Return the claim in a row of CLAIMED. `looked` is the time at which its tree's destination
     was found empty; `empty` means that it was found empty at some time."""
-    *reported, digests, before, twins = row
+    # Unpacked, since access by name costs each claim a microsecond more.
+    id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before, twins = row
+    attempts, lapses, resent = counts
     kept = PriorState.from_text(before)
     was = kept if kept is None or kept.noted else None
-    untouched = kept is not None and 0 < kept.unsent == reported[2] - 1
-    if (
-        was is None
-        and not (untouched or (kept is not None and kept.arrived))
-        and empty
-        and reported[2] > 1
-    ):
+    untouched = kept is not None and 0 < kept.unsent == fence - 1
+    sent = not (untouched or (kept is not None and kept.arrived))
+    if was is None and sent and empty and fence > 1:
         was = PriorState(known=True, assumed=True)
-    fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
-    more = {
-        "digests": json.loads(digests) if digests else {},
-        "renewed": renewed,
-        "before": was,
-        "empty": fresh,
-    }
-    more |= {"twins": twins, "remains": kept.remains if kept is not None else {}}
-    more |= {"rid": kept.rid if kept is not None else 0, "untouched": untouched}
-    return Claim(*reported, **more)
+    return Claim(
+        id=id,
+        migration_id=migration_id,
+        fence=fence,
+        name=name,
+        url=url,
+        size=size,
+        etag=etag,
+        modified=modified,
+        attempts=attempts,
+        lapses=lapses,
+        resent=resent,
+        digests=json.loads(digests) if digests else {},
+        renewed=renewed,
+        before=was,
+        empty=looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS,
+        remains=kept.remains if kept is not None else {},
+        twins=twins,
+        rid=kept.rid if kept is not None else 0,
+        untouched=untouched,
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClaimRequest:
     """The number of transfers that a worker has room for.
 

@@ -257,10 +257,10 @@ class Ledger:
     ) -> list[Claim]:
         """As claims.claim; by default large transfers are not limited further."""
         wanted = claims.ClaimRequest(
-            limit,
-            limit if large is None else large,
-            limit if only_large is None else only_large,
-            alone,
+            all=limit,
+            large=limit if large is None else large,
+            only_large=limit if only_large is None else only_large,
+            alone=alone,
         )
         return list(self.settle_and_claim((), wanted, only).claims)
 

@@ -83,4 +83,6 @@ def migration_views(
 def _view(row: Row[Any], runner: str, sharers: set[str]) -> MigrationView:
     if row.listing == ListingState.RUNNING and row.listing_owner:
         sharers.add(row.listing_owner)
-    return MigrationView(row.state, bounds_of(row), sorted(sharers).index(runner), len(sharers))
+    return MigrationView(
+        state=row.state, bounds=bounds_of(row), place=sorted(sharers).index(runner), of=len(sharers)
+    )

@@ -58,13 +58,13 @@ def claim_listing(
         )  # the error may be a pending retry of a lost worker
     )
     return Listing(
-        row.id,
-        fence,
-        row.cursor,
-        row.renewed,
-        row.listings,
-        row.entries is not None,
-        row.listing_lapses,
+        migration_id=row.id,
+        fence=fence,
+        cursor=row.cursor,
+        renewed=row.renewed,
+        listings=row.listings,
+        counted=row.entries is not None,
+        lapses=row.listing_lapses,
     )
 
 

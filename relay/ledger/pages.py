@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from relay.ledger.schema import receipts, transfers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One transfer, as reports and the API show it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 from relay.ledger.states import TransferState
@@ -25,6 +25,7 @@ class Spec:
 
     source: str
     destination: str
+    _: KW_ONLY
     options: Mapping[str, Any]
     secret: Mapping[str, Any] = field(repr=False)
     priority: int = 0
@@ -69,7 +70,7 @@ class Efforts:
     """Attempts beyond the first of each object."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Migration:
     """A migration with its counters.
 
@@ -123,7 +124,7 @@ class Migration:
         return Count(sum(c.objects for c in found), sum(c.bytes for c in found))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MigrationView:
     """The part of a migration that its workers follow: its state and bounds. This worker is number
     `place` (from 0) of the `of` workers that share the bounds."""
@@ -139,6 +140,7 @@ class Listed:
     """One object of a listing."""
 
     name: str
+    _: KW_ONLY
     size: int | None = None
     etag: str | None = None
     modified: float | None = None
@@ -152,7 +154,7 @@ class Listed:
     it was made printable. May be a secret; only a keyed hash of it is stored."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Listing:
     """The right to list a migration's source, from `cursor` on."""
 
@@ -188,7 +190,7 @@ UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names what remains, but not what was there before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PriorState:
     """The state of the destination before the first byte of an object was sent there."""
 
@@ -227,21 +229,30 @@ class PriorState:
             return cls(known=False, noted=False, arrived=True)
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
-        remains, noted = found.get("remains") or {}, found.get("noted", True)
-        more = {
-            "arrived": found.get("arrived", False),
-            "since": found.get("since"),
-            "rid": found.get("rid", 0),
-        }
-        more["unsent"] = found.get("unsent", 0)
-        return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
+        return cls(
+            known=found["known"],
+            version=version,
+            sent=sent,
+            remains=found.get("remains") or {},
+            noted=found.get("noted", True),
+            arrived=found.get("arrived", False),
+            since=found.get("since"),
+            rid=found.get("rid", 0),
+            unsent=found.get("unsent", 0),
+        )
 
     def sent_as(self, version: Version) -> PriorState:
         """Return a copy with the version that the destination reported for our object. (`replace`
         takes three times as long.)"""
-        was = (self.remains, self.noted)
         return PriorState(
-            self.known, self.version, version, self.assumed, *was, since=self.since, rid=self.rid
+            known=self.known,
+            version=self.version,
+            sent=version,
+            assumed=self.assumed,
+            remains=self.remains,
+            noted=self.noted,
+            since=self.since,
+            rid=self.rid,
         )
 
     def to_text(self) -> str:
@@ -273,7 +284,7 @@ def _named(version: Version | None) -> dict[str, Any] | None:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """The right to work on one transfer, as long as `fence` is the newest. `lapses` is the number
     of workers that were lost with it; above 0 the destination must be inspected before a new
@@ -318,6 +329,7 @@ class Settlement:
 
     claim: Claim
     verb: str
+    _: KW_ONLY
     bytes: int | None = None
     resent: int = 0
     seconds: float | None = None
@@ -349,7 +361,7 @@ class PollResult:
     standings: Mapping[str, MigrationView]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UploadRecord:
     """A multipart upload in the ledger, with the parts that the destination has acknowledged."""
 
@@ -382,7 +394,7 @@ class PartLease:
     first: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredPart:
     """A part that the destination has; `digest` is the CRC64NVME of the sent bytes in hex, or
     empty."""

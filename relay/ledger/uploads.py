@@ -40,7 +40,8 @@ def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None
         .order_by(parts.c.number)
     )
     stored = tuple(
-        StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in connection.execute(there)
+        StoredPart(number=p.number, size=p.size, etag=p.etag, digest=p.digest, checked=p.checked)
+        for p in connection.execute(there)
     )
     return upload_of_row(row, stored)
 
@@ -48,18 +49,18 @@ def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None
 def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord:
     """Return the UploadRecord of a row, with some `stored` parts."""
     return UploadRecord(
-        row.upload_id,
-        row.checked,
-        row.place,
-        row.etag,
-        row.size,
-        row.part_bytes,
-        row.digest,
-        stored,
-        row.begun,
-        row.total,
-        row.digested,
-        None if row.pinned is None else Version(**json.loads(row.pinned)),
+        upload_id=row.upload_id,
+        checked=row.checked,
+        place=row.place,
+        etag=row.etag,
+        size=row.size,
+        part_bytes=row.part_bytes,
+        digest=row.digest,
+        parts=stored,
+        at=row.begun,
+        total=row.total,
+        digested=row.digested,
+        pinned=None if row.pinned is None else Version(**json.loads(row.pinned)),
     )
 
 

@@ -68,7 +68,9 @@ def opened(address: str) -> Iterator[Opened]:
 
     def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
         here = WorkerId.of_this_process(f"runner-{len(made)}")
-        who = WorkerId(here.id, here.host, boot or here.boot, process or here.process)
+        who = WorkerId(
+            id=here.id, host=here.host, boot=boot or here.boot, process=process or here.process
+        )
         ledger = Ledger(open_database(address), who)
         made.append(ledger)
         ledger.renew()

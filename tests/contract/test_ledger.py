@@ -87,7 +87,9 @@ def test_an_idempotency_key_finds_its_migration(ledger: Ledger) -> None:
 def test_the_same_request_resumes_until_it_has_succeeded(ledger: Ledger) -> None:
     migration, new = ledger.create(OBJECT, go_on=True)
     assert new
-    same = Spec(OBJECT.source, OBJECT.destination, OBJECT.options, {"source": "other"})
+    same = Spec(
+        OBJECT.source, OBJECT.destination, options=OBJECT.options, secret={"source": "other"}
+    )
     found, new = ledger.create(same, go_on=True)
     assert (found.id, new) == (migration.id, False)
     assert ledger.create(TREE, go_on=True)[1]
@@ -275,13 +277,13 @@ def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(opened: Opened) ->
 
 def test_the_more_urgent_migration_comes_first(ledger: Ledger) -> None:
     ledger.create(OBJECT)
-    urgent, _ = ledger.create(Spec("https://c/x", "https://d/x", {}, {}, priority=5))
+    urgent, _ = ledger.create(Spec("https://c/x", "https://d/x", options={}, secret={}, priority=5))
     assert [claim.migration_id for claim in ledger.claim(1)] == [urgent.id]
 
 
 def test_only_one_migration_can_be_asked_for(ledger: Ledger) -> None:
     ledger.create(OBJECT)
-    other, _ = ledger.create(Spec("https://c/x", "https://d/x", {}, {}))
+    other, _ = ledger.create(Spec("https://c/x", "https://d/x", options={}, secret={}))
     assert [claim.migration_id for claim in ledger.claim(5, other.id)] == [other.id]
 
 
@@ -294,7 +296,7 @@ def test_a_listing_goes_on_where_another_runner_left_it(opened: Opened) -> None:
     listing = one.claim_listing()
     assert listing is not None
     assert two.claim_listing() is None
-    one.add_page(listing, [Listed("a", 1), Listed("b", 2)], "b")
+    one.add_page(listing, [Listed("a", size=1), Listed("b", size=2)], "b")
     assert len(two.claim(5)) == 2
     one.renew(-1)
     two.reclaim()
@@ -302,8 +304,8 @@ def test_a_listing_goes_on_where_another_runner_left_it(opened: Opened) -> None:
     assert again is not None
     assert again.cursor == "b"
     with pytest.raises(LeaseLost):
-        one.add_page(listing, [Listed("z", 1)], "z")
-    two.add_page(again, [Listed("b", 2), Listed("c", 3)], "c")
+        one.add_page(listing, [Listed("z", size=1)], "z")
+    two.add_page(again, [Listed("b", size=2), Listed("c", size=3)], "c")
     two.end_listing(again)
     assert [row.name for row in two.page(migration.id)] == ["a", "b", "c"]
     assert two.migration(migration.id).count_in().objects == 3
@@ -336,7 +338,7 @@ def test_a_listing_stops_when_its_migration_is_paused(ledger: Ledger) -> None:
     listing = ledger.claim_listing()
     assert listing is not None
     ledger.act(migration.id, "pause")
-    assert not ledger.add_page(listing, [Listed("a", 1)], "a")
+    assert not ledger.add_page(listing, [Listed("a", size=1)], "a")
     ledger.hand_back_listing(listing)
     assert ledger.claim_listing() is None
     ledger.act(migration.id, "resume")
@@ -357,8 +359,17 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
 # -- uploads in parts
 
 PINNED = Version(30, '"e"', "Wed, 25 Nov 2026 00:00:00 GMT", id="v1")
-UPLOAD = UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=PINNED)
-PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
+UPLOAD = UploadRecord(
+    upload_id="upload-1",
+    checked=True,
+    place="s3://b/x",
+    etag='"e"',
+    size=30,
+    part_bytes=10,
+    total=3,
+    pinned=PINNED,
+)
+PART = StoredPart(number=1, size=10, etag='"p1"', digest="0123456789abcdef", checked=True)
 
 
 def part(number: int) -> StoredPart:
@@ -392,7 +403,17 @@ def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     ledger.settle([Settlement(claim, "hand_back")])
     (again,) = ledger.claim(1)
     assert ledger.recorded_upload(again) == found
-    ledger.record_upload(again, UploadRecord("upload-2", False, "s3://b/x", '"e"', 30, 10))
+    ledger.record_upload(
+        again,
+        UploadRecord(
+            upload_id="upload-2",
+            checked=False,
+            place="s3://b/x",
+            etag='"e"',
+            size=30,
+            part_bytes=10,
+        ),
+    )
     second = ledger.recorded_upload(again)
     assert second is not None
     assert (second.upload_id, second.parts) == ("upload-2", ())
@@ -780,7 +801,9 @@ def test_large_ones_keep_to_bounds_and_priorities_as_all_do(ledger: Ledger) -> N
 
 
 def test_bounds_are_kept_changed_and_taken_away(ledger: Ledger) -> None:
-    migration, _ = ledger.create(Spec("a:x", "b:x", {}, {}, 3, Bounds(4, None, 2)))
+    migration, _ = ledger.create(
+        Spec("a:x", "b:x", options={}, secret={}, priority=3, bounds=Bounds(4, None, 2))
+    )
     assert (migration.priority, migration.bounds) == (3, Bounds(4, None, 2))
     for _ in range(2):
         changed = ledger.limit(
@@ -842,9 +865,13 @@ def test_a_limited_migration_does_not_delay_others(ledger: Ledger) -> None:
 def test_the_runners_of_a_migration_know_their_places(opened: Opened) -> None:
     one, two, three = opened(), opened(), opened()
     id = tree(one, *[5] * 10)
-    assert two.migration_views([id])[id] == MigrationView("running", Bounds(), 0, 1)
+    assert two.migration_views([id])[id] == MigrationView(
+        state="running", bounds=Bounds(), place=0, of=1
+    )
     one.limit(id, {"bytes_per_second": 100})
-    assert two.migration_views([id])[id] == MigrationView("running", Bounds(None, 100), 0, 1)
+    assert two.migration_views([id])[id] == MigrationView(
+        state="running", bounds=Bounds(None, 100), place=0, of=1
+    )
     one.claim(3), three.claim(3)
     found = [runner.migration_views([id])[id] for runner in (one, three)]
     assert sorted((standing.place, standing.of) for standing in found) == [(0, 2), (1, 2)]

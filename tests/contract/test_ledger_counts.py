@@ -24,9 +24,13 @@ from tests.ledgers import Opened, assert_counted, states, tree, verified
 
 PART = 10
 ENDS: tuple[Callable[[Claim], Settlement], ...] = (
-    lambda claim: Settlement(claim, "verified", 30, 2, 0.5, "whole_digest", {}),
-    lambda claim: Settlement(claim, "unverified", 31, 0, 0.5, "size", {}),
-    lambda claim: Settlement(claim, "skipped", 30),
+    lambda claim: Settlement(
+        claim, "verified", bytes=30, resent=2, seconds=0.5, level="whole_digest", receipt={}
+    ),
+    lambda claim: Settlement(
+        claim, "unverified", bytes=31, resent=0, seconds=0.5, level="size", receipt={}
+    ),
+    lambda claim: Settlement(claim, "skipped", bytes=30),
     lambda claim: Settlement(claim, "failed", resent=5, error={"code": "x"}),
     lambda claim: Settlement(claim, "hand_back", resent=3),
 )
@@ -49,7 +53,7 @@ class Runner:
         ending, self.held = self.held[:number], self.held[number:]
         ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
         self.held += self.ledger.settle_and_claim(
-            ends, ClaimRequest(number, number, number), self.id
+            ends, ClaimRequest(all=number, large=number, only_large=number), self.id
         ).claims
 
     def part(self, number: int) -> None:
@@ -59,7 +63,14 @@ class Runner:
                 if self.ledger.recorded_upload(claim) is None or number == 0:
                     pinned = Version(30, '"e"')
                     begun = UploadRecord(
-                        "u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned
+                        upload_id="u",
+                        checked=True,
+                        place="s3://b/x",
+                        etag='"e"',
+                        size=30,
+                        part_bytes=PART,
+                        total=3,
+                        pinned=pinned,
                     )
                     self.ledger.record_upload(claim, begun)
                 self._moved(claim)
@@ -75,7 +86,13 @@ class Runner:
 
     def _moved(self, claim: Claim) -> None:
         number = self.moving.pop(claim.id, None)
-        done = None if number is None else StoredPart(number, PART, f'"p{number}"', "00", True)
+        done = (
+            None
+            if number is None
+            else StoredPart(
+                number=number, size=PART, etag=f'"p{number}"', digest="00", checked=True
+            )
+        )
         with suppress(LeaseLost, UploadGone):
             following = self.ledger.take_part(claim, "u", done)
             if following is not None:
@@ -173,7 +190,12 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     first, second = ledger.claim(2)
     ledger.settle([verified(first), Settlement(second, "hand_back", resent=3)])
     ledger.settle(
-        [Settlement(claim, "unverified", 31, 0, 0.5, "size", {}) for claim in ledger.claim(1)]
+        [
+            Settlement(
+                claim, "unverified", bytes=31, resent=0, seconds=0.5, level="size", receipt={}
+            )
+            for claim in ledger.claim(1)
+        ]
     )
     reported = summary(ledger.migration(id))
     assert (reported["levels"], reported["bytes_resent"], reported["retries"]) == (
@@ -195,8 +217,10 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
 LOOKS: dict[str, Callable[[Ledger, str], object]] = {
     "one": lambda ledger, id: summary(ledger.migration(id)),
     "standings": lambda ledger, id: ledger.migration_views([id]),
-    "turn": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(0), id, [id]),
-    "no room": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(9, 9, 9), id, [id]),
+    "turn": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(all=0), id, [id]),
+    "no room": lambda ledger, id: ledger.settle_and_claim(
+        (), ClaimRequest(all=9, large=9, only_large=9), id, [id]
+    ),
     "share": lambda ledger, id: ledger.join_upload(),
 }
 
@@ -216,7 +240,14 @@ def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name:
             ledger.record_upload(
                 claims[0],
                 UploadRecord(
-                    "u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"')
+                    upload_id="u",
+                    checked=True,
+                    place="s3://b/x",
+                    etag='"e"',
+                    size=30,
+                    part_bytes=PART,
+                    total=3,
+                    pinned=Version(30, '"e"'),
                 ),
             )
             LOOKS[name](ledger, id)

@@ -19,17 +19,17 @@ from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
 
 NOW = time.time()
 SPECS = {
-    exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {})
+    exists: Spec("a:x", "b:x", options={"recursive": True, "if_exists": exists}, secret={})
     for exists in ("changed", "fail")
 }
 
 
 def listed(name: str, size: int | None = 5, **more: Any) -> Listed:
-    return Listed(name, size, **more)
+    return Listed(name, size=size, **more)
 
 
 def url(name: str, identity: str, **more: Any) -> Listed:
-    return Listed(name, 5, url=f"https://a.example/{identity}", identity=identity, **more)
+    return Listed(name, size=5, url=f"https://a.example/{identity}", identity=identity, **more)
 
 
 def begin(ledger: Ledger, *pages: list[Listed], spec: Spec = TREE) -> tuple[str, Listing]:
@@ -379,7 +379,9 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
     ledger.end_listing(listing)
     claims = {claim.name: claim for claim in ledger.claim(2)}
     remains = {"there/unproved": "What was sent may remain."}
-    unverified = Settlement(claims["unproved"], "unverified", 5, remains=remains, sent=Version(5))
+    unverified = Settlement(
+        claims["unproved"], "unverified", bytes=5, remains=remains, sent=Version(5)
+    )
     ledger.settle([verified(claims["kept"]), unverified])
     ledger.finish()
     list_again(ledger, id, [listed("kept"), listed("unproved")])

@@ -166,7 +166,17 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
     suspect, shared = one.claim(2)
     pinned = Version(30, '"e"', id="v1")
     one.record_upload(
-        shared, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned)
+        shared,
+        UploadRecord(
+            upload_id="upload-1",
+            checked=True,
+            place="s3://b/x",
+            etag='"e"',
+            size=30,
+            part_bytes=10,
+            total=3,
+            pinned=pinned,
+        ),
     )
     share = two.join_upload()
     assert share is not None
@@ -186,7 +196,10 @@ def test_f81_a_suspect_does_not_delay_other_workers(opened: Opened) -> None:
 
     def seen(alone: bool) -> PollResult | None:
         return two.database.run(
-            lambda c: poll.peek(c, two.who, ClaimRequest(5, 5, 5, alone)), write=False
+            lambda c: poll.peek(
+                c, two.who, ClaimRequest(all=5, large=5, only_large=5, alone=alone)
+            ),
+            write=False,
         )
 
     assert seen(alone=False) == PollResult((), (), {})
@@ -199,7 +212,17 @@ def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
     (claim,) = one.claim(1)
     pinned = Version(30, '"e"', id="v1")
     one.record_upload(
-        claim, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned)
+        claim,
+        UploadRecord(
+            upload_id="upload-1",
+            checked=True,
+            place="s3://b/x",
+            etag='"e"',
+            size=30,
+            part_bytes=10,
+            total=3,
+            pinned=pinned,
+        ),
     )
     assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "failed", error={"code": "x"})])
@@ -246,7 +269,9 @@ def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
     def accepted(index: int) -> int:
         ledger = Ledger.connect(address)
         try:
-            return ledger.create(Spec(f"https://a/{index}", "https://b/x", {}, {}))[0].number
+            return ledger.create(Spec(f"https://a/{index}", "https://b/x", options={}, secret={}))[
+                0
+            ].number
         finally:
             ledger.close()
 
@@ -261,7 +286,12 @@ def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
     tree(one, 30)
     (mine,) = one.claim(1)
     before = time.time()
-    one.record_upload(mine, UploadRecord("", False, "s3://b/x", '"e"', 30, 10))
+    one.record_upload(
+        mine,
+        UploadRecord(
+            upload_id="", checked=False, place="s3://b/x", etag='"e"', size=30, part_bytes=10
+        ),
+    )
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
@@ -325,7 +355,7 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     two.reclaim()
     listing = two.claim_listing()
     assert listing is not None
-    assert two.add_page(listing, [Listed("a", 1)], "a")
+    assert two.add_page(listing, [Listed("a", size=1)], "a")
     (claim,) = two.claim(5)
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
@@ -366,7 +396,7 @@ def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> No
     assert second is not None
     assert second.fence > first.fence
     with pytest.raises(LeaseLost):
-        ledger.add_page(first, [Listed("a", 1)], "a")
+        ledger.add_page(first, [Listed("a", size=1)], "a")
 
 
 def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None:
@@ -375,10 +405,10 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", 5)], "a")
+    ledger.add_page(listing, [Listed("a", size=5)], "a")
     columns = (migrations.c.cursor, migrations.c.entries, migrations.c.listing_fence)
     older = ledger.database.run(lambda c: c.execute(select(*columns)).one()._asdict())
-    ledger.add_page(listing, [Listed("b", 5)], "b")
+    ledger.add_page(listing, [Listed("b", size=5)], "b")
 
     def lose(connection: Connection) -> None:
         connection.execute(delete(transfers).where(transfers.c.name == "b"))
@@ -387,14 +417,14 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None
 
     ledger.database.run(lose)
     with pytest.raises(LeaseLost):
-        ledger.add_page(listing, [Listed("c", 5)], "c")
+        ledger.add_page(listing, [Listed("c", size=5)], "c")
     with pytest.raises(LeaseLost):
         ledger.end_listing(listing)
     ledger.release_unknown_listings(True)
     again = ledger.claim_listing()
     assert again is not None
     assert again.cursor == "a"
-    ledger.add_page(again, [Listed("b", 5), Listed("c", 5)], "c")
+    ledger.add_page(again, [Listed("b", size=5), Listed("c", size=5)], "c")
     ledger.end_listing(again)
     assert {claim.name: claim.fence for claim in ledger.claim(5)} == {
         "a": 1,
@@ -547,7 +577,7 @@ def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", 1)], "a")
+    ledger.add_page(listing, [Listed("a", size=1)], "a")
     ledger.pause_for(
         id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""}
     )

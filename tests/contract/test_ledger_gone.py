@@ -80,7 +80,8 @@ def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
         for plan in plans:
             connection.execute(text(plan))  # type: ignore[attr-defined]
         changes = claims.CounterDelta()
-        found = claims.claim(connection, ledger.who, claims.ClaimRequest(3, 3, 3), id, changes)  # type: ignore[arg-type]
+        wanted = claims.ClaimRequest(all=3, large=3, only_large=3)
+        found = claims.claim(connection, ledger.who, wanted, id, changes)  # type: ignore[arg-type]
         changes.write(connection)  # type: ignore[arg-type]
         return len(found)
 
@@ -182,7 +183,7 @@ def test_a_listing_that_gets_on_is_not_what_kills(opened: Opened) -> None:
         ledger = opened()
         listing = ledger.claim_listing()
         assert listing is not None
-        ledger.add_page(listing, [Listed(f"{number}", 5)], f"{number}")
+        ledger.add_page(listing, [Listed(f"{number}", size=5)], f"{number}")
         ledger.renew(-1)
         watcher.reclaim()
     assert watcher.migration(id).listing == "due"
@@ -232,8 +233,8 @@ def test_a_value_the_database_refuses_is_not_an_outage(ledger: Ledger) -> None:
 SECRET = Spec(
     "https://a/x",
     "https://b/x",
-    {},
-    {"source": {"text": "https://a/x?token=1", "headers": [["A", "b"]]}},
+    options={},
+    secret={"source": {"text": "https://a/x?token=1", "headers": [["A", "b"]]}},
 )
 
 
@@ -298,7 +299,7 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
 
 def test_what_tells_no_secret_is_kept(ledger: Ledger) -> None:
     """A name and a path may be tried again at any time."""
-    plain = Spec("a:x", "b:x", {}, {"source": {"text": "a:x", "headers": []}})
+    plain = Spec("a:x", "b:x", options={}, secret={"source": {"text": "a:x", "headers": []}})
     id = ended_as(ledger, plain, "failed")
     ledger.act(id, "cancel")
     ledger.finish()
@@ -311,11 +312,11 @@ def test_the_urls_of_a_list_go_too_and_it_is_read_again(
     ledger: Ledger, secret: dict[str, Any]
 ) -> None:
     """Also of a list at a path, which has no secret itself: its URLs are signed."""
-    spec = Spec("list+https://a/l", "https://b/", {"recursive": True}, secret)
+    spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed(name, 5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"]
+    page = [Listed(name, size=5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"]
     ledger.add_page(listing, page, "b")
     ledger.end_listing(listing)
     first, second = ledger.claim(2)

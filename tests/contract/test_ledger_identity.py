@@ -35,7 +35,7 @@ def far(**options: str) -> Mapping[str, Mapping[str, str]]:
 def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **more: Any) -> Spec:
     """Return what is accepted of a request."""
     basic = more.pop("headers", ())
-    return MigrationRequest(Endpoint(source, basic), Endpoint(destination), **more).spec(
+    return MigrationRequest(Endpoint(source, headers=basic), Endpoint(destination), **more).spec(
         remotes or Remotes({}, environment={}, folders=None)
     )
 
@@ -294,7 +294,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     id = older(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
     listing = ledger.claim_listing(only=id)
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
+    ledger.add_page(listing, [Listed("a", size=5), Listed("b", size=5)], "b")
     ledger.settle([verified(ledger.claim(1, only=id)[0])])
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
@@ -303,15 +303,15 @@ def test_the_list_of_an_older_migration_is_read_on_by_name(ledger: Ledger) -> No
     id = older(ledger, TREE)
     first = ledger.claim_listing()
     assert first is not None and not first.counted
-    ledger.add_page(first, [Listed("a/b~01234567", 5, url="https://a.example/b?x")], None)
+    ledger.add_page(first, [Listed("a/b~01234567", size=5, url="https://a.example/b?x")], None)
     values = {"identity": None}
     ledger.database.run(lambda c: c.execute(update(transfers).values(**values)))
     ledger.hand_back_listing(first)
     again = ledger.claim_listing()
     assert again is not None
     page = [
-        Listed("a/b~0123456789abcdef", 5, url="https://a.example/b?x", identity="x"),
-        Listed("a/c~0123456789abcdef", 5),
+        Listed("a/b~0123456789abcdef", size=5, url="https://a.example/b?x", identity="x"),
+        Listed("a/c~0123456789abcdef", size=5),
     ]
     ledger.add_page(again, page, None)
     assert [row.name for row in ledger.page(id)] == ["a/b~01234567", "a/c~0123456789abcdef"]

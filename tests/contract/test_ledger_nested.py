@@ -45,7 +45,9 @@ def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") ->
     destination, name = at
     options = {"recursive": bool(name), "if_exists": wish}
     places = (f"{source} of {destination}", destination)
-    id = ledger.create(Spec(source, destination, options, {"secret": 1}, places=places))[0].id
+    id = ledger.create(
+        Spec(source, destination, options=options, secret={"secret": 1}, places=places)
+    )[0].id
     if name:
         relist(ledger, id, name)
     return id
@@ -54,7 +56,7 @@ def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") ->
 def relist(ledger: Ledger, id: str, name: str) -> None:
     listing = ledger.claim_listing(id)
     assert listing is not None
-    ledger.add_page(listing, [Listed(name, 5), Listed("other", 5)], None)
+    ledger.add_page(listing, [Listed(name, size=5), Listed("other", size=5)], None)
     ledger.end_listing(listing)
 
 

@@ -15,7 +15,7 @@ from relay.receipt import Version
 from tests.ledgers import Opened, learn_empty, verified
 
 OPTIONS = {"recursive": True, "if_exists": "changed"}
-FIRST = Spec("a:photos", "b:photos", OPTIONS, {}, places=("a", "b"))
+FIRST = Spec("a:photos", "b:photos", options=OPTIONS, secret={}, places=("a", "b"))
 SECOND = replace(FIRST, options={**OPTIONS, "if_exists": "skip"})
 NAMES = ("fresh", "noted", "handed", "arrived", "left", "killed")
 THERE = Version(3, '"e"')
@@ -27,7 +27,7 @@ def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
     assert new
     listing = ledger.claim_listing(migration.id)
     assert listing is not None
-    assert ledger.add_page(listing, [Listed(name, 5) for name in names], None)
+    assert ledger.add_page(listing, [Listed(name, size=5) for name in names], None)
     ledger.end_listing(listing)
     return migration.id
 
@@ -107,7 +107,9 @@ def test_a_single_object_takes_over_too(
 ) -> None:
     """Not that of another source, where its name at the destination is its source's."""
     one, two = opened(), opened()
-    spec = Spec("a:x", destination, {"if_exists": "overwrite"}, {}, places=("a", "b"))
+    spec = Spec(
+        "a:x", destination, options={"if_exists": "overwrite"}, secret={}, places=("a", "b")
+    )
     first, _ = one.create(spec)
     assert one.claim(1, first.id)
     one.renew(-1)

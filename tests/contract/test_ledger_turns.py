@@ -24,13 +24,13 @@ from relay.ledger.rows import Claim, Count, Listed, PriorState, Settlement, Uplo
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
 
-ALL = ClaimRequest(100, 100, 100)
+ALL = ClaimRequest(all=100, large=100, only_large=100)
 
 
 def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     other, _ = ledger.create(OBJECT)
-    first, second = ledger.settle_and_claim((), ClaimRequest(2), id).claims
+    first, second = ledger.settle_and_claim((), ClaimRequest(all=2), id).claims
     ends = [verified(first), Settlement(second, "failed", error={"code": "x"})]
     turn = ledger.settle_and_claim(ends, ALL, watched=[id])
     assert [claim.name for claim in turn.claims] == ["002", ""]
@@ -67,9 +67,9 @@ def test_a_lost_claim_is_named_and_the_rest_settled(opened: Opened) -> None:
     claims = one.settle_and_claim((), ALL).claims
     one.renew(-1)
     two.reclaim()
-    (yours,) = two.settle_and_claim((), ClaimRequest(1)).claims
+    (yours,) = two.settle_and_claim((), ClaimRequest(all=1)).claims
     one.renew()
-    turn = one.settle_and_claim([verified(claim) for claim in claims], ClaimRequest(0))
+    turn = one.settle_and_claim([verified(claim) for claim in claims], ClaimRequest(all=0))
     assert turn.lost == claims
     assert states(two, id) == ["running", "queued"]
     assert two.settle_and_claim([verified(yours)], ALL).lost == ()
@@ -82,7 +82,16 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
     first, second = ledger.settle_and_claim((), ALL).claims
     for claim in (first, second):
         ledger.record_upload(
-            claim, UploadRecord("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4)
+            claim,
+            UploadRecord(
+                upload_id="u",
+                checked=False,
+                place="s3://b/x",
+                etag='"e"',
+                size=claim.size or 0,
+                part_bytes=10,
+                total=4,
+            ),
         )
         assert ledger.take_part(claim, "u", None) == 1
     again = ledger.settle_and_claim([verified(first), Settlement(second, "hand_back")], ALL).claims
@@ -95,7 +104,19 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
 def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
-    ledger.settle([Settlement(claim, "unverified", 5, 0, 0.5, "size", {"level": "size"})])
+    ledger.settle(
+        [
+            Settlement(
+                claim,
+                "unverified",
+                bytes=5,
+                resent=0,
+                seconds=0.5,
+                level="size",
+                receipt={"level": "size"},
+            )
+        ]
+    )
     ledger.finish()
     ledger.act(id, "retry")
     (claim,) = ledger.claim(1)
@@ -110,7 +131,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> N
     waiting: list[tuple[Settlement, ...]] = [(), ()]
     while any(waiting) or sum(moved) < 300:
         for number, ledger in enumerate(runners):
-            turn = ledger.settle_and_claim(waiting[number], ClaimRequest(17))
+            turn = ledger.settle_and_claim(waiting[number], ClaimRequest(all=17))
             assert turn.lost == ()
             moved[number] += len(turn.claims)
             waiting[number] = tuple(verified(claim, claim.size or 0) for claim in turn.claims)
@@ -290,7 +311,7 @@ def test_f62_a_worker_taken_for_gone_settles_nothing(
 def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -> None:
     with lossy(postgres) as (far, lose_next, near):
         id = tree(near, 5, 6)
-        (claim,) = far.settle_and_claim((), ClaimRequest(1)).claims
+        (claim,) = far.settle_and_claim((), ClaimRequest(all=1)).claims
         lose_next()
         with pytest.raises(LedgerFailed):
             far.settle_and_claim([verified(claim)], ALL)
@@ -309,7 +330,7 @@ def test_a_claim_during_a_cancel_is_counted_once(
     id = tree(one, 5, 6, 7)
 
     def claimed(connection: Connection) -> list[Claim]:
-        claims = poll.settle_and_claim(connection, one.who, (), ClaimRequest(1), id).claims
+        claims = poll.settle_and_claim(connection, one.who, (), ClaimRequest(all=1), id).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)
@@ -335,7 +356,7 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
 
     def hand_back(connection: Connection) -> None:
         back = [Settlement(claim, "hand_back")]
-        poll.settle_and_claim(connection, one.who, back, ClaimRequest(0), id)
+        poll.settle_and_claim(connection, one.who, back, ClaimRequest(all=0), id)
         with beside(lambda: two.act(id, "cancel")) as found:
             pass
         assert [migration.state for migration in found] == ["cancelled"]
@@ -373,7 +394,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
         ids.append(one.create(spec)[0].id)
         listing = one.claim_listing()
         assert listing is not None
-        one.add_page(listing, [Listed("x", 5)], "x")
+        one.add_page(listing, [Listed("x", size=5)], "x")
         one.end_listing(listing)
     (claim,) = one.claim(1, only=ids[0])
     one.settle([Settlement(claim, "hand_back")])

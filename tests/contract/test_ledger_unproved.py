@@ -28,9 +28,9 @@ def accept(
 ) -> str:
     """Accept a migration of one object."""
     options = {"recursive": False, "if_exists": wish, "verify": verify}
-    return ledger.create(Spec("a", "b", options, {}, places=("a", "b"), owners=(owner, owner)))[
-        0
-    ].id
+    return ledger.create(
+        Spec("a", "b", options=options, secret={}, places=("a", "b"), owners=(owner, owner))
+    )[0].id
 
 
 def claim(ledger: Ledger, id: str) -> Claim:
@@ -94,11 +94,13 @@ def test_an_unproved_name_may_have_been_sent_before(
     ledger: Ledger,
 ) -> None:
     id = ledger.create(
-        Spec("a", "b", {"recursive": True, "if_exists": "skip"}, {}, places=("a", "b"))
+        Spec(
+            "a", "b", options={"recursive": True, "if_exists": "skip"}, secret={}, places=("a", "b")
+        )
     )[0].id
     listing = ledger.claim_listing(only=id)
     assert listing is not None
-    ledger.add_page(listing, [Listed(name, 5) for name in ("name", "Name", "plain")], "z")
+    ledger.add_page(listing, [Listed(name, size=5) for name in ("name", "Name", "plain")], "z")
     assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
     ledger.release_unknown_claims(())  # as after a failure: the last claims may be forgotten
     ledger.release_unknown_claims(())
@@ -110,10 +112,10 @@ def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
     known."""
     for verify, names in (("auto", "abc"), ("size", "abcd")):
         options = {"recursive": True, "if_exists": "changed", "verify": verify}
-        id = ledger.create(Spec("a", "b", options, {}, places=("a", "b")))[0].id
+        id = ledger.create(Spec("a", "b", options=options, secret={}, places=("a", "b")))[0].id
         listing = ledger.claim_listing(only=id)
         assert listing is not None
-        ledger.add_page(listing, [Listed(name, 5) for name in names], names[-1])
+        ledger.add_page(listing, [Listed(name, size=5) for name in names], names[-1])
         ledger.end_listing(listing)
         claims = {found.name: found for found in ledger.claim(9, only=id)}
         if verify == "auto":
@@ -133,7 +135,13 @@ def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
 
 def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger) -> None:
     """Also of a URL that no B-tree of PostgreSQL takes."""
-    long = Spec("a", f"https://b/{random_text(6000)}", {"if_exists": "skip"}, {}, places=("a", "b"))
+    long = Spec(
+        "a",
+        f"https://b/{random_text(6000)}",
+        options={"if_exists": "skip"},
+        secret={},
+        places=("a", "b"),
+    )
     id = ledger.create(long)[0].id
     plans: list[str] = []
 

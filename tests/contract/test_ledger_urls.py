@@ -13,7 +13,7 @@ def listed(ledger: Ledger, count: int) -> str:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed(f"{i:04}", 5, url=f"https://a.example/{i}?old") for i in range(count)]
+    page = [Listed(f"{i:04}", size=5, url=f"https://a.example/{i}?old") for i in range(count)]
     assert ledger.add_page(listing, page, None)
     ledger.end_listing(listing)
     return migration.id

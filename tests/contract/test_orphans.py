@@ -42,7 +42,16 @@ class Forsaken:
         """Write that this upload was begun, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
         self.ledger.record_upload(
-            self.claim, UploadRecord(upload, True, place, '"e"', 30, 10, total=3)
+            self.claim,
+            UploadRecord(
+                upload_id=upload,
+                checked=True,
+                place=place,
+                etag='"e"',
+                size=30,
+                part_bytes=10,
+                total=3,
+            ),
         )
         self.ledger.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
@@ -75,7 +84,9 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("object", 30, '"e"', 1.5, None)], "object")
+    ledger.add_page(
+        listing, [Listed("object", size=30, etag='"e"', modified=1.5, url=None)], "object"
+    )
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1)
     made = Forsaken(
@@ -145,7 +156,10 @@ def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> Non
     mine = forsaken.begun(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
     forsaken.ledger.record_upload(
-        forsaken.claim, UploadRecord(mine, True, place, '"e"', 30, 10, total=3)
+        forsaken.claim,
+        UploadRecord(
+            upload_id=mine, checked=True, place=place, etag='"e"', size=30, part_bytes=10, total=3
+        ),
     )
     forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
     forsaken.ledger.act(forsaken.id, "cancel")

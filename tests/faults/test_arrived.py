@@ -33,7 +33,15 @@ def inspected(
         [verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)]
     )
     source = parse_location("http://127.0.0.1/from/")
-    job = MigrationJob(id, source, destination, True, Verify.AUTO, IfExists.CHANGED, True)
+    job = MigrationJob(
+        id=id,
+        source=source,
+        destination=destination,
+        recursive=True,
+        verify=Verify.AUTO,
+        if_exists=IfExists.CHANGED,
+        server_copy=True,
+    )
     inspection = ArrivalCheck(ledger, engine.runner, job)
     gone = inspection.find_missing()
     assert inspection.looked + inspection.untold == 1
@@ -127,13 +135,13 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = MigrationJob(
-            id,
-            parse_location("http://127.0.0.1/from/"),
-            place,
-            True,
-            Verify.AUTO,
-            IfExists.CHANGED,
-            True,
+            id=id,
+            source=parse_location("http://127.0.0.1/from/"),
+            destination=place,
+            recursive=True,
+            verify=Verify.AUTO,
+            if_exists=IfExists.CHANGED,
+            server_copy=True,
         )
         reported: list[int] = []
         inspection = ArrivalCheck(ledger, engine.runner, job)

@@ -466,7 +466,17 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
         mine, suspect = both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
         other.record_upload(
-            mine, UploadRecord("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned)
+            mine,
+            UploadRecord(
+                upload_id="upload-1",
+                checked=True,
+                place=place,
+                etag='"e"',
+                size=30,
+                part_bytes=10,
+                total=3,
+                pinned=pinned,
+            ),
         )
         claimer = Worker(ledger, runner, 2, id)
         working = gevent.spawn(claimer.run)
@@ -498,7 +508,7 @@ def both(ledger: Ledger) -> list[Claim]:
     """List a tree of two objects, and claim both."""
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("000", 30, '"e"'), Listed("001")], "001")
+    ledger.add_page(listing, [Listed("000", size=30, etag='"e"'), Listed("001")], "001")
     ledger.end_listing(listing)
     return ledger.claim(2)
 

@@ -44,9 +44,9 @@ class Commands:
         order = MigrationRequest(
             Endpoint(places[0]),
             Endpoint(places[1]),
-            tree,
-            Verify(verify),
-            IfExists(wish),
+            recursive=tree,
+            verify=Verify(verify),
+            if_exists=IfExists(wish),
             **options,
         )
         id = self._ledger.create(order.spec(self._engine.runner.remotes))[0].id

@@ -265,8 +265,27 @@ def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: b
         parse_location("https://a.example/in/"),
         parse_location("https://b.example/to/copy/"),
     )
-    job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
-    claim = Claim(1, "1", 1, name, None, 1, None, None, 1, 0, 0)
+    job = MigrationJob(
+        id="1",
+        source=source,
+        destination=destination,
+        recursive=True,
+        verify=Verify.AUTO,
+        if_exists=IfExists.CHANGED,
+    )
+    claim = Claim(
+        id=1,
+        migration_id="1",
+        fence=1,
+        name=name,
+        url=None,
+        size=1,
+        etag=None,
+        modified=None,
+        attempts=1,
+        lapses=0,
+        resent=0,
+    )
     if refused:
         with pytest.raises(SameObject):
             job.plan(claim)
@@ -279,5 +298,26 @@ def test_a_destination_at_the_root_cannot_repeat_a_name() -> None:
         parse_location("https://a.example/in/"),
         parse_location("https://b.example/"),
     )
-    job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
-    assert job.plan(Claim(1, "1", 1, "a/a/a/a/a/a/a/a/b", None, 1, None, None, 1, 0, 0))
+    job = MigrationJob(
+        id="1",
+        source=source,
+        destination=destination,
+        recursive=True,
+        verify=Verify.AUTO,
+        if_exists=IfExists.CHANGED,
+    )
+    assert job.plan(
+        Claim(
+            id=1,
+            migration_id="1",
+            fence=1,
+            name="a/a/a/a/a/a/a/a/b",
+            url=None,
+            size=1,
+            etag=None,
+            modified=None,
+            attempts=1,
+            lapses=0,
+            resent=0,
+        )
+    )

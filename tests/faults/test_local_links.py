@@ -314,8 +314,29 @@ def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
     """Move one object of the tree in `from` to the one in `to`."""
     source, destination = local_location(folder / "from", destination=False), folder / "to"
     place = local_location(destination, destination=True).folder()
-    job = MigrationJob("1", source.folder(), place, True, Verify.AUTO, IfExists(if_exists))
-    plan = job.plan(Claim(1, "1", 1, name, None, None, None, None, 1, 0, 0))
+    job = MigrationJob(
+        id="1",
+        source=source.folder(),
+        destination=place,
+        recursive=True,
+        verify=Verify.AUTO,
+        if_exists=IfExists(if_exists),
+    )
+    plan = job.plan(
+        Claim(
+            id=1,
+            migration_id="1",
+            fence=1,
+            name=name,
+            url=None,
+            size=None,
+            etag=None,
+            modified=None,
+            attempts=1,
+            lapses=0,
+            resent=0,
+        )
+    )
     return engine.runner.run(engine.runner.transfer(plan))
 
 
@@ -484,8 +505,13 @@ def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: 
     source, destination = local_location(folder / "from", destination=False), folder / "to"
     place = local_location(destination, destination=True).folder()
     plan = MigrationJob(
-        claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)
+        id=claim.migration_id,
+        source=source.folder(),
+        destination=place,
+        recursive=True,
+        verify=Verify.AUTO,
+        if_exists=IfExists(if_exists),
     ).plan(claim)
     transfer = engine.runner.transfer(plan)
-    transfer.journal = ClaimJournal(ledger, claim, lambda: True)
+    transfer.journal = ClaimJournal(ledger, claim, sure=lambda: True)
     return engine.runner.run(transfer)

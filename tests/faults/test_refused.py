@@ -170,7 +170,9 @@ def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, we
     runner = runner_of(tmp_path)
 
     def order(token: str) -> MigrationRequest:
-        source = Endpoint(f"list+{web.url('/list.txt')}", (("Authorization", f"Bearer {token}"),))
+        source = Endpoint(
+            f"list+{web.url('/list.txt')}", headers=(("Authorization", f"Bearer {token}"),)
+        )
         return MigrationRequest(source, Endpoint(f"file://{tmp_path}/to"), recursive=True)
 
     id = ledger.create(order("one").spec(runner.remotes))[0].id

@@ -89,7 +89,7 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(only=made.id)
     assert listing is not None
-    other.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
+    other.add_page(listing, [Listed("a", size=5), Listed("b", size=5)], "b")
     other.end_listing(listing)
     one, two = other.claim(2, only=made.id)
     other.settle(
@@ -123,7 +123,7 @@ def test_another_process_forgets_a_cancelled_migration(
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     name = "/" if recursive else "/a"
-    source = Endpoint(f"https://a.example{name}", (("X-Key", "secret"),))
+    source = Endpoint(f"https://a.example{name}", headers=(("X-Key", "secret"),))
     order = MigrationRequest(
         source, Endpoint(f"file://{tmp_path}/to{name}"), recursive=recursive, bounds=Bounds(slots=2)
     )

@@ -72,7 +72,7 @@ class Gate:
 
 def order(folder: Path, peer: Peer, token: str) -> MigrationRequest:
     (folder / "from").write_bytes(DATA)
-    there = Endpoint(peer.url("/to"), (("Authorization", f"Bearer {token}"),))
+    there = Endpoint(peer.url("/to"), headers=(("Authorization", f"Bearer {token}"),))
     return MigrationRequest(Endpoint(f"file://{folder}/from"), there)
 
 
@@ -181,7 +181,7 @@ def test_f25_a_resume_that_the_source_denies_says_so(
 
     def to_folder(token: str) -> MigrationRequest:
         return MigrationRequest(
-            Endpoint(peer.url("/from"), (("Authorization", f"Bearer {token}"),)),
+            Endpoint(peer.url("/from"), headers=(("Authorization", f"Bearer {token}"),)),
             Endpoint(f"file://{tmp_path}/to"),
         )
 
@@ -206,7 +206,7 @@ def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, 
         (tmp_path / "tree" / name).write_bytes(DATA)
 
     def tree(token: str) -> MigrationRequest:
-        there = Endpoint(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
+        there = Endpoint(peer.url("/to/"), headers=(("Authorization", f"Bearer {token}"),))
         return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
 
     with Peer(gate.before(keeping(cloud))) as peer:
@@ -230,7 +230,7 @@ def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_pa
         (tmp_path / "tree" / name).write_bytes(DATA)
 
     def tree(token: str) -> MigrationRequest:
-        there = Endpoint(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
+        there = Endpoint(peer.url("/to/"), headers=(("Authorization", f"Bearer {token}"),))
         return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
 
     with Peer(gate.before(keeping(cloud))) as peer:

@@ -41,7 +41,9 @@ def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...
         elif event == "acknowledged" and number in there:
             heard[number] = there[number]
         elif event == "written" and number in heard and good.get(number) == heard[number].etag:
-            rows[number] = StoredPart(number, span.length, heard[number].etag, "00", True)
+            rows[number] = StoredPart(
+                number=number, size=span.length, etag=heard[number].etag, digest="00", checked=True
+            )
         elif event == "lost":
             there.pop(number, None), good.pop(number, None)
         elif event == "overwritten" and number in there:
@@ -49,7 +51,16 @@ def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...
             good.pop(number, None)
         elif event == "forgotten" and rows:
             rows.popitem()
-    begun = UploadRecord("id", True, "place", '"v"', SIZE, STEP, None, tuple(rows.values()))
+    begun = UploadRecord(
+        upload_id="id",
+        checked=True,
+        place="place",
+        etag='"v"',
+        size=SIZE,
+        part_bytes=STEP,
+        digest=None,
+        parts=tuple(rows.values()),
+    )
     return begun, tuple(there.values()), good
 
 

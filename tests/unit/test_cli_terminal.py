@@ -46,7 +46,19 @@ def test_receipt() -> None:
     version = Version(size=3, etag='"\x1b]0;evil\x07"', digests={})
     receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
     place = parse_location("https://a.example/x?sig=secret")
-    lines = list(receipt_lines(Outcome("1", State.UNVERIFIED, place, place, 3, 0.0, receipt)))
+    lines = list(
+        receipt_lines(
+            Outcome(
+                id="1",
+                state=State.UNVERIFIED,
+                source=place,
+                destination=place,
+                bytes=3,
+                seconds=0.0,
+                receipt=receipt,
+            )
+        )
+    )
     text = "\n".join(lines)
     assert "\x1b" not in text and "\x07" not in text and "secret" not in text
     rows = dict(line.split(maxsplit=1) for line in lines)
@@ -118,7 +130,19 @@ class Moving:
 )
 def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) -> None:
     """Its bar is the object's."""
-    claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
+    claim = Claim(
+        id=1,
+        migration_id="m",
+        fence=1,
+        name="a\tb",
+        url=None,
+        size=9000,
+        etag=None,
+        modified=None,
+        attempts=1,
+        lapses=0,
+        resent=0,
+    )
     assert named(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
@@ -196,7 +220,19 @@ def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
 def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
     """An error has a traceback, and that the frames of the transfer: kilobytes of each object that
     failed."""
-    claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
+    claim = Claim(
+        id=1,
+        migration_id="m",
+        fence=1,
+        name="a\tb",
+        url=None,
+        size=9000,
+        etag=None,
+        modified=None,
+        attempts=1,
+        lapses=0,
+        resent=0,
+    )
     for shown, lines in ((True, ["relay: a\\tb failed: source: it\\nis gone"]), (False, [])):
         watch = Watch(cast(Ledger, None), "m", shown=shown)
         error = errors.NotFound("it\nis gone", side="source")

@@ -11,7 +11,20 @@ OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL
 
 
 def claim(id: int, renewed: int = 0, migration: str = "m") -> Claim:
-    return Claim(id, migration, 1, f"n{id}", None, None, None, None, 1, 0, 0, renewed=renewed)
+    return Claim(
+        id=id,
+        migration_id=migration,
+        fence=1,
+        name=f"n{id}",
+        url=None,
+        size=None,
+        etag=None,
+        modified=None,
+        attempts=1,
+        lapses=0,
+        resent=0,
+        renewed=renewed,
+    )
 
 
 class Door:

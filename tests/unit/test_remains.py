@@ -103,7 +103,15 @@ def test_of_one_place_it_is_said_once(monkeypatch: pytest.MonkeyPatch, transfer:
 def test_a_good_end_notes_what_was_left_elsewhere(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    done = Outcome("id", State.VERIFIED, SOURCE, PLACE, 1, 0.1, receipt())
+    done = Outcome(
+        id="id",
+        state=State.VERIFIED,
+        source=SOURCE,
+        destination=PLACE,
+        bytes=1,
+        seconds=0.1,
+        receipt=receipt(),
+    )
     ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
     ended = transfer.run()
     assert ended.receipt is not None
@@ -113,7 +121,15 @@ def test_a_good_end_notes_what_was_left_elsewhere(
 def test_what_lay_at_the_object_s_own_place_is_replaced(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    done = Outcome("id", State.VERIFIED, SOURCE, PLACE, 1, 0.1, receipt())
+    done = Outcome(
+        id="id",
+        state=State.VERIFIED,
+        source=SOURCE,
+        destination=PLACE,
+        bytes=1,
+        seconds=0.1,
+        receipt=receipt(),
+    )
     ending(monkeypatch, left(Unavailable("busy", side="destination"), str(PLACE)), done)
     ended = transfer.run()
     assert ended.receipt is not None and not ended.receipt.notes
@@ -124,10 +140,28 @@ def test_a_leftover_elsewhere_is_kept_at_every_end(
 ) -> None:
     for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
         done = Outcome(
-            "id", state, SOURCE, PLACE, 1, 0.1, None if state is State.SKIPPED else receipt()
+            id="id",
+            state=state,
+            source=SOURCE,
+            destination=PLACE,
+            bytes=1,
+            seconds=0.1,
+            receipt=None if state is State.SKIPPED else receipt(),
         )
         ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
-        claim = Claim(1, "m", 1, "a", None, 1, None, None, 1, 0, 0)
+        claim = Claim(
+            id=1,
+            migration_id="m",
+            fence=1,
+            name="a",
+            url=None,
+            size=1,
+            etag=None,
+            modified=None,
+            attempts=1,
+            lapses=0,
+            resent=0,
+        )
         kept = settlement_of(claim, transfer.run(), 0).remains
         assert kept.keys() - {str(PLACE)} == {"place/.temporary"}
         assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
@@ -137,7 +171,16 @@ def test_a_skip_notes_it_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer
     ending(
         monkeypatch,
         left(Unavailable("busy", side="destination"), "place/.temporary"),
-        Outcome("id", State.SKIPPED, SOURCE, PLACE, 0, 0.1, None, ("unchanged",)),
+        Outcome(
+            id="id",
+            state=State.SKIPPED,
+            source=SOURCE,
+            destination=PLACE,
+            bytes=0,
+            seconds=0.1,
+            receipt=None,
+            notes=("unchanged",),
+        ),
     )
     notes = transfer.run().notes
     assert notes[0] == "unchanged" and "place/.temporary" in notes[1]
@@ -191,7 +234,18 @@ def test_a_leftover_that_may_not_be_removed_is_named(
 def test_the_receipt_says_what_a_lost_process_left(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    ending(monkeypatch, Outcome("id", State.SKIPPED, SOURCE, PLACE, 0, 0.1, None))
+    ending(
+        monkeypatch,
+        Outcome(
+            id="id",
+            state=State.SKIPPED,
+            source=SOURCE,
+            destination=PLACE,
+            bytes=0,
+            seconds=0.1,
+            receipt=None,
+        ),
+    )
     transfer._progress.remains |= left(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains
@@ -242,7 +296,7 @@ def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...
 
     fake = SimpleNamespace(head=head, delete=lambda place, version: deleted.append(version.size))
     error = Unavailable("it broke", side="destination")
-    broken = FailedUpload(PLACE, PriorState(known=True), sent=5, length=9)
+    broken = FailedUpload(place=PLACE, before=PriorState(known=True), sent=5, length=9)
     waits = [lambda: None] * len(sizes)
     remove_failed_upload(cast(Destination, fake), broken, error, waits, lambda there: True)
     assert deleted == [size for size in sizes if size]

@@ -46,7 +46,7 @@ def location_of_upload(plan: Plan, begun: UploadRecord) -> Location | None:
     return place if str(place) == begun.place else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UploadLifecycle:
     """Creates and aborts the multipart uploads of one transfer, and notes them in its journal, if
     it has one."""
@@ -86,7 +86,15 @@ class UploadLifecycle:
     def _begin_recorded(
         self, version: Version, digested: bool, place: Location, metadata: Fields
     ) -> Iterator[Upload]:
-        about = UploadRecord("", False, str(place), version.etag or "", 0, 0, digested=digested)
+        about = UploadRecord(
+            upload_id="",
+            checked=False,
+            place=str(place),
+            etag=version.etag or "",
+            size=0,
+            part_bytes=0,
+            digested=digested,
+        )
         upload = self.begin(place, metadata, about)
         try:
             yield upload

@@ -75,7 +75,7 @@ NextPart = Callable[[StoredPart | None], int | None]
 move, or None."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartContext:
     """The context of part transfers: source, pinned version, destination, limits and retries."""
 
@@ -315,7 +315,13 @@ class PartWorkers:
             _refuse_unstable(way.source, number, self.read.get(number), digest)
             self._skip_expect = True
             self.taken += 1
-            return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
+            return StoredPart(
+                number=number,
+                size=part.size,
+                etag=part.etag,
+                digest=digest.hex(),
+                checked=part.checked,
+            )
         except BaseException as error:
             self._skip_expect = False
             if body.complete and way.digested:
@@ -333,7 +339,9 @@ class PartWorkers:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
         self.taken += 1
-        return StoredPart(number, part.size, part.etag, "", part.checked)
+        return StoredPart(
+            number=number, size=part.size, etag=part.etag, digest="", checked=part.checked
+        )
 
 
 @dataclass(eq=False)

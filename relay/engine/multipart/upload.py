@@ -150,7 +150,11 @@ class MultipartUpload:
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
         self._workers = PartWorkers(self.way, split_into_ranges(size, wished, limits))
         self._lifecycle = UploadLifecycle(
-            self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains
+            stores=self.way.stores,
+            limits=self.way.limits,
+            meter=self.way.meter,
+            journal=self.journal,
+            remains=self.way.remains,
         )
         self._resumed: Upload | None = None
         """The upload that this attempt resumed."""
@@ -290,12 +294,12 @@ class MultipartUpload:
         """Create an upload. Its record lets other workers move parts of it, and resume it."""
         version, spans = self.way.found.version, self._workers.spans
         about = UploadRecord(
-            "",
-            False,
-            str(self.way.place),
-            version.etag or "",
-            version.size or 0,
-            spans[0].length,
+            upload_id="",
+            checked=False,
+            place=str(self.way.place),
+            etag=version.etag or "",
+            size=version.size or 0,
+            part_bytes=spans[0].length,
             total=len(spans),
             digested=self.way.digested,
             pinned=None if self.way.copying else version,

@@ -29,7 +29,7 @@ from relay.wire.watchdog import Watchdog
 _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ObjectHints:
     """What is known about an object before its transfer begins, besides its locations."""
 
@@ -102,7 +102,13 @@ class TransferContext:
     @property
     def upload_lifecycle(self) -> UploadLifecycle:
         """Creates and aborts the transfer's multipart uploads."""
-        return UploadLifecycle(self.stores, self.limits, self.meter, self.journal, self.remains)
+        return UploadLifecycle(
+            stores=self.stores,
+            limits=self.limits,
+            meter=self.meter,
+            journal=self.journal,
+            remains=self.remains,
+        )
 
     def is_multipart(self, found: ObjectInfo | None, destination: Destination) -> bool:
         """Say if the object goes as a multipart upload."""

@@ -56,7 +56,7 @@ RESUMABLE_ENDS = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
 reported yet."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Transfer:
     """Moves one object from one Location to another. Call `run` once, in any greenlet.
 

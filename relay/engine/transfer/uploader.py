@@ -188,7 +188,9 @@ class Uploader:
         stays = True
         if not (is_post or target.publishes_atomically or _is_unsent(body, error)):
             assert target.before is not None, "the place is inspected before anything is sent"
-            broken = FailedUpload(target.place, target.before, body.count, body.length)
+            broken = FailedUpload(
+                place=target.place, before=target.before, sent=body.count, length=body.length
+            )
             stays = self._remove_broken_upload(broken, opened.version, error)
         if stays and _may_be_whole(body, error):
             if is_post:  # the next attempt does not replace it

@@ -11,7 +11,7 @@ Decided here: which proof is enough. Never here: what happens after a failure (`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from relay.digest import Digests, as_hex, compare
 from relay.engine.comparison import has_other_tag, is_named, is_same
@@ -47,6 +47,7 @@ class Proof:
 
     level: Level
     version: Version
+    _: KW_ONLY
     notes: tuple[str, ...] = ()
     read: bool = False
     """True if the destination let us read the object, or its HEAD."""
@@ -90,7 +91,7 @@ def prove_object(
         return proof
     if stored.readable is None:
         note = "the destination did not say where the object can be read"
-        return Proof(Level.SIZE, stored.version, (note,))
+        return Proof(Level.SIZE, stored.version, notes=(note,))
     while True:
         found = _wait_until_visible(destination, stored.readable, poll)
         try:
@@ -161,7 +162,7 @@ def _prove_found(
             seen=f"{version.size} bytes",
         )
     if verify is Verify.SIZE:
-        return Proof(Level.SIZE, version, _length_note(version))
+        return Proof(Level.SIZE, version, notes=_length_note(version))
     if verify is Verify.AUTO:
         proof = _proof_by_digest(version, version.digests, sent)
         if proof is not None:
@@ -189,7 +190,7 @@ def _proof_from_response(stored: PutResult, sent: Sent) -> Proof | None:
         raise
     if proof is None:
         return None
-    return Proof(proof.level, proof.version.sized(sent.bytes), proof.notes)
+    return Proof(proof.level, proof.version.sized(sent.bytes), notes=proof.notes)
 
 
 def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
@@ -254,7 +255,7 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
         notes = (f"could not be read back: {error.message}", *_length_note(version))
-        return Proof(Level.SIZE, version, notes, denied=denied)
+        return Proof(Level.SIZE, version, notes=notes, denied=denied)
     except (SourceChanged, PreconditionFailed) as error:
         raise _overwritten_error(location) from error
     body = opened.body

@@ -6,7 +6,7 @@ Decided here: which notes share a transaction. Never here: which notes are writt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from gevent.lock import BoundedSemaphore
 
@@ -57,6 +57,7 @@ class ClaimJournal:
 
     ledger: Ledger
     claim: Claim
+    _: KW_ONLY
     sure: Callable[[], bool] = lambda: False
     """Says if the lease certainly holds, so that the ledger need not be asked."""
     notes: NoteWriter | None = None

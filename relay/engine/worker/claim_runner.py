@@ -87,7 +87,7 @@ class ClaimRunner:
             if claim.twins and not self._enter_folded(claim, transfer):
                 return Settlement(claim, TransferVerb.HAND_BACK, wait=TWIN_SECONDS)
             holds = partial(self.lease.holds, registration)
-            transfer.journal = ClaimJournal(self.ledger, claim, holds, self._notes)
+            transfer.journal = ClaimJournal(self.ledger, claim, sure=holds, notes=self._notes)
             transfer.admitted = True
             active = self.active.add(claim, transfer)
             try:

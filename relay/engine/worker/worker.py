@@ -288,7 +288,9 @@ class Worker:
         busy = self._claims.running + len(self._helped.claims)
         room = 0 if self._runs_suspect() else self.slots + self._pace.ahead - busy
         most = (self.slots + 1) // 2 - self._claims.large
-        return ClaimRequest(room, most, self.slots - busy, self._is_alone())
+        return ClaimRequest(
+            all=room, large=most, only_large=self.slots - busy, alone=self._is_alone()
+        )
 
     def _is_alone(self) -> bool:
         """Say if this process has no claim and no part lease: a transfer that crashes it would
