@@ -3,8 +3,9 @@ the answer to its upload was."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ from tests.conftest import Engine
 from tests.faults.buckets import Bucket, many, place
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, asked, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_ours import THEIRS, hurried, plant
+from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
 
 
@@ -174,3 +177,36 @@ def test_the_same_bytes_with_older_metadata_were_there_before(
         transfer = engine.runner.transfer(engine.plan(source.url("/a"), place(there)))
         outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True)))
     assert (outcome.state, "put" in bucket.asked) == (State.VERIFIED, sent)
+
+
+@dataclass
+class Altering(Dav):
+    """A MOVE leaves `becomes` in place of the object."""
+
+    becomes: bytes | None = None
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        done = super()._done(method, path, request, body)
+        if method == b"MOVE" and self.becomes is not None:
+            self.objects[b"/to/a"] = self.becomes
+        return done
+
+
+@pytest.mark.parametrize(
+    ("becomes", "kept"),
+    [(DATA[:1000], False), (THEIRS, True)],
+    ids=["a piece", "of another writer"],
+)
+def test_an_altered_object_is_no_existing_one_in_the_next_command(
+    tmp_path: Path, becomes: bytes, kept: bool
+) -> None:
+    """A MOVE that copies cuts an object short on a full disk, or another writer was faster."""
+    dav, folder, terminal = Altering(becomes=becomes), plant(tmp_path), hurried(tmp_path)
+    with Peer([dav] * 60) as there:
+        words = (folder, f"webdav+{there.url('/to/')}", "--if-exists", "skip")
+        assert terminal.tree(*words)[0] == 1
+        dav.becomes = None
+        code, reported = terminal.tree(*words)
+    ends = (1, {"failed": 1}) if kept else (0, {"verified": 1})
+    assert (code, reported["objects"]) == ends
+    assert dav.objects[b"/to/a"] == (THEIRS if kept else DATA)

@@ -278,11 +278,24 @@ class Finalizer:
                 f"{stored.place} still shows the old object after the new one was published"
             )
         if None not in (size, version.size) and size != version.size:
-            raise DestinationMutates(
+            self._note_altered(version)
+            altered = DestinationMutates(
                 f"{stored.place} has {version.size} bytes after {size} bytes were published there;"
                 " it was not deleted"
             )
+            altered.leave("A damaged object", stored.place, "it may be another writer's")
+            raise altered
         return replace(version, size=size if version.size is None else version.size)
+
+    def _note_altered(self, there: Version) -> None:
+        """Note the object that the place shows in place of the published one, so that no later
+        attempt takes it for one that existed before. Its ETag is left out, which would permit to
+        replace it. Raises LeaseLost, LedgerFailed."""
+        progress, journal = self._progress, self._context.journal
+        if progress.before is None or journal is None:
+            return
+        progress.before = progress.before.sent_as(Version(there.size, None, there.last_modified))
+        journal.note(replace(progress.before, remains=dict(progress.remains)))
 
 
 def _has_old_size(before: PriorState, size: int | None, there: Version) -> bool:
