@@ -4,8 +4,8 @@ Theory of operation. Endpoints implement different subsets of S3, and few name t
 did not understand. Usually a refusal means what its code says; some statuses and codes leave room
 for doubt.
 
-Decided here: what one refusal can mean. Never here: what is left out after it (`quirks.py`), the
-error that a user sees (`error_codes.py`)."""
+Decided here: what one refusal can mean. Never here: the field that is left out next (`quirks.py`),
+the error that a user sees (`error_codes.py`)."""
 
 from __future__ import annotations
 
