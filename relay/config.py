@@ -417,7 +417,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             raise ConfigError(f"RELAY_CONFIG: {named} is not an existing file")
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
-        raise ConfigError("; ".join(_told(e, given) for e in error.errors())) from None
+        raise ConfigError("; ".join(_describe_mistake(e, given) for e in error.errors())) from None
     except OSError as error:  # the check whether the file exists failed
         raise ConfigError(f"{_file()} can't be read ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
@@ -442,7 +442,7 @@ _SAID: Mapping[str, str] = {
 """What the errors of pydantic mean, by their type."""
 
 
-def _told(error: Any, given: Mapping[str, Any]) -> str:
+def _describe_mistake(error: Any, given: Mapping[str, Any]) -> str:
     """Return what is wrong with a setting, and where it stands; `given` are those that flags
     gave."""
     name = ".".join(str(part) for part in error["loc"]) or "setting"

@@ -85,7 +85,7 @@ class Digester:
         """Start one digest for each name. Raises KeyError for a name that is not in
         `ALGORITHMS`."""
         self._running = {name: ALGORITHMS[name].start() for name in dict.fromkeys(names)}
-        self._told: dict[str, bytes] | None = None
+        self._values: dict[str, bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,18 +94,18 @@ class Digester:
 
     def update(self, data: Buffer) -> None:
         """Add the next bytes. Costs at most about 2 ms for 1 MiB and each expensive algorithm."""
-        self._told = None
+        self._values = None
         for running in self._running.values():
             running.update(data)
 
     def digests(self) -> Digests:
         """Return the digests of the bytes so far."""
-        if self._told is None:
-            self._told = {name: running.digest() for name, running in self._running.items()}
-        return self._told
+        if self._values is None:
+            self._values = {name: running.digest() for name, running in self._running.items()}
+        return self._values
 
 
-def of_nothing(name: str) -> bytes:
+def empty_digest(name: str) -> bytes:
     """Return the digest of no bytes at all. Raises KeyError for a name that is not in
     `ALGORITHMS`."""
     return ALGORITHMS[name].start().digest()

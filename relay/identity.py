@@ -66,7 +66,7 @@ def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
     return _identity(location)[3]
 
 
-def place_of(location: Location) -> str:
+def place_identity(location: Location) -> str:
     """Return the identity of a place: its store, its endpoint, and its URL without signatures.
     SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has
     one name in all. An encoded '/' does not separate segments (RFC 3986 section 2.2): '/a%2Fb' may
@@ -114,7 +114,7 @@ _OPENING: Final = re.compile(
 )
 
 
-def named_by(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+def selecting_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
     """Return the headers of a place that may select an object, in order: `Dropbox-API-Arg` does,
     and `Accept` may. SECRET, as a query may be. Headers that open a place and are renewed, such as
     a token, are left out.

@@ -193,7 +193,7 @@ class Location:
             name
         ):  # as nearly all are: nothing to quote, nothing to check but the folder
             _check_folder(base, destination, keyed)
-            there = self._moved(base + name + self.target[len(base) :])
+            there = self._with_checked_target(base + name + self.target[len(base) :])
             return there.as_destination() if destination else there
         if name == "" or (name.startswith("/") and not keyed) or UNSAFE_CHARACTERS.search(name):
             raise UnsafeKey(
@@ -202,10 +202,10 @@ class Location:
             )
         path = base + quote(name, safe="/")
         check_path(path, destination=destination, keyed=keyed)
-        there = self._moved(path + self.target[len(base) :])
+        there = self._with_checked_target(path + self.target[len(base) :])
         return there.as_destination() if destination else there
 
-    def _moved(self, target: str) -> Location:
+    def _with_checked_target(self, target: str) -> Location:
         """Return this Location with another target, already checked. (`replace` costs three times
         as much.)"""
         return Location(
@@ -305,7 +305,7 @@ def _check_folder(path: str, destination: bool, keyed: bool) -> None:
     check_path(path, destination=destination, keyed=keyed)
 
 
-def redirected(location: Location, reference: str, side: Side = "source") -> Location:
+def redirect_target(location: Location, reference: str, side: Side = "source") -> Location:
     """Return the Location of a redirect (RFC 3986 §5.2), parsed as strictly as a caller's own URL.
 
     The method and the headers are dropped when the origin changes. Characters that may not stand in

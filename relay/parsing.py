@@ -46,7 +46,7 @@ def count(text: str | None) -> int | None:
     return number if number <= MOST else None
 
 
-def whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """Return a number of a JSON document if it is an integer from 0 to `MOST`, else None."""
     return (
         value

@@ -159,7 +159,7 @@ class Bounds:
         """Return the limits as plain values."""
         return asdict(self)
 
-    def given(self) -> dict[str, int]:
+    def set_limits(self) -> dict[str, int]:
         """Return the limits that are set."""
         return {name: most for name, most in self.to_json().items() if most is not None}
 
@@ -184,13 +184,13 @@ class TokenBucket:
     _balance: float = field(default=0.0, repr=False)
     _filled: float = field(default=0.0, repr=False)
 
-    def fill_at(self, rate: float | None) -> None:
+    def set_rate(self, rate: float | None) -> None:
         """Fill the bucket at another rate from now on. Its content is cut to the new capacity."""
         if rate == self.rate:
             return
         self._fill()
         self.rate, self._filled = rate, self.clock()
-        self._balance = min(self._balance, self._holds) if rate is not None else 0.0
+        self._balance = min(self._balance, self._capacity) if rate is not None else 0.0
 
     def take(self, wanted: int) -> int:
         """Take up to `wanted` bytes (at least one), and return how many; 0 if it is too early."""
@@ -206,9 +206,9 @@ class TokenBucket:
     def put_back(self, count: int) -> None:
         """Put back bytes that were taken and did not move."""
         if self.rate is not None:
-            self._balance = min(self._balance + count, self._holds)
+            self._balance = min(self._balance + count, self._capacity)
 
-    def due(self, wanted: int) -> float:
+    def seconds_until_grant(self, wanted: int) -> float:
         """Return the seconds until `take` returns bytes, if no other greenlet takes them; at least
         the resolution of a timer."""
         if self.rate is None:
@@ -217,16 +217,16 @@ class TokenBucket:
         return max(TIMER_SECONDS, (self._min_grant(wanted) - self._balance) / self.rate)
 
     @property
-    def _holds(self) -> float:
+    def _capacity(self) -> float:
         return max(1.0, (self.rate or 0.0) * BURST_SECONDS)
 
     def _min_grant(self, wanted: int) -> int:
-        return max(1, min(wanted, int(self._holds / SIPS)))
+        return max(1, min(wanted, int(self._capacity / SIPS)))
 
     def _fill(self) -> None:
         if self.rate is not None:
             now = self.clock()
-            self._balance = min(self._balance + (now - self._filled) * self.rate, self._holds)
+            self._balance = min(self._balance + (now - self._filled) * self.rate, self._capacity)
             self._filled = now
 
 
@@ -312,7 +312,7 @@ class Throttle:
     def allow(self, bounds: Bounds, place: int = 0, of: int = 1) -> None:
         """Set this process's share of the limits; it is number `place` (from 0) of `of`."""
         self.bounds, rate = bounds, bounds.bytes_per_second
-        self.bucket.fill_at(None if rate is None else rate / of)
+        self.bucket.set_rate(None if rate is None else rate / of)
         most = bounds.connections
         share = None if most is None else max(1, most // of + (place < most % of))
         for gate in self.gates.values():
@@ -336,7 +336,7 @@ class Throttle:
                     continue
                 granted = self.bucket.take(wanted)
                 if not granted:
-                    self.sleep(min(self.bucket.due(wanted), tick_seconds))
+                    self.sleep(min(self.bucket.seconds_until_grant(wanted), tick_seconds))
         finally:
             self._line.remove(turn)
             if self._line:
@@ -355,7 +355,7 @@ class Throttle:
         return lambda: gate.leave(who)
 
 
-def bounded(bounds: Bounds) -> Throttle | None:
+def throttle_of(bounds: Bounds) -> Throttle | None:
     """Return a Throttle for one transfer with constant bounds, or None without bounds."""
     if bounds == Bounds():
         return None

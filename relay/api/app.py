@@ -16,7 +16,7 @@ from flask import Flask, Response, request
 from relay import __version__
 from relay.api import openapi, render
 from relay.api.auth import guard
-from relay.api.lingering_close import parting
+from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import LedgerContext, View, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
@@ -52,7 +52,7 @@ def create_app(
         *ledger_routes(require_works, runner),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
-    app.wsgi_app = parting(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = with_lingering_close(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
 

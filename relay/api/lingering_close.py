@@ -26,7 +26,7 @@ STEP_BYTES = 64 * 1024
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def parting(app: WsgiApp) -> WsgiApp:
+def with_lingering_close(app: WsgiApp) -> WsgiApp:
     """Return a WSGI application that closes connections like this after `app` has answered."""
 
     def parted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

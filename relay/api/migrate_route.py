@@ -32,7 +32,7 @@ from relay.engine.plan import Plan
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError
-from relay.throttle import bounded
+from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
 from relay.views.progress import Rate, progress_of
 
@@ -68,7 +68,7 @@ def migrate_view(
                 metadata=order.metadata,
             )
         )
-        transfer.meter.throttle = bounded(order.bounds)
+        transfer.meter.throttle = throttle_of(order.bounds)
         g.transfer_id = transfer.id
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
             return _stream_lines(runner, transfer)

@@ -97,7 +97,7 @@ def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest
     if _streams(NDJSON):
         response = Response(_lines(works, runner, migration), mimetype=NDJSON)
     else:
-        ended = _waited(works, runner, migration, _wait_seconds())
+        ended = _await_end(works, runner, migration, _wait_seconds())
         response = _json(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
     return response
@@ -235,7 +235,7 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _waited(
+def _await_end(
     works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float
 ) -> Migration:
     """Wait until a migration has ended or is paused, `seconds` are over, the server stops or the
@@ -248,7 +248,7 @@ def _waited(
         while (
             has_place
             and not runner.draining
-            and _goes_on(migration)
+            and _is_active(migration)
             and (left := until - monotonic()) > 0
         ):
             if _hung_up(min(LOOK_SECONDS, left)):
@@ -259,7 +259,7 @@ def _waited(
     return migration
 
 
-def _goes_on(migration: Migration) -> bool:
+def _is_active(migration: Migration) -> bool:
     """Say if a migration still runs: it is running, or some of its transfers are still stopping."""
     return migration.state == "running" or bool(
         migration.state not in ENDED and migration.under_way

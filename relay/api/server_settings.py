@@ -93,11 +93,11 @@ def accept_again() -> bool:
     try:
         _HOLDER.held = _reread(accepted())
     except ConfigError as error:
-        _say_kept(Refused(error.message, error.hint))
+        _report_kept(Refused(error.message, error.hint))
     except Refused as refused:
-        _say_kept(refused)
+        _report_kept(refused)
     except Exception as error:  # noqa: BLE001 - logged with its traceback
-        _say_kept(Refused(bug(error).message, "See the log."))
+        _report_kept(Refused(bug(error).message, "See the log."))
     else:
         return True
     return False
@@ -155,7 +155,7 @@ def url_of(address: Any) -> str:
     return f"http://{host}:{address[1]}"
 
 
-def _say_kept(refused: Refused) -> None:
+def _report_kept(refused: Refused) -> None:
     with suppress(OSError, AttributeError):  # nobody reads stderr
         sys.stderr.write(
             f"relay: not reloaded: {refused.message}. {refused.hint} The old settings stay.\n"
@@ -165,7 +165,7 @@ def _say_kept(refused: Refused) -> None:
 
 def _read() -> Accepted:
     settings, file = load_settings(), settings_file()
-    _parsed(settings.bind)
+    _parse_bind(settings.bind)
     client_context(settings.ca_bundle)
     return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
 
@@ -181,7 +181,7 @@ def _reread(old: Accepted) -> Accepted:
             f"{old.file} was removed", "Put it back, or restart the server to serve without it."
         )
     moves = new.settings.bind != old.settings.bind
-    addresses = (_parsed(new.settings.bind),) if moves else old.addresses
+    addresses = (_parse_bind(new.settings.bind),) if moves else old.addresses
     _check_open(addresses, new.settings)
     if moves:
         _check_free(addresses)
@@ -194,7 +194,7 @@ def _reread(old: Accepted) -> Accepted:
 # -- the checks
 
 
-def _parsed(bind: str) -> Any:
+def _parse_bind(bind: str) -> Any:
     """Return an address as gunicorn takes it. Raises ConfigError."""
     try:
         return parse_address(bind)

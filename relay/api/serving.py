@@ -110,12 +110,12 @@ def on_starting(server: Any) -> None:
     addresses, and set the limits of open files and of core files, which its workers inherit."""
     forbid_dumps()
     require_descriptors()
-    _check_told(server.cfg)
+    _check_other_settings(server.cfg)
     inherited = inherited_sockets()
     check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
 
 
-def _check_told(cfg: Any) -> None:
+def _check_other_settings(cfg: Any) -> None:
     """Refuse settings of gunicorn's own command line or environment with which relay can't run.
 
     An application that is loaded before the fork gives all workers one connection to the ledger and
@@ -179,7 +179,7 @@ def post_worker_init(worker: Any) -> None:
     names = (sock.getsockname() for sock in worker.sockets)
     runner.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
     works: LedgerContext | None = worker.wsgi.extensions[WORKS]
-    claiming = gevent.spawn(_claim, works) if works is not None else None
+    claiming = gevent.spawn(_run_worker, works) if works is not None else None
     worker.claiming = claiming
     gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works)
 
@@ -190,7 +190,7 @@ def drain_seconds(graceful_timeout: float) -> float:
     return max(graceful_timeout - DRAIN_MARGIN_SECONDS, graceful_timeout / 2)
 
 
-def _claim(works: LedgerContext) -> None:
+def _run_worker(works: LedgerContext) -> None:
     """Claim transfers from the ledger as long as this worker lives, also after an outage of the
     ledger. An unexpected exception ends the work: then /readyz and the clients that follow a
     migration show it."""

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
-from relay.cli.options import whole
+from relay.cli.options import absolute_path
 from relay.config import Settings, is_found, load_settings
 from relay.errors import (
     ConfigError,
@@ -153,7 +153,7 @@ class LocalLedger:
         from relay.cli.credentials import apply_refresh
 
         texts = {
-            side: {**end, "url": whole(end["url"], migration.recursive)}
+            side: {**end, "url": absolute_path(end["url"], migration.recursive)}
             for side, end in places.items()
         }
         return summary(apply_refresh(self._settings, self._ledger, migration, verb, texts))
@@ -322,7 +322,7 @@ class RemoteServer:
 
     def _as(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
         """Return members that have the shape's types. Raises NotRelay for others."""
-        name = self._shapes.lack(shape, members)
+        name = self._shapes.wrong_member(shape, members)
         if name is not None:
             raise NotRelay(f"{self.where} is not a relay server: its answer has no valid {name!a}")
         return members

@@ -57,10 +57,10 @@ class Interrupt:
         self.code: Exit | None = None
 
     @contextmanager
-    def caught(self) -> Iterator[None]:
+    def handled(self) -> Iterator[None]:
         """Handle the signals for the time of a `with` block."""
         watchers = [
-            gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()
+            gevent.signal_handler(number, self._handle, code) for number, code in self.codes.items()
         ]
         try:
             yield
@@ -70,11 +70,11 @@ class Interrupt:
             # libev has restored the system's default action, which would not set the exit code.
             end_on_interrupt()
 
-    def late(self) -> bool:
+    def is_late(self) -> bool:
         """Say if a signal came more than `seconds` ago."""
         return self.code is not None and monotonic() - self._since > self._seconds
 
-    def _came(self, code: Exit) -> None:
+    def _handle(self, code: Exit) -> None:
         if self.code is not None:
             show_cursor()
             os._exit(code)
@@ -92,5 +92,5 @@ def interrupt_as_exception(says: str = "") -> Iterator[None]:
     came = Interrupt(
         lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says
     )
-    with came.caught():
+    with came.handled():
         yield

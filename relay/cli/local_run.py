@@ -81,7 +81,7 @@ def _accept(
     if ledger.secret(found.id) is None:
         # The migration had ended until now, so another process deleted its secret.
         ledger.renew_secret(found.id, order.secret())
-    limits = order.bounds.given()
+    limits = order.bounds.set_limits()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 
 
@@ -131,7 +131,7 @@ def _find_missing(
 def limits_note(migration: Migration) -> str:
     """Return the limits of a resumed migration as the end of a line, or '' without limits. They may
     have been set long ago, so the user should see them."""
-    limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.given().items())
+    limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.set_limits().items())
     return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
 
 
@@ -162,8 +162,8 @@ def work(
     job = gevent.spawn(_run_worker, claimer)
     stopped = Interrupt(claimer.stop, STOP_SECONDS)
     last_line: float | None = None
-    with stopped.caught():
-        while not job.ready() and not stopped.late():
+    with stopped.handled():
+        while not job.ready() and not stopped.is_late():
             job.join(look_seconds)
             look()
             if claimer.trouble is not None and (

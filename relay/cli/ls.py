@@ -11,7 +11,7 @@ import click
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell, tell_empty
-from relay.cli.waits import telling
+from relay.cli.waits import reporting_retries
 from relay.config import load_settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.stores.interfaces import Entry
@@ -43,7 +43,7 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
     meter = Watchdog(runner.limits)
-    with telling(meter):
+    with reporting_retries(meter):
         code, count = _print_entries(
             runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
         )

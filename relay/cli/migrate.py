@@ -12,7 +12,16 @@ import click
 from relay.cli.engines import engine_for
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.interrupt import Interrupted
-from relay.cli.options import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
+from relay.cli.options import (
+    FILE,
+    PLACES,
+    WORK,
+    absolute_path,
+    bounds_of,
+    headers_of,
+    warn,
+    with_flags,
+)
 from relay.cli.terminal import confirm, say, say_error
 from relay.config import load_settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
@@ -128,9 +137,9 @@ def order_of(options: Mapping[str, Any]) -> MigrationRequest:
     if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return MigrationRequest(
-        Endpoint(whole(options["source"], tree), headers=headers_of(options, "source")),
+        Endpoint(absolute_path(options["source"], tree), headers=headers_of(options, "source")),
         Endpoint(
-            whole(options["destination"], tree),
+            absolute_path(options["destination"], tree),
             headers=headers_of(options, "destination"),
             method=options["method"],
         ),

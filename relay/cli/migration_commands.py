@@ -17,7 +17,7 @@ import click
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.formatting import details, line
-from relay.cli.options import PLACES, WORK, place, request_of, warn, with_flags
+from relay.cli.options import PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
@@ -177,12 +177,12 @@ def _begins(name: str, text: str) -> click.Command:
         if options["source"] and not options["destination"]:
             raise click.UsageError("SRC needs DST: give both locations, or neither")
         places = (
-            {side: place(options, side) for side in ("source", "destination")}
+            {side: endpoint_member(options, side) for side in ("source", "destination")}
             if options["source"]
             else {}
         )
         if urls is not None:
-            places["list"] = place({**options, "source": as_list(urls)}, "source")
+            places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)
         known = migrations_of(url)
         confirm(line(known.act(id, name, places or None)))

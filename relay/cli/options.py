@@ -137,7 +137,7 @@ def bounds_of(options: Mapping[str, Any]) -> Bounds:
     return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
 
 
-def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
+def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
     """Return one side in the form of a request to a server. Raises as `read_headers`."""
     members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
     return (
@@ -150,10 +150,10 @@ def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request to a server for the flags of `submit`."""
     given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
-    limits = bounds_of(options).given()
+    limits = bounds_of(options).set_limits()
     return {
-        "source": place(options, "source"),
-        "destination": place(options, "destination"),
+        "source": endpoint_member(options, "source"),
+        "destination": endpoint_member(options, "destination"),
         "recursive": options["recursive"],
         "verify": options["verify"],
         "server_copy": options["server_copy"],
@@ -164,11 +164,11 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def whole(text: str, folder: bool) -> str:
+def absolute_path(text: str, folder: bool) -> str:
     """Return a relative path as an absolute one, since the ledger outlives the current folder. The
     path of a `folder` ends in '/', another does if it was written so."""
     if text[: len(LIST)].lower() == LIST:
-        return LIST + whole(text[len(LIST) :], folder=False)
+        return LIST + absolute_path(text[len(LIST) :], folder=False)
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
     if not (relative and text[:1] != "/" and text):
         return text

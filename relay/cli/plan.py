@@ -14,7 +14,7 @@ from relay.cli.exits import Exit
 from relay.cli.migrate import order_of
 from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
-from relay.cli.waits import telling
+from relay.cli.waits import reporting_retries
 from relay.config import load_settings
 from relay.engine.dry_run import DryRun, DryRunReport
 from relay.engine.migration_request import MigrationJob
@@ -61,7 +61,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     runner = TransferEngine(settings, policy)
     warn(options)
     surveyor = DryRun(job, runner.stores, runner.limits, None if every else sample)
-    with telling(surveyor.listing):
+    with reporting_retries(surveyor.listing):
         made = surveyor.run()
     members = _members(surveyor, made)
     with suppress(ReaderGone):  # its exit code is an answer too

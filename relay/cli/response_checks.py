@@ -97,7 +97,7 @@ class Rows(_Shape):
     next: str | None
 
 
-def lack(shape: type[_Shape], members: object) -> str | None:
+def wrong_member(shape: type[_Shape], members: object) -> str | None:
     """Return the name of a member that does not match the shape; None if all match."""
     try:
         shape.model_validate(members)

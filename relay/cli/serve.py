@@ -44,7 +44,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(config: str | None, **flags: str | None) -> None:
     """Serve POST /migrate. Flags win over RELAY_* variables, these over relay.toml, this over the
     defaults."""
-    _hand_on(config, flags)
+    _export_flags(config, flags)
     # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need
     # not wait.
     from relay.api.serving import Server
@@ -52,7 +52,7 @@ def serve(config: str | None, **flags: str | None) -> None:
     Server().run()
 
 
-def _hand_on(config: str | None, flags: dict[str, str | None]) -> None:
+def _export_flags(config: str | None, flags: dict[str, str | None]) -> None:
     """Put the flags into the environment, through which they reach the workers, also after a
     SIGHUP."""
     if _PASSWORD.search(flags.get("ledger") or ""):

@@ -65,8 +65,8 @@ def migrate_tree(
             f" already{limits_note(migration)}",
             sys.stderr,
         )
-    watch = Watch(ledger, migration.id, shown=not quiet, _told=brief(migration))
-    claimer = Worker(ledger, runner, slots, migration.id, watch.ended, watch.moved)
+    watch = Watch(ledger, migration.id, shown=not quiet, _last=brief(migration))
+    claimer = Worker(ledger, runner, slots, migration.id, watch.note_end, watch.note_moved)
     with _display(quiet) as show:
         if quiet:
             code = work(claimer, lambda: None, LOOK_SECONDS)
@@ -107,14 +107,14 @@ class Watch:
     started: float = field(default_factory=monotonic)
     rate: Rate = field(default_factory=Rate)
     _seen: int = 0
-    _told: Members | None = None
+    _last: Members | None = None
 
-    def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
+    def note_end(self, claim: Claim, end: Outcome | RelayError) -> None:
         """Note the end of a transfer."""
         if self.shown and isinstance(end, RelayError):
             self.failures.append(failed_line(claim.name, end.side, end.message))
 
-    def moved(self, count: int) -> None:
+    def note_moved(self, count: int) -> None:
         """Note the bytes of a transfer that has ended here."""
         self.bytes_here += count
 
@@ -123,16 +123,16 @@ class Watch:
         while self.failures:
             yield self.failures.popleft()
 
-    def look(self, under_way: int) -> tuple[Members, float]:
+    def poll(self, under_way: int) -> tuple[Members, float]:
         """Return the state of the migration, and its rate (bytes a second of all processes that
         work on it). `under_way` are bytes of this process that the ledger does not know yet. While
         the ledger does not answer, the state is the last one known."""
         try:
-            self._told = brief(self.ledger.migration(self.id))
+            self._last = brief(self.ledger.migration(self.id))
         except LedgerFailed:
-            if self._told is None:
+            if self._last is None:
                 raise
-        reported = self._told
+        reported = self._last
         # A transfer that has ended here is settled a moment later; until then its bytes are neither
         # under way nor in the ledger.
         self._seen = max(self._seen, bytes_moved(reported) + under_way)
@@ -159,7 +159,7 @@ def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]
     """Return the state of the migration, the bytes that need no further transfer, and both in
     words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
-    reported, rate = watch.look(here)
+    reported, rate = watch.poll(here)
     if claimer.trouble is not None:
         reported = {
             **reported,
@@ -202,11 +202,14 @@ def _rows(progress: Progress, rows: dict[int, Any], shown: list[ActiveTransfer])
             rows[id] = progress.add_task("", total=None)
         transfer = active.transfer
         progress.update(
-            rows[id], description=named(active), total=transfer.total, completed=transfer.bytes
+            rows[id],
+            description=transfer_label(active),
+            total=transfer.total,
+            completed=transfer.bytes,
         )
 
 
-def named(active: ActiveTransfer) -> str:
+def transfer_label(active: ActiveTransfer) -> str:
     """Return the line of a transfer of this process. Of an object that several processes move, the
     bar shows the whole object, so the line has the bytes of this process."""
     name, transfer = plain(active.claim.name)[-48:], active.transfer

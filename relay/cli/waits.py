@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.25
 
 
 @contextmanager
-def telling(meter: Watchdog) -> Iterator[None]:
+def reporting_retries(meter: Watchdog) -> Iterator[None]:
     """Report on stderr each retry of a listing, with its reason and its time."""
     job = gevent.spawn(_tell, meter)
     try:

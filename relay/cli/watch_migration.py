@@ -51,7 +51,7 @@ class Seen:
     """The reason for which the migration waits for a user, if it does."""
     last: Members | None = None
 
-    def event(self, kind: str, members: Members) -> None:
+    def note_event(self, kind: str, members: Members) -> None:
         """Note an event."""
         if kind == "failed":
             self.failures.append(members)
@@ -60,7 +60,7 @@ class Seen:
         if kind in ("paused", "resume", "retry", "list_again", "cancel"):
             self.waits = members if kind == "paused" else None
 
-    def fresh(self) -> list[Members]:
+    def take_failures(self) -> list[Members]:
         """Return the failures that were not printed, and forget them."""
         found, self.failures = self.failures, []
         return found
@@ -70,7 +70,7 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
     """Show a migration until it ends, or waits for credentials; return the exit code."""
     try:
         with interrupt_as_exception(), _display(quiet) as (show, tell):
-            _followed(migrations, id, show, tell)
+            _show_events(migrations, id, show, tell)
     except Interrupted as error:
         if not quiet:
             say(f"relay: the migration goes on; `relay watch {plain(id)}` looks again", sys.stderr)
@@ -79,18 +79,18 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
     if as_json:
         confirm(json.dumps(ended))
     elif not quiet:
-        for name, value in table(ended, _failed(migrations, ended), _took(ended)):
+        for name, value in table(ended, _failures(migrations, ended), _duration(ended)):
             confirm(in_columns(name, value))
     return exit_of(ended)
 
 
-def _followed(migrations: MigrationBackend, id: str, show: Show, tell: Tell) -> None:
+def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) -> None:
     seen = Seen()
     for kind, members in migrations.follow(id):
         if kind != "progress":
-            seen.event(kind, members)
+            seen.note_event(kind, members)
             continue
-        fresh = seen.fresh()
+        fresh = seen.take_failures()
         for failure in fresh[:NAMED]:
             tell(
                 failed_line(
@@ -104,13 +104,13 @@ def _followed(migrations: MigrationBackend, id: str, show: Show, tell: Tell) -> 
             return  # nothing happens before somebody gives it other credentials
 
 
-def _failed(migrations: MigrationBackend, ended: Members) -> list[Members]:
+def _failures(migrations: MigrationBackend, ended: Members) -> list[Members]:
     if not objects_in(ended, "failed"):
         return []
     return list(islice(migrations.rows(ended["id"], ("failed",)), NAMED))
 
 
-def _took(ended: Members) -> str:
+def _duration(ended: Members) -> str:
     if ended["ended"] is None:
         return "not ended"
     seconds = max(ended["ended"] - ended["created"], 0.001)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
 from relay.errors import KeyTooLong, NotFound, RelayError, UnsafeKey
-from relay.identity import place_of
+from relay.identity import place_identity
 from relay.ledger.rows import Listed, Listing
 from relay.location import UNSAFE_CHARACTERS, parse_location
 from relay.process.failpoints import reach
@@ -101,7 +101,7 @@ def listed_object(entry: Entry) -> Listed:
             error=error_members(entry.error),
             identity=f"unusable {entry.name}",
         )
-    identity = None if entry.url is None else place_of(parse_location(entry.url))
+    identity = None if entry.url is None else place_identity(parse_location(entry.url))
     return Listed(
         entry.name,
         size=entry.size,

@@ -19,7 +19,7 @@ from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
-from relay.identity import named_by, owner_of, place_of
+from relay.identity import owner_of, place_identity, selecting_headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.stores.local import is_nested, same_file
@@ -96,9 +96,9 @@ class MigrationRequest:
             secret=self.secret(),
             priority=self.priority,
             bounds=self.bounds,
-            places=(place_of(source), place_of(destination)),
+            places=(place_identity(source), place_identity(destination)),
             owners=(owner_of(source), owner_of(destination)),
-            named=(named_by(source.headers), named_by(destination.headers)),
+            named=(selecting_headers(source.headers), selecting_headers(destination.headers)),
         )
 
     @property

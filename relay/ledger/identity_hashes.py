@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from relay.identity import is_whole, named_by, same_text
+from relay.identity import is_whole, same_text, selecting_headers
 from relay.ledger.rows import Spec
 from relay.ledger.schema import keys
 
@@ -58,7 +58,9 @@ def is_unnamed(
 
 
 def _headers(secret: Mapping[str, Any]) -> list[list[list[str]]]:
-    return [named_by(map(tuple, secret[side]["headers"])) for side in ("source", "destination")]
+    return [
+        selecting_headers(map(tuple, secret[side]["headers"])) for side in ("source", "destination")
+    ]
 
 
 def key_of(connection: Connection) -> bytes:

@@ -31,12 +31,13 @@ class Spec:
     priority: int = 0
     bounds: Bounds = Bounds()
     places: tuple[str, str] | None = field(default=None, repr=False)
-    """Identities of source and destination (`relay.identity.place_of`); None: `source` and
+    """Identities of source and destination (`relay.identity.place_identity`); None: `source` and
     `destination` are the identities."""
     owners: tuple[str, str] = field(default=("", ""), repr=False)
     """The accounts of source and destination (`relay.identity.owner_of`)."""
     named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
-    """The headers of source and destination that select the object (`relay.identity.named_by`)."""
+    """The headers of source and destination that select the object
+    (`relay.identity.selecting_headers`)."""
 
     @property
     def recursive(self) -> bool:

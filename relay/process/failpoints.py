@@ -94,7 +94,7 @@ def _raise() -> None:
     raise FailpointReached
 
 
-def _sleeping(text: str) -> Callable[[], None]:
+def _sleep_for(text: str) -> Callable[[], None]:
     seconds = float(text)
     if not 0 <= seconds <= 3600:
         raise ValueError(text)
@@ -114,7 +114,7 @@ def armed(text: str) -> Failpoint:
         )
     word, _, seconds = action.partition(":")
     try:
-        act = _sleeping(seconds) if word == "sleep" else ACTIONS[action]
+        act = _sleep_for(seconds) if word == "sleep" else ACTIONS[action]
         if not (count.isascii() and count.isdigit() and int(count)):
             raise ValueError(count)
     except (KeyError, ValueError):
@@ -131,15 +131,15 @@ def check(environment: Mapping[str, str]) -> None:
         armed(text)
 
 
-def _nothing(name: str) -> None:
+def _ignore(name: str) -> None:
     """Do nothing: no failpoint is armed."""
 
 
 def _bound(text: str | None) -> Callable[[str], None]:
     try:
-        return armed(text).reach if text else _nothing
+        return armed(text).reach if text else _ignore
     except ConfigError:
-        return _nothing  # `check` refuses the start
+        return _ignore  # `check` refuses the start
 
 
 reach: Callable[[str], None] = _bound(os.environ.get(VARIABLE))

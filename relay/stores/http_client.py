@@ -100,7 +100,7 @@ class HttpClient:
 
     def _exchange(self, request: Request) -> Response:
         """Do the exchange when the concurrency limit of this side of the store permits it."""
-        flow = self.wire.flow(request.origin, self.side)
+        flow = self.wire.limiter(request.origin, self.side)
         turn = flow.enter(self.meter.check, self.meter.tick_seconds)
         complained, after = False, None
         try:

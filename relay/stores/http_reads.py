@@ -19,7 +19,7 @@ from relay.errors import (
     StoreTimeout,
     TooManyRedirects,
 )
-from relay.location import Location, redirected
+from relay.location import Location, redirect_target
 from relay.receipt import Version
 from relay.stores.http_client import MOVED, HttpClient
 from relay.stores.http_fields import ENCODED, is_transcoded, strong_tag
@@ -116,7 +116,7 @@ class HttpReads:
             if response.head.status not in MOVED or target is None:
                 return response, location
             response.body.close()
-            location = redirected(location, target, client.side)
+            location = redirect_target(location, target, client.side)
         raise TooManyRedirects(
             f"more than {client.wire.limits.redirects} redirects, the last one to {location}",
             side=client.side,

@@ -6,9 +6,9 @@ proves, and which metadata plain HTTP sends along. Never here: the name that an 
 
 from __future__ import annotations
 
-from relay.digest import of_nothing, parse_fields
+from relay.digest import empty_digest, parse_fields
 from relay.errors import RelayError
-from relay.location import Location, redirected
+from relay.location import Location, redirect_target
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import strong_tag, upload_fields
@@ -72,7 +72,7 @@ def _read_upload(
         readable = _created_location(location, created)
     # The digest of zero bytes describes the answer itself, which has no content.
     digests = {
-        name: value for name, value in parse_fields(head.get).items() if value != of_nothing(name)
+        name: value for name, value in parse_fields(head.get).items() if value != empty_digest(name)
     }
     # RFC 9530 section 3: in an answer with content, the field may describe that content instead of
     # the object.
@@ -88,7 +88,7 @@ def _created_location(location: Location, reference: str) -> Location | None:
     """Return the location of the object that a POST created, or None if it is on another origin:
     then the object can't be read back."""
     try:
-        there = redirected(location, reference, "destination")
+        there = redirect_target(location, reference, "destination")
     except RelayError:
         return None
     return there if there.origin == location.origin else None

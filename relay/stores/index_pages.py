@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, urljoin
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
-from relay.parsing import count, http_date, iso_date, whole
+from relay.parsing import count, http_date, iso_date, whole_number
 from relay.stores.index_links import AWAY, Link, LinkTarget, read_link, segments_of
 from relay.stores.interfaces import Entry
 
@@ -251,9 +251,9 @@ def _entry_of_row(row: dict[str, Any], number: int, page: Page) -> Entry | None:
             f"row {number} of the list", error=_unclear_name_error(_redact_link(given), page.side)
         )
     when = _when(row.get("mod_time") or row.get("mtime"))
-    return Entry(
-        f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when
-    )
+    if folder:
+        return Entry(f"{name}/", None, None, when)
+    return Entry(name, whole_number(row.get("size")), None, when)
 
 
 def _when(text: Any) -> datetime | None:

@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
 from relay.errors import RelayError, TooManyRedirects, Unsupported
-from relay.location import parse_location, redirected
+from relay.location import parse_location, redirect_target
 from relay.wire.exchange import Payload, Request, Response, Wire
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
@@ -196,7 +196,7 @@ class WireSession(requests.Session):
 def _followed(request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
     """Return the request as it follows a redirect. Raises RedirectRefused."""
     here = parse_location(request.url or "")
-    there = redirected(here, target)
+    there = redirect_target(here, target)
     followed = request.copy()
     followed.url = there.url
     if there.origin != here.origin:

@@ -221,7 +221,7 @@ class Body:
     def _note_end(self) -> None:
         self._check_last()
         self.complete = True
-        self._let_go(self._keeps_alive and not self.connection.leftover)
+        self._release_connection(self._keeps_alive and not self.connection.leftover)
 
     def _check_last(self) -> None:
         """Check the digests and the claim before the end is handed out, since the end may create
@@ -253,7 +253,7 @@ class Body:
     def close(self) -> None:
         """Release the connection; it is closed if the body is not complete. May be called
         twice."""
-        self._let_go(False)
+        self._release_connection(False)
 
     def on_close(self, do: Callable[[], None]) -> None:
         """Call `callback` when the connection is released, or at once if it was released
@@ -270,7 +270,7 @@ class Body:
 
         self._release = both
 
-    def _let_go(self, reusable: bool) -> None:
+    def _release_connection(self, reusable: bool) -> None:
         release, self._release = self._release, None
         if release is not None:
             release(self.connection, reusable)

@@ -218,11 +218,11 @@ class Pool:
         self._dialer, self._limits = dialer, limits
         self._idle: OrderedDict[Stream, _Idle] = OrderedDict()
         """Every idle connection, the least recently used first ..."""
-        self._of: dict[Origin, list[Stream]] = {}
+        self._by_origin: dict[Origin, list[Stream]] = {}
         """... and those of each origin, in the same order."""
         self._open: set[Stream] = set()
-        self._quiet: set[Origin] = set()
-        self._loud: set[Origin] = set()
+        self._quiet_origins: set[Origin] = set()
+        self._chatty_origins: set[Origin] = set()
         self._timer: Any = None
 
     @property
@@ -246,7 +246,7 @@ class Pool:
             usable = (
                 not stream.closed and age < self._limits.idle_seconds and not _has_spoken(stream)
             )
-            self._note(origin, stream, usable, age)
+            self._observe(origin, stream, usable, age)
             if usable:
                 stream.side = side
                 return stream, True
@@ -264,12 +264,12 @@ class Pool:
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
         """Take a connection back after an exchange; kept if it is reusable."""
         if stream.doubt is not None:
-            self._note(origin, stream, not stream.leftover, 0.0)
-            reusable = reusable and origin not in self._loud
+            self._observe(origin, stream, not stream.leftover, 0.0)
+            reusable = reusable and origin not in self._chatty_origins
         if not reusable or stream.closed:
             return self.discard(stream)
         self._idle[stream] = _Idle(origin, monotonic())
-        self._of.setdefault(origin, []).append(stream)
+        self._by_origin.setdefault(origin, []).append(stream)
         while len(self._idle) > self._limits.idle_connections:
             self._end_oldest()
         if self._timer is None:
@@ -277,9 +277,9 @@ class Pool:
 
     def trust(self, origin: Origin) -> None:
         """Remember that this origin sends no body behind its answers to HEAD."""
-        self._learn(self._quiet, origin)
+        self._learn(self._quiet_origins, origin)
 
-    def _note(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
+    def _observe(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
         """Learn what an origin sends behind its answers to HEAD, from a connection that was idle
         for `age` seconds.
 
@@ -288,8 +288,8 @@ class Pool:
         if stream.doubt is None:
             return
         if not quiet and not stream.closed and age < LATE_SECONDS and _has_bytes(stream):
-            self._learn(self._loud, origin)
-        elif quiet and (age >= QUIET_SECONDS or origin in self._quiet):
+            self._learn(self._chatty_origins, origin)
+        elif quiet and (age >= QUIET_SECONDS or origin in self._quiet_origins):
             self.trust(origin)
             stream.doubt = None
 
@@ -300,8 +300,9 @@ class Pool:
 
     def _newest(self, origin: Origin, target: str) -> Stream | None:
         """Return the newest idle connection that may carry an exchange about `target`."""
-        trusted, now = origin in self._quiet and origin not in self._loud, monotonic()
-        for stream in islice(reversed(self._of.get(origin, ())), LOOKED_AT):
+        trusted = origin in self._quiet_origins and origin not in self._chatty_origins
+        now = monotonic()
+        for stream in islice(reversed(self._by_origin.get(origin, ())), LOOKED_AT):
             doubt = stream.doubt
             if (
                 trusted
@@ -353,13 +354,13 @@ class Pool:
         """Remove a connection from the idle ones: it is the oldest, or the newest of its
         origin."""
         origin = self._idle.pop(stream).origin
-        streams = self._of[origin]
+        streams = self._by_origin[origin]
         if streams[-1] is stream:
             streams.pop()
         else:
             streams.remove(stream)
         if not streams:
-            del self._of[origin]
+            del self._by_origin[origin]
 
 
 def _has_bytes(stream: Stream) -> bool:

@@ -110,7 +110,7 @@ class Response:
     """The destination answered before it had the whole body."""
 
 
-FLOWS = 1024
+LIMITERS = 1024
 """Maximum number of limiters that are kept; at this number the unused ones are dropped."""
 
 
@@ -119,18 +119,20 @@ class Wire:
 
     def __init__(self, pool: Pool, limits: Limits) -> None:
         self.pool, self.limits = pool, limits
-        self._silent: dict[Origin, float] = {}
-        self._flows: dict[tuple[Origin, Side], AdaptiveLimiter] = {}
+        self._ignores_expect: dict[Origin, float] = {}
+        self._limiters: dict[tuple[Origin, Side], AdaptiveLimiter] = {}
         self.memory = CapabilityCache()
 
-    def flow(self, origin: Origin, side: Side) -> AdaptiveLimiter:
+    def limiter(self, origin: Origin, side: Side) -> AdaptiveLimiter:
         """Return the limiter of the requests to one side of one store, which all transfers
         share."""
-        found = self._flows.get((origin, side))
+        found = self._limiters.get((origin, side))
         if found is None:
-            if len(self._flows) >= FLOWS:
-                self._flows = {key: flow for key, flow in self._flows.items() if flow.under_way}
-            found = self._flows[origin, side] = AdaptiveLimiter()
+            if len(self._limiters) >= LIMITERS:
+                self._limiters = {
+                    key: flow for key, flow in self._limiters.items() if flow.under_way
+                }
+            found = self._limiters[origin, side] = AdaptiveLimiter()
         return found
 
     def exchange(self, request: Request) -> Response:
@@ -228,14 +230,14 @@ class Wire:
     def expects(self, request: Request) -> bool:
         """Say if the request should send `Expect` first: not if the destination lately ignored
         one."""
-        silent = self._silent.get(request.origin, -1e9)
+        silent = self._ignores_expect.get(request.origin, -1e9)
         return request.expect and monotonic() - silent > 300
 
     def note_ignores_expect(self, origin: Origin) -> None:
         """Remember that this origin answers no Expect."""
-        if len(self._silent) > 1000:
-            self._silent.clear()
-        self._silent[origin] = monotonic()
+        if len(self._ignores_expect) > 1000:
+            self._ignores_expect.clear()
+        self._ignores_expect[origin] = monotonic()
 
 
 def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:

@@ -42,12 +42,12 @@ class Names:
         """Run at most `most` lookups concurrently; a further name waits until one has ended."""
         self._most, self._look_up = most, look_up
         self._pool: Any = None
-        self._waited_for: dict[tuple[str, int], AsyncResult[Any]] = {}
+        self._lookups: dict[tuple[str, int], AsyncResult[Any]] = {}
 
     def __call__(self, host: str, port: int) -> Addresses:
         """Return the addresses of a name. Raises as the resolver does."""
         asked = (host, port)
-        waiting = self._waited_for.get(asked)
+        waiting = self._lookups.get(asked)
         if waiting is None:
             if (
                 self._pool is None
@@ -56,10 +56,10 @@ class Names:
             begun: AsyncResult[Any] = self._pool.spawn(caught, lambda: self._look_up(host, port))
             waiting = begun
             if (
-                not waiting.ready() and asked not in self._waited_for
+                not waiting.ready() and asked not in self._lookups
             ):  # `spawn` may have waited for a thread
-                self._waited_for[asked] = waiting
-                waiting.rawlink(lambda _: self._waited_for.pop(asked, None))
+                self._lookups[asked] = waiting
+                waiting.rawlink(lambda _: self._lookups.pop(asked, None))
         found, error = cast(Any, waiting.get())
         if error is not None:
             raise error

@@ -16,17 +16,18 @@ from relay.wire.watchdog import Watchdog
 class ResponseReader:
     """Reads heads from one stream, for one request.
 
-    `final` is the final head once it came. `heard` says that at least one byte of an answer came,
-    `continued` that a `100 Continue` did, `hung_up` that the stream ended without a final head."""
+    `final` is the final head once it came. `bytes_received` says that at least one byte of an
+    answer came, `continued` that a `100 Continue` did, `closed_early` that the stream ended without
+    a final head."""
 
     def __init__(self, stream: Stream, meter: Watchdog) -> None:
         self.stream, self.meter, self.limits = stream, meter, meter.limits
         self.final: Head | None = None
-        self.heard = self.continued = self.hung_up = False
+        self.bytes_received = self.continued = self.closed_early = False
         self._interim = 0
 
     def poll(self) -> bool:
-        """Take what is there; True if there is a final head now, or never will be (`hung_up`).
+        """Take what is there; True if there is a final head now, or never will be (`closed_early`).
 
         Raises ProtocolViolation. Costs half a microsecond where nothing came.
         """
@@ -41,12 +42,12 @@ class ResponseReader:
         except ConnectionLost:
             filled = False
         self._parse()
-        self.hung_up = filled is False and self.final is None
-        return self.final is not None or self.hung_up
+        self.closed_early = filled is False and self.final is None
+        return self.final is not None or self.closed_early
 
     def _parse(self) -> None:
         while self.final is None and self.stream.leftover:
-            self.heard = True
+            self.bytes_received = True
             split = split_head(self.stream.leftover, self.limits, self.stream.side)
             if split is None:
                 return
@@ -72,7 +73,7 @@ class ResponseReader:
         deadline = self.meter.clock() + seconds
         # Mostly no bytes are there yet, so the first wait comes before the first read; but TLS may
         # hold bytes that no wait would report.
-        ended = self.final is not None or self.hung_up or (self.stream.secure and self.poll())
+        ended = self.final is not None or self.closed_early or (self.stream.secure and self.poll())
         while not ended:
             if until is not None and until():
                 return None
@@ -84,6 +85,8 @@ class ResponseReader:
             self.meter.check()
             ended = self._take() if came else self.poll()
         if self.final is None:
-            text = "in the middle of its answer's head" if self.heard else "without an answer"
+            text = (
+                "in the middle of its answer's head" if self.bytes_received else "without an answer"
+            )
             raise ConnectionLost(f"the connection was closed {text}", side=self.stream.side)
         return self.final

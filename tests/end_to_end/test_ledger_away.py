@@ -20,7 +20,7 @@ import pytest
 from relay.api.app import create_app
 from relay.api.migration_routes import works_of
 from relay.api.schemas import Recorded
-from relay.api.serving import _claim
+from relay.api.serving import _run_worker
 from relay.cli.local_run import work
 from relay.cli.tree import Watch
 from relay.config import Settings
@@ -189,7 +189,7 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
         raise RuntimeError("planted-secret")
 
     monkeypatch.setattr(ledger, "settle_and_claim", broken)
-    _claim(works_of(ledger, claimer, 1))
+    _run_worker(works_of(ledger, claimer, 1))
     assert claimer.trouble is not None and claimer.trouble.status == 500
     assert "RuntimeError" in claimer.trouble.message and "planted" not in claimer.trouble.message
     ready = create_app(runner, (), works_of(ledger, claimer, 1)).test_client().get("/readyz")
@@ -276,7 +276,7 @@ def test_what_is_shown_of_it_outlasts_an_outage(
 ) -> None:
     ledger, _, id = accepted(tmp_path)
     watch = Watch(ledger, id)
-    before = watch.look(0)[0]
+    before = watch.poll(0)[0]
     away = [True]
     migration = Ledger.migration
 
@@ -286,9 +286,9 @@ def test_what_is_shown_of_it_outlasts_an_outage(
         return migration(self, id)
 
     monkeypatch.setattr(Ledger, "migration", sometimes)
-    assert watch.look(0)[0] == before
+    assert watch.poll(0)[0] == before
     with pytest.raises(LedgerFailed):
-        Watch(ledger, id).look(0)  # which has nothing to show
+        Watch(ledger, id).poll(0)  # which has nothing to show
     away[0] = False
     events = followed(ledger, id, 0, lambda seconds: None)
     assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]

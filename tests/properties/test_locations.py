@@ -14,7 +14,13 @@ from relay.egress import DENIED, EgressPolicy, is_public
 from relay.errors import EgressDenied, RedirectRefused, RequestError, UnsafeKey
 from relay.file_names import NAME_BYTES, safe_name
 from relay.identity import same_object
-from relay.location import UNSAFE_CHARACTERS, Location, literal_address, parse_location, redirected
+from relay.location import (
+    UNSAFE_CHARACTERS,
+    Location,
+    literal_address,
+    parse_location,
+    redirect_target,
+)
 
 labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True).filter(
     lambda label: not label.startswith("xn--")
@@ -113,7 +119,7 @@ def test_any_punycode_parses_or_is_refused(encoded: str) -> None:
 def test_any_reference_leads_somewhere_or_is_refused(location: Location, reference: str) -> None:
     location = parse_location(location.url, headers={"Authorization": "secret"}, method="PUT")
     try:
-        there = redirected(location, reference)
+        there = redirect_target(location, reference)
     except RedirectRefused:
         return
     assert there.scheme == "https" or location.scheme == "http"

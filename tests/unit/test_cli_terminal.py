@@ -19,7 +19,7 @@ from relay.cli.formatting import bytes_done, bytes_moved, headline
 from relay.cli.headers import exposed, read_headers
 from relay.cli.options import warn
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
-from relay.cli.tree import Watch, named
+from relay.cli.tree import Watch, transfer_label
 from relay.cli.watch_migration import Seen
 from relay.engine.listing import listed_object
 from relay.engine.outcome import Outcome
@@ -143,7 +143,7 @@ def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) ->
         lapses=0,
         resent=0,
     )
-    assert named(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
+    assert transfer_label(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
 def test_say_survives_its_reader() -> None:
@@ -211,10 +211,10 @@ def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
     """`relay retry`, and the same command, which lists again: older failures, and an older pause,
     are over."""
     seen = Seen()
-    seen.event("failed", {"name": "a", "detail": "gone"})
-    seen.event("paused", {"code": "unauthenticated"})
-    seen.event(verb, {})
-    assert (seen.fresh(), seen.waits) == ([], None)
+    seen.note_event("failed", {"name": "a", "detail": "gone"})
+    seen.note_event("paused", {"code": "unauthenticated"})
+    seen.note_event(verb, {})
+    assert (seen.take_failures(), seen.waits) == ([], None)
 
 
 def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
@@ -237,7 +237,7 @@ def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
         watch = Watch(cast(Ledger, None), "m", shown=shown)
         error = errors.NotFound("it\nis gone", side="source")
         kept = weakref.ref(error)
-        watch.ended(claim, error)
+        watch.note_end(claim, error)
         del error
         assert kept() is None
         assert list(watch.fresh_failures()) == lines

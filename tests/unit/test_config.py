@@ -12,7 +12,7 @@ import pytest
 from relay.api import server_settings
 from relay.api.serving import drain_seconds, gunicorn_settings
 from relay.cli.backends import server_of
-from relay.cli.serve import _hand_on as hand_on
+from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
 from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
 from relay.errors import ConfigError

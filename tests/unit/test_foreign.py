@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engine.comparison import proof_of_equality
-from relay.parsing import MOST, count, http_date, http_text, iso_date, moment, whole
+from relay.parsing import MOST, count, http_date, http_text, iso_date, moment, whole_number
 from relay.receipt import Version
 
 
@@ -39,13 +39,13 @@ def test_invalid_numbers(text: str | None) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 10**18, MOST])
 def test_a_number_that_a_database_keeps(number: int) -> None:
-    assert count(str(number)) == whole(number) == number
+    assert count(str(number)) == whole_number(number) == number
     assert count(f"0{number}") == number if number < 10**17 else True
 
 
 @pytest.mark.parametrize("value", [None, True, 1.0, "1", -1, MOST + 1, 10**400, [1]])
 def test_invalid_whole_numbers_of_a_document(value: Any) -> None:
-    assert whole(value) is None
+    assert whole_number(value) is None
 
 
 @given(st.text())

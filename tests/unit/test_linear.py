@@ -13,7 +13,7 @@ from relay.engine.listing import NAME_CHARACTERS, listed_object
 from relay.errors import KeyTooLong, RelayError
 from relay.file_names import safe_name
 from relay.ledger.folded_names import fold
-from relay.location import parse_location, redirected
+from relay.location import parse_location, redirect_target
 from relay.stores import index_pages
 from relay.stores.error_messages import message_of, without_query
 from relay.stores.index_links import read_link, same_text
@@ -51,7 +51,7 @@ COSTLY: dict[str, Callable[[], object]] = {
         f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"
     ),
     "dots of a link": lambda: read_link("a/" * 64_000 + "../" * 42_000, ["a"], "h"),
-    "dots of a redirect": lambda: redirected(PLACE, "/" + "a/" * 1300 + "../" * 1300),
+    "dots of a redirect": lambda: redirect_target(PLACE, "/" + "a/" * 1300 + "../" * 1300),
     "marks of a link": lambda: read_link(f"/{MARKS * 64_000}/x", ["a"], "h"),
     "marks of a name": lambda: fold(f"a{MARKS * 64_000}"),
     "a name that is encoded again and again": lambda: fold("%" + "25" * 64_000 + "41"),

@@ -14,7 +14,7 @@ from relay.location import (
     literal_address,
     parse_headers,
     parse_location,
-    redirected,
+    redirect_target,
 )
 
 Row = tuple[str, str, str]  # the row's id, the input, the slug of the right answer
@@ -527,7 +527,7 @@ BASE = parse_location("http://a/b/c/d;p?q", headers={"Authorization": "x"})
     ],
 )
 def test_resolves_a_reference(reference: str, target: str) -> None:
-    there = redirected(BASE, reference)
+    there = redirect_target(BASE, reference)
     assert (there.origin, there.target, there.headers) == (BASE.origin, target, BASE.headers)
 
 
@@ -536,7 +536,7 @@ def test_resolves_a_reference(reference: str, target: str) -> None:
 )
 def test_credentials_never_cross_an_origin(reference: str) -> None:
     start = parse_location("http://a/", method="PUT", headers={"Authorization": "x"})
-    there = redirected(start, reference)
+    there = redirect_target(start, reference)
     assert (there.headers, there.method) == ((), None)
 
 
@@ -568,7 +568,7 @@ def test_credentials_never_cross_an_origin(reference: str) -> None:
 def test_B37_refuses_a_redirect(base: str, reference: str) -> None:
     for side in ("source", "destination"):
         with pytest.raises(RedirectRefused) as caught:
-            redirected(parse_location(base), reference, side=side)  # type: ignore[arg-type]
+            redirect_target(parse_location(base), reference, side=side)  # type: ignore[arg-type]
         assert caught.value.side == side
         assert "hunter2" not in str(caught.value)
 

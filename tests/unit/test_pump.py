@@ -561,7 +561,7 @@ def test_a_destination_that_hangs_up_stops_the_pump(way: str) -> None:
 
         made.start(work)
         assert not pump(made.body, made.outlet)
-        assert made.outlet.answers.hung_up
+        assert made.outlet.answers.closed_early
         assert made.outlet.answers.final is None
 
 
@@ -639,7 +639,7 @@ def test_a_destination_that_is_reset_is_lost(way: str) -> None:
             assert not pump(made.body, made.outlet)
         except ConnectionLost as error:
             lost = error
-    assert made.outlet.answers.hung_up if lost is None else lost.side == "destination"
+    assert made.outlet.answers.closed_early if lost is None else lost.side == "destination"
 
 
 @WAYS

@@ -13,7 +13,14 @@ from relay.config import Limits
 from relay.errors import Cancelled, ConnectFailed, Stalled
 from relay.location import parse_location
 from relay.stores.http import HttpStore
-from relay.throttle import BURST_SECONDS, Bounds, ConcurrencyLimiter, Throttle, TokenBucket, bounded
+from relay.throttle import (
+    BURST_SECONDS,
+    Bounds,
+    ConcurrencyLimiter,
+    Throttle,
+    TokenBucket,
+    throttle_of,
+)
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Response, Wire
 from relay.wire.pump import YieldTimer
@@ -39,20 +46,20 @@ def take_for(bucket: TokenBucket, clock: Clock, seconds: float, wanted: int = 1 
         granted = bucket.take(wanted)
         taken += granted
         if not granted:
-            clock.sleep(min(bucket.due(wanted) + 1e-9, until - clock.now + 1e-9))
+            clock.sleep(min(bucket.seconds_until_grant(wanted) + 1e-9, until - clock.now + 1e-9))
     return taken
 
 
 def test_without_a_rate_everything_may_go(clock: Clock) -> None:
     bucket = TokenBucket(clock)
     assert [bucket.take(n) for n in (1, 1 << 20, 1 << 40)] == [1, 1 << 20, 1 << 40]
-    assert bucket.due(5) == 0.0
+    assert bucket.seconds_until_grant(5) == 0.0
 
 
 @pytest.mark.parametrize("rate", [1, 7, 1000, 123_456, 5e6, 1e9])
 def test_over_a_minute_the_rate_is_kept_and_used(clock: Clock, rate: float) -> None:
     bucket = TokenBucket(clock)
-    bucket.fill_at(rate)
+    bucket.set_rate(rate)
     moved = take_for(bucket, clock, 60)
     assert (
         rate * 60 - max(1.0, rate * BURST_SECONDS)
@@ -63,7 +70,7 @@ def test_over_a_minute_the_rate_is_kept_and_used(clock: Clock, rate: float) -> N
 
 def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
     bucket = TokenBucket(clock)
-    bucket.fill_at(1000)
+    bucket.set_rate(1000)
     clock.sleep(3600)
     taken = 0
     while granted := bucket.take(10_000):
@@ -73,7 +80,7 @@ def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
 
 def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
     bucket = TokenBucket(clock)
-    bucket.fill_at(1000)
+    bucket.set_rate(1000)
     clock.sleep(0.1)
     granted = bucket.take(50)
     bucket.put_back(granted - 10)
@@ -83,14 +90,14 @@ def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
 
 def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
     bucket = TokenBucket(clock)
-    bucket.fill_at(1e9)
+    bucket.set_rate(1e9)
     take_for(bucket, clock, 1)
     clock.sleep(10)
-    bucket.fill_at(100)
+    bucket.set_rate(100)
     assert take_for(bucket, clock, 10) <= 100 * (10 + BURST_SECONDS)
-    bucket.fill_at(None)
+    bucket.set_rate(None)
     assert bucket.take(1 << 30) == 1 << 30
-    bucket.fill_at(100)
+    bucket.set_rate(100)
     assert bucket.take(1) == 0
 
 
@@ -107,7 +114,7 @@ def test_whatever_happens_no_more_moves_than_was_filled_in(
     clock = Clock()
     bucket, moved, allowed, most = TokenBucket(clock), 0.0, 0.0, 1.0
     for wait, wanted, came, rate in steps:
-        bucket.fill_at(rate)
+        bucket.set_rate(rate)
         most = max(most, rate * BURST_SECONDS)
         clock.sleep(wait)
         allowed += wait * rate
@@ -149,7 +156,7 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
 
 def throttle_is_idle(throttle: Throttle) -> bool:
     """Say if its queues are empty: the next stream need not wait for the clock."""
-    throttle.bucket.fill_at(None)
+    throttle.bucket.set_rate(None)
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 
 
@@ -316,7 +323,7 @@ def test_a_request_waiting_for_its_migration_delays_no_other(wire: Wire) -> None
     with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
         one, other = Watchdog(QUICK), Watchdog(QUICK)
         first = ask(peer, one)
-        flow = wire.flow(parse_location(peer.url()).origin, "source")
+        flow = wire.limiter(parse_location(peer.url()).origin, "source")
         flow.limit = 1.0
         waiting = gevent.spawn(ask, peer, other)
         gevent.idle()
@@ -352,6 +359,6 @@ def test_the_shares_of_all_processes_are_the_whole(connections: int, of: int, ra
 
 
 def test_no_bounds_hold_nothing() -> None:
-    assert bounded(Bounds()) is None
+    assert throttle_of(Bounds()) is None
     assert Bounds(slots=7, connections=3).transfers == 3
     assert Bounds(bytes_per_second=3).transfers is None
