@@ -65,7 +65,8 @@ def refresh_urls(
     their URLs.
 
     Raises NamesUnknown and InvalidType, with a pointer; IllegalTransition until the migration's own
-    list has been read completely; and the errors of reading the list. Nothing has changed then."""
+    list has been read completely, and if its URLs were forgotten, since that list is read again
+    then; and the errors of reading the list. Nothing has changed then."""
     if not migration.source.startswith(SCHEME):
         raise InvalidType(
             "the migration was not made from a list of URLs",
@@ -76,6 +77,14 @@ def refresh_urls(
         raise IllegalTransition(
             "its own list has not been read completely",
             hint="Resume or retry it with its source and destination, so that the list is read.",
+        )
+    if ledger.secret(migration.id) is None:
+        raise IllegalTransition(
+            "its URLs were forgotten after it ended",
+            hint=(
+                "Retry it with its source and destination alone: its own list is read again. Give"
+                " fresh URLs once that has ended, or start a new migration of the fresh list."
+            ),
         )
     _check_names(ledger, migration.id, _entries(runner, urls))
     for page in in_pages(_entries(runner, urls), PAGE):

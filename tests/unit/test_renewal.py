@@ -260,6 +260,22 @@ def test_not_before_its_own_list_is_read(
         )
 
 
+def test_not_after_its_urls_were_forgotten(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
+    """Its own list, which is read again then, would replace the fresh URLs."""
+    migration = accepted(ledger, runner)
+    ledger.act(migration.id, "cancel")
+    ledger.finish()
+    assert set(urls_of(ledger).values()) == {None}
+    places = parse_fresh(PLACES, migration, runner.remotes)
+    urls = place(runner, tmp_path / "l", "name,url", "b,https://a.example/b?new")
+    both = Refresh(spec=places.spec, urls=urls)
+    with pytest.raises(IllegalTransition, match="forgotten"):
+        apply_refresh(ledger, runner, ledger.migration(migration.id), "retry", both)
+    assert ledger.migration(migration.id).state == "cancelled"
+
+
 def test_a_wrong_state_is_reported_before_the_list_is_read(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
