@@ -249,7 +249,18 @@ class FileStream(Stream):
         """As Stream's."""
         if not self.closed:
             self.closed = True
-            os.close(self._descriptor)
+            with suppress(OSError):
+                os.close(self._descriptor)
+
+    def finish(self) -> None:
+        """Close the file after its last byte was read. Raises ConnectionLost: a mount may compare
+        the digest of what was read only now (`rclone mount`)."""
+        self.closed = True
+        close = partial(os.close, self._descriptor)
+        try:
+            in_native_thread(close) if self._slow else close()
+        except OSError as error:
+            raise self.lost_error(error) from None
 
     def lost_error(self, error: BaseException) -> ConnectionLost:
         """As Stream's."""
@@ -281,6 +292,7 @@ def _release(stream: Stream, reusable: bool) -> None:
     try:
         if reusable and isinstance(stream, FileStream):
             stream.check()
+            stream.finish()
     finally:
         stream.close()
 

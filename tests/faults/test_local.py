@@ -32,6 +32,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import (
     AlreadyExists,
     ConfigError,
+    ConnectionLost,
     InvalidURL,
     LocalDenied,
     NotFound,
@@ -554,6 +555,30 @@ def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
     finally:
         os.close(file)
         os.close(folder)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_that_can_not_be_closed_was_not_read(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """rclone mount answers EIO to close(2) where the digest of what was read is wrong."""
+    (tmp_path / "a").write_bytes(b"bytes")
+    place, close = local_location(tmp_path / "a", destination=False), os.close
+    body = LocalStore(wire, "source", Watchdog(Limits())).get(place).body
+    assert body is not None
+    descriptor = body.connection.fileno()
+
+    def closed(file: int) -> None:
+        close(file)
+        if file == descriptor:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", closed)
+    if not whole:
+        return body.close()
+    with pytest.raises(ConnectionLost):
+        body.read()
+    return None
 
 
 @pytest.mark.parametrize("numbered", [True, False])
