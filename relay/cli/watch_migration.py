@@ -36,6 +36,7 @@ from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.views.progress import Rate
 
 LINE_SECONDS = 5.0
+NEEDS_COMMAND = "the `relay migrate` command of this migration moves it: if none runs, run it again"
 
 Tell = Callable[[str], None]
 Show = Callable[[Members], None]
@@ -68,6 +69,10 @@ class Seen:
 
 def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> int:
     """Show a migration until it ends, or waits for credentials; return the exit code."""
+    if not quiet and migrations.needs_command(id):
+        found = migrations.one(id)
+        if found["ended"] is None and not under_way(found):
+            say(f"relay: {NEEDS_COMMAND}", sys.stderr)
     try:
         with interrupt_as_exception(), _display(quiet) as (show, tell):
             _show_events(migrations, id, show, tell)

@@ -88,6 +88,21 @@ def test_a_failure_stops_no_other_and_a_repeat_moves_the_rest(
     assert digests_of(tmp_path / "to") == planted
 
 
+def test_a_watch_says_that_only_a_command_moves_the_migration(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    plant(tmp_path / "from", 1)
+    (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
+    assert terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))[0] == 1
+    assert terminal.run("retry", "1")[0] == 0
+    watching = terminal.start("watch", "1")
+    assert watching.stderr is not None
+    assert "if none runs, run it again" in watching.stderr.readline()
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=30)
+    assert watching.returncode == 130
+
+
 def test_limits_stay_until_lifted_and_are_reported(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 5)
     (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
