@@ -95,18 +95,50 @@ def create(
     KeyReused if the key belongs to another request."""
     _lock_acceptance(connection)
     marks = identity_hashes_of(connection, spec)
+    earlier = None
     if key is not None:
-        row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
-        if row is not None:
-            same = (row.spec, row.owner) == (marks.spec, marks.owner)
-            if not (same or is_older(row, spec, secret(connection, row.id))):
-                raise KeyReused("the Idempotency-Key was already used for another request")
-            return one(connection, row.id), False
-    if go_on and (id := _unfinished(connection, spec, marks, runner)) is not None:
+        earlier = _find_by_key(connection, spec, marks, key)
+    if earlier is None and go_on:
+        earlier = _adopt_unfinished(connection, spec, marks, runner)
+    if earlier is not None:
+        return one(connection, earlier), False
+    id = _insert_migration(connection, spec, marks, key, runner)
+    if not spec.recursive:
+        _insert_object(connection, id, spec)
+    write_event(connection, id, "accepted", {})
+    return one(connection, id), True
+
+
+def _find_by_key(connection: Connection, spec: Spec, marks: IdentityHashes, key: str) -> str | None:
+    """Return the id of the migration with this idempotency key, or None. Raises KeyReused if it is
+    another request's."""
+    row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
+    if row is None:
+        return None
+    same = (row.spec, row.owner) == (marks.spec, marks.owner)
+    if not (same or is_older(row, spec, secret(connection, row.id))):
+        raise KeyReused("the Idempotency-Key was already used for another request")
+    found: str = row.id
+    return found
+
+
+def _adopt_unfinished(
+    connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
+) -> str | None:
+    """Return the id of the migration that this request resumes, or None. From now on it has this
+    request's hashes and kind of worker."""
+    id = _unfinished(connection, spec, marks, runner)
+    if id is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
         adopt_unproved(connection, id)
-        return one(connection, id), False
+    return id
+
+
+def _insert_migration(
+    connection: Connection, spec: Spec, marks: IdentityHashes, key: str | None, runner: str
+) -> str:
+    """Insert a migration with the next number, and its secret; return its id."""
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
     id = str(uuid.uuid4())
     connection.execute(
@@ -131,18 +163,21 @@ def create(
         },
     )
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
-    if not spec.recursive:
-        left = find_unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
-        begun = {"fence": int(left is not None), "before": left}
-        connection.execute(
-            insert(transfers),
-            {"migration_id": id, "name": "", "state": TransferState.QUEUED, **begun},
-        )
-        changes = CounterDelta()
-        changes.add(id, TransferState.QUEUED, 1, None)
-        changes.write(connection)
-    write_event(connection, id, "accepted", {})
-    return one(connection, id), True
+    return id
+
+
+def _insert_object(connection: Connection, id: str, spec: Spec) -> None:
+    """Insert the transfer of a migration of one object. Another migration may have left an unproved
+    object at its place."""
+    left = find_unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
+    begun = {"fence": int(left is not None), "before": left}
+    connection.execute(
+        insert(transfers),
+        {"migration_id": id, "name": "", "state": TransferState.QUEUED, **begun},
+    )
+    changes = CounterDelta()
+    changes.add(id, TransferState.QUEUED, 1, None)
+    changes.write(connection)
 
 
 def _lock_acceptance(connection: Connection) -> None:

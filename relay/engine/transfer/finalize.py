@@ -79,50 +79,62 @@ class Finalizer:
         Raises as `prove_object`, CredentialsWithdrawn, MetadataUnkept, LeaseLost, LedgerFailed, and
         UploadGone if what was found in place of our upload is not known to be ours. On failure the
         object is deleted, or the error says that it may remain."""
-        context, progress = self._context, self._progress
-        destination, place = self._target.destination, self._target.place
         before = _EARLIER if keep else self._target.before
         assert before is not None, "the place is inspected before anything is sent"
-        progress.phase = "verifying"
-        reach("before-verify")
-        progress.acknowledged = not keep and stored.place is None
-        if not keep and not stored.found:
-            self._note_taken(stored)
+        self._begin_verification(stored, keep)
         try:
-            proof = prove_object(
-                destination, stored, sent, context.plan.verify, self._settle_poll(), before
-            )
-            if stored.found and proof.level is Level.SIZE:
-                raise IntegrityMismatch(
-                    f"nothing proves that the object at {place} is ours", side="destination"
-                )
-            self._require_still_readable(proof)
+            proof = self._prove(stored, sent, before)
             lost = self._unshown_metadata_notes(stored, found, proof)
             version = self._publish(stored, proof, before)
         except RelayError as error:
             if keep:
                 raise
             if stored.found:
-                raise _not_ours_error(place, error) from error
+                raise _not_ours_error(self._target.place, error) from error
             failure = self._clean_up_failure(error, stored, sent.bytes if moved is None else moved)
             raise failure from error.__cause__
-        progress.unproved = None
-        if stored.place is not None:
-            progress.remains.pop(
-                str(stored.readable), None
-            )  # an earlier attempt's temporary upload has been renamed
+        self._note_published(stored)
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
             digests=sent.digests,
             source=found.version.sized(sent.bytes),
             destination=version,
-            attempts=progress.attempt,
-            bytes_resent=progress.resent,
+            attempts=self._progress.attempt,
+            bytes_resent=self._progress.resent,
             notes=proof.notes + stored.notes + lost + notes,
             whole=whole,
         )
-        return context.outcome(receipt.state, place, receipt)
+        return self._context.outcome(receipt.state, self._target.place, receipt)
+
+    def _begin_verification(self, stored: PutResult, keep: bool) -> None:
+        """Note what the destination acknowledged. With `keep` it is from before this attempt."""
+        self._progress.phase = "verifying"
+        reach("before-verify")
+        self._progress.acknowledged = not keep and stored.place is None
+        if not keep and not stored.found:
+            self._note_taken(stored)
+
+    def _prove(self, stored: PutResult, sent: Sent, before: PriorState) -> Proof:
+        """Return the proof about the stored object. Raises as `prove_object`, CredentialsWithdrawn,
+        and IntegrityMismatch if nothing but its size proves an object that was found in place of
+        our upload."""
+        destination, verify = self._target.destination, self._context.plan.verify
+        proof = prove_object(destination, stored, sent, verify, self._settle_poll(), before)
+        if stored.found and proof.level is Level.SIZE:
+            raise IntegrityMismatch(
+                f"nothing proves that the object at {self._target.place} is ours",
+                side="destination",
+            )
+        self._require_still_readable(proof)
+        return proof
+
+    def _note_published(self, stored: PutResult) -> None:
+        """Note that the object is proved, and visible at its place."""
+        self._progress.unproved = None
+        if stored.place is not None:
+            # An earlier attempt's temporary upload has been renamed.
+            self._progress.remains.pop(str(stored.readable), None)
 
     def discard_stored(self, error: RelayError, stored: PutResult) -> RelayError:
         """Delete a stored object that failed with `error` before its verification. Return the error
