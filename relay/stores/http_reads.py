@@ -8,6 +8,8 @@ here: what a believed answer says (`http_objects.py`)."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from relay.digest import WANT
 from relay.errors import (
     ConnectionLost,
@@ -123,6 +125,12 @@ class HttpReads:
         )
 
     def _answer(self, response: Response, final: Location) -> ReadAnswer:
+        """Return the answer, about the object that it names: Apache (MultiViews) may serve another
+        one, as a redirect would."""
+        other = response.head.get("content-location")
+        if other is not None and _continued_name(final, other) is not None:
+            with suppress(RelayError):
+                final = redirect_target(final, other, self._client.side)
         return ReadAnswer(response, final, self._heads, self._client.side)
 
     def _refuse_folder(self, location: Location, final: Location) -> None:
@@ -187,12 +195,18 @@ def refuse_negotiated(location: Location, other: str | None, side: Side) -> None
     object."""
     if side == "source" or other is None:
         return
-    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
-    if ours and theirs and theirs[0].startswith(f"{ours[0]}."):
+    theirs = _continued_name(location, other)
+    if theirs is not None:
         raise KeyCollision(
-            f"the server takes {location} for {theirs[0]!a}, which an upload would overwrite",
+            f"the server takes {location} for {theirs!a}, which an upload would overwrite",
             hint="Turn off MultiViews in Apache (Options -MultiViews).",
         )
+
+
+def _continued_name(location: Location, other: str) -> str | None:
+    """Return the name at the path `other` if it is that of `location` with an ending, else None."""
+    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
+    return theirs[0] if ours and theirs and theirs[0].startswith(f"{ours[0]}.") else None
 
 
 def folder_here(location: Location) -> Rejected:

@@ -19,7 +19,14 @@ from relay.digest import Digester
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.expectations import check_against_listing
 from relay.engine.transfer.transfer import Transfer
-from relay.errors import SameObject, SourceChanged, SourceTruncated, SourceUnstable, Unauthenticated
+from relay.errors import (
+    NotFound,
+    SameObject,
+    SourceChanged,
+    SourceTruncated,
+    SourceUnstable,
+    Unauthenticated,
+)
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores.local import local_location
@@ -226,6 +233,24 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
             )
             engine.runner.run(replace(transfer, known=ObjectHints(listed=LISTED)))
         assert (tmp_path / "b").exists() is (error is None)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_gone"), [("a.md", True), ("/there/a.html", True), ("a", False), ("b.md", False)]
+)
+def test_an_object_served_for_a_listed_one_is_not_moved(
+    engine: Engine, other: str, is_gone: bool
+) -> None:
+    """Apache (MultiViews) answers with `a.md` where `a` has been removed since it was listed."""
+    reported = (
+        f'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "new"\r\nContent-Location: {other}\r\n\r\n'
+    ).encode()
+    script, cloud = serving(Cloud(), sending(reported, b"new"), reported), Cloud()
+    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
+        transfer = listed(engine, there.url("/a"), peer.url("/b"), Version())
+        with pytest.raises(NotFound) if is_gone else nullcontext():
+            engine.runner.run(transfer)
+    assert cloud.objects == ({} if is_gone else {b"/b": b"new"})
 
 
 def test_f10_an_object_changed_since_its_listing_is_moved(engine: Engine) -> None:

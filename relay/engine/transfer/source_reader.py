@@ -27,6 +27,7 @@ from relay.engine.transfer.expectations import (
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
+    NotFound,
     PreconditionFailed,
     RangeIgnored,
     Rejected,
@@ -104,10 +105,24 @@ class SourceReader:
         return None if isinstance(found, UnknownObject) else self._check_description(found)
 
     def _check_description(self, found: F) -> F:
-        """Return `found`, marked as strict with metadata=strict."""
+        """Return `found`, marked as strict with metadata=strict. Raises NotFound if the answer is
+        about another object than the listed one."""
+        self._refuse_other_name(found)
         if self._context.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
+
+    def _refuse_other_name(self, found: ObjectInfo) -> None:
+        """Raise NotFound if a listed object has been removed, and the server answers with another
+        one, whose name continues this one, as Apache does (MultiViews)."""
+        known, place = self._context.known, self._context.plan.source
+        if known.listed is None or known.promised is not None or found.location is place:
+            return
+        there = _last_segment(found.location)
+        if there.startswith(f"{_last_segment(place)}."):
+            raise NotFound(
+                f"{place} is not there; the server answers with {there!a}", side="source"
+            )
 
     def _listed_version_of_small(self) -> Version | None:
         """Return the listed version of a small object in its first attempt, else None."""
@@ -183,8 +198,9 @@ class SourceReader:
             )  # the object changed since it was listed: read the current version
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
+        opened = self._check_description(opened)
         self._refuse_page(opened)
-        opened = check_against_list(self._check_description(opened), promised)
+        opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
         if body.length is None and (length := self._declared_length(opened)) is not None:
             body.promise(length)
