@@ -75,7 +75,7 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     "form",
     type=click.Choice(FORMATS),
     default="table",
-    help="Form of the rows (default: table).",
+    help="Format of the rows (default: table).",
 )
 @URL
 def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:

@@ -42,8 +42,8 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_flags
 def serve(config: str | None, **flags: str | None) -> None:
-    """Serve POST /migrate. Flags win over RELAY_* variables, these over relay.toml, this over the
-    defaults."""
+    """Serve the HTTP API, and run its migrations. Flags override RELAY_* variables, which override
+    relay.toml, which overrides the defaults."""
     _export_flags(config, flags)
     # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need
     # not wait.

@@ -1,4 +1,4 @@
-"""The pending retries of a transfer: what is retried, why, and when.
+"""The pending retries of a transfer: the operation, the reason, and the time.
 
 Decided here: how a retry is reported, and which of several. Never here: whether, and when,
 something is retried."""

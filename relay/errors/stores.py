@@ -67,7 +67,7 @@ class CredentialsWithdrawn(Unauthenticated):
 
     code, title = "store-credentials-withdrawn", "The store denies what it allowed before"
     default_hint = (
-        "Resume with fresh credentials, or a fresh presigned URL; what has arrived is kept."
+        "Resume with fresh credentials, or a fresh presigned URL. Arrived objects and parts stay."
     )
 
 

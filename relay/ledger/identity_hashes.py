@@ -5,7 +5,7 @@ query may hold a secret. So only an HMAC is stored, under a random key of this l
 row can't test guesses against it. Rows of one ledger can be compared with each other, and that is
 all.
 
-Decided here: what is hashed. Never here: which parts of a URL name an object
+Decided here: the hashed values. Never here: which parts of a URL name an object
 (`relay/identity.py`)."""
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Theory of operation. Destinations are compared in their printed form. For each o
 and every parent folder are looked up in the index of destinations, with the name as it is written
 and percent-encoded.
 
-Decided here: which object of another migration has the same location. Never here: what may be left
-there (`unproved.py`)."""
+Decided here: which object of another migration has the same location. Never here: leftovers there
+(`unproved.py`)."""
 
 from __future__ import annotations
 

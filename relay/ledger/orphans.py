@@ -103,8 +103,8 @@ def _still_orphan(claim: Claim) -> ColumnElement[bool]:
 
 
 def note_removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
-    """Record that an orphan is removed. `remains` describes, by location, what may still be left.
-    Changes nothing if a worker has started the transfer again."""
+    """Record that an orphan is removed. `remains` describes, by location, leftovers that may still
+    exist. Changes nothing if a worker has started the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     values: dict[str, Any] = {"lapses": 0}
     if remains:

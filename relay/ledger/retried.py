@@ -1,8 +1,8 @@
-"""What each worker retries at the moment, visible to every other process.
+"""The pending retries of each worker, visible to every other process.
 
 A pending retry is stored in the `error` of the running transfer until the transfer is settled. That
 of a listing is stored in the `error` of its migration, which has no other error during the listing.
-Never here: what is retried, and when (`relay/engine/retries.py`)."""
+Never here: which operations are retried, and when (`relay/engine/retries.py`)."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def armed(text: str) -> Failpoint:
     count, _, action = rest.partition(":")
     if name not in POINTS:
         raise ConfigError(
-            f"{VARIABLE}: {name!a} is no failpoint", hint=f"One of {', '.join(POINTS)}."
+            f"{VARIABLE}: {name!a} is not a failpoint", hint=f"One of {', '.join(POINTS)}."
         )
     word, _, seconds = action.partition(":")
     try:

@@ -8,9 +8,9 @@ crash. A crash at any moment leaves the old file or the new one. A symbolic link
 is followed: its target is replaced, and the new file keeps the target's owner, mode and access
 list.
 
-Decided here: how a file is written, and what may be missing with a note. Never here: which paths
-may be opened (`local_folders.py`), what the system's errors mean (`local.py`). Every function
-raises OSError, and must be called in a native thread."""
+Decided here: how a file is written, and which metadata may be missing with a note. Never here:
+which paths may be opened (`local_folders.py`), what the system's errors mean (`local.py`). Every
+function raises OSError, and must be called in a native thread."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(
     )
 
 
-def _begin_anew(peer: Peer) -> None:
+def _begin_again(peer: Peer) -> None:
     peer._listener = socket.create_server(("127.0.0.1", peer.port), backlog=256)
     peer.__enter__()
 
@@ -187,7 +187,7 @@ def test_an_object_assembled_before_a_restart_is_ours(
             there._listener.shutdown(socket.SHUT_RDWR)
             there._listener.close()
             talk.reset()
-            threading.Timer(0.2, _begin_anew, [there]).start()
+            threading.Timer(0.2, _begin_again, [there]).start()
 
         bucket.answers["complete"] = [restart]
         with pytest.raises(IntegrityMismatch) if damaged else nullcontext():

@@ -162,7 +162,7 @@ def test_f26_replaced_credentials_are_read_again_once(
     engine: Engine, source: Spawned, code: str
 ) -> None:
     old, new = AwsCredentials("OLD", "SECRET", "token"), AwsCredentials("NEW", "SECRET", "token")
-    signer = Signer(lambda: old, "us-east-1", anew=lambda: lambda: new)
+    signer = Signer(lambda: old, "us-east-1", reread=lambda: lambda: new)
     bucket = Bucket({"put": [refusal(403, code)]})
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
@@ -171,27 +171,27 @@ def test_f26_replaced_credentials_are_read_again_once(
     assert [b"Credential=NEW/" in put for put in puts] == [False, True]
 
 
-@pytest.mark.parametrize("anew", [None, "the same", "others that are refused too", "none"])
+@pytest.mark.parametrize("reread", [None, "the same", "others that are refused too", "none"])
 def test_f26_credentials_that_stay_refused_are_final(
-    engine: Engine, source: Spawned, anew: str | None
+    engine: Engine, source: Spawned, reread: str | None
 ) -> None:
     asked: list[int] = []
 
     def again() -> Callable[[], AwsCredentials | None]:
         asked.append(1)
-        if anew == "none":
+        if reread == "none":
             raise ConfigError("there are no credentials any more")
-        name = "KEY" if anew == "the same" else f"KEY{len(asked)}"
+        name = "KEY" if reread == "the same" else f"KEY{len(asked)}"
         return lambda: AwsCredentials(name, "SECRET")
 
     signer = Signer(
-        lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None
+        lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", reread=again if reread else None
     )
     bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
     with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
         patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
-    assert len(asked) == (1 if anew else 0)
-    assert bucket.asked.count("put") == (2 if anew == "others that are refused too" else 1)
+    assert len(asked) == (1 if reread else 0)
+    assert bucket.asked.count("put") == (2 if reread == "others that are refused too" else 1)
 
 
 def test_f26_a_refused_request_takes_the_key_another_found() -> None:
@@ -202,7 +202,7 @@ def test_f26_a_refused_request_takes_the_key_another_found() -> None:
         asked.append(1)
         return lambda: AwsCredentials("NEW", "SECRET")
 
-    signer = Signer(lambda: AwsCredentials("OLD", "SECRET"), "us-east-1", anew=again)
+    signer = Signer(lambda: AwsCredentials("OLD", "SECRET"), "us-east-1", reread=again)
     refused = signer.credentials()
     assert [signer.renew(refused) for _ in range(3)] == [True] * 3
     assert not signer.renew(signer.credentials())

@@ -89,7 +89,7 @@ def relay(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
 def test_an_unknown_name_refuses_the_start_in_one_line(words: tuple[str, ...]) -> None:
     done = relay(*words, RELAY_FAILPOINT="nowhere:1:kill9", RELAY_BIND="127.0.0.1:0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'nowhere' is no failpoint" in done.stderr
+    assert "'nowhere' is not a failpoint" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,7 +1,7 @@
 """The journal of a transfer: it notes an intent before each effect and the fact after it, so that
 another process can resume.
 
-Decided here: what is noted, and which parts of an earlier attempt's upload may be kept. Never here:
+Decided here: the notes, and which parts of an earlier attempt's upload may be kept. Never here:
 where the notes are stored."""
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ that is needed; let the store copy the object where it can, else upload it in pa
 request; verify it. Where the destination is a folder and only a GET tells the object's name, the
 source is opened first.
 
-Decided here: the order of steps, and how an object is sent. Never here: what is retried.
+Decided here: the order of steps, and how an object is sent. Never here: retries.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class Finalizer:
                 f"the object was stored, but can't be verified: {proof.denied.message}",
                 side="destination",
                 hint=(
-                    "Resume with fresh credentials that also permit reading; what has arrived is"
+                    "Resume with fresh credentials that also permit reading; the stored object is"
                     " not sent again."
                 ),
                 store_status=proof.denied.store_status,

@@ -7,8 +7,8 @@ is retried later. If a store shows unfinished uploads under the object's own nam
 recognized by its bytes: they are the source's first bytes. An object that may not be ours is left
 there, and reported.
 
-Decided here: how an orphan is removed, and when the removal is retried. Never here: what is an
-orphan (`relay/ledger/orphans.py`)."""
+Decided here: how an orphan is removed, and when the removal is retried. Never here: the definition
+of an orphan (`relay/ledger/orphans.py`)."""
 
 from __future__ import annotations
 

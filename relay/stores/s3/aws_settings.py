@@ -155,7 +155,7 @@ def aws_config(profile: str | None = None) -> S3Config:
             frozen = found.get_frozen_credentials()
             return AwsCredentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-    def anew() -> Callable[[], AwsCredentials | None]:
+    def reread() -> Callable[[], AwsCredentials | None]:
         return aws_config(profile).signer.credentials
 
     credentials()  # obtain those of a role now, so that a mistake shows before anything starts
@@ -163,7 +163,10 @@ def aws_config(profile: str | None = None) -> S3Config:
     lasting = found.method in _LASTING and not found.token
     owner = f"{session.get_config_variable('profile') or ''} {found.access_key if lasting else ''}"
     return S3Config(
-        Signer(credentials, region, anew=anew), endpoint, virtual=style == "virtual", owner=owner
+        Signer(credentials, region, reread=reread),
+        endpoint,
+        virtual=style == "virtual",
+        owner=owner,
     )
 
 

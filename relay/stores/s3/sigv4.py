@@ -75,7 +75,7 @@ class Signer:
     """Signs the requests to one bucket, in the bucket's region.
 
     `credentials` is called for each request, since temporary credentials expire; if it returns
-    None, requests are anonymous. `anew` reads the settings again, without any cache, and returns
+    None, requests are anonymous. `reread` reads the settings again, without any cache, and returns
     the function to call from then on. `clock` returns the time in UTC. Signers made by `in_region`
     share the credentials and the clock; each has its own region."""
 
@@ -85,12 +85,12 @@ class Signer:
         region: str,
         service: str = "s3",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        anew: Callable[[], Callable[[], AwsCredentials | None]] | None = None,
+        reread: Callable[[], Callable[[], AwsCredentials | None]] | None = None,
     ) -> None:
         if not _SENT.fullmatch(region):
             raise ConfigError("the region of S3 has an invalid character in it")
         self.region, self._service = region, service
-        self._keys = _Keys(credentials, clock, anew)
+        self._keys = _Keys(credentials, clock, reread)
         self._moves = 0
         self._derived: tuple[tuple[str, str, str], hmac.HMAC] | None = None
         self._stamped: tuple[datetime, str] | None = None
@@ -214,9 +214,9 @@ class _Keys:
         self,
         credentials: Callable[[], AwsCredentials | None],
         clock: Callable[[], datetime],
-        anew: Callable[[], Callable[[], AwsCredentials | None]] | None,
+        reread: Callable[[], Callable[[], AwsCredentials | None]] | None,
     ) -> None:
-        self.credentials, self._clock, self._anew = credentials, clock, anew
+        self.credentials, self._clock, self._reread = credentials, clock, reread
         self._renewed = datetime.min.replace(tzinfo=UTC)
         self.skew = timedelta(0)
 
@@ -228,11 +228,11 @@ class _Keys:
         """As Signer.renew."""
         if (
             self.credentials() == refused
-            and self._anew
+            and self._reread
             and self._clock() - self._renewed >= RENEW_AFTER
         ):
             self._renewed = self._clock()
-            self.credentials = self._anew()
+            self.credentials = self._reread()
         return self.credentials() != refused
 
     def learn_time(self, theirs: datetime, signed: timedelta) -> bool:
