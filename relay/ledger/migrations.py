@@ -393,8 +393,8 @@ def act(
         raise IllegalTransition(
             "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
         )
-    if forgotten and found.recursive:
-        return list_again(connection, found.id)  # the URLs of its list were forgotten as well
+    if found.recursive and (forgotten or (verb == "retry" and _lacks_urls(connection, found.id))):
+        return list_again(connection, found.id)  # the URLs of its list were forgotten
     if state is None:
         return found
     changes = CounterDelta()
@@ -434,6 +434,15 @@ _RETRY = (
     "Run `relay retry`, or POST …/retry: it queues again the objects that failed, were cancelled or"
     " could not be verified."
 )
+
+
+def _lacks_urls(connection: Connection, id: str) -> bool:
+    """Say if the URLs of a list's objects were forgotten. Its credentials may be there: the same
+    command gives them before it lists again."""
+    lacking = (transfers.c.migration_id == id) & transfers.c.ended.is_not(None)
+    lacking &= transfers.c.state.in_(TRANSFER["retry"].origins)
+    lacking &= transfers.c.identity.is_not(None) & transfers.c.url.is_(None)
+    return bool(connection.execute(select(exists().where(lacking))).scalar())
 
 
 def not_now(found: Migration, verb: str) -> IllegalTransition:

@@ -4,7 +4,7 @@ last pause."""
 from __future__ import annotations
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed
+from relay.ledger.rows import Listed, Spec
 from tests.ledgers import OBJECT, TREE, Opened, verified
 
 
@@ -17,6 +17,29 @@ def listed(ledger: Ledger, count: int) -> str:
     assert ledger.add_page(listing, page, None)
     ledger.end_listing(listing)
     return migration.id
+
+
+def test_a_retry_lists_again_where_the_urls_were_forgotten(ledger: Ledger) -> None:
+    """Also after another process has given credentials, and before it lists again."""
+    secret = {"source": {"text": "a?t"}}
+    spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
+    id = ledger.create(spec)[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    page = [Listed("a", size=5, url="https://a/a?token=1", identity="a")]
+    ledger.add_page(listing, page, "a")
+    ledger.end_listing(listing)
+    ledger.act(id, "cancel")
+    ledger.finish()
+    ledger.renew_secret(id, spec.secret)
+    assert ledger.act(id, "retry").listing == "due"
+    assert ledger.claim(9) == []
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, page, "a")
+    ledger.end_listing(listing)
+    assert [claim.url for claim in ledger.claim(9)] == ["https://a/a?token=1"]
+    assert ledger.migration(id).entries == 1
 
 
 def test_unknown_names_are_reported_however_many(ledger: Ledger) -> None:
