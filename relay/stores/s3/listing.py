@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import gevent
 
-from relay.errors import ProtocolViolation, Rejected, RelayError
+from relay.errors import ProtocolViolation, Rejected, RelayError, Side
 from relay.location import Location
 from relay.stores.interfaces import Entry
 from relay.stores.s3.account import at_bucket, in_query, key_of
@@ -72,43 +72,18 @@ class Listing:
         On each page S3 says if there are more. If a page does not say, the next one is requested
         all the same. The page was the last one if the next is empty, or if the next is the same and
         shorter than a full page: then the server does not support pages."""
-        tokens, pages, barren = _Rounds(), _Rounds(), 0
-        before: list[str] | None = None
+        progress = _Progress(location, self._client.side)
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
         try:
             while True:
                 page = ahead.result()
-                untold = page.truncated is None and not page.token
-                names = [entry.name for entry in page.entries]
-                if untold and names == before and len(names) < PAGE:
+                if progress.is_repetition(page):
                     return
-                if (untold and not page.entries) or (page.truncated is False and not page.token):
+                if _is_last(page):
                     yield page
                     return
-                before = names if untold else None
                 asked = _next_page_query(asked, page)
-                goes_on = asked.get("continuation-token") or asked.get("marker")
-                shown = (
-                    (page.first, page.last, page.entries[0].name, page.entries[-1].name)
-                    if page.entries
-                    else None
-                )
-                if (
-                    not goes_on
-                    or tokens.comes_again(goes_on)
-                    or (shown and pages.comes_again(shown))
-                ):
-                    message = (
-                        f"{location}: the listing has no marker of the next page, or repeats its"
-                        " pages"
-                    )
-                    raise ProtocolViolation(message, side=self._client.side)
-                barren = 0 if page.entries else barren + 1
-                if barren > BARREN:
-                    message = (
-                        f"{location}: {BARREN} pages in a row are empty, and the listing continues"
-                    )
-                    raise ProtocolViolation(message, side=self._client.side)
+                progress.check(page, asked)
                 ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
                 yield page
         finally:
@@ -144,6 +119,17 @@ class Listing:
         return page
 
 
+def _is_undecided(page: ListedPage) -> bool:
+    """Say if the page does not say whether there are more."""
+    return page.truncated is None and not page.token
+
+
+def _is_last(page: ListedPage) -> bool:
+    if _is_undecided(page):
+        return not page.entries
+    return page.truncated is False and not page.token
+
+
 def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
     """Return the query of the next page: with its token, or with the last name as marker."""
     if page.token:
@@ -152,6 +138,50 @@ def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, st
         **{name: value for name, value in asked.items() if name not in TOKENS},
         "marker": page.after or "",
     }
+
+
+class _Progress:
+    """The pages of one listing so far: whether it would never end."""
+
+    def __init__(self, location: Location, side: Side) -> None:
+        self._location, self._side = location, side
+        self._markers, self._pages = _Rounds(), _Rounds()
+        self._empty = 0
+        self._before: list[str] | None = None
+        """The names on the last page, if it did not say whether there are more."""
+
+    def is_repetition(self, page: ListedPage) -> bool:
+        """Say if the page is the one before again, from a server that does not support pages."""
+        if not _is_undecided(page):
+            self._before = None
+            return False
+        names = [entry.name for entry in page.entries]
+        again = names == self._before and len(names) < PAGE
+        self._before = names
+        return again
+
+    def check(self, page: ListedPage, following: Mapping[str, str]) -> None:
+        """Add a page, and the query of the page after it. Raises ProtocolViolation for an endless
+        listing."""
+        marker = following.get("continuation-token") or following.get("marker")
+        if not marker or self._markers.comes_again(marker) or self._has_come_before(page):
+            message = (
+                f"{self._location}: the listing has no marker of the next page, or repeats its"
+                " pages"
+            )
+            raise ProtocolViolation(message, side=self._side)
+        self._empty = 0 if page.entries else self._empty + 1
+        if self._empty > BARREN:
+            message = (
+                f"{self._location}: {BARREN} pages in a row are empty, and the listing continues"
+            )
+            raise ProtocolViolation(message, side=self._side)
+
+    def _has_come_before(self, page: ListedPage) -> bool:
+        if not page.entries:
+            return False
+        ends = (page.first, page.last, page.entries[0].name, page.entries[-1].name)
+        return self._pages.comes_again(ends)
 
 
 class _Rounds:
