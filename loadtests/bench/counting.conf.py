@@ -36,4 +36,4 @@ def post_worker_init(worker: object) -> None:
     """gunicorn's hook: relay's own, then the count."""
     if callable(_relays_own):
         _relays_own(worker)
-    gevent.spawn(_count, worker.wsgi.extensions["relay.works"].claimer)  # type: ignore[attr-defined]
+    gevent.spawn(_count, worker.wsgi.extensions["relay.works"].worker)  # type: ignore[attr-defined]

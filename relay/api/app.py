@@ -29,7 +29,7 @@ WORKS = "relay.works"
 
 
 def create_app(
-    runner: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None
+    engine: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None
 ) -> Flask:
     """Return the application. Without tokens it answers only requests from this machine
     (`relay.api.auth`).
@@ -40,7 +40,7 @@ def create_app(
     app = Flask("relay", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
-    app.extensions[RUNNER] = runner
+    app.extensions[RUNNER] = engine
     app.extensions[WORKS] = works
     check = guard(tokens)
     app.before_request(lambda: check(request.environ))
@@ -48,8 +48,8 @@ def create_app(
     render.register(app)
     require_works = partial(_require_works, works)
     for path, method, view in (
-        *_routes(runner, require_works, works is not None),
-        *ledger_routes(require_works, runner),
+        *_routes(engine, require_works, works is not None),
+        *ledger_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = with_lingering_close(app.wsgi_app)  # type: ignore[assignment, method-assign]
@@ -90,12 +90,12 @@ def _require_works(works: LedgerContext | None) -> LedgerContext:
 
 
 def _routes(
-    runner: TransferEngine, works: Callable[[], LedgerContext], has_works: bool
+    engine: TransferEngine, works: Callable[[], LedgerContext], has_works: bool
 ) -> tuple[tuple[str, str, View], ...]:
     document = json.dumps(openapi.document()) + "\n"
 
     def trouble() -> RelayError | None:
-        return works().claimer.trouble if has_works else None
+        return works().worker.trouble if has_works else None
 
     return (
         (
@@ -103,28 +103,28 @@ def _routes(
             "GET",
             lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"}),
         ),
-        ("/migrate", "POST", migrate_view(runner, works)),
+        ("/migrate", "POST", migrate_view(engine, works)),
         ("/healthz", "GET", lambda: _json({"status": "ok"})),
-        ("/readyz", "GET", lambda: _ready(runner, trouble)),
+        ("/readyz", "GET", lambda: _ready(engine, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),
     )
 
 
-def _ready(runner: TransferEngine, trouble: Callable[[], RelayError | None]) -> Response:
-    slots, ledger = runner.slots, trouble()
-    ready = not runner.draining and ledger is None
+def _ready(engine: TransferEngine, trouble: Callable[[], RelayError | None]) -> Response:
+    slots, ledger = engine.slots, trouble()
+    ready = not engine.draining and ledger is None
     members = {
         "ready": ready,
         "ledger": "ok" if ledger is None else ledger.code,
-        "running": len(runner.running),
+        "running": len(engine.running),
         "slots": {
             "held": slots.held,
-            "free": runner.settings.slots - slots.held,
+            "free": engine.settings.slots - slots.held,
             "waiting": slots.waiting,
         },
     }
     response = _json(members, 200 if ready else 503)
-    if runner.draining:
+    if engine.draining:
         response.headers["Connection"] = "close"
     return response
 

@@ -44,21 +44,21 @@ log = logging.getLogger("relay.migrations")
 
 
 def migrate_view(
-    runner: TransferEngine, works: Callable[[], LedgerContext]
+    engine: TransferEngine, works: Callable[[], LedgerContext]
 ) -> Callable[[], Response]:
     """Return the view of `POST /migrate`; `works` returns this process's access to the ledger."""
 
     def migrate() -> Response:
-        g.draining = runner.draining
-        if runner.draining:
+        g.draining = engine.draining
+        if engine.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
-        settings = runner.settings
+        settings = engine.settings
         members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
         order = parse_order(members)
         if wants_ledger(order):
-            return accept(works(), runner, order)
-        source, destination = order.locate(runner.remotes)
-        transfer = runner.transfer(
+            return accept(works(), engine, order)
+        source, destination = order.locate(engine.remotes)
+        transfer = engine.transfer(
             Plan(
                 source,
                 destination,
@@ -71,21 +71,21 @@ def migrate_view(
         transfer.meter.throttle = throttle_of(order.bounds)
         g.transfer_id = transfer.id
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
-            return _stream_lines(runner, transfer)
-        return _answer_json(runner, transfer)
+            return _stream_lines(engine, transfer)
+        return _answer_json(engine, transfer)
 
     return migrate
 
 
-def _answer_json(runner: TransferEngine, transfer: Transfer) -> Response:
-    end = settle(runner, transfer)
+def _answer_json(engine: TransferEngine, transfer: Transfer) -> Response:
+    end = settle(engine, transfer)
     if isinstance(end, RelayError):
         raise end
     return Response(_line(end.to_json()), mimetype=JSON)
 
 
-def _stream_lines(runner: TransferEngine, transfer: Transfer) -> Response:
-    job = gevent.spawn(settle, runner, transfer)
+def _stream_lines(engine: TransferEngine, transfer: Transfer) -> Response:
+    job = gevent.spawn(settle, engine, transfer)
     gevent.sleep(0)
     if job.ready() and isinstance(job.value, RelayError):
         raise job.value  # it failed at once (no slot): the answer can still have that status
@@ -120,11 +120,11 @@ def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
     return bug(job.exception or RuntimeError("killed"))
 
 
-def settle(runner: TransferEngine, transfer: Transfer) -> Outcome | RelayError:
+def settle(engine: TransferEngine, transfer: Transfer) -> Outcome | RelayError:
     """Run a transfer to its end, log the end, and return the outcome or the error. Raises
     nothing."""
     try:
-        end: Outcome | RelayError = runner.run(transfer)
+        end: Outcome | RelayError = engine.run(transfer)
     except RelayError as error:
         end = error
     except Exception as error:  # noqa: BLE001 - a bug: logged with its traceback, and answered 500

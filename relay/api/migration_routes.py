@@ -69,15 +69,15 @@ class LedgerContext:
     migration."""
 
     ledger: Ledger
-    claimer: Worker
+    worker: Worker
     waiters: Waiters
     looks: Looks
 
 
-def works_of(ledger: Ledger, claimer: Worker, waiters: int) -> LedgerContext:
+def works_of(ledger: Ledger, worker: Worker, waiters: int) -> LedgerContext:
     """Return a process's access to the ledger; at most `waiters` clients wait at a time."""
     return LedgerContext(
-        ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2)
+        ledger, worker, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2)
     )
 
 
@@ -86,25 +86,25 @@ def wants_ledger(order: MigrationRequest) -> bool:
     return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
 
 
-def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest) -> Response:
+def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest) -> Response:
     """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
-    for location in order.locate(runner.remotes):
+    for location in order.locate(engine.remotes):
         if location.host:
-            runner.policy.check_name(location.host, location.port)
-    migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
-    works.claimer.wake()
+            engine.policy.check_name(location.host, location.port)
+    migration, _ = works.ledger.create(order.spec(engine.remotes), _key())
+    works.worker.wake()
     if _streams(NDJSON):
-        response = Response(_lines(works, runner, migration), mimetype=NDJSON)
+        response = Response(_lines(works, engine, migration), mimetype=NDJSON)
     else:
-        ended = _await_end(works, runner, migration, _wait_seconds())
+        ended = _await_end(works, engine, migration, _wait_seconds())
         response = _json(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
     return response
 
 
 def ledger_routes(
-    works: Callable[[], LedgerContext], runner: TransferEngine
+    works: Callable[[], LedgerContext], engine: TransferEngine
 ) -> tuple[tuple[str, str, View], ...]:
     """Return the paths, methods and views of the operations on migrations."""
 
@@ -131,7 +131,7 @@ def ledger_routes(
         work = works()
         since = request.headers.get("Last-Event-ID", "0")
         number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
-        lines = _events(work, work.ledger.migration(id).id, number, runner)
+        lines = _events(work, work.ledger.migration(id).id, number, engine)
         response = Response(lines, mimetype=SSE)
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
@@ -139,16 +139,16 @@ def ledger_routes(
 
     def change(id: str) -> Response:
         work = works()
-        changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
-        work.claimer.wake()
+        changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(engine)))
+        work.worker.wake()
         return _json(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
             work = works()
             migration = work.ledger.migration(id)
-            acted = apply_refresh(work.ledger, runner, migration, verb, _fresh(runner, migration))
-            work.claimer.wake()
+            acted = apply_refresh(work.ledger, engine, migration, verb, _fresh(engine, migration))
+            work.worker.wake()
             return _json(summary(acted))
 
         return view
@@ -206,23 +206,23 @@ def _streams(media: str) -> bool:
     return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
 
 
-def _members(runner: TransferEngine) -> Mapping[str, Any]:
+def _members(engine: TransferEngine) -> Mapping[str, Any]:
     return read_object(
-        request.environ, runner.settings.request_bytes, runner.settings.request_seconds
+        request.environ, engine.settings.request_bytes, engine.settings.request_seconds
     )
 
 
-def _fresh(runner: TransferEngine, migration: Migration) -> Refresh:
+def _fresh(engine: TransferEngine, migration: Migration) -> Refresh:
     """Return the fresh credentials and URLs in a request; an empty Refresh without a body."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         check_media_type(request.environ)
         return Refresh()
-    members = _members(runner)
+    members = _members(engine)
     if not members:
         return Refresh()
-    fresh = parse_fresh(members, migration, runner.remotes)
+    fresh = parse_fresh(members, migration, engine.remotes)
     if fresh.urls is not None and fresh.urls.host:
-        runner.policy.check_name(fresh.urls.host, fresh.urls.port)
+        engine.policy.check_name(fresh.urls.host, fresh.urls.port)
     return fresh
 
 
@@ -236,7 +236,7 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
 
 
 def _await_end(
-    works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float
+    works: LedgerContext, engine: TransferEngine, migration: Migration, seconds: float
 ) -> Migration:
     """Wait until a migration has ended or is paused, `seconds` are over, the server stops or the
     client disconnects; return the migration as it is then.
@@ -247,7 +247,7 @@ def _await_end(
     with works.waiters.place() as has_place:
         while (
             has_place
-            and not runner.draining
+            and not engine.draining
             and _is_active(migration)
             and (left := until - monotonic()) > 0
         ):
@@ -291,11 +291,11 @@ def _is_closed(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _lines(works: LedgerContext, runner: TransferEngine, migration: Migration) -> Iterator[str]:
+def _lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -> Iterator[str]:
     """Yield a line of progress every LOOK_SECONDS until the migration has ended or is paused and
     its transfers have stopped; then the result. If the server stops before that, the last line is
     one of progress whose `trouble` says so."""
-    while (migration.state == "running" or migration.under_way) and not runner.draining:
+    while (migration.state == "running" or migration.under_way) and not engine.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # the next line has it as `trouble`
@@ -313,11 +313,11 @@ def _with_trouble(works: LedgerContext, members: dict[str, Any]) -> dict[str, An
 
 def _trouble(works: LedgerContext) -> dict[str, Any]:
     """Return the `trouble` of this process while its ledger is unavailable, else {}."""
-    error = works.claimer.trouble
+    error = works.worker.trouble
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
-def _events(works: LedgerContext, id: str, since: int, runner: TransferEngine) -> Iterator[str]:
+def _events(works: LedgerContext, id: str, since: int, engine: TransferEngine) -> Iterator[str]:
     """Yield the events of a migration as server-sent events (WHATWG HTML, "Server-sent events")
     until it ends or the server stops. A client reconnects by itself, and names its last event."""
     for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
@@ -325,7 +325,7 @@ def _events(works: LedgerContext, id: str, since: int, runner: TransferEngine) -
             members = _with_trouble(works, members)
         named = "" if number is None else f"id: {number}\n"
         yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
-        if runner.draining:
+        if engine.draining:
             return
 
 

@@ -175,13 +175,13 @@ def post_worker_init(worker: Any) -> None:
     collect_rarely()
     gc.collect()
     gc.freeze()
-    runner: TransferEngine = worker.wsgi.extensions[RUNNER]
+    engine: TransferEngine = worker.wsgi.extensions[RUNNER]
     names = (sock.getsockname() for sock in worker.sockets)
-    runner.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
+    engine.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
     works: LedgerContext | None = worker.wsgi.extensions[WORKS]
     claiming = gevent.spawn(_run_worker, works) if works is not None else None
     worker.claiming = claiming
-    gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works)
+    gevent.spawn(_watch, worker, engine, drain_seconds(worker.cfg.graceful_timeout), works)
 
 
 def drain_seconds(graceful_timeout: float) -> float:
@@ -194,23 +194,23 @@ def _run_worker(works: LedgerContext) -> None:
     """Claim transfers from the ledger as long as this worker lives, also after an outage of the
     ledger. An unexpected exception ends the work: then /readyz and the clients that follow a
     migration show it."""
-    while not works.claimer.stopping:
+    while not works.worker.stopping:
         try:
-            works.claimer.run()
+            works.worker.run()
         except LedgerFailed as error:
-            works.claimer.trouble = error
+            works.worker.trouble = error
             gevent.sleep(1.0)
         except Exception as error:  # noqa: BLE001 - logged with its traceback
-            works.claimer.trouble = bug(error)
+            works.worker.trouble = bug(error)
 
 
 def _watch(
-    worker: Any, runner: TransferEngine, seconds: float, works: LedgerContext | None
+    worker: Any, engine: TransferEngine, seconds: float, works: LedgerContext | None
 ) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
     if works is not None:
         # Its transfers are recorded in the ledger: other workers resume them, or this one after a
         # restart.
-        works.claimer.stop()
-    runner.drain(seconds)
+        works.worker.stop()
+    engine.drain(seconds)

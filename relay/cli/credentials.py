@@ -22,8 +22,8 @@ def apply_refresh(
     host of a list of URLs is allowed, since its user named it. Raises as refresh.apply_refresh."""
     remotes = Remotes(settings.remotes, folders=None)
     fresh = parse_fresh(members, migration, remotes)
-    runner = engine_for(settings, remotes, *filter(None, (fresh.urls,)))
+    engine = engine_for(settings, remotes, *filter(None, (fresh.urls,)))
     try:
-        return refresh.apply_refresh(ledger, runner, migration, verb, fresh)
+        return refresh.apply_refresh(ledger, engine, migration, verb, fresh)
     finally:
-        runner.wire.pool.close()
+        engine.wire.pool.close()

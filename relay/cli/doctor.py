@@ -45,8 +45,8 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     place = Remotes(settings.remotes, folders=None).locate(
         location, folder=True, destination=not read_only
     )
-    runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    patient = ScratchFolder(runner.stores, place.folder(), lambda: Watchdog(runner.limits))
+    engine = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    scratch = ScratchFolder(engine.stores, place.folder(), lambda: Watchdog(engine.limits))
     try:
         with interrupt_as_exception(
             ""
@@ -54,18 +54,18 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
             else "relay: removing the test objects; press Ctrl-C again to stop at once"
         ):
             return _print_findings(
-                patient, probe_readable if read_only else probe_writable, as_json
+                scratch, probe_readable if read_only else probe_writable, as_json
             )
     except Interrupted:
-        for left in patient.left:
+        for left in scratch.left:
             say(f"relay: not removed: {plain(left)}", sys.stderr)
         raise
 
 
 def _print_findings(
-    patient: ScratchFolder, examination: Callable[[ScratchFolder], Iterator[Finding]], as_json: bool
+    scratch: ScratchFolder, examination: Callable[[ScratchFolder], Iterator[Finding]], as_json: bool
 ) -> int:
-    code, findings = Exit.VERIFIED, examination(patient)
+    code, findings = Exit.VERIFIED, examination(scratch)
     try:
         for finding in findings:
             # Without a reader the tests continue, for the exit code.
@@ -76,7 +76,7 @@ def _print_findings(
     finally:
         findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote
     if code is Exit.VERIFIED and examination is probe_writable:
-        level = patient.predict_level()
+        level = scratch.predict_level()
         with suppress(ReaderGone):
             tell(
                 json.dumps({"what": "expect", "level": level.value})

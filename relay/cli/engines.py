@@ -12,6 +12,6 @@ def engine_for(settings: Settings, remotes: Remotes, *places: Location) -> Trans
     """Return an engine with these remotes. The hosts of `places` are allowed, since the user named
     them."""
     hosts = filter(None, (place.host for place in places))
-    runner = TransferEngine(settings, settings.egress().allowing(*hosts))
-    runner.remotes = remotes
-    return runner
+    engine = TransferEngine(settings, settings.egress().allowing(*hosts))
+    engine.remotes = remotes
+    return engine

@@ -41,7 +41,7 @@ VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "canc
 
 
 def accept(
-    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool
+    ledger: Ledger, order: MigrationRequest, engine: TransferEngine, quiet: bool
 ) -> tuple[Migration, bool]:
     """Return the migration of this request, and whether it is new. A migration of the same request
     that has not succeeded is resumed.
@@ -52,22 +52,22 @@ def accept(
     for _ in range(AGAIN):
         # IllegalTransition: another process resumed or ended it since this one read its state.
         with suppress(IllegalTransition):
-            return _accept(ledger, order, runner, quiet)
-    return _accept(ledger, order, runner, quiet)
+            return _accept(ledger, order, engine, quiet)
+    return _accept(ledger, order, engine, quiet)
 
 
 def _accept(
-    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool
+    ledger: Ledger, order: MigrationRequest, engine: TransferEngine, quiet: bool
 ) -> tuple[Migration, bool]:
     """As `accept`; raises IllegalTransition where another process changes the migration
     meanwhile."""
-    found, new = ledger.create(order.spec(runner.remotes), go_on=True)
+    found, new = ledger.create(order.spec(engine.remotes), go_on=True)
     if new:
         return found, True
-    gone = _find_missing(ledger, order, runner, found, quiet)
+    gone = _find_missing(ledger, order, engine, found, quiet)
     found = ledger.migration(found.id)
     if found.state == "succeeded":  # another process ended it meanwhile
-        return _accept(ledger, order, runner, quiet)
+        return _accept(ledger, order, engine, quiet)
     ledger.renew_secret(found.id, order.secret())
     ledger.reset_crash_counts(found.id)
     if gone:
@@ -95,7 +95,7 @@ def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
 
 
 def _find_missing(
-    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, found: Migration, quiet: bool
+    ledger: Ledger, order: MigrationRequest, engine: TransferEngine, found: Migration, quiet: bool
 ) -> list[int]:
     """Return the ids of the objects that had arrived and are missing at the destination now."""
     arrived = found.count_in(*ARRIVED).objects
@@ -111,7 +111,7 @@ def _find_missing(
             tell(f"relay: checking the objects at the destination: {count:,} of {arrived:,}")
 
     check = ArrivalCheck(
-        ledger, runner, MigrationJob.from_request(found.id, order, *order.locate(runner.remotes))
+        ledger, engine, MigrationJob.from_request(found.id, order, *order.locate(engine.remotes))
     )
     gone = check.find_missing(report_count)
     if gone:
@@ -149,7 +149,7 @@ def _say_error(line: str) -> None:
 
 
 def work(
-    claimer: Worker,
+    worker: Worker,
     look: Callable[[], None],
     look_seconds: float,
     tell: Callable[[str], None] = _say_error,
@@ -159,29 +159,29 @@ def work(
     Calls `look` every `look_seconds`, and `tell` with a line while the ledger is unavailable. After
     a signal running transfers are released, so that they can be resumed. Raises as the worker does.
     """
-    job = gevent.spawn(_run_worker, claimer)
-    stopped = Interrupt(claimer.stop, STOP_SECONDS)
+    job = gevent.spawn(_run_worker, worker)
+    stopped = Interrupt(worker.stop, STOP_SECONDS)
     last_line: float | None = None
     with stopped.handled():
         while not job.ready() and not stopped.is_late():
             job.join(look_seconds)
             look()
-            if claimer.trouble is not None and (
+            if worker.trouble is not None and (
                 last_line is None or monotonic() - last_line >= OUTAGE_LINE_SECONDS
             ):
                 last_line = monotonic()
                 tell(
-                    f"relay: waiting for the ledger: {plain(claimer.trouble.message)};"
-                    f" {in_flags(claimer.trouble.hint)}"
+                    f"relay: waiting for the ledger: {plain(worker.trouble.message)};"
+                    f" {in_flags(worker.trouble.hint)}"
                 )
     if isinstance(job.value, RelayError):
         raise job.value
     return stopped.code
 
 
-def _run_worker(claimer: Worker) -> RelayError | None:
+def _run_worker(worker: Worker) -> RelayError | None:
     try:
-        claimer.run()
+        worker.run()
     except RelayError as error:
         return error
     return None

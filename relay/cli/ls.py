@@ -41,11 +41,11 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     listed, the exit code is 1."""
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
-    runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    meter = Watchdog(runner.limits)
+    engine = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    meter = Watchdog(engine.limits)
     with reporting_retries(meter):
         code, count = _print_entries(
-            runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
+            engine.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
         )
     if not count:
         tell_empty(f"{place} is empty")

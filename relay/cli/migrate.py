@@ -120,12 +120,12 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger
 
-    runner = engine_for(settings, remotes, *places)
+    engine = engine_for(settings, remotes, *places)
     ledger = Ledger.connect(settings.ledger_url())
     try:
         if order.recursive:
-            return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)
-        return migrate_object(ledger, order, runner, quiet, as_json)
+            return migrate_tree(ledger, order, engine, settings.slots, quiet, as_json)
+        return migrate_object(ledger, order, engine, quiet, as_json)
     finally:
         ledger.close()
 

@@ -58,9 +58,9 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     order = order_of(options)
     job = MigrationJob.from_request("plan", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
-    runner = TransferEngine(settings, policy)
+    engine = TransferEngine(settings, policy)
     warn(options)
-    surveyor = DryRun(job, runner.stores, runner.limits, None if every else sample)
+    surveyor = DryRun(job, engine.stores, engine.limits, None if every else sample)
     with reporting_retries(surveyor.listing):
         made = surveyor.run()
     members = _members(surveyor, made)

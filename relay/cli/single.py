@@ -28,11 +28,11 @@ from relay.views.rows import summary
 
 
 def migrate_object(
-    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool, as_json: bool
+    ledger: Ledger, order: MigrationRequest, engine: TransferEngine, quiet: bool, as_json: bool
 ) -> Exit:
     """Run the migration to its end; return the exit code. Raises the RelayError of the transfer, or
     Interrupted."""
-    migration, new = accept(ledger, order, runner, quiet)
+    migration, new = accept(ledger, order, engine, quiet)
     if not new and not quiet:
         there = bytes_there(summary(migration))
         kept = f": {decimal(there)} have arrived already" if there else ""
@@ -42,14 +42,14 @@ def migrate_object(
         )
     ends: list[Outcome | RelayError] = []
 
-    claimer = Worker(ledger, runner, 1, migration.id, lambda _, end: ends.append(end))
+    worker = Worker(ledger, engine, 1, migration.id, lambda _, end: ends.append(end))
     with display(quiet) as show:
 
         def look() -> None:
-            for active in claimer.active.values():
+            for active in worker.active.values():
                 show(active.transfer)
 
-        code = work(claimer, look, LOOK_SECONDS)
+        code = work(worker, look, LOOK_SECONDS)
     end = ends[-1] if ends else None
     if isinstance(end, Outcome):
         return _print_outcome(replace(end, id=migration.id), quiet, as_json)

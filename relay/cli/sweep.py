@@ -23,12 +23,12 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
     and a line and False with the number of the others. The hosts of the migration are allowed,
     since its user named them. Raises LedgerFailed."""
     try:
-        runner = _runner(settings, ledger, migration)
+        engine = _runner(settings, ledger, migration)
     except RelayError as denied:
         place = migration.destination
         yield f"relay: an unfinished upload may remain at {place}: {denied.message}", True
         return
-    sweeper = OrphanSweeper(ledger, runner, MigrationCache(ledger, runner), Event(), migration.id)
+    sweeper = OrphanSweeper(ledger, engine, MigrationCache(ledger, engine), Event(), migration.id)
     total, more = 0, True
     while more:
         count, left = sweeper.sweep()

@@ -50,14 +50,14 @@ SHOWN = 5
 def migrate_tree(
     ledger: Ledger,
     order: MigrationRequest,
-    runner: TransferEngine,
+    engine: TransferEngine,
     slots: int,
     quiet: bool,
     as_json: bool,
 ) -> int:
     """Run the migration to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
     began = time()
-    migration, new = accept(ledger, order, runner, quiet)
+    migration, new = accept(ledger, order, engine, quiet)
     if not new and not quiet:
         done = migration.count_in("verified", "skipped").objects
         say(
@@ -66,12 +66,12 @@ def migrate_tree(
             sys.stderr,
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _last=brief(migration))
-    claimer = Worker(ledger, runner, slots, migration.id, watch.note_end, watch.note_moved)
+    worker = Worker(ledger, engine, slots, migration.id, watch.note_end, watch.note_moved)
     with _display(quiet) as show:
         if quiet:
-            code = work(claimer, lambda: None, LOOK_SECONDS)
+            code = work(worker, lambda: None, LOOK_SECONDS)
         else:
-            code = work(claimer, lambda: show(watch, claimer), LOOK_SECONDS, watch.failures.append)
+            code = work(worker, lambda: show(watch, worker), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
     gone = 0 if new or quiet else ledger.gone_since(ended.id, began)
@@ -155,15 +155,15 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
         tell(line)
 
 
-def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]]:
+def _heads(watch: Watch, worker: Worker) -> tuple[Members, int, tuple[str, ...]]:
     """Return the state of the migration, the bytes that need no further transfer, and both in
     words."""
-    here = sum(active.transfer.under_way for active in claimer.active.values())
+    here = sum(active.transfer.under_way for active in worker.active.values())
     reported, rate = watch.poll(here)
-    if claimer.trouble is not None:
+    if worker.trouble is not None:
         reported = {
             **reported,
-            "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message},
+            "trouble": {"code": worker.trouble.code, "detail": worker.trouble.message},
         }
     return reported, bytes_done(reported) + here, heads(reported, rate, here)
 
@@ -180,12 +180,12 @@ def _bars() -> Iterator[Show]:
         whole = progress.add_task("", total=None)
         rows: dict[int, Any] = {}
 
-        def show(watch: Watch, claimer: Worker) -> None:
+        def show(watch: Watch, worker: Worker) -> None:
             _failures(watch, progress.tell)
-            reported, done, progress.head = _heads(watch, claimer)
+            reported, done, progress.head = _heads(watch, worker)
             progress.update(whole, total=bytes_in(reported) or None, completed=done)
             largest = sorted(
-                claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True
+                worker.active.values(), key=lambda a: a.transfer.total or 0, reverse=True
             )[:SHOWN]
             _rows(progress, rows, largest)
             progress.refresh()
@@ -223,11 +223,11 @@ class _Lines:
     def __init__(self) -> None:
         self._next: float | None = None
 
-    def show(self, watch: Watch, claimer: Worker) -> None:
+    def show(self, watch: Watch, worker: Worker) -> None:
         _failures(watch, lambda line: say(line, sys.stderr))
         if self._next is not None and monotonic() < self._next:
             return
-        _, _, lines = _heads(watch, claimer)
+        _, _, lines = _heads(watch, worker)
         if self._next is not None:  # the first time is where the rate begins
             say(f"relay: {'; '.join(lines)}", sys.stderr)
         self._next = monotonic() + LINE_SECONDS

@@ -62,25 +62,25 @@ class Finding:
 Probe = Callable[[ScratchFolder], Finding]
 
 
-def probe_write(patient: ScratchFolder) -> Finding:
+def probe_write(scratch: ScratchFolder) -> Finding:
     """Write a small object, and read it back unchanged."""
     what = "write and read"
     try:
-        patient.put("object")
-        data = patient.read("object")
+        scratch.put("object")
+        data = scratch.read("object")
     except RelayError as error:
         return Finding(what, Answer.NO, f"{error.message}. {error.hint}", needed=True)
-    patient.reads_back = data == DATA
+    scratch.reads_back = data == DATA
     if data != DATA:
         return Finding(what, Answer.NO, "the bytes read differ from those written", needed=True)
     return Finding(what, Answer.YES, "objects can be moved here", needed=True)
 
 
-def probe_empty_object(patient: ScratchFolder) -> Finding:
+def probe_empty_object(scratch: ScratchFolder) -> Finding:
     """Write an empty object."""
     try:
-        patient.put("empty", b"")
-        size = patient.head("empty").version.size
+        scratch.put("empty", b"")
+        size = scratch.head("empty").version.size
     except RelayError as error:
         return Finding("empty objects", Answer.NO, f"an empty object fails: {error.message}")
     good = size in (0, None)
@@ -91,29 +91,29 @@ def probe_empty_object(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_digests(patient: ScratchFolder) -> Finding:
+def probe_digests(scratch: ScratchFolder) -> Finding:
     """Find the digests that the store reports."""
     with suppress(RelayError):
-        patient.digests |= frozenset(patient.head("object").version.digests)
-    if patient.digests:
+        scratch.digests |= frozenset(scratch.head("object").version.digests)
+    if scratch.digests:
         return Finding(
             "digests",
             Answer.YES,
-            f"{', '.join(sorted(patient.digests))}: verified without reading again",
+            f"{', '.join(sorted(scratch.digests))}: verified without reading again",
         )
     return Finding("digests", Answer.NO, "every object is read back to be verified")
 
 
-def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
+def probe_wrong_checksum(scratch: ScratchFolder) -> Finding:
     """Write an object with a wrong checksum. Only a store that refuses it has computed the
     checksums that it reports."""
     what = "compares"
-    if patient.folder.store not in CHECKED:
+    if scratch.folder.store not in CHECKED:
         return Finding(what, Answer.UNTRIED, "uploads to this store carry no checksum")
     try:
-        refused = patient.refuses_wrong_checksum()
+        refused = scratch.refuses_wrong_checksum()
         echoed = (
-            not refused and dict(patient.head("wrong").version.digests).get("crc64nvme") == WRONG
+            not refused and dict(scratch.head("wrong").version.digests).get("crc64nvme") == WRONG
         )
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
@@ -128,10 +128,10 @@ def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
     return Finding(what, Answer.NO, "a wrong checksum is accepted, and not reported back")
 
 
-def probe_etag(patient: ScratchFolder) -> Finding:
+def probe_etag(scratch: ScratchFolder) -> Finding:
     """Find out if the store distinguishes versions of an object by an ETag."""
     try:
-        version = patient.head("object").version
+        version = scratch.head("object").version
     except RelayError as error:
         return Finding("entity tags", Answer.NO, error.message)
     if version.strong_etag:
@@ -143,10 +143,10 @@ def probe_etag(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_ranges(patient: ScratchFolder) -> Finding:
+def probe_ranges(scratch: ScratchFolder) -> Finding:
     """Read a range of an object."""
     try:
-        opened = patient.store().get(patient.location_of("object"), None, ByteRange(100, 199))
+        opened = scratch.store().get(scratch.location_of("object"), None, ByteRange(100, 199))
         body = cast(Body, opened.body)
         try:
             data = body.read(1000)
@@ -164,11 +164,11 @@ def probe_ranges(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_if_match(patient: ScratchFolder) -> Finding:
+def probe_if_match(scratch: ScratchFolder) -> Finding:
     """Read with the precondition of a version that does not exist."""
     try:
-        opened = patient.store().get(
-            patient.location_of("object"), Version(etag='"no-such-version"')
+        opened = scratch.store().get(
+            scratch.location_of("object"), Version(etag='"no-such-version"')
         )
         cast(Body, opened.body).close()
     except (SourceChanged, PreconditionFailed):
@@ -180,10 +180,10 @@ def probe_if_match(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_if_none_match(patient: ScratchFolder) -> Finding:
+def probe_if_none_match(scratch: ScratchFolder) -> Finding:
     """Write with the precondition that no object is there."""
     try:
-        patient.put("object", if_absent=True)
+        scratch.put("object", if_absent=True)
     except PreconditionFailed:
         return Finding(
             "conditional write", Answer.YES, "--if-exists skip and fail are free of races"
@@ -197,11 +197,11 @@ def probe_if_none_match(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_unknown_length(patient: ScratchFolder) -> Finding:
+def probe_unknown_length(scratch: ScratchFolder) -> Finding:
     """Write an object whose length is known only at its end."""
     try:
-        patient.put("growing", framing=Framing.CLOSE)
-        data = patient.read("growing")
+        scratch.put("growing", framing=Framing.CLOSE)
+        data = scratch.read("growing")
     except LengthRequired:
         return Finding("unknown length", Answer.NO, "a source must declare its length")
     except RelayError as error:
@@ -213,9 +213,9 @@ def probe_unknown_length(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_multipart(patient: ScratchFolder) -> Finding:
+def probe_multipart(scratch: ScratchFolder) -> Finding:
     """Complete a multipart upload of two parts, and abort another one."""
-    store = patient.store()
+    store = scratch.store()
     limits = store.part_limits
     if limits is None:
         return Finding(
@@ -223,22 +223,22 @@ def probe_multipart(patient: ScratchFolder) -> Finding:
         )
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))
-    place = patient.location_of("parts")
+    place = scratch.location_of("parts")
     try:
-        upload = patient.retry(lambda: patient.begin(many, place))
+        upload = scratch.retry(lambda: scratch.begin(many, place))
         done = []
         for number, data in enumerate((first, DATA), start=1):
-            done.append(patient.retry(partial(_put_part, patient, upload, number, data)))
+            done.append(scratch.retry(partial(_put_part, scratch, upload, number, data)))
         listed = many.stored_parts(upload)
         stored = many.complete(upload, tuple(done), {})
-        patient.uploads.remove(upload)
-        aborted = patient.begin(many, patient.location_of("aborted"))
+        scratch.uploads.remove(upload)
+        aborted = scratch.begin(many, scratch.location_of("aborted"))
         many.abort(aborted)
-        patient.uploads.remove(aborted)
-        size = patient.head("parts").version.size
+        scratch.uploads.remove(aborted)
+        size = scratch.head("parts").version.size
     except RelayError as error:
         return Finding("parts", Answer.NO, error.message)
-    patient.parts_checked = stored.parts_checked
+    scratch.parts_checked = stored.parts_checked
     if size != len(first) + len(DATA) or len(listed) != 2:
         return Finding("parts", Answer.NO, f"{len(listed)} parts listed of 2, {size} bytes")
     return Finding(
@@ -246,15 +246,15 @@ def probe_multipart(patient: ScratchFolder) -> Finding:
     )
 
 
-def _put_part(patient: ScratchFolder, upload: Upload, number: int, data: bytes) -> Part:
-    with body_from_bytes(data, patient.meter()) as body:
+def _put_part(scratch: ScratchFolder, upload: Upload, number: int, data: bytes) -> Part:
+    with body_from_bytes(data, scratch.meter()) as body:
         body.digest_with(("crc64nvme",))
-        return cast(PartsDestination, patient.store()).put_part(upload, number, body)
+        return cast(PartsDestination, scratch.store()).put_part(upload, number, body)
 
 
-def probe_atomic_publish(patient: ScratchFolder) -> Finding:
+def probe_atomic_publish(scratch: ScratchFolder) -> Finding:
     """Say if an object becomes visible only when it is complete and verified."""
-    store = patient.store()
+    store = scratch.store()
     if store.publishes_atomically(digested=True):
         return Finding("appears whole", Answer.YES, "an incomplete object is never visible")
     return Finding(
@@ -264,11 +264,11 @@ def probe_atomic_publish(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_broken_upload(patient: ScratchFolder) -> Finding:
+def probe_broken_upload(scratch: ScratchFolder) -> Finding:
     """Break an upload off, and find what it leaves."""
     what = "broken upload"
     try:
-        patient.put_broken("cut")
+        scratch.put_broken("cut")
     except SourceTruncated:
         pass
     except RelayError as error:
@@ -281,7 +281,7 @@ def probe_broken_upload(patient: ScratchFolder) -> Finding:
             needed=True,
         )
     try:
-        found = patient.head("cut")
+        found = scratch.head("cut")
     except NotFound:
         return Finding(what, Answer.YES, "leaves nothing")
     except RelayError as error:
@@ -291,20 +291,20 @@ def probe_broken_upload(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_names(patient: ScratchFolder) -> Finding:
+def probe_names(scratch: ScratchFolder) -> Finding:
     """Write names that some stores change or merge."""
     bad = []
     kept: dict[str, bytes] = {}
     for name in NAMES:
         data = name.encode()
         try:
-            patient.put(f"names/{name}", data)
+            scratch.put(f"names/{name}", data)
             kept[name] = data
         except RelayError:
             bad.append(name)
     for name, data in kept.items():
         try:
-            if patient.read(f"names/{name}") != data:
+            if scratch.read(f"names/{name}") != data:
                 bad.append(name)
         except RelayError:
             bad.append(name)
@@ -313,13 +313,13 @@ def probe_names(patient: ScratchFolder) -> Finding:
     return Finding("names", Answer.YES, "spaces, +, %, accents and case are kept apart")
 
 
-def probe_unicode_forms(patient: ScratchFolder) -> Finding:
+def probe_unicode_forms(scratch: ScratchFolder) -> Finding:
     """Write the two Unicode forms of one accented letter."""
     one, two = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
     try:
         for name in (one, two):
-            patient.put(f"forms/{name}", name.encode())
-        good = all(patient.read(f"forms/{name}") == name.encode() for name in (one, two))
+            scratch.put(f"forms/{name}", name.encode())
+        good = all(scratch.read(f"forms/{name}") == name.encode() for name in (one, two))
     except RelayError as error:
         return Finding("unicode forms", Answer.NO, error.message)
     means = "composed and decomposed names are distinct"
@@ -328,10 +328,10 @@ def probe_unicode_forms(patient: ScratchFolder) -> Finding:
     return Finding("unicode forms", Answer.YES if good else Answer.NO, means)
 
 
-def probe_listing(patient: ScratchFolder) -> Finding:
+def probe_listing(scratch: ScratchFolder) -> Finding:
     """List the scratch folder right after the writes."""
     try:
-        found = [entry.name for entry in patient.store().list(patient.scratch, recursive=True)]
+        found = [entry.name for entry in scratch.store().list(scratch.scratch, recursive=True)]
     except Unsupported as error:
         return Finding("listing", Answer.NO, f"{error.message}: move single objects by name")
     except RelayError as error:
@@ -344,14 +344,14 @@ def probe_listing(patient: ScratchFolder) -> Finding:
     )
 
 
-def probe_folder(patient: ScratchFolder) -> Finding:
+def probe_folder(scratch: ScratchFolder) -> Finding:
     """Find out if the folder exists: probes in a missing folder would create it, and leave it."""
     what = "folder"
-    store = patient.store()
+    store = scratch.store()
     if not store.lists_all:
         return Finding(what, Answer.UNTRIED, "only an upload can show whether it exists")
     try:
-        next(iter(store.list(patient.folder.folder(), False)), None)
+        next(iter(store.list(scratch.folder.folder(), False)), None)
     except NotFound as error:
         means = (
             f"{error.message}: a migration would create it; create it yourself to test it, or name"
@@ -361,7 +361,7 @@ def probe_folder(patient: ScratchFolder) -> Finding:
     except RelayError as error:
         # A local path that can't be listed can't be used. Another store may refuse to list a folder
         # that can be written.
-        needed = patient.folder.store == "local" and not isinstance(error, PermissionDenied)
+        needed = scratch.folder.store == "local" and not isinstance(error, PermissionDenied)
         answer = Answer.NO if needed else Answer.UNTRIED
         return Finding(
             what, answer, f"it can't be listed: {error.message}. {error.hint}", needed=needed
@@ -390,29 +390,29 @@ PROBES: tuple[Probe, ...] = (
 """The probes, in their order. If one of the first two fails, the others do not run."""
 
 
-def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
+def probe_writable(scratch: ScratchFolder) -> Iterator[Finding]:
     """Yield the findings one by one, and at last that of the removal. Removes every scratch object,
     also if the caller stops early."""
     try:
         for probe in PROBES:
-            finding = probe(patient)
+            finding = probe(scratch)
             yield finding
             if finding.needed and finding.answer is Answer.NO:
                 break
     finally:
-        left = patient.remove()
+        left = scratch.remove()
     if left:
         yield Finding("delete", Answer.NO, f"not removed: {', '.join(left)}", needed=False)
     else:
         yield Finding("delete", Answer.YES, "all scratch objects are removed")
 
 
-def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
+def probe_readable(scratch: ScratchFolder) -> Iterator[Finding]:
     """Yield the findings that need no write: list the folder, and read one of its objects."""
-    store = patient.stores.source(patient.folder, patient.meter())
+    store = scratch.stores.source(scratch.folder, scratch.meter())
     try:
         name = next(
-            (e.name for e in store.list(patient.folder.folder(), False) if not e.folder), None
+            (e.name for e in store.list(scratch.folder.folder(), False) if not e.folder), None
         )
     except RelayError as error:
         yield Finding(
@@ -426,7 +426,7 @@ def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
     if name is None:
         yield Finding("read", Answer.UNTRIED, "the folder itself holds no object")
         return
-    place = patient.folder.folder().below(name)
+    place = scratch.folder.folder().below(name)
     try:
         found = store.head(place)
         opened = store.get(place, found.version if isinstance(found, ObjectInfo) else None)

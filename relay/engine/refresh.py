@@ -46,7 +46,7 @@ class Refresh:
 
 
 def apply_refresh(
-    ledger: Ledger, runner: TransferEngine, migration: Migration, verb: str, fresh: Refresh
+    ledger: Ledger, engine: TransferEngine, migration: Migration, verb: str, fresh: Refresh
 ) -> Migration:
     """Apply `verb` to a migration, with fresh credentials. Raises as Ledger.act and `refresh_urls`;
     nothing has changed then."""
@@ -54,12 +54,12 @@ def apply_refresh(
         state_after(MIGRATION, verb, migration.state)
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
             raise other_places()
-        refresh_urls(ledger, runner, migration, fresh.urls)
+        refresh_urls(ledger, engine, migration, fresh.urls)
     return ledger.act(migration.id, verb, fresh.spec)
 
 
 def refresh_urls(
-    ledger: Ledger, runner: TransferEngine, migration: Migration, urls: Location
+    ledger: Ledger, engine: TransferEngine, migration: Migration, urls: Location
 ) -> None:
     """Replace a migration's URLs by those that a list has for the same names; other objects keep
     their URLs.
@@ -86,13 +86,13 @@ def refresh_urls(
                 " fresh URLs once that has ended, or start a new migration of the fresh list."
             ),
         )
-    _check_names(ledger, migration.id, _entries(runner, urls))
-    for page in in_pages(_entries(runner, urls), PAGE):
+    _check_names(ledger, migration.id, _entries(engine, urls))
+    for page in in_pages(_entries(engine, urls), PAGE):
         ledger.renew_urls(migration.id, {entry.name: entry.url for entry in page if entry.url})
 
 
-def _entries(runner: TransferEngine, urls: Location) -> Iterator[Entry]:
-    return runner.stores.source(urls, Watchdog(runner.limits)).list(urls, True)
+def _entries(engine: TransferEngine, urls: Location) -> Iterator[Entry]:
+    return engine.stores.source(urls, Watchdog(engine.limits)).list(urls, True)
 
 
 def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:

@@ -139,12 +139,12 @@ def test_one_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
 def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_path: Path) -> None:
     mine = forsaken.begun(forsaken.key)
     forsaken.cancelled(mine)
-    remotes = forsaken.sweeper.runner.remotes
-    forsaken.sweeper.runner.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
+    remotes = forsaken.sweeper.engine.remotes
+    forsaken.sweeper.engine.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
     count, ((orphan, error),) = forsaken.sweeper.sweep()
     assert (count, orphan.claim.id) == (0, forsaken.claim.id)
     assert "no remote 'far'" in error.message
-    forsaken.sweeper.runner.remotes = remotes
+    forsaken.sweeper.engine.remotes = remotes
     assert forsaken.sweeper.sweep() == (0, [])
     assert forsaken.uploads == {mine}
     forsaken.now[0] += AGAIN_SECONDS + 1

@@ -556,11 +556,11 @@ def test_a_resumed_copy_is_given_up_as_other_uploads_are(most: int) -> None:
     assert most or copier.asked <= 2 * MAX_REREADS
 
 
-def test_a_copy_in_parts_counts_its_vain_resumes_over_all_attempts(
+def test_a_copy_in_parts_counts_fruitless_resumes_over_all_attempts(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a dead upload is resumed until the budget is spent, and by the next command too."""
-    vains: list[int] = []
+    counts: list[int] = []
 
     class Dead:
         """A resumed upload that takes no part; at last the store permits no copies."""
@@ -568,12 +568,12 @@ def test_a_copy_in_parts_counts_its_vain_resumes_over_all_attempts(
         bytes = moved = under_way = 0
         discarded = "discarded"
 
-        def __init__(self, *_: object, vain: int = 0) -> None:
-            vains.append(vain)
-            self.vain = vain + 1
+        def __init__(self, *_: object, fruitless: int = 0) -> None:
+            counts.append(fruitless)
+            self.fruitless = fruitless + 1
 
         def run(self) -> None:
-            raise (Unavailable if len(vains) < 3 else Rejected)("it is dead", side="destination")
+            raise (Unavailable if len(counts) < 3 else Rejected)("it is dead", side="destination")
 
         def may_be_whole(self, _: object) -> bool:
             return False
@@ -585,5 +585,5 @@ def test_a_copy_in_parts_counts_its_vain_resumes_over_all_attempts(
         new = place(peer)
         old = new.with_target("/bucket/old")
         outcome = patient(engine).migrate(old, new)
-    assert (outcome.state, vains) == (State.VERIFIED, [0, 1, 2])
+    assert (outcome.state, counts) == (State.VERIFIED, [0, 1, 2])
     assert shelf.objects["a/b.bin"] == shelf.objects["old"]

@@ -134,7 +134,7 @@ class PartContext:
 class PartWorkers:
     """Moves the parts of one upload in this process. Call `run` as often as parts may be left."""
 
-    way: PartContext
+    context: PartContext
     spans: list[ByteRange]
     """The byte range of each part, in order. Part numbers start at 1."""
     done: dict[int, Part] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class PartWorkers:
         self._moved_here = 0
         self._prefetched: deque[int] = deque()
         """Numbers of claimed parts that no greenlet reads yet."""
-        self._max_parts = max(1, self.way.limits.parts_in_flight)
+        self._max_parts = max(1, self.context.limits.parts_in_flight)
         self._read_slots = BoundedSemaphore(self._max_parts)
         self._write_slots = BoundedSemaphore(self._max_parts)
         self._skip_expect = False
@@ -254,13 +254,13 @@ class PartWorkers:
     def _move_part(self, upload: Upload, number: int, permit: _Permit) -> StoredPart:
         """Move one part, with retries."""
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
-        if self.way.copying:
-            return self.way.retry(
+        if self.context.copying:
+            return self.context.retry(
                 what,
                 lambda meter: self._copy_part_once(upload, number, span, meter),
                 most=self._retry_limit,
             )
-        return self.way.retry(
+        return self.context.retry(
             what,
             lambda meter: self._move_part_once(upload, number, span, meter, permit),
             most=self._retry_limit,
@@ -276,11 +276,11 @@ class PartWorkers:
     def _move_part_once(
         self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, permit: _Permit
     ) -> StoredPart:
-        way = self.way
+        context = self.context
         self._fully_sent.discard(gevent.getcurrent())
         permit.begin()
-        source = way.stores.source(way.source, meter)
-        body = source.get(way.source, way.found.version, span).body
+        source = context.stores.source(context.source, meter)
+        body = source.get(context.source, context.found.version, span).body
         assert body is not None, "an OpenedObject has a body"
         body.on_close(lambda: self._release_source(body, permit))
         with closing(body), self._write_slot(meter):
@@ -303,16 +303,16 @@ class PartWorkers:
             yield
 
     def _write_part(self, upload: Upload, number: int, body: Body, meter: Watchdog) -> StoredPart:
-        way = self.way
-        destination = cast(PartsDestination, way.stores.destination(way.place, meter))
+        context = self.context
+        destination = cast(PartsDestination, context.stores.destination(context.place, meter))
         self._bodies[number] = body
         try:
-            if way.digested:
+            if context.digested:
                 body.digest_with((COMBINED,))
             part = destination.put_part(replace(upload, welcome=self._skip_expect), number, body)
             reach("after-part")
             digest = body.digests.get(COMBINED, b"")
-            _refuse_unstable(way.source, number, self.read.get(number), digest)
+            _refuse_unstable(context.source, number, self.read.get(number), digest)
             self._skip_expect = True
             self.taken += 1
             return StoredPart(
@@ -324,7 +324,7 @@ class PartWorkers:
             )
         except BaseException as error:
             self._skip_expect = False
-            if body.complete and way.digested:
+            if body.complete and context.digested:
                 self.read.setdefault(number, body.digests[COMBINED])
             self.resent += body.count
             if self._failed and isinstance(error, RelayError):
@@ -336,8 +336,10 @@ class PartWorkers:
     def _copy_part_once(
         self, upload: Upload, number: int, span: ByteRange, meter: Watchdog
     ) -> StoredPart:
-        destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
-        part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
+        destination = cast(
+            CopyPartsDestination, self.context.stores.destination(self.context.place, meter)
+        )
+        part = destination.copy_part(upload, number, self.context.source, self.context.found, span)
         self.taken += 1
         return StoredPart(
             number=number, size=part.size, etag=part.etag, digest="", checked=part.checked

@@ -131,30 +131,31 @@ class MovedParts:
 class MultipartUpload:
     """Moves one object as a multipart upload. Call `run` once."""
 
-    way: PartContext
+    context: PartContext
     if_absent: bool = False
     journal: Journal | None = None
-    vain: int = 0
+    fruitless: int = 0
     """Number of consecutive attempts that resumed the upload and had no part accepted."""
 
     def __post_init__(self) -> None:
         """Split the object into parts; nothing moves yet. Raises Rejected as
         `split_into_ranges`."""
-        size = self.way.found.version.size
+        size = self.context.found.version.size
         assert size is not None, "only an object of known size is split"
         self._destination = cast(
-            PartsDestination, self.way.stores.destination(self.way.place, self.way.meter)
+            PartsDestination,
+            self.context.stores.destination(self.context.place, self.context.meter),
         )
         limits = self._destination.part_limits
         assert limits is not None, "only a store with multipart uploads has limits of parts"
-        wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
-        self._workers = PartWorkers(self.way, split_into_ranges(size, wished, limits))
+        wished = COPY_BYTES if self.context.copying else self.context.limits.part_bytes
+        self._workers = PartWorkers(self.context, split_into_ranges(size, wished, limits))
         self._lifecycle = UploadLifecycle(
-            stores=self.way.stores,
-            limits=self.way.limits,
-            meter=self.way.meter,
+            stores=self.context.stores,
+            limits=self.context.limits,
+            meter=self.context.meter,
             journal=self.journal,
-            remains=self.way.remains,
+            remains=self.context.remains,
         )
         self._resumed: Upload | None = None
         """The upload that this attempt resumed."""
@@ -222,12 +223,12 @@ class MultipartUpload:
         abort fails as well, the upload is kept: the store itself does not answer. Raises the
         failure of the abort if it is retryable and the completion was refused."""
         upload = self._resumed
-        self.vain = self.vain + 1 if self._is_fruitless(error) else 0
+        self.fruitless = self.fruitless + 1 if self._is_fruitless(error) else 0
         refused = self._completing and isinstance(error, Rejected)
         if (
             upload is None
             or not isinstance(error, RelayError)
-            or not (refused or self.vain >= MAX_FRUITLESS_RESUMES)
+            or not (refused or self.fruitless >= MAX_FRUITLESS_RESUMES)
         ):
             return None
         try:
@@ -236,7 +237,7 @@ class MultipartUpload:
             if refused and failure.retryable:
                 raise  # the next attempt is refused again, and aborts the upload
             return None
-        self.vain = 0
+        self.fruitless = 0
         self.discarded = (
             f"a resumed multipart upload accepted no more parts, and was restarted: {error.message}"
         )
@@ -269,13 +270,13 @@ class MultipartUpload:
         for part in written.parts:
             self._workers.record_part(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
-        place = self.way.place
-        notes = self._destination.unkept_metadata(place, self.way.found.metadata)
+        place = self.context.place
+        notes = self._destination.unkept_metadata(place, self.context.found.metadata)
         return MovedParts(PutResult(Version(), left, {}, place=place, notes=notes), digests, 0)
 
     def _completed_location(self, written: UploadRecord) -> Location | None:
         """Return the temporary place of the completed object, or None. Raises StoreError."""
-        for place in self._destination.staged_locations(self.way.place, written.upload_id):
+        for place in self._destination.staged_locations(self.context.place, written.upload_id):
             try:
                 found = self._destination.head(place)
             except NotFound:
@@ -286,25 +287,25 @@ class MultipartUpload:
 
     def _is_ours(self, written: UploadRecord) -> bool:
         """Say if the recorded upload has this version, this place and this part size."""
-        version = self.way.found.version
+        version = self.context.found.version
         step = self._workers.spans[0].length
-        return can_resume(written, str(self.way.place), version.etag, version.size, step)
+        return can_resume(written, str(self.context.place), version.etag, version.size, step)
 
     def _create(self) -> Upload:
         """Create an upload. Its record lets other workers move parts of it, and resume it."""
-        version, spans = self.way.found.version, self._workers.spans
+        version, spans = self.context.found.version, self._workers.spans
         about = UploadRecord(
             upload_id="",
             checked=False,
-            place=str(self.way.place),
+            place=str(self.context.place),
             etag=version.etag or "",
             size=version.size or 0,
             part_bytes=spans[0].length,
             total=len(spans),
-            digested=self.way.digested,
-            pinned=None if self.way.copying else version,
+            digested=self.context.digested,
+            pinned=None if self.context.copying else version,
         )
-        return self._lifecycle.begin(self.way.place, self.way.found.metadata, about)
+        return self._lifecycle.begin(self.context.place, self.context.found.metadata, about)
 
     def _resume(self, written: UploadRecord) -> Upload | None:
         """Resume the upload of an earlier attempt with its confirmed parts, if it has this version.
@@ -312,11 +313,14 @@ class MultipartUpload:
         """
         assert self.journal is not None, "the record comes from the journal"
         if not written.upload_id:
-            self._lifecycle.abort_lost_uploads(self.way.place, written)
+            self._lifecycle.abort_lost_uploads(self.context.place, written)
             return None
         workers = self._workers
         upload = Upload(
-            self.way.place, written.upload_id, written.checked, described=self.way.found.metadata
+            self.context.place,
+            written.upload_id,
+            written.checked,
+            described=self.context.found.metadata,
         )
         if not self._is_ours(written):
             self._lifecycle.replace(upload)
@@ -331,7 +335,8 @@ class MultipartUpload:
             part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
         }
         for part in confirmed_parts(written, listed):
-            if part.digest or not self.way.digested:  # a part without a needed digest is sent again
+            # A part without a needed digest is sent again.
+            if part.digest or not self.context.digested:
                 workers.record_part(part)
         gone = frozenset(part.number for part in written.parts) - frozenset(workers.done)
         self.journal.resume(upload.id, gone, len(workers.spans))
@@ -369,12 +374,12 @@ class MultipartUpload:
                     workers.record_part(part)
             if len(workers.done) < len(workers.spans):
                 raise UploadGone(
-                    f"the record of the parts of {self.way.place} was removed during the upload"
+                    f"the record of the parts of {self.context.place} was removed during the upload"
                 )
         elif any(left.values()):
             journal.release_parts()
         else:
-            pause(OTHERS_SECONDS, self.way.meter, self.way.sleep)
+            pause(OTHERS_SECONDS, self.context.meter, self.context.sleep)
 
     # -- the end
 
@@ -382,8 +387,8 @@ class MultipartUpload:
         """Complete the upload, after its digest is checked. Raises IntegrityMismatch of the source,
         LeaseLost, LedgerFailed, and as `_request_completion`."""
         self._completing, workers = True, self._workers
-        digests = self._combine_digests() if self.way.digested else {}
-        declared = self.way.found.version.digests.get(COMBINED)
+        digests = self._combine_digests() if self.context.digested else {}
+        declared = self.context.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
             message = f"the {COMBINED} of the bytes that were read is not the one that was declared"
             raise IntegrityMismatch(message, side="source", seen=str(as_hex(digests)))
@@ -392,9 +397,9 @@ class MultipartUpload:
         )
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
-        known = self.way.found.version.digests if self.way.copying else digests
+        known = self.context.found.version.digests if self.context.copying else digests
         reach("before-complete")
-        self.way.meter.commit()
+        self.context.meter.commit()
         stored = self._request_completion(upload, parts, known)
         reach("after-complete")
         return MovedParts(stored, digests, workers.resent)
@@ -411,12 +416,12 @@ class MultipartUpload:
             return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
 
         try:
-            return self.way.retry("completing the upload", ask, IntegrityMismatch)
+            return self.context.retry("completing the upload", ask, IntegrityMismatch)
         except PreconditionFailed as error:
             if self._completion_requests == 1:
                 raise
             raise Unavailable(
-                f"an object appeared at {self.way.place} while the upload was completed:"
+                f"an object appeared at {self.context.place} while the upload was completed:"
                 f" {error.message}",
                 side="destination",
                 hint=("The first completion request may have succeeded; run it again to check."),

@@ -28,7 +28,7 @@ class Progress:
     """The multipart upload, if the object is uploaded in parts."""
     copied: int = 0
     """The bytes that the store copied itself, in one request."""
-    vain: int = 0
+    fruitless: int = 0
     """Number of consecutive attempts that resumed a multipart upload and had no part accepted."""
     discarded: tuple[str, ...] = ()
     """Notes for the receipt about such uploads, which were aborted."""
@@ -91,7 +91,7 @@ class Progress:
 
     def note_failed_parts(self, parts: MultipartUpload) -> None:
         """Note if a failed upload was resumed without progress, or discarded."""
-        self.vain = parts.vain
+        self.fruitless = parts.fruitless
         self.discarded += (parts.discarded,) if parts.discarded else ()
 
     def note_absent(self, place: Location) -> None:

@@ -92,8 +92,10 @@ class ServerCopier:
         progress = self._progress
         absent = context.if_absent and not progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
-            way = context.part_context(place, found, digested=False, copying=True)
-            parts = MultipartUpload(way, absent, context.journal, vain=progress.vain)
+            part_context = context.part_context(place, found, digested=False, copying=True)
+            parts = MultipartUpload(
+                part_context, absent, context.journal, fruitless=progress.fruitless
+            )
             progress.parts = parts
             try:
                 return parts.run().stored

@@ -72,9 +72,11 @@ class Uploader:
         Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
         context, progress, target = self._context, self._progress, self._target
-        way = context.part_context(target.place, found, context.needs_digest)
+        part_context = context.part_context(target.place, found, context.needs_digest)
         absent = context.if_absent and not progress.replaces
-        progress.parts = parts = MultipartUpload(way, absent, context.journal, vain=progress.vain)
+        progress.parts = parts = MultipartUpload(
+            part_context, absent, context.journal, fruitless=progress.fruitless
+        )
         progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()

@@ -41,7 +41,7 @@ class ArrivalCheck:
     the destination answered, `untold` the others; `why` is the first error of those."""
 
     ledger: Ledger
-    runner: TransferEngine
+    engine: TransferEngine
     job: MigrationJob
     abreast: int = ABREAST
     looked: int = 0
@@ -78,12 +78,12 @@ class ArrivalCheck:
         elif place.path.endswith("/"):
             # Its name is known only once the source is read: the transfer inspects it then.
             return row, True
-        meter = Watchdog(self.runner.limits)
+        meter = Watchdog(self.engine.limits)
         # After one object's retries failed, the next objects are not retried.
         patience = ListingRetries(
-            self.runner.limits.listing_seconds if self.why is None else 0.0, meter
+            self.engine.limits.listing_seconds if self.why is None else 0.0, meter
         )
-        store = self.runner.stores.destination(place, meter)
+        store = self.engine.stores.destination(place, meter)
         if place.method == "POST":
             return row, Unsupported(
                 "the location of an object that was sent by POST is unknown", side="destination"

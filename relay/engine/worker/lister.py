@@ -41,7 +41,7 @@ class Lister:
     with each error of the ledger."""
 
     ledger: Ledger
-    runner: TransferEngine
+    engine: TransferEngine
     jobs: MigrationCache
     over: Event
     """Set when listing must stop."""
@@ -99,7 +99,7 @@ class Lister:
             self.over.wait(LOOK_SECONDS)
 
     def _list(self, id: str, listing: Listing) -> None:
-        meter = self._meters[listing] = Watchdog(self.runner.limits)
+        meter = self._meters[listing] = Watchdog(self.engine.limits)
 
         def stop(_: object) -> None:
             meter.cancel()
@@ -112,7 +112,7 @@ class Lister:
             if listing.cursor is None:
                 self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
-            source = self.runner.stores.source(job.source, meter)
+            source = self.engine.stores.source(job.source, meter)
             entries = self._entries(source.list(job.source, True, listing.cursor))
             write_listing(
                 self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty

@@ -40,9 +40,9 @@ ELSEWHERE_SECONDS = 60.0
 class MigrationCache:
     """The cached migrations of one process."""
 
-    def __init__(self, ledger: Ledger, runner: TransferEngine) -> None:
+    def __init__(self, ledger: Ledger, engine: TransferEngine) -> None:
         """Start with an empty cache."""
-        self._ledger, self._runner = ledger, runner
+        self._ledger, self._engine = ledger, engine
         self._jobs: dict[str, tuple[int, MigrationJob]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._passed: dict[str, int] = {}
@@ -87,7 +87,7 @@ class MigrationCache:
 
     def _read(self, id: str) -> MigrationJob:
         migration = self._ledger.migration(id)
-        job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._runner.remotes)
+        job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._engine.remotes)
         if not self._ledger.is_at(id, spec):
             raise ConfigError(
                 f"the source or destination of migration {migration.number} now leads to another"
@@ -113,7 +113,7 @@ class MigrationCache:
     def finds_nothing(self, job: MigrationJob, meter: Watchdog) -> bool:
         """Say if the destination is empty, so that objects need no HEAD each. Only a listing that
         shows every object can say so. `meter` shows the listing's pending retry."""
-        store = self._runner.stores.destination(job.destination, meter)
+        store = self._engine.stores.destination(job.destination, meter)
         try:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
         except NotFound:
@@ -128,7 +128,7 @@ class MigrationCache:
     def source_denies_listing(self, job: MigrationJob) -> bool:
         """List the source again; return whether it denies that now."""
         try:
-            source = self._runner.stores.source(job.source, Watchdog(self._runner.limits))
+            source = self._engine.stores.source(job.source, Watchdog(self._engine.limits))
             next(iter(source.list(job.source)), None)
         except (Unauthenticated, PermissionDenied):
             return True

@@ -72,7 +72,7 @@ class OrphanSweeper:
     """Removes orphans in one process, of all migrations of its kind or of `only` one."""
 
     ledger: Ledger
-    runner: TransferEngine
+    engine: TransferEngine
     jobs: MigrationCache
     over: Event
     """Set when the sweeper must end, within about a second."""
@@ -123,7 +123,7 @@ class OrphanSweeper:
         claim, begun = orphan.claim, orphan.upload
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
-            destination = self.runner.stores.destination(plan.destination, meter)
+            destination = self.engine.stores.destination(plan.destination, meter)
             if begun is not None:
                 place = location_of_upload(plan, begun)
                 if place is None:
@@ -131,7 +131,7 @@ class OrphanSweeper:
                         f"an upload to {begun.place} was created, but its remote leads elsewhere"
                         " now"
                     )
-                for upload in uploads_of(destination, place, begun, self.runner.limits):
+                for upload in uploads_of(destination, place, begun, self.engine.limits):
                     abort_upload(destination, upload)
             left = remove_lost_uploads(
                 destination,
@@ -154,7 +154,7 @@ class OrphanSweeper:
         disposition: str | None = None
         answered: Location | None = None
         with suppress(StoreError):
-            found = self.runner.stores.source(plan.source, meter).head(plan.source)
+            found = self.engine.stores.source(plan.source, meter).head(plan.source)
             if isinstance(found, ObjectInfo):
                 disposition, answered = found.disposition, found.location
         try:
@@ -187,7 +187,7 @@ class OrphanSweeper:
                 there.last_modified, was.since, CLOCKS_SECONDS
             ):
                 return None
-            source = self.runner.stores.source(plan.source, meter)
+            source = self.engine.stores.source(plan.source, meter)
             listed = Version(claim.size, claim.etag)
             size = claim.size if claim.size is not None else _size(source, plan.source)
             if size is None or there.size is None or there.size >= size:
@@ -222,7 +222,7 @@ class OrphanSweeper:
     @contextmanager
     def _meter(self) -> Iterator[Watchdog]:
         """Give a Watchdog that is cancelled when `over` is set."""
-        meter = Watchdog(self.runner.limits)
+        meter = Watchdog(self.engine.limits)
 
         def cancel(_: Event) -> None:
             meter.cancel()

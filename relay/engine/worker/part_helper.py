@@ -30,13 +30,13 @@ class PartHelper:
 
     share: PartLease
     ledger: Ledger
-    way: PartContext
+    context: PartContext
 
     def __post_init__(self) -> None:
         """Prepare the part workers."""
         begun = self.share.upload
-        self._window = PartWorkers(self.way, ranges_of(begun.size, begun.part_bytes))
-        self._upload = Upload(self.way.place, begun.upload_id, begun.checked)
+        self._window = PartWorkers(self.context, ranges_of(begun.size, begun.part_bytes))
+        self._upload = Upload(self.context.place, begun.upload_id, begun.checked)
         self._first: int | None = self.share.first
 
     @classmethod
@@ -54,7 +54,7 @@ class PartHelper:
     @property
     def meter(self) -> Watchdog:
         """The watchdog of this process's part of the object."""
-        return self.way.meter
+        return self.context.meter
 
     @property
     def phase(self) -> str:
@@ -84,7 +84,7 @@ class PartHelper:
     @property
     def trouble(self) -> PendingRetry | None:
         """The pending retry, as of a Transfer."""
-        return self.way.troubles.worst
+        return self.context.troubles.worst
 
     def cancel(self, why: RelayError | None = None) -> None:
         """Cancel; `run` ends within about a second."""
@@ -110,6 +110,8 @@ class PartHelper:
     def _abort(self) -> None:
         """Abort the upload once more: a part that was being sent when the upload was aborted may
         be stored, and charged, until another abort (S3's AbortMultipartUpload)."""
-        destination = self.way.stores.destination(self.way.place, Watchdog(self.way.limits))
+        destination = self.context.stores.destination(
+            self.context.place, Watchdog(self.context.limits)
+        )
         with suppress(StoreError):
             cast(PartsDestination, destination).abort(self._upload)

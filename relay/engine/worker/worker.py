@@ -65,7 +65,7 @@ class Worker:
     returns when that migration has ended."""
 
     ledger: Ledger
-    runner: TransferEngine
+    engine: TransferEngine
     slots: int
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
@@ -87,8 +87,8 @@ class Worker:
         self._lease = Lease(self.ledger, self.lease_seconds, self.clock)
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
-        self._jobs = jobs = MigrationCache(self.ledger, self.runner)
-        self._active = ActiveTransfers(self.runner, jobs, self.clock)
+        self._jobs = jobs = MigrationCache(self.ledger, self.engine)
+        self._active = ActiveTransfers(self.engine, jobs, self.clock)
         judge = RefusalJudge(jobs, self.clock, self._active.by_claim)
         self._failures = FailurePolicy(self.ledger, jobs, judge, self.ended)
         self._helped = HelpedUploads(
@@ -101,7 +101,7 @@ class Worker:
         )
         self._claim_runner = ClaimRunner(
             ledger=self.ledger,
-            engine=self.runner,
+            engine=self.engine,
             jobs=jobs,
             active=self._active,
             helped=self._helped,
@@ -114,7 +114,7 @@ class Worker:
         )
         self._lister = Lister(
             self.ledger,
-            self.runner,
+            self.engine,
             jobs,
             self._over,
             self._wake.set,
@@ -122,7 +122,7 @@ class Worker:
             self.only,
             self._is_alone,
         )
-        self._sweeper = OrphanSweeper(self.ledger, self.runner, jobs, self._over, self.only)
+        self._sweeper = OrphanSweeper(self.ledger, self.engine, jobs, self._over, self.only)
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
 
     # -- what others may see and do
