@@ -63,6 +63,9 @@ GROUPS: Mapping[str, Mapping[str, Entry]] = {
             help="Test what a store supports, and which verification to expect.",
         ),
         "remotes": Entry(function="remotes:remotes", help="List the remotes that you can name."),
+        "obscure": Entry(
+            function="remotes:obscure", help="Print a password as relay.toml's `pass` needs it."
+        ),
     },
     "Serve": {
         "serve": Entry(

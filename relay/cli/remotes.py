@@ -1,16 +1,24 @@
-"""`relay remotes`: list the stores that have a name, and where each name comes from."""
+"""`relay remotes` lists the stores that have a name, and where each name comes from. `relay
+obscure` writes a password for one of them."""
 
 from __future__ import annotations
 
 import json
+import sys
+from getpass import getpass
+from typing import Final
 
 import click
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, tell
 from relay.config import load_settings
+from relay.stores import rclone_conf
 from relay.stores.kinds import Remote
 from relay.stores.remotes import Remotes
+
+PASSWORD_CHARACTERS: Final = 4096
+"""Maximum length of a password."""
 
 
 @click.command()
@@ -34,6 +42,25 @@ def remotes(as_json: bool) -> int:
             f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}} "
             f" {plain(remote.origin)}{unknown}"
         )
+    return Exit.VERIFIED
+
+
+@click.command()
+def obscure() -> int:
+    """Read a password, and print it as the option `pass` of a remote needs it, like
+    `rclone obscure -`.
+
+    A terminal asks for the password and does not show it; otherwise it is the first line of stdin.
+    It is hidden from a glance only: protect the file that holds it."""
+    if sys.stdin.isatty():
+        password = getpass("password: ")
+    else:
+        password = sys.stdin.readline(PASSWORD_CHARACTERS + 1).rstrip("\r\n")
+    if not 0 < len(password) <= PASSWORD_CHARACTERS:
+        raise click.UsageError(
+            f"stdin must have a password of 1 to {PASSWORD_CHARACTERS} characters"
+        )
+    tell(rclone_conf.obscure(password))
     return Exit.VERIFIED
 
 

@@ -254,7 +254,7 @@ class FileStream(Stream):
 
     def finish(self) -> None:
         """Close the file after its last byte was read. Raises ConnectionLost: a mount may compare
-        the digest of what was read only now (`rclone mount`)."""
+        the digest of the bytes only now (`rclone mount`)."""
         self.closed = True
         close = partial(os.close, self._descriptor)
         try:

@@ -1,6 +1,6 @@
 """Read the remotes of an existing rclone.conf.
 
-Decided here: where that file is, how it is parsed, and how its obscured passwords are revealed
+Decided here: where that file is, how it is parsed, and how its passwords are obscured and revealed
 (rclone's fs/config/obscure: AES-CTR with a key that is published in its source, so it only keeps
 passwords from being read over a shoulder). Never here: what a remote's options mean."""
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import secrets
 from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from relay.process.small_files import read_small
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _ENCRYPTED = "RCLONE_ENCRYPT_V"
+AES_BLOCK_BYTES: Final = 16
 _OPTION: Final = re.compile(
     r"""(?:(?P<quote>["`])(?P<quoted>[^"`]+)(?P=quote)\s*|(?P<plain>[^"`=:][^=:]*))[=:](?P<value>.*)"""
 )
@@ -88,19 +90,31 @@ def _refuse(path: Path, number: int) -> NoReturn:
     raise ConfigError(f"{path} can't be parsed: see line {number}", hint=_FORM)
 
 
+def obscure(password: str) -> str:
+    """Return a password as `rclone obscure` writes it. This hides it from a glance only: rclone's
+    key is public."""
+    iv = secrets.token_bytes(AES_BLOCK_BYTES)
+    data = iv + _apply_cipher(iv, password.encode())
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
 def reveal(obscured: str) -> str:
     """Return the password in an output of `rclone obscure`. Raises ValueError for anything else."""
+    try:
+        data = base64.urlsafe_b64decode(obscured + "=" * (-len(obscured) % 4))
+    except (binascii.Error, ValueError):
+        raise ValueError("it is not obscured by rclone") from None
+    if len(data) < AES_BLOCK_BYTES:
+        raise ValueError("it is too short to be obscured by rclone")
+    return _apply_cipher(data[:AES_BLOCK_BYTES], data[AES_BLOCK_BYTES:]).decode()
+
+
+def _apply_cipher(iv: bytes, data: bytes) -> bytes:
+    """Encrypt or decrypt with AES-CTR and rclone's key: both are the same operation."""
     # Imported here since it takes a hundredth of a second, and only obscured passwords need it.
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
     from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-    try:
-        data = base64.urlsafe_b64decode(obscured + "=" * (-len(obscured) % 4))
-    except (binascii.Error, ValueError):
-        raise ValueError("it is not obscured by rclone") from None
-    if len(data) < AES.block_size // 8:
-        raise ValueError("it is too short to be obscured by rclone")
-    iv, hidden = data[:16], data[16:]
-    decryptor = Cipher(AES(_KEY), CTR(iv)).decryptor()
-    return (decryptor.update(hidden) + decryptor.finalize()).decode()
+    encryptor = Cipher(AES(_KEY), CTR(iv)).encryptor()
+    return encryptor.update(data) + encryptor.finalize()

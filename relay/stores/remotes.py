@@ -360,7 +360,7 @@ def _authorization(remote: Remote) -> dict[str, str]:
     except (ValueError, UnicodeDecodeError):
         raise ConfigError(
             f"the pass of the remote {remote.name!a} is not what `rclone obscure` writes",
-            hint="Set it to the output of `rclone obscure -`, as rclone does.",
+            hint="Set it to the output of `relay obscure` (or of `rclone obscure -`).",
         ) from None
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from relay.stores.rclone_conf import reveal
 from tests import forked
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk
@@ -474,6 +475,20 @@ def test_bash_completes_commands_flags_and_values(words: str, found: str) -> Non
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_completion_for_each_shell(shell: str) -> None:
     assert "_RELAY_COMPLETE" in relay("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [("a b\r\nrest", 0), ("", 2), ("\n", 2), ("x" * 4097, 2), ("x" * 4096, 0)]
+)
+def test_obscure_reads_one_line(typed: str, code: int) -> None:
+    done = subprocess.run(
+        [*RELAY, "obscure"], input=typed, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    if code == 0:
+        assert reveal(done.stdout.strip()) == typed.splitlines()[0]
+    else:
+        assert "stdin must have a password" in done.stderr
 
 
 def test_version_and_help() -> None:

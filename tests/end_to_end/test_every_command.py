@@ -62,6 +62,7 @@ def written_to(
         env=environment(PYTHONPATH=str(ROOT), **settings),
         stdout=descriptor,
         stderr=subprocess.PIPE,
+        input="a password\n",
         text=True,
         timeout=60,
     )
@@ -91,6 +92,7 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("completion", "bash"): 0,
     ("remotes",): 0,
     ("remotes", "--json"): 0,
+    ("obscure",): 0,
     ("status",): 0,
     ("status", "--json"): 0,
     ("status", "1"): 0,

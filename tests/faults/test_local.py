@@ -561,7 +561,7 @@ def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_closed_was_not_read(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    """rclone mount answers EIO to close(2) where the digest of what was read is wrong."""
+    """rclone mount answers EIO to close(2) where the digest of the bytes is wrong."""
     (tmp_path / "a").write_bytes(b"bytes")
     place, close = local_location(tmp_path / "a", destination=False), os.close
     body = LocalStore(wire, "source", Watchdog(Limits())).get(place).body

@@ -85,6 +85,13 @@ def test_what_rclone_obscures_is_revealed(secret: str) -> None:
     assert rclone_conf.reveal(rclone("obscure", secret)) == secret
 
 
+@pytest.mark.parametrize("secret", ["", "a", "pässword with %= signs", "x" * 500])
+def test_rclone_reveals_an_obscured_password(secret: str) -> None:
+    obscured = rclone_conf.obscure(secret)
+    assert rclone("reveal", "--", obscured) == secret
+    assert obscured != rclone_conf.obscure(secret)
+
+
 @pytest.mark.parametrize("text", ["", "plain password!", "YWJj", "é"])
 def test_what_rclone_never_wrote_is_not_revealed(text: str) -> None:
     with pytest.raises(ValueError, match="obscured"):
