@@ -249,7 +249,23 @@ def _transitions(table: Mapping[str, Transition]) -> str:
 
 # -- modules
 
-PACKAGES = ("errors", "", "wire", "stores", "ledger", "engine", "api", "cli")
+PACKAGES = (
+    "errors",
+    "",
+    "process",
+    "wire",
+    "stores",
+    "stores/s3",
+    "stores/webdav",
+    "ledger",
+    "engine",
+    "engine/multipart",
+    "engine/transfer",
+    "engine/worker",
+    "views",
+    "api",
+    "cli",
+)
 """The packages of relay/ in the order in which they may import one another; "" are the modules at
 its top."""
 
