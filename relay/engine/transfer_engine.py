@@ -15,7 +15,7 @@ from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
-from relay.engine.transfer.readable_accounts import ReadableAccounts
+from relay.engine.transfer.finalize import ReadableAccounts
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location

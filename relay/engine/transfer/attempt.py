@@ -14,12 +14,11 @@ from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
-from relay.engine.transfer.finalize import Finalizer
+from relay.engine.transfer.finalize import Finalizer, ReadableAccounts
 from relay.engine.transfer.folded_names import refuse_folded_names
 from relay.engine.transfer.local_links import refuse_link_to_other_object, refuse_link_to_source
 from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.engine.transfer.server_copy import ServerCopier
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.target import Target

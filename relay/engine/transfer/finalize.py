@@ -19,7 +19,6 @@ from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Proof, Sent, prove_object
 from relay.errors import (
@@ -32,7 +31,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.ledger.rows import PriorState
-from relay.location import Location
+from relay.location import Account, Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Receipt, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PutResult
@@ -43,6 +42,35 @@ KEEPING = frozenset({"s3"})
 
 _EARLIER = PriorState(known=True)
 """The prior state for an object from before this attempt: do not wait for it to appear."""
+
+MOST_ACCOUNTS = 64
+"""Maximum number of remembered accounts; the oldest are dropped first."""
+
+
+class ReadableAccounts:
+    """The accounts that have read something at a destination, for the life of the process. A later
+    denial means that their credentials were withdrawn.
+
+    Accounts are compared by identity: fresh credentials make a new account, even if it is equal. A
+    plain HTTP server has no account and is never remembered, since each of its URLs may be signed
+    for another method."""
+
+    def __init__(self, most: int = MOST_ACCOUNTS) -> None:
+        self._most = most
+        self._accounts: dict[int, Account] = {}
+
+    def note(self, place: Location) -> None:
+        """Remember that this destination permits reading."""
+        if place.account is None:
+            return
+        # The reference keeps the account alive, so that its id is not reused.
+        self._accounts[id(place.account)] = place.account
+        while len(self._accounts) > self._most:
+            del self._accounts[next(iter(self._accounts))]
+
+    def has(self, place: Location) -> bool:
+        """Say if this destination has permitted reading before."""
+        return id(place.account) in self._accounts
 
 
 class Finalizer:

@@ -26,8 +26,8 @@ from relay.engine.plan import IfExists, Plan
 from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.attempt import Attempt
 from relay.engine.transfer.context import ObjectHints, TransferContext
+from relay.engine.transfer.finalize import ReadableAccounts
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.engine.transfer.target import Target
 from relay.errors import (
     Cancelled,
