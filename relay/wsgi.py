@@ -38,7 +38,7 @@ def _check_patched() -> None:
 _check_patched()
 
 from relay.api.app import create_app  # noqa: E402
-from relay.api.migration_routes import works_of  # noqa: E402
+from relay.api.migration_routes import ledger_context  # noqa: E402
 from relay.api.server_settings import accepted  # noqa: E402
 from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.engine.worker.worker import Worker  # noqa: E402
@@ -77,4 +77,4 @@ _settings = _accepted.settings
 _runner = TransferEngine(_settings)
 _ledger = _opened(_settings.ledger_url(), checked=bool(_accepted.addresses))
 _claimer = Worker(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
-app = create_app(_runner, _accepted.tokens, works_of(_ledger, _claimer, _settings.waiters))
+app = create_app(_runner, _accepted.tokens, ledger_context(_ledger, _claimer, _settings.waiters))

@@ -22,9 +22,9 @@ from relay.api.migration_routes import LedgerContext, View, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
-RUNNER = "relay.runner"
+ENGINE = "relay.runner"
 """Name of the application's extension that holds its TransferEngine."""
-WORKS = "relay.works"
+LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""
 
 
@@ -40,8 +40,8 @@ def create_app(
     app = Flask("relay", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
-    app.extensions[RUNNER] = engine
-    app.extensions[WORKS] = works
+    app.extensions[ENGINE] = engine
+    app.extensions[LEDGER] = works
     check = guard(tokens)
     app.before_request(lambda: check(request.environ))
     app.before_request(partial(_check_query, openapi.parameters()))

@@ -15,7 +15,7 @@ from gevent.lock import BoundedSemaphore
 from relay.ledger.rows import Migration
 
 
-class LookAgain(Exception):
+class PollAgain(Exception):
     """A wait ended without an event: query the ledger again."""
 
 
@@ -39,7 +39,7 @@ class Waiters:
             self.waiting -= 1
 
 
-class Looks:
+class PollCache:
     """A cache of migrations: each is queried at most once in `seconds`, by all its clients."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Looks:
         self._turn = BoundedSemaphore()
         self._seen: dict[str, tuple[float, Migration]] = {}
 
-    def at(self, id: str) -> Migration:
+    def migration(self, id: str) -> Migration:
         """Return a migration as it was at most `seconds` ago. Raises as the ledger does."""
         found = self._cached(id)
         if found is not None:

@@ -26,7 +26,7 @@ from flask import Response, request
 from gevent.monkey import get_original
 from gevent.socket import wait_read
 
-from relay.api.following import LookAgain, Looks, Waiters
+from relay.api.following import PollAgain, PollCache, Waiters
 from relay.api.request import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
 from relay.engine.migration_request import MigrationRequest
@@ -37,7 +37,7 @@ from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
-from relay.views.rows import FIELDS, brief, csv_line, followed, reported, summary
+from relay.views.rows import FIELDS, brief, csv_line, progress_events, reported, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5
@@ -65,19 +65,19 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True)
 class LedgerContext:
-    """One process's access to the ledger; `waiters` and `looks` serve its clients that follow a
+    """One process's access to the ledger; `waiters` and `polls` serve its clients that follow a
     migration."""
 
     ledger: Ledger
     worker: Worker
     waiters: Waiters
-    looks: Looks
+    polls: PollCache
 
 
-def works_of(ledger: Ledger, worker: Worker, waiters: int) -> LedgerContext:
+def ledger_context(ledger: Ledger, worker: Worker, waiters: int) -> LedgerContext:
     """Return a process's access to the ledger; at most `waiters` clients wait at a time."""
     return LedgerContext(
-        ledger, worker, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2)
+        ledger, worker, Waiters(waiters), PollCache(ledger.migration, LOOK_SECONDS / 2)
     )
 
 
@@ -255,7 +255,7 @@ def _await_end(
                 break
             # The migration is accepted: after an error the client would send it again.
             with suppress(LedgerFailed):
-                migration = works.looks.at(migration.id)
+                migration = works.polls.migration(migration.id)
     return migration
 
 
@@ -272,10 +272,10 @@ def _hung_up(seconds: float) -> bool:
     until = monotonic() + seconds
     if sock is not None:
         try:
-            wait_read(sock.fileno(), seconds, LookAgain())
+            wait_read(sock.fileno(), seconds, PollAgain())
             if _is_closed(sock.fileno()):
                 return True
-        except LookAgain:
+        except PollAgain:
             return False
         except (OSError, ValueError):
             return True
@@ -299,7 +299,7 @@ def _lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # the next line has it as `trouble`
-            migration = works.looks.at(migration.id)
+            migration = works.polls.migration(migration.id)
     if migration.state == "running" or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
     else:
@@ -320,7 +320,7 @@ def _trouble(works: LedgerContext) -> dict[str, Any]:
 def _events(works: LedgerContext, id: str, since: int, engine: TransferEngine) -> Iterator[str]:
     """Yield the events of a migration as server-sent events (WHATWG HTML, "Server-sent events")
     until it ends or the server stops. A client reconnects by itself, and names its last event."""
-    for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
+    for kind, number, members in progress_events(works.ledger, id, since, gevent.sleep):
         if kind == "progress":
             members = _with_trouble(works, members)
         named = "" if number is None else f"id: {number}\n"

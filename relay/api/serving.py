@@ -23,7 +23,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.app import RUNNER, WORKS
+from relay.api.app import ENGINE, LEDGER
 from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
     Refused,
@@ -175,10 +175,10 @@ def post_worker_init(worker: Any) -> None:
     collect_rarely()
     gc.collect()
     gc.freeze()
-    engine: TransferEngine = worker.wsgi.extensions[RUNNER]
+    engine: TransferEngine = worker.wsgi.extensions[ENGINE]
     names = (sock.getsockname() for sock in worker.sockets)
     engine.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
-    works: LedgerContext | None = worker.wsgi.extensions[WORKS]
+    works: LedgerContext | None = worker.wsgi.extensions[LEDGER]
     claiming = gevent.spawn(_run_worker, works) if works is not None else None
     worker.claiming = claiming
     gevent.spawn(_watch, worker, engine, drain_seconds(worker.cfg.graceful_timeout), works)

@@ -23,7 +23,7 @@ from relay.errors import (
     Overloaded,
     ServerUnreachable,
 )
-from relay.views.rows import FIELDS, brief, followed, reported, summary
+from relay.views.rows import FIELDS, brief, progress_events, reported, summary
 
 if TYPE_CHECKING:
     from relay.cli.client import Client
@@ -49,7 +49,7 @@ class MigrationBackend(Protocol):
     where: str
     """Its name in messages."""
 
-    def one(self, id: str) -> Members:
+    def migration(self, id: str) -> Members:
         """Return all members of one migration."""
 
     def end(self, id: str) -> Members:
@@ -62,7 +62,7 @@ class MigrationBackend(Protocol):
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """Yield a line for each object in some states, or in all. Holds at most a page of them."""
 
-    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """Pause, resume, cancel or retry a migration. `places` are the same source and destination
         with fresh credentials, and a `list` of fresh URLs."""
 
@@ -125,13 +125,13 @@ class LocalLedger:
         self._ledger = Ledger.connect(settings.ledger_url())
         self.where = self._ledger.database.where
 
-    def one(self, id: str) -> Members:
-        """As MigrationBackend.one."""
+    def migration(self, id: str) -> Members:
+        """As MigrationBackend.migration."""
         return summary(self._ledger.migration(id))
 
     def end(self, id: str) -> Members:
         """As MigrationBackend.end."""
-        return self.one(id)
+        return self.migration(id)
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As MigrationBackend.newest."""
@@ -144,8 +144,8 @@ class LocalLedger:
             yield from (reported(row) for row in page)
             after = page[-1].id
 
-    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """As MigrationBackend.act."""
+    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As MigrationBackend.control."""
         migration = self._ledger.migration(id)
         if places is None:
             return summary(self._ledger.act(migration.id, verb))
@@ -187,7 +187,7 @@ class LocalLedger:
 
     def follow(self, id: str) -> Iterator[Event]:
         """As MigrationBackend.follow."""
-        for kind, _, members in followed(self._ledger, id, 0, time.sleep):
+        for kind, _, members in progress_events(self._ledger, id, 0, time.sleep):
             yield kind, members
 
 
@@ -214,8 +214,8 @@ class RemoteServer:
         headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
-    def one(self, id: str) -> Members:
-        """As MigrationBackend.one."""
+    def migration(self, id: str) -> Members:
+        """As MigrationBackend.migration."""
         return self._migration(self._client.ask("GET", _path(id)))
 
     def end(self, id: str) -> Members:
@@ -223,7 +223,7 @@ class RemoteServer:
         since = self._clock()
         while True:
             try:
-                return self.one(id)
+                return self.migration(id)
             except AWAY:
                 self._wait(since)
 
@@ -245,7 +245,7 @@ class RemoteServer:
         """Yield the entries of a list, from the first page on. A page is requested when it is
         needed."""
         while path:
-            page = self._as(shape, self._client.ask("GET", path))
+            page = self._checked(shape, self._client.ask("GET", path))
             yield from page[member]
             # A proxy may have removed a prefix, so only the part from /migrations on is used.
             prefix, here, rest = (page["next"] or "").rpartition("/migrations")
@@ -257,8 +257,8 @@ class RemoteServer:
                 )
             path = here + rest
 
-    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """As MigrationBackend.act."""
+    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As MigrationBackend.control."""
         return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
 
     def needs_command(self, id: str) -> bool:
@@ -271,21 +271,25 @@ class RemoteServer:
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As MigrationBackend.limit."""
-        named = {name: value for name, value in change.items() if name == "priority"}
-        limits = {name: value for name, value in change.items() if name != "priority"}
-        asked = {**named, **({"limits": limits} if limits else {})}
-        return self._migration(self._client.ask("PATCH", _path(id), asked))
+        limits = dict(change)
+        body: dict[str, Any] = {}
+        if "priority" in limits:
+            body["priority"] = limits.pop("priority")
+        if limits:
+            body["limits"] = limits
+        return self._migration(self._client.ask("PATCH", _path(id), body))
 
     def follow(self, id: str) -> Iterator[Event]:
         """As MigrationBackend.follow. A server that is unreachable is retried, and no event is
         yielded twice."""
         since, seen, ended = "0", self._clock(), False
-        self.one(id)  # an unreachable server or an unknown migration is not retried at the start
+        # An unreachable server or an unknown migration is not retried at the start.
+        self.migration(id)
         while not ended:
             try:
                 for number, kind, members in self._events(id, since):
                     if kind == "progress":
-                        self._as(self._shapes.Brief, members)
+                        self._checked(self._shapes.Brief, members)
                     since, seen = number or since, self._clock()
                     ended = kind == "progress" and members.get("ended") is not None
                     yield kind, members
@@ -318,9 +322,9 @@ class RemoteServer:
                 fields = {}
 
     def _migration(self, members: Members) -> Members:
-        return self._as(self._shapes.Whole, members)
+        return self._checked(self._shapes.Whole, members)
 
-    def _as(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
+    def _checked(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
         """Return members that have the shape's types. Raises NotRelay for others."""
         name = self._shapes.wrong_member(shape, members)
         if name is not None:

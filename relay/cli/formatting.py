@@ -37,14 +37,14 @@ def bytes_in(migration: Members, *states: str) -> int:
     return sum(count for state, count in counts.items() if not states or state in states)
 
 
-def bytes_there(migration: Members) -> int:
+def bytes_at_destination(migration: Members) -> int:
     """Return how many bytes the destination has, in whole objects and in unfinished uploads."""
     return bytes_in(migration, *WELL) + _in_parts(migration)
 
 
 def bytes_done(migration: Members) -> int:
     """Return how many bytes are done: those at the destination, and those of failed objects."""
-    return bytes_there(migration) + bytes_in(migration, "failed")
+    return bytes_at_destination(migration) + bytes_in(migration, "failed")
 
 
 def bytes_moved(migration: Members) -> int:
@@ -64,25 +64,27 @@ def under_way(migration: Members) -> int:
     return count
 
 
-def line(migration: Members) -> str:
+def summary_line(migration: Members) -> str:
     """Return the line of a migration in a list."""
     done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
     text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
-    text += f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_there(migration))}"
+    text += (
+        f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_at_destination(migration))}"
+    )
     text += f", {failed:,} failed" if failed else ""
     return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
 
 
 def headline(migration: Members, rate: float, here: int = 0) -> str:
-    """Return the progress of a migration as one line; as `heads`."""
-    return "; ".join(heads(migration, rate, here))
+    """Return the progress of a migration as one line; as `progress_lines`."""
+    return "; ".join(progress_lines(migration, rate, here))
 
 
-def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
+def progress_lines(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
     """Return the progress of a migration, then what is being retried. `rate` is in bytes per
     second; `here` are bytes of this process that the ledger does not count yet."""
-    done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
+    done, more = objects_in(migration, *WELL, "failed"), "+" if _is_listing(migration) else ""
     moved = bytes_done(migration) + here
     text = (
         f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of"
@@ -99,10 +101,10 @@ def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
         state += f", waiting for the ledger: {plain(trouble['detail'])}"
     if failed:
         text += f", {failed:,} failed"
-    return (text + state, *retried(migration))
+    return (text + state, *retry_lines(migration))
 
 
-def retried(migration: Members) -> Iterator[str]:
+def retry_lines(migration: Members) -> Iterator[str]:
     """Yield a line for the first failure that is being retried, and one with the number of others.
     An older server reports none."""
     found: Sequence[Members] = migration.get("retried", ())
@@ -124,13 +126,13 @@ def retry_line(trouble: Members, name: str = "") -> str:
     return f"{plain(what)} is retried {when}: {whose}{plain(trouble['detail'])}"
 
 
-def _listing(migration: Members) -> bool:
+def _is_listing(migration: Members) -> bool:
     return migration["listing"] in ("due", "running")
 
 
 def _eta(migration: Members, rate: float, here: int) -> str:
     if rate <= 0 or migration["listing"] not in ("done", "none"):
-        return "still listing" if _listing(migration) else ""
+        return "still listing" if _is_listing(migration) else ""
     left = bytes_in(migration, "queued", "running") - _in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
@@ -204,12 +206,12 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     if ended is None:
         yield (
             "under way",
-            f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} at the"
+            f"{under_way(migration):,} transfers, {decimal(bytes_at_destination(migration))} at the"
             " destination",
         )
-    if _listing(migration):
+    if _is_listing(migration):
         yield "listing", "the source is still being listed"
-    for text in retried(migration):
+    for text in retry_lines(migration):
         yield "retry", text
     trouble = migration.get("trouble")
     if trouble:

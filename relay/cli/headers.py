@@ -21,7 +21,7 @@ def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") 
     Raises InvalidHeader for a line without a name, and ConfigError as `read_secret` for a file.
     """
     flag = f"--{side}-header"
-    headers = [_with_file(*_split(line, flag), flag) for line in lines]
+    headers = [_value_of(*_split(line, flag), flag) for line in lines]
     if file is not None:
         text = read_secret(file, f"--{side}-headers-file")
         for number, line in enumerate(text.splitlines(), start=1):
@@ -30,7 +30,7 @@ def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") 
     return tuple(headers)
 
 
-def exposed(lines: Iterable[str]) -> list[str]:
+def exposed_secrets(lines: Iterable[str]) -> list[str]:
     """Return the names of headers whose secret values every user can read in the process list."""
     pairs = (line.partition(":") for line in lines)
     return [
@@ -51,7 +51,7 @@ def _split(line: str, where: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _with_file(name: str, value: str, flag: str) -> tuple[str, str]:
+def _value_of(name: str, value: str, flag: str) -> tuple[str, str]:
     if not value.startswith("@"):
         return name, value
     return name, read_secret(Path(value[1:]), flag).strip()

@@ -16,7 +16,7 @@ import click
 
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
-from relay.cli.formatting import details, line
+from relay.cli.formatting import details, summary_line
 from relay.cli.options import PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
@@ -49,14 +49,14 @@ URL = click.option(
 def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     """Show the newest migrations, or everything about the migration ID (its number or its id)."""
     migrations, migration = migrations_of(url), None
-    for migration in [migrations.one(id)] if id is not None else migrations.newest(limit):
+    for migration in [migrations.migration(id)] if id is not None else migrations.newest(limit):
         if as_json:
             tell(json.dumps(migration))
         elif id is not None:
             for name, value in details(migration):
                 tell(in_columns(name, value))
         else:
-            tell(line(migration))
+            tell(summary_line(migration))
     if migration is None:
         tell_empty(f"no migrations in {migrations.where}")
     return Exit.VERIFIED
@@ -81,7 +81,7 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
 def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     """Print one row for each object of the migration ID: its proof, or its error."""
     migrations = migrations_of(url)
-    migration = migrations.one(id)
+    migration = migrations.migration(id)
     rows = CountedRows(migrations.rows(migration["id"], state))
     for text in _FORMS[form](migration, rows):
         tell(text)
@@ -159,7 +159,7 @@ def _verb(name: str, text: str) -> click.Command:
     @click.argument("id")
     @URL
     def command(id: str, url: str | None) -> int:
-        confirm(line(migrations_of(url).act(id, name)))
+        confirm(summary_line(migrations_of(url).control(id, name)))
         return Exit.VERIFIED
 
     return command
@@ -185,7 +185,7 @@ def _begins(name: str, text: str) -> click.Command:
             places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)
         known = migrations_of(url)
-        confirm(line(known.act(id, name, places or None)))
+        confirm(summary_line(known.control(id, name, places or None)))
         if known.needs_command(id):
             say(
                 "relay: the `relay migrate` command of this migration moves it: run the same"
@@ -213,9 +213,9 @@ def cancel(id: str, url: str | None) -> int:
 
     Where one may remain, stderr names it, and the exit code is 1."""
     known, code = migrations_of(url), Exit.VERIFIED
-    cancelled = known.act(id, "cancel")
+    cancelled = known.control(id, "cancel")
     try:
-        confirm(line(cancelled))
+        confirm(summary_line(cancelled))
     finally:
         for reported, remains in known.sweep(id):
             say(plain(reported), sys.stderr)
@@ -262,7 +262,7 @@ def limit(id: str, url: str | None, **change: Any) -> int:
     limited = migrations_of(url).limit(id, given)
     held = {name: most for name, most in limited["limits"].items() if most is not None}
     limits = ", ".join(f"{name} {most:,}" for name, most in held.items()) or "no limits"
-    confirm(f"{line(limited)}\n      priority {limited['priority']}, {limits}")
+    confirm(f"{summary_line(limited)}\n      priority {limited['priority']}, {limits}")
     return Exit.VERIFIED
 
 

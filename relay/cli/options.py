@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relay.cli.headers import exposed, read_headers
+from relay.cli.headers import exposed_secrets, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify
@@ -186,7 +186,7 @@ def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
             sys.stderr,
         )
     lines = (*options["source_header"], *options["destination_header"])
-    for name in exposed(lines):
+    for name in exposed_secrets(lines):
         say(
             f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead",
             sys.stderr,

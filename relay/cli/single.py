@@ -12,7 +12,7 @@ from dataclasses import replace
 from rich.filesize import decimal
 
 from relay.cli.exits import Exit
-from relay.cli.formatting import bytes_there, exit_of, table
+from relay.cli.formatting import bytes_at_destination, exit_of, table
 from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
 from relay.cli.terminal import confirm, in_columns, receipt_lines, say
@@ -34,7 +34,7 @@ def migrate_object(
     Interrupted."""
     migration, new = accept(ledger, order, engine, quiet)
     if not new and not quiet:
-        there = bytes_there(summary(migration))
+        there = bytes_at_destination(summary(migration))
         kept = f": {decimal(there)} have arrived already" if there else ""
         say(
             f"relay: resuming migration {migration.number}{kept}{limits_note(migration)}",

@@ -21,7 +21,7 @@ from relay.cli.formatting import (
     bytes_moved,
     exit_of,
     failed_line,
-    heads,
+    progress_lines,
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
@@ -165,7 +165,7 @@ def _heads(watch: Watch, worker: Worker) -> tuple[Members, int, tuple[str, ...]]
             **reported,
             "trouble": {"code": worker.trouble.code, "detail": worker.trouble.message},
         }
-    return reported, bytes_done(reported) + here, heads(reported, rate, here)
+    return reported, bytes_done(reported) + here, progress_lines(reported, rate, here)
 
 
 @contextmanager

@@ -26,8 +26,8 @@ from relay.cli.formatting import (
     exit_of,
     failed_line,
     headline,
-    heads,
     objects_in,
+    progress_lines,
     table,
     under_way,
 )
@@ -70,7 +70,7 @@ class Seen:
 def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> int:
     """Show a migration until it ends, or waits for credentials; return the exit code."""
     if not quiet and migrations.needs_command(id):
-        found = migrations.one(id)
+        found = migrations.migration(id)
         if found["ended"] is None and not under_way(found):
             say(f"relay: {NEEDS_COMMAND}", sys.stderr)
     try:
@@ -146,7 +146,7 @@ def _bar() -> Iterator[tuple[Show, Tell]]:
         whole = progress.add_task("", total=None)
 
         def show(migration: Members) -> None:
-            progress.head = heads(migration, rate.add(bytes_moved(migration)))
+            progress.head = progress_lines(migration, rate.add(bytes_moved(migration)))
             progress.update(
                 whole, total=bytes_in(migration) or None, completed=bytes_done(migration)
             )

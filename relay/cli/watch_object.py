@@ -1,6 +1,6 @@
 """Show the progress of one object in the terminal while it moves.
 
-The first Ctrl-C lets it come to a clean end, for which it has a moment; the second ends at once.
+The first Ctrl-C stops it cleanly, within a limited time; the second ends at once.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ Show = Callable[[Transfer | PartHelper], None]
 
 
 def display(quiet: bool) -> AbstractContextManager[Show]:
-    """Return what shows how far a transfer is: a bar on a terminal, else a line now and then."""
+    """Return the display of a transfer: a bar on a terminal, otherwise a line every few
+    seconds."""
     if quiet:
         return nullcontext(lambda _: None)
     return _bar() if has_bars() else nullcontext(_Lines().show)
 
 
-def _trouble(transfer: Transfer | PartHelper) -> Iterator[str]:
-    """Yield what of it is tried again, if anything is."""
+def _retry_lines(transfer: Transfer | PartHelper) -> Iterator[str]:
+    """Yield a line for the retry of the transfer, if one is pending."""
     if transfer.trouble is not None:
         yield retry_line(transfer.trouble.to_json())
 
 
 @contextmanager
 def _bar() -> Iterator[Show]:
-    # Here and not above: rich's console takes some hundredths of a second that only who sees the
-    # bar need wait.
+    # Here and not above: rich's console takes some hundredths of a second, needed only where a bar
+    # is shown.
     from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from relay.cli.progress_bars import bars
@@ -49,7 +50,7 @@ def _bar() -> Iterator[Show]:
         task = progress.add_task("waiting", total=None)
 
         def show(transfer: Transfer | PartHelper) -> None:
-            progress.head = tuple(_trouble(transfer))
+            progress.head = tuple(_retry_lines(transfer))
             progress.update(
                 task,
                 description=f"{transfer.phase:<9}",
@@ -74,4 +75,4 @@ class _Lines:
         self._next = monotonic() + LINE_SECONDS
         total = f" of {decimal(transfer.total)}" if transfer.total is not None else ""
         text = f"relay: {transfer.phase} {decimal(transfer.bytes)}{total}, {decimal(round(rate))}/s"
-        say("; ".join((text, *_trouble(transfer))), sys.stderr)
+        say("; ".join((text, *_retry_lines(transfer))), sys.stderr)

@@ -66,7 +66,7 @@ def brief(migration: Migration) -> dict[str, Any]:
     }
 
 
-def followed(
+def progress_events(
     ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
     """Yield the events of a migration after event `since`, and a `progress` each second, until it

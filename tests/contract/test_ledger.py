@@ -33,7 +33,7 @@ from relay.ledger.rows import (
 from relay.ledger.schema import migrations
 from relay.receipt import Version
 from relay.throttle import Bounds
-from relay.views.rows import followed
+from relay.views.rows import progress_events
 from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
 
 VERSIONS = Path(database.__file__).parent / "versions"
@@ -718,7 +718,7 @@ def test_a_follower_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> Non
             ledger.settle([Settlement(claim, "hand_back")])
 
     reported = [
-        members for kind, _, members in followed(ledger, id, 0, sleep) if kind == "progress"
+        members for kind, _, members in progress_events(ledger, id, 0, sleep) if kind == "progress"
     ]
     assert [members["under_way"] for members in reported] == [1, 1, 1, 0]
     assert reported[-1]["objects"] == {"cancelled": 1}

@@ -374,7 +374,7 @@ def test_a_cancel_names_transfers_that_have_not_stopped(postgres: Postgres) -> N
         ledger.renew()
         id = tree(ledger, 5)
         ledger.claim(1)
-        command.act(id, "cancel")
+        command.control(id, "cancel")
         ((line, remains),) = command.sweep(id)
         assert line.startswith("relay: 1 transfers have not stopped yet.")
         assert not remains

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from relay.api.app import create_app
-from relay.api.migration_routes import works_of
+from relay.api.migration_routes import ledger_context
 from relay.api.schemas import Recorded
 from relay.api.serving import _run_worker
 from relay.cli.local_run import work
@@ -30,7 +30,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
-from relay.views.rows import PATIENCE, followed
+from relay.views.rows import PATIENCE, progress_events
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_reload import line_about
 from tests.end_to_end.test_serve import SERVE, await_workers, gated, order, running
@@ -189,10 +189,10 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
         raise RuntimeError("planted-secret")
 
     monkeypatch.setattr(ledger, "settle_and_claim", broken)
-    _run_worker(works_of(ledger, claimer, 1))
+    _run_worker(ledger_context(ledger, claimer, 1))
     assert claimer.trouble is not None and claimer.trouble.status == 500
     assert "RuntimeError" in claimer.trouble.message and "planted" not in claimer.trouble.message
-    ready = create_app(runner, (), works_of(ledger, claimer, 1)).test_client().get("/readyz")
+    ready = create_app(runner, (), ledger_context(ledger, claimer, 1)).test_client().get("/readyz")
     assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
     ledger.close()
 
@@ -290,7 +290,7 @@ def test_what_is_shown_of_it_outlasts_an_outage(
     with pytest.raises(LedgerFailed):
         Watch(ledger, id).poll(0)  # which has nothing to show
     away[0] = False
-    events = followed(ledger, id, 0, lambda seconds: None)
+    events = progress_events(ledger, id, 0, lambda seconds: None)
     assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]
     away[0] = True
     assert [next(events)[2]["trouble"]["code"] for _ in range(PATIENCE)] == [
@@ -309,7 +309,7 @@ from gevent import monkey; monkey.patch_all()
 from pathlib import Path
 import sys
 from relay.api.app import create_app
-from relay.api.following import Looks, Waiters
+from relay.api.following import PollCache, Waiters
 from relay.api.migration_routes import LedgerContext
 from relay.config import Settings
 from relay.engine.worker.worker import Worker
@@ -322,7 +322,7 @@ Path(folder, "from").mkdir()
 runner = TransferEngine(Settings(local_folders=folder))
 ledger = Ledger.connect(f"sqlite:///{folder}/l.db", SERVER)
 claimer = Worker(ledger, runner, 1)
-works = LedgerContext(ledger, claimer, Waiters(9), Looks(ledger.migration, 0.0))
+works = LedgerContext(ledger, claimer, Waiters(9), PollCache(ledger.migration, 0.0))
 client = create_app(runner, (), works).test_client()
 order = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
 made = client.post("/migrate", json=order, environ_base={"REMOTE_ADDR": "127.0.0.1"})
@@ -333,7 +333,7 @@ claimer.trouble = None
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
 def away(id):
     raise LedgerFailed("database or disk is full")
-works.looks._look = away
+works.polls._look = away
 waited = client.post("/migrate", json=order, headers={"Prefer": "wait=1"})
 lines = client.post("/migrate", json=order, headers={"Accept": "application/x-ndjson"})
 print(json.dumps([waited.status_code, waited.headers["Location"].startswith("/migrations/"), lines.status_code]))

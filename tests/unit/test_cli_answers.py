@@ -71,9 +71,9 @@ def there(members: Any) -> RemoteServer:
 
 
 ASKED: dict[str, Callable[[Any], object]] = {
-    "one": lambda members: there(members).one("7"),
+    "one": lambda members: there(members).migration("7"),
     "submit": lambda members: there(members).submit({}, None),
-    "act": lambda members: there(members).act("7", "pause"),
+    "act": lambda members: there(members).control("7", "pause"),
     "limit": lambda members: there(members).limit("7", {"slots": 3, "priority": 1}),
     "follow": lambda members: next(RemoteServer(cast(Client, Two(members))).follow("7")),
     "newest": lambda members: list(there({"migrations": [members], "next": None}).newest(10)),
@@ -242,8 +242,8 @@ def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
     """Such a one is asked of no server."""
     server = there(whole)
     for asked in (
-        lambda: server.one(id),
-        lambda: server.act(id, "cancel"),
+        lambda: server.migration(id),
+        lambda: server.control(id, "cancel"),
         lambda: server.limit(id, {"slots": 1}),
         lambda: list(server.rows(id, ())),
         lambda: list(server.follow(id)),

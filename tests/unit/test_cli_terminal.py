@@ -16,7 +16,7 @@ import pytest
 from relay import errors
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_done, bytes_moved, headline
-from relay.cli.headers import exposed, read_headers
+from relay.cli.headers import exposed_secrets, read_headers
 from relay.cli.options import warn
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, transfer_label
@@ -188,7 +188,7 @@ def test_headers() -> None:
             read_headers([line], None)
         assert not line or line not in caught.value.message
     lines = ["Authorization: x", "X-Api-Key: @f", "X-Amz-Security-Token: y", "Accept: z"]
-    assert exposed(lines) == ["Authorization", "X-Amz-Security-Token"]
+    assert exposed_secrets(lines) == ["Authorization", "X-Amz-Security-Token"]
 
 
 def test_rate() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.api.following import Looks, Waiters
+from relay.api.following import PollCache, Waiters
 
 
 def test_one_look_serves_all_who_follow_one_migration() -> None:
@@ -22,13 +22,13 @@ def test_one_look_serves_all_who_follow_one_migration() -> None:
         asked.append(id)
         return f"{id} at {now[0]}"
 
-    looks = Looks(look, 0.5, lambda: now[0])
-    crowd = [gevent.spawn(looks.at, id) for id in ("a", "b") for _ in range(100)]
+    looks = PollCache(look, 0.5, lambda: now[0])
+    crowd = [gevent.spawn(looks.migration, id) for id in ("a", "b") for _ in range(100)]
     gevent.joinall(crowd, raise_error=True)
     assert sorted(asked) == ["a", "b"]
     assert {job.value for job in crowd} == {"a at 0.0", "b at 0.0"}
     now[0] = 0.5
-    assert (looks.at("a"), looks.at("a")) == ("a at 0.5", "a at 0.5")
+    assert (looks.migration("a"), looks.migration("a")) == ("a at 0.5", "a at 0.5")
     assert sorted(asked) == ["a", "a", "b"]
 
 
@@ -42,10 +42,10 @@ def test_an_inspection_that_fails_affects_no_other() -> None:
             raise answer
         return answer
 
-    looks = Looks(look, 0.5)
+    looks = PollCache(look, 0.5)
     with pytest.raises(OSError):
-        looks.at("a")
-    assert looks.at("a") == "there"
+        looks.migration("a")
+    assert looks.migration("a") == "there"
 
 
 def test_places_are_bounded_and_given_back() -> None:
