@@ -116,22 +116,23 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{seen['objects']:,}, {seen['bytes']:,} bytes ({decimal(seen['bytes'])}){unsized}",
     )
     if seen["looked"]:
-        every = (
-            "all"
-            if seen["looked"] == seen["objects"]
-            else f"{seen['looked']:,} of them, by chance,"
-        )
+        sample = "all"
+        if seen["looked"] != seen["objects"]:
+            sample = f"a random sample of {seen['looked']:,}"
         yield (
-            "looked at",
-            f"{every}: "
+            "compared",
+            f"{sample}: "
             + " · ".join(f"{count:,} {answer}" for answer, count in seen["found"].items()),
         )
         yield (
-            "would be",
+            "result",
             " · ".join(f"{count:,} {fate}" for fate, count in seen["fates"].items()),
         )
     if seen["server_copy"]:
-        yield "copied", "by the store itself, if it lets us: no byte passes through here"
+        yield (
+            "copied",
+            "by the store itself, if it permits that; the bytes do not pass through relay",
+        )
     if seen["in_parts"]["objects"]:
         yield (
             "in parts",
@@ -140,11 +141,11 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if seen["unkept"]:
         yield (
             "metadata",
-            f"of {seen['unkept']:,} of these the destination can't keep all; a receipt says what",
+            f"{seen['unkept']:,} of these lose metadata that the destination can't keep",
         )
     yield (
         "expect",
-        f"{seen['level']}; `relay doctor` finds out what the destination can do, by trying",
+        f"{seen['level']}; `relay doctor` tests what the destination supports",
     )
     if seen["refused"]:
         yield "refused", f"{seen['refused']:,} objects would fail"

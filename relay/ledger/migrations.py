@@ -447,7 +447,9 @@ def _lacks_urls(connection: Connection, id: str) -> bool:
 
 def not_now(found: Migration, verb: str) -> IllegalTransition:
     """Return the error of a verb that a migration's state does not allow."""
-    message = f"migration {found.number} is {found.state}: it can't be {_DONE.get(verb, verb)}"
+    message = (
+        f"migration {found.number} can't be {_DONE.get(verb, verb)}: its state is {found.state}"
+    )
     return IllegalTransition(message, hint=_INSTEAD.get(found.state, _RETRY))
 
 

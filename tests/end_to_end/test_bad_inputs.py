@@ -120,18 +120,23 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
             "Corr",
         ),
         # states
-        (("pause", "1"), 1, "migration 1 is failed: it can't be paused", "`relay retry`"),
-        (("resume", "2"), 1, "migration 2 is succeeded: it can't be resumed", "another migration"),
+        (("pause", "1"), 1, "migration 1 can't be paused: its state is failed", "`relay retry`"),
+        (
+            ("resume", "2"),
+            1,
+            "migration 2 can't be resumed: its state is succeeded",
+            "another migration",
+        ),
         (
             ("cancel", "2"),
             1,
-            "migration 2 is succeeded: it can't be cancelled",
+            "migration 2 can't be cancelled: its state is succeeded",
             "another migration",
         ),
         (
             ("limit", "1", "--slots", "2"),
             1,
-            "migration 1 is failed: it can't be limited",
+            "migration 1 can't be limited: its state is failed",
             "`relay retry`",
         ),
         (("status", ""), 1, "there is no migration ''", "`relay status` lists"),
