@@ -110,6 +110,6 @@ def _files(connection: http.client.HTTPConnection, place: Location) -> list[str]
     )
 
 
-def test_what_is_not_there_is_what_these_tests_would_see(store: Store, folder: Location) -> None:
+def test_an_absent_object_would_be_seen_by_these_tests(store: Store, folder: Location) -> None:
     with pytest.raises(NotFound):
         inspect_object(store, folder.below("nothing"))

@@ -107,7 +107,9 @@ def test_it_is_moved_where_that_is_asked_for(engine: Engine, wire: Wire, place: 
     assert read(wire, place("new")) == DATA
 
 
-def test_what_exists_is_left_alone_or_overwritten(engine: Engine, wire: Wire, place: Place) -> None:
+def test_an_existing_object_is_kept_or_overwritten(
+    engine: Engine, wire: Wire, place: Place
+) -> None:
     put(engine, place("old"))
     put(engine, place("new"), b"older")
     assert engine.migrate(place("old"), place("new"), if_exists="skip").state is State.SKIPPED
@@ -151,7 +153,7 @@ def test_a_copy_is_pinned_to_the_listed_version(
         assert read(wire, place("new")) == DATA[::-1]
 
 
-def test_what_is_too_large_for_one_request_is_copied_in_parts(
+def test_an_object_too_large_for_one_request_is_copied_in_parts(
     engine: Engine, wire: Wire, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "COPY_BYTES", PART)

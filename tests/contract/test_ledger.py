@@ -925,7 +925,7 @@ def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -
     assert (again.id, again.empty, again.fence) == (first.id, False, 2)
 
 
-def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -> None:
+def test_the_prior_state_is_recorded_for_good(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     assert claim.before is None

@@ -165,7 +165,7 @@ AGAIN: Story = [
 again."""
 
 
-def test_whatever_happens_what_is_counted_is_what_the_rows_tell(opened: Opened) -> None:
+def test_counters_always_equal_the_rows(opened: Opened) -> None:
     one, two = opened(), opened()
 
     @given(STORIES)

@@ -108,7 +108,7 @@ def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> 
     assert ledger.migration(id).entries == 3
 
 
-def test_what_can_not_be_used_hides_nothing_of_the_same_name(ledger: Ledger) -> None:
+def test_an_unusable_entry_hides_no_object_of_its_name(ledger: Ledger) -> None:
     wrong = listed("line 7", error={"code": "invalid-url"}, identity="unusable line 7")
     id, _ = begin(
         ledger,
@@ -155,7 +155,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_what_no_database_takes_is_that_entrys_alone(ledger: Ledger) -> None:
+def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> None:
     """What a list promised so could never be kept; of any other entry it is not known."""
     odd = [replace(listed(what), **reported) for what, reported in NUMBERS.items()]
     promised = [
@@ -295,7 +295,7 @@ def test_nothing_has_arrived_where_nothing_is_by_now(
     assert ended(ledger, id) == "succeeded"
 
 
-def test_what_was_removed_from_its_destination_begins_again(ledger: Ledger) -> None:
+def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None:
     page = [listed("a"), listed("b"), listed("kept"), listed("bad"), listed("running")]
     id, listing = begin(ledger, page)
     ledger.end_listing(listing)
@@ -319,7 +319,7 @@ def test_what_was_removed_from_its_destination_begins_again(ledger: Ledger) -> N
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "partial"])
-def test_what_was_removed_and_came_from_a_list_is_listed_again(ledger: Ledger, state: str) -> None:
+def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) -> None:
     """Its URL was forgotten when it arrived."""
     page = [
         url("a", "one", modified=1.0),
@@ -511,7 +511,7 @@ def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:
     }
 
 
-def test_what_is_cancelled_is_listed_again_too(ledger: Ledger) -> None:
+def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.settle([verified(ledger.claim(1)[0])])
     ledger.act(id, "cancel")
@@ -537,7 +537,7 @@ def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
     assert "2 objects, and 1 are accounted for" in (found.error or {})["detail"]
 
 
-def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
+def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
     """Nobody would work on it: whoever finds that something of it is gone needs another
     migration."""
     id, listing = begin(ledger, [listed("a")])

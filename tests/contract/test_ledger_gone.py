@@ -297,7 +297,7 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
     assert ledger.secret(id) is None
 
 
-def test_what_tells_no_secret_is_kept(ledger: Ledger) -> None:
+def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
     """A name and a path may be tried again at any time."""
     plain = Spec("a:x", "b:x", options={}, secret={"source": {"text": "a:x", "headers": []}})
     id = ended_as(ledger, plain, "failed")

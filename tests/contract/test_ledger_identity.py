@@ -179,7 +179,7 @@ SAME: dict[str, tuple[Spec, Spec]] = {
 }
 
 
-def test_what_differs_in_its_identity_is_another_migration(ledger: Ledger) -> None:
+def test_another_identity_is_another_migration(ledger: Ledger) -> None:
     for what, (one, other) in OTHERS.items():
         first, _ = ledger.create(one, what)
         assert ledger.create(other, go_on=True)[0].id != first.id, what
@@ -188,7 +188,7 @@ def test_what_differs_in_its_identity_is_another_migration(ledger: Ledger) -> No
         assert ledger.create(one, what)[0].id == first.id
 
 
-def test_what_is_only_renewed_or_spelled_otherwise_is_the_same(ledger: Ledger) -> None:
+def test_renewed_secrets_and_other_spellings_keep_the_identity(ledger: Ledger) -> None:
     for what, (one, other) in SAME.items():
         first, _ = ledger.create(one, what)
         assert ledger.create(other, go_on=True) == (ledger.migration(first.id), False), what
@@ -356,7 +356,7 @@ def test_a_server_shows_what_it_was_given_and_a_terminal_all(ledger: Ledger, add
         theirs.close()
 
 
-def test_what_an_older_relay_accepted_is_anybodys(ledger: Ledger, address: str) -> None:
+def test_migrations_of_an_older_relay_run_anywhere(ledger: Ledger, address: str) -> None:
     theirs = server(address)
     try:
         id = older(ledger, OBJECT)

@@ -119,7 +119,7 @@ def test_a_repeated_command_learns_of_leftovers_of_another(ledger: Ledger, pair:
     assert_doubted(claim(ledger, id))
 
 
-def test_what_a_lost_runner_overwrote_is_known_to_the_other(opened: Opened) -> None:
+def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(opened: Opened) -> None:
     """It notes nothing before bytes go."""
     one, two = opened(), opened()
     claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))

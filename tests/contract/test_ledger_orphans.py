@@ -71,7 +71,7 @@ def test_an_orphan_of_a_lost_worker_needs_no_upload(opened: Opened) -> None:
     assert states(two, id) == ["cancelled", "cancelled"]
 
 
-def test_what_failed_waits_for_a_retry_before_it_is_an_orphan(ledger: Ledger) -> None:
+def test_a_failed_object_waits_before_it_is_an_orphan(ledger: Ledger) -> None:
     _, claim = left(ledger, verb="failed")
     assert ledger.orphans() == []
     (orphan,) = ledger.orphans(kept=-1)

@@ -63,7 +63,7 @@ def claimed(ledger: Ledger, id: str) -> dict[str, Claim]:
     return {claim.name: claim for claim in ledger.claim(9, id)}
 
 
-def test_what_may_be_there_is_taken_over(opened: Opened) -> None:
+def test_possible_leftovers_are_inherited(opened: Opened) -> None:
     ledger = killed(opened, FIRST)
     claims = claimed(ledger, listed(ledger, SECOND))
     assert {name: claim.fence for name, claim in claims.items() if claim.fence > 1} == {
@@ -131,13 +131,13 @@ def test_a_single_object_takes_over_too(
     ],
     ids=["who overwrites", "another destination"],
 )
-def test_nothing_is_taken_over_by(opened: Opened, other: dict[str, Any]) -> None:
+def test_nothing_is_inherited_by(opened: Opened, other: dict[str, Any]) -> None:
     ledger = killed(opened, FIRST)
     claims = claimed(ledger, listed(ledger, replace(SECOND, **other)))
     assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
 
 
-def test_nothing_is_taken_over_of_what_has_succeeded_since(opened: Opened) -> None:
+def test_nothing_is_inherited_from_a_later_success(opened: Opened) -> None:
     """It names neither the work of the newer migration nor earlier leftovers."""
     ledger = killed(opened, FIRST)
     id = listed(ledger, SECOND)
@@ -199,7 +199,7 @@ def test_a_leftover_is_known_after_another_moved_the_object(
     assert found.before is not None
 
 
-def test_what_waits_again_and_was_not_sent_hides_nothing(opened: Opened) -> None:
+def test_an_unsent_waiting_object_hides_nothing(opened: Opened) -> None:
     one = opened()
     first = listed(one, FIRST, ("a",))
     second = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a",))

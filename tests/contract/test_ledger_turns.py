@@ -43,7 +43,7 @@ def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> Non
     assert ledger.migration(other.id).tally == {"running": Count(1, 0)}
 
 
-def test_what_a_turn_settles_makes_room_within_its_bounds(ledger: Ledger) -> None:
+def test_a_poll_claims_into_the_room_that_it_settles(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7, 8)
     ledger.limit(id, {"slots": 2})
     mine = ledger.settle_and_claim((), ALL).claims

@@ -67,7 +67,7 @@ def test_an_unverified_object_and_its_name_are_known_later(
         end(ledger, found, "hand_back")
 
 
-def test_what_was_noted_before_a_failure_is_known_to_the_next(ledger: Ledger) -> None:
+def test_notes_before_a_failure_are_known_to_the_next(ledger: Ledger) -> None:
     found = claim(ledger, accept(ledger))
     ledger.note_prior_states([(found, OLD)])
     end(ledger, found, "failed", **FAILED)
@@ -75,7 +75,7 @@ def test_what_was_noted_before_a_failure_is_known_to_the_next(ledger: Ledger) ->
 
 
 @pytest.mark.parametrize("verb", ["verified", "skipped"])
-def test_what_has_arrived_is_not(ledger: Ledger, verb: str) -> None:
+def test_an_arrived_object_is_not_unproved(ledger: Ledger, verb: str) -> None:
     unverified(ledger, accept(ledger))
     end(ledger, claim(ledger, accept(ledger)), verb)
     assert claim(ledger, accept(ledger)).before is None

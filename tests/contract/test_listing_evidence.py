@@ -149,7 +149,7 @@ def test_another_document_is_an_error_and_no_empty_folder(wire: Wire, kind: str,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
-def test_what_is_cut_is_an_error_whatever_its_framing_says(
+def test_a_truncated_listing_is_an_error_in_every_framing(
     wire: Wire, kind: str, part: float
 ) -> None:
     status, body = STATUS.get(kind, 200), GOOD[kind].encode()
@@ -808,7 +808,7 @@ def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
         ((("/f/b", FILE), ("/f/c", FILE)), None),
     ],
 )
-def test_what_is_asked_of_one_thing_is_read_from_its_own_row(
+def test_a_property_of_a_resource_is_read_from_its_own_row(
     wire: Wire, rows: tuple[tuple[str, str], ...], is_folder: bool | None
 ) -> None:
     """A server may pass over the depth, and tell of others first. None: the answer tells nothing of

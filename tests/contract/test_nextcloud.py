@@ -85,7 +85,9 @@ def test_a_source_that_always_ends_early_leaves_nothing(
     assert not nextcloud.uploads
 
 
-def test_what_exists_is_left_alone(engine: Engine, source: Spawned, nextcloud: Nextcloud) -> None:
+def test_an_existing_object_is_left_alone(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud
+) -> None:
     (nextcloud.root / FILES / "old.bin").write_bytes(b"old")
     place, url = nextcloud.place("old.bin", destination=True), source.url(f"/objects/a?size={SIZE}")
     assert engine.migrate(url, place, if_exists="skip").state is State.SKIPPED
@@ -187,7 +189,7 @@ def test_f59_a_kill_after_assembly_resends_nothing(
     assert not nextcloud.uploads
 
 
-def test_what_was_put_together_of_another_version_is_removed(
+def test_an_assembly_of_another_version_is_removed(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
 ) -> None:
     to = nextcloud.root / FILES / "other"

@@ -364,7 +364,7 @@ def test_a_source_of_wrong_ranges_is_moved_whole_or_refused(
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
-def test_what_exists_is_left_alone_where_that_is_asked_for(
+def test_an_existing_object_is_left_alone_on_request(
     engine: Engine,
     source: Spawned,
     place: Location,

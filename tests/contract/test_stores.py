@@ -20,7 +20,7 @@ from tests.scripted import Peer, Talk
 
 
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["200 kB", "empty", "one byte"])
-def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: bytes) -> None:
+def test_an_uploaded_object_exists(engine: Engine, store: Store, place: Place, data: bytes) -> None:
     assert put(engine, place("a"), data) is State.VERIFIED
     found = store.head(place("a"))
     assert isinstance(found, ObjectInfo)
@@ -28,7 +28,7 @@ def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: 
     assert content(store, place("a")) == data
 
 
-def test_what_is_not_there_is_not_found(store: Store, place: Place) -> None:
+def test_an_absent_object_is_not_found(store: Store, place: Place) -> None:
     with pytest.raises(NotFound) as caught:
         inspect_object(
             store, place("none")

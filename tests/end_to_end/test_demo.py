@@ -65,7 +65,7 @@ def test_the_demo_verifies_everything_and_leaves_nothing() -> None:
     assert marked(mark) == []
 
 
-def test_what_a_demo_would_leave_running_is_seen() -> None:
+def test_a_process_left_by_the_demo_would_be_seen() -> None:
     mark = uuid.uuid4().hex
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],

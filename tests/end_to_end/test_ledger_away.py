@@ -271,7 +271,7 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
     assert set(looks[-10:]) == {"database or disk is full"}  # also between two attempts to write
 
 
-def test_what_is_shown_of_it_outlasts_an_outage(
+def test_its_progress_display_outlasts_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, _, id = accepted(tmp_path)

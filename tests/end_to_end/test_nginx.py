@@ -206,7 +206,7 @@ def test_between_plain_and_tls(engine: Engine, nginx: Nginx, here: str, there: s
 @pytest.mark.parametrize(
     ("if_exists", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)]
 )
-def test_what_is_there_already(
+def test_an_existing_object(
     engine: Engine, nginx: Nginx, scheme: str, if_exists: str, state: State | None
 ) -> None:
     there = nginx.stored("taken")
@@ -317,7 +317,7 @@ def test_a_destination_that_can_not_be_read_is_unverified(engine: Engine, nginx:
     assert nginx.stored("blind/a").read_bytes() == DATA
 
 
-def test_what_is_not_at_the_source_leaves_nothing(engine: Engine, nginx: Nginx) -> None:
+def test_an_object_absent_at_the_source_leaves_nothing(engine: Engine, nginx: Nginx) -> None:
     with pytest.raises(NotFound) as caught:
         engine.migrate(nginx.source("http", "nowhere"), nginx.destination("http", "nothing"))
     assert caught.value.side == "source"

@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
         ("fail", 1, {"failed": 2, "moved": 2}),
     ],
 )
-def test_what_would_become_of_each(
+def test_the_fate_of_each_object(
     tmp_path: Path, exists: str, code: int, fates: dict[str, int]
 ) -> None:
     tree(tmp_path / "from", same=b"1234", other=b"12345", a__new=b"x" * 100, a__new2=b"")
@@ -172,7 +172,7 @@ def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:
+def test_an_impossible_plan_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:
     found, out, err = run("plan", *words)
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 2), err
 

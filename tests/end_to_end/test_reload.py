@@ -245,7 +245,7 @@ def test_a_second_server_does_not_take_a_unix_socket(
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link", "busy"])
-def test_what_may_be_somebody_elses_is_not_replaced(kind: str, tmp_path: Path) -> None:
+def test_an_entry_of_another_owner_is_not_replaced(kind: str, tmp_path: Path) -> None:
     """Neither a file, nor a link, nor a socket whose server has no time to accept."""
     path = tmp_path / "relay.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as client:

@@ -73,9 +73,7 @@ def test_urls_of_different_queries_move_concurrently(terminal: Terminal, downloa
     assert found == {"one.bin": "object one", "two.bin": "object two", "three.bin": "object three"}
 
 
-def test_what_a_header_names_is_moved_by_a_command_of_its_own(
-    terminal: Terminal, downloads: str
-) -> None:
+def test_another_selecting_header_is_another_migration(terminal: Terminal, downloads: str) -> None:
     """As of Dropbox, where all objects have one URL, and a header says which is meant."""
     folder, url = terminal.home / "backup", downloads.partition("?")[0]
     folder.mkdir()

@@ -618,7 +618,7 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
         assert server.finish() == 0
 
 
-def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
+def test_a_late_transfer_is_cancelled_with_an_answer() -> None:
     """Seconds before gunicorn's SIGKILL the client learns of it, and the destination has
     nothing."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []

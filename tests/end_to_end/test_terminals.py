@@ -266,7 +266,7 @@ def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100])
-def test_what_runs_is_shown_whole_in_a_narrow_terminal(tmp_path: Path, columns: int) -> None:
+def test_active_objects_fit_a_narrow_terminal(tmp_path: Path, columns: int) -> None:
     (tmp_path / "from").mkdir()
     for name in ("a[/b]:smile:".replace("/", ""), "b" * 200):
         (tmp_path / "from" / name).write_bytes(bytes(700_000))

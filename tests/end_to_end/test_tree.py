@@ -148,7 +148,7 @@ def test_an_undecodable_name_is_reported_and_left_out(terminal: Terminal, tmp_pa
         (("from", "nosuch:bucket"), "no remote"),
     ],
 )
-def test_what_can_not_be_a_tree_is_one_clear_line(
+def test_an_impossible_tree_is_one_clear_line(
     terminal: Terminal, tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     plant(tmp_path / "from", 1)

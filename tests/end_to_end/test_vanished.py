@@ -78,7 +78,7 @@ def refuse_one(shelf: Shelf, method: bytes, path: bytes) -> None:
         ("list", "partial", "fail"),
     ],
 )
-def test_what_was_removed_arrives_again(
+def test_a_removed_object_arrives_again(
     terminal: Terminal, kind: str, how: str, if_exists: str
 ) -> None:
     shelf = stocked()
@@ -110,7 +110,7 @@ def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
     assert there(shelf) == {"1": WHOLE["1"]}
 
 
-def test_what_is_still_there_is_looked_at_and_not_sent_again(terminal: Terminal) -> None:
+def test_an_object_still_there_is_inspected_and_not_resent(terminal: Terminal) -> None:
     """Some objects were removed, one is another by now, and the destination does not tell of
     one."""
     shelf = stocked()

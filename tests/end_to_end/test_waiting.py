@@ -194,7 +194,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
     assert "Error" not in server.stderr
 
 
-def test_what_is_paused_and_rests_is_not_waited_for() -> None:
+def test_a_paused_migration_at_rest_is_not_waited_for() -> None:
     """Nothing comes of it by itself."""
     with endless() as (server, wanted):
         with closing(wait_for(server, wanted)) as waits:

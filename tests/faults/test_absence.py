@@ -38,7 +38,7 @@ def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_is_there_is_left_alone_whatever_head_says(
+def test_an_existing_object_is_kept_whatever_head_answers(
     engine: Engine, answer: bytes, if_exists: str
 ) -> None:
     shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": answer})
@@ -72,7 +72,7 @@ def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: 
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
-def test_what_is_not_there_arrives_whatever_head_says(
+def test_an_absent_object_arrives_whatever_head_answers(
     engine: Engine, answer: bytes, if_exists: str
 ) -> None:
     shelf = Shelf({}, {b"HEAD": answer})

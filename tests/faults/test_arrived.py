@@ -123,7 +123,7 @@ def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger
         )
 
 
-def test_what_post_made_has_no_place_to_look_at(engine: Engine, ledger: Ledger) -> None:
+def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: Ledger) -> None:
     place = parse_location("http://127.0.0.1:9/to/", method="POST", destination=True)
     assert inspected(engine, ledger, place) == UNTOLD
 

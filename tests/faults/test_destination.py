@@ -435,7 +435,7 @@ def test_a_2xx_that_does_not_say_done_is_not_believed(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
-def test_what_may_pass_is_retryable(engine: Engine, pair: Pair, status: int) -> None:
+def test_a_passing_failure_is_retryable(engine: Engine, pair: Pair, status: int) -> None:
     cloud = Cloud()
     script = keeping(cloud, b"HTTP/1.1 %d Later\r\nContent-Length: 0\r\n\r\n" % status)
     assert fails(engine, pair, Unavailable, script).retryable

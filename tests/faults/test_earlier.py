@@ -149,7 +149,7 @@ def test_an_unverified_file_stays_unverified_on_repeat(
     ("before", "wish"),
     [("changed", "changed"), ("skip", "skip"), ("overwrite", "skip"), ("overwrite", "changed")],
 )
-def test_what_a_killed_process_left_is_not_what_was_there_before(
+def test_a_leftover_of_a_killed_process_is_not_a_prior_object(
     tmp_path: Path, before: str, wish: str
 ) -> None:
     shelf = Shelf(damages=flipped, dated=WRITTEN, tells_put=True)
@@ -190,7 +190,7 @@ def test_a_damaged_object_that_shows_late_is_removed(tmp_path: Path) -> None:
 # -- what is not ours
 
 
-def test_what_has_arrived_since_is_what_was_there_before(commands: Any) -> None:
+def test_an_object_that_arrived_since_is_a_prior_object(commands: Any) -> None:
     shelf = Shelf(dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))

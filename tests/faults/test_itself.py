@@ -260,7 +260,7 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(
         ("copy", False),
     ],
 )
-def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: bool) -> None:
+def test_a_repetition_of_the_destinations_name_is_refused(name: str, refused: bool) -> None:
     source, destination = (
         parse_location("https://a.example/in/"),
         parse_location("https://b.example/to/copy/"),

@@ -108,7 +108,7 @@ def test_a_cancel_removes_what_took_its_name_from_the_source(tmp_path: Path, sou
 
 
 @pytest.mark.parametrize("verb", ["retry", None])
-def test_what_is_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
+def test_an_object_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
     (killed.folder / "a").unlink()
     (killed.folder / "b").write_bytes(b"other")
     code, said = killed.again()

@@ -134,7 +134,7 @@ def test_a_file_that_changes_while_it_is_read_fails(engine: Engine, tmp_path: Pa
     assert cloud.objects == {}
 
 
-def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine, tmp_path: Path) -> None:
+def test_an_existing_file_is_left_alone_on_request(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
     with pytest.raises(AlreadyExists):
@@ -327,7 +327,7 @@ def test_an_overwritten_file_keeps_its_mode_and_owner(
     assert stat.S_IMODE(after.st_mode) == mode & 0o777  # other bytes do not run as its owner
 
 
-def test_what_replaces_a_secret_is_at_no_moment_seen_by_more(
+def test_a_replaced_private_file_is_never_more_visible(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"new")
@@ -401,7 +401,7 @@ def test_a_part_of_a_file_is_pinned_by_its_change_time(wire: Wire, tmp_path: Pat
         store.get(here(path), found.version, ByteRange(4, 8))  # type: ignore[arg-type]
 
 
-def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
+def test_an_entry_that_cannot_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
     ours = {".relay-notes.part", ".relay-0.part", ".relay-019abc12-3456-12-3.part"}
     for name in ("fine", *ours):
         (tmp_path / name).write_bytes(b"x")
@@ -680,7 +680,7 @@ def test_an_empty_placeholder_of_a_killed_process_is_ignored(
         ("fchmod", errno.EPERM, None),
     ],
 )
-def test_what_a_file_system_lacks_is_noted(
+def test_a_missing_feature_of_a_file_system_is_noted(
     engine: Engine,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -771,7 +771,7 @@ def test_a_file_without_a_size_is_read_to_its_end(
     assert (tmp_path / "b").read_bytes().endswith(b"\n")
 
 
-def test_what_is_not_in_memory_is_read_all_the_same(
+def test_a_file_outside_the_page_cache_is_read(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(DATA)

@@ -217,7 +217,7 @@ def test_a_link_made_after_the_resolution_is_refused(
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_what_leads_out_is_refused_when_it_is_asked_for(
+def test_a_link_that_leads_out_is_refused_on_request(
     name: str, house: House, tmp_path: Path
 ) -> None:
     OUT[name](house)
@@ -488,9 +488,7 @@ def test_two_links_to_one_folder_part_objects_of_other_names(
     assert (tmp_path / "apart" / "b").read_bytes() == b"q/b"
 
 
-def test_what_was_there_before_is_left_there_for_both(
-    engine: Engine, ledger: Ledger, trees: Path
-) -> None:
+def test_a_prior_object_is_left_there_for_both(engine: Engine, ledger: Ledger, trees: Path) -> None:
     """Neither of them was sent, as `skip` asks."""
     for name in ("a", "b"):
         (trees / "to" / name).unlink(missing_ok=True)

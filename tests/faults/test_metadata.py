@@ -79,7 +79,9 @@ def uploads(bucket: Bucket) -> list[str]:
         "x-amz-website-redirect-location: /there",
     ],
 )
-def test_what_a_bucket_can_hold_goes_with_the_object(engine: Engine, field: str, size: int) -> None:
+def test_metadata_a_bucket_can_keep_moves_with_the_object(
+    engine: Engine, field: str, size: int
+) -> None:
     new = Bucket(sums=True)
     # UTF-8 of a name in the test's own text is what the bucket's answer has on the wire
     old = described(field.encode("latin-1").decode("utf-8"), size=size)
@@ -247,7 +249,7 @@ def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) ->
 
 
 @pytest.mark.parametrize("value", ["a  b", "J\u00c3\u00b8rn"])
-def test_what_is_shown_in_another_form_is_not_lost(value: str) -> None:
+def test_metadata_in_another_form_is_not_lost(value: str) -> None:
     fields = (("x-amz-meta-a", value), ("mtime", "1"), ("Content-Type", "text/plain"))
     shown = (("X-Amz-Meta-A", "a b" if value.isascii() else "=?UTF-8?B?SsO4cm4=?="),)
     location = local_location(Path("/a"), destination=True)

@@ -53,7 +53,7 @@ TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "othe
 @pytest.mark.parametrize("patience", [0, 1])
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 @pytest.mark.parametrize("age", AGES)
-def test_what_was_there_before_is_not_deleted(
+def test_a_prior_object_is_not_deleted(
     engine: Engine, what: str, patience: int, if_exists: str, age: str
 ) -> None:
     """Also where nobody has looked at it before, and however often it is tried."""
@@ -79,7 +79,7 @@ def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None
     assert (outcome.state, shelf.whole) == (State.VERIFIED, DATA)
 
 
-def test_what_has_the_length_of_the_coding_is_not_ours_for_that(engine: Engine) -> None:
+def test_the_length_of_the_coding_does_not_prove_ownership(engine: Engine) -> None:
     """A checksum behind the bytes that is stored with them makes an object of just that length."""
     old = bytes(
         len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4

@@ -254,7 +254,7 @@ def test_an_object_sent_during_ctrl_c_is_not_skipped(tmp_path: Path, tree: bool)
 
 @pytest.mark.parametrize("first", ["overwrite", "changed"])
 @pytest.mark.parametrize("then", ["changed", "skip"])
-def test_what_was_damaged_is_not_unchanged_to_other_options(
+def test_a_damaged_object_is_not_unchanged_to_other_options(
     tmp_path: Path, first: str, then: str
 ) -> None:
     """It has the object's length, and is newer."""

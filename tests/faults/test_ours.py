@@ -147,7 +147,7 @@ def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ends", ["an answer", "a kill"])
 @pytest.mark.parametrize("unproved", ["size", "denied"])
 @pytest.mark.parametrize("words", [(), ("-r", "--if-exists", "overwrite")], ids=["object", "tree"])
-def test_what_was_there_before_is_not_ours_for_its_size(
+def test_a_prior_object_of_our_size_is_not_ours(
     tmp_path: Path, ends: str, unproved: str, words: tuple[str, ...]
 ) -> None:
     """Nothing but its size can be proved, and an attempt before this one ended before anything was
@@ -326,9 +326,7 @@ def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(
-    tmp_path: Path, if_exists: str
-) -> None:
+def test_a_leftover_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str) -> None:
     """It was sent, and not reported: it is ours, and not a prior object."""
     shelf, folder = Bucket(), plant(tmp_path)
     with Peer(shelf) as peer:

@@ -83,7 +83,7 @@ def test_any_byte_farther_than_before_renews_it() -> None:
         assert tried.fails(after=59, reached=reached) == 0.25
 
 
-def test_what_always_ends_at_one_byte_ends() -> None:
+def test_a_transfer_that_always_ends_at_one_byte_is_given_up() -> None:
     """Also where it takes long to get there: the time in which bytes move is not counted, but the
     waits are."""
     tried = Tried(60)
@@ -127,7 +127,7 @@ def test_a_stall_or_a_missing_answer_is_tried_again_by_default(
 
 
 @pytest.mark.parametrize("kind", [SourceTruncated, Stalled])
-def test_what_never_gets_farther_fails_as_ever(
+def test_a_transfer_without_progress_fails(
     certificates: Certificates, kind: type[RelayError]
 ) -> None:
     limits = replace(QUICK, stall_seconds=0.3)
@@ -241,9 +241,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
-def test_what_one_part_is_answered_throws_no_other_away(
-    certificates: Certificates, answer: bytes
-) -> None:
+def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, answer: bytes) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     bucket.answers["part"] = [taken(1), taken(2), answer, answer]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
@@ -306,7 +304,7 @@ def test_an_object_found_at_the_second_complete_is_proved(
     engine.assert_nothing_left()
 
 
-def test_what_is_cancelled_is_thrown_away(certificates: Certificates) -> None:
+def test_a_cancelled_upload_is_aborted(certificates: Certificates) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
         transfer = attempt(engine, here, there, notes)

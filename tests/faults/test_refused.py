@@ -102,7 +102,7 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> d
 
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("private", [range(0, 1), range(COUNT - 1, COUNT), range(10, 13)], ids=str)
-def test_what_is_private_in_a_list_stops_nothing_else(
+def test_a_private_object_of_a_list_stops_no_other(
     ledger: Ledger, tmp_path: Path, web: Web, private: range, slots: int
 ) -> None:
     web.refused = lambda path, _: path.startswith("/private")
@@ -204,7 +204,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", [SERVER, None])
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_a_runner_can_not_locate_waits_and_fails_never(
+def test_an_unknown_location_waits_and_never_fails(
     ledger: Ledger, tmp_path: Path, web: Web, what: str, kind: str | None
 ) -> None:
     """Accepted with one remote and one folder, and worked on by a process with others."""

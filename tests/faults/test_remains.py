@@ -79,7 +79,7 @@ def test_a_piece_of_a_killed_process_is_named_on_failure(
         assert TOLD in errors(terminal)
 
 
-def test_what_an_upload_left_that_ctrl_c_ended_is_kept(tmp_path: Path) -> None:
+def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> None:
     shelf, begun, gate = (
         Shelf(refused={b"DELETE": empty(405)}),
         threading.Event(),

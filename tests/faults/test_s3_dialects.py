@@ -284,7 +284,7 @@ def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
 
 
 @pytest.mark.parametrize("tag", ["*", '"a", "b"', '"a","b"', 'W/"a"', "", None])
-def test_what_means_other_versions_too_pins_none(tag: str | None) -> None:
+def test_a_tag_of_several_versions_pins_none(tag: str | None) -> None:
     assert Version(etag=tag).strong_etag is None
 
 

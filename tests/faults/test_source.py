@@ -514,7 +514,7 @@ def test_f24_a_short_retry_after_is_kept_and_a_long_one_ends(patient: Engine, pa
         (502, Unavailable),
     ],
 )
-def test_what_a_source_says_is_what_is_reported(
+def test_the_message_of_a_source_is_reported(
     engine: Engine, pair: Pair, status: int, kind: type[RelayError]
 ) -> None:
     reply = sending(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)

@@ -44,7 +44,7 @@ class Nodes(Shelf):
 
 @pytest.mark.parametrize("tells_put", [False, True])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_what_could_not_be_read_back_is_no_existing_object(
+def test_an_unreadable_upload_is_not_an_existing_object(
     engine: Engine, if_exists: str, tells_put: bool
 ) -> None:
     """It may be damaged. The 412 came after the upload, and did not refuse it."""

@@ -220,7 +220,7 @@ def test_an_upload_that_vanishes_during_the_move_fails(engine: Engine) -> None:
         migrate(engine, dav)
 
 
-def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine) -> None:
+def test_an_existing_object_is_left_alone_on_request(engine: Engine) -> None:
     dav = Dav(objects={FINAL: b"old"})
     with pytest.raises(AlreadyExists):
         migrate(engine, dav, if_exists="fail")
@@ -327,7 +327,7 @@ class Misreading(Dav):
 
 
 @pytest.mark.parametrize("name", ["q%3Fx", "q%3Bx"])
-def test_what_is_moved_to_another_name_is_named(engine: Engine, name: str) -> None:
+def test_an_object_moved_to_another_name_is_named(engine: Engine, name: str) -> None:
     dav = Misreading()
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([dav] * 40) as peer:
         with pytest.raises(DestinationLost) as caught:
@@ -675,7 +675,7 @@ def test_a_copy_that_is_refused_under_every_name_is_an_upload(patient: Engine, s
     assert dav.asked.count(b"COPY") == copies
 
 
-def test_what_is_denied_under_every_name_is_denied(patient: Engine) -> None:
+def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:
     dav = refusing(403, ".*")()
     dav.names = []
     with pytest.raises(PermissionDenied) as caught:
@@ -866,7 +866,7 @@ def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves:
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
-def test_what_may_be_a_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
+def test_a_possible_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
     """PROPFIND reports an entry without its kind: a MOVE that may overwrite replaces a folder with
     all its content."""
     href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL

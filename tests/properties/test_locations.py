@@ -221,7 +221,7 @@ def test_no_embedding_is_public_whatever_is_in_it(address: ipaddress.IPv4Address
 
 
 @given(st.ip_addresses())
-def test_what_is_public_here_is_global_there(
+def test_public_addresses_are_global_in_ipaddress(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     # `is_global` lets too much through, and every address that is public here is global there.

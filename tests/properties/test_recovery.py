@@ -73,7 +73,7 @@ def test_only_parts_that_are_certainly_there_are_kept(events: list[tuple[str, in
 
 
 @given(EVENTS)
-def test_what_both_know_alike_is_never_sent_again(events: list[tuple[str, int]]) -> None:
+def test_parts_that_both_know_are_never_resent(events: list[tuple[str, int]]) -> None:
     begun, listed, good = played(events)
     known = {part.number for part in begun.parts if good.get(part.number) == part.etag}
     assert {part.number for part in confirmed_parts(begun, listed)} == known

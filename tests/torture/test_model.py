@@ -116,7 +116,7 @@ def test_the_judge_sees_that_a_version_of_anothers_is_removed(tmp_path: Path) ->
 # -- folders
 
 
-def test_what_relay_writes_to_a_folder_is_in_its_journal(tmp_path: Path) -> None:
+def test_writes_of_relay_to_a_folder_are_in_its_journal(tmp_path: Path) -> None:
     _, folder = stores(tmp_path)
     folder.put("a", b"old", "before", 1.0)
     folder.arrange(["a"], 1.0, True)

@@ -451,6 +451,6 @@ def test_a_typo_in_a_query_does_not_mean_a_default(
 
 
 @pytest.mark.parametrize("path", ["/healthz?x=1", "/readyz?t=5&t=6", "/?x", "/openapi.json?v=1"])
-def test_what_only_tells_how_the_server_is_heeds_no_query(app: Flask, path: str) -> None:
+def test_probes_ignore_their_query(app: Flask, path: str) -> None:
     """Probes and browsers add something that no cache has seen."""
     assert app.test_client().get(path).status_code == 200

@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_what_a_server_of_today_or_an_older_one_answers_is_taken(
+def test_answers_of_current_and_older_servers_are_accepted(
     asked: str, whole: dict[str, Any]
 ) -> None:
     today = ROW if asked == "rows" else {**whole, "ended": 1.5}
@@ -289,7 +289,7 @@ def test_a_restarting_server_is_waited_for() -> None:
     assert len(slept) == len(AWAY)
 
 
-def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
+def test_the_end_is_waited_for_within_a_limit() -> None:
     client, clock = Restarted(dict(WHOLE[0]), *AWAY), iter(range(0, 1000, 20))
     client.asked = 1
     assert RemoteServer(cast(Client, client), sleep=lambda _: None).end("7") == WHOLE[0]

@@ -104,7 +104,7 @@ def test_local_transfers_are_counted_once() -> None:
     )
 
 
-def test_what_was_left_alone_or_failed_was_not_moved() -> None:
+def test_skipped_and_failed_objects_do_not_count_as_moved() -> None:
     """It is done with, and makes no rate."""
     reported = {
         "bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}

@@ -27,7 +27,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
 
 
-def test_what_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_precedence_of_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Flags over the environment over the file over the defaults."""
     (tmp_path / "relay.toml").write_text("slots = 2\nwaiters = 2\nworkers = 2\n")
     monkeypatch.setenv("RELAY_SLOTS", "3")

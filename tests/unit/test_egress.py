@@ -206,7 +206,7 @@ def test_B35_the_text_never_has_the_resolved_address() -> None:
 @pytest.mark.parametrize(
     "address", ["", "localhost", "10.1", "0x7f.1", "1.2.3", "::x", "%eth0", "127.0.0.1\n"]
 )
-def test_what_cannot_be_read_is_refused(address: str) -> None:
+def test_an_unreadable_address_is_refused(address: str) -> None:
     assert not is_public(address)
     with pytest.raises(EgressDenied):
         CLOSED.check_address("host.example", address, 443)

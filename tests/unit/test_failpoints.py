@@ -60,7 +60,7 @@ def test_only_the_visit_that_was_asked_for_acts() -> None:
         "after-pin:1:sleep:inf",
     ],
 )
-def test_what_is_not_understood_is_refused(text: str) -> None:
+def test_a_wrong_failpoint_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="RELAY_FAILPOINT"):
         armed(text)
 

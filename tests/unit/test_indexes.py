@@ -93,7 +93,7 @@ ROUNDED = {"rounded.iso": None}
         (NGINX_JSON, {}, 1234),
     ],
 )
-def test_what_each_server_lists(text: str, more: dict[str, int | None], size: int | None) -> None:
+def test_the_list_of_each_server(text: str, more: dict[str, int | None], size: int | None) -> None:
     found = read_index(text, "/pub/")
     assert found is not None
     assert {entry.name: entry.size for entry in found} == {"in/": None, "a b.txt": size, **more}
@@ -243,7 +243,7 @@ def test_no_link_ever_leaves_the_folder(href: str) -> None:
         ("http://me:S3CR3T1@h/a/in/b?x=S3CR3T2",),
     ],
 )
-def test_what_a_link_asks_with_is_not_shown(links: tuple[str, ...]) -> None:
+def test_the_query_of_a_link_is_not_shown(links: tuple[str, ...]) -> None:
     """It may be a signature; two links that differ in it alone stay two."""
     anchors = "".join(f'<a href="{link}">b</a>' for link in links)
     text = f"<html><title>Index of /a</title>{anchors}</html>"

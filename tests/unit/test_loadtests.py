@@ -261,7 +261,7 @@ def test_objects_are_whole_by_size_and_digest() -> None:
     assert objects.whole([]) == 0
 
 
-def test_what_the_ladder_must_show() -> None:
+def test_the_expectations_of_the_ladder() -> None:
     good = [row("1", 60, 60, disk=10**9), row("7", 100, 90), row("8b", 5, 3)]
     assert all(met for _, met in verdicts(good))
     for bad in (

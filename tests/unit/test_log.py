@@ -57,7 +57,7 @@ def test_a_circle_of_causes_ends() -> None:
 
 
 @pytest.mark.parametrize("where", ["log.exception", "bug", "greenlet"])
-def test_whatever_fails_is_logged_so(
+def test_every_failure_is_logged_like_this(
     where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug that is caught, one that the API answers with 500, and one that ends a greenlet."""

@@ -76,7 +76,7 @@ def test_a_remotes_own_key_comes_before_those_of_the_environment(options: dict[s
     assert credentials.key_id == "OWN"
 
 
-def test_what_goes_along_with_each_object() -> None:
+def test_fields_of_options_for_each_object() -> None:
     found = remotes(
         "s3",
         endpoint=ENDPOINT,
@@ -107,7 +107,7 @@ def test_what_goes_along_with_each_object() -> None:
         ("webdav", "bearer_token_command"),
     ],
 )
-def test_what_can_not_be_heeded_is_refused(type: str, option: str) -> None:
+def test_an_option_that_cannot_be_applied_is_refused(type: str, option: str) -> None:
     more = {"endpoint": ENDPOINT} if type == "s3" else {"url": ENDPOINT}
     with pytest.raises(Unsupported, match=option):
         remotes(type, **more, **{option: "true"}).locate("r:bkt/a")
@@ -156,7 +156,7 @@ def test_an_invalid_bucket_is_refused(bucket: str) -> None:
 @pytest.mark.parametrize(
     "name", ["storage_class", "acl", "server_side_encryption", "sse_kms_key_id"]
 )
-def test_what_goes_along_with_an_upload_can_be_sent(name: str) -> None:
+def test_fields_of_an_upload_can_be_sent(name: str) -> None:
     with pytest.raises(RelayError, match="cannot be sent"):
         remotes("s3", endpoint=ENDPOINT, **{name: "A\r\nX-Planted: yes"}).locate(
             "r:bkt/a", destination=True

@@ -213,7 +213,7 @@ def decoded(received: bytes) -> bytes:
         place = end + 2 + size + 2
 
 
-def test_what_came_with_the_head_is_not_lost(spliced: list[int]) -> None:
+def test_bytes_that_came_with_the_head_are_not_lost(spliced: list[int]) -> None:
     with bench(BY_LENGTH % len(DATA) + DATA[:1000], DATA[1000:]) as made:
         made.take_all()
         assert pump(made.body, made.outlet)

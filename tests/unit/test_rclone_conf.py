@@ -81,7 +81,7 @@ def rclone(*words: str) -> str:
 
 
 @pytest.mark.parametrize("secret", ["", "a", "pässword with %= signs", "x" * 500])
-def test_what_rclone_obscures_is_revealed(secret: str) -> None:
+def test_an_obscured_pass_is_revealed(secret: str) -> None:
     assert rclone_conf.reveal(rclone("obscure", secret)) == secret
 
 
@@ -93,7 +93,7 @@ def test_rclone_reveals_an_obscured_password(secret: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "plain password!", "YWJj", "é"])
-def test_what_rclone_never_wrote_is_not_revealed(text: str) -> None:
+def test_a_pass_not_written_by_rclone_is_not_revealed(text: str) -> None:
     with pytest.raises(ValueError, match="obscured"):
         rclone_conf.reveal(text)
 
@@ -161,7 +161,7 @@ def test_the_file_that_is_named_is_read(home: Path, tmp_path: Path) -> None:
         ("ftp://example.org/a", RelayError, "ftp"),
     ],
 )
-def test_what_a_text_does_not_mean(
+def test_texts_without_a_special_meaning(
     home: Path, text: str, error: type[RelayError], said: str
 ) -> None:
     with pytest.raises(error, match=said):

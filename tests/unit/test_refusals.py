@@ -48,7 +48,7 @@ def door() -> Door:
     return Door()
 
 
-def test_what_is_refused_while_others_get_in_is_its_own(door: Door) -> None:
+def test_a_denial_among_permitted_objects_is_its_own(door: Door) -> None:
     assert door.refuse(1) is LATER
     door.let_in()
     assert door.refuse(1) is OWN

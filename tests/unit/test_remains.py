@@ -118,7 +118,7 @@ def test_a_good_end_notes_what_was_left_elsewhere(
     assert [note for note in ended.receipt.notes if "place/.temporary" in note]
 
 
-def test_what_lay_at_the_object_s_own_place_is_replaced(
+def test_a_leftover_at_the_objects_own_place_is_replaced(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     done = Outcome(
@@ -266,7 +266,7 @@ def test_a_unique_name_is_removed_whatever_its_tag(place: Location | None, asked
 
 
 @pytest.mark.parametrize("sendings", [1, 2])
-def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
+def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
     refused = cast(
         PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary")
     )

@@ -137,7 +137,7 @@ def test_every_cut_keeps_to_the_limits(size: int, wished: int) -> None:
     assert all(PARTS.smallest <= span.length <= PARTS.largest for span in spans[:-1])
 
 
-def test_what_is_too_large_is_refused_before_anything() -> None:
+def test_an_object_that_is_too_large_is_refused_at_once() -> None:
     limits = PartLimits(smallest=5, largest=10, most=3, object_bytes=30)
     with pytest.raises(Rejected, match="31 bytes"):
         split_into_ranges(31, 5, limits)

@@ -33,7 +33,7 @@ from relay.wire.http1 import Head
         ("<Error><Message>https://h/k?X-Amz-Signature=abc&amp;b=1 failed</Message></Error>", "https://h/k?… failed"),
     ],
 )  # fmt: skip
-def test_what_a_store_says(text: str, reported: str) -> None:
+def test_the_message_of_a_store(text: str, reported: str) -> None:
     assert message_of(text) == reported
 
 

@@ -91,7 +91,7 @@ def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r", " ", "\t", "\r\nX: y", "\u00a0", "\u00e9"])
 @pytest.mark.parametrize("place", ["key_id", "token", "region"])
-def test_what_goes_into_a_field_can_stand_there(place: str, end: str) -> None:
+def test_values_with_invalid_characters_are_refused(place: str, end: str) -> None:
     """A variable that was filled from a file has the end of a line in it. Nothing of a secret is
     said."""
     reported = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}

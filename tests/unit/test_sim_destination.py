@@ -101,7 +101,7 @@ def test_get_with_keep(keeping: Destination) -> None:
     assert get(keeping.port, "/a", Range="bytes=300000-").status == 416
 
 
-def test_what_is_kept_is_bounded(keeping: Destination) -> None:
+def test_kept_bytes_are_bounded(keeping: Destination) -> None:
     for name in "abcd":
         put(keeping.port, f"/{name}", BODY)
     assert [get(keeping.port, f"/{name}").status for name in "abcd"] == [200, 200, 200, 405]

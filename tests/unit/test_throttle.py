@@ -78,7 +78,7 @@ def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
     assert 0.9 * 1000 * BURST_SECONDS < taken <= 1000 * BURST_SECONDS
 
 
-def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
+def test_bytes_that_did_not_come_can_be_taken_again(clock: Clock) -> None:
     bucket = TokenBucket(clock)
     bucket.set_rate(1000)
     clock.sleep(0.1)
@@ -108,7 +108,7 @@ def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
         max_size=60,
     )
 )
-def test_whatever_happens_no_more_moves_than_was_filled_in(
+def test_no_more_moves_than_was_filled_in(
     steps: list[tuple[float, int, float, float]],
 ) -> None:
     clock = Clock()

@@ -70,7 +70,7 @@ END = pytest.mark.parametrize("end", [lambda talk: None, Talk.reset], ids=["fin"
 @TLS
 @END
 @pytest.mark.parametrize(("method", "body"), ONCE)
-def test_what_may_have_been_done_is_not_sent_again(
+def test_a_possibly_executed_request_is_not_resent(
     wire: Wire,
     certificates: Certificates,
     method: str,
@@ -105,7 +105,7 @@ def test_an_empty_object_is_not_sent_again(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("method", "body"), [("GET", None), ("HEAD", None), ("OPTIONS", None), ("PROPFIND", b"<a/>")]
 )
-def test_what_only_reads_is_asked_again(
+def test_a_read_is_repeated(
     wire: Wire, method: str, body: Payload, end: Callable[[Talk], None]
 ) -> None:
     done: list[bytes] = []
@@ -172,7 +172,7 @@ def test_an_upload_on_a_desynchronized_connection_retries(wire: Wire) -> None:
     assert caught.value.side == "destination"
 
 
-def test_what_never_speaks_http_is_a_violation_all_the_same(wire: Wire) -> None:
+def test_a_peer_that_never_speaks_http_is_a_violation(wire: Wire) -> None:
     def script(talk: Talk) -> None:
         talk.head()
         talk.send(OK)

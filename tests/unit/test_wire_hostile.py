@@ -70,7 +70,7 @@ def test_a_field_of_60_kilobytes_is_read_at_once(name: str, value: str) -> None:
     assert thread_time() - before < HELD
 
 
-def test_what_stands_at_the_front_of_a_long_field_counts() -> None:
+def test_the_front_of_a_long_field_counts() -> None:
     good = "crc32c=:" + base64.b64encode(b"abcd").decode() + ":"
     assert parse_fields({"repr-digest": f"{good}, x={'a' * 60_000}"}.get) == {"crc32c": b"abcd"}
 

@@ -57,7 +57,7 @@ def test_no_credential_crosses_origins(wire: Wire) -> None:
     assert {name.lower() for name in PLAIN} <= names(heads[0])
 
 
-def test_what_did_not_cross_does_not_come_back(wire: Wire) -> None:
+def test_fields_that_did_not_cross_do_not_come_back(wire: Wire) -> None:
     heads: list[bytes] = []
     with Peer([noting(heads, b"")] * 2) as back, Peer(answer(to(back.url("/y")))) as middle:
         back._scripts = [noting(heads, to(middle.url("/x"))), noting(heads, OK)]
