@@ -22,10 +22,11 @@ TESTS = Path(__file__).resolve().parent
 PROCESSES = min(2 * len(os.sched_getaffinity(0)), 8)
 """Each takes up to a GB of memory."""
 FEW = 4
-"""How many failed tests of one run may prove alone that only the load made them fail."""
+"""Maximum number of failed tests of a run that are run again alone, to prove that only the load
+made them fail."""
 ALL = "--all"
 CAMPAIGNS = ("-m", "not campaign")
-"""What leaves the campaigns out: many seeds, and the benches' own tests."""
+"""Options that leave out the campaigns: many seeds, and the tests of the benchmarks."""
 
 
 def pytest(*words: str) -> int:

@@ -54,7 +54,7 @@ QUICK = Limits(
 )
 """Limits for tests: the same rules on short clocks."""
 SEED = 5
-"""What the simulated source's objects are made of."""
+"""The content of the simulated source's objects."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,7 @@ from loadtests.bench.throughput import Say
 from loadtests.bench.tools import ROOT
 
 SECONDS = 30
-"""How long one stream lasts; all are begun well before the first ends."""
+"""Seconds of one stream; all start well before the first ends."""
 SIZE = RATE * SECONDS
 MOST_GROWTH = 200 * MIB
 OPENED_PER_SECOND = 250

@@ -1,4 +1,5 @@
-"""How a lying S3 lists: ListObjectsV2, ListParts and ListMultipartUploads, three names a page.
+"""The listings of a lying S3: ListObjectsV2, ListParts and ListMultipartUploads, three names a
+page.
 
 Decided here: pages, and their defects. Never here: which objects exist (`shelf.py`).
 """

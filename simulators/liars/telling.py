@@ -1,4 +1,4 @@
-"""How a store describes an object: its fields, its bytes, and the defects of both.
+"""The descriptions of an object by a store: its fields, its bytes, and the defects of both.
 
 Decided here: HEAD and GET of an object, and preconditions. Never here: the stored objects
 (`shelf.py`), paths."""

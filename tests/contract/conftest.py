@@ -228,7 +228,7 @@ CAN: dict[str, frozenset[str]] = {
     "nextcloud": frozenset(),
     "memory": frozenset({"if-none-match", "if-match"}),
 }
-"""What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
+"""The features of each server: preconditions on uploads, preconditions on reads, digest fields."""
 
 Place = Callable[[str], Location]
 

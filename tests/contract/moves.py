@@ -1,4 +1,5 @@
-"""What the contract's suites do: put an object by a whole transfer, and look what is there."""
+"""The steps of the contract's suites: put an object by a whole transfer, and inspect the
+destination."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _FILE = re.compile(r"/remote\.php/dav/uploads/[^/]+/[^/]+/\.file")
 
 
 _REFUSED = (".part", ".filepart")
-"""How no file's name may end there (docs.nextcloud.com, "Forbidden file names")."""
+"""Forbidden endings of file names there (docs.nextcloud.com, "Forbidden file names")."""
 
 
 def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

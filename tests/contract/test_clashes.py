@@ -1,5 +1,4 @@
-"""What stands in the way at a destination with folders: a folder of the object's name, a file above
-it, a lock.
+"""Obstacles at a destination with folders: a folder of the object's name, a file above it, a lock.
 
 A bucket may hold 'a' and 'a/b'; a file system can't. One of the two is refused, and nothing of the
 other is harmed."""

@@ -1,5 +1,4 @@
-"""What a store copies by itself: proved as anything else, over every store that can, on real
-servers."""
+"""Server-side copies: proved as every transfer, over every store that can, on real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger promises, on SQLite and on PostgreSQL."""
+"""The promises of the ledger, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 

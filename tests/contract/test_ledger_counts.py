@@ -1,4 +1,4 @@
-"""What the ledger counts as it goes is what its rows tell, whatever happens, on both databases."""
+"""The counters of the ledger always equal its rows, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger promises when something fails: clocks, processes, disks and connections, on both
+"""The promises of the ledger during failures: clocks, processes, disks and connections, on both
 databases."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Who is gone, and what becomes of what it had: leases, processes that can't be seen, listings that
-kill, and secrets that nobody needs any more."""
+"""Lost workers and their claims: leases, processes that can't be seen, listings that kill, and
+secrets that nobody needs any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unproved of an object is known to a migration whose destination lies in that of another,
+"""An unproved state of an object is known to a migration whose destination lies in that of another,
 or around it."""
 
 from __future__ import annotations

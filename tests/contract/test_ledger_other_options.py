@@ -1,5 +1,5 @@
-"""What a migration takes over of an object that another to the same destination may have left
-unproved."""
+"""The state that a migration inherits of an object that another to the same destination may have
+left unproved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unproved of an object passes to the next migration to the same place, until it has
+"""An unproved state of an object passes to the next migration to the same place, until it has
 arrived."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the ledger forgets stands in none of its files, while it is open: a server's is for
+"""Deleted secrets are in none of the ledger's files, while it is open: a server's is for
 months."""
 
 from __future__ import annotations

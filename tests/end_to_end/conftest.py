@@ -1,4 +1,4 @@
-"""What several of these share: a real store to move to."""
+"""Shared fixtures: a real store as destination."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ LATEST_SECONDS = 0.1
 TICK_SECONDS = 0.03
 """The clock of processor time has steps of 10 ms, of two modes."""
 GROWN_BYTES = 256 << 20
-"""What the worker may grow by: the largest page, as text, some of it parsed, and what Python does
-not give back."""
+"""Permitted growth of the worker: the largest page, as text, some of it parsed, and what Python
+does not give back."""
 TRIES = 3
 WATCH_SECONDS = 5.0
 PAGE = 16 << 20

@@ -1,5 +1,5 @@
-"""What holds for every command: an output that can't be written, Ctrl-C at any time, files without
-an end, and empty listings that say so."""
+"""Rules for every command: an output that can't be written, Ctrl-C at any time, files without an
+end, and empty listings that say so."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ AFTER = {
     "resume": ("retry", "pause"),
     "cancel": ("retry",),
 }
-"""What comes before a command that asks for another state, to migration 2."""
+"""Commands that bring migration 2 into the state that a command needs."""
 
 
 def test_no_command_is_left_out() -> None:

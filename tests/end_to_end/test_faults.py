@@ -1,4 +1,4 @@
-"""What a server and the command line make of faults of their own process, its ledger and its
+"""The server and the command line under faults of their own process, its ledger and its
 clients."""
 
 from __future__ import annotations
@@ -658,7 +658,7 @@ BEGUN = {
     "after-complete-sent": "SELECT 1 FROM uploads WHERE digest <> ''",
     "after-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
 }
-"""What the ledger has when a place is near."""
+"""The state of the ledger shortly before a place."""
 
 
 def listed(store: Seaweed) -> Any:

@@ -19,7 +19,8 @@ from tests.end_to_end.test_serve import SERVE, Server, running
 WINDOW_SECONDS = 1.5
 """The interval in which bytes are counted; longer on a busy machine, which only lets more pass."""
 SLACK_BYTES = 200_000
-"""What may lie in the sockets' buffers when a rate is lowered, heads, and what a bucket holds."""
+"""Tolerance in bytes: the sockets' buffers when a rate is lowered, heads, and the content of a
+token bucket."""
 
 
 @pytest.fixture

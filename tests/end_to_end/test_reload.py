@@ -1,5 +1,5 @@
-"""What a running server is not to lose: its settings, by a mistake at SIGHUP, and its unix socket,
-to another."""
+"""State that a running server must not lose: its settings, by a mistake at SIGHUP, and its unix
+socket, to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many requests an object costs between honest stores: printed, and held to a table.
+"""The number of requests for an object between honest stores: printed, and compared with a table.
 
 The stores are simulators with no habits at all, which note every request that comes. What a tree
 costs by itself (its listings, its first looks) is left out: two trees of different sizes are moved,
@@ -168,7 +168,7 @@ GROWN: Mapping[tuple[str, str], Costs] = {
     # length that was acknowledged and not done shows by the temporary name alone.
     ("http", "webdav"): Costs(tree={}, alone={"destination head": 1}),
 }
-"""What an object costs more since, and why."""
+"""Requests that were added since, with the reason."""
 
 
 @pytest.mark.parametrize("pair", BEFORE, ids=" to ".join)

@@ -1,5 +1,5 @@
-"""What a terminal may be like: closed, full, without a locale; and settings that are wrong, by
-their file and line."""
+"""Unusual terminals: closed, full, without a locale; and settings that are wrong, by their file and
+line."""
 
 from __future__ import annotations
 

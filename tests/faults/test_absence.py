@@ -1,4 +1,4 @@
-"""What a store can't tell never counts as "nothing there": HEAD is advice, a listing is one
+"""An unclear answer of a store never counts as "nothing there": HEAD is advice, a listing is one
 moment's, GET decides."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied
-(`auto`)."""
+"""Faults of a destination, over plain TCP and over TLS, spliced (`size`) and copied (`auto`)."""
 
 from __future__ import annotations
 

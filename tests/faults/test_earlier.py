@@ -1,5 +1,5 @@
-"""What an earlier migration between the same places sent and did not prove is never what was there
-before."""
+"""An object that an earlier migration between the same places sent and did not prove is never what
+was there before."""
 
 from __future__ import annotations
 

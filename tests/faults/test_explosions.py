@@ -80,7 +80,8 @@ WAYS: tuple[tuple[type[BaseException], int, bool], ...] = (
     (gevent.Timeout, 1, False),
     (gevent.Timeout, 2, False),
 )
-"""What is raised, at which call of the stage, and whether before or after the call did its work."""
+"""The exception, the call of the stage that raises it, and whether before or after the call did its
+work."""
 
 GIVES = frozenset({"connect", "pool take", "respond", "get", "open"})
 """Stages that give somebody something to close: only their caller can, so they explode before, not

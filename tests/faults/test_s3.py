@@ -1,4 +1,4 @@
-"""What an S3 may answer, and the one right reaction: a scripted bucket that misbehaves on request.
+"""Possible answers of an S3, and the right reaction: a scripted bucket that misbehaves on request.
 
 What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
 """

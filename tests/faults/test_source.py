@@ -1,5 +1,5 @@
-"""What a source does wrong, over plain TCP and over TLS. G1 and G2 hold in every row: no success
-unless the bytes are the source's, and nothing at the destination that could be taken for a whole
+"""Faults of a source, over plain TCP and over TLS. G1 and G2 hold in every row: no success unless
+the bytes are the source's, and nothing at the destination that could be taken for a whole
 object."""
 
 from __future__ import annotations

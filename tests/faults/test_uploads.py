@@ -1,5 +1,4 @@
-"""What goes wrong with an upload to S3 that was sent as it should be: the store loses it, changes
-it, or mumbles.
+"""Faults of an upload to S3 that was sent correctly: the store loses it, changes it, or mumbles.
 
 Over a scripted bucket; `test_s3.py` has what single answers mean.
 """

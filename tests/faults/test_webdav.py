@@ -487,7 +487,7 @@ HEADLESS = {
     **{str(status): EMPTY % status for status in (400, 403, 404, 405, 410, 501)},
     "closed": b"",
 }
-"""How HEAD is answered by a server that knows GET and PROPFIND alone."""
+"""Answers to HEAD of a server that knows GET and PROPFIND alone."""
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])

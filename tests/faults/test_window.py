@@ -1,5 +1,5 @@
-"""How the parts of one object follow each other: the line is kept busy, and unacknowledged parts
-are bounded."""
+"""The sequence of the parts of one object: the line is kept busy, and unacknowledged parts are
+bounded."""
 
 from __future__ import annotations
 

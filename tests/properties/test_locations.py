@@ -1,4 +1,4 @@
-"""What holds for every string, every address and every secret."""
+"""Properties of every string, every address and every secret."""
 
 from __future__ import annotations
 

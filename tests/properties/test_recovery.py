@@ -1,4 +1,5 @@
-"""What is resumed after a crash, as a function of the journal and of the destination's answers."""
+"""The resumed parts after a crash, as a function of the journal and of the destination's
+answers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.torture.commands import Ended, Zygote
 START_SECONDS, END_SECONDS = 60.0, 150.0
 LOOK_SECONDS = 0.05
 VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
-"""What lets a migration go on that has not ended well."""
+"""The request that resumes a migration that has not ended well."""
 OVER = ("succeeded", "partial", "failed", "cancelled", "paused")
 _LISTENS = re.compile(r"relay listens on http://127\.0\.0\.1:(\d+)")
 

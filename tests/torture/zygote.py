@@ -39,7 +39,7 @@ MODULES = (
     "relay.api.gunicorn_worker",
     "botocore.session",
 )
-"""What commands import when they begin, besides the modules that `COMMANDS` names."""
+"""Modules that commands import at their start, besides those that `COMMANDS` names."""
 
 _fork = monkey.get_original("os", "fork")
 _waitpid = monkey.get_original("os", "waitpid")

@@ -1,4 +1,4 @@
-"""Who is answered: tokens, or this machine alone."""
+"""Authentication: tokens, or this machine alone."""
 
 from __future__ import annotations
 

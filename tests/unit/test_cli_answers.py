@@ -1,5 +1,5 @@
-"""What the terminal takes for an answer of a relay server: all that a command goes by is there, as
-it should be."""
+"""Valid answers of a relay server for the terminal: all that a command goes by is there, as it
+should be."""
 
 from __future__ import annotations
 

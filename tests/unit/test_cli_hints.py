@@ -53,7 +53,7 @@ API = re.compile(
     r"'\w+': |\{\"|/openapi|\b(GET|POST|PATCH|DELETE) /|Idempotency-Key|Retry-After|in '?[a-z/]*headers'|in a request"
     r"|POST …|`recursive`|[Ss]end the (same )?request"
 )
-"""What only a program says that speaks to the API."""
+"""Hints that only concern programs that use the API."""
 
 
 def test_hints_are_found() -> None:

@@ -1,4 +1,4 @@
-"""What the command line prints, and what it ends with."""
+"""The output of the command line, and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients that follow a migration cost: one look for all of them, and a bounded number of
+"""The cost of clients that follow a migration: one query for all of them, and a bounded number of
 places."""
 
 from __future__ import annotations

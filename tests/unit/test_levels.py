@@ -1,4 +1,4 @@
-"""What can be known of a proof before anything is sent."""
+"""The level of a proof as far as it is known before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer's text costs grows with its length, and not with the square of that: nothing blocks
+"""The cost of a peer's text grows with its length, and not with the square of that: nothing blocks
 the hub."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What judges the load tests: pure functions, each shown to find what it is there for."""
+"""The judges of the load tests: pure functions, each with a case that it must find."""
 
 from __future__ import annotations
 

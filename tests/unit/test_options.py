@@ -1,5 +1,4 @@
-"""What the options of a remote mean: heeded, or refused where they would change what is read or
-written."""
+"""The options of a remote: applied, or refused where they would change what is read or written."""
 
 from __future__ import annotations
 

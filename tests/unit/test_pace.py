@@ -1,4 +1,4 @@
-"""How far a runner claims ahead, and how long it gathers: from what it saw of its last turns."""
+"""The number of claims ahead and the time between polls, computed from the last polls."""
 
 from __future__ import annotations
 

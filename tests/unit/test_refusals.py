@@ -1,4 +1,4 @@
-"""Whether one 401 is an object's own, or everybody's."""
+"""Whether one 401 concerns one object, or the credentials of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one migration may use: bytes a second by a clock that only we move, requests at a time, and
+"""The limits of one migration: bytes a second by a clock that only we move, requests at a time, and
 the shares."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a list of URLs means, line by line."""
+"""The meaning of a list of URLs, line by line."""
 
 from __future__ import annotations
 

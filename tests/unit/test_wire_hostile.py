@@ -1,5 +1,5 @@
-"""What a peer may send, and for how long that holds up everybody else: never for longer than a
-tenth of a second."""
+"""Input of a hostile peer, and the time for which it delays others: never for longer than a tenth
+of a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that nobody uses, names that nobody answers, and threads that somebody gave up on."""
+"""Unused connections, silent names, and abandoned threads."""
 
 from __future__ import annotations
 

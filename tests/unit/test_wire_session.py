@@ -1,4 +1,4 @@
-"""What a redirect takes along in a `requests.Session` over the wire: nothing that may be a
+"""The fields that follow a redirect in a `requests.Session` over the wire: nothing that may be a
 credential, and no body."""
 
 from __future__ import annotations
