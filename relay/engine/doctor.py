@@ -216,14 +216,14 @@ def probe_unknown_length(scratch: ScratchFolder) -> Finding:
 def probe_multipart(scratch: ScratchFolder) -> Finding:
     """Complete a multipart upload of two parts, and abort another one."""
     store = scratch.store()
-    limits = store.part_limits
+    place = scratch.location_of("parts")
+    limits = store.part_limits(place)
     if limits is None:
         return Finding(
             "parts", Answer.NO, "not offered: one request per object; a broken upload restarts"
         )
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))
-    place = scratch.location_of("parts")
     try:
         upload = scratch.retry(lambda: scratch.begin(many, place))
         done = []

@@ -26,7 +26,13 @@ from relay.errors import NotFound, RelayError
 from relay.file_names import name_after_source
 from relay.ledger.rows import Claim, Listed
 from relay.receipt import Level
-from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider, UnknownObject
+from relay.stores.interfaces import (
+    Destination,
+    ObjectInfo,
+    PartLimits,
+    StoreProvider,
+    UnknownObject,
+)
 from relay.wire.watchdog import Watchdog
 
 PAGE: Final = 256
@@ -131,7 +137,7 @@ class DryRun:
     @property
     def parted(self) -> bool:
         """Whether the destination offers multipart uploads."""
-        return self._destination().part_limits is not None
+        return self._part_limits() is not None
 
     @property
     def copies(self) -> bool:
@@ -169,7 +175,7 @@ class DryRun:
         """Return why an object can't be moved, or None if no reason is known."""
         if one.error is not None:
             return str(one.error["detail"])
-        limits = self._destination().part_limits
+        limits = self._part_limits()
         if limits is not None and (one.size or 0) > limits.object_bytes:
             return f"its {one.size} bytes exceed the destination's maximum of {limits.object_bytes}"
         try:
@@ -212,6 +218,9 @@ class DryRun:
             digested=bool(there.version.digests),
             unkept=unkept,
         )
+
+    def _part_limits(self) -> PartLimits | None:
+        return self._destination().part_limits(self.job.destination)
 
     def _destination(self) -> Destination:
         return self.stores.destination(self.job.destination, Watchdog(self.limits))

@@ -103,8 +103,7 @@ class HttpStore:
         """As Destination.publishes_atomically: some servers show the bytes of a broken upload."""
         return False
 
-    @property
-    def part_limits(self) -> PartLimits | None:
+    def part_limits(self, location: Location) -> PartLimits | None:
         """As Destination.part_limits: plain HTTP has no multipart uploads."""
         return None
 

@@ -286,9 +286,9 @@ class Destination(Protocol):
 
         `digested`: digests of the bytes are computed on the way."""
 
-    @property
-    def part_limits(self) -> PartLimits | None:
-        """The limits of its multipart uploads (then it is a PartsDestination), or None."""
+    def part_limits(self, location: Location) -> PartLimits | None:
+        """Return the limits of multipart uploads to `location` (then it is a PartsDestination), or
+        None."""
 
     def unkept_metadata(
         self, location: Location, metadata: tuple[tuple[str, str], ...]

@@ -73,8 +73,7 @@ class NextcloudStore(WebDavStore):
         # It refuses names that end in `.part` (docs.nextcloud.com, "Forbidden file names").
         super().__init__(wire, side, meter, first_name=1)
 
-    @property
-    def part_limits(self) -> PartLimits | None:
+    def part_limits(self, location: Location) -> PartLimits | None:
         """As Destination.part_limits."""
         return PARTS
 

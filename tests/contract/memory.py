@@ -135,8 +135,7 @@ class MemoryStore:
         """As Destination.publishes_atomically: what broke off is never on the shelf."""
         return True
 
-    @property
-    def part_limits(self) -> PartLimits | None:
+    def part_limits(self, location: Location) -> PartLimits | None:
         """As Destination.part_limits."""
         return None
 

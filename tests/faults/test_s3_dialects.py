@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay.engine.doctor import Answer, Finding, probe_writable
+from relay.engine.multipart.upload import split_into_ranges
 from relay.engine.scratch import ScratchFolder
 from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
 from relay.location import Origin
@@ -346,8 +347,8 @@ def test_the_doctor_finds_stores_that_echo_a_checksum(
 def test_a_large_object_without_ranges_is_sent_in_parts(
     engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SINGLE_BYTES", 1000)
-    monkeypatch.setattr(store, "PARTS", replace(limits.PARTS, largest=1000))
+    small = replace(limits.PARTS, largest=1000)
+    monkeypatch.setattr(store, "limits_of", lambda host: small)
     engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
     bucket = Bucket(sums=True)
     with Peer(many(bucket)) as peer:
@@ -359,6 +360,29 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
 
 def test_the_largest_object_is_that_of_today() -> None:
     assert limits.PARTS.object_bytes == 10_000 * (5 << 30)
+
+
+@pytest.mark.parametrize(
+    ("host", "most", "largest"),
+    [
+        ("s3.fr-par.scw.cloud", 1000, 5 * 10**9),
+        ("bucket.of.s3.nl-ams.scw.cloud", 1000, 5 * 10**9),
+        ("123.eu.r2.cloudflarestorage.com", 10_000, (5 << 30) - (5 << 20)),
+        ("s3.eu-central-1.amazonaws.com", 10_000, 5 << 30),
+        ("s3.fr-par.scw.cloud.example.com", 10_000, 5 << 30),
+    ],
+)
+def test_parts_are_planned_by_the_limits_of_the_endpoint(
+    engine: Engine, host: str, most: int, largest: int
+) -> None:
+    config = S3Config(Signer(lambda: None, "us-east-1"), f"https://{host}")
+    where = s3_location(config, "bucket", "key")
+    bucket = store.S3Store(engine.runner.wire, "destination", Watchdog(QUICK))
+    found = bucket.part_limits(where)
+    assert found is not None
+    assert (found.most, found.largest) == (most, largest)
+    spans = split_into_ranges(100 * 10**9, 16 << 20, found)
+    assert len(spans) <= most and all(span.length == spans[0].length for span in spans[:-1])
 
 
 @pytest.mark.parametrize(

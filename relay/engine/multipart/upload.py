@@ -63,7 +63,6 @@ from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.interfaces import (
     ByteRange,
-    Destination,
     ObjectInfo,
     Part,
     PartLimits,
@@ -146,7 +145,7 @@ class MultipartUpload:
             PartsDestination,
             self.context.stores.destination(self.context.place, self.context.meter),
         )
-        limits = self._destination.part_limits
+        limits = self._destination.part_limits(self.context.place)
         assert limits is not None, "only a store with multipart uploads has limits of parts"
         wished = COPY_BYTES if self.context.copying else self.context.limits.part_bytes
         self._workers = PartWorkers(self.context, split_into_ranges(size, wished, limits))
@@ -465,10 +464,11 @@ class MultipartUpload:
         return True
 
 
-def is_multipart(found: ObjectInfo | None, destination: Destination, limits: Limits) -> bool:
+def is_multipart(found: ObjectInfo | None, parts: PartLimits | None, limits: Limits) -> bool:
     """Say if an object goes as a multipart upload: it is large, its version is pinned by a strong
-    ETag, the source has ranges, and the destination has multipart uploads."""
-    if found is None or found.version.size is None or destination.part_limits is None:
+    ETag, the source has ranges, and the destination has multipart uploads, with limits of
+    `parts`."""
+    if found is None or found.version.size is None or parts is None:
         return False
     return (
         found.version.size >= limits.parted_bytes

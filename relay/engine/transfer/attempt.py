@@ -111,7 +111,7 @@ class Attempt:
         found = self._found
         if found is None or self._target.before is None:
             return None
-        if not self._context.is_multipart(found, self._target.destination):
+        if not self._context.is_multipart(found, self._target.part_limits):
             return None
         self._check.prepare_upload()
         try:
@@ -194,7 +194,7 @@ class Attempt:
         has_predecessor = self._progress.attempt > 1 or known.begun or bool(known.lost)
         if context.journal is None or not has_predecessor:
             return
-        if self._target.destination.part_limits is None:
+        if self._target.part_limits is None:
             return
         written = context.journal.recorded_upload()
         if written is None:

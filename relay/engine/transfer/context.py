@@ -23,7 +23,7 @@ from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider
+from relay.stores.interfaces import ObjectInfo, PartLimits, StoreProvider
 from relay.wire.watchdog import Watchdog
 
 _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
@@ -110,12 +110,13 @@ class TransferContext:
             remains=self.remains,
         )
 
-    def is_multipart(self, found: ObjectInfo | None, destination: Destination) -> bool:
-        """Say if the object goes as a multipart upload."""
-        if not is_multipart(found, destination, self.limits):
+    def is_multipart(self, found: ObjectInfo | None, parts: PartLimits | None) -> bool:
+        """Say if the object goes as a multipart upload, to a destination with these limits of
+        `parts`."""
+        if not is_multipart(found, parts, self.limits):
             return False
         size = found.version.size if found else None
-        return not must_be_single_upload(self.known.promised, destination.part_limits, size)
+        return not must_be_single_upload(self.known.promised, parts, size)
 
     def part_context(
         self, place: Location, found: ObjectInfo, digested: bool, copying: bool = False

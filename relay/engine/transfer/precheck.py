@@ -310,7 +310,7 @@ class DestinationCheck:
         journal = self._context.journal
         destination, place = self._target.destination, self._target.place
         written = journal.recorded_upload() if journal is not None else None
-        if destination.part_limits is None or written is None or not written.upload_id:
+        if self._target.part_limits is None or written is None or not written.upload_id:
             return False
         if location_of_upload(self._context.plan, written) != place:
             return False
@@ -396,7 +396,7 @@ class DestinationCheck:
         None if the destination has another object, or may still have the prior one: if only the
         size is proved, or the metadata is another, the store's own version must differ from the
         prior version."""
-        if self._context.is_multipart(found, self._target.destination):
+        if self._context.is_multipart(found, self._target.part_limits):
             sent = self._journalled_digests(found)
         else:
             sent, found = self._source_reader.read_again(there)

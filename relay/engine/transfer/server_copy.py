@@ -91,7 +91,7 @@ class ServerCopier:
         context, destination, place = self._context, self._target.destination, self._target.place
         progress = self._progress
         absent = context.if_absent and not progress.replaces
-        if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
+        if self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             part_context = context.part_context(place, found, digested=False, copying=True)
             parts = MultipartUpload(
                 part_context, absent, context.journal, fruitless=progress.fruitless

@@ -158,7 +158,8 @@ class SourceReader:
         context = self._context
         promised = context.known.promised.size if context.known.promised else None
         small = promised is not None and promised < context.limits.parted_bytes
-        if context.journal is None or destination.part_limits is None or small:
+        parts = destination.part_limits(context.plan.destination)
+        if context.journal is None or parts is None or small:
             return None
         try:
             opened = self._source.get(context.plan.source, None, ByteRange(0, 0))

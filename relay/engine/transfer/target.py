@@ -9,7 +9,7 @@ from relay.engine.transfer.context import TransferContext
 from relay.file_names import name_after_source
 from relay.ledger.rows import PriorState
 from relay.location import Location
-from relay.stores.interfaces import Destination, ObjectInfo
+from relay.stores.interfaces import Destination, ObjectInfo, PartLimits
 
 
 class Target:
@@ -40,6 +40,11 @@ class Target:
     def is_folder(self) -> bool:
         """True if the place ends in '/': then it needs an object's name."""
         return self.place.path.endswith("/")
+
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """The limits of multipart uploads to the place, or None if the destination has none."""
+        return self.destination.part_limits(self.place)
 
     @property
     def publishes_atomically(self) -> bool:

@@ -160,7 +160,7 @@ class Uploader:
     def _multipart_factory(self, opened: OpenedObject, body: Body) -> dict[str, Begins]:
         """Return the `begins` argument of Destination.put for an object that is uploaded in parts
         from one body: its length is unknown, or too large for one request. Empty for others."""
-        limits = self._target.destination.part_limits
+        limits = self._target.part_limits
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
         return {

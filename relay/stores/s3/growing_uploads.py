@@ -13,7 +13,7 @@ from relay.process.failpoints import reach
 from relay.stores.interfaces import Begins, Part, PutResult, Upload
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.completion import Completion
-from relay.stores.s3.limits import PARTS
+from relay.stores.s3.limits import limits_of
 from relay.stores.s3.multipart import MultipartUploads, abort_upload
 from relay.stores.s3.single_uploads import SingleUploads
 from relay.wire.body import Body
@@ -45,11 +45,11 @@ class GrowingUploads:
         begins: Begins | None,
     ) -> PutResult:
         """As PartsDestination.put: the object is not visible before the body's end was proved. A
-        body smaller than one part becomes a single PUT. Raises Rejected for more parts than S3
-        allows."""
-        step = self._client.wire.limits.part_bytes
-        if body.length is not None and body.length > step * PARTS.most:
-            raise _too_many(f"{body.length} bytes", step)
+        body smaller than one part becomes a single PUT. Raises Rejected for more parts than the
+        endpoint allows."""
+        step, most = self._client.wire.limits.part_bytes, limits_of(location.host).most
+        if body.length is not None and body.length > step * most:
+            raise _too_many(f"{body.length} bytes", most, step)
         piece = memoryview(bytearray(step))
         count = fill(body, piece)
         if count < step:
@@ -57,8 +57,8 @@ class GrowingUploads:
         with (begins or self._begin_unrecorded)(location, metadata) as upload:
             parts: list[Part] = []
             while count:
-                if len(parts) == PARTS.most:
-                    raise _too_many("an object of unknown length", count)
+                if len(parts) == most:
+                    raise _too_many("an object of unknown length", most, step)
                 parts.append(self._multipart.put_bytes(upload, len(parts) + 1, piece[:count]))
                 reach("after-part")
                 count = fill(body, piece)
@@ -88,9 +88,9 @@ class GrowingUploads:
                 error.leave("An unfinished upload", upload.location, failure.message)
 
 
-def _too_many(what: str, step: int) -> Rejected:
+def _too_many(what: str, most: int, step: int) -> Rejected:
     return Rejected(
-        f"{what} that can't be read in ranges: more than {PARTS.most} parts of {step} bytes",
+        f"{what} that can't be read in ranges: more than {most} parts of {step} bytes",
         side="destination",
         hint="Set a larger RELAY_PART_BYTES; each transfer then holds one part in memory.",
     )

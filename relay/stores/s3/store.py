@@ -33,7 +33,7 @@ from relay.stores.s3.completion import Completion
 from relay.stores.s3.copies import Copies
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.growing_uploads import GrowingUploads
-from relay.stores.s3.limits import PARTS, SINGLE_BYTES
+from relay.stores.s3.limits import limits_of
 from relay.stores.s3.listing import Listing
 from relay.stores.s3.multipart import MultipartUploads
 from relay.stores.s3.objects import Objects
@@ -122,10 +122,9 @@ class S3Store:
         empty object of an upload without one that breaks before its first byte."""
         return digested
 
-    @property
-    def part_limits(self) -> PartLimits | None:
-        """As Destination.part_limits."""
-        return PARTS
+    def part_limits(self, location: Location) -> PartLimits | None:
+        """As Destination.part_limits, by the host of the endpoint."""
+        return limits_of(location.host)
 
     def unkept_metadata(
         self, location: Location, metadata: tuple[tuple[str, str], ...]
@@ -148,11 +147,11 @@ class S3Store:
         token: str | None = None,
         begins: Begins | None = None,
     ) -> PutResult:
-        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, becomes a
-        multipart upload. Raises Rejected for more parts than S3 allows."""
+        """As PartsDestination.put. A body of unknown length, or of more than one request holds,
+        becomes a multipart upload. Raises Rejected for more parts than the endpoint allows."""
 
         def upload(absent: bool) -> PutResult:
-            if body.length is None or body.length > SINGLE_BYTES:
+            if body.length is None or body.length > limits_of(location.host).largest:
                 return self._growing.put(location, body, metadata, absent, begins)
             return self._single.put(location, body, metadata, absent)
 

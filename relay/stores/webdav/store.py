@@ -101,8 +101,7 @@ class WebDavStore:
         """As Destination.publishes_atomically: a broken upload has a temporary name."""
         return True
 
-    @property
-    def part_limits(self) -> PartLimits | None:
+    def part_limits(self, location: Location) -> PartLimits | None:
         """As Destination.part_limits: WebDAV has no multipart uploads."""
         return None
 
