@@ -18,6 +18,8 @@ class Target:
 
     destination: Destination
     place: Location
+    publishes_atomically: bool
+    """True if an upload that breaks off is never visible at the destination."""
     before: PriorState | None
     """The state of the place before this attempt sends a byte; None until it was inspected."""
 
@@ -28,6 +30,7 @@ class Target:
         """Open the destination again, with nothing known about it."""
         context = self._context
         self.destination = context.stores.destination(context.plan.destination, context.meter)
+        self.publishes_atomically = self.destination.publishes_atomically(context.needs_digest)
         self.place, self.before = context.plan.destination, None
 
     def name_after(self, found: ObjectInfo) -> None:
@@ -45,11 +48,6 @@ class Target:
     def part_limits(self) -> PartLimits | None:
         """The limits of multipart uploads to the place, or None if the destination has none."""
         return self.destination.part_limits(self.place)
-
-    @property
-    def publishes_atomically(self) -> bool:
-        """True if an upload that breaks off is never visible at the destination."""
-        return self.destination.publishes_atomically(digested=self._context.needs_digest)
 
     @property
     def shows_unproved(self) -> bool:
