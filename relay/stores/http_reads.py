@@ -22,6 +22,7 @@ from relay.errors import (
     TooManyRedirects,
 )
 from relay.location import Location, redirect_target
+from relay.parsing import count
 from relay.receipt import Version
 from relay.stores.http_client import MOVED, HttpClient
 from relay.stores.http_fields import ENCODED, is_transcoded, strong_tag
@@ -39,6 +40,8 @@ GET."""
 PAGES = frozenset({"text/html", "application/xhtml+xml"})
 """Content types of web pages: a folder's page, or a login page."""
 GONE = frozenset({404, 410})
+FRESH_SECONDS = 10
+"""Maximum age in seconds of an answer about a destination: a cache may have just asked for it."""
 HEAD_KNOWN = "answers HEAD with 200"
 HEAD_UNANSWERED = "does not answer HEAD"
 
@@ -76,6 +79,8 @@ class HttpReads:
         refuse_negotiated(location, response.head.get("content-location"), side)
         if self._leads_elsewhere(location, final):
             return UnknownObject(self._elsewhere(location, final))
+        if (stale := self._stale_error(final, response.head)) is not None:
+            return UnknownObject(stale)
         if response.head.status in HEAD_UNTOLD or (advice and response.head.status in GONE):
             return UnknownObject(self._client.refusal(response, "HEAD", final))
         if response.head.status != 200:
@@ -95,6 +100,8 @@ class HttpReads:
             refuse_negotiated(location, other, self._client.side)
             if self._leads_elsewhere(location, final) and _is_unlike(response.head, pinned, span):
                 raise self._elsewhere(location, final)
+            if (stale := self._stale_error(final, response.head)) is not None:
+                raise stale
         except RelayError:
             response.body.close()
             raise
@@ -159,6 +166,22 @@ class HttpReads:
             hint=(
                 "Check the credentials: many servers redirect a request without them to a login"
                 " page."
+            ),
+        )
+
+    def _stale_error(self, location: Location, head: Head) -> Rejected | None:
+        """Return the error for an answer that a cache kept from before, although `no-cache` was
+        requested (RFC 9111 section 5.2.1.4), or None: it says nothing about the destination now.
+        Varnish, CloudFront and others do so, also with a 404."""
+        age = count(head.get("age")) or 0
+        if self._client.side == "source" or age <= FRESH_SECONDS:
+            return None
+        return Rejected(
+            f"a cache answered for {location}, with an answer that is {age} s old",
+            side="destination",
+            hint=(
+                "Let the cache obey Cache-Control: no-cache, or give the URL of the server behind"
+                " it."
             ),
         )
 

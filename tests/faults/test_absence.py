@@ -272,3 +272,43 @@ def test_another_object_that_appears_during_the_upload_is_named(engine: Engine) 
     with pytest.raises(KeyCollision, match="a.txt"):
         migrate(engine, shelf)
     assert b"DELETE" not in shelf.methods
+
+
+class Cache(Shelf):
+    """A shelf behind a cache that ignores `no-cache`, and has `kept` answers of an hour ago."""
+
+    kept: bytes | None = None
+    age: int = 3600
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if method == b"DELETE":
+            return super()._other(talk, method, path, request)
+        status = b"404 No" if self.kept is None else b"200 OK"
+        text = self.kept or b""
+        talk.send(
+            b'HTTP/1.1 %s\r\nAge: %d\r\nETag: "old"\r\nContent-Length: %d\r\n\r\n'
+            % (status, self.age, len(text)),
+            text if method == b"GET" else b"",
+        )
+        return True
+
+
+@pytest.mark.parametrize("kept", [DATA, None])
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_an_old_answer_of_a_cache_does_not_say_what_exists(
+    engine: Engine, kept: bytes | None, if_exists: str
+) -> None:
+    shelf = Cache({} if kept else {b"/a": b"of somebody else"})
+    shelf.kept = kept
+    before = dict(shelf.objects)
+    with pytest.raises(Rejected, match="does not show whether"):
+        migrate(engine, shelf, if_exists=if_exists)
+    assert shelf.objects == before
+
+
+@pytest.mark.parametrize(("age", "state"), [(3600, State.UNVERIFIED), (1, State.VERIFIED)])
+def test_an_old_answer_of_a_cache_proves_no_upload(engine: Engine, age: int, state: State) -> None:
+    shelf = Cache()
+    shelf.kept, shelf.age = DATA, age
+    assert migrate(engine, shelf, if_exists="overwrite") is state
+    assert shelf.objects == {b"/a": DATA}
