@@ -22,7 +22,7 @@ from relay.api.migration_routes import LedgerContext, View, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
-ENGINE = "relay.runner"
+ENGINE = "relay.engine"
 """Name of the application's extension that holds its TransferEngine."""
 LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""

@@ -218,7 +218,7 @@ def test_the_log_names_a_migration_that_ended(
 ) -> None:
     """Also one of the ledger: its objects have no request that could be answered."""
     ledger, runner, id = accepted(tmp_path)
-    with caplog.at_level(logging.INFO, "relay.claimer"):
+    with caplog.at_level(logging.INFO, "relay.worker"):
         Worker(ledger, runner, 1, id).run()
     ledger.close()
     (members,) = [

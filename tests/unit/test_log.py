@@ -67,7 +67,7 @@ def test_every_failure_is_logged_like_this(
         try:
             raise raised()
         except OSError:
-            logging.getLogger("relay.claimer").exception("bug")
+            logging.getLogger("relay.worker").exception("bug")
     elif where == "bug":
         assert SECRET not in bug(raised()).message
     else:

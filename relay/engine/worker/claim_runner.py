@@ -69,7 +69,8 @@ class ClaimRunner:
         return its settlement."""
         try:
             return self._run(claim, registration)
-        except Exception as error:  # noqa: BLE001 - a bug fails this object only
+        # A bug fails this object only.
+        except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
             return _settle_bug(claim, None, error)
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
@@ -102,7 +103,7 @@ class ClaimRunner:
             self.moved(transfer.moved if transfer else 0)
             stopped = self.over.is_set() or (active is not None and active.stopped)
             return self.failures.settle(claim, transfer, error, stopped=stopped)
-        except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001 - as in `run`
+        except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
             return _settle_bug(claim, transfer, error)
         return self._settle_success(active, transfer, outcome)
 

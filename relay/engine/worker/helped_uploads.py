@@ -19,7 +19,7 @@ from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PartLease
 
-log = logging.getLogger("relay.claimer")
+log = logging.getLogger("relay.worker")
 
 JOIN_SECONDS = 0.5
 """How often a worker without claims looks for another worker's multipart upload to help with."""

@@ -48,7 +48,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, PartLease, Settlement
 from relay.ledger.states import MigrationState, TransferVerb
 
-log = logging.getLogger("relay.claimer")
+log = logging.getLogger("relay.worker")
 
 LOOK_SECONDS = 1.0
 """Longest time between two checks of the ledger for paused, cancelled and ended migrations."""
