@@ -539,6 +539,7 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
         "listing": ListingState.DUE,
         "cursor": None,
         "listing_lapses": 0,
+        "looked": None,
     }
     again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
     connection.execute(
@@ -559,8 +560,10 @@ def lock_unended(connection: Connection, id: str) -> Migration:
 
 def reset_crash_counts(connection: Connection, id: str) -> None:
     """Set the crash counts of the remaining transfers and of the listing to 0, because a person
-    asked to resume."""
-    connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
+    asked to resume. That a destination was empty before is not assumed any longer: the person may
+    have put something there."""
+    fresh = {"listing_lapses": 0, "looked": None}
+    connection.execute(update(migrations).where(migrations.c.id == id).values(**fresh))
     left = (
         (transfers.c.migration_id == id) & transfers.c.state.in_(PENDING) & (transfers.c.lapses > 0)
     )

@@ -14,6 +14,7 @@ from them (`relay/engine/transfer/precheck.py`)."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -75,23 +76,26 @@ def find_unproved(
 
 def _had_last(row: Any, other: Any, left: str) -> float:
     """Return when a migration last had an object (seconds since 1970). An object that arrived and
-    was restarted did so at an unrecorded time: 0. If an older relay handed it back, the time of the
-    migration's newest event serves."""
+    was restarted did so at an unrecorded time: 0, and so did one whose arrival is in the future:
+    the clock was set back since, perhaps before another migration had the object. If an older relay
+    handed it back, the time of the migration's newest event serves."""
     if row.state == TransferState.RUNNING:
         return inf
-    if left == ARRIVED and row.state not in COMPLETED:
+    if left == ARRIVED and (row.state not in COMPLETED or (row.ended or 0.0) > time.time()):
         return 0.0
     return float(other.last if row.ended is None else row.ended)
 
 
 def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
-    """Return when some objects last arrived in succeeded migrations of the same locations."""
+    """Return when some objects last arrived in succeeded migrations of the same locations, as far
+    as the clock was not set back since."""
     succeeded = (migrations.c.places == mine.places) & (
         migrations.c.state == MigrationState.SUCCEEDED
     )
     query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
     query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
-    query = query.where(transfers.c.state.in_(COMPLETED), has_name(connection, names))
+    query = query.where(transfers.c.state.in_(COMPLETED), transfers.c.ended <= time.time())
+    query = query.where(has_name(connection, names))
     return connection.execute(query.group_by(transfers.c.name)).all()
 
 

@@ -3,6 +3,7 @@ left unproved."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -196,6 +197,24 @@ def test_a_leftover_is_known_after_another_moved_the_object(
     (found,) = (
         claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a"
     )
+    assert found.before is not None
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    """The clock was a day fast when an object arrived, and was set back before another command left
+    something there."""
+    first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
+    with monkeypatch.context() as fast:
+        fast.setattr(time, "time", lambda now=time.time: now() + 86400.0)
+        ledger.settle([verified(claim) for claim in ledger.claim(9, first) if claim.name == "a"])
+        ledger.finish()
+    overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
+    (claim,) = ledger.claim(9, listed(ledger, overwrites, ("a",)))
+    ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
+    (found,) = ledger.claim(9, listed(ledger, SECOND, ("a",)))
     assert found.before is not None
 
 

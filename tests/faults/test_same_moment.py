@@ -140,3 +140,31 @@ def test_another_process_forgets_a_cancelled_migration(
     assert (found.id, found.state, ledger.secret(found.id)) == (made.id, "running", order.secret())
     ledger.close()
     other.close()
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "still listing"])
+def test_what_was_put_there_between_two_commands_is_kept(tmp_path: Path, listed: bool) -> None:
+    """The first command found the destination empty, and was stopped. That says nothing about the
+    destination of the second one."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    for folder in ("from", "to"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "from" / "a").write_bytes(b"older")
+    places = Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to")
+    order = MigrationRequest(*places, recursive=True)
+    ledger = ledger_of(tmp_path)
+    made, _ = accept(ledger, order, runner, quiet=True)
+    listing = ledger.claim_listing(made.id)
+    assert listing is not None
+    ledger.learn_empty(listing, True)
+    ledger.add_page(listing, [Listed("a", size=5)], "a")
+    (ledger.end_listing if listed else ledger.hand_back_listing)(listing)
+    (tmp_path / "to" / "a").write_bytes(b"newer")
+    again, new = accept(ledger, order, runner, quiet=True)
+    assert (again.id, new) == (made.id, False)
+    (claim,) = ledger.claim(1)
+    assert not claim.empty
+    ledger.settle([Settlement(claim, "hand_back", untouched=True)])
+    assert worked(ledger, runner, made.id) == "succeeded"
+    assert (tmp_path / "to" / "a").read_bytes() == b"newer"
+    ledger.close()
