@@ -124,6 +124,30 @@ class Balanced(Shelf):
         return b'ETag: "%d-%d"\r\n' % (next(Balanced.numbers), len(data))
 
 
+class TwoNodes(Shelf):
+    """Is two servers with entity tags of their own, as Apache's of inodes, which a balancer asks in
+    turn."""
+
+    nodes = itertools.cycle((0, 1))
+
+    @staticmethod
+    def _tag(data: bytes) -> bytes:
+        return b'ETag: "%d-%d"\r\n' % (next(TwoNodes.nodes), len(data))
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+def test_b60_the_etags_of_two_nodes_distinguish_nothing(tmp_path: Path, if_exists: str) -> None:
+    plant(tmp_path / "from", "name", "Name")
+    shelf, terminal = TwoNodes(folds=_without_case), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        code, _ = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert code == 1
+    assert shelf.methods.count(b"PUT") == 1
+    assert "key-collision" in terminal.query(
+        "SELECT group_concat(error) FROM transfers WHERE state = 'failed'"
+    )
+
+
 @pytest.mark.parametrize("head", [403, 405])
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
 def test_b60_an_etag_that_always_changes_distinguishes_nothing(

@@ -38,20 +38,25 @@ def refuse_folded_names(
                 place, twin, "may be the same name there, and the destination does not show it"
             )
         if (
-            not _is_tagged(destination, twin, theirs.version, ours.version)
+            not _is_tagged(destination, place, twin, ours.version, theirs.version)
             and _looks_one(ours.version, theirs.version)
             and not _lists_both(destination, place, twin)
         ):
             raise _collision(place, twin, "are the same name there")
 
 
-def _is_tagged(destination: Destination, twin: Location, theirs: Version, ours: Version) -> bool:
+def _is_tagged(
+    destination: Destination, place: Location, twin: Location, ours: Version, theirs: Version
+) -> bool:
     """Say if their ETags prove two objects. Not those of local files, which contain the inode: FUSE
     gives a file one inode for each name that was looked up (fuse(8), `use_ino`). Raises
-    StoreError."""
-    if twin.store == "local":
+    StoreError.
+
+    `place` was inspected last and is inspected first here: a load balancer that takes its servers
+    in turn then gives the second request for it to another server."""
+    if twin.store == "local" or ours.etag == theirs.etag:
         return False
-    return ours.etag != theirs.etag and _is_steady(destination, twin, theirs)
+    return _is_steady(destination, place, ours) and _is_steady(destination, twin, theirs)
 
 
 def _is_no_object(destination: Destination, twin: Location) -> bool:
