@@ -269,8 +269,9 @@ def test_another_object_that_appears_during_the_upload_is_named(engine: Engine) 
             shelf.objects[b"/a.txt"] = b"other"
 
     shelf.before = before
-    with pytest.raises(KeyCollision, match="a.txt"):
+    with pytest.raises(KeyCollision, match="a.txt") as raised:
         migrate(engine, shelf)
+    assert "has probably overwritten that object" in (raised.value.hint or "")
     assert b"DELETE" not in shelf.methods
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Final
 
 from relay.digest import Digests, as_hex, compare
 from relay.engine.comparison import has_other_tag, is_named, is_same
@@ -55,6 +56,13 @@ class Proof:
     """The object's metadata at the destination; None if it was not inspected."""
     denied: StoreError | None = None
     """The 401 or 403 that prevented a read back."""
+
+
+REPLACED_ANOTHER: Final = (
+    "The upload has probably overwritten that object, which appeared during it, even if relay had"
+    " verified it. Turn off MultiViews in Apache (Options -MultiViews), and move both again."
+)
+"""The hint where the object just uploaded is served under the name of another one."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,8 @@ def _wait_until_visible(
         except NotFound:
             if not poll():
                 raise DestinationLost(f"{location} was acknowledged, but does not exist") from None
-        except KeyCollision:
+        except KeyCollision as error:
+            error.hint = REPLACED_ANOTHER
             raise
         except CANT_READ:
             return None
@@ -250,7 +259,8 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         raise DestinationLost(
             f"{location} was acknowledged, but does not exist: {error.message}"
         ) from None
-    except KeyCollision:
+    except KeyCollision as error:
+        error.hint = REPLACED_ANOTHER
         raise
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
