@@ -6,6 +6,7 @@ Decided here: the additions of WebDAV. Never here: objects and preconditions (`p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -50,19 +51,19 @@ class DavLiar(PlainLiar):
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
         if op.kind == "list":
-            return self.listed(op, request)
+            return self.listed(replace(op, name=self.meant_name(op.name)), request)
         if op.kind == "mkcol":
             return self._mkcol(op.name.rstrip("/"))
         if op.kind == "move":
-            return self._move(op, request)
+            return self._move(replace(op, name=self.meant_name(op.name)), request)
         if op.kind == "put":
-            if "/".join(op.name.split("/")[:-1]) not in self.shelf.folders:
+            if not self.shelf.has_folder("/".join(op.name.split("/")[:-1])):
                 return self.refusal(409)
-            if op.name in self.shelf.folders:
+            if self.shelf.has_folder(op.name):
                 return self.refusal(405)
             if op.name.endswith(".part") and self.manners.does("parts-refused"):
                 return self.refusal(400)
-        if op.kind in ("get", "head") and (op.name.rstrip("/") in self.shelf.folders):
+        if op.kind in ("get", "head") and self.shelf.has_folder(op.name.rstrip("/")):
             return self.refusal(405) if op.kind == "get" else plain(200)
         return super().respond(op, request, body)
 
@@ -77,11 +78,11 @@ class DavLiar(PlainLiar):
             super().other(habit, name, size)
 
     def _mkcol(self, name: str) -> Answer:
-        if name in self.shelf.folders or self.shelf.get(name) is not None:
+        if self.shelf.has_folder(name) or self.shelf.get(name) is not None:
             return self.refusal(405)
-        if name.rpartition("/")[0] not in self.shelf.folders:
+        if not self.shelf.has_folder(name.rpartition("/")[0]):
             return self.refusal(409)
-        self.shelf.folders.add(name)
+        self.shelf.folders.add(self.shelf.spelled(name))
         return plain(201)
 
     def _move(self, op: Op, request: Request) -> Answer:
@@ -98,7 +99,9 @@ class DavLiar(PlainLiar):
         refused = old is not None and request.get("overwrite") == "F"
         if refused and not self.manners.does("overwrite-always"):
             return self.refusal(412)
-        self.shelf.move(op.upload, op.name, "relay")
+        cut = len(found.data) > 1 and self.manners.once("move-cut", op.name)
+        size = len(found.data) * 2 // 3 if cut else None
+        self.shelf.move(op.upload, op.name, "relay", size)
         self.other("other-after", op.name, len(found.data))
         return plain(204 if old else 201)
 
@@ -108,7 +111,7 @@ class DavLiar(PlainLiar):
         """Answer a PROPFIND."""
         folder = op.name.rstrip("/")
         held = self.seen(op.name) if op.name else None
-        if folder not in self.shelf.folders:
+        if not self.shelf.has_folder(folder):
             if held is None:
                 return self.refusal(404)
             return _multistatus(OPEN + self.row(op.name, held) + CLOSE)

@@ -60,11 +60,20 @@ HEAD: Final[Rows] = {
     "head-zero": "servers that answer each HEAD with Content-Length: 0",
     "head-no-length": "RFC 9110 section 8.6: a HEAD may leave the length out",
 }
+PAGES: Final[Rows] = {
+    "head-zero-page": (
+        "Rack::Head, PHP: HEAD has Content-Length: 0, and GET sends the page in full, chunked"
+    )
+}
 TAGS: Final[Rows] = {
     "tag-none": "F14: no entity tag",
     "tag-weak": "F14, nginx with gzip: weak entity tags",
     "tag-unquoted": "servers that omit the quotes (RFC 9110 section 8.8.3 requires them)",
     "tag-long": "version ids of 1,024 bytes: a tag of 340 characters",
+    "tag-nodes": (
+        "Apache FileETag INode, IIS metabase: two nodes have different tags, and the other node"
+        " answers If-Match with 412"
+    ),
     "tag-changing": "load balancers over servers with tags of inodes: each answer has another tag",
 }
 DATES: Final[Rows] = {
@@ -103,6 +112,17 @@ STORAGE: Final[Rows] = {
 VISIBILITY: Final[Rows] = {
     "stale": "nginx open_file_cache, CDNs: after an overwrite the old object is shown for a while",
     "late": "F37: a new object becomes visible after a while",
+    "negative-cache": (
+        "S3 before 2020, CloudFront error caching: a 404 of HEAD or GET is repeated for a while"
+        " after the upload"
+    ),
+    "deleted-shown": (
+        "S3 before 2020, nginx open_file_cache: a deleted object is shown for a while"
+    ),
+}
+CACHES: Final[Rows] = {
+    "stale-get": "Varnish pass of HEAD: GET returns the old object for a while, HEAD does not",
+    "stale-head": "nginx proxy_cache_methods HEAD: HEAD describes the old object for a while",
 }
 PUTS: Final[Rows] = {
     "put-202": "RFC 9110 section 15.3.3: an upload is answered 202, without a promise",
@@ -113,9 +133,14 @@ PUTS: Final[Rows] = {
 }
 NAMES: Final[Rows] = {
     "folds-case": "Windows, macOS, SMB, exFAT: names that differ only in case are the same",
+    "folds-folders": "Windows, SMB: the same, and each folder is listed in one spelling",
     "folds-nfc": "macOS: the NFC and NFD forms of a name are the same",
     "folds-trailing": "Windows: dots and blanks at the end of a name are dropped",
     "folds-plus": "servers that decode '+' as a blank",
+    "negotiates": (
+        "httpd 2.4.71, mod_dav and mod_negotiation (MultiViews): README.md is meant by README where"
+        " there is no README, by every method"
+    ),
 }
 OTHERS: Final[Rows] = {
     "other-before": "F44: another writer writes the name between relay's check and its upload",
@@ -178,6 +203,7 @@ MOVES: Final[Rows] = {
     "parts-refused": "nextcloud/server#49916: names that end in .part are refused",
     "locked": "F49: some names are locked, once (423)",
     "overwrite-always": "servers that ignore Overwrite: F",
+    "move-cut": "rename(2) EXDEV: a MOVE is a copy, and the first of an object loses its end",
 }
 PROPFIND: Final[Rows] = {
     "status-inside": "a 207 with the status 404 for the folder itself",
@@ -251,6 +277,7 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ),
     ("interim", EVERY, BOTH, {"interim": "F20, RFC 8297: a 103 precedes each answer"}),
     ("head", PLAIN, BOTH, HEAD),
+    ("head", HTTP, BOTH, PAGES),
     (
         "head",
         EVERY,
@@ -280,6 +307,7 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("changes", EVERY, SOURCE, CHANGES),
     ("storage", EVERY, DESTINATION, STORAGE),
     ("visibility", EVERY, DESTINATION, VISIBILITY),
+    ("visibility", PLAIN, DESTINATION, CACHES),
     (
         "pieces",
         HTTP,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from urllib.parse import quote, unquote
 
@@ -58,10 +59,30 @@ class PlainLiar(Liar):
         """As Liar's."""
         if op.kind == "stray":
             return plain(200, TRAP.decode())
+        asked, op = op, replace(op, name=self.meant_name(op.name))
+        answer = self._answered(op, request, body)
+        if op.name != asked.name and answer.status < 300:
+            answer.put("Content-Location", quote(op.name.rpartition("/")[2]))
+        return answer
+
+    def meant_name(self, name: str) -> str:
+        """Return the name of the object that the store takes a name for: where nothing has it, that
+        of an object which is named so with an ending."""
+        if not self.manners.has("negotiates") or not name or name.endswith("/"):
+            return name
+        if self.shelf.get(name) is not None or self.shelf.has_folder(name):
+            return name
+        starts = (one for one in self.shelf.names() if one.startswith(f"{name}."))
+        found = next((one for one in starts if "/" not in one[len(name) :]), None)
+        if found is not None and self.manners.does("negotiates"):
+            return found
+        return name
+
+    def _answered(self, op: Op, request: Request, body: bytes) -> Answer:
         if op.kind in ("list", "folder"):
             return self.listed(op, request)
         if op.kind in ("get", "head"):
-            if op.name in self.shelf.folders and self.shelf.get(op.name) is None:
+            if self.shelf.has_folder(op.name) and self.shelf.get(op.name) is None:
                 return plain(301, "", [("Location", f"{ROOT}{quote(op.name)}/")])
             if not op.upload and self.manners.does("redirects"):
                 return plain(302, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
@@ -120,7 +141,7 @@ class PlainLiar(Liar):
             return Answer(
                 200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")]
             )
-        if folder.rstrip("/") not in self.shelf.folders:
+        if not self.shelf.has_folder(folder.rstrip("/")):
             return self.refusal(404)
         if folder and self.manners.does("subfolder-403"):
             return self.refusal(403)
@@ -197,6 +218,7 @@ class PlainLiar(Liar):
         """Yield the names right below a folder, folders with their '/', and their lengths; as the
         habits have it."""
         seen: dict[str, int] = {}
+        folder = self.shelf.spelled(folder)
         for name in self.shelf.names():
             held = self.shelf.get(name)
             if name.startswith(folder) and held is not None:

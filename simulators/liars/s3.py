@@ -144,7 +144,7 @@ class S3Liar(Liar):
     def meant(self, op: Op) -> Held | None:
         """As Telling's; a named version is returned, independent of later writes."""
         if not (op.version and self._versioned):
-            return self.seen(op.name)
+            return self.seen(op.name, op.kind)
         if op.version == "null":
             first = self._first_of.get(op.name)
             return first and self.shelf.version(op.name, first.serial)

@@ -6,6 +6,7 @@ here: the meaning of a path (`plain.py`, `dav.py`, `s3.py`)."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Collection
 from typing import Final, Self
@@ -37,8 +38,11 @@ class Liar(Telling, Keeping):
     def __init__(self, role: str, manners: Manners, secrets: Collection[str]) -> None:
         self.role, self.manners, self.secrets = role, manners, set(secrets)
         self.shelf = Shelf(
-            next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str)
+            next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str),
+            one_spelling=manners.has("folds-folders"),
         )
+        self.node, self.missed = threading.local(), set()
+        self._turns = itertools.count()
         self.log: list[Sent] = []
         self.odd = tuple(names(manners, self.kind))
         """Names of its objects that are unsafe elsewhere."""
@@ -121,6 +125,7 @@ class Liar(Telling, Keeping):
             return self._play(connection, plain(status, str(error)), False)
         sent = Sent(op=op, headers=list(request.headers))
         self.log.append(sent)
+        self.node.number = next(self._turns)
         if not self.allowed(request):
             return self._refused(connection, request, self.refusal(401, "InvalidAccessKeyId"), sent)
         if (expired := self._expired()) is not None:

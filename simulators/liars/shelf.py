@@ -71,6 +71,7 @@ class Upload:
 Fold = Callable[[str], str]
 FOLDS: Final[Mapping[str, Fold]] = {
     "folds-case": str.casefold,
+    "folds-folders": str.casefold,
     "folds-nfc": lambda name: unicodedata.normalize("NFC", name),
     "folds-trailing": lambda name: "/".join(part.rstrip(". ") for part in name.split("/")),
     "folds-plus": lambda name: name.replace("+", " "),
@@ -79,10 +80,11 @@ FOLDS: Final[Mapping[str, Fold]] = {
 
 
 class Shelf:
-    """The content of a store. Names with the same `fold` are one."""
+    """The content of a store. Names with the same `fold` are one. With `one_spelling` a folder
+    keeps the spelling of its first object; otherwise each object keeps its own."""
 
-    def __init__(self, fold: Fold = str) -> None:
-        self._fold = fold
+    def __init__(self, fold: Fold = str, one_spelling: bool = False) -> None:
+        self._fold, self._one_spelling = fold, one_spelling
         self._held: dict[str, tuple[str, Held]] = {}
         self._old: dict[str, tuple[Held | None, float]] = {}
         self._serial = 0
@@ -96,6 +98,19 @@ class Shelf:
     def key(self, name: str) -> str:
         """Return the folded form of a name."""
         return self._fold(name)
+
+    def spelled(self, name: str) -> str:
+        """Return a name with its folders as the store spells them. A folder's ends with '/'."""
+        folder, slash, last = name.rpartition("/")
+        if not (self._one_spelling and slash):
+            return name
+        above = self.spelled(folder)
+        known = (one for one in self.folders if self.key(one) == self.key(above))
+        return f"{next(known, above)}/{last}"
+
+    def has_folder(self, name: str) -> bool:
+        """Say if there is a folder of this name, without its final '/'."""
+        return self.spelled(f"{name}/").removesuffix("/") in self.folders
 
     def get(self, name: str) -> Held | None:
         """Return the object of a name."""
@@ -137,11 +152,11 @@ class Shelf:
                 whole=whole,
                 fields=fields or {},
             )
-            shown = self._held[key][0] if key in self._held else name
+            shown = self._held[key][0] if key in self._held else self.spelled(name)
             self._held[key] = (shown, held)
             self._old[key] = (old, time.monotonic())
             self.events.append(Event(name=name, by=by, old=old, held=held, why=why))
-            parts = name.split("/")[:-1]
+            parts = self.spelled(name).split("/")[:-1]
             self.folders |= {"/".join(parts[: n + 1]) for n in range(len(parts))}
             return held
 
@@ -192,8 +207,9 @@ class Shelf:
                 self._held[self.key(name)] = (name, left)
             self.events.append(Event(name=name, by=by, old=current, held=left, why=REMOVED))
 
-    def move(self, name: str, to: str, by: Who) -> bool:
-        """Rename an object, and replace the one of that name; False if it does not exist."""
+    def move(self, name: str, to: str, by: Who, size: int | None = None) -> bool:
+        """Rename an object, and replace the one of that name; False if it does not exist. With
+        `size` its first bytes alone arrive."""
         with self.lock:
             found = self.get(name)
             if found is None:
@@ -201,7 +217,7 @@ class Shelf:
             self.delete(name, by, why="moved")
             self.put(
                 to,
-                found.data,
+                found.data[:size],
                 found.by,
                 whole=found.whole,
                 fields=found.fields,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 import time
 from email.utils import formatdate
 from typing import Final
@@ -31,27 +32,37 @@ class Telling:
     role: str
     manners: Manners
     shelf: Shelf
+    node: threading.local
+    """Its `number` is that of the node that answers the request of this thread."""
+    missed: set[str]
+    """Names of which HEAD or GET has said that nothing is there."""
 
     def refusal(self, status: int, code: str = "") -> Answer:
         """Return a refusal in the form of this protocol."""
         return plain(status, code)
 
-    def seen(self, name: str) -> Held | None:
-        """Return the object that readers see under a name."""
+    def seen(self, name: str, kind: str = "list") -> Held | None:
+        """Return the object that readers see under a name in a response of this kind."""
         held = self.shelf.get(name)
         before = self.shelf.before(name)
         if before is None or before[1] > LATE_SECONDS:
             return held
         old = before[0]
-        if old is not None and held is not None and self.manners.does("stale"):
-            return old
-        if old is None and held is not None and self.manners.does("late"):
+        if held is None:
+            return old if old is not None and self.manners.does("deleted-shown") else None
+        if old is not None:
+            stale = self.manners.does("stale") or (
+                kind in ("get", "head") and self.manners.does(f"stale-{kind}")
+            )
+            return old if stale else held
+        if self.manners.does("late"):
             return None
-        return held
+        read = kind in ("get", "head") and self.shelf.key(name) in self.missed
+        return None if read and self.manners.does("negative-cache") else held
 
     def meant(self, op: Op) -> Held | None:
         """Return the object of a HEAD or a GET."""
-        return self.seen(op.name)
+        return self.seen(op.name, op.kind)
 
     def absent(self, op: Op) -> Answer:
         """Return the response about an object that does not exist."""
@@ -67,6 +78,8 @@ class Telling:
             return held.tag
         if self.manners.does("tag-long"):
             return f'"{"x" * 300}{held.tag}"'
+        if self.manners.does("tag-nodes"):
+            return f'"{held.tag}-{self.node.number % 2}"'
         if self.manners.does("tag-changing"):
             return f'"{held.tag}-{time.monotonic_ns()}"'
         return f'"{held.tag}"'
@@ -101,6 +114,7 @@ class Telling:
         """Answer a HEAD or a GET of an object."""
         held = self.meant(op)
         if held is None:
+            self.missed.add(self.shelf.key(op.name))
             return self.absent(op)
         if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
@@ -143,7 +157,7 @@ class Telling:
             answer.body = [Text(held.data[first : first + count])]
 
     def _spoil_head(self, answer: Answer, held: Held) -> None:
-        if self.manners.does("head-zero"):
+        if self.manners.does("head-zero") or self.manners.does("head-zero-page"):
             answer.promised = 0
         elif self.manners.does("head-no-length"):
             answer.frame_fields = []
@@ -155,6 +169,7 @@ class Telling:
         if (
             self.manners.does("chunked")
             or self.manners.has("head-short")
+            or self.manners.has("head-zero-page")
             or self.manners.does("trickles")
         ):
             answer.framing = "chunked"

@@ -23,6 +23,8 @@ MIB = 1 << 20
 PART = 5 * MIB
 Trait = tuple[str, str]
 """A role and the name of a habit."""
+Options = tuple[str | None, str]
+"""The values of --if-exists, or None, and of --verify."""
 SOURCES = ("http", "webdav", "s3", "local")
 DESTINATIONS = ("http", "webdav", "s3", "local")
 NAMES = (
@@ -38,6 +40,8 @@ NAMES = (
 )
 TWINS = {
     "folds-case": ("A.txt", "SUB/x.bin", "Z"),
+    "folds-folders": ("A.txt", "SUB/x.bin", "SUB/Deep/z", "Z"),
+    "negotiates": ("a", "z.html", "sub/plus+and&"),
     "folds-nfc": ("u\u0308.txt",),
     "folds-trailing": ("z.", "a.txt ", "sub./x.bin"),
     "folds-plus": ("sub/plus and&.txt", "b+b.bin"),
@@ -79,11 +83,14 @@ cut off, which too few of the designs have."""
 class Step:
     """One step of a history: `migrate` (with a failpoint, or none); `retry` of what failed;
     `fresh`, the same with fresh credentials, which the command itself brings (`same`), or one that
-    tells the migration (`told`); or `grow`: the source gets an object."""
+    tells the migration (`told`); `cancel`; `grow`: the source gets an object; or `replace`: its
+    first object becomes another one of the same size and an older date (`cp -p`, `mv`)."""
 
     kind: str
     failpoint: str | None = None
     how: str = ""
+    options: Options | None = None
+    """Those of this command, where they are not the case's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,14 @@ class Case:
     served: bool = False
     """Through a server, and not in a terminal."""
 
+    def options(self, step: Step) -> Options:
+        """Return the options of a step's command."""
+        return step.options or (self.if_exists, self.verify)
+
+    def wish(self, step: Step) -> str:
+        """Return the effective --if-exists of a step's command."""
+        return self.options(step)[0] or ("changed" if self.tree else "overwrite")
+
     def habits(self, role: str) -> tuple[str, ...]:
         """Return the habits of the store in this role."""
         return tuple(name for side, name in self.traits if side == role)
@@ -119,7 +134,9 @@ class Case:
         """Return it in one line."""
         habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
         steps = " ".join(
-            f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind + step.how
+            step.kind
+            + (f"@{step.failpoint}" if step.failpoint else step.how)
+            + (f"({step.options[0]}, {step.options[1]})" if step.options else "")
             for step in self.steps
         )
         objects = " ".join(f"{name!r}={size}" for name, size in self.objects)
@@ -275,8 +292,11 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
         return (Step(kind="migrate", failpoint="mid-part:1:kill9"), migrate)
     if dice < 0.45:
         return (migrate,)
+    other = Step(kind="migrate", options=_options(random, tree, traits))
+    if dice < 0.5:
+        return (migrate, Step(kind="replace"), random.choice((migrate, other)))
     if dice < 0.6:
-        return (migrate, migrate)
+        return (migrate, random.choice((migrate, other)))
     if dice < 0.7:
         return (migrate, Step(kind="retry"))
     if dice < 0.8:
@@ -286,6 +306,9 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
         Step(kind="migrate", failpoint=f"{place}:{random.choice((1, 1, 2))}:kill9")
         for place in places
     )
+    if random.random() < 0.3:
+        cancelled = (Step(kind="cancel"),) if random.random() < 0.5 else ()
+        return (*killed, *cancelled, other)
     return (*killed, Step(kind="retry") if random.random() < 0.2 else migrate)
 
 

@@ -62,6 +62,7 @@ HEADLESS = (
     "head-drops",
     "head-hangs",
     "head-zero",
+    "head-zero-page",
     "head-no-length",
 )
 """Habits of sources whose HEAD tells no length."""
@@ -149,8 +150,10 @@ def _plain(place: str) -> str:
 
 
 def _said(played: Played) -> str:
-    """Return what the last command said, and what stands at its migration as a whole."""
-    return f"{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
+    """Return what the last command and a cancel said, and what stands at its migration as a
+    whole."""
+    cancels = "".join(run.out + run.err for run in played.reported if run.words[:1] == ("cancel",))
+    return f"{cancels}{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
@@ -165,6 +168,16 @@ def piece(held: Held, played: Played, name: str) -> bool:
 
 def _long(played: Played, name: str, held: Held) -> bool:
     return held.whole and len(held.data) in map(len, versions(played, name))
+
+
+def _named_as_overwritten(played: Played, name: str) -> bool:
+    """Say if the failure of another object says that its upload has overwritten this one. Of two
+    uploads at the same time, the server shows only afterwards that it takes one name for the
+    other."""
+    if not played.case.has("destination", "negotiates"):
+        return False
+    said = f"for {name.rpartition('/')[2]!a}, which an upload would overwrite The upload has"
+    return any(row.code == "key-collision" and said in row.reported for row in played.rows.values())
 
 
 def _of_parts(row: Row) -> bool:
@@ -207,6 +220,8 @@ def whole(played: Played) -> Iterator[str]:
             continue  # nothing but its length was said of it, or not even that
         if row is not None and _of_parts(row) and _long(played, name, held):
             continue
+        if row is not None and row.state in ARRIVED and _named_as_overwritten(played, name):
+            continue
         if row is not None and row.state in ARRIVED:
             yield f"{name!r} is {row.state}, and the object there is not a version of the source ({len(held.data)} bytes)"
         elif not told_of(name, played):
@@ -244,7 +259,7 @@ def verified(played: Played) -> Iterator[str]:
 
 def skipped(played: Played) -> Iterator[str]:
     """What is skipped was there, as somebody else's, or whole."""
-    wish = played.case.if_exists or ("changed" if played.case.tree else "overwrite")
+    wish = played.wish
     for row in played.rows.values():
         name = played.name(row.name)
         held = played.destination.shelf.get(name)
@@ -260,7 +275,9 @@ def skipped(played: Played) -> Iterator[str]:
 
 def _as_long(played: Played, name: str, held: Held) -> bool:
     """Say if it has a length of the source's, as far as its store tells lengths."""
-    reported = 0 if played.case.has("destination", "head-zero") else len(held.data)
+    reported = (
+        0 if played.case.has("destination", "head-zero", "head-zero-page") else len(held.data)
+    )
     return reported in map(len, versions(played, name))
 
 
@@ -268,13 +285,15 @@ def respected(played: Played) -> Iterator[str]:
     """With `skip` and `fail` nothing is overwritten that was there when relay came, and `changed`
     leaves what is equal."""
     case = played.case
-    wish = case.if_exists or ("changed" if case.tree else "overwrite")
-    if wish == "overwrite":
+    wishes = _wishes(played)
+    if set(wishes.values()) <= {"overwrite"}:
         return
     dated = not case.has("destination", "date-none", "date-odd") and not case.has(
         "source", "date-none", "date-odd"
     )
-    sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
+    sized = not case.has(
+        "source", "head-short", "head-zero", "head-zero-page", "list-bad-size", "source-changes"
+    )
     # WebDAV is believed that a folder does not exist. An object whose HEAD tells no length, or
     # another one, is not equal. Of two names that are one there, the second is another object.
     untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
@@ -282,13 +301,19 @@ def respected(played: Played) -> Iterator[str]:
         role == "destination" and name.startswith(untrue) for role, name in case.traits
     )
     sized &= not _lengthless(case, "source")
-    sizes = dict(case.objects) if _lengthless(case, "destination") else {}
+    # Of an empty object a HEAD with Content-Length: 0 proves nothing where GET tells no length.
+    framed = any(BY_NAME[name].group == "framing" for name in case.habits("source"))
+    unsized = (framed and case.source == "http") or _lengthless(case, "destination")
+    sizes = dict(case.objects) if unsized else {}
     for name, how in case.before:
         gone = [
             event for event in events(played, name) if event.by == "relay" and event.old is not None
         ]
         for event in gone:
             if event.old is None or event.old.by != "before" or event.why == "moved":
+                continue
+            wish = wishes.get(id(event), "overwrite")
+            if wish == "overwrite":
                 continue
             if wish in ("skip", "fail"):
                 yield f"{name!r} was overwritten in spite of {wish}"
@@ -299,15 +324,30 @@ def respected(played: Played) -> Iterator[str]:
                 and dated
                 and sized
                 and reported
+                and len(versions(played, name)) == 1
                 and event.held is not None
                 and not _unshown(played, name)
             ):
                 yield f"{name!r} was overwritten, and was equal"
 
 
+def _wishes(played: Played) -> dict[int, str]:
+    """Return the effective --if-exists of the command under which each event of the destination
+    happened, by the id of the event."""
+    found = {}
+    for number, event in enumerate(played.destination.shelf.events):
+        earlier = [wish for first, wish in played.begun if first <= number]
+        if earlier:
+            found[id(event)] = earlier[-1]
+    return found
+
+
 def _lengthless(case: Case, role: str) -> bool:
     """Say if neither HEAD nor GET tells the length of an object."""
-    framed = any(side == role and BY_NAME[name].group == "framing" for side, name in case.traits)
+    framed = any(
+        side == role and (BY_NAME[name].group == "framing" or name == "head-zero-page")
+        for side, name in case.traits
+    )
     return framed and case.has(role, *HEADLESS)
 
 
@@ -328,6 +368,20 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
                 or (written and sent.status == 404 and sent.op.kind == "get")
             )
     return bool(asked) and not any(asked)
+
+
+def current(played: Played) -> Iterator[str]:
+    """What a migration proves or writes is the object that the source had when it began, not one
+    that was replaced before."""
+    if played.replaced is None or played.migration.get("number", 0) <= played.replaced:
+        return
+    name = played.case.objects[0][0]
+    row = played.rows.get(name if played.case.tree else "")
+    now, held = played.source.shelf.get(name), played.destination.shelf.get(name)
+    if row is None or row.state != "verified" or now is None or held is None:
+        return
+    if held.by == "relay" and held.data != now.data and held.data in versions(played, name):
+        yield f"{name!r} is verified, and is the object that the source had before"
 
 
 def kept(played: Played) -> Iterator[str]:
@@ -456,7 +510,8 @@ def tidy(played: Played) -> Iterator[str]:
         row.state == "queued" for row in played.rows.values()
     )
     for name in played.destination.shelf.names():
-        if temporary(name) and not any(place.endswith(name) for place in reported) and not waits:
+        known = any(place.endswith(name) for place in reported) or waits or played.abandoned
+        if temporary(name) and not known:
             yield f"{name!r} is left, and no statement names it"
 
 
@@ -490,10 +545,10 @@ def honest(played: Played) -> Iterator[str]:
 # fmt: off
 MILD = frozenset((
     "busy-503", "busy-429", "error-500", "drops", "answer-lost", "closes-each", "interim", "head-403", "head-404",
-    "head-405", "head-500", "head-drops", "head-zero", "head-no-length", "tag-none", "tag-weak", "tag-unquoted",
+    "head-405", "head-500", "head-drops", "head-zero", "head-zero-page", "head-no-length", "tag-none", "tag-weak", "tag-unquoted",
     "tag-long", "date-none", "date-odd", "conditions-ignored", "conditions-501", "range-ignored", "digest-told",
     "digest-long", "redirects", "chunked", "trickles", "late-end", "get-cut", "flips-once", "short-once",
-    "early-2xx", "stale", "late", "put-page", "digest-of-nothing", "hides-names", "folder-404", "folder-403",
+    "early-2xx", "stale", "late", "negative-cache", "deleted-shown", "stale-get", "stale-head", "put-page", "digest-of-nothing", "hides-names", "folder-404", "folder-403",
     "folder-500", "folder-page", "list-503-once", "list-repeats", "href-url", "href-encoding", "href-absolute",
     "list-json", "lengths-untold", "propfind-405", "list-v1", "list-unsorted", "clock-skew", "trailers-501",
     "trailers-401", "trailers-400", "trailers-stored", "trailers-unheard", "checksum-echoed", "complete-error",
@@ -502,7 +557,7 @@ MILD = frozenset((
 ))
 # fmt: on
 """Habits under which everything arrives all the same."""
-UNTRUE = ("head-404", "head-zero")
+UNTRUE = ("head-404", "head-zero", "head-zero-page")
 """At a source GET decides. A destination that says so of what it was given is another matter: it
 may have lost it."""
 
@@ -522,7 +577,7 @@ def arrives(played: Played) -> Iterator[str]:
             continue
         if (
             row is not None
-            and case.if_exists == "fail"
+            and played.wish == "fail"
             and row.code == "destination-exists"
             and name in there
         ):
@@ -544,7 +599,7 @@ def _may_be_anothers(played: Played, row: Row) -> bool:
     return (
         unnamed
         and reported
-        and case.if_exists in ("skip", "fail")
+        and played.wish in ("skip", "fail")
         and case.has("destination", "flips-once")
     )
 
@@ -555,6 +610,7 @@ RULES: tuple[Rule, ...] = (
     verified,
     skipped,
     respected,
+    current,
     kept,
     accounted,
     within,

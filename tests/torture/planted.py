@@ -143,6 +143,14 @@ PLANTED: tuple[Planted, ...] = (
         ),
     ),
     Planted(
+        name="a name that a server takes for another object's is uploaded to",
+        file="relay/stores/http_reads.py",
+        old='    if side == "source" or other is None:\n        return\n    theirs',
+        new="    if True:\n        return\n    theirs",
+        traits=(("destination", "negotiates"),),
+        stores=("http", "webdav"),
+    ),
+    Planted(
         name="a checksum behind the bytes that is refused by another code is not left out",
         file="relay/stores/s3/quirks.py",
         old="        if not (refusal.has_checksum and refusal.can_mean_checksum):",

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from simulators.liars.dav import DavLiar
 from simulators.liars.folder import OUTSIDE, FolderLiar
 from simulators.liars.manners import Manners
 from simulators.liars.operations import Op, Sent
@@ -21,7 +22,7 @@ from simulators.liars.shelf import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
-from tests.torture.judge import RULES, arrives, told_of
+from tests.torture.judge import RULES, arrives, current, respected, told_of
 from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
@@ -155,6 +156,138 @@ def test_a_file_outside_and_a_pipe_are_left_alone(tmp_path: Path) -> None:
     (destination.outside / "new").write_bytes(b"x")
     destination.look()
     assert len(broken(source, destination)) == 2
+
+
+# -- other names, caches and nodes
+
+
+def sent(store: Liar, method: str, path: str, body: bytes = b"", **fields: str) -> tuple[int, str]:
+    """Return the status of a request, and the Content-Location or the body of its answer."""
+    headers = {"Authorization": "Bearer TWO", **{name.title(): fields[name] for name in fields}}
+    with closing(HTTPConnection("127.0.0.1", store.port, timeout=10)) as connection:
+        connection.request(method, path, body or None, headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        return answer.status, answer.getheader("Content-Location") or text
+
+
+def test_a_missing_name_is_taken_for_one_with_an_ending() -> None:
+    with DavLiar("destination", Manners(("negotiates",), 1), {"TWO"}) as store:
+        store.shelf.put("read.me", b"theirs", "before")
+        store.shelf.put("part", b"ours", "relay")
+        assert sent(store, "HEAD", "/d/read") == (200, "read.me")
+        assert sent(store, "HEAD", "/d/rea")[0] == 404
+        assert "/d/read.me</D:href>" in sent(store, "PROPFIND", "/d/read", depth="0")[1]
+        moved = {"destination": f"http://127.0.0.1:{store.port}/d/read"}
+        assert sent(store, "MOVE", "/d/part", overwrite="F", **moved)[0] == 412
+        assert sent(store, "PUT", "/d/read", b"ours")[0] == 204
+        assert store.shelf.names() == ["part", "read.me"]
+        assert store.manners.met["negotiates"] >= 4
+
+
+@pytest.mark.parametrize(
+    ("habit", "listed"), [("folds-case", {"sub/", "SUB/"}), ("folds-folders", {"sub/"})]
+)
+def test_a_folder_of_a_folding_store_has_each_spelling_or_one(habit: str, listed: set[str]) -> None:
+    with PlainLiar("destination", Manners((habit,), 1), {"TWO"}) as store:
+        store.shelf.put("sub/x", b"one", "before")
+        store.shelf.put("SUB/y", b"two", "before")
+        store.shelf.put("sub/Y", b"three", "relay")
+        assert {name for name, _ in store.rows("")} == listed
+        assert {held.data for held in map(store.shelf.get, store.shelf.names()) if held} == {
+            b"one",
+            b"three",
+        }
+        assert store.shelf.has_folder("SUB")
+
+
+@pytest.mark.parametrize(
+    ("habit", "get", "head", "listing"),
+    [
+        ("stale", b"old", b"old", b"old"),
+        ("stale-get", b"old", b"new", b"new"),
+        ("stale-head", b"new", b"old", b"new"),
+    ],
+)
+def test_an_old_object_is_shown_for_a_while(
+    habit: str, get: bytes, head: bytes, listing: bytes
+) -> None:
+    with PlainLiar("destination", Manners((habit,), 1), {"TWO"}) as store:
+        store.shelf.put("a", b"old", "before")
+        store.shelf.put("a", b"new", "relay")
+        shown = [store.seen("a", kind) for kind in ("get", "head", "list")]
+        assert [held and held.data for held in shown] == [get, head, listing]
+        store.shelf.settle()
+        assert [store.seen("a", kind) for kind in ("get", "head")] == [store.shelf.get("a")] * 2
+
+
+def test_a_404_is_repeated_where_it_was_given_before() -> None:
+    with PlainLiar("destination", Manners(("negative-cache",), 1), {"TWO"}) as store:
+        assert sent(store, "HEAD", "/d/a")[0] == 404
+        for name in ("a", "b"):
+            store.shelf.put(name, b"new", "relay")
+        assert [sent(store, "GET", f"/d/{name}")[0] for name in ("a", "b")] == [404, 200]
+        assert store.seen("a") is not None  # a listing is no cached answer
+
+
+def test_a_deleted_object_is_shown_for_a_while() -> None:
+    with PlainLiar("destination", Manners(("deleted-shown",), 1), {"TWO"}) as store:
+        store.shelf.put("a", b"data", "before")
+        store.shelf.delete("a", "relay")
+        assert sent(store, "GET", "/d/a") == (200, "data")
+        store.shelf.settle()
+        assert sent(store, "GET", "/d/a")[0] == 404
+
+
+def test_each_of_two_nodes_refuses_the_tag_of_the_other() -> None:
+    with PlainLiar("source", Manners(("tag-nodes",), 1), {"TWO"}) as store:
+        store.shelf.put("a", b"data", "source")
+        store.node.number = 0
+        tag = store.tag(store.shelf.get("a"))  # type: ignore[arg-type]
+        statuses = [sent(store, "GET", "/d/a", **{"if-match": tag or ""})[0] for _ in range(4)]
+        assert statuses == [200, 412, 200, 412]
+
+
+def test_the_first_move_of_an_object_loses_its_end() -> None:
+    with DavLiar("destination", Manners(("move-cut",), 1), {"TWO"}) as store:
+        for expected in (b"si", b"six"):
+            store.shelf.put("part", b"six", "relay")
+            where = {"destination": f"http://127.0.0.1:{store.port}/d/a"}
+            assert sent(store, "MOVE", "/d/part", overwrite="T", **where)[0] in (201, 204)
+            held = store.shelf.get("a")
+            assert held is not None and held.data == expected
+
+
+# -- histories
+
+
+@pytest.mark.parametrize(("wish", "number"), [("skip", 1), ("overwrite", 0)])
+def test_the_wish_of_each_command_counts(tmp_path: Path, wish: str, number: int) -> None:
+    """The first command may overwrite; the second has the other wish."""
+    source, destination = stores(tmp_path)
+    for name in ("a", "b"):
+        destination.shelf.put(name, b"theirs", "before")
+    destination.shelf.put("a", b"ours", "relay")
+    made = case(if_exists="overwrite", before=(("a", "longer"), ("b", "longer")))
+    played = Played(case=made, source=source, destination=destination, secrets={})
+    played.begun = [(2, "overwrite"), (3, wish)]
+    destination.shelf.put("b", b"ours", "relay")
+    assert len(list(respected(played))) == number
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, 0), (2, 1)])
+def test_a_later_migration_writes_the_object_that_has_replaced_one(
+    tmp_path: Path, number: int, said: int
+) -> None:
+    source, destination = stores(tmp_path)
+    for data in (b"old", b"new"):
+        source.shelf.put("a", data, "source")
+    destination.shelf.put("a", b"old", "relay")
+    rows = {"a": Row("a", "verified", "", "", "", "")}
+    made = case(objects=(("a", 3),))
+    played = Played(case=made, source=source, destination=destination, secrets={}, rows=rows)
+    played.replaced, played.migration = 1, {"number": number}
+    assert len(list(current(played))) == said
 
 
 # -- names, links and credentials

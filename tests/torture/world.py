@@ -33,8 +33,9 @@ from tests.torture.served import VERBS, serve
 
 Store = Liar | FolderLiar
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
-OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
-"""When the source's objects were made, and when those that lie at the destination were."""
+OLDER, OLD, NEWER = 1_690_000_000.0, 1_700_000_000.0, 1_750_000_000.0
+"""When an object that replaces one of the source was made, when the source's objects were, and when
+those that lie at the destination were."""
 COMMAND_SECONDS = 150.0
 """Seconds after which a command counts as hung."""
 TOLD = 3
@@ -74,6 +75,13 @@ class Played:
     """The commands that say what has become of it."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
+    begun: list[tuple[int, str]] = field(default_factory=list)
+    """For each command, the number of events at the destination before it, and its effective
+    --if-exists."""
+    replaced: int | None = None
+    """The number of migrations before an object of the source was replaced."""
+    abandoned: bool = False
+    """Whether an earlier migration is neither over nor resumed: it knows of what it left."""
     over: bool = False
     """Whether every migration is over and well: then its ledger keeps no secret of it."""
     uploads: frozenset[str] = frozenset()
@@ -87,6 +95,11 @@ class Played:
     def last(self) -> Ended:
         """The last command."""
         return self.runs[-1]
+
+    @property
+    def wish(self) -> str:
+        """The effective --if-exists of the last command."""
+        return self.begun[-1][1] if self.begun else self.case.wish(self.case.steps[-1])
 
     @property
     def output(self) -> str:
@@ -246,10 +259,11 @@ def _configure(folder: Path, source: Store, destination: Store, secrets: Mapping
     (folder / "relay.toml").write_text(text)
 
 
-def words_of(case: Case, played: Played) -> list[str]:
-    """Return the command line of a case."""
-    words = ["migrate", "--json", "--verify", case.verify]
-    words += ["--if-exists", case.if_exists] if case.if_exists else []
+def words_of(case: Case, step: Step, played: Played) -> list[str]:
+    """Return the command line of a step."""
+    if_exists, verify = case.options(step)
+    words = ["migrate", "--json", "--verify", verify]
+    words += ["--if-exists", if_exists] if if_exists else []
     words += ["-r"] if case.tree else []
     return [*words, *_places(case, played)]
 
@@ -271,10 +285,11 @@ def _places(case: Case, played: Played) -> list[str]:
     return [*words, *places]
 
 
-def _order(case: Case, played: Played) -> dict[str, Any]:
+def _order(case: Case, step: Step, played: Played) -> dict[str, Any]:
     """Return the request to a server that asks for the same as the command line."""
-    order: dict[str, Any] = {"recursive": case.tree, "verify": case.verify}
-    return order | ({"if_exists": case.if_exists} if case.if_exists else {}) | _ends(case, played)
+    if_exists, verify = case.options(step)
+    order: dict[str, Any] = {"recursive": case.tree, "verify": verify}
+    return order | ({"if_exists": if_exists} if if_exists else {}) | _ends(case, played)
 
 
 def _ends(case: Case, played: Played) -> dict[str, Any]:
@@ -306,22 +321,46 @@ def _played(
         _put(played.source, "grown.txt", content(case.seed, "grown.txt", 30), "source", OLD)
         _look(played)
         return True
+    if step.kind == "replace":
+        _replace(case, played, folder)
+        return True
+    if step.kind == "cancel":
+        ended = zygote.begin(["cancel", "1"], folder, environment).wait(COMMAND_SECONDS)
+        played.reported.append(ended)
+        _look(played)
+        return ended.code is not None
     if step.kind == "fresh":
         _renew(played, folder)
+    played.begun.append((len(played.destination.shelf.events), case.wish(step)))
     # To a server, a second request is another migration.
     telling = step.kind == "fresh" and (step.how == "reported" or case.served)
     verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or telling else None
     fresh = _ends(case, played) if telling else {}
     if case.served:
-        played.runs.append(serve(_order(case, played), zygote, folder, environment, verb, fresh))
+        played.runs.append(
+            serve(_order(case, step, played), zygote, folder, environment, verb, fresh)
+        )
     else:
         env = {**environment, "RELAY_FAILPOINT": step.failpoint} if step.failpoint else environment
         if verb is not None:
             words = [verb, "1", *(_places(case, played) if fresh else ())]
             played.runs.append(zygote.begin(words, folder, env).wait(COMMAND_SECONDS))
-        played.runs.append(zygote.begin(words_of(case, played), folder, env).wait(COMMAND_SECONDS))
+        played.runs.append(
+            zygote.begin(words_of(case, step, played), folder, env).wait(COMMAND_SECONDS)
+        )
     _look(played)
     return played.last.code is not None
+
+
+def _replace(case: Case, played: Played, folder: Path) -> None:
+    """Put another object of the same size, and of an older date, in the place of the source's first
+    one, if that is there."""
+    name, size = case.objects[0]
+    if played.source.shelf.get(name) is None:
+        return
+    _put(played.source, name, content(case.seed, f"replaced {name}", size), "source", OLDER)
+    with closing(sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)) as ledger:
+        played.replaced = ledger.execute("select count(*) from migrations").fetchone()[0]
 
 
 def _look(played: Played) -> None:
@@ -395,6 +434,12 @@ def _read_ledger(played: Played, path: Path) -> None:
             else:
                 played.earlier.append(kept)
         states = {row["state"] for row in ledger.execute("select state from migrations")}
+        played.abandoned = bool(
+            ledger.execute(
+                "select 1 from migrations where id != ? and state in ('running', 'paused')",
+                (found["id"],),
+            ).fetchone()
+        )
         played.over = states <= {"succeeded", "cancelled"}
         played.uploads = frozenset(
             row["upload_id"] for row in ledger.execute("select upload_id from uploads")
