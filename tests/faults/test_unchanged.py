@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from relay.receipt import State
+from relay.engine.transfer.context import ObjectHints
+from relay.errors import IntegrityMismatch, SourceChanged
+from relay.receipt import State, Version
 from simulators.liars.dav import DavLiar
 from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from tests.conftest import Engine
+from tests.faults.buckets import Bucket, many, place
 from tests.faults.clouds import DATA, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import hurried
@@ -132,3 +135,37 @@ def test_a_head_of_no_length_does_not_make_an_object_empty(
     with Peer(serving(Cloud(), sending(got, data), head)) as source, Peer(there) as peer:
         outcome = engine.migrate(source.url("/a"), peer.url("/b"), if_exists="changed")
     assert (outcome.state, there.objects) == (state, {b"/b": data})
+
+
+@pytest.mark.parametrize(
+    ("promised", "reported", "error"),
+    [
+        (Version(len(DATA) + 1), len(DATA), SourceChanged),
+        (Version(len(DATA), digests={"crc64nvme": bytes(8)}), len(DATA), IntegrityMismatch),
+        (Version(len(DATA)), len(DATA), None),
+        (Version(len(DATA)), 0, None),
+    ],
+    ids=["size", "digest", "equal", "no length"],
+)
+def test_a_small_object_that_a_list_describes_otherwise_is_not_unchanged(
+    engine: Engine, promised: Version, reported: int, error: type[Exception] | None
+) -> None:
+    """Source and destination agree, and both differ from the list."""
+    dated = f"Last-Modified: {formatdate(OLD, usegmt=True)}\r\n\r\n".encode()
+    head, got = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % length + dated
+        for length in (reported, len(DATA))
+    )
+    dates = (f"Last-Modified: {formatdate(NEW, usegmt=True)}",)
+    bucket = Bucket(whole=DATA, sums=True, fields=dates)
+    source = serving(Cloud(), sending(got, DATA), head)
+    with Peer([source] * 9) as peer, Peer(many(bucket)) as there:
+        plan = engine.plan(peer.url("/a"), place(there), if_exists="changed")
+        transfer = replace(
+            engine.runner.transfer(plan), known=ObjectHints(listed=promised, promised=promised)
+        )
+        if error is None:
+            assert engine.runner.run(transfer).state is State.SKIPPED
+            return
+        with pytest.raises(error):
+            engine.runner.run(transfer)

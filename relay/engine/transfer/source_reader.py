@@ -94,9 +94,9 @@ class SourceReader:
 
     def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
         """Return the source's own description. `found` needs a HEAD only if it is None, or comes
-        from a listing."""
+        from a listing. Raises SourceChanged as `pin_version`."""
         if found is None or found is self._hint:
-            return self._inspect()
+            return self._head()
         return found
 
     def _inspect(self) -> ObjectInfo | None:
@@ -143,10 +143,9 @@ class SourceReader:
 
     def _head(self) -> ObjectInfo | None:
         found = self._inspect()
-        if found is None:
-            return None
-        if found.version.size:  # some servers answer 0 for an unknown length
-            self._check_against_listing(found)
+        if found is None or found.version.size == 0:  # some servers answer 0 for an unknown length
+            return found
+        self._check_against_listing(found)
         return check_against_list(found, self._context.known.promised)
 
     def _read_first_byte(self, destination: Destination) -> ObjectInfo | None:
