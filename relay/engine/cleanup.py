@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from relay.config import Limits
+from relay.engine.inspection import inspect_object
 from relay.errors import (
     CertificateRefused,
     ConnectFailed,
@@ -109,17 +110,16 @@ def remove_failed_upload(
         wait()
         try:
             failure = None
-            found = destination.head(broken.place)
-            if isinstance(found, UnknownObject):
-                raise found.why
-            there = found.version
+            there, is_new = _inspect_place(destination, broken)
             whole = (
                 there.size in (None, broken.length, broken.sent) and there != broken.before.version
             )
-            if broken.may_be(there) and not remove_piece(
-                destination, broken.place, there, is_piece
-            ):
-                return False  # another writer has replaced it
+            if broken.may_be(there):
+                whole = False
+                if not is_new:
+                    raise DestinationLost("nothing shows that it was not there before")
+                if not remove_piece(destination, broken.place, there, is_piece):
+                    return False  # another writer has replaced it
         except NotFound:
             whole = False
         except (
@@ -136,6 +136,18 @@ def remove_failed_upload(
     if failure is not None:
         _add_remains_hint(error, "A partial object", broken.place, failure.message)
     return whole
+
+
+def _inspect_place(destination: Destination, broken: FailedUpload) -> tuple[Version, bool]:
+    """Return the existing version, and whether the state from before the upload is certain: a
+    server without HEAD answers it 404 in any case. Raises StoreError."""
+    found = destination.head(broken.place)
+    is_certain = isinstance(found, ObjectInfo) or not broken.before.assumed
+    if isinstance(found, UnknownObject):
+        found = inspect_object(destination, broken.place)
+    if isinstance(found, UnknownObject):
+        raise found.why
+    return found.version, is_certain
 
 
 def remove_piece(

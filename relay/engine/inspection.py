@@ -75,7 +75,8 @@ def inspect_prior_state(destination: Destination, place: Location, needed: bool)
     """Return the state of the destination before the upload. Raises StoreError, except NotFound.
 
     Unless the state is `needed`, one HEAD is enough, and a permanent refusal means that the state
-    is unknown; but KeyCollision is raised."""
+    is unknown; but KeyCollision is raised. A 404 to HEAD, of a server that may not support HEAD, is
+    then only `assumed`."""
     try:
         found = inspect_object(destination, place) if needed else destination.head(place)
     except NotFound:
@@ -85,7 +86,8 @@ def inspect_prior_state(destination: Destination, place: Location, needed: bool)
             raise
         return PriorState(known=False)
     if isinstance(found, UnknownObject):
-        return PriorState(known=not needed and isinstance(found.why, NotFound))
+        absent = not needed and isinstance(found.why, NotFound)
+        return PriorState(known=absent, assumed=absent)
     return PriorState(known=True, version=found.version)
 
 

@@ -204,7 +204,7 @@ class PriorState:
     that version is ours."""
     assumed: bool = False
     """It was not recorded: the destination of the tree was found empty, and the object was claimed
-    before."""
+    before. Or only a HEAD was answered 404, which the server may not support."""
     remains: Mapping[str, str] = field(default_factory=dict)
     """Leftovers of ours that may be at the destination, by their location, from the last
     settlement."""

@@ -11,16 +11,20 @@ import pytest
 
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import (
+    ConnectionLost,
     IntegrityMismatch,
     PreconditionFailed,
     RedirectRefused,
     SourceUnstable,
+    Unavailable,
 )
 from relay.receipt import State
 from tests.conftest import Engine
+from tests.end_to_end.terminal import Terminal
 from tests.faults.buckets import Bucket, many, place
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, asked, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.shelf import Shelf as Keys
 from tests.faults.test_ours import THEIRS, hurried, plant
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
@@ -210,3 +214,77 @@ def test_an_altered_object_is_no_existing_one_in_the_next_command(
     ends = (1, {"failed": 1}) if kept else (0, {"verified": 1})
     assert (code, reported["objects"]) == ends
     assert dav.objects[b"/to/a"] == (THEIRS if kept else DATA)
+
+
+LATER = b"Thu, 07 Nov 2199 10:00:00 GMT"
+DATED = GET_HEAD[:-2] + b"Last-Modified: Tue, 10 Nov 2020 10:00:00 GMT\r\n\r\n"
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_without_a_ledger_a_damaged_upload_is_not_unchanged(
+    patient: Engine, answered: bool
+) -> None:
+    """It has the size of the source and is newer; only its bytes show the damage."""
+    shelf, uploads = Once(tagged=False, dated=LATER), count()
+    if answered:
+        shelf = Shelf(tagged=False, dated=shelf.dated)
+        shelf.damages = lambda data: data if next(uploads) else data[:-1] + b"!"
+    source = serving(Cloud(), sending(DATED, DATA), head=DATED)
+    with Peer([source] * 9) as peer, Peer([shelf] * 9) as there:
+        outcome = patient.migrate(peer.url("/a"), there.url("/a"), if_exists="changed")
+    assert (outcome.state, shelf.objects) == (State.VERIFIED, {b"/a": DATA})
+
+
+@pytest.mark.parametrize("then", ["skip", "changed"])
+def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> None:
+    """A 404 to HEAD of a server without HEAD does not mean that nothing was stored."""
+    shelf = Once(refused={b"HEAD": empty(404)}, dated=LATER)
+    folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer([shelf] * 60) as there:
+        words = ("migrate", str(folder / "a"), there.url("/to/a"))
+        code, _, said = terminal.run(*words)
+        assert (code, "What was sent may remain" in said) == (1, True)
+        assert terminal.run(*words, "--if-exists", then)[0] == (1 if then == "skip" else 0)
+    assert shelf.objects[b"/to/a"] == (DATA[:-1] + b"!" if then == "skip" else DATA)
+
+
+def test_without_head_a_prior_object_is_no_piece_of_a_broken_upload(engine: Engine) -> None:
+    """An older version of a log has its first bytes. The server keeps it if an upload breaks."""
+
+    class Keeping(Shelf):
+        def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+            talk.body(len(DATA) - 1000)
+            talk.reset()
+            return False
+
+    shelf = Keeping({b"/a": DATA[:1000]}, refused={b"HEAD": empty(404)})
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 9) as there:
+        with pytest.raises(ConnectionLost) as caught:
+            engine.migrate(source.url("/a"), there.url("/a"))
+    assert caught.value.remains.keys() == {there.url("/a")}
+    assert shelf.objects == {b"/a": DATA[:1000]}
+
+
+class Garbling(Keys):
+    """It damages a copy, and its answer to it is not HTTP."""
+
+    def __call__(self, talk: Talk) -> None:
+        for request, body in asked(talk):
+            method, target = request.decode().split(" ", 2)[:2]
+            done = self._done(method, target.removeprefix("/bucket/"), request, body)
+            if b"x-amz-copy-source:" in request:
+                self.objects["b"], done = b"damaged", b"HTTP/1.1 2xx X\r\n\r\n"
+            talk.send(done.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            return
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_a_copy_with_an_unreadable_answer_is_no_existing_object(
+    engine: Engine, if_exists: str
+) -> None:
+    keys = Garbling({"a": DATA})
+    with Peer([keys] * 20) as peer:
+        old, new = (replace(place(peer), target=f"/bucket/{key}") for key in "ab")
+        with pytest.raises(Unavailable) as caught:
+            engine.migrate(old, new, if_exists=if_exists)
+    assert caught.value.remains.keys() == {"s3://bucket/b"}

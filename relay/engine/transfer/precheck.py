@@ -100,7 +100,11 @@ class DestinationCheck:
         if not before.known and context.if_absent and not destination.honours_preconditions(place):
             raise undescribed(place)
         was = progress.before.version if progress.before is not None else None
-        if before.known and (before.version is None or is_same(was, before.version)):
+        if before.version is None:
+            is_unchanged = before.known and not before.assumed
+        else:
+            is_unchanged = is_same(was, before.version)
+        if is_unchanged:
             progress.note_absent(place)
         progress.answered |= before.known and (
             before.version is not None or place.store not in LISTED
@@ -213,11 +217,11 @@ class DestinationCheck:
             raise error
         place = self._target.place
         self._progress.remains |= error.remains  # keep its leftovers, however it is handled
-        if self._progress.sendings > 1:
+        if self._progress.sendings > 1 or self._progress.unproved is not None:
             raise Unavailable(
                 f"an object appeared at {place} while it was sent again: {error.message}",
                 side="destination",
-                hint="An earlier attempt may have arrived late; run it again to check.",
+                hint="It may be ours, of a request whose answer was lost; run it again to check.",
             ) from None
         if self._is_absent():
             self._progress.note_unsent()
@@ -386,7 +390,7 @@ class DestinationCheck:
             return False
         if context.known.begun:
             return True
-        matters = context.journal is not None or context.if_absent
+        matters = context.journal is not None or context.if_exists is not IfExists.OVERWRITE
         return matters and progress.attempt > 1 and progress.sendings > 0
 
     def _skip_if_already_sent(self, there: Version, found: ObjectInfo | None) -> Outcome | None:

@@ -187,14 +187,15 @@ class Uploader:
         is_post = target.place.method == "POST"
         self._progress.close()
         self._progress.resent += body.count
-        stays = True
+        stays, is_checked = True, False
         if not (is_post or target.publishes_atomically or _is_unsent(body, error)):
             assert target.before is not None, "the place is inspected before anything is sent"
             broken = FailedUpload(
                 place=target.place, before=target.before, sent=body.count, length=body.length
             )
+            is_checked = True
             stays = self._remove_broken_upload(broken, opened.version, error)
-        if stays and _may_be_whole(body, error):
+        if stays and (_may_be_whole(body, error) or (is_checked and not body.complete)):
             if is_post:  # the next attempt does not replace it
                 why = "its answer does not say if it was stored"
                 error.leave("What was sent", target.place, why)
