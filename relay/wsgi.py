@@ -74,7 +74,7 @@ def _opened(address: str, checked: bool) -> Ledger:
 start_logging()
 _accepted = accepted()
 _settings = _accepted.settings
-_runner = TransferEngine(_settings)
+_engine = TransferEngine(_settings)
 _ledger = _opened(_settings.ledger_url(), checked=bool(_accepted.addresses))
-_claimer = Worker(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
-app = create_app(_runner, _accepted.tokens, ledger_context(_ledger, _claimer, _settings.waiters))
+_worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)
+app = create_app(_engine, _accepted.tokens, ledger_context(_ledger, _worker, _settings.waiters))

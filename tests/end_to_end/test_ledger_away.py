@@ -72,7 +72,7 @@ def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: 
         assert command.poll() is None, command.communicate()
         time.sleep(0.02)
     postgres.control("stop", "-m", "fast")
-    time.sleep(2)  # what is shown of it must outlast an outage that the claimer outlasts
+    time.sleep(2)  # what is shown of it must outlast an outage that the worker outlasts
     assert command.poll() is None, command.communicate()
     postgres.again()
     out, err = command.communicate(timeout=120)
@@ -183,16 +183,16 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
     """No worker would run accepted migrations then: readyz and the log say so, without possible
     secrets."""
     ledger, runner, _ = accepted(tmp_path)
-    claimer = Worker(ledger, runner, 1)
+    worker = Worker(ledger, runner, 1)
 
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("planted-secret")
 
     monkeypatch.setattr(ledger, "settle_and_claim", broken)
-    _run_worker(ledger_context(ledger, claimer, 1))
-    assert claimer.trouble is not None and claimer.trouble.status == 500
-    assert "RuntimeError" in claimer.trouble.message and "planted" not in claimer.trouble.message
-    ready = create_app(runner, (), ledger_context(ledger, claimer, 1)).test_client().get("/readyz")
+    _run_worker(ledger_context(ledger, worker, 1))
+    assert worker.trouble is not None and worker.trouble.status == 500
+    assert "RuntimeError" in worker.trouble.message and "planted" not in worker.trouble.message
+    ready = create_app(runner, (), ledger_context(ledger, worker, 1)).test_client().get("/readyz")
     assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
     ledger.close()
 
@@ -248,20 +248,20 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, runner, id = accepted(tmp_path)
-    claimer = Worker(ledger, runner, 1, id)
-    claimer._lease.renew()
-    monkeypatch.setattr(claimer._lease, "renew", lambda: True)
+    worker = Worker(ledger, runner, 1, id)
+    worker._lease.renew()
+    monkeypatch.setattr(worker._lease, "renew", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
     reported: list[str] = []
     looks: list[str | None] = []
 
     def look() -> None:
-        looks.append(claimer.trouble and claimer.trouble.message)
+        looks.append(worker.trouble and worker.trouble.message)
         if reported and len(looks) > 20:
-            claimer.stop()
+            worker.stop()
 
-    work(claimer, look, 0.05, reported.append)
+    work(worker, look, 0.05, reported.append)
     ledger.close()
     assert (
         len(reported) == 1
@@ -321,15 +321,15 @@ folder = sys.argv[1]
 Path(folder, "from").mkdir()
 runner = TransferEngine(Settings(local_folders=folder))
 ledger = Ledger.connect(f"sqlite:///{folder}/l.db", SERVER)
-claimer = Worker(ledger, runner, 1)
-works = LedgerContext(ledger, claimer, Waiters(9), PollCache(ledger.migration, 0.0))
+worker = Worker(ledger, runner, 1)
+works = LedgerContext(ledger, worker, Waiters(9), PollCache(ledger.migration, 0.0))
 client = create_app(runner, (), works).test_client()
 order = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
 made = client.post("/migrate", json=order, environ_base={"REMOTE_ADDR": "127.0.0.1"})
 id = made.get_json()["id"]
-claimer.trouble = LedgerFailed("database or disk is full")
+worker.trouble = LedgerFailed("database or disk is full")
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
-claimer.trouble = None
+worker.trouble = None
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
 def away(id):
     raise LedgerFailed("database or disk is full")

@@ -49,10 +49,10 @@ def accepted(ledger: Ledger, folder: Path, runner: TransferEngine) -> str:
 
 def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     """Work on a migration until it has ended."""
-    claimer = Worker(ledger, runner, 1, id)
+    worker = Worker(ledger, runner, 1, id)
     with gevent.Timeout(30):
-        claimer.run()
-    assert claimer.active == {}
+        worker.run()
+    assert worker.active == {}
     assert runner.running == set()
     assert runner.slots.held == 0
 
@@ -319,15 +319,15 @@ def test_f76_a_poll_without_an_answer_happens_once(
             raise
 
     monkeypatch.setattr(Ledger, "settle_and_claim", failing)
-    claimer = Worker(ledger, runner, 4, id)
+    worker = Worker(ledger, runner, 4, id)
     with gevent.Timeout(60):
-        claimer.run()
+        worker.run()
     rows = ledger.page(id)
     assert [(row.state, row.level) for row in rows] == [("verified", "read_back")] * 60
     assert raised == [error]
     assert len(commits) == 60
     assert ledger.migration(id).tally == {"verified": Count(60, 60 * len(DATA))}
-    assert claimer.trouble is None
+    assert worker.trouble is None
     assert ledger.migration(id).state == "succeeded"
 
 
@@ -348,11 +348,11 @@ def test_a_new_worker_claims_only_for_its_slots(
         return publish(*args, **options)
 
     monkeypatch.setattr(LocalStore, "publish", held)
-    claimer = Worker(ledger, runner, 3, id)
-    working = gevent.spawn(claimer.run)
+    worker = Worker(ledger, runner, 3, id)
+    working = gevent.spawn(worker.run)
     with gevent.Timeout(60):
         begun.wait()
-        claimer.wake()
+        worker.wake()
         while ledger.migration(id).listing != "done":
             gevent.sleep(0)
         assert ledger.migration(id).count_in("running").objects == 3
@@ -386,7 +386,7 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
-    claimer = Worker(ledger, runner, 1, id, lease_seconds=0.4)
+    worker = Worker(ledger, runner, 1, id, lease_seconds=0.4)
 
     def held(*args: Any, **options: Any) -> Any:
         begun.set()
@@ -394,16 +394,16 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
         return publish(*args, **options)
 
     def renewing(self: Ledger, seconds: float) -> bool:
-        if claimer.stopping:
+        if worker.stopping:
             gate.set()
         return renew(self, seconds)
 
     monkeypatch.setattr(LocalStore, "publish", held)
     monkeypatch.setattr(Ledger, "renew", renewing)
-    working = gevent.spawn(claimer.run)
+    working = gevent.spawn(worker.run)
     with gevent.Timeout(60):
         begun.wait()
-        claimer.stop()
+        worker.stop()
         working.get()
     (row,) = ledger.page(id)
     assert (row.state, row.attempts) == ("verified", 1)
@@ -418,11 +418,11 @@ class Turns:
 
     count: int = 0
 
-    def more(self, claimer: Worker, count: int) -> None:
+    def more(self, worker: Worker, count: int) -> None:
         """Wait until it has asked that often again."""
         until = self.count + count
         while self.count < until:
-            claimer.wake()
+            worker.wake()
             gevent.sleep(0.01)
 
 
@@ -478,21 +478,21 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
                 pinned=pinned,
             ),
         )
-        claimer = Worker(ledger, runner, 2, id)
-        working = gevent.spawn(claimer.run)
+        worker = Worker(ledger, runner, 2, id)
+        working = gevent.spawn(worker.run)
         with gevent.Timeout(60):
             sharing.wait()
             hand_back_suspect(other, suspect)
-            turns.more(claimer, 3)
+            turns.more(worker, 3)
             assert [row.state for row in ledger.page(id)] == ["running", "queued"]
             sharing.clear()
             enough.set()
             begun.wait()
             sharing.clear()
             enough.clear()
-            later = claimer.clock() + 2 * JOIN_SECONDS
-            while claimer.clock() < later:
-                turns.more(claimer, 1)
+            later = worker.clock() + 2 * JOIN_SECONDS
+            while worker.clock() < later:
+                turns.more(worker, 1)
             assert not sharing.is_set()
             gate.set()
             enough.set()
@@ -529,16 +529,16 @@ def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Pa
     with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         id = ledger.create(order.spec(runner.remotes))[0].id
-        claimer = Worker(ledger, runner, 2, id)
+        worker = Worker(ledger, runner, 2, id)
         other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
-        working = gevent.spawn(claimer.run)
+        working = gevent.spawn(worker.run)
         with gevent.Timeout(60):
-            while not claimer.active:
+            while not worker.active:
                 gevent.sleep(0.01)
-            first = claimer.active[1].claim
+            first = worker.active[1].claim
             assert ledger.renew(-1)
             assert other.reclaim() == 1
-            while first in [active.claim for active in claimer.active.values()]:
+            while first in [active.claim for active in worker.active.values()]:
                 gevent.sleep(0.01)  # it is claimed once more, and begins
             while ledger.page(id)[0].state == "running" and not ledger.database.run(
                 lambda c: c.execute(select(runners)).all(), write=False
@@ -548,5 +548,5 @@ def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Pa
             working.get()
         other.close()
         assert [(row.state, row.error) for row in ledger.page(id)] == [("verified", None)]
-        assert claimer.active == {}
+        assert worker.active == {}
         assert cloud.objects == {b"/to": CLOUD_DATA}

@@ -546,8 +546,8 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
             Endpoint(here.url("/f/")), Endpoint(there.url("/to/")), recursive=True
         )
         id = ledger.create(order.spec(runner.remotes))[0].id
-        claimer = Worker(ledger, runner, 1, id)
-        working = gevent.spawn(claimer.run)
+        worker = Worker(ledger, runner, 1, id)
+        working = gevent.spawn(worker.run)
         with gevent.Timeout(10):
             while not (reported := ledger.migration(id).retried):
                 gevent.sleep(0.02)
@@ -584,7 +584,7 @@ def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, ve
             ].id
             for source in (Endpoint(here.url("/f/")), Endpoint(f"{tmp_path}/from/"))
         ]
-        working = gevent.spawn((claimer := Worker(ledger, runner, 1)).run)
+        working = gevent.spawn((worker := Worker(ledger, runner, 1)).run)
         with gevent.Timeout(30):
             while not ledger.migration(ids[0]).retried:
                 gevent.sleep(0.02)
@@ -593,7 +593,7 @@ def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, ve
                 gevent.sleep(0.02)
         assert ledger.migration(ids[1]).state == "succeeded"
         assert ledger.migration(ids[0]).listing == "due"
-        claimer.stop()
+        worker.stop()
         working.join(20)
         runner.wire.pool.close()
 
@@ -616,7 +616,7 @@ def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: P
             recursive=True,
         )
         id = ledger.create(order.spec(runner.remotes))[0].id
-        working = gevent.spawn((claimer := Worker(ledger, runner, 1, id)).run)
+        working = gevent.spawn((worker := Worker(ledger, runner, 1, id)).run)
         with gevent.Timeout(10):
             while not (reported := ledger.migration(id).retried):
                 gevent.sleep(0.02)
@@ -626,6 +626,6 @@ def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: P
             "destination",
         )
         assert "503" in reported[0]["detail"]
-        claimer.stop()
+        worker.stop()
         working.join(20)
         runner.wire.pool.close()

@@ -222,13 +222,13 @@ def test_an_unknown_location_waits_and_never_fails(
         else {"local_folders": str(tmp_path)}
     )
     other = TransferEngine(Settings(**{**folders, "egress_allow": "127.0.0.1", **OTHERS[what]}))
-    claimer = Worker(ledger, other, 1, id)
-    job = gevent.spawn(claimer.run)
+    worker = Worker(ledger, other, 1, id)
+    job = gevent.spawn(worker.run)
     with gevent.Timeout(30):
         while (row := ledger.page(id)[0]).attempts == 0 or row.state != "queued":
             gevent.sleep(0.01)
         if kind is None:  # another kind of runner has its turn
-            claimer.stop()
+            worker.stop()
         job.join()
     found = ledger.migration(id)
     assert {state for state in found.tally} == {"queued"}
