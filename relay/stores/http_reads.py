@@ -14,6 +14,7 @@ from relay.digest import WANT
 from relay.errors import (
     ConnectionLost,
     KeyCollision,
+    RangeIgnored,
     RedirectRefused,
     Rejected,
     RelayError,
@@ -92,8 +93,18 @@ class HttpReads:
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
         """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section
-        13.1.1)."""
+        13.1.1).
+
+        Some servers do not understand their own tag there (SeaweedFS's WebDAV sends it without
+        quotes): they answer 412 and that very tag. Then the whole object is read without If-Match,
+        and the tag of the answer is compared. A range needs a server that checks the version."""
         response, final = self.follow("GET", location, self._asked + read_fields(pinned, span))
+        if pinned is not None and _refuses_own_tag(response.head, pinned):
+            response.body.close()
+            if span is not None:
+                message = f"{location} does not answer a range with If-Match"
+                raise RangeIgnored(message, side=self._client.side)
+            response, final = self.follow("GET", location, self._asked)
         try:
             self._refuse_folder(location, final)
             other = response.head.get("content-location")
@@ -184,6 +195,13 @@ class HttpReads:
                 " it."
             ),
         )
+
+
+def _refuses_own_tag(head: Head, pinned: Version) -> bool:
+    """Say if a server refused the pinned tag as another one, and shows that it is the current
+    one."""
+    tag = pinned.strong_etag
+    return head.status == 412 and tag is not None and strong_tag(head.get("etag")) == tag
 
 
 def _is_unlike(head: Head, pinned: Version | None, span: ByteRange | None) -> bool:

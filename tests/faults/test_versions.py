@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ from tests.faults.clouds import (
     sending,
     serving,
 )
-from tests.scripted import Peer, Script, Talk, answer
+from tests.scripted import Peer, Script, Talk, answer, length_of
 
 OLD, NEW = b"o" * SIZE, b"n" * SIZE
 SMALLER, LARGER = NEW[:-1], NEW + b"!"
@@ -506,3 +506,73 @@ def test_a_version_that_may_not_be_read_by_its_id_is_pinned_by_its_tag(
         outcome = patient(engine).migrate(place(there), place(peer))
     assert outcome.state is State.VERIFIED
     assert bucket.whole == (NEW if is_replaced and not allowed else OLD)
+
+
+# -- tags that a server gives and does not understand
+
+
+@dataclass
+class Pedant:
+    """A server whose tags have no quotes, as SeaweedFS's WebDAV gives them: If-Match of any of them
+    is a 412, which shows the current one."""
+
+    data: bytes
+    newer: bytes | None = None
+    """What is there after HEAD."""
+    lines: list[bytes] = field(default_factory=list)
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            method = request.split(b" ", 1)[0]
+            self.lines.append(method)
+            self.data += talk.body(length_of(request)) if method == b"PUT" else b""
+            refused = b"\r\nIf-Match: " in request
+            head = b"HTTP/1.1 %s\r\nETag: len-%d\r\nAccept-Ranges: bytes\r\n" % (
+                b"412 P" if refused else b"201 C" if method == b"PUT" else b"200 OK",
+                len(self.data),
+            )
+            body = b"" if refused or method == b"PUT" else self.data
+            talk.send(head + b"Content-Length: %d\r\n\r\n" % len(body))
+            talk.send(body if method == b"GET" else b"")
+            self.data = self.newer or self.data
+
+
+def test_a_source_that_refuses_its_own_tag_is_read_whole(engine: Engine) -> None:
+    bucket, source = Bucket(), Pedant(OLD)
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(there.url(), place(peer))
+    assert (outcome.state, bucket.whole) == (State.VERIFIED, OLD)
+    assert "complete" not in bucket.asked
+
+
+def test_a_change_is_seen_where_the_source_refuses_its_own_tag(engine: Engine) -> None:
+    bucket, source = Bucket(), Pedant(OLD, newer=SMALLER)
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+        patient(engine).migrate(there.url(), place(peer))
+    assert bucket.whole == SMALLER
+
+
+def test_a_destination_that_refuses_its_own_tag_is_read_back(engine: Engine) -> None:
+    kept = Pedant(b"")
+    with Peer([Versions([("v1", DATA)])] * 9) as there, Peer([kept] * 9) as peer:
+        outcome = engine.migrate(there.url(), peer.url())
+    assert outcome.receipt is not None
+    assert (outcome.receipt.level, kept.data) == (Level.READ_BACK, DATA)
+
+
+def test_a_tag_that_reads_do_not_show_pins_no_read(engine: Engine) -> None:
+    """JuiceFS gives a tag in its answer to an upload, and none to HEAD and GET."""
+
+    class Untagged(Bucket):
+        def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+            if operation in ("head", "get") and b"\r\nIf-Match: " in request:
+                return refusal(412, "PreconditionFailed")
+            done = super()._answer(operation, request, body)
+            return done.replace(b'ETag: "whole-2"\r\n', b"")
+
+    bucket = Untagged({"begin whole": [refusal(400, "InvalidArgument")]})
+    with Peer([Versions([("v1", OLD)])] * 40) as there, Peer(many(bucket)) as peer:
+        outcome = engine.migrate(there.url(), place(peer))
+    assert outcome.receipt is not None
+    assert (outcome.receipt.level, bucket.whole) == (Level.READ_BACK, OLD)
+    assert bucket.asked.count("complete") == 1

@@ -130,10 +130,12 @@ def _prove_shown(
     and PreconditionFailed if another writer has replaced the object."""
     assert stored.readable is not None, "it was inspected"
     version = _merge_versions(stored, found)
+    # Only a tag that reads show can pin a read: JuiceFS has one in the answer to an upload alone.
+    pin = found.version if found is not None else version
     replaced = found is not None and has_other_tag(stored.version, found.version)
     ours = found is not None and is_named(stored.version, found.version)
     try:
-        proof = _prove_found(destination, stored, version, sent, verify, ours)
+        proof = _prove_found(destination, stored, version, pin, sent, verify, ours)
         shown = found.metadata if found is not None and found.described else None
         return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
     except IntegrityMismatch as error:
@@ -156,12 +158,14 @@ def _prove_found(
     destination: Destination,
     stored: PutResult,
     version: Version,
+    pin: Version,
     sent: Sent,
     verify: Verify,
     ours: bool,
 ) -> Proof:
-    """Return the proof about the found version. `ours` says that it is certainly the version of our
-    multipart upload: only then do the digests of its parts prove it. Raises as `prove_object`."""
+    """Return the proof about the found version; it is read back under `pin`. `ours` says that it is
+    certainly the version of our multipart upload: only then do the digests of its parts prove it.
+    Raises as `prove_object`."""
     assert stored.readable is not None, "it was inspected"
     if version.size is not None and version.size != sent.bytes:
         raise IntegrityMismatch(
@@ -177,7 +181,7 @@ def _prove_found(
             return proof
         if stored.parts_checked and ours and version.size is not None:
             return Proof(Level.PART_DIGESTS, version)
-    return _read_back(destination, stored.readable, version, sent)
+    return _read_back(destination, stored.readable, version, pin, sent)
 
 
 def _length_note(version: Version) -> tuple[str, ...]:
@@ -252,9 +256,11 @@ def _merge_versions(stored: PutResult, found: ObjectInfo | None) -> Version:
     return replace(found.version, etag=found.version.etag or stored.version.etag)
 
 
-def _read_back(destination: Destination, location: Location, version: Version, sent: Sent) -> Proof:
+def _read_back(
+    destination: Destination, location: Location, version: Version, pin: Version, sent: Sent
+) -> Proof:
     try:
-        opened = destination.get(location, version)
+        opened = destination.get(location, pin)
     except NotFound as error:
         raise DestinationLost(
             f"{location} was acknowledged, but does not exist: {error.message}"
