@@ -410,12 +410,18 @@ _KEEP = (
 )
 
 
+_LOCK_STATES = ("40001", "40P01", "55P03")
+"""PostgreSQL's codes of a transaction that it ended because of the locks of others: serialization
+failure, deadlock, lock timeout (appendix A of its documentation). Nothing of it was done."""
+
+
 def _to_ledger_error(
     error: SQLAlchemyError | sqlite3.Error, where: str
 ) -> LedgerFailed | LedgerBusy:
     original = error.orig if isinstance(error, DBAPIError) else error
     said = str(original).strip().partition("\n")[0]
-    if "database is locked" in said or "lock timeout" in said:
+    waited = getattr(original, "sqlstate", None) in _LOCK_STATES
+    if waited or "database is locked" in said:
         return LedgerBusy(f"another process holds the lock of the ledger {where}", retry_after=5.0)
     hint = _KEEP if any(word in said for word in ("malformed", "not a database")) else None
     if isinstance(error, DataError | IntegrityError):

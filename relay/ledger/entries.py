@@ -84,8 +84,8 @@ class _ListedRows:
         seen: dict[str, str | None] = {}
         for one in marked:
             row = known.get(one.name)
-            if listing.counted and self._is_another(one, row, listing, seen):
-                one = _rename(one)
+            if listing.counted and (why := self._conflict(one, row, listing, seen)):
+                one = _rename(one, why)
                 row = rows_of(connection, listing, [one.name]).get(one.name)
             if one.name in seen:
                 continue
@@ -95,13 +95,19 @@ class _ListedRows:
             elif row.listings < listing.listings:
                 self.earlier.append((one, row))
 
-    def _is_another(
+    def _conflict(
         self, one: Listed, row: Any, listing: Listing, seen: Mapping[str, str | None]
-    ) -> bool:
-        """Say if this listing has named another object of the same name."""
+    ) -> Mapping[str, Any] | None:
+        """Return the error of an entry whose name belongs to another object: of this listing, or to
+        one that is being moved, from the URL that an earlier list had for the name."""
         if one.name in seen:
-            return seen[one.name] != one.identity
-        return row is not None and row.listings == listing.listings and row.identity != one.identity
+            return _CLASH if seen[one.name] != one.identity else None
+        if row is None or row.identity == one.identity:
+            return None
+        if row.listings == listing.listings:
+            return _CLASH
+        is_moving = row.state == TransferState.RUNNING and row.identity is not None
+        return _UNDER_WAY if is_moving else None
 
 
 def clamp_numbers(one: Listed) -> Listed:
@@ -132,11 +138,11 @@ def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:
         if one.identity is not None:
             identities.setdefault(one.name, set()).add(one.identity)
     for one in page:
-        yield _rename(one) if one.identity and len(identities[one.name]) > 1 else one
+        yield _rename(one, _CLASH) if one.identity and len(identities[one.name]) > 1 else one
 
 
-def _rename(one: Listed) -> Listed:
-    error = _CLASH if one.error is None else one.error
+def _rename(one: Listed, why: Mapping[str, Any]) -> Listed:
+    error = why if one.error is None else one.error
     suffix = (one.identity or hashlib.sha256(one.name.encode()).hexdigest())[:16]
     return replace(one, name=f"{one.name} ~{suffix}", url=None, error=error)
 
@@ -157,6 +163,15 @@ _CLASH: Final = {
         "If the source is a list of URLs, write it as a CSV file with a column `name`, and give"
         " each object a different name."
     ),
+}
+_UNDER_WAY: Final = {
+    "code": "unsafe-key",
+    "side": "source",
+    "detail": (
+        "an earlier list had another URL for this name, and its object was being moved when this"
+        " list was read"
+    ),
+    "hint": "Run the same command again once that object has arrived or failed.",
 }
 
 

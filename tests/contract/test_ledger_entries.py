@@ -511,6 +511,23 @@ def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:
     }
 
 
+def test_another_url_of_a_name_is_not_settled_by_the_old_one(ledger: Ledger) -> None:
+    """A list was edited while the object of an earlier URL was still being moved."""
+    id, listing = begin(ledger, [url("a", "one"), url("b", "two")])
+    ledger.end_listing(listing)
+    running = ledger.claim(9)
+    ledger.act(id, "cancel")
+    page = [url("a", "one"), url("b", "fresh")]
+    list_again(ledger, id, page)
+    ledger.settle([verified(claim) for claim in running])
+    ledger.finish()
+    assert ledger.migration(id).state == "partial"
+    assert sorted(states(ledger, id)) == ["failed", "verified", "verified"]
+    list_again(ledger, id, page)
+    assert rows(ledger, id) == {"a": "verified", "b": "queued"}
+    assert ended(ledger, id) == "succeeded"
+
+
 def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.settle([verified(ledger.claim(1)[0])])

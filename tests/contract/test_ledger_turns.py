@@ -413,6 +413,32 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
     two.check_claim(replace(claim, id=row.id, migration_id=ids[0], fence=2))
 
 
+def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
+    """A poll locks its claims and then a bounded migration; a resume locks them the other way
+    round. The transaction that PostgreSQL ends has changed nothing, and is tried again."""
+    one, _, dsn = pair
+    id = tree(one, 5, 6)
+    one.limit(id, {"slots": 1})
+    ends = [Settlement(claim, "hand_back") for claim in one.claim(1)]
+
+    def poll() -> LedgerFailed | None:
+        try:
+            one.settle_and_claim(ends, ALL)
+        except LedgerFailed as error:
+            return error
+        return None
+
+    with psycopg.connect(dsn) as other:
+        other.execute("SET deadlock_timeout = '20s'")
+        other.execute("SELECT id FROM migrations FOR NO KEY UPDATE")
+        with beside(poll) as found:
+            await_waiting(dsn)
+            other.execute("SELECT id FROM transfers FOR UPDATE")
+            other.commit()
+    assert [type(error) for error in found] == [LedgerBusy]
+    assert not one.settle_and_claim(ends, ALL).lost
+
+
 def test_a_retry_keeps_credentials_that_were_about_to_go(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
