@@ -2,7 +2,8 @@
 
 Theory of operation. This worker's claims are read and locked. Then all settlements are written at
 once, except those of claims that are no longer ours. Receipts are stored, and data that an arrived
-object no longer needs is deleted.
+object no longer needs is deleted. A skipped object that another migration has begun to send since
+it was listed here is handed back, and adopts that migration's state.
 
 Decided here: what a settlement changes. Never here: which worker has a claim (`claims.py`), and how
 a transfer ended."""
@@ -31,6 +32,7 @@ from relay.ledger.states import (
     TransferState,
     TransferVerb,
 )
+from relay.ledger.unproved import adopt, find_unproved_skips
 
 MANY: Final = 10
 """Maximum number of earlier claims whose leftovers are looked for at a destination. With more, the
@@ -106,9 +108,20 @@ def settle(
     is written. Add the change of the tallies to `changes`."""
     if not ends:
         return []
+    skipped = [end.claim for end in ends if end.verb == TransferVerb.SKIPPED]
+    unproved = find_unproved_skips(connection, skipped) if skipped else {}
+    if unproved:
+        ends = [
+            Settlement(end.claim, TransferVerb.HAND_BACK, resent=end.resent)
+            if end.claim.name in unproved.get(end.claim.migration_id, ())
+            else end
+            for end in ends
+        ]
     ending = _end_of(connection, who, ends, changes)
     if ending.rows:
         _write(connection, ending)
+    for id, left in unproved.items():
+        adopt(connection, id, left)
     free_parts(connection, who, ending.back)
     _forget_parts(connection, ending.arrived)
     _forget_urls(connection, ending.urls)

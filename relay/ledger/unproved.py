@@ -6,7 +6,7 @@ migration was killed or failed, an incomplete or damaged object of ours may be a
 migration that skips existing or unchanged objects would take it for complete. So a new transfer
 adopts the PriorState that earlier migrations recorded for its name, as if it had been started
 there. A transfer that exists already and has recorded nothing itself adopts it as well, because two
-commands may alternate.
+commands may alternate, or run at the same time.
 
 Decided here: which migrations are asked, and which states are adopted. Never here: what follows
 from them (`relay/engine/transfer/precheck.py`)."""
@@ -20,11 +20,22 @@ from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, case, desc, false, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    desc,
+    exists,
+    false,
+    func,
+    select,
+    update,
+)
 
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, nested
-from relay.ledger.rows import ARRIVED, MARKED, PriorState
+from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
@@ -117,10 +128,30 @@ def adopt_unproved(connection: Connection, id: str) -> None:
             names |= set(connection.execute(of).scalars())
         names |= left_near(connection, mine, left)
     for some in in_chunks(sorted(names)):
-        _adopt(connection, id, find_unproved(connection, id, if_exists, some))
+        adopt(connection, id, find_unproved(connection, id, if_exists, some))
 
 
-def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
+def find_unproved_skips(
+    connection: Connection, skipped: Sequence[Claim]
+) -> dict[str, dict[str, str]]:
+    """Return the states, by migration and name, that other migrations recorded for skipped objects
+    since those were claimed: the object that a skip found may be an unproved one of theirs. A claim
+    that knew of an earlier attempt has judged the object by that."""
+    names: dict[str, list[str]] = {}
+    for claim in skipped:
+        if claim.before is None or claim.before.assumed:
+            names.setdefault(claim.migration_id, []).append(claim.name)
+    found: dict[str, dict[str, str]] = {}
+    for id, some in sorted(names.items()):
+        unended = (migrations.c.id != id) & (migrations.c.state != MigrationState.SUCCEEDED)
+        if connection.execute(select(exists().where(unended))).scalar():
+            if_exists = json.loads(_mine(connection, id).options).get("if_exists", "")
+            if left := find_unproved(connection, id, if_exists, some):
+                found[id] = left
+    return found
+
+
+def adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     """Adopt the states in `left`, by name, except where a transfer has recorded its own."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(COMPLETED)
     query = select(transfers).where(ours, has_name(connection, list(left)))

@@ -13,7 +13,7 @@ import pytest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
 from relay.receipt import Version
-from tests.ledgers import Opened, learn_empty, verified
+from tests.ledgers import Opened, learn_empty, states, verified
 
 OPTIONS = {"recursive": True, "if_exists": "changed"}
 FIRST = Spec("a:photos", "b:photos", options=OPTIONS, secret={}, places=("a", "b"))
@@ -216,6 +216,38 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
     ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
     (found,) = ledger.claim(9, listed(ledger, SECOND, ("a",)))
     assert found.before is not None
+
+
+@pytest.mark.parametrize("leave", [None, lost, failed, handed_back])
+@pytest.mark.parametrize("wish", ["skip", "changed"])
+def test_an_object_that_another_command_sends_now_is_not_skipped(
+    opened: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
+) -> None:
+    """The other command began it after this one had listed it: what is visible there is unproved,
+    until the other command has proved it."""
+    one, two = opened(), opened()
+    id = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))
+    overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
+    (mine,) = two.claim(9, listed(two, overwrites, ("a",)))
+    claims = one.claim(9, id)
+    if leave is not None:
+        leave(opened, two, mine)
+    assert not one.settle([Settlement(claim, "skipped") for claim in claims])
+    assert states(one, id) == ["queued", "skipped"]
+    (claim,) = one.claim(9, id)
+    assert (claim.fence, claim.before is not None) == (2, True)
+    assert not one.settle([Settlement(claim, "skipped")])  # it has judged the object by that
+    one.finish()
+    assert one.migration(id).state == "succeeded"
+
+
+def test_an_object_that_another_command_has_proved_is_skipped(ledger: Ledger) -> None:
+    id = listed(ledger, SECOND, ("a",))
+    claims = ledger.claim(9, id)
+    overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
+    ledger.settle([verified(claim) for claim in ledger.claim(9, listed(ledger, overwrites))])
+    ledger.settle([Settlement(claim, "skipped") for claim in claims])
+    assert states(ledger, id) == ["skipped"]
 
 
 def test_an_unsent_waiting_object_hides_nothing(opened: Opened) -> None:
