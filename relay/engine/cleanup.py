@@ -38,6 +38,7 @@ from relay.location import Location
 from relay.parsing import http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
+from relay.stores.http_client import FINAL
 from relay.stores.interfaces import (
     Destination,
     ObjectInfo,
@@ -53,14 +54,17 @@ DELETIONS: Final = 3
 """Maximum attempts to delete a temporary name, or to abort an upload, after retryable errors."""
 NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
 """Failures of a request that never reached the destination."""
+_UNDONE: Final = FINAL | {503, 507}
+"""Statuses of a server error that refuse a request."""
 LOST: Final = 100
 """Maximum number of an object's earlier claims whose leftovers are looked for."""
 
 
 def may_be_done(error: RelayError) -> bool:
     """Say if a failed request may have been carried out: its answer was lost, or comes from a
-    gateway (502, 504)."""
-    return getattr(error, "store_status", None) in (None, 502, 504)
+    gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500)."""
+    status = getattr(error, "store_status", None)
+    return status is None or (500 <= status < 600 and status not in _UNDONE)
 
 
 @dataclass(frozen=True, kw_only=True)

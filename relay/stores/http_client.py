@@ -6,6 +6,7 @@ statuses a verb may have (`http.py`, and the other stores over HTTP)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from relay.errors import (
     LengthRequired,
@@ -54,7 +55,17 @@ ERRORS: Mapping[int, type[StoreError]] = {
     504: Unavailable,
     507: StoreFull,
 }
-"""The error of each status. Any other status is Rejected, which is final."""
+"""The error of each status that has one of its own."""
+FINAL: Final = frozenset({501, 505, 506, 508, 510, 511})
+"""Statuses of a server error that a retry does not change."""
+
+
+def error_kind(status: int) -> type[StoreError]:
+    """Return the error of a status. One that is not known counts as 400, which is final, or as 500
+    (RFC 9110 section 15), such as those of Cloudflare in front of a server that does not answer
+    (520 to 527)."""
+    unknown = Unavailable if 500 <= status < 600 and status not in FINAL else Rejected
+    return ERRORS.get(status, unknown)
 
 
 class HttpClient:
@@ -191,7 +202,7 @@ class HttpClient:
             return SourceChanged(
                 f"{said}: the object is no longer the pinned version", side=self.side
             )
-        kind = ERRORS.get(status, Rejected)
+        kind = error_kind(status)
         after = retry_after(response.head.get("retry-after"))
         if status == 503 and after is not None:
             kind = Throttled

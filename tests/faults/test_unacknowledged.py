@@ -27,7 +27,7 @@ from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.shelf import Shelf as Keys
 from tests.faults.test_ours import THEIRS, hurried, plant
 from tests.faults.test_webdav import Dav
-from tests.scripted import Peer, Talk
+from tests.scripted import Peer, Talk, length_of
 
 
 class Nodes(Shelf):
@@ -57,6 +57,18 @@ def test_an_unreadable_upload_is_not_an_existing_object(
         with pytest.raises(PreconditionFailed) as caught:
             engine.migrate(source.url("/a"), there.url("/a"), if_exists=if_exists)
         assert caught.value.remains.keys() == {there.url("/a")}
+
+
+@dataclass
+class Failing(Shelf):
+    """Stores an upload, with other bytes at its end, and answers it with `status`."""
+
+    status: int = 500
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        self.objects[path] = talk.body(length_of(request))[:-1] + b"!"
+        talk.send(empty(self.status))
+        return True
 
 
 class Form:
@@ -288,3 +300,16 @@ def test_a_copy_with_an_unreadable_answer_is_no_existing_object(
         with pytest.raises(Unavailable) as caught:
             engine.migrate(old, new, if_exists=if_exists)
     assert caught.value.remains.keys() == {"s3://bucket/b"}
+
+
+@pytest.mark.parametrize("status", [500, 504, 524])
+def test_an_upload_that_a_server_error_answers_is_no_existing_one_in_the_next_command(
+    tmp_path: Path, status: int
+) -> None:
+    """The server stored it, damaged, before it failed or its gateway gave up."""
+    shelf, terminal = Failing(status=status), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 60) as there:
+        words = ("migrate", source.url("/a"), there.url("/a"))
+        assert terminal.run(*words)[0] == 1
+        code, _, said = terminal.run(*words, "--if-exists", "skip")
+    assert (code, "may remain" in said) == (1, True)

@@ -9,9 +9,9 @@ from collections.abc import Generator
 from contextlib import closing
 from xml.etree.ElementTree import Element
 
-from relay.errors import ProtocolViolation, Rejected, RelayError, StoreError
+from relay.errors import ProtocolViolation, RelayError, StoreError
 from relay.location import Location
-from relay.stores.http_client import ERRORS, MOVED, HttpClient
+from relay.stores.http_client import MOVED, HttpClient, error_kind
 from relay.stores.http_fields import printable
 from relay.stores.http_reads import folder_here, folder_there, refuse_negotiated
 from relay.stores.multistatus import (
@@ -109,6 +109,6 @@ class Properties:
         status = status_of(row)
         if 200 <= status < 300:
             return None
-        kind = ERRORS.get(status, Rejected)
+        kind = error_kind(status)
         said = f"PROPFIND {folder} was answered {status}, for {path_of(row)[:200]!a} in it"
         return kind(said, side=self._client.side, store_status=status)
