@@ -220,6 +220,9 @@ class PriorState:
     """Claims up to this fence have left nothing at the destination."""
     unsent: int = 0
     """Claims up to this fence have sent nothing."""
+    place: str | None = None
+    """The object's location as it is printed, if the destination is a folder: then the source names
+    the object, and may give it another name in the next attempt."""
 
     @classmethod
     def from_text(cls, text: str | None) -> PriorState | None:
@@ -240,6 +243,7 @@ class PriorState:
             since=found.get("since"),
             rid=found.get("rid", 0),
             unsent=found.get("unsent", 0),
+            place=found.get("place"),
         )
 
     def sent_as(self, version: Version) -> PriorState:
@@ -254,6 +258,7 @@ class PriorState:
             noted=self.noted,
             since=self.since,
             rid=self.rid,
+            place=self.place,
         )
 
     def to_text(self) -> str:
@@ -266,6 +271,7 @@ class PriorState:
             "sent": _named(self.sent),
         }
         kept |= {} if self.since is None else {"since": self.since}
+        kept |= {} if self.place is None else {"place": self.place}
         left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
         rid = {"rid": self.rid} if self.rid else {}
         rid |= {"unsent": self.unsent} if self.unsent else {}

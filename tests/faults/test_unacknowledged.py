@@ -18,6 +18,7 @@ from relay.errors import (
     SourceUnstable,
     Unavailable,
 )
+from relay.ledger.rows import PriorState
 from relay.receipt import State
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
@@ -313,3 +314,31 @@ def test_an_upload_that_a_server_error_answers_is_no_existing_one_in_the_next_co
         assert terminal.run(*words)[0] == 1
         code, _, said = terminal.run(*words, "--if-exists", "skip")
     assert (code, "may remain" in said) == (1, True)
+
+
+def named(name: str) -> bytes:
+    return GET_HEAD[:-2] + f'Content-Disposition: attachment; filename="{name}"\r\n\r\n'.encode()
+
+
+@pytest.mark.parametrize("prior", [b"", DATA[:500]], ids=["empty", "older"])
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_new_name_of_the_source_has_a_prior_object_of_its_own(
+    patient: Engine, killed: bool, prior: bytes
+) -> None:
+    """An export is named after the day. The first upload was to another name, where nothing was;
+    an older object that has the second name is another writer's."""
+    reads = count(int(killed))
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(named("two" if next(reads) else "one"), DATA)
+
+    shelf = Once({b"/to/two": prior})
+    with Peer([serving(Cloud(), get)] * 9) as source, Peer([shelf] * 20) as there:
+        one = there.url("/to/one")
+        noted = PriorState.from_text(PriorState(known=True, place=one).to_text())
+        hints = ObjectHints(begun=True, before=noted) if killed else ObjectHints()
+        plan = patient.plan(source.url("/latest"), there.url("/to/"), if_exists="skip")
+        transfer = replace(patient.runner.transfer(plan), known=hints, random=lambda: 0.05)
+        outcome = patient.runner.run(transfer)
+    assert (outcome.state, outcome.remains.keys()) == (State.SKIPPED, {one})
+    assert shelf.objects[b"/to/two"] == prior

@@ -156,9 +156,17 @@ class Attempt:
         refuse_link_to_source(self._context.plan, target.place)
         refuse_folded_names(target.destination, target.place, self._context.known.twins)
         if self._context.plan.destination.path.endswith("/"):  # else `_begin` has removed them
+            self._forget_other_place()
             self._remove_lost_uploads()
         target.before = self._check.inspect()
         return self._check.skip_outcome(found)
+
+    def _forget_other_place(self) -> None:
+        """Forget what is known of an earlier attempt, if the source had another name then."""
+        progress, target = self._progress, self._target
+        is_resumed = self._context.known.begun and progress.attempt == 1
+        shows = progress.unproved is not None or (is_resumed and target.shows_unproved)
+        progress.forget_other_place(target.place, shows=shows)
 
     def _refuse_itself(self, found: ObjectInfo | None) -> None:
         """Raise SameObject where the place is the source itself, or what a redirect of it leads

@@ -10,6 +10,7 @@ verification (`verify.py`)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from relay.engine.comparison import (
@@ -196,6 +197,8 @@ class DestinationCheck:
         matters = context.if_exists is not IfExists.OVERWRITE
         must_note = matters and self._target.shows_unproved
         is_recorded = self._seems_absent() and not context.if_absent
+        if context.plan.destination.path.endswith("/"):
+            before = replace(before, place=str(self._target.place))
         progress.before = before
         if context.journal is None or not must_note or is_recorded:
             return

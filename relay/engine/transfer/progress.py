@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from relay.engine.multipart.upload import MultipartUpload
+from relay.errors import remaining
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.wire.body import Body
@@ -98,6 +99,18 @@ class Progress:
         """Note that the object's place has nothing of ours: it is empty, or unchanged."""
         self.unproved = None
         self.remains.pop(str(place), None)
+
+    def forget_other_place(self, place: Location, *, shows: bool) -> None:
+        """Forget the state of another place, which says nothing about `place`: the source has
+        another name than in an earlier attempt. With `shows` that attempt's object may be there: it
+        is a leftover."""
+        was = self.before
+        if was is None or was.place in (None, str(place)):
+            return
+        if shows:
+            left = str(was.place)
+            self.remains.setdefault(left, remaining("What was sent", left, "nothing has proved it"))
+        self.before, self.unproved, self.sendings = None, None, 0
 
     def note_unsent(self) -> None:
         """Note that this attempt has sent no byte after all."""
