@@ -23,9 +23,8 @@ def _count(worker: object) -> None:
         nonlocal moved
         moved += 1
 
-    # The worker gave its own callback to the two when it was made.
-    for collaborator in (worker._claim_runner, worker._failures):  # type: ignore[attr-defined]
-        collaborator.ended = ended
+    # The worker gave its own callback to its claim runner when it was made.
+    worker._claim_runner.ended = ended  # type: ignore[attr-defined]
     written = 0
     while True:
         if moved != written:
