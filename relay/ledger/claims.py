@@ -35,6 +35,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     update,
 )
 
@@ -51,6 +52,7 @@ from relay.ledger.schema import (
     NOT_THERE,
     QUEUED,
     RUNNING,
+    keys,
     migrations,
     parts,
     runners,
@@ -117,7 +119,27 @@ def renew(
         return True
     row = {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process, "until": until}
     connection.execute(insert(runners), row)
+    _distrust_restored_ledger(connection, database)
     return False
+
+
+_STORAGE: Final = "storage"
+_KEEP_STORAGE: Final = text(
+    "INSERT INTO keys (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value ="
+    " excluded.value"
+)
+
+
+def _distrust_restored_ledger(connection: Connection, database: Database) -> None:
+    """Distrust recent commits if the database is not where the last worker registered itself: it is
+    a backup, or a replica that may have been behind."""
+    now, kept = database.storage(connection), keys.c.name == _STORAGE
+    was = connection.execute(select(keys.c.value).where(kept)).scalar()
+    if now is None or now == was:
+        return
+    if was is not None:
+        distrust_recent_commits(connection)
+    connection.execute(_KEEP_STORAGE, {"name": _STORAGE, "value": now})
 
 
 def leave(connection: Connection, who: WorkerId) -> None:
@@ -192,9 +214,12 @@ def distrust_recent_commits(connection: Connection) -> None:
     connection.execute(
         update(transfers).where(transfers.c.migration_id.in_(running), queued).values(**skipped)
     )
-    due = (migrations.c.state == MigrationState.RUNNING, migrations.c.listing == ListingState.DUE)
+    # The running listings as well: their workers claim them again.
+    open_listing = migrations.c.listing.in_((ListingState.DUE, ListingState.RUNNING))
     connection.execute(
-        update(migrations).where(*due).values(listing_fence=migrations.c.listing_fence + DOUBTED)
+        update(migrations)
+        .where(migrations.c.state == MigrationState.RUNNING, open_listing)
+        .values(listing_fence=migrations.c.listing_fence + DOUBTED)
     )
     # Running transfers as well: where the destination was empty, no prior state was recorded, and
     # that the destination was empty is forgotten here.

@@ -62,6 +62,11 @@ ALIVE: Final = {
 """How soon a PostgreSQL server that vanished without closing its connections is noticed. The
 defaults are two hours, and a quarter of an hour
 (postgresql.org/docs/current/libpq-connect.html)."""
+_STORAGE: Final = (
+    "SELECT concat_ws(' ', (SELECT system_identifier FROM pg_control_system()), (SELECT oid FROM"
+    " pg_database WHERE datname = current_database()),"
+    " left(pg_walfile_name(pg_current_wal_lsn()), 8))"
+)
 _SLEEP: Final = get_original("time", "sleep")
 """A native thread has no hub to wait on."""
 _HERE = Path(__file__).parent
@@ -155,6 +160,19 @@ class Database:
         found: float = connection.execute(
             text("SELECT extract(epoch FROM clock_timestamp())::float8")
         ).scalar_one()
+        return found
+
+    def storage(self, connection: Connection) -> str | None:
+        """Return what identifies the stored database, or None if it does not say. It changes when a
+        backup is restored, or another server takes over from a replica: SQLite's file is another
+        one, PostgreSQL has another cluster, database or timeline."""
+        if self.sqlite:
+            return str(self._file[1]) if self._file is not None else None
+        try:
+            with connection.begin_nested():
+                found: str = connection.execute(text(_STORAGE)).scalar_one()
+        except DBAPIError:  # some managed servers do not permit these functions
+            return None
         return found
 
     # -- the file

@@ -213,6 +213,8 @@ def _insert(
     if not new:
         return
     left = find_unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
+    fence = first_fence(listing.fence)
+    begun = _unknown_since_accepted(connection, listing.migration_id) if fence else None
     used = _last_used_id(connection)
     rows = [
         {
@@ -220,8 +222,8 @@ def _insert(
             "migration_id": listing.migration_id,
             "state": (TransferState.FAILED if one.error else TransferState.QUEUED).value,
             "name": one.name,
-            "fence": first_fence(listing.fence) + (one.name in left),
-            "before": left.get(one.name),
+            "fence": fence + (one.name in left),
+            "before": left.get(one.name, begun),
             "folded": folded(one.name),
             **_listed_columns(one, listing),
         }
@@ -230,6 +232,13 @@ def _insert(
     connection.execute(insert(transfers), rows)
     for one, row in zip(new, rows, strict=True):
         changes.add(listing.migration_id, row["state"], 1, one.size)
+
+
+def _unknown_since_accepted(connection: Connection, id: str) -> str:
+    """Return the prior state of objects whose rows the ledger may have lost: they may have been
+    sent since the migration was accepted, with a note that was lost with them."""
+    created = select(migrations.c.created).where(migrations.c.id == id)
+    return PriorState(known=False, since=connection.execute(created).scalar_one()).to_text()
 
 
 _USED: Final = "transfers"

@@ -19,7 +19,7 @@ from relay.ledger import database, poll
 from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
-from relay.ledger.schema import migrations, runners, tallies, transfers
+from relay.ledger.schema import keys, migrations, runners, tallies, transfers
 from relay.receipt import Version
 from tests.ledgers import (
     OBJECT,
@@ -341,6 +341,22 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
     assert not two.migration(id).destination_empty
     (claim,) = two.claim(5, single.id)
     assert claim.attempts == 2  # whoever has it looks first whether it was sent
+
+
+def test_a_restored_ledger_forgets_the_state_of_the_destination(opened: Opened) -> None:
+    """A worker registers in a database that is not where the last one was: a backup, or a replica
+    that took over. Objects may have been sent since."""
+    one = opened()
+    id = tree(one, 5)
+    learn_empty(one, id, True)
+    opened()
+    assert one.migration(id).destination_empty
+    moved = update(keys).where(keys.c.name == "storage").values(value="elsewhere")
+    assert one.database.run(lambda c: c.execute(moved)).rowcount == 1
+    opened()
+    assert not one.migration(id).destination_empty
+    (claim,) = one.claim(1)
+    assert (claim.fence, claim.before is not None) == (FORGOTTEN + 1, True)
 
 
 def test_f74_a_listing_after_a_reboot_takes_new_fences(

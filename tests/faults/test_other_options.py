@@ -311,6 +311,26 @@ def test_a_ledger_with_lost_commits_permits_no_overwrite(
     )
 
 
+def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
+    """The backup is of the moment before the first object was listed; an upload was killed since,
+    on a machine that was not restarted."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    backup = tmp_path / "backup.db"
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists", "skip")
+        accepted = terminal.run("migrate", "-r", *words, RELAY_FAILPOINT="before-page:1:kill9")
+        assert accepted[0] == -9
+        with sqlite3.connect(terminal.ledger) as now, sqlite3.connect(backup) as then:
+            now.backup(then)
+        killed(terminal, shelf, "migrate", "-r", *words)
+        for name in ("-wal", "-shm"):
+            terminal.ledger.with_name(terminal.ledger.name + name).unlink(missing_ok=True)
+        backup.rename(terminal.ledger)
+        code, printed = terminal.tree(*words)
+    assert (code, printed["objects"]) in ((0, {"verified": 1}), (1, {"failed": 1}))
+    assert code == 1 or shelf.objects == {b"/to/a": DATA}
+
+
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
     """An older version, which begins as the object does, or an empty object: the arrived one was
