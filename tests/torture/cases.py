@@ -289,7 +289,12 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
     if any(name.startswith("expires-") for _, name in traits):
         return _expired(random, dice)
     if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
-        return (Step(kind="migrate", failpoint="mid-part:1:kill9"), migrate)
+        # A command that skips what is there must not take the piece for an object.
+        skip = Step(kind="migrate", options=("skip", _options(random, tree, traits)[1]))
+        return (
+            Step(kind="migrate", failpoint="mid-part:1:kill9"),
+            random.choice((migrate, skip)),
+        )
     if dice < 0.45:
         return (migrate,)
     other = Step(kind="migrate", options=_options(random, tree, traits))

@@ -143,6 +143,14 @@ PLANTED: tuple[Planted, ...] = (
         ),
     ),
     Planted(
+        name="an object that a MOVE has cut has the size that was sent",
+        file="relay/engine/transfer/finalize.py",
+        old="        if None not in (size, version.size) and size != version.size:",
+        new="        if False:",
+        traits=(("destination", "move-cut"),),
+        stores=("webdav",),
+    ),
+    Planted(
         name="a name that a server takes for another object's is uploaded to",
         file="relay/stores/http_reads.py",
         old='    if side == "source" or other is None:\n        return\n    theirs',

@@ -227,7 +227,7 @@ def test_a_404_is_repeated_where_it_was_given_before() -> None:
         for name in ("a", "b"):
             store.shelf.put(name, b"new", "relay")
         assert [sent(store, "GET", f"/d/{name}")[0] for name in ("a", "b")] == [404, 200]
-        assert store.seen("a") is not None  # a listing is no cached answer
+        assert store.seen("a") is not None  # a listing does not come from the cache
 
 
 def test_a_deleted_object_is_shown_for_a_while() -> None:
