@@ -16,7 +16,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.folders import walk_folders
 from relay.stores.http_client import HttpClient
-from relay.stores.http_objects import HttpHeads
+from relay.stores.http_objects import FRESH, HttpHeads
 from relay.stores.http_reads import HttpReads
 from relay.stores.http_uploads import (
     carried_metadata,
@@ -74,7 +74,7 @@ class HttpStore:
         """Yield the entries of a folder's index page. Raises as `read_entries`, StoreError, and
         UnsafeKey for a folder that has no URL."""
         folder = root.below(name) if name else root
-        response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT),))
+        response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT), *FRESH))
         if response.head.status != 200:
             raise self._client.refusal(response, "GET", final)
         page = Page(
