@@ -30,8 +30,9 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores.local import local_location
+from relay.stores.s3.quirks import UNSEEN
 from tests.conftest import Certificates, Engine
-from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal
+from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import (
     DATA,
     GET_HEAD,
@@ -576,3 +577,32 @@ def test_a_tag_that_reads_do_not_show_pins_no_read(engine: Engine) -> None:
     assert outcome.receipt is not None
     assert (outcome.receipt.level, bucket.whole) == (Level.READ_BACK, OLD)
     assert bucket.asked.count("complete") == 1
+
+
+class Denying(Bucket):
+    """A bucket that keeps versions, and allows GetObject, but not GetObjectVersion."""
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        if b"versionId=" in request.partition(b"\r\n")[0]:
+            return refusal(403, "AccessDenied")
+        return super()._answer(operation, request, body)
+
+    def _taken(self, data: bytes, tag: str) -> bytes:
+        return reply(200, b"", f'ETag: "{tag}"', "x-amz-version-id: v1")
+
+
+@pytest.mark.parametrize("current", ["v1", "v2"])
+def test_a_stored_version_is_inspected_as_the_current_one_where_its_id_is_denied(
+    engine: Engine, current: str
+) -> None:
+    """It was noted as unreadable, and later uploads had no checksum. The current version may be
+    another writer's."""
+    bucket = Denying(fields=(f"x-amz-version-id: {current}",))
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(bucket)) as peer:
+        for name in ("/a", "/b"):
+            outcome = engine.migrate(source.url(name), place(peer))
+            assert outcome.state is State.VERIFIED
+            assert outcome.receipt is not None
+            assert (UNSEEN in outcome.receipt.notes) is (current == "v2" and name == "/a")
+    sent = [b"x-amz-trailer" in one for one in bucket.requests if one.startswith(b"PUT ")]
+    assert sent == [True, current == "v1"]

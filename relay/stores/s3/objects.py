@@ -44,7 +44,30 @@ class Objects:
         self._heads = S3Heads(client)
 
     def head(self, location: Location) -> ObjectInfo:
-        """As Source.head; S3 answers HEAD by the same rules as GET. Remembers that HEAD of a
+        """As Source.head. A version whose id is denied is inspected as the current one, if it is
+        that: an id needs a permission of its own (docs.aws.amazon.com, "HeadObject")."""
+        if "versionId=" not in location.query:
+            return self._head(location)
+        quirks = self._client.quirks(location)
+        if quirks.has(quirks.unversioned) and (found := self._head_current(location)) is not None:
+            return found
+        try:
+            return self._head(location)
+        except PermissionDenied:
+            found = self._head_current(location)
+            if found is None:
+                raise
+            quirks.learn(quirks.unversioned)
+            return found
+
+    def _head_current(self, location: Location) -> ObjectInfo | None:
+        """Return the current version if it is the one at `location`, else None."""
+        found = self._head(location.with_target(location.path))
+        same = at_version(location, found.version.id or "").target == location.target
+        return found if same else None
+
+    def _head(self, location: Location) -> ObjectInfo:
+        """Send a HEAD; S3 answers it by the same rules as GET. Remembers that HEAD of a
         destination's bucket gives an answer."""
         client = self._client
         response = self._read("HEAD", location, self._asked())
