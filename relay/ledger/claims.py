@@ -200,34 +200,33 @@ def distrust_recent_commits(connection: Connection) -> None:
     A lost claim had a fence that must not be used again, and may have left an object under its
     name. So FORGOTTEN fences of each queued transfer are skipped. A transfer that was lost itself
     skips them when it is listed again (`first_fence`)."""
-    running = select(migrations.c.id).where(migrations.c.state == MigrationState.RUNNING)
+    is_open = migrations.c.state.in_((MigrationState.RUNNING, MigrationState.PAUSED))
+    unended = select(migrations.c.id).where(is_open)
     connection.execute(
-        update(migrations)
-        .where(migrations.c.state == MigrationState.RUNNING)
-        .values(destination_empty=False, looked=None)
+        update(migrations).where(is_open).values(destination_empty=False, looked=None)
     )
-    single = running.where(migrations.c.listing == ListingState.NONE)
+    single = unended.where(migrations.c.listing == ListingState.NONE)
     queued = transfers.c.state == TransferState.QUEUED
     forgotten = transfers.c.fence + FORGOTTEN
     entered = case((transfers.c.twins == MARKED, forgotten + 1), else_=transfers.c.twins)
     skipped = {"fence": forgotten, "twins": entered}
     connection.execute(
-        update(transfers).where(transfers.c.migration_id.in_(running), queued).values(**skipped)
+        update(transfers).where(transfers.c.migration_id.in_(unended), queued).values(**skipped)
     )
     # The running listings as well: their workers claim them again.
     open_listing = migrations.c.listing.in_((ListingState.DUE, ListingState.RUNNING))
     connection.execute(
         update(migrations)
-        .where(migrations.c.state == MigrationState.RUNNING, open_listing)
+        .where(is_open, open_listing)
         .values(listing_fence=migrations.c.listing_fence + DOUBTED)
     )
     # Running transfers as well: where the destination was empty, no prior state was recorded, and
     # that the destination was empty is forgotten here.
     unrecorded = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
-    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & unrecorded
+    unknown = transfers.c.migration_id.in_(unended) & (queued | RUNNING) & unrecorded
     connection.execute(update(transfers).where(unknown).values(before=_unknown_since()))
     left = (
-        transfers.c.migration_id.in_(running)
+        transfers.c.migration_id.in_(unended)
         & (queued | RUNNING)
         & transfers.c.before.contains(UNNOTED)
     )

@@ -343,7 +343,10 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
     assert claim.attempts == 2  # whoever has it looks first whether it was sent
 
 
-def test_a_restored_ledger_forgets_the_state_of_the_destination(opened: Opened) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_restored_ledger_forgets_the_state_of_the_destination(
+    opened: Opened, paused: bool
+) -> None:
     """A worker registers in a database that is not where the last one was: a backup, or a replica
     that took over. Objects may have been sent since."""
     one = opened()
@@ -353,8 +356,11 @@ def test_a_restored_ledger_forgets_the_state_of_the_destination(opened: Opened) 
     assert one.migration(id).destination_empty
     moved = update(keys).where(keys.c.name == "storage").values(value="elsewhere")
     assert one.database.run(lambda c: c.execute(moved)).rowcount == 1
+    if paused:
+        one.act(id, "pause")
     opened()
     assert not one.migration(id).destination_empty
+    one.act(id, "resume")
     (claim,) = one.claim(1)
     assert (claim.fence, claim.before is not None) == (FORGOTTEN + 1, True)
 
