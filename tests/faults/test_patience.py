@@ -376,7 +376,10 @@ def test_a_resumed_upload_that_cannot_complete_restarts(
     engine.assert_nothing_left()
 
 
-def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
+@pytest.mark.parametrize(("status", "code"), [(503, "ServiceUnavailable"), (521, "")])
+def test_a_store_that_is_away_costs_no_part(
+    certificates: Certificates, status: int, code: str
+) -> None:
     """It says nothing about the upload, however often it is asked."""
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
@@ -384,7 +387,7 @@ def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
         engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0.4})
-        bucket.answers["part"] = [refusal(503, "ServiceUnavailable")] * 99
+        bucket.answers["part"] = [refusal(status, code)] * 99
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes, begun=True))
         assert "abort" not in bucket.asked

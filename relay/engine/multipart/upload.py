@@ -246,11 +246,8 @@ class MultipartUpload:
         """Say if a resumed upload has accepted no part, although the destination answers."""
         if self._resumed is None or self._workers.taken or not isinstance(error, RelayError):
             return False
-        busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (
-            502,
-            503,
-            504,
-        )
+        status = getattr(error, "store_status", None) or 0
+        busy = isinstance(error, UNREACHABLE_ERRORS) or status > 501  # of a gateway
         return error.side == "destination" and error.retryable and not busy
 
     # -- the upload
