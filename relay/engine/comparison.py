@@ -32,6 +32,13 @@ def proof_of_equality(source: Version, destination: Version) -> str | None:
     return None
 
 
+def is_older(destination: Version, source: Version) -> bool:
+    """Say if the destination's object was written before the source's last change. False if either
+    date is unknown."""
+    theirs, ours = http_date(destination.last_modified), http_date(source.last_modified)
+    return ours is not None and theirs is not None and theirs < ours
+
+
 def looks_same(source: Version, there: Version | None) -> bool:
     """Say if two versions agree in ETag, size and date, as those of one object by two names do.
     Missing ETags agree too, since some servers have none.

@@ -169,3 +169,19 @@ def test_a_small_object_that_a_list_describes_otherwise_is_not_unchanged(
             return
         with pytest.raises(error):
             engine.runner.run(transfer)
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "skip", "fail", "overwrite"])
+def test_a_change_of_equal_length_is_moved_where_only_sizes_are_proved(
+    tmp_path: Path, if_exists: str
+) -> None:
+    """The unproved object of the first run is ours, but of an older version of the source."""
+    terminal, here, there = hurried(tmp_path), tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for text, modified in (("old", OLD), ("new", NEW)):
+        (here / "a").write_text(text)
+        os.utime(here / "a", (modified, modified))
+        words = str(here), str(there), "--verify", "size", "--if-exists", if_exists
+        code, reported = terminal.tree(*words)
+        assert (code, reported["objects"]) == (3, {"unverified": 1})
+        assert (there / "a").read_text() == text

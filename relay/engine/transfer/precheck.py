@@ -17,6 +17,7 @@ from relay.engine.comparison import (
     differs,
     has_same_tag,
     is_certainly_replaced,
+    is_older,
     is_same,
     proof_of_equality,
 )
@@ -402,9 +403,10 @@ class DestinationCheck:
 
         None if the destination has another object, or may still have the prior one: if only the
         size is proved, or the metadata is another, the store's own version must differ from the
-        prior version."""
-        if self._context.is_multipart(found, self._target.part_limits):
-            sent = self._journalled_digests(found)
+        prior version. Also None if only the size is proved, and the source has changed since."""
+        is_parted = self._context.is_multipart(found, self._target.part_limits)
+        if is_parted:
+            sent = self._journalled_digests(found)  # of this version of the source
         else:
             sent, found = self._source_reader.read_again(there)
         if sent is None or found is None or there.size not in (None, sent.bytes):
@@ -418,6 +420,8 @@ class DestinationCheck:
                 stored, found, sent, notes, whole=whole, keep=True
             )
         except (IntegrityMismatch, DestinationLost):
+            return None
+        if outcome.state is State.UNVERIFIED and not is_parted and is_older(there, found.version):
             return None
         if self._is_new(there):
             return outcome
