@@ -14,8 +14,15 @@ import pytest
 
 from relay.engine.doctor import Answer, Finding, probe_writable
 from relay.engine.multipart.upload import split_into_ranges
-from relay.engine.scratch import ScratchFolder
-from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
+from relay.engine.scratch import ScratchFolder, body_from_bytes
+from relay.errors import (
+    IntegrityMismatch,
+    PermissionDenied,
+    Rejected,
+    RelayError,
+    Unauthenticated,
+    UploadGone,
+)
 from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
@@ -483,3 +490,22 @@ def test_a_head_that_is_refused_for_good_fails_at_once(
         patient(engine).migrate(place(peer), local_location(tmp_path / "a", destination=True))
     assert not caught.value.retryable
     assert bucket.asked == ["head", "get", "head"]
+
+
+@pytest.mark.parametrize(("most", "planned"), [(1000, 1000), (10_000, 10_000)])
+def test_an_endpoint_that_refuses_a_part_number_gets_fewer_parts(
+    engine: Engine, most: int, planned: int
+) -> None:
+    """OpenStack Swift allows 1,000 parts by default."""
+    text = f"Part number must be an integer between 1 and {most}, inclusive"
+    error = document("Error", ("Code", "InvalidArgument"), ("Message", text))
+    bucket = Bucket(sums=True, answers={"part": [reply(400, error)]})
+    with Peer(many(bucket)) as peer:
+        where = place(peer)
+        s3 = store.S3Store(engine.runner.wire, "destination", Watchdog(QUICK))
+        upload = s3.begin(where)
+        with body_from_bytes(b"x", Watchdog(QUICK)) as body, pytest.raises(RelayError) as caught:
+            s3.put_part(upload, 1001, body)
+    assert isinstance(caught.value, UploadGone) is (most == 1000)
+    limits_now = s3.part_limits(where)
+    assert limits_now is not None and limits_now.most == planned

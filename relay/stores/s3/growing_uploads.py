@@ -13,8 +13,7 @@ from relay.process.failpoints import reach
 from relay.stores.interfaces import Begins, Part, PutResult, Upload
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.completion import Completion
-from relay.stores.s3.limits import limits_of
-from relay.stores.s3.multipart import MultipartUploads, abort_upload
+from relay.stores.s3.multipart import MultipartUploads, abort_upload, part_limits
 from relay.stores.s3.single_uploads import SingleUploads
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
@@ -47,7 +46,8 @@ class GrowingUploads:
         """As PartsDestination.put: the object is not visible before the body's end was proved. A
         body smaller than one part becomes a single PUT. Raises Rejected for more parts than the
         endpoint allows."""
-        step, most = self._client.wire.limits.part_bytes, limits_of(location.host).most
+        step = self._client.wire.limits.part_bytes
+        most = part_limits(self._client, location).most
         if body.length is not None and body.length > step * most:
             raise _too_many(f"{body.length} bytes", most, step)
         piece = memoryview(bytearray(step))

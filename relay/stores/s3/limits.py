@@ -33,6 +33,11 @@ _ENDPOINTS: Final = (
 """The hosts of endpoints, with the bucket's name before them or without, and their limits."""
 
 
+FEW_PARTS: Final = 1000
+"""The number of parts that OpenStack Swift allows unless its operator sets another one
+(docs.openstack.org, "s3api", `max_upload_part_num`)."""
+
+
 @lru_cache(maxsize=256)
 def limits_of(host: str) -> PartLimits:
     """Return the limits of the endpoint at a host: AWS's for one that is not known."""

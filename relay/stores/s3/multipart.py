@@ -1,22 +1,25 @@
 """Create, fill and abort multipart uploads.
 
-Decided here: which checksum an upload and a part have. Never here: how the parts become an object
-(`completion.py`), which parts the bucket lists (`upload_listing.py`)."""
+Decided here: which checksum an upload and a part have, and how many parts there may be. Never here:
+how the parts become an object (`completion.py`), which parts the bucket lists
+(`upload_listing.py`)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from relay.errors import IntegrityMismatch, ProtocolViolation, StoreError, Unavailable
 from relay.location import Location
 from relay.stores.http_fields import upload_fields
-from relay.stores.interfaces import Part, Upload
+from relay.stores.interfaces import Part, PartLimits, Upload
 from relay.stores.s3.account import at_query
 from relay.stores.s3.checksums import coded, digest_of, sent_md5
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
+from relay.stores.s3.limits import FEW_PARTS, limits_of
 from relay.stores.s3.objects import DELETED
-from relay.stores.s3.quirks import KNOWN, NO_PART_TRAILERS, NO_WHOLE, PART_TRAILERS
+from relay.stores.s3.quirks import FEW, KNOWN, NO_PART_TRAILERS, NO_WHOLE, PART_TRAILERS
 from relay.stores.s3.responses import TRAILER
 from relay.stores.s3.upload_answers import read_upload, upload_refusal
 from relay.stores.s3.upload_fields import UploadFields
@@ -141,6 +144,14 @@ class MultipartUploads:
                 f"{message}; it is sent again without {TRAILER}", side=self._client.side
             )
         quirks.learn(PART_TRAILERS)
+
+
+def part_limits(client: S3Client, location: Location) -> PartLimits:
+    """Return the limits of multipart uploads to an endpoint, by its host, or by its refusal of a
+    part's number."""
+    limits = limits_of(location.host)
+    few = limits.most > FEW_PARTS and client.quirks(location).has(FEW)
+    return replace(limits, most=FEW_PARTS) if few else limits
 
 
 def abort_upload(client: S3Client, upload: Upload) -> None:

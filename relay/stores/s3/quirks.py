@@ -37,6 +37,8 @@ NO_CONDITION = "no precondition"
 """Fact: the endpoint does not support `If-None-Match: *`."""
 PLAIN_KEYS = "listed keys are as they are"
 """Fact: the endpoint declares the keys of a listing as encoded, and they are not."""
+FEW = "few parts"
+"""Fact: the endpoint refuses part numbers above FEW_PARTS."""
 MD5_TAGS = "entity tags are MD5"
 """Fact: the ETag that the endpoint answers to an upload is the MD5 of the bytes. It proves the
 upload if the endpoint reports no checksum."""

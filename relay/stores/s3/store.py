@@ -35,7 +35,7 @@ from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.growing_uploads import GrowingUploads
 from relay.stores.s3.limits import limits_of
 from relay.stores.s3.listing import Listing
-from relay.stores.s3.multipart import MultipartUploads
+from relay.stores.s3.multipart import MultipartUploads, part_limits
 from relay.stores.s3.objects import Objects
 from relay.stores.s3.single_uploads import SingleUploads
 from relay.stores.s3.upload_fields import UploadFields
@@ -123,8 +123,8 @@ class S3Store:
         return digested
 
     def part_limits(self, location: Location) -> PartLimits | None:
-        """As Destination.part_limits, by the host of the endpoint."""
-        return limits_of(location.host)
+        """As Destination.part_limits, by the host of the endpoint, or by its refusal of a part."""
+        return part_limits(self._client, location)
 
     def unkept_metadata(
         self, location: Location, metadata: tuple[tuple[str, str], ...]

@@ -9,7 +9,10 @@ which field is left out (`quirks.py`), what an error code means (`error_codes.py
 
 from __future__ import annotations
 
-from relay.errors import RelayError, Unavailable
+import re
+from typing import Final
+
+from relay.errors import RelayError, Unavailable, UploadGone
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import PutResult
@@ -17,12 +20,16 @@ from relay.stores.metadata import STRICT
 from relay.stores.s3.account import at_version
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.error_codes import code_and_message, error_field, error_region
+from relay.stores.s3.limits import FEW_PARTS
 from relay.stores.s3.objects import version_of
-from relay.stores.s3.quirks import MD5_TAGS
+from relay.stores.s3.quirks import FEW, MD5_TAGS
 from relay.stores.s3.responses import TRAILER
 from relay.stores.s3.upload_refusals import UploadRefusal
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
+
+_FEW_PARTS: Final = re.compile(rf"between 1 and {FEW_PARTS}\b")
+"""How OpenStack Swift refuses a part number."""
 
 
 def read_upload(
@@ -64,6 +71,11 @@ def upload_refusal(
     code = code_and_message(text)[0]
     if client.is_elsewhere(location, code, error_region(response.head, text)):
         return client.error_of_code(response, method, location, text)
+    if code == "InvalidArgument" and _FEW_PARTS.search(text):
+        response.body.close()
+        client.quirks(location).learn(FEW)
+        message = f"{method} {location} was answered {status} {code}: it has too many parts"
+        return UploadGone(f"{message}, and is sent in fewer", side=client.side)
     refusal = UploadRefusal(
         status=status,
         code=code,
