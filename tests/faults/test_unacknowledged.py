@@ -115,6 +115,14 @@ def test_a_post_that_is_sent_again_names_what_the_first_one_may_have_stored(
     assert any("may remain" in note for note in outcome.receipt.notes)
 
 
+def test_a_post_after_a_crash_names_what_the_first_one_may_have_stored(engine: Engine) -> None:
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form()) as there:
+        plan = engine.plan(source.url("/a"), there.url("/upload"), method="POST")
+        hints = ObjectHints(begun=True, lapsed=True)
+        outcome = engine.runner.run(replace(engine.runner.transfer(plan), known=hints))
+        assert outcome.remains.keys() == {there.url("/upload")}
+
+
 @pytest.mark.parametrize("status", [302, 303])
 def test_a_post_that_is_answered_with_another_page_names_what_it_may_have_stored(
     engine: Engine, status: int

@@ -110,7 +110,7 @@ class Progress:
         if shows:
             left = str(was.place)
             self.remains.setdefault(left, remaining("What was sent", left, "nothing has proved it"))
-        self.before, self.unproved, self.sendings = None, None, 0
+        self.before, self.unproved = None, None
 
     def note_unsent(self) -> None:
         """Note that this attempt has sent no byte after all."""

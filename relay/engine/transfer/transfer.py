@@ -39,6 +39,7 @@ from relay.errors import (
     RelayError,
     SourceDigestWrong,
     StoreError,
+    remaining,
 )
 from relay.ledger.rows import PriorState
 from relay.location import Location
@@ -204,6 +205,10 @@ class Transfer:
             before = None  # an assumption must not become a note in the journal
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
+        if self.known.lapsed and self.plan.destination.method == "POST":  # no attempt replaces it
+            place = str(self.plan.destination)
+            why = "a process crashed while it sent the object"
+            self._progress.remains.setdefault(place, remaining("What was sent", place, why))
         if self.known.lapsed and self._may_show(context, before):
             self._progress.unproved = (
                 self.plan.destination
