@@ -31,10 +31,9 @@ from relay.file_names import NAME_BYTES
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import fresh, require_regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync_folder
+from relay.stores.metadata import DATED_SECONDS
 
 T = TypeVar("T")
-DATED_SECONDS: Final = 2.0
-"""Coarsest resolution of a file's time, in seconds (FAT)."""
 UNDATED: Final = "the file system did not accept the file's time of modification"
 UNOWNED: Final = (
     "the replaced file had a different owner or group, which could not be set on the new one"

@@ -24,6 +24,8 @@ store has its own way to keep it, or none."""
 STRICT: Final = "strict"
 """All metadata is required: an upload that would lose some raises MetadataUnkept before it sends a
 byte."""
+DATED_SECONDS: Final = 2.0
+"""Coarsest resolution of a file's time, in seconds (FAT)."""
 UNTOLD: Final = "untold"
 """A note about metadata that the source has and does not return."""
 _ANYHOW: Final = frozenset({MTIME, STRICT, UNTOLD, "content-type"})
@@ -129,6 +131,18 @@ def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:
     of_another_type = None not in kinds and kinds[0] != kinds[1]
     own = any(name.lower() == "content-type" for name, _ in location.headers)
     return not unshown_notes(metadata, shown, location, ()) and (own or not of_another_type)
+
+
+def has_other_mtime(metadata: Fields, shown: Fields) -> bool:
+    """Say if a destination shows another time of modification than that of this `metadata`."""
+    times = [dict(one).get(MTIME) for one in (metadata, shown)]
+    if None in times:
+        return False
+    try:
+        ours, theirs = (float(time or "") for time in times)
+    except ValueError:
+        return times[0] != times[1]
+    return abs(ours - theirs) > DATED_SECONDS
 
 
 def note(names: list[str], holder: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ the answer to its upload was."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from relay.errors import (
 )
 from relay.ledger.rows import PriorState
 from relay.receipt import State
+from relay.stores.local import local_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.buckets import Bucket, many, place
@@ -202,6 +204,21 @@ def test_the_same_bytes_with_older_metadata_were_there_before(
         transfer = engine.runner.transfer(engine.plan(source.url("/a"), place(there)))
         outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True)))
     assert (outcome.state, "put" in bucket.asked) == (State.VERIFIED, sent)
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(0, False), (3600, True)])
+def test_the_same_bytes_with_another_date_were_there_before(
+    engine: Engine, tmp_path: Path, seconds: int, sent: bool
+) -> None:
+    here, there = (tmp_path / name for name in ("here", "there"))
+    for path, time in ((here, 1e9), (there, 1e9 - seconds)):
+        path.write_bytes(DATA)
+        os.utime(path, (time, time))
+    inode = there.stat().st_ino
+    old, new = (local_location(path, destination=path is there) for path in (here, there))
+    transfer = replace(engine.runner.transfer(engine.plan(old, new)), known=ObjectHints(begun=True))
+    assert engine.runner.run(transfer).state is State.VERIFIED
+    assert (there.stat().st_mtime, there.stat().st_ino != inode) == (1e9, sent)
 
 
 @dataclass

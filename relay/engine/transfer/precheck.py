@@ -53,11 +53,13 @@ from relay.stores.interfaces import (
     PutResult,
     Upload,
 )
-from relay.stores.metadata import shows_metadata
+from relay.stores.metadata import has_other_mtime, shows_metadata
 
 LISTED = frozenset({"s3"})
 """Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
 (docs.aws.amazon.com, "HeadObject"). So a 404 does not prove that reading is permitted."""
+DATED = KEEPING | {"local"}
+"""Stores that show the time of modification that an upload gave the object."""
 CLOCKS_SECONDS = 24 * 3600.0
 """Maximum difference between a store's clock and ours."""
 _SENT_BEFORE = (
@@ -432,14 +434,16 @@ class DestinationCheck:
         """Say if the existing object has the source's metadata. If the bytes alone are the same, it
         may be the prior object. Not decided where a store need not keep metadata."""
         place = self._target.place
-        if place.store not in KEEPING:
+        if place.store not in DATED:
             return True
         try:
             there = self._target.destination.head(place)
         except StoreError:
             return False
         shown = there.metadata if isinstance(there, ObjectInfo) else ()
-        return shows_metadata(found.metadata, shown, place)
+        if has_other_mtime(found.metadata, shown):
+            return False
+        return place.store not in KEEPING or shows_metadata(found.metadata, shown, place)
 
     def _is_new(self, there: Version) -> bool:
         """Say if the existing object is certainly not the prior one."""
