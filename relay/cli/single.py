@@ -24,6 +24,8 @@ from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.ledger.states import PRESENT
+from relay.receipt import State
 from relay.views.rows import summary
 
 
@@ -51,15 +53,21 @@ def migrate_object(
 
         code = work(worker, look, LOOK_SECONDS)
     end = ends[-1] if ends else None
-    if isinstance(end, Outcome):
+    if isinstance(end, Outcome) and not _is_handed_back(ledger, migration.id, end):
         return _print_outcome(replace(end, id=migration.id), quiet, as_json)
     if code is not None:
         if not quiet:
             say(STOPPED, sys.stderr)
         raise Interrupted(code)
-    if end is not None:
+    if isinstance(end, RelayError):
         raise end
     return _follow_elsewhere(ledger, ledger.migration(migration.id), quiet, as_json)
+
+
+def _is_handed_back(ledger: Ledger, id: str, end: Outcome) -> bool:
+    """Say if the ledger did not accept a skip, since another command may have sent what the skip
+    found (`relay/ledger/settling.py`), and the object has not arrived since."""
+    return end.state is State.SKIPPED and not ledger.migration(id).count_in(*PRESENT).objects
 
 
 def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:

@@ -8,13 +8,20 @@ from typing import Any
 import gevent
 import pytest
 
+from relay.cli import single
+from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import accept
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.outcome import Outcome
+from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
+from relay.location import Location
+from relay.receipt import State
 from relay.throttle import Bounds
 from tests.ledgers import verified
 
@@ -167,4 +174,40 @@ def test_what_was_put_there_between_two_commands_is_kept(tmp_path: Path, listed:
     ledger.settle([Settlement(claim, "hand_back", untouched=True)])
     assert worked(ledger, runner, made.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"newer"
+    ledger.close()
+
+
+@pytest.mark.parametrize("verb", [None, "pause", "cancel"])
+def test_a_skip_that_was_handed_back_is_not_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str | None
+) -> None:
+    """Another command sends what the skip found, and this one is stopped before it looks again."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/a"), Endpoint(f"file://{tmp_path}/b"), if_exists=IfExists.SKIP
+    )
+    ledger = ledger_of(tmp_path)
+
+    def stopped(worker: Worker, look: object, seconds: float) -> Exit:
+        assert worker.only is not None
+        found = Location("memory", "", 0, "/a")
+        skip = Outcome(
+            id="",
+            state=State.SKIPPED,
+            source=found,
+            destination=found,
+            bytes=0,
+            seconds=0.0,
+            receipt=None,
+        )
+        (claim,) = ledger.claim(1, worker.only)
+        worker.ended(claim, skip)
+        ledger.settle([Settlement(claim, "hand_back")])
+        if verb is not None:
+            ledger.act(worker.only, verb)
+        return Exit.INTERRUPTED
+
+    monkeypatch.setattr(single, "work", stopped)
+    with pytest.raises(Interrupted):
+        single.migrate_object(ledger, order, runner, quiet=True, as_json=False)
     ledger.close()
