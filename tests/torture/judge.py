@@ -548,7 +548,7 @@ MILD = frozenset((
     "head-405", "head-500", "head-drops", "head-zero", "head-zero-page", "head-no-length", "tag-none", "tag-weak", "tag-unquoted",
     "tag-long", "date-none", "date-odd", "conditions-ignored", "conditions-501", "range-ignored", "digest-told",
     "digest-long", "redirects", "chunked", "trickles", "late-end", "get-cut", "flips-once", "short-once",
-    "early-2xx", "stale", "late", "negative-cache", "deleted-shown", "stale-get", "stale-head", "put-page", "digest-of-nothing", "hides-names", "folder-404", "folder-403",
+    "early-2xx", "stale", "late", "negative-cache", "deleted-shown", "stale-head", "put-page", "digest-of-nothing", "hides-names", "folder-404", "folder-403",
     "folder-500", "folder-page", "list-503-once", "list-repeats", "href-url", "href-encoding", "href-absolute",
     "list-json", "lengths-untold", "propfind-405", "list-v1", "list-unsorted", "clock-skew", "trailers-501",
     "trailers-401", "trailers-400", "trailers-stored", "trailers-unheard", "checksum-echoed", "complete-error",
