@@ -20,6 +20,7 @@ from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
     AlreadyExists,
+    ConnectionLost,
     DestinationLost,
     DestinationMutates,
     IntegrityMismatch,
@@ -37,10 +38,15 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import State
+from relay.stores.http_client import HttpClient
 from relay.stores.interfaces import is_temporary_name, temporary_names
 from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.account import webdav_location
+from relay.stores.webdav.folders import Folders
+from relay.stores.webdav.properties import Properties
+from relay.wire.exchange import Wire
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.scripted import Peer, Talk
@@ -966,3 +972,14 @@ def test_a_version_that_propfind_tells_pins_no_get(engine: Engine, if_exists: st
     dav = Headless(objects={FINAL: b"old"} if if_exists != "fail" else {})
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
+
+
+def test_a_lost_answer_about_a_folder_makes_no_folder(wire: Wire) -> None:
+    """Only an answer that can't be read means that the server has no PROPFIND."""
+    dav = Dav(answers={b"PROPFIND": [b"", b""]}, folders={b"/", b"/to/"})
+    with Peer([dav] * 9) as peer:
+        where = webdav_location(peer.url("/to/a"), destination=True)
+        client = HttpClient(wire, "destination", Watchdog(wire.limits))
+        with pytest.raises(ConnectionLost):
+            Folders(client, Properties(client)).exists(where.with_target("/to/"))
+    assert b"MKCOL" not in dav.asked

@@ -49,8 +49,9 @@ class Folders:
         memory = self._client.wire.memory
         if memory.has(folder.origin, _known(folder)):
             return True
+        response = self._properties.find(folder)
         try:
-            status = self._properties.status(folder)
+            status = self._properties.read_status(response, folder)
         except (ConnectionLost, ProtocolViolation):
             status = 501
         if status in (404, 409):

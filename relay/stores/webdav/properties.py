@@ -47,8 +47,12 @@ class Properties:
 
     def status(self, place: Location) -> int:
         """Return the status of a PROPFIND of depth 0: that in the row of a 207, otherwise that of
-        the answer. Raises as `rows`, and ProtocolViolation."""
-        response = self.find(place)
+        the answer. Raises as `find` and `read_status`."""
+        return self.read_status(self.find(place), place)
+
+    def read_status(self, response: Response, place: Location) -> int:
+        """Return the status in an answer as `status` does. Raises as `rows`, and
+        ProtocolViolation."""
         if response.head.status != 207:
             response.body.close()
             return response.head.status
