@@ -48,7 +48,9 @@ from relay.stores.webdav.properties import Properties
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
+from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
+from tests.faults.test_ours import plant
 from tests.scripted import Peer, Talk
 
 FINAL = b"/new/folder/object.bin"
@@ -935,6 +937,31 @@ def test_a_place_that_keeps_the_old_object_is_a_failure(engine: Engine) -> None:
     with pytest.raises(DestinationLost, match="still shows the old object"):
         migrate(engine, dav, if_exists="changed")
     assert dav.objects == {FINAL: DATA}
+
+
+class Negative(Dav):
+    """A cache answers each HEAD of the final name as it did before the upload: nothing is there."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        cached = path == b"/to/a" and method == b"HEAD"
+        return NO if cached else super()._done(method, path, request, body)
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "skip", "fail"])
+def test_an_unproved_object_that_was_not_seen_is_no_existing_one(
+    tmp_path: Path, if_exists: str
+) -> None:
+    """Its publication was a failure, as its place showed nothing; then it is there."""
+    words = "--verify", "size", "--if-exists", if_exists
+    dav, here = Negative(), str(plant(tmp_path))
+    terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.1", RELAY_RETRY_BUDGET="0")
+    with Peer([dav] * 90) as there:
+        to = f"webdav+{there.url('/to/')}"
+        assert terminal.tree(here, to, *words)[0] == 1
+        dav.__class__ = Dav
+        code, reported = terminal.tree(here, to, *words)
+    assert dav.objects == {b"/to/a": DATA}
+    assert (code, reported["objects"]) == (3, {"unverified": 1})
 
 
 class Headless(Dav):

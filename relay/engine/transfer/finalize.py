@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from relay.engine.cleanup import remove_object
+from relay.engine.cleanup import may_be_done, remove_object
 from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
@@ -28,6 +28,7 @@ from relay.errors import (
     IntegrityMismatch,
     NotFound,
     RelayError,
+    StoreError,
     UploadGone,
 )
 from relay.ledger.rows import PriorState
@@ -308,12 +309,18 @@ class Finalizer:
             while (old := _has_old_size(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
+            self._note_unproved(proof)
             lost = DestinationLost(
                 f"{stored.place} does not exist after it was published: {error.message}"
             )
             lost.keep(error.remains)
             raise lost from None
+        except StoreError as error:
+            if may_be_done(error):
+                self._note_unproved(proof)
+            raise
         if old and before.known:
+            self._note_unproved(proof)
             raise DestinationLost(
                 f"{stored.place} still shows the old object after the new one was published"
             )
@@ -326,6 +333,12 @@ class Finalizer:
             altered.leave("A damaged object", stored.place, "it may be another writer's")
             raise altered
         return replace(version, size=size if version.size is None else version.size)
+
+    def _note_unproved(self, proof: Proof) -> None:
+        """Note an object of which only the size is proved, and which may be visible though its
+        publication failed. Raises as `_note_altered`."""
+        if proof.level is Level.SIZE:
+            self._note_altered(Version(proof.version.size))
 
     def _note_altered(self, there: Version) -> None:
         """Note the object that the place shows in place of the published one, so that no later
