@@ -223,7 +223,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 def test_an_object_that_another_command_sends_now_is_not_skipped(
     opened: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
-    """The other command began it after this one had listed it: what is visible there is unproved,
+    """The other command began it after this one had listed it: the visible object is unproved,
     until the other command has proved it."""
     one, two = opened(), opened()
     id = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))
