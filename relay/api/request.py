@@ -16,7 +16,7 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
-from relay.ledger.migrations import other_places
+from relay.ledger.acceptance import other_places
 from relay.ledger.rows import Migration, Spec
 from relay.location import FRAGMENT_HINT, Location, has_fragment
 from relay.stores.remotes import Remotes

@@ -20,8 +20,8 @@ from typing import Final
 from relay.engine.listing import PAGE, in_pages, listed_object
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
+from relay.ledger.acceptance import other_places
 from relay.ledger.ledger import Ledger
-from relay.ledger.migrations import other_places
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.states import MIGRATION, ListingState, state_after
 from relay.location import Location

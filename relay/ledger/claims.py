@@ -43,7 +43,7 @@ from relay.errors import LeaseLost
 from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database, boot_id, process_identity
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of, write_event
+from relay.ledger.migration_rows import bounds_of, write_event
 from relay.ledger.names import in_chunks as in_chunks
 from relay.ledger.rows import ARRIVED, MARKED, TERMINAL, UNNOTED, Claim, PriorState
 from relay.ledger.schema import (

@@ -17,13 +17,16 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.ledger import (
+    acceptance,
+    actions,
     claims,
+    endings,
     entries,
     folded_names,
     limits,
     listings,
     local_links,
-    migrations,
+    migration_rows,
     orphans,
     pages,
     part_leases,
@@ -84,37 +87,37 @@ class Ledger:
     def create(
         self, spec: Spec, key: str | None = None, go_on: bool = False
     ) -> tuple[Migration, bool]:
-        """As migrations.create. Also raises LedgerFailed if the file was removed or replaced: no
+        """As acceptance.create. Also raises LedgerFailed if the file was removed or replaced: no
         process would find the migration."""
         self.database.check_file()
-        found = self.database.run(lambda c: migrations.create(c, spec, key, go_on, self.who.kind))
+        found = self.database.run(lambda c: acceptance.create(c, spec, key, go_on, self.who.kind))
         reach("after-accept")
         return found
 
     def migration(self, id: str) -> Migration:
-        """As migrations.one."""
-        return self.database.run(lambda c: migrations.one(c, id, self._shown_kind), write=False)
+        """As migration_rows.one."""
+        return self.database.run(lambda c: migration_rows.one(c, id, self._shown_kind), write=False)
 
     def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
-        """As migrations.many."""
+        """As migration_rows.many."""
         return self.database.run(
-            lambda c: migrations.many(c, limit, before, self._shown_kind), write=False
+            lambda c: migration_rows.many(c, limit, before, self._shown_kind), write=False
         )
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
-        """As migrations.secret."""
-        return self.database.run(lambda c: migrations.secret(c, id), write=False)
+        """As migration_rows.secret."""
+        return self.database.run(lambda c: migration_rows.secret(c, id), write=False)
 
     def is_at(self, id: str, spec: Spec) -> bool:
-        """As migrations.is_at."""
-        return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
+        """As acceptance.is_at."""
+        return self.database.run(lambda c: acceptance.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act; a resumed migration adopts the states that other migrations recorded
+        """As actions.act; a resumed migration adopts the states that other migrations recorded
         meanwhile (`unproved.adopt_unproved`)."""
 
         def acted(connection: Connection) -> Migration:
-            found = migrations.act(connection, id, verb, fresh)
+            found = actions.act(connection, id, verb, fresh)
             if verb in ("resume", "retry"):
                 unproved.adopt_unproved(connection, found.id)
             return found
@@ -122,17 +125,17 @@ class Ledger:
         return self.database.run(acted)
 
     def list_again(self, id: str, anyway: bool = False) -> Migration:
-        """As migrations.list_again."""
-        return self.database.run(lambda c: migrations.list_again(c, id, anyway))
+        """As actions.list_again."""
+        return self.database.run(lambda c: actions.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
         """As entries.begin_again; the source is listed again if that is necessary. Raises as
         migrations.lock_unended; nothing has changed then."""
 
         def begin(connection: Connection) -> None:
-            migrations.lock_unended(connection, id)
+            actions.lock_unended(connection, id)
             if entries.begin_again(connection, id, gone):
-                migrations.list_again(connection, id, anyway=True)
+                actions.list_again(connection, id, anyway=True)
             unproved.adopt_unproved(connection, id)
 
         self.database.run(begin)
@@ -146,26 +149,26 @@ class Ledger:
         return self.database.run(lambda c: limits.migration_views(c, self.who.id, ids), write=False)
 
     def reset_crash_counts(self, id: str) -> None:
-        """As migrations.reset_crash_counts."""
-        self.database.run(lambda c: migrations.reset_crash_counts(c, id))
+        """As actions.reset_crash_counts."""
+        self.database.run(lambda c: actions.reset_crash_counts(c, id))
 
     def pause_for(self, id: str, error: Mapping[str, Any]) -> Migration:
-        """As migrations.pause_for."""
-        return self.database.run(lambda c: migrations.pause_for(c, id, error))
+        """As actions.pause_for."""
+        return self.database.run(lambda c: actions.pause_for(c, id, error))
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
-        """As migrations.renew_secret. Raises as migrations.lock_unended: a migration that has
+        """As actions.renew_secret. Raises as actions.lock_unended: a migration that has
         succeeded keeps no secrets."""
 
         def renew(connection: Connection) -> None:
-            migrations.lock_unended(connection, id)
-            migrations.renew_secret(connection, id, secret)
+            actions.lock_unended(connection, id)
+            actions.renew_secret(connection, id, secret)
 
         self.database.run(renew)
         self._forgot = True  # the log may still hold the old secrets
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish, migrations.forget_secrets and migrations.cancel_strays; reads
+        """As endings.finish, endings.forget_secrets and migrations.cancel_strays; reads
         first.
 
         Deleted secrets are then in no file. If another process is reading the log, that holds after
@@ -173,33 +176,35 @@ class Ledger:
         now = time.time()
         due, over, strays = self.database.run(
             lambda c: (
-                migrations.finishable_ids(c),
-                migrations.forgettable_ids(c, now),
-                migrations.stray_ids(c),
+                endings.finishable_ids(c),
+                endings.forgettable_ids(c, now),
+                actions.stray_ids(c),
             ),
             write=False,
         )
         if strays:
-            self.database.run(migrations.cancel_strays)
+            self.database.run(actions.cancel_strays)
         if over:
-            self.database.run(lambda c: migrations.forget_secrets(c, now))
-        done = self.database.run(migrations.finish) if due else []
+            self.database.run(lambda c: endings.forget_secrets(c, now))
+        done = self.database.run(endings.finish) if due else []
         self._forgot |= bool(over or done)
         if self._forgot:
             self._forgot = not self.database.wipe_log()
         return done
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
-        """As migrations.last_pause_error."""
-        return self.database.run(lambda c: migrations.last_pause_error(c, id), write=False)
+        """As migration_rows.last_pause_error."""
+        return self.database.run(lambda c: migration_rows.last_pause_error(c, id), write=False)
 
     def gone_since(self, id: str, since: float) -> int:
-        """As migrations.gone_since."""
-        return self.database.run(lambda c: migrations.gone_since(c, id, since), write=False)
+        """As migration_rows.gone_since."""
+        return self.database.run(lambda c: migration_rows.gone_since(c, id, since), write=False)
 
     def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """As migrations.events_of."""
-        return self.database.run(lambda c: migrations.events_of(c, id, since, limit), write=False)
+        """As migration_rows.events_of."""
+        return self.database.run(
+            lambda c: migration_rows.events_of(c, id, since, limit), write=False
+        )
 
     def page(
         self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000

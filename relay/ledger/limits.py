@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from relay.ledger.migrations import bounds_of, lock_migration, not_now, one, write_event
+from relay.ledger.actions import not_now
+from relay.ledger.migration_rows import bounds_of, lock_migration, one, write_event
 from relay.ledger.part_movers import select_helpers
 from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers

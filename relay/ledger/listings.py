@@ -16,7 +16,7 @@ from relay.errors import LeaseLost
 from relay.ledger.claims import DOUBTED, SUSPECT, WorkerId, in_chunks
 from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.folded_names import folded_digest, mark_folded
-from relay.ledger.migrations import of_kind, write_event
+from relay.ledger.migration_rows import of_kind, write_event
 from relay.ledger.names import has_name
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers

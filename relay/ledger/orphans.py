@@ -24,8 +24,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
 from relay.ledger.claims import CLAIMED, WorkerId, claim_of
-from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
-from relay.ledger.migrations import of_kind
+from relay.ledger.endings import KEPT_SECONDS as KEPT_SECONDS
+from relay.ledger.migration_rows import of_kind
 from relay.ledger.rows import Claim, Orphan, PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Select, exists, or_, select
 
 from relay.ledger.claims import CLAIMED, SUSPECT, WorkerId, claim_of
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of, of_kind
+from relay.ledger.migration_rows import bounds_of, of_kind
 from relay.ledger.rows import PartLease
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState

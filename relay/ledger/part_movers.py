@@ -2,7 +2,7 @@
 moment.
 
 Decided here: how they are found. Never here: where they are counted (`limits.py`,
-`migrations.py`)."""
+`migration_rows.py`)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.claims import WorkerId, free_parts, in_chunks
 from relay.ledger.counters import CounterDelta
-from relay.ledger.migrations import write_event
+from relay.ledger.migration_rows import write_event
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import (

@@ -19,8 +19,8 @@ from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
 from relay.ledger import claims, database
 from relay.ledger.claims import LAPSES, SUSPECT, WorkerId
 from relay.ledger.database import boot_id, pid_namespace, process_identity
+from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
-from relay.ledger.migrations import KEPT_SECONDS
 from relay.ledger.rows import Listed, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
 from tests.ledgers import TREE, Opened, tree, verified

@@ -131,7 +131,6 @@ def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, we
     assert ledger.migration(id).state == "paused"
     ledger.act(id, "resume")
     found = worked(ledger, runner, id)
-    assert found["verified"] == COUNT - len(private)
     if ledger.migration(id).state == "paused":
         ledger.act(id, "resume")
         found = worked(ledger, runner, id)

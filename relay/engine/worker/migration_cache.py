@@ -23,8 +23,8 @@ from relay.errors import (
     Unauthenticated,
     Unsupported,
 )
+from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.ledger import Ledger
-from relay.ledger.migrations import WITHDRAWN
 from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 from relay.location import Location

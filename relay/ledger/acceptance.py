@@ -1,0 +1,228 @@
+"""Accept a migration: as a new one, or as an unfinished one that the same request resumes.
+
+Decided here: which request is the same one (with `identity_hashes.py`). Never here: what a person
+does with a migration afterwards (`actions.py`)."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Final
+
+from sqlalchemy import (
+    Connection,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+
+from relay.errors import (
+    CredentialsWithdrawn,
+    KeyReused,
+    PermissionDenied,
+    Unauthenticated,
+)
+from relay.ledger.counters import CounterDelta, tallies_of
+from relay.ledger.identity_hashes import (
+    IdentityHashes,
+    identity_hashes_of,
+    is_older,
+    is_unnamed,
+    is_whole_text,
+)
+from relay.ledger.migration_rows import one, secret, write_event
+from relay.ledger.retried import split_listing_retry
+from relay.ledger.rows import TERMINAL, Migration, Spec
+from relay.ledger.schema import (
+    APPLICATION_ID,
+    migrations,
+    secrets,
+    transfers,
+)
+from relay.ledger.states import (
+    PRESENT,
+    ListingState,
+    MigrationState,
+    TransferState,
+)
+from relay.ledger.unproved import adopt_unproved, find_unproved
+
+ACCEPTING = APPLICATION_ID + 1
+"""Key of the PostgreSQL advisory lock under which migrations are accepted."""
+
+WITHDRAWN: Final = frozenset(
+    {Unauthenticated.code, CredentialsWithdrawn.code, PermissionDenied.code}
+)
+"""Codes of the errors for which a migration pauses until it gets other credentials."""
+
+
+def create(
+    connection: Connection,
+    spec: Spec,
+    key: str | None = None,
+    go_on: bool = False,
+    runner: str = TERMINAL,
+) -> tuple[Migration, bool]:
+    """Accept a migration for one kind of worker; return it and True.
+
+    Returns an earlier migration and False if the idempotency `key` was used before. With `go_on`
+    the newest migration of the same request and kind is returned if it has not succeeded. Raises
+    KeyReused if the key belongs to another request."""
+    _lock_acceptance(connection)
+    marks = identity_hashes_of(connection, spec)
+    earlier = None
+    if key is not None:
+        earlier = _find_by_key(connection, spec, marks, key)
+    if earlier is None and go_on:
+        earlier = _adopt_unfinished(connection, spec, marks, runner)
+    if earlier is not None:
+        return one(connection, earlier), False
+    id = _insert_migration(connection, spec, marks, key, runner)
+    if not spec.recursive:
+        _insert_object(connection, id, spec)
+    write_event(connection, id, "accepted", {})
+    return one(connection, id), True
+
+
+def _find_by_key(connection: Connection, spec: Spec, marks: IdentityHashes, key: str) -> str | None:
+    """Return the id of the migration with this idempotency key, or None. Raises KeyReused if it is
+    another request's."""
+    row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
+    if row is None:
+        return None
+    same = (row.spec, row.owner) == (marks.spec, marks.owner)
+    if not (same or is_older(row, spec, secret(connection, row.id))):
+        raise KeyReused("the Idempotency-Key was already used for another request")
+    found: str = row.id
+    return found
+
+
+def _adopt_unfinished(
+    connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
+) -> str | None:
+    """Return the id of the migration that this request resumes, or None. From now on it has this
+    request's hashes and kind of worker."""
+    id = _unfinished(connection, spec, marks, runner)
+    if id is not None:
+        known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
+        connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
+        adopt_unproved(connection, id)
+    return id
+
+
+def _insert_migration(
+    connection: Connection, spec: Spec, marks: IdentityHashes, key: str | None, runner: str
+) -> str:
+    """Insert a migration with the next number, and its secret; return its id."""
+    number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
+    id = str(uuid.uuid4())
+    connection.execute(
+        insert(migrations),
+        {
+            "id": id,
+            "number": number,
+            "state": MigrationState.RUNNING,
+            "source": spec.source,
+            "destination": spec.destination,
+            "options": json.dumps(spec.options),
+            "spec": marks.spec,
+            "places": marks.places,
+            "owner": marks.owner,
+            "runner": runner,
+            "key": key,
+            "priority": spec.priority,
+            **spec.bounds.to_json(),
+            "listing": ListingState.DUE if spec.recursive else ListingState.NONE,
+            "entries": 0 if spec.recursive else 1,
+            "created": time.time(),
+        },
+    )
+    connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
+    return id
+
+
+def _insert_object(connection: Connection, id: str, spec: Spec) -> None:
+    """Insert the transfer of a migration of one object. Another migration may have left an unproved
+    object at its place."""
+    left = find_unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
+    begun = {"fence": int(left is not None), "before": left}
+    connection.execute(
+        insert(transfers),
+        {"migration_id": id, "name": "", "state": TransferState.QUEUED, **begun},
+    )
+    changes = CounterDelta()
+    changes.add(id, TransferState.QUEUED, 1, None)
+    changes.write(connection)
+
+
+def _lock_acceptance(connection: Connection) -> None:
+    """Lock out other transactions that number a migration or use a key, until this one ends. In
+    SQLite every writing transaction has that lock already."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ACCEPTING})
+
+
+def _unfinished(
+    connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
+) -> str | None:
+    """Return the id of the newest migration of the same request and accounts, unless it succeeded.
+    Without one, return a migration that is paused for other credentials: the account may differ."""
+    ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
+    newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
+    same = newest.where(migrations.c.spec == marks.spec)
+    row = connection.execute(same.where(migrations.c.owner == marks.owner).limit(1)).first()
+    if row is not None:
+        return None if row.state == MigrationState.SUCCEEDED else row.id
+    for row in connection.execute(same.where(migrations.c.state == MigrationState.PAUSED).limit(1)):
+        if (error := split_listing_retry(row.error)[0]) and error["code"] in WITHDRAWN:
+            return str(row.id)
+    row = connection.execute(
+        newest.where(migrations.c.spec == spec.printed_digest).limit(1)
+    ).first()
+    if (
+        row is None
+        or row.state == MigrationState.SUCCEEDED
+        or not is_older(row, spec, secret(connection, row.id))
+    ):
+        return None
+    tally = tallies_of(connection, [row.id])[row.id]
+    # An older relay did not record the endpoint that a remote's name stood for. Objects that have
+    # arrived may be elsewhere than the name leads to now.
+    arrived = tally.keys() & PRESENT
+    return row.id if is_whole_text(spec.secret) or not arrived else None
+
+
+def learn_owner(connection: Connection, id: str, spec: Spec) -> None:
+    """Record the accounts that resume a migration. Raises KeyReused if the locations are not the
+    migration's."""
+    if not is_at(connection, id, spec):
+        raise other_places()
+    marks = identity_hashes_of(connection, spec)
+    row = migrations.c.id == id
+    connection.execute(update(migrations).where(row).values(owner=marks.owner))
+    older = {"places": marks.places, "spec": marks.spec}
+    connection.execute(update(migrations).where(row, migrations.c.places.is_(None)).values(**older))
+
+
+def other_places() -> KeyReused:
+    """Return the error of locations that are not the migration's."""
+    return KeyReused(
+        "the source or the destination is not that of the migration",
+        hint=(
+            "Give the same source and destination with fresh credentials, or start a new migration"
+            " with POST /migrate."
+        ),
+    )
+
+
+def is_at(connection: Connection, id: str, spec: Spec) -> bool:
+    """Say if a migration's locations are those of `spec`. Reads only."""
+    row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
+    if row.places is None:
+        return is_older(row, spec, secret(connection, id))
+    if row.places == identity_hashes_of(connection, spec).places:
+        return True
+    return is_unnamed(connection, row, spec, secret(connection, id))

@@ -1,0 +1,292 @@
+"""Pause, resume, cancel, retry and relist a migration, and renew its credentials.
+
+Decided here: what each verb changes besides the state. Never here: which verb a state
+allows (`states.py`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import (
+    Connection,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from relay.errors import (
+    IllegalTransition,
+)
+from relay.ledger.acceptance import learn_owner
+from relay.ledger.counters import CounterDelta
+from relay.ledger.migration_rows import lock_migration, one, secret, write_event
+from relay.ledger.rows import Migration, Spec
+from relay.ledger.schema import (
+    QUEUED,
+    TRUSTED,
+    migrations,
+    secrets,
+    transfers,
+)
+from relay.ledger.states import (
+    ENDED,
+    MIGRATION,
+    PENDING,
+    TRANSFER,
+    ListingState,
+    MigrationState,
+    TransferState,
+    state_after,
+)
+
+
+def act(
+    connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None
+) -> Migration:
+    """Pause, resume, cancel or retry a migration, by `verb`. Idempotent.
+
+    `fresh` are new credentials for the remaining objects, alone or with the locations that they are
+    for. Raises MigrationUnknown, IllegalTransition, and KeyReused if those are other locations."""
+    found = lock_migration(connection, id)
+    try:
+        state = state_after(MIGRATION, verb, found.state)
+    except IllegalTransition:
+        raise not_now(found, verb) from None
+    forgotten = state == MigrationState.RUNNING and secret(connection, found.id) is None
+    if isinstance(fresh, Spec):
+        learn_owner(connection, found.id, fresh)
+        fresh = fresh.secret
+    if fresh is not None:
+        renew_secret(connection, found.id, fresh)
+    elif forgotten:
+        raise IllegalTransition(
+            "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
+        )
+    if found.recursive and (forgotten or (verb == "retry" and _lacks_urls(connection, found.id))):
+        return list_again(connection, found.id)  # the URLs of its list were forgotten
+    if state is None:
+        return found
+    changes = CounterDelta()
+    refused = (
+        _forget_refused(connection, found.id, changes) if verb == "retry" and found.recursive else 0
+    )
+    changed = _columns_changed_by(found, verb, refused)
+    changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    if verb == "cancel":
+        _move_all(connection, found.id, TransferState.QUEUED, "cancel", changes)
+    if verb == "retry":
+        for ended in sorted(TRANSFER["retry"].origins):
+            _move_all(connection, found.id, ended, "retry", changes)
+    changes.write(connection)
+    write_event(connection, found.id, verb, {})
+    return one(connection, found.id)
+
+
+_DONE = {
+    "pause": "paused",
+    "resume": "resumed",
+    "cancel": "cancelled",
+    "retry": "retried",
+    "limit": "limited",
+}
+
+_INSTEAD: Mapping[str, str] = {
+    MigrationState.SUCCEEDED: (
+        "It has succeeded. Start another migration for new objects at the source."
+    ),
+    MigrationState.RUNNING: (
+        "Wait until it ends, or cancel it first: `relay cancel`, or POST …/cancel."
+    ),
+    MigrationState.PAUSED: "Resume it first: `relay resume`, or POST …/resume.",
+}
+
+_RETRY = (
+    "Run `relay retry`, or POST …/retry: it queues again the objects that failed, were cancelled or"
+    " could not be verified."
+)
+
+
+def _lacks_urls(connection: Connection, id: str) -> bool:
+    """Say if the URLs of a list's objects were forgotten. Its credentials may be there: the same
+    command gives them before it lists again."""
+    lacking = (transfers.c.migration_id == id) & transfers.c.ended.is_not(None)
+    lacking &= transfers.c.state.in_(TRANSFER["retry"].origins)
+    lacking &= transfers.c.identity.is_not(None) & transfers.c.url.is_(None)
+    return bool(connection.execute(select(exists().where(lacking))).scalar())
+
+
+def not_now(found: Migration, verb: str) -> IllegalTransition:
+    """Return the error of a verb that a migration's state does not allow."""
+    message = (
+        f"migration {found.number} can't be {_DONE.get(verb, verb)}: its state is {found.state}"
+    )
+    return IllegalTransition(message, hint=_INSTEAD.get(found.state, _RETRY))
+
+
+_GIVE_CREDENTIALS: Final = (
+    "Give its source and destination again with their credentials, or run the same command again."
+)
+
+
+def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, Any]:
+    """Return the columns that `verb` changes besides the state. `refused` entries of the listing
+    were deleted, so that a number above 0 restarts the listing."""
+    changed: dict[str, Any] = {}
+    if verb in ("resume", "retry"):  # workers must read the credentials again, from any source
+        changed |= {"renewed": migrations.c.renewed + 1, "error": None}
+    if verb == "retry":
+        changed |= {
+            "listing": ListingState.DUE if found.listing == ListingState.FAILED else found.listing,
+            "listing_lapses": 0,
+        }
+    if refused:  # list again from the beginning
+        changed |= {
+            "listing": ListingState.DUE,
+            "cursor": None,
+            "entries": migrations.c.entries - refused,
+        }
+    return changed
+
+
+def list_again(connection: Connection, id: str, anyway: bool = False) -> Migration:
+    """Restart an ended migration of a tree with a new listing. Objects that did not arrive, are new
+    or have changed are then moved. A migration that has not ended is listed again only with
+    `anyway`. Raises MigrationUnknown, IllegalTransition."""
+    found = lock_migration(connection, id)
+    under_way = anyway and found.state in (MigrationState.RUNNING, MigrationState.PAUSED)
+    if not under_way and state_after(MIGRATION, "retry", found.state) is None:
+        return found
+    values = {
+        "state": MigrationState.RUNNING,
+        "ended": None,
+        "error": None,
+        "listing": ListingState.DUE,
+        "cursor": None,
+        "listing_lapses": 0,
+        "looked": None,
+    }
+    again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
+    connection.execute(
+        update(migrations).where(migrations.c.id == found.id).values(**values, **again)
+    )
+    write_event(connection, found.id, "list_again", {})
+    return one(connection, found.id)
+
+
+def lock_unended(connection: Connection, id: str) -> Migration:
+    """Lock a migration that has not succeeded, as `lock_migration` does. Raises MigrationUnknown,
+    and IllegalTransition if it has succeeded (another process may have ended it meanwhile)."""
+    found = lock_migration(connection, id)
+    if found.state == MigrationState.SUCCEEDED:
+        raise not_now(found, "retry")
+    return found
+
+
+def reset_crash_counts(connection: Connection, id: str) -> None:
+    """Set the crash counts of the remaining transfers and of the listing to 0, because a person
+    asked to resume. That a destination was empty before is not assumed any longer: the person may
+    have put something there."""
+    fresh = {"listing_lapses": 0, "looked": None}
+    connection.execute(update(migrations).where(migrations.c.id == id).values(**fresh))
+    left = (
+        (transfers.c.migration_id == id) & transfers.c.state.in_(PENDING) & (transfers.c.lapses > 0)
+    )
+    connection.execute(update(transfers).where(left).values(lapses=TRUSTED))
+
+
+def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
+    """Pause a migration whose stores want other credentials, and store the `error`. Raises
+    MigrationUnknown, IllegalTransition."""
+    found = lock_migration(connection, id)
+    if state_after(MIGRATION, "pause", found.state) is None:
+        return found
+    values = {"state": MigrationState.PAUSED, "error": json.dumps(error), "looked": None}
+    connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    write_event(connection, id, "paused", error)
+    return one(connection, id)
+
+
+def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:
+    """Replace a migration's credentials. The column `renewed` tells workers that theirs are old."""
+    row = migrations.c.id == id
+    connection.execute(update(migrations).where(row).values(renewed=migrations.c.renewed + 1))
+    connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+    connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(secret)})
+
+
+_HALF: Final = 1 << 20
+
+
+def _move_all(
+    connection: Connection, id: str, state: str, verb: str, changes: CounterDelta
+) -> None:
+    """Apply a verb to every transfer in one state, and add the change of the tallies to
+    `changes`."""
+    to = TRANSFER[verb].to
+    # A person asked for the retry, so the attempts and crashes count from 0 again.
+    fresh: dict[str, Any] = {"ended": time.time()}
+    if verb == "retry":
+        fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
+    change = update(transfers).values(state=to, **fresh)
+    more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
+    size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
+    rows = select(transfers.c.id, size_of.label("size"), more.label("more"))
+    rows = rows.where(transfers.c.migration_id == id, transfers.c.state == state)
+    # In PostgreSQL a single statement counts and changes: between two statements other workers
+    # could claim some of these rows, or end more.
+    alone = connection.dialect.name == "sqlite"
+    held = rows.order_by(transfers.c.id).with_for_update().cte("held").prefix_with("MATERIALIZED")
+    changed = (
+        change.where(transfers.c.id.in_(select(held.c.id))).returning(transfers.c.id).cte("changed")
+    )
+    counted = rows.subquery() if alone else held
+    # Sum the high and the low bits apart: SQLite refuses a sum beyond 64 bits.
+    halves = (func.sum(counted.c.size.op("/")(_HALF)), func.sum(counted.c.size.op("%")(_HALF)))
+    sums = select(func.count(), *halves, func.sum(counted.c.more)).select_from(counted)
+    count, high, low, retries = connection.execute(sums if alone else sums.add_cte(changed)).one()
+    if alone:
+        connection.execute(change.where(transfers.c.migration_id == id, transfers.c.state == state))
+    size = int(high or 0) * _HALF + int(low or 0)
+    changes.add(id, state, -count, -size)
+    changes.add(id, to, count, size)
+    if verb == "retry":
+        changes.count_retries(id, -int(retries or 0))
+
+
+def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
+    """Delete the entries that a listing refused and no worker has claimed: the next listing reports
+    them again. Return their number, and add the change of the tallies to `changes`."""
+    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
+    refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED) & never
+    sizes = (
+        connection.execute(delete(transfers).where(refused).returning(transfers.c.size))
+        .scalars()
+        .all()
+    )
+    changes.add(id, TransferState.FAILED, -len(sizes), -sum(size or 0 for size in sizes))
+    return len(sizes)
+
+
+def stray_ids(connection: Connection) -> list[str]:
+    """Return the cancelled migrations that have queued transfers: in PostgreSQL a claim may be
+    handed back in the moment of the cancel. Reads only."""
+    queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED)
+    query = select(migrations.c.id).where(migrations.c.state == "cancelled", queued)
+    return list(connection.execute(query).scalars())
+
+
+def cancel_strays(connection: Connection) -> None:
+    """Cancel the transfers of `stray_ids`, so that their leftovers are removed."""
+    changes = CounterDelta()
+    for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
+        if lock_migration(connection, id).state == "cancelled":  # else it was retried meanwhile
+            _move_all(connection, id, "queued", "cancel", changes)
+    changes.write(connection)

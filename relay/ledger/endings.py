@@ -1,0 +1,137 @@
+"""End migrations that have no transfer left, and forget the credentials of ended ones.
+
+Decided here: when a migration has ended, and how long its credentials stay. Never here: how one
+transfer ends (`settling.py`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final
+
+from sqlalchemy import (
+    Connection,
+    delete,
+    exists,
+    select,
+    update,
+)
+
+from relay.ledger.counters import tallies_of
+from relay.ledger.migration_rows import lock_migration, one, write_event
+from relay.ledger.rows import Migration
+from relay.ledger.schema import (
+    LAPSED,
+    RUNNING,
+    migrations,
+    secrets,
+    transfers,
+    uploads,
+)
+from relay.ledger.states import (
+    COMPLETED,
+    ENDED,
+    MIGRATION,
+    PENDING,
+    ListingState,
+    MigrationState,
+    ending_verb,
+    state_after,
+)
+
+
+def finishable_ids(connection: Connection) -> list[str]:
+    """Return the migrations that have not ended and have no transfer left. Reads only."""
+    rows = connection.execute(_LISTED).all()
+    found = tallies_of(connection, [row.id for row in rows]) if rows else {}
+    return [row.id for row in rows if not PENDING & found[row.id].keys()]
+
+
+_LISTED = select(migrations.c.id).where(
+    migrations.c.state == MigrationState.RUNNING,
+    migrations.c.listing.in_((ListingState.NONE, ListingState.DONE, ListingState.FAILED)),
+)
+
+KEPT_SECONDS: Final = 24 * 3600.0
+"""How long after a failure the credentials, and parts at the destination, are kept for a retry."""
+
+_HOLDS_SECRET: Final = (
+    secrets.c.locations.like("%?%")
+    | secrets.c.locations.like('%"headers": [[%')
+    | migrations.c.source.ilike("list+%")
+)
+"""The stored locations have a query or a header, either of which may be a secret, or the source is
+a list, whose URLs may have signatures."""
+
+
+def forgettable_ids(connection: Connection, now: float) -> list[str]:
+    """Return the ended migrations whose credentials are no longer needed. Reads only.
+
+    A cancelled migration needs them until its unfinished uploads are removed from the destination.
+    A failed one keeps them for KEPT_SECONDS as well, for a retry."""
+    over = (migrations.c.state == MigrationState.CANCELLED) | (
+        migrations.c.state.in_((MigrationState.FAILED, MigrationState.PARTIAL))
+        & (migrations.c.ended < now - KEPT_SECONDS)
+    )
+    ended = (
+        select(migrations.c.id)
+        .join(secrets, secrets.c.migration_id == migrations.c.id)
+        .where(over, _HOLDS_SECRET)
+    )
+    of = transfers.c.migration_id == migrations.c.id
+    moving = exists().where(of, RUNNING)
+    lapsed = exists().where(of, LAPSED)
+    begun = exists().where(of, uploads.c.transfer_id == transfers.c.id)
+    return list(connection.execute(ended.where(~moving, ~lapsed, ~begun)).scalars())
+
+
+def forget_secrets(connection: Connection, now: float) -> None:
+    """Delete the credentials of the migrations in `forgettable_ids`, and their lists' URLs."""
+    for id in sorted(forgettable_ids(connection, now)):  # rows are locked in one order: no deadlock
+        if lock_migration(connection, id).state not in ENDED:
+            continue  # resumed since forgettable_ids read it
+        connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+        gone = (transfers.c.migration_id == id) & transfers.c.url.is_not(None)
+        connection.execute(update(transfers).where(gone).values(url=None))
+
+
+def _unaccounted_error(listed: int | None, accounted: int) -> dict[str, Any]:
+    """Return the error of a migration with more or fewer objects than its listing named."""
+    return {
+        "code": "listing-unaccounted",
+        "side": "relay",
+        "detail": f"its listing named {listed:,} objects, and {accounted:,} are accounted for",
+        "hint": (
+            "Run the same command again, which lists the source again. Please report this: it is a"
+            " bug in relay."
+        ),
+    }
+
+
+def finish(connection: Connection) -> list[Migration]:
+    """End every migration that has no transfer left; return those. The secrets of the succeeded
+    ones are deleted."""
+    done = []
+    for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
+        row = lock_migration(connection, id)
+        tally = {state: counted.objects for state, counted in row.tally.items()}
+        if row.state != MigrationState.RUNNING or PENDING & tally.keys():
+            continue  # another process ended or retried it since finishable_ids read it
+        verb = ending_verb(tally)
+        if row.listing == ListingState.FAILED:
+            verb = "end_partial" if any(tally.get(state) for state in COMPLETED) else "fail"
+        values: dict[str, Any] = {"ended": time.time()}
+        if row.listing != ListingState.FAILED and row.entries not in (None, sum(tally.values())):
+            verb = "end_partial"
+            values["error"] = json.dumps(_unaccounted_error(row.entries, sum(tally.values())))
+        state = state_after(MIGRATION, verb, row.state)
+        still = (migrations.c.id == id) & (migrations.c.state == row.state)
+        if not connection.execute(
+            update(migrations).where(still).values(state=state, **values)
+        ).rowcount:
+            continue  # another worker was first
+        if state == MigrationState.SUCCEEDED:
+            connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+        write_event(connection, id, "ended", {"state": state})
+        done.append(one(connection, id))
+    return done

@@ -1,0 +1,203 @@
+"""Migrations in the ledger: read them, lock one, and write its events.
+
+Decided here: how a row becomes a `Migration`, and which migrations a kind of worker sees. Never
+here: what changes a state (`acceptance.py`, `actions.py`, `endings.py`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    insert,
+    select,
+    true,
+)
+
+from relay.errors import (
+    MigrationUnknown,
+)
+from relay.ledger.counters import efforts_of, parts_of, tallies_of
+from relay.ledger.part_movers import movers_of
+from relay.ledger.retried import retried_of, split_listing_retry
+from relay.ledger.rows import Efforts, Migration
+from relay.ledger.schema import (
+    events,
+    migrations,
+    secrets,
+)
+from relay.ledger.states import (
+    ListingState,
+    TransferState,
+)
+from relay.throttle import Bounds
+
+_ID = re.compile(r"[0-9a-f-]{1,36}")
+
+
+def write_event(
+    connection: Connection, migration: str, kind: str, members: Mapping[str, Any]
+) -> None:
+    """Write an event of a migration; `members` are its JSON members besides `id`, `at`, `kind`."""
+    row = {
+        "migration_id": migration,
+        "at": time.time(),
+        "kind": kind,
+        "members": json.dumps(members),
+    }
+    connection.execute(insert(events), row)
+
+
+def one(connection: Connection, id: str, runner: str | None = None) -> Migration:
+    """Return a migration by its id, or by the number that people use. Raises MigrationUnknown; also
+    for a migration that belongs to another kind of worker than `runner`."""
+    numbered = id.isascii() and id.isdigit() and len(id) < 10
+    named = migrations.c.number == int(id) if numbered else migrations.c.id == id
+    row = None
+    if _ID.fullmatch(id) is not None:  # a database refuses some characters
+        row = connection.execute(select(migrations).where(named, of_kind(runner))).first()
+    if row is None:
+        raise MigrationUnknown(f"there is no migration {id!a}")
+    return _with_counts(connection, [row])[0]
+
+
+def of_kind(runner: str | None) -> ColumnElement[bool]:
+    """Return the condition for the migrations of one kind of worker, and for those whose kind is
+    unknown. None means every migration."""
+    if runner is None:
+        return true()
+    return migrations.c.runner.is_(None) | (migrations.c.runner == runner)
+
+
+def many(
+    connection: Connection, limit: int, before: int | None = None, runner: str | None = None
+) -> list[Migration]:
+    """Return up to `limit` migrations, newest first. With `before`, only those with a lower
+    number."""
+    query = (
+        select(migrations).where(of_kind(runner)).order_by(migrations.c.number.desc()).limit(limit)
+    )
+    if before is not None:
+        query = query.where(migrations.c.number < before)
+    return _with_counts(connection, connection.execute(query).all())
+
+
+def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
+    """Return the migrations of some rows, with their counters."""
+    ids = [row.id for row in rows]
+    tallies, arrived, efforts = (
+        tallies_of(connection, ids),
+        parts_of(connection, ids),
+        efforts_of(connection, ids),
+    )
+    sharers = movers_of(connection, ids)
+    retried = retried_of(connection, [id for id in ids if TransferState.RUNNING in tallies[id]])
+    return [
+        replace(
+            _migration(
+                row,
+                tallies[row.id],
+                arrived.get(row.id, 0),
+                efforts.get(row.id, Efforts()),
+                sharers[row.id],
+            ),
+            retried=(*_listing_retried(row), *retried.get(row.id, ())),
+        )
+        for row in rows
+    ]
+
+
+def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
+    trouble = split_listing_retry(row.error)[1]
+    if trouble is not None and row.listing == ListingState.RUNNING:
+        yield {"name": "", **trouble}
+
+
+def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
+    """Return the stored locations and credentials of both stores, or None if they were deleted."""
+    text = connection.execute(
+        select(secrets.c.locations).where(secrets.c.migration_id == id)
+    ).scalar()
+    return None if text is None else json.loads(text)
+
+
+def events_of(connection: Connection, id: str, since: int, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` of a migration's events, those with a number above `since`."""
+    query = (
+        select(events)
+        .where(events.c.migration_id == id, events.c.id > since)
+        .order_by(events.c.id)
+        .limit(limit)
+    )
+    return [
+        {"id": row.id, "at": row.at, "kind": row.kind, **json.loads(row.members)}
+        for row in connection.execute(query)
+    ]
+
+
+def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | None:
+    """Return the error for which a migration last paused by itself, or None if it never did."""
+    query = select(events.c.members).where(events.c.migration_id == id, events.c.kind == "paused")
+    text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
+    return None if text is None else json.loads(text)
+
+
+def gone_since(connection: Connection, id: str, since: float) -> int:
+    """Return the number of failed and cancelled objects that listings which have ended `since` then
+    (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""
+    done = (events.c.migration_id == id) & (events.c.kind == "listing_done")
+    found = connection.execute(select(events.c.members).where(done, events.c.at >= since)).scalars()
+    return sum(json.loads(members).get("gone", 0) for members in found)
+
+
+def _migration(
+    row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, sharers: int
+) -> Migration:
+    return Migration(
+        id=row.id,
+        number=row.number,
+        state=row.state,
+        source=row.source,
+        destination=row.destination,
+        options=json.loads(row.options),
+        listing=row.listing,
+        cursor=row.cursor,
+        error=split_listing_retry(row.error)[0],
+        priority=row.priority,
+        created=row.created,
+        ended=row.ended,
+        destination_empty=bool(row.destination_empty),
+        bounds=bounds_of(row),
+        renewed=row.renewed,
+        entries=row.entries,
+        runner=row.runner,
+        tally=tally,
+        in_parts=in_parts,
+        efforts=efforts,
+        sharers=sharers,
+    )
+
+
+def bounds_of(row: Any) -> Bounds:
+    """Return the bounds in a migration's row."""
+    return Bounds(row.slots, row.bytes_per_second, row.connections)
+
+
+def lock_migration(connection: Connection, id: str) -> Migration:
+    """Return a migration as `one` does, and lock its row until this transaction ends: a decision
+    that depends on its state then holds.
+
+    In SQLite a writing transaction has the lock already. Raises MigrationUnknown."""
+    found = one(connection, id)
+    query = (
+        select(migrations.c.id).where(migrations.c.id == found.id).with_for_update(key_share=True)
+    )
+    connection.execute(query)
+    return one(connection, found.id)
