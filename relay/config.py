@@ -291,7 +291,10 @@ class Settings(BaseModel):
         if not isinstance(remotes, dict):
             return remotes
         return {
-            name: {option: _as_text(value) for option, value in options.items()}
+            name: {
+                option: value if option == "type" else _as_text(value)
+                for option, value in options.items()
+            }
             if isinstance(options, dict)
             else options
             for name, options in remotes.items()
