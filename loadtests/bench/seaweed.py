@@ -65,6 +65,10 @@ class Seaweed:
         )
 
 
+ATTEMPTS = 3
+"""Number of starts before a server counts as one that does not start."""
+
+
 def weed() -> str | None:
     """Return where the program is, or None."""
     beside = Path(sys.executable).with_name("weed")
@@ -74,14 +78,29 @@ def weed() -> str | None:
 @contextmanager
 def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
     """Run a server for the time of the block. Raises TimeoutError if it does not start."""
-    program = weed()
-    assert program is not None
     identity = {
         "name": "relay",
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
     (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    with ExitStack() as stack:
+        for attempt in range(1, ATTEMPTS + 1):
+            process, server = _start(home, bucket)
+            stack.callback(_stop, process)
+            try:
+                _await(server, process, home / "weed.log")
+                break
+            except TimeoutError as error:
+                # Another process may take a port between its choice and its use.
+                if attempt == ATTEMPTS or "address already in use" not in str(error):
+                    raise
+        yield server
+
+
+def _start(home: Path, bucket: str) -> tuple[subprocess.Popen[bytes], Seaweed]:
+    program = weed()
+    assert program is not None
     names = ("master", "volume", "filer", "s3")
     ports = dict(
         zip([f"{n}.{k}" for n in names for k in ("port", "port.grpc")], free_ports(8), strict=True)
@@ -94,23 +113,20 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
         f"-dir={home}",
         "-s3",
         "-filer",
-    ]
-    command += [f"-s3.config={home / 's3.json'}", "-volume.max=60", "-master.volumeSizeLimitMB=256"]
-    command += [
-        "-s3.port.lance=0",
+        f"-s3.config={home / 's3.json'}",
+        "-volume.max=60",
+        "-master.volumeSizeLimitMB=256",
+        "-s3.port.lance=0",  # two servers may run at a time
         "-s3.port.iceberg=0",
         "-master.telemetry=false",
-    ]  # two may run at a time
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with (home / "weed.log").open("wb") as log, ExitStack() as stack:
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+    with (home / "weed.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL
         )
-        stack.callback(_stop, process)
-        master = f"http://127.0.0.1:{ports['master.port']}"
-        server = Seaweed(f"http://127.0.0.1:{ports['s3.port']}", bucket, master)
-        _await(server, process, home / "weed.log")
-        yield server
+    master = f"http://127.0.0.1:{ports['master.port']}"
+    return process, Seaweed(f"http://127.0.0.1:{ports['s3.port']}", bucket, master)
 
 
 def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None:

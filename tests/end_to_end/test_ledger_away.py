@@ -127,6 +127,7 @@ def test_a_server_stops_at_once_while_a_worker_waits(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.db"
     with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300") as server:
         await_workers(server.process.pid, 1)
+        assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"  # the worker has opened it
         (worker,) = psutil.Process(server.process.pid).children()
         ledger.rename(tmp_path / "away.db")
         worker.kill()
