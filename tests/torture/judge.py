@@ -275,10 +275,9 @@ def skipped(played: Played) -> Iterator[str]:
 
 def _as_long(played: Played, name: str, held: Held) -> bool:
     """Say if it has a length of the source's, as far as its store tells lengths."""
-    reported = (
-        0 if played.case.has("destination", "head-zero", "head-zero-page") else len(held.data)
-    )
-    return reported in map(len, versions(played, name))
+    # Where HEAD tells 0, a GET of one byte may still tell the length.
+    zero = {0} if played.case.has("destination", "head-zero", "head-zero-page") else set()
+    return not (zero | {len(held.data)}).isdisjoint(map(len, versions(played, name)))
 
 
 def respected(played: Played) -> Iterator[str]:
@@ -353,7 +352,8 @@ def _lengthless(case: Case, role: str) -> bool:
 
 def _unshown(played: Played, name: str, written: bool = False) -> bool:
     """Say if relay asked what lies there, before it wrote, or what it has `written` last, and every
-    answer to that was a refusal or none. That nothing is there is an answer of GET."""
+    answer to that was a refusal or none. That nothing is there is an answer of GET. A list without
+    lengths does not show what it overwrites."""
     key, asked = played.destination.shelf.key, []
     for sent in played.destination.log if isinstance(played.destination, Liar) else ():
         if key(sent.op.name) != key(name):
@@ -363,8 +363,9 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
                 break
             asked.clear()
         if sent.op.kind in ("head", "get", "list"):
+            unsized = sent.op.kind == "list" and played.case.has("destination", "lengths-untold")
             asked.append(
-                200 <= sent.status < 300
+                (200 <= sent.status < 300 and not (unsized and not written))
                 or (written and sent.status == 404 and sent.op.kind == "get")
             )
     return bool(asked) and not any(asked)
