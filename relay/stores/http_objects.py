@@ -28,6 +28,10 @@ FRESH: Fields = (("Cache-Control", "no-cache"),)
 class ObjectHeads(Protocol):
     """Parses what the head of an answer says about an object."""
 
+    tells_empty: bool
+    """True if a length of 0 means an empty object. Many web servers that don't know the size answer
+    HEAD with a length of 0."""
+
     def version(self, head: Head) -> Version:
         """Return the object's version."""
 
@@ -38,6 +42,8 @@ class ObjectHeads(Protocol):
 
 class HttpHeads:
     """What HTTP itself says about an object (RFC 9110 section 8, RFC 9530)."""
+
+    tells_empty = False
 
     def version(self, head: Head) -> Version:
         """As ObjectHeads.version."""
@@ -160,8 +166,7 @@ class ReadAnswer:
         differ."""
         if pinned is None:
             return version
-        # Many servers that don't know the size answer HEAD with a length of 0.
-        size = pinned.size or None
+        size = pinned.size if self._heads.tells_empty else pinned.size or None
         self._refuse_change("entity tag", pinned.etag, version.etag)
         self._refuse_change("size", size, version.size)
         if size is not None:

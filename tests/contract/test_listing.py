@@ -24,9 +24,11 @@ from relay.errors import (
     ProtocolViolation,
     RelayError,
     ReservedKey,
+    SourceChanged,
     Unsupported,
 )
 from relay.location import Location, parse_location
+from relay.receipt import Version
 from relay.stores.interfaces import Entry, Store
 from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
@@ -413,6 +415,21 @@ def test_the_empty_last_page_of_an_old_server_shows_the_requested_marker(wire: W
     with Peer(pages) as peer:
         place = bucket_at(peer)
         assert [entry.name for entry in store(wire, place).list(place)] == ["a"]
+
+
+def test_an_empty_object_of_a_bucket_is_no_page(wire: Wire) -> None:
+    """S3 tells each length: a page of a proxy after a HEAD of length 0 is another object. A web
+    server may not know its length."""
+    page = reply(200, "<html>Log in</html>")
+    with Peer(telling(page)) as peer:
+        place = bucket_at(peer, "empty")
+        with pytest.raises(SourceChanged):
+            store(wire, place).get(place, Version(size=0, etag='"e"'))
+    with Peer(telling(page)) as peer:
+        place = parse_location(peer.url("/empty"))
+        opened = store(wire, place).get(place, Version(size=0))
+        assert opened.body is not None
+        opened.body.close()
 
 
 # -- the command

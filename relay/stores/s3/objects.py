@@ -160,6 +160,8 @@ class Objects:
 class S3Heads:
     """What S3 says about an object, with its tags, which take a request of their own."""
 
+    tells_empty = True
+
     def __init__(self, client: S3Client) -> None:
         self._client = client
         self._tags: Fields | None = None
