@@ -1010,3 +1010,14 @@ def test_a_lost_answer_about_a_folder_makes_no_folder(wire: Wire) -> None:
         with pytest.raises(ConnectionLost):
             Folders(client, Properties(client)).exists(where.with_target("/to/"))
     assert b"MKCOL" not in dav.asked
+
+
+@pytest.mark.parametrize("busy", [429, 503])
+def test_a_busy_answer_about_a_folder_makes_the_folder(wire: Wire, busy: int) -> None:
+    """It says nothing about the folder, which counted as found: the next MKCOL failed for good."""
+    dav = Dav(answers={b"PROPFIND": [NO, EMPTY % busy]})
+    with Peer([dav] * 9) as peer:
+        where = webdav_location(peer.url("/to/deep/a"), destination=True)
+        client = HttpClient(wire, "destination", Watchdog(wire.limits))
+        Folders(client, Properties(client)).make_above(where)
+    assert {path.rstrip(b"/") for path in dav.folders} >= {b"/to", b"/to/deep"}

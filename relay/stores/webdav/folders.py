@@ -20,6 +20,8 @@ from relay.stores.webdav.properties import NO_METHOD, Properties
 
 MADE = frozenset({201})
 """Statuses of a MKCOL that mean success (section 9.3.1)."""
+BUSY = frozenset({408, 425, 429, 502, 503, 504})
+"""Statuses of a PROPFIND that say nothing about the folder."""
 
 
 class Folders:
@@ -43,9 +45,9 @@ class Folders:
             self._make(location.with_target(f"{folder}/"))
 
     def exists(self, folder: Location) -> bool:
-        """Say if a folder exists, by PROPFIND of depth 0. If the server does not support it, or its
-        answer can't be read, MKCOL is sent instead: then the folder exists, unless the one above is
-        missing too (409)."""
+        """Say if a folder exists, by PROPFIND of depth 0. If the server does not support it or is
+        busy, or its answer can't be read, MKCOL is sent instead: then the folder exists, unless the
+        one above is missing too (409). Raises StoreError if the server is still busy."""
         memory = self._client.wire.memory
         if memory.has(folder.origin, _known(folder)):
             return True
@@ -56,7 +58,7 @@ class Folders:
             status = 501
         if status in (404, 409):
             return False
-        if status in NO_METHOD:
+        if status in NO_METHOD | BUSY:
             return self._make(folder, missing_above=True)
         memory.learn(folder.origin, _known(folder))
         return True
