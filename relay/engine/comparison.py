@@ -9,9 +9,16 @@ Decided here: what counts as the same. Never here: what follows from it."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from relay.digest import compare
 from relay.parsing import http_date
 from relay.receipt import Version
+
+NOT_OLDER: Final = "unchanged: the same size, and not older"
+CLOSE_SECONDS: Final = 60.0
+"""Difference of two dates within which the source may have changed after its upload: a date has
+whole seconds, and the destination's clock may be ahead."""
 
 
 def proof_of_equality(source: Version, destination: Version) -> str | None:
@@ -28,7 +35,7 @@ def proof_of_equality(source: Version, destination: Version) -> str | None:
         return f"unchanged: the same size and {agreeing}"
     ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
     if ours is not None and theirs is not None and theirs >= ours:
-        return "unchanged: the same size, and not older"
+        return NOT_OLDER
     return None
 
 
@@ -37,6 +44,14 @@ def is_older(destination: Version, source: Version) -> bool:
     date is unknown."""
     theirs, ours = http_date(destination.last_modified), http_date(source.last_modified)
     return ours is not None and theirs is not None and theirs < ours
+
+
+def is_close(source: Version, destination: Version) -> bool:
+    """Say if the dates of the two objects do not prove which of them is newer."""
+    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
+    if ours is None or theirs is None:
+        return False
+    return abs((theirs - ours).total_seconds()) <= CLOSE_SECONDS
 
 
 def looks_same(source: Version, there: Version | None) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from relay.errors import MetadataUnkept
@@ -26,6 +27,8 @@ STRICT: Final = "strict"
 byte."""
 DATED_SECONDS: Final = 2.0
 """Coarsest resolution of a file's time, in seconds (FAT)."""
+EXACT_SECONDS: Final = 0.01
+"""Coarsest resolution of a file's time that has a fraction, in seconds (exFAT)."""
 UNTOLD: Final = "untold"
 """A note about metadata that the source has and does not return."""
 _ANYHOW: Final = frozenset({MTIME, STRICT, UNTOLD, "content-type"})
@@ -143,6 +146,20 @@ def has_other_mtime(metadata: Fields, shown: Fields) -> bool:
     except ValueError:
         return times[0] != times[1]
     return abs(ours - theirs) > DATED_SECONDS
+
+
+def is_modified_since(metadata: Fields, shown: Fields) -> bool:
+    """Say if the time of modification that a destination shows is older than the source's. A time
+    in whole seconds may have been rounded, so it proves less."""
+    times = [dict(one).get(MTIME) for one in (metadata, shown)]
+    try:
+        ours, theirs = (Decimal(time or "") for time in times)
+    except InvalidOperation:
+        return False
+    if not (ours.is_finite() and theirs.is_finite()):
+        return False
+    is_rounded = theirs == theirs.to_integral_value()
+    return float(ours - theirs) > (DATED_SECONDS if is_rounded else EXACT_SECONDS)
 
 
 def note(names: list[str], holder: str) -> tuple[str, ...]:

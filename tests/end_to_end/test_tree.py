@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,48 @@ def test_a_tree_arrives_and_a_repeat_sends_nothing(terminal: Terminal, tmp_path:
     assert (code, reported["number"]) == (0, 2)
     assert reported["objects"] == {"skipped": len(planted) - 1, "verified": 1}
     assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
+
+
+def edit(file: Path, data: bytes, seconds: float) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    os.utime(file, ns=(0, int(seconds * 1e9)))
+
+
+def test_a_file_that_changes_within_its_second_is_sent_again(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    """Its length and the second of its time stay the same: the destination shows the time in
+    full."""
+    file, copy = tmp_path / "from" / "a", tmp_path / "to" / "a"
+    edit(file, b"first", 1e9 + 0.25)
+    assert terminal.tree(tmp_path / "from", tmp_path / "to")[0] == 0
+    edit(file, b"other", 1e9 + 0.5)
+    assert terminal.run("plan", "-r", f"{file.parent}/", f"{copy.parent}/")[1].count("1 differs")
+    assert terminal.tree(tmp_path / "from", tmp_path / "to")[1]["objects"] == {"verified": 1}
+    assert copy.read_bytes() == b"other"
+    assert terminal.tree(tmp_path / "from", tmp_path / "to")[1]["objects"] == {"skipped": 1}
+
+
+def test_a_rounded_time_is_no_change(terminal: Terminal, tmp_path: Path) -> None:
+    file, copy = tmp_path / "from" / "a", tmp_path / "to" / "a"
+    for path, moment in ((file, 1e9 + 0.75), (copy, 1e9)):  # FAT, and some mounts
+        edit(path, b"equal", moment)
+    assert terminal.tree(tmp_path / "from", tmp_path / "to")[1]["objects"] == {"skipped": 1}
+
+
+def test_a_file_that_changes_beside_its_upload_to_a_bucket_is_sent_again(
+    seaweed: Seaweed, clouds: Terminal, tmp_path: Path
+) -> None:
+    """Both times lie before the object's own, as where the store's clock is ahead."""
+    file, there = tmp_path / "from" / "a", f"near:{seaweed.bucket}/beside"
+    edit(file, b"first", time.time() - 20)
+    assert clouds.tree(file.parent, there)[0] == 0
+    edit(file, b"other", time.time() - 10)
+    assert clouds.tree(file.parent, there)[1]["objects"] == {"verified": 1}
+    assert clouds.tree(file.parent, there)[1]["objects"] == {"skipped": 1}
+    stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key="beside/a")
+    assert stored["Body"].read() == b"other"
 
 
 def test_a_failure_stops_no_other_and_a_repeat_moves_the_rest(

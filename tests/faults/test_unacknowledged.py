@@ -3,6 +3,7 @@ the answer to its upload was."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from itertools import count
@@ -60,6 +61,23 @@ def test_an_unreadable_upload_is_not_an_existing_object(
         with pytest.raises(PreconditionFailed) as caught:
             engine.migrate(source.url("/a"), there.url("/a"), if_exists=if_exists)
         assert caught.value.remains.keys() == {there.url("/a")}
+
+
+def test_a_piece_under_changing_tags_is_named_by_a_later_skip(tmp_path: Path) -> None:
+    """No read of the piece can be pinned, so nothing shows that it is a piece of ours: the failure
+    says where it lies."""
+    folder, terminal, shelf = plant(tmp_path, bytes(300_000)), hurried(tmp_path), Nodes()
+    words = ("migrate", "-r", str(folder))
+    with Peer(shelf) as there:
+        assert terminal.run(*words, there.url("/to/"), RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
+        (name,) = shelf.objects
+        piece = shelf.objects[name]
+        options = ("--if-exists", "skip", "--verify", "size")
+        code, out, _ = terminal.run(*words, there.url("/to/"), "--json", *options)
+        error = terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
+    assert (code, json.loads(out)["objects"]) == (1, {"failed": 1})
+    assert there.url(name.decode()) in error and '"source-changed"' not in error
+    assert shelf.objects == {name: piece} and len(piece) < 300_000
 
 
 @dataclass
