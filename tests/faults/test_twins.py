@@ -26,8 +26,9 @@ from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
-from relay.location import Location
+from relay.location import Location, parse_location
 from relay.receipt import Version
+from relay.stores.http import HttpStore
 from relay.stores.interfaces import ObjectInfo
 from relay.stores.local import LocalStore, local_location, path_of
 from relay.wire.exchange import Wire
@@ -146,6 +147,22 @@ def test_b60_the_etags_of_two_nodes_distinguish_nothing(tmp_path: Path, if_exist
     assert "key-collision" in terminal.query(
         "SELECT group_concat(error) FROM transfers WHERE state = 'failed'"
     )
+
+
+@pytest.mark.parametrize("first", list(itertools.product((0, 1), repeat=4)))
+def test_b60_two_nodes_that_look_steady_for_a_while_prove_nothing(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, first: tuple[int, ...]
+) -> None:
+    """A balancer that chooses at random may answer the first four requests in any order."""
+    monkeypatch.setattr(TwoNodes, "nodes", itertools.chain(first, itertools.cycle((0, 1))))
+    shelf = TwoNodes(folds=_without_case, objects={b"/to/name": b"four"})
+    with Peer([shelf] * 9) as there:
+        store = HttpStore(wire, "destination", Watchdog(Limits()))
+        place, twin = (
+            parse_location(there.url(f"/to/{name}"), destination=True) for name in ("name", "Name")
+        )
+        with pytest.raises(KeyCollision):
+            refuse_folded_names(store, place, (twin,))
 
 
 @pytest.mark.parametrize("head", [403, 405])
