@@ -168,6 +168,12 @@ class ReadAnswer:
             return version
         size = pinned.size if self._heads.tells_empty else pinned.size or None
         self._refuse_change("entity tag", pinned.etag, version.etag)
+        if pinned.size == 0 and pinned.etag and not version.etag and version.size != 0:
+            # A length of 0 may be unknown, but the GET of a tagged object shows its tag. This
+            # answer is another thing, such as a login page.
+            raise SourceChanged(
+                f"HEAD reports the entity tag {pinned.etag}, and GET reports none", side=self._side
+            )
         self._refuse_change("size", size, version.size)
         if size is not None:
             body.promise(size)
