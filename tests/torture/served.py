@@ -100,7 +100,10 @@ def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
 def _told(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
     """Let the newest migration go on, where it has not ended well."""
     path = "/migrations/1"
-    if asked.ask("GET", path).get("state") in VERBS:
+    found = asked.ask("GET", path)
+    if found["_status"] == 404:  # the server refused the request
+        return 2
+    if found.get("state") in VERBS:
         asked.ask("POST", f"{path}/{verb}", fresh or None)
     return _ended(asked, path)
 
