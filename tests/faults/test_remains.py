@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from relay.engine.cleanup import remove_lost_uploads
+from relay.engine.transfer.context import ObjectHints
 from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
+from relay.ledger.rows import PriorState
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav.account import webdav_location
@@ -19,7 +21,7 @@ from relay.stores.webdav.store import WebDavStore
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.buckets import refusal
+from tests.faults.buckets import GONE, refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Meanwhile, Shelf, empty
 from tests.faults.shelf import Shelf as Bucket
@@ -353,4 +355,76 @@ def test_an_error_names_a_copy_that_nothing_has_proved(engine: Engine, fails: st
         with pytest.raises(StoreError) as caught:
             engine.migrate(old, new)
     assert bucket.objects == dict.fromkeys(("old", "new"), DATA)
+    assert list(caught.value.remains) == [str(new)]
+
+
+# -- a damaged object of an earlier command, and a later failure of another kind
+
+
+class CuttingMove(Dav):
+    """It cuts an object that is moved over another one."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        before = dict(self.objects)
+        answer = super()._done(method, path, request, body)
+        if method == b"MOVE":
+            for name in self.objects.keys() & before.keys():
+                if self.objects[name] != before[name]:
+                    self.objects[name] = self.objects[name][:-1]
+        return answer
+
+
+def test_a_deleted_temporary_upload_does_not_clear_the_place(tmp_path: Path) -> None:
+    dav = CuttingMove(objects={b"/to/a": THEIRS.ljust(len(DATA), b" ")}, folders={b"/", b"/to/"})
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(dav) as there:
+        words = there.url("/to/").replace("http:", "webdav+http:"), "--if-exists", "overwrite"
+        for _ in range(2):
+            code, _ = terminal.tree(folder, *words, "--verify", "read_back")
+            assert code == 1
+            assert dav.objects == {b"/to/a": DATA[:-1]}
+            assert "A damaged object may remain" in errors(terminal)
+            dav.damage = True  # each later upload is damaged under its temporary name
+
+
+@dataclass
+class Versioned(Bucket):
+    """A bucket that keeps versions. It damages each upload."""
+
+    kept: list[bytes] = field(default_factory=list)
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        if method == "PUT":
+            super()._done(method, key, request, body)
+            self.kept.append(flipped(self.objects[key]))
+        if method == "DELETE":
+            self.kept.pop()
+        self.objects.clear()
+        if not self.kept:
+            return GONE
+        self.objects[key] = self.kept[-1]
+        if method == "DELETE":
+            return b"HTTP/1.1 204 X\r\n\r\n"
+        answer = super()._done("HEAD" if method == "PUT" else method, key, request, b"")
+        head, _, rest = answer.partition(b"\r\n")
+        version = b"\r\nx-amz-version-id: v%d\r\n" % len(self.kept)
+        if method == "PUT":
+            rest = rest.replace(b"Content-Length: %d" % len(DATA), b"Content-Length: 0")
+        return head + version + rest
+
+
+def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) -> None:
+    """A killed attempt has left a damaged version; the next ones delete their own."""
+    bucket = Versioned()
+    bucket.kept.append(flipped(DATA))
+    with Peer([bucket] * 20) as peer, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+        config = S3Config(
+            Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
+        )
+        new = s3_location(config, "bucket", "new")
+        known = ObjectHints(begun=True, lapsed=True, before=PriorState(known=True))
+        transfer = replace(engine.runner.transfer(engine.plan(source.url("/a"), new)), known=known)
+        with pytest.raises(RelayError) as caught:
+            engine.runner.run(transfer)
+    assert bucket.kept == [flipped(DATA)]
     assert list(caught.value.remains) == [str(new)]

@@ -87,6 +87,8 @@ class Finalizer:
         self._context, self._progress, self._target = context, progress, target
         self._readable_accounts = readable_accounts
         self._altered_bytes: str | None = None
+        self._unproved_before: Location | None = None
+        """`Progress.unproved` from before the last acknowledged upload."""
 
     def verify_and_publish(
         self,
@@ -176,6 +178,7 @@ class Finalizer:
         gave it."""
         progress = self._progress
         if stored.place is None:
+            self._unproved_before = progress.unproved
             progress.unproved = stored.readable or self._target.place
             if progress.before is not None:
                 progress.before = progress.before.sent_as(stored.version)
@@ -250,10 +253,20 @@ class Finalizer:
         if wrong and remove_object(
             destination, stored, failure, self._progress.before, self._context.began
         ):
-            self._progress.note_absent(place)
+            self._note_removed(stored)
         elif is_post:  # the next attempt does not replace it
             failure.leave("What was sent", stored.readable or place, "nothing has proved it")
         return failure
+
+    def _note_removed(self, stored: PutResult) -> None:
+        """Note that our object is deleted. A damaged object of an earlier attempt may still be at
+        the place: behind a temporary name, or as the version before the deleted one."""
+        if stored.place is not None:
+            return
+        if stored.version.id is None:
+            self._progress.note_absent(self._target.place)
+        else:
+            self._progress.unproved = self._unproved_before
 
     def _wait_until_shown(self, stored: PutResult) -> None:
         """Wait until a damaged object is visible, for at most `settle_seconds`. Else a DELETE could
