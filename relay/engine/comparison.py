@@ -15,8 +15,8 @@ from relay.digest import compare
 from relay.parsing import http_date
 from relay.receipt import Version
 
-NOT_OLDER: Final = "unchanged: the same size, and not older"
-CLOSE_SECONDS: Final = 60.0
+_NOT_OLDER: Final = "unchanged: the same size, and not older"
+_CLOSE_SECONDS: Final = 60.0
 """Difference of two dates within which the source may have changed after its upload: a date has
 whole seconds, and the destination's clock may be ahead."""
 
@@ -35,7 +35,7 @@ def proof_of_equality(source: Version, destination: Version) -> str | None:
         return f"unchanged: the same size and {agreeing}"
     ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
     if ours is not None and theirs is not None and theirs >= ours:
-        return NOT_OLDER
+        return _NOT_OLDER
     return None
 
 
@@ -46,12 +46,15 @@ def is_older(destination: Version, source: Version) -> bool:
     return ours is not None and theirs is not None and theirs < ours
 
 
-def is_close(source: Version, destination: Version) -> bool:
-    """Say if the dates of the two objects do not prove which of them is newer."""
+def needs_full_times(why: str | None, source: Version, destination: Version) -> bool:
+    """Say if a proof of equality rests on dates that do not prove which object is newer. Then the
+    full times of modification decide, where the destination shows one."""
+    if why != _NOT_OLDER:
+        return False
     ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
     if ours is None or theirs is None:
         return False
-    return abs((theirs - ours).total_seconds()) <= CLOSE_SECONDS
+    return abs((theirs - ours).total_seconds()) <= _CLOSE_SECONDS
 
 
 def looks_same(source: Version, there: Version | None) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from gevent.pool import Pool
 
 from relay.config import Limits
-from relay.engine.comparison import NOT_OLDER, is_close, proof_of_equality
+from relay.engine.comparison import needs_full_times, proof_of_equality
 from relay.engine.inspection import inspect_object
 from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
@@ -213,10 +213,10 @@ class DryRun:
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
             return Comparison("untold", ranges=ranges, unkept=unkept)
         why = proof_of_equality(found.version, there.version)
-        is_modified = is_close(found.version, there.version) and is_modified_since(
+        is_modified = needs_full_times(why, found.version, there.version) and is_modified_since(
             found.metadata, there.metadata
         )
-        same = why is not None and not (why == NOT_OLDER and is_modified)
+        same = why is not None and not is_modified
         return Comparison(
             "unchanged" if same else "differs",
             ranges=ranges,

@@ -138,28 +138,32 @@ def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:
 
 def has_other_mtime(metadata: Fields, shown: Fields) -> bool:
     """Say if a destination shows another time of modification than that of this `metadata`."""
-    times = [dict(one).get(MTIME) for one in (metadata, shown)]
-    if None in times:
+    texts = [dict(one).get(MTIME) for one in (metadata, shown)]
+    if None in texts:
         return False
-    try:
-        ours, theirs = (float(time or "") for time in times)
-    except ValueError:
-        return times[0] != times[1]
+    ours, theirs = map(_seconds, texts)
+    if ours is None or theirs is None:
+        return texts[0] != texts[1]
     return abs(ours - theirs) > DATED_SECONDS
 
 
 def is_modified_since(metadata: Fields, shown: Fields) -> bool:
     """Say if the time of modification that a destination shows is older than the source's. A time
     in whole seconds may have been rounded, so it proves less."""
-    times = [dict(one).get(MTIME) for one in (metadata, shown)]
-    try:
-        ours, theirs = (Decimal(time or "") for time in times)
-    except InvalidOperation:
-        return False
-    if not (ours.is_finite() and theirs.is_finite()):
+    ours, theirs = (_seconds(dict(one).get(MTIME)) for one in (metadata, shown))
+    if ours is None or theirs is None:
         return False
     is_rounded = theirs == theirs.to_integral_value()
-    return float(ours - theirs) > (DATED_SECONDS if is_rounded else EXACT_SECONDS)
+    return ours - theirs > (DATED_SECONDS if is_rounded else EXACT_SECONDS)
+
+
+def _seconds(mtime: str | None) -> Decimal | None:
+    """Return a time of modification, or None if it is missing or not a finite number."""
+    try:
+        seconds = Decimal(mtime or "")
+    except InvalidOperation:
+        return None
+    return seconds if seconds.is_finite() else None
 
 
 def note(names: list[str], holder: str) -> tuple[str, ...]:

@@ -14,13 +14,12 @@ from dataclasses import replace
 from typing import cast
 
 from relay.engine.comparison import (
-    NOT_OLDER,
     differs,
     has_same_tag,
     is_certainly_replaced,
-    is_close,
     is_older,
     is_same,
+    needs_full_times,
     proof_of_equality,
 )
 from relay.engine.inspection import inspect_object, inspect_prior_state, is_piece, undescribed
@@ -391,15 +390,17 @@ class DestinationCheck:
         if found is not None and found.version.size == 0 and not is_described:
             return None
         why = proof_of_equality(found.version, there) if found else None
-        if found is None or why is None or (why == NOT_OLDER and self._is_modified(found, there)):
+        if found is None or why is None:
+            return None
+        if needs_full_times(why, found.version, there) and self._is_modified(found):
             return None
         return self._skip((why,))
 
-    def _is_modified(self, found: ObjectInfo, there: Version) -> bool:
-        """Say if the source was modified after its upload, within what dates do not prove: the
-        destination shows another time of modification. Only close dates cost a request."""
+    def _is_modified(self, found: ObjectInfo) -> bool:
+        """Say if the source was modified after its upload: the destination shows an older time of
+        modification. It costs one HEAD."""
         place = self._target.place
-        if place.store not in DATED or not is_close(found.version, there):
+        if place.store not in DATED:
             return False
         try:
             shown = self._target.destination.head(place)
