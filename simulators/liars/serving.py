@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import Final, Self
 
@@ -29,7 +30,7 @@ LIVES: Final = 14
 """Maximum number of requests before expiring credentials expire."""
 
 
-class Liar(Telling, Keeping):
+class Liar(Telling, Keeping, ABC):
     """A store on a port of its own, from construction until `stop`. `secrets` are the credentials
     that it accepts."""
 
@@ -70,13 +71,13 @@ class Liar(Telling, Keeping):
 
     # -- for the protocols
 
+    @abstractmethod
     def operation(self, request: Request) -> Op:
         """Return the operation of a request. Raises BadRequest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """Carry out the operation, and return the honest answer, or a habit's."""
-        raise NotImplementedError
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """An upload broke off after these bytes."""
