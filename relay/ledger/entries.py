@@ -25,10 +25,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
 
 from relay.errors import DestinationLost
-from relay.ledger.claims import first_fence, in_chunks
 from relay.ledger.counters import CounterDelta
+from relay.ledger.distrust import first_fence
 from relay.ledger.identity_hashes import key_of, keyed_hash
-from relay.ledger.names import has_name
+from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import COMPLETED, TRANSFER, TransferState

@@ -22,12 +22,12 @@ from urllib.parse import unquote
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import WorkerId, in_chunks
-from relay.ledger.names import has_name, md5
+from relay.ledger.names import has_name, in_chunks, md5
 from relay.ledger.rows import ARRIVED_EARLIER, Claim
 from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 from relay.ledger.states import PRESENT, TransferState
+from relay.ledger.workers import WorkerId
 
 LONGEST: Final = 1024
 """Longest segment that is folded, in letters: the stores that compose Unicode allow 255."""

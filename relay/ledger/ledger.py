@@ -23,6 +23,7 @@ from relay.ledger import (
     endings,
     entries,
     folded_names,
+    leases,
     limits,
     listings,
     local_links,
@@ -39,6 +40,8 @@ from relay.ledger import (
 )
 from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database, open_database
+from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
     TERMINAL,
     Claim,
@@ -55,22 +58,23 @@ from relay.ledger.rows import (
     StoredPart,
     UploadRecord,
 )
+from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.failpoints import reach
 
 
 class Ledger:
     """The ledger, as one worker (`who`) reads and changes it."""
 
-    def __init__(self, database: Database, who: claims.WorkerId | None = None) -> None:
+    def __init__(self, database: Database, who: WorkerId | None = None) -> None:
         """`who` is this process; tests may give another worker."""
         self.database = database
-        self.who = who or claims.WorkerId.of_this_process(str(uuid.uuid4()))
+        self.who = who or WorkerId.of_this_process(str(uuid.uuid4()))
         self._forgot = False
 
     @classmethod
     def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
         """Open a ledger by its URL, for a worker of one kind. Raises ConfigError."""
-        return cls(open_database(address), claims.WorkerId.of_this_process(str(uuid.uuid4()), kind))
+        return cls(open_database(address), WorkerId.of_this_process(str(uuid.uuid4()), kind))
 
     @property
     def _shown_kind(self) -> str | None:
@@ -214,24 +218,24 @@ class Ledger:
 
     # -- workers and claims
 
-    def renew(self, seconds: float = claims.LEASE_SECONDS) -> bool:
-        """As claims.renew. Also raises LedgerFailed if the file was removed or replaced."""
+    def renew(self, seconds: float = LEASE_SECONDS) -> bool:
+        """As leases.renew. Also raises LedgerFailed if the file was removed or replaced."""
         self.database.check_file()
-        return self.database.run(lambda c: claims.renew(c, self.database, self.who, seconds))
+        return self.database.run(lambda c: leases.renew(c, self.database, self.who, seconds))
 
     def leave(self) -> None:
-        """As claims.leave."""
-        self.database.run(lambda c: claims.leave(c, self.who))
+        """As leases.leave."""
+        self.database.run(lambda c: leases.leave(c, self.who))
 
     def reclaim(self) -> int:
-        """As claims.reclaim; reads first."""
+        """As leases.reclaim; reads first."""
         if not self.database.run(
-            lambda c: claims.lost_workers(c, self.database, self.who), write=False
+            lambda c: leases.lost_workers(c, self.database, self.who), write=False
         ):
             return 0
         try:
-            return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
-        except claims.RenewedMeanwhile:  # rolled back
+            return self.database.run(lambda c: leases.reclaim(c, self.database, self.who))
+        except leases.RenewedMeanwhile:  # rolled back
             return 0
 
     def settle_and_claim(
@@ -285,12 +289,12 @@ class Ledger:
         self.database.run(lambda c: claims.check_claim(c, self.who, claim), write=False)
 
     def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
-        """As claims.release_unknown_claims, and distrust recent commits: the database that failed
+        """As release_unknown_claims, and distrust recent commits: the database that failed
         may have been replaced by an older copy."""
 
         def disowned(connection: Connection) -> int:
-            claims.distrust_recent_commits(connection)
-            return claims.release_unknown_claims(connection, self.who, kept, shared)
+            distrust_recent_commits(connection)
+            return release_unknown_claims(connection, self.who, kept, shared)
 
         return self.database.run(disowned)
 

@@ -13,14 +13,16 @@ from typing import Any
 from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import DOUBTED, SUSPECT, WorkerId, in_chunks
+from relay.ledger.claims import SUSPECT
+from relay.ledger.distrust import DOUBTED
 from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.folded_names import folded_digest, mark_folded
 from relay.ledger.migration_rows import of_kind, write_event
-from relay.ledger.names import has_name
+from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.states import ListingState, MigrationState
+from relay.ledger.workers import WorkerId
 
 
 def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:

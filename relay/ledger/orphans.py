@@ -23,13 +23,14 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
-from relay.ledger.claims import CLAIMED, WorkerId, claim_of
+from relay.ledger.claims import CLAIMED, claim_of
 from relay.ledger.endings import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.rows import Claim, Orphan, PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.uploads import upload_of_row
+from relay.ledger.workers import WorkerId
 
 MOST: Final = 100
 """Maximum number of orphans that `find_orphans` returns."""

@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, or_, select
 
-from relay.ledger.claims import CLAIMED, SUSPECT, WorkerId, claim_of
+from relay.ledger.claims import CLAIMED, SUSPECT, claim_of
 from relay.ledger.limits import room
 from relay.ledger.migration_rows import bounds_of, of_kind
 from relay.ledger.rows import PartLease
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.uploads import take_part, upload_of_row
+from relay.ledger.workers import WorkerId
 
 _OPEN = (
     select(transfers.c.id, transfers.c.migration_id, uploads.c.upload_id, migrations.c.renewed)

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
-from relay.ledger.claims import ClaimRequest, WorkerId, claim, has_claimable
+from relay.ledger.claims import ClaimRequest, claim, has_claimable
 from relay.ledger.counters import CounterDelta
 from relay.ledger.limits import migration_views
 from relay.ledger.rows import Claim, MigrationView, PollResult, Settlement
 from relay.ledger.settling import settle
+from relay.ledger.workers import WorkerId
 
 
 def settle_and_claim(

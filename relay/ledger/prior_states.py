@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, update
 
-from relay.ledger.claims import WorkerId
 from relay.ledger.rows import Claim, PriorState
 from relay.ledger.schema import RUNNING, transfers
+from relay.ledger.workers import WorkerId
 
 _NOTE = (
     update(transfers)

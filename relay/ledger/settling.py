@@ -19,9 +19,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
-from relay.ledger.claims import WorkerId, free_parts, in_chunks
 from relay.ledger.counters import CounterDelta
 from relay.ledger.migration_rows import write_event
+from relay.ledger.names import in_chunks
+from relay.ledger.releases import free_parts
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import (
@@ -33,6 +34,7 @@ from relay.ledger.states import (
     TransferVerb,
 )
 from relay.ledger.unproved import adopt, find_unproved_skips
+from relay.ledger.workers import WorkerId
 
 MANY: Final = 10
 """Maximum number of earlier claims whose leftovers are looked for at a destination. With more, the

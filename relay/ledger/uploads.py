@@ -20,10 +20,12 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
 
 from relay.errors import LeaseLost, UploadGone
-from relay.ledger.claims import WorkerId, check_claim, free_parts
+from relay.ledger.claims import check_claim
 from relay.ledger.counters import CounterDelta
+from relay.ledger.releases import free_parts
 from relay.ledger.rows import Claim, StoredPart, UploadRecord
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
+from relay.ledger.workers import WorkerId
 from relay.receipt import Version
 
 # -- for the owner of the claim

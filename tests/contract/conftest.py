@@ -18,9 +18,9 @@ import pytest
 from loadtests.bench.ports import free_port
 from relay.config import Limits
 from relay.engine.transfer_engine import Stores
-from relay.ledger.claims import WorkerId
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
+from relay.ledger.workers import WorkerId
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.kinds import LocateOptions, StoreType

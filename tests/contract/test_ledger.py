@@ -15,9 +15,10 @@ from sqlalchemy import inspect, update
 
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema, settling
-from relay.ledger.claims import EMPTY_SECONDS, LAPSES
+from relay.ledger.claims import EMPTY_SECONDS
 from relay.ledger.database import pid_namespace
 from relay.ledger.ledger import Ledger
+from relay.ledger.releases import LAPSES
 from relay.ledger.rows import (
     Claim,
     Count,

@@ -16,10 +16,13 @@ from sqlalchemy import Connection, delete, select, update
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
-from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, ClaimRequest
+from relay.ledger.claims import SUSPECT, ClaimRequest
+from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
+from relay.ledger.releases import LAPSES
 from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
 from relay.ledger.schema import keys, migrations, runners, tallies, transfers
+from relay.ledger.workers import LEASE_SECONDS
 from relay.receipt import Version
 from tests.ledgers import (
     OBJECT,

@@ -16,13 +16,15 @@ from sqlalchemy import text, update
 
 from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
-from relay.ledger import claims, database
-from relay.ledger.claims import LAPSES, SUSPECT, WorkerId
+from relay.ledger import claims, database, leases, workers
+from relay.ledger.claims import SUSPECT
 from relay.ledger.database import boot_id, pid_namespace, process_identity
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
+from relay.ledger.releases import LAPSES
 from relay.ledger.rows import Listed, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
+from relay.ledger.workers import WorkerId
 from tests.ledgers import TREE, Opened, tree, verified
 
 # -- leases
@@ -41,7 +43,7 @@ def test_a_late_renewal_either_holds_or_is_reported(
     one.renew(-1)
     looks = 0
     reported: list[gevent.Greenlet[..., bool]] = []
-    look = claims._is_gone
+    look = leases._is_gone
 
     def looked(*args: object) -> bool:
         nonlocal looks
@@ -52,7 +54,7 @@ def test_a_late_renewal_either_holds_or_is_reported(
             reported[0].join(10)
         return gone
 
-    monkeypatch.setattr(claims, "_is_gone", looked)
+    monkeypatch.setattr(leases, "_is_gone", looked)
     taken = two.reclaim()
     reported[0].join(10)
     holds = reported[0].value
@@ -123,11 +125,11 @@ def test_an_invisible_process_is_judged_by_time(
         monkeypatch.setattr(
             database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError())
         )
-        monkeypatch.setattr(claims, "boot_id", lambda: "a boot")
+        monkeypatch.setattr(workers, "boot_id", lambda: "a boot")
         assert process_identity(os.getpid()) == str(os.getpid())
         assert process_identity(2**22 + 1) is None
         monkeypatch.undo()
-        monkeypatch.setattr(claims, "process_identity", lambda pid: str(pid))
+        monkeypatch.setattr(leases, "process_identity", lambda pid: str(pid))
     one, two = opened(process=OTHERS[what]()), opened()
     tree(one, 5)
     assert len(one.claim(1)) == 1

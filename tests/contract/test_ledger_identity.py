@@ -14,11 +14,11 @@ from sqlalchemy import update
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
-from relay.ledger.claims import WorkerId
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, Listed, Spec
 from relay.ledger.schema import migrations, transfers
+from relay.ledger.workers import WorkerId
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer

@@ -23,8 +23,8 @@ from relay.engine.worker.helped_uploads import JOIN_SECONDS
 from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
-from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
+from relay.ledger.releases import LAPSES
 from relay.ledger.rows import Claim, Count, Listed, Listing, UploadRecord
 from relay.ledger.schema import runners
 from relay.receipt import Version

@@ -30,8 +30,8 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import RefusalJudge
 from relay.errors import LeaseLost, RelayError
 from relay.errors.bugs import bug
-from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
+from relay.ledger.releases import LAPSES
 from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 

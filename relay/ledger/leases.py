@@ -1,0 +1,132 @@
+"""The registered workers and their leases.
+
+Theory of operation. A worker registers itself with the time at which its lease expires, and renews
+the lease every few seconds. A worker is lost when its lease has expired, its machine has restarted,
+or its process has ended. Its claims return to the queue (`releases.py`).
+
+Decided here: which workers are lost. Never here: claims (`claims.py`)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, insert, select, text, update
+
+from relay.ledger.database import Database, process_identity
+from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.releases import release_claims
+from relay.ledger.schema import NOT_THERE, RUNNING, keys, parts, runners, transfers
+from relay.ledger.states import TransferVerb
+from relay.ledger.workers import LEASE_SECONDS, WorkerId
+
+_STORAGE: Final = "storage"
+_KEEP_STORAGE: Final = text(
+    "INSERT INTO keys (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value ="
+    " excluded.value"
+)
+
+
+class RenewedMeanwhile(Exception):
+    """A worker that seemed lost has renewed its lease."""
+
+
+def renew(
+    connection: Connection, database: Database, who: WorkerId, seconds: float = LEASE_SECONDS
+) -> bool:
+    """Renew a worker's lease for `seconds` from now. Returns False, and registers the worker, if it
+    was not registered or had been removed as lost."""
+    until = database.clock(connection) + seconds
+    changed = connection.execute(
+        update(runners).where(runners.c.id == who.id).values(until=until)
+    ).rowcount
+    if changed:
+        return True
+    row = {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process, "until": until}
+    connection.execute(insert(runners), row)
+    _distrust_restored_ledger(connection, database)
+    return False
+
+
+def leave(connection: Connection, who: WorkerId) -> None:
+    """Hand back a worker's claims and remove the worker; no claim counts as a crash."""
+    release_claims(connection, [who.id], TransferVerb.HAND_BACK)
+    connection.execute(delete(runners).where(runners.c.id == who.id))
+
+
+def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
+    """Return the claims of lost workers to the queue; return the number of claims.
+
+    Raises RenewedMeanwhile if one of those workers renewed its lease in this moment: its claims
+    hold, so the transaction must be rolled back."""
+    now = database.clock(connection)
+    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    gone = [row for row in others if _is_gone(row, now, who, database.sqlite)]
+    strays = _unregistered_owners(connection, who)
+    if not gone and not strays:
+        return 0
+    count = release_claims(connection, [*(row.id for row in gone), *strays], TransferVerb.LAPSE)
+    # SQLite's file is on the machine of its workers, which may have another name since it started
+    # again: a container's name often changes. Or the file is a copy from another machine.
+    here = [row for row in gone if database.sqlite or row.host == who.host]
+    if any(row.boot != who.boot for row in here):
+        distrust_recent_commits(connection)
+    for row in gone:
+        as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
+        if not connection.execute(delete(runners).where(as_seen)).rowcount:
+            raise RenewedMeanwhile
+    return count
+
+
+def lost_workers(connection: Connection, database: Database, who: WorkerId) -> list[str]:
+    """Return the ids of lost workers, and of owners of claims that are not registered. Reads
+    only."""
+    now = database.clock(connection)
+    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    return [
+        row.id for row in others if _is_gone(row, now, who, database.sqlite)
+    ] + _unregistered_owners(connection, who)
+
+
+def _distrust_restored_ledger(connection: Connection, database: Database) -> None:
+    """Distrust recent commits if the database is not where the last worker registered itself: it is
+    a backup, or a replica that may have been behind."""
+    now, kept = database.storage(connection), keys.c.name == _STORAGE
+    was = connection.execute(select(keys.c.value).where(kept)).scalar()
+    if now is None or now == was:
+        return
+    if was is not None:
+        distrust_recent_commits(connection)
+    connection.execute(_KEEP_STORAGE, {"name": _STORAGE, "value": now})
+
+
+def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
+    """Return the owners of claims and parts that are not registered: a worker that was removed as
+    lost, claimed once more before it noticed, and ended."""
+    found: set[str] = set()
+    for owner, held in ((transfers.c.owner, RUNNING), (parts.c.owner, NOT_THERE)):
+        entered = owner.in_(select(runners.c.id)) | (owner == who.id)
+        query = select(owner).where(held, owner.is_not(None), ~entered).distinct()
+        found |= set(connection.execute(query).scalars())
+    return sorted(found)
+
+
+def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> bool:
+    if one_machine and row.boot != who.boot:
+        return True  # the machine restarted, and with it the clock and every process
+    if row.until < now:
+        return True
+    here = row.host == who.host and row.boot == who.boot
+    number, _, namespace = row.process.partition("@")
+    pid = number.partition(".")[0]
+    # A pid means nothing in another container, or where /proc shows nothing: then only the lease's
+    # expiry counts.
+    if not (
+        here
+        and one_machine
+        and pid.isdigit()
+        and namespace
+        and namespace == who.process.partition("@")[2]
+    ):
+        return False
+    found = process_identity(int(pid))
+    return found is None or ("@" in found and found != row.process)

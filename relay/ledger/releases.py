@@ -1,0 +1,149 @@
+"""Take claims from workers: of a lost worker, of one that leaves, and those that a worker does not
+know.
+
+Theory of operation. A released transfer returns to the queue. If its worker was lost, the transfer
+counts that, and with LAPSES losses it is quarantined. A listing is released in the same way.
+
+Decided here: what becomes of a released row. Never here: which workers are lost (`leases.py`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, select, update
+
+from relay.ledger.counters import CounterDelta
+from relay.ledger.migration_rows import write_event
+from relay.ledger.names import in_chunks
+from relay.ledger.rows import Claim
+from relay.ledger.schema import NOT_THERE, RUNNING, migrations, parts, transfers
+from relay.ledger.states import TRANSFER, ListingState, MigrationState, TransferState, TransferVerb
+from relay.ledger.workers import WorkerId
+
+LAPSES: Final = 5
+"""Number of workers lost with one transfer at which it is quarantined: perhaps it crashes them."""
+_POISON = (
+    f"{LAPSES} workers were lost while they had this object; retry the migration to move it again"
+)
+_POISON_LIST = (
+    f"{LAPSES} workers were lost while they listed the source; retry the migration to list it again"
+)
+_LIST_AGAIN = (
+    "Check the log of those workers, and the source's listing. `relay retry`, or the same command,"
+    " lists the source again."
+)
+_RELEASABLE = (
+    select(
+        transfers.c.id,
+        transfers.c.fence,
+        transfers.c.migration_id,
+        transfers.c.size,
+        transfers.c.lapses,
+    )
+    .order_by(transfers.c.id)
+    .with_for_update()
+)
+"""The rows are locked, in the order that every transaction uses, before they are read: a worker
+that seems lost may settle in this moment."""
+
+
+def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> int:
+    """Release the claims, listings and parts of some workers; return the number of claimed
+    transfers."""
+    claimed = (transfers.c.owner.in_(owners)) & RUNNING
+    listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == ListingState.RUNNING)
+    more = 1 if verb == TransferVerb.LAPSE else 0
+    due = {
+        "listing": ListingState.DUE,
+        "listing_owner": None,
+        "listing_lapses": migrations.c.listing_lapses + more,
+    }
+    connection.execute(update(migrations).where(listed).values(**due))
+    _quarantine_listings(connection)
+    connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
+    return _release(connection, connection.execute(_RELEASABLE.where(claimed)).all(), verb)
+
+
+def release_unknown_claims(
+    connection: Connection, who: WorkerId, kept: Iterable[Claim], shared: Iterable[int] = ()
+) -> int:
+    """Hand back the claims and parts that the ledger holds for this worker and the worker does not
+    know; return the number of claims.
+
+    If the answer to a claim was lost, the ledger knows the claim and the worker does not. `kept`
+    are the claims that the worker knows, `shared` the transfers whose parts it moves."""
+    held = _RELEASABLE.where(transfers.c.owner == who.id, RUNNING)
+    known = {(claim.id, claim.fence) for claim in kept}
+    rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
+    ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
+    left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
+    free_parts(connection, who, left)
+    return _release(connection, rows, TransferVerb.HAND_BACK)
+
+
+def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> None:
+    """Release this worker's parts of some transfers that have not been stored yet."""
+    for some in in_chunks(list(ids)):
+        mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
+        connection.execute(update(parts).where(mine).values(owner=None))
+
+
+def _quarantine_listings(connection: Connection) -> None:
+    """Fail the listings with which LAPSES workers were lost: perhaps the listing crashes them."""
+    lost = (migrations.c.listing == ListingState.DUE) & (migrations.c.listing_lapses >= LAPSES)
+    error = json.dumps(
+        {"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _LIST_AGAIN}
+    )
+    failed = (
+        update(migrations)
+        .where(lost)
+        .values(listing=ListingState.FAILED, error=error)
+        .returning(migrations.c.id)
+    )
+    for id in connection.execute(failed).scalars().all():
+        write_event(connection, id, "listing_failed", json.loads(error))
+
+
+def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
+    """Take claims from their owners with a verb; return the number of claims. A row with too many
+    crashes is quarantined, one of a cancelled migration is cancelled."""
+    if not rows:
+        return 0
+    changes = CounterDelta()
+    more = 1 if verb == TransferVerb.LAPSE else 0
+    cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
+    changed: dict[str, list[int]] = {}
+    now = time.time()
+    for row in rows:
+        step = verb
+        if row.lapses + more >= LAPSES:
+            step = TransferVerb.QUARANTINE
+        elif row.migration_id in cancelled:
+            step = "cancel"
+        changed.setdefault(step, []).append(row.id)
+        after = TRANSFER[step].to
+        changes.count_transition(row.migration_id, TransferState.RUNNING, after, row.size, row.size)
+    error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
+    for step, ids in changed.items():
+        values: dict[str, Any] = {
+            "state": TRANSFER[step].to,
+            "owner": None,
+            "lapses": transfers.c.lapses + more,
+        }
+        values["ended"] = now
+        if step == TransferVerb.QUARANTINE:
+            values["error"] = error
+        for some in in_chunks(ids):
+            connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
+    changes.write(connection)
+    return len(rows)
+
+
+def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:
+    query = select(migrations.c.id).where(
+        migrations.c.id.in_(list(ids)), migrations.c.state == MigrationState.CANCELLED
+    )
+    return set(connection.execute(query).scalars())
