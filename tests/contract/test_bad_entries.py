@@ -95,7 +95,7 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     assert len(os.listdir("/proc/self/fd")) == opened
 
 
-def test_a_listed_name_that_can_not_be_found_is_not_left_out(
+def test_a_listed_name_that_cannot_be_found_is_reported(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mount of SMB lists names that Linux can't open; others are removed meanwhile."""
@@ -126,7 +126,7 @@ def test_a_listed_name_that_can_not_be_found_is_not_left_out(
     assert not list(entries)
 
 
-def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
+def test_a_retry_lists_unlisted_folders_again(tmp_path: Path) -> None:
     terminal, source = Terminal(tmp_path), tmp_path / "from"
     source.mkdir()
     (source / "a").write_bytes(b"1")

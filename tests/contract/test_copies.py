@@ -98,7 +98,9 @@ def test_a_copy_is_proved(
     assert read(wire, place("new")) == data
 
 
-def test_it_is_moved_where_that_is_asked_for(engine: Engine, wire: Wire, place: Place) -> None:
+def test_an_object_is_moved_instead_of_copied_on_request(
+    engine: Engine, wire: Wire, place: Place
+) -> None:
     put(engine, place("old"))
     outcome = engine.migrate(place("old"), place("new"), server_copy=False)
     assert outcome.receipt is not None
@@ -125,9 +127,7 @@ def test_a_folder_takes_the_sources_name(engine: Engine, wire: Wire, place: Plac
     assert read(wire, place("deep/er/photo.raw")) == DATA
 
 
-def test_a_source_that_is_not_there_leaves_nothing(
-    engine: Engine, wire: Wire, place: Place
-) -> None:
+def test_an_absent_source_leaves_nothing(engine: Engine, wire: Wire, place: Place) -> None:
     with pytest.raises(NotFound):
         engine.migrate(place("never"), place("new"))
     with pytest.raises(NotFound):  # HEAD may be mere advice, where none was answered with 200 yet

@@ -127,7 +127,7 @@ def test_migrations_are_paged_from_the_newest(ledger: Ledger) -> None:
     assert [m.number for m in ledger.migrations(2, before=4)] == [3, 2]
 
 
-def test_a_paused_migration_gives_no_work_until_it_is_resumed(ledger: Ledger) -> None:
+def test_a_paused_migration_is_not_claimed_until_resumed(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     assert ledger.act(id, "pause").state == "paused"
     assert ledger.act(id, "pause").state == "paused"
@@ -138,7 +138,7 @@ def test_a_paused_migration_gives_no_work_until_it_is_resumed(ledger: Ledger) ->
     assert len(ledger.claim(10)) == 1
 
 
-def test_a_cancel_takes_what_is_queued_and_lets_what_runs_settle(ledger: Ledger) -> None:
+def test_a_cancel_ends_queued_rows_and_lets_running_ones_settle(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     first, second = ledger.claim(2)
     ledger.act(id, "cancel")
@@ -149,7 +149,7 @@ def test_a_cancel_takes_what_is_queued_and_lets_what_runs_settle(ledger: Ledger)
         ledger.act(id, "pause")
 
 
-def test_a_retry_queues_what_failed_and_nothing_else(ledger: Ledger) -> None:
+def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6)
     good, bad = ledger.claim(2)
     error = {"code": "not-found", "side": "source", "detail": "gone"}
@@ -176,7 +176,7 @@ def test_a_retry_queues_what_failed_and_nothing_else(ledger: Ledger) -> None:
         (["failed", "skipped"], "partial"),
     ],
 )
-def test_how_the_transfers_end_is_how_the_migration_ends(
+def test_the_ends_of_transfers_decide_the_end_of_the_migration(
     ledger: Ledger, verbs: list[str], end: str
 ) -> None:
     tree(ledger, 5, 6)
@@ -216,7 +216,7 @@ def test_a_leaving_worker_hands_back_without_a_lapse(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("how", ["time", "boot", "process"])
-def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened, how: str) -> None:
+def test_claims_of_a_lost_worker_go_to_others(opened: Opened, how: str) -> None:
     two = opened()
     if how != "time" and not two.database.sqlite:
         pytest.skip("only one machine has one boot and one list of processes")
@@ -239,7 +239,7 @@ def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened,
     assert states(two, id) == ["verified"]
 
 
-def test_a_transfer_at_which_every_runner_dies_is_set_aside(opened: Opened) -> None:
+def test_a_transfer_that_kills_every_worker_is_quarantined(opened: Opened) -> None:
     watcher = opened()
     id = tree(watcher, 5)
     for _ in range(LAPSES):
@@ -254,7 +254,7 @@ def test_a_transfer_at_which_every_runner_dies_is_set_aside(opened: Opened) -> N
     assert states(watcher, id) == ["failed"]
 
 
-def test_a_resume_is_believed(opened: Opened) -> None:
+def test_a_resume_resets_the_crash_count(opened: Opened) -> None:
     watcher = opened()
     id = tree(watcher, 5)
     for _ in range(LAPSES + 2):
@@ -282,7 +282,7 @@ def test_the_more_urgent_migration_comes_first(ledger: Ledger) -> None:
     assert [claim.migration_id for claim in ledger.claim(1)] == [urgent.id]
 
 
-def test_only_one_migration_can_be_asked_for(ledger: Ledger) -> None:
+def test_one_migration_alone_can_be_claimed_from(ledger: Ledger) -> None:
     ledger.create(OBJECT)
     other, _ = ledger.create(Spec("https://c/x", "https://d/x", options={}, secret={}))
     assert [claim.migration_id for claim in ledger.claim(5, other.id)] == [other.id]
@@ -291,7 +291,7 @@ def test_only_one_migration_can_be_asked_for(ledger: Ledger) -> None:
 # -- listings
 
 
-def test_a_listing_goes_on_where_another_runner_left_it(opened: Opened) -> None:
+def test_a_listing_resumes_where_another_worker_stopped(opened: Opened) -> None:
     one, two = opened(), opened()
     migration, _ = one.create(TREE)
     listing = one.claim_listing()
@@ -673,7 +673,7 @@ def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     assert ledger.outstanding_parts(claim) == {1: False}
 
 
-def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
+def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> None:
     one, two, three = opened(), opened(), opened()
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
@@ -707,7 +707,7 @@ def test_a_paused_object_rests_once_its_helpers_leave(opened: Opened, verb: str)
     assert one.migration(id).under_way == 0
 
 
-def test_a_follower_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
+def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     ledger.act(id, "cancel")
@@ -726,7 +726,7 @@ def test_a_follower_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
-def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str) -> None:
+def test_a_helper_of_an_ownerless_transfer_counts(opened: Opened, how: str) -> None:
     one, two, three = opened(), opened(), opened()
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
@@ -784,7 +784,7 @@ def test_large_objects_alone_take_all_slots(
     assert ledger.claim(8, large=0, only_large=0) == []
 
 
-def test_large_ones_keep_to_bounds_and_priorities_as_all_do(ledger: Ledger) -> None:
+def test_large_objects_respect_bounds_and_priorities(ledger: Ledger) -> None:
     first = tree(ledger, HUGE, HUGE, 1)
     ledger.limit(first, {"slots": 2})
     second = tree(ledger, 2 * HUGE, 2)
@@ -801,7 +801,7 @@ def test_large_ones_keep_to_bounds_and_priorities_as_all_do(ledger: Ledger) -> N
 # -- bounds
 
 
-def test_bounds_are_kept_changed_and_taken_away(ledger: Ledger) -> None:
+def test_bounds_are_applied_changed_and_removed(ledger: Ledger) -> None:
     migration, _ = ledger.create(
         Spec("a:x", "b:x", options={}, secret={}, priority=3, bounds=Bounds(4, None, 2))
     )
@@ -830,7 +830,7 @@ def test_limits_end_with_their_migration(ledger: Ledger) -> None:
         ledger.limit(migration.id, {"slots": 2})
 
 
-def test_the_slots_of_a_migration_hold_over_all_workers(
+def test_the_slots_of_a_migration_bound_all_workers_together(
     opened: Opened,
 ) -> None:
     one, two = opened(), opened()
@@ -847,7 +847,7 @@ def test_the_slots_of_a_migration_hold_over_all_workers(
     assert len(two.claim(100)) == 16
 
 
-def test_runners_that_claim_at_once_keep_to_the_slots_together(opened: Opened) -> None:
+def test_concurrent_claims_of_workers_respect_the_slots(opened: Opened) -> None:
     runners = [opened() for _ in range(4)]
     id = tree(runners[0], *[5] * 40)
     runners[0].limit(id, {"slots": 5})
@@ -863,7 +863,7 @@ def test_a_limited_migration_does_not_delay_others(ledger: Ledger) -> None:
     assert [claim.migration_id for claim in ledger.claim(10)] == [id, other.id]
 
 
-def test_the_runners_of_a_migration_know_their_places(opened: Opened) -> None:
+def test_the_workers_of_a_migration_know_their_ranks(opened: Opened) -> None:
     one, two, three = opened(), opened(), opened()
     id = tree(one, *[5] * 10)
     assert two.migration_views([id])[id] == MigrationView(
@@ -896,7 +896,7 @@ def test_a_worker_with_old_credentials_learns_of_new_ones(ledger: Ledger) -> Non
 # -- what was at the destination
 
 
-def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -> None:
+def test_an_empty_destination_is_trusted_once_for_a_while(ledger: Ledger) -> None:
     """The destination was empty then: a later or repeated migration inspects it."""
     id = tree(ledger, 5, 6, 7)
     learn_empty(ledger, id, True)

@@ -226,7 +226,7 @@ LOOKS: dict[str, Callable[[Ledger, str], object]] = {
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name: str) -> None:
+def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: str) -> None:
     """In SQLite's own instructions, which are the same each time."""
     costs = []
     for number, objects in enumerate((10, 1000)):

@@ -170,7 +170,7 @@ def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> Non
     assert {name for name, state in found.items() if state == "failed"} == wrong
 
 
-def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None:
+def test_the_sum_of_listed_sizes_may_exceed_64_bits(ledger: Ledger) -> None:
     """2,000 objects of the largest accepted size, as a hostile listing has them."""
     pages = [[listed(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
     id, listing = begin(ledger, *pages, [listed("more", 2**53)])
@@ -277,7 +277,7 @@ def test_the_same_size_is_not_the_same_object(
 
 @pytest.mark.parametrize("exists", SPECS)
 @pytest.mark.parametrize("empty", [True, False])
-def test_nothing_has_arrived_where_nothing_is_by_now(
+def test_a_destination_that_was_emptied_gets_every_object(
     ledger: Ledger, exists: str, empty: bool
 ) -> None:
     """Somebody has emptied the destination since, to begin from the beginning."""
@@ -442,7 +442,7 @@ def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None
     states(ledger, id)
 
 
-def test_an_id_that_was_forgotten_is_given_to_nothing_else(ledger: Ledger) -> None:
+def test_the_id_of_a_forgotten_row_is_not_reused(ledger: Ledger) -> None:
     """Temporary names are made of it. SQLite by itself gives the highest one again."""
     id, listing = begin(ledger, [listed("kept"), listed("gone"), listed("gone too")])
     ledger.end_listing(listing)
@@ -499,7 +499,7 @@ def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
     assert rows(ledger, id) == {"arrived": "verified"}
 
 
-def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:
+def test_a_later_list_may_have_another_url_for_a_name(ledger: Ledger) -> None:
     id, listing = begin(ledger, [url("a", "one"), url("b", "two"), url("c", "three")])
     ledger.end_listing(listing)
     assert ended(ledger, id, b="failed") == "partial"
@@ -511,7 +511,7 @@ def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:
     }
 
 
-def test_another_url_of_a_name_is_not_settled_by_the_old_one(ledger: Ledger) -> None:
+def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> None:
     """A list was edited while the object of an earlier URL was still being moved."""
     id, listing = begin(ledger, [url("a", "one"), url("b", "two")])
     ledger.end_listing(listing)
@@ -572,7 +572,7 @@ def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
 @pytest.mark.parametrize("cancels", ["before", "after"])
-def test_a_row_with_leftovers_is_kept_until_they_are_looked_for(
+def test_a_row_is_kept_until_its_leftovers_are_checked(
     ledger: Ledger, verb: str, cancels: str
 ) -> None:
     """However its claim ended: the source may have it no more, and the migration may be cancelled
@@ -602,7 +602,7 @@ def test_a_row_with_leftovers_is_kept_until_they_are_looked_for(
 
 
 @pytest.mark.parametrize("verb", ["verified", "unverified", "skipped"])
-def test_a_leftover_elsewhere_is_known_to_the_next_claim(ledger: Ledger, verb: str) -> None:
+def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) -> None:
     """Its receipt named it, and the next object replaces that one; a prior object is another
     matter."""
     id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])
@@ -633,7 +633,7 @@ def test_a_leftover_elsewhere_is_known_to_the_next_claim(ledger: Ledger, verb: s
     assert (last.remains, last.before) == ({}, None)
 
 
-def test_a_page_that_comes_after_a_cancel_is_listed_by_a_retry(ledger: Ledger) -> None:
+def test_a_retry_lists_a_page_that_came_after_a_cancel(ledger: Ledger) -> None:
     """Nothing waits in a cancelled migration: what it forgets when it has ended would be missing
     later."""
     id, listing = begin(ledger, [url("a", "one")])

@@ -86,7 +86,7 @@ def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_f69_a_clock_that_is_set_takes_no_lease_and_keeps_none(
+def test_f69_a_changed_clock_neither_ends_nor_extends_a_lease(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     one, two = opened(), opened()
@@ -103,7 +103,7 @@ def test_f69_a_clock_that_is_set_takes_no_lease_and_keeps_none(
     assert states(one, id) == ["verified", "queued"]
 
 
-def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> None:
+def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> None:
     first = Ledger.connect(address)
     try:
         first.renew()
@@ -396,7 +396,7 @@ def test_f76_claims_unknown_to_the_worker_are_handed_back(
     assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
 
 
-def test_doubts_of_another_worker_undo_a_known_emptiness(
+def test_a_doubt_of_another_worker_ends_known_emptiness(
     opened: Opened,
 ) -> None:
     """That nothing was there stands with its migration alone, and a doubt forgets that."""
@@ -556,9 +556,7 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_f75_a_file_that_is_gone_accepts_nothing(
-    file: Path, tmp_path: Path, replaced: bool
-) -> None:
+def test_f75_a_removed_file_accepts_nothing(file: Path, tmp_path: Path, replaced: bool) -> None:
     ledger = Ledger.connect(f"sqlite:///{file}")
     try:
         ledger.renew()

@@ -91,7 +91,7 @@ def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
     assert ledger.migration(id).count_in("running").objects == 15
 
 
-def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
+def test_a_lease_expires_while_the_machine_sleeps() -> None:
     """By the clock that counts that time: another has taken what was ours by then."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= Worker.clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -138,7 +138,7 @@ def test_an_invisible_process_is_judged_by_time(
     assert two.reclaim() == 1
 
 
-def test_a_process_of_ours_that_is_gone_is_known_at_once(opened: Opened) -> None:
+def test_a_dead_process_of_this_host_is_noticed_at_once(opened: Opened) -> None:
     two = opened()
     if not two.database.sqlite:
         pytest.skip("only one machine has one list of processes")
@@ -178,7 +178,7 @@ def test_a_listing_that_kills_every_runner_is_set_aside(opened: Opened) -> None:
     assert watcher.claim_listing() is not None
 
 
-def test_a_listing_that_gets_on_is_not_what_kills(opened: Opened) -> None:
+def test_a_listing_that_makes_progress_is_not_suspect(opened: Opened) -> None:
     watcher = opened()
     id = watcher.create(TREE)[0].id
     for number in range(2 * LAPSES):
@@ -202,7 +202,7 @@ def test_a_suspect_listing_goes_to_an_idle_worker(opened: Opened) -> None:
     assert listing is not None and listing.lapses == SUSPECT
 
 
-def test_a_resume_is_believed_of_a_listing_too(opened: Opened) -> None:
+def test_a_resume_resets_the_crash_count_of_a_listing_too(opened: Opened) -> None:
     watcher = opened()
     id = watcher.create(TREE)[0].id
     for _ in range(LAPSES + 2):
@@ -273,7 +273,7 @@ def test_credentials_of_a_failed_migration_are_kept_a_day(ledger: Ledger) -> Non
     assert ledger.secret(id) == SECRET.secret
 
 
-def test_one_that_failed_can_be_cancelled_and_then_has_none(ledger: Ledger) -> None:
+def test_a_cancelled_failed_migration_keeps_no_credentials(ledger: Ledger) -> None:
     id = ended_as(ledger, SECRET, "failed")
     assert ledger.act(id, "cancel").state == "cancelled"
     ledger.finish()
@@ -310,9 +310,7 @@ def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("secret", [SECRET.secret, {"source": {"text": "list+./l"}}])
-def test_the_urls_of_a_list_go_too_and_it_is_read_again(
-    ledger: Ledger, secret: dict[str, Any]
-) -> None:
+def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[str, Any]) -> None:
     """Also of a list at a path, which has no secret itself: its URLs are signed."""
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id

@@ -216,7 +216,7 @@ def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) ->
         assert ledger.act(id, verb, one).state == "running"
 
 
-def test_credentials_of_another_account_resume_a_waiting_one(
+def test_other_credentials_resume_a_waiting_migration(
     ledger: Ledger,
 ) -> None:
     one, other = OTHERS["a remote's account"]
@@ -230,7 +230,7 @@ def test_credentials_of_another_account_resume_a_waiting_one(
     assert ledger.create(one, go_on=True)[1]
 
 
-def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -> None:
+def test_stored_identities_confirm_no_guessed_query_secret(tmp_path: Path) -> None:
     """The hashes of one request in two ledgers have nothing in common."""
     found = []
     for name in "ab":
@@ -264,7 +264,7 @@ def older(ledger: Ledger, one: Spec) -> str:
     return id
 
 
-def test_an_older_migration_resumes_where_certainly_the_same(
+def test_an_older_migration_resumes_if_certainly_the_same(
     ledger: Ledger,
 ) -> None:
     for one, same, other in (
@@ -299,7 +299,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
 
-def test_the_list_of_an_older_migration_is_read_on_by_name(ledger: Ledger) -> None:
+def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
     id = older(ledger, TREE)
     first = ledger.claim_listing()
     assert first is not None and not first.counted
@@ -343,7 +343,7 @@ def test_each_kind_of_runner_works_on_its_own(ledger: Ledger, address: str) -> N
         theirs.close()
 
 
-def test_a_server_shows_what_it_was_given_and_a_terminal_all(ledger: Ledger, address: str) -> None:
+def test_a_server_shows_its_own_migrations_and_a_terminal_all(ledger: Ledger, address: str) -> None:
     theirs = server(address)
     try:
         mine, yours = ledger.create(TREE)[0], theirs.create(OBJECT)[0]

@@ -98,7 +98,7 @@ def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: s
 
 
 @pytest.mark.parametrize("pair", APART)
-def test_other_places_know_nothing_of_it(ledger: Ledger, pair: str) -> None:
+def test_unrelated_places_know_no_leftovers(ledger: Ledger, pair: str) -> None:
     first, second = APART[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
     ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])

@@ -174,7 +174,7 @@ def test_a_failure_without_leftovers_needs_no_inspection(
     assert [again.lapses for again in two.claim(1)] == [lapses]
 
 
-def test_one_that_has_left_something_is_looked_for(ledger: Ledger) -> None:
+def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     tree(ledger, 5)
     (claim,) = ledger.claim(1)
     assert claim.lapses == 0

@@ -130,9 +130,11 @@ def test_a_single_object_takes_over_too(
         {"options": {**OPTIONS, "if_exists": "overwrite"}},
         {"destination": "b:others", "places": ("a", "c")},
     ],
-    ids=["who overwrites", "another destination"],
+    ids=["an overwrite", "another destination"],
 )
-def test_nothing_is_inherited_by(opened: Opened, other: dict[str, Any]) -> None:
+def test_a_migration_of_other_places_inherits_nothing(
+    opened: Opened, other: dict[str, Any]
+) -> None:
     ledger = killed(opened, FIRST)
     claims = claimed(ledger, listed(ledger, replace(SECOND, **other)))
     assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
@@ -150,7 +152,7 @@ def test_nothing_is_inherited_from_a_later_success(opened: Opened) -> None:
     assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
 
 
-def test_the_newest_that_has_begun_an_object_tells_of_it(opened: Opened) -> None:
+def test_the_newest_migration_to_start_an_object_decides(opened: Opened) -> None:
     ledger = killed(opened, FIRST)
     id = listed(ledger, SECOND)
     claims = ledger.claim(9, id)
@@ -220,7 +222,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 
 @pytest.mark.parametrize("leave", [None, lost, failed, handed_back])
 @pytest.mark.parametrize("wish", ["skip", "changed"])
-def test_an_object_that_another_command_sends_now_is_not_skipped(
+def test_an_object_another_command_is_sending_is_not_skipped(
     opened: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
     """The other command began it after this one had listed it: the visible object is unproved,
@@ -241,7 +243,7 @@ def test_an_object_that_another_command_sends_now_is_not_skipped(
     assert one.migration(id).state == "succeeded"
 
 
-def test_an_object_that_another_command_has_proved_is_skipped(ledger: Ledger) -> None:
+def test_an_object_another_command_has_proved_is_skipped(ledger: Ledger) -> None:
     id = listed(ledger, SECOND, ("a",))
     claims = ledger.claim(9, id)
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})

@@ -27,7 +27,7 @@ from tests.postgres import Postgres
 ALL = ClaimRequest(all=100, large=100, only_large=100)
 
 
-def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> None:
+def test_a_poll_settles_claims_and_reports_the_states(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     other, _ = ledger.create(OBJECT)
     first, second = ledger.settle_and_claim((), ClaimRequest(all=2), id).claims
@@ -53,7 +53,7 @@ def test_a_poll_claims_into_the_room_that_it_settles(ledger: Ledger) -> None:
     assert states(ledger, id) == ["verified", "running", "running", "queued"]
 
 
-def test_a_turn_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
+def test_a_poll_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     (claim,) = ledger.settle_and_claim((), ALL).claims
     (again,) = ledger.settle_and_claim([Settlement(claim, "hand_back", resent=3)], ALL).claims
@@ -271,7 +271,7 @@ def test_two_claims_never_wait_for_each_other(pair: tuple[Ledger, Ledger, str]) 
     assert states(one, id) == ["running"] * 3
 
 
-def test_f62_a_worker_taken_for_gone_while_it_settles_settles(
+def test_f62_a_worker_presumed_dead_while_settling_settles(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     """Its rows are read by who takes it for gone before they are settled, and written after it."""
@@ -290,7 +290,7 @@ def test_f62_a_worker_taken_for_gone_while_it_settles_settles(
     assert [row.state for row in two.page(id)] == ["verified"]
 
 
-def test_f62_a_worker_taken_for_gone_settles_nothing(
+def test_f62_a_worker_presumed_dead_settles_nothing(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     one, two, dsn = pair
@@ -439,7 +439,7 @@ def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
     assert not one.settle_and_claim(ends, ALL).lost
 
 
-def test_a_retry_keeps_credentials_that_were_about_to_go(
+def test_a_retry_keeps_credentials_about_to_expire(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
     one, two, dsn = pair

@@ -67,7 +67,7 @@ def test_an_unverified_object_and_its_name_are_known_later(
         end(ledger, found, "hand_back")
 
 
-def test_notes_before_a_failure_are_known_to_the_next(ledger: Ledger) -> None:
+def test_the_next_attempt_knows_notes_before_a_failure(ledger: Ledger) -> None:
     found = claim(ledger, accept(ledger))
     ledger.note_prior_states([(found, OLD)])
     end(ledger, found, "failed", **FAILED)
@@ -81,7 +81,7 @@ def test_an_arrived_object_is_not_unproved(ledger: Ledger, verb: str) -> None:
     assert claim(ledger, accept(ledger)).before is None
 
 
-def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -> None:
+def test_a_failure_without_sent_bytes_hides_nothing(ledger: Ledger) -> None:
     unverified(ledger, accept(ledger))
     for _ in range(2):
         failed = claim(ledger, accept(ledger, "overwrite"))
@@ -107,7 +107,7 @@ def test_an_unproved_name_may_have_been_sent_before(
     assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
 
 
-def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
+def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
     """Of one that arrived, that failed before it sent anything, or that is new, nothing is
     known."""
     for verify, names in (("auto", "abc"), ("size", "abcd")):

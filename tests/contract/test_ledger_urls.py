@@ -19,7 +19,7 @@ def listed(ledger: Ledger, count: int) -> str:
     return migration.id
 
 
-def test_a_retry_lists_again_where_the_urls_were_forgotten(ledger: Ledger) -> None:
+def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
     """Also after another process has given credentials, and before it lists again."""
     secret = {"source": {"text": "a?t"}}
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
@@ -82,7 +82,7 @@ def test_fresh_urls_reach_the_next_claim_of_pending_objects(
     assert [row.state for row in one.page(id)] == ["verified", "running", "running", "running"]
 
 
-def test_why_it_paused_by_itself_the_last_time_is_kept(ledger: Ledger) -> None:
+def test_the_reason_of_the_last_automatic_pause_is_kept(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
     assert ledger.last_pause_error(id) is None
     ledger.act(id, "pause")

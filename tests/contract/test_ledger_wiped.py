@@ -42,21 +42,21 @@ def moved(ledger: Ledger) -> None:
     ledger.settle([verified(ledger.claim(1)[0])])
 
 
-def test_the_secret_of_what_has_succeeded_stands_nowhere(file: Path, opened: Ledger) -> None:
+def test_the_secret_of_a_succeeded_migration_is_wiped(file: Path, opened: Ledger) -> None:
     moved(opened)
     assert standing(file, SECRET)  # it was needed until now
     assert opened.finish()
     assert not standing(file, SECRET)
 
 
-def test_one_that_was_replaced_stands_nowhere_either(file: Path, opened: Ledger) -> None:
+def test_a_replaced_secret_is_wiped(file: Path, opened: Ledger) -> None:
     migration, _ = opened.create(replace(OBJECT, secret={"source": SECRET}))
     opened.renew_secret(migration.id, {"source": "fresh"})
     opened.finish()
     assert not standing(file, SECRET)
 
 
-def test_while_another_process_reads_it_waits_for_a_later_turn(file: Path, opened: Ledger) -> None:
+def test_a_secret_is_wiped_once_other_readers_have_finished(file: Path, opened: Ledger) -> None:
     moved(opened)
     with closing(sqlite3.connect(file, isolation_level=None)) as reader:
         reader.execute("BEGIN")

@@ -146,7 +146,7 @@ def test_a_user_name_like_an_unfinished_upload_is_listed(
         }
 
 
-def test_a_folder_that_is_not_there_holds_nothing(wire: Wire, folder: Location) -> None:
+def test_an_absent_folder_is_empty(wire: Wire, folder: Location) -> None:
     nowhere = folder.with_target(f"{folder.path}nowhere/")
     try:
         assert list(store(wire, folder).list(nowhere)) == []
@@ -361,7 +361,7 @@ def test_b61_an_undecodable_folder_name_hides_no_sibling(wire: Wire) -> None:
     }
 
 
-def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> None:
+def test_b68_outward_links_of_an_index_are_not_listed(wire: Wire) -> None:
     links = (
         "/etc/passwd",
         "../up",
@@ -398,7 +398,7 @@ def test_an_endless_or_invalid_bucket_listing_is_refused(
             list(store(wire, place).list(place))
 
 
-def test_the_empty_last_page_of_an_old_server_shows_the_requested_marker(wire: Wire) -> None:
+def test_an_empty_last_page_may_show_the_requested_marker(wire: Wire) -> None:
     """A server without `list-type=2` need not say IsTruncated: the page after the last one is
     empty but for the marker."""
 
@@ -417,7 +417,7 @@ def test_the_empty_last_page_of_an_old_server_shows_the_requested_marker(wire: W
         assert [entry.name for entry in store(wire, place).list(place)] == ["a"]
 
 
-def test_an_empty_object_of_a_bucket_is_no_page(wire: Wire) -> None:
+def test_an_empty_object_of_a_bucket_is_not_a_page(wire: Wire) -> None:
     """S3 tells each length: a page of a proxy after a HEAD of length 0 is another object. A web
     server may not know its length."""
     page = reply(200, "<html>Log in</html>")

@@ -141,7 +141,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", ["s3", "webdav", "http"])
 @pytest.mark.parametrize("what", OTHERS)
-def test_another_document_is_an_error_and_no_empty_folder(wire: Wire, kind: str, what: str) -> None:
+def test_another_document_is_an_error_not_an_empty_folder(wire: Wire, kind: str, what: str) -> None:
     reported = reply(STATUS.get(kind, 200), OTHERS[what])
     with Peer(serving(lambda *_: reported)) as peer, pytest.raises(RelayError):
         listed(wire, place_of(kind, peer))
@@ -236,7 +236,7 @@ def test_parts_and_uploads_need_their_own_documents(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("status", "error"), [(404, NotFound), (403, PermissionDenied), (503, Unavailable)]
 )
-def test_a_status_in_an_answer_counts_as_much_as_its_own(
+def test_a_status_inside_a_multistatus_counts_as_its_own(
     wire: Wire, status: int, error: type[RelayError]
 ) -> None:
     said = f"<d:status>HTTP/1.1 {status} X</d:status>"
@@ -581,9 +581,7 @@ def test_an_object_with_the_key_of_the_folder_is_reported(wire: Wire) -> None:
 
 @pytest.mark.parametrize("kind", ["s3", "webdav"])
 @pytest.mark.parametrize("char", ["&#1;", "\x02", "&#xFFFE;", "&#xD800;", "\x7f"])
-def test_a_character_that_xml_does_not_allow_is_one_keys_matter(
-    wire: Wire, kind: str, char: str
-) -> None:
+def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: str) -> None:
     rows = f"<Contents><Key>f/x{char}</Key></Contents><Contents><Key>f/good</Key></Contents>"
     reported = {
         "s3": reply(200, f"<ListBucketResult>{rows}</ListBucketResult>"),
@@ -596,7 +594,7 @@ def test_a_character_that_xml_does_not_allow_is_one_keys_matter(
 
 
 @pytest.mark.parametrize("char", ["&#xD800;", "&#xDC80;", "%ED%A0%80", "&#xDBFF;%20"])
-def test_a_folder_whose_name_has_no_url_is_that_folders_matter(wire: Wire, char: str) -> None:
+def test_a_folder_without_a_valid_url_fails_alone(wire: Wire, char: str) -> None:
     rows = dav(("/f/", FOLDER), (f"/f/x{char}/", FOLDER), ("/f/good", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer))
@@ -676,7 +674,7 @@ def test_a_folder_of_any_size_yields_to_others(wire: Wire, kind: str) -> None:
     assert len(turns) > 50  # about one for each piece
 
 
-def test_lines_that_are_none_are_their_own_failures(wire: Wire, tmp_path: Path) -> None:
+def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
     lines = [
         b'url,"name",size',
         b"http://a.example/1,one,1",
@@ -710,7 +708,7 @@ def test_lines_that_are_none_are_their_own_failures(wire: Wire, tmp_path: Path) 
 @pytest.mark.parametrize(
     "reported", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""]
 )
-def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, reported: str) -> None:
+def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, reported: str) -> None:
     """XML writes what is true in two ways; one that says nothing, and where the next begins, goes
     on there."""
     first = bucket("f/a", more=f"{reported}<NextMarker>f/a</NextMarker>")
@@ -830,7 +828,7 @@ def test_a_property_of_a_resource_is_read_from_its_own_row(
 @pytest.mark.parametrize(
     ("name", "is_refused"), [("f/read", True), ("f/read.me", False), ("f/rea", False)]
 )
-def test_a_name_that_a_server_takes_for_another_object_is_refused(
+def test_a_name_a_server_takes_for_another_object_is_refused(
     wire: Wire, kind: str, name: str, is_refused: bool
 ) -> None:
     """Apache (MultiViews) answers for `read.me` where `read` is requested and does not exist. An
@@ -853,7 +851,7 @@ def test_a_name_that_a_server_takes_for_another_object_is_refused(
 
 
 @pytest.mark.parametrize("status", [200, 403])
-def test_a_row_of_a_multistatus_may_tell_of_several_things(wire: Wire, status: int) -> None:
+def test_a_row_of_a_multistatus_may_hold_several_statuses(wire: Wire, status: int) -> None:
     """RFC 4918 section 14.24: several addresses have one status."""
     more = f"<d:href>/f/b</d:href><d:href>/f/c</d:href><d:status>HTTP/1.1 {status} X</d:status>"
     rows = dav(("/f/", FOLDER), ("/f/a", more), ("/f/d", FILE))

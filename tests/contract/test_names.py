@@ -136,7 +136,7 @@ def test_b59_b61_a_name_with_invisible_characters_is_refused(folder: Location, n
     ["a%00b", "a%0ab", "a%e2%80%aeb", "%2e%2e/b", "..%2fb", "a%5cb", "a/./b", "a//b", "a/%2E%2e/b"],
 )
 @pytest.mark.parametrize("scheme", ["http", "webdav"])
-def test_b57_b59_as_the_end_of_a_url(scheme: str, text: str) -> None:
+def test_b57_b59_invalid_last_segments_of_a_url_are_refused(scheme: str, text: str) -> None:
     with pytest.raises(UnsafeKey):
         Remotes().locate(f"{scheme}://store.example/folder/{text}", destination=True)
 

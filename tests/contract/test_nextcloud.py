@@ -125,7 +125,7 @@ def test_f43_an_upload_that_the_server_removed_restarts(
     assert (nextcloud.root / FILES / name).read_bytes() == Content(SEED).read("/objects/a", 0, SIZE)
 
 
-def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
+def test_f38_the_outcome_of_a_lost_assembly_is_determined(
     engine: Engine, source: Spawned, nextcloud: Nextcloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send, lost = HttpClient.send, []
@@ -209,7 +209,7 @@ def test_an_assembly_of_another_version_is_removed(
     assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
 
 
-def test_a_kill_in_the_middle_sends_only_what_is_missing(
+def test_after_a_kill_only_missing_parts_are_sent(
     terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
 ) -> None:
     words = (

@@ -111,7 +111,7 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     runner.wire.pool.close()
 
 
-def test_f51_an_upload_that_is_ours_is_thrown_away_and_no_other(forsaken: Forsaken) -> None:
+def test_f51_only_our_own_upload_is_aborted(forsaken: Forsaken) -> None:
     mine, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
     same = forsaken.begun(forsaken.key)
     forsaken.cancelled(mine)
@@ -130,7 +130,7 @@ def test_f51_an_upload_without_a_recorded_id_is_found(
     assert forsaken.uploads == {another}
 
 
-def test_one_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
+def test_an_orphan_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
     forsaken.cancelled("0123456789abcdef0123456789abcdef")
     assert forsaken.sweeper.sweep() == (1, [])
     assert forsaken.ledger.orphans() == []

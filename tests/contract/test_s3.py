@@ -101,7 +101,7 @@ def is_there(client: Any, seaweed: Seaweed, key: str) -> bool:
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, PART - 1, PART, PART + 1, SIZE])
-def test_an_object_arrives_with_the_digest_that_the_server_keeps(
+def test_an_object_arrives_with_the_digest_of_the_server(
     engine: Engine,
     source: Spawned,
     contents: Content,
@@ -162,7 +162,7 @@ def test_tags_go_with_the_object(
     assert sorted((tag["Key"], tag["Value"]) for tag in tags) == [("a b", "c&d"), ("e", "")]
 
 
-def test_when_it_was_changed_goes_from_folder_to_bucket_and_back(
+def test_the_modification_time_survives_a_bucket(
     engine: Engine, client: Any, seaweed: Seaweed, place: Location, key: str, tmp_path: Path
 ) -> None:
     (tmp_path / "old").write_bytes(b"bytes")
@@ -184,7 +184,7 @@ def versioned(seaweed: Seaweed) -> str:
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
-def test_the_listed_version_is_read_though_a_newer_exists(
+def test_the_listed_version_is_read_even_if_a_newer_exists(
     engine: Engine, client: Any, seaweed: Seaweed, wire: Wire, versioned: str, key: str, size: int
 ) -> None:
     data = os.urandom(size)
@@ -205,7 +205,7 @@ def test_the_listed_version_is_read_though_a_newer_exists(
     assert receipt.bytes == 5
 
 
-def test_only_the_own_version_is_removed(
+def test_only_our_own_version_is_removed(
     engine: Engine,
     client: Any,
     seaweed: Seaweed,
@@ -268,7 +268,9 @@ def test_a_truncated_object_of_unknown_length_leaves_nothing(
     assert not unfinished(client, seaweed)
 
 
-def test_size_only_is_asked_for_and_said(engine: Engine, source: Spawned, place: Location) -> None:
+def test_level_size_is_requested_and_reported(
+    engine: Engine, source: Spawned, place: Location
+) -> None:
     outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place, verify="size")
     assert outcome.state is State.UNVERIFIED
     assert outcome.receipt is not None
@@ -332,7 +334,7 @@ def test_a_part_that_always_ends_early_leaves_nothing(
         ("on(GET,status(404))", NotFound),
     ],
 )
-def test_a_source_that_changes_midway_gives_no_mixture(
+def test_a_source_that_changes_midway_is_not_mixed(
     engine: Engine,
     source: Spawned,
     place: Location,
@@ -475,7 +477,7 @@ def test_a_server_moves_between_the_remotes_of_its_settings(
     assert one["ContentLength"] == other["ContentLength"] == size
 
 
-def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:
+def test_the_terminal_names_the_missing_bucket_settings(tmp_path: Any) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))
     }

@@ -64,7 +64,7 @@ def test_a_pinned_version_is_read_or_refused(
         store.get(place("a"), Version(etag='"another"'))
 
 
-def test_only_where_nothing_is(engine: Engine, store: Store, place: Place) -> None:
+def test_if_absent_writes_only_an_absent_object(engine: Engine, store: Store, place: Place) -> None:
     assert put(engine, place("a"), b"old", if_exists="fail") is State.VERIFIED
     with pytest.raises(AlreadyExists):
         put(engine, place("a"), if_exists="fail")
@@ -72,9 +72,7 @@ def test_only_where_nothing_is(engine: Engine, store: Store, place: Place) -> No
     assert content(store, place("a")) == b"old"
 
 
-def test_the_level_is_the_strongest_that_the_store_gives(
-    kind: str, engine: Engine, place: Place
-) -> None:
+def test_the_level_is_the_strongest_of_the_store(kind: str, engine: Engine, place: Place) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     with Peer(serving(Cloud(), sending(head, DATA))) as source:
         receipt = engine.migrate(source.url(), place("a")).receipt

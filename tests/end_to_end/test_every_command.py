@@ -327,7 +327,7 @@ def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(("count", "said"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")])
-def test_inherited_sockets_that_are_none_are_one_clear_line(
+def test_invalid_inherited_sockets_are_one_clear_line(
     terminal: Terminal, count: str, said: str
 ) -> None:
     """`exec` keeps the shell's process id, which is the one that they are for."""
@@ -457,7 +457,7 @@ def test_doctor_makes_no_folder(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_doctor_that_is_stopped_removes_what_it_wrote(tmp_path: Path, number: int) -> None:
+def test_an_interrupted_doctor_removes_its_objects(tmp_path: Path, number: int) -> None:
     kept: dict[str, bytes] = {}
     begun, gate = threading.Event(), threading.Event()
 

@@ -563,7 +563,7 @@ def test_f77_a_database_restored_to_an_older_state_converges(
 # -- clients
 
 
-def test_f92_a_client_that_vanishes_has_asked_all_the_same(
+def test_f92_the_request_of_a_vanished_client_counts(
     settings: dict[str, str], folders: Path
 ) -> None:
     body = json.dumps(order(folders)).encode()

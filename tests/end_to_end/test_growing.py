@@ -128,7 +128,7 @@ def test_f59_a_kill_during_an_abort_leaves_no_upload(
     assert stored == source.content.read(f"/{name}", 0, SIZE)
 
 
-def test_f51_a_cancelled_one_is_thrown_away_by_the_sweep(
+def test_f51_a_cancelled_upload_is_aborted_by_the_sweep(
     terminal: Terminal, source: Source, seaweed: Seaweed, tmp_path: Path
 ) -> None:
     command = words(source, seaweed, tmp_path, "cancelled")

@@ -19,7 +19,9 @@ LATEST_SECONDS = 0.1
 
 @pytest.mark.parametrize("verify", ["size", "auto"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_four_transfers_flat_out_let_others_run(tmp_path: Path, verify: str, tls: bool) -> None:
+def test_four_transfers_at_full_speed_let_others_run(
+    tmp_path: Path, verify: str, tls: bool
+) -> None:
     ca, other, both = (tmp_path / name for name in ("source.pem", "destination.pem", "both.pem"))
     secure = ("--tls", "--ca-out") if tls else ()
     with (

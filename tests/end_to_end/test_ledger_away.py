@@ -49,7 +49,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.mark.timeout(180)
-def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: Postgres) -> None:
+def test_a_terminal_waits_for_an_unreachable_database(tmp_path: Path, postgres: Postgres) -> None:
     source = tmp_path / "from"
     source.mkdir()
     for number in range(120):
@@ -81,7 +81,7 @@ def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: 
     assert "waiting for the ledger" in err
 
 
-def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> None:
+def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
     """One of two workers is killed while the ledger is not there: the other serves on, and both
     when it is back."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
@@ -302,7 +302,7 @@ def test_its_progress_display_outlasts_an_outage(
     ledger.close()
 
 
-def test_the_server_says_it_too(tmp_path: Path) -> None:
+def test_a_server_reports_an_unwritable_ledger(tmp_path: Path) -> None:
     """`GET /migrations/{id}` and NDJSON, in a process of its own that can't write any more."""
     code = """
 import json

@@ -127,7 +127,7 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     assert (done["state"], done["objects"], done["retries"]) == ("succeeded", {"verified": 1}, 0)
 
 
-def test_two_workers_share_what_a_tree_may_use(server: Server, folder: Path, way: Proxy) -> None:
+def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, way: Proxy) -> None:
     for i in range(40):
         (folder / "from" / f"{i:02}").write_bytes(bytes(100_000))
     request = {
@@ -179,7 +179,7 @@ def test_two_workers_share_what_a_tree_may_use(server: Server, folder: Path, way
         (None, 400, None),
     ],
 )
-def test_limits_that_make_no_sense_are_refused_where_they_stand(
+def test_invalid_limits_are_refused_by_name(
     paused: tuple[Server, dict[str, Any], str], members: Any, status: int, pointer: str | None
 ) -> None:
     server, request, id = paused
@@ -195,7 +195,7 @@ def test_limits_that_make_no_sense_are_refused_where_they_stand(
         assert (code, reported["errors"][0]["pointer"]) == (422, pointer)
 
 
-def test_only_what_is_there_and_has_not_ended_can_be_limited(server: Server, folder: Path) -> None:
+def test_only_an_unended_migration_can_be_limited(server: Server, folder: Path) -> None:
     assert server.ask("PATCH", "/migrations/none", {"priority": 1})[0] == 404
     request = {
         "source": f"file://{folder}/from",

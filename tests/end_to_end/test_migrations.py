@@ -154,7 +154,7 @@ def test_prefer_wait_returns_the_end(server: Server, folders: Path) -> None:
     assert (status, reported["state"]) == (200, "succeeded")
 
 
-def test_one_object_may_be_answered_at_once_too(server: Server, folders: Path) -> None:
+def test_one_object_may_be_accepted_at_once_too(server: Server, folders: Path) -> None:
     request = order(folders) | {"recursive": False}
     request["source"] += "/1/object 00001"
     request["destination"] += "/alone"
@@ -204,7 +204,7 @@ def _csv(text: str) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_events_tell_what_happened_and_end_with_it(server: Server, folders: Path) -> None:
+def test_events_report_each_change_and_end_with_it(server: Server, folders: Path) -> None:
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     with closing(server.connect()) as connection:
         connection.request("GET", f"/migrations/{id}/events")
@@ -300,7 +300,7 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_server_that_comes_back_goes_on(
+def test_a_restarted_server_resumes(
     settings: dict[str, str], folders: Path, end: signal.Signals
 ) -> None:
     with running(SERVE, **settings) as first:
@@ -356,9 +356,7 @@ def test_a_ledger_that_can_not_be_opened_refuses_the_start(folders: Path) -> Non
         pass
 
 
-def test_a_page_in_a_browser_can_not_tell_a_migration_anything(
-    server: Server, folders: Path
-) -> None:
+def test_a_page_in_a_browser_cannot_act_on_a_migration(server: Server, folders: Path) -> None:
     """A form of another site needs no preflight and knows the small numbers: nothing changes (CSRF,
     rebinding)."""
     server.ask("POST", "/migrate", order(folders, limits={"bytes_per_second": 1}))

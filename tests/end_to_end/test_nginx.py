@@ -223,9 +223,7 @@ def test_an_existing_object(
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_where_nothing_is_there_skip_and_fail_write(
-    engine: Engine, nginx: Nginx, if_exists: str
-) -> None:
+def test_skip_and_fail_write_an_absent_object(engine: Engine, nginx: Nginx, if_exists: str) -> None:
     there = nginx.stored(f"fresh-{if_exists}")
     outcome = engine.migrate(
         nginx.source("http", "a", DATA), nginx.destination("http", there.name), if_exists=if_exists
@@ -238,7 +236,7 @@ def test_where_nothing_is_there_skip_and_fail_write(
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("asks", [True, False], ids=["asks first", "just sends"])
 @pytest.mark.parametrize("size", [MIB + 1, 8 * MIB], ids=["a byte too much", "8 MiB"])
-def test_f31_an_upload_that_is_too_large_is_reported_as_413(
+def test_f31_a_too_large_upload_is_reported_as_413(
     certificates: Certificates, nginx: Nginx, scheme: str, verify: str, asks: bool, size: int
 ) -> None:
     """Without `Expect: 100-continue` nginx answers, closes and resets while we send: the 413 is
@@ -276,7 +274,7 @@ def test_f31_an_upload_of_unknown_length_is_refused_midway(
     assert not nginx.stored("small/unknown").exists()
 
 
-def test_an_upload_of_unknown_length_that_fits_is_taken(engine: Engine, nginx: Nginx) -> None:
+def test_an_upload_of_unknown_length_that_fits_is_accepted(engine: Engine, nginx: Nginx) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     coded = b"%x\r\n" % len(DATA) + DATA + b"\r\n0\r\n\r\n"
     with Peer(serving(Cloud(), sending(head, coded))) as source:
@@ -311,7 +309,7 @@ def test_a_folder_takes_the_name_of_its_source(engine: Engine, nginx: Nginx, nam
     only.unlink()
 
 
-def test_a_destination_that_can_not_be_read_is_unverified(engine: Engine, nginx: Nginx) -> None:
+def test_an_unreadable_destination_is_unverified(engine: Engine, nginx: Nginx) -> None:
     outcome = engine.migrate(nginx.source("http", "a", DATA), nginx.destination("http", "blind/a"))
     assert (outcome.state, proved(outcome)) == (State.UNVERIFIED, Level.SIZE)
     assert nginx.stored("blind/a").read_bytes() == DATA

@@ -85,7 +85,7 @@ class Said:
         raise AssertionError(path)
 
 
-def test_every_answer_is_as_the_document_says(
+def test_every_response_matches_the_openapi_document(
     server: Server, document: dict[str, Any], folder: Path
 ) -> None:
     """One object and a tree, at once and later, as JSON, lines, CSV and events; and refusals of

@@ -90,7 +90,7 @@ def test_an_empty_source_is_reported(tmp_path: Path, flags: tuple[str, ...], cod
     assert moved == code, err
 
 
-def test_the_objects_of_a_list_are_looked_at_where_they_are(tmp_path: Path) -> None:
+def test_the_objects_of_a_list_are_inspected_at_their_urls(tmp_path: Path) -> None:
     with Peer(Shelf({b"/same": b"1234", b"/other": b"12345", b"/new": b"1"})) as there:
         tree(
             tmp_path / "to" / there.url("").partition("//")[2].replace(":", "_"),
@@ -115,7 +115,7 @@ def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     assert "\u202e" not in out
 
 
-def test_a_sample_is_looked_at_or_all_or_none(tmp_path: Path) -> None:
+def test_a_sample_all_or_no_objects_are_inspected(tmp_path: Path) -> None:
     tree(tmp_path / "from", **{f"f{i:03}": b"x" for i in range(300)})
     tree(tmp_path / "to", **{f"f{i:03}": b"x" for i in range(300)})
     for words, looked in ((("--sample", "20"), 20), (("--whole",), 300), (("--sample", "0"), 0)):
@@ -136,7 +136,7 @@ def test_every_entry_is_as_likely_in_a_sample() -> None:
     assert all(800 < count < 1200 for count in seen.values())
 
 
-def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
+def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
     """A destination that is a folder is looked into under the source's name; nothing but HEAD is
     ever said."""
     asked, kept = Cloud(), Cloud(objects={b"/in/a.bin": DATA})

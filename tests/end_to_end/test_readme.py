@@ -103,7 +103,7 @@ def test_trying_it_on_this_machine() -> None:
     assert answer["receipt"]["digests"]["crc64nvme"] in json.dumps(received)
 
 
-def test_every_make_target_and_program_that_is_named_is_there() -> None:
+def test_every_named_make_target_and_program_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(
         r"make ([a-z]+)", "\n".join([*shell_blocks(), *re.findall(r"`([^`]+)`", README)])

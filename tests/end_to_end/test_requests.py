@@ -172,7 +172,7 @@ GROWN: Mapping[tuple[str, str], Costs] = {
 
 
 @pytest.mark.parametrize("pair", BEFORE, ids=" to ".join)
-def test_an_honest_store_gets_no_more_requests_than_it_must(
+def test_an_honest_store_gets_the_minimum_of_requests(
     pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each kind of request, for an object of a tree and for one alone."""

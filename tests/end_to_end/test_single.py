@@ -50,7 +50,7 @@ def words_of(seaweed: Seaweed, planted: tuple[bytes, str], *more: str) -> tuple[
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_the_same_command_goes_on_in_the_middle(
+def test_the_same_command_resumes_in_the_middle(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, planted: tuple[bytes, str], end: signal.Signals
 ) -> None:
     words = words_of(seaweed, planted)
@@ -137,7 +137,7 @@ def test_a_finished_command_runs_again(clouds: Terminal, tmp_path: Path) -> None
     assert clouds.query("SELECT count(*) FROM migrations") == 3  # the unverified one was resumed
 
 
-def test_one_that_somebody_paused_says_so(
+def test_a_paused_migration_says_so(
     seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
 ) -> None:
     first = clouds.start(
@@ -153,7 +153,7 @@ def test_one_that_somebody_paused_says_so(
     assert_there(seaweed, planted)
 
 
-def test_one_that_fails_in_another_terminal_says_why(clouds: Terminal, tmp_path: Path) -> None:
+def test_a_failure_in_another_terminal_is_explained(clouds: Terminal, tmp_path: Path) -> None:
     gate, begun = threading.Event(), threading.Event()
 
     def cut(talk: Talk, _: bytes) -> None:

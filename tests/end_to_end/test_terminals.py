@@ -147,7 +147,7 @@ def test_a_path_that_is_not_utf_8_is_a_path(terminal: Terminal, name: str) -> No
 
 
 @pytest.mark.parametrize("setting", ["RELAY_LEDGER", "HOME"])
-def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(
+def test_a_ledger_path_that_is_not_utf_8_is_a_wrong_setting(
     terminal: Terminal, setting: str
 ) -> None:
     place = f"{terminal.home}/\udce9"
@@ -161,7 +161,7 @@ def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(
 @pytest.mark.parametrize(
     ("setting", "text"), [("HOME", ""), ("HOME", "."), ("XDG_DATA_HOME", "data")]
 )
-def test_a_ledger_never_lies_below_the_folder_where_one_is(
+def test_the_ledgers_path_never_depends_on_the_working_folder(
     terminal: Terminal, setting: str, text: str
 ) -> None:
     """It would be another one in each. What the system knows of the user counts then."""
@@ -181,7 +181,7 @@ def test_a_ledger_never_lies_below_the_folder_where_one_is(
     assert done.stdout == f"sqlite:///{there}/.local/share/relay/ledger.db\n"
 
 
-def test_a_user_whom_nothing_knows_names_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_must_name_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: int) -> Any:
         raise KeyError("uid not found")
 

@@ -98,7 +98,7 @@ def test_a_rounded_time_is_no_change(terminal: Terminal, tmp_path: Path) -> None
     assert terminal.tree(tmp_path / "from", tmp_path / "to")[1]["objects"] == {"skipped": 1}
 
 
-def test_a_file_that_changes_beside_its_upload_to_a_bucket_is_sent_again(
+def test_a_file_that_changes_during_its_upload_is_sent_again(
     seaweed: Seaweed, clouds: Terminal, tmp_path: Path
 ) -> None:
     """Both times lie before the object's own, as where the store's clock is ahead."""
@@ -131,9 +131,7 @@ def test_a_failure_stops_no_other_and_a_repeat_moves_the_rest(
     assert digests_of(tmp_path / "to") == planted
 
 
-def test_a_watch_says_that_only_a_command_moves_the_migration(
-    terminal: Terminal, tmp_path: Path
-) -> None:
+def test_a_watch_says_that_no_worker_runs_the_migration(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 1)
     (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
     assert terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))[0] == 1
@@ -218,7 +216,7 @@ def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_pat
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_a_large_object_goes_on_in_the_middle(
+def test_a_large_object_resumes_in_the_middle(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, end: signal.Signals
 ) -> None:
     client, data = seaweed.client(), random.Random(7).randbytes(LARGE)
@@ -443,7 +441,7 @@ def test_two_terminals_move_the_parts_of_one_object(
 @SLOWER
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("which", [0, 1], ids=["owner", "sharer"])
+@pytest.mark.parametrize("which", [0, 1], ids=["owner", "helper"])
 def test_a_helper_completes_the_object_of_an_ended_owner(
     seaweed: Seaweed,
     slow: Proxy,
@@ -469,7 +467,7 @@ def test_a_helper_completes_the_object_of_an_ended_owner(
 
 @SLOWER
 @pytest.mark.timeout(120)
-def test_an_object_of_two_workers_is_cancelled_without_rest(
+def test_a_cancel_of_an_object_of_two_workers_leaves_nothing(
     seaweed: Seaweed, clouds: Terminal
 ) -> None:
     client = seaweed.client()

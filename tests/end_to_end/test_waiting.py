@@ -103,7 +103,7 @@ def test_clients_that_leave_are_noticed() -> None:
             stays.recv(1)
 
 
-def test_more_than_may_wait_are_answered_at_once() -> None:
+def test_surplus_waiters_are_answered_at_once() -> None:
     """What is preferred may be ignored (RFC 7240); a place that is left is another's."""
     with endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()

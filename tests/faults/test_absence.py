@@ -38,7 +38,7 @@ def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_an_existing_object_is_kept_whatever_head_answers(
+def test_every_answer_to_head_keeps_an_existing_object(
     engine: Engine, answer: bytes, if_exists: str
 ) -> None:
     shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": answer})
@@ -52,7 +52,7 @@ def test_an_existing_object_is_kept_whatever_head_answers(
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: str) -> None:
+def test_another_server_of_the_host_may_lack_head(engine: Engine, if_exists: str) -> None:
     """Behind one name a proxy has a server for each folder: that of the source answers HEAD, the
     other does not."""
 
@@ -72,7 +72,7 @@ def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: 
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
-def test_an_absent_object_arrives_whatever_head_answers(
+def test_every_answer_to_head_lets_an_absent_object_arrive(
     engine: Engine, answer: bytes, if_exists: str
 ) -> None:
     shelf = Shelf({}, {b"HEAD": answer})
@@ -151,7 +151,7 @@ def test_a_login_page_is_not_a_stored_object(engine: Engine) -> None:
     assert (methods.count(b"PUT"), b"DELETE" in methods) == (1, False)
 
 
-def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None:
+def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
     moved = b"HTTP/1.1 307 X\r\nLocation: /kept/a?sig=x\r\nContent-Length: 0\r\n\r\n"
     found = b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\n"
 
@@ -179,7 +179,7 @@ def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
-def test_a_source_that_knows_no_head_is_read(engine: Engine, answer: bytes) -> None:
+def test_a_source_without_head_is_read(engine: Engine, answer: bytes) -> None:
     source, shelf = Shelf({b"/a": DATA}, {b"HEAD": answer}), Shelf()
     with Peer(source) as here, Peer(shelf) as there:
         assert engine.migrate(here.url("/a"), there.url("/a")).state is State.VERIFIED
@@ -251,7 +251,7 @@ class Negotiates(Shelf):
         *((one, {b"HEAD": empty(405)}) for one in ("changed", "skip", "fail")),
     ],
 )
-def test_another_object_that_is_served_for_a_name_is_kept(
+def test_another_object_served_for_a_name_is_kept(
     engine: Engine, if_exists: str, refused: dict[bytes, bytes]
 ) -> None:
     shelf = Negotiates({b"/a.txt": b"other"}, dict(refused))
@@ -261,7 +261,7 @@ def test_another_object_that_is_served_for_a_name_is_kept(
     assert b"PUT" not in shelf.methods
 
 
-def test_another_object_that_appears_during_the_upload_is_named(engine: Engine) -> None:
+def test_another_object_appearing_during_the_upload_is_named(engine: Engine) -> None:
     shelf = Negotiates()
 
     def before(_: Shelf, method: bytes, path: bytes) -> None:
@@ -296,7 +296,7 @@ class Cache(Shelf):
 
 @pytest.mark.parametrize("kept", [DATA, None])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_an_old_answer_of_a_cache_does_not_say_what_exists(
+def test_a_stale_cached_answer_does_not_prove_existence(
     engine: Engine, kept: bytes | None, if_exists: str
 ) -> None:
     shelf = Cache({} if kept else {b"/a": b"of somebody else"})
@@ -308,7 +308,7 @@ def test_an_old_answer_of_a_cache_does_not_say_what_exists(
 
 
 @pytest.mark.parametrize(("age", "state"), [(3600, State.UNVERIFIED), (1, State.VERIFIED)])
-def test_an_old_answer_of_a_cache_proves_no_upload(engine: Engine, age: int, state: State) -> None:
+def test_a_stale_cached_answer_proves_no_upload(engine: Engine, age: int, state: State) -> None:
     shelf = Cache()
     shelf.kept, shelf.age = DATA, age
     assert migrate(engine, shelf, if_exists="overwrite") is state

@@ -361,7 +361,7 @@ def test_a_new_worker_claims_only_for_its_slots(
     assert ledger.migration(id).count_in("verified").objects == 20
 
 
-def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
+def test_a_round_of_claims_loads_its_migration_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))

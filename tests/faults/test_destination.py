@@ -137,7 +137,9 @@ def test_f31_an_early_refusal_is_reported(
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("end", ENDS)
-def test_f32_an_early_yes_is_a_failure(engine: Engine, pair: Pair, end: str, verify: str) -> None:
+def test_f32_an_early_success_response_is_a_failure(
+    engine: Engine, pair: Pair, end: str, verify: str
+) -> None:
     for after in (0, 1):
         fails(engine, pair, PrematureResponse, early(b"201 Created", after, end), verify=verify)
 
@@ -228,7 +230,7 @@ def test_f45_an_object_of_unknown_writer_is_left_and_named(
     assert "A damaged object may remain" in (error.hint or "")
 
 
-def test_f35_a_size_that_differs_is_found_out_at_level_size_too(engine: Engine, pair: Pair) -> None:
+def test_f35_a_size_that_differs_is_found_at_level_size_too(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
     fails(engine, pair, IntegrityMismatch, mangling(cloud, "truncated"), verify="size")
     assert cloud.objects == {}
@@ -254,7 +256,7 @@ def test_f36_a_damaged_object_that_can_not_be_deleted_is_named(engine: Engine, p
     assert "may remain" in fails(engine, pair, IntegrityMismatch, no_delete).hint
 
 
-def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
+def test_f37_an_acknowledgement_without_an_object(engine: Engine, pair: Pair) -> None:
     def forgetful(talk: Talk) -> None:
         cloud = Cloud()
         cloud.objects = type("Nothing", (dict,), {"__setitem__": lambda *_: None})()
@@ -317,7 +319,7 @@ def test_an_upload_that_was_not_stored_deletes_no_older_object(
 
 
 @pytest.mark.parametrize("kind", ["truncated", "longer"])
-def test_f52_the_same_damage_twice_is_the_destinations_own_doing(
+def test_f52_equal_damage_twice_blames_the_destination(
     patient: Engine, pair: Pair, kind: str
 ) -> None:
     cloud = Cloud()
@@ -425,7 +427,7 @@ def test_a_destination_needs_the_length_of_an_endless_source(engine: Engine, pai
 @pytest.mark.parametrize(
     "status", [b"202 Accepted", b"207 Multi-Status", b"206 Partial", b"205 Reset", b"299 X"]
 )
-def test_a_2xx_that_does_not_say_done_is_not_believed(
+def test_a_2xx_without_a_finished_upload_is_not_believed(
     engine: Engine, pair: Pair, status: bytes
 ) -> None:
     cloud = Cloud()
@@ -483,7 +485,7 @@ def test_a_destinations_digest_that_differs_is_a_failure(
     fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAQ=="), method=method)
 
 
-def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:
+def test_an_unverifiable_object_is_never_a_success(engine: Engine, pair: Pair) -> None:
     outcome = engine.migrate(
         pair.source.url("/a"), pair.start(digesting(Cloud(), b"not a digest")).url("/b")
     )
@@ -498,7 +500,7 @@ def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("policy", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)]
 )
-def test_if_exists_where_the_destination_can_be_looked_at(
+def test_if_exists_where_the_destination_can_be_inspected(
     engine: Engine, pair: Pair, policy: str, state: State | None
 ) -> None:
     cloud = Cloud()

@@ -61,7 +61,7 @@ def at(peer: Peer, kind: str) -> Location:
 
 @pytest.mark.parametrize("kind", ["http", "webdav", "s3"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_no_message_repeats_what_a_store_says_back(wire: Wire, text: str, kind: str) -> None:
+def test_no_message_repeats_secrets_that_a_store_echoes(wire: Wire, text: str, kind: str) -> None:
     for said in reported(text):
         with Peer([answer(said)] * 4) as peer:
             store = STORES[kind](wire, "source", Watchdog(Limits()))

@@ -112,7 +112,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
         assert connection.execute("SELECT count(*) FROM uploads").fetchone() == (0,)
 
 
-def test_f51_one_that_fits_into_one_request_has_no_row(ledger: Ledger, tmp_path: Path) -> None:
+def test_f51_an_object_of_one_request_has_no_row(ledger: Ledger, tmp_path: Path) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
     with Peer(many(bucket)) as there, Peer(growing(1000)) as source:
         id = moved(ledger, runner_of(there), source)
@@ -128,7 +128,7 @@ FAILURES: dict[str, tuple[dict[str, list[Scripted]], int | None]] = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(
+def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
     ledger: Ledger, tmp_path: Path, how: str
 ) -> None:
     answers, cut = FAILURES[how]
@@ -143,9 +143,7 @@ def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(
     assert ledger.orphans(kept=0) == []
 
 
-def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_path: Path) -> None:
     """The failure says so, and whoever makes the transfer again does it first."""
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
     ways = [growing(SIZE), growing(SIZE, PART + 10)]

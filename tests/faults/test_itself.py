@@ -84,7 +84,7 @@ def test_a_folder_in_itself_by_a_link_is_refused(
         ("from", "loop"),
     ],
 )
-def test_a_folder_beside_it_is_not(folders: Path, source: str, destination: str) -> None:
+def test_a_sibling_folder_is_not_refused(folders: Path, source: str, destination: str) -> None:
     """Also one that a link in the source leads to: such are not followed."""
     located(folders, source, destination)
 

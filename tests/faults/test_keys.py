@@ -130,7 +130,7 @@ def test_b58_copies_within_a_store_too(engine: Engine) -> None:
     assert not any(line.startswith("GET /bucket/a") for line in shelf.asked)
 
 
-def test_the_treatment_of_slashes_is_found_out_once(engine: Engine) -> None:
+def test_the_treatment_of_slashes_is_determined_once(engine: Engine) -> None:
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
         for number in range(3):

@@ -85,7 +85,7 @@ def test_a_cancel_names_leftovers_and_can_be_repeated(killed: Killed) -> None:
     assert killed.dav.left == []
 
 
-def test_the_receipt_notes_what_the_next_attempt_can_not_remove(killed: Killed) -> None:
+def test_the_receipt_notes_leftovers_of_the_next_attempt(killed: Killed) -> None:
     killed.dav.keeps = True
     code, said = killed.again()
     assert code == 0
@@ -93,7 +93,7 @@ def test_the_receipt_notes_what_the_next_attempt_can_not_remove(killed: Killed) 
 
 
 @pytest.mark.parametrize("source", ["there", "gone"])
-def test_a_cancel_removes_what_took_its_name_from_the_source(tmp_path: Path, source: str) -> None:
+def test_a_cancel_removes_a_leftover_named_by_its_source(tmp_path: Path, source: str) -> None:
     file, dav = tmp_path / "a", Keeping()
     file.write_bytes(b"bytes")
     with Peer(dav) as server:

@@ -224,7 +224,7 @@ def test_entries_that_are_not_files(text: str, error: type[RelayError]) -> None:
     assert caught.value.__dict__["pointer"] == "/destination"
 
 
-def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_an_absent_folder_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="RELAY_LOCAL_FOLDERS"):
         load_settings({"local_folders": f"{tmp_path}/none"})
 
@@ -427,7 +427,7 @@ def test_an_entry_that_cannot_be_moved_is_named(wire: Wire, tmp_path: Path) -> N
     assert all(error.side == "source" for error in printed.values() if error)
 
 
-def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
+def test_a_tree_reports_the_entries_it_left_out(tmp_path: Path) -> None:
     (tmp_path / "from" / "deep").mkdir(parents=True)
     (tmp_path / "from" / "fine").write_bytes(b"x")
     (tmp_path / "from" / "link").symlink_to("deep")
@@ -542,7 +542,7 @@ def test_a_mount_may_give_a_file_the_time_of_its_upload(
     assert (local_upload.UNDATED in outcome.receipt.notes) == (not late)
 
 
-def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
+def test_a_file_is_inspected_past_the_systems_cache(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"bytes")
     (tmp_path / "link").symlink_to("a")
     folder = os.open(tmp_path, os.O_PATH)
@@ -602,7 +602,7 @@ def test_a_deleted_file_that_a_mount_still_shows_is_not_there(
         store.head(place)
 
 
-def test_a_change_that_a_mount_hides_until_the_next_open_is_found(
+def test_a_change_a_mount_hides_until_the_next_open_is_found(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sshfs answers with the attributes of the last open, for 20 seconds."""
@@ -630,7 +630,7 @@ def test_a_change_that_a_mount_hides_until_the_next_open_is_found(
             assert body.read() == b" and second"
 
 
-def test_a_name_that_was_kept_for_nothing_is_free_again(
+def test_a_name_reserved_without_need_is_released(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"new")
@@ -725,7 +725,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int
 @pytest.mark.parametrize(
     "changed", ["", "x", "nan", "1e400", "-5.5", "1e999999999", "9" * 30, "12.3.4", "٣"]
 )
-def test_a_time_of_change_that_is_none_is_noted_or_kept(
+def test_an_invalid_time_of_change_is_noted_or_kept(
     wire: Wire, tmp_path: Path, changed: str
 ) -> None:
     path = tmp_path / "a"
@@ -904,7 +904,7 @@ def leave(stream: object, reusable: bool) -> None:
     """Nothing has to be let go."""
 
 
-def test_a_write_past_its_transfer_reaches_no_other_file(
+def test_a_write_after_its_transfer_reaches_no_other_file(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A greenlet is killed while a native thread writes for it: the number of its descriptor is
@@ -939,7 +939,7 @@ def test_a_write_past_its_transfer_reaches_no_other_file(
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ, errno.ENOENT])
 @pytest.mark.parametrize("if_exists", ["overwrite", "fail"])
-def test_a_name_that_the_file_system_does_not_take_fails_at_once(
+def test_a_name_the_file_system_refuses_fails_at_once(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, if_exists: str
 ) -> None:
     """exfat-fuse says of such a name that nothing is there."""
@@ -975,7 +975,7 @@ def test_a_name_that_the_file_system_does_not_take_fails_at_once(
         ("ext4 /dev/vda rw", False),
     ],
 )
-def test_a_file_is_the_same_under_another_number(
+def test_a_file_is_the_same_under_another_inode_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, same: bool
 ) -> None:
     (tmp_path / "a").write_bytes(b"bytes")
@@ -999,7 +999,7 @@ def test_a_file_is_the_same_under_another_number(
 
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
 @pytest.mark.parametrize("theirs", [True, False])
-def test_a_link_whose_first_answer_was_lost_is_ours(
+def test_a_link_with_a_lost_first_answer_is_ours(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool, code: int
 ) -> None:
     """As link(2) says of NFS: the server is asked a second time, and answers that the name

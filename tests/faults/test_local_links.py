@@ -179,7 +179,7 @@ def test_links_that_stay_inside_are_followed(
 
 
 @pytest.mark.usefixtures("way")
-def test_a_folder_is_another_between_upload_and_publication(
+def test_a_folder_replaced_before_publication_is_noticed(
     house: House, wire: Wire, tmp_path: Path
 ) -> None:
     store = LocalStore(wire, "destination", Watchdog(Limits()))
@@ -264,7 +264,7 @@ def test_a_link_is_written_through(
     assert [path.name for path in real.parent.iterdir()] == ["real"]
 
 
-def test_a_link_to_a_folder_that_is_not_there_gets_it(engine: Engine, tmp_path: Path) -> None:
+def test_a_link_to_an_absent_folder_creates_it(engine: Engine, tmp_path: Path) -> None:
     link(tmp_path / "link", tmp_path / "far" / "away" / "real")
     put(
         engine,
@@ -370,7 +370,7 @@ def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
-def test_nor_one_object_that_takes_its_own_name(
+def test_no_link_leads_an_object_back_to_its_own_name(
     engine: Engine, trees: Path, if_exists: str
 ) -> None:
     link(trees / "to" / "a", "../from/a")

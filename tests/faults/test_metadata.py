@@ -93,13 +93,13 @@ def test_metadata_a_bucket_can_keep_moves_with_the_object(
     assert line.partition(":")[2].strip() == value.strip()
 
 
-def test_a_field_that_came_twice_is_one(engine: Engine) -> None:
+def test_a_repeated_field_is_joined(engine: Engine) -> None:
     new = Bucket()
     move(engine, described("x-amz-meta-a: 1", "x-amz-meta-a: 2"), new)
     assert "x-amz-meta-a: 1, 2\r\n" in uploads(new)[0]
 
 
-def test_more_than_the_store_takes_is_left_out_with_a_note(engine: Engine) -> None:
+def test_metadata_over_the_limit_is_left_out_with_a_note(engine: Engine) -> None:
     fields = [f"x-amz-meta-{letter}: {LONG}" for letter in "abc"]
     new = Bucket({"put": [refusal(400, "MetadataTooLarge")]})
     outcome = move(engine, described(*fields), new)
@@ -200,7 +200,7 @@ def test_the_framing_of_an_upload_is_not_its_coding(coding: str, kept: str | Non
     assert found.get("Content-Encoding") == kept
 
 
-def test_encoded_words_are_short_and_decode_to_what_they_were() -> None:
+def test_encoded_words_are_short_and_decode_to_the_original() -> None:
     from email.header import decode_header, make_header  # noqa: PLC0415
 
     text = "写真の長い名前" * 20

@@ -70,7 +70,7 @@ def test_a_prior_object_is_not_deleted(
 
 
 @pytest.mark.parametrize("what", ["nothing", "the old tag"])
-def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None:
+def test_an_object_stored_at_last_arrives(engine: Engine, what: str) -> None:
     shelf = Forgetful(
         whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, reported=TOLD[what], times=1
     )

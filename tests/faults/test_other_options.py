@@ -115,7 +115,7 @@ def test_a_piece_of_an_overwrite_is_not_skipped(
 
 
 @pytest.mark.parametrize("remote_first", [True, False])
-def test_a_piece_is_known_under_another_name_of_its_place(
+def test_a_piece_is_recognised_by_another_name_of_its_place(
     tmp_path: Path, remote_first: bool
 ) -> None:
     """By a remote's name, or by its URL."""

@@ -67,7 +67,7 @@ def plant(tmp_path: Path, data: bytes = DATA) -> Path:
     ("if_exists", "tells_put"),
     [("skip", False), ("fail", True), ("changed", True), ("changed", False)],
 )
-def test_a_damaged_object_of_ours_is_never_what_was_there(
+def test_a_damaged_object_of_ours_is_never_a_prior_object(
     tmp_path: Path, if_exists: str, tells_put: bool
 ) -> None:
     """The destination damages it, and lets nobody delete it: the same command, said twice, fails
@@ -105,9 +105,7 @@ def test_a_piece_of_ours_is_resumed(
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_an_object_of_another_writer_is_left_and_not_believed(
-    tmp_path: Path, if_exists: str
-) -> None:
+def test_an_object_of_another_writer_is_left_untrusted(tmp_path: Path, if_exists: str) -> None:
     shelf = Shelf(cut=1000)
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:
@@ -276,7 +274,7 @@ def bucket(tmp_path: Path, peer: Peer) -> Terminal:
 
 @pytest.mark.parametrize("end", ["exit", "kill9"])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_an_object_before_our_first_byte_is_anothers(
+def test_an_object_before_our_first_byte_is_not_ours(
     tmp_path: Path, if_exists: str, end: str
 ) -> None:
     """All was claimed, and nothing sent: so what is there is left alone, and does not damage
@@ -302,7 +300,7 @@ def test_an_object_before_our_first_byte_is_anothers(
         assert "exists" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
 
 
-def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> None:
+def test_a_prior_object_fails_each_time_under_fail(tmp_path: Path) -> None:
     """Also where its bytes equal the source's, in a store that records no prior state."""
     folder, to = plant(tmp_path), tmp_path / "to"
     to.mkdir()
@@ -419,7 +417,7 @@ STOPS = ["ledger", "source", "destination"]
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_an_object_after_an_empty_attempt_is_anothers(
+def test_an_object_after_an_empty_attempt_is_not_ours(
     engine: Engine,
     ledger: Ledger,
     tmp_path: Path,
@@ -483,7 +481,7 @@ def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
 # -- notes
 
 
-def test_a_before_is_what_it_was_when_it_was_written() -> None:
+def test_a_prior_state_survives_its_text_form() -> None:
     for before in (
         PriorState(known=True),
         PriorState(known=False),
@@ -495,7 +493,7 @@ def test_a_before_is_what_it_was_when_it_was_written() -> None:
     assert PriorState.from_text(None) is None
 
 
-def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
+def test_a_refusal_of_the_first_attempt_is_not_ours(engine: Engine) -> None:
     """Nothing of ours was sent before: what came between is left alone."""
     shelf = Shelf(heeds=True)
 
@@ -511,9 +509,7 @@ def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_a_412_where_nothing_is_there_is_no_object_that_exists(
-    engine: Engine, if_exists: str
-) -> None:
+def test_a_412_at_an_absent_name_is_not_an_existing_object(engine: Engine, if_exists: str) -> None:
     """A server has other reasons for a 412: an absent object is neither skipped nor an
     obstacle."""
     shelf = Shelf(refused={b"PUT": empty(412)})

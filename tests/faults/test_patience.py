@@ -77,13 +77,13 @@ def test_a_stall_as_long_as_the_budget_is_retried_once() -> None:
     assert tried.fails(after=60) is None
 
 
-def test_any_byte_farther_than_before_renews_it() -> None:
+def test_progress_renews_the_budget() -> None:
     tried = Tried(60)
     for reached in range(1, 200):
         assert tried.fails(after=59, reached=reached) == 0.25
 
 
-def test_a_transfer_that_always_ends_at_one_byte_is_given_up() -> None:
+def test_a_transfer_that_always_ends_at_one_byte_fails() -> None:
     """Also where it takes long to get there: the time in which bytes move is not counted, but the
     waits are."""
     tried = Tried(60)
@@ -204,7 +204,7 @@ def sent(bucket: Bucket) -> int:
     return bucket.asked.count("part")
 
 
-def test_parts_outlive_the_time_that_an_object_may_take(certificates: Certificates) -> None:
+def test_parts_outlive_the_deadline_of_their_object(certificates: Certificates) -> None:
     engine, source, bucket, notes = (
         in_parts(certificates, total_seconds=1.0),
         Ranges(),
@@ -264,7 +264,7 @@ def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, ans
     [refusal(400, "InvalidPart"), refusal(412, "PreconditionFailed")],
     ids=["invalid part", "exists"],
 )
-def test_an_upload_that_can_never_be_completed_is_thrown_away(
+def test_an_upload_that_cannot_be_completed_is_aborted(
     certificates: Certificates, answer: bytes
 ) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
@@ -377,7 +377,7 @@ def test_a_resumed_upload_that_cannot_complete_restarts(
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "ServiceUnavailable"), (521, "")])
-def test_a_store_that_is_away_costs_no_part(
+def test_an_outage_of_a_store_costs_no_part(
     certificates: Certificates, status: int, code: str
 ) -> None:
     """It says nothing about the upload, however often it is asked."""
@@ -525,7 +525,7 @@ def test_the_terminal_names_the_reason_of_a_wait(
     assert capsys.readouterr().err.endswith(f"; {WHOLE} is retried in 20 s: source: it was busy\n")
 
 
-def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
+def test_a_retried_listing_is_reported(ledger: Ledger) -> None:
     runner = TransferEngine(Settings(egress_allow="127.0.0.1"))
     page = b"<html><title>Index of /f/</title><a href='a'>a</a></html>"
     asked: list[bytes] = []

@@ -294,7 +294,7 @@ def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> Non
     assert TOLD in out + err
 
 
-def test_a_cancel_leaves_what_is_made_again_while_it_looks(tmp_path: Path) -> None:
+def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) -> None:
     """The server does not heed that only the piece is to be deleted."""
     shelf, ends = Meanwhile(dated=NOW), []
     with Peer(shelf) as there:

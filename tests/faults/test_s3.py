@@ -147,7 +147,9 @@ def test_f55_two_requests_of_a_wrong_clock_are_both_repeated(
         assert [move.get(timeout=60).receipt.attempts for move in moves] == [2, 2]
 
 
-def test_f55_a_corrected_clock_is_not_corrected_for_ever(engine: Engine, source: Spawned) -> None:
+def test_f55_a_clock_is_corrected_a_limited_number_of_times(
+    engine: Engine, source: Spawned
+) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     bucket = Bucket({"put": [skewed] * 9})
@@ -306,7 +308,7 @@ def test_f27_an_uncompared_content_md5_proves_no_part(
     assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, level)
 
 
-def test_f54_a_store_that_keeps_the_coding_is_found_out(engine: Engine, source: Spawned) -> None:
+def test_f54_a_store_that_keeps_the_coding_is_detected(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(blind=True)
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
@@ -369,7 +371,7 @@ def test_a_bucket_without_tags_gets_the_object_with_a_note(engine: Engine, tagge
     assert bucket.whole == b"bytes"
 
 
-def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(
+def test_a_multipart_object_without_its_tags_has_a_note(
     engine: Engine, tagged: Peer, old: Bucket
 ) -> None:
     bucket, old.whole = (
@@ -385,7 +387,7 @@ def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(
 
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
-def test_an_upload_refused_without_tags_too_teaches_nothing(
+def test_an_upload_refused_without_tags_too_is_not_remembered(
     engine: Engine, tagged: Peer, refused: bytes
 ) -> None:
     bucket = Bucket({"put": [refused] * 8})
@@ -492,7 +494,7 @@ def test_f38_an_error_names_a_possibly_completed_upload(
     assert ("may remain" in caught.value.hint) is named
 
 
-def test_f38_an_object_whose_answer_was_lost_is_known_as_ours(
+def test_f38_an_object_with_a_lost_answer_is_recognised_as_ours(
     engine: Engine, source: Spawned
 ) -> None:
     """With `fail` the second attempt finds something there: what the first one sent."""

@@ -104,7 +104,7 @@ def test_an_upload_with_a_refused_checksum_goes_without(
     ("status", "code", "error"),
     [(401, "Unauthorized", Unauthenticated), (400, "SomethingElse", Rejected)],
 )
-def test_a_lasting_refusal_is_reported_and_teaches_nothing(
+def test_a_lasting_refusal_is_reported_and_not_remembered(
     engine: Engine, source: Spawned, status: int, code: str, error: type[Exception]
 ) -> None:
     bucket = Bucket({"put": [refusal(status, code)] * 2})
@@ -271,7 +271,7 @@ def test_a_region_in_an_error_text_refuses_no_checksum(engine: Engine, source: S
 
 
 @pytest.mark.parametrize("length", [100, 129, 600, 1022])
-def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> None:
+def test_a_long_entity_tag_is_sent_back_whole(engine: Engine, length: int) -> None:
     bucket = Bucket(fields=("Accept-Ranges: bytes",))
     bucket.whole, bucket.tag = b"b" * SIZE, "t" * length
     with Peer(many(bucket)) as peer:
@@ -287,7 +287,7 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
 @pytest.mark.parametrize(
     "text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"']
 )
-def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
+def test_an_unrepeatable_entity_tag_is_ignored(text: str | None) -> None:
     assert strong_tag(text) is None
 
 
@@ -365,7 +365,7 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
     assert bucket.whole == content_of(contents, TWO)
 
 
-def test_the_largest_object_is_that_of_today() -> None:
+def test_the_largest_object_is_the_current_limit() -> None:
     assert limits.PARTS.object_bytes == 10_000 * (5 << 30)
 
 
@@ -439,9 +439,7 @@ def test_the_reason_of_a_refused_head_is_asked_for(
     assert bucket.asked == ["head", "get"]
 
 
-def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_a_wrong_clock_is_corrected_after_a_bare_head(engine: Engine, tmp_path: Path) -> None:
     wrong = Signer(
         lambda: AwsCredentials("KEY", "SECRET"),
         "us-east-1",
@@ -459,7 +457,7 @@ def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("side", ["source", "destination"])
-def test_a_head_whose_refusal_passes_fails_nothing(
+def test_a_passing_refusal_of_head_fails_nothing(
     engine: Engine, tmp_path: Path, side: str, status: int
 ) -> None:
     """As the first request of a clock that somebody sets in between."""
@@ -481,7 +479,7 @@ def test_a_head_whose_refusal_passes_fails_nothing(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_head_that_is_refused_for_good_fails_at_once(
+def test_a_lasting_refusal_of_head_fails_at_once(
     engine: Engine, tmp_path: Path, status: int
 ) -> None:
     bucket = Bucket({"head": [reply(status)] * 9})

@@ -43,7 +43,7 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
 @pytest.mark.parametrize(
     "step", ["renew_secret", "reset_crash_counts", "list_again", "act", "limit"]
 )
-def test_another_process_ends_it_meanwhile(
+def test_another_process_ends_the_migration_between_polls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
     """Between any two polls of this command the other one may have resumed and ended the
@@ -150,7 +150,7 @@ def test_another_process_forgets_a_cancelled_migration(
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "still listing"])
-def test_what_was_put_there_between_two_commands_is_kept(tmp_path: Path, listed: bool) -> None:
+def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: bool) -> None:
     """The first command found the destination empty, and was stopped. That says nothing about the
     destination of the second one."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))

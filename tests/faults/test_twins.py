@@ -150,7 +150,7 @@ def test_b60_the_etags_of_two_nodes_distinguish_nothing(tmp_path: Path, if_exist
 
 
 @pytest.mark.parametrize("first", list(itertools.product((0, 1), repeat=4)))
-def test_b60_two_nodes_that_look_steady_for_a_while_prove_nothing(
+def test_b60_two_nodes_steady_for_a_while_prove_nothing(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, first: tuple[int, ...]
 ) -> None:
     """A balancer that chooses at random may answer the first four requests in any order."""
@@ -318,7 +318,7 @@ def test_b60_both_arrive_where_the_destination_distinguishes(
     assert (code, printed["objects"]) == (0, {"skipped": 2})
 
 
-def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
+def test_folding_changes_only_names_that_stores_fold() -> None:
     for name in ("a/b.txt", "-x", "\u00e4/\u00f6", ".hidden", "a b", "..", "a/../b"):
         assert fold(name) == name
     for one, other in [pair[1:] for pair in FOLDING.values()] + [
@@ -333,12 +333,12 @@ def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
 @pytest.mark.parametrize(
     "name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"]
 )
-def test_a_name_of_invalid_text_is_a_name_like_any_other(ledger: Ledger, name: str) -> None:
+def test_an_undecodable_name_folds_like_any_other(ledger: Ledger, name: str) -> None:
     _listed(ledger, (name, "b"), (name.lower() + " ",))
     assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
 
 
-def test_such_names_arrive(tmp_path: Path) -> None:
+def test_undecodable_names_arrive(tmp_path: Path) -> None:
     plant(tmp_path / "from", "100%FFa", "100%FEa", "%ed%a0%80", "plain")
     code, printed = Terminal(tmp_path).tree(tmp_path / "from", tmp_path / "to")
     assert (code, printed["objects"]) == (0, {"verified": 4})
@@ -363,12 +363,12 @@ def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
     return migration.id
 
 
-def test_only_names_that_may_fold_are_marked_on_any_page(ledger: Ledger) -> None:
+def test_only_names_that_may_fold_are_marked(ledger: Ledger) -> None:
     _listed(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
     assert sorted(claim.name for claim in ledger.claim(20) if claim.twins) == ["A", "C", "a", "c "]
 
 
-def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
+def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> None:
     _listed(ledger, ("A", "a"))
     one, other = ledger.claim(2)
     assert ledger.enter_folded(one) == ()
@@ -469,7 +469,7 @@ def test_a_busy_ledger_fails_no_object(
     )
 
 
-def test_one_tag_looks_alike_whatever_its_date() -> None:
+def test_versions_of_one_tag_look_alike_at_any_date() -> None:
     one = Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:35:21 GMT")
     assert _looks_one(
         one, Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT")
@@ -505,7 +505,7 @@ class Unsteady(Shelf):
         return False
 
 
-def test_b60_an_object_of_the_other_name_is_not_a_prior_one(tmp_path: Path) -> None:
+def test_b60_an_object_of_the_other_name_is_not_a_prior_object(tmp_path: Path) -> None:
     """The second object was sent, and its answer lost, before it was seen that both names are
     one."""
     plant(tmp_path / "from", "Name", "name")
@@ -536,7 +536,7 @@ class Numbering(LocalStore):
 
 
 @pytest.mark.parametrize("folds", [True, False])
-def test_b60_a_file_that_has_another_number_by_each_name_is_one(
+def test_b60_a_file_with_an_inode_for_each_name_is_one_file(
     wire: Wire, tmp_path: Path, folds: bool
 ) -> None:
     store = Numbering(wire, "destination", Watchdog(Limits()))

@@ -113,7 +113,9 @@ class Form:
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
-def test_the_page_that_takes_uploads_is_no_existing_object(engine: Engine, if_exists: str) -> None:
+def test_the_page_that_accepts_uploads_is_not_a_prior_object(
+    engine: Engine, if_exists: str
+) -> None:
     form = Form()
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
         outcome = engine.migrate(
@@ -123,9 +125,7 @@ def test_the_page_that_takes_uploads_is_no_existing_object(engine: Engine, if_ex
 
 
 @pytest.mark.parametrize("answer", [b"", empty(502)], ids=["lost", "502"])
-def test_a_post_that_is_sent_again_names_what_the_first_one_may_have_stored(
-    patient: Engine, answer: bytes
-) -> None:
+def test_a_repeated_post_names_the_possible_first_object(patient: Engine, answer: bytes) -> None:
     form = Form(answer)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
         outcome = patient.migrate(source.url("/a"), there.url("/upload"), method="POST")
@@ -135,7 +135,7 @@ def test_a_post_that_is_sent_again_names_what_the_first_one_may_have_stored(
     assert any("may remain" in note for note in outcome.receipt.notes)
 
 
-def test_a_post_after_a_crash_names_what_the_first_one_may_have_stored(engine: Engine) -> None:
+def test_a_post_after_a_crash_names_the_possible_first_object(engine: Engine) -> None:
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form()) as there:
         plan = engine.plan(source.url("/a"), there.url("/upload"), method="POST")
         hints = ObjectHints(begun=True, lapsed=True)
@@ -144,9 +144,7 @@ def test_a_post_after_a_crash_names_what_the_first_one_may_have_stored(engine: E
 
 
 @pytest.mark.parametrize("status", [302, 303])
-def test_a_post_that_is_answered_with_another_page_names_what_it_may_have_stored(
-    engine: Engine, status: int
-) -> None:
+def test_a_post_answered_by_a_page_names_its_possible_object(engine: Engine, status: int) -> None:
     seen = b"HTTP/1.1 %d X\r\nLocation: /done\r\nContent-Length: 0\r\n\r\n" % status
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form(seen)) as there:
         with pytest.raises(RedirectRefused) as caught:
@@ -167,7 +165,7 @@ class Losing(Shelf):
         return False
 
 
-def test_an_unstable_source_names_what_its_last_upload_may_have_stored(patient: Engine) -> None:
+def test_an_unstable_source_names_the_last_possible_object(patient: Engine) -> None:
     reads = count()
 
     def changing(talk: Talk, _: bytes) -> None:
@@ -192,7 +190,7 @@ class Once(Shelf):
         return False
 
 
-def test_a_source_that_is_read_twice_is_let_go_of_twice(patient: Engine) -> None:
+def test_a_source_read_twice_is_released_twice(patient: Engine) -> None:
     """A folder takes the name of an open source, which is read again to be compared."""
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Once()) as there:
         with pytest.raises(IntegrityMismatch):
@@ -211,7 +209,7 @@ OURS = b"Content-Disposition: attachment\r\nContent-Type: text/x-ours\r\n\r\n"
         ("attachment", "text/x-old", True),
     ],
 )
-def test_the_same_bytes_with_older_metadata_were_there_before(
+def test_equal_bytes_with_older_metadata_are_a_prior_object(
     engine: Engine, disposition: str, kind: str, sent: bool
 ) -> None:
     """An attempt that was killed before its upload has not replaced them."""
@@ -225,7 +223,7 @@ def test_the_same_bytes_with_older_metadata_were_there_before(
 
 
 @pytest.mark.parametrize(("seconds", "sent"), [(0, False), (3600, True)])
-def test_the_same_bytes_with_another_date_were_there_before(
+def test_equal_bytes_with_another_date_are_a_prior_object(
     engine: Engine, tmp_path: Path, seconds: int, sent: bool
 ) -> None:
     here, there = (tmp_path / name for name in ("here", "there"))
@@ -257,7 +255,7 @@ class Altering(Dav):
     [(DATA[:1000], False), (THEIRS, True)],
     ids=["a piece", "of another writer"],
 )
-def test_an_altered_object_is_no_existing_one_in_the_next_command(
+def test_an_altered_object_is_not_prior_for_the_next_command(
     tmp_path: Path, becomes: bytes, kept: bool
 ) -> None:
     """A MOVE that copies cuts an object short on a full disk, or another writer was faster."""
@@ -304,7 +302,7 @@ def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> No
     assert shelf.objects[b"/to/a"] == (DATA[:-1] + b"!" if then == "skip" else DATA)
 
 
-def test_without_head_a_prior_object_is_no_piece_of_a_broken_upload(engine: Engine) -> None:
+def test_without_head_a_prior_object_is_not_a_leftover(engine: Engine) -> None:
     """An older version of a log has its first bytes. The server keeps it if an upload breaks."""
 
     class Keeping(Shelf):
@@ -335,9 +333,7 @@ class Garbling(Keys):
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_a_copy_with_an_unreadable_answer_is_no_existing_object(
-    engine: Engine, if_exists: str
-) -> None:
+def test_a_copy_with_an_unreadable_answer_is_not_prior(engine: Engine, if_exists: str) -> None:
     keys = Garbling({"a": DATA})
     with Peer([keys] * 20) as peer:
         old, new = (replace(place(peer), target=f"/bucket/{key}") for key in "ab")
@@ -347,9 +343,7 @@ def test_a_copy_with_an_unreadable_answer_is_no_existing_object(
 
 
 @pytest.mark.parametrize("status", [500, 504, 524])
-def test_an_upload_that_a_server_error_answers_is_no_existing_one_in_the_next_command(
-    tmp_path: Path, status: int
-) -> None:
+def test_an_upload_answered_by_an_error_is_not_prior_later(tmp_path: Path, status: int) -> None:
     """The server stored it, damaged, before it failed or its gateway gave up."""
     shelf, terminal = Failing(status=status), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 60) as there:

@@ -55,7 +55,7 @@ class Dated(Shelf):
 @pytest.mark.parametrize("data", [DATA, b""], ids=["bytes", "empty"])
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("head", [401, 404, 405])
-def test_a_destination_that_has_no_head_is_compared_by_its_get(
+def test_a_destination_without_head_is_compared_by_get(
     tmp_path: Path, head: int, ranges: bool, data: bytes
 ) -> None:
     (tmp_path / "a").write_bytes(data)
@@ -70,9 +70,7 @@ def test_a_destination_that_has_no_head_is_compared_by_its_get(
 
 @pytest.mark.parametrize("size", [len(DATA), len(DATA) + 1], ids=["equal", "longer"])
 @pytest.mark.parametrize("head", [401, 405])
-def test_a_source_that_has_no_head_is_compared_by_its_get(
-    tmp_path: Path, head: int, size: int
-) -> None:
+def test_a_source_without_head_is_compared_by_get(tmp_path: Path, head: int, size: int) -> None:
     here = Dated(
         objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty(head)}, modified=OLD
     )
@@ -87,7 +85,7 @@ def test_a_source_that_has_no_head_is_compared_by_its_get(
 
 @pytest.mark.parametrize("kind", [PlainLiar, DavLiar])
 @pytest.mark.parametrize("habit", ["head-403", "head-405"])
-def test_a_tree_whose_source_has_no_head_is_compared_by_its_get(
+def test_a_tree_of_a_source_without_head_is_compared_by_get(
     tmp_path: Path, kind: type[PlainLiar], habit: str
 ) -> None:
     """Whether its listing tells entity tags, as WebDAV's does, or none, as a page of links does."""
@@ -108,7 +106,7 @@ def test_a_tree_whose_source_has_no_head_is_compared_by_its_get(
 
 
 @pytest.mark.parametrize("head", [401, 405])
-def test_a_damaged_object_of_ours_is_not_what_was_there(tmp_path: Path, head: int) -> None:
+def test_a_damaged_object_of_ours_is_not_a_prior_object(tmp_path: Path, head: int) -> None:
     """It has the length and a newer time; it was sent by us, and is not compared with the source's
     by those."""
     here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty(head)}, modified=OLD)
@@ -147,7 +145,7 @@ def test_a_head_of_no_length_does_not_make_an_object_empty(
     ],
     ids=["size", "digest", "equal", "no length"],
 )
-def test_a_small_object_that_a_list_describes_otherwise_is_not_unchanged(
+def test_a_small_object_that_contradicts_its_list_has_changed(
     engine: Engine, promised: Version, reported: int, error: type[Exception] | None
 ) -> None:
     """Source and destination agree, and both differ from the list."""
@@ -172,9 +170,7 @@ def test_a_small_object_that_a_list_describes_otherwise_is_not_unchanged(
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "skip", "fail", "overwrite"])
-def test_a_change_of_equal_length_is_moved_where_only_sizes_are_proved(
-    tmp_path: Path, if_exists: str
-) -> None:
+def test_an_equally_long_change_is_moved_at_level_size(tmp_path: Path, if_exists: str) -> None:
     """The unproved object of the first run is ours, but of an older version of the source."""
     terminal, here, there = hurried(tmp_path), tmp_path / "here", tmp_path / "there"
     here.mkdir()

@@ -126,7 +126,7 @@ def test_f37_a_late_object_is_waited_for_until_a_limit(
         engine.migrate(url(source, size), place(peer))
 
 
-def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(
+def test_f38_f39_the_outcome_of_a_cut_complete_is_determined(
     engine: Engine, source: Spawned
 ) -> None:
     """The store has put the object together: it is not sent again."""
@@ -288,7 +288,7 @@ def test_f48_a_full_store_fails_at_once_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_f52_a_store_that_changes_bytes_is_known_at_the_second(
+def test_f52_a_store_that_changes_bytes_is_known_after_two(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     bucket = Bucket(mangle=MANGLED["longer"])
@@ -352,7 +352,7 @@ PROFILES = {
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_f54_a_missing_feature_is_found_out_once(
+def test_f54_a_missing_feature_is_detected_once(
     engine: Engine, source: Spawned, contents: Content, name: str
 ) -> None:
     """And the level is in the receipt; a precondition that could not be said is a note there."""
@@ -531,7 +531,7 @@ class Copier:
 
 
 @pytest.mark.parametrize("most", [0, 1])
-def test_a_resumed_copy_is_given_up_as_other_uploads_are(most: int) -> None:
+def test_a_resumed_copy_is_abandoned_like_other_uploads(most: int) -> None:
     """After few refusals where it has taken no part, and within the budget where it has."""
     with Peer([]) as peer:
         there = place(peer)
@@ -555,7 +555,7 @@ def test_a_resumed_copy_is_given_up_as_other_uploads_are(most: int) -> None:
     assert most or copier.asked <= 2 * MAX_REREADS
 
 
-def test_a_copy_in_parts_counts_fruitless_resumes_over_all_attempts(
+def test_a_multipart_copy_counts_its_fruitless_resumes(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a dead upload is resumed until the budget is spent, and by the next command too."""

@@ -74,7 +74,7 @@ def test_f13_a_source_that_changes_between_parts_restarts(
     assert bucket.asked.count("abort") == 1
 
 
-def test_f13_a_source_that_always_changes_is_given_up(
+def test_f13_a_source_that_always_changes_fails(
     engine: Engine,
 ) -> None:
     versions = [(f"v{number}", bytes([number]) * SIZE) for number in range(20)]
@@ -359,7 +359,7 @@ def test_f58_one_object_by_two_host_names_is_refused(
     assert b"PUT" not in cloud.methods
 
 
-def test_f58_the_same_object_is_refused_also_without_entity_tags(engine: Engine) -> None:
+def test_f58_an_object_onto_itself_is_refused_without_tags_too(engine: Engine) -> None:
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', b"Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n")
     cloud = Cloud()
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
@@ -452,7 +452,7 @@ def test_f17_an_object_with_a_coding_is_read_as_stored(engine: Engine, is_s3: bo
     assert b"\r\nContent-Encoding: gzip\r\n" in put
 
 
-def test_f17_the_stored_digest_is_not_compared_with_unpacked(
+def test_f17_a_stored_digest_is_not_compared_with_decoded_bytes(
     engine: Engine,
 ) -> None:
     cloud, kept = Cloud(), Cloud()
@@ -466,7 +466,7 @@ def test_f17_the_stored_digest_is_not_compared_with_unpacked(
 # -- F26
 
 
-def test_f26_a_401_is_final_where_nothing_can_be_refreshed(engine: Engine) -> None:
+def test_f26_a_401_is_final_without_refreshable_credentials(engine: Engine) -> None:
     cloud = Cloud()
     refuse = sending(b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n")
     with Peer([serving(cloud, refuse)] * 8) as there, Peer(keeping(Cloud())) as peer:
@@ -480,7 +480,7 @@ def test_f26_a_401_is_final_where_nothing_can_be_refreshed(engine: Engine) -> No
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "denied"])
 @pytest.mark.parametrize("is_replaced", [False, True], ids=["same", "replaced"])
-def test_a_version_that_may_not_be_read_by_its_id_is_pinned_by_its_tag(
+def test_a_version_with_a_denied_id_is_pinned_by_its_tag(
     engine: Engine, allowed: bool, is_replaced: bool
 ) -> None:
     """A policy may allow GetObject, and not GetObjectVersion. Each version is one object."""
@@ -574,7 +574,7 @@ def test_a_destination_that_refuses_its_own_tag_is_read_back(engine: Engine) -> 
     assert (outcome.receipt.level, kept.data) == (Level.READ_BACK, DATA)
 
 
-def test_a_tag_that_reads_do_not_show_pins_no_read(engine: Engine) -> None:
+def test_a_tag_absent_from_reads_pins_no_read(engine: Engine) -> None:
     """JuiceFS gives a tag in its answer to an upload, and none to HEAD and GET."""
 
     class Untagged(Bucket):
@@ -605,9 +605,7 @@ class Denying(Bucket):
 
 
 @pytest.mark.parametrize("current", ["v1", "v2"])
-def test_a_stored_version_is_inspected_as_the_current_one_where_its_id_is_denied(
-    engine: Engine, current: str
-) -> None:
+def test_a_version_with_a_denied_id_is_inspected_as_current(engine: Engine, current: str) -> None:
     """It was noted as unreadable, and later uploads had no checksum. The current version may be
     another writer's."""
     bucket = Denying(fields=(f"x-amz-version-id: {current}",))

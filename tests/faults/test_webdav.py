@@ -215,7 +215,7 @@ def test_a_server_without_move_is_refused_with_the_way_out(engine: Engine, statu
     assert dav.objects == {}
 
 
-def test_f38_an_answer_to_move_that_is_lost_is_found_out(engine: Engine) -> None:
+def test_f38_the_outcome_of_a_lost_move_is_determined(engine: Engine) -> None:
     dav = Dav(hanging={b"MOVE"})
     assert migrate(engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
@@ -257,7 +257,7 @@ class Negotiates(Dav):
         return super()._done(method, path, request, body)
 
 
-def test_another_object_that_is_served_for_a_name_is_kept(engine: Engine) -> None:
+def test_another_object_served_for_a_name_is_kept(engine: Engine) -> None:
     dav = Negotiates(objects={FINAL + b".txt": b"other"})
     with pytest.raises(KeyCollision):
         migrate(engine, dav)
@@ -272,7 +272,7 @@ def test_a_concurrent_writer_is_not_overwritten(engine: Engine) -> None:
     assert dav.objects == {FINAL: b"theirs"}
 
 
-def test_a_412_to_a_move_to_where_nothing_is_skips_nothing(engine: Engine) -> None:
+def test_a_412_to_a_move_to_an_absent_name_skips_nothing(engine: Engine) -> None:
     dav = Dav(answers={b"MOVE": [EMPTY % 412]})
     with pytest.raises(Unavailable):
         migrate(engine, dav, if_exists="skip")
@@ -295,7 +295,7 @@ def test_a_copy_does_not_overwrite_a_concurrent_writer(engine: Engine, if_exists
 
 
 @pytest.mark.parametrize(("status", "error"), [(500, None), (403, PermissionDenied)])
-def test_a_copy_whose_source_can_not_be_read_leaves_nothing(
+def test_a_copy_of_an_unreadable_source_leaves_nothing(
     patient: Engine, status: int, error: type[RelayError] | None
 ) -> None:
     """The next attempt copies to the same name."""
@@ -404,7 +404,7 @@ def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
     assert dav.objects == {FINAL: b"old"}
 
 
-def test_f49_a_folder_that_never_appears_is_given_up(engine: Engine) -> None:
+def test_f49_a_folder_that_never_appears_is_an_error(engine: Engine) -> None:
     """Every MKCOL is refused since the folder above is missing, even after it was created."""
     dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
     with pytest.raises(Rejected):
@@ -440,9 +440,7 @@ def test_a_name_that_is_refused_late_is_changed(
 
 
 @pytest.mark.parametrize("status", [403, 409, 500])
-def test_a_folder_that_another_makes_at_the_same_moment_is_there(
-    patient: Engine, status: int
-) -> None:
+def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int) -> None:
     """Two objects of one new folder: Apache answers 403 to the second MKCOL where the first is done
     meanwhile."""
 
@@ -500,7 +498,7 @@ HEADLESS = {
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
-def test_where_head_tells_nothing_propfind_says_what_is_there(
+def test_propfind_finds_an_object_where_head_is_useless(
     engine: Engine, reported: bytes, if_exists: str
 ) -> None:
     dav = Dav(
@@ -519,7 +517,7 @@ def test_where_head_tells_nothing_propfind_says_what_is_there(
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 @pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
-def test_where_head_tells_nothing_an_object_arrives_all_the_same(
+def test_an_object_arrives_where_head_is_useless(
     engine: Engine, reported: bytes, if_exists: str
 ) -> None:
     dav = Dav(answers={b"HEAD": [reported] * 30})
@@ -529,7 +527,7 @@ def test_where_head_tells_nothing_an_object_arrives_all_the_same(
 
 
 @pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
-def test_where_the_head_of_a_source_tells_nothing_its_get_does(
+def test_a_source_without_a_useful_head_is_inspected_by_get(
     engine: Engine, tmp_path: Path, reported: bytes
 ) -> None:
     dav = Dav(answers={b"HEAD": [reported] * 30}, objects={FINAL: DATA})
@@ -585,7 +583,7 @@ def refusing(status: int, *patterns: str) -> type[Dav]:
     ],
     ids=["part", "dot", "dot and part", "all but the object's own ending"],
 )
-def test_b_names_that_a_server_reserves_are_not_used(
+def test_b_reserved_names_are_not_used(
     patient: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
     """The first upload finds out which name is taken; those after it use that one."""
@@ -607,7 +605,7 @@ def test_b_names_that_a_server_reserves_are_not_used(
 
 @pytest.mark.parametrize("busy", [423, 429, 500, 503])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r".*\.part", r".*\.upload")])
-def test_a_failure_that_may_pass_says_nothing_of_a_name(
+def test_a_passing_failure_does_not_reject_a_name(
     patient: Engine, busy: int, patterns: tuple[str, ...]
 ) -> None:
     """A name that was refused is not tried again after it."""
@@ -641,7 +639,7 @@ def test_an_acknowledged_upload_that_vanished_took_no_name(
 
 @pytest.mark.parametrize("status", [400, 403, 409, 415, 422])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
-def test_a_copy_is_made_under_a_name_that_the_server_takes(
+def test_a_copy_uses_a_name_the_server_accepts(
     patient: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
     """As an upload is: no byte passes through relay for a name; and the next copy begins with that
@@ -663,7 +661,7 @@ def test_a_copy_is_made_under_a_name_that_the_server_takes(
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 409, 501])
-def test_a_copy_that_is_refused_under_every_name_is_an_upload(patient: Engine, status: int) -> None:
+def test_a_copy_refused_under_every_name_becomes_an_upload(patient: Engine, status: int) -> None:
     class Copyless(Dav):
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             return (
@@ -694,7 +692,7 @@ def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.bin", "a", ".hidden", "a.b c", "a." + "x" * 40])
-def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
+def test_an_upload_is_recognised_under_every_possible_name(name: str) -> None:
     token = "019abc12-3456-12-3"
     found = temporary_names(token, name)
     assert len(set(found)) == 3
@@ -809,7 +807,7 @@ def test_a_possible_folder_is_not_overwritten(engine: Engine, reported: bytes) -
         b'HTTP/1.1 200 X\r\nContent-Length: 0\r\nETag: "x"\r\n\r\n',
     ],
 )
-def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(
+def test_a_folder_with_an_objects_name_is_not_that_object(
     engine: Engine, headed: bytes, if_exists: str
 ) -> None:
     dav = Taken(headed=headed)
@@ -841,7 +839,7 @@ def test_a_move_that_replaced_nothing_fails(engine: Engine, status: int) -> None
 
 
 @pytest.mark.parametrize("status", [201, 204])
-def test_a_move_that_was_not_done_is_a_failure(engine: Engine, status: int) -> None:
+def test_an_acknowledged_move_that_did_not_happen_fails(engine: Engine, status: int) -> None:
     """As above, of a server that does not heed `Overwrite: F`, or does no MOVE at all."""
     old = b"x" * len(DATA)
     dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % status]})
@@ -851,7 +849,7 @@ def test_a_move_that_was_not_done_is_a_failure(engine: Engine, status: int) -> N
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves: bool) -> None:
+def test_get_alone_finds_the_outcome_of_a_move(engine: Engine, moves: bool) -> None:
     class Blind(Dav):
         """It knows neither HEAD nor PROPFIND."""
 
@@ -889,7 +887,7 @@ def test_a_possible_folder_is_not_moved_over(engine: Engine, if_exists: str) -> 
         assert dav.objects == {FINAL + b"/in": b"theirs"}
 
 
-def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:
+def test_a_cached_head_undoes_no_move(engine: Engine) -> None:
     """The name that was moved away is shown for a while, as by nginx's `open_file_cache`; to DELETE
     it is not there."""
 
@@ -921,7 +919,7 @@ class Stale(Dav):
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
-def test_a_place_that_shows_the_old_object_late_is_polled(engine: Engine, if_exists: str) -> None:
+def test_a_destination_that_shows_the_old_object_is_polled(engine: Engine, if_exists: str) -> None:
     """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
     dav = Stale(objects={FINAL: b"old"})
     engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
@@ -931,7 +929,7 @@ def test_a_place_that_shows_the_old_object_late_is_polled(engine: Engine, if_exi
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_a_place_that_keeps_the_old_object_is_a_failure(engine: Engine) -> None:
+def test_a_destination_that_keeps_the_old_object_fails(engine: Engine) -> None:
     dav = Stale(objects={FINAL: b"old"})
     dav.shown = 1000
     with pytest.raises(DestinationLost, match="still shows the old object"):
@@ -948,7 +946,7 @@ class Negative(Dav):
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "skip", "fail"])
-def test_an_unproved_object_that_was_not_seen_is_no_existing_one(
+def test_an_unproved_unseen_object_does_not_count_as_existing(
     tmp_path: Path, if_exists: str
 ) -> None:
     """Its publication was a failure, as its place showed nothing; then it is there."""
@@ -995,7 +993,7 @@ class Headless(Dav):
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite", "fail"])
-def test_a_version_that_propfind_tells_pins_no_get(engine: Engine, if_exists: str) -> None:
+def test_a_version_from_propfind_pins_no_get(engine: Engine, if_exists: str) -> None:
     dav = Headless(objects={FINAL: b"old"} if if_exists != "fail" else {})
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}

@@ -135,7 +135,7 @@ def test_f54_an_object_that_may_hold_the_coding_is_noted(
     assert [b"x-amz-trailer" in request for request in small] == [True, False, False, False]
 
 
-def test_f54_an_existing_object_is_not_overwritten_unseen(ledger: Ledger, tmp_path: Path) -> None:
+def test_f54_an_unseen_existing_object_is_not_overwritten(ledger: Ledger, tmp_path: Path) -> None:
     """Nobody can say then that nothing is there."""
     bucket = BUCKETS["knows MD5"]()
     with Peer(many(bucket)) as peer:

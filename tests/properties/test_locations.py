@@ -215,7 +215,7 @@ def test_no_member_of_a_denied_network_is_public(network: str, data: st.DataObje
 
 
 @given(st.ip_addresses(v=4))
-def test_no_embedding_is_public_whatever_is_in_it(address: ipaddress.IPv4Address) -> None:
+def test_no_embedded_address_is_public(address: ipaddress.IPv4Address) -> None:
     for form in _embeddings(address):
         _never(form)
 

@@ -66,7 +66,7 @@ def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...
 
 
 @given(EVENTS)
-def test_only_parts_that_are_certainly_there_are_kept(events: list[tuple[str, int]]) -> None:
+def test_only_parts_that_certainly_exist_are_kept(events: list[tuple[str, int]]) -> None:
     begun, listed, good = played(events)
     for part in confirmed_parts(begun, listed):
         assert good[part.number] == part.etag

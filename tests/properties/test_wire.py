@@ -115,7 +115,7 @@ def test_any_cut_raises(
 
 @settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=5000))
-def test_any_bytes_are_an_answer_or_our_own_error(noise: bytes) -> None:
+def test_any_bytes_are_a_response_or_our_own_error(noise: bytes) -> None:
     stream, feeder = fed([b"HTTP/1.1 ", noise])
     try:
         answered(stream).read()

@@ -33,7 +33,7 @@ def test_some_seeds_are_honest() -> None:
     assert all(not draw(seed).traits for seed in range(0, 60, HONEST))
 
 
-def test_two_of_one_group_are_met_at_two_stores_alone() -> None:
+def test_habits_of_one_group_meet_only_at_different_stores() -> None:
     assert together((("source", "head-403"), ("destination", "head-405")))
     assert not together((("source", "head-403"), ("source", "head-405")))
     assert not together(

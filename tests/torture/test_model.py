@@ -107,7 +107,7 @@ def test_a_bucket_that_keeps_versions_gives_each_by_its_name(habit: str, id: str
         assert asked(store, "/bucket/a?versionId=v77.", key)[0] == 404
 
 
-def test_the_judge_sees_that_a_version_of_anothers_is_removed(tmp_path: Path) -> None:
+def test_the_judge_sees_the_removal_of_a_foreign_version(tmp_path: Path) -> None:
     source, destination = stores(tmp_path)
     held = destination.shelf.put("a", b"theirs", "before")
     destination.shelf.remove("a", held, "relay")
@@ -171,7 +171,7 @@ def sent(store: Liar, method: str, path: str, body: bytes = b"", **fields: str) 
         return answer.status, answer.getheader("Content-Location") or text
 
 
-def test_a_missing_name_is_taken_for_one_with_an_ending() -> None:
+def test_a_missing_name_is_answered_by_one_with_an_ending() -> None:
     with DavLiar("destination", Manners(("negotiates",), 1), {"TWO"}) as store:
         store.shelf.put("read.me", b"theirs", "before")
         store.shelf.put("part", b"ours", "relay")
@@ -262,7 +262,7 @@ def test_the_first_move_of_an_object_loses_its_end() -> None:
 
 
 @pytest.mark.parametrize(("wish", "number"), [("skip", 1), ("overwrite", 0)])
-def test_the_wish_of_each_command_counts(tmp_path: Path, wish: str, number: int) -> None:
+def test_the_if_exists_of_each_command_counts(tmp_path: Path, wish: str, number: int) -> None:
     """The first command may overwrite; the second has the other wish."""
     source, destination = stores(tmp_path)
     for name in ("a", "b"):
@@ -276,9 +276,7 @@ def test_the_wish_of_each_command_counts(tmp_path: Path, wish: str, number: int)
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, 0), (2, 1)])
-def test_a_later_migration_writes_the_object_that_has_replaced_one(
-    tmp_path: Path, number: int, said: int
-) -> None:
+def test_a_later_migration_writes_a_replaced_object(tmp_path: Path, number: int, said: int) -> None:
     source, destination = stores(tmp_path)
     for data in (b"old", b"new"):
         source.shelf.put("a", data, "source")
@@ -326,7 +324,7 @@ def test_an_unsafe_vanished_name_is_not_of_the_source(tmp_path: Path) -> None:
         ("href-url", "failed", "partial", True),
     ],
 )
-def test_a_folder_that_waits_stands_for_what_lies_in_it(
+def test_a_waiting_folder_accounts_for_its_content(
     tmp_path: Path, habit: str, state: str, stage: str, accounted: bool
 ) -> None:
     _, destination = stores(tmp_path)
@@ -349,7 +347,7 @@ def test_a_folder_that_waits_stands_for_what_lies_in_it(
         (("short-once", "tag-none"), "skip", "digest-mismatch", False),
     ],
 )
-def test_only_what_may_be_anothers_need_not_arrive(
+def test_only_objects_of_another_writer_may_stay_absent(
     traits: tuple[str, ...], wish: str, code: str, excused: bool
 ) -> None:
     seed = next(

@@ -216,7 +216,7 @@ def test_no_page_of_another_origin_changes_anything(
         assert client.open(path, method=method, headers=known | fields).status_code != 403, fields
 
 
-def test_a_page_of_another_origin_may_look_and_sees_nothing() -> None:
+def test_a_page_of_another_origin_reads_nothing() -> None:
     """A link to the server works; no answer says that another origin's page may read it, and no
     preflight passes."""
     client = create_app(TransferEngine(Settings())).test_client()

@@ -440,9 +440,7 @@ def test_openapi(app: Flask) -> None:
         ("PATCH", "/migrations/7?priority=5", "'priority'"),
     ],
 )
-def test_a_typo_in_a_query_does_not_mean_a_default(
-    app: Flask, method: str, path: str, said: str
-) -> None:
+def test_a_typo_in_a_query_is_refused(app: Flask, method: str, path: str, said: str) -> None:
     """Of `state=failed&state=cancelled` the first alone would count: nothing failed, says the
     answer."""
     response = app.test_client().open(path, method=method, json={} if method != "HEAD" else None)

@@ -175,7 +175,7 @@ def test_impossible_numbers_are_refused(asked: str, whole: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "page", [{}, {"migrations": 3, "next": None}, {"migrations": [], "next": 7}]
 )
-def test_a_page_that_is_none(page: dict[str, Any]) -> None:
+def test_an_invalid_page_is_refused(page: dict[str, Any]) -> None:
     with pytest.raises(NotRelay):
         list(there(page).newest(10))
 
@@ -323,7 +323,7 @@ def test_an_error_page_of_a_proxy_is_an_outage(status: int) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")]
 )
-def test_nothing_that_a_server_says_is_a_page_of_its_own(name: str) -> None:
+def test_a_report_escapes_the_text_of_a_server(name: str) -> None:
     """A report is opened in a browser: what stands in it is text."""
     planted = '"><script>alert(1)</script>'
     page = "".join(

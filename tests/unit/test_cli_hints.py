@@ -110,7 +110,7 @@ def test_flags_for_members(hint: str, side: str | None, shown: str) -> None:
     assert in_flags(hint, side) == shown
 
 
-def test_an_error_is_said_with_flags_and_answered_with_members(
+def test_errors_name_flags_in_a_terminal_and_members_over_http(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     error = errors.AlreadyExists("it is there")

@@ -53,11 +53,11 @@ def test_an_ended_migration_is_in_words() -> None:
 @pytest.mark.parametrize(
     ("count", "shown"), [(0, "0"), (6, "6"), (999, "999"), (2048, "2,048 (2.0 kB)")]
 )
-def test_a_number_of_bytes_is_not_said_twice(count: int, shown: str) -> None:
+def test_a_number_of_bytes_is_not_repeated(count: int, shown: str) -> None:
     assert dict(details({**ENDED, "bytes": {"verified": count}}))["bytes"] == shown
 
 
-def test_a_paused_migration_says_what_resumes_it() -> None:
+def test_a_paused_migration_names_the_command_to_resume() -> None:
     rows = dict(details({**ENDED, "state": "paused", "ended": None, "objects": {"queued": 3}}))
     assert rows["hint"] == "`relay resume 7`, or the same command, resumes it"
 
@@ -74,7 +74,7 @@ def test_failed_objects_have_their_different_hints() -> None:
     assert "relay report 7" in only
 
 
-def test_a_running_migration_says_what_waits_and_why() -> None:
+def test_a_running_migration_reports_its_waits_with_reasons() -> None:
     retried = {
         "name": "a.jpg",
         "what": "the object",

@@ -146,7 +146,7 @@ def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) ->
     assert transfer_label(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
-def test_say_survives_its_reader() -> None:
+def test_say_survives_a_closed_pipe() -> None:
     """A stream that is closed, or that fails, is nobody's error."""
     closed = io.StringIO()
     closed.close()
@@ -207,7 +207,7 @@ def test_rate() -> None:
 
 
 @pytest.mark.parametrize("verb", ["retry", "list_again"])
-def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
+def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
     """`relay retry`, and the same command, which lists again: older failures, and an older pause,
     are over."""
     seen = Seen()

@@ -169,9 +169,7 @@ def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch
             load_settings()
 
 
-def test_an_empty_flag_closes_what_the_file_opened(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_empty_flag_overrides_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As `relay serve --local-folders ''` says it: the flag wins over the file."""
     opened = f'local_folders = "{tmp_path}"\negress_allow = "10.0.0.0/8"\negress_ports = "1"\n'
     (tmp_path / "relay.toml").write_text(opened)
@@ -286,7 +284,7 @@ def test_bad_token_files(tmp_path: Path, text: str, mode: int, reported: str) ->
     assert "0123456" not in caught.value.message
 
 
-def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_token_file(tmp_path: Path) -> None:
     """It is named."""
     with pytest.raises(ConfigError, match="nowhere"):
         load_tokens(tmp_path / "nowhere")

@@ -122,7 +122,7 @@ def test_B64_falls_back_to_the_path(path: str, name: str | None) -> None:
         ";a=" * 2700 + '"',
     ],
 )
-def test_B64_no_header_takes_long(hostile: str) -> None:
+def test_B64_every_header_is_parsed_quickly(hostile: str) -> None:
     started = time.process_time()
     assert safe_name(hostile, HERE) == PATH
     assert time.process_time() - started < 0.1

@@ -50,7 +50,7 @@ def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_generated_pages_are_what_the_program_says() -> None:
+def test_the_generated_pages_match_the_program() -> None:
     checked = run("-m", "docs.generate", "--check")
     assert checked.returncode == 0, checked.stderr
 

@@ -61,7 +61,7 @@ WHOLE = "<r><a>1</a><b>2</b></r>"
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
-def test_a_document_without_its_end_is_cut_wherever_that_is(length: int) -> None:
+def test_a_document_without_its_end_is_always_detected(length: int) -> None:
     with pytest.raises(ConnectionLost):
         read(WHOLE[:length])
 

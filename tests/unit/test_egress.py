@@ -189,7 +189,7 @@ def test_lets_names_through_to_the_lookup() -> None:
         CLOSED.check_name(name, 443)
 
 
-def test_B36_an_address_decides_whatever_the_name() -> None:
+def test_B36_the_address_decides_under_any_name() -> None:
     for address in ("10.0.0.1", "127.0.0.1", "::1", "fe80::1%eth0", "fe80::1%2", "::ffff:10.0.0.1"):
         with pytest.raises(EgressDenied) as caught:
             CLOSED.check_address("10.0.0.1.nip.io", address, 443)
@@ -308,7 +308,9 @@ Dial = tuple[str, str, int]  # host, address, port
         ("8.8.8.8", [("8.8.8.8", "8.8.8.8", 53)], [("8.8.4.4", "8.8.4.4", 53)]),
     ],
 )
-def test_an_entry_opens_what_it_says(allow: str, opened: list[Dial], closed: list[Dial]) -> None:
+def test_an_entry_opens_its_own_addresses_only(
+    allow: str, opened: list[Dial], closed: list[Dial]
+) -> None:
     policy = EgressPolicy(allow=parse_allow(allow))
     for host, address, port in opened:
         policy.check_name(host, port)
@@ -357,7 +359,7 @@ def test_B30_a_network_does_not_open_a_metadata_name() -> None:
         EgressPolicy(allow=parse_allow("10.0.0.0/8")).check_name("metadata.google.internal", 80)
 
 
-def test_allowing_takes_what_a_location_has() -> None:
+def test_allowing_accepts_the_fields_of_a_location() -> None:
     for url in (
         "http://127.0.0.1:9/",
         "http://127.1:9/",
@@ -468,7 +470,7 @@ def test_B35_looks_at_the_peer_again() -> None:
     CLOSED.check_connected("host.example", "192.168.1.2", "8.8.8.8", 443)
 
 
-def test_every_row_says_where_it_is_from() -> None:
+def test_every_row_names_its_source() -> None:
     for text, source in DENIED:
         assert ipaddress.ip_network(text, strict=True)
         assert source

@@ -35,14 +35,14 @@ def drawn(tree: str) -> dict[str, str]:
     return parents
 
 
-def test_the_tree_is_the_one_that_is_drawn() -> None:
+def test_the_error_tree_matches_its_drawing() -> None:
     real = {kind.__name__: kind.__mro__[1].__name__ for kind in kinds()}
     assert drawn(TREE) == {**real, "RelayError": ""}
     small = {"Aa": "", "Bb": "Aa", "Cc": "Bb", "Dd": "Aa", "Ee": "Dd"}
     assert drawn("The tree;\n  Aa   a.py\n  ├─ Dd  Bb (Cc)\n  │  └─ Ee\n") == small
 
 
-def test_none_is_a_foreign_error() -> None:
+def test_every_error_is_our_own() -> None:
     """A reset that is raised while an upload reads from its source would be taken for a broken
     upload."""
     assert not [

@@ -109,6 +109,6 @@ def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> Non
     assert (tmp_path / "to" / "object").read_bytes() == b"bytes"
 
 
-def test_a_bug_is_what_raise_looks_like() -> None:
+def test_a_failpoint_that_raises_looks_like_a_bug() -> None:
     with pytest.raises(FailpointReached):
         armed("after-pin:1:raise").reach("after-pin")

@@ -75,7 +75,7 @@ def test_a_round_without_a_complaint_raises_the_limit(clock: Clock) -> None:
     assert flow.limit is None
 
 
-def test_quick_answers_let_no_more_go_than_time_does(clock: Clock) -> None:
+def test_quick_responses_do_not_raise_the_limit_faster(clock: Clock) -> None:
     flow = flow_on(clock)
     turns = [flow.enter(nothing, 1.0) for _ in range(8)]
     for turn in turns:
@@ -86,7 +86,7 @@ def test_quick_answers_let_no_more_go_than_time_does(clock: Clock) -> None:
     assert flow.limit == pytest.approx(5.0)
 
 
-def test_retry_after_holds_everybody(clock: Clock) -> None:
+def test_retry_after_delays_every_request(clock: Clock) -> None:
     flow = flow_on(clock)
     flow.leave(flow.enter(nothing, 1.0), complained=True, retry_after=7.0)
     flow.enter(nothing, 1.0)
@@ -167,7 +167,7 @@ def touchy() -> Iterator[tuple[str, dict[str, int]]]:
     server.server_close()
 
 
-def test_a_store_that_is_asked_too_much_gets_less_and_takes_all(
+def test_an_overloaded_store_gets_fewer_requests_and_accepts_all(
     patient: Engine, touchy: tuple[str, dict[str, int]]
 ) -> None:
     base, counts = touchy

@@ -11,7 +11,7 @@ import pytest
 from relay.api.following import PollCache, Waiters
 
 
-def test_one_look_serves_all_who_follow_one_migration() -> None:
+def test_one_read_serves_all_followers_of_a_migration() -> None:
     """Those who come while it is made, and those who come soon after; each migration has its
     own."""
     asked: list[str] = []
@@ -48,7 +48,7 @@ def test_an_inspection_that_fails_affects_no_other() -> None:
     assert looks.migration("a") == "there"
 
 
-def test_places_are_bounded_and_given_back() -> None:
+def test_waiting_places_are_bounded_and_released() -> None:
     """Also if waiting ends by an exception; a client without a place gives none back."""
     waiters = Waiters(1)
     with waiters.place() as first, waiters.place() as second:

@@ -103,7 +103,7 @@ def test_the_list_of_each_server(text: str, more: dict[str, int | None], size: i
     ("rows", "text", "is_cut"),
     [(2, CADDY_JSON, True), (3, CADDY_JSON, False), (3, NGINX_JSON, False)],
 )
-def test_a_list_of_as_many_rows_as_caddy_gives_at_most_may_be_cut(
+def test_a_list_with_caddys_maximum_of_rows_may_be_cut(
     monkeypatch: pytest.MonkeyPatch, rows: int, text: str, is_cut: bool
 ) -> None:
     """Caddy omits the rest of the folder without a sign."""
@@ -199,7 +199,7 @@ def test_an_invalid_list(text: str) -> None:
         "",
     ],
 )
-def test_links_that_are_nothing_in_the_folder(href: str) -> None:
+def test_links_that_are_not_entries_of_the_folder(href: str) -> None:
     assert linked(href, "/pub/") is None
 
 
@@ -272,7 +272,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_base_says_what_links_are_relative_to(base: str) -> None:
+def test_a_base_resolves_relative_links(base: str) -> None:
     links = "".join(f'<a href="{href}">x</a>\n' for href in ("../", *BASES[base]))
     page = f'<html><head><title>Index of /pub/</title><base href="{base}"></head><body>{links}</body></html>'
     found = read_index(page, "/pub/")
@@ -293,7 +293,7 @@ def test_an_empty_folder_may_have_a_base() -> None:
     assert read_index(page, "/pub/") == []
 
 
-def test_a_base_behind_links_is_not_passed_over() -> None:
+def test_a_base_after_links_is_not_ignored() -> None:
     page = '<html><head><title>Index of /pub/</title></head><body><a href="a">a</a><base href="/x/"></body></html>'
     assert read_index(page, "/pub/", 4000) is None
 
@@ -324,7 +324,7 @@ def test_a_page_of_foreign_links_is_not_an_empty_folder(host: str, path: str) ->
 
 
 @pytest.mark.parametrize("path", ["/", "/pub/"])
-def test_whom_a_page_thanks_is_nothing_in_the_folder(path: str) -> None:
+def test_links_to_a_pages_maker_are_not_entries(path: str) -> None:
     links = (
         '<a href="https://nginx.org/">nginx</a><a href="https://nginx.org">nginx</a>',
         '<a href="https://github.com/mar10/wsgidav/">WsgiDAV/4.3.3</a><a href="https://larsjung.de/h5ai">thanks</a>',
@@ -334,7 +334,7 @@ def test_whom_a_page_thanks_is_nothing_in_the_folder(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/pub/", "/pub/http-server/"])
-def test_a_page_that_tells_its_maker_lists_an_empty_folder(path: str) -> None:
+def test_a_page_that_names_its_maker_is_an_empty_folder(path: str) -> None:
     """As Node.js's http-server does, whose own name is the last of its address."""
     made = '<address>Node.js <a href="https://github.com/http-party/http-server">http-server</a> running</address>'
     assert read_index(page_of('<a href="./../">../</a>', made), path) == []
@@ -349,7 +349,7 @@ def test_a_page_that_tells_its_maker_lists_an_empty_folder(path: str) -> None:
     "row",
     ['{"name": "in/"}', '{"name": "in", "type": "dir"}', '{"name": "in/", "type": "directory"}'],
 )
-def test_a_folder_in_json_is_none_of_its_objects(row: str) -> None:
+def test_a_folder_in_json_is_not_one_of_its_objects(row: str) -> None:
     found = read_index(f"[{row}]", "/pub/")
     assert found is not None
     assert [entry.name for entry in found] == ["in/"]

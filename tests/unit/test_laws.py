@@ -52,7 +52,7 @@ MD5 = bytes(16)
         ({}, {}),
     ],
 )
-def test_fields_are_read_and_what_is_malformed_is_left_out(
+def test_fields_are_parsed_and_malformed_ones_left_out(
     fields: dict[str, str], found: dict[str, bytes]
 ) -> None:
     assert parse_fields(fields.get) == found
@@ -90,7 +90,7 @@ def test_the_stall_rule() -> None:
         meter.check()
 
 
-def test_a_cancel_is_raised_by_the_next_look() -> None:
+def test_a_cancel_is_raised_by_the_next_check() -> None:
     meter = Watchdog(Limits())
     meter.cancel()
     with pytest.raises(Cancelled):

@@ -182,7 +182,9 @@ def _ids(rows: list[Row]) -> list[str]:
 
 @pytest.mark.parametrize(("row", "text", "code"), REFUSED, ids=_ids(REFUSED))
 @pytest.mark.parametrize("destination", [False, True], ids=["source", "destination"])
-def test_refuses_what_no_side_may_be(row: str, text: str, code: str, destination: bool) -> None:
+def test_refuses_locations_invalid_on_both_sides(
+    row: str, text: str, code: str, destination: bool
+) -> None:
     with pytest.raises(RequestError) as caught:
         parse_location(text, pointer="/source/url", destination=destination)
     assert (caught.value.code, caught.value.status, caught.value.pointer) == (
@@ -195,7 +197,7 @@ def test_refuses_what_no_side_may_be(row: str, text: str, code: str, destination
 @pytest.mark.parametrize(
     ("row", "path", "code"), REFUSED_AS_DESTINATION, ids=_ids(REFUSED_AS_DESTINATION)
 )
-def test_refuses_to_write_what_it_would_read(row: str, path: str, code: str) -> None:
+def test_refuses_destinations_that_are_valid_sources(row: str, path: str, code: str) -> None:
     assert parse_location(f"http://host{path}").target == path
     with pytest.raises(RequestError) as caught:
         parse_location(f"http://host{path}", destination=True, pointer="/destination")
@@ -429,7 +431,7 @@ B52 += "Proxy-Authorization X-Forwarded-For"
         "HOST",
     ],
 )
-def test_B52_names_that_are_relays(name: str) -> None:
+def test_B52_reserved_names(name: str) -> None:
     with pytest.raises(errors.ForbiddenHeader) as caught:
         parse_location("http://h/", headers={name: "x"}, pointer="/destination/url")
     assert caught.value.pointer == f"/destination/headers/{name}"

@@ -32,7 +32,7 @@ def line_of(**more: Any) -> str:
     return JsonLines().format(record)
 
 
-def test_a_bug_has_its_type_and_its_places_and_not_its_text() -> None:
+def test_a_bug_is_logged_by_type_and_place_without_its_text() -> None:
     """That of its cause too: either may hold a URL, and a URL may be a password."""
     error = raised()
     line = line_of(exc_info=(type(error), error, error.__traceback__))
@@ -43,7 +43,7 @@ def test_a_bug_has_its_type_and_its_places_and_not_its_text() -> None:
     assert SECRET not in line and "\n" not in line
 
 
-def test_without_an_exception_there_is_no_trouble() -> None:
+def test_logging_without_an_exception_raises_nothing() -> None:
     """`log.exception` outside of an `except`, or none at all."""
     assert "error" not in json.loads(line_of(exc_info=None))
     assert "error" not in json.loads(line_of(exc_info=(None, None, None)))

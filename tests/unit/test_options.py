@@ -56,7 +56,7 @@ def test_an_address_has_no_names_below_it() -> None:
     assert (found.host, found.path) == ("127.0.0.1", "/bkt/a")
 
 
-def test_awss_own_addressing_style_is_heeded() -> None:
+def test_the_addressing_style_of_aws_settings_is_used() -> None:
     aws = S3Config(Signer(lambda: None, "us-east-1"), ENDPOINT, virtual=True)
     assert remotes("s3", aws, env_auth="true").locate("r:bkt/a").host == "bkt.oss.example.com"
     assert remotes("s3", aws).locate("s3://bkt/a").host == "bkt.oss.example.com"
@@ -138,7 +138,7 @@ def test_an_alias_of_a_path_is_that_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bucket", ["tenant:bkt", ":bkt", "Old_Name", "UPPER.case", "a", "_x", "b" * 255]
 )
-def test_names_that_a_stores_own_accounts_have_are_taken(bucket: str) -> None:
+def test_account_names_of_a_store_are_accepted(bucket: str) -> None:
     found = remotes("s3", endpoint=ENDPOINT).locate(f"r:{bucket}/a b")
     assert found.path == f"/{bucket.replace(':', '%3A')}/a%20b"
     assert key_of(found) == "a b"

@@ -55,7 +55,7 @@ def test_waiting_for_the_lock_claims_more_and_earlier() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8, 32])
-def test_there_is_a_limit_to_it(slots: int) -> None:
+def test_prefetching_is_bounded(slots: int) -> None:
     pace = paced(100_000, 0.05, slots)
     assert (pace.ahead, pace.low) == (AHEAD * slots, AHEAD * slots // 2)
 
@@ -73,7 +73,7 @@ def test_old_failures_do_not_count() -> None:
     assert pace.ahead <= 1
 
 
-def test_the_first_objects_that_end_are_enough_to_go_by() -> None:
+def test_the_first_ended_objects_are_enough_to_measure() -> None:
     clock = Clock()
     pace = PrefetchSizer(32, clock)
     clock.now += 0.05

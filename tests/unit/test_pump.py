@@ -517,7 +517,7 @@ def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(
 
 
 @WAYS
-def test_an_answer_that_is_there_already_spares_every_byte(way: str) -> None:
+def test_a_response_that_arrived_already_spares_every_byte(way: str) -> None:
     with bench(BY_LENGTH % len(DATA), DATA) as made:
         by(way, made.body)
         made.destination.sendall(TOO_LARGE)

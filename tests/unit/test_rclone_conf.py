@@ -106,7 +106,7 @@ def test_a_bucket_of_a_remote(home: Path) -> None:
     assert virtual.url == "https://photos.oss.example/a.raw"
 
 
-def test_a_remote_without_credentials_asks_as_nobody(home: Path) -> None:
+def test_a_remote_without_credentials_is_anonymous(home: Path) -> None:
     location = remotes(home).locate("shop:photos/a.raw")
     account = location.account
     assert account is not None
@@ -198,7 +198,7 @@ quotes, a name twice."""
 
 
 @pytest.mark.parametrize("text", AS_RCLONE_READS)
-def test_a_file_means_what_rclone_takes_it_for(tmp_path: Path, text: str) -> None:
+def test_a_file_is_read_as_rclone_reads_it(tmp_path: Path, text: str) -> None:
     """A line that is taken for the rest of the one before is printed with it: the type of a remote
     would have a key."""
     (tmp_path / "rclone.conf").write_bytes(text.encode())

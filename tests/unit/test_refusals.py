@@ -78,14 +78,14 @@ def test_a_run_of_denials_counts_for_the_migration(door: Door) -> None:
     assert [door.refuse(id) for id in range(PATIENCE)] == [LATER] * (PATIENCE - 1) + [ALL]
 
 
-def test_some_of_many_are_their_own_each(door: Door) -> None:
+def test_denials_among_successes_fail_their_objects_alone(door: Door) -> None:
     for id in range(100):
         assert door.refuse(id) is LATER
         door.let_in()
         assert door.refuse(id) is OWN
 
 
-def test_other_credentials_are_another_matter(door: Door) -> None:
+def test_denials_are_counted_for_each_credential(door: Door) -> None:
     assert door.refuse(1) is LATER
     door.let_in()
     assert door.refuse(1, renewed=1) is LATER

@@ -79,7 +79,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
     monkeypatch.setattr(Attempt, "run", run)
 
 
-def test_a_later_failure_says_what_an_earlier_one_left(
+def test_a_later_failure_names_earlier_leftovers(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     ending(
@@ -92,7 +92,7 @@ def test_a_later_failure_says_what_an_earlier_one_left(
     assert raised.value.hint.count("A partial object may remain at place/one") == 1
 
 
-def test_of_one_place_it_is_said_once(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+def test_a_leftover_is_named_once(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
     errors = [left(Unavailable("busy", side="destination"), "place/one") for _ in range(2)]
     ending(monkeypatch, *errors, left(Rejected("last", side="destination"), "place/one"))
     with pytest.raises(Rejected) as raised:
@@ -100,7 +100,7 @@ def test_of_one_place_it_is_said_once(monkeypatch: pytest.MonkeyPatch, transfer:
     assert raised.value.hint.count("may remain") == 1
 
 
-def test_a_good_end_notes_what_was_left_elsewhere(
+def test_a_success_notes_leftovers_elsewhere(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     done = Outcome(
@@ -167,7 +167,7 @@ def test_a_leftover_elsewhere_is_kept_at_every_end(
         assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
 
 
-def test_a_skip_notes_it_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+def test_a_skip_notes_leftovers_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
     ending(
         monkeypatch,
         left(Unavailable("busy", side="destination"), "place/.temporary"),
@@ -231,7 +231,7 @@ def test_a_leftover_that_may_not_be_removed_is_named(
     )
 
 
-def test_the_receipt_says_what_a_lost_process_left(
+def test_the_receipt_names_leftovers_of_a_lost_process(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     ending(
@@ -255,7 +255,7 @@ def test_the_receipt_says_what_a_lost_process_left(
 
 
 @pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])
-def test_a_unique_name_is_removed_whatever_its_tag(place: Location | None, asked: Version) -> None:
+def test_a_unique_name_is_removed_with_any_tag(place: Location | None, asked: Version) -> None:
     deleted: list[Version] = []
     destination = cast(
         Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version))
@@ -285,7 +285,7 @@ def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (0, 0, 3), (0, 0, 0)])
-def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...]) -> None:
+def test_a_piece_that_is_empty_at_first_is_inspected_again(sizes: tuple[int, ...]) -> None:
     """A server may make the file before it writes what came; one that stays empty is of unknown
     owner, and reported."""
     waiting, deleted = iter(sizes), []

@@ -89,7 +89,7 @@ def test_a_destination_may_be_a_folder() -> None:
     assert str(folder.named("b c")) == "s3://bucket/a/b c"
 
 
-def test_a_key_is_what_it_says() -> None:
+def test_a_key_is_parsed() -> None:
     odd = "100%41?x#y+z&=.raw"
     assert split_key(f"bucket/{odd}", destination=True) == ("bucket", odd)
     assert str(s3_location(config(), "bucket", odd)) == f"s3://bucket/{odd}"
@@ -100,7 +100,7 @@ def test_the_same_key_is_the_same_object() -> None:
     assert same_object(one, other)
 
 
-def test_a_signature_is_nothing_that_a_caller_gives() -> None:
+def test_a_caller_cannot_supply_a_signature() -> None:
     with pytest.raises(ForbiddenHeader):
         BUCKETS.locate("s3://bucket/a", headers={"x-amz-date": "20260101T000000Z"})
     with pytest.raises(InvalidType):
@@ -112,7 +112,7 @@ def test_an_endpoint_that_is_not_a_url_is_a_wrong_setting() -> None:
         s3_location(config("s3.example:9000"), "bucket", "a")
 
 
-def test_settings_are_asked_for_once_and_only_for_s3() -> None:
+def test_settings_are_read_once_and_only_for_s3() -> None:
     asked = []
 
     def ask(profile: str | None) -> S3Config:

@@ -217,7 +217,7 @@ def test_a_list_that_is_refused_has_changed_nothing(
     assert ledger.migration(migration.id).state == "paused"
 
 
-def test_a_list_that_is_not_there_is_the_sources_failure(
+def test_a_missing_list_is_a_failure_of_the_source(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFound) as caught:

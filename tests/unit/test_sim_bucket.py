@@ -86,7 +86,7 @@ def place(bucket: Bucket, key: str = "") -> Location:
     return s3_location(config, "bucket", key)
 
 
-def test_relay_lists_every_object_and_goes_on_behind_any(wire: Wire, bucket: Bucket) -> None:
+def test_relay_lists_every_object_and_resumes_after_any(wire: Wire, bucket: Bucket) -> None:
     store = S3Store(wire, "source", Watchdog(wire.limits))
     found = [
         (entry.name, entry.size, entry.etag) for entry in store.list(place(bucket), recursive=True)
@@ -117,7 +117,7 @@ def test_a_listing_that_is_left_early_leaves_no_connection_open(wire: Wire, buck
         "<a>&undefined;</a>",
     ],
 )
-def test_a_document_that_declares_or_is_broken_is_none(text: str) -> None:
+def test_a_document_with_a_doctype_or_damage_is_refused(text: str) -> None:
     assert parse_document(text) is None
 
 

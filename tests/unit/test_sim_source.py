@@ -32,7 +32,7 @@ def test_a_get_is_the_content(source: Source) -> None:
     assert "repr-digest" not in reply.fields
 
 
-def test_a_size_is_invented_and_head_says_it() -> None:
+def test_a_generated_size_matches_its_head() -> None:
     with Source(seed="unit", min_bytes=1000, max_bytes=2000) as source:
         size = source.size_of("/any/path.zip")
         assert 1000 <= size <= 2000
@@ -172,7 +172,7 @@ def test_requests_that_are_wrong(source: Source, request_bytes: bytes, status: i
     assert reply.status == status
 
 
-def test_the_journal_tells_it_all(source: Source) -> None:
+def test_the_journal_records_every_request(source: Source) -> None:
     get(source.port, "/told?size=5", X_Note="here")
     entry = next(entry for entry in source.journal.snapshot() if entry["path"] == "/told")
     assert (

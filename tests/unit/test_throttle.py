@@ -108,7 +108,7 @@ def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
         max_size=60,
     )
 )
-def test_no_more_moves_than_was_filled_in(
+def test_no_more_bytes_move_than_the_bucket_held(
     steps: list[tuple[float, int, float, float]],
 ) -> None:
     clock = Clock()
@@ -267,7 +267,7 @@ def test_a_cancelled_waiter_holds_nothing() -> None:
 @pytest.mark.parametrize(
     ("verify", "times"), [("size", 1), ("auto", 2)], ids=["spliced or copied", "and read back"]
 )
-def test_every_way_of_the_pump_keeps_to_the_rate(
+def test_every_pump_path_keeps_to_the_rate(
     engine: Engine, certificates: Certificates, clock: Clock, secure: bool, verify: str, times: int
 ) -> None:
     tls = certificates.server if secure else None
@@ -333,7 +333,7 @@ def test_a_request_waiting_for_its_migration_delays_no_other(wire: Wire) -> None
     assert (throttle.gates["source"].under_way, flow.under_way) == (0, 0)
 
 
-def test_a_request_that_fails_gives_its_turn_back(wire: Wire) -> None:
+def test_a_failed_request_releases_its_permit(wire: Wire) -> None:
     meter = Watchdog(QUICK)
     meter.throttle = throttle = Throttle()
     place = parse_location("http://127.0.0.1:1/nobody")

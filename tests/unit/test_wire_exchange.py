@@ -244,7 +244,7 @@ def upload(reply: bytes, seen: list[bytes]) -> Script:
         ),
     ],
 )
-def test_an_upload_is_framed_by_what_is_known(
+def test_an_upload_is_framed_by_its_known_length(
     wire: Wire, body: Payload, announced: bytes, coded: bytes
 ) -> None:
     seen: list[bytes] = []
@@ -296,7 +296,7 @@ def test_an_early_refusal_is_reported(wire: Wire, end: str, after: int) -> None:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_an_early_yes_is_a_failure(wire: Wire, end: str) -> None:
+def test_an_early_success_response_is_a_failure(wire: Wire, end: str) -> None:
     with (
         Peer(early(CREATED, 1, ENDS[end])) as peer,
         pytest.raises((PrematureResponse, ConnectionLost)) as caught,
@@ -320,7 +320,7 @@ def test_a_late_continue_in_the_middle_of_an_upload_is_borne(wire: Wire) -> None
     assert (response.head.status, response.sent) == (201, len(big()))
 
 
-def test_an_upload_that_is_hung_up_on_is_lost(wire: Wire) -> None:
+def test_an_upload_ends_when_its_destination_hangs_up(wire: Wire) -> None:
     with Peer(early(b"", 1000, lambda talk: None)) as peer, pytest.raises(ConnectionLost) as caught:
         do(wire, peer.url(), "PUT", big())
     assert caught.value.side == "destination"
@@ -329,7 +329,7 @@ def test_an_upload_that_is_hung_up_on_is_lost(wire: Wire) -> None:
 # -- Expect: 100-continue
 
 
-def test_expect_waits_for_the_word(wire: Wire) -> None:
+def test_expect_waits_for_100_continue(wire: Wire) -> None:
     heads: list[bytes] = []
 
     def script(talk: Talk) -> None:
@@ -350,7 +350,7 @@ def test_expect_spares_the_body_of_a_refused_upload(wire: Wire) -> None:
     assert (response.head.status, response.sent) == (403, 0)
 
 
-def test_silence_to_expect_means_go_on_and_is_remembered(wire: Wire) -> None:
+def test_silence_to_expect_means_continue_and_is_remembered(wire: Wire) -> None:
     seen: list[bytes] = []
     closing = CREATED.replace(
         b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"
@@ -370,7 +370,7 @@ def test_417_is_answered_by_asking_without_expect(wire: Wire) -> None:
     assert b"Expect" not in seen[0]
 
 
-def test_an_early_yes_to_expect_is_a_failure(wire: Wire) -> None:
+def test_an_early_success_response_to_expect_is_a_failure(wire: Wire) -> None:
     with Peer(answer(CREATED)) as peer, pytest.raises(PrematureResponse):
         do(wire, peer.url(), "PUT", b"hello", expect=True)
 

@@ -65,7 +65,7 @@ def test_idle_connections_of_unused_origins_are_closed(
     assert opened() == before
 
 
-def test_those_that_are_used_stay(listener: socket.socket) -> None:
+def test_used_connections_stay_open(listener: socket.socket) -> None:
     pool, kept = pool_of(SHORT), origin(listener, 1)
     first = used_once(pool, kept)
     until = monotonic() + 0.6
@@ -95,7 +95,7 @@ def test_each_origin_gets_its_newest_back(listener: socket.socket) -> None:
         pool.discard(stream)
 
 
-def test_idle_connections_make_room_where_the_system_has_no_more(listener: socket.socket) -> None:
+def test_idle_connections_are_closed_at_the_descriptor_limit(listener: socket.socket) -> None:
     """A connection that nobody uses must not be what keeps another from being opened."""
     pool = pool_of(QUICK)
     idle = [used_once(pool, origin(listener, number)) for number in range(3)]
