@@ -132,7 +132,7 @@ def test_a_single_object_takes_over_too(
     ],
     ids=["an overwrite", "another destination"],
 )
-def test_a_migration_of_other_places_inherits_nothing(
+def test_an_overwrite_or_another_place_inherits_nothing(
     opened: Opened, other: dict[str, Any]
 ) -> None:
     ledger = killed(opened, FIRST)

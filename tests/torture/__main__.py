@@ -25,11 +25,11 @@ from tests.torture.planted import prove
 from tests.torture.world import Played, empty_ledger, play
 
 TABLE, FULL = 100, 2000
-"""Number of seeds from which a table is printed, and number from which a habit that never occurred
-is a failure."""
+"""The number of seeds from which a table is printed, and the number from which a habit that never
+occurred is a failure."""
 SHRINKS = 3
-"""Number of times that a smaller case is played before it counts as passing: some violations depend
-on chance."""
+"""How often a smaller case is played before it counts as passing: some violations depend on
+chance."""
 
 
 def say(text: str) -> None:
@@ -52,7 +52,7 @@ class Told:
 
 
 def tell(case: Case, played: Played, seconds: float) -> Told:
-    """Judge what was played."""
+    """Judge a played case."""
     met: Counter[tuple[str, str]] = Counter()
     for role, store in (("source", played.source), ("destination", played.destination)):
         met.update({(role, habit): 1 for habit in store.manners.met})
@@ -66,7 +66,7 @@ def tell(case: Case, played: Played, seconds: float) -> Told:
 
 
 def story(played: Played) -> str:
-    """Return what happened, for a reader."""
+    """Return the history of a case, for a reader."""
     lines = [f"  rows: {row}" for row in played.rows.values()]
     lines += [f"  $ {' '.join(run.words)} -> {run.code} {run.err[-400:]}" for run in played.runs]
     for role, store in (("source", played.source), ("destination", played.destination)):
@@ -111,7 +111,7 @@ class Worker:
 
 
 def one(case: Case, zygote: Zygote, template: Path) -> Told:
-    """Play and judge one case; what breaks in the model itself is a violation too."""
+    """Play and judge one case; an error of the model itself is a violation too."""
     began = time.monotonic()
     try:
         return tell(case, play(case, zygote, template), time.monotonic() - began)
@@ -120,7 +120,7 @@ def one(case: Case, zygote: Zygote, template: Path) -> Told:
 
 
 def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
-    """Take away habits one by one, as long as a rule of those that were broken still is."""
+    """Remove habits one by one, as long as one of the broken rules stays broken."""
     rules = {violation.rule for violation in reported.violations}
     best, dropped = reported, True
     while dropped:
@@ -140,7 +140,7 @@ def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
 def play_all(
     wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool
 ) -> Iterator[Told]:
-    """Yield the report of each seed, as they end."""
+    """Yield the report of each seed as it ends."""
     context = multiprocessing.get_context("fork")
     seeds, reported = context.Queue(), context.Queue()
     for seed in wanted:
@@ -162,7 +162,7 @@ def play_all(
 
 
 def main() -> int:
-    """Return 0 where no rule was broken."""
+    """Return 0 if no rule was broken."""
     parser = argparse.ArgumentParser(prog="make torture")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=150)
@@ -206,7 +206,7 @@ def main() -> int:
 
 
 def proof() -> int:
-    """Find every planted fault. Return 0 where all were found."""
+    """Find every planted fault. Return 0 if all were found."""
     missed = 0
     for fault, seed in prove():
         missed += seed is None
@@ -215,8 +215,8 @@ def proof() -> int:
 
 
 def tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> list[str]:
-    """Print how many seeds met each habit, and how many objects each class of error; return what
-    none has met."""
+    """Print the number of seeds that met each habit, and of objects with each class of error;
+    return the habits and classes that never occurred."""
     drawn = [(role, habit.name) for habit in HABITS for role in habit.roles]
     for role, habit in drawn:
         say(f"{met[role, habit]:6} {role} {habit}")

@@ -2,11 +2,10 @@
 
 Theory of operation. Seed n has the n-th of the designs: sets of two to four habits that cover each
 possible pair. One seed in twelve has no habit. Everything else follows from the seed's own
-generator. A case is plain data: shrinking takes habits away from it, and changes nothing else. A
-share of the seeds has one habit more.
+generator. A case is plain data: shrinking only removes habits from it. A share of the seeds has one
+habit more.
 
-Decided here: the cases. Never here: how one is run (`world.py`), and judged (`judge.py`).
-"""
+Decided here: the cases. Never here: how a case is played (`world.py`) and judged (`judge.py`)."""
 
 from __future__ import annotations
 
@@ -46,22 +45,21 @@ TWINS = {
     "folds-trailing": ("z.", "a.txt ", "sub./x.bin"),
     "folds-plus": ("sub/plus and&.txt", "b+b.bin"),
 }
-"""Names that a destination of this habit takes for one of NAMES."""
+"""Names that a destination with this habit treats as one of NAMES."""
 SIZES = (0, 1, 10, 1000, 70_000, 300_000)
 LARGE = (PART - 1, PART, PART + 1, 2 * PART + 7)
 MORE, TRIED = 2, 16
-"""Number of traits that are added to a pair, and number of candidates of which each is the
-best."""
+"""The number of traits added to a pair, and the number of candidates from which each is chosen."""
 SERVED = 0.12
-"""Share of the seeds without a kill that go through a server."""
+"""The share of seeds without a kill that use a server."""
 HONEST = 12
-"""One seed in this number has no habit."""
+"""One seed in this number has no habits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One seed of `every`, the one that leaves this `rest`, has this `trait` besides those of its
-    design, where its stores can have it, and one of `stores` plays that role."""
+    """Of `every` seeds, the one that leaves this `rest` gets this `trait` besides its design, if
+    its stores can have it and one of `stores` plays that role."""
 
     every: int
     rest: int
@@ -75,22 +73,23 @@ SHARES = (
     Share(every=97, rest=47, trait=("destination", "hangs-always")),
     Share(every=41, rest=5, trait=("source", "list-cut"), stores=("webdav", "s3")),
 )
-"""Habits under which an object never arrives, which no design has; and listings that are XML and
-cut off, which too few of the designs have."""
+"""Habits under which an object never arrives, which no design has; and XML listings that are cut
+off, which too few designs have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a history: `migrate` (with a failpoint, or none); `retry` of what failed;
-    `fresh`, the same with fresh credentials, which the command itself brings (`same`), or one that
-    tells the migration (`told`); `cancel`; `grow`: the source gets an object; or `replace`: its
-    first object becomes another one of the same size and an older date (`cp -p`, `mv`)."""
+    """One step of a history: `migrate` (with a failpoint, or none); `retry` of the failed objects;
+    `fresh`, the same with fresh credentials, which either the command itself brings (`same`) or
+    another command passes to the migration (`told`); `cancel`; `grow`: the source gets an object;
+    or `replace`: its first object becomes another one of the same size and an older date (`cp -p`,
+    `mv`)."""
 
     kind: str
     failpoint: str | None = None
     how: str = ""
     options: Options | None = None
-    """Those of this command, where they are not the case's."""
+    """The options of this command, if they differ from the case's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class Case:
     verify: str
     steps: tuple[Step, ...]
     served: bool = False
-    """Through a server, and not in a terminal."""
+    """Through a server instead of in a terminal."""
 
     def options(self, step: Step) -> Options:
         """Return the options of a step's command."""
@@ -123,15 +122,15 @@ class Case:
         return tuple(name for side, name in self.traits if side == role)
 
     def has(self, role: str, *names: str) -> bool:
-        """Say if the store in this role has one of these habits."""
+        """Return true if the store in this role has one of these habits."""
         return any(side == role and name in names for side, name in self.traits)
 
     def only(self, traits: tuple[Trait, ...]) -> Case:
-        """Return the same with these habits alone."""
+        """Return the case with these habits alone."""
         return replace(self, traits=traits)
 
     def reported(self) -> str:
-        """Return it in one line."""
+        """Return the case in one line."""
         habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
         steps = " ".join(
             step.kind
@@ -150,8 +149,7 @@ class Case:
 
 @cache
 def pairs() -> tuple[frozenset[Trait], ...]:
-    """Return all pairs of traits that two stores, or one, may have together, in an order of no
-    meaning."""
+    """Return all pairs of traits that two stores, or one, may have together, in random order."""
     found = [frozenset(two) for two in combinations(_traits(), 2) if together(two)]
     Random(20).shuffle(found)
     return tuple(found)
@@ -159,8 +157,8 @@ def pairs() -> tuple[frozenset[Trait], ...]:
 
 @cache
 def designs() -> tuple[tuple[Trait, ...], ...]:
-    """Return sets of traits in which each pair is met: a pair that was not yet, and up to two that
-    meet most others."""
+    """Return sets of traits that cover each pair: an uncovered pair, and up to two traits that
+    cover most further pairs."""
     random, left, found = Random(21), dict.fromkeys(pairs()), []
     while left:
         traits = tuple(sorted(next(iter(left))))
@@ -183,7 +181,8 @@ def _traits() -> list[Trait]:
 
 
 def together(traits: Sequence[Trait]) -> bool:
-    """Say if two stores can have these traits: no two of a group, and kinds that have them all."""
+    """Return true if two stores can have these traits: no two of a group, and kinds that support
+    all of them."""
     for role in ("source", "destination"):
         habits = [BY_NAME[name] for side, name in traits if side == role]
         if len({habit.group for habit in habits}) < len(habits):
@@ -224,12 +223,12 @@ def draw(seed: int) -> Case:
 
 
 def _wants_parts(traits: tuple[Trait, ...]) -> bool:
-    """Say if these show with parts of an object alone, which S3 takes."""
+    """Return true if these traits only affect objects in parts, which S3 alone accepts."""
     return any(BY_NAME[name].group in ("multipart", "ranges") for _, name in traits)
 
 
 def _share(seed: int, traits: tuple[Trait, ...]) -> Share | None:
-    """Return the share that a seed is one of, if its stores can have that trait as well."""
+    """Return the share that a seed belongs to, if its stores can have that trait as well."""
     mine = (share for share in SHARES if traits and seed % share.every == share.rest)
     fits = (
         share
@@ -272,7 +271,7 @@ def _options(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[str
 def _before(
     random: Random, objects: tuple[tuple[str, int], ...], if_exists: str | None
 ) -> tuple[tuple[str, str], ...]:
-    """Return what lies at the destination already: the same bytes, others as long, or longer
+    """Return the prior bytes at the destination: equal bytes, others of the same length, or longer
     ones."""
     often = 0.2 if if_exists is None else 0.5
     named = [
@@ -289,7 +288,7 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
     if any(name.startswith("expires-") for _, name in traits):
         return _expired(random, dice)
     if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
-        # A command that skips what is there must not take the piece for an object.
+        # A command that skips existing objects must not mistake the piece for an object.
         skip = Step(kind="migrate", options=("skip", _options(random, tree, traits)[1]))
         return (
             Step(kind="migrate", failpoint="mid-part:1:kill9"),
@@ -318,7 +317,7 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
 
 
 def _expired(random: Random, dice: float) -> tuple[Step, ...]:
-    """Return a history in which credentials expire, and fresh ones are given."""
+    """Return a history in which credentials expire and are replaced."""
     fresh = Step(kind="fresh", how=random.choice(("same", "reported")))
     if dice < 0.6:
         return (Step(kind="migrate"), fresh)

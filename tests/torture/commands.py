@@ -1,7 +1,6 @@
 """Commands of relay, each a process of its own, forked by a zygote (`zygote.py`).
 
-Decided here: how a command is asked for and waited for. Never here: what it is to do.
-"""
+Decided here: how a command is started and awaited. Never here: its purpose."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ HUNG = "hung"
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a command ended: its exit code, minus a signal's number, or None where it had to be
-    killed; what it said."""
+    """How a command ended: its exit code, minus a signal's number, or None if it had to be killed;
+    and its output."""
 
     words: tuple[str, ...]
     code: int | None
@@ -49,7 +48,7 @@ class Child:
 
     @property
     def said(self) -> str:
-        """What it has written to stdout so far."""
+        """Its stdout so far."""
         return _text(self.out)
 
     def wait(self, seconds: float) -> Ended:
@@ -69,7 +68,7 @@ class Child:
         )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it, and all that it started, a signal."""
+        """Send a signal to it and to all processes that it started."""
         self.begun.wait(10)
         if self.pid is not None and not self.over.is_set():
             with suppress(ProcessLookupError):
@@ -114,8 +113,8 @@ class Zygote:
         also: Sequence[Sequence[str]] = (),
         cwd: Path | None = None,
     ) -> Child:
-        """Begin a command that writes its output into a folder, and runs there or in `cwd`; `also`
-        are others that its process runs after it, one after the other."""
+        """Start a command that writes its output into a folder, and runs there or in `cwd`; `also`
+        are further commands that its process runs afterwards, one by one."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         order = {

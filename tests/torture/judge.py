@@ -32,7 +32,7 @@ ARRIVED = ("verified", "unverified", "skipped")
 UNSIZED = "does not report the object's size"
 UNREAD = "could not be read back"
 REMAINS = re.compile(r"may remain at (.+?)(?: \(|: )")
-"""How a message says that a leftover of relay may be at a place."""
+"""How a message names a place where a leftover of relay may remain."""
 EXPECTED = (
     "connection-lost",
     "destination-exists",
@@ -50,8 +50,8 @@ EXPECTED = (
     "store-unavailable",
     "unsafe-key",
 )
-"""Classes of errors that objects end with in a full run; one that none does is a habit that has
-lost its effect."""
+"""Classes of errors that objects end with in a full run; a class that never occurs shows that a
+habit has lost its effect."""
 
 
 HEADLESS = (
@@ -65,12 +65,12 @@ HEADLESS = (
     "head-zero-page",
     "head-no-length",
 )
-"""Habits of sources whose HEAD tells no length."""
+"""Habits of sources whose HEAD gives no length."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A rule that was broken, and how."""
+    """A broken rule, with the evidence."""
 
     rule: str
     text: str
@@ -80,13 +80,13 @@ Rule = Callable[[Played], Iterator[str]]
 
 
 def judge(played: Played) -> list[Violation]:
-    """Return all that is wrong."""
+    """Return all violations."""
     if played.last.code is None:
         return [Violation("ends", f"the command hung: {played.last.err[-600:]}")]
     return [Violation(rule.__name__, text) for rule in RULES for text in rule(played)]
 
 
-# -- what the rules ask
+# -- the evidence of the rules
 
 
 def versions(played: Played, name: str) -> set[bytes]:
@@ -105,60 +105,58 @@ def versions(played: Played, name: str) -> set[bytes]:
 
 
 def alike(played: Played, name: str) -> set[bytes]:
-    """Return every whole version of all objects of the source that the destination takes for this
+    """Return every whole version of all objects of the source that the destination treats as this
     one."""
     key, names = played.destination.shelf.key, {event.name for event in played.source.shelf.events}
     return {data for other in names if key(other) == key(name) for data in versions(played, other)}
 
 
 def events(played: Played, name: str) -> list[Event]:
-    """Return what happened to a name at the destination, in order."""
+    """Return the events of a name at the destination, in order."""
     shelf = played.destination.shelf
     return [event for event in shelf.events if shelf.key(event.name) == shelf.key(name)]
 
 
 def before(played: Played, name: str) -> Held | None:
-    """Return what lay at the destination before relay came."""
+    """Return the content of the destination before relay started."""
     mine = (event.held for event in events(played, name) if event.by == "before")
     return next(mine, None)
 
 
 def temporary(name: str) -> bool:
-    """Say if a name is one of relay's temporary ones."""
+    """Return true if a name is one of relay's temporary names."""
     return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
 
 def told_of(name: str, played: Played) -> bool:
-    """Say if a failure, or a receipt, says that something may remain: of the object, or of another
-    one that the destination takes for it, in this migration or in one before it."""
+    """Return true if a failure or a receipt reports a possible leftover of this object, or of
+    another one that the destination treats as this object, in this migration or an earlier one."""
     names = tuple({name, *(event.name for event in events(played, name))})
     return any(place.endswith(names) for place in remaining(played))
 
 
 def remaining(played: Played) -> list[str]:
-    """Return the places at which something may remain, as rows, receipts and the last command tell
-    them."""
+    """Return the places of possible leftovers that rows, receipts and the last command name."""
     reported = (row.reported for row in (*played.rows.values(), *played.earlier))
     said = " ".join((*reported, _said(played)))
     return [_plain(place) for place in REMAINS.findall(said)]
 
 
 def _plain(place: str) -> str:
-    """Return a place as people read it: JSON and URLs write some of its letters otherwise."""
+    """Return a place as people read it: JSON and URLs escape some of its characters."""
     text = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), place)
     return unquote(text)
 
 
 def _said(played: Played) -> str:
-    """Return what the last command and a cancel said, and what stands at its migration as a
-    whole."""
+    """Return the output of the last command and of a cancel, and the error of the whole
+    migration."""
     cancels = "".join(run.out + run.err for run in played.reported if run.words[:1] == ("cancel",))
     return f"{cancels}{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
-    """Say if what relay left there is neither a version of the source nor anything that was
-    there."""
+    """Return true if relay's leftover is neither a version of the source nor a prior object."""
     row = played.rows.get(name if played.case.tree else "")
     right = (
         versions(played, name) if row is not None and row.state in ARRIVED else alike(played, name)
@@ -171,9 +169,9 @@ def _long(played: Played, name: str, held: Held) -> bool:
 
 
 def _named_as_overwritten(played: Played, name: str) -> bool:
-    """Say if the failure of another object says that its upload has overwritten this one. Of two
-    uploads at the same time, the server shows only afterwards that it takes one name for the
-    other."""
+    """Return true if the failure of another object reports that its upload has overwritten this
+    one. Of two concurrent uploads, the server shows only afterwards that it treats both names as
+    one."""
     if not played.case.has("destination", "negotiates"):
         return False
     said = f"for {name.rpartition('/')[2]!a}, which an upload would overwrite The upload has"
@@ -181,9 +179,9 @@ def _named_as_overwritten(played: Played, name: str) -> bool:
 
 
 def _of_parts(row: Row) -> bool:
-    """Say if the level says that each part was compared, and of the whole its length alone: where a
-    store tells no digest of what it has put together, only reading it back would show more, and
-    that was not asked for."""
+    """Return true if the level states that each part was compared, and only the length of the
+    whole: if a store gives no digest of an assembled object, only reading it back would prove more,
+    and that was not requested."""
     return row.state == "verified" and row.level == "part_digests"
 
 
@@ -191,7 +189,7 @@ def _of_parts(row: Row) -> bool:
 
 
 def ends(played: Played) -> Iterator[str]:
-    """Each command ends with a code that has a meaning, and without a traceback."""
+    """Each command ends with a documented exit code and without a traceback."""
     for run in (*played.runs, *played.reported):
         killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
         if run.code not in ENDS and not killed:
@@ -204,8 +202,8 @@ def ends(played: Played) -> Iterator[str]:
 
 
 def whole(played: Played) -> Iterator[str]:
-    """An object is what was there before, a whole version of the source, or another writer's: no
-    piece, no blend."""
+    """An object is a prior one, a whole version of the source, or another writer's: never a piece
+    or a mixture."""
     shelf = played.destination.shelf
     for name in shelf.names():
         held = shelf.get(name)
@@ -217,7 +215,7 @@ def whole(played: Played) -> Iterator[str]:
             and row.state == "unverified"
             and (_long(played, name, held) or UNSIZED in row.reported)
         ):
-            continue  # nothing but its length was said of it, or not even that
+            continue  # at most its length was reported
         if row is not None and _of_parts(row) and _long(played, name, held):
             continue
         if row is not None and row.state in ARRIVED and _named_as_overwritten(played, name):
@@ -229,7 +227,7 @@ def whole(played: Played) -> Iterator[str]:
 
 
 def verified(played: Played) -> Iterator[str]:
-    """What is verified is there: as relay wrote it, or as another wrote it after that."""
+    """A verified object is there: as relay wrote it, or as another writer wrote it later."""
     for row in played.rows.values():
         name = played.name(row.name)
         held = played.destination.shelf.get(name)
@@ -258,7 +256,7 @@ def verified(played: Played) -> Iterator[str]:
 
 
 def skipped(played: Played) -> Iterator[str]:
-    """What is skipped was there, as somebody else's, or whole."""
+    """A skipped object was there before, from another writer or whole."""
     wish = played.wish
     for row in played.rows.values():
         name = played.name(row.name)
@@ -274,15 +272,15 @@ def skipped(played: Played) -> Iterator[str]:
 
 
 def _as_long(played: Played, name: str, held: Held) -> bool:
-    """Say if it has a length of the source's, as far as its store tells lengths."""
-    # Where HEAD tells 0, a GET of one byte may still tell the length.
+    """Return true if its length is one of the source's, if its store reports lengths."""
+    # Where HEAD reports 0, a GET of one byte may still give the length.
     zero = {0} if played.case.has("destination", "head-zero", "head-zero-page") else set()
     return not (zero | {len(held.data)}).isdisjoint(map(len, versions(played, name)))
 
 
 def respected(played: Played) -> Iterator[str]:
-    """With `skip` and `fail` nothing is overwritten that was there when relay came, and `changed`
-    leaves what is equal."""
+    """`skip` and `fail` overwrite nothing that was there before relay, and `changed` leaves equal
+    objects."""
     case = played.case
     wishes = _wishes(played)
     if set(wishes.values()) <= {"overwrite"}:
@@ -293,14 +291,15 @@ def respected(played: Played) -> Iterator[str]:
     sized = not case.has(
         "source", "head-short", "head-zero", "head-zero-page", "list-bad-size", "source-changes"
     )
-    # WebDAV is believed that a folder does not exist. An object whose HEAD tells no length, or
-    # another one, is not equal. Of two names that are one there, the second is another object.
+    # WebDAV's report that a folder does not exist is believed. An object for which HEAD gives no
+    # length, or another one, is not equal. Of two names that the store treats as one, the second is
+    # another object.
     untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
     reported = not any(
         role == "destination" and name.startswith(untrue) for role, name in case.traits
     )
     sized &= not _lengthless(case, "source")
-    # Of an empty object a HEAD with Content-Length: 0 proves nothing where GET tells no length.
+    # A HEAD with Content-Length: 0 does not prove an empty object where GET gives no length.
     framed = any(BY_NAME[name].group == "framing" for name in case.habits("source"))
     unsized = (framed and case.source == "http") or _lengthless(case, "destination")
     sizes = dict(case.objects) if unsized else {}
@@ -317,7 +316,7 @@ def respected(played: Played) -> Iterator[str]:
             if wish in ("skip", "fail"):
                 yield f"{name!r} was overwritten in spite of {wish}"
             elif sizes.get(name) == 0:
-                continue  # of others a range tells the length
+                continue  # for other objects a range gives the length
             elif (
                 how == "same"
                 and dated
@@ -342,7 +341,7 @@ def _wishes(played: Played) -> dict[int, str]:
 
 
 def _lengthless(case: Case, role: str) -> bool:
-    """Say if neither HEAD nor GET tells the length of an object."""
+    """Return true if neither HEAD nor GET gives the length of an object."""
     framed = any(
         side == role and (BY_NAME[name].group == "framing" or name == "head-zero-page")
         for side, name in case.traits
@@ -351,9 +350,9 @@ def _lengthless(case: Case, role: str) -> bool:
 
 
 def _unshown(played: Played, name: str, written: bool = False) -> bool:
-    """Say if relay asked what lies there, before it wrote, or what it has `written` last, and every
-    answer to that was a refusal or none. That nothing is there is an answer of GET. A list without
-    lengths does not show what it overwrites."""
+    """Return true if relay inspected the name before its first write, or since its last write
+    (`written`), and every answer was a refusal or missing. A GET that reports an absent object is
+    an answer. A list without lengths does not show that it would overwrite an object."""
     key, asked = played.destination.shelf.key, []
     for sent in played.destination.log if isinstance(played.destination, Liar) else ():
         if key(sent.op.name) != key(name):
@@ -372,8 +371,8 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
 
 
 def current(played: Played) -> Iterator[str]:
-    """What a migration proves or writes is the object that the source had when it began, not one
-    that was replaced before."""
+    """A migration proves or writes the object that the source had when it started, not one that was
+    replaced earlier."""
     if played.replaced is None or played.migration.get("number", 0) <= played.replaced:
         return
     name = played.case.objects[0][0]
@@ -386,7 +385,7 @@ def current(played: Played) -> Iterator[str]:
 
 
 def kept(played: Played) -> Iterator[str]:
-    """Nothing is deleted that relay did not write."""
+    """Relay deletes only what it wrote."""
     blind = played.case.has("destination", "conditions-ignored")
     for event in played.destination.shelf.events:
         if (
@@ -407,8 +406,8 @@ def kept(played: Played) -> Iterator[str]:
 
 
 def accounted(played: Played) -> Iterator[str]:
-    """Every object of the source is accounted for by name, or the listing's failure is; the exit
-    code says so."""
+    """Every object of the source is accounted for by name, or the listing's failure is reported;
+    the exit code agrees."""
     states = {row.state for row in played.rows.values()}
     code, listed = played.last.code, played.migration.get("listing")
     if code == 0:
@@ -433,7 +432,7 @@ def accounted(played: Played) -> Iterator[str]:
 
 
 def _unnamed(played: Played) -> Iterator[str]:
-    # An object that was gone before the last command listed the source does not belong to it.
+    # An object that vanished before the last command listed the source does not belong to it.
     wanted = {name for name, _ in played.case.objects if played.source.shelf.get(name) is not None}
     for name in sorted(wanted - played.rows.keys()):
         above = [
@@ -443,7 +442,7 @@ def _unnamed(played: Played) -> Iterator[str]:
         ]
         if not above:
             yield f"{name!r} was at the source, and has no row"
-    # The row of a name that is unsafe has a readable one in its place; a folder's marker is none.
+    # The row of an unsafe name has a readable name instead; a folder's marker has no row.
     named = wanted | set(played.source.odd)
     others = [
         row for name, row in played.rows.items() if name not in named and row.state == "failed"
@@ -460,16 +459,15 @@ def _unnamed(played: Played) -> Iterator[str]:
 
 
 def _stands_for(row: Row, played: Played) -> bool:
-    """Say if a row accounts for entries below it: it has failed; or it waits in a migration that is
-    paused, and is a folder that is linked without its slash, which shows only when somebody claims
-    it."""
+    """Return true if a row accounts for entries below it: it has failed; or it waits in a paused
+    migration and is a folder linked without its slash, which shows only once it is claimed."""
     waits = row.state == "queued" and played.migration.get("state") == "paused"
     return row.state == "failed" or (waits and played.case.has("source", "href-bare"))
 
 
 def within(played: Played) -> Iterator[str]:
-    """Nothing is read or written outside of the two places, and no store gets the credentials of
-    the other."""
+    """Nothing is read or written outside the two places, and no store gets the other's
+    credentials."""
     for sent in played.source.log:
         if sent.op.kind == "stray":
             yield f"the source was asked for {sent.op.name!r}, to which a link led"
@@ -490,7 +488,7 @@ def within(played: Played) -> Iterator[str]:
 
 
 def secret(played: Played) -> Iterator[str]:
-    """No secret stands where it can be read."""
+    """No secret is stored where it can be read."""
     for role, place in played.leaks:
         yield f"the secret of the {role} stands in {place}"
 
@@ -506,7 +504,8 @@ def tidy(played: Played) -> Iterator[str]:
         )
         if unknown and not any(place.endswith(f"upload {upload.id}") for place in reported):
             yield f"an unfinished upload to {upload.name!r} is left, and no statement names it"
-    # What waits for credentials begins by removing what it left: the ledger knows of it.
+    # A row that waits for credentials first removes its leftovers when resumed: the ledger knows
+    # them.
     waits = played.migration.get("state") == "paused" and any(
         row.state == "queued" for row in played.rows.values()
     )
@@ -517,7 +516,7 @@ def tidy(played: Played) -> Iterator[str]:
 
 
 def honest(played: Played) -> Iterator[str]:
-    """Between stores without habits everything is verified, and nothing is sent twice."""
+    """Between stores without habits everything is verified and nothing is sent twice."""
     case = played.case
     if case.traits or len(case.steps) > 1:
         return
@@ -557,20 +556,20 @@ MILD = frozenset((
     "locked", "overwrite-always",
 ))
 # fmt: on
-"""Habits under which everything arrives all the same."""
+"""Habits under which everything still arrives."""
 UNTRUE = ("head-404", "head-zero", "head-zero-page")
-"""At a source GET decides. A destination that says so of what it was given is another matter: it
-may have lost it."""
+"""At a source GET decides. A destination that answers 404 for an uploaded object may have lost
+it."""
 
 
 def arrives(played: Played) -> Iterator[str]:
-    """Where stores have habits that can be lived with, every object arrives."""
+    """If stores only have tolerable habits, every object arrives."""
     case = played.case
     mild = all(name in MILD for _, name in case.traits)
     if not case.traits or not mild or case.has("destination", *UNTRUE):
         return
     there = {name for name, _ in case.before}
-    if len(case.steps) > 1:  # what the command before this one has moved is there as well
+    if len(case.steps) > 1:  # objects of the previous command are at the destination as well
         there |= {event.name for event in played.destination.shelf.events if event.by == "relay"}
     for name, _ in case.objects:
         row = played.rows.get(name if case.tree else "")
@@ -590,9 +589,9 @@ def arrives(played: Played) -> Iterator[str]:
 
 
 def _may_be_anothers(played: Played, row: Row) -> bool:
-    """Say if a damaged object may be another writer's, as far as anybody can tell, and the row says
-    so: its place shows an upload at once, no answer named what was taken, and nothing of another's
-    may be overwritten."""
+    """Return true if a damaged object may, as far as anybody can know, be another writer's, and the
+    row says so: its place shows an upload at once, no response identified the stored object, and
+    objects of other writers must not be overwritten."""
     store, case = played.destination, played.case
     unnamed = isinstance(store, PlainLiar) and not isinstance(store, DavLiar)
     unnamed = unnamed and (not store.tells_tags or case.has("destination", "tag-none", "tag-weak"))

@@ -1,12 +1,11 @@
-"""Faults planted into a copy of relay, each a small one that takes a protection away: the judge has
+"""Faults planted into a copy of relay, each a small change that removes a protection: the judge has
 to see all of them.
 
-Theory of operation. A fault is found when one of five hundred seeds breaks a rule with it, and does
-not without. Those seeds come first that have a habit against which the protection is; all the same
-they are seeds as any other.
+Theory of operation. A fault is found if one of five hundred seeds breaks a rule with it, and does
+not without. Seeds with a habit that the protection is for come first; otherwise they are ordinary
+seeds.
 
-Decided here: the faults. Never here: the rules.
-"""
+Decided here: the faults. Never here: the rules."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ AT_A_TIME = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """One fault: `new` in the place of `old`, which stands once in `file`. It matters to these
-    `traits` of these `stores`."""
+    """One fault: `new` replaces `old`, which occurs once in `file`. It matters to these `traits` of
+    these `stores`."""
 
     name: str
     file: str
@@ -39,8 +38,8 @@ class Planted:
     stores: tuple[str, ...]
 
     def into(self, checkout: Path) -> None:
-        """Put it into a copy. Raises LookupError where relay has changed there: the fault wants
-        another place then."""
+        """Apply it to a copy. Raises LookupError if that part of relay has changed: the fault then
+        needs another place."""
         path = checkout / self.file
         text = path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
@@ -181,7 +180,8 @@ def prove() -> Iterator[tuple[Planted, int | None]]:
 
 
 def order(fault: Planted) -> list[int]:
-    """Return the seeds, those first that have what a fault matters to."""
+    """Return the seeds, beginning with those that have a trait or store that the fault matters
+    to."""
 
     def foreign(seed: int) -> bool:
         case = draw(seed)

@@ -1,8 +1,6 @@
-"""A case through a server: `relay serve`, one POST, and what it answers until the migration has
-ended.
+"""A case through a server: `relay serve`, one POST, and its answers until the migration has ended.
 
-Decided here: the requests to the server. Never here: the right answers.
-"""
+Decided here: the requests to the server. Never here: the right answers."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ from tests.torture.commands import Ended, Zygote
 START_SECONDS, END_SECONDS = 60.0, 150.0
 LOOK_SECONDS = 0.05
 VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
-"""The request that resumes a migration that has not ended well."""
+"""The request that resumes a migration that has ended badly."""
 OVER = ("succeeded", "partial", "failed", "cancelled", "paused")
 _LISTENS = re.compile(r"relay listens on http://127\.0\.0\.1:(\d+)")
 
 
 class Asked:
-    """One server that is asked; `answers` is all that it answered."""
+    """The client of one server; `answers` keeps every response."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -66,8 +64,8 @@ def serve(
     verb: str | None,
     fresh: Mapping[str, Any],
 ) -> Ended:
-    """Start a server, let it do this, or what is to be done with the migration that there is, and
-    stop it. The exit code is what the same in a terminal would have."""
+    """Start a server, run this step or an action on the existing migration, and stop it. The exit
+    code is the one of the same step in a terminal."""
     child = zygote.begin(
         ["serve", "--bind", "127.0.0.1:0", "--graceful-timeout", "2"], folder, environment
     )
@@ -98,7 +96,7 @@ def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
 
 
 def _told(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
-    """Let the newest migration go on, where it has not ended well."""
+    """Resume the newest migration unless it has succeeded."""
     path = "/migrations/1"
     found = asked.ask("GET", path)
     if found["_status"] == 404:  # the server refused the request
@@ -109,7 +107,7 @@ def _told(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
 
 
 def _ended(asked: Asked, path: str) -> int | None:
-    """Wait for the end of a migration, and ask for all that there is to know of it."""
+    """Wait for the end of a migration, and request every report about it."""
     ended = _until(lambda: _over(asked.ask("GET", path)), END_SECONDS)
     if ended is None:
         return None
@@ -130,7 +128,7 @@ def _over(answer: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _until(look: Callable[[], Any], seconds: float) -> Any:
-    """Return what a look gives as soon as it gives something; None where it never does."""
+    """Poll until there is a value, and return it; None if there never is one."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if (found := look()) is not None:

@@ -38,4 +38,4 @@ def test_habits_of_one_group_meet_only_at_different_stores() -> None:
     assert not together((("source", "head-403"), ("source", "head-405")))
     assert not together(
         (("source", "redirects"), ("source", "clock-skew"))
-    )  # one is plain HTTP's, one S3's
+    )  # one belongs to plain HTTP, one to S3

@@ -1,5 +1,4 @@
-"""The model itself: what its stores and its judge see of versions, folders, links and
-credentials."""
+"""The model itself: how its stores and its judge treat versions, folders, links and credentials."""
 
 from __future__ import annotations
 
@@ -30,13 +29,13 @@ WHERE = {"accounted", "within", "kept"}
 
 
 def case(**members: object) -> Case:
-    """Return a tree without objects, and with what is given."""
+    """Return a case of a tree without objects, with these members."""
     given = {name: getattr(draw(12), name) for name in Case.__dataclass_fields__}
     return Case(**{**given, "tree": True, "objects": (), "before": (), "served": False, **members})  # type: ignore[arg-type]
 
 
 def broken(source: Store, destination: Store, **members: object) -> list[str]:
-    """Return what the judge says of these stores."""
+    """Return the rules that the judge finds broken at these stores."""
     secrets = {"source": "ONE", "destination": "TWO", "link": "THREE"}
     rows, stage = members.pop("rows", {}), members.pop("stage", "partial")
     played = Played(
@@ -299,7 +298,7 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
         reported = {f"row {number}": FAILED for number in range(rows)}
         reported["/lead.txt"] = FAILED
         said = [text for text in broken(source, destination, rows=reported) if "rows" in text]
-    assert bool(said) is (rows < 2)  # two are left besides the marker, which is none
+    assert bool(said) is (rows < 2)  # two are left besides the marker, which does not count
     assert MARKER not in "".join(said)
 
 

@@ -1,5 +1,5 @@
-"""Thirty seeds between lying stores in each run of the tests, ten dozen as a campaign; `make
-torture` plays more."""
+"""Thirty seeds between lying stores in each run of the tests, 120 as a campaign; `make torture`
+plays more."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ from tests.torture.served import VERBS, serve
 Store = Liar | FolderLiar
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
 OLDER, OLD, NEWER = 1_690_000_000.0, 1_700_000_000.0, 1_750_000_000.0
-"""When an object that replaces one of the source was made, when the source's objects were, and when
-those that lie at the destination were."""
+"""The times of an object that replaces one of the source, of the source's objects, and of prior
+objects at the destination."""
 COMMAND_SECONDS = 150.0
 """Seconds after which a command counts as hung."""
 TOLD = 3
@@ -43,10 +43,10 @@ TOLD = 3
 FORMATS = ("table", "jsonl", "csv", "html")
 ROLES = ("source", "destination")
 BUSY = ("busy-503", "busy-429", "error-500")
-"""Habits by which each request for an object may fail first, one after the other: seven of them by
-WebDAV, after which up to 31 seconds are waited."""
+"""Habits that may fail the first requests of an object, one after the other: seven of them on
+WebDAV lead to waits of up to 31 seconds."""
 SLOW = ("hangs", "hangs-always", "head-hangs")
-"""Habits that want short waits."""
+"""Habits that need short waits."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class Row:
 
 @dataclass(kw_only=True)
 class Played:
-    """What came of a case."""
+    """The records of a played case."""
 
     case: Case
     source: Store
     destination: Store
     secrets: dict[str, str]
-    """What is secret, by whose it is."""
+    """The secrets, by their owner."""
     runs: list[Ended] = field(default_factory=list)
     reported: list[Ended] = field(default_factory=list)
-    """The commands that say what has become of it."""
+    """The commands that report the result."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
     begun: list[tuple[int, str]] = field(default_factory=list)
@@ -81,15 +81,15 @@ class Played:
     replaced: int | None = None
     """The number of migrations before an object of the source was replaced."""
     abandoned: bool = False
-    """Whether an earlier migration is neither over nor resumed: it knows of what it left."""
+    """Whether an earlier migration is neither over nor resumed: it knows its leftovers."""
     over: bool = False
-    """Whether every migration is over and well: then its ledger keeps no secret of it."""
+    """Whether every migration has succeeded: then the ledger keeps no secret of them."""
     uploads: frozenset[str] = frozenset()
-    """The uploads in parts that the ledger knows of."""
+    """The multipart uploads that the ledger knows."""
     earlier: list[Row] = field(default_factory=list)
-    """The transfers of the migrations before the last one, which can be looked at as well."""
+    """The transfers of the migrations before the last one, whose records may be read as well."""
     leaks: list[tuple[str, str]] = field(default_factory=list)
-    """Secrets, and where they stand."""
+    """Secrets, and the places where they are stored."""
 
     @property
     def last(self) -> Ended:
@@ -103,11 +103,11 @@ class Played:
 
     @property
     def output(self) -> str:
-        """All that was said."""
+        """The output of all commands."""
         return "".join(run.out + run.err for run in self.runs)
 
     def name(self, row: str) -> str:
-        """Return the name at the stores that a row of the ledger speaks of."""
+        """Return the name at the stores that a row of the ledger refers to."""
         return row or self.case.objects[0][0]
 
 
@@ -153,7 +153,7 @@ def _store(case: Case, role: str, secret: str, folder: Path) -> Store:
 
 
 def _meet(source: Store, destination: Store, password: str) -> None:
-    """Let both stores know of each other what their habits want to know."""
+    """Give both stores the facts about each other that their habits need."""
     if isinstance(source, Liar):
         source.password = password
         source.elsewhere = (
@@ -164,7 +164,7 @@ def _meet(source: Store, destination: Store, password: str) -> None:
 
 
 def content(seed: int, name: str, size: int) -> bytes:
-    """Return the bytes of a source's object: no two names or seeds have the same."""
+    """Return the bytes of a source's object: unique for each name and seed."""
     return Random(f"{seed} {name}").randbytes(size)
 
 
@@ -233,7 +233,7 @@ def _kind(case: Case, role: str) -> str:
 
 
 def _configure(folder: Path, source: Store, destination: Store, secrets: Mapping[str, str]) -> None:
-    """Write relay.toml, which names both stores, and the files of headers for those that are named
+    """Write relay.toml, which names both stores, and the files of headers for stores that are named
     by URL."""
     text = ""
     for role, store in (("source", source), ("destination", destination)):
@@ -286,7 +286,7 @@ def _places(case: Case, played: Played) -> list[str]:
 
 
 def _order(case: Case, step: Step, played: Played) -> dict[str, Any]:
-    """Return the request to a server that asks for the same as the command line."""
+    """Return the request to a server that is equivalent to the command line."""
     if_exists, verify = case.options(step)
     order: dict[str, Any] = {"recursive": case.tree, "verify": verify}
     return order | ({"if_exists": if_exists} if if_exists else {}) | _ends(case, played)
@@ -304,7 +304,7 @@ def _ends(case: Case, played: Played) -> dict[str, Any]:
 
 
 def _secret(played: Played, role: str) -> str:
-    """Return the secret that a store takes by now."""
+    """Return the secret that a store currently accepts."""
     return played.secrets.get(f"fresh {role}", played.secrets[role])
 
 
@@ -316,7 +316,7 @@ def _played(
     folder: Path,
     environment: Mapping[str, str],
 ) -> bool:
-    """Play one step; False where no other makes sense."""
+    """Play one step; False if further steps make no sense."""
     if step.kind == "grow":
         _put(played.source, "grown.txt", content(case.seed, "grown.txt", 30), "source", OLD)
         _look(played)
@@ -353,8 +353,8 @@ def _played(
 
 
 def _replace(case: Case, played: Played, folder: Path) -> None:
-    """Put another object of the same size, and of an older date, in the place of the source's first
-    one, if that is there."""
+    """Replace the source's first object, if it exists, by another of the same size and an older
+    date."""
     name, size = case.objects[0]
     if played.source.shelf.get(name) is None:
         return
@@ -392,7 +392,7 @@ def _tell(played: Played, zygote: Zygote, folder: Path, environment: Mapping[str
 
 
 def _state(folder: Path) -> str:
-    """Return how the migration stands, or nothing where there is none."""
+    """Return the state of the migration, or nothing if none exists."""
     with closing(sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)) as ledger:
         found = ledger.execute(
             "select state from migrations order by number desc limit 1"
@@ -400,7 +400,7 @@ def _state(folder: Path) -> str:
     return found[0] if found else ""
 
 
-# -- what is kept
+# -- the stored records
 
 
 def _read_ledger(played: Played, path: Path) -> None:
@@ -414,7 +414,7 @@ def _read_ledger(played: Played, path: Path) -> None:
             played.migration = {
                 **found,
                 "error": None,
-            }  # of a listing that was tried again, and is over
+            }  # from a listing that was retried and is over
         receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
         for row in ledger.execute("select * from transfers"):
             error = json.loads(row["error"]) if row["error"] else {}
@@ -447,8 +447,8 @@ def _read_ledger(played: Played, path: Path) -> None:
 
 
 def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
-    """Return the secrets that stand where none may: in the output, and in the ledger of finished
-    migrations."""
+    """Return the secrets that are stored where none may be: in the output, and in the ledger of
+    finished migrations."""
     found = []
     for path in sorted(folder.iterdir()):
         ledger = path.name.startswith("ledger")
@@ -463,7 +463,7 @@ def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
 
 
 def empty_ledger(zygote: Zygote, folder: Path) -> Path:
-    """Make a ledger with nothing in it, which each case gets a copy of."""
+    """Make an empty ledger, of which each case gets a copy."""
     environment = {
         "HOME": str(folder),
         "PATH": "/usr/bin:/bin",

@@ -93,7 +93,7 @@ def begin(order: dict[str, Any], children: dict[int, int], own: tuple[int, int])
 
 
 def reap(children: dict[int, int]) -> None:
-    """Tell how those ended that have."""
+    """Report how the ended children ended."""
     while children:
         pid, status = _waitpid(-1, os.WNOHANG)
         if not pid:
