@@ -1,5 +1,4 @@
-"""A scripted S3: one bucket, with one object, that does as it should but for what a test wrote
-down."""
+"""A scripted S3: one bucket with one object, correct except for the answers that a test sets."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from tests.scripted import Peer, Talk
 
 PART = 5 << 20
 SIZE = PART + 1000
-"""Two parts."""
+"""The size of an object of two parts."""
 IN_PARTS = replace(QUICK, parted_bytes=PART, part_bytes=PART, parts_in_flight=1)
-"""The limits of a test whose objects of two parts go in parts, one after the other."""
+"""Limits under which an object of two parts is a multipart upload, one part after the other."""
 
 
 def document(name: str, *members: tuple[str, str]) -> bytes:
@@ -63,12 +62,12 @@ Scripted = bytes | Callable[[Talk], None]
 
 @dataclass
 class Bucket:
-    """A bucket; `answers` are what each operation answers first, one after the other, before it
-    does as it should.
+    """A bucket; `answers` are the first answers of each operation, in order, before it behaves
+    correctly.
 
-    One that is empty is none: the work is done, and the connection closed; one that is a function
-    plays the answer after the work is done. An old one knows neither checksums behind the bytes nor
-    those of a whole; one that is `blind` stores their coding with the bytes."""
+    An empty one does the work and closes the connection; a function sends the
+    answer after the work is done. An `old` bucket knows neither checksums behind the bytes nor
+    those of a whole object; a `blind` one stores their coding with the bytes."""
 
     answers: dict[str, list[Scripted]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -76,22 +75,22 @@ class Bucket:
     old: bool = False
     blind: bool = False
     refuses: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Names of fields, and what an upload with one is answered."""
+    """Names of fields, and the answer to an upload that has one."""
     tags: bool = True
-    """An old one's entity tags are the MD5 of what came."""
+    """The entity tags of an old one are the MD5 of the body."""
     sums: bool = False
-    """It tells the checksum of what it has."""
+    """It reports the checksum of the stored object."""
     mangle: Callable[[bytes], bytes] = bytes
-    """What becomes of the bytes when they are stored."""
+    """Changes the bytes when they are stored."""
     order: Callable[[list[int]], list[int]] = sorted
-    """In which order the parts become one."""
+    """The order in which the parts are assembled."""
     fields: tuple[str, ...] = ()
-    """What every answer to HEAD and GET says besides."""
+    """Further fields of every answer to HEAD and GET."""
     parts: dict[int, bytes] = field(default_factory=dict)
     whole: bytes | None = None
     tag: str = "whole-2"
     changed: str | None = None
-    """When the last upload was stored, as its Last-Modified says it; None: it says nothing."""
+    """The Last-Modified of the last upload; None leaves the field out."""
 
     def __call__(self, talk: Talk) -> None:
         for request, body in asked(talk):
@@ -200,7 +199,7 @@ class Bucket:
 
 
 def patient(engine: Engine, seconds: float = 10) -> Engine:
-    """Try again for some seconds: few where all tries are to fail."""
+    """Retry for some seconds; for less time where every attempt is to fail."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": seconds})
     return engine
 

@@ -1,5 +1,5 @@
-"""Scripted clouds for the fault tests: a source of one object, and a destination that keeps what
-came whole."""
+"""Scripted clouds for the fault tests: a source of one object, and a destination that keeps whole
+uploads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GET_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(
 
 @dataclass
 class Cloud:
-    """What a script saw and keeps: the heads of requests, the whole objects, and how many bytes of
-    broken ones."""
+    """The records of a script: heads of requests, whole objects, and the number of bytes of broken
+    ones."""
 
     heads: list[bytes] = field(default_factory=list)
     objects: dict[bytes, bytes] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Cloud:
 
     @property
     def methods(self) -> list[bytes]:
-        """The methods in the order in which they came."""
+        """The methods of the requests, in order."""
         return [head.split(b" ", 1)[0] for head in self.heads]
 
 
@@ -57,15 +57,15 @@ def sending(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None
 
 
 TAGGED = b'HTTP/1.1 201 Created\r\nETag: "ours"\r\nContent-Length: 0\r\n\r\n'
-"""An answer to an upload that says what the object is called: only what is known to be ours is
-deleted."""
+"""An answer to an upload that names the stored object: relay deletes only objects that it knows to
+be its own."""
 
 
 def keeping(
     cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 ) -> Script:
-    """A destination: PUT and POST by length or chunked, whole ones are kept; GET, HEAD and DELETE
-    work on them."""
+    """A destination: PUT and POST by length or chunked; it keeps whole uploads; GET, HEAD and
+    DELETE work on them."""
 
     def script(talk: Talk) -> None:
         while request := talk.head():
@@ -87,7 +87,7 @@ def keeping(
 
 
 def looked_at(script: Script) -> Script:
-    """Answer every HEAD with 404 before `script` sees a request: relay looks at a destination
+    """Answer every HEAD with 404 before `script` sees a request: relay inspects a destination
     before it uploads."""
 
     def looking(talk: Talk) -> None:
@@ -119,7 +119,7 @@ def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
 
 
 def asked(talk: Talk) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each request that comes, and its body; ends where an upload breaks off."""
+    """Yield each request and its body; end when an upload breaks off."""
     while request := talk.head():
         if b"100-continue" in request:
             talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -157,14 +157,14 @@ class Versions:
     """A source whose object becomes its next version after `after` answers to GET; the last one
     stays.
 
-    It knows ranges. Where it `heeds` If-Match, another version is a 412; else it is given under its
-    own tag."""
+    It supports ranges. If it `heeds` If-Match, another version is a 412; otherwise it is sent under
+    its own tag."""
 
     versions: list[tuple[str, bytes]]
     after: int = 1
     heeds: bool = True
     tagged: bool = True
-    """Whether the answer to a range says of which version it is."""
+    """Whether the answer to a range names its version."""
     heads: list[bytes] = field(default_factory=list)
     gets: int = 0
 

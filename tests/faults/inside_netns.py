@@ -42,7 +42,7 @@ class Names(DatagramServer):  # type: ignore[misc]
 
 
 def main() -> int:
-    """Make the transfers and print what came of them."""
+    """Run the transfers and print their results."""
     connections = 0
 
     def listener(sock: object, _: object) -> None:
@@ -58,7 +58,7 @@ def main() -> int:
     for name in ZONE:
         for _ in range(
             3
-        ):  # a public answer has no way out of here; one of three questions gets the closed one
+        ):  # a public answer has no route from here; one of three questions gets the closed address
             code = outcome(name, EgressPolicy())
             if code == "egress-denied":
                 break
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def outcome(name: str, policy: EgressPolicy) -> str:
-    """Open an object by a name, and return the code of what that fails with."""
+    """Open an object by a name, and return the code of the error."""
     runner = TransferEngine(Settings(retry_budget=0, connect_seconds=2), policy)
     source = parse_location(f"http://{name.rstrip('.')}/a")
     try:

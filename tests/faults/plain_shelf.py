@@ -1,4 +1,4 @@
-"""A plain HTTP destination of many habits: its answers about an object, the bytes that it keeps,
+"""A plain HTTP destination with many habits: its answers about an object, the bytes that it keeps,
 the fields that it obeys."""
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Shelf:
     """Whether its answer to an upload has the entity tag."""
     heeds: bool = False
     dated: bytes = b""
-    """When each object was written, as it tells; nothing: it tells no dates."""
+    """The modification time of each object, as the server reports it; empty: it reports no
+    dates."""
     cut: int | None = None
     damages: Callable[[bytes], bytes] = lambda data: data
     before: Callable[[Shelf, bytes, bytes], None] = lambda shelf, method, path: None
@@ -40,7 +41,7 @@ class Shelf:
 
     @property
     def methods(self) -> list[bytes]:
-        """The methods in the order in which they came."""
+        """The methods of the requests, in order."""
         return [method for method, _, _ in self.asked]
 
     def __call__(self, talk: Talk) -> None:
@@ -107,7 +108,7 @@ class Shelf:
 
 
 class Meanwhile(Shelf):
-    """Something happens once while a piece is read back: the answer is the piece, as of an open
+    """Do something once while a piece is read back: the answer is the piece, as from an open
     file."""
 
     again: Callable[[], object] | None = None
@@ -125,5 +126,5 @@ class Meanwhile(Shelf):
 
 
 def empty(status: int) -> bytes:
-    """Return an answer of a status that has no text."""
+    """Return an answer of a status that has no body."""
     return b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status

@@ -1,5 +1,4 @@
-"""A scripted S3 of many objects, whose keys are just texts: nothing of a path is ever taken for
-another."""
+"""A scripted S3 of many objects. Its keys are plain texts: it never treats them as paths."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ PREFIX = "/bucket/"
 
 @dataclass
 class Shelf:
-    """The bucket `bucket`. `folds` makes of a key what a store makes of it that keeps objects in a
-    file system."""
+    """The bucket `bucket`. `folds` maps a key to the one that a store on a file system would
+    use."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     folds: Callable[[str], str] = str
     page: int = 1000
     lists: bool = True
-    """Whether who asks may list it."""
+    """Whether its credentials may list it."""
     meanwhile: list[dict[str, bytes]] = field(default_factory=list)
-    """What somebody else writes just before each upload."""
+    """The writes of another writer just before each upload."""
     asked: list[str] = field(default_factory=list)
     """The requests' methods and targets, byte for byte."""
 

@@ -1,5 +1,5 @@
-"""An unclear answer of a store never counts as "nothing there": HEAD is advice, a listing is one
-moment's, GET decides."""
+"""An unclear answer of a store never counts as "absent": HEAD is a hint, a listing is a snapshot,
+GET decides."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_every_answer_to_head_keeps_an_existing_object(
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_another_server_of_the_host_may_lack_head(engine: Engine, if_exists: str) -> None:
-    """Behind one name a proxy has a server for each folder: that of the source answers HEAD, the
-    other does not."""
+    """Behind one name a proxy has a server for each folder: the source's answers HEAD, the other
+    does not."""
 
     def routed(shelf: Shelf, method: bytes, path: bytes) -> None:
         shelf.refused = {b"HEAD": empty(404)} if path.startswith(b"/api/") else {}
@@ -97,7 +97,7 @@ PAGE = b"<html><title>Log in</title></html>"
 
 
 def gate(talk: Talk) -> None:
-    """Lead everybody to a login page, as a proxy before a store does where credentials have
+    """Redirect every request to a login page, as a proxy before a store does when credentials have
     expired."""
     while head := talk.head():
         method, path = head.split(b" ", 2)[:2]
@@ -167,7 +167,7 @@ def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
 
 
 def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:
-    """Of an honest server no byte of an absent object is requested, except before its first
+    """Relay requests no byte of an absent object from an honest server, except before its first
     answer."""
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:
@@ -226,7 +226,7 @@ def test_a_web_server_that_lists_nothing_is_not_an_empty_one(
 
 
 class Negotiates(Shelf):
-    """Takes `/a.txt` for `/a`, where there is no `/a`: Apache with MultiViews."""
+    """Serves `/a.txt` for `/a` if `/a` does not exist: Apache with MultiViews."""
 
     def _variant(self, path: bytes) -> bytes:
         starts = (one for one in self.objects if one.startswith(path + b"."))
@@ -276,7 +276,7 @@ def test_another_object_appearing_during_the_upload_is_named(engine: Engine) -> 
 
 
 class Cache(Shelf):
-    """A shelf behind a cache that ignores `no-cache`, and has `kept` answers of an hour ago."""
+    """A shelf behind a cache that ignores `no-cache`, and has `kept` answers from an hour ago."""
 
     kept: bytes | None = None
     age: int = 3600

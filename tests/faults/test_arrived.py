@@ -25,8 +25,8 @@ NAME = b"/to/000"
 def inspected(
     engine: Engine, ledger: Ledger, destination: Location, state: str = "verified"
 ) -> tuple[int, int]:
-    """Let one object of 5 bytes arrive; return how many are gone by now, and of how many nobody can
-    tell."""
+    """Let one object of 5 bytes arrive; return the number of objects now gone, and of those in an
+    unknown state."""
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     ledger.settle(
@@ -129,7 +129,7 @@ def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: L
 
 
 def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:
-    """Not once for each of the objects; and all pages are looked at."""
+    """The wait happens once and not once per object; every page is inspected."""
     id = tree(ledger, *(5 for _ in range(1500)))
     ledger.settle([verified(claim) for claim in ledger.claim(1500)])
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:

@@ -142,7 +142,7 @@ def test_f76_a_worker_lists_a_lost_page_again(
 def test_f67_a_bug_after_the_upload_leaves_a_note(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later migration does not take what was sent for an existing object."""
+    """A later migration does not mistake our upload for an existing object."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), egress_allow="127.0.0.1"))
     (tmp_path / "from").write_bytes(DATA)
     cloud = Cloud()
@@ -192,8 +192,8 @@ def test_f67_an_exit_at_the_commit_hands_back_once(
 def test_f62_a_lost_lease_never_completes_the_object(
     ledger: Ledger, tmp_path: Path, engine: Engine, spliced: list[int], verify: str
 ) -> None:
-    """Also where the bytes go by inside the kernel: the last of them are kept back until the ledger
-    has been asked."""
+    """This also holds if the kernel moves the bytes: the last of them are held back until the
+    ledger has been asked."""
     cloud, half, gone = Cloud(), len(CLOUD_DATA) // 2, threading.Event()
 
     def get(talk: Talk, _: bytes) -> None:
@@ -231,7 +231,7 @@ def test_f62_a_lost_lease_never_completes_the_object(
 def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
     ledger: Ledger, tmp_path: Path, engine: Engine
 ) -> None:
-    """The piece looks like its own, and the server ignores the precondition of DELETE."""
+    """The piece looks like the worker's own, and the server ignores the precondition of DELETE."""
     half, gone, shelf = len(CLOUD_DATA) // 2, threading.Event(), Meanwhile()
 
     def get(talk: Talk, _: bytes) -> None:
@@ -274,7 +274,7 @@ def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: En
 
 
 def failure(run: Callable[[], object]) -> RelayError | None:
-    """Return what it raises."""
+    """Return the exception that it raises."""
     try:
         run()
     except RelayError as error:
@@ -334,7 +334,7 @@ def test_f76_a_poll_without_an_answer_happens_once(
 def test_a_new_worker_claims_only_for_its_slots(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tree of few and large objects is not the first one's alone."""
+    """A tree of few large objects is shared with a second worker."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 20)
     gate, begun, publish = Event(), Event(), LocalStore.publish
@@ -382,7 +382,8 @@ def test_a_round_of_claims_loads_its_migration_once(
 def test_f61_the_lease_is_kept_until_running_transfers_end(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What runs takes longer to stop than the lease holds: here until it was put off once more."""
+    """Running transfers take longer to stop than the lease lasts: at least until its next
+    renewal."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
@@ -414,12 +415,12 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
 
 @dataclass(eq=False)
 class Turns:
-    """How often a runner has asked the ledger."""
+    """Count the polls of a worker."""
 
     count: int = 0
 
     def more(self, worker: Worker, count: int) -> None:
-        """Wait until it has asked that often again."""
+        """Wait until it has polled that often again."""
         until = self.count + count
         while self.count < until:
             worker.wake()
@@ -428,7 +429,7 @@ class Turns:
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
-    """Count the turns of every runner."""
+    """Count the polls of every worker."""
     found, turn = Turns(), Ledger.settle_and_claim
 
     def counting(*args: Any, **options: Any) -> Any:
@@ -442,7 +443,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 def test_f81_a_suspect_waits_while_parts_of_others_move(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Turns
 ) -> None:
-    """It is claimed beside nothing; and while it runs nothing is shared in."""
+    """The suspect is claimed alone; while it runs, the worker helps with no parts."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 2)
     sharing, enough, begun, gate = Event(), Event(), Event(), Event()
@@ -514,12 +515,12 @@ def both(ledger: Ledger) -> list[Claim]:
 
 
 def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Path) -> None:
-    """A process that was stopped, and taken for gone, may claim before it enters itself again: the
+    """A process that was stopped and presumed dead may claim before it registers itself again: the
     same object too."""
     cloud, goes_on = Cloud(), threading.Event()
     runner = TransferEngine(
         Settings(egress_allow="127.0.0.1")
-    )  # whose patience is longer than a lease is looked at
+    )  # its budget exceeds a lease, so its transfers are inspected
 
     def get(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, CLOUD_DATA[:10])
@@ -539,11 +540,11 @@ def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Pa
             assert ledger.renew(-1)
             assert other.reclaim() == 1
             while first in [active.claim for active in worker.active.values()]:
-                gevent.sleep(0.01)  # it is claimed once more, and begins
+                gevent.sleep(0.01)  # the object is claimed again and starts
             while ledger.page(id)[0].state == "running" and not ledger.database.run(
                 lambda c: c.execute(select(runners)).all(), write=False
             ):
-                gevent.sleep(0.01)  # until it has entered itself again
+                gevent.sleep(0.01)  # until it has registered itself again
             goes_on.set()
             working.get()
         other.close()

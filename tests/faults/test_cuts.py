@@ -19,8 +19,8 @@ CHUNKED = (
 
 
 def cutting_after(count: int) -> Script:
-    """A destination that hangs up once it has read `count` bytes of an upload. What looks at it
-    first finds nothing."""
+    """A destination that hangs up once it has read `count` bytes of an upload. Inspections before
+    it find nothing."""
 
     def script(talk: Talk) -> None:
         while talk.peek(4) == b"HEAD":

@@ -35,7 +35,9 @@ from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA, TAGGED, Cloud, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
-BIG = DATA * 40  # 12 MB: more than socket buffers take, so that an early answer finds us sending
+BIG = (
+    DATA * 40
+)  # 12 MB: more than socket buffers hold, so that an early answer arrives while we send
 BIG_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(BIG)
 CRC = base64.b64encode(checksums.crc32c(BIG).to_bytes(4, "big"))
 
@@ -74,7 +76,7 @@ def fails(
     *scripts: Script,
     **options: object,
 ) -> RelayError:
-    """Assert that the transfer fails so, on the destination's side."""
+    """Assert that the transfer fails with this error, on the destination's side."""
     with pytest.raises(kind) as caught:
         engine.migrate(pair.source.url("/a"), pair.start(*scripts).url("/b"), **options)
     assert caught.value.side == "destination"
@@ -222,7 +224,7 @@ def test_f35_f36_a_wrong_object_is_found_and_deleted(engine: Engine, pair: Pair,
 def test_f45_an_object_of_unknown_writer_is_left_and_named(
     engine: Engine, pair: Pair, kind: str
 ) -> None:
-    """The answer to the upload had no entity tag: the object there now may be another writer's."""
+    """The answer to the upload had no entity tag: the current object may be another writer's."""
     cloud = Cloud()
     error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind, tagged=False))
     assert b"/b" in cloud.objects
@@ -299,7 +301,7 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
 def test_an_upload_that_was_not_stored_deletes_no_older_object(
     engine: Engine, pair: Pair, theirs: bytes, policy: str
 ) -> None:
-    """The server says yes, calls what it has v1 as it did before, and still has it."""
+    """The server acknowledges the upload, and still names and has the old object."""
     asked: list[bytes] = []
 
     def script(talk: Talk) -> None:
@@ -443,7 +445,7 @@ def test_a_passing_failure_is_retryable(engine: Engine, pair: Pair, status: int)
 
 
 def digesting(cloud: Cloud, value: bytes) -> Script:
-    """Answer uploads with a Repr-Digest, and nothing else: the object can't be looked at."""
+    """Answer uploads with a Repr-Digest, and nothing else: the object cannot be inspected."""
     reply = (
         b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nRepr-Digest: crc32c=:" + value + b":\r\n\r\n"
     )
@@ -521,8 +523,8 @@ def test_if_exists_where_the_destination_can_be_inspected(
 def test_if_exists_by_precondition_alone(
     engine: Engine, pair: Pair, policy: str, state: State | None
 ) -> None:
-    """HEAD tells nothing, GET that nothing is there, and somebody was faster: from then on theirs
-    is."""
+    """HEAD is useless, GET reports an absent object, and another writer is faster: from then on
+    their object exists."""
     heads: list[bytes] = []
 
     def script(talk: Talk) -> None:

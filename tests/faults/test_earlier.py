@@ -1,5 +1,5 @@
-"""An object that an earlier migration between the same places sent and did not prove is never what
-was there before."""
+"""An unproved object that an earlier migration between the same places sent is never a prior
+object."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from tests.faults.test_ours import THEIRS, bucket, claimed, flipped, hurried, pl
 from tests.scripted import Peer
 
 WRITTEN, LATER = (formatdate(time.time() + more, usegmt=True).encode() for more in (0, 3600))
-"""When the destination wrote, as it tells: after the source's files."""
+"""The time at which the destination wrote, by its own report: after the source's files."""
 BAD = flipped(DATA)
 
 
 class Commands:
-    """Migrations of one file, or of the tree that it is in, one after the other, in one ledger."""
+    """Migrations of one file, or of its tree, one after the other, in one ledger."""
 
     def __init__(self, engine: Engine, ledger: Ledger, folder: Path, there: str) -> None:
         self._engine, self._ledger, self._folder, self._there = engine, ledger, folder, there
         self.states: list[str] = []
 
     def migrate(self, verify: str, wish: str, tree: bool = True, **options: Any) -> str:
-        """Accept a migration, and work it to its end; return how its object ended."""
+        """Accept a migration, and work it to its end; return the end of its object."""
         name = "" if tree else "a"
         places = f"file://{self._folder}/{name}", f"{self._there}/{name}"
         order = MigrationRequest(
@@ -58,7 +58,7 @@ class Commands:
 
 @pytest.fixture
 def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
-    """Return what makes Commands, by where they go."""
+    """Return the factory of Commands for each kind of destination."""
     folder = plant(tmp_path)
     engine.runner.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
     return lambda there: Commands(engine, ledger, folder, there)
@@ -70,7 +70,7 @@ def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
 def test_the_next_migration_judges_an_unverified_object(
     commands: Any, wish: str, tells: str, tree: bool
 ) -> None:
-    """What is there is as long, and not older, and damaged."""
+    """The object there is equally long, newer, and damaged."""
     shelf = Shelf(
         damages=flipped, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN
     )
@@ -82,7 +82,7 @@ def test_the_next_migration_judges_an_unverified_object(
         assert made.migrate("size", wish, tree) == "unverified"
         assert shelf.methods.count(b"PUT") == 1
         made.migrate("auto", wish, tree)
-    replaced = wish == "changed" or tells != "dates"  # else nothing tells whose it is
+    replaced = wish == "changed" or tells != "dates"  # otherwise its origin is unknown
     assert made.states[-1] == ("verified" if replaced else "failed")
     assert shelf.objects == {b"/to/a": DATA if replaced else BAD}
 
@@ -101,7 +101,7 @@ def test_an_unverified_object_is_proved_and_not_resent(commands: Any, wish: str)
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
 def test_a_repeated_unverified_request_stays_unverified(commands: Any, wish: str) -> None:
-    """There it is another migration each time."""
+    """Each command is another migration."""
     shelf = Shelf(damages=flipped, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
@@ -122,7 +122,7 @@ def test_a_damaged_leftover_is_not_a_prior_object(commands: Any, wish: str) -> N
 def test_a_file_that_was_left_unverified_is_not_skipped(
     commands: Any, tmp_path: Path, verify: str, wish: str
 ) -> None:
-    """A file has its name only once it is whole: only an unverified one may be damaged there."""
+    """A file gets its name only once it is whole: only an unverified one may be damaged there."""
     made, there = commands(f"file://{tmp_path}/to"), tmp_path / "to" / "a"
     assert made.migrate("size", "changed") == "unverified"
     written = there.stat()
@@ -133,7 +133,7 @@ def test_a_file_that_was_left_unverified_is_not_skipped(
         assert (made.states[-1], there.read_bytes()) == ("unverified", BAD)
     elif wish == "changed":
         assert (made.states[-1], there.read_bytes()) == ("verified", DATA)
-    else:  # its tag is another one by now: somebody wrote to it
+    else:  # its new tag shows that another writer has replaced it
         assert (made.states[-1], there.read_bytes()) == ("failed", BAD)
 
 
@@ -165,8 +165,8 @@ def test_a_leftover_of_a_killed_process_is_not_a_prior_object(
 
 
 class Late(Bucket):
-    """A bucket that damages what it takes, tells that in its answer, and shows what is new only at
-    the third look."""
+    """A bucket that damages uploads, reports the digest of the damaged bytes, and shows a new
+    object only at the third inspection."""
 
     looks = 0
 
@@ -187,7 +187,7 @@ def test_a_damaged_object_that_shows_late_is_removed(tmp_path: Path) -> None:
     assert shelf.objects == {}
 
 
-# -- what is not ours
+# -- objects of other writers
 
 
 def test_an_object_that_arrived_since_is_a_prior_object(commands: Any) -> None:
@@ -205,7 +205,7 @@ def test_an_object_that_arrived_since_is_a_prior_object(commands: Any) -> None:
 
 @pytest.mark.parametrize("tagged", [True, False])
 def test_an_object_over_an_unverified_one_is_left_alone(commands: Any, tagged: bool) -> None:
-    """And it is skipped, where the destination tells it from what was left."""
+    """It is skipped if the destination distinguishes it from our leftover."""
     shelf = Shelf(dated=WRITTEN, tagged=tagged)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))

@@ -1,5 +1,5 @@
-"""A store that says back what it was sent: no message repeats a secret, in whatever part of an
-answer it stands."""
+"""A store that repeats what it was sent: no message repeats a secret from any part of its
+answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXTS = [
 
 
 def reported(text: str) -> list[bytes]:
-    """Return answers that say this text in all the ways in which a store may."""
+    """Return answers that repeat this text in every part of a response."""
     error = document("Error", ("Code", "AccessDenied"), ("Message", text))
     return [
         reply(403, text.encode(), "Content-Type: text/plain"),

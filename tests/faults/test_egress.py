@@ -1,4 +1,5 @@
-"""At the dialer: a closed address is never connected to, whatever a name resolves to, and when.
+"""At the dialer: relay never connects to a closed address, whatever a name resolves to, and at any
+time.
 
 Most rows use a socket class that records instead of connecting. The last ones use a real resolver
 and real sockets in a network namespace that has only loopback, so that a hole would be a failed
@@ -57,7 +58,7 @@ def numeric(hosts: Sequence[str]) -> list[str]:
 
 
 class Recorder:
-    """Stands in for a socket: writes down where it was to connect, and refuses."""
+    """Stands in for a socket: records the address that it is to connect to, and refuses."""
 
     connected: list[str] = []
 
@@ -76,15 +77,15 @@ class Recorder:
         raise ConnectionRefusedError(111, "recorded")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
 
 Answers = dict[str, list[Sequence[str]]]
 
 
 class Resolver:
-    """Gives each name its scripted answers, one after the other; the last one repeats. Addresses
-    are themselves."""
+    """Gives each name its scripted answers, in order; the last one repeats. Addresses resolve to
+    themselves."""
 
     def __init__(self, answers: Answers) -> None:
         self.answers, self.asked = answers, 0
@@ -157,7 +158,7 @@ def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], address: str) 
 
 @pytest.mark.parametrize("host", CLOSED)
 def test_b37_as_the_target_of_a_redirect(engine: Engine, host: str) -> None:
-    # The first hop is open on its own port only; all else of loopback is as closed as ever.
+    # The first hop is open on its own port only; the rest of loopback stays closed.
     def redirect(talk: Talk, _: bytes) -> None:
         talk.send(
             b"HTTP/1.1 302 Found\r\nLocation: http://%s/x\r\nContent-Length: 0\r\n\r\n"

@@ -1,9 +1,9 @@
 """An Explosion at every stage of a transfer: the same exception arrives, and nothing is left
 behind.
 
-The stages are the calls that one transfer makes, in their order; each is made to raise in turn,
-before and after it did its work. What is raised is an Exception, a BaseException of ours,
-`gevent.Timeout`, and a kill."""
+The stages are the calls that one transfer makes, in their order; each raises in turn, before and
+after it did its work. The exceptions are an Exception, a BaseException of ours, `gevent.Timeout`,
+and a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Explosion(Exception):
 
 
 class Burst(BaseException):
-    """Marker that `except Exception` does not see."""
+    """Marker that `except Exception` does not catch."""
 
 
 STAGES: dict[str, tuple[Any, str]] = {
@@ -84,8 +84,8 @@ WAYS: tuple[tuple[type[BaseException], int, bool], ...] = (
 work."""
 
 GIVES = frozenset({"connect", "pool take", "respond", "get", "open"})
-"""Stages that give somebody something to close: only their caller can, so they explode before, not
-after."""
+"""Stages that return something to close: only their caller can close it, so they explode before,
+not after."""
 
 
 def exploding(
@@ -107,15 +107,15 @@ def exploding(
 
 
 def greenlets() -> int:
-    """Count the greenlets that are alive."""
+    """Count the living greenlets."""
     gc.collect()
     return sum(isinstance(o, greenlet.greenlet) and not o.dead for o in gc.get_objects())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects() -> None:
-    """Let the collector look at none of the objects of all that is imported: each test looks
-    through the others."""
+    """Freeze the imported objects, so that the collector skips them: each test searches all
+    others."""
     gc.collect()
     gc.freeze()
 
@@ -163,8 +163,8 @@ def test_an_explosion_leaves_nothing_behind(
 
 
 def applies(stage: str, verify: str, tls: bool) -> bool:
-    """Say if such a transfer must come by this stage (it may come by others, as its reads happen to
-    fall)."""
+    """Return true if such a transfer must pass this stage (it may pass others, depending on its
+    reads)."""
     spliced = verify == "size" and not tls
     table = {
         "handshake": tls,
@@ -220,7 +220,7 @@ def test_a_cancel_is_seen_within_about_a_second(engine: Engine) -> None:
 
 
 def failure(engine: Engine, source: str, destination: str) -> BaseException | None:
-    """Return what a transfer fails with: a greenlet's own failure would go to the hub's log."""
+    """Return the exception of a transfer: a greenlet's own failure would go to the hub's log."""
     try:
         engine.migrate(source, destination)
     except RelayError as error:

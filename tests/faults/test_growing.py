@@ -1,5 +1,5 @@
-"""An upload in parts of an object of unknown length, and its row in the ledger: who sees which of
-them, and when."""
+"""A multipart upload of an object of unknown length, and its row in the ledger: which of them
+exists, and when."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.faults.buckets import IN_PARTS, PART, Bucket, Scripted, many, patient
 from tests.scripted import Peer, Script, Talk
 
 SIZE = 2 * PART + 1000
-"""Three parts."""
+"""The size of three parts."""
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @dataclass
 class Watched(Bucket):
-    """A bucket that looks at each request what the ledger knows then of uploads: their ids."""
+    """A bucket that records, at each request, the ids of the uploads that the ledger then knows."""
 
     ledger: Path = Path()
     known: list[tuple[str, str | None]] = field(default_factory=list)
@@ -83,7 +83,7 @@ def order(source: Peer) -> MigrationRequest:
 
 
 def moved(ledger: Ledger, runner: TransferEngine, source: Peer) -> str:
-    """Move the object, by a migration of its own; return the id of that."""
+    """Move the object by a migration of its own; return that migration's id."""
     id = ledger.create(order(source).spec(runner.remotes))[0].id
     worked(ledger, runner, id)
     return id
@@ -144,7 +144,7 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
 
 
 def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_path: Path) -> None:
-    """The failure says so, and whoever makes the transfer again does it first."""
+    """The failure reports it, and the next attempt aborts the upload first."""
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
     ways = [growing(SIZE), growing(SIZE, PART + 10)]
     with Peer(many(bucket)) as there, Peer(lambda talk: ways[-1](talk)) as source:
@@ -176,7 +176,7 @@ def _begin_again(peer: Peer) -> None:
 def test_an_object_assembled_before_a_restart_is_ours(
     engine: Engine, if_exists: str, damaged: bool
 ) -> None:
-    """Its answer is lost, and nobody can ask it for a moment."""
+    """The answer is lost, and the server is unreachable for a moment."""
     patient(engine).runner.limits = engine.runner.wire.limits = IN_PARTS
     bucket = Bucket(mangle=(lambda data: b"x" + data[1:]) if damaged else bytes)
     with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:

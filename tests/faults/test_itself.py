@@ -1,5 +1,5 @@
-"""A tree that is moved into itself, where no name says so: links, mounts, and two names of one
-store."""
+"""A tree that is moved into itself, without a name that shows it: links, mounts, and two names of
+one store."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_folder_in_itself_by_a_link_is_refused(
     ],
 )
 def test_a_sibling_folder_is_not_refused(folders: Path, source: str, destination: str) -> None:
-    """Also one that a link in the source leads to: such are not followed."""
+    """Also through a link in the source, which is not followed."""
     located(folders, source, destination)
 
 
@@ -107,8 +107,8 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
     twice: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """FUSE numbers a file by each name that it was asked by, so that no inode tells; what a folder
-    lists does."""
+    """FUSE assigns an inode number to each name under which it was asked for a file; only the
+    listing of a folder shows the identity."""
 
     def there(path: Path) -> bool:
         return any(one.name.lower() == path.name.lower() for one in path.parent.iterdir())
@@ -132,8 +132,7 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
     "destination", ["from/inside/..", "from/inside/../", "link/..", "apart/up"]
 )
 def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: str) -> None:
-    """As `relay migrate b ..` says it: the folder is named as it is, and is not the object
-    itself."""
+    """As in `relay migrate b ..`: the folder is named as it is, and is not the object itself."""
     (folders / "from/inside/b").write_bytes(b"bytes")
     (folders / "apart/up").symlink_to(folders / "from")
     order = MigrationRequest(

@@ -27,7 +27,7 @@ from tests.faults.shelf import Shelf
 from tests.scripted import Peer
 
 KEYS = ("a/b", "a//b", "a///b", "/a/b", "//a", "c//", "ü//日本", "a b//+")
-"""As they lie below the folder that is moved; one is a marker of a folder."""
+"""Keys relative to the folder that is moved; one is a marker of a folder."""
 MOVED = {key: key.encode() for key in KEYS if not key.endswith("/")}
 
 
@@ -68,7 +68,7 @@ def remotes(source: Peer, destination: Peer) -> Remotes:
 
 
 def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str, tuple[str, str]]:
-    """Move a tree; return what became of each object, and why."""
+    """Move a tree; return the state of each object, and the errors."""
     id = ledger.create(order.spec(engine.runner.remotes))[0].id
     with gevent.Timeout(60):
         Worker(ledger, engine.runner, 4, id).run()
@@ -81,7 +81,7 @@ def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str,
 def test_b58_keys_with_empty_segments_move_between_buckets(
     engine: Engine, ledger: Ledger, folder: str
 ) -> None:
-    """From and to every such folder, two objects a page, and none becomes another."""
+    """From and to every such folder, two objects a page; no key turns into another."""
     source = Shelf(
         {folder + key: key.encode() for key in KEYS} | {"elsewhere": b""}
         if folder
@@ -138,14 +138,14 @@ def test_the_treatment_of_slashes_is_determined_once(engine: Engine) -> None:
     assert sum("list-type" in line for line in shelf.asked) == 1
     assert (
         len(shelf.asked) == 6
-    )  # a look before the first, its upload, a look after it, a list; and two uploads
+    )  # an inspection before the first, its upload, an inspection after it, a list; and two uploads
 
 
 @pytest.mark.parametrize("there_before", [True, False])
 def test_b58_a_store_that_folds_slashes_loses_nothing(
     certificates: Certificates, there_before: bool
 ) -> None:
-    """The next one is refused before anything of it is sent."""
+    """The next one is refused before any byte of it is sent."""
     engine = Engine(certificates.ca_file, Limits(settle_seconds=1))
     shelf = Shelf({"a/b": b"precious"} if there_before else {}, folds=folding)
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:

@@ -21,7 +21,7 @@ KILL = "before-publish:1:kill9"
 
 @dataclass
 class Keeping(Dav):
-    """A WebDAV server that lets nobody delete anything, while it `keeps`."""
+    """A WebDAV server that refuses every DELETE while it `keeps`."""
 
     keeps: bool = False
     folders: set[bytes] = field(default_factory=lambda: {b"/", b"/to/"})
@@ -52,8 +52,7 @@ class Killed:
     to: str
 
     def again(self) -> tuple[int, str]:
-        """Give the same command again; return its exit code, and all that it and a report of it
-        say."""
+        """Repeat the command; return its exit code, and its whole output with that of a report."""
         code, out, err = self.terminal.run("migrate", "-r", str(self.folder), self.to)
         return code, out + err + self.terminal.run("report", "1", "--format", "jsonl")[1]
 
@@ -113,7 +112,7 @@ def test_an_object_gone_from_the_source_leaves_nothing(killed: Killed, verb: str
     (killed.folder / "b").write_bytes(b"other")
     code, said = killed.again()
     assert (code in (0, 1), killed.dav.left) == (True, []), said
-    if code == 1:  # it failed after the source was listed again: another listing forgets it
+    if code == 1:  # it failed after the source was listed again: the next listing forgets it
         if verb is not None:
             assert killed.terminal.run(verb, "1")[0] == 0
             killed.again()
@@ -136,7 +135,7 @@ def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str 
 def test_an_unfinished_upload_in_a_versioned_store_is_noted(
     tmp_path: Path,
 ) -> None:
-    """The bucket's owner lets nobody throw an upload away (s3:AbortMultipartUpload)."""
+    """The bucket denies aborting an upload (s3:AbortMultipartUpload)."""
     bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, order=list)
     (tmp_path / "from").write_bytes(b"a" * SIZE)
     with Peer(many(bucket)) as server:

@@ -1,5 +1,5 @@
-"""Folders of this machine: nothing half-written at a name, no other file than the one that was
-meant, no escape."""
+"""Folders of this machine: no partial file at a final name, no file other than the named one, no
+escape."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_f48_a_full_disk_is_reported_and_nothing_left(
     assert [(path.name, path.read_bytes()) for path in small_disk.iterdir()] == [("b", b"old")]
 
 
-# -- what may be named
+# -- names that are allowed
 
 
 def test_a_server_has_no_folders_unless_they_are_allowed(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_server_has_no_folders_unless_they_are_allowed(tmp_path: Path) -> None
             allowed.locate(f"file://{tmp_path}/{outside}", pointer="/source")
         assert (caught.value.status, caught.value.side) == (403, "request")
     with pytest.raises(InvalidURL):
-        allowed.locate(str(tmp_path / "open" / "a"))  # a path alone is for the terminal
+        allowed.locate(str(tmp_path / "open" / "a"))  # a bare path is valid in a terminal only
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_the_terminal_takes_paths(tmp_path: Path) -> None:
     assert (tmp_path / "a.raw").read_bytes() == DATA
 
 
-# -- what is at a destination, and what a folder holds
+# -- entries of a destination, and of a folder
 
 
 def special(path: Path, what: str) -> None:
@@ -287,7 +287,7 @@ def test_an_entry_that_is_not_a_file_is_never_replaced(
     if by == "a link":
         named = tmp_path / "link"
         named.symlink_to(tmp_path / what)
-    elif by == "an open file":  # as /dev/stdout is
+    elif by == "an open file":  # like /dev/stdout
         if what == "socket":
             return
         named = tmp_path / "link"
@@ -295,7 +295,7 @@ def test_an_entry_that_is_not_a_file_is_never_replaced(
         named.symlink_to(f"/proc/self/fd/{descriptor}")
     cloud = Cloud()
     cloud.objects[b"/a"] = b"new"
-    with pytest.raises(InvalidURL, match="pipe"):  # so that nothing is asked of the source
+    with pytest.raises(InvalidURL, match="pipe"):  # so that no request reaches the source
         there(named)
     place = replace(there(tmp_path / "b"), target=str(named))  # type: ignore[type-var]
     with (
@@ -324,7 +324,7 @@ def test_an_overwritten_file_keeps_its_mode_and_owner(
     after = (tmp_path / "b").stat()
     assert (tmp_path / "b").read_bytes() == b"new"
     assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
-    assert stat.S_IMODE(after.st_mode) == mode & 0o777  # other bytes do not run as its owner
+    assert stat.S_IMODE(after.st_mode) == mode & 0o777  # other bytes must not run as its owner
 
 
 def test_a_replaced_private_file_is_never_more_visible(
@@ -449,7 +449,7 @@ def test_a_tree_reports_the_entries_it_left_out(tmp_path: Path) -> None:
     assert "a link to a folder" in run("report", "1").stdout
 
 
-# -- file systems that lack something
+# -- file systems without some feature
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_a_folder_without_links(
     refuse(monkeypatch, os, "link", code)
     if not rename:
         refuse(monkeypatch, local_upload, "_renameat2", errno.EINVAL)
-    if there_is:  # it comes while the bytes move
+    if there_is:  # it changes while the bytes move
         begin = local_upload.finish
 
         def late(*words: object) -> object:
@@ -498,7 +498,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
         close(descriptor)
         if (
             name.endswith(".part") and not threads
-        ):  # as `rclone mount`, which uploads the file only now
+        ):  # like `rclone mount`, which uploads the file only now
             threads.append(this_thread())
             raise OSError(errno.EIO, "it was not uploaded")
 
@@ -561,7 +561,7 @@ def test_a_file_is_inspected_past_the_systems_cache(tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_closed_was_not_read(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    """rclone mount answers EIO to close(2) where the digest of the bytes is wrong."""
+    """rclone mount answers EIO to close(2) if the digest of the bytes is wrong."""
     (tmp_path / "a").write_bytes(b"bytes")
     place, close = local_location(tmp_path / "a", destination=False), os.close
     body = LocalStore(wire, "source", Watchdog(Limits())).get(place).body
@@ -593,7 +593,7 @@ def test_a_deleted_file_that_a_mount_still_shows_is_not_there(
     monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
     assert isinstance(store.head(place), ObjectInfo)
     if not numbered:
-        refuse(monkeypatch, os, "open", errno.EACCES)  # of another user's file
+        refuse(monkeypatch, os, "open", errno.EACCES)  # for another user's file
         assert isinstance(store.head(place), ObjectInfo)
         monkeypatch.undo()
         monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
@@ -605,7 +605,7 @@ def test_a_deleted_file_that_a_mount_still_shows_is_not_there(
 def test_a_change_a_mount_hides_until_the_next_open_is_found(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sshfs answers with the attributes of the last open, for 20 seconds."""
+    """sshfs answers with the attributes of the last open for 20 seconds."""
     kept: dict[int, os.stat_result] = {}
     monkeypatch.setattr(
         local_files, "fresh", lambda file, name="": kept.setdefault(file, os.fstat(file))
@@ -714,7 +714,7 @@ def test_a_failing_disk_is_not_one_without_fsync(
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int) -> None:
-    """Let a function fail as the system does."""
+    """Let a function fail as a system call fails."""
 
     def refused(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -821,8 +821,8 @@ def test_a_hanging_mount_delays_no_other(
     names: tuple[str, ...],
     work: Callable[..., object],
 ) -> None:
-    """Each call of the system that may wait for a server takes a fifth of a second; the hub goes on
-    meanwhile."""
+    """Each system call that may wait for a server takes a fifth of a second; the hub runs other
+    greenlets."""
     (tmp_path / "a").write_bytes(DATA)
     (tmp_path / "b").mkdir()
     store, pause, hung = (
@@ -869,12 +869,12 @@ def test_a_hanging_mount_delays_no_other(
 
 
 def refuse_now(*_: object) -> int:
-    """As preadv2 does with RWF_NOWAIT where the bytes are not in memory."""
+    """Fail as preadv2 does with RWF_NOWAIT if the bytes are not in memory."""
     raise BlockingIOError(errno.EAGAIN, "not now")
 
 
 def put(store: LocalStore, path: Path) -> PutResult:
-    """Store a body that is there already."""
+    """Store a body that is in memory already."""
     body = Body(
         Held(b"new"),
         Framing.LENGTH,
@@ -886,12 +886,12 @@ def put(store: LocalStore, path: Path) -> PutResult:
 
 
 def below(path: Path) -> Location:
-    """Return a place of a server, which opens it below a folder that is allowed."""
+    """Return a place of a server, which opens it below an allowed folder."""
     return local_location(path, destination=False, folders=Folders((path.parent, path)))
 
 
 class Held(FileStream):
-    """Bytes that no file has."""
+    """Bytes without a file."""
 
     def __init__(self, data: bytes) -> None:
         self.side, self.leftover, self.closed = "source", data, False
@@ -901,14 +901,14 @@ class Held(FileStream):
 
 
 def leave(stream: object, reusable: bool) -> None:
-    """Nothing has to be let go."""
+    """Release nothing."""
 
 
 def test_a_write_after_its_transfer_reaches_no_other_file(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A greenlet is killed while a native thread writes for it: the number of its descriptor is
-    another file's soon."""
+    """A greenlet is killed while a native thread writes for it: its descriptor number soon belongs
+    to another file."""
     store, write, begun, ended = (
         LocalStore(wire, "destination", Watchdog(Limits())),
         os.write,
@@ -942,7 +942,7 @@ def test_a_write_after_its_transfer_reaches_no_other_file(
 def test_a_name_the_file_system_refuses_fails_at_once(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, if_exists: str
 ) -> None:
-    """exfat-fuse says of such a name that nothing is there."""
+    """exfat-fuse reports such a name as absent."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
 
     def refuse(*_: object, **__: object) -> None:
@@ -1002,8 +1002,8 @@ def test_a_file_is_the_same_under_another_inode_number(
 def test_a_link_with_a_lost_first_answer_is_ours(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool, code: int
 ) -> None:
-    """As link(2) says of NFS: the server is asked a second time, and answers that the name
-    exists. A mount with `soft` may also answer EIO (nfs(5))."""
+    """As link(2) behaves on NFS: the client asks a second time, and the server answers that the
+    name exists. A mount with `soft` may also answer EIO (nfs(5))."""
     real = os.link
 
     def link(*args: object, **more: object) -> None:

@@ -1,5 +1,5 @@
-"""Links of this machine: none leads out of the folders that a server's operator allowed, also one
-that is made later; and what a link at the destination leads to is what is written."""
+"""Links of this machine: no link leads out of the folders that a server's operator allowed, even
+one made later; and relay writes to the target of a link at the destination."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.ledgers import TREE
 
 @pytest.fixture(params=["openat2", "walk"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Open by the one system call, and as on a kernel that has not got it."""
+    """Open by the one system call, and as on a kernel without it."""
 
     def absent(*_: object) -> int:
         raise OSError(errno.ENOSYS, "not there")
@@ -45,7 +45,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class House:
-    """An allowed folder, another one, and what lies outside of both."""
+    """An allowed folder, another one, and the entries outside both."""
 
     def __init__(self, root: Path) -> None:
         self.open, self.other, self.outside = root / "open", root / "other", root / "outside"
@@ -64,11 +64,11 @@ class House:
 
     @property
     def outer(self) -> dict[str, bytes]:
-        """All that lies outside."""
+        """The content of the folders outside."""
         return {str(path): path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
 
     def at(self, name: str, *, destination: bool = False) -> Location:
-        """Return a place that was allowed once, in any state now."""
+        """Return a place that was allowed once, in any current state."""
         return self.root(destination=destination).below(name, destination=destination)
 
     def root(self, *, destination: bool = False) -> Location:
@@ -199,7 +199,7 @@ def test_a_folder_replaced_before_publication_is_noticed(
 def test_a_link_made_after_the_resolution_is_refused(
     house: House, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a rival that wins the race: the resolved path is a link by the time that it is opened."""
+    """As if a rival won the race: the resolved path is a link when it is opened."""
     link(house.open / "link", house.open / "deep" / "fine")
     resolve = os.path.realpath
 
@@ -361,7 +361,8 @@ def held(folder: Path) -> dict[str, bytes]:
 def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
     engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
 ) -> None:
-    """Neither is it overwritten, nor is a file of its own what has arrived."""
+    """It is not overwritten, and a file with its own content does not count as the arrived
+    object."""
     link(trees / "to" / linked, target)
     before = held(trees)
     with pytest.raises(SameObject, match="into the source"):
@@ -489,7 +490,7 @@ def test_two_links_to_one_folder_part_objects_of_other_names(
 
 
 def test_a_prior_object_is_left_there_for_both(engine: Engine, ledger: Ledger, trees: Path) -> None:
-    """Neither of them was sent, as `skip` asks."""
+    """Neither of them was sent, as `skip` requires."""
     for name in ("a", "b"):
         (trees / "to" / name).unlink(missing_ok=True)
         link(trees / "to" / name, "../apart/a")

@@ -1,5 +1,5 @@
-"""Credentials that can't be had, at first or later: one line of our own, without what a helper or a
-file has in it."""
+"""Credentials that cannot be obtained, at first or later: one line of our own, without text from a
+helper or a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "wJalrXUtnFEMI-THE-SECRET"
 
 @pytest.fixture
 def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file of AWS's settings; nothing of the machine's own is seen."""
+    """Return the file of AWS's settings; the machine's own settings stay hidden."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -95,7 +95,7 @@ def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path)
     assert found.key_id == "k"
     stays.unlink()
     with pytest.raises(ConfigError) as caught:
-        signer.credentials()  # they expire within minutes, so that they are asked for again
+        signer.credentials()  # they expire within minutes, so they are requested again
     assert SECRET not in str(caught.value)
     assert not signer.same_key(Signer(lambda: None, "us-east-1"))
 

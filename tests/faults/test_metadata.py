@@ -1,4 +1,4 @@
-"""Metadata of an object is kept or noted, whatever its length or alphabet, at every store."""
+"""Metadata of an object is kept or noted at every store, in any length and alphabet."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_metadata_a_bucket_can_keep_moves_with_the_object(
     engine: Engine, field: str, size: int
 ) -> None:
     new = Bucket(sums=True)
-    # UTF-8 of a name in the test's own text is what the bucket's answer has on the wire
+    # UTF-8 of a name in the test's own text is on the wire in the bucket's answer
     old = described(field.encode("latin-1").decode("utf-8"), size=size)
     outcome = move(engine, old, new, metadata="strict")
     assert notes(outcome) == ""
@@ -228,8 +228,8 @@ CODED = (
 
 @pytest.mark.parametrize("kind", ["http", "webdav"])
 def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) -> None:
-    """It shows at the destination alone; an unpublished object is never there if all metadata is
-    required."""
+    """Only the destination shows it; an unpublished object never exists at its name if all metadata
+    is required."""
     dav, cloud = Dav(), Cloud()
     with (
         Peer(many(described(*CODED))) as old,

@@ -39,7 +39,7 @@ def through(engine: Engine, source: str, destination: str, size: int = SIZE) -> 
 
 
 def received(destination: Spawned) -> list[bool]:
-    """Return for each upload that the destination saw whether it came whole."""
+    """Return, for each upload that the destination saw, whether it was whole."""
     return [bool(entry["complete"]) for entry in destination.get_json("/_received")]
 
 
@@ -102,14 +102,14 @@ def test_f86_a_black_hole_ends_by_the_clock(
     source, destination = clouds
     destination.clear("/_received")
     cloud = source if side == "source" else destination
-    # In the middle of the payload where this way carries it; where it carries only heads, from the
-    # first byte.
+    # In the middle of the payload if this direction carries it; from the first byte if it carries
+    # only heads.
     carries = {"source": ("down", "both"), "destination": ("up", "both")}[side]
     with Proxy(
         target(cloud), blackhole=direction, blackhole_after=1000 if direction in carries else 0
     ) as proxy:
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
-        with pytest.raises(StoreTimeout) as caught:  # Stalled is one, too
+        with pytest.raises(StoreTimeout) as caught:  # A stalled transfer is retryable, too
             through(engine, *pair, size=20_000_000)
     assert caught.value.side == side
 

@@ -56,7 +56,7 @@ TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "othe
 def test_a_prior_object_is_not_deleted(
     engine: Engine, what: str, patience: int, if_exists: str, age: str
 ) -> None:
-    """Also where nobody has looked at it before, and however often it is tried."""
+    """Even without an inspection before it, and after any number of attempts."""
     shelf = Forgetful(
         whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), reported=TOLD[what]
     )
@@ -80,7 +80,8 @@ def test_an_object_stored_at_last_arrives(engine: Engine, what: str) -> None:
 
 
 def test_the_length_of_the_coding_does_not_prove_ownership(engine: Engine) -> None:
-    """A checksum behind the bytes that is stored with them makes an object of just that length."""
+    """A checksum behind the bytes that is stored with them makes an object of exactly that
+    length."""
     old = bytes(
         len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4
     )

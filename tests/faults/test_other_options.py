@@ -30,8 +30,9 @@ NEW = b"Last-Modified: Thu, 07 Nov 2199 10:00:00 GMT\r\n"
 
 @dataclass
 class Straight(Shelf):
-    """A server that writes straight to the name of an object, of which it gives the age. While it
-    is `held` it keeps the first `piece` bytes of the first upload, says so, and waits."""
+    """A server that writes directly to the final name of an object, and reports the object's age.
+    While it is `held` it keeps the first `piece` bytes of the first upload, signals that, and
+    waits."""
 
     piece: int = 1_000_000
     held: bool = True
@@ -118,7 +119,7 @@ def test_a_piece_of_an_overwrite_is_not_skipped(
 def test_a_piece_is_recognised_by_another_name_of_its_place(
     tmp_path: Path, remote_first: bool
 ) -> None:
-    """By a remote's name, or by its URL."""
+    """By the name of a remote, or by its URL."""
     folder, shelf = plant(tmp_path, DATA), Straight()
     with Peer(shelf) as there:
         config = tmp_path / "relay.toml"
@@ -137,7 +138,8 @@ def test_a_piece_is_recognised_by_another_name_of_its_place(
 @pytest.mark.parametrize("tree", [True, False])
 @pytest.mark.parametrize("again", ["command", "retry"])
 def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, again: str) -> None:
-    """The first has listed its object before the second, which is killed, sends a piece of it."""
+    """The first command has listed its object before the second, which is killed, sends a piece of
+    it."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
         source, place = (
@@ -191,7 +193,7 @@ def test_a_piece_of_an_older_command_stays_known(
 def test_a_resumed_piece_is_newer_than_an_arrived_object(
     tmp_path: Path,
 ) -> None:
-    """By a migration that was accepted later, and did not succeed."""
+    """By a migration that was accepted later and did not succeed."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     for name in "bc":
         (folder / name).symlink_to(folder / name)
@@ -225,7 +227,7 @@ def test_an_unlisted_object_of_a_success_has_not_arrived(tmp_path: Path) -> None
 
 @dataclass
 class Silent(Straight):
-    """Damages what is put, and never answers the first upload."""
+    """Damages uploads, and never answers the first one."""
 
     def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
         self.piece = length_of(request)
@@ -274,7 +276,7 @@ def test_a_damaged_object_is_not_unchanged_to_other_options(
 def test_an_object_of_another_writer_is_skipped_after_a_failure(
     tmp_path: Path,
 ) -> None:
-    """Only of an object of which bytes may have gone something is taken over."""
+    """A migration inherits state only of an object of which bytes may have been sent."""
     shelf = Straight({b"/to/a": b"theirs"}, held=False)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
@@ -312,8 +314,8 @@ def test_a_ledger_with_lost_commits_permits_no_overwrite(
 
 
 def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
-    """The backup is of the moment before the first object was listed; an upload was killed since,
-    on a machine that was not restarted."""
+    """The backup was made before the first object was listed; an upload was killed since, on a
+    machine that was not restarted."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     backup = tmp_path / "backup.db"
     with Peer(shelf) as there:
@@ -333,7 +335,7 @@ def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
-    """An older version, which begins as the object does, or an empty object: the arrived one was
+    """An older version, which begins like the object, or an empty object: the arrived one was
     proved."""
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
     (folder / "b").symlink_to(folder / "b")

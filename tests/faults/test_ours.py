@@ -1,5 +1,5 @@
-"""After our first byte `if_exists` concerns the prior object; and only an object that is known to
-be ours is deleted, replaced, or believed."""
+"""After our first byte `if_exists` concerns the prior object; and relay deletes, replaces or
+believes only an object that it knows to be its own."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def flipped(data: bytes) -> bytes:
 
 
 def hurried(tmp_path: Path) -> Terminal:
-    """A terminal whose patience is short: failures that come each time are the rule here."""
+    """A terminal with a short retry budget: failures that repeat are the rule here."""
     return Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3")
 
 
 def plant(tmp_path: Path, data: bytes = DATA) -> Path:
-    """Write a tree of one file that is older than anything that is written now."""
+    """Write a tree of one file that is older than every later write."""
     folder = tmp_path / "from"
     folder.mkdir()
     (folder / "a").write_bytes(data)
@@ -70,7 +70,7 @@ def plant(tmp_path: Path, data: bytes = DATA) -> Path:
 def test_a_damaged_object_of_ours_is_never_a_prior_object(
     tmp_path: Path, if_exists: str, tells_put: bool
 ) -> None:
-    """The destination damages it, and lets nobody delete it: the same command, said twice, fails
+    """The destination damages the object, and refuses DELETE: the same command, repeated, fails
     twice."""
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tells_put=tells_put)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
@@ -94,7 +94,7 @@ def test_a_damaged_object_of_ours_is_never_a_prior_object(
 def test_a_piece_of_ours_is_resumed(
     tmp_path: Path, if_exists: str, kept: int, deletes: bool
 ) -> None:
-    """A connection breaks, and the server keeps what came."""
+    """A connection breaks, and the server keeps the bytes received."""
     shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
     with Peer(shelf) as there:
         code, reported = hurried(tmp_path).tree(
@@ -133,7 +133,7 @@ def test_unverified_stays_unverified_on_repeat(tmp_path: Path) -> None:
 
 
 def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
-    """Of what is left alone nothing is noted."""
+    """An object that is left alone has no note."""
     shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
@@ -148,7 +148,7 @@ def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
 def test_a_prior_object_of_our_size_is_not_ours(
     tmp_path: Path, ends: str, unproved: str, words: tuple[str, ...]
 ) -> None:
-    """Nothing but its size can be proved, and an attempt before this one ended before anything was
+    """Nothing but its size can be proved, and an earlier attempt ended before anything was
     stored."""
     old = bytes(len(DATA))
     shelf = Shelf({b"/to/a": old}, refused={b"GET": empty(403)} if unproved == "denied" else {})
@@ -225,7 +225,7 @@ def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged:
 def test_a_prior_object_that_shows_is_not_a_mismatch(
     engine: Engine, tells_put: bool, tagged: bool
 ) -> None:
-    """A cache shows the old object for some looks more."""
+    """A cache shows the old object to some further requests."""
     old = bytes(len(DATA))
     shelf, looks = Shelf({b"/a": old}, tells_put=tells_put, tagged=tagged), [4]
 
@@ -277,8 +277,8 @@ def bucket(tmp_path: Path, peer: Peer) -> Terminal:
 def test_an_object_before_our_first_byte_is_not_ours(
     tmp_path: Path, if_exists: str, end: str
 ) -> None:
-    """All was claimed, and nothing sent: so what is there is left alone, and does not damage
-    anything of ours."""
+    """Every object was claimed, and none sent: existing objects are left alone, and damage nothing
+    of ours."""
     shelf, folder = Bucket(), plant(tmp_path)
     (folder / "b").write_bytes(DATA)
     with Peer(shelf) as peer:
@@ -325,7 +325,7 @@ def test_a_prior_object_fails_each_time_under_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_a_leftover_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str) -> None:
-    """It was sent, and not reported: it is ours, and not a prior object."""
+    """It was sent, and not recorded: it is ours, and not a prior object."""
     shelf, folder = Bucket(), plant(tmp_path)
     with Peer(shelf) as peer:
         terminal, words = (
@@ -333,7 +333,7 @@ def test_a_leftover_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str)
             (folder, "s3://bucket/to/", "--if-exists", if_exists),
         )
         terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT="after-put-sent:1:kill9")
-        shelf.objects["to/a"] = DATA  # the server had all of it
+        shelf.objects["to/a"] = DATA  # the server received all of it
         code, reported = terminal.tree(*words)
     assert (code, reported["objects"]) == (0, {"verified": 1})
 
@@ -352,8 +352,7 @@ class Stale(Bucket):
 def test_an_arrived_object_that_is_unlisted_is_still_ours(
     tmp_path: Path, if_exists: str, there: str
 ) -> None:
-    """An object failed, so that the same command lists again; the destination's listing is
-    stale."""
+    """An object failed, so the same command lists again; the destination's listing is stale."""
     shelf, folder = Stale(), plant(tmp_path)
     (folder / "dangling").symlink_to("nowhere")
     with Peer(shelf) as peer:
@@ -377,16 +376,16 @@ def test_an_arrived_object_that_is_unlisted_is_still_ours(
 
 
 class Broken(ClaimJournal):
-    """A ledger that does not answer when it is written down what was there."""
+    """A ledger that does not answer when the prior state is recorded."""
 
     def note(self, before: PriorState) -> None:
-        """As Journal.note: it has happened, and nobody knows."""
+        """As Journal.note: the event has happened, and is not recorded."""
         super().note(before)
         raise LedgerFailed("the ledger does not answer")
 
 
 class Away(ClaimJournal):
-    """A ledger that writes nothing down."""
+    """A ledger that records nothing."""
 
     def note(self, before: PriorState) -> None:
         """As Journal.note."""
@@ -396,7 +395,8 @@ class Away(ClaimJournal):
 def test_an_unrecorded_damaged_object_is_known_later(
     engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger is away when the damage shows, and answers when the object is handed back."""
+    """The ledger is unreachable when the damage shows, and answers when the object is handed
+    back."""
     with (
         Peer(Shelf(damages=flipped)) as there,
         Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
@@ -453,7 +453,7 @@ def test_an_object_after_an_empty_attempt_is_not_ours(
 
 
 def refusing(side: str) -> Callable[..., Any]:
-    """Return what fails before anything was sent."""
+    """Return a request that fails before anything was sent."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectFailed("nobody is there", side=side)  # type: ignore[arg-type]
@@ -462,7 +462,7 @@ def refusing(side: str) -> Callable[..., Any]:
 
 
 def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
-    """Work on a migration to its end, or until an object was tried `attempts` times."""
+    """Work on a migration to its end, or until an object had `attempts` attempts."""
     work = Worker(ledger, engine.runner, 1, id)
     failed = work._failures.settle
 
@@ -494,7 +494,7 @@ def test_a_prior_state_survives_its_text_form() -> None:
 
 
 def test_a_refusal_of_the_first_attempt_is_not_ours(engine: Engine) -> None:
-    """Nothing of ours was sent before: what came between is left alone."""
+    """Nothing of ours was sent before: an object that appeared in between is left alone."""
     shelf = Shelf(heeds=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:

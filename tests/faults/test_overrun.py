@@ -1,9 +1,8 @@
-"""A length that was promised elsewhere than in the framing of the bytes: by a HEAD, a list, or a
-range.
+"""A length that is promised outside the framing of the bytes: by a HEAD, a list, or a range.
 
-The framing has an end of its own then (the last chunk, the end of the connection), and only that
-end says whether the promised bytes were all. Until it was seen nothing may be sent that lets the
-destination take what it has for the whole."""
+The framing then has an end of its own (the last chunk, the end of the connection), and only that
+end shows whether the promised bytes were all. Until then relay sends nothing that lets the
+destination accept its bytes as the whole."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v"\r\n\r\n'
 
 @dataclass(frozen=True)
 class Framed:
-    """How a source frames what it sends: its fields, each piece, and its end."""
+    """How a source frames its body: its fields, each piece, and its end."""
 
     fields: bytes
     piece: Callable[[bytes], bytes]
@@ -55,8 +54,7 @@ VERIFY = pytest.mark.parametrize("verify", ["auto", "size"])
 def giving(
     framed: Framed, *pieces: bytes, late: float = 0.0, status: bytes = b"200 OK"
 ) -> Callable[[Talk, bytes], None]:
-    """Play an answer of these pieces; those after the first, and the end, come `late` seconds
-    later."""
+    """Play an answer of these pieces; the later ones, and the end, follow after `late` seconds."""
 
     def get(talk: Talk, _: bytes) -> None:
         head = b'HTTP/1.1 %b\r\nETag: "v"\r\n%b\r\n' % (status, framed.fields)
@@ -72,8 +70,8 @@ def giving(
 
 
 def holding(cloud: Cloud, piecewise: bool = False) -> Script:
-    """A destination that has the old object. One that is `piecewise` stores what it has when the
-    stream ends, as servers do that take an orderly end for the end of the body."""
+    """A destination that has the old object. A `piecewise` one stores the bytes received when the
+    stream ends, as servers do that accept an orderly end as the end of the body."""
     cloud.objects[b"/b"] = OLD
     if not piecewise:
         return keeping(cloud)
@@ -144,7 +142,7 @@ def test_f10_a_surplus_never_ends_the_upload_regularly(
 def test_f10_more_than_a_list_promised_is_never_committed(
     engine: Engine, framed: Framed, late: float, size: int
 ) -> None:
-    """An empty object is one whose upload is done with its head."""
+    """The upload of an empty object is complete with its head."""
     cloud = Cloud()
     with (
         Peer(serving(Cloud(), giving(framed, DATA, b"more", late=late))) as here,
@@ -158,7 +156,7 @@ def test_f10_more_than_a_list_promised_is_never_committed(
 
 
 def promised(engine: Engine, here: Peer, there: Peer, size: int) -> Transfer:
-    """Return a transfer of an object of which a list says how large it is."""
+    """Return a transfer of an object whose size comes from a list."""
     transfer = engine.runner.transfer(engine.plan(here.url("/a"), there.url("/b")))
     version = Version(size=size)
     return replace(transfer, known=ObjectHints(listed=version, promised=version))
@@ -283,7 +281,7 @@ def read_until(made: Bench, count: int) -> bytes:
     "coming", [b"5", b"5;x", b"5\r\nhello\r", b"5\r\nhello\r\n0\r\nT: "], ids=str
 )
 def test_half_a_chunk_line_yields_to_others(coming: bytes) -> None:
-    """Only the socket can bring the rest; buffered bytes must not cause a busy loop."""
+    """Only the socket can deliver the rest; buffered bytes must not cause a busy loop."""
     whole = b"5;x\r\nhello\r\n0\r\nT: 1\r\n\r\n"
     rest = (
         whole.removeprefix(coming)

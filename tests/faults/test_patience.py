@@ -1,4 +1,5 @@
-"""Retries: of which operations, for how long, with which state, and how they are reported."""
+"""Retries: which operations are retried, for how long, with which state, and how they are
+reported."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ from tests.scripted import Peer, Talk
 
 @dataclass
 class Tried:
-    """One thing that is tried again, on a clock that is set by hand; no wait is shortened."""
+    """One operation that is retried, on a clock that is set by hand; no wait is shortened."""
 
     budget: float
     now: float = 0.0
@@ -84,8 +85,8 @@ def test_progress_renews_the_budget() -> None:
 
 
 def test_a_transfer_that_always_ends_at_one_byte_fails() -> None:
-    """Also where it takes long to get there: the time in which bytes move is not counted, but the
-    waits are."""
+    """Even if it takes long to get there: the time in which bytes move does not count, but the
+    waits do."""
     tried = Tried(60)
     while tried.fails(after=3600, reached=1000, moved=3600) is not None:
         assert len(tried.waits) < 30
@@ -115,7 +116,7 @@ STALLS: dict[str, Callable[[Talk, bytes], None]] = {
 def test_a_stall_or_a_missing_answer_is_tried_again_by_default(
     certificates: Certificates, stall: Callable[[Talk, bytes], None]
 ) -> None:
-    """By default it is noticed after as many seconds as the budget has; here both are one."""
+    """By default a stall is noticed after as many seconds as the budget has; here both are one."""
     limits = replace(QUICK, head_seconds=1, stall_seconds=1, stall_bytes=QUICK.stall_bytes)
     engine, cloud = Engine(certificates.ca_file, limits, retry_budget=1), Cloud()
     scripts = [serving(Cloud(), stall), *[serving(Cloud(), sending(GET_HEAD, DATA))] * 3]
@@ -149,9 +150,8 @@ def test_a_transfer_without_progress_fails(
 
 @dataclass
 class Shelf(Bucket):
-    """A bucket that tells which parts it has. One that is `spoilt` answers 500 to every other part
-    of its first upload, and has one of 0 bytes, as `rclone serve s3` does after a part that
-    broke."""
+    """A bucket that lists its parts. A `spoilt` one answers 500 to every second part of its first
+    upload, and then lists a part of 0 bytes, as `rclone serve s3` does after a broken part."""
 
     spoilt: bool = False
     uploads: int = 0
@@ -282,8 +282,8 @@ def test_an_upload_that_cannot_be_completed_is_aborted(
 def test_an_object_found_at_the_second_complete_is_proved(
     certificates: Certificates, status: int, if_exists: IfExists, damaged: bool
 ) -> None:
-    """The first request did it, and only its answer was lost: it is neither left alone as
-    another's, nor in the way."""
+    """The first request completed the upload, and only its answer was lost: the object is neither
+    left alone as another writer's, nor an obstacle."""
     engine, source, bucket, notes = in_parts(certificates, 10), Ranges(), Shelf(sums=True), Book()
     bucket.answers["complete"] = [
         lambda talk: talk.send(refusal(status, "InternalError")),
@@ -356,7 +356,7 @@ def test_a_resumed_upload_that_takes_no_part_restarts(
 def test_a_resumed_upload_that_cannot_complete_restarts(
     certificates: Certificates, failures: int
 ) -> None:
-    """Also where it can't be thrown away at once."""
+    """Even if it cannot be aborted at once."""
     engine, source, bucket, notes = (
         in_parts(certificates, budget=20),
         Ranges(),
@@ -380,7 +380,7 @@ def test_a_resumed_upload_that_cannot_complete_restarts(
 def test_an_outage_of_a_store_costs_no_part(
     certificates: Certificates, status: int, code: str
 ) -> None:
-    """It says nothing about the upload, however often it is asked."""
+    """An outage says nothing about the upload, after any number of requests."""
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
@@ -471,7 +471,8 @@ def test_a_retried_part_is_named_by_number(certificates: Certificates) -> None:
 
 
 def test_a_retry_is_visible_in_the_ledger(ledger: Ledger) -> None:
-    """From another process too; and it is over when bytes move again, or the object has ended."""
+    """Another process sees it too; and it is over when bytes move again, or the object has
+    ended."""
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=30))
     cloud = Cloud()
     first = serving(
@@ -569,7 +570,7 @@ def test_a_retried_listing_is_reported(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("verb", ["cancel", "pause"])
 def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, verb: str) -> None:
-    """Else no other tree could be listed until the retry budget is spent."""
+    """Otherwise no other tree could be listed until the retry budget is spent."""
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_bytes(DATA)
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=600))
@@ -602,7 +603,7 @@ def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, ve
 
 
 def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: Path) -> None:
-    """Before a tree is listed its destination is looked at: a wait for it is reported as one of the
+    """Before a tree is listed its destination is inspected: a wait for it is reported as one of the
     listing."""
     (tmp_path / "from").mkdir()
     runner = TransferEngine(Settings(egress_allow="127.0.0.1"))

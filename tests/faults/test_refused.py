@@ -1,4 +1,4 @@
-"""One 401 concerns one object; withdrawn credentials concern all; and a location that can't be
+"""One 401 concerns one object; withdrawn credentials concern all; and a location that cannot be
 found waits, and never fails."""
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ COUNT = 30
 
 @dataclass
 class Web:
-    """A web server whose objects some may read."""
+    """A web server that permits some readers some objects."""
 
     refused: Callable[[str, str | None], bool] = lambda path, given: False
     """Whether a request for a path, with an Authorization, is answered 401."""
     port: int = 0
     asked: list[str] = field(default_factory=list)
     bodies: dict[str, bytes] = field(default_factory=dict)
-    """For paths without an object."""
+    """The answer for paths without an object."""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -66,7 +66,7 @@ def web() -> Iterator[Web]:
         do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         made.port = server.server_address[1]
@@ -84,7 +84,7 @@ def runner_of(folder: Path, **settings: Any) -> TransferEngine:
 
 
 def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
-    """Return the order of a list of URLs, some of which are private."""
+    """Return the request for a list of URLs, some of which are private."""
     lines = [web.url(f"/{'private' if n in private else 'open'}/{n}") for n in range(COUNT)]
     (folder / "urls.txt").write_text("\n".join(lines))
     return MigrationRequest(
@@ -93,8 +93,7 @@ def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
 
 
 def worked(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> dict[str, int]:
-    """Work on a migration as long as it goes on; return how many of its objects are in which
-    state."""
+    """Work on a migration until it rests; return the number of its objects in each state."""
     with gevent.Timeout(60):
         Worker(ledger, runner, slots, id).run()
     return {state: counted.objects for state, counted in ledger.migration(id).tally.items()}
@@ -112,7 +111,7 @@ def test_a_private_object_of_a_list_stops_no_other(
     last = private[-1] == COUNT - 1
     if (
         last and ledger.migration(id).state == "paused"
-    ):  # no other object was left to tell: it is resumed once
+    ):  # no other object was left to decide it: it is resumed once
         ledger.act(id, "resume")
         found = worked(ledger, runner, id, slots)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
@@ -122,7 +121,7 @@ def test_a_private_object_of_a_list_stops_no_other(
 
 
 def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:
-    """A resume is believed, twice at most: a denial after that is final."""
+    """A resume resets the count, twice at most: a later denial is final."""
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
     private = range(2 * PATIENCE)
@@ -150,8 +149,8 @@ def test_a_migration_that_is_denied_everything_waits(
 
 
 def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, web: Web) -> None:
-    """Those of a list, which go to its own origin: after ten objects the old token is good no
-    more."""
+    """The credentials of a list, which go to its own origin: after ten objects the old token is
+    refused."""
     web.bodies["/list.txt"] = "\n".join(web.url(f"/open/{n}") for n in range(COUNT)).encode()
     let_in: set[str] = set()
 
@@ -182,7 +181,7 @@ def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, we
     assert worked(ledger, runner, id) == {"verified": COUNT}
 
 
-# -- what can't be located
+# -- places that cannot be located
 
 
 def of_kind(ledger: Ledger, id: str, runner: str | None) -> None:
@@ -206,7 +205,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_an_unknown_location_waits_and_never_fails(
     ledger: Ledger, tmp_path: Path, web: Web, what: str, kind: str | None
 ) -> None:
-    """Accepted with one remote and one folder, and worked on by a process with others."""
+    """Accepted with one remote and one folder, and run by a process with others."""
     far = {"far": {"type": "http", "url": web.url("")}}
     first = runner_of(tmp_path, remotes=far)
     id = ledger.create(
@@ -226,7 +225,7 @@ def test_an_unknown_location_waits_and_never_fails(
     with gevent.Timeout(30):
         while (row := ledger.page(id)[0]).attempts == 0 or row.state != "queued":
             gevent.sleep(0.01)
-        if kind is None:  # another kind of runner has its turn
+        if kind is None:  # a worker with other settings polls
             worker.stop()
         job.join()
     found = ledger.migration(id)
@@ -250,7 +249,7 @@ def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path
     assert worked(ledger, first, id) == {"verified": 3}
 
 
-# -- what the ledger does not take, and what nobody foresaw
+# -- values that the ledger refuses, and unexpected errors
 
 
 def test_an_end_the_ledger_refuses_fails_that_object_alone(
@@ -278,7 +277,7 @@ def test_an_unexpected_error_keeps_its_type_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its text may be a URL, which may be a password, or what a helper printed."""
+    """Its text may be a URL, which may contain a password, or the output of a helper."""
 
     def explode(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("https://a.example/?token=" + "neddih"[::-1])

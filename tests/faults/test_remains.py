@@ -126,7 +126,7 @@ def test_an_object_of_the_right_length_is_named_on_failure(
 
 
 def test_an_object_that_became_another_version_is_reported(engine: Engine) -> None:
-    """Somebody has written it, or the destination has: nothing tells which."""
+    """Another writer may have written it, or the destination: no evidence decides."""
     shelf = Shelf(tells_put=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
@@ -177,7 +177,7 @@ def test_only_a_remaining_name_of_a_lost_attempt_is_named(
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: int) -> None:
-    """It begins as each object does."""
+    """It begins like each object."""
     theirs, shelf = THEIRS[:size], Shelf(cut=len(DATA) // 2)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
@@ -195,7 +195,7 @@ def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: 
     assert b"DELETE" not in shelf.methods
 
 
-# -- what nobody makes again
+# -- objects that no later command writes again
 
 
 def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
@@ -257,8 +257,8 @@ def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: s
 def test_a_cancel_leaves_an_untouched_older_version(
     tmp_path: Path, if_exists: str, dated: bytes
 ) -> None:
-    """A log that has grown since: it begins as the object does. Its process was killed before it
-    sent anything."""
+    """A log that has grown since: it begins like the object. Its process was killed before it sent
+    anything."""
     log = b"one line\n" * 1000
     folder, terminal, shelf = (
         plant(tmp_path, log),
@@ -269,14 +269,14 @@ def test_a_cancel_leaves_an_untouched_older_version(
         words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
         assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
         code, out, err = terminal.run("cancel", "1")
-    written_since = if_exists == "overwrite" and dated == NOW  # which nobody can tell from a piece
+    written_since = if_exists == "overwrite" and dated == NOW  # which looks like a piece
     assert shelf.objects == ({} if written_since else {b"/to/a": log[:4500]})
     remains = if_exists == "overwrite" and not dated
     assert (code, TOLD in out + err) == (remains, remains)
 
 
 def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> None:
-    """It begins as the object does, and may as well be a version that somebody else wrote since."""
+    """It begins like the object, and may be a version that another writer wrote since."""
     log = b"one line\n" * 50_000
     folder, terminal, shelf = (
         plant(tmp_path, log),
@@ -295,7 +295,7 @@ def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> Non
 
 
 def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) -> None:
-    """The server does not heed that only the piece is to be deleted."""
+    """The server ignores the precondition under which only the piece is to be deleted."""
     shelf, ends = Meanwhile(dated=NOW), []
     with Peer(shelf) as there:
         terminal, words = forsaken(tmp_path, shelf, there)
@@ -329,7 +329,7 @@ def test_a_cancel_between_two_attempts_reports_a_piece(patient: Engine) -> None:
 
 @dataclass
 class Copying(Bucket):
-    """It knows no digests. Its source can't be read, or the answer to a copy is a gateway's."""
+    """It reports no digests. Its source is unreadable, or the answer to a copy is a gateway's."""
 
     fails: str = ""
 

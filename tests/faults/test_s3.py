@@ -1,7 +1,6 @@
 """Possible answers of an S3, and the right reaction: a scripted bucket that misbehaves on request.
 
-What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
-"""
+The correct answers are tested in tests/contract/test_s3.py, on a real server."""
 
 from __future__ import annotations
 
@@ -92,9 +91,7 @@ def test_the_code_decides_not_the_status(
         {"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]}
     )
     with Peer(many(bucket)) as peer:
-        with pytest.raises(
-            IntegrityMismatch
-        ):  # but it knows checksums, so that it is not those which it denies
+        with pytest.raises(IntegrityMismatch):  # but it knows checksums, so it does not deny those
             engine.migrate(source.url("/objects/a?size=1000"), place(peer))
         with pytest.raises(RelayError) as caught:
             engine.migrate(source.url("/objects/a?size=1000"), place(peer))
@@ -197,7 +194,7 @@ def test_f26_credentials_that_stay_refused_are_final(
 
 
 def test_f26_a_refused_request_takes_the_key_another_found() -> None:
-    """However many were refused at the same moment, the settings are read once."""
+    """After any number of concurrent refusals the settings are read once."""
     asked: list[int] = []
 
     def again() -> Callable[[], AwsCredentials | None]:
@@ -232,7 +229,7 @@ def test_f54_a_store_without_checksums_is_read_back(engine: Engine, source: Spaw
 def test_f54_a_store_that_knows_only_md5_proves_by_that(
     engine: Engine, source: Spawned, size: int, level: Level
 ) -> None:
-    """Found out once: the next object goes the right way at once."""
+    """Detected once: the next object is sent the right way at once."""
     bucket = Bucket({"begin whole": [refusal(501, "NotImplemented")] * 2}, old=True)
     with Peer(many(bucket)) as peer:
         for attempts in (2, 1) if size == 1000 else (1, 1):
@@ -260,8 +257,8 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
 def test_digests_of_parts_need_the_layout_of_the_object(
     engine: Engine, source: Spawned, reported: bytes, done: bool
 ) -> None:
-    """An old object of the same length may still be there: the answer does not say what the new one
-    is called."""
+    """An old object of the same length may still be there: the answer does not identify the new
+    one."""
     bucket = Bucket(
         {"complete": [reply(200, reported)] * 9}, old=True, whole=b"o" * SIZE, tag="old"
     )
@@ -294,8 +291,8 @@ def test_f54_a_store_with_md5_alone_accepts_held_bytes(engine: Engine, source: S
 def test_f27_an_uncompared_content_md5_proves_no_part(
     engine: Engine, source: Spawned, tags: bool, level: Level
 ) -> None:
-    """Its entity tag says if the store looked at the bytes; who passes over the field says nothing
-    of them."""
+    """Its entity tag shows whether the store compared the bytes; a store that ignores the field
+    proves nothing."""
     bucket = Bucket(
         old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")}
     )
@@ -330,7 +327,7 @@ def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: S
 
 @pytest.fixture
 def old() -> Bucket:
-    """Return a bucket whose object has a tag, to be read as often as one likes."""
+    """Return a bucket whose object has a tag, for any number of reads."""
     bucket = Bucket(fields=("x-amz-tagging-count: 1", "Accept-Ranges: bytes"))
     bucket.whole = b"bytes"
     tag = b"<TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag></TagSet>"
@@ -360,7 +357,7 @@ def tags_of(bucket: Bucket) -> list[bool]:
 
 
 def test_a_bucket_without_tags_gets_the_object_with_a_note(engine: Engine, tagged: Peer) -> None:
-    """It is found out once."""
+    """It is detected once."""
     bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
     with Peer(many(bucket)) as new:
         for tries in ([True, False], [False]):
@@ -459,7 +456,7 @@ def test_a_copy_has_the_redirect_of_a_website(engine: Engine) -> None:
 
 
 class Archiving(Shelf):
-    """One of its objects can't be copied."""
+    """One of its objects cannot be copied."""
 
     copies: ClassVar[list[bytes]] = []
 
@@ -486,7 +483,7 @@ def test_a_copy_refused_for_one_object_stays_on_for_others(engine: Engine) -> No
 def test_f38_an_error_names_a_possibly_completed_upload(
     engine: Engine, source: Spawned, status: int, named: bool
 ) -> None:
-    """A gateway's answer says nothing of what the store does; a refusal says that it does
+    """A gateway's answer leaves the store's work open; a refusal means that the store does
     nothing."""
     bucket = Bucket({"complete": [lambda talk: talk.send(refusal(status, "Code"))]})
     with Peer(many(bucket)) as peer, pytest.raises(StoreError) as caught:
@@ -497,7 +494,7 @@ def test_f38_an_error_names_a_possibly_completed_upload(
 def test_f38_an_object_with_a_lost_answer_is_recognised_as_ours(
     engine: Engine, source: Spawned
 ) -> None:
-    """With `fail` the second attempt finds something there: what the first one sent."""
+    """With `fail` the second attempt finds an object: the one that the first attempt sent."""
     bucket = Bucket({"put": [b""]})
     with Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(
@@ -508,7 +505,7 @@ def test_f38_an_object_with_a_lost_answer_is_recognised_as_ours(
 
 
 def test_a_bucket_of_another_region_is_asked_there(engine: Engine, source: Spawned) -> None:
-    """By the field that AWS sends with its redirects, and by the text that others answer."""
+    """By the field that AWS sends with its redirects, and by the text of other servers."""
     elsewhere = document(
         "Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2")
     )
@@ -588,7 +585,7 @@ def test_f39_an_error_inside_a_200_aborts_the_upload(
 def test_f39_blanks_before_an_answer_to_complete_are_read(engine: Engine, source: Spawned) -> None:
     done = document("CompleteMultipartUploadResult", ("ETag", '"whole-2"'))
     bucket = Bucket({"complete": [reply(200, b" " * 500 + b"\n" + done)]})
-    bucket.whole = b""  # nothing was put together, which verification has to find
+    bucket.whole = b""  # nothing was assembled, which verification has to detect
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
 
@@ -599,7 +596,7 @@ def test_f39_blanks_before_an_answer_to_complete_are_read(engine: Engine, source
 def test_a_cancel_ends_every_part_and_aborts_the_upload(
     engine: Engine, source: Spawned, fault: str
 ) -> None:
-    """While bytes are waited for, and while a part waits for its next attempt."""
+    """While relay waits for bytes, and while a part waits for its next attempt."""
     bucket = Bucket()
     with Peer(many(bucket)) as peer:
         plan = engine.plan(source.url(f"/objects/c?size={SIZE}&fault={fault}"), place(peer))

@@ -1,5 +1,5 @@
-"""Servers that speak S3 in their own way: what they do not take shows once, and is left out or
-asked for otherwise."""
+"""Servers that speak S3 in their own way: a feature that they refuse is detected once, and left out
+or replaced."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 def content_of(contents: Content, path: str) -> bytes:
-    """Return what the source gives for one of the two."""
+    """Return the source's location for one of the two."""
     name, _, size = path.partition("?size=")
     return contents.read(name, 0, int(size))
 
 
-# -- a checksum behind the bytes that is refused
+# -- a refused checksum behind the bytes
 
 
 @pytest.mark.parametrize("path", [ONE, TWO], ids=["one request", "in parts"])
@@ -129,7 +129,7 @@ def test_an_endpoint_that_took_a_checksum_is_believed(engine: Engine, source: Sp
     assert bucket.asked.count("put") == 1
 
 
-# -- the coding of a part that is kept with it
+# -- a part that is stored with its coding
 
 
 def test_parts_stored_with_their_coding_are_resent_plain(
@@ -185,7 +185,7 @@ def test_a_wrong_length_is_noticed_by_size_alone(
         engine.migrate(source.url(path), place(peer), verify="size")
 
 
-# -- a digest of the whole that is counted otherwise
+# -- a digest of the whole that is computed otherwise
 
 
 def test_a_whole_refused_with_equal_parts_is_read_back(
@@ -238,9 +238,7 @@ def test_each_bucket_of_one_remote_has_a_region_of_its_own() -> None:
 def test_a_request_signed_for_an_old_region_is_repeated() -> None:
     signer = keys().signer_of("eu")
     assert signer.learn_region("eu-west-1", "us-east-1")
-    assert signer.learn_region(
-        "eu-west-1", "us-east-1"
-    )  # another request that was under way meanwhile
+    assert signer.learn_region("eu-west-1", "us-east-1")  # another concurrent request
     assert not signer.learn_region("eu-west-1", "eu-west-1")
 
 
@@ -267,7 +265,7 @@ def test_a_region_in_an_error_text_refuses_no_checksum(engine: Engine, source: S
     assert all(b"x-amz-trailer" in one for one in puts)
 
 
-# -- what a version is called
+# -- entity tags
 
 
 @pytest.mark.parametrize("length", [100, 129, 600, 1022])
@@ -301,7 +299,7 @@ def test_a_tag_of_one_version_pins_it(tag: str) -> None:
     assert Version(etag=tag).strong_etag == tag
 
 
-# -- what the doctor says of them
+# -- the doctor's report
 
 
 def findings(engine: Engine, bucket: Bucket) -> dict[str, Finding]:
@@ -322,7 +320,7 @@ def test_the_doctor_takes_the_fallbacks_of_a_migration(
 
 
 class Comparing(Bucket):
-    """A bucket that compares a checksum among the fields, or only tells it again."""
+    """A bucket that compares a checksum among the fields, or only repeats it."""
 
     echoes = False
     reported = ""
@@ -348,7 +346,7 @@ def test_the_doctor_finds_stores_that_echo_a_checksum(
     assert ("echoed" in found.means) is echoes
 
 
-# -- objects that can't be read in ranges, and are larger than one request
+# -- objects that cannot be read in ranges, and are larger than one request
 
 
 def test_a_large_object_without_ranges_is_sent_in_parts(
@@ -397,7 +395,7 @@ def test_parts_are_planned_by_the_limits_of_the_endpoint(
     [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)],
 )
 def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, value: str) -> None:
-    """A lesson of one was not known when the other was sent; a refusal of its repetition is another
+    """The result of one was unknown when the other was sent; a refusal of its repetition is another
     one."""
     memory, origin = CapabilityCache(), Origin("https", "host.example", 443)
     one, other = (
@@ -410,7 +408,7 @@ def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, 
     assert other.leave_out(replace(refused, fields=(("x-amz-meta-a", "x"),))) is None
 
 
-# -- what HEAD does not say
+# -- answers to HEAD
 
 
 def test_metadata_that_fits_no_field_is_noted(engine: Engine, tmp_path: Path) -> None:
@@ -460,7 +458,7 @@ def test_a_wrong_clock_is_corrected_after_a_bare_head(engine: Engine, tmp_path: 
 def test_a_passing_refusal_of_head_fails_nothing(
     engine: Engine, tmp_path: Path, side: str, status: int
 ) -> None:
-    """As the first request of a clock that somebody sets in between."""
+    """As the first request by a clock that is corrected meanwhile."""
     local, bucket = tmp_path / "a", Bucket({"head": [reply(status)]})
     bucket.whole = b"bytes"
     local.write_bytes(b"bytes")

@@ -1,4 +1,4 @@
-"""The same command twice at one moment: the work of the other one is not a failure of this one."""
+"""The same command twice at one moment: the other process's work is not a failure of this one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.ledgers import verified
 
 
 def ledger_of(folder: Path) -> Ledger:
-    """Return the ledger in a folder, as one more process opens it."""
+    """Open the ledger in a folder, as a further process does."""
     return Ledger.connect(f"sqlite:///{folder}/ledger.db")
 
 
@@ -46,7 +46,7 @@ def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
 def test_another_process_ends_the_migration_between_polls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
-    """Between any two polls of this command the other one may have resumed and ended the
+    """Between any two polls of this command the other process may have resumed and ended the
     migration."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
@@ -101,7 +101,7 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
     one, two = other.claim(2, only=made.id)
     other.settle(
         [verified(one, 5), Settlement(two, "hand_back")]
-    )  # and somebody removes what has arrived
+    )  # and another writer removes the arrived object
     real, begun = getattr(ledger, step), []
 
     def after_the_other(*arguments: Any, **named: Any) -> Any:
@@ -151,8 +151,8 @@ def test_another_process_forgets_a_cancelled_migration(
 
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "still listing"])
 def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: bool) -> None:
-    """The first command found the destination empty, and was stopped. That says nothing about the
-    destination of the second one."""
+    """The first command found the destination empty, and was stopped. For the second command that
+    proves nothing about the destination."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     for folder in ("from", "to"):
         (tmp_path / folder).mkdir()
@@ -181,7 +181,8 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
 def test_a_skip_that_was_handed_back_is_not_a_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str | None
 ) -> None:
-    """Another command sends what the skip found, and this one is stopped before it looks again."""
+    """Another command sends the object that the skip found, and this one is stopped before it
+    inspects it again."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     order = MigrationRequest(
         Endpoint(f"file://{tmp_path}/a"), Endpoint(f"file://{tmp_path}/b"), if_exists=IfExists.SKIP

@@ -1,6 +1,5 @@
 """Faults of a source, over plain TCP and over TLS. G1 and G2 hold in every row: no success unless
-the bytes are the source's, and nothing at the destination that could be taken for a whole
-object."""
+the bytes are the source's, and nothing at the destination that looks like a whole object."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ ONE_CHUNK = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
 
 @dataclass
 class Pair:
-    """A scripted source and a keeping destination, in one of the two ways to speak."""
+    """A scripted source and a keeping destination, over TCP or TLS."""
 
     stack: ExitStack
     certificates: Certificates
@@ -71,7 +70,7 @@ def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator
 def fails(
     engine: Engine, pair: Pair, kind: type[RelayError], *scripts: Script, **options: object
 ) -> RelayError:
-    """Assert that the transfer fails so, on the source's side, and leaves nothing."""
+    """Assert that the transfer fails with this error, on the source's side, and leaves nothing."""
     with pytest.raises(kind) as caught:
         engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
     assert caught.value.side == "source"
@@ -81,7 +80,7 @@ def fails(
 
 
 def works(engine: Engine, pair: Pair, *scripts: Script, **options: object) -> State:
-    """Assert that the transfer ends well and whole, and return its state."""
+    """Assert that the transfer succeeds and the object is whole, and return the state."""
     outcome = engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
     assert pair.destination.objects == {b"/b": DATA}
     assert outcome.bytes == len(DATA)
@@ -146,7 +145,8 @@ def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair:
 def test_f27_a_prior_object_proves_no_endless_source(
     engine: Engine, pair: Pair, declared: bool
 ) -> None:
-    """The destination has what came the first time, which may have been cut at the same byte."""
+    """The destination has the bytes of the first reading, which may have been cut at the same
+    byte."""
     pair.destination.objects[b"/b"] = DATA
     crc = crc32c(DATA)
     field = b"Repr-Digest: crc32c=:%s:\r\n" % b64encode(crc.to_bytes(4, "big")) if declared else b""

@@ -1,4 +1,4 @@
-"""A source whose own digest is wrong: equal bytes in two readings mean no damage on the way, and
+"""A source whose own digest is wrong: equal bytes in two readings rule out damage in transit, and
 that digest proves nothing."""
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ FALSE = {
     "content-md5": f"Content-MD5: {base64.b64encode(bytes(16)).decode()}",
     "cheap": "Repr-Digest: crc32c=:AAAAAA==:",
 }
-"""What a source says of DATA, and is wrong: as of an object that was made of parts."""
+"""Fields in which a source gives a wrong digest of DATA: like that of an object made of parts."""
 
 
 @pytest.mark.parametrize("field", FALSE.values(), ids=FALSE)
 def test_a_wrong_source_digest_shows_after_two_readings(
     certificates: Certificates, field: str
 ) -> None:
-    """Not at the end of the budget, and not as damage on the way; the object there stays, and
-    proves nothing."""
+    """The error comes before the end of the budget, and is not reported as damage in transit; the
+    object there stays, and proves nothing."""
     engine = Engine(certificates.ca_file, retry_budget=60)
     head = GET_HEAD.removesuffix(b"\r\n") + field.encode() + b"\r\n\r\n"
     cloud, there = Cloud(), Cloud(objects={b"/a": b"old"})
@@ -59,7 +59,7 @@ def test_a_wrong_source_digest_shows_after_two_readings(
 
 
 def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates) -> None:
-    """Once in one way, once in another: those are accidents."""
+    """Two different damages: those are accidents."""
     engine = Engine(certificates.ca_file, retry_budget=60)
     digest = base64.b64encode(hashlib.sha256(DATA).digest())
     head = GET_HEAD.removesuffix(b"\r\n") + b"Repr-Digest: sha-256=:%s:\r\n\r\n" % digest
@@ -75,8 +75,8 @@ def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates)
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_digest_that_contradicts_the_bytes_blames_the_source(ours: bool) -> None:
-    """Where our own digest agrees with the destination's, the destination is not to blame for
-    another one."""
+    """If our own digest agrees with the destination's, a different one is not the destination's
+    fault."""
     theirs = {"crc64nvme": b"12345678", "sha-256": b"right" * 6 + b"xx"}
     sent = Sent(
         5,

@@ -1,4 +1,4 @@
-"""Names of one tree that a destination takes for one: found before the second is sent, and both
+"""Names of one tree that a destination treats as one: detected before the second is sent, and both
 reported (B60)."""
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_b60_two_names_that_fold_are_named_before_the_second(
     plant(tmp_path / "from", one, other, "plain")
     shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
-        for _ in range(2):  # and the same command says it again
+        for _ in range(2):  # and the same command repeats it
             code, printed = terminal.tree(
                 tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
             )
@@ -115,8 +115,8 @@ def test_b60_two_names_that_fold_are_named_before_the_second(
 
 
 class Balanced(Shelf):
-    """Gives each answer another entity tag, as servers do that count in memory, each its own,
-    behind a balancer."""
+    """Gives each answer another entity tag, as servers behind a balancer do that count in memory,
+    each for itself."""
 
     numbers = itertools.count()
 
@@ -126,8 +126,8 @@ class Balanced(Shelf):
 
 
 class TwoNodes(Shelf):
-    """Is two servers with entity tags of their own, as Apache's of inodes, which a balancer asks in
-    turn."""
+    """Two servers with entity tags of their own, like Apache's from inodes, which a balancer asks
+    in turn."""
 
     nodes = itertools.cycle((0, 1))
 
@@ -187,7 +187,7 @@ def test_b60_an_etag_that_always_changes_distinguishes_nothing(
 def test_b60_a_prior_object_under_a_folded_name_is_kept(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
-    """Nothing tells that it is another object: it is there, as far as its store says."""
+    """Nothing shows that it is another object: its store reports it as existing."""
     plant(tmp_path / "from", other)
     plant(tmp_path / "before", one)
     shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
@@ -204,8 +204,8 @@ def test_b60_a_prior_object_under_a_folded_name_is_kept(
 
 
 def _listing(shelf: Shelf, path: bytes) -> bytes | None:
-    """Show a folder as nginx does: its links are relative, so that a page says nothing of how its
-    folder is called."""
+    """Show a folder as nginx does: its links are relative, so a page does not show its folder's
+    name."""
     if not path.endswith(b"/"):
         return shelf.objects.get(path)
     below = [key[len(path) :] for key in shelf.objects if key.startswith(path)]
@@ -230,7 +230,7 @@ def test_b60_an_echoed_folder_name_distinguishes_nothing(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
     """Each of the two folders lists the object, since they are one: only the folder above them can
-    tell."""
+    distinguish them."""
     plant(tmp_path / "from", one, other, "plain")
     shelf, terminal = Shelf(folds=folds, shown=_listing), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
@@ -389,8 +389,8 @@ def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> 
 
 
 def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> None:
-    """The same command restarts it, and a collision ends that: the first object lies there still,
-    and the other name must not take it for its own."""
+    """The same command restarts it, and a collision ends that: the first object is still there, and
+    the other name must not claim it as its own."""
     id = _listed(ledger, ("A", "a"))
     one, other = ledger.claim(2)
     assert ledger.enter_folded(one) == ()
@@ -406,7 +406,7 @@ def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> No
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds: int) -> None:
-    """Neither is under way: that either was once says only that it may be there."""
+    """Neither is under way: a past transfer of either only means that it may be there."""
     _listed(ledger, ("A", "a"))
     for _ in range(rounds):
         for number in range(2):
@@ -429,8 +429,8 @@ def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds
 
 @pytest.mark.parametrize("first", ["a", "A", "b "])
 def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> None:
-    """Transfers start while the listing still goes on: the other waits, and learns of it, whatever
-    became of it."""
+    """Transfers start while the listing still runs: the other name waits, and learns of the first,
+    in any state."""
     other = {"a": "A", "A": "a", "b ": "b"}[first]
     ledger.create(TREE)
     listing = ledger.claim_listing()
@@ -481,8 +481,8 @@ def test_versions_of_one_tag_look_alike_at_any_date() -> None:
 
 
 class Unsteady(Shelf):
-    """Refuses all looks until the second object comes, and stores the first upload without an
-    answer."""
+    """Refuses every inspection until the second object arrives, and stores the first upload without
+    an answer."""
 
     refuses = True
     answers = False
@@ -506,8 +506,8 @@ class Unsteady(Shelf):
 
 
 def test_b60_an_object_of_the_other_name_is_not_a_prior_object(tmp_path: Path) -> None:
-    """The second object was sent, and its answer lost, before it was seen that both names are
-    one."""
+    """The second object was sent, and its answer lost, before the collision of both names was
+    detected."""
     plant(tmp_path / "from", "Name", "name")
     shelf, terminal = Unsteady(folds=_without_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
     with Peer(shelf) as there:
@@ -521,13 +521,13 @@ def test_b60_an_object_of_the_other_name_is_not_a_prior_object(tmp_path: Path) -
 
 
 class Numbering(LocalStore):
-    """A file system that folds case, and numbers a file by each name, as FUSE does of itself
+    """A file system that folds case, and numbers a file by each name, as FUSE itself does
     (exfat-fuse)."""
 
     folds = True
 
     def head(self, location: Location) -> ObjectInfo:
-        """As of the name in whatever case; its tag is another one for each."""
+        """Stat a name in any case; each spelling has another inode number."""
         path = path_of(location)
         there = [one for one in path.parent.iterdir() if one.name.lower() == path.name.lower()]
         real = there[0] if self.folds else path

@@ -1,5 +1,5 @@
-"""An object of ours that nothing has proved is neither an existing object nor forgotten, whatever
-the answer to its upload was."""
+"""An unproved object of ours is neither an existing object nor forgotten, after any answer to its
+upload."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_an_unreadable_upload_is_not_an_existing_object(
 
 
 def test_a_piece_under_changing_tags_is_named_by_a_later_skip(tmp_path: Path) -> None:
-    """No read of the piece can be pinned, so nothing shows that it is a piece of ours: the failure
-    says where it lies."""
+    """No read of the piece can be pinned, so nothing proves that it is a piece of ours: the failure
+    names its place."""
     folder, terminal, shelf = plant(tmp_path, bytes(300_000)), hurried(tmp_path), Nodes()
     words = ("migrate", "-r", str(folder))
     with Peer(shelf) as there:
@@ -93,7 +93,7 @@ class Failing(Shelf):
 
 
 class Form:
-    """A page that takes uploads by POST; `answers` are given to the first ones."""
+    """A page that accepts uploads by POST; `answers` are sent to the first ones."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers, self.methods = list(answers), list[bytes]()
@@ -191,7 +191,7 @@ class Once(Shelf):
 
 
 def test_a_source_read_twice_is_released_twice(patient: Engine) -> None:
-    """A folder takes the name of an open source, which is read again to be compared."""
+    """A folder uses the name of an open source, which is read again to be compared."""
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Once()) as there:
         with pytest.raises(IntegrityMismatch):
             patient.migrate(source.url("/a"), there.url("/"), if_exists="skip")
@@ -291,7 +291,7 @@ def test_without_a_ledger_a_damaged_upload_is_not_unchanged(
 
 @pytest.mark.parametrize("then", ["skip", "changed"])
 def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> None:
-    """A 404 to HEAD of a server without HEAD does not mean that nothing was stored."""
+    """A 404 to HEAD from a server without HEAD does not mean that nothing was stored."""
     shelf = Once(refused={b"HEAD": empty(404)}, dated=LATER)
     folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
     with Peer([shelf] * 60) as there:
@@ -303,7 +303,8 @@ def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> No
 
 
 def test_without_head_a_prior_object_is_not_a_leftover(engine: Engine) -> None:
-    """An older version of a log has its first bytes. The server keeps it if an upload breaks."""
+    """An older version of a log has the same first bytes. The server keeps it if an upload
+    breaks."""
 
     class Keeping(Shelf):
         def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
@@ -362,8 +363,8 @@ def named(name: str) -> bytes:
 def test_a_new_name_of_the_source_has_a_prior_object_of_its_own(
     patient: Engine, killed: bool, prior: bytes
 ) -> None:
-    """An export is named after the day. The first upload was to another name, where nothing was;
-    an older object that has the second name is another writer's."""
+    """An export is named after the day. The first upload was to another, unused name; an older
+    object under the second name is another writer's."""
     reads = count(int(killed))
 
     def get(talk: Talk, _: bytes) -> None:

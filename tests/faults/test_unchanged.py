@@ -1,4 +1,4 @@
-"""`changed` leaves equal objects alone, whatever either side reports of them: HEAD is advice."""
+"""`changed` leaves equal objects alone, whatever either side reports of them: HEAD is a hint."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SECRET = "a-secret"
 
 @dataclass
 class Dated(Shelf):
-    """Tells when its objects were changed; with `ranges` it gives a range, and 416 where there is
-    none to give."""
+    """Reports the modification times of its objects; with `ranges` it supports ranges, and answers
+    416 to one beyond the end."""
 
     modified: float = NEW
     ranges: bool = True
@@ -88,7 +88,7 @@ def test_a_source_without_head_is_compared_by_get(tmp_path: Path, head: int, siz
 def test_a_tree_of_a_source_without_head_is_compared_by_get(
     tmp_path: Path, kind: type[PlainLiar], habit: str
 ) -> None:
-    """Whether its listing tells entity tags, as WebDAV's does, or none, as a page of links does."""
+    """Whether its listing has entity tags, like WebDAV's, or none, like a page of links."""
     terminal, headers, there = hurried(tmp_path), tmp_path / "headers", Dated()
     headers.write_text(f"Authorization: Bearer {SECRET}\n")
     headers.chmod(0o600)
@@ -107,8 +107,8 @@ def test_a_tree_of_a_source_without_head_is_compared_by_get(
 
 @pytest.mark.parametrize("head", [401, 405])
 def test_a_damaged_object_of_ours_is_not_a_prior_object(tmp_path: Path, head: int) -> None:
-    """It has the length and a newer time; it was sent by us, and is not compared with the source's
-    by those."""
+    """It has the length and a newer time; relay sent it, so those do not count as equality with the
+    source."""
     here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty(head)}, modified=OLD)
     there = Dated(refused={b"DELETE": empty(405)}, damages=lambda data: data[::-1])
     with Peer(here) as source, Peer(there) as destination:

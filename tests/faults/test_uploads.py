@@ -1,7 +1,6 @@
-"""Faults of an upload to S3 that was sent correctly: the store loses it, changes it, or mumbles.
+"""Faults after a correct upload to S3: the store loses it, changes it, or answers unclearly.
 
-Over a scripted bucket; `test_s3.py` has what single answers mean.
-"""
+Over a scripted bucket; `test_s3.py` covers the meaning of single answers."""
 
 from __future__ import annotations
 
@@ -87,8 +86,8 @@ MANGLED: dict[str, Callable[[bytes], bytes]] = {
 def test_f35_f36_a_wrong_object_is_found_and_removed(
     engine: Engine, source: Spawned, kind: str, size: int, sums: bool
 ) -> None:
-    """Whether the store tells the checksum of what it has, or has to be read; at a small one it
-    tells the wrong one."""
+    """Whether the store reports the checksum of its object, or has to be read; for a small object
+    it reports a wrong one."""
     bucket = Bucket(mangle=MANGLED[kind], sums=sums and size == SIZE)
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch) as caught:
         engine.migrate(url(source, size), place(peer))
@@ -129,7 +128,7 @@ def test_f37_a_late_object_is_waited_for_until_a_limit(
 def test_f38_f39_the_outcome_of_a_cut_complete_is_determined(
     engine: Engine, source: Spawned
 ) -> None:
-    """The store has put the object together: it is not sent again."""
+    """The store has assembled the object: it is not sent again."""
     bucket = Bucket({"complete": [lambda talk: talk.send(reply(200, DONE[:60]))]})
     with Peer(many(bucket)) as peer:
         outcome = engine.migrate(url(source, SIZE), place(peer))
@@ -139,7 +138,7 @@ def test_f38_f39_the_outcome_of_a_cut_complete_is_determined(
 
 
 def test_f39_a_store_that_sends_blanks_is_not_stalled(engine: Engine, source: Spawned) -> None:
-    """For longer than the stall rule's window, and far fewer bytes than it asks for."""
+    """For longer than the stall rule's window, with far fewer bytes than the rule requires."""
     limits = engine.runner.limits
 
     def slowly(talk: Talk) -> None:
@@ -171,7 +170,8 @@ def test_f39_a_complete_that_fails_for_now_is_repeated(engine: Engine, source: S
 def test_f41_f53_a_missing_checksum_lowers_the_level(
     engine: Engine, source: Spawned, sums: bool, level: Level
 ) -> None:
-    """The parts' entity tags look like MD5 here, and are those of nothing, as under SSE-KMS."""
+    """The parts' entity tags look like MD5 here, and are not digests of the bytes, as under
+    SSE-KMS."""
     bucket = Bucket({"part": []}, sums=sums)
     bucket._tag = lambda data, other: "0123456789abcdef" * 2  # type: ignore[method-assign]
     with Peer(many(bucket)) as peer:
@@ -220,7 +220,7 @@ def test_f44_a_concurrent_writer_is_not_overwritten(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     class Between(Bucket):
-        """Somebody puts an object there right before ours is taken."""
+        """Another writer stores an object right before ours is accepted."""
 
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             if operation in ("put", "complete"):
@@ -299,13 +299,13 @@ def test_f52_a_store_that_changes_bytes_is_known_after_two(
     assert bucket.whole is None
 
 
-# -- F54: what endpoints do not know
+# -- F54: features that endpoints lack
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How an endpoint refuses what it does not know, by the names of fields; and what proof is
-    left."""
+    """How an endpoint refuses a feature that it lacks, by the names of fields; and the proof that
+    remains."""
 
     refuses: dict[bytes, bytes]
     old: bool = True
@@ -355,7 +355,7 @@ PROFILES = {
 def test_f54_a_missing_feature_is_detected_once(
     engine: Engine, source: Spawned, contents: Content, name: str
 ) -> None:
-    """And the level is in the receipt; a precondition that could not be said is a note there."""
+    """The level is in the receipt; a precondition that could not be sent is noted there."""
     profile = PROFILES[name]
     bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
     with Peer(many(bucket)) as peer:
@@ -404,7 +404,7 @@ def test_f54_a_checksum_left_out_without_effect_returns(engine: Engine, source: 
 
 
 def test_f54_an_answer_to_another_upload_proves_nothing(engine: Engine, source: Spawned) -> None:
-    """One that is refused goes without a precondition by then; another one is taken meanwhile, with
+    """The refused upload is repeated without a precondition; another one is accepted meanwhile with
     it."""
     bucket = Bucket(sums=True)
 
@@ -435,7 +435,7 @@ DENIED = refusal(403, "AccessDenied")
 def test_f54_a_real_denial_is_checked_once(
     engine: Engine, source: Spawned, size: int, first: str
 ) -> None:
-    """Not even once where the endpoint is known to take checksums."""
+    """Not even once if the endpoint is known to accept checksums."""
     bucket, operation = Bucket(sums=True), "put" if size == SMALL else "part"
     with Peer(many(bucket)) as peer:
         if first == "taken":
@@ -461,12 +461,12 @@ def test_f54_a_denial_without_a_second_attempt_is_reported(engine: Engine, sourc
 
 
 def test_f54_a_denial_among_accepted_checksums_is_its_own(engine: Engine, source: Spawned) -> None:
-    """The denied one goes without by then; that it arrives so says nothing of an endpoint that
-    takes checksums."""
+    """The denied upload is repeated without a checksum; its arrival proves nothing about an
+    endpoint that accepts checksums."""
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
-        engine.runner.wire.memory.learn(place(peer).origin, TRAILERS)  # another one was taken
+        engine.runner.wire.memory.learn(place(peer).origin, TRAILERS)  # another one was accepted
         talk.send(reply(200, b"", 'ETag: "one"'))
 
     bucket.answers["put"] = [DENIED, meanwhile]
@@ -502,7 +502,8 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
 def test_b73_an_object_too_large_for_s3_is_refused_at_once(engine: Engine, kind: str) -> None:
-    """Of 60 GiB that only come in one piece, in parts of 5 MiB; of 49 TiB in any number of them."""
+    """An object of 60 GiB of which parts of 5 MiB only can be read; one of 49 TiB in any number of
+    parts."""
     size, fields = TOO_LARGE[kind]
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)
     bucket, cloud = Bucket(), Cloud()
@@ -515,7 +516,7 @@ def test_b73_an_object_too_large_for_s3_is_refused_at_once(engine: Engine, kind:
 
 @dataclass
 class Copier:
-    """A store that copies parts: the first `most` of them, and none that it was asked for later."""
+    """A store that copies parts: the first `most` of them, and none that is requested later."""
 
     most: int
     asked: int = 0
@@ -532,7 +533,7 @@ class Copier:
 
 @pytest.mark.parametrize("most", [0, 1])
 def test_a_resumed_copy_is_abandoned_like_other_uploads(most: int) -> None:
-    """After few refusals where it has taken no part, and within the budget where it has."""
+    """After few refusals if it has accepted no part, and within the budget if it has."""
     with Peer([]) as peer:
         there = place(peer)
     copier = Copier(most)
@@ -558,11 +559,11 @@ def test_a_resumed_copy_is_abandoned_like_other_uploads(most: int) -> None:
 def test_a_multipart_copy_counts_its_fruitless_resumes(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a dead upload is resumed until the budget is spent, and by the next command too."""
+    """Otherwise a dead upload is resumed until the budget is spent, and by the next command too."""
     counts: list[int] = []
 
     class Dead:
-        """A resumed upload that takes no part; at last the store permits no copies."""
+        """A resumed upload that accepts no part; in the end the store permits no copies."""
 
         bytes = moved = under_way = 0
         discarded = "discarded"

@@ -1,8 +1,8 @@
-"""A source that is not the same all the time: never two versions in one object, never bytes that
-nobody can vouch for.
+"""A source that changes during a transfer: never two versions in one object, never bytes that are
+unproved.
 
-Over a scripted source and a scripted bucket, which takes objects in parts; over plain HTTP where
-parts don't matter."""
+Over a scripted source and a scripted bucket, which accepts multipart uploads; over plain HTTP where
+parts do not matter."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 def test_f13_a_source_that_changes_between_parts_restarts(
     engine: Engine, new: bytes, heeds: bool
 ) -> None:
-    """After one part of the old version; nothing of it is in the new one."""
+    """After one part of the old version; none of its bytes are in the new object."""
     source, bucket = Versions([("v1", OLD), ("v2", new)], heeds=heeds), Bucket()
     with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
         outcome = patient(engine).migrate(there.url(), place(peer))
@@ -101,7 +101,7 @@ def test_f13_a_restart_is_allowed_past_the_retry_budget(engine: Engine) -> None:
 
 
 def test_f11_a_range_without_a_version_is_not_used(engine: Engine) -> None:
-    """It may be another one's; in one piece it can't be a mixture."""
+    """It may be another version; a single request cannot be a mixture."""
     bucket = Bucket()
     source = Versions([("v1", OLD)], tagged=False)
     with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
@@ -113,7 +113,7 @@ def test_f11_a_range_without_a_version_is_not_used(engine: Engine) -> None:
 
 @pytest.mark.parametrize("tag", ['W/"v1"', None])
 def test_f14_a_weak_etag_permits_no_parts_and_no_resume(engine: Engine, tag: str | None) -> None:
-    """A large object goes in one piece, and after a cut from its beginning."""
+    """A large object is sent in one request, and after a cut again from its beginning."""
     etag = f"ETag: {tag}\r\n" if tag else ""
     head = (
         f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\n{etag}\r\n".encode()
@@ -130,7 +130,7 @@ def test_f14_a_weak_etag_permits_no_parts_and_no_resume(engine: Engine, tag: str
 
 
 def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) -> None:
-    """The store took none of it the first time; which bytes are right nobody can tell."""
+    """The store accepted none of it the first time; nothing shows which bytes are right."""
     flipped = bytes([OLD[0] ^ 1]) + OLD[1:]
     source, bucket = (
         Versions([("v1", OLD), ("v1", flipped)]),
@@ -148,7 +148,7 @@ def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) 
 
 
 def test_f15_an_object_read_twice_must_have_equal_bytes(engine: Engine) -> None:
-    """A small one, in one piece: a refusal after it was read, and other bytes under the same
+    """A small object in one request: a refusal after it was read, and other bytes under the same
     tag."""
     source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
     busy = looked_at(_refusing())
@@ -255,7 +255,7 @@ def test_an_untagged_answer_after_a_tagged_head_of_0_is_a_change(engine: Engine,
 def test_an_object_served_for_a_listed_one_is_not_moved(
     engine: Engine, other: str, is_gone: bool
 ) -> None:
-    """Apache (MultiViews) answers with `a.md` where `a` has been removed since it was listed."""
+    """Apache (MultiViews) answers with `a.md` if `a` has been removed since it was listed."""
     reported = (
         f'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "new"\r\nContent-Location: {other}\r\n\r\n'
     ).encode()
@@ -335,7 +335,7 @@ def test_b66_a_redirect_that_leads_to_the_destination_is_refused(engine: Engine)
 
 @pytest.mark.parametrize("disposition", [True, False])
 def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposition: bool) -> None:
-    """By the name in its URL, and by the one that the source gives itself."""
+    """By the name in its URL, and by the one that the source itself reports."""
     name = b'Content-Disposition: attachment; filename="other"\r\n' if disposition else b""
     cloud = Cloud()
     head = GET_HEAD[:-2] + name + b"\r\n"
@@ -349,8 +349,8 @@ def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposi
 def test_f58_one_object_by_two_host_names_is_refused(
     engine: Engine,
 ) -> None:
-    """The server tells the same tag, size and time by both; it would empty the file before it is
-    read."""
+    """The server reports the same tag, size and time under both names; an upload would empty the
+    file before it is read."""
     version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
     cloud = Cloud()
@@ -368,7 +368,7 @@ def test_f58_an_object_onto_itself_is_refused_without_tags_too(engine: Engine) -
 
 
 def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
-    """As on Apache, which may make its tags of the inode: size and time are the same."""
+    """Like Apache, which may compute tags from the inode: size and time are the same."""
     version = b'ETag: "%s"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
     head, other_head = (
         GET_HEAD.replace(b'ETag: "v1"\r\n', version % tag) for tag in (b"one", b"other")
@@ -389,7 +389,7 @@ def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
 
 
 def test_f58_another_object_of_equal_time_and_size_differs(engine: Engine) -> None:
-    """As on nginx, which makes its tags of these two."""
+    """Like nginx, which computes tags from these two."""
     version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
     cloud = Cloud()
@@ -408,14 +408,14 @@ def test_f58_another_object_of_equal_time_and_size_differs(engine: Engine) -> No
     assert cloud.objects == {b"/b": DATA}
 
 
-# -- F17: what Google's storage unpacks
+# -- F17: objects that Google's storage decompresses
 
 STORED = b"as it is stored, packed"
 
 
 def _google(cloud: Cloud, always: bool = False) -> Script:
-    """Unpack an object for a client that does not accept its coding; the hash is that of the stored
-    bytes."""
+    """Decompress an object for a client that does not accept its coding; the hash is that of the
+    stored bytes."""
     digester = Digester(("crc32c",))
     digester.update(STORED)
     crc = base64.b64encode(digester.digests()["crc32c"])
@@ -522,7 +522,7 @@ def test_a_version_with_a_denied_id_is_pinned_by_its_tag(
     assert bucket.whole == (NEW if is_replaced and not allowed else OLD)
 
 
-# -- tags that a server gives and does not understand
+# -- tags that a server sends and does not understand
 
 
 @dataclass
@@ -532,7 +532,7 @@ class Pedant:
 
     data: bytes
     newer: bytes | None = None
-    """What is there after HEAD."""
+    """The object after HEAD."""
     lines: list[bytes] = field(default_factory=list)
 
     def __call__(self, talk: Talk) -> None:
@@ -575,7 +575,7 @@ def test_a_destination_that_refuses_its_own_tag_is_read_back(engine: Engine) -> 
 
 
 def test_a_tag_absent_from_reads_pins_no_read(engine: Engine) -> None:
-    """JuiceFS gives a tag in its answer to an upload, and none to HEAD and GET."""
+    """JuiceFS sends a tag in its answer to an upload, and none with HEAD and GET."""
 
     class Untagged(Bucket):
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:

@@ -1,7 +1,6 @@
-"""WebDAV: nothing is ever seen at the final name but a whole object, whatever happens on the way.
+"""WebDAV: only a whole object is ever visible at the final name, in every course of a transfer.
 
-What a well-behaved server does is in tests/contract/test_stores.py, on nginx and WsgiDAV.
-"""
+A well-behaved server is tested in tests/contract/test_stores.py, on nginx and WsgiDAV."""
 
 from __future__ import annotations
 
@@ -66,8 +65,8 @@ EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 
 @dataclass
 class Dav:
-    """A WebDAV server. `answers` are what a method is answered first, instead of being done, an
-    empty one by a connection that is closed; the next answer to a method in `hanging` is lost."""
+    """A WebDAV server. `answers` are the first answers to a method, which is then not executed; an
+    empty one closes the connection; the next answer to a method in `hanging` is lost."""
 
     answers: dict[bytes, list[bytes]] = field(default_factory=dict)
     folders: set[bytes] = field(default_factory=lambda: {b"/"})
@@ -76,7 +75,7 @@ class Dav:
     damage: bool = False
     hanging: set[bytes] = field(default_factory=set)
     late: threading.Event | None = None
-    """What tells it that an upload broke off."""
+    """Notified when an upload broke off."""
 
     def __call__(self, talk: Talk) -> None:
         while request := talk.head():
@@ -88,7 +87,7 @@ class Dav:
             if body is None:
                 if self.late is not None:
                     assert self.late.wait(10)
-                self.objects[path] = b"a piece"  # as some servers do
+                self.objects[path] = b"a piece"  # like some servers
                 return
             scripted = self.answers.get(method, [])
             reported = scripted.pop(0) if scripted else self._done(method, path, request, body)
@@ -137,8 +136,8 @@ class Dav:
 
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return one that looks again for what a server writes a moment later: its threads are their
-    own masters."""
+    """Return an engine that inspects again for a late write of a server: its threads may outlive
+    the connection."""
     made = Engine(certificates.ca_file, replace(QUICK, sweep_waits=(0.0, 0.05, 0.2, 0.5)))
     yield made
     made.assert_nothing_left()
@@ -237,7 +236,7 @@ def test_an_existing_object_is_left_alone_on_request(engine: Engine) -> None:
 
 
 class Between(Dav):
-    """Somebody puts an object at the place right before the MOVE."""
+    """Another writer stores an object there right before the MOVE."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"MOVE":
@@ -246,7 +245,7 @@ class Between(Dav):
 
 
 class Negotiates(Dav):
-    """Takes `object.bin.txt` for `object.bin`, where there is none: Apache with MultiViews."""
+    """Serves `object.bin.txt` for `object.bin` if that does not exist: Apache with MultiViews."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"PROPFIND" and path == FINAL:
@@ -266,7 +265,7 @@ def test_another_object_served_for_a_name_is_kept(engine: Engine) -> None:
 
 
 def test_a_concurrent_writer_is_not_overwritten(engine: Engine) -> None:
-    """The object appears after we looked: MOVE says 412."""
+    """The object appears after the inspection: MOVE answers 412."""
     dav = Between()
     assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
     assert dav.objects == {FINAL: b"theirs"}
@@ -326,7 +325,7 @@ def test_a_damaged_object_is_removed_after_a_passing_refusal(engine: Engine, ref
 
 
 class Misreading(Dav):
-    """Takes a Destination apart after it has decoded it, as WsgiDAV does."""
+    """Splits a Destination after it has decoded it, as WsgiDAV does."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         return super()._done(
@@ -370,7 +369,7 @@ def test_names_of_unfinished_uploads_are_reserved() -> None:
 
 
 def test_the_scripted_server_is_a_server() -> None:
-    """The script itself answers as HTTP, or the tests above would prove nothing."""
+    """The script itself answers like HTTP, or the tests above would prove nothing."""
     with Peer([Dav(objects={FINAL: b"x"})] * 2) as peer:
         connection = http.client.HTTPConnection(
             "127.0.0.1", int(peer.url().split(":")[2].split("/")[0]), timeout=5
@@ -380,7 +379,7 @@ def test_the_scripted_server_is_a_server() -> None:
         connection.close()
 
 
-# -- room, locks, folders
+# -- space, locks, folders
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MKCOL", b"MOVE"])
@@ -405,7 +404,7 @@ def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
 
 
 def test_f49_a_folder_that_never_appears_is_an_error(engine: Engine) -> None:
-    """Every MKCOL is refused since the folder above is missing, even after it was created."""
+    """Every MKCOL is refused because the folder above is missing, even after it was created."""
     dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
     with pytest.raises(Rejected):
         migrate(engine, dav)
@@ -415,7 +414,7 @@ def test_f49_a_folder_that_never_appears_is_an_error(engine: Engine) -> None:
 def test_a_name_that_is_refused_late_is_changed(
     patient: Engine,
 ) -> None:
-    """Both are under way with the first name; one is refused when the other was moved under the
+    """Both are under way with the first name; one is refused after the other was moved under the
     second."""
     over = threading.Event()
 
@@ -441,8 +440,8 @@ def test_a_name_that_is_refused_late_is_changed(
 
 @pytest.mark.parametrize("status", [403, 409, 500])
 def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int) -> None:
-    """Two objects of one new folder: Apache answers 403 to the second MKCOL where the first is done
-    meanwhile."""
+    """Two objects of one new folder: Apache answers 403 to the second MKCOL while the first one
+    runs."""
 
     class Slower(Dav):
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
@@ -465,7 +464,8 @@ def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int)
 def test_f52_a_server_that_changes_bytes_is_reported_once(
     patient: Engine,
 ) -> None:
-    """As one that writes its own properties into documents, which it knows by their final name."""
+    """Like a server that writes its own properties into documents, which it recognises by their
+    final name."""
     dav = Dav()
 
     class Objects(dict[bytes, bytes]):
@@ -481,7 +481,7 @@ def test_f52_a_server_that_changes_bytes_is_reported_once(
 
 
 def test_b60_an_overwriting_move_needs_an_object_there(engine: Engine) -> None:
-    """And that is an object, as far as the server tells."""
+    """And the entry is an object, as far as the server reports."""
     new, old = Dav(), Dav(objects={FINAL: b"old"})
     for dav, moves in ((new, 1), (old, 2)):
         assert migrate(engine, dav) is State.VERIFIED
@@ -493,7 +493,7 @@ HEADLESS = {
     **{str(status): EMPTY % status for status in (400, 403, 404, 405, 410, 501)},
     "closed": b"",
 }
-"""Answers to HEAD of a server that knows GET and PROPFIND alone."""
+"""Answers to HEAD of a server that supports only GET and PROPFIND."""
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
@@ -552,7 +552,7 @@ def test_propfind_finds_the_outcome_of_a_lost_move(
 
 
 def refusing(status: int, *patterns: str) -> type[Dav]:
-    """Return a server that refuses to make what has a name that matches one of the patterns."""
+    """Return a server that refuses to create a name that matches one of the patterns."""
 
     class Refusing(Dav):
         names: list[str]
@@ -586,7 +586,7 @@ def refusing(status: int, *patterns: str) -> type[Dav]:
 def test_b_reserved_names_are_not_used(
     patient: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
-    """The first upload finds out which name is taken; those after it use that one."""
+    """The first upload determines which name is accepted; later ones use that one."""
     dav = refusing(status, *patterns)()
     dav.names = []
     assert migrate(patient, dav) is State.VERIFIED
@@ -642,7 +642,7 @@ def test_an_acknowledged_upload_that_vanished_took_no_name(
 def test_a_copy_uses_a_name_the_server_accepts(
     patient: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
-    """As an upload is: no byte passes through relay for a name; and the next copy begins with that
+    """Like an upload: relay moves no byte to find a name; and the next copy begins with that
     one."""
     dav = refusing(status, *patterns)(objects={b"/from.bin": DATA})
     dav.names = []
@@ -677,7 +677,7 @@ def test_a_copy_refused_under_every_name_becomes_an_upload(patient: Engine, stat
     assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin"), DATA)
     copies = {405: 1, 501: 1, 400: 6}.get(
         status, 3
-    )  # a 400 may be about the Destination, which is a path then
+    )  # a 400 may be about the Destination, which becomes a path then
     assert dav.asked.count(b"COPY") == copies
 
 
@@ -709,7 +709,7 @@ def test_a_user_name_is_not_an_upload(name: str) -> None:
 
 
 class Behind(Dav):
-    """A server that takes a Destination for another server's, where it is a URL."""
+    """A server that treats a Destination that is a URL as one of another server."""
 
     refuses_paths = False
 
@@ -744,7 +744,7 @@ def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(
     assert dav.objects[FINAL] == DATA
     assert (
         dav.asked.count(b"MOVE") == 2
-    )  # 412 to the first, since something is there; no URL was tried
+    )  # 412 to the first, since an object is there; no URL was tried
 
 
 def test_a_server_that_accepts_neither_is_named_with_the_cause(engine: Engine) -> None:
@@ -757,7 +757,7 @@ def test_a_server_that_accepts_neither_is_named_with_the_cause(engine: Engine) -
     assert dav.objects == {}
 
 
-# -- a folder that has the object's name
+# -- a folder with the object's name
 
 
 def multistatus(*hrefs: bytes) -> bytes:
@@ -768,9 +768,8 @@ def multistatus(*hrefs: bytes) -> bytes:
 
 @dataclass
 class Taken(Dav):
-    """One that has a folder of the object's name, of which HEAD and PROPFIND tell what a test wrote
-    down. A MOVE that may overwrite takes it away with all that is in it (RFC 4918 section
-    9.9.3)."""
+    """A server with a folder of the object's name, for which HEAD and PROPFIND give the answers of
+    a test. A MOVE that may overwrite removes it with all its content (RFC 4918 section 9.9.3)."""
 
     headed: bytes = EMPTY % 405
     reported: bytes = multistatus(FINAL + b"/")
@@ -825,8 +824,8 @@ def test_nothing_is_skipped_where_a_folder_may_stand(engine: Engine, status: int
 
 @pytest.mark.parametrize("status", [201, 204])
 def test_a_move_that_replaced_nothing_fails(engine: Engine, status: int) -> None:
-    """What is there has the object's length, and is the old one: the server says that it moved, and
-    did not."""
+    """The object there has the right length, and is the old one: the server reports a move that it
+    did not make."""
     old = b"x" * len(DATA)
     dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % 412, EMPTY % status]})
     with pytest.raises(DestinationLost):
@@ -840,7 +839,7 @@ def test_a_move_that_replaced_nothing_fails(engine: Engine, status: int) -> None
 
 @pytest.mark.parametrize("status", [201, 204])
 def test_an_acknowledged_move_that_did_not_happen_fails(engine: Engine, status: int) -> None:
-    """As above, of a server that does not heed `Overwrite: F`, or does no MOVE at all."""
+    """As above, at a server that ignores `Overwrite: F`, or supports no MOVE at all."""
     old = b"x" * len(DATA)
     dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % status]})
     with pytest.raises(DestinationLost):
@@ -851,7 +850,7 @@ def test_an_acknowledged_move_that_did_not_happen_fails(engine: Engine, status: 
 @pytest.mark.parametrize("moves", [True, False])
 def test_get_alone_finds_the_outcome_of_a_move(engine: Engine, moves: bool) -> None:
     class Blind(Dav):
-        """It knows neither HEAD nor PROPFIND."""
+        """It supports neither HEAD nor PROPFIND."""
 
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             if method in (b"HEAD", b"PROPFIND", b"MKCOL"):
@@ -873,7 +872,7 @@ def test_get_alone_finds_the_outcome_of_a_move(engine: Engine, moves: bool) -> N
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_a_possible_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
-    """PROPFIND reports an entry without its kind: a MOVE that may overwrite replaces a folder with
+    """PROPFIND reports an entry without its type: a MOVE that may overwrite replaces a folder with
     all its content."""
     href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL
     denied = b"<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
@@ -889,10 +888,10 @@ def test_a_possible_folder_is_not_moved_over(engine: Engine, if_exists: str) -> 
 
 def test_a_cached_head_undoes_no_move(engine: Engine) -> None:
     """The name that was moved away is shown for a while, as by nginx's `open_file_cache`; to DELETE
-    it is not there."""
+    it is absent."""
 
     class Cached(Dav):
-        """HEAD shows the temporary name for ever."""
+        """HEAD shows the temporary name forever."""
 
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             if method == b"HEAD" and is_temporary_name(path.decode().rpartition("/")[2]):
@@ -920,7 +919,7 @@ class Stale(Dav):
 
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
 def test_a_destination_that_shows_the_old_object_is_polled(engine: Engine, if_exists: str) -> None:
-    """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
+    """Like nginx with `open_file_cache`, which has cached the old one in the earlier inspection."""
     dav = Stale(objects={FINAL: b"old"})
     engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
@@ -938,7 +937,7 @@ def test_a_destination_that_keeps_the_old_object_fails(engine: Engine) -> None:
 
 
 class Negative(Dav):
-    """A cache answers each HEAD of the final name as it did before the upload: nothing is there."""
+    """A cache answers each HEAD of the final name as it did before the upload: absent."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         cached = path == b"/to/a" and method == b"HEAD"
@@ -949,7 +948,7 @@ class Negative(Dav):
 def test_an_unproved_unseen_object_does_not_count_as_existing(
     tmp_path: Path, if_exists: str
 ) -> None:
-    """Its publication was a failure, as its place showed nothing; then it is there."""
+    """Its publication failed, as its name showed nothing; then the object is there."""
     words = "--verify", "size", "--if-exists", if_exists
     dav, here = Negative(), str(plant(tmp_path))
     terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.1", RELAY_RETRY_BUDGET="0")
@@ -963,7 +962,7 @@ def test_an_unproved_unseen_object_does_not_count_as_existing(
 
 
 class Headless(Dav):
-    """It has no HEAD, and PROPFIND calls the version of an object otherwise than GET does."""
+    """It has no HEAD, and PROPFIND gives the object another version than GET does."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"HEAD":
@@ -1000,7 +999,7 @@ def test_a_version_from_propfind_pins_no_get(engine: Engine, if_exists: str) -> 
 
 
 def test_a_lost_answer_about_a_folder_makes_no_folder(wire: Wire) -> None:
-    """Only an answer that can't be read means that the server has no PROPFIND."""
+    """Only an unreadable answer means that the server has no PROPFIND."""
     dav = Dav(answers={b"PROPFIND": [b"", b""]}, folders={b"/", b"/to/"})
     with Peer([dav] * 9) as peer:
         where = webdav_location(peer.url("/to/a"), destination=True)
@@ -1012,7 +1011,8 @@ def test_a_lost_answer_about_a_folder_makes_no_folder(wire: Wire) -> None:
 
 @pytest.mark.parametrize("busy", [429, 503])
 def test_a_busy_answer_about_a_folder_makes_the_folder(wire: Wire, busy: int) -> None:
-    """It says nothing about the folder, which counted as found: the next MKCOL failed for good."""
+    """It reports nothing about the folder, which counted as existing: the next MKCOL failed for
+    good."""
     dav = Dav(answers={b"PROPFIND": [NO, EMPTY % busy]})
     with Peer([dav] * 9) as peer:
         where = webdav_location(peer.url("/to/deep/a"), destination=True)

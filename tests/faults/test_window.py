@@ -1,4 +1,4 @@
-"""The sequence of the parts of one object: the line is kept busy, and unacknowledged parts are
+"""The sequence of the parts of one object: the connection stays busy, and unacknowledged parts are
 bounded."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ DATA = random.Random(7).randbytes(1 << 20) * (PARTS * PART >> 20)
 
 @dataclass
 class Ranges:
-    """A source of `DATA`, which knows what was asked for; `begun` is set when the second part
-    is."""
+    """A source of `DATA`, which records its requests; `begun` is set when the second part
+    starts."""
 
     asked: list[int] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)

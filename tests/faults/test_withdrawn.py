@@ -1,5 +1,5 @@
-"""Credentials that end between an upload and its proof (F25): the migration waits, and nothing is
-sent again."""
+"""Credentials that expire between an upload and its proof (F25): the migration waits, and nothing
+is sent again."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ DATA = b"bytes " * 1000
 
 @dataclass
 class Gate:
-    """Who may ask for what: the token that is good, and the methods that it is never good for."""
+    """The permissions: the valid token, and the methods that it is never valid for."""
 
     refusal: int
     never: tuple[bytes, ...] = ()
     token: bytes = b"first"
     after: bytes = b"PUT"
-    """When the first token ends: after the first request of this method that it let through."""
+    """When the first token expires: after the first permitted request of this method."""
     shut: bytes | None = None
-    """What no request that is let through may name."""
+    """A text that no permitted request may contain."""
     denied: list[bytes] = field(default_factory=list)
 
     def before(self, script: Script) -> Script:
-        """Let `script` see only what passes."""
+        """Let `script` see only permitted requests."""
 
         def guarded(talk: Talk) -> None:
             read = talk.head
@@ -115,7 +115,7 @@ def test_f25_an_unprovable_object_waits_and_is_not_resent(
 
 
 def paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
-    """Assert that it waits, says for what, and that nothing of it has failed."""
+    """Assert that it waits, with a reason, and that nothing of it has failed."""
     codes = {401: "store-unauthenticated", 403: "store-credentials-withdrawn"}
     found = ledger.migration(id)
     assert found.error is not None, found
@@ -147,7 +147,7 @@ def test_f25_a_resume_that_the_destination_denies_says_so(
 
 
 def breaking(script: Script) -> Script:
-    """Let the first GET be answered by half of what it promises, and then the end."""
+    """Answer the first GET with half of the promised bytes, and then the end."""
     broken: list[bytes] = []
 
     def once(talk: Talk) -> None:
@@ -248,7 +248,7 @@ def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_pa
 def test_f25_a_destination_that_denies_reading_is_unverified(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
-    """Credentials that may only write have been withdrawn by nobody."""
+    """Credentials that may only write have not been withdrawn."""
     gate = Gate(refusal, never=(b"HEAD", b"GET"), after=b"")
     cloud, runner = Cloud(), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
@@ -268,12 +268,12 @@ def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: P
     assert [row.state for row in ledger.page(id)] == ["unverified"]
 
 
-# -- a store that is not looked at before an upload
+# -- a store that is not inspected before an upload
 
 
 @dataclass
 class Notes(Journal):
-    """A journal that is kept in memory."""
+    """A journal in memory."""
 
     upload: UploadRecord | None = None
     numbers: Iterator[int] = iter(())
@@ -313,7 +313,7 @@ class Notes(Journal):
 
 
 DENIED = {"head": [reply(403)], "get": [refusal(403, "AccessDenied")] * 2}
-"""HEAD, the reason of its refusal, which is asked for where HEAD was answered before, and the
+"""HEAD, the request for the reason of its refusal, which follows if HEAD succeeded before, and the
 read-back."""
 
 
@@ -330,7 +330,7 @@ def test_f25_a_permission_of_one_object_explains_a_denial(
         if before == "never read":
             engine.runner.wire.memory.learn(
                 there.origin, TRAILERS
-            )  # which is looked at once else, after an upload
+            )  # which is otherwise inspected once after an upload
         else:
             first = engine.migrate(source, place(peer) if before == "other credentials" else there)
             assert first.receipt is not None and first.receipt.level is Level.READ_BACK

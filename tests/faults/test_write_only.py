@@ -1,8 +1,7 @@
 """S3 credentials that may only write: each object gets the level that the answer to its upload
 proves, and none fails.
 
-Over scripted buckets that know no checksum, or tell none.
-"""
+Over scripted buckets that know no checksum, or report none."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ DENIED = refusal(403, "AccessDenied")
 
 @dataclass
 class WriteOnly(Bucket):
-    """A bucket that denies every read; with `lists` it tells what is not there, as S3 does to who
-    may list."""
+    """A bucket that denies every read; with `lists` it reports absent objects, as S3 does for
+    credentials that may list."""
 
     lists: bool = False
     there: set[bytes] = field(default_factory=set)
@@ -107,7 +106,7 @@ def moved(
 def test_f54_each_object_gets_the_level_that_its_upload_proves(
     ledger: Ledger, tmp_path: Path, kind: str, lists: bool, if_exists: IfExists
 ) -> None:
-    """The second time they are there, and may not be looked at either."""
+    """The second time the objects exist, and still cannot be inspected."""
     bucket = BUCKETS[kind](lists=lists)
     level = ("verified", "whole_digest") if kind in PROVEN else ("unverified", "size")
     with Peer(many(bucket)) as peer:
@@ -136,7 +135,7 @@ def test_f54_an_object_that_may_hold_the_coding_is_noted(
 
 
 def test_f54_an_unseen_existing_object_is_not_overwritten(ledger: Ledger, tmp_path: Path) -> None:
-    """Nobody can say then that nothing is there."""
+    """Nothing can show then that the object is absent."""
     bucket = BUCKETS["knows MD5"]()
     with Peer(many(bucket)) as peer:
         _, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
@@ -167,7 +166,7 @@ class Expiring(Bucket):
 def test_a_head_denied_for_expired_credentials_fails_nothing(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    """HEAD has no text, and MinIO answers 403 for keys that it does not know any more."""
+    """HEAD has no body, and MinIO answers 403 for keys that it no longer knows."""
     bucket = Expiring(sums=True)
     with Peer(many(bucket)) as peer:
         migration, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
