@@ -1,4 +1,4 @@
-"""The real servers that stores are held against, each started once."""
+"""The real servers that stores are tested on, each started once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def opened(address: str) -> Iterator[Opened]:
-    """Return what opens the ledger for one more runner, which is entered."""
+    """Return a function that opens the ledger for one more registered worker."""
     made: list[Ledger] = []
 
     def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
@@ -83,7 +83,7 @@ def opened(address: str) -> Iterator[Opened]:
 
 @pytest.fixture
 def ledger(opened: Opened) -> Ledger:
-    """Return the ledger, as one runner sees it."""
+    """Return the ledger, as one worker sees it."""
     return opened()
 
 
@@ -153,7 +153,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 @dataclass(frozen=True)
 class Nextcloud:
-    """A running server, and where its files are."""
+    """A running server and the folder of its files."""
 
     base: str
     root: Path
@@ -204,7 +204,7 @@ def listening(command: list[str], port: int, folder: Path | None = None) -> Iter
 
 
 def wait_for(port: int) -> None:
-    """Wait until somebody listens."""
+    """Wait until a server listens."""
     for _ in range(1000):
         with socket.socket() as sock:
             sock.settimeout(0.02)
@@ -240,12 +240,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where objects of this test live on this server."""
+    """Return the place of this test's objects on this server."""
     return place_of(kind, request)
 
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where a test's objects live on a server: the fixture `kind`, spoken to as WebDAV after
+    """Return the place of a test's objects on a server: the fixture `kind`, over WebDAV after
     `webdav+`."""
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
@@ -273,7 +273,7 @@ def store(wire: Wire, place: Place, memory: StoreType) -> Store:
 
 @pytest.fixture
 def engine(certificates: Certificates, memory: StoreType) -> Iterator[Engine]:
-    """Return an engine on the clocks that users have: real servers need their moment after a broken
+    """Return an engine with the timeouts that users have: real servers need a moment after a broken
     upload."""
     made = Engine(certificates.ca_file, Limits(), kinds=(*KINDS, memory))
     yield made

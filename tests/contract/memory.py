@@ -30,7 +30,7 @@ Shelf = dict[str, bytes]
 
 @dataclass(frozen=True)
 class MemoryAccount:
-    """The one shelf that there is. A real account holds the endpoint and the credentials."""
+    """The account of the one shelf. A real account holds the endpoint and the credentials."""
 
     store: str = "memory"
     owner: str = ""
@@ -40,7 +40,7 @@ class MemoryAccount:
         return f"memory:/{unquote(path)}"
 
     def check(self, path: str) -> None:
-        """Every name will do; else raise KeyTooLong, ReservedKey or UnsafeKey."""
+        """Accept every name; a real account raises KeyTooLong, ReservedKey or UnsafeKey."""
 
 
 def memory_location(text: str, asked: LocateOptions) -> Location:
@@ -51,8 +51,7 @@ def memory_location(text: str, asked: LocateOptions) -> Location:
 
 
 class Held(Stream):
-    """Bytes that are here already, in the place of a socket. A store that is asked over HTTP needs
-    none of this."""
+    """Bytes in memory, in place of a socket. A store over HTTP does not need this class."""
 
     splices = False
 
@@ -64,7 +63,7 @@ class Held(Stream):
         return self._take_leftover(view)
 
     def wait_for_more(self, seconds: float) -> bool:
-        """As Stream's: nothing else will come."""
+        """As Stream's: no further bytes follow."""
         return True
 
     def close(self) -> None:
@@ -73,7 +72,7 @@ class Held(Stream):
 
 
 class MemoryStore:
-    """One shelf, for one transfer: `side` is whose failures these are."""
+    """One shelf, for one transfer; its failures name `side`."""
 
     def __init__(self, shelf: Shelf, side: Side, meter: Watchdog) -> None:
         self._shelf, self._side, self._meter = shelf, side, meter
@@ -132,7 +131,7 @@ class MemoryStore:
         return True
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """As Destination.publishes_atomically: what broke off is never on the shelf."""
+        """As Destination.publishes_atomically: a broken upload is never on the shelf."""
         return True
 
     def part_limits(self, location: Location) -> PartLimits | None:
@@ -140,7 +139,7 @@ class MemoryStore:
         return None
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: a shelf has bytes alone."""
+        """As Destination.unkept_metadata: a shelf keeps only bytes."""
         return unkept_notes(metadata, lambda name: False, location, "a shelf")
 
     def can_copy(self, source: Location, location: Location) -> bool:
@@ -159,7 +158,7 @@ class MemoryStore:
         """As Destination.put."""
         notes = self.unkept_metadata(location, metadata)
         require(metadata, location, notes)
-        data = body.read()  # raises where it is not whole; then nothing has changed
+        data = body.read()  # raises if it is not whole; then nothing has changed
         if if_absent and location.path in self._shelf:
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._shelf[location.path] = data

@@ -24,7 +24,7 @@ def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) 
 
 
 def content(store: Destination, place: Location) -> bytes | None:
-    """Return what is at a place, or None."""
+    """Return the object at a place, or None."""
     try:
         opened = store.get(place)
     except NotFound:

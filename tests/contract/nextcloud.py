@@ -1,8 +1,7 @@
-"""A program for tests: WsgiDAV, with what Nextcloud adds before it: chunks are put together, some
-names are refused.
+"""A program for tests: WsgiDAV behind Nextcloud's additions: it assembles chunks and refuses some
+names.
 
-Usage: python -m tests.contract.nextcloud ROOT PORT
-"""
+Usage: python -m tests.contract.nextcloud ROOT PORT"""
 
 from __future__ import annotations
 
@@ -22,11 +21,11 @@ _FILE = re.compile(r"/remote\.php/dav/uploads/[^/]+/[^/]+/\.file")
 
 
 _REFUSED = (".part", ".filepart")
-"""Forbidden endings of file names there (docs.nextcloud.com, "Forbidden file names")."""
+"""File name endings that it forbids (docs.nextcloud.com, "Forbidden file names")."""
 
 
 def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """Refuse to make what has a name that is refused; leave all else to `app`."""
+    """Refuse to create a forbidden name; pass every other request to `app`."""
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         made = environ["PATH_INFO"] if environ["REQUEST_METHOD"] in ("PUT", "MKCOL") else ""
@@ -41,7 +40,8 @@ def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[byte
 
 
 def assembling(root: Path, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """Put the chunks of an upload together on a MOVE of its `.file`; leave all else to `app`."""
+    """Assemble the chunks of an upload on a MOVE of its `.file`; pass every other request to
+    `app`."""
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

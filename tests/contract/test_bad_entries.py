@@ -1,5 +1,5 @@
-"""One entry, or one folder below, that can't be listed is that one's failure: all else is listed,
-and moves."""
+"""An entry, or a folder below, that cannot be listed fails alone: all others are listed and
+moved."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_unreadable_local_entry_fails_alone(
 def test_a_large_local_folder_becomes_entries_in_pieces(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the names, and without what vanishes meanwhile."""
+    """In the order of the names, and without entries that vanish meanwhile."""
     monkeypatch.setattr(local, "SCANNED", 10)
     monkeypatch.setattr(local_files, "SORTED", 7)
     names = [f"{number * 37 % 100:02}" for number in range(100)]
@@ -98,7 +98,7 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
 def test_a_listed_name_that_cannot_be_found_is_reported(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mount of SMB lists names that Linux can't open; others are removed meanwhile."""
+    """A mount of SMB lists names that Linux cannot open; others are removed meanwhile."""
     folder = tmp_path / "from"
     folder.mkdir()
     for name in ("a", "dot.", "gone", "late"):
@@ -159,7 +159,7 @@ def test_an_empty_tree_fails_with_fail_on_empty(
 
 
 def test_a_tree_that_is_empty_the_second_time_fails_too(tmp_path: Path) -> None:
-    """What failed and is gone from the source is forgotten; a volume that is not mounted any more
+    """A failed object that is gone from the source is forgotten; a volume that is no longer mounted
     looks the same."""
     terminal, source, there = Terminal(tmp_path), tmp_path / "from", tmp_path / "to"
     source.mkdir()

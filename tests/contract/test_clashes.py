@@ -1,7 +1,8 @@
-"""Obstacles at a destination with folders: a folder of the object's name, a file above it, a lock.
+"""Obstacles at a destination with folders: a folder with the object's name, a file above it, a
+lock.
 
-A bucket may hold 'a' and 'a/b'; a file system can't. One of the two is refused, and nothing of the
-other is harmed."""
+A bucket may hold 'a' and 'a/b'; a file system cannot. One of the two is refused, and the other
+stays unharmed."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def folder(place: Place) -> Location:
 
 
 def names(store: Store, folder: Location) -> set[str]:
-    """Return what is in a folder, unfinished uploads too, where the server lists."""
+    """Return the content of a folder, unfinished uploads too, if the server lists."""
     try:
         return {entry.name for entry in store.list(folder)}
     except StoreError:
@@ -45,7 +46,7 @@ def names(store: Store, folder: Location) -> set[str]:
 def test_b60_an_object_never_takes_the_place_of_a_folder(
     engine: Engine, store: Store, folder: Location, policy: str
 ) -> None:
-    """A MOVE that may overwrite would remove it, with all that is in it."""
+    """A MOVE that may overwrite would remove it with all its content."""
     put(engine, folder.below("a/inner/precious", destination=True))
     with pytest.raises(RelayError) as caught:
         put(engine, folder.below("a", destination=True), b"an object", if_exists=policy)
@@ -58,7 +59,7 @@ def test_b60_an_object_never_takes_the_place_of_a_folder(
 def test_b60_a_folder_never_takes_the_place_of_an_object(
     engine: Engine, store: Store, folder: Location, policy: str
 ) -> None:
-    """And that is a failure, not something that exists and may be skipped."""
+    """And that is a failure, not an existing object that may be skipped."""
     put(engine, folder.below("a", destination=True), b"precious")
     with pytest.raises(RelayError) as caught:
         put(engine, folder.below("a/b/c", destination=True), if_exists=policy)

@@ -1,4 +1,5 @@
-"""Server-side copies: proved as every transfer, over every store that can, on real servers."""
+"""Server-side copies: proved like every transfer, over every store that supports them, on real
+servers."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ LEVELS = {
     "webdav+nginx": Level.READ_BACK,
     "webdav+wsgidav": Level.READ_BACK,
 }
-"""Every server that can copy by itself, and the proof that it lets us have."""
+"""Every server that copies, and the level of proof it permits."""
 
 
 @pytest.fixture(params=LEVELS)
@@ -47,7 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where objects of this test live on this server."""
+    """Return the place of this test's objects on this server."""
     return place_of(kind, request)
 
 
@@ -130,14 +131,14 @@ def test_a_folder_takes_the_sources_name(engine: Engine, wire: Wire, place: Plac
 def test_an_absent_source_leaves_nothing(engine: Engine, wire: Wire, place: Place) -> None:
     with pytest.raises(NotFound):
         engine.migrate(place("never"), place("new"))
-    with pytest.raises(NotFound):  # HEAD may be mere advice, where none was answered with 200 yet
+    with pytest.raises(NotFound):  # HEAD may be a mere hint until one was answered with 200
         inspect_object(destination(wire, place("new")), place("new"))
 
 
 def test_a_copy_is_pinned_to_the_listed_version(
     engine: Engine, wire: Wire, place: Place, kind: str
 ) -> None:
-    """Where the server compares (S3); elsewhere the bytes are, before the copy is published."""
+    """S3 compares the bytes of the copy; elsewhere relay does, before the copy is published."""
     put(engine, place("old"))
     stale = destination(wire, place("old")).head(place("old"))
     assert isinstance(stale, ObjectInfo)

@@ -1,4 +1,4 @@
-"""PROPFIND as real servers answer it: each in its own words, all the same folder."""
+"""PROPFIND as real servers answer it: each in its own form, always the same folder."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
     assert [row.id for row in ledger.page(id, ["running"])] == [claim.id for claim in claims]
 
 
-# -- uploads in parts
+# -- multipart uploads
 
 PINNED = Version(30, '"e"', "Wed, 25 Nov 2026 00:00:00 GMT", id="v1")
 UPLOAD = UploadRecord(
@@ -501,7 +501,7 @@ def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
         "again": 3.0,
     }
     one.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
-    two.note_retried([(third, trouble)])  # which is not its own
+    two.note_retried([(third, trouble)])  # another worker owns it
     one.note_retried([(replace(third, fence=third.fence + 1), trouble)])
     reported = two.migration(id).retried
     assert [(row["name"], row["since"]) for row in reported] == [
@@ -530,7 +530,7 @@ def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
         "again": 3.0,
     }
     one.note_listing(listing, trouble)
-    two.note_listing(listing, {**trouble, "since": 9.0})  # which is not its own
+    two.note_listing(listing, {**trouble, "since": 9.0})  # another worker owns it
     for found in (two.migration(id), two.migrations()[0]):
         assert (found.retried, found.error) == (({"name": "", **trouble},), None)
     one.note_listing(listing, None)
@@ -538,11 +538,11 @@ def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
     one.note_listing(listing, trouble)
     one.renew(-1)
     two.reclaim()
-    assert (two.migration(id).retried, two.migration(id).error) == ((), None)  # nobody does
+    assert (two.migration(id).retried, two.migration(id).error) == ((), None)  # as no worker does
     again = two.claim_listing()
     assert again is not None
     assert two.migration(id).retried == ()
-    one.note_listing(listing, trouble)  # which was taken from it
+    one.note_listing(listing, trouble)  # as it was taken from this worker
     assert two.migration(id).retried == ()
     two.note_listing(again, trouble)
     withdrawn = {
@@ -552,7 +552,7 @@ def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
         "hint": "Give others.",
     }
     two.pause_for(id, withdrawn)
-    two.note_listing(again, trouble)  # what it waits for stands
+    two.note_listing(again, trouble)  # a part that it waits for exists
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
     two.hand_back_listing(again)
     two.act(id, "resume")
@@ -571,7 +571,7 @@ def test_a_worker_helps_with_shared_objects_of_others_alone(opened: Opened) -> N
     id = tree(one, 30)
     (claim,) = one.claim(1)
     one.record_upload(claim, replace(UPLOAD, upload_id=""))
-    assert two.join_upload() is None  # it is only about to be begun
+    assert two.join_upload() is None  # its upload is about to start
     one.record_upload(claim, replace(UPLOAD, pinned=None))
     assert two.join_upload() is None
     one.record_upload(claim, UPLOAD)
@@ -596,7 +596,7 @@ def test_the_parts_of_a_lost_helper_are_free_again(
     assert one.take_part(claim, "upload-1", part(1)) == 3
     assert one.take_part(claim, "upload-1", part(3)) is None
     two.renew(-1)
-    assert one.reclaim() == 0  # no transfer was its own
+    assert one.reclaim() == 0  # it owned no transfer
     assert one.outstanding_parts(claim) == {2: False}
     assert one.take_part(claim, "upload-1", None) == 2
     with pytest.raises(LeaseLost):
@@ -763,7 +763,7 @@ def test_bytes_resent_by_a_helper_are_counted(opened: Opened) -> None:
     assert row.resent == 11
 
 
-# -- large ones among small ones
+# -- large objects among small ones
 
 HUGE = 64 << 20
 
@@ -893,7 +893,7 @@ def test_a_worker_with_old_credentials_learns_of_new_ones(ledger: Ledger) -> Non
     assert ledger.migration(id).renewed == third.renewed
 
 
-# -- what was at the destination
+# -- prior objects at the destination
 
 
 def test_an_empty_destination_is_trusted_once_for_a_while(ledger: Ledger) -> None:
@@ -971,7 +971,7 @@ def test_a_claim_that_sent_nothing_is_known(opened: Opened, end: str) -> None:
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)
 EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN, "0006": _AGAIN}
 EFFORTS |= dict.fromkeys(("0007", "0008"), _AGAIN)
-"""What was proved until then and what it took, in the files where that is not the same as in the
+"""The number of proved bytes and the time they took, in files in which they differ from the
 others."""
 
 
@@ -980,7 +980,7 @@ others."""
 )
 def test_an_older_ledger_is_upgraded_and_resumed(tmp_path: Path, version: str) -> None:
     """A file as an older schema's relay left it: one object arrived, one in parts, one queued, its
-    runner gone."""
+    worker lost."""
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.executescript((Path(__file__).parent / "ledgers" / f"{version}.sql").read_text())
@@ -1014,7 +1014,7 @@ def test_an_older_ledger_is_upgraded_and_resumed(tmp_path: Path, version: str) -
 
 
 def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
-    """And of each older one a file is kept, as its relay left it."""
+    """For each older schema a file is kept, as its relay left it."""
     newest = max(path.name.partition("_")[0] for path in VERSIONS.glob("0*.py"))
     assert newest == schema.HEAD
     kept = {path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")}
@@ -1037,7 +1037,7 @@ def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
     }
 
 
-# -- the end of a claim, which each database has in words of its own
+# -- the end of a claim, which each database writes in its own SQL
 
 
 def test_both_databases_settle_the_same_columns() -> None:
@@ -1053,6 +1053,6 @@ def test_both_databases_settle_the_same_columns() -> None:
 
 
 def clauses(statement: str) -> tuple[set[str], set[str]]:
-    """Return what an UPDATE sets, and where."""
+    """Return the assignments and the condition of an UPDATE."""
     sets, _, where = statement.partition(" SET ")[2].partition(" WHERE ")
     return set(re.split(r", (?=\w+ = )", sets)), set(where.split(" AND "))

@@ -38,7 +38,7 @@ ENDS: tuple[Callable[[Claim], Settlement], ...] = (
 
 @dataclass(eq=False)
 class Runner:
-    """A runner that works on one tree, and what it has of it."""
+    """A worker on one tree, and its claims."""
 
     ledger: Ledger
     other: Ledger
@@ -46,10 +46,10 @@ class Runner:
     held: list[Claim] = field(default_factory=list)
     share: PartLease | None = None
     moving: dict[int, int] = field(default_factory=dict)
-    """Of which transfers it moves which part."""
+    """The parts that it moves, by transfer."""
 
     def turn(self, number: int) -> None:
-        """Settle some of what it has, each as another end, and claim more."""
+        """Settle some of its claims, each with another end, and claim more."""
         ending, self.held = self.held[:number], self.held[number:]
         ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
         self.held += self.ledger.settle_and_claim(
@@ -57,7 +57,7 @@ class Runner:
         ).claims
 
     def part(self, number: int) -> None:
-        """Begin an upload of what it has, or move a part of it."""
+        """Start an upload for one of its claims, or move a part of it."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
                 if self.ledger.recorded_upload(claim) is None or number == 0:
@@ -76,7 +76,7 @@ class Runner:
                 self._moved(claim)
 
     def shared(self, _: int) -> None:
-        """Share in what the other has, or move a part of that."""
+        """Help with a claim of the other worker, or move a part of it."""
         if self.share is None:
             self.share = self.ledger.join_upload(self.id)
             if self.share is not None:
@@ -99,31 +99,31 @@ class Runner:
                 self.moving[claim.id] = following
 
     def gave_back(self, number: int) -> None:
-        """Give back what it shares in."""
+        """Stop helping."""
         if self.share is not None:
             self.ledger.release_parts(self.share.claim, resent=number)
             self.share = None
 
     def went_on(self, number: int) -> None:
-        """Go on with an upload of which the store has lost a part."""
+        """Resume an upload of which the store has lost a part."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
                 if self.ledger.recorded_upload(claim) is not None:
                     self.ledger.resume_upload(claim, "u", [1 + number % 3], 3)
 
     def lost(self, _: int) -> None:
-        """Be taken for gone, and come back without knowing."""
+        """Be presumed dead, and return without knowing it."""
         self.ledger.renew(-1)
         self.other.reclaim()
         self.ledger.renew()
 
     def disowned(self, _: int) -> None:
-        """Know nothing of what it has any more."""
+        """Forget all its claims."""
         self.held, self.share = [], None
         self.ledger.release_unknown_claims(())
 
     def reported(self, number: int) -> None:
-        """Do what somebody says."""
+        """Do as a user commands."""
         with suppress(IllegalTransition):
             self.ledger.act(self.id, ("pause", "resume", "cancel", "retry", "resume")[number % 5])
         self.ledger.finish()
@@ -152,7 +152,7 @@ SHARED: Story = [
     (Runner.went_on, 0, 0),
     *[(Runner.part, 0, 1)] * 2,
 ]
-"""Two move parts of one object, one gives back what it had, and the store loses the first."""
+"""Two move parts of one object, one hands its part back, and the store loses the first."""
 AGAIN: Story = [
     (Runner.turn, 0, 4),
     (Runner.turn, 0, 5),
@@ -161,8 +161,8 @@ AGAIN: Story = [
     (Runner.reported, 0, 3),
     *[(Runner.turn, 0, 4), (Runner.turn, 0, 3)] * 2,
 ]
-"""Each object ends in another way, the migration is cancelled, and all that it lets be is tried
-again."""
+"""Each object ends in another way, the migration is cancelled, and everything that it permits is
+retried."""
 
 
 def test_counters_always_equal_the_rows(opened: Opened) -> None:
@@ -227,7 +227,7 @@ LOOKS: dict[str, Callable[[Ledger, str], object]] = {
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: str) -> None:
-    """In SQLite's own instructions, which are the same each time."""
+    """Counted in SQLite's own instructions, which are the same each time."""
     costs = []
     for number, objects in enumerate((10, 1000)):
         ledger = Ledger.connect(f"sqlite:///{tmp_path}/{number}.db")
@@ -258,7 +258,7 @@ def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: 
 
 
 def instructions(ledger: Ledger, do: Callable[[], object]) -> int:
-    """Return how many of its instructions SQLite needs to do it."""
+    """Return the number of instructions that SQLite needs for it."""
     count = [0]
 
     def one_more() -> None:

@@ -47,13 +47,13 @@ def go_on(ledger: Ledger, id: str, *pages: list[Listed]) -> Listing:
 
 
 def list_again(ledger: Ledger, id: str, *pages: list[Listed]) -> None:
-    """List it again, as the same command does, to its end."""
+    """List it again to its end, as the same command does."""
     ledger.list_again(id)
     ledger.end_listing(go_on(ledger, id, *pages))
 
 
 def ended(ledger: Ledger, id: str, **verbs: str) -> str:
-    """Settle everything by its name, the rest as verified; return how the migration stands then."""
+    """Settle each claim by its name, the rest as verified; return the migration's state."""
     claims = ledger.claim(100, only=id)
     ledger.settle([settled(claim, verbs.get(claim.name, "verified")) for claim in claims])
     ledger.finish()
@@ -70,7 +70,7 @@ def rows(ledger: Ledger, id: str) -> dict[str, str]:
     return {row.name: row.state for row in ledger.page(id)}
 
 
-# -- two of one name
+# -- two entries of one name
 
 
 @pytest.mark.parametrize("arrived", [False, True])
@@ -96,7 +96,7 @@ def test_a_second_url_of_a_name_fails(ledger: Ledger, arrived: bool, pages: int)
 
 
 def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> None:
-    """Also where its signatures are fresh by now: identities have none."""
+    """Also if its signatures are fresh by now: identities have none."""
     page = [url("n4", "four"), url("n5", "five")]
     id, listing = begin(ledger, page, [url("n5", "other")])
     ended(ledger, id)
@@ -131,8 +131,8 @@ def test_an_entry_that_is_listed_twice_is_one(ledger: Ledger) -> None:
 
 
 def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
-    """Longer than what PostgreSQL's index takes, and not to be packed: two that differ in their
-    last letter."""
+    """Longer than PostgreSQL's index accepts, and not compressible: two that differ in their last
+    letter."""
     long = "/".join(
         "".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40)
     )
@@ -156,7 +156,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
 
 
 def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> None:
-    """What a list promised so could never be kept; of any other entry it is not known."""
+    """A promise with such a value can never be kept; in any other entry the value is unknown."""
     odd = [replace(listed(what), **reported) for what, reported in NUMBERS.items()]
     promised = [
         replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name)
@@ -235,7 +235,7 @@ def test_any_changed_member_of_an_entry_requeues_the_object(ledger: Ledger) -> N
 def test_a_listing_without_versions_checks_the_destination(
     ledger: Ledger, exists: str, state: str
 ) -> None:
-    """Not where whatever is there fails: it is ours."""
+    """Not under `fail`, where any existing object is an error: it is ours."""
     id, listing = begin(ledger, [Listed("a"), Listed("bad")], spec=SPECS[exists])
     ledger.end_listing(listing)
     ledger.settle(
@@ -280,7 +280,7 @@ def test_the_same_size_is_not_the_same_object(
 def test_a_destination_that_was_emptied_gets_every_object(
     ledger: Ledger, exists: str, empty: bool
 ) -> None:
-    """Somebody has emptied the destination since, to begin from the beginning."""
+    """The user has emptied the destination since, to start from the beginning."""
     page = [listed("a", etag="1"), listed("b", etag="1"), listed("bad", etag="1")]
     id, listing = begin(ledger, page, spec=SPECS[exists])
     ledger.end_listing(listing)
@@ -304,7 +304,7 @@ def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None
         [settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
     )
     gone = [row.id for row in ledger.page(id) if row.name != "kept"]
-    for _ in range(2):  # twice is as good as once
+    for _ in range(2):  # repeated, it has the same effect
         ledger.begin_again(id, gone)
         expected = {
             "a": "queued",
@@ -349,8 +349,8 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
 
 
 def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
-    """What has arrived stays, and so does what has begun an upload: somebody must still throw that
-    away."""
+    """Arrived objects stay, and so does a row that has started an upload: it must still be
+    aborted."""
     names = ["arrived", "gone", "begun", "lost", "bad"]
     id, listing = begin(ledger, [listed(name) for name in names])
     ledger.end_listing(listing)
@@ -374,7 +374,7 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
 
 
 def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
-    """Else a later migration would take what was sent of it for an existing object."""
+    """Otherwise a later migration would mistake its partial upload for an existing object."""
     id, listing = begin(ledger, [listed("kept"), listed("unproved")])
     ledger.end_listing(listing)
     claims = {claim.name: claim for claim in ledger.claim(2)}
@@ -398,8 +398,7 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
 
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
 def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> None:
-    """Whether its transfer fails before the listing ends that does not name it any more, or
-    after."""
+    """Its transfer fails before or after the end of the listing that no longer names it."""
     id, listing = begin(ledger, [listed("kept"), listed("gone")])
     ledger.end_listing(listing)
     ledger.list_again(id, anyway=True)
@@ -428,7 +427,7 @@ def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> N
 
 
 def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None:
-    """And not by what a listing says of it, which knows nothing of that."""
+    """And not by a listing's entry, which knows nothing of that."""
     id, listing = begin(ledger, [listed("lost"), listed("begun"), listed("arrived")])
     ledger.end_listing(listing)
     ended(ledger, id, lost="failed", begun="failed")
@@ -443,7 +442,7 @@ def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None
 
 
 def test_the_id_of_a_forgotten_row_is_not_reused(ledger: Ledger) -> None:
-    """Temporary names are made of it. SQLite by itself gives the highest one again."""
+    """Temporary names contain it. SQLite by itself assigns the highest one again."""
     id, listing = begin(ledger, [listed("kept"), listed("gone"), listed("gone too")])
     ledger.end_listing(listing)
     ended(ledger, id, **{"gone": "failed", "gone too": "failed"})
@@ -485,7 +484,7 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
 
 
 def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
-    """As for a source that is not mounted: a failed object must still be moved, and reported."""
+    """Like a source that is not mounted: a failed object must still be moved, and reported."""
     id, listing = begin(ledger, [listed("arrived"), listed("bad")])
     ledger.end_listing(listing)
     ended(ledger, id, bad="failed")
@@ -537,11 +536,11 @@ def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
     assert ended(ledger, id) == "succeeded"
 
 
-# -- it adds up
+# -- the counts add up
 
 
 def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
-    """As it would be if any part of relay lost an entry."""
+    """As if any part of relay had lost an entry."""
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.end_listing(listing)
     (claim, lost) = ledger.claim(2)
@@ -555,8 +554,7 @@ def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
 
 
 def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
-    """Nobody would work on it: whoever finds that something of it is gone needs another
-    migration."""
+    """No worker would run it: an object that is found missing needs another migration."""
     id, listing = begin(ledger, [listed("a")])
     ledger.end_listing(listing)
     assert ended(ledger, id) == "succeeded"
@@ -575,7 +573,7 @@ def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
 def test_a_row_is_kept_until_its_leftovers_are_checked(
     ledger: Ledger, verb: str, cancels: str
 ) -> None:
-    """However its claim ended: the source may have it no more, and the migration may be cancelled
+    """After any end of its claim: the source may have lost it, and the migration may be cancelled
     meanwhile."""
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.end_listing(listing)
@@ -612,7 +610,7 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
         claims = {claim.name: claim for claim in ledger.claim(2)}
         ledger.settle(
             [settled(claims["b"], "failed")]
-        )  # a migration that succeeded is another one the next time
+        )  # a succeeded migration is a new one next time
         return claims["a"]
 
     left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claimed()
@@ -634,7 +632,7 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
 
 
 def test_a_retry_lists_a_page_that_came_after_a_cancel(ledger: Ledger) -> None:
-    """Nothing waits in a cancelled migration: what it forgets when it has ended would be missing
+    """A cancelled migration has no waiting rows: a row that it forgets at its end would be missing
     later."""
     id, listing = begin(ledger, [url("a", "one")])
     ledger.act(id, "cancel")

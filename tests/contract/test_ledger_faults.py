@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 
 def at_once(count: int, do: Callable[[int], T]) -> list[T]:
-    """Call `do` in `count` threads, all of which begin when the last is ready. Raises the
-    exception of one of them."""
+    """Call `do` in `count` threads, all of which start when the last is ready. Raises the exception
+    of one of them."""
     barrier, found, failed = threading.Barrier(count), [], []
 
     def one(index: int) -> None:
@@ -140,7 +140,7 @@ def test_f62_a_replaced_worker_cannot_publish(
 
 
 def test_f81_an_object_that_kills_workers_fails_alone(opened: Opened) -> None:
-    """Object 000 kills whoever has it: at first with all that was claimed beside it, then only
+    """Object 000 kills every worker that claims it: at first with all claims beside it, then only
     itself."""
     watcher, lives = opened(), []
     id = tree(watcher, 5, 6, 7, 8)
@@ -191,7 +191,7 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
 
 
 def test_f81_a_suspect_does_not_delay_other_workers(opened: Opened) -> None:
-    """Nor is it looked for with a lock, round after round, while something else runs."""
+    """Nor does each poll look for it with a lock while another transfer runs."""
     one, two = opened(), opened()
     tree(one, 5)
     (suspect,) = one.claim(1)
@@ -237,7 +237,7 @@ def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
 
 
 def test_f81_claims_of_an_unregistered_worker_are_freed(opened: Opened) -> None:
-    """One that slept through its lease, claimed once more before it knew, and ended."""
+    """A worker that slept through its lease, claimed again before it noticed, and ended."""
     one, two = opened(), opened()
     id = tree(one, 5)
     one.renew(-1)
@@ -281,7 +281,7 @@ def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
     assert sorted(at_once(12, accepted)) == list(range(1, 13))
 
 
-# -- an upload that nobody wrote down
+# -- an upload that was not recorded
 
 
 def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
@@ -307,7 +307,7 @@ def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
 def test_only_the_holder_of_a_listing_learns_of_emptiness(
     opened: Opened,
 ) -> None:
-    """A look that took longer than its lease says nothing of what others have sent there since."""
+    """An inspection that took longer than its lease says nothing about later uploads of others."""
     one, two = opened(), opened()
     id = one.create(TREE)[0].id
     late = one.claim_listing()
@@ -323,12 +323,12 @@ def test_only_the_holder_of_a_listing_learns_of_emptiness(
     assert two.migration(id).destination_empty
 
 
-# -- what the database may have lost
+# -- commits that the database may have lost
 
 
 @pytest.mark.parametrize("host", ["here", "elsewhere"])
 def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host: str) -> None:
-    """Also where the container, or the machine, that opens SQLite's file has another name now."""
+    """Also if the container, or the machine, that opens SQLite's file has another name now."""
     one = opened(boot="earlier")
     if host == "elsewhere":
         if not one.database.sqlite:
@@ -343,7 +343,7 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
     two.reclaim()
     assert not two.migration(id).destination_empty
     (claim,) = two.claim(5, single.id)
-    assert claim.attempts == 2  # whoever has it looks first whether it was sent
+    assert claim.attempts == 2  # the worker that claims it first checks whether it was sent
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -399,7 +399,8 @@ def test_f76_claims_unknown_to_the_worker_are_handed_back(
 def test_a_doubt_of_another_worker_ends_known_emptiness(
     opened: Opened,
 ) -> None:
-    """That nothing was there stands with its migration alone, and a doubt forgets that."""
+    """The knowledge of an empty destination is stored with its migration alone, and a doubt deletes
+    it."""
     one, other = opened(), opened()
     learn_empty(one, tree(one, 5), True)
     (claim,) = one.claim(1)
@@ -525,7 +526,7 @@ def test_f72_a_locked_file_is_reported_and_nothing_half_done(
                 ledger.create(OBJECT)
             assert (caught.value.status, caught.value.retryable) == (503, True)
             assert caught.value.retry_after
-            assert ledger.migrations() == []  # who only reads waits for nobody
+            assert ledger.migrations() == []  # a reader waits for no writer
         assert ledger.create(OBJECT)[1]
     finally:
         ledger.close()
@@ -585,7 +586,7 @@ def test_f75_a_log_without_its_file_is_refused(file: Path) -> None:
 def test_a_delayed_row_is_claimed_after_the_clock_is_set_back(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, hours: float
 ) -> None:
-    """A machine whose clock was wrong when it started, until the time was asked for."""
+    """A machine with a wrong clock at its start, until it was synchronised."""
     tree(ledger, 5)
     (claim,) = ledger.claim(1)
     with monkeypatch.context() as patched:
@@ -613,8 +614,7 @@ def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None
 def test_a_silent_database_is_noticed_within_the_lease(
     postgres: Postgres,
 ) -> None:
-    """Its host lost power, or its address went to another: nothing ever says that the connection is
-    no more."""
+    """Its host lost power, or its address went to another: no packet ever ends the connection."""
     with closing(Ledger.connect(postgres.database())) as ledger:
 
         def asked(connection: Connection) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""Lost workers and their claims: leases, processes that can't be seen, listings that kill, and
-secrets that nobody needs any more."""
+"""Lost workers and their claims: leases, processes in other namespaces, listings that kill, and
+secrets that are no longer needed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from tests.ledgers import TREE, Opened, tree, verified
 def test_a_late_renewal_either_holds_or_is_reported(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It renews right after the check for lost workers. It never learns that it holds a claim that
-    another gets."""
+    """It renews right after the check for lost workers. It must learn that another worker gets its
+    claim."""
     one, two = opened(), opened()
     if two.database.sqlite:
         pytest.skip("its transactions have one lock")
@@ -92,7 +92,7 @@ def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
 
 
 def test_a_lease_expires_while_the_machine_sleeps() -> None:
-    """By the clock that counts that time: another has taken what was ours by then."""
+    """By the clock that counts that time: another worker has taken over our claims by then."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= Worker.clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -156,7 +156,7 @@ def test_a_dead_process_of_this_host_is_noticed_at_once(opened: Opened) -> None:
 
 
 def doomed(opened: Opened, id: str) -> Ledger:
-    """Let a runner take a listing and be lost."""
+    """Let a worker claim a listing and be lost."""
     ledger = opened()
     assert ledger.claim_listing(only=id) is not None
     ledger.renew(-1)
@@ -212,7 +212,7 @@ def test_a_resume_resets_the_crash_count_of_a_listing_too(opened: Opened) -> Non
     assert watcher.migration(id).listing == "due"
 
 
-# -- what the database does not take
+# -- values that the database refuses
 
 
 def test_a_value_the_database_refuses_is_not_an_outage(ledger: Ledger) -> None:
@@ -241,7 +241,7 @@ SECRET = Spec(
 
 
 def ended_as(ledger: Ledger, spec: Spec, verb: str) -> str:
-    """Accept and claim an object, and end it so; return its migration's id."""
+    """Accept and claim an object, and end it with this state; return its migration's id."""
     id = ledger.create(spec)[0].id
     ledger.settle([Settlement(claim, verb) for claim in ledger.claim(1, only=id)])
     ledger.finish()
@@ -300,7 +300,7 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
 
 
 def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
-    """A name and a path may be tried again at any time."""
+    """A name and a path can be retried at any time."""
     plain = Spec("a:x", "b:x", options={}, secret={"source": {"text": "a:x", "headers": []}})
     id = ended_as(ledger, plain, "failed")
     ledger.act(id, "cancel")
@@ -311,7 +311,7 @@ def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("secret", [SECRET.secret, {"source": {"text": "list+./l"}}])
 def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[str, Any]) -> None:
-    """Also of a list at a path, which has no secret itself: its URLs are signed."""
+    """Also for a list at a path, which has no secret itself: its URLs are signed."""
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id
     listing = ledger.claim_listing()

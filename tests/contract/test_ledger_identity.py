@@ -1,5 +1,5 @@
 """Identity is what identifies: store, endpoint, account and the whole location with its query; and
-one kind of runner works on its own migrations alone."""
+one kind of worker runs its own migrations alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def far(**options: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **more: Any) -> Spec:
-    """Return what is accepted of a request."""
+    """Return the accepted form of a request."""
     basic = more.pop("headers", ())
     return MigrationRequest(Endpoint(source, headers=basic), Endpoint(destination), **more).spec(
         remotes or Remotes({}, environment={}, folders=None)
@@ -41,7 +41,7 @@ def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **m
 
 
 def profile(name: str, key: str = "KEY", endpoint: str | None = None) -> Remotes:
-    """Return what `s3://` means under one of AWS's profiles."""
+    """Return the remote of `s3://` under one of AWS's profiles."""
     signer = Signer(lambda: AwsCredentials(key, "SECRET", None), "us-east-1")
     return Remotes(
         {}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}")
@@ -206,7 +206,7 @@ def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) ->
             "a user",
             "a remote's account",
             "a profile",
-        ):  # another's may open the same place
+        ):  # another account may open the same place
             assert ledger.act(id, verb, other).state == "running", what
             continue
         before = ledger.migration(id), ledger.secret(id)
@@ -245,7 +245,7 @@ def test_stored_identities_confirm_no_guessed_query_secret(tmp_path: Path) -> No
     assert not set(found[0]) & set(found[1])
 
 
-# -- what an older relay accepted
+# -- migrations that an older relay accepted
 
 
 def older(ledger: Ledger, one: Spec) -> str:
@@ -317,7 +317,7 @@ def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
     assert [row.name for row in ledger.page(id)] == ["a/b~01234567", "a/c~0123456789abcdef"]
 
 
-# -- kinds of runners
+# -- kinds of workers
 
 
 def server(address: str) -> Ledger:
@@ -338,7 +338,7 @@ def test_each_kind_of_runner_works_on_its_own(ledger: Ledger, address: str) -> N
         assert theirs.claim_listing() is None
         listing = ours.claim_listing()
         assert listing is not None and listing.migration_id == again
-        assert ours.create(OBJECT, go_on=True)[1]  # the server's is its own
+        assert ours.create(OBJECT, go_on=True)[1]  # the server's worker owns it
     finally:
         theirs.close()
 
@@ -420,8 +420,8 @@ def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, the
 def test_a_path_that_cannot_be_a_ledger_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a process keeps for itself would be lost with it, and each worker would have one of its
-    own."""
+    """A secret that a process keeps for itself would be lost with it, and each worker would have
+    another one."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="is not the URL of a ledger") as refused:
         open_database(address.format(folder=tmp_path))
@@ -439,7 +439,7 @@ def test_a_path_that_cannot_be_a_ledger_is_refused(
     ],
 )
 def test_no_password_of_a_ledger_is_shown(address: str) -> None:
-    """Wherever in the URL it stands."""
+    """Anywhere in the URL."""
     with pytest.raises(ConfigError) as refused:
         open_database(address)
     assert "127.0.0.1:1/x" in refused.value.message

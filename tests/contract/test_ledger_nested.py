@@ -1,5 +1,5 @@
-"""An unproved state of an object is known to a migration whose destination lies in that of another,
-or around it."""
+"""An unproved state of an object is known to a migration whose destination is inside that of
+another, or around it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ PAIRS = {
     "a remote": (("r:a/b", ""), ("r:", "a/b")),
     "a folder of a remote": (("r:a", "b"), ("r:a/b", "")),
 }
-"""Of both migrations the destination, and the name of the object: empty where it is a single
-one."""
+"""The destinations of both migrations, and the name of the object: empty for a single one."""
 APART = {
     "another object": (("https://h/to/a/c", ""), ("https://h/to/", "a/b")),
     "another folder": (("https://h/to/a", ""), ("https://h/to/", "a/b")),
@@ -41,7 +40,7 @@ APART = {
 
 
 def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") -> str:
-    """Accept a migration of one object, as a tree where it has a name."""
+    """Accept a migration of one object, as a tree if it has a name."""
     destination, name = at
     options = {"recursive": bool(name), "if_exists": wish}
     places = (f"{source} of {destination}", destination)
@@ -61,7 +60,7 @@ def relist(ledger: Ledger, id: str, name: str) -> None:
 
 
 def claim(ledger: Ledger, id: str) -> Claim:
-    """Claim the object of a migration, and end the other one that its tree has."""
+    """Claim the object of a migration, and end the other object of its tree."""
     claims = {found.name: found for found in ledger.claim(9, only=id)}
     if (other := claims.pop("other", None)) is not None:
         assert other.before is None
@@ -120,7 +119,7 @@ def test_a_repeated_command_learns_of_leftovers_of_another(ledger: Ledger, pair:
 
 
 def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(opened: Opened) -> None:
-    """It notes nothing before bytes go."""
+    """It records nothing before bytes are sent."""
     one, two = opened(), opened()
     claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))
     one.renew(-1)

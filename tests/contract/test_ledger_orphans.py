@@ -21,7 +21,7 @@ PART = StoredPart(number=1, size=10, etag='"p1"', digest="0123456789abcdef", che
 
 
 def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
-    """Accept a tree of one object, begin its upload, and leave it so; return its migration's id and
+    """Accept a tree of one object, start its upload, and abandon it; return its migration's id and
     the claim."""
     id = tree(ledger, 30)
     (claim,) = ledger.claim(1)
@@ -61,7 +61,7 @@ def test_an_orphan_of_a_lost_worker_needs_no_upload(opened: Opened) -> None:
     id = tree(one, 5, 6)
     (claim,) = one.claim(1)
     two.act(id, "cancel")
-    assert two.orphans() == []  # it may still be made
+    assert two.orphans() == []  # it may still be created
     one.renew(-1)
     assert two.reclaim() == 1
     (orphan,) = two.orphans()
@@ -141,7 +141,7 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
 def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     opened: Opened, verbs: tuple[str, ...]
 ) -> None:
-    """Somebody may say go on, and think better of it, before anybody has begun."""
+    """A user may resume it and then cancel it again before any worker has started."""
     one, two = opened(), opened()
     id = tree(one, 5)
     one.claim(1)

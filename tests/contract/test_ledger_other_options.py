@@ -1,5 +1,5 @@
-"""The state that a migration inherits of an object that another to the same destination may have
-left unproved."""
+"""The state of an object that a migration inherits from another migration to the same destination
+that may have left it unproved."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
 
 
 def killed(opened: Opened, spec: Spec) -> Ledger:
-    """Return a ledger in which the runner of a migration was lost in the middle of its work."""
+    """Return a ledger in which the worker of a migration was lost in the middle of its work."""
     one, two = opened(), opened()
     id = listed(one, spec)
-    learn_empty(one, id, True)  # then nothing need be noted before bytes go
+    learn_empty(one, id, True)  # then nothing need be recorded before bytes are sent
     claims = {claim.name: claim for claim in one.claim(9, id)}
     one.note_prior_states(
         [
@@ -84,7 +84,7 @@ def test_possible_leftovers_are_inherited(opened: Opened) -> None:
 def test_equal_names_of_places_do_not_share_a_prior_state(
     opened: Opened,
 ) -> None:
-    """A remote's endpoint is another by now, or the source is."""
+    """Since then a remote's endpoint, or the source, has changed."""
     ledger = killed(opened, FIRST)
     claims = claimed(ledger, listed(ledger, replace(SECOND, places=("a", "c"))))
     found = {name: claim.before for name, claim in claims.items() if claim.before is not None}
@@ -165,18 +165,18 @@ def test_the_newest_migration_to_start_an_object_decides(opened: Opened) -> None
 
 
 def lost(opened: Opened, ledger: Ledger, claim: Claim) -> None:
-    """Let the runner that has a claim be lost."""
+    """Lose the worker that holds a claim."""
     ledger.renew(-1)
     opened().reclaim()
 
 
 def failed(opened: Opened, ledger: Ledger, claim: Claim) -> None:
-    """Let a claim end with something left at its place."""
+    """End a claim with a leftover at its place."""
     ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})])
 
 
 def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
-    """Note what was there before a claim, and hand it back, as at Ctrl-C."""
+    """Record the prior state of a claim, and hand it back, as at Ctrl-C."""
     ledger.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([Settlement(claim, "hand_back")])
 
@@ -186,7 +186,7 @@ def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
 def test_a_leftover_is_known_after_another_moved_the_object(
     opened: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
 ) -> None:
-    """Two commands move it at the same time; the one that was accepted first has it last."""
+    """Two commands move it at the same time; the one that was accepted first claims it last."""
     one, two = opened(), opened()
     first = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a", "b"))
     (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
@@ -195,7 +195,7 @@ def test_a_leftover_is_known_after_another_moved_the_object(
     two.finish()
     leave(opened, one, mine)
     if not succeeds:
-        two.act(second, "pause")  # its news are the latest, and not of this object
+        two.act(second, "pause")  # its latest news do not concern this object
     (found,) = (
         claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a"
     )
@@ -207,7 +207,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
 ) -> None:
     """The clock was a day fast when an object arrived, and was set back before another command left
-    something there."""
+    an object there."""
     first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
     with monkeypatch.context() as fast:
         fast.setattr(time, "time", lambda now=time.time: now() + 86400.0)
@@ -225,7 +225,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 def test_an_object_another_command_is_sending_is_not_skipped(
     opened: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
-    """The other command began it after this one had listed it: the visible object is unproved,
+    """The other command started it after this one had listed it: the visible object is unproved,
     until the other command has proved it."""
     one, two = opened(), opened()
     id = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))

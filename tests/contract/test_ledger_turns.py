@@ -1,4 +1,4 @@
-"""One turn of a runner, on both databases: what it does at once, and whom it keeps waiting."""
+"""One poll of a worker, on both databases: its effects, and the workers that it delays."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> N
 
 @contextmanager
 def kept(ledger: Ledger) -> Iterator[None]:
-    """Keep everybody else from writing."""
+    """Keep every other connection from writing."""
     with closing(sqlite3.connect(str(ledger.database.url.database), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -202,7 +202,7 @@ def test_f72_a_locked_ledger_is_polled_until_free(tmp_path: Path) -> None:
             assert len(pauses) == 20
             least, most = database.AGAIN_SECONDS
             assert all(least <= seconds <= most for seconds in pauses)
-            assert len(set(pauses)) > 1  # or two that wait would ask in step
+            assert len(set(pauses)) > 1  # or two waiting ones would ask in step
             assert two.execute("PRAGMA busy_timeout").fetchone() == (
                 int(database.BUSY_SECONDS * 1e3),
             )
@@ -226,7 +226,7 @@ def test_f72_a_lock_that_stays_leaves_nothing_begun(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
-    """Return a ledger as two runners see it, and how psycopg reaches it."""
+    """Return a ledger as two workers see it, and the address for psycopg."""
     address = postgres.database()
     ledgers = Ledger.connect(address), Ledger.connect(address)
     for ledger in ledgers:
@@ -238,7 +238,7 @@ def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
 
 @contextmanager
 def beside(do: Callable[[], Any]) -> Iterator[list[Any]]:
-    """Do something in a thread; yield the list in which its result is at the end of the block."""
+    """Run something in a thread; yield the list that has its result at the end of the block."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(do()))
     thread.start()
@@ -249,7 +249,7 @@ def beside(do: Callable[[], Any]) -> Iterator[list[Any]]:
 
 
 def await_waiting(dsn: str) -> None:
-    """Return when somebody waits for a lock."""
+    """Return when a connection waits for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     pause = threading.Event()
     with psycopg.connect(dsn, autocommit=True) as watcher:
@@ -274,7 +274,8 @@ def test_two_claims_never_wait_for_each_other(pair: tuple[Ledger, Ledger, str]) 
 def test_f62_a_worker_presumed_dead_while_settling_settles(
     pair: tuple[Ledger, Ledger, str],
 ) -> None:
-    """Its rows are read by who takes it for gone before they are settled, and written after it."""
+    """A worker that presumes it dead reads its rows before they are settled, and writes them after
+    it."""
     one, two, dsn = pair
     id = tree(one, 5)
     (claim,) = one.claim(1)

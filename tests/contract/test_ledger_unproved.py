@@ -39,7 +39,7 @@ def claim(ledger: Ledger, id: str) -> Claim:
 
 
 def kept(found: Claim) -> PriorState | None:
-    """Return what a claim knows, but for when the migration was accepted that left it."""
+    """Return the claim's knowledge, except for the time at which its migration was accepted."""
     return found.before and replace(found.before, since=None)
 
 
@@ -57,13 +57,13 @@ def unverified(ledger: Ledger, id: str) -> None:
 def test_an_unverified_object_and_its_name_are_known_later(
     ledger: Ledger, first: str, wish: str
 ) -> None:
-    """Whatever its options, and by whichever account; and it stands in its own row from then on."""
+    """With any options, and by any account; from then on it is in its own row."""
     unverified(ledger, accept(ledger, first, verify="size"))
     id = accept(ledger, wish, owner="another")
     for _ in range(2):
         found = claim(ledger, id)
         assert kept(found) == UNPROVED
-        assert found.fence > 1  # as if it had been begun
+        assert found.fence > 1  # as if it had started
         end(ledger, found, "hand_back")
 
 
@@ -108,8 +108,8 @@ def test_an_unproved_name_may_have_been_sent_before(
 
 
 def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
-    """Of one that arrived, that failed before it sent anything, or that is new, nothing is
-    known."""
+    """Nothing is known of an object that arrived, that failed before it sent anything, or that is
+    new."""
     for verify, names in (("auto", "abc"), ("size", "abcd")):
         options = {"recursive": True, "if_exists": "changed", "verify": verify}
         id = ledger.create(Spec("a", "b", options=options, secret={}, places=("a", "b")))[0].id
@@ -134,7 +134,7 @@ def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
 
 
 def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger) -> None:
-    """Also of a URL that no B-tree of PostgreSQL takes."""
+    """Also for a URL that no B-tree of PostgreSQL accepts."""
     long = Spec(
         "a",
         f"https://b/{random_text(6000)}",
@@ -156,7 +156,7 @@ def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger)
         if connection.dialect.name != "sqlite":
             connection.exec_driver_sql(
                 "SET LOCAL enable_seqscan = off"
-            )  # which is the quickest where there are few
+            )  # which is the quickest for a few rows
         event.listen(connection, "before_cursor_execute", explain)
         try:
             unproved.find_unproved(connection, id, "skip", ["x"])

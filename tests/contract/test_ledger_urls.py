@@ -20,7 +20,7 @@ def listed(ledger: Ledger, count: int) -> str:
 
 
 def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
-    """Also after another process has given credentials, and before it lists again."""
+    """Also after another process has supplied credentials, and before it lists again."""
     secret = {"source": {"text": "a?t"}}
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id

@@ -1,5 +1,5 @@
-"""Deleted secrets are in none of the ledger's files, while it is open: a server's is for
-months."""
+"""None of the ledger's files contains a deleted secret while the ledger is open: a server keeps it
+open for months."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def opened(file: Path) -> Iterator[Ledger]:
 
 
 def standing(file: Path, text: str) -> list[str]:
-    """Return the files of a ledger in which a text stands."""
+    """Return the files of a ledger that contain a text."""
     return [
         path.name for path in sorted(file.parent.iterdir()) if text.encode() in path.read_bytes()
     ]
 
 
 def moved(ledger: Ledger) -> None:
-    """Let a migration with a secret come to its good end."""
+    """Let a migration with a secret succeed."""
     ledger.create(replace(OBJECT, secret={"source": SECRET}))
     ledger.settle([verified(ledger.claim(1)[0])])
 

@@ -1,5 +1,5 @@
-"""Listings: every store tells the same about the same objects, one folder or all below it; hostile
-ones are refused."""
+"""Listings: every store reports the same about the same objects, one folder or all below it;
+hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prefix_of(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["seaweed", "wsgidav", "local"])
 def folder(request: pytest.FixtureRequest) -> Location:
-    """Return a folder that holds TREE, put there by others than relay."""
+    """Return a folder that holds TREE, written by programs other than relay."""
     base: Any = request.getfixturevalue(request.param)
     prefix = prefix_of(request)
     if isinstance(base, Seaweed):
@@ -111,8 +111,8 @@ OURS = (
 def test_a_user_name_like_an_unfinished_upload_is_listed(
     wire: Wire, request: pytest.FixtureRequest, wsgidav: str, wsgidav_root: Path, tmp_path: Path
 ) -> None:
-    """At a source it is moved or named with an error; at a destination it may be ours, and nothing
-    is there then."""
+    """At a source it is moved or named with an error; at a destination it may be ours, and counts
+    as absent."""
     prefix = prefix_of(request)
     for root in (tmp_path, wsgidav_root / prefix):
         (root / "deep").mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_a_page_that_is_not_a_list_is_reported(wire: Wire, python_server: tuple[
         list(store(wire, place).list(place))
 
 
-# -- what lies
+# -- hostile listings
 
 
 def reply(status: int, body: str) -> bytes:
@@ -399,8 +399,8 @@ def test_an_endless_or_invalid_bucket_listing_is_refused(
 
 
 def test_an_empty_last_page_may_show_the_requested_marker(wire: Wire) -> None:
-    """A server without `list-type=2` need not say IsTruncated: the page after the last one is
-    empty but for the marker."""
+    """A server without `list-type=2` need not send IsTruncated: the page after the last one is
+    empty except for the marker."""
 
     def pages(talk: Talk) -> None:
         while request := talk.head():
@@ -418,7 +418,7 @@ def test_an_empty_last_page_may_show_the_requested_marker(wire: Wire) -> None:
 
 
 def test_an_empty_object_of_a_bucket_is_not_a_page(wire: Wire) -> None:
-    """S3 tells each length: a page of a proxy after a HEAD of length 0 is another object. A web
+    """S3 gives each length: a page of a proxy after a HEAD of length 0 is another object. A web
     server may not know its length."""
     page = reply(200, "<html>Log in</html>")
     with Peer(telling(page)) as peer:

@@ -40,7 +40,7 @@ def _row(path: str, more: str) -> str:
 def test_empty_pages_under_ever_new_tokens_end(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Some may be empty: a page that passes over what was deleted is."""
+    """Some may be empty: such as a page that skips deleted keys."""
     monkeypatch.setattr(listing, "BARREN", 5)
     count, fruitful = [0], {4, 9}
 
@@ -67,8 +67,7 @@ def test_empty_pages_under_ever_new_tokens_end(
 def test_folders_that_branch_and_hold_nothing_end(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Two links that lead back to the folder itself: the tree that is seen has no end that anybody
-    would reach."""
+    """Two links that lead back to the folder itself: the visible tree has no reachable end."""
     monkeypatch.setattr(folders, "BARREN", 200)
     count = [0]
 
@@ -124,7 +123,7 @@ def test_an_endless_answer_without_entries_ends(
 @pytest.mark.parametrize("kind", ["webdav", "http"])
 @pytest.mark.parametrize("around", [1, 2])
 def test_a_circle_of_branching_folders_ends(wire: Wire, kind: str, around: int) -> None:
-    """Each folder leads to two that are itself, or one that is above it."""
+    """Each folder leads to two that are itself, or to one that is above it."""
     count = [0]
 
     def tell(method: str, target: str) -> bytes:
@@ -150,7 +149,7 @@ def test_a_circle_of_branching_folders_ends(wire: Wire, kind: str, around: int) 
 
 
 def test_folders_that_look_alike_and_end_are_listed_to_their_end(wire: Wire) -> None:
-    """As those of a program that numbers its versions."""
+    """Like those of a program that numbers its versions."""
 
     def tell(method: str, target: str) -> bytes:
         names = ("1/", "object") if target.count("1/") < 4 else ("object",)

@@ -1,5 +1,5 @@
-"""A listing is evidence: whole by its document and its framing, or an error; one page's trouble is
-borne a while."""
+"""A listing is evidence: whole by its document and its framing, or an error; the failure of one
+page is retried."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_truncated_listing_is_an_error_in_every_framing(
         + CUT
     )
     cuts.append(f"HTTP/1.0 {status} X\r\n\r\n".encode() + piece + CUT)
-    if kind != "list":  # a proxy frames the bytes of a server that died again
+    if kind != "list":  # a proxy frames the bytes of a dead server again
         cuts.append(reply(status, piece))
     for cut in cuts:
         with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
@@ -251,7 +251,7 @@ def test_a_status_inside_a_multistatus_counts_as_its_own(
     ]
 
 
-# -- troubles that pass
+# -- passing failures
 
 
 def troubles(kind: str) -> Iterator[tuple[str, bytes]]:
@@ -398,7 +398,7 @@ def test_a_page_behind_the_url_of_an_object_is_refused(wire: Wire, side: str) ->
 
 @pytest.mark.parametrize("more", ["", "Content-Type: text/html"])
 def test_a_webdav_folder_with_a_page_is_not_an_object(wire: Wire, more: str) -> None:
-    """Without a redirect, as copyparty does: its page has neither an entity tag nor a date."""
+    """Without a redirect, like copyparty: its page has neither an entity tag nor a date."""
 
     def tell(method: str, target: str) -> bytes:
         if method == "PROPFIND":
@@ -426,8 +426,8 @@ def test_an_object_without_a_date_in_propfind_is_read(wire: Wire, status: int) -
 
 @pytest.mark.parametrize("href", ["/f/a", "/f/a/", "http://elsewhere.example/f/a"])
 def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -> None:
-    """Many servers answer PROPFIND of `a/` with what `a` is, and an object holds nothing: no
-    success of nothing."""
+    """Many servers answer PROPFIND of `a/` with the entry of `a`, and an object holds nothing: an
+    empty listing must not succeed."""
     with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
         with pytest.raises(Rejected, match="is an object"):
             listed(wire, place_of("webdav", peer, "f/a/"))
@@ -444,8 +444,8 @@ def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -
 def paged(
     keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] | None = None
 ) -> Answers:
-    """Return a bucket of `step` keys a page, in their own order; without `tokens` one that goes on
-    by marker."""
+    """Return a bucket of `step` keys a page, in their own order; without `tokens` one that
+    continues by marker."""
 
     def tell(method: str, target: str) -> bytes:
         query = {
@@ -502,8 +502,8 @@ KEYS = ["a b", "a%20b", "a%2Bb", "a+b", "caf\u00e9", "x&y", "z+"]
 def test_keys_with_a_false_encoding_mark_stay_as_they_are(
     wire: Wire, encoded: bool, step: int, says: bool
 ) -> None:
-    """`a+b`, read as if it were encoded, is `a b`: one of the two was listed twice then, and the
-    other never."""
+    """`a+b`, decoded by mistake, is `a b`: one of the two was listed twice then, and the other
+    never."""
 
     def tell(method: str, target: str) -> bytes:
         asked = parse_qs(urlsplit(target).query, keep_blank_values=True)
@@ -633,7 +633,7 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
     assert ("continuation-token=t%" if tokens else "marker=f%2Fx%") in asked[1]
 
 
-# -- spelling, size, and others' turns
+# -- spelling, size, and yielding to others
 
 
 @pytest.mark.parametrize(
@@ -709,8 +709,8 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
     "reported", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""]
 )
 def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, reported: str) -> None:
-    """XML writes what is true in two ways; one that says nothing, and where the next begins, goes
-    on there."""
+    """XML writes a true boolean in two ways; without it, a marker of the next page means that the
+    list continues there."""
     first = bucket("f/a", more=f"{reported}<NextMarker>f/a</NextMarker>")
 
     def tell(method: str, target: str) -> bytes:
@@ -726,7 +726,7 @@ def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, reported: str) ->
 def test_a_page_without_a_mark_is_whole_if_nothing_follows(
     wire: Wire, step: int, pages: bool
 ) -> None:
-    """Also where the server knows no pages, and gives the same one whatever it is asked for."""
+    """Also if the server knows no pages, and always sends the same one."""
     names, asked = [f"f/{number}" for number in range(5)], []
 
     def tell(method: str, target: str) -> bytes:
@@ -749,7 +749,7 @@ def test_a_repeated_full_page_without_a_mark_is_incomplete(
 
 
 def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
-    """One that goes on for ever would take all memory."""
+    """An endless one would use all memory."""
     asked: list[str] = []
 
     def tell(method: str, target: str) -> bytes:
@@ -769,8 +769,8 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
 
 
 def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
-    """GET of a folder may answer with a page, which would be stored as the object, and nothing in
-    it."""
+    """GET of a folder may answer with a page, which would be stored as the object without its
+    content."""
     tag = "<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop></d:propstat>"
     denied = "<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
     sized = "<d:propstat><d:prop><d:getcontentlength>5</d:getcontentlength></d:prop></d:propstat>"
@@ -809,8 +809,8 @@ def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
 def test_a_property_of_a_resource_is_read_from_its_own_row(
     wire: Wire, rows: tuple[tuple[str, str], ...], is_folder: bool | None
 ) -> None:
-    """A server may pass over the depth, and tell of others first. None: the answer tells nothing of
-    it."""
+    """A server may ignore the depth, and report other resources first. None: the answer has no row
+    for it."""
 
     def tell(method: str, target: str) -> bytes:
         return reply(207, dav(*rows)) if method == "PROPFIND" else reply(405, "")
@@ -831,7 +831,7 @@ def test_a_property_of_a_resource_is_read_from_its_own_row(
 def test_a_name_a_server_takes_for_another_object_is_refused(
     wire: Wire, kind: str, name: str, is_refused: bool
 ) -> None:
-    """Apache (MultiViews) answers for `read.me` where `read` is requested and does not exist. An
+    """Apache (MultiViews) answers for `read.me` if `read` is requested and does not exist. An
     upload to `read` would overwrite it."""
 
     def answer(method: str, target: str) -> bytes:

@@ -37,7 +37,7 @@ ODD = [
     "-rf",
 ]
 SCRIPTS = ["ü", "日本語", "🦜", ".hidden", "%41", "x" * 200]
-"""Names that some system somewhere minds, and these servers don't."""
+"""Names that some system somewhere refuses, and these servers accept."""
 TWINS = [
     unicodedata.normalize("NFC", "é"),
     unicodedata.normalize("NFD", "é"),
@@ -50,7 +50,7 @@ TWINS = [
 @pytest.fixture
 def folder(kind: str, place: Place) -> Location:
     found = place("folder").folder()
-    if kind == "wsgidav":  # which makes no folder by itself
+    if kind == "wsgidav":  # which creates no folder by itself
         connection = http.client.HTTPConnection(found.host, found.port, timeout=10)
         connection.request("MKCOL", found.path)
         assert connection.getresponse().status == 201
@@ -59,8 +59,7 @@ def folder(kind: str, place: Place) -> Location:
 
 
 MISREAD = dict.fromkeys(("webdav+wsgidav", "nextcloud"), ("a+b&c=d;e", "q?u#e'r\"y"))
-"""Names that a server reads as others as the destination of a MOVE: it cuts them off at ';' or
-'?'."""
+"""Names that a server truncates at ';' or '?' in the destination of a MOVE."""
 
 
 @pytest.mark.parametrize("names", [ODD + SCRIPTS, TWINS], ids=["odd", "twins"])
@@ -101,7 +100,7 @@ def test_b57_b58_a_name_that_servers_fold_is_refused(folder: Location, name: str
 def test_b58_an_empty_segment_is_refused_where_slashes_nest(
     kind: str, engine: Engine, store: Store, folder: Location, name: str
 ) -> None:
-    """S3 has it as a name like any other, so has Swift's; SeaweedFS lies above a file system, which
+    """S3 and Swift treat it as a name like any other; SeaweedFS stores it on a file system, which
     shows."""
     if kind == "swift":
         twin, other = (
@@ -179,7 +178,7 @@ def test_b62_the_longest_names_arrive(engine: Engine, store: Store, folder: Loca
 
 
 def test_b67_names_of_unfinished_uploads_are_reserved(wsgidav: str, local: Path) -> None:
-    """Also for names that come out of a listing, or of the source's own word for itself."""
+    """Also for names from a listing, or in the source's own header."""
     for folder in (
         webdav_location(f"{wsgidav}/folder/", destination=True),
         Remotes(folders=None).locate(f"{local}/folder/", destination=True),

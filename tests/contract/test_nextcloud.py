@@ -1,8 +1,8 @@
-"""Nextcloud's chunked upload, on a real WebDAV server (WsgiDAV) that puts chunks together as
-Nextcloud does.
+"""Nextcloud's chunked upload, on a real WebDAV server (WsgiDAV) that assembles chunks as Nextcloud
+does.
 
-What Nextcloud adds to WebDAV is one thing: a MOVE of an upload's `.file`. A small layer before
-WsgiDAV plays that; all else (folders, parts, listings, the move to the final name) is the real
+Nextcloud adds one thing to WebDAV: a MOVE of an upload's `.file`. A small layer before WsgiDAV
+implements that; the rest (folders, parts, listings, the move to the final name) is the real
 server's."""
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_an_object_is_proved_before_it_has_its_name(
 def test_a_server_without_a_place_for_parts_takes_one_request(
     engine: Engine, source: Spawned, nextcloud: Nextcloud
 ) -> None:
-    """As ownCloud Infinite Scale, which has the same paths of files."""
+    """Like ownCloud Infinite Scale, which has the same file paths."""
     files = FILES.replace("ann", "bob")
     (nextcloud.root / files).mkdir()
     place = Remotes().locate(
@@ -151,8 +151,8 @@ def test_f38_the_outcome_of_a_lost_assembly_is_determined(
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Terminal:
-    """Return a terminal that sends parts, one at a time, and beside it a folder with one object of
-    16 of them."""
+    """Return a terminal that sends parts, one at a time, and a folder with one object of 16
+    parts."""
     (tmp_path / "from").mkdir()
     (tmp_path / "from/big.bin").write_bytes(os.urandom(16 * PART))
     settings = {

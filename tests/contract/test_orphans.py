@@ -1,4 +1,4 @@
-"""The removal of orphans at real servers, which leaves everything else."""
+"""The removal of orphans at real servers, which leaves all other objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 @dataclass(eq=False)
 class Forsaken:
-    """A cancelled migration of a tree to a bucket, its one object claimed once, and who sweeps."""
+    """A cancelled migration of a tree to a bucket, its one object claimed once, and the sweeper."""
 
     seaweed: Seaweed
     ledger: Ledger
@@ -32,14 +32,14 @@ class Forsaken:
     now: list[float] = field(default_factory=lambda: [0.0])
 
     def begun(self, key: str) -> str:
-        """Begin an upload at the server; return its id."""
+        """Start an upload at the server; return its id."""
         id: str = self.seaweed.client().create_multipart_upload(
             Bucket=self.seaweed.bucket, Key=key
         )["UploadId"]
         return id
 
     def cancelled(self, upload: str) -> None:
-        """Write that this upload was begun, and cancel the migration."""
+        """Record that this upload was started, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
         self.ledger.record_upload(
             self.claim,

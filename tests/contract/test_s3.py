@@ -1,5 +1,5 @@
-"""S3 on a real server (SeaweedFS): objects in one piece and in parts, what goes with them, what
-must not be left."""
+"""S3 on a real server (SeaweedFS): objects in one request and in parts, with their metadata, and
+without leftovers."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ from tests.seaweed import KEY, REGION, SECRET, Seaweed
 MIB = 1 << 20
 PART = 5 * MIB
 SIZE = 2 * PART + 12_345
-"""Three parts, the last a short one."""
+"""The size of three parts, the last a short one."""
 SMALL = 100_000
 _numbers = itertools.count()
 
 
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that moves objects of 5 MiB and more in parts, and tries a part again for
-    some seconds."""
+    """Return an engine that moves objects of 5 MiB and more in parts, and retries a part for some
+    seconds."""
     made = Engine(certificates.ca_file, Limits(parted_bytes=PART, part_bytes=PART), retry_budget=5)
     yield made
     made.assert_nothing_left()
@@ -77,7 +77,7 @@ def client(seaweed: Seaweed) -> Any:
 
 
 def once(engine: Engine) -> None:
-    """Let nothing be tried again."""
+    """Retry nothing."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
 
 
@@ -139,7 +139,7 @@ def test_metadata_moves_from_bucket_to_bucket(
         for name in (f"{key} old +ü", f"{key} new")
     )
     receipt = receipt_of(engine.migrate(old, new, server_copy=server_copy))
-    # Of what came without a CRC64NVME SeaweedFS computes none when it copies.
+    # SeaweedFS computes no CRC64NVME on a copy of an object that was uploaded without one.
     assert receipt.level is (Level.READ_BACK if server_copy else Level.WHOLE_DIGEST)
     assert any("server-side copy" in note for note in receipt.notes) is server_copy
     theirs = client.get_object(Bucket=seaweed.bucket, Key=f"{key} new")
@@ -214,7 +214,7 @@ def test_only_our_own_version_is_removed(
     source: Spawned,
     key: str,
 ) -> None:
-    """As after a failed verification, when somebody else has written meanwhile."""
+    """As after a failed verification, if another writer has written meanwhile."""
     theirs = client.put_object(Bucket=versioned, Key=key, Body=b"theirs")["VersionId"]
     place = s3_location(seaweed.config, versioned, key)
     ours = receipt_of(engine.migrate(source.url(f"/objects/a?size={SMALL}"), place)).destination

@@ -34,7 +34,7 @@ BORDERS = [0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1,
 
 
 class Cut:
-    """A source of `size` bytes with ranges, of which none from `at` on is ever sent; by length or
+    """A source of `size` bytes with ranges, which never sends a byte from `at` on; by length or
     chunked."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Cut:
 
     @property
     def location(self) -> Location:
-        """Where the object is."""
+        """The location of the object."""
         return parse_location(f"http://127.0.0.1:{self._server.server_address[1]}/object")
 
     def stop(self) -> None:
@@ -111,19 +111,19 @@ def cut() -> Iterator[Cut]:
 
 @pytest.fixture(params=["nginx", "webdav+nginx", "wsgidav", "webdav+wsgidav", "seaweed", "local"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Return which server objects go to."""
+    """Return the name of the server."""
     return str(request.param)
 
 
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where objects go."""
+    """Return a function that makes places for objects."""
     return place_of(kind, request)
 
 
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that takes objects of 6 MiB in parts of 5."""
+    """Return an engine that sends objects of 6 MiB in parts of 5."""
     limits = replace(Limits(), parted_bytes=6 << 20, part_bytes=PART, parts_in_flight=2)
     made = Engine(certificates.ca_file, limits)
     yield made
@@ -131,7 +131,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 def there(wire: Wire, location: Location) -> bool:
-    """Say if something is at a place."""
+    """Return true if an object exists at a place."""
     store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
     with suppress(NotFound):
         inspect_object(store, location)
@@ -140,13 +140,13 @@ def there(wire: Wire, location: Location) -> bool:
 
 
 def assert_gone(wire: Wire, location: Location, kind: str, error: RelayError, at: int) -> None:
-    """Assert that nothing is left, or that the error says so: WsgiDAV makes an empty file of the
-    name and writes to it a moment later, and an empty file may be anybody's."""
+    """Assert that nothing is left, or that the error reports it: WsgiDAV makes an empty file of the
+    name and writes to it a moment later, and an empty file may be another writer's."""
     assert not there(wire, location) or (kind == "wsgidav" and "may remain" in error.hint), at
 
 
 def beside(wire: Wire, location: Location) -> list[str]:
-    """Return what else lies in the folder, where the server tells."""
+    """Return the other entries of the folder, if the server lists them."""
     folder = location.with_target(location.path.rpartition("/")[0] + "/")
     store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
     try:
@@ -161,8 +161,8 @@ def test_a_small_object_that_ends_at_any_byte(
     wire: Wire, engine: Engine, cut: Cut, kind: str, place: Place, chunked: bool
 ) -> None:
     cut.size, cut.chunked = len(SMALL), chunked
-    # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of
-    # those.
+    # Where a broken upload may become visible, relay inspects it repeatedly for a second: fewer
+    # cuts there.
     atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).publishes_atomically(
         digested=True
     )

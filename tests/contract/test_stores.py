@@ -1,8 +1,8 @@
 """The contract of a Store (relay/stores/interfaces.py), one suite over every store and real
 servers.
 
-Each store is a way to make a Location for a name. What a server can't do by its own protocol is in
-its row of `CAN`, so that a promise that is not kept is written down, not skipped in silence."""
+Each store is a way to make a Location for a name. A limit of a server's protocol is in its row of
+`CAN`, so that a promise that is not kept is written down, not skipped silently."""
 
 from __future__ import annotations
 

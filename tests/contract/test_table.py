@@ -1,4 +1,5 @@
-"""A store is one file and one line in a table: nothing else of relay has to know of a new one."""
+"""A store is one file and one line in a table: no other module of relay needs to know of a new
+one."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def test_the_worked_example_is_the_code_that_the_suite_runs() -> None:
 
 
 def test_the_worked_example_is_typed_as_the_stores_are() -> None:
-    """It is the shape that a new file in relay/stores has, and mypy --strict reads those."""
+    """It has the form of a new file in relay/stores, and mypy --strict checks those."""
     done = subprocess.run(
         [
             sys.executable,
