@@ -30,7 +30,8 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 @pytest.fixture
 def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    """Return a slow way to the server; a parameter is the bytes a second of each connection."""
+    """Return a slow route to the server; a parameter is the rate of each connection in bytes per
+    second."""
     with Proxy(
         seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)
     ) as proxy:
@@ -39,7 +40,7 @@ def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
 @pytest.fixture
 def clouds(tmp_path: Path, seaweed: Seaweed, slow: Proxy) -> Terminal:
-    """Return a terminal with two remotes: the server, and the same one by the slow way."""
+    """Return a terminal with two remotes: the server, and the same server by the slow route."""
     rows = [("near", seaweed.endpoint), ("far", slow.url())]
     (tmp_path / "relay.toml").write_text(
         "".join(

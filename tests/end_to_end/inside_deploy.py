@@ -1,9 +1,9 @@
-"""Run as root in mount and network namespaces of its own: start a recipe of deploy/ as it says, and
+"""Run as root in mount and network namespaces of its own: start a recipe of deploy/ as written, and
 report.
 
-stdin is the recipe as JSON (tests/end_to_end/test_deploy.py makes it of the files); stdout is the
-report. Nothing is writable but what the recipe names, and the program has the recipe's user, folder
-and environment alone."""
+stdin is the recipe as JSON (tests/end_to_end/test_deploy.py makes it from the files); stdout is the
+report. Only the paths that the recipe names are writable, and the program has only the recipe's
+user, folder and environment."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def run(*command: str) -> None:
 
 
 def open_ways(needed: list[Path]) -> None:
-    """Let every user reach what the program is made of, also where it lies in a folder that is
-    closed to others."""
+    """Let every user reach the files of the program, even if they are in a folder closed to
+    others."""
     run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
     closed = {
         path: top
@@ -52,10 +52,10 @@ def open_ways(needed: list[Path]) -> None:
 
 
 def lay_out(recipe: dict[str, Any]) -> None:
-    """Mount what the recipe has, then make everything else read-only."""
+    """Mount the recipe's mounts, then make everything else read-only."""
     os.umask(0o022)
     open_ways([Path(path) for path in recipe["needed"]])
-    for folder in recipe["empty"]:  # on top of which the recipe's own folders are made
+    for folder in recipe["empty"]:  # the recipe's own folders are made on top of it
         run("mount", "-t", "tmpfs", "tmpfs", folder)
     for path, target in recipe["links"].items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def ask(
 
 
 def healthy(recipe: dict[str, Any]) -> bool:
-    """Say if the recipe's own check of health passes, or ours where it has none."""
+    """Return true if the recipe's own health check passes, or ours if it has none."""
     check = recipe["health"] or [sys.executable, "-c", recipe["default_health"]]
     return (
         subprocess.run(
@@ -139,7 +139,7 @@ def healthy(recipe: dict[str, Any]) -> bool:
 
 
 def once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, Any]:
-    """Start the server, ask it, stop it; return what was seen."""
+    """Start the server, ask it, stop it; return the observations."""
     server = started(
         recipe, f"@{NOTIFY}" if notified else None
     )  # '@' for the zero byte, as systemd writes it

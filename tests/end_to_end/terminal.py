@@ -49,7 +49,7 @@ class Terminal:
         )
 
     def run(self, *words: str, **more: str) -> tuple[int, str, str]:
-        """Run a command to its end; return its exit code and what it printed."""
+        """Run a command to its end; return its exit code and its output."""
         code, out, err = forked.run(words, environment(**{**self._settings, **more}), 100)
         assert "Traceback" not in out + err, err
         return code, out, err
@@ -59,8 +59,7 @@ class Terminal:
     ) -> tuple[int, str]:
         """Run a command with a terminal of `columns` columns; return its exit code and its output.
 
-        `typed` are keys, each with the text that is waited for before it is hit.
-        """
+        `typed` are keys, each with the text that has to appear before it is pressed."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         process = subprocess.Popen(
@@ -95,7 +94,7 @@ class Terminal:
         return code, json.loads(out)
 
     def query(self, sql: str) -> Any:
-        """Return one value of the ledger, or None while it is not there yet."""
+        """Return one value of the ledger, or None while it does not exist yet."""
         try:
             with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10) as connection:
                 row = connection.execute(sql).fetchone()
@@ -106,7 +105,7 @@ class Terminal:
     def wait_for(
         self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]
     ) -> None:
-        """Wait until a query of the ledger gives something good. Fails where the process ends
+        """Wait until a query of the ledger gives a value that passes. Fails if the process ends
         before."""
         for _ in range(3000):
             if (found := self.query(sql)) is not None and good(found):
@@ -117,7 +116,7 @@ class Terminal:
 
 
 def eventually(good: Callable[[], bool]) -> None:
-    """Ask until it is so: what another process does can only be asked for."""
+    """Poll until a condition holds: another process's work can only be polled."""
     for _ in range(3000):
         if good():
             return

@@ -1,9 +1,9 @@
-"""A server answers within 100 ms, whatever a store sends it meanwhile (law 10).
+"""A server answers within 100 ms while a store sends it anything (law 10).
 
-A real `relay serve` with one worker, and a probe that asks `/healthz` again and again on a
-connection of its own. On a busy machine any answer may be late, so what counts is the time of an
-answer in which the worker was at work itself: a hub that stands still spends its processor's time.
-What is late for another reason may be tried again."""
+A real `relay serve` with one worker, and a probe that requests `/healthz` repeatedly on a
+connection of its own. On a busy machine any response may be late, so the test measures the CPU time
+that the worker spent before a response: a blocked hub spends CPU time. A response that is late for
+another reason may be tried again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LATEST_SECONDS = 0.1
 TICK_SECONDS = 0.03
 """The clock of processor time has steps of 10 ms, of two modes."""
 GROWN_BYTES = 256 << 20
-"""Permitted growth of the worker: the largest page, as text, some of it parsed, and what Python
-does not give back."""
+"""Permitted growth of the worker: the largest page, as text, some of it parsed, and memory that
+Python does not release."""
 TRIES = 3
 WATCH_SECONDS = 5.0
 PAGE = 16 << 20
@@ -34,8 +34,8 @@ Sends = Callable[[Talk, bytes], None]
 
 @dataclass(kw_only=True)
 class Watched:
-    """What the probe saw: the latest answer, by the worker's own time, and how much the worker
-    grew."""
+    """The measurements of the probe: the latest response, in the worker's CPU time, and the
+    worker's growth."""
 
     latest: float = 0.0
     answers: int = 0
@@ -43,7 +43,7 @@ class Watched:
 
 
 def head_of(*fields: str) -> bytes:
-    """Return the head of an answer."""
+    """Return the head of a response."""
     return "".join(f"{line}\r\n" for line in ("HTTP/1.1 200 OK", *fields)).encode() + b"\r\n"
 
 
@@ -165,7 +165,7 @@ def answering(sends: Sends) -> Callable[[Talk], None]:
 
 
 def watched(server: Server, order: dict[str, object]) -> Watched:
-    """Start a migration, and probe until it has ended, or long enough."""
+    """Start a migration, and probe until it has ended, or for the maximum time."""
     (worker,) = psutil.Process(server.process.pid).children()
     seen, before = Watched(), worker.memory_info().rss
     with closing(server.connect()) as probe:
@@ -195,7 +195,7 @@ def spent(worker: psutil.Process) -> float:
 
 
 def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
-    """Move something of a store that sends so, one after the other, and assert that the server
+    """Move objects of a store that sends this, one after the other, and assert that the server
     answered meanwhile."""
     seen: list[Watched] = []
     with Peer(answering(sends)) as peer:
@@ -234,7 +234,7 @@ def test_reading_a_page_of_16_mib_delays_no_answer(name: str) -> None:
 
 
 def test_reading_a_field_of_60_kb_delays_no_answer() -> None:
-    """Whatever field it is, of the source's answers and of the destination's."""
+    """Each field of the source's responses and of the destination's."""
 
     def send(talk: Talk, request: bytes) -> None:
         name = list(FIELDS)[int(request.split()[1].rpartition(b"/")[2])]

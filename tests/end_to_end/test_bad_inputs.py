@@ -141,7 +141,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
         ),
         (("status", ""), 1, "there is no migration ''", "`relay status` lists"),
         (("report", "99"), 1, "there is no migration '99'", "`relay status` lists"),
-        # what is there
+        # -- state that exists already
         (
             ("migrate", "{}/folder", "{}/to"),
             1,
@@ -206,7 +206,7 @@ SIGNED = "https://bucket.example/a?X-Amz-Signature=SECRET"
     ],
 )
 def test_a_mistyped_command_repeats_no_secret(terminal: Terminal, words: tuple[str, ...]) -> None:
-    """What cron mails, and a build logs, is read by others."""
+    """The mails of cron and the logs of a build are read by others."""
     code, out, err = terminal.run(*words)
     assert (code in (1, 2), out) == (True, "")
     assert err and "SECRET" not in err
@@ -220,8 +220,7 @@ def test_a_mistyped_command_repeats_no_secret(terminal: Terminal, words: tuple[s
 def test_credentials_with_the_end_of_a_line(
     terminal: Terminal, command: str, name: str, end: str
 ) -> None:
-    """As a secret of Kubernetes has it that was made with echo, and a file of settings from
-    Windows."""
+    """Like a secret of Kubernetes that was made with echo, or a settings file from Windows."""
     keys = {
         "AWS_ACCESS_KEY_ID": "KEY",
         "AWS_SECRET_ACCESS_KEY": "SECRET",

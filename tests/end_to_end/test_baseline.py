@@ -49,7 +49,7 @@ def test_the_baseline_moves_an_object_whole(tmp_path: Path, scheme: str) -> None
             capture_output=True,
             check=False,
         )
-        assert missed.returncode == 1  # what it can't do it does not pretend to have done
+        assert missed.returncode == 1  # it does not report work that it cannot do as done
 
 
 def test_relay_is_compared_with_rclone_and_the_baseline() -> None:

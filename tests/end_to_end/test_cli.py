@@ -28,14 +28,14 @@ SECRET = "planted-secret-0123456789"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return ours without RELAY_*; the terminal is not one."""
+    """Return our environment without RELAY_*; stdout and stderr are not a terminal."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
     } | more
 
 
 def relay(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; nothing it prints may be a traceback."""
+    """Run a command to its end; its output may not contain a traceback."""
     code, out, err = forked.run(arguments, environment(**more), 60)
     assert "Traceback" not in out + err, err
     return subprocess.CompletedProcess([*RELAY, *arguments], code, out, err)
@@ -47,7 +47,7 @@ def whole() -> Script:
 
 
 def stuck(begun: threading.Event) -> Script:
-    """A source that sends half, and then nothing until the other side ends it."""
+    """A source that sends half, and then nothing until the client ends the connection."""
 
     def get(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, DATA[: len(DATA) // 2])
@@ -75,7 +75,7 @@ def test_verified() -> None:
 
 
 def test_within_limits() -> None:
-    """Of one object too."""
+    """For one object too."""
     words = ("--bytes-per-second", "10M", "--connections", "1", "--quiet")
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), *words)
@@ -93,14 +93,14 @@ def test_b78_a_proof_that_can_never_be_had_is_wrong_usage() -> None:
 
 
 def test_unverified() -> None:
-    """3: could not verify is not success."""
+    """3: an unverifiable object is not a success."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
 
 
 def test_skipped() -> None:
-    """0: that is what was asked for."""
+    """0: the skip was requested."""
     kept = Cloud(objects={b"/b": b"old"})
     with Peer(whole()) as source, Peer(keeping(kept)) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--if-exists", "skip")
@@ -204,7 +204,7 @@ def test_headers_from_files(tmp_path: Path) -> None:
             *("migrate", source.url(), destination.url("/b"), "--method", "POST"),
             *("--source-header", f"X-Api-Key: @{value}", "--destination-headers-file", lines),
         )
-    # A POST that names no place to read the object from can't be verified: 3.
+    # A POST without a place to read the object from cannot be verified: 3.
     assert (done.returncode, done.stderr) == (3, "")
     assert all(f"X-Api-Key: {SECRET}\r\n".encode() in head for head in fetched.heads)
     assert all(f"Authorization: Bearer {SECRET}-2\r\n".encode() in head for head in kept.heads)
@@ -214,7 +214,7 @@ def test_headers_from_files(tmp_path: Path) -> None:
 
 
 def test_a_secret_in_the_process_list_is_warned_of() -> None:
-    """B84: it works, with a warning that does not repeat it."""
+    """B84: it works, with a warning that does not repeat the secret."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         done = relay(
             "migrate",
@@ -237,7 +237,7 @@ def test_a_secret_in_the_process_list_is_warned_of() -> None:
     ],
 )
 def test_bad_header_files(tmp_path: Path, text: str, mode: int, reported: str) -> None:
-    """B85: file and line, not what stands there."""
+    """B85: file and line, without the text of the line."""
     file = _private(tmp_path / "lines", text, mode)
     done = relay(
         "migrate", "https://a.example/x", "https://b.example/x", "--source-headers-file", file
@@ -251,7 +251,7 @@ def test_bad_header_files(tmp_path: Path, text: str, mode: int, reported: str) -
 
 
 def test_json() -> None:
-    """One object on stdout and nothing else, good or bad."""
+    """One JSON object on stdout and nothing else, in success and failure."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         good = relay("migrate", source.url(), destination.url("/b"), "--json")
         bad = relay(
@@ -265,7 +265,7 @@ def test_json() -> None:
 
 
 def test_redirects_of_the_named_host_stay_checked() -> None:
-    """The hosts on the command line are allowed, and no other one that is not public."""
+    """The hosts on the command line are allowed; any other host must be public."""
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://10.1.2.3/x\r\nContent-Length: 0\r\n\r\n"
     with (
         Peer(serving(Cloud(), sending(moved), moved)) as source,
@@ -277,7 +277,7 @@ def test_redirects_of_the_named_host_stay_checked() -> None:
 
 
 def test_a_hostile_store_does_not_write_to_the_terminal() -> None:
-    """Escape sequences in what a store says are shown, and not obeyed."""
+    """Escape sequences in a store's text are shown escaped."""
     hostile = b'HTTP/1.1 201 Created\r\nETag: "\x9b31m\xc2\x9b"\r\nContent-Length: 0\r\n\r\n'
     with Peer(whole()) as source, Peer(keeping(Cloud(), hostile)) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size")
@@ -290,8 +290,8 @@ def test_a_hostile_store_does_not_write_to_the_terminal() -> None:
 
 
 def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, str, str, Cloud]:
-    """Send a signal (again) while half of the object is over; return the exit code, both outputs,
-    and what arrived."""
+    """Send a signal (again) after half of the object; return the exit code, both outputs, and the
+    destination's object."""
     begun, kept = threading.Event(), Cloud()
     with Peer(stuck(begun)) as source, Peer(keeping(kept)) as destination:
         process = subprocess.Popen(
@@ -312,7 +312,7 @@ def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, st
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number: signal.Signals, code: int) -> None:
-    """B87: it breaks off cleanly; the destination has nothing."""
+    """B87: it ends cleanly; the destination has nothing."""
     got, stdout, stderr, kept = _interrupt(number, 1)
     assert (got, stdout) == (code, "")
     assert "stopping" in stderr
@@ -325,7 +325,7 @@ def test_interrupted_twice() -> None:
 
 
 def test_interrupted_with_json() -> None:
-    """A program gets its one object all the same."""
+    """A program still gets its one JSON object."""
     code, stdout, _, _ = _interrupt(signal.SIGINT, 1, "--json")
     assert (code, json.loads(stdout)["type"].rpartition("/")[2]) == (130, "cancelled")
 
@@ -336,7 +336,7 @@ def test_interrupted_with_json() -> None:
 @pytest.mark.parametrize("redirect", [">&-", "| true", "> /dev/full"])
 @pytest.mark.parametrize("flags", ["", "--json"])
 def test_a_closed_stdout(redirect: str, flags: str) -> None:
-    """B87: where nobody reads it the exit code is the transfer's; a receipt that can't be written
+    """B87: with a closed reader the exit code is the transfer's; a receipt that cannot be written
     is a failure."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         text = f"{sys.executable} -m relay migrate '{source.url()}' '{destination.url('/b')}' --verify size {flags}"
@@ -363,7 +363,7 @@ def test_a_closed_stdout(redirect: str, flags: str) -> None:
     ],
 )
 def test_ascii_terminals(more: dict[str, str]) -> None:
-    """B87: LANG=C; characters that can't be shown are escaped."""
+    """B87: LANG=C; characters outside it are escaped."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
         good = relay("migrate", source.url("/a?x=1"), destination.url("/b"), **more)
         bad = relay("migrate", "https://u:p@a.example/", destination.url("/b"), **more)
@@ -399,7 +399,7 @@ def test_a_terminal_gets_a_bar() -> None:
 def _on_a_terminal(
     command: list[str], seen: Callable[[str], bool], gate: threading.Event
 ) -> tuple[str, str, int]:
-    """Run with stderr on a terminal; open the gate when what was drawn is `seen`."""
+    """Run with stderr on a terminal; open the gate once the drawn text is `seen`."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command,

@@ -39,7 +39,7 @@ def folders(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(folders: Path) -> dict[str, str]:
-    """Return the settings of a server that wants a token."""
+    """Return the settings of a server that requires a token."""
     tokens = folders / "tokens"
     tokens.write_text(TOKEN + "\n")
     tokens.chmod(0o600)
@@ -73,8 +73,8 @@ def start(*words: str, **more: str) -> subprocess.Popen[str]:
 
 
 def run(*words: str, **more: str) -> tuple[int, str, str]:
-    """Run a command to its end; return its exit code and what it printed: no traceback, and never
-    the token."""
+    """Run a command to its end; return its exit code and its output: no traceback, and never the
+    token."""
     code, out, err = forked.run(words, environment(**more), 100)
     assert "Traceback" not in out + err, err
     assert TOKEN not in out + err
@@ -83,8 +83,8 @@ def run(*words: str, **more: str) -> tuple[int, str, str]:
 
 @pytest.fixture(params=["server", "ledger"])
 def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
-    """Return what runs a command against a server, or on the ledger that the server works on
-    too."""
+    """Return a function that runs a command against a server, or on the ledger that the server also
+    uses."""
     server: Server = request.getfixturevalue("server")
     there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
     here = {"RELAY_LEDGER": f"sqlite:///{folders}/server.db"}
@@ -92,7 +92,7 @@ def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
 
 
 def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[int, str, str]:
-    """Hand the tree over to the server."""
+    """Submit the tree to the server."""
     places = (f"file://{folders}/from", f"file://{folders}/to")
     url = f"http://{server.host}:{server.port}"
     return run("submit", "-r", *places, *words, RELAY_URL=url, RELAY_TOKEN=TOKEN, **more)
@@ -210,7 +210,7 @@ def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     assert "pass@" not in err
 
 
-# -- what may answer in the place of a server
+# -- other services in the place of a server
 
 
 def test_an_unreachable_server(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
 
 
 def test_a_truncated_answer_is_not_a_report(tmp_path: Path) -> None:
-    """No row of a truncated page is printed, since a row in it may be half a row. Those of earlier
-    pages are."""
+    """No row of a truncated page is printed, since its last row may be incomplete. The rows of
+    earlier pages are."""
     named = {
         "id": "x",
         "number": 1,
@@ -348,7 +348,7 @@ def test_a_watch_outlives_its_server(settings: dict[str, str], folders: Path) ->
 
 
 def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
-    """Twenty thousand rows pass through a process that may not have them all."""
+    """Twenty thousand rows pass through a process that must not hold them all."""
     (folders / "many").mkdir()
     for i in range(20_000):
         (folders / "many" / f"{i:05} {'x' * 150}").touch()
@@ -363,7 +363,7 @@ def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
     for _ in range(3000):
         if server.ask("GET", f"/migrations/{reported['id']}", **headers)[1]["listing"] == "done":
             break
-        time.sleep(0.02)  # another process's work can only be asked for
+        time.sleep(0.02)  # another process's work can only be polled
     server.ask("POST", f"/migrations/{reported['id']}/pause", **headers)
     program = (
         "import resource, sys; from relay.cli.__main__ import main; code = main(sys.argv[1:]);"

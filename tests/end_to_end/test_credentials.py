@@ -1,6 +1,5 @@
-"""Credentials that end in the middle (F25): the migration waits, arrived objects are kept, and
-fresh credentials resume it. From HTTP to SeaweedFS, with a counting proxy before the bucket.
-"""
+"""Credentials that expire during a migration (F25): the migration waits, arrived objects are kept,
+and fresh credentials resume it. From HTTP to SeaweedFS, with a counting proxy before the bucket."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ SLACK = 512 * 1024
 
 @pytest.fixture
 def way(seaweed: Seaweed) -> Iterator[Proxy]:
-    """Return the way to it, which counts."""
+    """Return the route to it, which counts."""
     with Proxy(seaweed.endpoint.removeprefix("http://")) as proxy:
         yield proxy
 
@@ -63,15 +62,14 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
 
 
 def paused(reported: dict[str, Any]) -> bool:
-    """Say if it waits, and nothing of it runs any more."""
+    """Return true if it waits, and none of its transfers runs."""
     return reported["state"] == "paused" and not reported["under_way"]
 
 
 def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
-    """Return how many bytes of parts the ledger knows of; the bucket must have every one of them.
+    """Return the number of bytes in parts that the ledger knows; the bucket must have every part.
 
-    It may have one or two more, which arrived when it was too late to take note of them.
-    """
+    It may have one or two more, which arrived too late to be recorded."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
         known = {
             number for (number,) in connection.execute("SELECT number FROM parts WHERE etag != ''")
@@ -111,7 +109,7 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
         kept = kept_in(tmp_path / "relay.db", seaweed, key)
         assert kept >= 2 * PART
 
-        # A resume without anything fresh finds out, and loses nothing either.
+        # A resume without fresh credentials is denied again, and loses nothing either.
         assert server.ask("POST", f"/migrations/{id}/resume")[0] == 200
         assert wait_for(server, id, paused)["error"]["code"] == "store-credentials-withdrawn"
         assert kept_in(tmp_path / "relay.db", seaweed, key) == kept
@@ -141,7 +139,7 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
 def test_f25_a_presigned_get_is_read_in_parts(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
-    """As buckets sign them: HEAD is denied. The answer to the first byte has the size and the
+    """As buckets sign URLs: HEAD is denied. The response to the first byte has the size and the
     version."""
     client, data = seaweed.client(), bytes(range(256)) * (SIZE // 256)
     client.put_object(
@@ -210,8 +208,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
         kept = kept_in(tmp_path / "relay.db", seaweed, "f25-list/large")
         assert kept >= 2 * PART
 
-        # A list with names that nobody knows is refused as a whole, and the good ones in it are not
-        # taken.
+        # A list with unknown names is refused as a whole, including its known ones.
         others = "\n".join(
             f"{name},https://a.example/{name}?X-Amz-Signature=fresh-secret"
             for name in ("x", "y", "z", "w")
@@ -256,8 +253,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
 
 
 class Guarded:
-    """A web server with a tree, for whoever shows the token that it takes; `withdraw` lets it take
-    no more."""
+    """A web server with a tree for requests with its current token; `withdraw` ends that token."""
 
     def __init__(self, tree: dict[str, bytes], refusal: int) -> None:
         self.tree, self.token, self.after = tree, "first", -1
@@ -312,7 +308,7 @@ class Guarded:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/tree/"
 
     def lets(self, shown: str | None, path: str, wanted: str | None) -> bool:
-        """Say if a request is served; the token is withdrawn after a number of ranges."""
+        """Return true if a request is served; the token is withdrawn after a number of ranges."""
         if wanted is not None and self.after >= 0:
             self.after -= 1
             if self.after < 0:
@@ -393,7 +389,7 @@ def test_f25_one_denied_object_stops_no_other(seaweed: Seaweed, server: Server) 
 def test_f25_a_tree_without_a_listing_waits_for_credentials(
     seaweed: Seaweed, server: Server, tmp_path: Path
 ) -> None:
-    """And a client that watches it gets the reason, and exit code 1."""
+    """And a client that follows it gets the reason, and exit code 1."""
     header = tmp_path / "header"
     header.write_text("Authorization: Bearer first\n")
     header.chmod(0o600)

@@ -34,8 +34,8 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def marked(mark: str) -> list[list[str]]:
-    """Return the command lines of what runs now with this in its environment: other tests run
-    servers at this time."""
+    """Return the command lines of the running processes with this in their environment: other tests
+    run servers meanwhile."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -1,8 +1,9 @@
 """The recipes of deploy/ start: each command with the user, the read-only root and the environment
 that it gives.
 
-No container engine and no systemd is wanted: namespaces, read-only mounts and `setpriv` make what
-they would. What is run, by whom, where and with what is read from the files themselves."""
+The test needs no container engine and no systemd: namespaces, read-only mounts and `setpriv` create
+the same conditions. The command, user, folder and environment are read from the files
+themselves."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ TOKEN = "planted-token-0123456789"
 UNSHARE = ["unshare", "--mount", "--net", "--propagation", "private"]
 HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"
 UNIT_USER = 20002
-"""The number of the unit's user, whom a test must not add to the machine."""
+"""The number of the unit's user, which a test must not add to the machine."""
 
 
 def dockerfile() -> dict[str, Any]:
-    """Return what the last stage of the Dockerfile says: its environment, user, folder, commands
-    and volumes."""
+    """Return the last stage of the Dockerfile: its environment, user, folder, commands and
+    volumes."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     stage = text[text.rindex("\nFROM ") :]
     rows = re.findall(r"^([A-Z]+) +(.+)$", stage, re.M)
@@ -86,7 +87,7 @@ def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
         "user": said["user"],
         "umask": 0o022,
         "folder": said["folder"],
-        "command": ["env", *said["command"]],  # which looks in the PATH of the image
+        "command": ["env", *said["command"]],  # it searches the PATH of the image
         "health": ["env", *said["health"]],
         "empty": ["/opt", "/var/lib", "/run"],
         "links": {f"{said['folder']}/bin": f"{sys.prefix}/bin"},
@@ -103,7 +104,7 @@ def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
 
 
 def composed(tmp_path: Path) -> dict[str, Any]:
-    """Return the recipe of compose.yaml: the image with what it adds."""
+    """Return the recipe of compose.yaml: the image with its additions."""
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
     recipe = container(tmp_path)
     recipe["environment"] |= service["environment"]
@@ -167,9 +168,7 @@ def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
             assert (seen["accepted"], seen["migrations"], seen["exit"]) == (202, migrations, 0), (
                 recipe_of.__name__
             )
-            assert seen["remote"] == 422, (
-                recipe_of.__name__
-            )  # a home that can't be entered is not a bug
+            assert seen["remote"] == 422, recipe_of.__name__  # an unreadable home is not a bug
             assert not recipe["notify"] or "READY=1" in seen["notified"]
             assert TOKEN not in seen["output"] and "Traceback" not in seen["output"]
 
@@ -184,7 +183,7 @@ def test_a_container_without_tokens_does_not_start(tmp_path: Path) -> None:
 
 
 def check_possible() -> None:
-    """Skip where this machine lets nobody make namespaces."""
+    """Skip if this machine permits no namespaces."""
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("wants root, unshare and setpriv (util-linux)")
     if subprocess.run(
@@ -212,7 +211,7 @@ def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
     return found
 
 
-# -- what the files say
+# -- the content of the files
 
 
 def test_each_recipe_names_the_ledgers_place() -> None:
@@ -236,7 +235,7 @@ def test_each_recipe_names_the_ledgers_place() -> None:
 
 
 def test_the_stop_timeout_exceeds_the_drain() -> None:
-    """Else the drain is cut short."""
+    """Otherwise the drain is cut short."""
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
     drains = int(compose["environment"]["RELAY_GRACEFUL_TIMEOUT"])
     assert int(compose["stop_grace_period"].removesuffix("s")) > drains
@@ -255,7 +254,7 @@ def test_the_stop_timeout_exceeds_the_drain() -> None:
     ],
 )
 def test_the_formula_of_memory_is_the_codes(given: dict[str, int]) -> None:
-    """The one on the page for operators, for the settings that there are, and its figure for the
+    """The formula on the page for operators, with the existing settings, and its figure for the
     defaults."""
     page = PAGE.read_text()
     formula = re.search(r"## Memory.*?`(.+?)`", page, re.S)

@@ -1,5 +1,5 @@
-"""`relay doctor` over real servers: what it finds is what one knows of them, and nothing of it is
-left."""
+"""`relay doctor` over real servers: its findings match their known features, and it leaves nothing
+behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(60)
 def examined(
     location: str, *words: str, code: int = 0, **settings: str
 ) -> dict[str, tuple[str, str]]:
-    """Run it; return the answers with what they mean."""
+    """Run it; return the answers with their meanings."""
     done = relay("doctor", location, "--json", *words, **settings)
     assert done.returncode == code, done.stdout + done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -63,13 +63,13 @@ def test_webdav(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fix
     assert found["names"] == (
         "no",
         "lost or merged: #hash?query&=",
-    )  # it takes the end of a Destination for a query
+    )  # it treats the end of a Destination as a query
     assert found["parts"][0] == "no"
     assert list((wsgidav_root / "doctor").iterdir()) == []
 
 
 def test_plain_http_that_shows_broken_uploads(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fixture
-    """WsgiDAV writes to the final name, and wants its folders made."""
+    """WsgiDAV writes to the final name, and requires existing folders."""
     found = examined(f"{wsgidav}/nowhere/", code=1)
     assert found["write and read"][0] == "no"
     assert not (wsgidav_root / "nowhere").exists()

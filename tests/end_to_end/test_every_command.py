@@ -1,5 +1,5 @@
-"""Rules for every command: an output that can't be written, Ctrl-C at any time, files without an
-end, and empty listings that say so."""
+"""Rules for every command: an unwritable output, Ctrl-C at any time, files without an end, and
+empty listings that are reported as such."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def terminal(used: Path, tmp_path: Path) -> Terminal:
 def written_to(
     descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str
 ) -> tuple[int, str]:
-    """Run a command whose stdout is a descriptor, which is closed then; return its exit code and
-    its stderr."""
+    """Run a command whose stdout is a descriptor that is closed after the start; return its exit
+    code and its stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "relay", *words],
         cwd=cwd,
@@ -72,7 +72,7 @@ def written_to(
 
 
 def unread() -> int:
-    """Return a pipe that nobody reads."""
+    """Return a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
@@ -108,7 +108,7 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     (*SUBMIT, "--json"): 0,
     (*SUBMIT, "--json", "--priority", "2"): 0,
 }
-"""Commands that print something, and how each ends where it can."""
+"""Commands that print something, and the exit code of each."""
 AFTER = {
     "limit": ("retry",),
     "pause": ("retry",),
@@ -137,7 +137,7 @@ def test_no_command_is_left_out() -> None:
 def test_a_full_output_fails_and_a_closed_pipe_does_not(
     terminal: Terminal, server: Server, words: tuple[str, ...]
 ) -> None:
-    """B87. Where nobody reads it the exit code is that of the work."""
+    """B87. With a closed reader the exit code is that of the work."""
     settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}"}
     if words[0] == "submit":
         settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
@@ -146,7 +146,7 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
         (os.open("/dev/full", os.O_WRONLY), 1, True),
     ):
         for verb in AFTER.get(words[0], ()):
-            terminal.run(verb, "2")  # the second time it may be in that state
+            terminal.run(verb, "2")  # the second time it may have that state already
         got, err = written_to(descriptor, words, terminal.home, **settings)
         assert (got, FULL in err) == (code, said), err
         assert not said or "hint: " in err
@@ -188,7 +188,7 @@ run()
     ],
 )
 def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, prefix: str) -> None:
-    """Also in the middle of an import: from the first line on it ends with 130, and prints
+    """Also in the middle of an import: from its first line on it ends with 130, and prints
     nothing."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT.format(event=event, prefix=prefix), "status"],
@@ -250,12 +250,12 @@ def arm():
 gevent.signal_handler(signal.SIGUSR1, arm)
 run()
 """
-"""A process that gets Ctrl-C right before a wait of the system, from SIGUSR1 on: after gevent
-looked for signals."""
+"""A process that gets Ctrl-C right before it waits in the kernel, from SIGUSR1 on: after gevent
+checked for signals."""
 
 
 def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
-    """That wait has no end: nothing comes any more."""
+    """That wait has no end: nothing follows."""
 
     def silent(talk: Talk) -> None:
         talk.head()
@@ -309,7 +309,7 @@ def test_too_few_open_files_are_one_clear_line(
 
 
 def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
-    """Many slots want more than a low soft limit allows, as 1,024 is for 300 of them."""
+    """Many slots need more than a low soft limit allows, such as 1,024 for 300 slots."""
     code = "import resource, relay.__main__; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     words = (
         "bash",
@@ -330,7 +330,7 @@ def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
 def test_invalid_inherited_sockets_are_one_clear_line(
     terminal: Terminal, count: str, said: str
 ) -> None:
-    """`exec` keeps the shell's process id, which is the one that they are for."""
+    """`exec` keeps the process id of the shell, which the sockets are for."""
     command = 'exec 3</dev/null; export LISTEN_FDS="$0" LISTEN_PID=$$; exec "$@"'
     done = subprocess.run(
         ["bash", "-c", command, count, sys.executable, "-m", "relay", "serve"],
@@ -381,7 +381,7 @@ def test_a_file_without_an_end_is_not_read_to_it(
 
 
 def test_a_secret_may_come_through_a_pipe(tmp_path: Path) -> None:
-    """As of `<(pass show store)`: it has no size, and is read to its end."""
+    """As with `<(pass show store)`: it has no size, and is read to its end."""
     asked: list[bytes] = []
 
     def source(talk: Talk) -> None:

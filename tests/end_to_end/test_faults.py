@@ -45,7 +45,7 @@ def folders(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(folders: Path) -> dict[str, str]:
-    """Return the settings of servers that share a ledger and look often whose lease is over."""
+    """Return the settings of servers that share a ledger and often check for expired leases."""
     return {
         "RELAY_LOCAL_FOLDERS": str(folders),
         "RELAY_LEDGER": f"sqlite:///{folders}/ledger.db",
@@ -87,7 +87,7 @@ def in_ledger(folders: Path, query: str) -> Any:
 
 
 def inodes(folder: Path) -> dict[str, int]:
-    """Return what changes when an object is committed again."""
+    """Return a value that changes when an object is committed again."""
     return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
 
 
@@ -189,8 +189,8 @@ def test_f51_a_server_removes_parts_of_a_cancelled_migration(
 def test_f62_a_worker_past_its_lease_publishes_nothing(
     settings: dict[str, str], folders: Path
 ) -> None:
-    """It has all bytes but the last half, which come while it sleeps; another has finished before
-    it wakes."""
+    """It holds all but the last half of the bytes, which arrive while it sleeps; another worker
+    finishes before it wakes."""
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
     with Peer([gated(Cloud(), gate, begun), fast]) as source, running(SERVE, **settings) as sleeper:
@@ -222,7 +222,7 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
 def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
     settings: dict[str, str], folders: Path
 ) -> None:
-    """gunicorn misses its heartbeat, as it does that of one whose loop is blocked."""
+    """gunicorn misses its heartbeat, as it does for a worker whose loop is blocked."""
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
     watched = (*GUNICORN[:-1], "--timeout", "8", GUNICORN[-1])
@@ -252,14 +252,14 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
 def test_f64_a_destination_that_does_not_read_costs_one_buffer(
     settings: dict[str, str],
 ) -> None:
-    """What was read of the source and not taken; the source itself waits, and no other memory grows
-    with it."""
+    """Memory holds only the bytes that the source sent and the destination has not accepted; the
+    source itself waits."""
     many, each, buffer = 200, 8 * MIB, 128 * 1024
     arrived, gate = threading.Semaphore(0), threading.Event()
 
     def deaf(talk: Talk) -> None:
         if not talk.head():
-            return  # whoever looked came by another connection
+            return  # other requests used another connection
         talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         arrived.release()
         gate.wait(100)
@@ -326,7 +326,7 @@ def test_f65_without_descriptors_new_work_is_refused(
 def test_f81_an_object_that_kills_workers_is_quarantined(
     settings: dict[str, str], folders: Path
 ) -> None:
-    """Only the large one comes to the place at which the worker dies."""
+    """Only the large one reaches the place at which the worker dies."""
     (folders / "from" / "a large one").write_bytes(bytes(3 * MIB))
     with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
@@ -348,7 +348,7 @@ def test_f81_an_object_that_kills_workers_is_quarantined(
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Keep the ledger from everybody else."""
+    """Lock the ledger against every other process."""
     with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -420,11 +420,10 @@ FRAME = 24 + 4096
 
 @pytest.mark.parametrize("lost", [1, 5, 20, 45])
 def test_f74_a_ledger_without_its_last_commits_converges(tmp_path: Path, lost: int) -> None:
-    """The machine went down with a disk that said more than it did. Nothing is committed a second
-    time.
+    """The machine failed with a disk that had acknowledged more than it wrote. Nothing is committed
+    a second time.
 
-    At first the last claims are lost, in the end the whole listing.
-    """
+    At first the last claims are lost, in the end the whole listing."""
     plant(tmp_path / "from", SMALL)
     (tmp_path / "from" / "z large").write_bytes(random.Random(3).randbytes(MIB) * 3)
     terminal = Terminal(tmp_path)
@@ -532,8 +531,8 @@ def test_f77_a_database_restored_to_an_older_state_converges(
     folders: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """As after a failover to a copy that was behind: objects that were settled meanwhile are there,
-    and are not sent again."""
+    """As after a failover to a copy that lagged behind: objects settled meanwhile exist, and are
+    not sent again."""
     plant(folders / "many", MANY)
     request = order(folders, source=f"file://{folders}/many")
     older = postgres.folder.with_name(f"{postgres.folder.name}-older")
@@ -595,7 +594,7 @@ def test_f92_the_request_of_a_vanished_client_counts(
 def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late(
     settings: dict[str, str], folders: Path, place: str, state: str
 ) -> None:
-    """What the API says in the end is what is at the destination."""
+    """The final answer of the API matches the destination."""
     request = {
         "source": f"file://{folders}/from/object 00001",
         "destination": f"file://{folders}/to/b",

@@ -1,5 +1,5 @@
-"""A destination without room: the migration waits, rather than ask for each of a million objects,
-and then goes on."""
+"""A destination without space: the migration waits instead of sending a million requests, and then
+resumes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Objects of unknown length to S3, through kill -9: nothing is lost, and no upload stays that
-nobody remembers.
+"""Objects of unknown length to S3, through kill -9: nothing is lost, and no upload remains unknown
+to the ledger.
 
-From a simulated source that tells no length, and gives no ranges, to SeaweedFS.
-"""
+From a simulated source that gives no length and no ranges, to SeaweedFS."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 PART = 5 << 20
 SIZE = 2 * PART + 1000
-"""Three parts."""
+"""The size of three parts."""
 LATE = ("after-complete:1", "before-verify:1", "before-settle:1")
-"""Places at which the object is there."""
+"""Places at which the object is complete at the destination."""
 
 
 @pytest.fixture
 def way(seaweed: Seaweed) -> Iterator[Proxy]:
-    """Return the way to it, which counts."""
+    """Return the route to it, which counts."""
     with Proxy(seaweed.endpoint.removeprefix("http://")) as proxy:
         yield proxy
 
@@ -66,7 +65,7 @@ def words(source: Source, seaweed: Seaweed, home: Path, key: str) -> tuple[str, 
 
 
 def uploads(seaweed: Seaweed) -> list[dict[str, Any]]:
-    """Return what is begun there and neither completed nor thrown away."""
+    """Return the uploads that were started there and neither completed nor aborted."""
     found: list[dict[str, Any]] = (
         seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
     )

@@ -1,7 +1,7 @@
-"""law 10: nothing blocks the hub longer than 100 ms, not even four transfers flat out.
+"""law 10: nothing blocks the hub longer than 100 ms, not even four transfers at full speed.
 
-A functional law, no measure of speed: the pump yields on its own clock. What is judged is the CPU
-time of the process between two wakes of a greenlet that wakes every 10 ms (see
+A functional law, not a measure of speed: the pump yields on its own clock. The test measures the
+CPU time of the process between two wakes of a greenlet that wakes every 10 ms (see
 tests.moving.Ticker), since on two cores the clouds compete with us for the processor and can make
 any process late."""
 

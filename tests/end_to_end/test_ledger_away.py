@@ -1,5 +1,5 @@
-"""A ledger that is away, or full: clients that wait for it learn so, and nothing ends because of
-it."""
+"""An unreachable or full ledger: clients that wait for it learn the reason, and nothing ends
+because of it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_terminal_waits_for_an_unreachable_database(tmp_path: Path, postgres: 
         assert command.poll() is None, command.communicate()
         time.sleep(0.02)
     postgres.control("stop", "-m", "fast")
-    time.sleep(2)  # what is shown of it must outlast an outage that the worker outlasts
+    time.sleep(2)  # its display must survive an outage that the worker survives
     assert command.poll() is None, command.communicate()
     postgres.again()
     out, err = command.communicate(timeout=120)
@@ -82,8 +82,8 @@ def test_a_terminal_waits_for_an_unreachable_database(tmp_path: Path, postgres: 
 
 
 def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
-    """One of two workers is killed while the ledger is not there: the other serves on, and both
-    when it is back."""
+    """One of two workers is killed while the ledger is unreachable: the other serves on, and both
+    do when it is back."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
     kept, gate, begun, answers = Cloud(), threading.Event(), threading.Event(), []
     with (
@@ -123,7 +123,7 @@ def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
 
 
 def test_a_server_stops_at_once_while_a_worker_waits(tmp_path: Path) -> None:
-    """It has nothing to bring to an end: the time that transfers may take is not for it."""
+    """It has no transfers to finish: the drain time does not apply to it."""
     ledger = tmp_path / "ledger.db"
     with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300") as server:
         await_workers(server.process.pid, 1)
@@ -198,7 +198,7 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
     ledger.close()
 
 
-# -- one that can only be read
+# -- a read-only ledger
 
 
 def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
@@ -217,7 +217,7 @@ def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
 def test_the_log_names_a_migration_that_ended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also one of the ledger: its objects have no request that could be answered."""
+    """Also for a migration of one object: its objects send no request that could fail."""
     ledger, runner, id = accepted(tmp_path)
     with caplog.at_level(logging.INFO, "relay.worker"):
         Worker(ledger, runner, 1, id).run()
@@ -289,7 +289,7 @@ def test_its_progress_display_outlasts_an_outage(
     monkeypatch.setattr(Ledger, "migration", sometimes)
     assert watch.poll(0)[0] == before
     with pytest.raises(LedgerFailed):
-        Watch(ledger, id).poll(0)  # which has nothing to show
+        Watch(ledger, id).poll(0)  # which has nothing to display
     away[0] = False
     events = progress_events(ledger, id, 0, lambda seconds: None)
     assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]
@@ -303,7 +303,7 @@ def test_its_progress_display_outlasts_an_outage(
 
 
 def test_a_server_reports_an_unwritable_ledger(tmp_path: Path) -> None:
-    """`GET /migrations/{id}` and NDJSON, in a process of its own that can't write any more."""
+    """`GET /migrations/{id}` and NDJSON, in a process of its own that can no longer write."""
     code = """
 import json
 from gevent import monkey; monkey.patch_all()
@@ -345,7 +345,7 @@ print(next(iter(lines.response)).decode())
     )
     assert done.returncode == 0, done.stderr
     troubled, well, accepted, first = map(json.loads, filter(None, done.stdout.splitlines()))
-    assert accepted == [202, True, 200]  # it was written before the ledger went away
+    assert accepted == [202, True, 200]  # it was written before the ledger became unwritable
     assert (first["event"], first["number"]) == ("progress", 3)
     assert troubled["trouble"] == {"code": "ledger-failed", "detail": LedgerFailed.title}
     assert well["trouble"] is None

@@ -1,5 +1,4 @@
-"""The limits of a migration, changed while it runs: refused where they make no sense, obeyed by
-every worker."""
+"""The limits of a migration, changed while it runs: refused if invalid, obeyed by every worker."""
 
 from __future__ import annotations
 
@@ -32,14 +31,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def destination() -> Iterator[Destination]:
-    """Return a cloud that takes everything."""
+    """Return a cloud that accepts everything."""
     with Destination() as made:
         yield made
 
 
 @pytest.fixture
 def way(destination: Destination) -> Iterator[Proxy]:
-    """Return the way to it, which counts."""
+    """Return the route to it, which counts."""
     with Proxy(f"127.0.0.1:{destination.port}", rate=6e6) as made:
         yield made
 
@@ -57,7 +56,7 @@ def server(folder: Path) -> Iterator[Server]:
 def paused(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Server, dict[str, Any], str]]:
-    """Return a server, a request to it, and the migration that was made of it, which is paused."""
+    """Return a server, a request to it, and its migration, which is paused."""
     home = tmp_path_factory.mktemp("paused")
     (home / "from").mkdir()
     request = {
@@ -72,7 +71,7 @@ def paused(
 
 
 def patch(server: Server, id: str, **members: Any) -> dict[str, Any]:
-    """Change a migration's limits, twice, since that must not matter; return how it stands."""
+    """Change a migration's limits, twice, since repetition must not matter; return its state."""
     answers = [server.ask("PATCH", f"/migrations/{id}", members) for _ in range(2)]
     assert [status for status, _ in answers] == [200, 200], answers
     assert answers[0][1]["limits"] == answers[1][1]["limits"]
@@ -81,7 +80,7 @@ def patch(server: Server, id: str, **members: Any) -> dict[str, Any]:
 
 
 def until(good: Callable[[], bool]) -> None:
-    """Look until it is so; another process's work can only be looked at."""
+    """Poll until a condition holds; another process's work can only be polled."""
     for _ in range(3000):
         if good():
             return
@@ -90,7 +89,7 @@ def until(good: Callable[[], bool]) -> None:
 
 
 def passed(way: Proxy) -> tuple[int, float]:
-    """Return how many bytes pass in a while, and how long that was."""
+    """Return the number of bytes that pass in a while, and its duration."""
     before, since = way.carried("up"), time.monotonic()
     until(lambda: time.monotonic() - since >= WINDOW_SECONDS)
     return way.carried("up") - before, time.monotonic() - since
@@ -99,7 +98,7 @@ def passed(way: Proxy) -> tuple[int, float]:
 def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     server: Server, folder: Path, way: Proxy
 ) -> None:
-    """The stall rule is ten times as quick as what is let through, and must not punish it."""
+    """The stall rule requires ten times the permitted rate, and must not punish it."""
     with (folder / "from" / "large").open("wb") as file:
         file.truncate(60_000_000)
     request = {"source": f"file://{folder}/from/large", "destination": way.url("/large")}
@@ -149,7 +148,7 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
         most = max(most, seen["objects"].get("running", 0))
         assert way.carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
         time.sleep(0.02)
-    assert most == 2  # as many as may have a request each
+    assert most == 2  # the number of objects that may have a request each
     patch(
         server,
         reported["id"],

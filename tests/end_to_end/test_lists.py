@@ -92,7 +92,7 @@ def test_a_plain_list_again_sends_nothing_again(
 def test_f25_fresh_urls_are_taken_by_their_names(
     terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path
 ) -> None:
-    """Objects that are not named keep their URLs; arrived objects are not sent again."""
+    """Objects that the list does not name keep their URLs; arrived objects are not sent again."""
 
     def write(file: str, **signatures: str) -> str:
         faults = {"stale": "status(403)", "fresh": ""}

@@ -73,13 +73,13 @@ def order(folders: Path, **more: Any) -> dict[str, Any]:
 
 
 def wait_for(server: Server, id: str, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Ask for a migration until it is as it should be."""
+    """Poll a migration until it passes a check."""
     for _ in range(3000):
         status, reported = server.ask("GET", f"/migrations/{id}")
         assert status == 200, reported
         if good(reported):
             return reported
-        time.sleep(0.02)  # another process's work can only be asked for
+        time.sleep(0.02)  # another process's work can only be polled
     raise TimeoutError(reported)
 
 
@@ -296,7 +296,7 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
     assert wait_for(server, id, ended)["state"] == "succeeded"
 
 
-# -- what is accepted is never lost
+# -- an accepted migration is never lost
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

@@ -1,8 +1,7 @@
 """Real nginx as both clouds: static files with sendfile to read, its WebDAV module to write, plain
 and with TLS.
 
-What is at the destination is judged by the file in nginx's own folder, never by what relay says
-about it."""
+The destination is judged by the file in nginx's own folder, never by relay's report."""
 
 from __future__ import annotations
 
@@ -98,7 +97,7 @@ class Nginx:
         return f"{scheme}://127.0.0.1:{self.ports[f'destination_{scheme}']}/{quote(name)}"
 
     def stored(self, name: str) -> Path:
-        """Return the file that an object of that name is at the destination."""
+        """Return the file of that object's name at the destination."""
         return self.home / "destination" / name
 
     def requests(self) -> list[str]:
@@ -108,7 +107,7 @@ class Nginx:
 
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Nginx]:
-    """Start nginx in a folder of its own; it is stopped by its process, and its workers end with
+    """Start nginx in a folder of its own; its process is stopped at the end, and its workers with
     it."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
@@ -143,7 +142,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) 
 
 
 def await_listening(process: subprocess.Popen[bytes], made: Nginx) -> None:
-    """Wait until every port takes connections: nginx says nowhere that it does."""
+    """Wait until every port accepts connections: nginx does not report it."""
     until = monotonic() + 10
     for port in made.ports.values():
         while True:
@@ -191,7 +190,7 @@ def test_an_object_goes_from_nginx_to_nginx(
     assert same
     assert (outcome.state, proved(outcome), outcome.bytes) == (state, level, size)
     assert outcome.receipt is not None
-    assert outcome.receipt.source.etag  # nginx makes one of time and size
+    assert outcome.receipt.source.etag  # nginx computes one from time and size
     assert outcome.receipt.destination.size == size
 
 
@@ -262,7 +261,7 @@ def test_f31_a_too_large_upload_is_reported_as_413(
 def test_f31_an_upload_of_unknown_length_is_refused_midway(
     engine: Engine, nginx: Nginx, scheme: str
 ) -> None:
-    # nginx says 100, counts the chunks, and finds out only after a megabyte.
+    # nginx sends 100, counts the chunks, and notices only after a megabyte.
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
     with (
@@ -286,7 +285,7 @@ def test_an_upload_of_unknown_length_that_fits_is_accepted(engine: Engine, nginx
 
 
 def test_f31_an_upload_at_the_limit_is_accepted(engine: Engine, nginx: Nginx) -> None:
-    # The other side of the limit, so that the test above can't pass for another reason.
+    # The other side of the limit, so that the test above cannot pass for another reason.
     data = DATA * 3 + DATA[: MIB - 3 * len(DATA)]
     engine.migrate(nginx.source("http", "fits", data), nginx.destination("http", "small/fits"))
     assert nginx.stored("small/fits").read_bytes() == data
@@ -323,7 +322,7 @@ def test_an_object_absent_at_the_source_leaves_nothing(engine: Engine, nginx: Ng
 
 
 def test_the_source_is_pinned_by_its_entity_tag(engine: Engine, nginx: Nginx) -> None:
-    # nginx heeds If-Match on static files: the pinned version is read, or the transfer fails.
+    # nginx supports If-Match on static files: the pinned version is read, or the transfer fails.
     place = parse_location(nginx.source("http", "pinned", DATA))
     source = engine.runner.stores.source(place, Watchdog(QUICK))
     found = source.head(place)

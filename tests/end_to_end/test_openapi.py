@@ -42,18 +42,18 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def document(server: Server) -> dict[str, Any]:
-    """Return what the server says of itself."""
+    """Return the server's own description."""
     return server.ask("GET", "/openapi.json")[1]
 
 
 class Said:
-    """Holds answers against the document."""
+    """Compares responses with the document."""
 
     def __init__(self, server: Server, document: dict[str, Any]) -> None:
         self.server, self.document = server, document
 
     def ask(self, method: str, path: str, members: Any = None, **headers: str) -> tuple[int, str]:
-        """Make a request that the document knows, hold its answer against it; return the status and
+        """Make a request that the document describes, compare its response; return the status and
         the text."""
         operation = self._operation(method, urlsplit(path).path)
         given = {(p["in"], p["name"].lower()) for p in operation.get("parameters", ())}

@@ -1,5 +1,5 @@
-"""A folder's page that a folder's page links as an object is moved as none; a page that is an
-object is."""
+"""A folder's page that another folder's page links as an object is not moved as one; a page that is
+an object is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Server:
     def __init__(self, *, knows_head: bool = True) -> None:
         self.asked: list[bytes] = []
         self.moved: dict[bytes, bytes] = {}
-        """Where it leads whoever asks for something."""
+        """The target to which it redirects every request."""
         self._knows_head = knows_head
         names = ("sub", "readme", "page.html", "about", "plain")
         sub = INDEX % (b"/f/sub/", links("inner"))
@@ -85,8 +85,8 @@ def test_a_page_of_a_folder_is_not_an_object(tmp_path: Path, knows_head: bool) -
 
 
 def test_an_index_page_named_as_an_object_is_refused(tmp_path: Path) -> None:
-    """Also where it is named with its '/': no redirect shows then what it is. Another page with one
-    is an object."""
+    """Also if it is named with its '/': then no redirect identifies it. Another page with one is an
+    object."""
     server, terminal = Server(), Terminal(tmp_path)
     with Peer(server) as peer:
         code, _, err = terminal.run("migrate", peer.url("/f/sub/"), str(tmp_path / "sub"))
@@ -103,7 +103,7 @@ def test_an_index_page_named_as_an_object_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_page_that_its_user_names_is_an_object(tmp_path: Path) -> None:
-    """Many a site has its pages under both."""
+    """Many sites have their pages under both."""
     server = Server()
     with Peer(server) as peer:
         assert Terminal(tmp_path).run("migrate", peer.url("/f/sub"), str(tmp_path / "sub"))[0] == 0
@@ -116,7 +116,7 @@ LOGIN = b"/f/about"
 
 @pytest.mark.parametrize("page", [LOGIN, b"/f/page"])
 def test_a_page_behind_a_redirecting_link_is_not_an_object(tmp_path: Path, page: bytes) -> None:
-    """One that only loses its ending is."""
+    """A name that only loses its ending is an object."""
     server = Server()
     server.moved = {b"/f/readme": LOGIN, b"/f/plain": b"/f/sub/inner", b"/f/page.html": page}
     with Peer(server) as peer:

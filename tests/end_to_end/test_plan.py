@@ -1,4 +1,4 @@
-"""`relay plan`: it says what would be done, and does nothing of it."""
+"""`relay plan` reports what a migration would do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def planned(tmp_path: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
-    """Plan, and see that there is no ledger afterwards."""
+    """Plan, and assert that no ledger exists afterwards."""
     ledger = tmp_path / "relay.db"
     code, out, err = run("plan", *words, "--json", RELAY_LEDGER=f"sqlite:///{ledger}", **more)
     assert out, err
@@ -39,7 +39,7 @@ def tree(folder: Path, **files: bytes) -> None:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Return what is in a folder, with times."""
+    """Return the content of a folder, with times."""
     return {
         str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
     }
@@ -79,7 +79,7 @@ def test_the_fate_of_each_object(
 
 @pytest.mark.parametrize(("flags", "code"), [((), 0), (("--fail-on-empty",), 1)])
 def test_an_empty_source_is_reported(tmp_path: Path, flags: tuple[str, ...], code: int) -> None:
-    """And fails where the migration would."""
+    """And fails if the migration would."""
     (tmp_path / "from").mkdir()
     words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
     found, reported = planned(tmp_path, *words)
@@ -137,8 +137,8 @@ def test_every_entry_is_as_likely_in_a_sample() -> None:
 
 
 def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
-    """A destination that is a folder is looked into under the source's name; nothing but HEAD is
-    ever said."""
+    """A destination that is a folder is inspected under the source's name; relay sends only HEAD
+    requests."""
     asked, kept = Cloud(), Cloud(objects={b"/in/a.bin": DATA})
 
     def source(talk: Talk) -> None:

@@ -1,5 +1,5 @@
-"""`rclone serve s3`, a real server that keeps what came of a broken part: relay killed on its way
-to it."""
+"""`rclone serve s3`, a real server that keeps the bytes of a broken part: relay is killed during
+uploads to it."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def served(tmp_path: Path) -> Iterator[Terminal]:
 
 @pytest.mark.timeout(240)
 def test_six_kills_on_the_way_lose_nothing(served: Terminal) -> None:
-    """The same command, six times killed in the middle of parts and behind them: the seventh brings
-    all of it there."""
+    """The same command, killed six times during and after parts: the seventh completes the
+    upload."""
     folder = served.home / "from"
     folder.mkdir()
     data = {

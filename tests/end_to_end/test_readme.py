@@ -1,4 +1,4 @@
-"""The README's own lines, run as they stand but for the ports: what a new user types must work."""
+"""The README's own lines, run unchanged except for the ports: a new user's commands must work."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def commands(block: str) -> Iterator[tuple[str, bool]]:
 
 
 def with_free_ports(text: str, *ports: str) -> str:
-    """Return the text with each port replaced by one that is free, since another test may use
-    them."""
+    """Return the text with each port replaced by a free one, since another test may use them."""
     for port in ports:
         text = re.sub(rf"\b{port}\b", str(free_port()), text)
     return text
@@ -59,7 +58,7 @@ def background(command: str, environment: dict[str, str]) -> Iterator[None]:
 
 
 def await_port(port: int) -> None:
-    """Wait until something listens."""
+    """Wait until a process listens."""
     until = monotonic() + 20
     while monotonic() < until:
         try:

@@ -1,5 +1,5 @@
-"""State that a running server must not lose: its settings, by a mistake at SIGHUP, and its unix
-socket, to another."""
+"""State that a running server must not lose: its settings, after a mistake at SIGHUP, and its unix
+socket, to another server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.faults.clouds import DATA, Cloud, keeping
 from tests.scripted import Peer
 
 FREE = {"RELAY_BIND": "", "RELAY_LEDGER": ""}
-"""With these the address and the ledger are those in relay.toml."""
+"""Flags with which the address and the ledger come from relay.toml."""
 
 
 class Config:
@@ -49,14 +49,14 @@ class Config:
         self.write()
 
     def write(self, raw: str = "", **values: str) -> None:
-        """Write what is right, but for `values`, and a `raw` line."""
+        """Write correct lines, except for `values` and a `raw` line."""
         lines = [f"{name} = {value}\n" for name, value in (self._right | values).items()]
         self.path.write_text("".join(lines) + raw, encoding="utf-8", errors="surrogateescape")
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Return a relay.toml that is right."""
+    """Return a correct relay.toml."""
     return Config(tmp_path)
 
 
@@ -71,13 +71,13 @@ def tokens(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def taken() -> Iterator[str]:
-    """Return an address at which somebody else listens."""
+    """Return an address at which another process listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 def line_about(server: Server, word: str) -> str:
-    """Read what the server writes up to a line with `word`."""
+    """Read the server's output up to a line with `word`."""
     assert server.process.stderr is not None
     for line in server.process.stderr:
         if word in line:
@@ -116,8 +116,8 @@ MISTAKES = {
 
 
 def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> None:
-    """The same worker serves on, one line says what is wrong, and the next right settings are
-    taken."""
+    """The same worker serves on, one line names the mistake, and the next correct settings are
+    applied."""
     named = {
         "tokens": tokens,
         "taken": taken,
@@ -146,8 +146,8 @@ def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> No
 
 @WAYS
 def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: Config) -> None:
-    """And a worker that is killed while the file is wrong is replaced by one with the settings that
-    hold."""
+    """And a worker that is killed while the file is wrong is replaced by one with the settings in
+    effect."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated(Cloud(), gate, begun)) as source,
@@ -195,7 +195,7 @@ def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None
 
 
 def over_unix(path: Path, line: str = "GET /openapi.json") -> int:
-    """Ask over a unix socket; return the status."""
+    """Make a request over a unix socket; return the status."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
         sock.connect(str(path))
@@ -227,8 +227,8 @@ def on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess
 def test_a_second_server_does_not_take_a_unix_socket(
     command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """It is refused in one line, and the first keeps its socket; what a killed server left is
-    taken."""
+    """It is refused in one line, and the first keeps its socket; the leftover of a killed server is
+    replaced."""
     path = tmp_path / "relay.sock"
     with on_socket(path, *command):
         code, stderr = start(
@@ -246,7 +246,7 @@ def test_a_second_server_does_not_take_a_unix_socket(
 
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link", "busy"])
 def test_an_entry_of_another_owner_is_not_replaced(kind: str, tmp_path: Path) -> None:
-    """Neither a file, nor a link, nor a socket whose server has no time to accept."""
+    """Neither a file, nor a link, nor a socket whose server is too busy to accept."""
     path = tmp_path / "relay.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as client:
         if kind == "file":
@@ -268,8 +268,8 @@ def test_an_entry_of_another_owner_is_not_replaced(kind: str, tmp_path: Path) ->
 
 
 def test_without_tokens_a_unix_socket_is_its_owners(open_folder: Path, tokens: Path) -> None:
-    """By its mode, and by who asks where the mode lets others in; with tokens a token says who
-    may."""
+    """By its mode, and by the peer's user if the mode admits others; with tokens a token
+    decides."""
     path = open_folder / "relay.sock"
     with on_socket(path):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -291,7 +291,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def as_nobody(path: Path) -> int:
-    """Ask over a unix socket as another user; return the status."""
+    """Make a request over a unix socket as another user; return the status."""
     program = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]); os.setgid(65534);"
         " os.setuid(65534); s.connect('relay.sock');"

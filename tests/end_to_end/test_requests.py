@@ -1,8 +1,8 @@
 """The number of requests for an object between honest stores: printed, and compared with a table.
 
-The stores are simulators with no habits at all, which note every request that comes. What a tree
-costs by itself (its listings, its first looks) is left out: two trees of different sizes are moved,
-and the difference is what objects cost."""
+The stores are simulators without habits, which record every request. The costs of the tree itself
+(its listings, its first inspections) are left out: two trees of different sizes are moved, and the
+difference is the cost of the objects."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": Da
 TYPES = {"http": "http", "webdav": "webdav", "s3": "s3"}
 KEY = "honest-key"
 FEW, MORE = 20, 40
-"""Objects of the two trees: more than go at a time, so that what is learned of a store once is in
-both."""
+"""Objects of the two trees: more than run at a time, so that both contain the requests that detect
+a store's features once."""
 SIZE = 5000
 OF_FOLDERS = ("list", "folder", "mkcol")
 Cost = Mapping[str, float]
@@ -36,8 +36,8 @@ Cost = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """The requests of one object, by whose store and which verb: in a tree, and alone with all that
-    it takes."""
+    """The requests of one object, by store and verb: in a tree, and alone with all requests of its
+    migration."""
 
     tree: Cost
     alone: Cost
@@ -54,8 +54,7 @@ def options(kind: str, store: PlainLiar | S3Liar) -> dict[str, str]:
 def moved(
     pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT
 ) -> Counter[str]:
-    """Migrate objects from an honest store to another; return the requests that came, by store and
-    verb."""
+    """Migrate objects from an honest store to another; return the requests, by store and verb."""
     folder.mkdir()
     with (
         KINDS[pair[0]]("source", Manners((), 1), {"", KEY}) as source,
@@ -102,7 +101,7 @@ def moved(
 
 
 def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
-    """Return what an object costs between two kinds of stores."""
+    """Return the cost of an object between two kinds of stores."""
     few, more = (
         moved(
             pair,
@@ -162,10 +161,10 @@ BEFORE: Mapping[tuple[str, str], Costs] = {
 }
 """At commit 8148be8, measured by this test."""
 GROWN: Mapping[tuple[str, str], Costs] = {
-    # What a web server's folder does not show may be there all the same: each object is looked for.
+    # A web server's listing may omit existing objects: relay inspects each name.
     ("http", "http"): Costs(tree={"destination head": 1}, alone={}),
-    # Nobody looks before one object that may be overwritten. A MOVE over an old object of its
-    # length that was acknowledged and not done shows by the temporary name alone.
+    # An object that may be overwritten alone is not inspected before. A MOVE over an old object of
+    # equal length that was acknowledged and not done is detected by the temporary name alone.
     ("http", "webdav"): Costs(tree={}, alone={"destination head": 1}),
 }
 """Requests that were added since, with the reason."""

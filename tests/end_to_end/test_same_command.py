@@ -1,5 +1,5 @@
-"""Which migration a command means: the one of the very same places; and what it does where that has
-ended before."""
+"""The migration that a repeated command resumes: the one of exactly the same places; and its effect
+if that has ended before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def terminal(tmp_path: Path) -> Terminal:
 
 
 class Download(BaseHTTPRequestHandler):
-    """Serves what the query names, slowly, so that several are under way at once."""
+    """Serves the object that the query names, slowly, so that several are under way at once."""
 
     protocol_version = "HTTP/1.1"
     gate = threading.Barrier(3, timeout=60)
@@ -45,7 +45,7 @@ class Download(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_urls_of_different_queries_move_concurrently(terminal: Terminal, downloa
 
 
 def test_another_selecting_header_is_another_migration(terminal: Terminal, downloads: str) -> None:
-    """As of Dropbox, where all objects have one URL, and a header says which is meant."""
+    """As with Dropbox, where all objects have one URL, and a header selects one."""
     folder, url = terminal.home / "backup", downloads.partition("?")[0]
     folder.mkdir()
     names = ("one", "two", "three")
@@ -106,7 +106,7 @@ def test_a_partial_tree_is_listed_again(terminal: Terminal) -> None:
     (destination / "f2").rmdir()
     (source / "new").write_text("new since then")
     (source / "f0").write_text("changed since then")
-    (source / "f3").unlink()  # it can't be moved, so its user removed it
+    (source / "f3").unlink()  # it cannot be moved, so its user removed it
     code, reported = terminal.tree(source, destination)
     assert (code, reported["state"], reported["number"]) == (0, "succeeded", 1)
     expected = {path.name: path.read_text() for path in source.iterdir()}
@@ -138,8 +138,8 @@ def test_a_failed_object_gone_from_the_source_is_named_once(terminal: Terminal) 
 def test_a_server_leaves_migrations_of_the_terminal_alone(
     terminal: Terminal,
 ) -> None:
-    """It may not read the terminal's places, nor know its remotes; and its callers neither see nor
-    cancel them."""
+    """A server may not read the terminal's places, nor know its remotes; and its callers neither
+    see nor cancel them."""
     source = terminal.home / "from"
     source.mkdir()
     (terminal.home / "to").mkdir()
@@ -160,7 +160,7 @@ def test_a_server_leaves_migrations_of_the_terminal_alone(
 
 
 def test_an_object_removed_from_the_destination_arrives_again(terminal: Terminal) -> None:
-    """One object failed; then the destination was emptied, to begin from the beginning."""
+    """One object failed; then the destination was emptied, to start from the beginning."""
     source, there = terminal.home / "from", terminal.home / "to"
     source.mkdir()
     for name in ("a", "b", "bad"):
@@ -177,7 +177,7 @@ def test_an_object_removed_from_the_destination_arrives_again(terminal: Terminal
 def test_an_object_removed_while_nothing_runs_arrives_again(
     terminal: Terminal, verb: str | None
 ) -> None:
-    """It is killed; then the destination is emptied, to begin from the beginning."""
+    """It is killed; then the destination is emptied, to start from the beginning."""
     source, there = terminal.home / "from", terminal.home / "to"
     source.mkdir()
     for number in range(6):

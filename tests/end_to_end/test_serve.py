@@ -1,5 +1,5 @@
-"""relay under real gunicorn: raw requests, the drain, start-up, and that both ways to start it are
-one."""
+"""relay under real gunicorn: raw requests, the drain, start-up, and the equivalence of both ways to
+start it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECRET = "planted-secret-0123456789"
 
 @dataclass
 class Server:
-    """A running relay, and all that it wrote when it is over."""
+    """A running relay, and its whole output after its end."""
 
     process: subprocess.Popen[str]
     host: str
@@ -56,7 +56,7 @@ class Server:
             return exchange(connection, method, path, members, **headers)[:2]
 
     def raw(self, *pieces: bytes, half_close: bool = False) -> bytes:
-        """Send bytes as they are, and return all that comes back until the server closes."""
+        """Send bytes unchanged, and return the whole response until the server closes."""
         with socket.create_connection((self.host, self.port), timeout=20) as sock:
             for piece in pieces:
                 sock.sendall(piece)
@@ -109,10 +109,10 @@ def environment(**settings: str) -> dict[str, str]:
 
 @contextmanager
 def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
-    """Run a server; its first line says where it listens."""
+    """Run a server; its first line names its address."""
     home = tempfile.mkdtemp(
         prefix="relay-ledger-"
-    )  # no two servers share one, unless a test says so
+    )  # every server has its own, unless a test sets one
     settings = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db"} | settings
     process = subprocess.Popen(
         command,
@@ -134,7 +134,7 @@ def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Se
         if process.poll() is None:
             workers = psutil.Process(process.pid).children()
             process.kill()
-            for worker in workers:  # which would notice it a second later, and hold stderr as long
+            for worker in workers:  # it would notice a second later, and hold stderr as long
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
         if process.stdout is not None and not process.stdout.closed:
@@ -143,7 +143,7 @@ def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Se
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """Return a server for the tests that leave it as it was; it waits one second for a body."""
+    """Return a server for the tests that do not change it; it waits one second for a body."""
     with running(RELAY_REQUEST_SECONDS="1") as made:
         yield made
 
@@ -154,7 +154,7 @@ def order(source: Peer, destination: Peer, **members: Any) -> dict[str, Any]:
 
 
 def gated(cloud: Cloud, gate: threading.Event, begun: threading.Event) -> Script:
-    """A source that sends half, says that it has `begun`, waits, and sends the rest."""
+    """A source that sends half, signals that it has `begun`, waits, and sends the rest."""
 
     def get(talk: Talk, _: bytes) -> None:
         half = len(DATA) // 2
@@ -205,7 +205,7 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
 
 
 def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, str]:
-    """Run something that should not start; return its exit code and stderr."""
+    """Run a server that must not start; return its exit code and stderr."""
     if command == SERVE:
         code, _, stderr = forked.run(["serve", *flags], environment(**settings), 30)
         return code, stderr
@@ -223,14 +223,14 @@ def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, 
 @WAYS
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", ":0"])
 def test_open_to_others_without_tokens_is_refused(command: tuple[str, ...], bind: str) -> None:
-    """B88: one line, and what to do."""
+    """B88: one line, with the remedy."""
     code, stderr = start(command, RELAY_BIND=bind)
     assert (code, stderr.count("\n")) == (2, 1), stderr
     assert "RELAY_TOKENS_FILE" in stderr
 
 
 def test_gunicorns_own_bind_flag_is_looked_at_too() -> None:
-    """The addresses are the real ones, wherever they come from."""
+    """The effective addresses are checked, from any setting."""
     code, stderr = start(GUNICORN, "-b", "0.0.0.0:0")
     assert (code, stderr.count("\n")) == (2, 1), stderr
 
@@ -249,7 +249,7 @@ def test_a_taken_port_is_one_line(command: tuple[str, ...]) -> None:
 def test_a_descriptor_that_is_not_a_socket_is_one_line(
     command: tuple[str, ...], descriptor: str
 ) -> None:
-    """One that nobody opened, and one that is something else."""
+    """A closed one, and one that is not a socket."""
     code, stderr = start(command, RELAY_BIND=f"fd://{descriptor}")
     assert (code, stderr.count("\n")) == (1, 1), stderr
     assert f"cannot listen on fd://{descriptor} (" in stderr
@@ -302,7 +302,7 @@ def test_other_settings_of_gunicorn_are_checked(flags: tuple[str, ...], tmp_path
 
 @pytest.mark.parametrize("flags", [("-k", "sync"), ("-k", "gevent", "--preload")])
 def test_without_patching_it_does_not_start(flags: tuple[str, ...]) -> None:
-    """F71: the self-check says so and ends it."""
+    """F71: the self-check reports it and ends the server."""
     command = (
         sys.executable,
         "-m",
@@ -340,7 +340,8 @@ def test_flags_win(tmp_path: Path) -> None:
 
 
 def test_tokens(tmp_path: Path) -> None:
-    """With tokens it listens anywhere, and answers only to one; probes need none."""
+    """With tokens it listens on any address, and answers only requests with one; probes need
+    none."""
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# ours\n{SECRET}\n")
     tokens.chmod(0o600)
@@ -434,8 +435,8 @@ PREFIX = b'{"source":"http://127.0.0.1:9/a","destination":"http://127.0.0.1:9/b"
 def test_raw_requests(
     server: Server, pieces: list[bytes], half_close: bool, statuses: set[int]
 ) -> None:
-    """One problem, then the connection closes: nothing that follows is taken for another request
-    (F95)."""
+    """One problem, then the connection closes: the bytes that follow are not treated as another
+    request (F95)."""
     received = server.raw(*pieces, half_close=half_close)
     received = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     top, _, body = received.partition(b"\r\n\r\n")
@@ -449,15 +450,15 @@ def test_raw_requests(
 
 
 def test_pipelined_after_a_short_body_is_not_smuggled(server: Server) -> None:
-    """F95: what follows a refused body on the connection is dropped with it."""
+    """F95: bytes after a refused body are dropped with the connection."""
     smuggled = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     received = server.raw(head("Content-Length: 100", "Content-Encoding: br"), smuggled * 3)
     assert received.count(b"HTTP/1.1 ") == 1
 
 
 def test_many_slow_bodies_delay_no_request(server: Server) -> None:
-    """F93: two hundred bodies that never come; the probe is answered all the while, and each gets
-    its 408."""
+    """F93: two hundred bodies that never arrive; the probe is answered meanwhile, and each request
+    gets its 408."""
     socks = [socket.create_connection((server.host, server.port), timeout=20) for _ in range(200)]
     try:
         for sock in socks:
@@ -495,7 +496,7 @@ def test_dns_rebinding(server: Server) -> None:
 
 
 def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
-    """The transfer is cancelled within seconds, and nothing is at the destination."""
+    """The transfer is cancelled within seconds, and the destination stays empty."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
     with Peer(gated(Cloud(), gate, begun)) as source, Peer(keeping(kept)) as destination:
         with closing(server.connect()) as connection:
@@ -517,7 +518,7 @@ def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
 
 @WAYS
 def test_drain(command: tuple[str, ...]) -> None:
-    """SIGTERM: not ready, no new transfer, the running one ends well, and the exit code is 0
+    """SIGTERM: not ready, no new transfer, the running one succeeds, and the exit code is 0
     (F61)."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
@@ -553,16 +554,16 @@ def test_drain(command: tuple[str, ...]) -> None:
 def refused(
     server: Server, connection: http.client.HTTPConnection, wanted: dict[str, Any]
 ) -> tuple[int, bool]:
-    """Ask on a kept connection until the drain shows; then a POST: its status, and whether all was
-    said well."""
+    """Make requests on a kept connection until the drain shows; then a POST: its status, and
+    whether the response was complete."""
     while True:
         status, members, response = exchange(connection, "GET", "/readyz")
         if status == 503:
             break
     assert members["ready"] is False
     assert response.will_close
-    # Its listener is closed, or about to be; a connection that was accepted before is still
-    # answered.
+    # Its listener is closed, or about to be; a connection that was accepted before still gets a
+    # response.
     with closing(server.connect()) as late:
         try:
             status, problem, response = exchange(late, "POST", "/migrate", wanted)
@@ -583,7 +584,7 @@ def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signa
         for process in (
             *master.children(),
             master,
-        ):  # as a terminal does, which sends it to all in front
+        ):  # like a terminal, which signals the whole foreground group
             process.send_signal(number)
         assert (server.finish(), server.stderr) == (0, "")
 
@@ -619,8 +620,7 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
 
 
 def test_a_late_transfer_is_cancelled_with_an_answer() -> None:
-    """Seconds before gunicorn's SIGKILL the client learns of it, and the destination has
-    nothing."""
+    """Seconds before gunicorn's SIGKILL the client is informed, and the destination stays empty."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated(Cloud(), gate, begun)) as source,
@@ -675,7 +675,8 @@ def test_no_answer_is_html_or_a_redirect(server: Server, head: bytes) -> None:
 
 @contextmanager
 def dumping() -> Iterator[None]:
-    """Let what is started meanwhile write core files of any length, as far as this process may."""
+    """Let processes started meanwhile write core files of any length, as far as this process
+    may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     if hard == 0:
         pytest.skip("no process here may write a core file")
@@ -688,7 +689,7 @@ def dumping() -> Iterator[None]:
 
 @WAYS
 def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str, ...]) -> None:
-    """It has credentials in it, and pieces of objects, which are never written to a disk."""
+    """It contains credentials, and pieces of objects, which are never written to a disk."""
     with dumping(), running(command, RELAY_WORKERS="2") as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)

@@ -1,5 +1,5 @@
-"""`relay migrate` of one object: it goes on in the middle too, after every end, and says what it
-waits for."""
+"""`relay migrate` of one object: it resumes in the middle too, after every kind of end, and reports
+what it waits for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACKNOWLEDGED = "SELECT count(*) FROM parts WHERE etag != ''"
 
 @pytest.fixture
 def planted(seaweed: Seaweed, request: pytest.FixtureRequest) -> tuple[bytes, str]:
-    """Plant one large object; return its bytes, and the key that it is to have."""
+    """Plant one large object; return its bytes and its future key."""
     name = request.node.name
     data = random.Random(name).randbytes(LARGE)
     seaweed.client().put_object(Bucket=seaweed.bucket, Key=f"{name}/from", Body=data)
@@ -142,7 +142,7 @@ def test_a_paused_migration_says_so(
 ) -> None:
     first = clouds.start(
         *words_of(seaweed, planted), "--bytes-per-second", "4M"
-    )  # not over before it is paused
+    )  # slow enough to be paused before its end
     clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 1)
     assert clouds.run("pause", "1")[0] == 0
     out, err = first.communicate(timeout=30)

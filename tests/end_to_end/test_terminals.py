@@ -1,5 +1,4 @@
-"""Unusual terminals: closed, full, without a locale; and settings that are wrong, by their file and
-line."""
+"""Unusual terminals: closed, full, without a locale; and wrong settings, named by file and line."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ from tests.scripted import Peer, Talk, answer
 
 NAMES = ["ü", "🦜", "plain"]
 PLAIN_C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-"""A locale of ASCII, with Python's own way out of it closed."""
+"""A locale of ASCII, with Python's own fallback disabled."""
 
 
 @pytest.fixture
@@ -61,15 +60,15 @@ def test_b87_a_closed_output_pipe(terminal: Terminal, words: tuple[str, ...], st
         timeout=60,
         check=False,
     )
-    # Output that a full disk refuses is a failure; the objects were moved all the same, and the
-    # hint says so.
+    # Output that a full disk refuses is a failure; the objects were still moved, and the hint says
+    # so.
     code = 1 if stdout == "> /dev/full" else 0
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert ("No space left" in done.stderr) == bool(code)
 
 
 def test_an_abandoned_listing_ends(terminal: Terminal) -> None:
-    """As behind `| head`: this one has no end of its own."""
+    """As in front of `| head`: this one has no end of its own."""
     program = """
 from itertools import count
 from relay.cli.__main__ import run
@@ -164,7 +163,7 @@ def test_a_ledger_path_that_is_not_utf_8_is_a_wrong_setting(
 def test_the_ledgers_path_never_depends_on_the_working_folder(
     terminal: Terminal, setting: str, text: str
 ) -> None:
-    """It would be another one in each. What the system knows of the user counts then."""
+    """It would be another ledger in each folder. The user database gives the home then."""
     program = "import os, sys; from relay.config import Settings; os.chdir(sys.argv[1]); print(Settings().ledger_url())"
     clean = {
         name: value for name, value in os.environ.items() if name not in ("XDG_DATA_HOME", "HOME")
@@ -210,7 +209,7 @@ HOSTILE = [
     "~",
     "caf\udce9",
 ]
-"""Names that a terminal, or what draws in it, might act on."""
+"""Names that a terminal, or a program that draws in it, might interpret."""
 
 
 @pytest.fixture
@@ -283,7 +282,7 @@ def test_active_objects_fit_a_narrow_terminal(tmp_path: Path, columns: int) -> N
 
 
 def test_b87_names_are_the_same_in_every_locale(terminal: Terminal) -> None:
-    """They are UTF-8 on the disk, whatever the terminal can print."""
+    """They are UTF-8 on the disk, in any locale of the terminal."""
     code, out, _ = terminal.run("ls", f"{terminal.home}/from/", **PLAIN_C)
     assert (code, sorted(out.split())) == (0, ["\\U0001f99c", "\\xfc", "plain"])
     code, out, said = terminal.run(
@@ -349,7 +348,7 @@ def test_b86_a_ledger_of_a_newer_relay_is_left_alone(terminal: Terminal) -> None
 
 @pytest.mark.parametrize("columns", [40, 100])
 def test_a_terminal_shows_each_retry_with_its_reason(tmp_path: Path, columns: int) -> None:
-    """Also where the reason is longer than a line, and the name would be markup."""
+    """Also if the reason is longer than a line, and the name would be markup."""
 
     busy = answer(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", keep=True)
     terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_RETRY_BUDGET="9")
@@ -411,7 +410,7 @@ def test_ctrl_c_during_a_listing_prints_nothing_of_python(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("words", [("ls",), ("plan", "-r")], ids=" ".join)
 def test_a_wait_for_a_store_is_reported(tmp_path: Path, words: tuple[str, ...]) -> None:
-    """Nothing else is printed before it has answered, for as long as the budget of retries."""
+    """The command prints nothing before the store has answered, for the whole retry budget."""
     page = b"<html><title>Index of /f/</title><a href='one'>one</a></html>"
 
     def folder(talk: Talk) -> None:

@@ -101,7 +101,7 @@ def test_a_rounded_time_is_no_change(terminal: Terminal, tmp_path: Path) -> None
 def test_a_file_that_changes_during_its_upload_is_sent_again(
     seaweed: Seaweed, clouds: Terminal, tmp_path: Path
 ) -> None:
-    """Both times lie before the object's own, as where the store's clock is ahead."""
+    """Both times precede the object's own, as if the store's clock were ahead."""
     file, there = tmp_path / "from" / "a", f"near:{seaweed.bucket}/beside"
     edit(file, b"first", time.time() - 20)
     assert clouds.tree(file.parent, there)[0] == 0
@@ -151,9 +151,9 @@ def test_limits_stay_until_lifted_and_are_reported(terminal: Terminal, tmp_path:
     assert terminal.run(*words, "--slots", "2", "--bytes-per-second", "50M")[0] == 1
     assert (
         json.loads(terminal.run("status", "1", "--json")[1])["limits"]["slots"] is None
-    )  # that terminal's alone
+    )  # it belongs to that terminal
     code, _, err = terminal.run("retry", "1")
-    assert (code, "run the same command again" in err) == (0, True)  # no server moves it
+    assert (code, "run the same command again" in err) == (0, True)  # no server runs it
     assert terminal.run("limit", "1", "--slots", "2")[0] == 0
     code, _, err = terminal.run(*words, "--connections", "3")
     assert (
@@ -170,7 +170,7 @@ def test_an_undecodable_name_is_reported_and_left_out(terminal: Terminal, tmp_pa
     plant(tmp_path / "from", 3)
     (
         tmp_path / "from" / os.fsdecode(b"zz\xff")
-    ).touch()  # the last one, behind which a listing would go on
+    ).touch()  # the last one, after which a listing would continue
     code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
     assert (code, reported["state"], reported["objects"]) == (
         1,
@@ -244,7 +244,7 @@ def test_a_large_object_resumes_in_the_middle(
     sent = slow.carried("up") - before
     assert (
         sent <= LARGE - kept + 2 * 5 * MIB
-    )  # what the dead process had under way may still be on its slow way
+    )  # bytes of the dead process may still be on the slow route
     assert before + sent <= LARGE + 2 * 5 * MIB + 128 * 1024
     answer = client.get_object(Bucket=seaweed.bucket, Key=f"{name}/to/object")
     assert answer["Metadata"]["color"] == "blue"
@@ -381,14 +381,14 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
 # -- one object, two processes
 
 SLOWER = pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
-"""So slow that both have begun before either has ended."""
+"""So slow that both have started before either has ended."""
 MOVERS = "SELECT count(DISTINCT owner) FROM parts"
 
 
 @pytest.fixture
 def shared(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[bytes, str]]:
-    """Plant one large object; return its bytes and the prefix that it lies under. It must be at
-    `to` in the end, and nothing else."""
+    """Plant one large object; return its bytes and its prefix. In the end it must be at `to`,
+    alone."""
     name, client = request.node.name, seaweed.client()
     data = random.Random(name).randbytes(LARGE)
     client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data)
@@ -412,7 +412,8 @@ def words_of(seaweed: Seaweed, name: str) -> tuple[str, ...]:
 def two_movers(
     clouds: Terminal, words: tuple[str, ...]
 ) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
-    """Start a process that claims the object, and one that shares in it; both move parts by now."""
+    """Start a process that claims the object, and one that helps with it; return once both move
+    parts."""
     owner = clouds.start(*words)
     clouds.wait_for(owner, MOVERS, lambda count: count == 1)
     sharer = clouds.start(*words)

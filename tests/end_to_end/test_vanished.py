@@ -1,4 +1,4 @@
-"""The same command given again over a destination from which something was removed meanwhile: it
+"""The same command repeated over a destination from which an object was removed meanwhile: it
 arrives again."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def stocked() -> Shelf:
 
 
 def there(shelf: Shelf) -> dict[str, bytes]:
-    """Return what has arrived."""
+    """Return the arrived objects."""
     return {
         path.decode()[4:]: data for path, data in shelf.objects.items() if path.startswith(b"/to/")
     }
@@ -49,7 +49,7 @@ WHOLE = {name: f"object {name}".encode() for name in NAMES}
 
 
 def stop(terminal: Terminal, shelf: Shelf, words: tuple[str, ...], how: str) -> None:
-    """Give the command, and let it end before its time, when some objects have arrived."""
+    """Run the command, and end it early, when some objects have arrived."""
     if how == "partial":
         shelf.before = refuse_one
         assert terminal.run(*words)[0] == 1
@@ -100,7 +100,7 @@ def test_a_removed_object_arrives_again(
 
 
 def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
-    """The process was killed when the object had arrived, and that was not said yet."""
+    """The process was killed when the object had arrived, and before that was recorded."""
     shelf = stocked()
     with Peer(shelf) as peer:
         words = ("migrate", peer.url("/from/1"), peer.url("/to/1"))
@@ -111,8 +111,7 @@ def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
 
 
 def test_an_object_still_there_is_inspected_and_not_resent(terminal: Terminal) -> None:
-    """Some objects were removed, one is another by now, and the destination does not tell of
-    one."""
+    """Some objects were removed, one was replaced, and one is in an unknown state."""
     shelf = stocked()
     with Peer(shelf) as peer:
         words = (
@@ -140,5 +139,5 @@ def test_an_object_still_there_is_inspected_and_not_resent(terminal: Terminal) -
 
 
 def tell_nothing_of_two(shelf: Shelf, method: bytes, path: bytes) -> None:
-    """Let nobody look at one object."""
+    """Deny the inspection of one object."""
     shelf.refused = {b"HEAD": empty(405), b"GET": empty(403)} if path == b"/to/2" else {}

@@ -31,8 +31,8 @@ HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer
 def endless(
     command: tuple[str, ...] = SERVE, **settings: str
 ) -> Iterator[tuple[Server, dict[str, Any]]]:
-    """Run a server and a store that never answers; yield the server, and the order of an object of
-    that store."""
+    """Run a server and a store that never answers; yield the server, and the request for an object
+    of that store."""
 
     def silent(talk: Talk) -> None:
         talk.head()
@@ -59,7 +59,7 @@ def request_of(wanted: dict[str, Any], **headers: str) -> bytes:
 
 
 def held(worker: psutil.Process, port: int) -> int:
-    """Return how many connections of clients a worker holds."""
+    """Return the number of client connections that a worker holds."""
     return sum(c.laddr.port == port for c in worker.net_connections("tcp") if c.raddr)
 
 
@@ -79,13 +79,13 @@ def until_there(server: Server) -> None:
 
 
 def status_of(sock: socket.socket) -> int:
-    """Read an answer's status."""
+    """Read the status of a response."""
     return int(sock.makefile("rb").readline().split()[1])
 
 
 def test_clients_that_leave_are_noticed() -> None:
-    """Whether they close, break the connection or close their half: nothing goes on for them, and
-    others wait on."""
+    """They close, break the connection or close their half: nothing continues for them, and others
+    wait on."""
     with endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
         (worker,) = psutil.Process(server.process.pid).children()
         gone = [wait_for(server, wanted) for _ in range(60)]
@@ -104,7 +104,7 @@ def test_clients_that_leave_are_noticed() -> None:
 
 
 def test_surplus_waiters_are_answered_at_once() -> None:
-    """What is preferred may be ignored (RFC 7240); a place that is left is another's."""
+    """A preference may be ignored (RFC 7240); a released place goes to another client."""
     with endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         first, second = (open_.enter_context(closing(wait_for(server, wanted))) for _ in range(2))
@@ -123,8 +123,8 @@ def test_surplus_waiters_are_answered_at_once() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
-    """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker is
-    gone at once."""
+    """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker ends
+    at once."""
     with endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         waits = open_.enter_context(closing(wait_for(server, wanted)))
@@ -159,8 +159,7 @@ def certified(tmp_path: Path) -> Path:
 
 
 def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
-    """Also when it has sent something behind its request, where no byte can be looked at and
-    left."""
+    """Also after it has sent bytes behind its request, where no byte can be peeked at."""
     reported = f"--certfile {certified} --keyfile {certified}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -182,9 +181,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
         for number, sock in enumerate(gone):
             if number % 2:
                 sock.settimeout(0)
-                with suppress(
-                    OSError
-                ):  # it says that it closes, and waits for nobody to say so too
+                with suppress(OSError):  # it announces the close, and waits for no reply
                     sock.unwrap()
             sock.close()
         until_held(worker, server.port, 2)
@@ -195,7 +192,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
 
 
 def test_a_paused_migration_at_rest_is_not_waited_for() -> None:
-    """Nothing comes of it by itself."""
+    """It does not resume by itself."""
     with endless() as (server, wanted):
         with closing(wait_for(server, wanted)) as waits:
             until_there(server)
@@ -207,8 +204,8 @@ def test_a_paused_migration_at_rest_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("alone", [False, True], ids=["in the ledger", "a stream of one object"])
 def test_a_retry_is_reported(alone: bool) -> None:
-    """What, why, and when next: of a migration, and of an object that is streamed; nothing once it
-    goes well."""
+    """The reason, the cause and the next attempt: of a migration, and of an object that is
+    streamed; nothing once bytes move."""
     well = threading.Event()
 
     def source(talk: Talk) -> None:
@@ -247,13 +244,16 @@ def test_a_retry_is_reported(alone: bool) -> None:
 
 
 def test_a_retried_listing_is_reported() -> None:
-    """By every answer that says how far it is."""
+    """In every answer that reports its progress."""
 
     def busy(talk: Talk) -> None:
         while talk.head():
             talk.send(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
 
-    settings = {"RELAY_RETRY_BUDGET": "60", "RELAY_WORKERS": "2"}  # each lists one tree at a time
+    settings = {
+        "RELAY_RETRY_BUDGET": "60",
+        "RELAY_WORKERS": "2",
+    }  # each worker lists one tree at a time
     with Peer([busy] * 40) as peer, running(SERVE, **settings) as server, ExitStack() as stack:
         wanted = {"source": peer.url("/f/"), "destination": peer.url("/t/"), "recursive": True}
         assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
@@ -290,7 +290,7 @@ def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
 
 def look(server: Server) -> dict[str, Any]:
     """Return the one migration, in the form that the API promises."""
-    time.sleep(0.05)  # another process's work can only be asked for
+    time.sleep(0.05)  # another process's work can only be polled
     status, reported = server.ask("GET", "/migrations/1")
     assert status == 200
     Recorded.model_validate(reported, strict=True)
