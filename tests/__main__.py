@@ -3,11 +3,10 @@ the campaigns too.
 
 Most tests wait for something, so there are two processes for each core (`tests/sharing.py`). Tests
 that failed run once more, alone: real servers, kills and clocks share the cores, and a test that
-passes then is printed as shaky, by name. More than `FEW` failures are no matter of load, and stay
+passes then is printed as shaky, by name. Load does not explain more than `FEW` failures, which stay
 failures.
 
-Words on the command line are for pytest, in one process.
-"""
+Words on the command line are for pytest, in one process."""
 
 from __future__ import annotations
 
@@ -32,9 +31,9 @@ CAMPAIGNS = ("-m", "not campaign")
 def pytest(*words: str) -> int:
     """Run pytest, and return its exit code.
 
-    The commands and servers that tests start are hundreds. Each would compile relay again where the
-    user's environment forbids Python to keep compiled modules beside the sources; so they are kept
-    with pytest's cache."""
+    Tests start hundreds of commands and servers. Each would compile relay again if the user's
+    environment forbids Python to keep compiled modules beside the sources; so they are kept with
+    pytest's cache."""
     compiled = {
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPYCACHEPREFIX": str(TESTS.parent / ".pytest_cache/compiled"),
@@ -45,8 +44,7 @@ def pytest(*words: str) -> int:
 
 
 def failed_last() -> list[str]:
-    """Return the names of the tests that failed in the last run; none where pytest could not
-    say."""
+    """Return the names of the tests that failed in the last run; none if pytest recorded none."""
     try:
         return list(json.loads((TESTS.parent / ".pytest_cache/v/cache/lastfailed").read_text()))
     except FileNotFoundError:
@@ -66,8 +64,8 @@ def main(words: Sequence[str]) -> int:
     say(f"running the tests in {PROCESSES} processes; each file is printed when it has ended …")
     shared = ("-p", "tests.sharing", "--share", str(PROCESSES), "--durations=25", "--cache-clear")
     code = pytest(*shared, *(() if words else CAMPAIGNS))
-    # Code 1: tests ran to the end and some failed. A crash, a broken import or a signal is no
-    # matter of load.
+    # Code 1: tests ran to the end and some failed. Load does not explain a crash, a broken import
+    # or a signal.
     failed = failed_last() if code == 1 else []
     if 0 < len(failed) <= FEW:
         say(f"\n== once more, alone: {' '.join(failed)}")

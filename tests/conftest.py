@@ -35,11 +35,11 @@ from simulators.spawn import Spawned, spawn
 from tests import forked
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in its background so, and children inherit it; each Ctrl-C of a test
+    # A shell ignores SIGINT in its background jobs, and children inherit it; each Ctrl-C of a test
     # is to arrive.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("relay", deadline=None)  # no example's time is anybody's failure
+settings.register_profile("relay", deadline=None)  # the duration of an example is not a failure
 settings.load_profile("relay")
 
 LOOPBACK = EgressPolicy(allow=parse_allow("127.0.0.0/8, localhost"))
@@ -59,7 +59,7 @@ SEED = 5
 
 @pytest.fixture(scope="session", autouse=True)
 def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let no test's ledger lie in the home of whoever runs the tests."""
+    """Keep each test's ledger out of the home of the user who runs the tests."""
     before = os.environ.get("XDG_DATA_HOME")
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
     yield
@@ -78,7 +78,7 @@ def no_command_is_forked_any_more() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Certificates:
-    """An authority made for this run, and a server context that it vouches for."""
+    """An authority made for this run, and a server context with a certificate of it."""
 
     ca_file: Path
     server: ssl.SSLContext
@@ -97,8 +97,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 trusting = cache(client_context)
-"""`client_context`, once for each file: to read the system's authorities costs more CPU than most
-tests do besides."""
+"""`client_context`, once for each file: reading the system's authorities costs more CPU than most
+tests."""
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ Migrate = Callable[..., Outcome]
 
 
 class Engine:
-    """A TransferEngine to loopback on short clocks, and the transfer that it made last."""
+    """A TransferEngine to loopback on short clocks, and its last transfer."""
 
     def __init__(
         self,
@@ -167,15 +167,15 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Spawned]:
-    """Return a simulated source in a process of its own: /objects/NAME?size=N has what `contents`
-    says."""
+    """Return a simulated source in a process of its own: the content of /objects/NAME?size=N is
+    `contents`."""
     with spawn("src", "--seed", str(SEED)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def contents() -> Iterator[Content]:
-    """Return what that source gives."""
+    """Return the content of that source."""
     with Content(SEED) as content:
         yield content
 
@@ -191,7 +191,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 @pytest.fixture
 def patient(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that tries again for 10 seconds."""
+    """Return an engine with a retry budget of 10 seconds."""
     made = Engine(certificates.ca_file, retry_budget=10)
     yield made
     made.assert_nothing_left()
@@ -200,14 +200,14 @@ def patient(certificates: Certificates) -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def hub_knows_the_time() -> None:
-    """Set the hub's clock: it stands still while a test waits for other processes, and a timer that
-    is started next goes off too early by as much."""
+    """Update the hub's clock: it stands still while a test waits for other processes, and a timer
+    that is started next fires too early by that time."""
     gevent.get_hub().loop.update_now()
 
 
 @pytest.fixture(autouse=True)
 def hub_errors_fail() -> Iterator[None]:
-    """Fail a test in which a greenlet died of something that nobody saw."""
+    """Fail a test in which a greenlet died of an unhandled exception."""
     seen: list[str] = []
     hub = gevent.get_hub()
     original = hub.handle_error
@@ -225,7 +225,7 @@ def hub_errors_fail() -> Iterator[None]:
 
 @pytest.fixture
 def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the counts of bytes that os.splice moved, as they come."""
+    """Return the list of byte counts that os.splice moved; it grows."""
     counts: list[int] = []
     real = os.splice
 

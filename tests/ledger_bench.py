@@ -8,7 +8,7 @@ Wall time and CPU seconds are those of this process; PostgreSQL's own are not in
 here: the measures. Never here: the right results (`tests/contract/test_ledger.py`).
 """
 
-# ruff: noqa: E402, I001 - psycopg looks, when it is imported, whether sockets are patched
+# ruff: noqa: E402, I001 - psycopg checks, when it is imported, whether sockets are patched
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 
 PAGE, CLAIMS, LOOKS, TICK_SECONDS = 1000, 100, 100, 0.01
-"""A page of a listing; what a round of a runner has of small objects; how often it is looked at;
-how often the ticker wakes."""
+"""The entries of a listing's page; the small objects of a poll; the interval of status reads; the
+interval of the ticker."""
 OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 RECEIPT = {
     "level": "whole_digest",
@@ -59,12 +59,12 @@ RECEIPT = {
     "bytes_resent": 0,
     "notes": [],
 }
-"""As an object of 64 KiB from bucket to bucket gets one."""
+"""Like the receipt of an object of 64 KiB from bucket to bucket."""
 
 
 @dataclass
 class Ticker:
-    """A greenlet that wakes every 10 ms; `late` is the worst it was, beyond the time for which it
+    """A greenlet that wakes every 10 ms; `late` is its longest delay, beyond the time for which it
     had no core."""
 
     late: float = 0.0
@@ -80,7 +80,7 @@ class Ticker:
             self.wakes += 1
 
     def stop(self) -> None:
-        """Wake no more."""
+        """Stop waking."""
         self._over = True
 
 
@@ -93,8 +93,7 @@ def starved() -> float:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done `count` times: seconds by the wall and of CPU, and how late the
-    ticker was."""
+    """A step with `count` operations: wall and CPU seconds, and the ticker's longest delay."""
 
     name: str
     count: int
@@ -104,7 +103,7 @@ class Step:
 
 
 def measured(name: str, do: Callable[[], int]) -> Step:
-    """Do it beside a ticker."""
+    """Run it beside a ticker."""
     ticker = Ticker()
     ticking = gevent.spawn(ticker.run)
     gevent.sleep(2 * TICK_SECONDS)
@@ -136,7 +135,7 @@ def listed(ledger: Ledger, objects: int) -> int:
 
 
 def worked(ledger: Ledger) -> int:
-    """Claim and settle everything, round by round, as a runner does whose objects are small."""
+    """Claim and settle everything, poll by poll, like a worker with small objects."""
     done, ends = 0, list[Settlement]()
     while True:
         claims = ledger.settle_and_claim(
@@ -160,7 +159,7 @@ def worked(ledger: Ledger) -> int:
 
 
 def looked(ledger: Ledger, id: str, objects: int) -> int:
-    """Ask how it stands, as `GET /migrations/{id}` and each step of `relay watch` do."""
+    """Read the state, as `GET /migrations/{id}` and each step of `relay watch` do."""
     for _ in range(LOOKS):
         assert summary(ledger.migration(id))["levels"] == {"whole_digest": objects}
     return LOOKS
@@ -197,7 +196,8 @@ def run(address: str, objects: int) -> list[Step]:
 
 @contextmanager
 def ledgers(home: Path) -> Iterator[dict[str, tuple[str, Callable[[], int]]]]:
-    """Yield the address of an empty ledger of each kind, and what says how many bytes it takes."""
+    """Yield the address of an empty ledger of each kind, and a function that returns its size in
+    bytes."""
     file = home / "ledger.db"
     found: dict[str, tuple[str, Callable[[], int]]] = {
         "SQLite": (
@@ -229,7 +229,7 @@ def table(kind: str, steps: list[Step], size: int, objects: int) -> Iterator[str
 
 
 def main() -> int:
-    """Print the table; 0 when everything was settled."""
+    """Print the table; 0 if everything was settled."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.ledger_bench", description=__doc__.partition("\n")[0]
     )

@@ -1,4 +1,4 @@
-"""Ledgers as their tests fill them and look at them."""
+"""Ledgers as their tests fill and inspect them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TREE = Spec(
 )
 
 Opened = Callable[..., Ledger]
-"""Opens the ledger for one more runner, which is entered."""
+"""Opens the ledger for one more registered worker."""
 
 
 def tree(ledger: Ledger, *sizes: int) -> str:
@@ -57,7 +57,7 @@ def verified(claim: Claim, size: int = 5) -> Settlement:
 
 
 def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:
-    """Let a ledger know that nothing was at the destination a moment ago."""
+    """Record that the destination was empty a moment ago."""
     values = {"looked": time.time(), "destination_empty": True} if empty else {"looked": None}
     ledger.database.run(
         lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values))
@@ -72,8 +72,7 @@ def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
 
 
 def states(ledger: Ledger, id: str) -> list[str]:
-    """Return the states of a migration's transfers, and see that all that is counted of them tells
-    the same."""
+    """Return the states of a migration's transfers, and assert that every count of them agrees."""
     found = [row.state for row in ledger.page(id)]
     tally = ledger.migration(id).tally
     assert {state: counted.objects for state, counted in tally.items()} == {
@@ -109,8 +108,8 @@ def assert_counted(ledger: Ledger, id: str) -> None:
 
 @contextmanager
 def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
-    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way
-    that loses none."""
+    """Give a ledger, a function that loses the response to its next COMMIT, and the same ledger
+    over a connection that loses none."""
     address = postgres.database()
     with deaf_to_commits(postgres) as proxy:
         far = Ledger.connect(address.replace(f":{postgres.port}/", f":{proxy.port}/"))

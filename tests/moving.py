@@ -26,12 +26,12 @@ TICK_SECONDS = 0.01
 
 
 class Ticker:
-    """Wakes every 10 ms and keeps the longest it was late, and the most CPU that passed between two
+    """Wakes every 10 ms and keeps its longest delay, and the most CPU that passed between two
     wakes.
 
-    On a machine with more busy processes than cores the scheduler makes any process late. What the
-    hub itself is to blame for is CPU time of this process: while it is not running, nothing of ours
-    holds anything up."""
+    On a machine with more busy processes than cores the scheduler delays every process. The hub
+    itself is measured by this process's CPU time: while the process is not running, its own code
+    blocks nothing."""
 
     def __init__(self) -> None:
         self.late = self.busy = 0.0
@@ -71,7 +71,7 @@ def main() -> int:
             opened.append(str(args[0])) if event == "open" and _writes(args) else None
         )
     )
-    if order.get("control"):  # shows that the watch can see something
+    if order.get("control"):  # shows that the watch can detect a write
         with open(order["control"], "w") as file:
             file.write("x")
     before, ticker = written(), Ticker()

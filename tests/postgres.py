@@ -1,4 +1,4 @@
-"""PostgreSQL: a server of our own, and a way to it on which answers are lost."""
+"""PostgreSQL: a server of our own, and a proxy to it that loses responses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Deaf", "Postgres", "deaf_to_commits", "postgresql", "programs"]
 
 
 class Deaf:
-    """A way to the server on which the answer to a COMMIT can be lost: the commit is made, and
-    nobody hears of it."""
+    """A proxy to the server that can lose the response to a COMMIT: the commit is made, and the
+    client does not learn of it."""
 
     def __init__(self, target: int) -> None:
-        """Listen, and pass everything on."""
+        """Listen, and forward everything."""
         self._target, self._armed = target, threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -25,7 +25,7 @@ class Deaf:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_next(self) -> None:
-        """Lose the answer to the next COMMIT, and the connection with it."""
+        """Lose the response to the next COMMIT, and the connection with it."""
         self._armed.set()
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Deaf:
                     self._armed.clear()
                     deaf.set()
                 if not up and deaf.is_set():
-                    break  # the server has said that it is done
+                    break  # the server has confirmed it
                 writes.sendall(piece)
         for sock in (reads, writes):
             with suppress(OSError):
@@ -65,7 +65,7 @@ class Deaf:
 
 @contextmanager
 def deaf_to_commits(server: Postgres) -> Iterator[Deaf]:
-    """Open such a way for the time of the block."""
+    """Run such a proxy for the time of the block."""
     made = Deaf(server.port)
     try:
         yield made

@@ -1,7 +1,7 @@
-"""A scripted peer: real sockets, plain threads, and exactly the bytes that a test wrote down.
+"""A scripted peer: real sockets, plain threads, and exactly the bytes of a test.
 
 A fault is a shorter list. Each connection is handled by the next script of the list (the last one
-repeats); a script gets the accepted socket and does what it likes with it."""
+repeats); a script gets the accepted socket and decides every step on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Script = Callable[["Talk"], None]
 
 @dataclass
 class Talk:
-    """One accepted connection, and what came in on it."""
+    """One accepted connection, and the bytes received on it."""
 
     sock: socket.socket
     received: bytearray = field(default_factory=bytearray)
@@ -34,15 +34,15 @@ class Talk:
         return head + b"\r\n\r\n"
 
     def body(self, length: int) -> bytes:
-        """Read `length` bytes of a body, or what came of them before the end."""
+        """Read `length` bytes of a body, or fewer if the stream ends."""
         while len(self.received) < length and self._more():
             pass
         piece, self.received = bytes(self.received[:length]), self.received[length:]
         return piece
 
     def peek(self, length: int) -> bytes:
-        """Wait for the first `length` bytes, or what came of them before the end, and leave them
-        there."""
+        """Wait for the first `length` bytes, or fewer if the stream ends, and leave them in the
+        socket."""
         while len(self.received) < length and self._more():
             pass
         return bytes(self.received[:length])
@@ -63,7 +63,7 @@ class Talk:
         return bool(piece)
 
     def send(self, *pieces: bytes) -> None:
-        """Send the pieces; a peer that is gone does not fail the script."""
+        """Send the pieces; a closed peer does not fail the script."""
         with contextlib.suppress(OSError):
             for piece in pieces:
                 self.sock.sendall(piece)
@@ -92,8 +92,8 @@ def answer(*pieces: bytes, keep: bool = False) -> Script:
 
 
 def taking(reply: bytes, store: list[bytes]) -> Script:
-    """Take uploads with a Content-Length, keep whole ones in `store`, and answer them; HEAD and GET
-    give them back."""
+    """Accept uploads with a Content-Length, keep whole ones in `store`, and answer them; HEAD and
+    GET read them."""
 
     def script(talk: Talk) -> None:
         while head := talk.head():
@@ -170,7 +170,7 @@ class Peer:
                 self._socks.append(sock)
             script(Talk(sock))
         except OSError:
-            pass  # the other side went away, or refused us: the test looks at that side
+            pass  # the other side closed or reset: the test checks that side
         except Exception as error:  # noqa: BLE001 - a script's own mistake must fail its test
             self.errors.append(error)
         finally:

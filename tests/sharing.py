@@ -2,15 +2,15 @@
 
 Theory of operation. pytest collects all tests once, in one process. That process forks workers,
 each of which takes the number of the next file from a pipe as soon as it has run its last one, so
-the workers end together. What a worker would tell pytest's terminal goes back through a pipe of its
-own, and is replayed in the first process file by file: output, summary, exit code and cache are
+the workers end together. A worker sends its reports for pytest's terminal through a pipe of its
+own, and the first process replays them file by file: output, summary, exit code and cache are
 pytest's own.
 
 pytest-xdist does the same with more processes and one more dependency, but its workers wait in ways
 that gevent, which many tests patch in, turns into waits on a loop that nothing runs.
 
-Decided here: which process runs which file, and in which order. Never here: what a test is.
-"""
+Decided here: which process runs which file, and in which order. Never here: the tests
+themselves."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ FIRST = ("torture", "end_to_end", "contract", "faults", "properties", "unit")
 workers end together."""
 NUMBER_BYTES = 4
 CRASHED = 70
-"""The exit code of a worker that could not go on; it has printed why. (EX_SOFTWARE of
+"""The exit code of a worker that could not continue; it has printed the reason. (EX_SOFTWARE of
 sysexits.h)"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that says how many workers there are."""
+    """Add the option with the number of workers."""
     parser.addoption(
         "--share",
         type=int,
@@ -52,10 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run the tests in workers, where there are to be some."""
+    """Run the tests in workers, if there are to be some."""
     count = session.config.getoption("share")
     if not count or session.config.option.collectonly or session.testsfailed:
-        return None  # pytest's own loop, which also knows what to do about files that could not be collected
+        return None  # pytest's own loop, which also handles files that could not be collected
     Sharing(session, count).run()
     return True
 
@@ -69,11 +69,11 @@ class Worker:
     under_way: str = ""
     """The test that it runs, or ran last."""
     reports: list[Any] = field(default_factory=list)
-    """Those of the file that it runs."""
+    """The reports of the file that it runs."""
     unread: bytes = b""
 
     def messages(self) -> Iterator[dict[str, Any]] | None:
-        """Return what came from it since the last call, or None at its end."""
+        """Return its reports since the last call, or None at its end."""
         if not (piece := os.read(self.pipe, 1 << 20)):
             return None
         *lines, self.unread = (self.unread + piece).split(b"\n")
@@ -88,8 +88,8 @@ class Sharing:
         self._files = files_of(session.items)
 
     def run(self) -> None:
-        """Run all files, print the result of each as it ends, and fail the run where a worker did
-        not end well."""
+        """Run all files, print the result of each as it ends, and fail the run if a worker did not
+        end well."""
         queue, numbers = os.pipe()
         for number in range(len(self._files)):
             os.write(numbers, number.to_bytes(NUMBER_BYTES, "big"))
@@ -97,7 +97,7 @@ class Sharing:
         self._session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # one, in which each has its own
         sys.stdout.flush()
         gc.collect()
-        gc.freeze()  # what all tests import together is neither looked through nor copied by the workers' collectors
+        gc.freeze()  # the workers' collectors neither scan nor copy the objects that all tests import
         workers = [self._fork(number, queue) for number in range(self._count)]
         os.close(queue)
         try:
@@ -140,7 +140,7 @@ class Sharing:
                         self._take(key.data, message)
 
     def _take(self, worker: Worker, message: dict[str, Any]) -> None:
-        """Keep a report until its file has ended; then let pytest have all of them."""
+        """Keep a report until its file has ended; then pass all of them to pytest."""
         worker.under_way = message.get("begun", worker.under_way)
         if "report" in message:
             worker.reports.append(message["report"])
@@ -153,7 +153,7 @@ class Sharing:
             report = hook.pytest_report_from_serializable(config=config, data=data)
             if isinstance(
                 report.longrepr, list
-            ):  # where a test was skipped, and why: JSON has no tuples
+            ):  # the place and the reason of a skip: JSON has no tuples
                 report.longrepr = tuple(report.longrepr)
             if report.when == "setup":
                 hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
@@ -166,8 +166,8 @@ class Sharing:
 
 
 class Inside:
-    """A run as one of its workers sees it. It is a plugin of pytest's too, which passes each report
-    on."""
+    """A run as one of its workers sees it. It is also a plugin of pytest, which forwards each
+    report."""
 
     def __init__(
         self,
@@ -202,8 +202,8 @@ class Inside:
             os._exit(code)
 
     def _settle_in(self) -> None:
-        """Take what must not be shared with the other processes: folders, captured output, the
-        terminal."""
+        """Replace everything that must not be shared with the other processes: folders, captured
+        output, the terminal."""
         config: Any = self._session.config
         factory = config._tmp_path_factory
         factory._basetemp = factory.getbasetemp() / f"worker-{self._number}"
@@ -216,8 +216,8 @@ class Inside:
         config.pluginmanager.register(self)
 
     def _run(self) -> None:
-        """Run file after file. The next one is taken before the last test of one ends, since what
-        both want stays."""
+        """Run file after file. The next one is taken before the last test of one ends, since
+        fixtures that both use stay."""
         items = self._next()
         while items:
             here, number = items, 0
@@ -236,7 +236,7 @@ class Inside:
         return self._files[int.from_bytes(number, "big")][1] if number else []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Pass a report on."""
+        """Forward a report."""
         config = self._session.config
         self._tell(
             {"report": config.hook.pytest_report_to_serializable(config=config, report=report)}
@@ -249,7 +249,7 @@ class Inside:
 
 
 def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
-    """Return the files of some tests with their tests, in the order in which they are to be run."""
+    """Return the files of some tests with their tests, in the order in which they are to run."""
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
     return sorted(
         files,

@@ -1,8 +1,8 @@
 """OpenStack Swift with its s3api: a real server that speaks S3, from PyPI's `swift`, with all its
 files in one folder.
 
-One proxy, and one server each of accounts, containers and objects, with a ring of one device. Only
-the middleware that s3api wants is there. The device must be on a file system with user attributes
+One proxy, and one server each of accounts, containers and objects, with a ring of one device. It
+has only the middleware that s3api needs. The device must be on a file system with user attributes
 (xattr), as most are."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ for name, port in (word.split(":") for word in sys.argv[2:]):
     builder.rebalance()
     builder.get_ring().save(f"{sys.argv[1]}/{name}.ring.gz")
 """
-"""Makes the rings in one process, where `swift-ring-builder` takes one for each step."""
+"""Makes the rings in one process; `swift-ring-builder` needs a process for each step."""
 OPTIONS = {
     "cache": "use = egg:swift#memcache",
     "tempauth": "use = egg:swift#tempauth\nuser_test_tester = testing .admin",
@@ -112,13 +112,13 @@ class Swift:
 
 
 def program(name: str) -> str | None:
-    """Return where one of Swift's programs is, beside this Python, or None."""
+    """Return the path of one of Swift's programs, beside this Python, or None."""
     path = Path(sys.executable).with_name(name)
     return str(path) if path.exists() else None
 
 
 def is_installed() -> bool:
-    """Say if its programs are there."""
+    """Return true if its programs exist."""
     return program("swift-proxy-server") is not None
 
 
@@ -143,7 +143,7 @@ def swift(home: Path, bucket: str = "relay-tests") -> Iterator[Swift]:
 
 
 def _configure(home: Path, ports: dict[str, int]) -> None:
-    """Write the configuration of all servers, and the rings that say which of them has what."""
+    """Write the configuration of all servers, and the rings that assign the devices."""
     (home / "devices" / "d1").mkdir(parents=True)
     (home / "swift.conf").write_text(COMMON)
     rings = [f"{name}:{ports[name]}" for name in SERVERS]

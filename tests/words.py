@@ -17,7 +17,7 @@ BASELINE = ROOT / "tests/words.json"
 FOLDERS = ("relay", "simulators", "loadtests", "tests", "deploy", "docs")
 SUFFIXES = (".py", ".md", ".toml", ".service", ".conf", ".yaml")
 EXEMPT = frozenset({"tests/words.py", "tests/unit/test_words.py", "CONTRIBUTING.md"})
-"""They name the idioms."""
+"""Files that name the idioms."""
 
 IDIOMS: Mapping[str, re.Pattern[str]] = {
     "a clause without a noun (who…, whoever…, what…)": re.compile(

@@ -46,7 +46,7 @@ locations = st.builds(
     paths,
     queries,
 )
-# Strings that look like URLs, made of what parsers have stumbled over.
+# Strings that look like URLs, made of parts that confused parsers.
 odd = st.lists(
     st.one_of(
         st.sampled_from(
@@ -224,7 +224,7 @@ def test_no_embedded_address_is_public(address: ipaddress.IPv4Address) -> None:
 def test_public_addresses_are_global_in_ipaddress(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
-    # `is_global` lets too much through, and every address that is public here is global there.
+    # `is_global` permits too much, and every address that is public here is global there.
     if is_public(str(address)):
         assert address.is_global
     assert is_public(str(address)) is is_public(address.exploded)

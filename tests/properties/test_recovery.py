@@ -29,8 +29,8 @@ writer replaces it; a power cut loses the last records."""
 
 
 def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:
-    """Return what is written down, what the destination lists, and which parts hold the object's
-    bytes for certain."""
+    """Return the recorded parts, the parts that the destination lists, and those that hold the
+    object's bytes for certain."""
     there: dict[int, Part] = {}
     heard: dict[int, Part] = {}
     rows: dict[int, StoredPart] = {}

@@ -57,7 +57,7 @@ def fed(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ign
 
 
 def answered(stream: Stream) -> Body:
-    """Read the head that comes on a stream, and return its body."""
+    """Read the head from a stream, and return its body."""
     meter = Watchdog(LIMITS)
     head = ResponseReader(stream, meter).wait(5)
     assert head is not None

@@ -1,4 +1,4 @@
-"""Authentication: tokens, or this machine alone."""
+"""Authentication: by token, or for local users alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENS = ("first-token-0123456789", "second-token-0123456789")
 
 
 class Socket:
-    """What a WSGI server's connection says about itself."""
+    """A WSGI server's connection, with its own addresses."""
 
     def __init__(self, name: Any, user: int | None = None) -> None:
         self._name, self._user = name, os.geteuid() if user is None else user
@@ -56,7 +56,7 @@ class Socket:
     ],
 )
 def test_tokens(header: str | None, answer: type[RelayError] | None) -> None:
-    """One whole token, whatever address the request came to."""
+    """One whole token, at any address."""
     environ: dict[str, Any] = {
         "PATH_INFO": "/migrate",
         "gunicorn.socket": Socket(("203.0.113.1", 8080)),
@@ -107,7 +107,7 @@ def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
 
 @pytest.mark.parametrize("user", [1, 65534, os.geteuid() + 1])
 def test_without_tokens_other_local_users_are_refused(user: int) -> None:
-    """On a unix socket the kernel says who asks; with tokens the token does."""
+    """On a unix socket the kernel reports the peer's user; with tokens the token decides."""
     environ = {
         "PATH_INFO": "/",
         "HTTP_HOST": "localhost",
@@ -119,7 +119,7 @@ def test_without_tokens_other_local_users_are_refused(user: int) -> None:
 
 
 def test_without_tokens_nothing_that_was_forwarded() -> None:
-    """A proxy on this machine would otherwise open the server to everybody."""
+    """A proxy on this machine would otherwise open the server to every client."""
     proxies = ("FORWARDED", "VIA", "X_REAL_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP", "X_CLIENT_IP")
     for name in (
         *proxies,
@@ -144,7 +144,7 @@ def test_without_tokens_nothing_that_was_forwarded() -> None:
 )
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
-    """Also those that are not there: a stranger learns nothing from a 404."""
+    """Also paths that do not exist: a stranger learns nothing from a 404."""
     client = create_app(TransferEngine(Settings()), tokens).test_client()
     response = client.get(path, headers={"Host": "evil.example"})
     problem = json.loads(response.data)
@@ -156,7 +156,7 @@ def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_probes_are_open(path: str, tokens: tuple[str, ...]) -> None:
-    """A probe has no token, and asks by any name."""
+    """A probe has no token, and uses any host name."""
     client = create_app(TransferEngine(Settings()), tokens).test_client()
     assert client.get(path, headers={"Host": "10.1.2.3:8080"}).status_code == 200
 
@@ -199,10 +199,10 @@ def test_no_page_of_another_origin_changes_anything(
     method: str, path: str, tokens: tuple[str, ...]
 ) -> None:
     """CSRF: each change, with tokens and without, refuses each foreign Origin and Sec-Fetch-Site,
-    and takes ours.
+    and accepts ours.
 
-    The application has no ledger here: what passed the check is answered in another way than 403.
-    """
+    The application has no ledger here: a request that passes the check gets another answer than
+    403."""
     client = create_app(TransferEngine(Settings()), tokens).test_client()
     known = {"Host": "localhost:8080"} | (
         {"Authorization": f"Bearer {TOKENS[0]}"} if tokens else {}
@@ -217,7 +217,7 @@ def test_no_page_of_another_origin_changes_anything(
 
 
 def test_a_page_of_another_origin_reads_nothing() -> None:
-    """A link to the server works; no answer says that another origin's page may read it, and no
+    """A link to the server works; no answer permits another origin's page to read it, and no
     preflight passes."""
     client = create_app(TransferEngine(Settings())).test_client()
     foreign = {

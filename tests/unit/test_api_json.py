@@ -20,7 +20,7 @@ GOOD = {"source": "https://a.example/x", "destination": "https://b.example/x"}
 
 
 class Unreachable:
-    """Stores that must not be asked for."""
+    """Stores that must not be contacted."""
 
     def source(self, location: object, meter: object) -> NoReturn:
         """Fail the test."""
@@ -107,7 +107,7 @@ def test_bodies(client: FlaskClient, body: bytes, status: int, code: str) -> Non
     ],
 )
 def test_envelopes(client: FlaskClient, headers: dict[str, str], status: int, code: str) -> None:
-    """The media type and the coding are checked before anything is read."""
+    """The media type and the coding are checked before the body is read."""
     got, problem = post(client, json.dumps(GOOD), **headers)
     assert (got, problem["type"].rpartition("/")[2]) == (status, code)
 
@@ -123,7 +123,7 @@ def test_json_media_types_are_taken(client: FlaskClient, media_type: str) -> Non
 
 
 def test_announced_size_is_refused_before_reading(client: FlaskClient) -> None:
-    """B05: ten GiB announced are not waited for."""
+    """B05: an announced body of ten GiB is refused without reading it."""
     response = client.post(
         "/migrate",
         headers={"Content-Type": "application/json"},
@@ -175,8 +175,8 @@ def many(pattern: str, count: int = 90_000) -> str:
     ],
 )
 def test_a_body_full_of_members_costs_its_parse(client: FlaskClient, body: str) -> None:
-    """What is done for each member is not done for the hundred thousand that a body has room for:
-    the hub waits."""
+    """Work for each member must not add up for the hundred thousand members that a body has room
+    for: the hub waits for it."""
     began = process_time()
     status, problem = post(client, body)
     assert (status, problem["type"].rpartition("/")[2]) == (413, "request-too-large")
@@ -330,7 +330,7 @@ def test_headers(
 
 
 def test_depth_and_width_limits() -> None:
-    """What is just within the limits passes."""
+    """Values just within the limits pass."""
     deep = b"[" * DEPTH_LIMIT + b"]" * DEPTH_LIMIT
     assert parse(deep) is not None
     with pytest.raises(RequestError):
@@ -340,7 +340,7 @@ def test_depth_and_width_limits() -> None:
 
 
 def test_pairs_of_surrogates_are_characters() -> None:
-    """An escaped pair is one character, and not half of anything."""
+    """An escaped pair is one character, and never half of one."""
     assert parse(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 

@@ -31,8 +31,7 @@ TOKEN = "planted-secret-0123456789"
 
 @pytest.fixture
 def runner() -> Iterator[TransferEngine]:
-    """Return a runner to loopback with one slot and nobody waiting; nothing may be left at its
-    end."""
+    """Return an engine to loopback with one slot and no queue; nothing may be left at its end."""
     made = TransferEngine(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
     yield made
     _until(lambda: not made.running)
@@ -70,7 +69,7 @@ def _held(gate: threading.Event) -> Any:
 
 
 def test_one_object(app: Flask) -> None:
-    """The answer has the documented shape, says what was proved, and the destination has the
+    """The answer has the documented shape and the level of proof, and the destination has the
     bytes."""
     cloud, kept = Cloud(), Cloud()
     with (
@@ -87,7 +86,7 @@ def test_one_object(app: Flask) -> None:
 
 
 def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """A POST with headers; neither the query nor a header's value comes back or gets into the
+    """A POST with headers; neither the query nor a header's value appears in the response or the
     log."""
     logging.getLogger("relay").propagate = True
     cloud, kept = Cloud(), Cloud()
@@ -122,8 +121,8 @@ def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
 def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
-    """One request at a time to each store is enough for all that one transfer has to ask; it never
-    waits for itself."""
+    """One request at a time to each store is enough for all requests of a transfer; it never waits
+    for itself."""
     cloud, kept = Cloud(), Cloud()
     with (
         Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
@@ -136,7 +135,7 @@ def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
 
 
 def test_if_exists(app: Flask) -> None:
-    """`skip` is a 200 that says so and has no receipt; `fail` is a 409."""
+    """`skip` is a 200 with that state and no receipt; `fail` is a 409."""
     cloud, kept = Cloud(), Cloud(objects={b"/b": b"old"})
     with (
         Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
@@ -156,7 +155,7 @@ def test_if_exists(app: Flask) -> None:
 
 
 def test_a_failure_names_its_side(app: Flask) -> None:
-    """The destination's refusal is the destination's, with a hint."""
+    """The error names the destination as the refusing side, with a hint."""
     cloud = Cloud()
     refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
     with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
@@ -169,7 +168,7 @@ def test_a_failure_names_its_side(app: Flask) -> None:
 @pytest.mark.parametrize("scheme", ["http", "webdav", "list+http"])
 @pytest.mark.parametrize("form", [str, lambda url: {"url": url}])
 def test_a_source_with_a_fragment_is_refused(app: Flask, scheme: str, form: Any) -> None:
-    """What is behind the '#' is never sent: the object that is moved would be another one."""
+    """The text behind the '#' is never sent: the moved object would be another one."""
     order = {
         "source": form(f"{scheme}://127.0.0.1:9/a#1.jpg"),
         "destination": "http://127.0.0.1:9/b",
@@ -231,8 +230,8 @@ def test_stream_that_fails(app: Flask) -> None:
 def test_a_client_that_leaves_a_stream_cancels(
     app: Flask, runner: TransferEngine, lines: int
 ) -> None:
-    """T46: whenever it leaves, the transfer ends, the slot comes back, and nothing is at the
-    destination."""
+    """T46: if the client leaves at any time, the transfer ends, the slot is released, and the
+    destination stays empty."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
     with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
         response = _stream(app, _order(source, destination))
@@ -248,7 +247,7 @@ def test_a_client_that_leaves_a_stream_cancels(
 
 
 def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: TransferEngine) -> None:
-    """B24: the status still says it, with Retry-After."""
+    """B24: the status reports it, with Retry-After."""
     with runner.slots.slot():
         for accept in ("application/json", "application/x-ndjson"):
             order = {"source": "http://127.0.0.1:9/a", "destination": "http://127.0.0.1:9/b"}
@@ -270,7 +269,7 @@ def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: TransferEngine) ->
     ],
 )
 def test_accept(app: Flask, accept: str, streamed: bool) -> None:
-    """A stream only for whoever asks for one."""
+    """Only a request that asks for a stream gets one."""
     cloud, kept = Cloud(), Cloud()
     with (
         Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
@@ -287,7 +286,7 @@ def test_accept(app: Flask, accept: str, streamed: bool) -> None:
 
 
 def test_draining(app: Flask, runner: TransferEngine) -> None:
-    """B24: not ready, no new transfer, and the connection is not to be used again."""
+    """B24: not ready, no new transfer, and the connection closes."""
     runner.drain(0)
     client = app.test_client()
     ready = client.get("/readyz")
@@ -304,7 +303,7 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
     [("/readyz", schemas.Ready), ("/healthz", schemas.Health), ("/", schemas.Root)],
 )
 def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
-    """Each is what the document says."""
+    """Each matches the document."""
     response = app.test_client().get(path)
     assert response.status_code == 200
     model.model_validate_json(response.data, strict=True)
@@ -339,14 +338,14 @@ def test_other_paths_and_methods(
 
 
 class Boom(Exception):
-    """Something that nobody foresaw, with a secret in its text."""
+    """An unexpected error, with a secret in its text."""
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 def test_a_bug_is_a_500_without_details(
     app: Flask, runner: TransferEngine, accept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T41: the log gets the type and the place, nobody gets the text."""
+    """T41: the log gets the type and the place; the text is written nowhere."""
     logging.getLogger("relay").propagate = True
 
     class Broken:
@@ -365,7 +364,7 @@ def test_a_bug_is_a_500_without_details(
 
 
 def test_problems_of_all_errors() -> None:
-    """Every error there is renders to the documented shape, with a code of its own."""
+    """Every error renders to the documented shape, with a code of its own."""
     kinds = list(_kinds(RelayError))
     assert Throttled in kinds
     assert len({kind.code for kind in kinds}) == len(kinds)
@@ -384,14 +383,14 @@ def _kinds(kind: type[RelayError]) -> Iterator[type[RelayError]]:
 
 
 def test_retry_after_is_rounded_up() -> None:
-    """A client that comes back a moment too early is refused again."""
+    """A client that returns a moment too early is refused again."""
     assert retry_after(Overloaded("x", retry_after=4.01)) == 5
     assert retry_after(Throttled("x", retry_after=0)) == 1
     assert retry_after(Throttled("x")) is None
 
 
 def test_openapi(app: Flask) -> None:
-    """The document is valid, complete, and says the media type of problems."""
+    """The document is valid, complete, and names the media type of problems."""
     document = app.test_client().get("/openapi.json").json
     assert document is not None
     validate(document)
@@ -441,8 +440,8 @@ def test_openapi(app: Flask) -> None:
     ],
 )
 def test_a_typo_in_a_query_is_refused(app: Flask, method: str, path: str, said: str) -> None:
-    """Of `state=failed&state=cancelled` the first alone would count: nothing failed, says the
-    answer."""
+    """Of `state=failed&state=cancelled` only the first would count: the answer would report no
+    cancelled objects."""
     response = app.test_client().open(path, method=method, json={} if method != "HEAD" else None)
     assert response.status_code == 422
     assert said in response.text
@@ -450,5 +449,5 @@ def test_a_typo_in_a_query_is_refused(app: Flask, method: str, path: str, said: 
 
 @pytest.mark.parametrize("path", ["/healthz?x=1", "/readyz?t=5&t=6", "/?x", "/openapi.json?v=1"])
 def test_probes_ignore_their_query(app: Flask, path: str) -> None:
-    """Probes and browsers add something that no cache has seen."""
+    """Probes and browsers add a parameter to bypass caches."""
     assert app.test_client().get(path).status_code == 200

@@ -1,5 +1,5 @@
-"""Valid answers of a relay server for the terminal: all that a command goes by is there, as it
-should be."""
+"""Valid answers of a relay server for the terminal: every member that a command needs is there,
+with its type."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROW = {
     "detail": None,
 }
 NEWER = {"bytes_in_parts", "under_way", "retried", "trouble"}
-"""Members that older servers do not tell."""
+"""Members that older servers leave out."""
 
 
 class Answering:
@@ -82,7 +82,7 @@ ASKED: dict[str, Callable[[Any], object]] = {
 
 
 class Two(Answering):
-    """Answers well what `follow` asks first; its events are others."""
+    """Answers the first requests of `follow` correctly; its events come from the test."""
 
     def ask(self, *_: Any, **__: Any) -> Any:
         return {**WHOLE[0]}
@@ -93,7 +93,7 @@ WHOLE: list[dict[str, Any]] = []
 
 @pytest.fixture(autouse=True, scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what a server of today answers of a migration."""
+    """Return the answer of a current server about a migration."""
     folder: Path = tmp_path_factory.mktemp("ledger")
     ledger = Ledger.connect(f"sqlite:///{folder}/ledger.db")
     order = MigrationRequest(
@@ -164,8 +164,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("asked", ["one", "newest", "follow"])
 def test_impossible_numbers_are_refused(asked: str, whole: dict[str, Any]) -> None:
-    """Dates that no calendar knows, and counts that no ledger holds, would end a command with a
-    traceback."""
+    """Invalid dates, and counts beyond the ledger's range, would end a command with a traceback."""
     for name, wrong in NUMBERS.items():
         for value in wrong:
             with pytest.raises(NotRelay):
@@ -192,7 +191,7 @@ def test_an_invalid_page_is_refused(page: dict[str, Any]) -> None:
     ],
 )
 def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str, Any]) -> None:
-    """The token goes to the server that was named, and a page without rows has none after it."""
+    """The token goes only to the named server, and a page without rows has no next one."""
     rows = there({"migrations": [] if empty else [whole], "next": path}).newest(5)
     if "/migrations?" in path and not empty:
         assert len(list(islice(rows, 9))) == 5
@@ -228,8 +227,8 @@ def test_the_rows_of_a_report_come_in_pages() -> None:
 
 
 def test_truncated_rows_are_not_a_report() -> None:
-    """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also where the server
-    has died."""
+    """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also if the server has
+    died."""
     whole = json.dumps({"transfers": [ROW, ROW], "next": None}).encode()
     for cut in (0, 1, len(whole) // 2, len(whole) - 1):
         page = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + whole[:cut]
@@ -239,7 +238,7 @@ def test_truncated_rows_are_not_a_report() -> None:
 
 @pytest.mark.parametrize("id", ["", ".", ".."])
 def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
-    """Such a one is asked of no server."""
+    """Such an id is never requested from a server."""
     server = there(whole)
     for asked in (
         lambda: server.migration(id),
@@ -253,8 +252,8 @@ def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
 
 
 class Restarted(Answering):
-    """A client of a server that fails in some ways, after the first answer, before it is there
-    again."""
+    """A client of a server that fails in several ways after the first answer, before it is
+    reachable again."""
 
     def __init__(self, members: Any, *troubles: RelayError) -> None:
         super().__init__(members)
@@ -324,7 +323,7 @@ def test_an_error_page_of_a_proxy_is_an_outage(status: int) -> None:
     "name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")]
 )
 def test_a_report_escapes_the_text_of_a_server(name: str) -> None:
-    """A report is opened in a browser: what stands in it is text."""
+    """A report is opened in a browser: it escapes all text."""
     planted = '"><script>alert(1)</script>'
     page = "".join(
         _html({**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}]))

@@ -68,7 +68,7 @@ def test_a_hint_in_a_terminal_names_flags(hint: str) -> None:
 
 
 def test_a_hint_over_the_api_names_no_flag() -> None:
-    """Those of the terminal alone stand in its own modules, and in errors that only it raises."""
+    """Hints of the terminal alone are in its own modules, and in errors that only it raises."""
     own = {errors.NotRelay.default_hint, errors.ServerUnreachable.default_hint}
     theirs = {
         hint

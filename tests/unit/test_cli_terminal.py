@@ -35,14 +35,13 @@ from relay.views.progress import Rate
 
 
 def test_plain() -> None:
-    """What a terminal acts on is shown; what it shows stays."""
+    """Control characters are escaped; printable ones stay."""
     assert plain("\x1b[31mred\x9b0m\r\n\u202etxt\t") == "\\x1b[31mred\\x9b0m\\r\\n\\u202etxt\\t"
     assert plain('"é – 漢"') == '"é – 漢"'
 
 
 def test_receipt() -> None:
-    """Each line is a name and a value; nothing of a store's gets through unescaped, and no secret
-    does."""
+    """Each line is a name and a value; a store's text is always escaped, and no secret appears."""
     version = Version(size=3, etag='"\x1b]0;evil\x07"', digests={})
     receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
     place = parse_location("https://a.example/x?sig=secret")
@@ -73,7 +72,7 @@ def test_receipt() -> None:
         ("running", {"under_way": 2}, "/s"),
         ("paused", {"under_way": 2}, ", paused (2 still stopping)"),
         ("cancelled", {"under_way": 0}, ", cancelled"),
-        ("paused", {}, ", paused (1 still stopping)"),  # of an older server
+        ("paused", {}, ", paused (1 still stopping)"),  # from an older server
     ],
 )
 def test_a_paused_migration_is_shown_as_stopping(
@@ -85,8 +84,8 @@ def test_a_paused_migration_is_shown_as_stopping(
 
 
 def test_local_transfers_are_counted_once() -> None:
-    """The bytes of arrived objects, of parts, and of transfers in this process that are in neither
-    yet."""
+    """The bytes of arrived objects, of parts, and of transfers in this process that are not yet
+    counted in either."""
     counts = {
         "objects": {"verified": 1, "running": 1},
         "bytes": {"verified": 1000, "running": 9000},
@@ -105,7 +104,7 @@ def test_local_transfers_are_counted_once() -> None:
 
 
 def test_skipped_and_failed_objects_do_not_count_as_moved() -> None:
-    """It is done with, and makes no rate."""
+    """A skipped object is done, and adds nothing to the rate."""
     reported = {
         "bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}
     }
@@ -147,14 +146,14 @@ def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) ->
 
 
 def test_say_survives_a_closed_pipe() -> None:
-    """A stream that is closed, or that fails, is nobody's error."""
+    """A stream that is closed, or that fails, causes no error."""
     closed = io.StringIO()
     closed.close()
     assert say_to(closed) is None
 
 
 def say_to(stream: io.StringIO) -> None:
-    """Say something that nobody hears, without touching this process's own stdout."""
+    """Print to a closed output, without touching this process's own stdout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("relay.cli.terminal._forget", lambda _: None)
         say("hello", stream)
@@ -170,7 +169,7 @@ def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
 
 
 def test_every_error_has_an_exit_code() -> None:
-    """And none has 0 or 3."""
+    """No error has exit code 0 or 3."""
     kinds = [
         kind
         for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -192,7 +191,7 @@ def test_headers() -> None:
 
 
 def test_rate() -> None:
-    """Bytes a second over the window, and nothing before there is one."""
+    """Bytes a second over the window, and nothing before the window has begun."""
     now = 0.0
     rate = Rate(clock=lambda: now, window_seconds=5)
     assert rate.add(0) == 0
@@ -218,8 +217,8 @@ def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
 
 
 def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
-    """An error has a traceback, and that the frames of the transfer: kilobytes of each object that
-    failed."""
+    """An error has a traceback, which keeps the frames of the transfer: kilobytes for each failed
+    object."""
     claim = Claim(
         id=1,
         migration_id="m",

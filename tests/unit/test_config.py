@@ -1,4 +1,4 @@
-"""The settings: what wins over what, and that each mistake is named."""
+"""The settings: their precedence, and a message that names each mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from relay.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Take every RELAY_* variable away, and any relay.toml."""
+    """Remove every RELAY_* variable, and any relay.toml."""
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def test_the_precedence_of_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """RELAY_CONFIG names it; one that is not there is a mistake."""
+    """RELAY_CONFIG names it; a missing file is a mistake."""
     (tmp_path / "other.toml").write_text("slots = 7\n")
     monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "other.toml"))
     assert load_settings().slots == 7
@@ -55,7 +55,7 @@ def test_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_no_token_goes_to_a_server_that_came_with_a_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str
 ) -> None:
-    """As that of a cloned repository; one that the user names gets it."""
+    """As in a cloned repository; a server that the user names gets it."""
     (tmp_path / "relay.toml").write_text('url = "http://127.0.0.1:9"\n')
     (tmp_path / "token").write_text("planted-secret-0123456789")
     (tmp_path / "token").chmod(0o600)
@@ -99,7 +99,7 @@ def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """A wrong value, and a name that is not one, since a typo must not mean a default."""
+    """A wrong value, and an unknown name, since a typo must not mean a default."""
     monkeypatch.setenv(f"RELAY_{name}", value)
     with pytest.raises(ConfigError) as caught:
         load_settings()
@@ -118,7 +118,7 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: s
 def test_a_password_in_a_flag_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ledger: str, warned: bool
 ) -> None:
-    """The process list shows it to everybody on the machine, as it shows a header's value."""
+    """The process list shows it to every local user, like a header's value."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
     hand_on(None, {"ledger": ledger})
     err = capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_a_reload_without_the_file_keeps_the_settings(
 
 
 def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes and Docker name the address of a service `relay` in its containers; a typo stays a
+    """Kubernetes and Docker pass the address of a service `relay` to its containers; a typo stays a
     mistake."""
     for name, value in {
         "RELAY_SERVICE_HOST": "10.0.0.9",
@@ -170,7 +170,7 @@ def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_empty_flag_overrides_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As `relay serve --local-folders ''` says it: the flag wins over the file."""
+    """As in `relay serve --local-folders ''`: the flag takes precedence over the file."""
     opened = f'local_folders = "{tmp_path}"\negress_allow = "10.0.0.0/8"\negress_ports = "1"\n'
     (tmp_path / "relay.toml").write_text(opened)
     assert load_settings().folders()
@@ -196,12 +196,12 @@ def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
     ["127.0.0.1:0", "[::1]:8080", "localhost:8080", ":8080", "unix:/run/relay.sock", "fd://3"],
 )
 def test_addresses(bind: str) -> None:
-    """What gunicorn takes."""
+    """The address forms of gunicorn."""
     assert load_settings({"bind": bind}).bind == bind
 
 
 def test_limits_and_ceiling() -> None:
-    """The settings get to where they act, and the ceiling is their formula."""
+    """The settings reach the modules that use them, and the ceiling is their formula."""
     settings = load_settings(
         {"stall_seconds": 5, "buffer_bytes": 2 * MIB, "workers": 3, "slots": 4}
     )
@@ -244,7 +244,7 @@ def test_serve_has_a_flag_for_each_setting() -> None:
     ],
 )
 def test_is_loopback(host: str, local: bool) -> None:
-    """Only what no other machine can reach."""
+    """Only addresses that no other machine can reach."""
     assert is_loopback(host) is local
 
 
@@ -294,7 +294,7 @@ def test_a_missing_token_file(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_gunicorn() -> None:
-    """gunicorn's required settings, and that it knows each name."""
+    """gunicorn's required settings; and it knows each name."""
     from gunicorn.config import Config
 
     reported = gunicorn_settings(
@@ -315,7 +315,7 @@ def test_the_drain_ends_before_gunicorn_does(graceful: int, seconds: float) -> N
 
 
 def test_the_null_device_is_an_empty_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wants no settings from a file says so with it, as our own load tests do."""
+    """A user who wants no settings file names it, as our own load tests do."""
     monkeypatch.setenv("RELAY_CONFIG", os.devnull)
     assert load_settings().remotes == {}
 
@@ -343,9 +343,9 @@ def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
     ("folder", "file", "user", "taken"),
     [
         (0o755, 0o644, None, True),
-        (0o1777, 0o644, None, True),  # one's own, in /tmp
+        (0o1777, 0o644, None, True),  # the user's own, in /tmp
         (0o755, 0o666, None, False),
-        (0o755, 0o644, 4321, True),  # as a container sees one that its host has put there
+        (0o755, 0o644, 4321, True),  # as a container sees a file that its host has mounted
         (0o1777, 0o644, 4321, False),
         (0o777, 0o600, 4321, False),
     ],
@@ -358,8 +358,8 @@ def test_a_file_that_somebody_may_have_planted(
     user: int | None,
     taken: bool,
 ) -> None:
-    """The settings of the current folder say which server gets a token; those that are named are
-    meant."""
+    """The settings of the current folder decide which server gets a token; a file that the user
+    names is trusted."""
     path = tmp_path / "relay.toml"
     path.write_text("slots = 7\n")
     path.chmod(file)

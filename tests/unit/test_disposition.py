@@ -1,4 +1,4 @@
-"""Names out of Content-Disposition and paths: RFC 6266's examples and the bad-input table's B64."""
+"""Names from Content-Disposition and paths: RFC 6266's examples and the bad-input table's B64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VECTORS: list[tuple[str | None, str]] = [
     ('attachment; filename="..\\\\..\\\\x"', "x"),
     ('attachment; filename="C:\\dir\\x.txt"', "x.txt"),
     ('attachment; filename="/etc/passwd"', "passwd"),
-    # nothing usable: the next one's turn
+    # nothing usable: the next source of a name decides
     ('attachment; filename=""', PATH),
     ("attachment; filename=", PATH),
     *(
@@ -65,10 +65,10 @@ VECTORS: list[tuple[str | None, str]] = [
     ('attachment; filename="x"y', PATH),
     ('attachment; filename="x\\"', PATH),
     ('filename="x"', PATH),
-    # which one was meant?
+    # ambiguous names
     ("attachment; filename=a; filename=b", PATH),
     ('attachment; filename*0="a"; filename*1="b.txt"', PATH),
-    # bytes that are UTF-8, as HTTP hands them over, and bytes that are Latin-1
+    # bytes that are UTF-8, as HTTP passes them on, and bytes that are Latin-1
     (f'attachment; filename="{"é€.txt".encode().decode("latin-1")}"', "é€.txt"),
     ('attachment; filename="caf\xe9.txt"', "café.txt"),
     # sizes

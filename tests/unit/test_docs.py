@@ -1,5 +1,4 @@
-"""The pages: what the program makes of them is current, links lead somewhere, and the commands that
-they name parse."""
+"""The pages: generated parts are current, links have targets, and the commands on them parse."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ for name, *words in json.load(sys.stdin):
 
 
 def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Python apart: the terminal's modules patch what they run in."""
+    """Run Python in another process: the terminal's modules patch their process."""
     return subprocess.run(
         [sys.executable, *words], cwd=ROOT, input=given, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,5 @@
-"""Every vector of the bad-input table about addresses, and what an operator can open."""
+"""Every vector of the bad-input table about addresses, and the entries with which an operator opens
+some."""
 
 from __future__ import annotations
 
@@ -240,8 +241,8 @@ def test_B42_open_ports(port: int) -> None:
     CLOSED.check_address("example.com", "8.8.8.8", port)
 
 
-# -- what the operator opened
-# -----------------------------------------------------------------------------
+# -- opened by the operator
+# ------------------------------------------------------------------------------
 
 Dial = tuple[str, str, int]  # host, address, port
 
@@ -288,7 +289,7 @@ Dial = tuple[str, str, int]  # host, address, port
         ("::1", [("::1", "::1", 1)], []),
         ("fd00::/8", [("fd00::1", "fd00::1", 80)], [("fd00:ec2::253", "fe80::1", 80)]),
         ("[fd00::/8]:81", [("fd00::1", "fd00::1", 81)], [("fd00::1", "fd00::1", 80)]),
-        # NAT64 on a host without IPv4: the prefix opens the way, and the IPv4 address behind it
+        # NAT64 on a host without IPv4: the prefix opens the route, and the IPv4 address behind it
         # decides.
         (
             "64:ff9b::/96",
@@ -418,8 +419,8 @@ def test_a_bad_entry_is_named(entry: str) -> None:
     assert repr(entry) in str(caught.value)
 
 
-# -- ourselves
-# --------------------------------------------------------------------------------------------
+# -- relay's own port
+# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The errors: each is in the tree that the package's page draws, in its place, and none is a
+"""The errors: each is at its place in the tree that the package's page draws, and derives from no
 foreign library's."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_the_error_tree_matches_its_drawing() -> None:
 
 
 def test_every_error_is_our_own() -> None:
-    """A reset that is raised while an upload reads from its source would be taken for a broken
+    """A reset that is raised while an upload reads from its source would look like a broken
     upload."""
     assert not [
         kind

@@ -1,5 +1,5 @@
-"""The places at which tests let relay end: their names, their visits, and that nobody pays for
-them."""
+"""The places at which tests let relay end: their names, their visits, and that they cost nothing in
+normal use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def visited() -> list[str]:
-    """Return the names of every place in relay, as its source says them."""
+    """Return the names of every failpoint in relay's source."""
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "relay").rglob("*.py")]
     named = [name for text in texts for name in re.findall(r"\breach\(\"([a-z-]+)\"\)", text)]
     return [*named, *exchange.SENT.values(), *exchange.SENT_BARE.values()]
 
 
 def test_every_name_is_a_place_and_every_place_has_a_name() -> None:
-    found = set(visited()) - {"name"}  # which the module's own text says
+    found = set(visited()) - {"name"}  # which the module's own text lists
     assert found == set(POINTS)
 
 

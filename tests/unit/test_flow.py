@@ -1,4 +1,4 @@
-"""Slowing down when a store asks for it, and coming back."""
+"""Slowing down when a store asks for it, and speeding up again."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def touchy() -> Iterator[tuple[str, dict[str, int]]]:
                 good = counts["now"] <= MOST
                 counts["taken" if good else "refused"] += 1
             self.rfile.read(int(self.headers["Content-Length"]))
-            threading.Event().wait(0.02)  # what it is busy with
+            threading.Event().wait(0.02)  # the time that it needs for a request
             with lock:
                 counts["now"] -= 1
                 there.update([self.path] if good else [])
@@ -187,7 +187,7 @@ def test_an_overloaded_store_gets_fewer_requests_and_accepts_all(
 def test_transfers_with_bounded_requests_stay_below_the_limit(
     engine: Engine, touchy: tuple[str, dict[str, int]]
 ) -> None:
-    """Nothing is tried again here: one request too many would fail its transfer."""
+    """Nothing is retried here: one request too many would fail its transfer."""
     base, counts = touchy
     runner, throttle = engine.runner, Throttle()
     throttle.allow(Bounds(connections=MOST))

@@ -12,8 +12,8 @@ from relay.api.following import PollCache, Waiters
 
 
 def test_one_read_serves_all_followers_of_a_migration() -> None:
-    """Those who come while it is made, and those who come soon after; each migration has its
-    own."""
+    """Followers that arrive during the query, and those that arrive soon after; each migration has
+    its own query."""
     asked: list[str] = []
     now = [0.0]
 
@@ -33,7 +33,7 @@ def test_one_read_serves_all_followers_of_a_migration() -> None:
 
 
 def test_an_inspection_that_fails_affects_no_other() -> None:
-    """It raises where it was made, and the next one looks again."""
+    """It raises in the follower that made it, and the next follower queries again."""
     answers: list[Any] = [OSError(), "there"]
 
     def look(_: str) -> Any:
@@ -49,7 +49,7 @@ def test_an_inspection_that_fails_affects_no_other() -> None:
 
 
 def test_waiting_places_are_bounded_and_released() -> None:
-    """Also if waiting ends by an exception; a client without a place gives none back."""
+    """Also if waiting ends by an exception; a client without a place releases none."""
     waiters = Waiters(1)
     with waiters.place() as first, waiters.place() as second:
         assert (first, second) == (True, False)

@@ -1,4 +1,4 @@
-"""Numbers and dates of others: every input gives a value that can be kept, or None."""
+"""Foreign numbers and dates: every input gives a value that can be stored, or None."""
 
 from __future__ import annotations
 

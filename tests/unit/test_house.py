@@ -1,7 +1,7 @@
-"""The house: imports point one way, values know no sockets, and nothing in relay writes to a disk.
+"""The architecture: imports point one way, values know no sockets, and nothing in relay writes to a
+disk.
 
-Each rule is a function of source text, and is shown to fail on a text that breaks it.
-"""
+Each rule is a function of source text, and is shown to fail on a text that breaks it."""
 
 from __future__ import annotations
 
@@ -72,14 +72,13 @@ ORDER: tuple[str, ...] = (
     "relay.api",
     "relay.cli",
 )
-"""Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
+"""Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
 PURE = ORDER[:12]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
-"""gunicorn asks for the application when it has forked, so that one import is made in a function
-then."""
+"""gunicorn requests the application after it has forked, so one import is inside a function."""
 NO_PAYLOAD = {
     "relay.cli.terminal",
     "relay.process.small_files",
@@ -89,9 +88,9 @@ NO_PAYLOAD = {
     "relay.stores.local_upload",
     "relay.ledger.database",
 }
-"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer
-comes near it. Settings are opened to be read. A local folder is where a user wants the bytes. The
-ledger makes its own file, and no body comes near it."""
+"""The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
+opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,
+and no body reaches it."""
 
 
 def modules(package: str) -> Iterator[tuple[str, str]]:
@@ -103,7 +102,7 @@ def modules(package: str) -> Iterator[tuple[str, str]]:
 
 
 def imported(text: str) -> set[str]:
-    """Return the names of the modules that a text imports, wherever it does."""
+    """Return the names of the modules that a text imports, at any level."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -117,7 +116,7 @@ def imported(text: str) -> set[str]:
 
 
 def floor(name: str) -> int | None:
-    """Return where in the order a module stands, or None."""
+    """Return a module's position in the order, or None."""
     fits = [i for i, row in enumerate(ORDER) if name == row or name.startswith(row + ".")]
     return max(fits) if fits else None
 

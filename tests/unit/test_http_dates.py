@@ -1,5 +1,5 @@
-"""HTTP dates: the form of today and the older ones mean what Python's own reader says, and nothing
-else is a date."""
+"""HTTP dates: the current form and the older ones mean the same as to Python's own parser, and
+nothing else is a date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_todays_form(when: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
 def test_older_forms(text: str) -> None:
-    """The two that a reader must still know."""
+    """The two obsolete forms that a recipient must accept."""
     assert http_date(text) == datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
 
 

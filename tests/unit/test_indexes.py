@@ -309,7 +309,7 @@ ABROAD = (
 @pytest.mark.parametrize("host", ABROAD)
 @pytest.mark.parametrize("path", ["/", "/pub/", "/pub/in%20it/"])
 def test_a_page_of_foreign_links_is_not_an_empty_folder(host: str, path: str) -> None:
-    """A server behind a proxy may know itself by another name."""
+    """A server behind a proxy may have another name for itself."""
     links = "".join(f'<a href="{host}{path}{name}">{name}</a>\n' for name in ("a", "in/"))
     assert read_index(page_of('<a href="../">../</a>', links), path) is None
     inside = links.replace(f"{host}/", f"{host}/internal/")
@@ -335,7 +335,7 @@ def test_links_to_a_pages_maker_are_not_entries(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/pub/", "/pub/http-server/"])
 def test_a_page_that_names_its_maker_is_an_empty_folder(path: str) -> None:
-    """As Node.js's http-server does, whose own name is the last of its address."""
+    """Like Node.js's http-server, whose own name is the last part of its address."""
     made = '<address>Node.js <a href="https://github.com/http-party/http-server">http-server</a> running</address>'
     assert read_index(page_of('<a href="./../">../</a>', made), path) == []
     found = read_index(page_of("<address>", '<a href="a">a</a>', '<a href="./b/">b/</a>'), path)

@@ -24,11 +24,11 @@ PAGE = Page(shown="x", side="source", paths=("/a/",), host="h")
 PLACE = parse_location("https://h/a/b")
 MARKS = "\u0301\u0316"
 MOST_SECONDS = 2.0
-"""Of CPU time, also where a machine is slow; each of these took from ten seconds to hours."""
+"""In CPU seconds, with room for a slow machine; each of these took from ten seconds to hours."""
 
 
 def listed(text: str) -> None:
-    """Read a page that goes on like this and has no end."""
+    """Read a page that repeats this text without end."""
     data = f"<html><title>Index of /a</title>{text}".encode()
     with suppress(RelayError):
         list(read_entries((data[at : at + 8192] for at in range(0, len(data), 8192)), PAGE))
@@ -61,7 +61,7 @@ COSTLY: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("what", COSTLY)
 def test_a_peers_text_costs_no_more_than_its_length(what: str) -> None:
-    """Each text is the worst of its kind, and as long as it may come."""
+    """Each text is the worst of its kind, at the permitted length."""
     began = time.process_time()
     COSTLY[what]()
     assert time.process_time() - began < MOST_SECONDS
@@ -86,7 +86,7 @@ def test_a_query_is_not_shown(text: str, shown: str) -> None:
 
 
 def test_names_are_equal_in_each_form_up_to_a_length() -> None:
-    """Longer ones are one only where they are the same text."""
+    """Longer names are equal only if they are the same text."""
     assert same_text("e\u0301" * 200, "\u00e9" * 200)
     assert fold("E\u0301" * 200 + "/%2541") == fold("\u00e9" * 200 + "/a")
     assert same_text("e\u0301" * 5000, "e\u0301" * 5000)
@@ -95,7 +95,7 @@ def test_names_are_equal_in_each_form_up_to_a_length() -> None:
 
 @pytest.mark.parametrize("mark", ["", "\x01"], ids=["plain", "odd"])
 def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
-    """Two that differ at their ends stay two, and the ledger gets neither whole."""
+    """Two that differ at their ends stay two, and the ledger stores neither in full."""
     one, two = (listed_object(Entry(f"{mark}{'x' * NAME_CHARACTERS}{end}", 7)) for end in "yz")
     assert one.name != two.name
     assert one.identity != two.identity
@@ -108,7 +108,7 @@ def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
 def test_a_page_remembers_names_up_to_a_number_of_characters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A name that comes again counts once, as long as what is remembered has room."""
+    """A repeated name counts once, as long as the memory for names has room."""
     monkeypatch.setattr(index_pages, "REMEMBERED_CHARACTERS", 10)
     text = "".join(f'<a href="{name}">x</a>' for name in ("long-enough", "b", "long-enough", "b"))
     page = f"<html><title>Index of /a</title>{text}</html>".encode()

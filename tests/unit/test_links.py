@@ -1,4 +1,4 @@
-"""Where the links of a folder's page lead, however they are spelled."""
+"""The targets of the links of a folder's page, in any spelling."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_page_must_have_its_own_end(framed: bool) -> None:
         listed(whole.removesuffix("</html>"), framed)
     without = whole.removeprefix("<html>").removesuffix(
         "</html>"
-    )  # HTML allows it, and only the framing tells the end
+    )  # HTML permits it, and only the framing shows the end
     if framed:
         assert listed(without) == [("x", False)]
     else:

@@ -106,7 +106,7 @@ KEPT = Figures(
 
 def test_thresholds_that_are_kept() -> None:
     lines = judge(KEPT, read_thresholds(THRESHOLDS))
-    assert len(lines) == 1 + len(RULES)  # the file has a limit for everything that is measured
+    assert len(lines) == 1 + len(RULES)  # the file has a limit for every measured value
     assert all(line.met for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Every vector of the bad-input table about URLs and headers, and what a good Location is."""
+"""Every vector of the bad-input table about URLs and headers, and the form of a valid Location."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ REFUSED: list[Row] = [
     ("B59", "http://host/\ud800", "invalid-url"),
 ]
 
-# As a source these are sent as they are; nothing of the kind is ever written.
+# A source is requested with these unchanged; a destination never has them.
 REFUSED_AS_DESTINATION: list[Row] = [
     *(
         ("B57", path, "unsafe-key")
@@ -268,7 +268,7 @@ def test_B45_strips_the_fragment() -> None:
     "text", ["https://h/img#1.jpg", "https://h/a?b#c", "https://h/folder/#", "https://h/a#"]
 )
 def test_a_destination_has_no_fragment(text: str) -> None:
-    """Nothing of it is sent: img#1.jpg and img#2.jpg would be written one over the other."""
+    """The fragment is not sent: img#1.jpg and img#2.jpg would overwrite one another."""
     with pytest.raises(errors.InvalidURL, match="'#'") as caught:
         parse_location(text, destination=True, pointer="/destination")
     assert "%23" in caught.value.hint
@@ -494,7 +494,7 @@ BASE = parse_location("http://a/b/c/d;p?q", headers={"Authorization": "x"})
 
 @pytest.mark.parametrize(
     ("reference", "target"),
-    [  # RFC 3986 §5.4, but for a fragment and for other schemes
+    [  # RFC 3986 §5.4, except for a fragment and for other schemes
         ("g", "/b/c/g"),
         ("./g", "/b/c/g"),
         ("g/", "/b/c/g/"),

@@ -1,4 +1,4 @@
-"""The server's log: each line is JSON, says where a bug was raised, and repeats nothing foreign."""
+"""The server's log: each line is JSON, names the place of a bug, and repeats no foreign text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def line_of(**more: Any) -> str:
 
 
 def test_a_bug_is_logged_by_type_and_place_without_its_text() -> None:
-    """That of its cause too: either may hold a URL, and a URL may be a password."""
+    """The text of its cause too: either may contain a URL, and a URL may contain a password."""
     error = raised()
     line = line_of(exc_info=(type(error), error, error.__traceback__))
     members = json.loads(line)
@@ -44,13 +44,13 @@ def test_a_bug_is_logged_by_type_and_place_without_its_text() -> None:
 
 
 def test_logging_without_an_exception_raises_nothing() -> None:
-    """`log.exception` outside of an `except`, or none at all."""
+    """`log.exception` outside of an `except`, or without an exception."""
     assert "error" not in json.loads(line_of(exc_info=None))
     assert "error" not in json.loads(line_of(exc_info=(None, None, None)))
 
 
 def test_a_circle_of_causes_ends() -> None:
-    """Python allows one."""
+    """Python permits a circle."""
     first, second = ValueError(), ValueError()
     first.__cause__, second.__cause__ = second, first
     assert len(json.loads(line_of(exc_info=(ValueError, first, None)))["traceback"]) == 5
@@ -61,7 +61,7 @@ def test_every_failure_is_logged_like_this(
     where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug that is caught, one that the API answers with 500, and one that ends a greenlet."""
-    monkeypatch.setattr(gevent.get_hub(), "print_exception", None)  # given back afterwards
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", None)  # restored afterwards
     start_logging()
     if where == "log.exception":
         try:

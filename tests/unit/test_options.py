@@ -1,4 +1,4 @@
-"""The options of a remote: applied, or refused where they would change what is read or written."""
+"""The options of a remote: applied, or refused if they would change the read or written object."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_waiting_for_the_lock_claims_more_and_earlier() -> None:
     assert kept.low > free.low
     assert kept.low == pytest.approx(
         200 * 2 * 0.08, abs=1
-    )  # it just lasts for a turn, and as long again
+    )  # it lasts exactly for a poll, and as long again
     assert kept.low <= kept.ahead // 2
 
 

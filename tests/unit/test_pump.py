@@ -1,5 +1,5 @@
-"""The pump on real TCP pairs: which way it takes, what it leaves behind, and that it lets others
-run."""
+"""The pump on real TCP pairs: the path that it takes, the state it leaves behind, and that it lets
+others run."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Bench:
         self.start(work)
 
     def end(self) -> bytes:
-        """End both connections and return what the far destination has got."""
+        """End both connections and return the bytes that the far destination received."""
         self.body.connection.close()
         self.outlet.stream.close()
         for thread in self.threads:
@@ -155,15 +155,14 @@ def bench(
 
 
 def by(way: str, body: Body) -> None:
-    """Make the pump take this way: a digest has to see the bytes."""
+    """Make the pump take this path: a digest has to see the bytes."""
     if way == "copy":
         body.digest_with(("crc64nvme",))
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Fail a test after which a descriptor is open that was not before, or a borrowed buffer did
-    not come back."""
+    """Fail a test that leaves a new descriptor open, or a borrowed buffer unreturned."""
     PIPES.close()
     before = set(os.listdir("/proc/self/fd"))
     yield
@@ -171,7 +170,7 @@ def nothing_is_left() -> Iterator[None]:
     assert len(set(os.listdir("/proc/self/fd"))) <= len(before)
 
 
-# -- the way
+# -- the path
 
 
 @pytest.mark.parametrize(
@@ -254,10 +253,10 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
 
     class Recording(Buffers):
-        """Writes down what is lent."""
+        """Records the borrowed buffers."""
 
         def lend(self, size: int) -> Loan:
-            """Lend as ever."""
+            """Lend as usual."""
             sizes.append(size)
             return super().lend(size)
 
@@ -268,7 +267,7 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_piece_grows_while_all_is_taken_at_once(lent: list[int]) -> None:
     data = DATA[:300_000]  # fits into the socket's own buffer
     with bench(BY_LENGTH % len(data)) as made:
-        made.body.connection.leftover = data  # all of it lies here: only the destination decides
+        made.body.connection.leftover = data  # all of it is in memory: only the destination decides
         by("copy", made.body)
         made.take_all()
         assert pump(made.body, made.outlet)
@@ -315,7 +314,7 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> Non
 @pytest.mark.parametrize("size", [0, 1, 5000, len(DATA)])
 @pytest.mark.parametrize("room", [4096, 1 << 20])
 def test_the_tail_follows_the_last_byte_once(size: int, room: int) -> None:
-    """Whether the socket takes all at once, or a little at a time; and only the payload counts as
+    """The socket accepts everything at once, or a little at a time; and only the payload counts as
     sent."""
     data, asked = DATA[:size], []
     with bench(BY_LENGTH % size, data, limits=replace(LIMITS, stall_seconds=30)) as made:
@@ -344,8 +343,8 @@ def test_no_tail_follows_a_body_that_is_cut_off() -> None:
 
 
 def test_a_tail_that_the_socket_does_not_take_comes_later() -> None:
-    """What stands before the body, the body and the tail are three pieces of one call, which may
-    end in any of them."""
+    """The text before the body, the body and the tail are three pieces of one call, which may end
+    in any of them."""
     for taken in range(12):
         with connected() as (near, far):
             stream = Stream(near, "destination")
@@ -381,11 +380,11 @@ def starved() -> float:
 
 
 class Ticker:
-    """Wakes every 5 ms, and keeps by how much it was too late at most.
+    """Wakes every 5 ms, and keeps its longest delay.
 
-    Not the wall clock's word alone: with more busy processes than cores the kernel makes anybody
-    late. What this thread waited for a core is taken off; what it computed, and what it waited for
-    in a system call, is not."""
+    Wall time alone would be wrong: with more busy processes than cores the kernel delays every
+    thread. The time for which this thread waited for a core is subtracted; its computing, and its
+    waits in system calls, are not."""
 
     def __init__(self) -> None:
         self.latest, self.ticks = 0.0, 0
@@ -411,7 +410,7 @@ def test_the_ticker_finds_greenlets_that_do_not_yield() -> None:
 
 @WAYS
 def test_a_pump_that_never_waits_lets_others_run(way: str) -> None:
-    """256 MiB flat out between two other processes, while a greenlet wakes every 5 ms."""
+    """256 MiB at full speed between two other processes, while a greenlet wakes every 5 ms."""
     mebibytes = 256
     with bench(BY_LENGTH % (mebibytes * MIB), limits=Limits()) as made:
         by(way, made.body)
@@ -442,8 +441,8 @@ def test_a_pump_that_never_waits_lets_others_run(way: str) -> None:
 
 
 def test_two_pumps_take_turns() -> None:
-    """All of both lies ready, so neither ever waits for its source: still neither comes wholly
-    before the other."""
+    """All bytes of both are ready, so neither ever waits for its source: still the two
+    alternate."""
     order: list[str] = []
     limits = replace(Limits(), yield_seconds=0.0005, buffer_bytes=SMALLEST_PIECE)
     with (
@@ -490,7 +489,7 @@ def test_draining_lets_others_run_and_counts() -> None:
 def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(
     way: str, good: bool, size: int
 ) -> None:
-    """Where it says no they never go out, and neither connection can be used again."""
+    """If the guard refuses, they are never sent, and neither connection can be used again."""
     asked: list[int] = []
     with bench(BY_LENGTH % size, DATA[:size]) as made:
 
@@ -530,7 +529,7 @@ def test_a_response_that_arrived_already_spares_every_byte(way: str) -> None:
 @WAYS
 @pytest.mark.parametrize("goes", ["stays", "hangs up"])
 def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
-    """The destination reads no further; the pump sits in a wait to write when the answer comes, and
+    """The destination stops reading; the pump waits for room to write when the answer arrives, and
     is woken."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
         by(way, made.body)
@@ -567,8 +566,8 @@ def test_a_destination_that_hangs_up_stops_the_pump(way: str) -> None:
 
 @WAYS
 def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
-    """Not at once (nobody looks while waiting for the source), but before the next byte is
-    written."""
+    """Not at once (the pump does not check while it waits for the source), but before the next byte
+    is written."""
     with bench(BY_LENGTH % len(DATA)) as made:
         by(way, made.body)
 
@@ -584,7 +583,7 @@ def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
         assert len(made.received) <= 1000
 
 
-# -- ends that are none
+# -- broken ends
 
 
 @WAYS
@@ -624,8 +623,7 @@ def test_a_source_that_is_reset_is_lost(way: str) -> None:
 
 @WAYS
 def test_a_destination_that_is_reset_is_lost(way: str) -> None:
-    """Whether the RST is seen by a look for an answer or by a write is luck; it is never a whole
-    upload."""
+    """A check for an answer or a write may notice the RST first; it is never a whole upload."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
         by(way, made.body)
 
@@ -688,8 +686,7 @@ def test_a_cancel_is_seen_by_a_pump(way: str, pieces: int) -> None:
 def test_damage_is_found_before_the_upload_can_be_whole(
     framing: str, size: int, to_chunked: bool
 ) -> None:
-    """The source's declared digest is another one: what went out lacks its last byte, or the last
-    chunk."""
+    """The source's declared digest differs: the sent bytes lack the last one, or the last chunk."""
     data = DATA[:size]
     head, feed = (BY_LENGTH % size, data) if framing == "length" else (CHUNKED, coded(data))
     with bench(head, feed, chunked=to_chunked) as made:
@@ -717,7 +714,7 @@ def test_the_same_bytes_with_the_right_digest_go_through() -> None:
         assert made.end() == DATA
 
 
-# -- what is lent comes back
+# -- borrowed buffers and pipes are returned
 
 
 def waiting_in(end: int) -> int:
@@ -735,11 +732,10 @@ def test_an_empty_pipe_is_kept_for_the_next() -> None:
 
 
 def test_a_pipe_with_bytes_in_it_is_never_used_again() -> None:
-    """Broken off while bytes lay in the pipe: with another's object these would be somebody else's
-    bytes."""
+    """Aborted while bytes were in the pipe: another object would receive them."""
     with bench(BY_LENGTH % (10 * len(DATA)), *[DATA] * 10) as made:
         job = gevent.spawn(pump, made.body, made.outlet)
-        while not made.outlet.waited:  # nobody reads: it will wait with a full pipe
+        while not made.outlet.waited:  # nothing reads: it will wait with a full pipe
             gevent.sleep(0.01)
         job.kill()
     assert not PIPES._free

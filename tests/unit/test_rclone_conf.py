@@ -184,7 +184,7 @@ def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, said: str) -
     assert "rclone.conf" in caught.value.message
     assert (
         remotes(home, {"mine": {"type": "s3"}}).locate("mine:photos/a").store == "s3"
-    )  # ours is found all the same
+    )  # ours is still found
 
 
 AS_RCLONE_READS = (
@@ -199,8 +199,8 @@ quotes, a name twice."""
 
 @pytest.mark.parametrize("text", AS_RCLONE_READS)
 def test_a_file_is_read_as_rclone_reads_it(tmp_path: Path, text: str) -> None:
-    """A line that is taken for the rest of the one before is printed with it: the type of a remote
-    would have a key."""
+    """A continuation line would be printed with the line before it: the type of a remote would show
+    a key."""
     (tmp_path / "rclone.conf").write_bytes(text.encode())
     theirs = json.loads(rclone("--config", str(tmp_path / "rclone.conf"), "config", "dump"))
     assert rclone_conf.read(tmp_path / "rclone.conf") == theirs

@@ -55,7 +55,8 @@ def test_a_denial_among_permitted_objects_is_its_own(door: Door) -> None:
 
 
 def test_an_earlier_permission_proves_nothing(door: Door) -> None:
-    """A large upload that began before the credentials were withdrawn, and ends well after that."""
+    """A large upload that started before the credentials were withdrawn, and succeeds after
+    that."""
     began = door.now
     assert door.refuse(1) is LATER
     door.let_in(began)

@@ -67,7 +67,7 @@ def transfer(tmp_path: Path) -> Transfer:
 
 
 def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None:
-    """Let the attempts end so, one after the other."""
+    """Let the attempts end in these ways, one after the other."""
     waiting: Iterator[RelayError | Outcome] = iter(ends)
 
     def run(self: Attempt) -> Outcome:
@@ -286,7 +286,7 @@ def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 5), (0, 0, 3), (0, 0, 0)])
 def test_a_piece_that_is_empty_at_first_is_inspected_again(sizes: tuple[int, ...]) -> None:
-    """A server may make the file before it writes what came; one that stays empty is of unknown
+    """A server may create the file before it writes the bytes; one that stays empty is of unknown
     owner, and reported."""
     waiting, deleted = iter(sizes), []
 

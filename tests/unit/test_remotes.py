@@ -1,5 +1,4 @@
-"""From what a user writes to a Location: buckets, endpoints, keys; and how an object is cut into
-parts."""
+"""From a user's text to a Location: buckets, endpoints, keys; and the parts of an object."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a migration may be resumed with: both places again, or a list of fresh URLs; and which lists
-are refused."""
+"""The credentials that resume a migration: both places again, or a list of fresh URLs; and the
+lists that are refused."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def runner(tmp_path: Path) -> Iterator[TransferEngine]:
 
 
 def accepted(ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]) -> Migration:
-    """Accept a migration of three objects, the first of which has arrived and has no URL any
-    more."""
+    """Accept a migration of three objects, the first of which has arrived and no longer has a
+    URL."""
     order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
@@ -73,12 +73,12 @@ def urls_of(ledger: Ledger) -> dict[str, str | None]:
 
 
 def place(runner: TransferEngine, file: Path, *lines: str) -> Location:
-    """Write a list, and return where it is."""
+    """Write a list, and return its place."""
     file.write_text("\n".join(lines))
     return runner.remotes.locate(f"list+file://{file}", folder=True)
 
 
-# -- what a request says
+# -- the request
 
 
 def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: TransferEngine) -> None:
@@ -128,7 +128,7 @@ def test_its_mistakes_are_reported(
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
 
 
-# -- what is taken of a list
+# -- the list
 
 
 def test_urls_are_taken_by_their_names_and_others_stay(
@@ -246,7 +246,7 @@ def test_only_a_migration_of_a_list_takes_one(
 def test_not_before_its_own_list_is_read(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
-    """The rest of that would be taken for other URLs of the same names."""
+    """The rest of it could match other URLs of the same names."""
     order = MigrationRequest(
         Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True
     )

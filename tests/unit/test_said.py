@@ -1,5 +1,5 @@
-"""A store's own words for a refusal: found in each of its forms, short, printable, and without what
-may be secret."""
+"""A store's own message for a refusal: found in each of its forms, short, printable, and without
+possible secrets."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def test_the_example_that_aws_publishes() -> None:
     object."""
     key = AwsCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     signer = Signer(lambda: key, "us-east-1", clock=lambda: datetime(2013, 5, 24, tzinfo=UTC))
-    # Theirs signs Range too; ours signs only Host and x-amz-*. This is the example of GET Bucket
-    # lifecycle.
+    # The full example signs Range too; ours signs only Host and x-amz-*. This is the example of GET
+    # Bucket lifecycle.
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     fields = signer.fields("GET", "examplebucket.s3.amazonaws.com", "/?lifecycle=", payload=empty)
     assert authorization(fields).endswith(
@@ -80,7 +80,7 @@ def test_no_secret_is_printed() -> None:
 
 
 def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
-    """A server joins them (RFC 9110 section 5.2), and signs what it has joined."""
+    """A server joins them (RFC 9110 section 5.2), and signs the joined value."""
     signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
     twice = (("x-amz-meta-a", "one"), ("X-Amz-Meta-A", "two"))
     joined = (("x-amz-meta-a", "one,two"),)
@@ -92,8 +92,8 @@ def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r", " ", "\t", "\r\nX: y", "\u00a0", "\u00e9"])
 @pytest.mark.parametrize("place", ["key_id", "token", "region"])
 def test_values_with_invalid_characters_are_refused(place: str, end: str) -> None:
-    """A variable that was filled from a file has the end of a line in it. Nothing of a secret is
-    said."""
+    """A variable that was filled from a file ends with a line break. The error contains no part of
+    a secret."""
     reported = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
     reported[place] += end
     region = reported.pop("region")

@@ -77,7 +77,7 @@ def test_it_runs_in_a_process_of_its_own() -> None:
         assert text.count(b"<Contents>") == 3
 
 
-# -- relay's own listing of it
+# -- relay's listing of it
 
 
 def place(bucket: Bucket, key: str = "") -> Location:

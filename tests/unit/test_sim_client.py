@@ -1,4 +1,4 @@
-"""The raw client distinguishes a reset from an end, whichever call learns of it first."""
+"""The raw client distinguishes a reset from an end, in whichever call notices it first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invented content: every way to ask for it tells the same story."""
+"""Generated content: every way to request it gives the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The destination shows only whole uploads, says truly what it received, and keeps its
+"""The destination shows only whole uploads, reports exactly the received bytes, and keeps its
 conditions."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each fault does on the wire what its word says, and nothing when it is not asked for."""
+"""Each fault has its documented effect on the wire, and none if it is not requested."""
 
 from __future__ import annotations
 
@@ -114,8 +114,7 @@ def test_every_chunk_flaw(source: Source, word: str) -> None:
 
 
 def _dechunked(wire: bytes) -> bytes | None:
-    """A strict reader of the chunked coding (RFC 9112 §7.1): None for all that is malformed or
-    cut."""
+    """A strict reader of the chunked coding (RFC 9112 §7.1): None for malformed or cut bodies."""
     body = b""
     while True:
         line, end, wire = wire.partition(b"\r\n")
@@ -138,8 +137,7 @@ def _dechunked(wire: bytes) -> bytes | None:
 
 @pytest.mark.parametrize("word", sorted(FRAME_FLAWS))
 def test_every_framing_flaw(source: Source, word: str) -> None:
-    # Only the head matters; whether a body follows that anyone could delimit is the point of the
-    # fault.
+    # Only the head matters; the fault is about whether a body follows that a client could delimit.
     reply = talk(
         source.port, head("GET", f"/o?size={SIZE}&fault=dup_headers({word})"), limit_bytes=SIZE
     )

@@ -1,4 +1,4 @@
-"""The bad network does to the bytes what each toxic says, and else nothing."""
+"""The bad network changes the bytes as each toxic is documented, and not otherwise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_latency_and_jitter_delay_but_keep_order(source: Source) -> None:
     started = time.monotonic()
     reply = through(source, latency=0.06, jitter=0.02)
     assert reply.body == source.content.read("/a", 0, SIZE)
-    assert time.monotonic() - started >= 0.08  # each way, at the least
+    assert time.monotonic() - started >= 0.08  # in each direction, at least
 
 
 def test_rate(source: Source) -> None:

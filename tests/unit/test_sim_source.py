@@ -1,4 +1,4 @@
-"""The source answers as RFC 9110 and 9530 say, with the bytes that Content promises."""
+"""The source answers as RFC 9110 and 9530 require, with the bytes of Content."""
 
 from __future__ import annotations
 

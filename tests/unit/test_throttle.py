@@ -1,5 +1,5 @@
-"""The limits of one migration: bytes a second by a clock that only we move, requests at a time, and
-the shares."""
+"""The limits of one migration: bytes a second by a clock that only the tests move, requests at a
+time, and the shares."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 
 def take_for(bucket: TokenBucket, clock: Clock, seconds: float, wanted: int = 1 << 20) -> int:
-    """Take all available bytes for a number of seconds of the clock; return how many that were."""
+    """Take all available bytes for a number of seconds of the clock; return their number."""
     until, taken = clock.now + seconds, 0
     while clock.now < until:
         granted = bucket.take(wanted)
@@ -138,7 +138,7 @@ def test_a_throttled_stream_is_not_stalled(clock: Clock) -> None:
         moved += granted
         meter.check_progress("source")
     assert 590 <= moved <= 610
-    clock.sleep(5)  # and now nothing comes
+    clock.sleep(5)  # and from now on no byte comes
     with pytest.raises(Stalled):
         meter.check_progress("source")
 
@@ -155,7 +155,7 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
 
 
 def throttle_is_idle(throttle: Throttle) -> bool:
-    """Say if its queues are empty: the next stream need not wait for the clock."""
+    """Return true if its queues are empty: the next stream need not wait for the clock."""
     throttle.bucket.set_rate(None)
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 
@@ -163,7 +163,7 @@ def throttle_is_idle(throttle: Throttle) -> bool:
 def test_streams_that_share_a_rate_take_turns(
     clock: Clock,
 ) -> None:
-    """A thousand of them, and nobody's sleep is anybody else's."""
+    """A thousand of them, each with a sleep of its own."""
     sleeps, came = [0], list[int]()
 
     def sleep(seconds: float) -> None:
@@ -309,8 +309,8 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
 
 
 def test_a_request_waiting_for_its_migration_delays_no_other(wire: Wire) -> None:
-    """A transfer may need an answer before it reads on: it waited for the one that waited for
-    it."""
+    """A transfer may need an answer before it reads on: without this, each of two would wait for
+    the other."""
     throttle = Throttle()
     throttle.allow(Bounds(connections=1))
 

@@ -1,5 +1,5 @@
-"""When the wire does an exchange on a second connection: never where the first one may have done
-it."""
+"""When the wire repeats an exchange on a second connection: never if the first one may have
+executed it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def read(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> byt
 
 
 def recording(done: list[bytes], end: Callable[[Talk], None]) -> Script:
-    """Answer the first request; of the next take all, note that it was done, and end in this way
-    without an answer."""
+    """Answer the first request; read the whole next one, record that it was executed, and end in
+    this way without an answer."""
 
     def script(talk: Talk) -> None:
         talk.head()
@@ -90,7 +90,7 @@ def test_a_possibly_executed_request_is_not_resent(
 
 
 def test_an_empty_object_is_not_sent_again(wire: Wire) -> None:
-    """Its upload is done with its head."""
+    """Its upload is complete with its head."""
     done: list[bytes] = []
     script = recording(done, Talk.reset)
     empty = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -119,7 +119,7 @@ def test_a_read_is_repeated(
 def test_an_unsent_request_gets_a_fresh_connection(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str, body: Payload
 ) -> None:
-    """The connection broke before, and nobody looked."""
+    """The connection broke before, unnoticed."""
     monkeypatch.setattr(dial, "_has_spoken", lambda stream: False)
     done: list[bytes] = []
 
@@ -146,8 +146,8 @@ def test_an_unsent_request_gets_a_fresh_connection(
 
 
 def late_body(talk: Talk) -> None:
-    """Answer HEAD as GET, as some servers do, the bytes a moment later than the head; go on as if
-    nothing was."""
+    """Answer HEAD as GET, as some servers do, the bytes a moment later than the head; then continue
+    normally."""
     talk.head()
     talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
     head = talk.head()
@@ -204,7 +204,7 @@ HEADED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LATE)
 
 
 def lagging(talk: Talk) -> None:
-    """Send the body of what HEAD asked for, but not before the next request has come."""
+    """Send the body for a HEAD, but only after the next request has arrived."""
     while head := talk.head():
         talk.body(length_of(head))
         method, path = head.split(b" ")[:2]
@@ -221,7 +221,7 @@ def lagging(talk: Talk) -> None:
 def test_a_late_body_behind_head_is_not_an_answer(
     wire: Wire, certificates: Certificates, tls: bool, path: str
 ) -> None:
-    """It looks like one: whoever wrote the object may have made it so."""
+    """It looks like one: the writer of the object may have chosen its bytes."""
     with Peer(lagging, certificates.server if tls else None) as peer:
         for _ in range(3):
             assert read(wire, peer.url("/object"), "HEAD") == b""
@@ -252,14 +252,12 @@ def test_an_origin_with_bodies_behind_head_gets_connections(wire: Wire, when: st
         assert read(wire, peer.url("/a")) == b"ok"
         for number in range(3):
             assert peer.connections == 2 + number
-            read(
-                wire, peer.url("/quiet"), "HEAD"
-            )  # takes the one that is idle, which is closed then
+            read(wire, peer.url("/quiet"), "HEAD")  # uses the idle one, which is closed then
             assert read(wire, peer.url("/quiet/other")) == b"ok"
 
 
 def test_an_honest_origin_gets_one_connection_more_at_most(wire: Wire) -> None:
-    """Then it is known: a GET was as long as HEAD had said."""
+    """Then it is known: a GET was as long as its HEAD reported."""
 
     def script(talk: Talk) -> None:
         while head := talk.head():

@@ -122,7 +122,7 @@ def test_an_unread_body_closes_its_connection(wire: Wire) -> None:
 def test_a_stale_connection_costs_a_fresh_one_and_nothing_else(wire: Wire) -> None:
     def once_then_close(talk: Talk) -> None:
         talk.head()
-        talk.send(OK)  # and close, without having said so
+        talk.send(OK)  # and close without announcing it
 
     with Peer(once_then_close) as peer:
         for _ in range(5):
@@ -212,7 +212,7 @@ def test_no_answer_is_a_timeout_and_a_silent_body_a_stall(wire: Wire) -> None:
 
 
 def upload(reply: bytes, seen: list[bytes]) -> Script:
-    """Take an upload of any framing to the end of its bytes, then answer."""
+    """Read an upload of any framing to the end of its bytes, then answer."""
 
     def script(talk: Talk) -> None:
         head = talk.head()
@@ -255,7 +255,7 @@ def test_an_upload_is_framed_by_its_known_length(
 
 
 def big() -> bytes:
-    return bytes(range(256)) * 65536  # 16 MiB: more than any socket buffer takes
+    return bytes(range(256)) * 65536  # 16 MiB: more than any socket buffer holds
 
 
 def early(reply: bytes, after: int, end: Callable[[Talk], None]) -> Script:
@@ -303,7 +303,7 @@ def test_an_early_success_response_is_a_failure(wire: Wire, end: str) -> None:
     ):
         do(wire, peer.url(), "PUT", big())
     assert caught.value.side == "destination"
-    if end != "resets":  # a reset may overtake the answer; then the loss is what is known
+    if end != "resets":  # a reset may overtake the answer; then the loss is known instead
         assert isinstance(caught.value, PrematureResponse)
 
 
@@ -354,7 +354,7 @@ def test_silence_to_expect_means_continue_and_is_remembered(wire: Wire) -> None:
     seen: list[bytes] = []
     closing = CREATED.replace(
         b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"
-    )  # else the second may meet the end of it
+    )  # otherwise the second may meet the end of it
     with Peer(upload(closing, seen)) as peer:
         for _ in range(2):
             assert do(wire, peer.url(), "PUT", b"hello", expect=True).head.status == 201
@@ -471,7 +471,7 @@ def test_plain_http_on_a_tls_port_is_refused_clearly(wire: Wire) -> None:
         do(wire, peer.url().replace("http:", "https:"))
 
 
-# -- the face of requests
+# -- the interface of requests
 
 
 def test_requests_two_lines_move_an_object(wire: Wire) -> None:

@@ -29,14 +29,13 @@ from tests.scripted import Peer, Talk
 from tests.unit.test_pump import CHUNKED, Bench, Ticker, bench
 
 HELD = 0.1
-"""Law 10, in seconds of this thread's own work: a machine that is busy with others makes it no
-worse."""
+"""Law 10, in seconds of this thread's own work, so that other processes do not matter."""
 ONE_BYTE = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
 
 
 @contextmanager
 def held_briefly() -> Iterator[None]:
-    """Fail where other greenlets had no turn for longer than that."""
+    """Fail if other greenlets had no turn for longer than that."""
     ticker = Ticker()
     ticking = gevent.spawn(ticker.run)
     gevent.sleep(0.02)
@@ -138,7 +137,7 @@ READERS: dict[str, Callable[[Bench], None]] = {
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 def test_chunks_of_one_byte_yield_to_others(reader: Callable[[Bench], None]) -> None:
-    """All of them are here already, so that nobody waits for any; and their work is linear."""
+    """All of them have arrived already, so no read waits; and their work is linear."""
     with bench(CHUNKED, chunked=True, limits=Limits()) as made:
         made.body.connection.leftover = ONE_BYTE
         before = process_time()
@@ -149,7 +148,7 @@ def test_chunks_of_one_byte_yield_to_others(reader: Callable[[Bench], None]) -> 
 
 
 def test_a_long_fast_answer_yields_to_others() -> None:
-    """As a listing's page: nobody pumps it, and its reader never waits."""
+    """Like a listing's page: no pump moves it, and its reader never waits."""
     data = bytes(32 << 20)
     with bench(
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data), limits=Limits()
@@ -163,7 +162,7 @@ def test_a_long_fast_answer_yields_to_others() -> None:
 def test_tls_records_of_one_byte_come_some_at_a_time(
     wire: Wire, certificates: Certificates
 ) -> None:
-    """Their sender chooses how small they are; each costs as much as a full one."""
+    """Their sender chooses their size; each costs as much as a full one."""
     count = 3000
 
     def tiny(talk: Talk) -> None:

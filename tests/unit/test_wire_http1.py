@@ -1,4 +1,4 @@
-"""Heads and chunked framing, fed three ways: whole, a byte at a time, and with something after the
+"""Heads and chunked framing, fed three ways: whole, a byte at a time, and with bytes after the
 end."""
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_a_head_is_written_as_it_was_given() -> None:
 
 
 def decode(data: bytes) -> tuple[bytes, bytes, ChunkDecoder]:
-    """Decode a chunked body: the payload, what follows it, and the decoder."""
+    """Decode a chunked body: the payload, the bytes after it, and the decoder."""
     chunks, payload = ChunkDecoder(LIMITS, "source"), b""
     while not chunks.done:
         if chunks.remaining:

@@ -28,8 +28,8 @@ SHORT = replace(QUICK, idle_seconds=0.2)
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """Return a listener that any address of 127.0.0.0/8 leads to; nobody accepts, nobody hangs
-    up."""
+    """Return a listener that any address of 127.0.0.0/8 leads to; it accepts nothing, and closes
+    nothing."""
     with socket.create_server(("0.0.0.0", 0), backlog=500) as made:
         yield made
 
@@ -61,7 +61,7 @@ def test_idle_connections_of_unused_origins_are_closed(
     assert pool.open == 40
     with gevent.Timeout(5):
         while pool.open:
-            gevent.sleep(0.02)  # nobody asks for anything meanwhile
+            gevent.sleep(0.02)  # no request is sent meanwhile
     assert opened() == before
 
 
@@ -96,7 +96,7 @@ def test_each_origin_gets_its_newest_back(listener: socket.socket) -> None:
 
 
 def test_idle_connections_are_closed_at_the_descriptor_limit(listener: socket.socket) -> None:
-    """A connection that nobody uses must not be what keeps another from being opened."""
+    """An unused connection must not prevent the opening of another one."""
     pool = pool_of(QUICK)
     idle = [used_once(pool, origin(listener, number)) for number in range(3)]
     with ExitStack() as stack:
@@ -126,14 +126,14 @@ def test_idle_connections_are_closed_at_the_descriptor_limit(listener: socket.so
 
 
 class Silent:
-    """A resolver that answers nothing for names that begin with 'silent', until it is let go."""
+    """A resolver that answers nothing for names that begin with 'silent', until it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
         self.asked: list[str] = []
 
     def __call__(self, host: str, port: int) -> Addresses:
-        """Look it up, in a native thread."""
+        """Resolve it, in a native thread."""
         self.asked.append(host)
         if host.startswith("silent"):
             self.go.wait(20)
@@ -193,11 +193,12 @@ def test_a_name_that_does_not_resolve_is_an_error_each_time(silent: Silent) -> N
             dialer.dial(Origin("http", "wrong", 80), "source")
 
 
-# -- what runs in a native thread
+# -- functions in a native thread
 
 
 def test_a_killed_greenlet_ends_with_its_thread(tmp_path: Any) -> None:
-    """Else it would close a descriptor that is written to, and that is another file's by then."""
+    """Otherwise it would close a descriptor that is still written to, and soon belongs to another
+    file."""
     began, go, ended = threading.Event(), threading.Event(), []
 
     def work() -> None:

@@ -75,7 +75,7 @@ def test_the_same_origin_is_shown_all_of_it(wire: Wire) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_body_of_a_redirect_is_not_read(wire: Wire, stream: bool) -> None:
-    """One that has no end would take all memory, or all time."""
+    """An endless body would use all memory, or all time."""
 
     def endless(talk: Talk) -> None:
         talk.head()
