@@ -8,7 +8,7 @@ from typing import Any
 
 
 def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> str | None:
-    """Return what is wrong with the answer to a migration of `size` bytes, or None.
+    """Return the defect of the answer to a migration of `size` bytes, or None.
 
     `there` are the fields of the destination's answer about the object, None if it does not have
     it."""
@@ -33,8 +33,7 @@ def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> st
 
 
 def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> str | None:
-    """Return what is wrong with the refusal of a migration that can't succeed, or None for a right
-    one."""
+    """Return the defect of the refusal of an impossible migration, or None for a right one."""
     answer = parsed(text)
     if status < 400:
         return f"answered {status} {answer.get('state')} where it must refuse"
@@ -50,7 +49,7 @@ def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> 
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """Return an object of JSON, or an empty one for anything else."""
+    """Return a JSON object, or an empty one for anything else."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The checks of the crash campaigns: a reader that reads all the time, and the verdict in the end.
+"""The checks of the crash campaigns: a continuous reader, and the verdict in the end.
 
 Decided here: when an object counts as lost, committed twice, seen in pieces, or left over. Never
 here: when relay is killed."""
@@ -24,7 +24,7 @@ RUN_SECONDS = 120.0
 
 @dataclass
 class Reader:
-    """Reads a tree's objects all the time, and keeps every version that it saw."""
+    """Reads a tree's objects continuously, and keeps every version that it saw."""
 
     destination: Destination
     tree: str
@@ -101,7 +101,7 @@ class Ended:
 
 
 def run(command: Sequence[str], environment: dict[str, str], seconds: float = RUN_SECONDS) -> Ended:
-    """Run relay, and kill it when `seconds` are over."""
+    """Run relay, and kill it after `seconds`."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said

@@ -174,7 +174,7 @@ def arguments() -> argparse.Namespace:
 
 
 def refused(args: argparse.Namespace) -> str | None:
-    """Return what is wrong with the command line, in one line."""
+    """Return the mistake on the command line, in one line."""
     for name in args.stores.split(","):
         if name not in STORES:
             return f"{name!r} is not one of {', '.join(STORES)}"

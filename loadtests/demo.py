@@ -116,7 +116,7 @@ def _relay(workers: int) -> Iterator[str]:
     environment |= {
         "RELAY_BIND": base.removeprefix("http://"),
         "RELAY_WORKERS": str(workers),
-        "RELAY_EGRESS_ALLOW": "127.0.0.1",  # closed by default: these clouds live on this machine
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",  # closed by default: these clouds are on this machine
     }
     command = [
         sys.executable,

@@ -30,7 +30,8 @@ from simulators.proxy import Proxy
 MIB = 1 << 20
 STORES = ("local", "webdav", "s3")
 PART, FLIGHT = 5 * MIB, 2
-"""The length of relay's parts in bytes, and how many of one object move at once."""
+"""The length of relay's parts in bytes, and the number of parts of one object that move
+concurrently."""
 MISSING = (OSError, ClientError, BotoCoreError)
 """The exceptions of a read of an absent object."""
 
@@ -59,7 +60,7 @@ class Destination(Protocol):
         """Return the number of unfinished uploads."""
 
     def sent(self) -> int | None:
-        """Return the number of bytes that have come so far, or None if it is unknown."""
+        """Return the number of bytes received so far, or None if it is unknown."""
 
     def remove(self, tree: str) -> None:
         """Delete all objects."""
@@ -158,7 +159,7 @@ class Bucket:
 
 
 _clients = threading.local()
-"""A thread's own client of each server: botocore takes some tenths of a second to make one."""
+"""Each thread's own client of each server: botocore takes some tenths of a second to make one."""
 
 
 def _client(server: Seaweed):  # type: ignore[no-untyped-def]  # botocore has no types
@@ -175,7 +176,7 @@ def sha256(data: bytes) -> str:
 
 @contextmanager
 def opened(name: str, home: Path, rate: float) -> Iterator[tuple[Destination, dict[str, str]]]:
-    """Run a store; give it and relay's environment."""
+    """Run a store; yield it and relay's environment."""
     environment = clean_environment(home) | {
         "RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}",
         "RELAY_PART_BYTES": str(PART),

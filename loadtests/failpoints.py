@@ -20,7 +20,7 @@ from loadtests.checker import Reader, judge, migrate, plant, run
 from loadtests.destinations import FLIGHT, MIB, PART, STORES, Destination, sha256
 
 LARGE = 2 * PART + MIB
-"""Three parts."""
+"""The size of three parts."""
 SMALL = 5
 SMALL_BYTES = 50_000
 SLOTS = 2
@@ -44,7 +44,7 @@ class Place:
     changed: bool = False
     """Whether the large object changes at the source after those kills."""
     words: tuple[str, ...] = ()
-    """More words of the command."""
+    """Further words of the command."""
 
     @property
     def shown(self) -> str:
@@ -54,7 +54,7 @@ class Place:
 
 
 NAMED, PARTED = ("local", "webdav"), ("s3",)
-"""Stores that publish by a name, and those that take parts."""
+"""Stores that publish by a name, and those that accept parts."""
 PLACES: tuple[Place, ...] = (
     Place("after-accept"),
     Place("before-page"),

@@ -194,7 +194,7 @@ class Saboteur(Migrating):
 
     @task
     def sabotage(self) -> None:
-        """Send a request that can't be carried out."""
+        """Send an impossible request."""
         side, fault = random.choice(FAULTS)
         name, (source, destination) = f"{uuid4().hex}.bin", self.clouds()
         urls = {
@@ -213,7 +213,7 @@ class Saboteur(Migrating):
 
 
 class Watcher(FastHttpUser):
-    """Asks for /healthz all the while."""
+    """Requests /healthz continuously."""
 
     host = Migrating.host
     fixed_count = 1
@@ -245,7 +245,7 @@ class Judge:
         return (self.environment.host or Migrating.host).rstrip("/")
 
     def check(self) -> None:
-        """Raise BenchError with one clear line if relay or a cloud is not there."""
+        """Raise BenchError with one clear line if relay or a cloud is unreachable."""
         named = {
             "relay": f"{self.host}/readyz",
             "source": self.options.source,
@@ -349,8 +349,8 @@ class Judge:
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
-    """Check that all is there, and calibrate. Only where the statistics come together, not in each
-    of many workers."""
+    """Check that relay and the clouds are reachable, and calibrate. Only in the process that
+    collects the statistics, not in each of many workers."""
     if isinstance(environment.runner, WorkerRunner):
         return
     try:

@@ -31,7 +31,7 @@ from loadtests.destinations import MIB
 from simulators.proxy import Proxy
 
 FLIGHT = 4
-"""Number of parts of one object that move concurrently."""
+"""The number of parts of one object that move concurrently."""
 HEADS = 0.02
 """Tolerance: the share that heads, and a kill that is not exactly at the half, may add."""
 SECONDS = 600.0
@@ -41,7 +41,7 @@ QUIET_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Mover:
-    """A contestant: its command, given twice, and its environment."""
+    """A contestant: its command, which runs twice, and its environment."""
 
     name: str
     target: str

@@ -1,7 +1,6 @@
-"""Load shapes: how many users there are at each moment. LOAD_SHAPE=ramp, spike or soak chooses one.
+"""Load shapes: the number of users at each moment. LOAD_SHAPE=ramp, spike or soak chooses one.
 
-`LOAD_USERS` and `LOAD_SECONDS` scale them: users at the top, and seconds from start to end.
-"""
+`LOAD_USERS` and `LOAD_SECONDS` scale them: users at the top, and seconds from start to end."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import ClassVar
 from locust import LoadTestShape
 
 Stages = tuple[tuple[float, float], ...]
-"""Pairs of (until which share of the time, which share of the users)."""
+"""Pairs of a share of the time and the share of the users until then."""
 STAGES: dict[str, Stages] = {
     "ramp": tuple(((step + 1) / 10, (step + 1) / 10) for step in range(10)),
     "spike": ((0.3, 0.1), (0.5, 1.0), (0.7, 0.1), (0.8, 1.0), (1.0, 0.1)),
@@ -35,7 +34,7 @@ class Shape(LoadTestShape):
     stages: ClassVar[Stages] = ()
 
     def tick(self) -> tuple[int, float] | None:
-        """Return users and how many may be spawned a second, or None when it is over."""
+        """Return the number of users and how many may be spawned a second, or None at the end."""
         users = int(os.environ.get("LOAD_USERS", "20"))
         seconds = float(os.environ.get("LOAD_SECONDS", "60"))
         count = users_at(self.stages, self.get_run_time() / seconds, users)
@@ -57,7 +56,7 @@ class Spike(Shape):
 
 
 class Soak(Shape):
-    """Everybody, from the start to the end."""
+    """All users, from the start to the end."""
 
     abstract = False
     stages = STAGES["soak"]

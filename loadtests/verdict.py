@@ -15,7 +15,7 @@ SLOPES_NEED_MINUTES = 1.5
 
 @dataclass(frozen=True)
 class Figures:
-    """The measured figures; None where there was nothing to measure."""
+    """The measured figures; None for those without a measurement."""
 
     requests: int
     failure_ratio: float | None = None
@@ -32,8 +32,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Line:
-    """One threshold: its name, the figure, the limit, and whether it is kept; `met` is None where
-    nothing was measured."""
+    """One threshold: its name, the figure, the limit, and whether it is kept; `met` is None without
+    a measurement."""
 
     what: str
     figure: float | None
@@ -84,8 +84,8 @@ def read_thresholds(path: Path) -> dict[str, dict[str, float]]:
 
 
 def judge(figures: Figures, thresholds: Mapping[str, Mapping[str, float]]) -> list[Line]:
-    """Return a line for each threshold. A load without one request has failed whatever the
-    thresholds say."""
+    """Return a line for each threshold. A load without one request has failed under any
+    thresholds."""
     names = {field.name for field in fields(Figures)}
     lines = [Line("requests", float(figures.requests), 1, figures.requests > 0)]
     for section, name, field_name, words, may_be in RULES:

@@ -118,12 +118,12 @@ def threads(pid: int) -> dict[int, float]:
         try:
             found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended in between
     return found
 
 
 def counted(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
-    """Return how many objects each worker reports as moved, after its last report."""
+    """Return the number of objects that each worker reports as moved, after its last report."""
     time.sleep(2 * LOOK_SECONDS)
     return tuple(
         int(file.read_text()) if (file := folder / str(pid)).exists() else 0 for pid in workers

@@ -258,7 +258,7 @@ def _start_proxy(options: argparse.Namespace) -> Iterator[None]:
 def _announced(
     word: str, options: argparse.Namespace, make: Callable[[Options], Source | Destination]
 ) -> Iterator[None]:
-    """Start a server, say where it listens, and stop it at the end."""
+    """Start a server, print its address, and stop it at the end."""
     with _tls(options) as tls:
         server = make(Options(options.port, options.bind, tls, options.fault, options.journal))
         try:
@@ -270,8 +270,8 @@ def _announced(
 
 @contextmanager
 def _tls(options: argparse.Namespace) -> Iterator[ssl.SSLContext | None]:
-    """Make the certificates, and write the CA's where it was asked for, or in a file that goes at
-    the end."""
+    """Make the certificates, and write the CA's to the requested place, or to a file that is
+    deleted at the end."""
     if not (options.tls or options.tls_cert != "good" or options.tls_version):
         yield None
         return

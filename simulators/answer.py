@@ -24,20 +24,20 @@ _PACE_SECONDS: Final = 0.05
 
 @dataclass(frozen=True)
 class Text:
-    """These bytes."""
+    """Fixed bytes."""
 
     block: bytes | memoryview
 
     @property
     def length(self) -> int:
-        """Bytes of it."""
+        """Return a part of it."""
         return len(self.block)
 
 
 @dataclass(frozen=True)
 class Span:
-    """A range of an invented object; `flipped` sends it with the lowest bit of every byte
-    turned."""
+    """A range of a generated object; `flipped` sends it with the lowest bit of every byte
+    inverted."""
 
     name: str
     offset: int
@@ -47,20 +47,20 @@ class Span:
 
 @dataclass(frozen=True)
 class Filler:
-    """A pattern repeated; `times` None is for ever, and counts as no length."""
+    """A pattern repeated; `times` None repeats it forever, and counts as no length."""
 
     pattern: bytes
     times: int | None
 
     @property
     def length(self) -> int:
-        """Bytes of it, 0 when endless."""
+        """The number of bytes, 0 if endless."""
         return len(self.pattern) * (self.times or 0)
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Silence for `seconds`; None waits until the peer gives up."""
+    """Silence for `seconds`; None waits until the peer closes."""
 
     seconds: float | None
 
@@ -95,8 +95,8 @@ Payload = Text | Span | Filler
 class Answer:
     """A status, its fields and its body. The fields that frame the body are written by `compose`.
 
-    `promised` is the Content-Length to write where it is not the body's; `frame_fields` replaces
-    what `compose` would write; `before` and `after` are steps around head and body; `bodiless` is
+    `promised` is the Content-Length to write if it is not the body's; `frame_fields` replaces the
+    framing fields of `compose`; `before` and `after` are steps around head and body; `bodiless` is
     HEAD, 204, 304."""
 
     status: int
@@ -112,7 +112,7 @@ class Answer:
     after: list[Step] = field(default_factory=list)
 
     def put(self, name: str, value: str) -> None:
-        """Set a field, in place of any of that name."""
+        """Set a field, and replace any of that name."""
         self.drop(name)
         self.headers.append((name, value))
 
@@ -127,7 +127,7 @@ class Answer:
 
 
 def plain(status: int, text: str = "", headers: list[tuple[str, str]] | None = None) -> Answer:
-    """Return an answer of one line of text; nothing at all for 204 and 304."""
+    """Return an answer of one line of text; an empty one for 204 and 304."""
     fields = list(headers or [])
     if status in (204, 304):
         return Answer(status, fields, bodiless=True)
@@ -229,7 +229,7 @@ def _frame_fields(answer: Answer) -> list[tuple[str, str]]:
 
 
 class Player:
-    """Puts steps on a connection. `ended` tells whether one of them ended it."""
+    """Puts steps on a connection. `ended` is true once a step has ended it."""
 
     def __init__(self, connection: Connection, content: Content | None) -> None:
         self._connection, self._content = connection, content
@@ -238,7 +238,7 @@ class Player:
         self.ended = False
 
     def play(self, steps: Iterator[Step]) -> None:
-        """Do each step, up to an End. Raises wire.Gone when the peer goes first."""
+        """Run each step, up to an End. Raises wire.Gone when the peer closes first."""
         for step in steps:
             if isinstance(step, Text):
                 self._send(step.block)

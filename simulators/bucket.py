@@ -1,7 +1,7 @@
 """A bucket of very many objects that can only be listed: S3's ListObjectsV2, and nothing else.
 
-The objects are not kept anywhere: the n-th key, its size and its entity tag follow from n, and keys
-are in the order of their bytes, so that a page costs the same wherever it lies. Any signature is
+The objects are not stored: the n-th key, its size and its entity tag follow from n, and keys are in
+the order of their bytes, so that a page costs the same at any position. Any signature is
 accepted."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import escape
 
 FOLDER: Final = 1000
-"""Number of objects in each folder."""
+"""The number of objects in each folder."""
 PAGE: Final = 1000
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -145,7 +145,8 @@ def page(keys: Keys, bucket: str, asked: dict[str, str]) -> str:
 
 
 def _rows(keys: Keys, prefix: str, delimiter: str, start: int) -> Iterator[tuple[int | str, int]]:
-    """Yield objects by their numbers and folders by their names, each with where to go on."""
+    """Yield objects by their numbers and folders by their names, each with the position after
+    it."""
     while start < len(keys) and keys[start].startswith(prefix):
         key = keys[start]
         end = key.find(delimiter, len(prefix)) if delimiter else -1

@@ -1,5 +1,4 @@
-"""A certificate authority made on the spot, and the certificates of it that a client must
-refuse."""
+"""A certificate authority made for a run, and its certificates that a client must refuse."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ def server_context(
 ) -> tuple[ssl.SSLContext, bytes]:
     """Return a server's TLS context and the PEM of the authority to trust.
 
-    `variant` is one of VARIANTS; with `version`, one of VERSIONS, nothing else is spoken.
-    """
+    `variant` is one of VARIANTS; with `version`, one of VERSIONS, the server accepts no other."""
     authority = trustme.CA()
     issue: Callable[[], trustme.LeafCert] = {
         "good": lambda: authority.issue_cert(*_NAMES),
@@ -47,7 +45,9 @@ def server_context(
 
 def _speak_only(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that it is deprecated is the point
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # its deprecation is the purpose of the test
         context.minimum_version = version
         context.maximum_version = version
     if version < ssl.TLSVersion.TLSv1_2:

@@ -19,7 +19,7 @@ _FIRST_SECONDS: Final = 2.0
 
 @dataclass(frozen=True)
 class Reply:
-    """All bytes that came. `ending` is `open` when nothing more came for a while, `ragged` a TLS
+    """All received bytes. `ending` is `open` if nothing more came for a while, `ragged` a TLS
     cut."""
 
     wire: bytes
@@ -33,12 +33,12 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        """All that follows the first head, framing included."""
+        """The bytes after the first head, framing included."""
         return self.wire.partition(b"\r\n\r\n")[2]
 
     @property
     def status(self) -> int:
-        """The status of the first head, 0 when there is none."""
+        """The status of the first head, 0 without one."""
         digits = self.wire[9:12]
         return (
             int(digits)
@@ -89,7 +89,7 @@ def talk(
 
 
 def get(port: int, target: str, *, patient: bool = False, **fields: str | int) -> Reply:
-    """GET a target by `talk`; the connection is left to the server."""
+    """GET a target by `talk`; the server ends the connection."""
     return talk(port, head("GET", target, **fields), patient=patient)
 
 

@@ -2,9 +2,9 @@
 an object.
 
 Byte `o` of an object is `pool[(start(name) + o) % POOL_BYTES]`. The pool is pseudo-random and its
-length is a prime, so no two parts of a size that anyone uses are alike: swapped, repeated or
-dropped parts always change the digest. The pool lies twice in one memfd, so a range of up to
-POOL_BYTES is always contiguous and `sendfile` sends it without a copy. Never here: sockets."""
+length is a prime, so two parts of any usual size always differ: swapped, repeated or dropped parts
+always change the digest. The pool is twice in one memfd, so a range of up to POOL_BYTES is always
+contiguous and `sendfile` sends it without a copy. Never here: sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POOL_BYTES: Final = 16_777_213  # the largest prime below 16 MiB
 
 
 class Content:
-    """The objects of one seed. Close it, or let it be collected, to give the memory back."""
+    """The objects of one seed. Close it, or let it be collected, to release the memory."""
 
     def __init__(self, seed: str | int = "relay") -> None:
         self.seed = str(seed)
@@ -40,7 +40,8 @@ class Content:
         self.close()
 
     def spans(self, name: str, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield the (offset in `fd`, count) pairs that hold this range, each as long as can be."""
+        """Yield the (offset in `fd`, count) pairs that hold this range, each as long as
+        possible."""
         position = (self._start(name) + offset) % POOL_BYTES
         while length > 0:
             count = min(length, 2 * POOL_BYTES - position)
@@ -58,7 +59,7 @@ class Content:
         return b"".join(self.views(name, offset, length))
 
     def size_of(self, name: str, min_bytes: int, max_bytes: int) -> int:
-        """Return a size for `name`: always the same one, evenly spread between the two, both
+        """Return a size for `name`: always the same one, evenly distributed between the two, both
         included."""
         return min_bytes + self._number("size", name) % (max_bytes - min_bytes + 1)
 

@@ -1,6 +1,7 @@
-"""The destination cloud: it accepts any PUT and POST, digests the body, and forgets the bytes.
+"""The destination cloud: it accepts any PUT and POST, computes the digest of the body, and forgets
+the bytes.
 
-Decided here: which objects are visible, under which conditions, and what `/_received` reports. An
+Decided here: which objects are visible, under which conditions, and the report of `/_received`. An
 object is visible only after a complete upload. Payload is never on a disk; up to `keep_bytes` of it
 stay in memory, for GET."""
 
@@ -34,7 +35,7 @@ _MODIFIED: Final = "Tue, 17 Nov 2026 08:00:00 GMT"
 
 @dataclass(frozen=True)
 class Stored:
-    """One visible object. `kept` is None when the bytes are forgotten; hidden before `visible_at`
+    """One visible object. `kept` is None if the bytes are forgotten; hidden before `visible_at`
     (monotonic)."""
 
     size: int
@@ -46,12 +47,12 @@ class Stored:
 
 
 class _Early(Exception):
-    """The `early` fault has seen its bytes."""
+    """The `early` fault has read its number of bytes."""
 
 
 class Destination:
-    """A destination on a port, from construction until `stop`; `received` is what `/_received`
-    shows."""
+    """A destination on a port, from construction until `stop`; `received` is the content of
+    `/_received`."""
 
     def __init__(
         self,

@@ -158,7 +158,7 @@ class Fault:
         return parse_rate(self.args[index])
 
     def seconds(self, index: int) -> float | None:
-        """Return an argument as a duration, None when it is absent (for ever)."""
+        """Return an argument as a duration, None when it is absent (forever)."""
         return parse_seconds(self.args[index]) if index < len(self.args) else None
 
 
@@ -196,7 +196,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def of_the_port(self, name: str) -> Fault | None:
-        """Return a fault that is there before any request, from the command line."""
+        """Return a fault of the command line, which applies before any request."""
         items = (item for _, parsed in self._rules for item in parsed)
         return next((item for item in items if isinstance(item, Fault) and item.name == name), None)
 
@@ -247,7 +247,7 @@ def parse_spec(text: str) -> tuple[Item, ...]:
 
 
 def describe() -> str:
-    """Return the vocabulary as lines of help: each word, its arguments, what it does."""
+    """Return the vocabulary as lines of help: each word, its arguments, its effect."""
     lines = [
         "faults, several joined by ';', by --fault, the field X-Fault or the query parameter fault:"
     ]
@@ -278,7 +278,7 @@ def _item(text: str) -> Item:
     if name in _CONDITIONS:
         return _condition(name, args, text)
     words = tuple(unquote(arg) for arg in args if not _is_option(arg))
-    # `chunk(bad=negative)` is how the catalogue writes `chunk(negative)`.
+    # `chunk(bad=negative)` is the catalogue's form of `chunk(negative)`.
     words = tuple(word.removeprefix("bad=") for word in words)
     pairs = tuple(
         (arg.partition("=")[0], unquote(arg.partition("=")[2])) for arg in args if _is_option(arg)

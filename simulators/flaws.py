@@ -69,7 +69,7 @@ def _sized(
 
 
 def _lines(end: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
-    """Return a flaw where every line of the coding ends so."""
+    """Return a flaw in which every line of the coding ends with this."""
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
         for step in (*_chunk(first), *_chunk(rest), _LAST):
@@ -85,7 +85,7 @@ def _lines(end: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
 
 
 def _after_data(extra: bytes, drop: bool) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
-    """Return a flaw where the chunk's data is followed by something else than CRLF."""
+    """Return a flaw in which other bytes than CRLF follow the chunk's data."""
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
         chunk = list(_chunk(first))
@@ -197,7 +197,7 @@ def _content_range(
 
 
 def _shift(answer: Answer, first: int, last: int, size: str) -> None:
-    """Answer a range one byte further on than was asked, and say so."""
+    """Answer a range one byte after the requested one, and declare it."""
     answer.put("Content-Range", f"bytes {first + 1}-{last + 1}/{size}")
     answer.body = [
         Span(step.name, step.offset + 1, step.length) if isinstance(step, Span) else step
@@ -229,5 +229,7 @@ RANGE_FLAWS: Final[Mapping[str, Callable[[Answer, int, int, str], None]]] = {
     "unit": _content_range(lambda first, last, size: f"items {first}-{last}/{size}"),
     "backwards": _content_range(lambda first, last, size: f"bytes {last}-{first}/{size}"),
     "no_content_range": lambda answer, first, last, size: answer.drop("Content-Range"),
-    "ignore": lambda answer, first, last, size: None,  # the server has not even seen the Range
+    "ignore": lambda answer, first, last, size: (
+        None
+    ),  # as if the server had never received the Range
 }

@@ -51,7 +51,8 @@ class Body:
         self._over = length == 0
 
     def ready(self) -> int:
-        """Return how many bytes may be taken next; 0 at the end. Raises Gone, BadRequest."""
+        """Return the number of bytes that may be read next; 0 at the end. Raises Gone,
+        BadRequest."""
         if self._left == 0 and self._chunked and not self._over:
             self._left = self._next_chunk()
             self._over = self._left == 0
@@ -111,7 +112,7 @@ class Sink:
         self.size += count
 
     def finish(self) -> dict[str, str]:
-        """Return the hex digests, after what the edit adds."""
+        """Return the hex digests, including the bytes that the edit adds."""
         if self._edit is not None and self._edit.append:
             added, self._edit = bytes(self._edit.append), None
             self.take(memoryview(added))
@@ -184,7 +185,7 @@ def paced(connection: Connection, bytes_per_second: float) -> Callable[[int], in
     def pace(ready: int) -> int:
         nonlocal due
         due += min(size, ready) / bytes_per_second
-        # A peer that closed after its last byte is seen when the bytes run out.
+        # The close of a peer after its last byte is noticed when the bytes run out.
         try:
             connection.wait(max(0.0, due - time.monotonic()))
         except Gone:

@@ -1,5 +1,4 @@
-"""The observed requests, oldest first, bounded, for tests. Decided here: only how they are
-kept."""
+"""The observed requests, oldest first, bounded, for tests. Decided here: only their storage."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ class Journal:
             self._entries.append(entry)
 
     def update(self, entry: dict[str, Any], facts: Mapping[str, Any]) -> None:
-        """Fill in an entry that was added."""
+        """Complete an entry that was added."""
         with self._lock:
             entry.update(facts)
 

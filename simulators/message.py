@@ -1,8 +1,8 @@
 """A request as received, and the parts of HTTP that both clouds read: ranges, conditions, wanted
 digests.
 
-Pure: bytes and strings in, values out. Strict where a difference would be smuggled (RFC 9112),
-since relay's own requests are under test."""
+Pure: bytes and strings in, values out. Strict wherever parsers could disagree (RFC 9112, request
+smuggling), since relay's own requests are under test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Framing = Literal["length", "chunked", "close"]
 
 
 class BadRequest(Exception):
-    """What came is not a request we answer; `status` says why."""
+    """The bytes are not a request that the server answers; `status` is the reason."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -57,12 +57,12 @@ class Request:
         return self.fields.get(name)
 
     def without(self, name: str) -> Request:
-        """Return the request as if the lower-case field `name` had not come."""
+        """Return the request without the lower-case field `name`."""
         return replace(self, headers=[pair for pair in self.headers if pair[0].lower() != name])
 
     @property
     def keeps(self) -> bool:
-        """Whether the client lets the connection live (RFC 9112 §9.3)."""
+        """Whether the client keeps the connection open (RFC 9112 §9.3)."""
         options = (self.get("connection") or "").lower()
         return "keep-alive" in options if self.minor == 0 else "close" not in options
 
@@ -106,8 +106,8 @@ def body_length(request: Request) -> int | None:
 def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
     """Return (offset, length) of a single byte range, None for a whole answer (RFC 9110 §14.1.2).
 
-    Raises BadRequest 416 when no byte of it exists. Several ranges are answered whole, which a
-    server may."""
+    Raises BadRequest 416 if no byte of it exists. Several ranges get the whole object, which a
+    server may send."""
     match = _RANGE.fullmatch(value.replace(" ", "")) if value else None
     if match is None or not (match[1] or match[2]):
         return None
@@ -125,7 +125,7 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
 
 
 def if_match_fails(request: Request, etag: str | None) -> bool:
-    """Whether If-Match forbids the request; strong comparison, `etag` None when nothing is there
+    """Whether If-Match forbids the request; strong comparison, `etag` None for an absent object
     (§13.1.1)."""
     wanted = request.get("if-match")
     if wanted is None:
@@ -145,8 +145,8 @@ def if_none_match_fails(request: Request, etag: str | None) -> bool:
 
 
 def modified_since(value: str | None, modified: str) -> bool | None:
-    """Whether `modified` is later than the date of the field; None when the field is absent or no
-    date."""
+    """Whether `modified` is later than the date of the field; None when the field is absent or not
+    a date."""
     try:
         return (
             None
@@ -158,8 +158,7 @@ def modified_since(value: str | None, modified: str) -> bool | None:
 
 
 def range_holds(request: Request, etag: str | None, modified: str) -> bool:
-    """Whether If-Range, if there is one, lets a range through; only strong validators do
-    (§13.1.5)."""
+    """Whether If-Range, if present, permits a range; only strong validators do (§13.1.5)."""
     condition = request.get("if-range")
     if condition is None:
         return True

@@ -1,7 +1,7 @@
-"""The bad network: a TCP proxy that delays, throttles, cuts, swallows and flips what passes.
+"""The bad network: a TCP proxy that delays, throttles, cuts, swallows and flips bytes.
 
-`up` is from the client to the target, `down` the way back. Decided here: when which byte is let
-through. Never here: what the bytes mean; TLS passes as it is."""
+`up` is from the client to the target, `down` the way back. Decided here: when each byte is
+forwarded. Never here: the meaning of the bytes; TLS passes unchanged."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _TICK_SECONDS: Final = 0.02
 
 @dataclass(frozen=True)
 class Toxics:
-    """What a proxy does to each connection; everything that is set is done.
+    """The effects of a proxy on each connection; every one that is set applies.
 
     Latency, jitter, rate, slice and slow_close act both ways; the others in `direction`. Seconds:
-    latency and jitter (of each block), stall_seconds (None: for ever), slow_close (before an end is
+    latency and jitter (of each block), stall_seconds (None: forever), slow_close (before an end is
     passed on). Bytes a second, each way: rate. Counts of bytes from the start: cut_after (a FIN
     both ways), reset_after (an RST both ways), stall_after (no more is read), half_close (a FIN one
     way, the other lives on), flip (the lowest bit of that byte), slice (the largest write).
@@ -87,11 +87,11 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many connections were accepted so far."""
+        """The number of connections accepted so far."""
         return self._listener.accepted
 
     def carried(self, direction: Direction) -> int:
-        """Return how many bytes went through so far: `up` to the target, or `down` from it."""
+        """Return the number of bytes forwarded so far: `up` to the target, or `down` from it."""
         with self._lock:
             return self._carried[direction]
 
@@ -146,7 +146,7 @@ class Proxy:
 
 
 class _Over(Exception):
-    """This lane is over: cut, reset, or a socket broke."""
+    """This direction is over: cut, reset, or a socket broke."""
 
 
 class _Lane:
@@ -192,7 +192,7 @@ class _Lane:
     def _places(
         self, direction: Direction, struck: bool
     ) -> Iterator[tuple[int, Callable[[], None]]]:
-        """Yield where in the stream which toxic acts."""
+        """Yield the offsets in the stream at which toxics act."""
         toxics = self._toxics
         if toxics.blackhole in (direction, "both"):
             yield toxics.blackhole_after, self._swallow
@@ -229,7 +229,7 @@ class _Lane:
             reader.join()
 
     def _pass(self, block: bytes) -> None:
-        """Let a block through, stopping at each gate in it."""
+        """Forward a block, and stop at each gate in it."""
         while self._gates and self._gates[0][0] <= self._passed + len(block):
             place, act = self._gates.pop(0)
             count = place - self._passed
@@ -267,7 +267,7 @@ class _Lane:
         self._swallows = True
 
     def _stall(self) -> None:
-        """Read no more for a while, unless the other side has gone or the proxy stops."""
+        """Stop reading for a while, unless the other side has closed or the proxy stops."""
         seconds = self._toxics.stall_seconds
         poll = select.poll()
         poll.register(self._writes.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
@@ -282,14 +282,15 @@ class _Lane:
         raise _Over
 
     def _reset(self) -> None:
-        self._dead.set()  # before the other lane wakes up and says goodbye with a FIN
+        self._dead.set()  # before the other direction wakes up and ends with a FIN
         _reset(self._reads)
         _reset(self._writes)
         raise _Over
 
 
 class _Late:
-    """A bounded queue of blocks, each with the time when it may go on; order is kept."""
+    """A bounded queue of blocks, each with the time from which it may be forwarded; order is
+    kept."""
 
     def __init__(self, toxics: Toxics, chance: random.Random) -> None:
         self._toxics, self._chance = toxics, chance
@@ -320,7 +321,7 @@ class _Late:
             return due, block
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Accept no further blocks."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -343,15 +344,15 @@ def _shut(sock: socket.socket, how: int) -> None:
     try:
         sock.shutdown(how)
     except OSError:
-        pass  # it is gone already
+        pass  # it is closed already
 
 
 def _reset(sock: socket.socket) -> None:
-    """Send an RST. The other lane may sit in recv, which would put close(2) off: SHUT_RD wakes it,
-    silently."""
+    """Send an RST. The other direction may wait in recv, which would delay close(2): SHUT_RD wakes
+    it, silently."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         sock.shutdown(socket.SHUT_RD)
     except OSError:
-        pass  # it is gone already
+        pass  # it is closed already
     sock.close()

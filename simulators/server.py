@@ -2,10 +2,10 @@
 the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never here:
 the meaning of a path.
 
-A journal entry is there as soon as its head was read: method, path, query, headers, faults,
-started. When the exchange is over it also has status, sent (bytes, head included), body_bytes (of
-an upload), ended (monotonic seconds, as is started) and outcome: `kept` or `ended` connection,
-`hung up` by a fault, `gone` peer, `refused`."""
+A journal entry exists as soon as its head was read: method, path, query, headers, faults, started.
+When the exchange is over it also has status, sent (bytes, head included), body_bytes (of an
+upload), ended (monotonic seconds, like started) and outcome: `kept` or `ended` connection, `hung
+up` by a fault, `gone` peer, `refused`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _JSON: Final = [("Content-Type", "application/json")]
 
 
 class Hangup(Exception):
-    """A fault ends the connection before there is an answer: by `end`, once all is recorded."""
+    """A fault ends the connection before its answer: by `end`, after the exchange is recorded."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         super().__init__("hung up")
@@ -38,7 +38,7 @@ class Hangup(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """Where a server listens and how it misbehaves; the same for both clouds."""
+    """A server's address and its misbehaviour; the same for both clouds."""
 
     port: int = 0
     bind: str = "127.0.0.1"
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass
 class Exchange:
-    """One request on its way to an answer. `facts` are added to its journal entry."""
+    """One request before its answer. `facts` are added to its journal entry."""
 
     connection: Connection
     request: Request
@@ -90,7 +90,7 @@ class Server:
         self.port = self._listener.port
 
     def url(self, path: str = "") -> str:
-        """Return the URL of a path here."""
+        """Return the URL of a path of this server."""
         host = f"[{self._bind}]" if ":" in self._bind else self._bind
         return f"{self._scheme}://{host}:{self.port}{path}"
 
@@ -214,7 +214,7 @@ class Server:
         return not player.ended
 
     def _lingers(self, exchange: Exchange) -> bool:
-        """Obey `idle_close`: whether the connection may wait for another request."""
+        """Obey `idle_close`: return whether the connection may wait for another request."""
         fault = exchange.plan.get("idle_close")
         if fault is None or exchange.connection.idle(fault.seconds(0) or 0.0):
             return True

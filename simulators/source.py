@@ -1,9 +1,9 @@
 """The source cloud: any path is an object, and its bytes are generated (`content`).
 
 The size is `?size=N`, else a deterministic one between two bounds. The name of the content is the
-path as it was sent, without the query, so `Content(seed).read(path, offset, length)` is what a
-client must have received. Decided here: the meaning of GET and HEAD. Never here: the faults of the
-answer (`spoil`)."""
+path as sent, without the query, so `Content(seed).read(path, offset, length)` equals the bytes that
+a client must have received. Decided here: the meaning of GET and HEAD. Never here: the faults of
+the answer (`spoil`)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ _DIGESTS: Final = ("crc32c", "crc64nvme")
 
 @dataclass(frozen=True)
 class Representation:
-    """One version of one object: `name` is what its content is called, `etag` None when it has
-    none."""
+    """One version of one object: `name` is the name of its content, `etag` None if it has none."""
 
     name: str
     size: int
@@ -39,7 +38,8 @@ class Representation:
 
 
 class Source:
-    """A source on a port, from construction until `stop`; `content` is what its objects hold."""
+    """A source on a port, from construction until `stop`; `content` holds the bytes of its
+    objects."""
 
     def __init__(
         self,
@@ -75,19 +75,19 @@ class Source:
         self.stop()
 
     def stop(self) -> None:
-        """Close every connection and give the content back."""
+        """Close every connection and release the content."""
         self._server.stop()
         self.content.close()
 
     def size_of(self, path: str) -> int:
-        """Return the size of the object at a path that carries no `?size=`."""
+        """Return the size of the object at a path without a `?size=`."""
         return self.content.size_of(path, *self._bounds)
 
     def _respond(self, exchange: Exchange) -> Answer:
         request, plan = exchange.request, exchange.plan
         if request.method not in ("GET", "HEAD"):
             answer = plain(405, "GET or HEAD", [("Allow", "GET, HEAD")])
-            answer.keep = False  # a body may follow, and nobody reads it
+            answer.keep = False  # a body may follow, which is never read
             return answer
         current = self._representation(request, plan)
         fields = self._fields(request, current, plan)

@@ -21,12 +21,12 @@ _STOP_SECONDS: Final = 5.0
 
 
 class NotStarted(RuntimeError):
-    """The simulator ended before it listened; its stderr says why."""
+    """The simulator ended before it listened; its stderr has the reason."""
 
 
 @dataclass(frozen=True)
 class Spawned:
-    """A running simulator. `ca` is the file of the authority to trust, when it speaks TLS."""
+    """A running simulator. `ca` is the file of the authority to trust, if it uses TLS."""
 
     process: subprocess.Popen[str]
     base: str
@@ -55,7 +55,7 @@ class Spawned:
             connection.close()
 
     def get_json(self, path: str) -> Any:
-        """Return what a control path says. Raises ValueError when it is not JSON."""
+        """Return the document at a control path. Raises ValueError when it is not JSON."""
         return json.loads(self.request("GET", path)[1])
 
     def clear(self, path: str) -> None:

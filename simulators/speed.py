@@ -1,8 +1,8 @@
 """Is a simulator the bottleneck? Both clouds against nginx on one object, round by round in turn.
 
 nginx serves a file in /dev/shm by sendfile, and discards uploads behind `return 204`. The client is
-the same for all: it discards what it gets in the kernel, and sends what it puts by sendfile.
-Bounded: one object, a few rounds, all on loopback, nothing left behind."""
+the same for all: it discards downloads in the kernel, and uploads by sendfile. Bounded: one object,
+a few rounds, all on loopback, nothing left behind."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _contestants(
 def _nginx(content: Content, size: int) -> Iterator[tuple[int, int]]:
     """Run nginx over one object in memory; yield its pid and port."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="simulators-speed-") as home:
-        os.chmod(home, 0o755)  # nginx gives root away
+        os.chmod(home, 0o755)  # nginx drops the privileges of root
         with Path(home, "object").open("wb") as file:
             for view in content.views("/object", 0, size):
                 file.write(view)
@@ -121,7 +121,7 @@ def _await_port(port: int) -> None:
 def _rounds(
     contestants: list[Contestant], rounds: int, size: int
 ) -> dict[str, tuple[float, float]]:
-    """Return for each the medians of GiB/s and CPU seconds a GiB; in every round all have their
+    """Return for each the medians of GiB/s and CPU seconds a GiB; in every round each has its
     turn."""
     gibibytes = size / 2**30
     rates: dict[str, list[float]] = {each.name: [] for each in contestants}

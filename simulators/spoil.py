@@ -39,7 +39,7 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 def spoil(answer: Answer, request: Request, plan: Plan, content: Content | None) -> None:
-    """Change the answer as the plan says. A fault that struck an upload's body already is
+    """Change the answer as the plan requires. A fault that struck an upload's body already is
     skipped."""
     if not plan.faults:
         return
@@ -58,13 +58,12 @@ def spoil(answer: Answer, request: Request, plan: Plan, content: Content | None)
     _spoil_framing(answer, plan)
     _spoil_start(answer, plan)
     if plan.get("ragged_tls"):
-        answer.keep = True  # no proper end; the close is ours
+        answer.keep = True  # no proper end; this side closes
         answer.after.append(End("close"))
 
 
 def replaces(plan: Plan) -> bool:
-    """Whether the plan puts another answer in place of the true one, so that an upload is not
-    stored."""
+    """Whether the plan replaces the true answer by another, so that an upload is not stored."""
     return any(fault.name in _REPLACEMENTS for fault in plan.faults)
 
 
@@ -139,14 +138,14 @@ def _spoil_range(answer: Answer, plan: Plan) -> None:
 
 
 def _place(answer: Answer) -> tuple[int, int, str] | None:
-    """Return the first byte, the last byte and the size that the answer says it holds."""
+    """Return the first byte, the last byte and the size that the answer declares."""
     value = dict(answer.headers).get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(value)
     return (int(match[1]), int(match[2]), match[3]) if match else None
 
 
 def _lie_digest(answer: Answer, fault: Fault) -> None:
-    """Answer the digest of something else, in the right form."""
+    """Answer the digest of other bytes, in the right form."""
     value = dict(answer.headers).get("Repr-Digest")
     if value is not None:
         answer.put(

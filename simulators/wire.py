@@ -103,8 +103,7 @@ class Connection:
         return count
 
     def discard(self, limit: int) -> int:
-        """Take up to `limit` bytes off the socket without looking at them; at least one. Raises
-        Gone."""
+        """Discard up to `limit` bytes from the socket unread; at least one. Raises Gone."""
         if self._ahead:
             count = min(limit, len(self._ahead))
             self._ahead = self._ahead[count:]
@@ -113,7 +112,7 @@ class Connection:
             if self.tls:
                 count = len(self._sock.recv(min(limit, _TLS_BYTES)))
             else:
-                # tcp(7): MSG_TRUNC discards in the kernel, without the copy that a reader pays.
+                # tcp(7): MSG_TRUNC discards in the kernel, without the cost of a copy.
                 wanted = min(limit, _DISCARD_BYTES)
                 count = self._sock.recv_into(_NOWHERE, wanted, socket.MSG_TRUNC)
         except OSError as error:
@@ -153,7 +152,7 @@ class Connection:
             raise Gone
 
     def idle(self, seconds: float) -> bool:
-        """Wait for the next request, at most `seconds`; return False when none came."""
+        """Wait for the next request, at most `seconds`; return False if none came."""
         if self._ahead:
             return True
         poll = select.poll()
@@ -161,7 +160,7 @@ class Connection:
         return bool(poll.poll(seconds * 1000))
 
     def shrink(self) -> None:
-        """Ask for the smallest receive buffer there is, so that a peer soon meets a zero window."""
+        """Request the smallest possible receive buffer, so that a peer soon meets a zero window."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
     def reset(self) -> None:
@@ -170,7 +169,7 @@ class Connection:
         self._sock.close()
 
     def close(self) -> None:
-        """End at once: a FIN, or an RST if unread bytes lie here; in TLS without close_notify
+        """End at once: a FIN, or an RST if unread bytes remain; in TLS without close_notify
         (ragged)."""
         self._sock.close()
 
@@ -178,8 +177,7 @@ class Connection:
         """End properly: close_notify in TLS, a FIN, and read on a while so that no RST overtakes
         our answer.
 
-        RFC 9112 §9.6: a server that closes with unread bytes may destroy its own last answer.
-        """
+        RFC 9112 §9.6: a server that closes with unread bytes may destroy its own last answer."""
         try:
             self._sock.settimeout(_LINGER_SECONDS)
             if isinstance(self._sock, ssl.SSLSocket):

@@ -11,7 +11,7 @@ MIB = 1 << 20
 BASE = "rclone"
 """The key of the mover to which ratios refer."""
 BEST_BASE = "rclone-best"
-"""The key that replaces it where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each
+"""The key that replaces it if rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each
 call."""
 BASELINE = "baseline"
 """The key of the simplest loops in C."""
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def whole(self) -> bool:
-        """Whether every move was compared with the source, and was the same."""
+        """Whether every moved object was compared with the source, and was the same."""
         return self.failure is None and bool(self.samples) and all(s.whole for s in self.samples)
 
     def to_json(self) -> dict[str, Any]:

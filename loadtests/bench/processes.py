@@ -32,8 +32,8 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def waited_for_core(pids: Sequence[int]) -> float:
-    """Return the seconds that these processes' main threads were ready to run and had no core (0 if
-    unknown)."""
+    """Return the seconds for which these processes' main threads were ready to run and had no core
+    (0 if unknown)."""
     try:
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
     except OSError:
@@ -48,7 +48,7 @@ def children(pid: int) -> list[int]:
             if entry.name.isdigit() and int(_stat(int(entry.name))[1]) == pid:
                 found.append(int(entry.name))
         except (OSError, IndexError):
-            continue  # it ended while we looked
+            continue  # it ended in between
     return sorted(found)
 
 
@@ -65,7 +65,7 @@ def memory(pid: int, name: str) -> int:
 
 
 def written_bytes(pid: int) -> int:
-    """Return how many bytes a process has caused to be written to disks (proc(5): io)."""
+    """Return the number of bytes that a process has caused to be written to disks (proc(5): io)."""
     try:
         lines = Path(f"/proc/{pid}/io").read_text().splitlines()
     except OSError:
@@ -120,7 +120,7 @@ def raise_open_files(wanted: int) -> None:
 def stop(
     process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTERM, seconds: float = 10.0
 ) -> None:
-    """Stop a process and the children it had, by their ids; by force if SIGTERM does not help."""
+    """Stop a process and its children, by their ids; by force if SIGTERM does not help."""
     if process.poll() is not None:
         return
     brood = children(process.pid)

@@ -1,6 +1,5 @@
-"""relay and rclone as movers, each started as its users start it. Decided here: the options that
-both have in common. Never here: which objects are moved.
-"""
+"""relay and rclone as movers, each started as its users start it. Decided here: their common
+options. Never here: which objects are moved."""
 
 from __future__ import annotations
 

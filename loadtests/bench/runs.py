@@ -87,8 +87,8 @@ class Program:
 
 @dataclass
 class Section:
-    """One comparison: `count` objects of `bytes` together; `check(target)` raises BenchError if it
-    is not all there."""
+    """One comparison: `count` objects of `bytes` together; `check(target)` raises BenchError if an
+    object is missing."""
 
     name: str
     title: str

@@ -66,7 +66,7 @@ class Seaweed:
 
 
 ATTEMPTS = 3
-"""Number of starts before a server counts as one that does not start."""
+"""The number of starts after which a server counts as broken."""
 
 
 def weed() -> str | None:

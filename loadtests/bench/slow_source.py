@@ -1,8 +1,8 @@
-"""A source of slow streams: `python -m loadtests.bench.slow_source PORT BYTES` gives each connection 10 KB
-a second.
+"""A source of slow streams: `python -m loadtests.bench.slow_source PORT BYTES` gives each
+connection 10 KB a second.
 
-GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most returns how many
-streams ran at once."""
+GET or HEAD of /INDEX gives object INDEX, a function of its number alone. GET /most returns the
+largest number of concurrent streams."""
 
 from __future__ import annotations
 

@@ -95,8 +95,7 @@ def climb(args: argparse.Namespace, objects: Objects, folder: Path) -> list[Row]
 
 
 def memory_folder() -> str | None:
-    """Return a folder in memory for logs, so that what a worker writes to the disk is payload or
-    nothing."""
+    """Return a folder in memory for logs, so that a worker writes only payload to the disk."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 

@@ -22,7 +22,7 @@ _STYLE = """
 
 
 def draw(rows: Sequence[Row], caption: str) -> str:
-    """Return an SVG. A rung without a figure gets no bar, and says so."""
+    """Return an SVG. A rung without a figure has a note in place of a bar."""
     height = TOP + LINE * len(rows) + 34
     right = LEFT + BAR + 90
     parts = [

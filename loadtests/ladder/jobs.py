@@ -14,7 +14,7 @@ LOOPS = 8
 
 
 class Job(NamedTuple):
-    """One object: from where, to where, and a path on the disk that is its own."""
+    """One object: its source, its destination, and a path of its own on the disk."""
 
     source: str
     destination: str

@@ -85,8 +85,8 @@ class Objects:
         ]
 
     def whole(self, received: list[dict[str, object]]) -> int:
-        """Count those that arrived with the size and digest that they must have, by the
-        destination's own record."""
+        """Count the objects that arrived with their size and digest, by the destination's own
+        record."""
         got = {str(entry["path"]): entry for entry in received}
         with Content(self.seed) as content:
             return sum(
@@ -184,7 +184,7 @@ class Watch:
                 self.peak = max(self.peak, sum(memory(pid, "VmHWM") for pid in self._pids))
                 self.disk = max(self.disk, sum(written_bytes(pid) for pid in self._pids))
             except BenchError:
-                return  # a program that is done loses its figures; those of 20 ms ago count
+                return  # the figures of an ended program are lost; those of 20 ms ago count
             if over:
                 return
             sleep(0.02)
@@ -221,8 +221,7 @@ def run_rung(
 def _run(
     command: list[str], servers: list[int] | None, log: Path, home: Path, limit: float
 ) -> tuple[float, float, Watch]:
-    """Return wall and CPU seconds: of the servers where there are any, else of the program
-    itself."""
+    """Return wall and CPU seconds: of the servers if there are any, else of the program itself."""
     before = (
         [cpu_seconds(servers), sum(written_bytes(pid) for pid in servers)] if servers else [0.0, 0]
     )
@@ -246,7 +245,7 @@ def _run(
 
 
 def _finished(process: subprocess.Popen[bytes], limit: float) -> float:
-    """Wait for the program's end and return the CPU seconds that it had; a late one is killed."""
+    """Wait for the program's end and return its CPU seconds; a late one is killed."""
     until = monotonic() + limit
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)

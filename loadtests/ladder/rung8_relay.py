@@ -9,7 +9,7 @@ from loadtests.ladder.jobs import AT_ONCE, Job, read_jobs
 
 
 def move(job: Job) -> None:
-    """Ask relay to move one object, and believe nothing less than `verified`."""
+    """Ask relay to move one object, and accept only `verified`."""
     order = json.dumps({"source": job.source, "destination": job.destination}).encode()
     request = Request(f"{sys.argv[3]}/migrate", order, {"Content-Type": "application/json"})
     with urlopen(request, timeout=300) as answer:  # raises for anything but a success

@@ -1,6 +1,6 @@
 """Stores that lie: plain HTTP, WebDAV and S3, each with habits of real stores, and a journal that
 knows the truth.
 
-`habits` is the table, with the place where each was seen; `manners` decide when one shows; `shelf`
-holds the objects, and the journal of who wrote what; `serving` is the loop of a connection;
-`plain`, `dav` and `s3` speak the protocols."""
+`habits` is the table, with the place where each was seen; `manners` decide when a habit occurs;
+`shelf` holds the objects, and the journal of every write and its writer; `serving` is the loop of a
+connection; `plain`, `dav` and `s3` speak the protocols."""

@@ -73,7 +73,7 @@ class DavLiar(PlainLiar):
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
     def other(self, habit: str, name: str, size: int) -> None:
-        """As Liar's, for names that others know: no temporary ones."""
+        """As Liar's, for permanent names: not for temporary ones."""
         if not name.rpartition("/")[2].startswith((".relay-", "relay-")):
             super().other(habit, name, size)
 

@@ -1,11 +1,11 @@
 """A lying folder of this machine: its files when a command begins, and the changes while it runs.
 
 Theory of operation. A folder has no log of requests, so relay's work is found afterwards: `look`
-compares the files with those of its last look, by inode and times, and records each change in the
+compares the files with those of its last run, by inode and times, and records each change in the
 journal. The tree is `in`; the files beside it, in `out`, belong to another user.
 
-Decided here: the files, and which of them changed. Never here: whether that is right (the judge).
-"""
+Decided here: the files, and which of them changed. Never here: whether that is right (the
+judge)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Mark = tuple[int, int, int]
 
 
 class FolderLiar:
-    """A folder. `root` is its own, with all that is beside it; `confined` says that nothing outside
-    of the tree may be touched, although a link leads there."""
+    """A folder. `root` contains the tree and everything beside it; `confined` forbids changes
+    outside the tree, even through a link."""
 
     kind = "local"
 
@@ -39,7 +39,7 @@ class FolderLiar:
         self.log: list[Sent] = []
         self.odd: tuple[str, ...] = tuple(names(manners, self.kind)) if role == "source" else ()
         self.trespasses: list[str] = []
-        """Forbidden changes: a pipe that is gone, a file outside."""
+        """Forbidden changes: a deleted pipe, a changed file outside."""
         self._confined = confined
         self._marks: dict[str, Mark] = {}
         self._beside: dict[Path, Mark] = {}
@@ -58,7 +58,7 @@ class FolderLiar:
         return f"{self.tree}/{name}"
 
     def put(self, name: str, data: bytes, by: Who, modified: float) -> None:
-        """Write an object before anything begins, where nothing lies in its way."""
+        """Write an object before anything starts, if its path is free."""
         path = self.tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -66,10 +66,10 @@ class FolderLiar:
         self.shelf.put(name, data, by, modified=modified)
         self._marks[name] = _mark(path.stat())
 
-    # -- what lies there
+    # -- prior entries
 
     def arrange(self, names: list[str], modified: float, tree: bool) -> None:
-        """Make what the habits have, around the objects of these names, once they are there; of a
+        """Create the entries of its habits around the objects of these names, once they exist; of a
         `tree` more than of a single one."""
         if self.role == "source" and tree:
             note(self.manners, self.kind)
@@ -127,7 +127,7 @@ class FolderLiar:
                 taken.symlink_to(target)
                 self.shelf.put(free, OUTSIDE, "before", modified=modified)
 
-    # -- what changes
+    # -- changes
 
     def changes(self, op: Op) -> None:
         """Write a file in place while it is being uploaded: other bytes, more bytes, or its time
@@ -154,7 +154,7 @@ class FolderLiar:
             os.utime(path, (held.modified, held.modified))
 
     def look(self) -> None:
-        """Record the changes since the last look in the journal, as relay's."""
+        """Record the changes since the last call in the journal, as relay's."""
         found = dict(self._found())
         for name, mark in found.items():
             if self._marks.get(name) != mark and self.role == "destination":
@@ -184,8 +184,8 @@ class FolderLiar:
         self._beside = beside
 
     def _leads_to(self, path: Path) -> bool:
-        """Say if a link in the tree leads to a file, or to the folder that it lies in. A server
-        follows none."""
+        """Return true if a link in the tree leads to a file, or to the folder that contains it. A
+        server follows none."""
         return not self._confined and bool(
             self.manners.habits & {"place-link", "place-folder-link"}
         )
@@ -195,7 +195,7 @@ class FolderLiar:
         for folder, _, files in os.walk(self.tree, followlinks=self.role == "destination"):
             for file in files:
                 path = Path(folder, file)
-                with suppress(OSError):  # a link to nothing, or to itself
+                with suppress(OSError):  # a link to an absent file, or to itself
                     found = path.stat()
                     if stat.S_ISREG(found.st_mode):
                         rows.append((str(path.relative_to(self.tree)), _mark(found)))

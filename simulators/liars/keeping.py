@@ -1,6 +1,6 @@
 """The storage of an arrived upload: whole, or as a store's habits change it; and writes of others.
 Decided here: which bytes are kept. Never here: whether they may be kept (`telling.py`,
-preconditions), and how they came."""
+preconditions), and how they arrived."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Keeping:
     def stored(
         self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = ""
     ) -> Held | None:
-        """Keep an upload as this store does: whole, or as its habits have it. None if it
+        """Store an upload as this store does: whole, or changed by its habits. None if it
         vanishes."""
         self.other("other-before", op.name, len(body))
         if body and (

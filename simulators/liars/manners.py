@@ -1,6 +1,6 @@
 """When a habit occurs: by seed, by name, and by the number of earlier times. Decided here: chance
 and memory. Never here: the effect of a habit. Two runs of one seed draw the same for one name, in
-whatever order requests come."""
+any order of requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Manners:
         self._lock = threading.Lock()
 
     def has(self, habit: str) -> bool:
-        """Say if the store has it."""
+        """Return true if the store has it."""
         return habit in self.habits
 
     def does(self, habit: str) -> bool:
-        """Say if the store has it, and count that it occurs."""
+        """Return true if the store has it, and count that it occurs."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -33,7 +33,7 @@ class Manners:
         return True
 
     def once(self, habit: str, *key: object) -> bool:
-        """Say if it occurs now: the first time for this key, and never again for it."""
+        """Return true if it occurs now: the first time for this key, and never again for it."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -44,7 +44,7 @@ class Manners:
         return True
 
     def picks(self, habit: str, *key: object, share: float = 0.5) -> bool:
-        """Say if it occurs for this key, which is true for that `share` of the keys."""
+        """Return true if it occurs for this key, which it does for that `share` of the keys."""
         return habit in self.habits and self.roll(habit, *key) < share and self.does(habit)
 
     def roll(self, *key: object) -> float:

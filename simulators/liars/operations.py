@@ -23,8 +23,8 @@ class Op:
 
 @dataclass(kw_only=True)
 class Sent:
-    """One request as it came: `bytes` of its body, whether that was whole, and how it was answered
-    (0: not at all)."""
+    """One request as received: the `bytes` of its body, whether that was whole, and the status of
+    the answer (0: none)."""
 
     op: Op
     status: int = 0

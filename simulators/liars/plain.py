@@ -66,8 +66,8 @@ class PlainLiar(Liar):
         return answer
 
     def meant_name(self, name: str) -> str:
-        """Return the name of the object that the store takes a name for: where nothing has it, that
-        of an object which is named so with an ending."""
+        """Return the name of the object that the store serves for a name: if no object has it, that
+        of an object with the same name and an ending."""
         if not self.manners.has("negotiates") or not name or name.endswith("/"):
             return name
         if self.shelf.get(name) is not None or self.shelf.has_folder(name):
@@ -92,7 +92,7 @@ class PlainLiar(Liar):
         return self.deleted(op, request)
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
-        """As Liar's: some keep the bytes that came."""
+        """As Liar's: some keep the received bytes."""
         if op.kind == "put" and self.manners.does("keeps-piece"):
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
@@ -175,7 +175,7 @@ class PlainLiar(Liar):
             yield f'<a href="{escape(href)}">more</a>          01-Jan-2026 00:00      9\r\n'
 
     def astray(self) -> Iterator[str]:
-        """Yield the links of the root folder that lead elsewhere; note the unsafe names that it
+        """Yield the links of the root folder that lead elsewhere; record the unsafe names that it
         lists."""
         if self.role == "source":
             note(self.manners, self.kind)
@@ -234,7 +234,7 @@ class PlainLiar(Liar):
 
 
 def otherwise(path: str) -> str:
-    """Return a path with more percent-encoded than need be, in lower-case digits."""
+    """Return a path with more percent-encoding than necessary, in lower-case digits."""
     return "".join(
         char
         if char == "/" or "f" < char < "{"

@@ -1,6 +1,6 @@
-"""A lying S3: one bucket, objects and uploads in parts.
+"""A lying S3: one bucket, objects and multipart uploads.
 
-Decided here: the meaning of a path, a query and a method, and uploads in parts
+Decided here: the meaning of a path, a query and a method, and multipart uploads
 (docs.aws.amazon.com, "API Reference"). Never here: the form of a listing (`s3_listing.py`), the
 parts that all stores share (`serving.py`)."""
 
@@ -164,7 +164,7 @@ class S3Liar(Liar):
         return self.manners.has("trailers-unheard") or self.manners.has("trailers-stored")
 
     def tag(self, held: Held) -> str | None:
-        """As Liar's: of an object in one piece its MD5."""
+        """As Liar's: the MD5 of an object that was uploaded in one request."""
         return f'"{held.fields.get("_tag") or hashlib.md5(held.data).hexdigest()}"'
 
     def _decoded(self, request: Request, body: bytes) -> bytes | Answer:
@@ -242,7 +242,7 @@ class S3Liar(Liar):
         self.shelf.delete(op.name, "relay", asked_tag=request.get("if-match"))
         return plain(204, "", [("x-amz-delete-marker", "true")] if self._versioned else [])
 
-    # -- uploads in parts
+    # -- multipart uploads
 
     def _of_upload(self, op: Op, request: Request, body: bytes) -> Answer:
         if op.kind == "begin":

@@ -25,7 +25,7 @@ from simulators.message import BadRequest, Request, body_length, parse_request
 from simulators.wire import Connection, Gone, TooLarge
 
 TROUBLED: Final = 0.4
-"""Number of pairs of name and verb for which a store fails at first."""
+"""The number of pairs of name and verb for which a store fails at first."""
 LIVES: Final = 14
 """Maximum number of requests before expiring credentials expire."""
 
@@ -48,8 +48,7 @@ class Liar(Telling, Keeping, ABC):
         self.odd = tuple(names(manners, self.kind))
         """Names of its objects that are unsafe elsewhere."""
         self.elsewhere, self.password = "", ""
-        """The host and port of another store, and the password, that its links to elsewhere
-        have."""
+        """The host and port of another store, and the password, for links to elsewhere."""
         self.watch: Callable[[Op], None] | None = None
         """Called with each request before it is carried out."""
         self._lives = 1 + int(manners.roll("lives") * LIVES)
@@ -80,10 +79,10 @@ class Liar(Telling, Keeping, ABC):
         """Carry out the operation, and return the honest answer, or a habit's."""
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
-        """An upload broke off after these bytes."""
+        """Handle an upload that broke off after these bytes."""
 
     def allowed(self, request: Request) -> bool:
-        """Say if a request has accepted credentials."""
+        """Return true if a request has accepted credentials."""
         return (request.get("authorization") or "").removeprefix("Bearer ") in self.secrets
 
     def renew(self, secret: str) -> None:
@@ -199,7 +198,7 @@ class Liar(Telling, Keeping, ABC):
     # -- trouble
 
     def _first(self, habit: str, op: Op) -> bool:
-        """Say if a habit strikes now: once for each verb and name that it picks."""
+        """Return true if a habit strikes now: once for each verb and name that it picks."""
         key = (op.kind, op.name, op.number)
         return self.manners.roll(habit, *key) < TROUBLED and self.manners.once(habit, *key)
 

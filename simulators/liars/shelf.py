@@ -1,7 +1,6 @@
 """The objects of a store, and the journal of every change: its bytes and its writer.
 
-Decided here: the true state. Never here: what a store claims about it. Safe between threads.
-"""
+Decided here: the true state. Never here: a store's claims about it. Safe between threads."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ class Held:
 
     @property
     def tag(self) -> str:
-        """A strong entity tag, without its quotes: no two writes have the same."""
+        """A strong entity tag, without its quotes: unique for each write."""
         return f"{self.serial:x}-{hashlib.md5(self.data).hexdigest()[:16]}"
 
 
@@ -48,12 +47,12 @@ class Event:
     held: Held | None
     why: str = ""
     asked_tag: str | None = None
-    """Of a deletion or an overwrite: the If-Match that came with it."""
+    """Of a deletion or an overwrite: the If-Match of its request."""
 
 
 @dataclass(kw_only=True)
 class Upload:
-    """An upload in parts: `state` is open, completed, aborted (by relay), or gone (by the store's
+    """A multipart upload: `state` is open, completed, aborted (by relay), or gone (by the store's
     own rule)."""
 
     id: str
@@ -100,7 +99,8 @@ class Shelf:
         return self._fold(name)
 
     def spelled(self, name: str) -> str:
-        """Return a name with its folders as the store spells them. A folder's ends with '/'."""
+        """Return a name with its folders as the store spells them. A folder's name ends with
+        '/'."""
         folder, slash, last = name.rpartition("/")
         if not (self._one_spelling and slash):
             return name
@@ -109,7 +109,7 @@ class Shelf:
         return f"{next(known, above)}/{last}"
 
     def has_folder(self, name: str) -> bool:
-        """Say if there is a folder of this name, without its final '/'."""
+        """Return true if a folder of this name exists, without its final '/'."""
         return self.spelled(f"{name}/").removesuffix("/") in self.folders
 
     def get(self, name: str) -> Held | None:
@@ -118,7 +118,8 @@ class Shelf:
         return found and found[1]
 
     def before(self, name: str) -> tuple[Held | None, float] | None:
-        """Return the object of a name before the last write, and how many seconds ago that was."""
+        """Return the object of a name before the last write, and the number of seconds since that
+        write."""
         found = self._old.get(self.key(name))
         return found and (found[0], time.monotonic() - found[1])
 
@@ -202,14 +203,14 @@ class Shelf:
                 event.held for event in stack if event.held is None or event.held.serial not in gone
             ]
             del self._held[self.key(name)]
-            left = kept[-1] if kept else None  # None also of a marker
+            left = kept[-1] if kept else None  # None also for a marker
             if left is not None:
                 self._held[self.key(name)] = (name, left)
             self.events.append(Event(name=name, by=by, old=current, held=left, why=REMOVED))
 
     def move(self, name: str, to: str, by: Who, size: int | None = None) -> bool:
         """Rename an object, and replace the one of that name; False if it does not exist. With
-        `size` its first bytes alone arrive."""
+        `size` only its first bytes arrive."""
         with self.lock:
             found = self.get(name)
             if found is None:

@@ -35,7 +35,7 @@ class Telling:
     node: threading.local
     """Its `number` is that of the node that answers the request of this thread."""
     missed: set[str]
-    """Names of which HEAD or GET has said that nothing is there."""
+    """Names that HEAD or GET has reported as absent."""
 
     def refusal(self, status: int, code: str = "") -> Answer:
         """Return a refusal in the form of this protocol."""
@@ -99,7 +99,7 @@ class Telling:
         return formatdate(held.modified, usegmt=True)
 
     def forbidden(self, request: Request, held: Held | None) -> bool:
-        """Say if a precondition forbids the request (RFC 9110 section 13.1)."""
+        """Return true if a precondition forbids the request (RFC 9110 section 13.1)."""
         conditional = (
             request.get("if-match") is not None or request.get("if-none-match") is not None
         )
@@ -107,7 +107,7 @@ class Telling:
             return False
         tag = None if held is None else self.tag(held)
         if tag is not None and request.get("if-match") == tag and not tag.startswith("W/"):
-            return False  # by the letter, whatever it looks like
+            return False  # by its exact text, even one that looks like a list
         return if_match_fails(request, tag) or if_none_match_fails(request, tag)
 
     def read(self, op: Op, request: Request) -> Answer:

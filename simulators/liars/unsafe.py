@@ -27,9 +27,9 @@ NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "key-marker": {"s3": ("sub/", "deep/")},
     "key-and-folder": {"s3": ("both", "both/inner.txt")},
 }
-"""Objects that really are there, by the habit and the kind of store."""
+"""Objects that really exist, by the habit and the kind of store."""
 MARKER: Final = "sub/"
-"""The empty one of them, a folder's marker: nothing is lost if it is left out."""
+"""The empty one of them, a folder's marker: leaving it out loses nothing."""
 LINKS: Final[Mapping[str, tuple[str, ...]]] = {
     "key-dots": ("..%2fup.txt", "%2e%2e/up.txt", "..%5cup.txt"),
     "link-host": ("http://{other}/d/evil.txt", "//{other}/d/evil-too.txt"),
@@ -52,7 +52,7 @@ def names(manners: Manners, kind: str) -> list[str]:
 
 
 def note(manners: Manners, kind: str) -> None:
-    """Note that a listing has shown them."""
+    """Record that a listing has shown them."""
     for habit, by_kind in NAMES.items():
         if kind in by_kind:
             manners.does(habit)
