@@ -55,7 +55,7 @@ class Result:
 
     @property
     def verified(self) -> bool:
-        """Say if relay reports it as verified."""
+        """Return whether relay reports it as verified."""
         return self.answer.get("state") == "verified"
 
 

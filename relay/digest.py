@@ -163,7 +163,7 @@ def _members(text: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _is_bytes(value: str) -> bool:
-    """Say if this is a byte sequence of RFC 8941 (section 3.3.5), between colons."""
+    """Return whether this is a byte sequence of RFC 8941 (section 3.3.5), between colons."""
     return len(value) >= 2 and value[0] == value[-1] == ":"
 
 

@@ -128,7 +128,7 @@ _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "", "localhost"})
 
 
 def is_public(address: str) -> bool:
-    """Say if a text is an address on the public internet: in no row of DENIED."""
+    """Return whether a text is an address on the public internet: in no row of DENIED."""
     parsed = _parse_address(address)
     return parsed is not None and _is_public(parsed)
 
@@ -143,17 +143,19 @@ class Allowed:
     port: int | None = None
 
     def has_port(self, port: int) -> bool:
-        """Say if this entry includes a port."""
+        """Return whether this entry includes a port."""
         return self.port in (None, port)
 
     def has_name(self, name: str) -> bool:
-        """Say if this entry includes a host; `name` is lower-case, without a trailing dot."""
+        """Return whether this entry includes a host; `name` is lower-case, without a trailing
+        dot."""
         if self.name is None:
             return False
         return name.endswith(self.name[1:]) if self.name.startswith("*.") else name == self.name
 
     def has_address(self, address: Address) -> bool:
-        """Say if this entry's network includes an address, or the IPv4 address that it maps."""
+        """Return whether this entry's network includes an address, or the IPv4 address that it
+        maps."""
         return self.network is not None and any(
             form in self.network for form in (address, _unmapped(address))
         )

@@ -37,7 +37,7 @@ _SIGNATURES: Final = (
 
 
 def same_object(one: Location, other: Location) -> bool:
-    """Say if two locations name the same object, judged by their URLs.
+    """Return whether two locations name the same object, judged by their URLs.
 
     The comparison ignores the case and a trailing dot of hosts, the spelling of numeric hosts, the
     percent-encoding of paths, the order and encoding of queries, and signatures: a URL signed for
@@ -48,14 +48,14 @@ def same_object(one: Location, other: Location) -> bool:
 
 
 def _same_bytes(one: str, other: str) -> bool:
-    """Say if two paths are the same once they are decoded."""
+    """Return whether two paths are the same once they are decoded."""
     if one.isascii() and other.isascii() and "%" not in one and "%" not in other:
         return one == other
     return unquote_to_bytes(one) == unquote_to_bytes(other)
 
 
 def same_path(one: Location, other: Location) -> bool:
-    """Say if two locations have the same path and query, at any hosts; compared as in
+    """Return whether two locations have the same path and query, at any hosts; compared as in
     `same_object`."""
     return _identity(one)[2:] == _identity(other)[2:]
 
@@ -130,7 +130,7 @@ _PATH: Final = re.compile(r"(?:list\+)?(?:file://|/).*", re.I | re.S)
 
 
 def same_text(one: str, other: str) -> bool:
-    """Say if two texts of a user certainly mean the same place, whatever remotes exist: they are
+    """Return whether two texts of a user certainly mean the same place, with any remotes: they are
     equal, or URLs that differ only in their signatures."""
     if one == other:
         return True
@@ -144,8 +144,8 @@ def same_text(one: str, other: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Say if a text of a user names a place by itself, without the settings of a remote or of
-    AWS."""
+    """Return whether a text of a user names a place by itself, without the settings of a remote or
+    of AWS."""
     return bool(_OVER_HTTP.fullmatch(text) or _PATH.fullmatch(text))
 
 

@@ -268,13 +268,14 @@ def parse_location(
 
 
 def has_fragment(text: str) -> bool:
-    """Say if a location has a fragment, which is never sent to a server (RFC 9110 section 7.1)."""
+    """Return whether a location has a fragment, which is never sent to a server (RFC 9110 section
+    7.1)."""
     return _FRAGMENT.match(text) is not None
 
 
 def is_base(url: str) -> bool:
-    """Say if names can be joined to a URL: behind a query or a fragment they would not belong to
-    the path, and all of them would be one object."""
+    """Return whether names can be joined to a URL: behind a query or a fragment they would not
+    belong to the path, and all of them would be one object."""
     return "?" not in url and "#" not in url
 
 
@@ -326,7 +327,7 @@ def redirect_target(location: Location, reference: str, side: Side = "source") -
 
 
 def is_host_name(host: str) -> bool:
-    """Say if this is a lower-case ASCII name that is valid in the DNS, its punycode labels
+    """Return whether this is a lower-case ASCII name that is valid in the DNS, its punycode labels
     included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
         return False

@@ -56,13 +56,13 @@ def whole_number(value: Any) -> int | None:
 
 
 def http_date(text: str | None) -> datetime | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None if there is none, or if it is not a
-    date."""
+    """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None for a missing text, or one that is
+    not a date."""
     if not text or len(text) > DATE_CHARACTERS:
         return None
     found = _IMF_DATE.fullmatch(text)
     try:
-        if found:  # the form that everybody writes today, at half the cost
+        if found:  # today's usual form, at half the cost
             day, month, *rest = found.groups()
             year, hour, minute, second = map(int, rest)
             return datetime(
@@ -74,15 +74,15 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:
-    """Say if an HTTP date is before `seconds` (since 1970) by more than `tolerance` seconds. False
-    if either is unknown."""
+    """Return whether an HTTP date is before `seconds` (since 1970) by more than `tolerance`
+    seconds. False if either is unknown."""
     when = http_date(text)
     return when is not None and seconds is not None and when.timestamp() < seconds - tolerance
 
 
 def iso_date(text: str | None) -> datetime | None:
-    """Read a date of ISO 8601, in UTC, also if it has no zone; None if there is none, or if it is
-    not a date."""
+    """Read a date of ISO 8601, in UTC, also if it has no zone; None for a missing text, or one that
+    is not a date."""
     if not text or len(text) > DATE_CHARACTERS:
         return None
     try:

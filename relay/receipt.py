@@ -14,7 +14,7 @@ from relay.digest import Digests, as_hex
 
 
 class Level(Enum):
-    """What a receipt proves, the strongest first."""
+    """The proof of a receipt, the strongest first."""
 
     READ_BACK = "read_back"
     """After the destination committed, every byte was read back and digested again."""
@@ -69,7 +69,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one transfer proved. `bytes` is the object's length, `bytes_resent` what earlier
+    """The proof of one transfer. `bytes` is the object's length, `bytes_resent` those that earlier
     attempts had sent."""
 
     level: Level

@@ -1,7 +1,7 @@
 """The application as gunicorn loads it: `gunicorn -c deploy/gunicorn.conf.py relay.wsgi:app`.
 
-The first thing that happens is a look at gevent's monkey patching. Without it each transfer would
-block all others, silently."""
+First it checks gevent's monkey patching. Without that, each transfer would block all others,
+silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from time import sleep
 from gevent import monkey
 
 APP_LOAD_ERROR = 4
-"""The exit code by which a gunicorn worker says that starting it again is useless."""
+"""The exit code of a gunicorn worker that must not be started again."""
 
 
 def _check_patched() -> None:
@@ -48,13 +48,13 @@ from relay.ledger.rows import SERVER  # noqa: E402
 from relay.views.log import log, start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
-"""How often a database that is away is looked for."""
+"""Seconds between two attempts to reach an unavailable database."""
 
 
 def _opened(address: str, checked: bool) -> Ledger:
-    """Open the ledger. One that gunicorn's master has opened before (`checked`) is waited for,
-    whatever it is that it lacks now: a worker that does not start takes the whole server with it,
-    and what other workers move."""
+    """Open the ledger. If gunicorn's master has opened it before (`checked`), wait for it after any
+    failure: a worker that does not start ends the whole server, with the transfers of other
+    workers."""
     said = ""
     while True:
         try:

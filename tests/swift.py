@@ -118,7 +118,7 @@ def program(name: str) -> str | None:
 
 
 def is_installed() -> bool:
-    """Return true if its programs exist."""
+    """Return whether its programs exist."""
     return program("swift-proxy-server") is not None
 
 

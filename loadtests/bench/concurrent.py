@@ -80,7 +80,7 @@ def run_hub(
 
 
 def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
-    """Keep four transfers running for at least `seconds`, each at least once; say if all
+    """Keep four transfers running for at least `seconds`, each at least once; return whether all
     arrived whole."""
     until = monotonic() + seconds
 

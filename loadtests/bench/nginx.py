@@ -173,7 +173,7 @@ class Nginx:
                 file.write(os.urandom(min(PIECE, size - offset)))
 
     def whole(self, source: str, name: str) -> bool:
-        """Say if a destination object is the source object, byte for byte."""
+        """Return whether a destination object is the source object, byte for byte."""
         return same(self.source / source, self.destination / name)
 
     def clear(self) -> None:
@@ -204,7 +204,7 @@ def _folder(name: str, size: int) -> str:
 
 
 def same(left: Path, right: Path) -> bool:
-    """Say if two files hold the same bytes."""
+    """Return whether two files hold the same bytes."""
     if not right.is_file() or left.stat().st_size != right.stat().st_size:
         return False
     if not left.stat().st_size:

@@ -177,7 +177,7 @@ def check_outputs(
 
 
 def has_marks(path: Path, opening: str = OPEN, closing: str = CLOSE) -> bool:
-    """Say if a file has the marks of the block."""
+    """Return whether a file has the marks of the block."""
     if not path.is_file():
         return False
     _, _, rest = path.read_text(encoding="utf-8").partition(opening)

@@ -146,7 +146,7 @@ class Relay:
         return Cost(wall, cpu_seconds(self.workers) - spent)
 
     def alive(self) -> bool:
-        """Say if the worker that was started is still the one that runs."""
+        """Return whether the worker that was started is still the one that runs."""
         return self._process.poll() is None and children(self._process.pid) == self.workers
 
     def close(self) -> None:

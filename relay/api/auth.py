@@ -45,8 +45,8 @@ FORWARDED = frozenset(
         "HTTP_CDN_LOOP",
     }
 )
-"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none of them looks like a
-local client."""
+"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none of them looks like a local
+client."""
 
 PEER = Struct("3i")
 """A peer's credentials (struct ucred): process id, user id, group id."""

@@ -82,7 +82,7 @@ def ledger_context(ledger: Ledger, worker: Worker, waiters: int) -> LedgerContex
 
 
 def wants_ledger(order: MigrationRequest) -> bool:
-    """Say if this migration must outlive the connection of its request."""
+    """Return whether this migration must outlive the connection of its request."""
     return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
 
 
@@ -163,7 +163,7 @@ def ledger_routes(
     )
 
 
-# -- what a request says
+# -- reading requests
 
 
 def _prefers(word: str) -> bool:
@@ -226,7 +226,7 @@ def _fresh(engine: TransferEngine, migration: Migration) -> Refresh:
     return fresh
 
 
-# -- what is answered
+# -- writing answers
 
 
 def _json(members: Mapping[str, Any], status: int = 200) -> Response:
@@ -260,14 +260,16 @@ def _await_end(
 
 
 def _is_active(migration: Migration) -> bool:
-    """Say if a migration still runs: it is running, or some of its transfers are still stopping."""
+    """Return whether a migration still runs: it is running, or some of its transfers are still
+    stopping."""
     return migration.state == "running" or bool(
         migration.state not in ENDED and migration.under_way
     )
 
 
 def _hung_up(seconds: float) -> bool:
-    """Wait up to `seconds`, and say if the client closed its connection; returns at once then."""
+    """Wait up to `seconds`, and return whether the client closed its connection; returns at once
+    then."""
     sock = request.environ.get("gunicorn.socket")
     until = monotonic() + seconds
     if sock is not None:
@@ -284,8 +286,8 @@ def _hung_up(seconds: float) -> bool:
 
 
 def _is_closed(descriptor: int) -> bool:
-    """Say if the peer has closed a connection, or its writing side (poll(2), POLLRDHUP). Reads
-    nothing, because bytes of TLS can't be peeked at."""
+    """Return whether the peer has closed a connection, or its writing side (poll(2), POLLRDHUP).
+    Reads nothing, because bytes of TLS can't be peeked at."""
     looking = _poll()
     looking.register(descriptor, POLLRDHUP)
     return bool(looking.poll(0))
@@ -298,7 +300,7 @@ def _lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -
     while (migration.state == "running" or migration.under_way) and not engine.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
-        with suppress(LedgerFailed):  # the next line has it as `trouble`
+        with suppress(LedgerFailed):  # the next line reports it as `trouble`
             migration = works.polls.migration(migration.id)
     if migration.state == "running" or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"

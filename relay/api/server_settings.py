@@ -32,7 +32,7 @@ from relay.wire.tls import client_context
 EXIT_CONFIG = 2
 EXIT_BIND = 1
 PROBE_SECONDS = 1.0
-"""How long a unix socket may take to say whether a server listens on it."""
+"""Maximum seconds in which a unix socket must show whether a server listens on it."""
 _CHOOSE = "Choose another address with --bind or RELAY_BIND."
 
 
@@ -142,7 +142,7 @@ def check_listening(addresses: Iterable[Any]) -> None:
 
 
 def refuse(refused: Refused) -> NoReturn:
-    """Say in one line why the server does not start, and end the process."""
+    """Print in one line why the server does not start, and end the process."""
     sys.stderr.write(f"relay: {refused.message}. {refused.hint}\n")
     raise SystemExit(refused.code)
 
@@ -156,7 +156,7 @@ def url_of(address: Any) -> str:
 
 
 def _report_kept(refused: Refused) -> None:
-    with suppress(OSError, AttributeError):  # nobody reads stderr
+    with suppress(OSError, AttributeError):  # stderr has no reader
         sys.stderr.write(
             f"relay: not reloaded: {refused.message}. {refused.hint} The old settings stay.\n"
         )
@@ -171,8 +171,7 @@ def _read() -> Accepted:
 
 
 def _reread(old: Accepted) -> Accepted:
-    """Return the settings as they are now. Raises ConfigError or Refused, and the old ones
-    stay."""
+    """Return the current settings. Raises ConfigError or Refused, and the old ones stay."""
     new = _read()
     if (
         old.file is not None and new.file is None
@@ -187,7 +186,7 @@ def _reread(old: Accepted) -> Accepted:
         _check_free(addresses)
     _check_ledger(
         new.settings
-    )  # also the old one: new workers would wait for it, and the old ones be gone
+    )  # also the old one: new workers would wait for it after the old ones have ended
     return replace(new, addresses=addresses)
 
 
@@ -280,7 +279,7 @@ def _check_unix(path: str) -> None:
         except ConnectionRefusedError:
             if not os.access(
                 folder, os.W_OK | os.X_OK
-            ):  # gunicorn puts its own in the place of the one that was left
+            ):  # gunicorn replaces the missing one by its own
                 raise PermissionError(
                     errno.EACCES, "what a dead server left can't be removed"
                 ) from None

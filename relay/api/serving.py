@@ -73,7 +73,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "http_protocols": "h1",
         "forwarder_headers": (
             ""
-        ),  # a field of a request never says where the application is mounted (SCRIPT_NAME)
+        ),  # a request's field never decides where the application is mounted (SCRIPT_NAME)
         "limit_request_line": 4094,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,
@@ -156,7 +156,7 @@ def when_ready(server: Any) -> None:
         )
         sys.stdout.flush()
     except (OSError, AttributeError):
-        return  # nobody reads stdout
+        return  # stdout has no reader
 
 
 def _reload(reload: Callable[[], None]) -> None:

@@ -67,7 +67,8 @@ class MigrationBackend(Protocol):
         with fresh credentials, and a `list` of fresh URLs."""
 
     def needs_command(self, id: str) -> bool:
-        """Say if a migration moves only while a command in a terminal runs it: no server does."""
+        """Return whether a migration moves only while a command in a terminal runs it: no server
+        does."""
 
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """Remove the unfinished uploads of a cancelled migration; yield a line and True for each
@@ -105,8 +106,8 @@ def server_of(settings: Settings, url: str | None) -> RemoteServer | None:
                 " RELAY_CONFIG."
             ),
         )
-    # Imported here because `requests` takes a twentieth of a second, which `relay --help` need not
-    # wait.
+    # Imported here because `requests` takes a twentieth of a second, for which `relay --help`
+    # should not wait.
     from relay.cli.client import client_of
 
     return RemoteServer(client_of(settings, url or settings.url))
@@ -117,8 +118,8 @@ class LocalLedger:
 
     def __init__(self, settings: Settings) -> None:
         """Open the ledger. Raises ConfigError."""
-        # Imported here because SQLAlchemy takes a fifth of a second, which `relay --help` need not
-        # wait.
+        # Imported here because SQLAlchemy takes a fifth of a second, for which `relay --help`
+        # should not wait.
         from relay.ledger.ledger import Ledger
 
         self._settings = settings
@@ -149,7 +150,7 @@ class LocalLedger:
         migration = self._ledger.migration(id)
         if places is None:
             return summary(self._ledger.act(migration.id, verb))
-        # Imported here because the engine takes a while, which other commands need not wait.
+        # Imported here because the engine takes a while, for which other commands should not wait.
         from relay.cli.credentials import apply_refresh
 
         texts = {
@@ -168,13 +169,16 @@ class LocalLedger:
         # Release the claims of processes that were killed.
         self._ledger.reclaim()
         if self._ledger.orphans(migration.id):
-            # Imported here because the engine takes a while, which other commands need not wait.
+            # Imported here because the engine takes a while, for which other commands should not
+            # wait.
             from relay.cli.sweep import sweep
 
             yield from sweep(self._settings, self._ledger, migration)
         self._ledger.finish()  # deletes its credentials
         left = self._ledger.migration(id).under_way
-        if left and not self._ledger.database.sqlite:  # SQLite's file shows at once who was killed
+        if (
+            left and not self._ledger.database.sqlite
+        ):  # SQLite's file shows at once which process was killed
             yield (
                 f"relay: {left:,} transfers have not stopped yet. If their process was killed, run"
                 " the same command again in half a minute: it removes their unfinished uploads",

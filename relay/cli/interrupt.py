@@ -71,7 +71,7 @@ class Interrupt:
             end_on_interrupt()
 
     def is_late(self) -> bool:
-        """Say if a signal came more than `seconds` ago."""
+        """Return whether a signal came more than `seconds` ago."""
         return self.code is not None and monotonic() - self._since > self._seconds
 
     def _handle(self, code: Exit) -> None:

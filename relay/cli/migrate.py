@@ -115,7 +115,8 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     remotes = Remotes(settings.remotes, folders=None)
     places = order.locate(remotes)
     warn(options, quiet)
-    # Imported here because SQLAlchemy takes a fifth of a second, which a usage error need not wait.
+    # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
+    # wait.
     from relay.cli.single import migrate_object
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger

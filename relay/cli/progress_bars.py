@@ -26,7 +26,7 @@ class Bars(Progress):
     head: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Return what is drawn: the text wraps, the rows are cut."""
+        """Return the drawn lines: the text wraps, the rows are cut."""
         yield from (Text(plain(line), overflow="fold") for line in self.head)
         yield self.make_tasks_table(self.tasks)
 

@@ -45,8 +45,8 @@ def serve(config: str | None, **flags: str | None) -> None:
     """Serve the HTTP API, and run its migrations. Flags override RELAY_* variables, which override
     relay.toml, which overrides the defaults."""
     _export_flags(config, flags)
-    # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need
-    # not wait.
+    # Here and not above: gunicorn and Flask take a quarter of a second, for which `relay migrate`
+    # should not wait.
     from relay.api.serving import Server
 
     Server().run()
@@ -67,4 +67,4 @@ def _export_flags(config: str | None, flags: dict[str, str | None]) -> None:
         if value is not None:
             os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(
                 name, ""
-            )  # closes what relay.toml opened
+            )  # overrides an open setting of relay.toml

@@ -65,8 +65,8 @@ def migrate_object(
 
 
 def _is_handed_back(ledger: Ledger, id: str, end: Outcome) -> bool:
-    """Say if the ledger did not accept a skip, since another command may have sent what the skip
-    found (`relay/ledger/settling.py`), and the object has not arrived since."""
+    """Return whether the ledger did not accept a skip, since another command may have sent what the
+    skip found (`relay/ledger/settling.py`), and the object has not arrived since."""
     return end.state is State.SKIPPED and not ledger.migration(id).count_in(*PRESENT).objects
 
 

@@ -21,7 +21,9 @@ from rich.filesize import decimal
 from relay.cli.flags import in_flags
 from relay.errors import OutputFailed, RelayError
 
-if TYPE_CHECKING:  # the engine takes an eighth of a second that an error message need not wait
+if (
+    TYPE_CHECKING
+):  # the engine takes an eighth of a second, for which an error message should not wait
     from relay.engine.outcome import Outcome
     from relay.receipt import Receipt, Version
 
@@ -60,7 +62,7 @@ def leave(code: int) -> NoReturn:
     that resolves a name, and tear down every module, which is a tenth of a short command's
     time."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        with suppress(OSError, ValueError):  # it has no reader, or is closed
             stream.flush()
     os._exit(code)
 
@@ -81,7 +83,7 @@ def tell(text: str) -> None:
 
 
 def tell_empty(text: str) -> None:
-    """Say on stderr that the output is empty: otherwise it looks like lost output."""
+    """Print on stderr that the output is empty: otherwise it looks like lost output."""
     say(f"relay: {plain(text)}", sys.stderr)
 
 
@@ -106,14 +108,14 @@ def _tell(text: str, hint: str | None) -> None:
 
 
 def _write(text: str, stream: TextIO) -> None:
-    if stream.isatty():  # a file, or another program, gets what it is
+    if stream.isatty():  # a file, or another program, gets the text unchanged
         text = _ACTED_ON.sub(lambda found: _escaped(found[0]), text)
     stream.write(text + "\n")
     stream.flush()
 
 
 def has_bars() -> bool:
-    """Say if stderr is a terminal that can draw bars."""
+    """Return whether stderr is a terminal that can draw bars."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 

@@ -106,7 +106,7 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
             tell(f"relay: and {len(fresh) - NAMED:,} more failed")
         show(members)
         if members["state"] == "paused" and seen.waits is not None and not under_way(members):
-            return  # nothing happens before somebody gives it other credentials
+            return  # nothing happens before its user supplies other credentials
 
 
 def _failures(migrations: MigrationBackend, ended: Members) -> list[Members]:

@@ -61,8 +61,8 @@ LOST: Final = 100
 
 
 def may_be_done(error: RelayError) -> bool:
-    """Say if a failed request may have been carried out: its answer was lost, or comes from a
-    gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500)."""
+    """Return whether a failed request may have been carried out: its answer was lost, or comes from
+    a gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500)."""
     status = getattr(error, "store_status", None)
     return status is None or (500 <= status < 600 and status not in _UNDONE)
 
@@ -78,7 +78,7 @@ class FailedUpload:
     length: int | None
 
     def may_be(self, version: Version) -> bool:
-        """Say if an existing version may be a partial object of this upload."""
+        """Return whether an existing version may be a partial object of this upload."""
         if version.size is None or version.size == self.length or version.size > self.sent:
             return False
         old = self.before.version
@@ -157,7 +157,7 @@ def _inspect_place(destination: Destination, broken: FailedUpload) -> tuple[Vers
 def remove_piece(
     destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
 ) -> bool:
-    """Delete the existing object if it is a partial one of ours, and say if it was. Raises
+    """Delete the existing object if it is a partial one of ours, and return whether it was. Raises
     DestinationLost if that can't be decided (no strong ETag, or an empty object), and
     StoreError."""
     if there.strong_etag is None or not there.size:
@@ -233,7 +233,8 @@ def _may_be_another(stored: PutResult, before: PriorState | None) -> str:
 
 
 def _is_written_since(destination: Destination, place: Location, since: float) -> bool:
-    """Say if an object was certainly last changed after a time; its date has whole seconds."""
+    """Return whether an object was certainly last changed after a time; its date has whole
+    seconds."""
     try:
         found = destination.head(place)
     except StoreError:
@@ -282,7 +283,7 @@ def remove_lost_uploads(
 
 
 def _is_there(destination: Destination, place: Location) -> bool | None:
-    """Say if the place has an object; None if the destination does not show it."""
+    """Return whether the place has an object; None if the destination does not show it."""
     try:
         return True if isinstance(destination.head(place), ObjectInfo) else None
     except NotFound:

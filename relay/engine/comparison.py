@@ -40,15 +40,15 @@ def proof_of_equality(source: Version, destination: Version) -> str | None:
 
 
 def is_older(destination: Version, source: Version) -> bool:
-    """Say if the destination's object was written before the source's last change. False if either
-    date is unknown."""
+    """Return whether the destination's object was written before the source's last change. False if
+    either date is unknown."""
     theirs, ours = http_date(destination.last_modified), http_date(source.last_modified)
     return ours is not None and theirs is not None and theirs < ours
 
 
 def needs_full_times(why: str | None, source: Version, destination: Version) -> bool:
-    """Say if a proof of equality rests on dates that do not prove which object is newer. Then the
-    full times of modification decide, where the destination shows one."""
+    """Return whether a proof of equality rests on dates that do not prove which object is newer.
+    Then the full times of modification decide, where the destination shows one."""
     if why != _NOT_OLDER:
         return False
     ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
@@ -58,8 +58,8 @@ def needs_full_times(why: str | None, source: Version, destination: Version) -> 
 
 
 def looks_same(source: Version, there: Version | None) -> bool:
-    """Say if two versions agree in ETag, size and date, as those of one object by two names do.
-    Missing ETags agree too, since some servers have none.
+    """Return whether two versions agree in ETag, size and date, as those of one object by two names
+    do. Missing ETags agree too, since some servers have none.
 
     Two objects of one server may agree as well: nginx makes its ETags of the date in seconds and
     the size."""
@@ -71,7 +71,7 @@ def looks_same(source: Version, there: Version | None) -> bool:
 
 
 def is_same(one: Version | None, other: Version) -> bool:
-    """Say if two versions of one place are the same: by ETag, else by size and date."""
+    """Return whether two versions of one place are the same: by ETag, else by size and date."""
     if one is None:
         return False
     if one.etag is not None or other.etag is not None:
@@ -83,7 +83,7 @@ def is_same(one: Version | None, other: Version) -> bool:
 
 
 def differs(one: Version, other: Version) -> bool:
-    """Say if two versions of one place differ in an ETag, size or date that both have."""
+    """Return whether two versions of one place differ in an ETag, size or date that both have."""
     pairs = (
         (one.etag, other.etag),
         (one.size, other.size),
@@ -92,11 +92,11 @@ def differs(one: Version, other: Version) -> bool:
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
-# -- the object that we stored, and the one there now
+# -- our stored object, and the current one
 
 
 def has_same_tag(ours: Version, there: Version) -> bool:
-    """Say if the existing object has the version id, or the strong ETag, of the one that we
+    """Return whether the existing object has the version id, or the strong ETag, of the one that we
     stored."""
     if ours.id is not None and there.id is not None:
         return ours.id == there.id
@@ -104,21 +104,21 @@ def has_same_tag(ours: Version, there: Version) -> bool:
 
 
 def is_named(ours: Version, there: Version) -> bool:
-    """Say if the object is the one that we stored: it was requested by our version's id, or has our
-    strong ETag."""
+    """Return whether the object is the one that we stored: it was requested by our version's id, or
+    has our strong ETag."""
     return ours.id is not None or (
         ours.strong_etag is not None and ours.strong_etag == there.strong_etag
     )
 
 
 def has_other_tag(ours: Version, there: Version) -> bool:
-    """Say if the strong ETags prove that another object has replaced ours."""
+    """Return whether the strong ETags prove that another object has replaced ours."""
     tags = (ours.strong_etag, there.strong_etag)
     return None not in tags and tags[0] != tags[1]
 
 
 def is_certainly_replaced(ours: Version, there: Version) -> bool:
-    """Say if another object has certainly replaced ours: both its ETag and its date differ. (One of
-    them proves nothing, since some servers give each answer another one.)"""
+    """Return whether another object has certainly replaced ours: both its ETag and its date differ.
+    (One of them proves nothing, since some servers give each answer another one.)"""
     pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)

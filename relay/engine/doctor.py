@@ -253,7 +253,7 @@ def _put_part(scratch: ScratchFolder, upload: Upload, number: int, data: bytes) 
 
 
 def probe_atomic_publish(scratch: ScratchFolder) -> Finding:
-    """Say if an object becomes visible only when it is complete and verified."""
+    """Return whether an object becomes visible only when it is complete and verified."""
     store = scratch.store()
     if store.publishes_atomically(digested=True):
         return Finding("appears whole", Answer.YES, "an incomplete object is never visible")
@@ -265,7 +265,7 @@ def probe_atomic_publish(scratch: ScratchFolder) -> Finding:
 
 
 def probe_broken_upload(scratch: ScratchFolder) -> Finding:
-    """Break an upload off, and find what it leaves."""
+    """Break an upload off, and find its leftovers."""
     what = "broken upload"
     try:
         scratch.put_broken("cut")

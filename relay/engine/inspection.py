@@ -1,6 +1,6 @@
-"""Inspect a destination by HEAD, and by a GET of one byte where HEAD is not reliable.
+"""Inspect a destination by HEAD, and by a GET of one byte if HEAD is not reliable.
 
-Decided here: what an answer says about the existing object. Never here: what follows from it
+Decided here: what an answer proves about the existing object. Never here: what follows from it
 (`transfer/precheck.py`)."""
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def is_piece(
     pinned: Version | None,
     there: Version,
 ) -> bool:
-    """Say if the existing object has only the first bytes of the source's `pinned` version: then it
-    comes from an upload of it. Raises StoreError, SourceChanged, and as Body.read."""
+    """Return whether the existing object has only the first bytes of the source's `pinned` version:
+    then it comes from an upload of it. Raises StoreError, SourceChanged, and as Body.read."""
     if (
         pinned is not None
         and None not in (pinned.size, there.size)

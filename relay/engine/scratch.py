@@ -154,8 +154,8 @@ class ScratchFolder:
             raise
 
     def refuses_wrong_checksum(self) -> bool:
-        """Say if the store refuses an object with a wrong checksum and accepts it with the right
-        one. Raises the store's error if it refuses the right one."""
+        """Return whether the store refuses an object with a wrong checksum and accepts it with the
+        right one. Raises the store's error if it refuses the right one."""
         digester = Digester(("crc64nvme",))
         digester.update(DATA)
         self._put_with(digester.digests()["crc64nvme"])

@@ -1,7 +1,7 @@
 """Accept a migration: as a new one, or as an unfinished one that the same request resumes.
 
-Decided here: which request is the same one (with `identity_hashes.py`). Never here: what a person
-does with a migration afterwards (`actions.py`)."""
+Decided here: which request is the same one (with `identity_hashes.py`). Never here: a person's
+later commands about a migration (`actions.py`)."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def other_places() -> KeyReused:
 
 
 def is_at(connection: Connection, id: str, spec: Spec) -> bool:
-    """Say if a migration's locations are those of `spec`. Reads only."""
+    """Return whether a migration's locations are those of `spec`. Reads only."""
     row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     if row.places is None:
         return is_older(row, spec, secret(connection, id))

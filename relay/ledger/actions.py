@@ -115,8 +115,8 @@ _RETRY = (
 
 
 def _lacks_urls(connection: Connection, id: str) -> bool:
-    """Say if the URLs of a list's objects were forgotten. Its credentials may be there: the same
-    command gives them before it lists again."""
+    """Return whether the URLs of a list's objects were forgotten. Its credentials may exist: the
+    same command supplies them before it lists again."""
     lacking = (transfers.c.migration_id == id) & transfers.c.ended.is_not(None)
     lacking &= transfers.c.state.in_(TRANSFER["retry"].origins)
     lacking &= transfers.c.identity.is_not(None) & transfers.c.url.is_(None)
@@ -192,8 +192,8 @@ def lock_unended(connection: Connection, id: str) -> Migration:
 
 def reset_crash_counts(connection: Connection, id: str) -> None:
     """Set the crash counts of the remaining transfers and of the listing to 0, because a person
-    asked to resume. That a destination was empty before is not assumed any longer: the person may
-    have put something there."""
+    asked to resume. It is no longer assumed that a destination was empty before: the person may
+    have written objects there."""
     fresh = {"listing_lapses": 0, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**fresh))
     left = (
@@ -203,7 +203,7 @@ def reset_crash_counts(connection: Connection, id: str) -> None:
 
 
 def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
-    """Pause a migration whose stores want other credentials, and store the `error`. Raises
+    """Pause a migration whose stores need other credentials, and store the `error`. Raises
     MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
     if state_after(MIGRATION, "pause", found.state) is None:
@@ -287,6 +287,8 @@ def cancel_strays(connection: Connection) -> None:
     """Cancel the transfers of `stray_ids`, so that their leftovers are removed."""
     changes = CounterDelta()
     for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
-        if lock_migration(connection, id).state == "cancelled":  # else it was retried meanwhile
+        if (
+            lock_migration(connection, id).state == "cancelled"
+        ):  # otherwise it was retried meanwhile
             _move_all(connection, id, "queued", "cancel", changes)
     changes.write(connection)

@@ -156,8 +156,8 @@ _CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
 def has_claimable(
     connection: Connection, who: WorkerId, alone: bool, only: str | None = None
 ) -> bool:
-    """Say if there seems to be a transfer to `claim`; with `alone`, a suspect one counts as well.
-    Reads only."""
+    """Return whether there seems to be a transfer to `claim`; with `alone`, a suspect one counts as
+    well. Reads only."""
     reported = {"now": time.time(), "only": only, "kind": who.kind}
     return any(connection.execute(_CLAIMABLE[alone], reported).scalars())
 
@@ -235,7 +235,7 @@ class _Claiming:
 
 
 def is_large(claim: Claim) -> bool:
-    """Say if a claimed object has at least LARGE_BYTES."""
+    """Return whether a claimed object has at least LARGE_BYTES."""
     return claim.size is not None and claim.size >= LARGE_BYTES
 
 

@@ -163,7 +163,7 @@ class Database:
         return found
 
     def storage(self, connection: Connection) -> str | None:
-        """Return what identifies the stored database, or None if it does not say. It changes when a
+        """Return the identity of the stored database, or None if it has none. It changes when a
         backup is restored, or another server takes over from a replica: SQLite's file is another
         one, PostgreSQL has another cluster, database or timeline."""
         if self.sqlite:
@@ -481,8 +481,8 @@ def process_identity(pid: int) -> str | None:
 
 
 def _is_there(pid: int) -> bool:
-    """Say if a process exists that /proc does not show: it may hide the processes of other users
-    (proc(5), hidepid)."""
+    """Return whether a process exists that /proc does not show: it may hide the processes of other
+    users (proc(5), hidepid)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

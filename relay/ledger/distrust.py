@@ -1,7 +1,7 @@
 """Distrust the newest commits of a ledger that may have lost some: the machine crashed, or the
 database was restored from a backup.
 
-Decided here: what relay assumes no longer. Never here: when that is so (`leases.py`)."""
+Decided here: which assumptions relay drops. Never here: when it drops them (`leases.py`)."""
 
 from __future__ import annotations
 

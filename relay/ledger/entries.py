@@ -358,9 +358,9 @@ def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
 
 
 def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
-    """Say if an object may differ from the one that has arrived. If the listing gives nothing to
-    compare but the size, return True for the options under which the transfer then inspects the
-    destination, or overwrites it."""
+    """Return whether an object may differ from the one that has arrived. If the listing gives
+    nothing to compare but the size, return True for the options under which the transfer then
+    inspects the destination, or overwrites it."""
     if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
     if None not in (one.size, row.size) and one.size != row.size:
@@ -375,8 +375,8 @@ def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
 
 
 def _just_before(modified: float | None, arrived: float | None) -> bool:
-    """Say if an object may have changed after it arrived and still be listed with the same time:
-    many indexes show minutes only, in their own time zone."""
+    """Return whether an object may have changed after it arrived and still be listed with the same
+    time: many indexes show minutes only, in their own time zone."""
     return modified is not None and arrived is not None and arrived - modified < JUST_SECONDS
 
 

@@ -49,8 +49,8 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
 def is_unnamed(
     connection: Connection, row: Any, spec: Spec, secret: Mapping[str, Any] | None
 ) -> bool:
-    """Say if the row of an older relay, which hashed no headers, has the same locations, by the
-    headers in its `secret`."""
+    """Return whether the row of an older relay, which hashed no headers, has the same locations, by
+    the headers in its `secret`."""
     if not any(spec.named) or secret is None:
         return False
     plain = identity_hashes_of(connection, replace(spec, named=([], [])))
@@ -76,8 +76,8 @@ def keyed_hash(key: bytes, *what: Any) -> str:
 
 
 def is_older(row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
-    """Say if the row of an older relay, which stored a digest of the printed request, is certainly
-    of the same request.
+    """Return whether the row of an older relay, which stored a digest of the printed request, is
+    certainly of the same request.
 
     `secret` has its locations; None: they were deleted, and their queries are unknown."""
     if row.places is not None or row.spec != spec.printed_digest:
@@ -88,7 +88,7 @@ def is_older(row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
 
 
 def is_whole_text(secret: Mapping[str, Any]) -> bool:
-    """Say if the texts of both locations are complete without remotes or other settings."""
+    """Return whether the texts of both locations are complete without remotes or other settings."""
     return all(map(is_whole, _texts(secret)))
 
 

@@ -36,7 +36,7 @@ def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:
 def has_due_listing(
     connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
 ) -> bool:
-    """Say if there seems to be a listing to claim. Reads only."""
+    """Return whether there seems to be a listing to claim. Reads only."""
     return connection.execute(_due(who, only, alone).limit(1)).first() is not None
 
 

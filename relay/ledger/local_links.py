@@ -19,7 +19,7 @@ from relay.ledger.schema import links, migrations, transfers
 
 
 def is_kept(connection: Connection, id: str, link: str, target: str) -> bool:
-    """Say if a link of a migration is recorded with this target."""
+    """Return whether a link of a migration is recorded with this target."""
     return connection.execute(select(links.c.target).where(_of(id, link))).scalar() == target
 
 

@@ -70,8 +70,8 @@ def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
 
 
 def _names_later(migration: Any) -> bool:
-    """Say if a migration moves a single object that gets its source's name: its location is unknown
-    here."""
+    """Return whether a migration moves a single object that gets its source's name: its location is
+    unknown here."""
     return not _is_tree(migration) and str(migration.destination).endswith("/")
 
 

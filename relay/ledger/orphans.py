@@ -90,7 +90,7 @@ def _prior_state(row: Any) -> PriorState | None:
 
 
 def is_over(connection: Connection, orphan: Orphan) -> bool:
-    """Say if no worker has started the transfer again since it was found. Reads only."""
+    """Return whether no worker has started the transfer again since it was found. Reads only."""
     still = select(transfers.c.id).where(_still_orphan(orphan.claim))
     return connection.execute(still).first() is not None
 

@@ -54,7 +54,7 @@ def _joinable(who: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any
 def has_joinable(
     connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> bool:
-    """Say if there seems to be an upload to join. Reads only."""
+    """Return whether there seems to be an upload to join. Reads only."""
     return connection.execute(_joinable(who, only, but).limit(1)).first() is not None
 
 

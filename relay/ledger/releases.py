@@ -1,10 +1,10 @@
-"""Take claims from workers: of a lost worker, of one that leaves, and those that a worker does not
-know.
+"""Take claims from workers: of a lost worker, of one that leaves, and claims that their worker does
+not know.
 
 Theory of operation. A released transfer returns to the queue. If its worker was lost, the transfer
 counts that, and with LAPSES losses it is quarantined. A listing is released in the same way.
 
-Decided here: what becomes of a released row. Never here: which workers are lost (`leases.py`)."""
+Decided here: the new state of a released row. Never here: which workers are lost (`leases.py`)."""
 
 from __future__ import annotations
 

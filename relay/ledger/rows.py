@@ -151,8 +151,8 @@ class Listed:
     error: Mapping[str, Any] | None = None
     """Why the object can't be moved, if the listing shows that already."""
     identity: str | None = field(default=None, repr=False)
-    """Distinguishes objects whose names are written the same: the object's URL, or its name before
-    it was made printable. May be a secret; only a keyed hash of it is stored."""
+    """Distinguishes objects with equal printed names: the object's URL, or its name before it was
+    made printable. May be a secret; only a keyed hash of it is stored."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -182,13 +182,14 @@ MARKED: Final = 1
 sent, the column is the fence of the sending claim plus 1. If killed attempts have entered two
 transfers, neither is running, and the first to enter again runs."""
 ARRIVED_EARLIER: Final = 2**31 - 1
-"""The column `twins` of a restarted transfer whose object had arrived. No claim takes it back: the
-object may lie at the destination, whatever the restarted transfer finds there."""
+"""The column `twins` of a restarted transfer whose object had arrived. No claim resets it: the
+object may be at the destination, whatever the restarted transfer finds there."""
 SENT: Final = '"sent": {"'
 REMAINING: Final = '"remains": {"'
-"""Parts of the text of a PriorState: a version of ours that the destination took, and leftovers."""
+"""Parts of the text of a PriorState: a version of ours that the destination accepted, and
+leftovers."""
 UNNOTED: Final = '"noted": false'
-"""Part of the text of a PriorState that names what remains, but not what was there before."""
+"""Part of the text of a PriorState that names leftovers, but no prior object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +199,7 @@ class PriorState:
     known: bool
     """False if the destination did not answer for the object."""
     version: Version | None = None
-    """The object that was there, or None."""
+    """The prior object, or None."""
     sent: Version | None = None
     """The version that the destination reported for the object that it took from us: an object with
     that version is ours."""
@@ -351,7 +352,7 @@ class Settlement:
     """Leftovers of ours that may be at the destination, by their location, until the object arrives
     and is proved."""
     rid: bool = False
-    """Earlier claims have left nothing at the destination, so that no later one need look."""
+    """Earlier claims have left nothing at the destination, so no later one needs to check."""
     untouched: bool = False
     """No byte of the object was sent, by this claim or an earlier one."""
     sent: Version | None = None

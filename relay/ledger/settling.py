@@ -37,8 +37,8 @@ from relay.ledger.unproved import adopt, find_unproved_skips
 from relay.ledger.workers import WorkerId
 
 MANY: Final = 10
-"""Maximum number of earlier claims whose leftovers are looked for at a destination. With more, the
-ledger records the claims that have left nothing."""
+"""Maximum number of earlier claims whose leftovers are searched for at a destination. With more,
+the ledger records the claims that have left nothing."""
 _ENDS: Final = (
     "UPDATE transfers SET state = ?, owner = NULL, bytes = ?, size = ?, resent = resent + ?,"
     " seconds = ?, level = ?, error = ?, not_before = ?, ended = ?, lapses = coalesce(?, lapses),"

@@ -13,7 +13,7 @@ from relay.errors import IllegalTransition
 
 
 class TransferState(StrEnum):
-    """Where a transfer stands in the ledger."""
+    """The state of a transfer in the ledger."""
 
     QUEUED = "queued"
     """Any worker may claim it."""
@@ -28,7 +28,7 @@ class TransferState(StrEnum):
 
 
 class MigrationState(StrEnum):
-    """Where a migration stands."""
+    """The state of a migration."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -42,7 +42,7 @@ class MigrationState(StrEnum):
 
 
 class ListingState(StrEnum):
-    """Where the listing of a migration's source stands."""
+    """The state of the listing of a migration's source."""
 
     NONE = "none"
     """The migration is of one object."""
@@ -74,7 +74,7 @@ class TransferVerb(StrEnum):
 PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})
 """The states of a transfer that has not ended."""
 COMPLETED = frozenset({TransferState.VERIFIED, TransferState.SKIPPED})
-"""The states of a transfer after which nothing is left to do for the object."""
+"""The states of a transfer after which its object needs no more work."""
 PRESENT = COMPLETED | {TransferState.UNVERIFIED}
 """The states of a transfer whose object is at the destination."""
 

@@ -240,7 +240,7 @@ def _left(row: Any, other: Any) -> str | None:
 
 
 def _notes_nothing(other: Any) -> bool:
-    """Say if a migration may have sent bytes without a record of the prior state: one that
+    """Return whether a migration may have sent bytes without a record of the prior state: one that
     overwrites, or one that replaces differing objects and found its destination empty."""
     wish = json.loads(other.options).get("if_exists", "")
     return wish == "overwrite" or (wish == "changed" and bool(other.destination_empty))

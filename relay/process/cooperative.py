@@ -1,9 +1,9 @@
 """Makes this process cooperative: the standard library's sockets, threads and clocks wait on
 gevent's hub.
 
-Decided here: that it is done once, before anything else is imported, and without asking for
-plugins; how often the hub stands still for the garbage collector. Never here: anything else, since
-whatever this module imports is imported unpatched."""
+Decided here: that it is done once, before anything else is imported, and without searching for
+plugins; how often the garbage collector stops the hub. Never here: anything else, since this
+module's imports are unpatched."""
 
 from __future__ import annotations
 

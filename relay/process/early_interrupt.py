@@ -13,7 +13,7 @@ import os
 import signal
 
 CODE = 130
-"""The exit code of a command that Ctrl-C ended: 128 and the signal's number, as shells tell it."""
+"""The exit code of a command that Ctrl-C ended: 128 and the signal's number, as in shells."""
 
 
 def end_on_interrupt() -> None:

@@ -61,7 +61,7 @@ POINTS: Mapping[str, str] = {
 
 
 class FailpointReached(Exception):  # noqa: N818 - a fact, as all names of failures are here
-    """What the action `raise` raises."""
+    """The exception of the action `raise`."""
 
 
 @dataclass(eq=False)

@@ -57,7 +57,8 @@ def hide_secrets(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def may_have_message(head: Head) -> bool:
-    """Say if an answer may contain an error message; web pages don't contain a short one."""
+    """Return whether an answer may contain an error message; web pages don't contain a short
+    one."""
     kind = (head.get("content-type") or "").lower()
     return any(one in kind for one in _TEXTUAL) or (not kind and head.get("content-length") != "0")
 

@@ -93,7 +93,8 @@ class _Above:
         self._objects += not entry.is_listed_further
 
     def is_circle(self) -> bool:
-        """Finish the folder; say if ALIKE folders above it or more have the same content."""
+        """Finish the folder; return whether ALIKE folders above it or more have the same
+        content."""
         alike = sum(mark == self._mark for _, mark in self._listed)
         self._listed.append((self._folder, self._mark))
         return bool(self._objects) and alike >= ALIKE
@@ -118,8 +119,8 @@ _MANY = "Move this folder by itself."
 
 
 def _is_for_all_folders(error: RelayError, lists: Lists) -> bool:
-    """Say if the failure of one folder is one of the whole tree: an error of relay, or one that
-    listing the root has now too."""
+    """Return whether the failure of one folder is one of the whole tree: an error of relay, or one
+    that listing the root has now too."""
     if error.side == "relay":
         return True
     if not (error.retryable or isinstance(error, Unauthenticated)):

@@ -61,9 +61,9 @@ FINAL: Final = frozenset({501, 505, 506, 508, 510, 511})
 
 
 def error_kind(status: int) -> type[StoreError]:
-    """Return the error of a status. One that is not known counts as 400, which is final, or as 500
-    (RFC 9110 section 15), such as those of Cloudflare in front of a server that does not answer
-    (520 to 527)."""
+    """Return the error of a status. An unknown one counts as 400, which is final, or as 500 (RFC
+    9110 section 15), such as those of Cloudflare in front of a server that does not answer (520 to
+    527)."""
     unknown = Unavailable if 500 <= status < 600 and status not in FINAL else Rejected
     return ERRORS.get(status, unknown)
 
@@ -84,8 +84,8 @@ class HttpClient:
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:
-        """Send a request, and return its answer whatever its status is; the caller closes the
-        answer's body. Raises the errors of the exchange; then nothing is left open."""
+        """Send a request, and return its answer with any status; the caller closes the answer's
+        body. Raises the errors of the exchange; then nothing is left open."""
         request = Request(
             method=method,
             origin=location.origin,
@@ -123,8 +123,8 @@ class HttpClient:
         return response
 
     def expects_continue(self, body: Body) -> bool:
-        """Say if an upload of `body` sends `Expect: 100-continue`, since a refusal after the bytes
-        would waste them."""
+        """Return whether an upload of `body` sends `Expect: 100-continue`, since a refusal after
+        the bytes would waste them."""
         return body.length is None or body.length >= self.wire.limits.expect_bytes
 
     def listing_retries(self) -> ListingRetries:

@@ -21,8 +21,9 @@ objects."""
 
 
 def is_transcoded(head: Head) -> bool:
-    """Say if Google Cloud Storage decompressed the object: the bytes are then not the stored ones,
-    and don't match its hash (cloud.google.com, "Transcoding of gzip-compressed files")."""
+    """Return whether Google Cloud Storage decompressed the object: the bytes are then not the
+    stored ones, and don't match its hash (cloud.google.com, "Transcoding of gzip-compressed
+    files")."""
     stored = head.get("x-goog-stored-content-encoding") or "identity"
     return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
 

@@ -26,7 +26,7 @@ FRESH: Fields = (("Cache-Control", "no-cache"),)
 
 
 class ObjectHeads(Protocol):
-    """Parses what the head of an answer says about an object."""
+    """Parses the description of an object in the head of an answer."""
 
     tells_empty: bool
     """True if a length of 0 means an empty object. Many web servers that don't know the size answer
@@ -41,7 +41,7 @@ class ObjectHeads(Protocol):
 
 
 class HttpHeads:
-    """What HTTP itself says about an object (RFC 9110 section 8, RFC 9530)."""
+    """HTTP's own description of an object (RFC 9110 section 8, RFC 9530)."""
 
     tells_empty = False
 

@@ -164,8 +164,8 @@ class HttpReads:
             raise folder_here(location)
 
     def _leads_elsewhere(self, location: Location, final: Location) -> bool:
-        """Say if a destination redirected to another name: a login page does not prove that the
-        object exists."""
+        """Return whether a destination redirected to another name: a login page does not prove that
+        the object exists."""
         if self._client.side != "destination" or location is final:
             return False
         return segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
@@ -198,15 +198,15 @@ class HttpReads:
 
 
 def _refuses_own_tag(head: Head, pinned: Version) -> bool:
-    """Say if a server refused the pinned tag as another one, and shows that it is the current
-    one."""
+    """Return whether a server refused the pinned tag as another one, and shows that it is the
+    current one."""
     tag = pinned.strong_etag
     return head.status == 412 and tag is not None and strong_tag(head.get("etag")) == tag
 
 
 def _is_unlike(head: Head, pinned: Version | None, span: ByteRange | None) -> bool:
-    """Say if the target of a redirect may not be the object: a range without a pinned version, or a
-    web page whose ETag is not the pinned one."""
+    """Return whether the target of a redirect may not be the object: a range without a pinned
+    version, or a web page whose ETag is not the pinned one."""
     if pinned is None:
         return span is not None
     if (head.get("content-type") or "").partition(";")[0].strip().lower() not in PAGES:

@@ -56,7 +56,7 @@ _ABROAD = Link(LinkTarget.ABROAD)
 
 
 def same_text(one: str, other: str) -> bool:
-    """Say if two names are the same in Unicode normal form."""
+    """Return whether two names are the same in Unicode normal form."""
     if one == other:
         return True
     short = max(len(one), len(other)) <= _COMPOSED_CHARACTERS

@@ -54,7 +54,7 @@ def temporary_names(token: str, name: str) -> tuple[str, ...]:
 
 
 def is_temporary_name(name: str) -> bool:
-    """Say if a name is a temporary name."""
+    """Return whether a name is a temporary name."""
     return (name.startswith(PREFIX) and name.endswith(SUFFIX)) or _OTHERS.fullmatch(
         name
     ) is not None
@@ -164,7 +164,7 @@ class OpenedObject(ObjectInfo):
 
 @dataclass(frozen=True)
 class PutResult:
-    """A successful upload: what the destination answered, and where the object can be read.
+    """A successful upload: the destination's answer, and the location to read the object.
 
     `readable` is None if the protocol names no location (a POST without a Location). `digests` are
     those that the destination reported for the bytes. `ambiguous` means that they may describe the
@@ -182,8 +182,8 @@ class PutResult:
     notes: tuple[str, ...] = ()
     """Notes for the receipt, such as metadata that the store did not take."""
     found: bool = False
-    """The answer was lost and the object was found afterwards. It may be somebody else's unless its
-    digest matches."""
+    """The answer was lost and the object was found afterwards. It may be another writer's unless
+    its digest matches."""
 
 
 @dataclass(frozen=True)
@@ -277,12 +277,12 @@ class Destination(Protocol):
         exist at that moment."""
 
     def honours_preconditions(self, location: Location) -> bool:
-        """Say if this store is known to honour `if_absent`: an existing object is then never
-        overwritten."""
+        """Return whether this store is known to honour `if_absent`: an existing object is then
+        never overwritten."""
 
     def publishes_atomically(self, digested: bool) -> bool:
-        """Say if an upload that broke off never leaves a visible object, so that no cleanup has to
-        look for one.
+        """Return whether an upload that broke off never leaves a visible object, so that no cleanup
+        has to look for one.
 
         `digested`: digests of the bytes are computed on the way."""
 
@@ -297,7 +297,7 @@ class Destination(Protocol):
         is known before the upload."""
 
     def can_copy(self, source: Location, location: Location) -> bool:
-        """Say if the store may be able to copy from `source` itself (then it is a
+        """Return whether the store may be able to copy from `source` itself (then it is a
         CopyDestination)."""
 
     def get(

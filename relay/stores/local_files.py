@@ -120,10 +120,10 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
 
 @lru_cache(maxsize=256)
 def _is_numbered(device: int) -> bool:
-    """Say if inode numbers are permanent on a device. FUSE, FAT and exFAT assign a new number after
-    the kernel dropped the inode from its cache (fuse(8), `use_ino`; Linux, fs/fat/inode.c and
-    fs/exfat/inode.c, iunique). So does SMB without the server's numbers (mount.cifs(8),
-    `noserverino`)."""
+    """Return whether inode numbers are permanent on a device. FUSE, FAT and exFAT assign a new
+    number after the kernel dropped the inode from its cache (fuse(8), `use_ino`; Linux,
+    fs/fat/inode.c and fs/exfat/inode.c, iunique). So does SMB without the server's numbers
+    (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()

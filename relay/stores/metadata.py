@@ -129,7 +129,8 @@ def unshown_notes(
 
 
 def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:
-    """Say if the object that a destination shows may have been sent with this `metadata`."""
+    """Return whether the object that a destination shows may have been sent with this
+    `metadata`."""
     kinds = [dict((n.lower(), v) for n, v in one).get("content-type") for one in (metadata, shown)]
     of_another_type = None not in kinds and kinds[0] != kinds[1]
     own = any(name.lower() == "content-type" for name, _ in location.headers)
@@ -137,7 +138,8 @@ def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:
 
 
 def has_other_mtime(metadata: Fields, shown: Fields) -> bool:
-    """Say if a destination shows another time of modification than that of this `metadata`."""
+    """Return whether a destination shows another time of modification than that of this
+    `metadata`."""
     texts = [dict(one).get(MTIME) for one in (metadata, shown)]
     if None in texts:
         return False
@@ -148,8 +150,8 @@ def has_other_mtime(metadata: Fields, shown: Fields) -> bool:
 
 
 def is_modified_since(metadata: Fields, shown: Fields) -> bool:
-    """Say if the time of modification that a destination shows is older than the source's. A time
-    in whole seconds may have been rounded, so it proves less."""
+    """Return whether the time of modification that a destination shows is older than the source's.
+    A time in whole seconds may have been rounded, so it proves less."""
     ours, theirs = (_seconds(dict(one).get(MTIME)) for one in (metadata, shown))
     if ours is None or theirs is None:
         return False

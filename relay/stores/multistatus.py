@@ -85,8 +85,8 @@ def own_row(rows: Iterable[Element], path: str) -> Element | None:
 
 
 def tells_kind(row: Element) -> bool:
-    """Say if a row shows whether its resource is a folder: by its type, which every resource has
-    (RFC 4918 section 15.9), by its path, or by a length, which a folder seldom has."""
+    """Return whether a row shows whether its resource is a folder: by its type, which every
+    resource has (RFC 4918 section 15.9), by its path, or by a length, which a folder seldom has."""
     reported = properties_of(row)
     return (
         "{DAV:}resourcetype" in reported
@@ -96,13 +96,13 @@ def tells_kind(row: Element) -> bool:
 
 
 def is_folder(row: Element) -> bool:
-    """Say if a row is that of a folder."""
+    """Return whether a row is that of a folder."""
     return _is_folder(path_of(row), properties_of(row))
 
 
 def is_object(row: Element) -> bool:
-    """Say if a row is certainly that of an object: its type is not that of a folder, and it has a
-    length. Its path may still end in '/', since many servers repeat that of the request."""
+    """Return whether a row is certainly that of an object: its type is not that of a folder, and it
+    has a length. Its path may still end in '/', since many servers repeat that of the request."""
     reported = properties_of(row)
     kind = reported.get("{DAV:}resourcetype")
     return (

@@ -62,7 +62,7 @@ class NextcloudAccount(WebDavAccount):
 
 
 def is_nextcloud(path: str) -> bool:
-    """Say if a path is below a user's files on a Nextcloud server."""
+    """Return whether a path is below a user's files on a Nextcloud server."""
     return _FILES.fullmatch(path) is not None
 
 

@@ -72,8 +72,9 @@ def check(remote: Remote) -> None:
 
 
 def uses_virtual_hosts(options: Options, endpoint: str | None, reported: bool = False) -> bool:
-    """Say if the bucket belongs in the host name: as the remote's option says, otherwise as AWS's
-    settings (`reported`) or its provider require. Never for an endpoint that is an IP address."""
+    """Return whether the bucket belongs in the host name: by the remote's option, otherwise by
+    AWS's settings (`reported`) or its provider's rule. Never for an endpoint that is an IP
+    address."""
     if endpoint is not None and _is_address(urlsplit(endpoint).hostname or ""):
         return False
     style = options.get("force_path_style", "").lower()

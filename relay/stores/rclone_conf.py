@@ -40,7 +40,7 @@ def find_config(environment: Mapping[str, str], home: Path) -> Path | None:
     base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     found = (base / "rclone" / "rclone.conf", home / ".rclone.conf")
     # A service may have no home folder, or may not enter it. A relative path would then mean the
-    # current folder, whose files may be somebody else's.
+    # current folder, whose files may be another user's.
     return next((path for path in found if path.is_absolute() and isfile(path)), None)
 
 

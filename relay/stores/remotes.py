@@ -88,7 +88,7 @@ class Remotes:
         yield from self._found.values()
 
     def speaks(self, remote: Remote) -> bool:
-        """Say if relay supports the type of a remote."""
+        """Return whether relay supports the type of a remote."""
         return remote.type == "alias" or remote.type in TYPES or remote.type in self._types
 
     def find(self, name: str) -> Remote | None:
@@ -111,7 +111,7 @@ class Remotes:
         for profile in self._profiles():
             yield Remote(profile, "s3", "AWS profile", {"env_auth": "true", "profile": profile})
 
-    # -- what a text means
+    # -- the meaning of a text
 
     def locate(
         self,

@@ -28,7 +28,7 @@ READS = frozenset({"GET", "HEAD", "OPTIONS"})
 OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"}
 )
-"""Fields that the exchange writes itself, by what it really sends."""
+"""Fields that the exchange writes itself, to match the bytes that it sends."""
 IMPERSONAL = frozenset(
     {
         "accept",
@@ -180,7 +180,7 @@ class WireSession(requests.Session):
                 req = _followed(req, target)
             except RelayError:
                 if yield_requests:
-                    return  # nobody wants to follow it
+                    return  # it is not followed
                 resp.close()
                 raise
             if yield_requests:
@@ -206,7 +206,7 @@ def _followed(request: requests.PreparedRequest, target: str) -> requests.Prepar
 
 
 def _drop(response: requests.Response) -> None:
-    """Release an answer whose body is not needed; a reader finds it empty."""
+    """Release an answer whose body is not needed; a later read finds it empty."""
     response.close()
     response._content, response._content_consumed = b"", True  # type: ignore[attr-defined]
 

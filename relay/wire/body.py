@@ -81,8 +81,8 @@ class Body:
 
     @property
     def ends_by_close(self) -> bool:
-        """Say that a whole body looks like a truncated one: it has no length, and ends with the
-        connection."""
+        """Return whether a whole body looks like a truncated one: it has no length, and ends with
+        the connection."""
         return self.framing is Framing.CLOSE and self.length is None
 
     @property
@@ -124,8 +124,8 @@ class Body:
     # -- reading
 
     def read_now(self, view: memoryview) -> int | None:
-        """Read what is there into `view`: the count, 0 at the proven end, None if nothing has come
-        yet.
+        """Read the available bytes into `view`: the count, 0 at the proven end, None if nothing has
+        come yet.
 
         Raises SourceTruncated, SourceOverrun, IntegrityMismatch, ProtocolViolation or
         ConnectionLost; the connection is closed then."""
@@ -176,7 +176,7 @@ class Body:
         return count - 1 or None
 
     def _at_end(self) -> bool:
-        """Say if the framing's own end is here; False where it has yet to come. Raises
+        """Return whether the framing's own end is here; False where it has yet to come. Raises
         SourceOverrun for more bytes."""
         more = self._read_framed(memoryview(bytearray(1)))
         if more:
@@ -297,9 +297,7 @@ class Body:
         if self._pace is None:
             self._pace = YieldTimer(self.meter)
         elif count:
-            self._pace.step(
-                self.connection
-            )  # what comes fast never waits, and would starve the others
+            self._pace.step(self.connection)  # a fast body never waits, and would starve the others
         return count
 
     def read(self, size: int = -1) -> bytes:

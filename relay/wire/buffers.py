@@ -1,7 +1,7 @@
 """Pools of buffers to copy through, and of pipes to splice through.
 
 Decided here: a slow stream holds no buffer. A buffer or pipe is taken when bytes are ready and
-given back at once, so ten thousand slow streams share a few."""
+returned at once, so ten thousand slow streams share a few."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Pipes:
         return ends
 
     def give(self, ends: tuple[int, int], empty: bool) -> None:
-        """Give a pipe back; `empty` says that all its bytes were read again."""
+        """Return a pipe; `empty` means that all its bytes were read again."""
         if empty and len(self._free) < self._kept:
             self._free.append(ends)
             return
@@ -107,7 +107,7 @@ class Pipes:
         os.close(ends[1])
 
     def close(self) -> None:
-        """Close what is kept."""
+        """Close the kept pipes."""
         while self._free:
             self.give(self._free.pop(), empty=False)
 

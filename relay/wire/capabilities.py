@@ -20,7 +20,7 @@ class CapabilityCache:
         self._facts: dict[tuple[Origin, str], None] = {}
 
     def has(self, origin: Origin, fact: str) -> bool:
-        """Say if the cache has this fact."""
+        """Return whether the cache has this fact."""
         key = (origin, fact)
         if key not in self._facts:
             return False
@@ -34,5 +34,5 @@ class CapabilityCache:
             del self._facts[next(iter(self._facts))]
 
     def forget(self, origin: Origin, fact: str) -> bool:
-        """Forget the fact; say if it was known."""
+        """Forget the fact; return whether it was known."""
         return self._facts.pop((origin, fact), 0) is None

@@ -77,7 +77,7 @@ class ChunkReader:
         return count
 
     def _fill(self) -> int | None:
-        """Fetch what is there; None if nothing is."""
+        """Fetch the available bytes; None if there are none."""
         self._give_back()
         filled = self._stream.fill()
         self._data = self._stream.leftover

@@ -31,7 +31,7 @@ from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of the system when it has no more descriptors or memory, whatever the peer."""
+"""Errors of the system when it has no more descriptors or memory, for any peer."""
 UNSENT_BYTES = 1024 * 1024
 """Maximum number of bytes in the kernel that the peer's window does not admit yet
 (TCP_NOTSENT_LOWAT, tcp(7)).
@@ -121,7 +121,7 @@ class Dialer:
         try:
             sock = self._socket(family, _socket.SOCK_STREAM)
         except OSError as error:
-            if error.errno in EXHAUSTED:  # nobody's fault but ours
+            if error.errno in EXHAUSTED:  # no peer is at fault
                 raise TooManyFiles(
                     f"no connection can be opened ({error.strerror})", retry_after=5.0
                 ) from None
@@ -192,7 +192,7 @@ LATE_SECONDS = 4.0
 """Bytes that come within this time are a body behind HEAD; later bytes are a 408 of a server that
 closes idle connections."""
 ORIGINS = 1000
-"""Maximum number of origins of which the pool remembers what they send behind answers to HEAD."""
+"""Maximum number of origins of which the pool remembers the bytes behind answers to HEAD."""
 LOOKED_AT = 16
 """Number of idle connections of an origin that are examined for one that may be used."""
 
@@ -280,11 +280,10 @@ class Pool:
         self._learn(self._quiet_origins, origin)
 
     def _observe(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
-        """Learn what an origin sends behind its answers to HEAD, from a connection that was idle
-        for `age` seconds.
+        """Learn from a connection that was idle for `age` seconds whether its origin sends bytes
+        behind its answers to HEAD.
 
-        Bytes that come much later announce that the server closes the connection.
-        """
+        Bytes that come much later announce that the server closes the connection."""
         if stream.doubt is None:
             return
         if not quiet and not stream.closed and age < LATE_SECONDS and _has_bytes(stream):
@@ -328,13 +327,13 @@ class Pool:
             self._timer = None
 
     def _wait(self, seconds: float) -> None:
-        """Look again after `seconds`. The timer alone does not keep the process alive."""
+        """Check again after `seconds`. The timer alone does not keep the process alive."""
         self._timer = gevent.get_hub().loop.timer(seconds, ref=False)
         self._timer.start(self._expire)
 
     def _expire(self) -> None:
-        """Close what has been idle for too long, in the hub; look again when the next one
-        expires."""
+        """Close connections that have been idle for too long, in the hub; check again when the next
+        one expires."""
         self._timer.close()
         self._timer = None
         now = monotonic()
@@ -364,7 +363,7 @@ class Pool:
 
 
 def _has_bytes(stream: Stream) -> bool:
-    """Say if bytes came, not only the end."""
+    """Return whether bytes came, not only the end."""
     try:
         return bool(stream.leftover) or bool(stream.fill())
     except RelayError:

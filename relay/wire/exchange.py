@@ -67,12 +67,12 @@ class Wrapping:
 
 @dataclass(slots=True)
 class Request:
-    """One request. `target` is path and query as they stand in the request line; `fields` are the
-    caller's own.
+    """One request. `target` is path and query as in the request line; `fields` are the caller's
+    own.
 
     `body` is a Body (pumped), bytes or a view of them, or an iterable of bytes (sent chunked unless
-    `length` is given). `expect` asks with `Expect: 100-continue` before the body. `side` is whose
-    failure a failure is."""
+    `length` is given). `expect` asks with `Expect: 100-continue` before the body. `side` is the
+    side to which its failures belong."""
 
     method: str
     origin: Origin
@@ -168,7 +168,7 @@ class Wire:
                 and response is not None
                 and first.head.length == response.head.length
             ):
-                self.pool.trust(request.origin)  # it says another length to HEAD
+                self.pool.trust(request.origin)  # its HEAD gives another length
         if (
             response is not None
             and response.head.status == 417
@@ -198,7 +198,7 @@ class Wire:
                 return None
             if isinstance(error, ConnectionLost):
                 raise
-            # The bytes may be the rest of an earlier answer: they say nothing about this request.
+            # The bytes may be the rest of an earlier answer: they prove nothing about this request.
             raise ConnectionLost(
                 f"a connection that was used before is out of step: {error.message}",
                 side=error.side,
@@ -208,9 +208,9 @@ class Wire:
             raise
 
     def _may_be_another(self, request: Request, response: Response) -> bool:
-        """Say if the answer to a GET may in truth be part of a body that came late behind an answer
-        to HEAD. Such an answer announces fewer bytes than HEAD did, and is discarded. An answer of
-        the length that HEAD announced is the right one."""
+        """Return whether the answer to a GET may in truth be part of a body that came late behind
+        an answer to HEAD. Such an answer announces fewer bytes than HEAD did, and is discarded. An
+        answer of the length that HEAD announced is the right one."""
         doubt, head = response.body.connection.doubt, response.head
         spans = any(name.lower() == "range" for name, _ in request.fields)
         if (
@@ -228,8 +228,8 @@ class Wire:
         return True
 
     def expects(self, request: Request) -> bool:
-        """Say if the request should send `Expect` first: not if the destination lately ignored
-        one."""
+        """Return whether the request should send `Expect` first: not if the destination lately
+        ignored one."""
         silent = self._ignores_expect.get(request.origin, -1e9)
         return request.expect and monotonic() - silent > 300
 
@@ -366,7 +366,7 @@ class _Attempt:
             (body,) if isinstance(body, bytes | memoryview) else body or ()
         )
         if not at_hand:
-            self.stream.flush_now()  # who knows when its first piece comes
+            self.stream.flush_now()  # the first piece may be slow to arrive, so the head goes now
         for piece in pieces:
             if piece and not outlet.write(memoryview(piece)):
                 return False
@@ -377,7 +377,7 @@ class _Attempt:
         return True
 
     def _read_refusal(self) -> bool:
-        """Look for an answer on a connection that broke while we sent: True if there is a final
+        """Check for an answer on a connection that broke while we sent: True if there is a final
         one."""
         try:
             self.answers.wait(self.limits.early_seconds)

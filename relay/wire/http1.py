@@ -67,13 +67,13 @@ class Head:
 
     @property
     def interim(self) -> bool:
-        """Say if another head follows this one (RFC 9110 section 15.2)."""
+        """Return whether another head follows this one (RFC 9110 section 15.2)."""
         return 100 <= self.status < 200
 
     @property
     def keeps_alive(self) -> bool:
-        """Say if the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0 never
-        does here."""
+        """Return whether the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0
+        never does here."""
         said = self.by_name.get("connection")
         closes = said is not None and "close" in {
             option.strip().lower() for option in said.split(",")
@@ -130,7 +130,7 @@ def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | 
 
 
 def _refuse_early(data: bytes, side: Side) -> None:
-    """Refuse what can never become a head, rather than wait for an end that won't come."""
+    """Refuse bytes that can never become a head, rather than wait for an end that never comes."""
     if not b"HTTP/1.".startswith(data[:7]) and not data.startswith(b"HTTP/1."):
         raise ProtocolViolation("what answers does not speak HTTP/1", side=side)
     if b"\n\n" in data:
@@ -166,7 +166,7 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
 
 
 def framing_of(method: str, head: Head, side: Side) -> Framing:
-    """Say where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation
+    """Return where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation
     when unclear."""
     coding = head.by_name.get("transfer-encoding")
     if coding is not None and (coding.strip().lower() != "chunked" or head.version != "1.1"):
@@ -197,7 +197,7 @@ def _check_length(head: Head, side: Side) -> None:
 
 
 class _At(Enum):
-    """Where in a chunked body the decoder stands (RFC 9112 section 7.1)."""
+    """The decoder's position in a chunked body (RFC 9112 section 7.1)."""
 
     SIZE = "size"
     DATA = "data"
@@ -213,11 +213,11 @@ _TRAILER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\
 @dataclass
 class ChunkDecoder:
     """The chunked coding, one line at a time. Feed it lines until `remaining` is positive, then
-    tell it of data.
+    report the consumed data to it.
 
-    `remaining` is how many bytes of the current chunk are still to come; `done` says that the end
-    was seen, the final empty line included: a body that stops before it is incomplete (RFC 9112
-    section 8)."""
+    `remaining` is the number of bytes of the current chunk that are still to come; `done` means
+    that the end was seen, the final empty line included: a body that stops before it is incomplete
+    (RFC 9112 section 8)."""
 
     limits: Limits
     side: Side
@@ -228,7 +228,7 @@ class ChunkDecoder:
 
     @property
     def done(self) -> bool:
-        """Say if the whole coding was seen to its end."""
+        """Return whether the whole coding was seen to its end."""
         return self._at is _At.END
 
     def note_bytes(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Run what would block the hub in a native thread (law 10)."""
+"""Run blocking calls in a native thread (law 10)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def in_native_thread(do: Callable[[], T]) -> T:
 
 
 def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
-    """Wait until the thread is done, whatever exception is thrown into this greenlet."""
+    """Wait until the thread is done, even if exceptions are thrown into this greenlet."""
     while not waiting.ready():
         try:
             waiting.wait()

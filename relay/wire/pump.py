@@ -5,7 +5,7 @@ cheapest way that is allowed:
 
 1. *splice*: both sides plain TCP, both framed by length, no digest asked for. The bytes never enter
 the process.
-2. *copy*: one pooled buffer, taken when bytes are ready and given back when they are gone. Digests
+2. *copy*: one pooled buffer, taken when bytes are ready and returned when they are sent. Digests
 are the body's.
 3. *TLS*: as copy; the streams encrypt and decrypt.
 

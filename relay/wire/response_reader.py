@@ -16,9 +16,8 @@ from relay.wire.watchdog import Watchdog
 class ResponseReader:
     """Reads heads from one stream, for one request.
 
-    `final` is the final head once it came. `bytes_received` says that at least one byte of an
-    answer came, `continued` that a `100 Continue` did, `closed_early` that the stream ended without
-    a final head."""
+    `final` is the final head once it came. `bytes_received`: at least one byte of an answer came.
+    `continued`: a `100 Continue` came. `closed_early`: the stream ended without a final head."""
 
     def __init__(self, stream: Stream, meter: Watchdog) -> None:
         self.stream, self.meter, self.limits = stream, meter, meter.limits
@@ -27,16 +26,16 @@ class ResponseReader:
         self._interim = 0
 
     def poll(self) -> bool:
-        """Take what is there; True if there is a final head now, or never will be (`closed_early`).
+        """Read the available bytes; True if there is a final head now, or never will be
+        (`closed_early`).
 
-        Raises ProtocolViolation. Costs half a microsecond where nothing came.
-        """
+        Raises ProtocolViolation. Costs half a microsecond if nothing came."""
         if not self.stream.has_arrived():
             return False
         return self._take()
 
     def _take(self) -> bool:
-        """Take what is there. Returns and raises as `poll`."""
+        """Read the available bytes. Returns and raises as `poll`."""
         try:
             filled = self.stream.fill()
         except ConnectionLost:

@@ -36,7 +36,7 @@ head, a chunk's line."""
 @dataclass(frozen=True, slots=True)
 class ReuseDoubt:
     """An answer to HEAD that announced a body of `length` bytes, or of an unknown length (None).
-    Some servers send that body, against RFC 9110 section 9.3.2, and it would be taken for the next
+    Some servers send that body, against RFC 9110 section 9.3.2, and it would look like the next
     answer."""
 
     target: str
@@ -120,7 +120,8 @@ class Stream:
         return None if count is None else count > 0
 
     def has_arrived(self) -> bool:
-        """Say if something unread came: bytes, an end or a failure. Costs half a microsecond."""
+        """Return whether something unread came: bytes, an end or a failure. Costs half a
+        microsecond."""
         return bool(self.leftover) or bool(self._arrivals.poll(0))
 
     def wait_readable(self, seconds: float) -> bool:
@@ -134,12 +135,13 @@ class Stream:
     # -- writing
 
     def write_now(self, view: memoryview, more: bool = False) -> int:
-        """Write what the socket takes now and return how much of `view` was taken. Raises
+        """Write as much of `view` as the socket accepts now; return that number of bytes. Raises
         ConnectionLost.
 
-        `more` says that the next write follows at once, so that both may go together: a short piece
-        is kept here until then, behind a longer one the kernel waits (MSG_MORE, send(2)) at most a
-        fifth of a second. A caller that has to wait for the next bytes calls `flush_now` first."""
+        `more` announces that the next write follows at once, so that both may go together: a short
+        piece is kept here until then, behind a longer one the kernel waits (MSG_MORE, send(2)) at
+        most a fifth of a second. A caller that has to wait for the next bytes calls `flush_now`
+        first."""
         if more and len(view) + len(self._held) <= HELD_BYTES:
             self._held += view
             return len(view)
@@ -175,7 +177,7 @@ class Stream:
 
     @property
     def unsent(self) -> bool:
-        """Say if bytes that `write_now` took wait here, not yet in the socket."""
+        """Return whether bytes that `write_now` took wait here, not yet in the socket."""
         return bool(self._held)
 
     def flush_now(self) -> bool:
@@ -213,7 +215,7 @@ class Stream:
             self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, option)
 
     def close(self) -> None:
-        """Close the socket at once, whatever state it is in. May be called twice."""
+        """Close the socket at once, in any state. May be called twice."""
         if self.closed:
             return
         self.closed = True

@@ -48,7 +48,7 @@ def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
             context.load_verify_locations(
                 cadata=text.encode("ascii", "ignore").decode()
             )  # comments may have any words
-        except (OSError, ValueError) as error:  # also ssl.SSLError, and where nothing is in it
+        except (OSError, ValueError) as error:  # also ssl.SSLError, with nothing in it
             why = getattr(error, "reason", None) or type(error).__name__
             raise ConfigError(
                 f"RELAY_CA_BUNDLE {ca_bundle} holds no certificates ({why})", hint=_PEM
@@ -145,8 +145,8 @@ class TlsStream(Stream):
         return done or None
 
     def _pull_for(self, done: int) -> bool:
-        """Pull, and say if reading may go on. A broken connection can wait while `done` bytes are
-        in hand."""
+        """Pull, and return whether reading may continue. A broken connection can wait while `done`
+        bytes are in hand."""
         try:
             return self._pull() is not None
         except ConnectionLost:
@@ -209,7 +209,7 @@ class TlsStream(Stream):
 
     @property
     def unsent(self) -> bool:
-        """Say if cipher text waits to be sent."""
+        """Return whether cipher text waits to be sent."""
         return bool(self._cipher) or bool(self._outgoing.pending)
 
     def flush_now(self) -> bool:

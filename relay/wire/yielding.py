@@ -51,12 +51,13 @@ class YieldTimer:
             self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def note_wait(self) -> None:
-        """Note that a wait has let the others run."""
+        """Record that a wait has let the others run."""
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def allowed(self, wanted: int) -> int:
-        """Return how many of `wanted` bytes may be read now, at least one; waits for the throttle.
-        `note_spent` gives back those that were not read. Raises what `Watchdog.check` raises."""
+        """Return the number of the `wanted` bytes that may be read now, at least one; waits for the
+        throttle. `note_spent` returns those that were not read. Raises what `Watchdog.check`
+        raises."""
         throttle = self.meter.throttle
         if throttle is None:
             return wanted

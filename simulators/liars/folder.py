@@ -184,7 +184,7 @@ class FolderLiar:
         self._beside = beside
 
     def _leads_to(self, path: Path) -> bool:
-        """Return true if a link in the tree leads to a file, or to the folder that contains it. A
+        """Return whether a link in the tree leads to a file, or to the folder that contains it. A
         server follows none."""
         return not self._confined and bool(
             self.manners.habits & {"place-link", "place-folder-link"}

@@ -21,11 +21,11 @@ class Manners:
         self._lock = threading.Lock()
 
     def has(self, habit: str) -> bool:
-        """Return true if the store has it."""
+        """Return whether the store has it."""
         return habit in self.habits
 
     def does(self, habit: str) -> bool:
-        """Return true if the store has it, and count that it occurs."""
+        """Return whether the store has it, and count that it occurs."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -33,7 +33,7 @@ class Manners:
         return True
 
     def once(self, habit: str, *key: object) -> bool:
-        """Return true if it occurs now: the first time for this key, and never again for it."""
+        """Return whether it occurs now: the first time for this key, and never again for it."""
         if habit not in self.habits:
             return False
         with self._lock:
@@ -44,7 +44,7 @@ class Manners:
         return True
 
     def picks(self, habit: str, *key: object, share: float = 0.5) -> bool:
-        """Return true if it occurs for this key, which it does for that `share` of the keys."""
+        """Return whether it occurs for this key, which it does for that `share` of the keys."""
         return habit in self.habits and self.roll(habit, *key) < share and self.does(habit)
 
     def roll(self, *key: object) -> float:

@@ -82,7 +82,7 @@ class Liar(Telling, Keeping, ABC):
         """Handle an upload that broke off after these bytes."""
 
     def allowed(self, request: Request) -> bool:
-        """Return true if a request has accepted credentials."""
+        """Return whether a request has accepted credentials."""
         return (request.get("authorization") or "").removeprefix("Bearer ") in self.secrets
 
     def renew(self, secret: str) -> None:
@@ -198,7 +198,7 @@ class Liar(Telling, Keeping, ABC):
     # -- trouble
 
     def _first(self, habit: str, op: Op) -> bool:
-        """Return true if a habit strikes now: once for each verb and name that it picks."""
+        """Return whether a habit strikes now: once for each verb and name that it picks."""
         key = (op.kind, op.name, op.number)
         return self.manners.roll(habit, *key) < TROUBLED and self.manners.once(habit, *key)
 

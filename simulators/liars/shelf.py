@@ -109,7 +109,7 @@ class Shelf:
         return f"{next(known, above)}/{last}"
 
     def has_folder(self, name: str) -> bool:
-        """Return true if a folder of this name exists, without its final '/'."""
+        """Return whether a folder of this name exists, without its final '/'."""
         return self.spelled(f"{name}/").removesuffix("/") in self.folders
 
     def get(self, name: str) -> Held | None:

@@ -99,7 +99,7 @@ class Telling:
         return formatdate(held.modified, usegmt=True)
 
     def forbidden(self, request: Request, held: Held | None) -> bool:
-        """Return true if a precondition forbids the request (RFC 9110 section 13.1)."""
+        """Return whether a precondition forbids the request (RFC 9110 section 13.1)."""
         conditional = (
             request.get("if-match") is not None or request.get("if-none-match") is not None
         )

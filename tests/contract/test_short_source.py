@@ -131,7 +131,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 def there(wire: Wire, location: Location) -> bool:
-    """Return true if an object exists at a place."""
+    """Return whether an object exists at a place."""
     store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
     with suppress(NotFound):
         inspect_object(store, location)

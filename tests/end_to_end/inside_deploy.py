@@ -128,7 +128,7 @@ def ask(
 
 
 def healthy(recipe: dict[str, Any]) -> bool:
-    """Return true if the recipe's own health check passes, or ours if it has none."""
+    """Return whether the recipe's own health check passes, or ours if it has none."""
     check = recipe["health"] or [sys.executable, "-c", recipe["default_health"]]
     return (
         subprocess.run(

@@ -62,7 +62,7 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
 
 
 def paused(reported: dict[str, Any]) -> bool:
-    """Return true if it waits, and none of its transfers runs."""
+    """Return whether it waits, and none of its transfers runs."""
     return reported["state"] == "paused" and not reported["under_way"]
 
 
@@ -308,7 +308,7 @@ class Guarded:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/tree/"
 
     def lets(self, shown: str | None, path: str, wanted: str | None) -> bool:
-        """Return true if a request is served; the token is withdrawn after a number of ranges."""
+        """Return whether a request is served; the token is withdrawn after a number of ranges."""
         if wanted is not None and self.after >= 0:
             self.after -= 1
             if self.after < 0:

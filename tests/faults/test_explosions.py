@@ -163,7 +163,7 @@ def test_an_explosion_leaves_nothing_behind(
 
 
 def applies(stage: str, verify: str, tls: bool) -> bool:
-    """Return true if such a transfer must pass this stage (it may pass others, depending on its
+    """Return whether such a transfer must pass this stage (it may pass others, depending on its
     reads)."""
     spliced = verify == "size" and not tls
     table = {

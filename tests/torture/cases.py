@@ -122,7 +122,7 @@ class Case:
         return tuple(name for side, name in self.traits if side == role)
 
     def has(self, role: str, *names: str) -> bool:
-        """Return true if the store in this role has one of these habits."""
+        """Return whether the store in this role has one of these habits."""
         return any(side == role and name in names for side, name in self.traits)
 
     def only(self, traits: tuple[Trait, ...]) -> Case:
@@ -181,7 +181,7 @@ def _traits() -> list[Trait]:
 
 
 def together(traits: Sequence[Trait]) -> bool:
-    """Return true if two stores can have these traits: no two of a group, and kinds that support
+    """Return whether two stores can have these traits: no two of a group, and kinds that support
     all of them."""
     for role in ("source", "destination"):
         habits = [BY_NAME[name] for side, name in traits if side == role]
@@ -223,7 +223,7 @@ def draw(seed: int) -> Case:
 
 
 def _wants_parts(traits: tuple[Trait, ...]) -> bool:
-    """Return true if these traits only affect objects in parts, which S3 alone accepts."""
+    """Return whether these traits only affect objects in parts, which S3 alone accepts."""
     return any(BY_NAME[name].group in ("multipart", "ranges") for _, name in traits)
 
 

@@ -124,12 +124,12 @@ def before(played: Played, name: str) -> Held | None:
 
 
 def temporary(name: str) -> bool:
-    """Return true if a name is one of relay's temporary names."""
+    """Return whether a name is one of relay's temporary names."""
     return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
 
 def told_of(name: str, played: Played) -> bool:
-    """Return true if a failure or a receipt reports a possible leftover of this object, or of
+    """Return whether a failure or a receipt reports a possible leftover of this object, or of
     another one that the destination treats as this object, in this migration or an earlier one."""
     names = tuple({name, *(event.name for event in events(played, name))})
     return any(place.endswith(names) for place in remaining(played))
@@ -156,7 +156,7 @@ def _said(played: Played) -> str:
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
-    """Return true if relay's leftover is neither a version of the source nor a prior object."""
+    """Return whether relay's leftover is neither a version of the source nor a prior object."""
     row = played.rows.get(name if played.case.tree else "")
     right = (
         versions(played, name) if row is not None and row.state in ARRIVED else alike(played, name)
@@ -169,7 +169,7 @@ def _long(played: Played, name: str, held: Held) -> bool:
 
 
 def _named_as_overwritten(played: Played, name: str) -> bool:
-    """Return true if the failure of another object reports that its upload has overwritten this
+    """Return whether the failure of another object reports that its upload has overwritten this
     one. Of two concurrent uploads, the server shows only afterwards that it treats both names as
     one."""
     if not played.case.has("destination", "negotiates"):
@@ -179,7 +179,7 @@ def _named_as_overwritten(played: Played, name: str) -> bool:
 
 
 def _of_parts(row: Row) -> bool:
-    """Return true if the level states that each part was compared, and only the length of the
+    """Return whether the level states that each part was compared, and only the length of the
     whole: if a store gives no digest of an assembled object, only reading it back would prove more,
     and that was not requested."""
     return row.state == "verified" and row.level == "part_digests"
@@ -272,7 +272,7 @@ def skipped(played: Played) -> Iterator[str]:
 
 
 def _as_long(played: Played, name: str, held: Held) -> bool:
-    """Return true if its length is one of the source's, if its store reports lengths."""
+    """Return whether its length is one of the source's, if its store reports lengths."""
     # Where HEAD reports 0, a GET of one byte may still give the length.
     zero = {0} if played.case.has("destination", "head-zero", "head-zero-page") else set()
     return not (zero | {len(held.data)}).isdisjoint(map(len, versions(played, name)))
@@ -341,7 +341,7 @@ def _wishes(played: Played) -> dict[int, str]:
 
 
 def _lengthless(case: Case, role: str) -> bool:
-    """Return true if neither HEAD nor GET gives the length of an object."""
+    """Return whether neither HEAD nor GET gives the length of an object."""
     framed = any(
         side == role and (BY_NAME[name].group == "framing" or name == "head-zero-page")
         for side, name in case.traits
@@ -350,7 +350,7 @@ def _lengthless(case: Case, role: str) -> bool:
 
 
 def _unshown(played: Played, name: str, written: bool = False) -> bool:
-    """Return true if relay inspected the name before its first write, or since its last write
+    """Return whether relay inspected the name before its first write, or since its last write
     (`written`), and every answer was a refusal or missing. A GET that reports an absent object is
     an answer. A list without lengths does not show that it would overwrite an object."""
     key, asked = played.destination.shelf.key, []
@@ -459,7 +459,7 @@ def _unnamed(played: Played) -> Iterator[str]:
 
 
 def _stands_for(row: Row, played: Played) -> bool:
-    """Return true if a row accounts for entries below it: it has failed; or it waits in a paused
+    """Return whether a row accounts for entries below it: it has failed; or it waits in a paused
     migration and is a folder linked without its slash, which shows only once it is claimed."""
     waits = row.state == "queued" and played.migration.get("state") == "paused"
     return row.state == "failed" or (waits and played.case.has("source", "href-bare"))
@@ -589,7 +589,7 @@ def arrives(played: Played) -> Iterator[str]:
 
 
 def _may_be_anothers(played: Played, row: Row) -> bool:
-    """Return true if a damaged object may, as far as anybody can know, be another writer's, and the
+    """Return whether a damaged object may, as far as anybody can know, be another writer's, and the
     row says so: its place shows an upload at once, no response identified the stored object, and
     objects of other writers must not be overwritten."""
     store, case = played.destination, played.case

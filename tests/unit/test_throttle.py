@@ -155,7 +155,7 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
 
 
 def throttle_is_idle(throttle: Throttle) -> bool:
-    """Return true if its queues are empty: the next stream need not wait for the clock."""
+    """Return whether its queues are empty: the next stream need not wait for the clock."""
     throttle.bucket.set_rate(None)
     return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
 

@@ -82,8 +82,8 @@ def confirmed_parts(written: UploadRecord, listed: tuple[Part, ...]) -> tuple[St
 def can_resume(
     written: UploadRecord | None, place: str, etag: str | None, size: int | None, step: int
 ) -> bool:
-    """Say if a recorded upload has this source version, this place and this part size (`step`, in
-    bytes)."""
+    """Return whether a recorded upload has this source version, this place and this part size
+    (`step`, in bytes)."""
     return written is not None and (
         written.place,
         written.etag,

@@ -243,7 +243,8 @@ class MultipartUpload:
         return UploadGone(f"the resumed multipart upload accepts no parts: {error.message}")
 
     def _is_fruitless(self, error: BaseException) -> bool:
-        """Say if a resumed upload has accepted no part, although the destination answers."""
+        """Return whether a resumed upload has accepted no part, although the destination
+        answers."""
         if self._resumed is None or self._workers.taken or not isinstance(error, RelayError):
             return False
         status = getattr(error, "store_status", None) or 0
@@ -282,7 +283,7 @@ class MultipartUpload:
         return None
 
     def _is_ours(self, written: UploadRecord) -> bool:
-        """Say if the recorded upload has this version, this place and this part size."""
+        """Return whether the recorded upload has this version, this place and this part size."""
         version = self.context.found.version
         step = self._workers.spans[0].length
         return can_resume(written, str(self.context.place), version.etag, version.size, step)
@@ -432,8 +433,8 @@ class MultipartUpload:
         return {COMBINED: value.to_bytes(8, "big")}
 
     def may_be_whole(self, error: RelayError) -> bool:
-        """Say if the destination may have the object in spite of `error`: it got a completion
-        request that it has not refused."""
+        """Return whether the destination may have the object in spite of `error`: it got a
+        completion request that it has not refused."""
         status = getattr(error, "store_status", None)
         refused = (
             isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
@@ -441,7 +442,7 @@ class MultipartUpload:
         return self._completion_requests > int(refused)
 
     def _can_continue(self, error: BaseException) -> bool:
-        """Say if another attempt, or another process, can resume the acknowledged parts.
+        """Return whether another attempt, or another process, can resume the acknowledged parts.
 
         They are kept after any timeout and any failure of one part, since the user may retry the
         object. They are not kept if they are useless: of another version, cancelled for good, or of
@@ -462,8 +463,8 @@ class MultipartUpload:
 
 
 def is_multipart(found: ObjectInfo | None, parts: PartLimits | None, limits: Limits) -> bool:
-    """Say if an object goes as a multipart upload: it is large, its version is pinned by a strong
-    ETag, the source has ranges, and the destination has multipart uploads, with limits of
+    """Return whether an object goes as a multipart upload: it is large, its version is pinned by a
+    strong ETag, the source has ranges, and the destination has multipart uploads, with limits of
     `parts`."""
     if found is None or found.version.size is None or parts is None:
         return False

@@ -162,15 +162,14 @@ class Attempt:
         return self._check.skip_outcome(found)
 
     def _forget_other_place(self) -> None:
-        """Forget what is known of an earlier attempt, if the source had another name then."""
+        """Forget the knowledge of an earlier attempt, if the source had another name then."""
         progress, target = self._progress, self._target
         is_resumed = self._context.known.begun and progress.attempt == 1
         shows = progress.unproved is not None or (is_resumed and target.shows_unproved)
         progress.forget_other_place(target.place, shows=shows)
 
     def _refuse_itself(self, found: ObjectInfo | None) -> None:
-        """Raise SameObject where the place is the source itself, or what a redirect of it leads
-        to."""
+        """Raise SameObject if the place is the source itself, or the target of a redirect of it."""
         source, place = self._context.plan.source, self._target.place
         redirected = source if found is None else found.location
         if same_object(source, place) or (
@@ -181,8 +180,8 @@ class Attempt:
     # -- earlier attempts
 
     def _remove_lost_uploads(self) -> None:
-        """Remove the temporary uploads of crashed attempts, in the first attempt only. What can't
-        be removed is noted in `Progress.remains`."""
+        """Remove the temporary uploads of crashed attempts, in the first attempt only. Leftovers
+        that can't be removed are recorded in `Progress.remains`."""
         if self._progress.attempt > 1:
             return
         destination, place = self._target.destination, self._target.place

@@ -31,7 +31,7 @@ _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectHints:
-    """What is known about an object before its transfer begins, besides its locations."""
+    """The knowledge about an object before its transfer begins, besides its locations."""
 
     listed: Version | None = None
     """The version in the listing. With it a small object is read without a HEAD."""
@@ -43,7 +43,7 @@ class ObjectHints:
     """True if another process may have sent the object already. Then the destination is inspected
     before anything is sent again."""
     before: PriorState | None = None
-    """What that process found at the destination before it sent the first byte."""
+    """The destination's state before that process sent the first byte."""
     lapsed: bool = False
     """True if a process crashed during the transfer, and its leftovers have not been inspected."""
     twins: tuple[Location, ...] = ()
@@ -79,8 +79,8 @@ class TransferContext:
 
     @property
     def if_exists(self) -> IfExists:
-        """What to do with an existing object. A POST creates a new object each time, so there is
-        none: what its URL shows is the page that takes uploads."""
+        """What to do with an existing object. A POST creates a new object each time, so none
+        exists: its URL shows the page that accepts uploads."""
         is_post = self.plan.destination.method == "POST"
         return IfExists.OVERWRITE if is_post else self.plan.if_exists
 
@@ -111,8 +111,8 @@ class TransferContext:
         )
 
     def is_multipart(self, found: ObjectInfo | None, parts: PartLimits | None) -> bool:
-        """Say if the object goes as a multipart upload, to a destination with these limits of
-        `parts`."""
+        """Return whether the object goes as a multipart upload, to a destination with these limits
+        of `parts`."""
         if not is_multipart(found, parts, self.limits):
             return False
         size = found.version.size if found else None

@@ -78,8 +78,8 @@ def listed_length(found: Version, listed: Version) -> int | None:
 
 
 def _is_newer(found: Version, listed: Version) -> bool:
-    """Say if the found version differs from the listed one, by ETag or date. Without either in the
-    listing, an ETag or date of a non-empty object counts as a difference."""
+    """Return whether the found version differs from the listed one, by ETag or date. Without either
+    in the listing, an ETag or date of a non-empty object counts as a difference."""
     if listed.etag is None and listed.last_modified is None:
         return found.size != 0 and (found.etag or found.last_modified) is not None
     if None not in (listed.etag, found.etag) and listed.etag != found.etag:
@@ -91,8 +91,8 @@ def _is_newer(found: Version, listed: Version) -> bool:
 def must_be_single_upload(
     promised: Version | None, limits: PartLimits | None, size: int | None
 ) -> bool:
-    """Say if an object must be uploaded in one request, because its promised digest could not be
-    compared after a multipart upload. False if it is too large for one request."""
+    """Return whether an object must be uploaded in one request, because its promised digest could
+    not be compared after a multipart upload. False if it is too large for one request."""
     if promised is None or limits is None or not promised.digests or COMBINED in promised.digests:
         return False
     return size is not None and size <= limits.largest

@@ -70,7 +70,7 @@ class ReadableAccounts:
             del self._accounts[next(iter(self._accounts))]
 
     def has(self, place: Location) -> bool:
-        """Say if this destination has permitted reading before."""
+        """Return whether this destination has permitted reading before."""
         return id(place.account) in self._accounts
 
 
@@ -139,7 +139,8 @@ class Finalizer:
         return self._context.outcome(receipt.state, self._target.place, receipt)
 
     def _begin_verification(self, stored: PutResult, keep: bool) -> None:
-        """Note what the destination acknowledged. With `keep` it is from before this attempt."""
+        """Record the object that the destination acknowledged. With `keep` it is from before this
+        attempt."""
         self._progress.phase = "verifying"
         reach("before-verify")
         self._progress.acknowledged = not keep and stored.place is None
@@ -354,9 +355,9 @@ class Finalizer:
             self._note_altered(Version(proof.version.size))
 
     def _note_altered(self, there: Version) -> None:
-        """Note the object that the place shows in place of the published one, so that no later
-        attempt takes it for one that existed before. Its ETag is left out, which would permit to
-        replace it. Raises LeaseLost, LedgerFailed."""
+        """Record the object that the place shows instead of the published one, so that later
+        attempts do not treat it as a prior object. Its ETag is left out, because with it the object
+        could be replaced. Raises LeaseLost, LedgerFailed."""
         progress, journal = self._progress, self._context.journal
         if progress.before is None or journal is None:
             return
@@ -365,8 +366,8 @@ class Finalizer:
 
 
 def _has_old_size(before: PriorState, size: int | None, there: Version) -> bool:
-    """Say if a place may still show the object from `before` the publication, by its size in bytes:
-    a cache may do so for a while (nginx's `open_file_cache`)."""
+    """Return whether a place may still show the object from `before` the publication, by its size
+    in bytes: a cache may do so for a while (nginx's `open_file_cache`)."""
     other = None not in (size, there.size) and size != there.size
     return other and (not before.known or is_same(before.version, there))
 

@@ -53,8 +53,8 @@ def refuse_folded_names(
 def _is_tagged(
     destination: Destination, place: Location, twin: Location, ours: Version, theirs: Version
 ) -> bool:
-    """Say if their ETags prove two objects. Not those of local files, which contain the inode: FUSE
-    gives a file one inode for each name that was looked up (fuse(8), `use_ino`). Raises
+    """Return whether their ETags prove two objects. Not those of local files, which contain the
+    inode: FUSE gives a file one inode for each name that was looked up (fuse(8), `use_ino`). Raises
     StoreError.
 
     `place` was inspected last and is inspected first here: a load balancer that takes its servers
@@ -70,7 +70,7 @@ def _is_tagged(
 
 
 def _is_no_object(destination: Destination, twin: Location) -> bool:
-    """Say if the place is a folder, or an object of another spelling."""
+    """Return whether the place is a folder, or an object of another spelling."""
     try:
         destination.head(twin)
     except Rejected:
@@ -79,15 +79,16 @@ def _is_no_object(destination: Destination, twin: Location) -> bool:
 
 
 def _looks_one(one: Version, other: Version) -> bool:
-    """Say if two versions may be of one object: the same size, and the same ETag or date. The ETag
-    alone is enough, since `rclone serve s3` keeps one date for each requested name of an object."""
+    """Return whether two versions may be of one object: the same size, and the same ETag or date.
+    The ETag alone is enough, since `rclone serve s3` keeps one date for each requested name of an
+    object."""
     tagged = one.etag is not None and one.etag == other.etag
     return one.size == other.size and (tagged or one.last_modified == other.last_modified)
 
 
 def _is_steady(destination: Destination, place: Location, there: Version) -> bool:
-    """Say if a second HEAD has the same ETag. Behind a load balancer each answer may have another
-    one, which does not prove two objects. Raises StoreError."""
+    """Return whether a second HEAD has the same ETag. Behind a load balancer each answer may have
+    another one, which does not prove two objects. Raises StoreError."""
     try:
         found = inspect_object(destination, place)
     except NotFound:
@@ -96,12 +97,12 @@ def _is_steady(destination: Destination, place: Location, there: Version) -> boo
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:
-    """Say if listings show both names: then the two objects only look alike.
+    """Return whether listings show both names: then the two objects only look alike.
 
     The folder above the first difference must list both segments: a listing below repeats the
     requested spelling of the folders above, even if their real names differ. Each of the two
-    folders must then list the rest of its name: a store of flat keys that folds the whole key
-    shows both folders if each holds an object of its own, and the shared object in one of them."""
+    folders must then list the rest of its name: a store of flat keys that folds the whole key shows
+    both folders if each holds an object of its own, and the shared object in one of them."""
     names = [one.path.split("/") for one in (place, twin)]
     same = next(
         (at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), 0
@@ -125,7 +126,8 @@ def _segment(name: list[str], depth: int) -> str:
 
 
 def _lists(destination: Destination, place: Location, folder: list[str], wanted: set[str]) -> bool:
-    """Say if a folder of the destination of `place` lists each of some names. Raises StoreError."""
+    """Return whether a folder of the destination of `place` lists each of some names. Raises
+    StoreError."""
     missing = set(wanted)
     for entry in destination.list(place.with_target("/".join([*folder, ""])), False):
         if entry.error is None:

@@ -118,8 +118,8 @@ class DestinationCheck:
         return before
 
     def _seems_absent(self) -> bool:
-        """Say if the listing of the tree's destination had no such object, so that no HEAD is
-        needed.
+        """Return whether the listing of the tree's destination had no such object, so that no HEAD
+        is needed.
 
         The listing is not a proof. If nothing may be overwritten, the destination must also honour
         the precondition of the upload."""
@@ -253,7 +253,7 @@ class DestinationCheck:
         return self._context.outcome(State.SKIPPED, place, notes=notes)
 
     def _is_absent(self) -> bool:
-        """Say if the place certainly has no object."""
+        """Return whether the place certainly has no object."""
         try:
             inspect_object(self._target.destination, self._target.place)
         except NotFound:
@@ -262,19 +262,19 @@ class DestinationCheck:
             pass  # unknown
         return False
 
-    # -- what may be ours
+    # -- objects that may be ours
 
     def _is_older(self, there: Version) -> bool:
-        """Say if the object was certainly written before our migration was accepted. Then it is not
-        ours, even if the ledger has lost commits."""
+        """Return whether the object was certainly written before our migration was accepted. Then
+        it is not ours, even if the ledger has lost commits."""
         was = self._progress.before
         if was is None or self._may_be_left(there):
             return False
         return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
     def _has_sent(self, there: Version) -> bool:
-        """Say if an earlier attempt may have stored the existing object. If the journal would have
-        a note of it, the note decides."""
+        """Return whether an earlier attempt may have stored the existing object. If the journal
+        would have a note of it, the note decides."""
         shows = self._target.shows_unproved
         if not self._may_be_sent or (shows and self._is_older(there)):
             return False
@@ -282,7 +282,8 @@ class DestinationCheck:
         return not noted or self._context.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, there: Version) -> bool:
-        """Say if an incomplete object at the place may be a partial or damaged one of ours."""
+        """Return whether an incomplete object at the place may be a partial or damaged one of
+        ours."""
         was = self._progress.before
         if was is None:
             return False
@@ -295,9 +296,9 @@ class DestinationCheck:
         return not self._is_still_open()
 
     def _may_be_left(self, there: Version) -> bool:
-        """Say if the existing object may be one that we stored and never verified: neither its size
-        nor its date contradicts that. (The ETag decides only without dates, since some servers give
-        each answer another one.)"""
+        """Return whether the existing object may be one that we stored and never verified: neither
+        its size nor its date contradicts that. (The ETag decides only without dates, since some
+        servers give each answer another one.)"""
         was = self._progress.before
         if was is None or was.sent is None or is_same(was.version, there):
             return False
@@ -309,16 +310,16 @@ class DestinationCheck:
         return not differs(was.sent, there)
 
     def _may_be_piece(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Say if, with if_exists=overwrite, the object may be a partial one of a crashed process:
-        its size differs from the source's. The journal has no note in this case."""
+        """Return whether, with if_exists=overwrite, the object may be a partial one of a crashed
+        process: its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
         if not context.known.lapsed or context.if_exists is not IfExists.OVERWRITE:
             return False
         return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
 
     def _is_still_open(self) -> bool:
-        """Say if the store still has the recorded multipart upload. Then it was never completed, so
-        the visible object is another writer's."""
+        """Return whether the store still has the recorded multipart upload. Then it was never
+        completed, so the visible object is another writer's."""
         journal = self._context.journal
         destination, place = self._target.destination, self._target.place
         written = journal.recorded_upload() if journal is not None else None
@@ -358,8 +359,8 @@ class DestinationCheck:
         self._progress.replaces = True
 
     def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Say if the existing object has only the first bytes of the source, as a broken upload
-        leaves them."""
+        """Return whether the existing object has only the first bytes of the source, as a broken
+        upload leaves them."""
         if there.size == 0:
             return True
         context, pinned = self._context, found.version if found is not None else None
@@ -397,8 +398,8 @@ class DestinationCheck:
         return self._skip((why,))
 
     def _is_modified(self, found: ObjectInfo) -> bool:
-        """Say if the source was modified after its upload: the destination shows an older time of
-        modification. It costs one HEAD."""
+        """Return whether the source was modified after its upload: the destination shows an older
+        time of modification. It costs one HEAD."""
         place = self._target.place
         if place.store not in DATED:
             return False
@@ -451,8 +452,8 @@ class DestinationCheck:
         return outcome if is_same_object else None
 
     def _shows_metadata_of(self, found: ObjectInfo) -> bool:
-        """Say if the existing object has the source's metadata. If the bytes alone are the same, it
-        may be the prior object. Not decided where a store need not keep metadata."""
+        """Return whether the existing object has the source's metadata. If the bytes alone are the
+        same, it may be the prior object. Not decided where a store need not keep metadata."""
         place = self._target.place
         if place.store not in DATED:
             return True
@@ -466,7 +467,7 @@ class DestinationCheck:
         return place.store not in KEEPING or shows_metadata(found.metadata, shown, place)
 
     def _is_new(self, there: Version) -> bool:
-        """Say if the existing object is certainly not the prior one."""
+        """Return whether the existing object is certainly not the prior one."""
         was = self._progress.before
         if self._context.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
             return True

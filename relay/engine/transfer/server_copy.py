@@ -80,7 +80,7 @@ class ServerCopier:
         return self._finalizer.verify_and_publish(stored, reported, sent, notes, moved=0)
 
     def _may_be_copied(self, error: RelayError) -> bool:
-        """Say if the destination may have the copy in spite of `error`."""
+        """Return whether the destination may have the copy in spite of `error`."""
         if self._progress.parts is not None:
             return self._progress.parts.may_be_whole(error)
         return may_be_done(error) and not isinstance(error, _UNDONE)

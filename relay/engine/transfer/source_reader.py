@@ -268,7 +268,8 @@ class SourceReader:
             raise _folder_error(place)
 
     def _is_index(self, place: Location) -> bool:
-        """Say if a place that ends in '/' is certainly a folder: its page lists an entry."""
+        """Return whether a place that ends in '/' is certainly a folder: its page lists an
+        entry."""
         if not place.path.endswith("/"):
             return False
         try:

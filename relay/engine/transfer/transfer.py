@@ -89,7 +89,7 @@ class Transfer:
         self._pending_retries = PendingRetries()
         self._restarts = 0
 
-    # -- what others may see and do
+    # -- the interface for other greenlets
 
     @property
     def phase(self) -> str:
@@ -254,7 +254,7 @@ class Transfer:
         return True
 
     def _may_show(self, context: TransferContext, before: PriorState | None) -> bool:
-        """Say if a crashed process may have left something at the object's own place. With
+        """Return whether a crashed process may have left something at the object's own place. With
         if_exists=overwrite the journal has no note of that."""
         place = self.plan.destination
         if place.path.endswith("/") or place.method == "POST":

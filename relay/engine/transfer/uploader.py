@@ -48,7 +48,7 @@ from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 
 SWEEP_SECONDS = 5.0
-"""Maximum time in seconds of one request that looks for the leftovers of a broken upload."""
+"""Maximum seconds of one request that searches for the leftovers of a broken upload."""
 
 
 class Uploader:
@@ -179,7 +179,7 @@ class Uploader:
             self._context.meter.commit()
 
     def _clean_up_put(self, opened: OpenedObject, body: Body, error: RelayError) -> None:
-        """Break an upload that failed with `error`, and delete its leftovers. Note what may be at
+        """Break an upload that failed with `error`, and delete its leftovers. Record what may be at
         the destination. Raises SourceUnstable."""
         target = self._target
         if _is_never_received(body, error):
@@ -224,8 +224,8 @@ class Uploader:
         )
 
     def _is_held(self) -> bool:
-        """Say if we still hold the lease. If another worker has it, the partial object there may be
-        its upload. Raises LedgerFailed."""
+        """Return whether we still hold the lease. If another worker has it, the partial object
+        there may be its upload. Raises LedgerFailed."""
         try:
             if self._context.journal is not None:
                 self._context.journal.check_lease()
@@ -235,20 +235,20 @@ class Uploader:
 
 
 def _is_never_received(body: Body, error: RelayError) -> bool:
-    """Say if the destination has received nothing of the upload: the connection failed before the
-    first byte. (A connection may also fail later, as when the server restarts while it completes a
-    multipart upload.)"""
+    """Return whether the destination has received nothing of the upload: the connection failed
+    before the first byte. (A connection may also fail later, as when the server restarts while it
+    completes a multipart upload.)"""
     return isinstance(error, NOT_ASKED) and not body.count
 
 
 def _is_unsent(body: Body, error: RelayError) -> bool:
-    """Say if the destination certainly has nothing of the failed upload."""
+    """Return whether the destination certainly has nothing of the failed upload."""
     return isinstance(error, PreconditionFailed) or _is_never_received(body, error)
 
 
 def _may_be_whole(body: Body, error: RelayError) -> bool:
-    """Say if the destination may have stored the whole object in spite of `error`. A redirect may
-    lead to the page of the stored object (RFC 9110 section 15.4.4)."""
+    """Return whether the destination may have stored the whole object in spite of `error`. A
+    redirect may lead to the page of the stored object (RFC 9110 section 15.4.4)."""
     answered = may_be_done(error) or isinstance(error, RedirectRefused)
     return body.complete and not _is_unsent(body, error) and answered
 

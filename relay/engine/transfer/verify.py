@@ -145,7 +145,7 @@ def _prove_shown(
 
 
 def _may_show_prior(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
-    """Say if a destination may still show the prior object, as caches and replicas do for a
+    """Return whether a destination may still show the prior object, as caches and replicas do for a
     while."""
     if before.known and before.version is None:
         return False

@@ -69,8 +69,8 @@ class ActiveTransfers:
             del self.by_claim[active.claim.id]
 
     def is_at_limit(self, id: str) -> bool:
-        """Say if a migration has reached its bound on concurrent transfers in this process: the
-        bound may have been lowered after the claim."""
+        """Return whether a migration has reached its bound on concurrent transfers in this process:
+        the bound may have been lowered after the claim."""
         most = self._throttle(id).bounds.transfers
         return (
             most is not None

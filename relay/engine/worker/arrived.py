@@ -71,7 +71,7 @@ class ArrivalCheck:
             page = self.ledger.page(self.job.id, ARRIVED, page[-1].id)
 
     def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
-        """Say if an object is gone, or return the error for which that is unknown."""
+        """Return whether an object is gone, or return the error for which that is unknown."""
         place = self.job.destination
         if self.job.recursive:
             place = place.below(row.name, destination=True)
@@ -98,8 +98,8 @@ class ArrivalCheck:
 
 
 def _is_other(row: Row, found: ObjectInfo) -> bool:
-    """Say if the object has another length than the one that arrived. The length of a skipped
-    object may always have differed from its source's."""
+    """Return whether the object has another length than the one that arrived. The length of a
+    skipped object may always have differed from its source's."""
     size = found.version.size
     if row.state != TransferState.VERIFIED or row.bytes is None or size is None:
         return False

@@ -52,7 +52,7 @@ class Lease:
         return held
 
     def holds(self, registration: int) -> bool:
-        """Say if the claims made during that registration are certainly still ours."""
+        """Return whether the claims made during that registration are certainly still ours."""
         fresh = self._clock() - self._renewed < self._seconds
         return registration == self.registration and fresh
 

@@ -111,8 +111,8 @@ class MigrationCache:
     # -- the destination
 
     def finds_nothing(self, job: MigrationJob, meter: Watchdog) -> bool:
-        """Say if the destination is empty, so that objects need no HEAD each. Only a listing that
-        shows every object can say so. `meter` shows the listing's pending retry."""
+        """Return whether the destination is empty, so that objects need no HEAD each. Only a
+        listing that shows every object can say so. `meter` shows the listing's pending retry."""
         store = self._engine.stores.destination(job.destination, meter)
         try:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
@@ -143,8 +143,8 @@ class MigrationCache:
             del self._passed[next(iter(self._passed))]
 
     def is_still_denied(self, claim: Claim, side: str | None) -> bool:
-        """Say if a migration was paused for credentials of this side, and this process has seen no
-        success with the new ones: a denial then concerns all objects.
+        """Return whether a migration was paused for credentials of this side, and this process has
+        seen no success with the new ones: a denial then concerns all objects.
 
         Each URL of a list has its own signature, so its denial says nothing about the others."""
         if self._passed.get(claim.migration_id) == claim.renewed or (
@@ -155,7 +155,7 @@ class MigrationCache:
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
-        """Say if a migration was paused for credentials of its source before. Raises
+        """Return whether a migration was paused for credentials of its source before. Raises
         LedgerFailed."""
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN

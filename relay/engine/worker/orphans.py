@@ -212,7 +212,7 @@ class OrphanSweeper:
         begins: Callable[[Version], bool],
         there: Version,
     ) -> bool:
-        """Say if the object `there` is a piece, and no other worker has claimed it. Raises
+        """Return whether the object `there` is a piece, and no other worker has claimed it. Raises
         DestinationLost if the piece may be another writer's."""
         if not begins(there):
             return False

@@ -42,7 +42,7 @@ Key = tuple[str, int]
 
 
 class Verdict(Enum):
-    """What a refusal concerns."""
+    """The scope of a refusal."""
 
     OWN = "own"
     """That object only."""
@@ -68,7 +68,7 @@ class RefusalHistory:
             del self._good[next(iter(self._good))]
 
     def has_succeeded(self, claim: Claim) -> bool:
-        """Say if any transfer has succeeded with the credentials of this claim."""
+        """Return whether any transfer has succeeded with the credentials of this claim."""
         return (claim.migration_id, claim.renewed) in self._good
 
     def judge(self, claim: Claim, is_busy_since: Callable[[float], bool]) -> Verdict:
@@ -162,9 +162,9 @@ class RefusalJudge:
         return any(one.began > moment and one.claim.id != claim.id for one in others)
 
     def _is_resumed_by_user(self, claim: Claim) -> bool:
-        """Say if a migration was paused for credentials before and resumed by its user, and the
-        source does not refuse its listing: then the refusal concerns that object, for good. Raises
-        LedgerFailed."""
+        """Return whether a migration was paused for credentials before and resumed by its user, and
+        the source does not refuse its listing: then the refusal concerns that object, for good.
+        Raises LedgerFailed."""
         if not self._jobs.has_waited(claim):
             return False
         if claim.url:
@@ -179,8 +179,8 @@ class RefusalJudge:
             return False
 
     def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
-        """Say if the source denies not only this object, but also the listing that it allowed
-        before."""
+        """Return whether the source denies not only this object, but also the listing that it
+        allowed before."""
         id, now = claim.migration_id, self._clock()
         if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
             return False

@@ -125,7 +125,7 @@ class Worker:
         self._sweeper = OrphanSweeper(self.ledger, self.engine, jobs, self._over, self.only)
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
 
-    # -- what others may see and do
+    # -- the interface for other greenlets
 
     @property
     def active(self) -> Mapping[int, ActiveTransfer]:
@@ -293,12 +293,13 @@ class Worker:
         )
 
     def _is_alone(self) -> bool:
-        """Say if this process has no claim and no part lease: a transfer that crashes it would
-        affect no other."""
+        """Return whether this process has no claim and no part lease: a transfer that crashes it
+        would affect no other."""
         return not self._claims.count and not self._helped.claims
 
     def _runs_suspect(self) -> bool:
-        """Say if a suspect transfer or listing runs here: then nothing else may start beside it."""
+        """Return whether a suspect transfer or listing runs here: then nothing else may start
+        beside it."""
         return self._lister.is_suspect or self._claims.has_suspect
 
     def _join_upload(self) -> None:
@@ -311,7 +312,7 @@ class Worker:
             self._queue.put((lease, self._lease.registration))
 
     def _has_ended(self) -> bool:
-        """End the migrations that have no transfer left; say if the `only` one is over."""
+        """End the migrations that have no transfer left; return whether the `only` one is over."""
         self._look_at = self.clock() + LOOK_SECONDS
         self._finish()
         if self.only is None:

@@ -1,4 +1,4 @@
-"""What a migration may use, and how often its credentials were renewed."""
+"""The limits of a migration, and how often its credentials were renewed."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, Integer, text

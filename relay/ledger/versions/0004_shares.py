@@ -1,4 +1,4 @@
-"""Parts of one object that several runners move, and large objects that are found among many small
+"""Parts of one object that several workers move, and large objects that are found among many small
 ones."""
 
 from alembic import op

@@ -32,7 +32,7 @@ LAPSED = text("lapses > 0")
 
 
 def upgrade() -> None:
-    """Add the table, the column and the index, and fill them from what is there."""
+    """Add the table, the column and the index, and fill them from the existing rows."""
     op.create_index(
         "transfers_lapsed", "transfers", ["id"], sqlite_where=LAPSED, postgresql_where=LAPSED
     )

@@ -29,9 +29,7 @@ def upgrade() -> None:
     op.add_column("migrations", Column("entries", BigInteger))
     op.add_column("transfers", Column("identity", String(32)))
     op.add_column("transfers", Column("listings", Integer, nullable=False, server_default=_ZERO))
-    if (
-        op.get_bind().dialect.name == "postgresql"
-    ):  # whose index takes no more than some 2,700 bytes
+    if op.get_bind().dialect.name == "postgresql":  # whose index accepts at most some 2,700 bytes
         op.drop_constraint("transfers_migration_id_name_key", "transfers", type_="unique")
         op.create_index(
             "transfers_by_name", "transfers", ["migration_id", text("md5(name)")], unique=True

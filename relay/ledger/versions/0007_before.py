@@ -1,5 +1,5 @@
-"""What was at the destination before the first byte of an object went there; when nothing was found
-at the destination of a tree; and the form in which some stores take two names for one."""
+"""The state of the destination before the first byte of an object was sent; when the destination of
+a tree was found empty; and the form in which some stores fold two names into one."""
 
 from alembic import op
 from sqlalchemy import Column, Float, Text, text
@@ -15,8 +15,8 @@ FOLDED = text("folded IS NOT NULL")
 
 
 def upgrade() -> None:
-    """Add the columns and the index. Of what an older relay began nothing is known, so that it is
-    looked at again."""
+    """Add the columns and the index. Nothing is known of objects that an older relay started, so
+    they are inspected again."""
     op.add_column("migrations", Column("looked", Float))
     op.add_column("transfers", Column("before", Text))
     op.add_column("transfers", Column("folded", Text))

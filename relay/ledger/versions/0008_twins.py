@@ -8,5 +8,5 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add the column. Of what was listed before nothing is known."""
+    """Add the column. Nothing is known of names that were listed before."""
     op.add_column("transfers", Column("twins", Integer, nullable=False, server_default=text("0")))

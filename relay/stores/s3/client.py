@@ -121,9 +121,9 @@ class S3Client:
         return Unavailable(f"HEAD {location} was refused, but succeeds now", side=self.side)
 
     def _only_denied(self, location: Location) -> bool:
-        """Say if a 403 can only mean that reading is not permitted: a GET of one byte was denied
-        since the last successful HEAD, or the bucket accepted an upload and never answered a HEAD.
-        In a bucket that did answer HEAD, a 403 may also mean expired credentials."""
+        """Return whether a 403 can only mean that reading is not permitted: a GET of one byte was
+        denied since the last successful HEAD, or the bucket accepted an upload and never answered a
+        HEAD. In a bucket that did answer HEAD, a 403 may also mean expired credentials."""
         if self.side != "destination":
             return False
         quirks = self.quirks(location)
@@ -152,7 +152,8 @@ class S3Client:
         return known
 
     def is_elsewhere(self, location: Location, code: str, region: str | None) -> bool:
-        """Say if the bucket is in another region. If so, later requests go to that region."""
+        """Return whether the bucket is in another region. If so, later requests go to that
+        region."""
         return code in ELSEWHERE and self._requests.learn_region(location, region)
 
     def _by_code(

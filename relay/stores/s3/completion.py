@@ -122,10 +122,10 @@ class Completion:
     ) -> PutResult:
         """Find out whether an upload was completed whose answer was lost.
 
-        An upload that no longer exists was completed, or aborted by somebody. The object is ours if
-        its digest matches; the same length proves nothing, so `parts_checked` stays False. Raises
-        `error` if the upload still exists, or if nothing is there; UploadGone if the object there
-        is another one."""
+        An upload that no longer exists was completed, or aborted by another program. The object is
+        ours if its digest matches; the same length proves nothing, so `parts_checked` stays False.
+        Raises `error` if the upload still exists, or if nothing is there; UploadGone if the object
+        there is another one."""
         try:
             self._listing.stored_parts(upload)
         except NotFound:

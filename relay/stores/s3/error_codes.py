@@ -1,4 +1,4 @@
-"""Parse what a refusal of S3 says, and say what its error codes mean.
+"""Parse a refusal of S3, and define the meaning of its error codes.
 
 Decided here: the error of each code (docs.aws.amazon.com, "Error responses"). Never here: which
 request is sent again after a refusal (`client.py`, `quirks.py`)."""

@@ -49,7 +49,7 @@ class ExactKeys:
         return found
 
     def exists(self, location: Location) -> bool:
-        """Say if the object exists. Raises as `head`."""
+        """Return whether the object exists. Raises as `head`."""
         try:
             self.head(location)
         except NotFound:
@@ -105,8 +105,8 @@ class ExactKeys:
             error.leave("A damaged object", location, failure.message)
 
     def _is_doubtful(self, location: Location) -> bool:
-        """Say if a destination's key has an empty segment, and the endpoint is not known to keep
-        such keys."""
+        """Return whether a destination's key has an empty segment, and the endpoint is not known to
+        keep such keys."""
         if self._client.side != "destination" or "//" not in location.path:
             return False
         if "//" not in f"/{key_of(location)}" or aws_host(location.host) is not None:
@@ -114,7 +114,8 @@ class ExactKeys:
         return not self._client.quirks(location).has(KEEPS)
 
     def _is_listed(self, location: Location) -> bool:
-        """Say if a listing has the object under its exact key. Raises Rejected if that is unknown.
+        """Return whether a listing has the object under its exact key. Raises Rejected if that is
+        unknown.
 
         The key itself can't be the prefix: SeaweedFS repeats the prefix of the request in its
         answer. So the listing starts at the segment before the empty one, where the key must

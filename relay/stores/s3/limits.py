@@ -40,5 +40,5 @@ FEW_PARTS: Final = 1000
 
 @lru_cache(maxsize=256)
 def limits_of(host: str) -> PartLimits:
-    """Return the limits of the endpoint at a host: AWS's for one that is not known."""
+    """Return the limits of the endpoint at a host: AWS's for an unknown one."""
     return next((limits for name, limits in _ENDPOINTS if name.fullmatch(host)), PARTS)

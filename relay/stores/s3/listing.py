@@ -120,7 +120,7 @@ class Listing:
 
 
 def _is_undecided(page: ListedPage) -> bool:
-    """Say if the page does not say whether there are more."""
+    """Return whether the page does not say whether there are more."""
     return page.truncated is None and not page.token
 
 
@@ -151,7 +151,8 @@ class _Progress:
         """The names on the last page, if it did not say whether there are more."""
 
     def is_repetition(self, page: ListedPage) -> bool:
-        """Say if the page is the one before again, from a server that does not support pages."""
+        """Return whether the page is the one before again, from a server that does not support
+        pages."""
         if not _is_undecided(page):
             self._before = None
             return False
@@ -193,7 +194,8 @@ class _Rounds:
         self._steps, self._power = 0, 1
 
     def comes_again(self, one: object) -> bool:
-        """Add a value; say if it came before, at the latest when it comes for the third time."""
+        """Add a value; return whether it came before, at the latest when it comes for the third
+        time."""
         if one == self._kept:
             return True
         self._steps += 1

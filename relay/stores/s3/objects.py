@@ -32,7 +32,7 @@ REDIRECT: Final = "x-amz-website-redirect-location"
 SYSTEM: Final = ("expires", REDIRECT)
 """System metadata that only S3 keeps (docs.aws.amazon.com, "Working with object metadata")."""
 DELETED: Final = frozenset({200, 204, 404})
-"""Statuses of a DELETE that mean that nothing is there now."""
+"""Statuses of a DELETE after which the object does not exist."""
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
@@ -158,7 +158,7 @@ class Objects:
 
 
 class S3Heads:
-    """What S3 says about an object, with its tags, which take a request of their own."""
+    """S3's description of an object, with its tags, which take a request of their own."""
 
     tells_empty = True
 

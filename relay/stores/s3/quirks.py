@@ -1,4 +1,5 @@
-"""What an S3 endpoint was found not to accept, remembered so that later requests leave it out.
+"""Features that an S3 endpoint was found to refuse, remembered so that later requests leave them
+out.
 
 Theory of operation. Endpoints implement different subsets of S3, and few name the field that they
 did not understand. So the optional fields are left out one after the other, the least loss first:
@@ -7,9 +8,9 @@ shows what was left out: as a lower level, or as a note.
 
 A 403 may be caused by tags, which need a permission of their own. Any refusal may be caused by a
 trailing checksum: at some servers an unknown field invalidates the signature, others answer 401 or
-codes of their own. Usually a refusal means what it says. So only the refused object is sent once
-without the field: without tags, and, at an endpoint that never accepted a checksum, without that.
-All other objects follow once that upload was accepted.
+codes of their own. Usually a refusal means what its code says. So only the refused object is sent
+once without the field: without tags, and, at an endpoint that never accepted a checksum, without
+that. All other objects follow once that upload was accepted.
 
 Decided here: which field is left out next. Never here: what a request looks like
 (`upload_fields.py`)."""
@@ -77,7 +78,7 @@ class EndpointQuirks:
     path: str
 
     def has(self, fact: str) -> bool:
-        """Say if a fact was learned."""
+        """Return whether a fact was learned."""
         return self.memory.has(self.origin, fact)
 
     def learn(self, fact: str) -> None:
@@ -85,12 +86,12 @@ class EndpointQuirks:
         self.memory.learn(self.origin, fact)
 
     def forget(self, fact: str) -> bool:
-        """Forget a fact; say if it was learned."""
+        """Forget a fact; return whether it was learned."""
         return self.memory.forget(self.origin, fact)
 
     @property
     def readable(self) -> str:
-        """Fact: HEAD says whether the bucket has an object."""
+        """Fact: HEAD answers whether the bucket has an object."""
         return f"readable {self.bucket}"
 
     @property

@@ -1,7 +1,7 @@
-"""Parse what an accepted request to S3 is answered: documents, checksums, versions.
+"""Parse the answers to accepted requests of S3: documents, checksums, versions.
 
-Decided here: what an answer says (docs.aws.amazon.com, "Checking object integrity"). Never here:
-which requests are sent (`client.py`), what a refusal says (`error_codes.py`)."""
+Decided here: what an answer means (docs.aws.amazon.com, "Checking object integrity"). Never here:
+which requests are sent (`client.py`), what a refusal means (`error_codes.py`)."""
 
 from __future__ import annotations
 

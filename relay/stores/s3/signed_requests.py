@@ -91,7 +91,7 @@ class SignedRequests:
         return account_of(location).signer.learn_time(theirs, self._skew)
 
     def has_new_credentials(self, location: Location) -> bool:
-        """Say if there are now other credentials than those of the last request."""
+        """Return whether there are now other credentials than those of the last request."""
         try:
             return account_of(location).signer.renew(self._credentials)
         except ConfigError:

@@ -107,15 +107,15 @@ class Signer:
         return self._keys.credentials()
 
     def renew(self, refused: AwsCredentials | None) -> bool:
-        """Read the settings again, at most once a minute; say if the credentials now differ from
-        those that were `refused`.
+        """Read the settings again, at most once a minute; return whether the credentials now differ
+        from those that were `refused`.
 
         May block, since reading the settings may ask a server or run a helper."""
         return self._keys.renew(refused)
 
     def same_key(self, other: Signer) -> bool:
-        """Say if both sign with the same access key, so that what one may read the other may
-        copy."""
+        """Return whether both sign with the same access key, so that what one may read the other
+        may copy."""
         try:
             ours, theirs = self.credentials(), other.credentials()
         except ConfigError:
@@ -123,8 +123,8 @@ class Signer:
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
     def learn_region(self, region: str, signed: str) -> bool:
-        """Say if a request that was `signed` for one region should be sent again, signed for the
-        `region` that the answer named.
+        """Return whether a request that was `signed` for one region should be sent again, signed
+        for the `region` that the answer named.
 
         Later requests to the bucket are signed for that region. False if the request was signed for
         it already, or after MOST_REGIONS changes."""

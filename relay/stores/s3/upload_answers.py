@@ -88,7 +88,7 @@ def upload_refusal(
     if what is None:
         return client.error_of_code(response, method, location, text)
     if not refusal.can_mean_unknown_field:
-        # Most likely the refusal means what it says, so the user sees it if the retries end.
+        # Most likely the refusal is justified, so the user sees it if the retries end.
         denial = client.error_of_code(response, method, location, text)
         denial.retryable, denial.message = True, f"{denial.message}, with {what}"
         return denial

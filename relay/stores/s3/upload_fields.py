@@ -115,13 +115,13 @@ class UploadFields:
         return tuple(held), large
 
     def _is_small(self, location: Location) -> bool:
-        """Say if AWS's limit of the metadata's size holds there."""
+        """Return whether AWS's limit of the metadata's size holds there."""
         return self._client.quirks(location).has(SMALL) or aws_host(location.host) is not None
 
     # -- checksum and precondition
 
     def conditional(self, location: Location, if_absent: bool) -> bool:
-        """Say if an upload carries `If-None-Match: *`."""
+        """Return whether an upload carries `If-None-Match: *`."""
         return if_absent and not self._client.quirks(location).omits_precondition
 
     def wrapping(self, location: Location, body: Body, part: bool = False) -> Wrapping | None:
@@ -144,5 +144,5 @@ class UploadFields:
 
 
 def _is_held(name: str) -> bool:
-    """Say if S3 keeps the field of this lower-case name with an object."""
+    """Return whether S3 keeps the field of this lower-case name with an object."""
     return name in _HELD or name.startswith(USER)

@@ -99,8 +99,8 @@ class UploadListing:
         return tuple(upload for upload in uploads if self._is_empty(upload))
 
     def _is_empty(self, upload: Upload) -> bool:
-        """Say if the upload has no parts. An upload whose id was lost never gets one; any other
-        upload soon does."""
+        """Return whether the upload has no parts. An upload whose id was lost never gets one; any
+        other upload soon does."""
         try:
             return not self.stored_parts(upload)
         except NotFound:

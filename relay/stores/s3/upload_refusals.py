@@ -1,4 +1,4 @@
-"""Say which optional field may be the cause of a refused upload.
+"""Determine which optional field may be the cause of a refused upload.
 
 Theory of operation. Endpoints implement different subsets of S3, and few name the field that they
 did not understand. Usually a refusal means what its code says; some statuses and codes leave room
@@ -114,5 +114,5 @@ class UploadRefusal:
         return self.wrapped or self.has_field(CHECKSUM + TRAILER)
 
     def has_field(self, name: str) -> bool:
-        """Say if the request had this field."""
+        """Return whether the request had this field."""
         return any(field.lower() == name.lower() for field, _ in self.fields)

@@ -21,7 +21,7 @@ from relay.stores.webdav.properties import NO_METHOD, Properties
 MADE = frozenset({201})
 """Statuses of a MKCOL that mean success (section 9.3.1)."""
 BUSY = frozenset({408, 425, 429, 502, 503, 504})
-"""Statuses of a PROPFIND that say nothing about the folder."""
+"""Statuses of a PROPFIND that prove nothing about the folder."""
 
 
 class Folders:
@@ -45,9 +45,9 @@ class Folders:
             self._make(location.with_target(f"{folder}/"))
 
     def exists(self, folder: Location) -> bool:
-        """Say if a folder exists, by PROPFIND of depth 0. If the server does not support it or is
-        busy, or its answer can't be read, MKCOL is sent instead: then the folder exists, unless the
-        one above is missing too (409). Raises StoreError if the server is still busy."""
+        """Return whether a folder exists, by PROPFIND of depth 0. If the server does not support it
+        or is busy, or its answer can't be read, MKCOL is sent instead: then the folder exists,
+        unless the one above is missing too (409). Raises StoreError if the server is still busy."""
         memory = self._client.wire.memory
         if memory.has(folder.origin, _known(folder)):
             return True
@@ -81,7 +81,7 @@ class Folders:
         return True
 
     def _is_listed(self, folder: Location) -> bool:
-        """Say if PROPFIND confirms that something exists."""
+        """Return whether PROPFIND confirms that an entry exists."""
         try:
             return self._properties.status(folder) == 207
         except StoreError:

@@ -37,7 +37,7 @@ def oc_checksum(text: str) -> Digests:
 
 
 class DavHeads(HttpHeads):
-    """What a WebDAV server says about an object."""
+    """A WebDAV server's description of an object."""
 
     def __init__(self, side: Side) -> None:
         self._side = side
@@ -101,8 +101,8 @@ class Objects:
         return self._reads.get(location, pinned, span)
 
     def exists(self, location: Location) -> bool:
-        """Say if an object or folder exists, by PROPFIND if HEAD does not say. Raises StoreError if
-        neither does."""
+        """Return whether an object or folder exists, by PROPFIND if HEAD does not say. Raises
+        StoreError if neither does."""
         try:
             found = self.head(location)
         except NotFound:
@@ -117,6 +117,6 @@ class Objects:
         return True
 
     def version(self, place: Location) -> Version:
-        """Return the version of an object, as far as HEAD says. Raises as `head`."""
+        """Return the version of an object, as far as HEAD gives it. Raises as `head`."""
         found = self.head(place)
         return found.version if isinstance(found, ObjectInfo) else Version()
