@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.migration_request import MigrationJob
-from relay.engine.plan import IfExists, Verify
 from relay.engine.worker.arrived import ArrivalCheck
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
@@ -18,6 +16,7 @@ from tests.conftest import Engine
 from tests.faults.plain_shelf import Shelf, empty
 from tests.ledgers import tree, verified
 from tests.scripted import Peer
+from tests.values import tree_job
 
 NAME = b"/to/000"
 
@@ -33,15 +32,7 @@ def inspected(
         [verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)]
     )
     source = parse_location("http://127.0.0.1/from/")
-    job = MigrationJob(
-        id=id,
-        source=source,
-        destination=destination,
-        recursive=True,
-        verify=Verify.AUTO,
-        if_exists=IfExists.CHANGED,
-        server_copy=True,
-    )
+    job = tree_job(source, destination, id=id)
     inspection = ArrivalCheck(ledger, engine.runner, job)
     gone = inspection.find_missing()
     assert inspection.looked + inspection.untold == 1
@@ -134,15 +125,7 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     ledger.settle([verified(claim) for claim in ledger.claim(1500)])
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
-        job = MigrationJob(
-            id=id,
-            source=parse_location("http://127.0.0.1/from/"),
-            destination=place,
-            recursive=True,
-            verify=Verify.AUTO,
-            if_exists=IfExists.CHANGED,
-            server_copy=True,
-        )
+        job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)
         reported: list[int] = []
         inspection = ArrivalCheck(ledger, engine.runner, job)
         assert inspection.find_missing(reported.append) == []

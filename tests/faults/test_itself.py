@@ -16,19 +16,18 @@ import pytest
 
 from relay.config import Settings
 from relay.engine import listing
-from relay.engine.migration_request import TURNS, Endpoint, MigrationJob, MigrationRequest
-from relay.engine.plan import IfExists, Verify
+from relay.engine.migration_request import TURNS, Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import InvalidURL, SameObject
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim
 from relay.location import parse_location
 from relay.stores import local
 from relay.stores.remotes import Remotes
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.faults.shelf import Shelf
 from tests.scripted import Peer
+from tests.values import claim_of, tree_job
 
 # -- folders
 
@@ -260,31 +259,10 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(
     ],
 )
 def test_a_repetition_of_the_destinations_name_is_refused(name: str, refused: bool) -> None:
-    source, destination = (
-        parse_location("https://a.example/in/"),
-        parse_location("https://b.example/to/copy/"),
+    job = tree_job(
+        parse_location("https://a.example/in/"), parse_location("https://b.example/to/copy/")
     )
-    job = MigrationJob(
-        id="1",
-        source=source,
-        destination=destination,
-        recursive=True,
-        verify=Verify.AUTO,
-        if_exists=IfExists.CHANGED,
-    )
-    claim = Claim(
-        id=1,
-        migration_id="1",
-        fence=1,
-        name=name,
-        url=None,
-        size=1,
-        etag=None,
-        modified=None,
-        attempts=1,
-        lapses=0,
-        resent=0,
-    )
+    claim = claim_of(name)
     if refused:
         with pytest.raises(SameObject):
             job.plan(claim)
@@ -293,30 +271,5 @@ def test_a_repetition_of_the_destinations_name_is_refused(name: str, refused: bo
 
 
 def test_a_destination_at_the_root_cannot_repeat_a_name() -> None:
-    source, destination = (
-        parse_location("https://a.example/in/"),
-        parse_location("https://b.example/"),
-    )
-    job = MigrationJob(
-        id="1",
-        source=source,
-        destination=destination,
-        recursive=True,
-        verify=Verify.AUTO,
-        if_exists=IfExists.CHANGED,
-    )
-    assert job.plan(
-        Claim(
-            id=1,
-            migration_id="1",
-            fence=1,
-            name="a/a/a/a/a/a/a/a/b",
-            url=None,
-            size=1,
-            etag=None,
-            modified=None,
-            attempts=1,
-            lapses=0,
-            resent=0,
-        )
-    )
+    job = tree_job(parse_location("https://a.example/in/"), parse_location("https://b.example/"))
+    assert job.plan(claim_of("a/a/a/a/a/a/a/a/b"))

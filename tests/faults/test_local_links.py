@@ -12,9 +12,9 @@ import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
-from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.outcome import Outcome
-from relay.engine.plan import IfExists, Verify
+from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer_engine import Stores, TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
@@ -31,6 +31,7 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.ledgers import TREE
+from tests.values import claim_of, tree_job
 
 
 @pytest.fixture(params=["openat2", "walk"])
@@ -310,33 +311,18 @@ def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) 
 # -- a link in a tree that is the destination
 
 
+def planned(folder: Path, claim: Claim, if_exists: str) -> Plan:
+    """Return the plan of an object of the tree in `from`, which goes to the one in `to`."""
+    source, destination = (
+        local_location(folder / name, destination=name == "to").folder() for name in ("from", "to")
+    )
+    job = tree_job(source, destination, id=claim.migration_id, if_exists=IfExists(if_exists))
+    return job.plan(claim)
+
+
 def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
     """Move one object of the tree in `from` to the one in `to`."""
-    source, destination = local_location(folder / "from", destination=False), folder / "to"
-    place = local_location(destination, destination=True).folder()
-    job = MigrationJob(
-        id="1",
-        source=source.folder(),
-        destination=place,
-        recursive=True,
-        verify=Verify.AUTO,
-        if_exists=IfExists(if_exists),
-    )
-    plan = job.plan(
-        Claim(
-            id=1,
-            migration_id="1",
-            fence=1,
-            name=name,
-            url=None,
-            size=None,
-            etag=None,
-            modified=None,
-            attempts=1,
-            lapses=0,
-            resent=0,
-        )
-    )
+    plan = planned(folder, claim_of(name), if_exists)
     return engine.runner.run(engine.runner.transfer(plan))
 
 
@@ -501,16 +487,6 @@ def test_a_prior_object_is_left_there_for_both(engine: Engine, ledger: Ledger, t
 
 def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: str) -> Outcome:
     """Move an object that is claimed from a ledger."""
-    source, destination = local_location(folder / "from", destination=False), folder / "to"
-    place = local_location(destination, destination=True).folder()
-    plan = MigrationJob(
-        id=claim.migration_id,
-        source=source.folder(),
-        destination=place,
-        recursive=True,
-        verify=Verify.AUTO,
-        if_exists=IfExists(if_exists),
-    ).plan(claim)
-    transfer = engine.runner.transfer(plan)
+    transfer = engine.runner.transfer(planned(folder, claim, if_exists))
     transfer.journal = ClaimJournal(ledger, claim, sure=lambda: True)
     return engine.runner.run(transfer)

@@ -14,7 +14,6 @@ from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import accept
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
-from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
@@ -24,6 +23,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.throttle import Bounds
 from tests.ledgers import verified
+from tests.values import outcome_of
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -192,15 +192,7 @@ def test_a_skip_that_was_handed_back_is_not_a_success(
     def stopped(worker: Worker, look: object, seconds: float) -> Exit:
         assert worker.only is not None
         found = Location("memory", "", 0, "/a")
-        skip = Outcome(
-            id="",
-            state=State.SKIPPED,
-            source=found,
-            destination=found,
-            bytes=0,
-            seconds=0.0,
-            receipt=None,
-        )
+        skip = outcome_of(State.SKIPPED, found, found, bytes=0)
         (claim,) = ledger.claim(1, worker.only)
         worker.ended(claim, skip)
         ledger.settle([Settlement(claim, "hand_back")])

@@ -22,16 +22,15 @@ from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, with
 from relay.cli.tree import Watch, transfer_label
 from relay.cli.watch_migration import Seen
 from relay.engine.listing import listed_object
-from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Entry
 from relay.views.progress import Rate
+from tests.values import claim_of, outcome_of
 
 
 def test_plain() -> None:
@@ -46,17 +45,7 @@ def test_receipt() -> None:
     receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
     place = parse_location("https://a.example/x?sig=secret")
     lines = list(
-        receipt_lines(
-            Outcome(
-                id="1",
-                state=State.UNVERIFIED,
-                source=place,
-                destination=place,
-                bytes=3,
-                seconds=0.0,
-                receipt=receipt,
-            )
-        )
+        receipt_lines(outcome_of(State.UNVERIFIED, place, place, bytes=3, receipt=receipt))
     )
     text = "\n".join(lines)
     assert "\x1b" not in text and "\x07" not in text and "secret" not in text
@@ -129,19 +118,7 @@ class Moving:
 )
 def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) -> None:
     """Its bar is the object's."""
-    claim = Claim(
-        id=1,
-        migration_id="m",
-        fence=1,
-        name="a\tb",
-        url=None,
-        size=9000,
-        etag=None,
-        modified=None,
-        attempts=1,
-        lapses=0,
-        resent=0,
-    )
+    claim = claim_of("a\tb", size=9000)
     assert transfer_label(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
@@ -219,19 +196,7 @@ def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
 def test_a_quiet_terminal_keeps_no_failure_lines() -> None:
     """An error has a traceback, which keeps the frames of the transfer: kilobytes for each failed
     object."""
-    claim = Claim(
-        id=1,
-        migration_id="m",
-        fence=1,
-        name="a\tb",
-        url=None,
-        size=9000,
-        etag=None,
-        modified=None,
-        attempts=1,
-        lapses=0,
-        resent=0,
-    )
+    claim = claim_of("a\tb", size=9000)
     for shown, lines in ((True, ["relay: a\\tb failed: source: it\\nis gone"]), (False, [])):
         watch = Watch(cast(Ledger, None), "m", shown=shown)
         error = errors.NotFound("it\nis gone", side="source")

@@ -6,25 +6,13 @@ import pytest
 
 from relay.engine.worker.refusals import PATIENCE, RefusalHistory, Verdict
 from relay.ledger.rows import Claim
+from tests.values import claim_of
 
 OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL
 
 
 def claim(id: int, renewed: int = 0, migration: str = "m") -> Claim:
-    return Claim(
-        id=id,
-        migration_id=migration,
-        fence=1,
-        name=f"n{id}",
-        url=None,
-        size=None,
-        etag=None,
-        modified=None,
-        attempts=1,
-        lapses=0,
-        resent=0,
-        renewed=renewed,
-    )
+    return claim_of(f"n{id}", id=id, migration_id=migration, renewed=renewed)
 
 
 class Door:

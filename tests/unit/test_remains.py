@@ -33,12 +33,22 @@ from relay.errors import (
     RelayError,
     Unavailable,
 )
-from relay.ledger.rows import Claim, PriorState
+from relay.ledger.rows import PriorState
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject
+from tests.values import claim_of, outcome_of
 
 SOURCE, PLACE = parse_location("http://127.0.0.1/a"), parse_location("http://127.0.0.1/b")
+RECEIPT = Receipt(
+    level=Level.READ_BACK,
+    bytes=1,
+    digests={},
+    source=Version(),
+    destination=Version(),
+    attempts=2,
+    bytes_resent=0,
+)
 
 
 def left(error: RelayError, place: str) -> RelayError:
@@ -46,16 +56,16 @@ def left(error: RelayError, place: str) -> RelayError:
     return error
 
 
-def receipt() -> Receipt:
-    return Receipt(
-        level=Level.READ_BACK,
-        bytes=1,
-        digests={},
-        source=Version(),
-        destination=Version(),
-        attempts=2,
-        bytes_resent=0,
-    )
+def busy(place: str) -> RelayError:
+    """Return a retryable failure with a leftover at a place."""
+    return left(Unavailable("busy", side="destination"), place)
+
+
+def done(state: State, *notes: str) -> Outcome:
+    """Return a good end of the transfer, with a receipt unless it is a skip."""
+    if state is State.SKIPPED:
+        return outcome_of(state, SOURCE, PLACE, bytes=0, notes=notes)
+    return outcome_of(state, SOURCE, PLACE, receipt=RECEIPT)
 
 
 @pytest.fixture
@@ -82,19 +92,15 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
 def test_a_later_failure_names_earlier_leftovers(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    ending(
-        monkeypatch,
-        left(Unavailable("first", side="destination"), "place/one"),
-        Rejected("last", side="source"),
-    )
+    ending(monkeypatch, busy("place/one"), Rejected("last", side="source"))
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("A partial object may remain at place/one") == 1
 
 
 def test_a_leftover_is_named_once(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
-    errors = [left(Unavailable("busy", side="destination"), "place/one") for _ in range(2)]
-    ending(monkeypatch, *errors, left(Rejected("last", side="destination"), "place/one"))
+    last = left(Rejected("last", side="destination"), "place/one")
+    ending(monkeypatch, busy("place/one"), busy("place/one"), last)
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("may remain") == 1
@@ -103,16 +109,7 @@ def test_a_leftover_is_named_once(monkeypatch: pytest.MonkeyPatch, transfer: Tra
 def test_a_success_notes_leftovers_elsewhere(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    done = Outcome(
-        id="id",
-        state=State.VERIFIED,
-        source=SOURCE,
-        destination=PLACE,
-        bytes=1,
-        seconds=0.1,
-        receipt=receipt(),
-    )
-    ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
+    ending(monkeypatch, busy("place/.temporary"), done(State.VERIFIED))
     ended = transfer.run()
     assert ended.receipt is not None
     assert [note for note in ended.receipt.notes if "place/.temporary" in note]
@@ -121,16 +118,7 @@ def test_a_success_notes_leftovers_elsewhere(
 def test_a_leftover_at_the_objects_own_place_is_replaced(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    done = Outcome(
-        id="id",
-        state=State.VERIFIED,
-        source=SOURCE,
-        destination=PLACE,
-        bytes=1,
-        seconds=0.1,
-        receipt=receipt(),
-    )
-    ending(monkeypatch, left(Unavailable("busy", side="destination"), str(PLACE)), done)
+    ending(monkeypatch, busy(str(PLACE)), done(State.VERIFIED))
     ended = transfer.run()
     assert ended.receipt is not None and not ended.receipt.notes
 
@@ -139,49 +127,14 @@ def test_a_leftover_elsewhere_is_kept_at_every_end(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
-        done = Outcome(
-            id="id",
-            state=state,
-            source=SOURCE,
-            destination=PLACE,
-            bytes=1,
-            seconds=0.1,
-            receipt=None if state is State.SKIPPED else receipt(),
-        )
-        ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
-        claim = Claim(
-            id=1,
-            migration_id="m",
-            fence=1,
-            name="a",
-            url=None,
-            size=1,
-            etag=None,
-            modified=None,
-            attempts=1,
-            lapses=0,
-            resent=0,
-        )
-        kept = settlement_of(claim, transfer.run(), 0).remains
+        ending(monkeypatch, busy("place/.temporary"), done(state))
+        kept = settlement_of(claim_of(size=1), transfer.run(), 0).remains
         assert kept.keys() - {str(PLACE)} == {"place/.temporary"}
         assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
 
 
 def test_a_skip_notes_leftovers_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
-    ending(
-        monkeypatch,
-        left(Unavailable("busy", side="destination"), "place/.temporary"),
-        Outcome(
-            id="id",
-            state=State.SKIPPED,
-            source=SOURCE,
-            destination=PLACE,
-            bytes=0,
-            seconds=0.1,
-            receipt=None,
-            notes=("unchanged",),
-        ),
-    )
+    ending(monkeypatch, busy("place/.temporary"), done(State.SKIPPED, "unchanged"))
     notes = transfer.run().notes
     assert notes[0] == "unchanged" and "place/.temporary" in notes[1]
 
@@ -234,18 +187,7 @@ def test_a_leftover_that_may_not_be_removed_is_named(
 def test_the_receipt_names_leftovers_of_a_lost_process(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    ending(
-        monkeypatch,
-        Outcome(
-            id="id",
-            state=State.SKIPPED,
-            source=SOURCE,
-            destination=PLACE,
-            bytes=0,
-            seconds=0.1,
-            receipt=None,
-        ),
-    )
+    ending(monkeypatch, done(State.SKIPPED))
     transfer._progress.remains |= left(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains
