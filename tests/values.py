@@ -1,4 +1,4 @@
-"""Values for tests that need some of their members only: claims, jobs and outcomes."""
+"""Values for tests that need some of their members only: claims, jobs, outcomes and uploads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from relay.engine.migration_request import MigrationJob
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Verify
-from relay.ledger.rows import Claim
+from relay.ledger.rows import Claim, StoredPart, UploadRecord
 from relay.location import Location
 from relay.receipt import State
 
@@ -23,6 +23,17 @@ CLAIM: dict[str, Any] = {
     "lapses": 0,
     "resent": 0,
 }
+UPLOAD = UploadRecord(
+    upload_id="upload-1",
+    checked=True,
+    place="s3://b/x",
+    etag='"e"',
+    size=30,
+    part_bytes=10,
+    total=3,
+)
+"""A multipart upload of an object of 30 bytes, in three parts."""
+PART = StoredPart(number=1, size=10, etag='"p1"', digest="0123456789abcdef", checked=True)
 
 
 def claim_of(name: str = "a", **members: Any) -> Claim:

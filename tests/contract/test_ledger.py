@@ -36,6 +36,7 @@ from relay.receipt import Version
 from relay.throttle import Bounds
 from relay.views.rows import progress_events
 from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
+from tests.values import PART, UPLOAD
 
 VERSIONS = Path(database.__file__).parent / "versions"
 
@@ -360,17 +361,7 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
 # -- multipart uploads
 
 PINNED = Version(30, '"e"', "Wed, 25 Nov 2026 00:00:00 GMT", id="v1")
-UPLOAD = UploadRecord(
-    upload_id="upload-1",
-    checked=True,
-    place="s3://b/x",
-    etag='"e"',
-    size=30,
-    part_bytes=10,
-    total=3,
-    pinned=PINNED,
-)
-PART = StoredPart(number=1, size=10, etag='"p1"', digest="0123456789abcdef", checked=True)
+PINNED_UPLOAD = replace(UPLOAD, pinned=PINNED)
 
 
 def part(number: int) -> StoredPart:
@@ -381,7 +372,7 @@ def uploading(ledger: Ledger) -> Claim:
     """Accept a tree of one object, claim it, and begin its upload in three parts."""
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.record_upload(claim, UPLOAD)
+    ledger.record_upload(claim, PINNED_UPLOAD)
     return claim
 
 
@@ -389,7 +380,7 @@ def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
     assert ledger.recorded_upload(claim) is None
-    ledger.record_upload(claim, UPLOAD)
+    ledger.record_upload(claim, PINNED_UPLOAD)
     assert ledger.take_part(claim, "upload-1", None) == 1
     assert ledger.take_part(claim, "upload-1", PART) == 2
     ledger.commit_upload(claim, "fedcba9876543210")
@@ -426,12 +417,12 @@ def test_a_replaced_worker_records_nothing_of_an_upload(opened: Opened) -> None:
     one, two = opened(), opened()
     tree(one, 30)
     (mine,) = one.claim(1)
-    one.record_upload(mine, UPLOAD)
+    one.record_upload(mine, PINNED_UPLOAD)
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
     for write in (
-        lambda: one.record_upload(mine, UPLOAD),
+        lambda: one.record_upload(mine, PINNED_UPLOAD),
         lambda: one.resume_upload(mine, "upload-1", (), 3),
         lambda: one.commit_upload(mine, "00"),
         lambda: one.forget_upload(mine),
@@ -458,7 +449,7 @@ def test_each_part_has_one_worker_and_fresh_parts_go_first(
     assert (share.claim.id, share.first, share.upload) == (
         claim.id,
         3,
-        replace(UPLOAD, at=share.upload.at),
+        replace(PINNED_UPLOAD, at=share.upload.at),
     )
     assert one.outstanding_parts(claim) == {1: False, 2: True, 3: False}
     assert two.take_part(share.claim, "upload-1", part(3)) == 1
@@ -474,7 +465,7 @@ def test_each_part_has_one_worker_and_fresh_parts_go_first(
 def test_bytes_of_incomplete_parts_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 40)
     (claim,) = ledger.claim(1)
-    ledger.record_upload(claim, UPLOAD)
+    ledger.record_upload(claim, PINNED_UPLOAD)
     assert ledger.take_part(claim, "upload-1", None) == 1
     assert ledger.migration(id).in_parts == 0
     ledger.take_part(claim, "upload-1", part(1))
@@ -570,11 +561,11 @@ def test_a_worker_helps_with_shared_objects_of_others_alone(opened: Opened) -> N
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    one.record_upload(claim, replace(UPLOAD, upload_id=""))
+    one.record_upload(claim, replace(PINNED_UPLOAD, upload_id=""))
     assert two.join_upload() is None  # its upload is about to start
-    one.record_upload(claim, replace(UPLOAD, pinned=None))
+    one.record_upload(claim, replace(PINNED_UPLOAD, pinned=None))
     assert two.join_upload() is None
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     assert one.join_upload() is None
     assert two.join_upload("another") is None
     assert two.join_upload(but=[claim.id]) is None
@@ -610,7 +601,7 @@ def test_a_helper_continues_after_the_owner_is_lost(
     one, two, three = opened(), opened(), opened()
     tree(one, 30)
     (claim,) = one.claim(1)
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     assert one.take_part(claim, "upload-1", None) == 1
     share = two.join_upload()
     assert share is not None
@@ -632,7 +623,7 @@ def test_a_part_of_an_aborted_upload_is_refused(opened: Opened) -> None:
     one.forget_upload(claim)
     with pytest.raises(UploadGone):
         two.take_part(share.claim, "upload-1", part(share.first))
-    one.record_upload(claim, replace(UPLOAD, upload_id="upload-2"))
+    one.record_upload(claim, replace(PINNED_UPLOAD, upload_id="upload-2"))
     with pytest.raises(UploadGone):
         two.take_part(share.claim, "upload-1", part(share.first))
     assert two.take_part(share.claim, "upload-1", None) is None
@@ -663,7 +654,7 @@ def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
 def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.record_upload(claim, UPLOAD)
+    ledger.record_upload(claim, PINNED_UPLOAD)
     assert ledger.take_part(claim, "upload-1", None) == 1
     ledger.release_unknown_claims([claim])
     assert ledger.outstanding_parts(claim) == {1: True}
@@ -678,7 +669,7 @@ def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> No
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
     (claim,) = one.claim(1)
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     assert three.claim(5) == []
@@ -694,7 +685,7 @@ def test_a_paused_object_rests_once_its_helpers_leave(opened: Opened, verb: str)
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
     (claim,) = one.claim(1)
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     assert one.migration(id).under_way == 2
@@ -731,7 +722,7 @@ def test_a_helper_of_an_ownerless_transfer_counts(opened: Opened, how: str) -> N
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
     (claim,) = one.claim(1)
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     if how == "lost":
@@ -754,7 +745,7 @@ def test_bytes_resent_by_a_helper_are_counted(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    one.record_upload(claim, UPLOAD)
+    one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     two.release_parts(share.claim, resent=7)

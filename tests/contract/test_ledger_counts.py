@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +17,11 @@ from sqlalchemy import Connection
 from relay.errors import IllegalTransition, LeaseLost, UploadGone
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart, UploadRecord
+from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart
 from relay.receipt import Version
 from relay.views.rows import summary
 from tests.ledgers import Opened, assert_counted, states, tree, verified
+from tests.values import UPLOAD
 
 PART = 10
 ENDS: tuple[Callable[[Claim], Settlement], ...] = (
@@ -62,16 +63,7 @@ class Runner:
             with suppress(LeaseLost):
                 if self.ledger.recorded_upload(claim) is None or number == 0:
                     pinned = Version(30, '"e"')
-                    begun = UploadRecord(
-                        upload_id="u",
-                        checked=True,
-                        place="s3://b/x",
-                        etag='"e"',
-                        size=30,
-                        part_bytes=PART,
-                        total=3,
-                        pinned=pinned,
-                    )
+                    begun = replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=pinned)
                     self.ledger.record_upload(claim, begun)
                 self._moved(claim)
 
@@ -239,16 +231,7 @@ def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: 
             claims = ledger.claim(2)
             ledger.record_upload(
                 claims[0],
-                UploadRecord(
-                    upload_id="u",
-                    checked=True,
-                    place="s3://b/x",
-                    etag='"e"',
-                    size=30,
-                    part_bytes=PART,
-                    total=3,
-                    pinned=Version(30, '"e"'),
-                ),
+                replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=Version(30, '"e"')),
             )
             LOOKS[name](ledger, id)
             costs.append(instructions(ledger, lambda ledger=ledger, id=id: LOOKS[name](ledger, id)))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +37,11 @@ from tests.ledgers import (
     verified,
 )
 from tests.postgres import Postgres
+from tests.values import UPLOAD
 
 T = TypeVar("T")
+
+PINNED_UPLOAD = replace(UPLOAD, pinned=Version(30, '"e"', id="v1"))
 
 
 def at_once(count: int, do: Callable[[int], T]) -> list[T]:
@@ -167,20 +171,7 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
     one, two = opened(), opened()
     tree(one, 5, 30)
     suspect, shared = one.claim(2)
-    pinned = Version(30, '"e"', id="v1")
-    one.record_upload(
-        shared,
-        UploadRecord(
-            upload_id="upload-1",
-            checked=True,
-            place="s3://b/x",
-            etag='"e"',
-            size=30,
-            part_bytes=10,
-            total=3,
-            pinned=pinned,
-        ),
-    )
+    one.record_upload(shared, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     hand_back_suspect(one, suspect)
@@ -213,20 +204,7 @@ def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    pinned = Version(30, '"e"', id="v1")
-    one.record_upload(
-        claim,
-        UploadRecord(
-            upload_id="upload-1",
-            checked=True,
-            place="s3://b/x",
-            etag='"e"',
-            size=30,
-            part_bytes=10,
-            total=3,
-            pinned=pinned,
-        ),
-    )
+    one.record_upload(claim, PINNED_UPLOAD)
     assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "failed", error={"code": "x"})])
     one.finish()

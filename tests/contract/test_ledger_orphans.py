@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Settlement, StoredPart, UploadRecord
+from relay.ledger.rows import Claim, Settlement
 from tests.ledgers import Opened, states, tree, verified
-
-UPLOAD = UploadRecord(
-    upload_id="upload-1",
-    checked=True,
-    place="s3://b/x",
-    etag='"e"',
-    size=30,
-    part_bytes=10,
-    total=3,
-)
-PART = StoredPart(number=1, size=10, etag='"p1"', digest="0123456789abcdef", checked=True)
+from tests.values import PART, UPLOAD
 
 
 def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
@@ -109,18 +101,7 @@ def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
     ledger.act(id, "retry")
     (claim,) = ledger.claim(1)
     if fresh != UPLOAD.upload_id:
-        ledger.record_upload(
-            claim,
-            UploadRecord(
-                upload_id=fresh,
-                checked=True,
-                place="s3://b/x",
-                etag='"e"',
-                size=30,
-                part_bytes=10,
-                total=3,
-            ),
-        )
+        ledger.record_upload(claim, replace(UPLOAD, upload_id=fresh))
     ledger.note_removed(orphan)
     found = ledger.recorded_upload(claim)
     assert found is not None

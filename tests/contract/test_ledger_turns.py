@@ -20,9 +20,10 @@ from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Count, Listed, PriorState, Settlement, UploadRecord
+from relay.ledger.rows import Claim, Count, Listed, PriorState, Settlement
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
+from tests.values import UPLOAD
 
 ALL = ClaimRequest(all=100, large=100, only_large=100)
 
@@ -82,16 +83,7 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
     first, second = ledger.settle_and_claim((), ALL).claims
     for claim in (first, second):
         ledger.record_upload(
-            claim,
-            UploadRecord(
-                upload_id="u",
-                checked=False,
-                place="s3://b/x",
-                etag='"e"',
-                size=claim.size or 0,
-                part_bytes=10,
-                total=4,
-            ),
+            claim, replace(UPLOAD, upload_id="u", checked=False, size=claim.size or 0, total=4)
         )
         assert ledger.take_part(claim, "u", None) == 1
     again = ledger.settle_and_claim([verified(first), Settlement(second, "hand_back")], ALL).claims

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import AGAIN_SECONDS, OrphanSweeper
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Settlement, UploadRecord
+from relay.ledger.rows import Claim, Listed, Settlement
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
+from tests.values import UPLOAD
 
 
 @dataclass(eq=False)
@@ -41,18 +42,7 @@ class Forsaken:
     def cancelled(self, upload: str) -> None:
         """Record that this upload was started, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
-        self.ledger.record_upload(
-            self.claim,
-            UploadRecord(
-                upload_id=upload,
-                checked=True,
-                place=place,
-                etag='"e"',
-                size=30,
-                part_bytes=10,
-                total=3,
-            ),
-        )
+        self.ledger.record_upload(self.claim, replace(UPLOAD, upload_id=upload, place=place))
         self.ledger.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
 
@@ -155,12 +145,7 @@ def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_pat
 def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> None:
     mine = forsaken.begun(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
-    forsaken.ledger.record_upload(
-        forsaken.claim,
-        UploadRecord(
-            upload_id=mine, checked=True, place=place, etag='"e"', size=30, part_bytes=10, total=3
-        ),
-    )
+    forsaken.ledger.record_upload(forsaken.claim, replace(UPLOAD, upload_id=mine, place=place))
     forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
     forsaken.ledger.act(forsaken.id, "cancel")
     ((_, error),) = forsaken.sweeper.sweep()[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
-from relay.ledger.rows import Claim, Count, Listed, Listing, UploadRecord
+from relay.ledger.rows import Claim, Count, Listed, Listing
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
@@ -36,6 +36,7 @@ from tests.faults.plain_shelf import Meanwhile
 from tests.faults.test_explosions import exploding
 from tests.ledgers import hand_back_suspect, verified
 from tests.scripted import Peer, Talk
+from tests.values import UPLOAD
 
 DATA = b"bytes " * 1000
 
@@ -466,19 +467,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
         other.renew()
         mine, suspect = both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
-        other.record_upload(
-            mine,
-            UploadRecord(
-                upload_id="upload-1",
-                checked=True,
-                place=place,
-                etag='"e"',
-                size=30,
-                part_bytes=10,
-                total=3,
-                pinned=pinned,
-            ),
-        )
+        other.record_upload(mine, replace(UPLOAD, place=place, pinned=pinned))
         worker = Worker(ledger, runner, 2, id)
         working = gevent.spawn(worker.run)
         with gevent.Timeout(60):
