@@ -24,7 +24,7 @@ from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
-from tests.contract.conftest import Place, place_of
+from tests.contract.conftest import Place
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
 from tests.seaweed import Seaweed
@@ -44,12 +44,6 @@ LEVELS = {
 @pytest.fixture(params=LEVELS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return the place of this test's objects on this server."""
-    return place_of(kind, request)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from relay.ledger.rows import (
     Efforts,
     Listed,
     MigrationView,
+    PartLease,
     PriorState,
     Settlement,
     Spec,
@@ -664,14 +665,21 @@ def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     assert ledger.outstanding_parts(claim) == {1: False}
 
 
-def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> None:
-    one, two, three = opened(), opened(), opened()
+def helped(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
+    """Accept a tree with two slots, and let one worker upload an object, and another help it;
+    return the migration's id and their rights."""
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
     (claim,) = one.claim(1)
     one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
+    return id, claim, share
+
+
+def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> None:
+    one, two, three = opened(), opened(), opened()
+    id, claim, share = helped(one, two)
     assert three.claim(5) == []
     assert three.join_upload() is None
     assert {runner.migration_views([id])[id].of for runner in (one, two)} == {2}
@@ -719,12 +727,7 @@ def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
 def test_a_helper_of_an_ownerless_transfer_counts(opened: Opened, how: str) -> None:
     one, two, three = opened(), opened(), opened()
-    id = tree(one, 30, 40)
-    one.limit(id, {"slots": 2, "bytes_per_second": 1000})
-    (claim,) = one.claim(1)
-    one.record_upload(claim, PINNED_UPLOAD)
-    share = two.join_upload()
-    assert share is not None
+    id, claim, share = helped(one, two)
     if how == "lost":
         one.renew(-1)
         assert three.reclaim() == 1

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,38 @@ def receipt_of(outcome: Outcome) -> Receipt:
     return outcome.receipt
 
 
-def unfinished(client: Any, seaweed: Seaweed) -> list[Any]:
-    return list(client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", []))
+@dataclass(frozen=True)
+class Target:
+    """The state of the destination's object, as AWS's own client sees it."""
+
+    client: Any
+    bucket: str
+    key: str
+
+    def get(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get_object(Bucket=self.bucket, Key=self.key)
+        return found
+
+    def read(self) -> bytes:
+        data: bytes = self.get()["Body"].read()
+        return data
+
+    def is_there(self) -> bool:
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=self.key)
+        except ClientError as error:
+            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+            return False
+        return True
+
+    def unfinished(self) -> list[Any]:
+        """Return the unfinished uploads of the whole bucket."""
+        return list(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
 
 
-def is_there(client: Any, seaweed: Seaweed, key: str) -> bool:
-    try:
-        client.head_object(Bucket=seaweed.bucket, Key=key)
-    except ClientError as error:
-        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
-        return False
-    return True
+@pytest.fixture
+def target(client: Any, seaweed: Seaweed, key: str) -> Target:
+    return Target(client, seaweed.bucket, key)
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, PART - 1, PART, PART + 1, SIZE])
@@ -106,19 +128,17 @@ def test_an_object_arrives_with_the_digest_of_the_server(
     source: Spawned,
     contents: Content,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
-    key: str,
+    target: Target,
     size: int,
 ) -> None:
     receipt = receipt_of(engine.migrate(source.url(f"/objects/a?size={size}"), place))
     assert receipt.level is Level.WHOLE_DIGEST
     assert receipt.bytes == size
     assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", "/objects/a", size)
-    theirs = client.get_object(Bucket=seaweed.bucket, Key=key)
+    theirs = target.get()
     assert theirs["Body"].read() == contents.read("/objects/a", 0, size)
     assert "aws-chunked" not in theirs.get("ContentEncoding", "")
-    assert not unfinished(client, seaweed)
+    assert not target.unfinished()
 
 
 @pytest.mark.parametrize("server_copy", [True, False])
@@ -233,9 +253,7 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
     source: Spawned,
     contents: Content,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
-    key: str,
+    target: Target,
     size: int,
     verify: str,
 ) -> None:
@@ -245,9 +263,9 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
     )
     assert outcome.receipt is not None
     assert outcome.receipt.level is (Level.WHOLE_DIGEST if verify == "auto" else Level.SIZE)
-    theirs = client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
+    theirs = target.read()
     assert theirs == contents.read("/objects/grows", 0, size)
-    assert not unfinished(client, seaweed)
+    assert not target.unfinished()
 
 
 @pytest.mark.parametrize("cut", [0, PART - 1, PART, PART + 1, SIZE - 1])
@@ -255,8 +273,7 @@ def test_a_truncated_object_of_unknown_length_leaves_nothing(
     engine: Engine,
     source: Spawned,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
+    target: Target,
     key: str,
     cut: int,
 ) -> None:
@@ -264,8 +281,8 @@ def test_a_truncated_object_of_unknown_length_leaves_nothing(
     fault = f"framing(chunked);on(HEAD,status(405));close_after({cut})"
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
-    assert not is_there(client, seaweed, key)
-    assert not unfinished(client, seaweed)
+    assert not target.is_there()
+    assert not target.unfinished()
 
 
 def test_level_size_is_requested_and_reported(
@@ -279,13 +296,13 @@ def test_level_size_is_requested_and_reported(
 
 @pytest.mark.parametrize("cut", [0, 1, SMALL // 2, SMALL - 1])
 def test_a_small_source_that_ends_early_leaves_nothing(
-    engine: Engine, place: Location, client: Any, seaweed: Seaweed, key: str, cut: int
+    engine: Engine, place: Location, target: Target, cut: int
 ) -> None:
     once(engine)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SMALL
     with Peer(serving(Cloud(), sending(head, bytes(cut)))) as peer, pytest.raises(SourceTruncated):
         engine.migrate(peer.url(), place)
-    assert not is_there(client, seaweed, key)
+    assert not target.is_there()
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -311,17 +328,15 @@ def test_a_part_that_always_ends_early_leaves_nothing(
     engine: Engine,
     source: Spawned,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
-    key: str,
+    target: Target,
     part: int,
 ) -> None:
     once(engine)
     fault = f"at({part * PART},on(GET,close_after(-1)))"
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/never{part}?size={SIZE}&fault={fault}"), place)
-    assert not is_there(client, seaweed, key)
-    assert not unfinished(client, seaweed)
+    assert not target.is_there()
+    assert not target.unfinished()
 
 
 @pytest.mark.parametrize(
@@ -338,8 +353,7 @@ def test_a_source_that_changes_midway_is_not_mixed(
     engine: Engine,
     source: Spawned,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
+    target: Target,
     key: str,
     fault: str,
     error: type[RelayError],
@@ -347,8 +361,8 @@ def test_a_source_that_changes_midway_is_not_mixed(
     once(engine)
     with pytest.raises(error):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
-    assert not is_there(client, seaweed, key)
-    assert not unfinished(client, seaweed)
+    assert not target.is_there()
+    assert not target.unfinished()
 
 
 @pytest.mark.parametrize(
@@ -370,29 +384,28 @@ def test_an_existing_object_is_left_alone_on_request(
     engine: Engine,
     source: Spawned,
     place: Location,
-    client: Any,
-    seaweed: Seaweed,
-    key: str,
+    target: Target,
     size: int,
 ) -> None:
-    client.put_object(Bucket=seaweed.bucket, Key=key, Body=b"old")
+    target.client.put_object(Bucket=target.bucket, Key=target.key, Body=b"old")
     with pytest.raises(AlreadyExists):
         engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="fail")
     assert (
         engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="skip").state
         is State.SKIPPED
     )
-    assert client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read() == b"old"
-    assert not unfinished(client, seaweed)
+    assert target.read() == b"old"
+    assert not target.unfinished()
 
 
 def test_a_folder_takes_the_sources_name(
-    engine: Engine, source: Spawned, client: Any, seaweed: Seaweed, key: str
+    engine: Engine, source: Spawned, seaweed: Seaweed, target: Target, key: str
 ) -> None:
     folder = s3_location(seaweed.config, seaweed.bucket, f"{key}/")
     outcome = engine.migrate(source.url(f"/objects/photo.raw?size={SMALL}"), folder)
     assert str(outcome.destination).startswith(f"s3://{seaweed.bucket}/{key}/")
-    assert is_there(client, seaweed, str(outcome.destination).partition(f"{seaweed.bucket}/")[2])
+    name = str(outcome.destination).partition(f"{seaweed.bucket}/")[2]
+    assert replace(target, key=name).is_there()
 
 
 @pytest.mark.parametrize(
@@ -428,7 +441,7 @@ def test_refusals_name_the_cause(
 
 
 def test_the_terminal_moves_to_a_bucket_by_awss_own_settings(
-    source: Spawned, seaweed: Seaweed, client: Any, key: str
+    source: Spawned, seaweed: Seaweed, target: Target, key: str
 ) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))
@@ -447,7 +460,7 @@ def test_the_terminal_moves_to_a_bucket_by_awss_own_settings(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["destination"] == f"s3://{seaweed.bucket}/{key}"
-    assert is_there(client, seaweed, key)
+    assert target.is_there()
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])

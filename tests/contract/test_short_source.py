@@ -24,7 +24,7 @@ from relay.stores.table import STORES
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
-from tests.contract.conftest import Place, place_of
+from tests.contract.conftest import Place
 from tests.seaweed import Seaweed
 
 SMALL = bytes(range(40))
@@ -113,12 +113,6 @@ def cut() -> Iterator[Cut]:
 def kind(request: pytest.FixtureRequest) -> str:
     """Return the name of the server."""
     return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return a function that makes places for objects."""
-    return place_of(kind, request)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import base64
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from awscrt import checksums
@@ -267,6 +267,33 @@ def test_f37_an_acknowledgement_without_an_object(engine: Engine, pair: Pair) ->
     fails(engine, pair, DestinationLost, forgetful)
 
 
+@dataclass
+class Foreign:
+    """Acknowledges an upload as version v1, and shows an object of another writer: one that was
+    there before (`is_prior`), or one that appears with the upload."""
+
+    data: bytes
+    tag: bytes
+    is_prior: bool
+    asked: list[bytes] = field(default_factory=list)
+    """The methods of the requests, in order."""
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            self.asked.append(request.split()[0])
+            if request.startswith(b"PUT"):
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                talk.body(len(BIG))
+                status = b"200 OK" if self.is_prior else b"201 Created"
+                talk.send(b'HTTP/1.1 %s\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n' % status)
+            elif not self.is_prior and b"PUT" not in self.asked:
+                talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            else:
+                fields = b'ETag: "%s"\r\nContent-Length: %d' % (self.tag, len(self.data))
+                is_read = request.startswith(b"GET")
+                talk.send(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % fields, self.data if is_read else b"")
+
+
 @pytest.mark.parametrize(
     "theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"]
 )
@@ -274,24 +301,10 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
     engine: Engine, pair: Pair, theirs: bytes
 ) -> None:
     """The server named ours v1; the object that we inspect is v2."""
-    asked: list[bytes] = []
-
-    def script(talk: Talk) -> None:
-        while request := talk.head():
-            asked.append(request.split()[0])
-            if request.startswith(b"PUT"):
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-                talk.body(len(BIG))
-                talk.send(b'HTTP/1.1 201 Created\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
-            elif b"PUT" not in asked:
-                talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-            else:
-                head = b'HTTP/1.1 200 OK\r\nETag: "v2"\r\nContent-Length: %d\r\n\r\n' % len(theirs)
-                talk.send(head, theirs if request.startswith(b"GET") else b"")
-
-    error = fails(engine, pair, PreconditionFailed, script)
+    store = Foreign(theirs, tag=b"v2", is_prior=False)
+    error = fails(engine, pair, PreconditionFailed, store)
     assert "Another writer" in error.hint
-    assert b"DELETE" not in asked
+    assert b"DELETE" not in store.asked
 
 
 @pytest.mark.parametrize("policy", ["overwrite", "changed"])
@@ -302,22 +315,10 @@ def test_an_upload_that_was_not_stored_deletes_no_older_object(
     engine: Engine, pair: Pair, theirs: bytes, policy: str
 ) -> None:
     """The server acknowledges the upload, and still names and has the old object."""
-    asked: list[bytes] = []
-
-    def script(talk: Talk) -> None:
-        while request := talk.head():
-            asked.append(request.split()[0])
-            if request.startswith(b"PUT"):
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-                talk.body(len(BIG))
-                talk.send(b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
-            else:
-                head = b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: %d\r\n\r\n' % len(theirs)
-                talk.send(head, theirs if request.startswith(b"GET") else b"")
-
-    error = fails(engine, pair, IntegrityMismatch, script, if_exists=policy)
+    store = Foreign(theirs, tag=b"v1", is_prior=True)
+    error = fails(engine, pair, IntegrityMismatch, store, if_exists=policy)
     assert "may remain" in error.hint
-    assert b"DELETE" not in asked
+    assert b"DELETE" not in store.asked
 
 
 @pytest.mark.parametrize("kind", ["truncated", "longer"])

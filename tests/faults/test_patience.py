@@ -333,12 +333,7 @@ def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, note
 def test_a_resumed_upload_that_takes_no_part_restarts(
     certificates: Certificates,
 ) -> None:
-    engine, source, bucket, notes = (
-        in_parts(certificates, budget=20),
-        Ranges(),
-        Shelf(sums=True),
-        Book(),
-    )
+    engine, source, bucket, notes = in_parts(certificates, 20), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.spoilt = True
@@ -357,12 +352,7 @@ def test_a_resumed_upload_that_cannot_complete_restarts(
     certificates: Certificates, failures: int
 ) -> None:
     """Even if it cannot be aborted at once."""
-    engine, source, bucket, notes = (
-        in_parts(certificates, budget=20),
-        Ranges(),
-        Shelf(sums=True),
-        Book(),
-    )
+    engine, source, bucket, notes = in_parts(certificates, 20), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.answers["complete"] = [refusal(400, "InvalidPart")] * (2 if failures > 3 else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -198,18 +199,24 @@ def test_f25_a_resume_that_the_source_denies_says_so(
     assert (tmp_path / "to").read_bytes() == DATA
 
 
+def plant_tree(folder: Path) -> None:
+    (folder / "tree").mkdir()
+    for name in ("a", "b", "c"):
+        (folder / "tree" / name).write_bytes(DATA)
+
+
+def tree_request(folder: Path, peer: Peer, token: str) -> MigrationRequest:
+    """Return the request that moves the tree with a token of the destination."""
+    there = Endpoint(peer.url("/to/"), headers=(("Authorization", f"Bearer {token}"),))
+    return MigrationRequest(Endpoint(f"file://{folder}/tree"), there, recursive=True)
+
+
 @pytest.mark.parametrize("shut", ["a", "b"])
 def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, shut: str) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
-    (tmp_path / "tree").mkdir()
-    for name in ("a", "b", "c"):
-        (tmp_path / "tree" / name).write_bytes(DATA)
-
-    def tree(token: str) -> MigrationRequest:
-        there = Endpoint(peer.url("/to/"), headers=(("Authorization", f"Bearer {token}"),))
-        return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
-
+    plant_tree(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
+        tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
         worked(ledger, runner, id)
         assert ledger.migration(id).state == "paused"
@@ -225,15 +232,9 @@ def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, 
 
 def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_path: Path) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
-    (tmp_path / "tree").mkdir()
-    for name in ("a", "b", "c"):
-        (tmp_path / "tree" / name).write_bytes(DATA)
-
-    def tree(token: str) -> MigrationRequest:
-        there = Endpoint(peer.url("/to/"), headers=(("Authorization", f"Bearer {token}"),))
-        return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
-
+    plant_tree(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
+        tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
         worked(ledger, runner, id)
         ledger.act(id, "resume", tree("third").secret())

@@ -234,13 +234,9 @@ def test_only_a_migration_of_a_list_takes_one(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
     migration = accepted(ledger, runner, "https://a.example/folder/")
+    urls = place(runner, tmp_path / "l", "name,url", "b,https://a.example/b")
     with pytest.raises(InvalidType, match="not made from a list"):
-        refresh_urls(
-            ledger,
-            runner,
-            migration,
-            place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"),
-        )
+        refresh_urls(ledger, runner, migration, urls)
 
 
 def test_not_before_its_own_list_is_read(
@@ -251,13 +247,9 @@ def test_not_before_its_own_list_is_read(
         Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True
     )
     migration = ledger.create(order.spec(runner.remotes))[0]
+    urls = place(runner, tmp_path / "l", "name,url", "b,https://a.example/b")
     with pytest.raises(IllegalTransition, match="not been read completely"):
-        refresh_urls(
-            ledger,
-            runner,
-            migration,
-            place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"),
-        )
+        refresh_urls(ledger, runner, migration, urls)
 
 
 def test_not_after_its_urls_were_forgotten(
