@@ -181,9 +181,15 @@ def contents() -> Iterator[Content]:
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
+def engine_limits() -> Limits:
+    """Return the limits of `engine`; a module may have others."""
+    return QUICK
+
+
+@pytest.fixture
+def engine(certificates: Certificates, engine_limits: Limits) -> Iterator[Engine]:
     """Return an engine that tries once. At its end nothing may be left."""
-    made = Engine(certificates.ca_file)
+    made = Engine(certificates.ca_file, engine_limits)
     yield made
     made.assert_nothing_left()
     PIPES.close()

@@ -272,9 +272,16 @@ def store(wire: Wire, place: Place, memory: StoreType) -> Store:
 
 
 @pytest.fixture
-def engine(certificates: Certificates, memory: StoreType) -> Iterator[Engine]:
-    """Return an engine with the timeouts that users have: real servers need a moment after a broken
-    upload."""
-    made = Engine(certificates.ca_file, Limits(), kinds=(*KINDS, memory))
+def engine_limits() -> Limits:
+    """Return the limits that users have: real servers need a moment after a broken upload."""
+    return Limits()
+
+
+@pytest.fixture
+def engine(
+    certificates: Certificates, engine_limits: Limits, memory: StoreType
+) -> Iterator[Engine]:
+    """Return an engine that knows the store in memory too."""
+    made = Engine(certificates.ca_file, engine_limits, kinds=(*KINDS, memory))
     yield made
     made.assert_nothing_left()

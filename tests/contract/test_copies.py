@@ -4,7 +4,6 @@ servers."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from relay.stores.table import STORES
 from relay.stores.webdav.account import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
@@ -44,13 +43,6 @@ LEVELS = {
 @pytest.fixture(params=LEVELS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, Limits())
-    yield made
-    made.assert_nothing_left()
 
 
 def put(engine: Engine, place: Location, data: bytes = DATA) -> None:

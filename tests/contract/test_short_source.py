@@ -23,7 +23,7 @@ from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.seaweed import Seaweed
 
@@ -116,12 +116,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that sends objects of 6 MiB in parts of 5."""
-    limits = replace(Limits(), parted_bytes=6 << 20, part_bytes=PART, parts_in_flight=2)
-    made = Engine(certificates.ca_file, limits)
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    """Return limits under which objects of 6 MiB go in parts of 5."""
+    return replace(Limits(), parted_bytes=6 << 20, part_bytes=PART, parts_in_flight=2)
 
 
 def there(wire: Wire, location: Location) -> bool:

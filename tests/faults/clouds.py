@@ -6,12 +6,26 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ssl import SSLContext
 
-from tests.scripted import Script, Talk, length_of
+from tests.scripted import Peer, Script, Talk, length_of
 
 DATA = random.Random(7).randbytes(300_000)
 GET_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(DATA)
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Starts scripted peers, over plain TCP, or over TLS with a `context`; they stop with
+    `stack`."""
+
+    stack: ExitStack
+    context: SSLContext | None
+
+    def start(self, *scripts: Script) -> Peer:
+        return self.stack.enter_context(Peer(scripts, self.context))
 
 
 @dataclass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,8 +29,8 @@ from relay.errors import (
     Unavailable,
 )
 from relay.receipt import Level, State
-from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA, TAGGED, Cloud, keeping, looked_at, sending, serving
+from tests.conftest import Engine
+from tests.faults.clouds import DATA, TAGGED, Cloud, Peers, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 BIG = (
@@ -46,27 +44,18 @@ CRC = base64.b64encode(checksums.crc32c(BIG).to_bytes(4, "big"))
 class Pair:
     """A whole source, and a way to start a destination."""
 
-    stack: ExitStack
-    certificates: Certificates
-    tls: bool
+    peers: Peers
     source: Peer
 
     def start(self, *scripts: Script) -> Peer:
         """Start a destination (or another source)."""
-        return self.stack.enter_context(
-            Peer(scripts, self.certificates.server if self.tls else None)
-        )
+        return self.peers.start(*scripts)
 
 
-@pytest.fixture(params=["plain", "tls"])
-def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Pair]:
+@pytest.fixture
+def pair(peers: Peers) -> Pair:
     """Return a source of BIG, over plain TCP and over TLS."""
-    tls = request.param == "tls"
-    with ExitStack() as stack:
-        source = Peer(
-            serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if tls else None
-        )
-        yield Pair(stack, certificates, tls, stack.enter_context(source))
+    return Pair(peers, peers.start(serving(Cloud(), sending(BIG_HEAD, BIG))))
 
 
 def fails(
@@ -360,17 +349,12 @@ def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
         talk.send = lambda *pieces: send(*(p for p in pieces if b"100 Continue" not in p))  # type: ignore[method-assign]
         keeping(silent)(talk)
 
-    again = Peer(
-        serving(Cloud(), sending(BIG_HEAD, BIG)), pair.certificates.server if pair.tls else None
-    )
-    with again:
-        outcome = engine.migrate(again.url("/a"), pair.start(no_100).url("/b"))
+    again = pair.start(serving(Cloud(), sending(BIG_HEAD, BIG)))
+    outcome = engine.migrate(again.url("/a"), pair.start(no_100).url("/b"))
     assert silent.objects == cloud.objects == {b"/b": BIG}
 
 
-def test_f56_idle_connections_that_the_destination_closed(
-    engine: Engine, certificates: Certificates, pair: Pair
-) -> None:
+def test_f56_idle_connections_that_the_destination_closed(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
 
     def one_each(talk: Talk) -> None:
@@ -381,11 +365,8 @@ def test_f56_idle_connections_that_the_destination_closed(
 
     there = pair.start(one_each)
     for name in ("/1", "/2", "/3"):
-        source = Peer(
-            serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if pair.tls else None
-        )
-        with source:
-            outcome = engine.migrate(source.url("/a"), there.url(name))
+        source = pair.start(serving(Cloud(), sending(BIG_HEAD, BIG)))
+        outcome = engine.migrate(source.url("/a"), there.url(name))
         assert outcome.receipt is not None
         assert outcome.receipt.attempts == 1
     assert set(cloud.objects) == {b"/1", b"/2", b"/3"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition
@@ -199,14 +198,6 @@ class Growing(Shelf):
             with self.written:
                 assert self.written.wait_for(lambda: copies <= self.objects.keys(), 30), after
         return super()._listed(query)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
-    yield made
-    made.close()
 
 
 def test_a_listing_that_meets_its_own_output_ends_and_says_why(

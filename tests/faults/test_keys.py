@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,21 +41,6 @@ def located(peer: Peer, key: str) -> Location:
         "bucket",
         key,
     )
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file)
-    yield made
-    made.assert_nothing_left()
 
 
 def remotes(source: Peer, destination: Peer) -> Remotes:

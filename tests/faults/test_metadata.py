@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from relay.config import Limits
 from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
@@ -16,7 +16,7 @@ from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks
 from relay.stores.s3.checksums import coded
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav.account import webdav_location
-from tests.conftest import QUICK, Certificates, Engine
+from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import Cloud, keeping
 from tests.faults.test_webdav import Dav
@@ -29,11 +29,8 @@ RAW = "J\u00c3\u00b8rn"
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, QUICK)
-    made.runner.limits = made.runner.wire.limits = IN_PARTS
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return IN_PARTS
 
 
 def described(*fields: str, size: int = 5) -> Bucket:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import gevent
 import pytest
 
+from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import (
     Cancelled,
@@ -37,7 +38,7 @@ from relay.stores.s3.quirks import UNTAGGED
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned
-from tests.conftest import QUICK, SEED, Certificates, Engine
+from tests.conftest import SEED, Engine
 from tests.faults.buckets import (
     IN_PARTS,
     PART,
@@ -55,11 +56,8 @@ from tests.scripted import Peer, Talk
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, QUICK)
-    made.runner.limits = made.runner.wire.limits = IN_PARTS
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return IN_PARTS
 
 
 @pytest.mark.parametrize(

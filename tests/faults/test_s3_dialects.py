@@ -4,7 +4,6 @@ or replaced."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.config import Limits
 from relay.engine.doctor import Answer, Finding, probe_writable
 from relay.engine.multipart.upload import split_into_ranges
 from relay.engine.scratch import ScratchFolder, body_from_bytes
@@ -36,7 +36,7 @@ from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
-from tests.conftest import QUICK, Certificates, Engine
+from tests.conftest import QUICK, Engine
 from tests.faults.buckets import (
     IN_PARTS,
     SIZE,
@@ -55,11 +55,8 @@ ONE, TWO = "/objects/a?size=1000", f"/objects/big?size={SIZE}"
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, QUICK)
-    made.runner.limits = made.runner.wire.limits = IN_PARTS
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return IN_PARTS
 
 
 def content_of(contents: Content, path: str) -> bytes:

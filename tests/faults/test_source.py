@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import gzip
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -32,8 +31,8 @@ from relay.errors import (
 )
 from relay.ledger.rows import PriorState
 from relay.receipt import Level, State
-from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.conftest import Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, Peers, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -44,27 +43,24 @@ ONE_CHUNK = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
 class Pair:
     """A scripted source and a keeping destination, over TCP or TLS."""
 
-    stack: ExitStack
-    certificates: Certificates
-    tls: bool
+    peers: Peers
     destination: Cloud
     there: Peer
 
+    @property
+    def tls(self) -> bool:
+        return self.peers.context is not None
+
     def source(self, *scripts: Script) -> Peer:
         """Start the source."""
-        return self.stack.enter_context(
-            Peer(scripts, self.certificates.server if self.tls else None)
-        )
+        return self.peers.start(*scripts)
 
 
-@pytest.fixture(params=["plain", "tls"])
-def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Pair]:
+@pytest.fixture
+def pair(peers: Peers) -> Pair:
     """Return both clouds, over plain TCP and over TLS."""
-    tls = request.param == "tls"
-    with ExitStack() as stack:
-        cloud = Cloud()
-        there = stack.enter_context(Peer(keeping(cloud), certificates.server if tls else None))
-        yield Pair(stack, certificates, tls, cloud, there)
+    cloud = Cloud()
+    return Pair(peers, cloud, peers.start(keeping(cloud)))
 
 
 def fails(

@@ -5,13 +5,14 @@ Over a scripted bucket; `test_s3.py` covers the meaning of single answers."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
 import gevent
 import pytest
 
+from relay.config import Limits
 from relay.engine.multipart.part_workers import (
     MAX_REREADS,
     PartContext,
@@ -39,7 +40,7 @@ from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.faults.buckets import (
     DONE,
     GONE,
@@ -62,10 +63,8 @@ SIZES = [SMALL, SIZE]
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, IN_PARTS)
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return IN_PARTS
 
 
 def url(source: Spawned, size: int) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from relay.config import Limits
 from relay.digest import Digester
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.expectations import check_against_listing
@@ -31,7 +31,7 @@ from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores.local import local_location
 from relay.stores.s3.quirks import UNSEEN
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import (
     DATA,
@@ -52,10 +52,8 @@ SMALLER, LARGER = NEW[:-1], NEW + b"!"
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, IN_PARTS)
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return IN_PARTS
 
 
 @pytest.mark.parametrize("heeds", [True, False], ids=["412", "another tag"])

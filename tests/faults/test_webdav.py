@@ -7,7 +7,7 @@ from __future__ import annotations
 import http.client
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from relay.config import Limits
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
@@ -46,7 +47,7 @@ from relay.stores.webdav.folders import Folders
 from relay.stores.webdav.properties import Properties
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.conftest import QUICK, Certificates, Engine
+from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.faults.test_ours import plant
@@ -135,12 +136,10 @@ class Dav:
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine that inspects again for a late write of a server: its threads may outlive
-    the connection."""
-    made = Engine(certificates.ca_file, replace(QUICK, sweep_waits=(0.0, 0.05, 0.2, 0.5)))
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    """Return limits with inspections for a late write of a server: its threads may outlive the
+    connection."""
+    return replace(QUICK, sweep_waits=(0.0, 0.05, 0.2, 0.5))
 
 
 def place(peer: Peer) -> Location:

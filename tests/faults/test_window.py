@@ -6,14 +6,14 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from relay.config import Limits
 from relay.errors import PermissionDenied
 from relay.receipt import State
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
 from tests.scripted import Peer, Talk
 
@@ -53,10 +53,8 @@ class Ranges:
 
 
 @pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, replace(IN_PARTS, head_seconds=20.0))
-    yield made
-    made.assert_nothing_left()
+def engine_limits() -> Limits:
+    return replace(IN_PARTS, head_seconds=20.0)
 
 
 def moved(engine: Engine, source: Ranges, bucket: Bucket) -> None:
