@@ -32,6 +32,7 @@ from relay.engine.plan import Plan
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError
+from relay.ledger.states import TransferState
 from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
 from relay.views.progress import Rate, progress_of
@@ -150,7 +151,12 @@ def _log(transfer: Transfer, end: Outcome | RelayError) -> None:
             "destination": str(end.destination),
         }
     else:
-        members |= {"state": "failed", "code": end.code, "side": end.side, "detail": end.message}
+        members |= {
+            "state": TransferState.FAILED,
+            "code": end.code,
+            "side": end.side,
+            "detail": end.message,
+        }
     log.info("migration.ended", extra={"members": members})
 
 

@@ -36,7 +36,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
-from relay.ledger.states import ENDED
+from relay.ledger.states import ENDED, MigrationVerb, TransferState
 from relay.views.rows import FIELDS, brief, csv_line, progress_events, reported, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
@@ -46,14 +46,11 @@ WAIT_SECONDS = 3600.0
 """Maximum time that a request with `Prefer: wait` waits."""
 PAGE, PAGES = 100, 1000
 """Default and maximum number of rows on a page."""
-STATES = frozenset(
-    {"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"}
-)
 STOPPING = {
     "code": Overloaded.code,
     "detail": "The server is stopping; the migration resumes when it is back",
 }
-VERBS = ("pause", "resume", "cancel", "retry")
+VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
@@ -333,10 +330,11 @@ def _events(works: LedgerContext, id: str, since: int, engine: TransferEngine) -
 
 def _transfers(ledger: Ledger, id: str) -> Response:
     states = tuple(filter(None, request.args.get("state", "").split(",")))
-    wrong = [state for state in states if state not in STATES]
+    wrong = [state for state in states if state not in list(TransferState)]
     if wrong:
         raise InvalidType(
-            f"{wrong[0][:40]!a} is not a state", hint=f"Use one of {', '.join(sorted(STATES))}."
+            f"{wrong[0][:40]!a} is not a state",
+            hint=f"Use one of {', '.join(sorted(TransferState))}.",
         )
     id = ledger.migration(id).id
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)

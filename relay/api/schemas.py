@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import core_schema
+
+from relay.ledger.states import ListingState, MigrationState, TransferState
+from relay.receipt import Level, State
 
 
 class _Answer(BaseModel):
     # Every member is always present, so the schema requires it and a generated client has no
     # optional members.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """A member whose values are those of an enum. With the enum as its type, the enum would be a
+    component of the document."""
+
+    values: type[Enum]
+
+    def __get_pydantic_core_schema__(self, *_: object) -> core_schema.CoreSchema:
+        return core_schema.literal_schema([one.value for one in self.values])
 
 
 Digests = dict[str, str]
@@ -33,9 +50,7 @@ class Version(_Answer):
 class Receipt(_Answer):
     """The source and the destination of a transfer, and the proof of the copy."""
 
-    level: Literal["read_back", "whole_digest", "part_digests", "size"] = Field(
-        description="How the copy was verified."
-    )
+    level: Annotated[str, _OneOf(Level)] = Field(description="How the copy was verified.")
     bytes: int = Field(description="Size of the object in bytes.")
     digests: Digests = Field(
         description=(
@@ -54,7 +69,7 @@ class Migration(_Answer):
     """The result of moving one object."""
 
     id: str
-    state: Literal["verified", "unverified", "skipped"] = Field(
+    state: Annotated[str, _OneOf(State)] = Field(
         description="`unverified` if only the sizes were compared."
     )
     source: str = Field(description="URL without query and headers, which may be secrets.")
@@ -98,10 +113,10 @@ class Listed(_Answer):
 
     id: str
     number: int = Field(description="Short number that can be used in place of the id.")
-    state: Literal["running", "paused", "succeeded", "partial", "failed", "cancelled"]
+    state: Annotated[str, _OneOf(MigrationState)]
     source: str = Field(description="URL without query and headers, which may be secrets.")
     destination: str = Field(description="URL without query and headers.")
-    listing: Literal["none", "due", "running", "done", "failed"] = Field(
+    listing: Annotated[str, _OneOf(ListingState)] = Field(
         description="State of the listing of the source; `none` for a single object."
     )
     created: float = Field(description="Seconds since 1970, UTC.")
@@ -167,7 +182,7 @@ class Told(_Answer):
     """One object of a migration, as a line of a report."""
 
     name: str
-    state: Literal["queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"]
+    state: Annotated[str, _OneOf(TransferState)]
     level: str | None
     bytes: int | None
     seconds: float | None

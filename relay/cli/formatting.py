@@ -15,12 +15,12 @@ from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
 from relay.cli.terminal import plain, size
 from relay.engine.retries import WHOLE
+from relay.ledger.states import PENDING, PRESENT, ListingState, MigrationState, TransferState
 
 NAMED: Final = 10
 """Maximum number of failed objects that the table names."""
 HINTS: Final = 3
 """Maximum number of different hints for them."""
-WELL: Final = ("verified", "unverified", "skipped")
 
 Members = Mapping[str, Any]
 
@@ -39,17 +39,18 @@ def bytes_in(migration: Members, *states: str) -> int:
 
 def bytes_at_destination(migration: Members) -> int:
     """Return how many bytes the destination has, in whole objects and in unfinished uploads."""
-    return bytes_in(migration, *WELL) + _in_parts(migration)
+    return bytes_in(migration, *PRESENT) + _in_parts(migration)
 
 
 def bytes_done(migration: Members) -> int:
     """Return how many bytes are done: those at the destination, and those of failed objects."""
-    return bytes_at_destination(migration) + bytes_in(migration, "failed")
+    return bytes_at_destination(migration) + bytes_in(migration, TransferState.FAILED)
 
 
 def bytes_moved(migration: Members) -> int:
     """Return how many bytes were moved, without those of skipped and failed objects."""
-    return bytes_in(migration, "verified", "unverified") + _in_parts(migration)
+    whole = bytes_in(migration, TransferState.VERIFIED, TransferState.UNVERIFIED)
+    return whole + _in_parts(migration)
 
 
 def _in_parts(migration: Members) -> int:
@@ -60,13 +61,14 @@ def _in_parts(migration: Members) -> int:
 def under_way(migration: Members) -> int:
     """Return how many transfers workers are running or helping with."""
     # An older server does not have the member.
-    count: int = migration.get("under_way", objects_in(migration, "running"))
+    count: int = migration.get("under_way", objects_in(migration, TransferState.RUNNING))
     return count
 
 
 def summary_line(migration: Members) -> str:
     """Return the line of a migration in a list."""
-    done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
+    done = objects_in(migration, *PRESENT)
+    failed = objects_in(migration, TransferState.FAILED)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
     text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
     text += (
@@ -84,15 +86,16 @@ def headline(migration: Members, rate: float, here: int = 0) -> str:
 def progress_lines(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
     """Return the progress of a migration, then what is being retried. `rate` is in bytes per
     second; `here` are bytes of this process that the ledger does not count yet."""
-    done, more = objects_in(migration, *WELL, "failed"), "+" if _is_listing(migration) else ""
+    done = objects_in(migration, *PRESENT, TransferState.FAILED)
+    more = "+" if _is_listing(migration) else ""
     moved = bytes_done(migration) + here
     text = (
         f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of"
         f" {decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s,"
         f" {_eta(migration, rate, here)}"
     ).rstrip(", ")
-    failed = objects_in(migration, "failed")
-    state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
+    failed = objects_in(migration, TransferState.FAILED)
+    state = "" if migration["state"] == MigrationState.RUNNING else f", {plain(migration['state'])}"
     stopping = under_way(migration)
     if state and stopping:
         state += f" ({stopping:,} still stopping)"
@@ -127,13 +130,13 @@ def retry_line(trouble: Members, name: str = "") -> str:
 
 
 def _is_listing(migration: Members) -> bool:
-    return migration["listing"] in ("due", "running")
+    return migration["listing"] in (ListingState.DUE, ListingState.RUNNING)
 
 
 def _eta(migration: Members, rate: float, here: int) -> str:
-    if rate <= 0 or migration["listing"] not in ("done", "none"):
+    if rate <= 0 or migration["listing"] not in (ListingState.DONE, ListingState.NONE):
         return "still listing" if _is_listing(migration) else ""
-    left = bytes_in(migration, "queued", "running") - _in_parts(migration) - here
+    left = bytes_in(migration, *PENDING) - _in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
     return (
@@ -153,7 +156,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         "objects",
         " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none",
     )
-    yield "bytes", size(bytes_in(migration, *WELL))
+    yield "bytes", size(bytes_in(migration, *PRESENT))
     yield "time", took
     if migration["levels"]:
         yield (
@@ -167,12 +170,12 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
             "again",
             f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again",
         )
-    if migration["listing"] == "done" and not objects_in(migration):
+    if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
-    elif migration["state"] == "paused":
+    elif migration["state"] == MigrationState.PAUSED:
         yield (
             "hint",
             f"`relay resume {migration['number']}`, or the same command, resumes it",
@@ -182,7 +185,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     # A server's rows have no hints.
     hints = dict.fromkeys(in_flags(row["hint"], row["side"]) for row in failed if row.get("hint"))
     yield from (("hint", hint) for hint in list(hints)[:HINTS])
-    more = objects_in(migration, "failed") - len(failed)
+    more = objects_in(migration, TransferState.FAILED) - len(failed)
     if failed:
         rest = f"{more:,} more; " if more > 0 else ""
         yield (
@@ -197,7 +200,7 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     took = time.time() - migration["created"] if ended is None else ended - migration["created"]
     so_far = " so far" if ended is None else ""
     yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
-    failed = objects_in(migration, "failed")
+    failed = objects_in(migration, TransferState.FAILED)
     if failed:
         yield (
             "hint",
@@ -259,7 +262,11 @@ AGAIN: Final = "`relay retry`, or the same command, retries them"
 def exit_of(migration: Members) -> Exit:
     """Return the exit code of a migration: 0 if it succeeded, 3 if objects are unverified and none
     failed, else 1."""
-    if migration["state"] == "succeeded":
+    if migration["state"] == MigrationState.SUCCEEDED:
         return Exit.VERIFIED
-    only = migration["state"] == "partial" and not objects_in(migration, "failed", "cancelled")
-    return Exit.UNVERIFIED if only and migration["error"] is None else Exit.FAILED
+    is_unverified = (
+        migration["state"] == MigrationState.PARTIAL
+        and not objects_in(migration, TransferState.FAILED, TransferState.CANCELLED)
+        and migration["error"] is None
+    )
+    return Exit.UNVERIFIED if is_unverified else Exit.FAILED

@@ -6,7 +6,7 @@ display."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -25,6 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME
 from relay.views.rows import reported
 
@@ -36,7 +37,12 @@ OUTAGE_LINE_SECONDS: Final = 30.0
 LOOKING_SECONDS: Final = 5.0
 """Seconds between two messages about the number of checked objects."""
 STOPPED: Final = "relay: stopped; run the same command again to resume"
-VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
+VERBS: Final[Mapping[str, str]] = {
+    MigrationState.PAUSED: MigrationVerb.RESUME,
+    MigrationState.PARTIAL: MigrationVerb.RETRY,
+    MigrationState.FAILED: MigrationVerb.RETRY,
+    MigrationState.CANCELLED: MigrationVerb.RETRY,
+}
 """How to resume a migration, by its state."""
 
 
@@ -66,7 +72,7 @@ def _accept(
         return found, True
     gone = _find_missing(ledger, order, engine, found, quiet)
     found = ledger.migration(found.id)
-    if found.state == "succeeded":  # another process ended it meanwhile
+    if found.state == MigrationState.SUCCEEDED:  # another process ended it meanwhile
         return _accept(ledger, order, engine, quiet)
     ledger.renew_secret(found.id, order.secret())
     ledger.reset_crash_counts(found.id)
@@ -74,8 +80,8 @@ def _accept(
         ledger.begin_again(found.id, gone)
         found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    if order.recursive and (verb == "retry" or _is_at_rest(ledger, found)):
-        ledger.list_again(found.id, anyway=True)  # the source may have other objects now
+    if order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found)):
+        ledger.list_again(found.id, anyway=True)  # the source may have other objects by now
     elif verb:
         ledger.act(found.id, verb, order.secret())
     if ledger.secret(found.id) is None:
@@ -86,10 +92,11 @@ def _accept(
 
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
-    """Return whether the listing of a tree has ended and no worker runs it: the listing may be old
-    then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
-    since."""
-    if found.listing not in ("done", "failed") or found.source.startswith(SCHEME):
+    """Say if the listing of a tree has ended and no worker runs it: the listing may be old then. A
+    list of URLs does not change, and `relay retry --list` may have given fresher URLs since."""
+    if found.listing not in (ListingState.DONE, ListingState.FAILED) or found.source.startswith(
+        SCHEME
+    ):
         return False
     ledger.reclaim()  # release the claims of processes that were killed
     return not ledger.migration(found.id).under_way
@@ -141,7 +148,7 @@ def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
     the table of its end."""
     return [
         {**reported(row), **{name: (row.error or {}).get(name) for name in ("side", "hint")}}
-        for row in ledger.page(migration.id, ["failed"], limit=NAMED)
+        for row in ledger.page(migration.id, [TransferState.FAILED], limit=NAMED)
     ]
 
 

@@ -22,10 +22,10 @@ from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
 from relay.config import load_settings
+from relay.ledger.states import MigrationVerb, TransferState
 from relay.stores.url_lists import as_list
 from relay.views.rows import FIELDS, csv_line
 
-STATES = ("queued", "running", "verified", "unverified", "skipped", "failed", "cancelled")
 FORMATS = ("table", "jsonl", "csv", "html")
 
 
@@ -66,7 +66,7 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
 @click.argument("id")
 @click.option(
     "--state",
-    type=click.Choice(STATES),
+    type=click.Choice([state.value for state in TransferState]),
     multiple=True,
     help="Print only objects in this state. Repeatable.",
 )
@@ -202,7 +202,9 @@ migration of a list, LIST has fresh URLs for the same names; a name that is not 
 URL."""
 
 
-pause = _verb("pause", "Pause the migration ID; running transfers stop within about a second.")
+pause = _verb(
+    MigrationVerb.PAUSE, "Pause the migration ID; running transfers stop within about a second."
+)
 
 
 @click.command()
@@ -213,7 +215,7 @@ def cancel(id: str, url: str | None) -> int:
 
     Where one may remain, stderr names it, and the exit code is 1."""
     known, code = migrations_of(url), Exit.VERIFIED
-    cancelled = known.control(id, "cancel")
+    cancelled = known.control(id, MigrationVerb.CANCEL)
     try:
         confirm(summary_line(cancelled))
     finally:
@@ -224,11 +226,12 @@ def cancel(id: str, url: str | None) -> int:
 
 
 resume = _begins(
-    "resume",
+    MigrationVerb.RESUME,
     "Resume the paused migration ID: on a server at once, here with the command that began it.",
 )
 retry = _begins(
-    "retry", "Queue the failed, unverified and cancelled objects of the migration ID again."
+    MigrationVerb.RETRY,
+    "Queue the failed, unverified and cancelled objects of the migration ID again.",
 )
 
 

@@ -35,6 +35,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
+from relay.ledger.states import COMPLETED
 from relay.views.progress import Rate
 from relay.views.rows import brief, summary
 
@@ -59,7 +60,7 @@ def migrate_tree(
     began = time()
     migration, new = accept(ledger, order, engine, quiet)
     if not new and not quiet:
-        done = migration.count_in("verified", "skipped").objects
+        done = migration.count_in(*COMPLETED).objects
         say(
             f"relay: resuming migration {migration.number}: {done:,} objects are there"
             f" already{limits_note(migration)}",

@@ -19,7 +19,6 @@ from rich.filesize import decimal
 from relay.cli.backends import Members, MigrationBackend
 from relay.cli.formatting import (
     NAMED,
-    WELL,
     bytes_done,
     bytes_in,
     bytes_moved,
@@ -33,6 +32,7 @@ from relay.cli.formatting import (
 )
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
+from relay.ledger.states import PRESENT, MigrationState, TransferState
 from relay.views.progress import Rate
 
 LINE_SECONDS = 5.0
@@ -105,21 +105,25 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
         if len(fresh) > NAMED:
             tell(f"relay: and {len(fresh) - NAMED:,} more failed")
         show(members)
-        if members["state"] == "paused" and seen.waits is not None and not under_way(members):
-            return  # nothing happens before its user supplies other credentials
+        if (
+            members["state"] == MigrationState.PAUSED
+            and seen.waits is not None
+            and not under_way(members)
+        ):
+            return  # nothing happens before somebody gives it other credentials
 
 
 def _failures(migrations: MigrationBackend, ended: Members) -> list[Members]:
-    if not objects_in(ended, "failed"):
+    if not objects_in(ended, TransferState.FAILED):
         return []
-    return list(islice(migrations.rows(ended["id"], ("failed",)), NAMED))
+    return list(islice(migrations.rows(ended["id"], (TransferState.FAILED,)), NAMED))
 
 
 def _duration(ended: Members) -> str:
     if ended["ended"] is None:
         return "not ended"
     seconds = max(ended["ended"] - ended["created"], 0.001)
-    return f"{seconds:.1f} s, {decimal(round(bytes_in(ended, *WELL) / seconds))}/s"
+    return f"{seconds:.1f} s, {decimal(round(bytes_in(ended, *PRESENT) / seconds))}/s"
 
 
 # -- the display

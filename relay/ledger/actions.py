@@ -42,7 +42,9 @@ from relay.ledger.states import (
     TRANSFER,
     ListingState,
     MigrationState,
+    MigrationVerb,
     TransferState,
+    TransferVerb,
     state_after,
 )
 
@@ -69,32 +71,36 @@ def act(
         raise IllegalTransition(
             "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
         )
-    if found.recursive and (forgotten or (verb == "retry" and _lacks_urls(connection, found.id))):
+    if found.recursive and (
+        forgotten or (verb == MigrationVerb.RETRY and _lacks_urls(connection, found.id))
+    ):
         return list_again(connection, found.id)  # the URLs of its list were forgotten
     if state is None:
         return found
     changes = CounterDelta()
     refused = (
-        _forget_refused(connection, found.id, changes) if verb == "retry" and found.recursive else 0
+        _forget_refused(connection, found.id, changes)
+        if verb == MigrationVerb.RETRY and found.recursive
+        else 0
     )
     changed = _columns_changed_by(found, verb, refused)
     changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
-    if verb == "cancel":
-        _move_all(connection, found.id, TransferState.QUEUED, "cancel", changes)
-    if verb == "retry":
-        for ended in sorted(TRANSFER["retry"].origins):
-            _move_all(connection, found.id, ended, "retry", changes)
+    if verb == MigrationVerb.CANCEL:
+        _move_all(connection, found.id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
+    if verb == MigrationVerb.RETRY:
+        for ended in sorted(TRANSFER[TransferVerb.RETRY].origins):
+            _move_all(connection, found.id, ended, TransferVerb.RETRY, changes)
     changes.write(connection)
     write_event(connection, found.id, verb, {})
     return one(connection, found.id)
 
 
-_DONE = {
-    "pause": "paused",
-    "resume": "resumed",
-    "cancel": "cancelled",
-    "retry": "retried",
+_DONE: Mapping[str, str] = {
+    MigrationVerb.PAUSE: "paused",
+    MigrationVerb.RESUME: "resumed",
+    MigrationVerb.CANCEL: "cancelled",
+    MigrationVerb.RETRY: "retried",
     "limit": "limited",
 }
 
@@ -118,7 +124,7 @@ def _lacks_urls(connection: Connection, id: str) -> bool:
     """Return whether the URLs of a list's objects were forgotten. Its credentials may exist: the
     same command supplies them before it lists again."""
     lacking = (transfers.c.migration_id == id) & transfers.c.ended.is_not(None)
-    lacking &= transfers.c.state.in_(TRANSFER["retry"].origins)
+    lacking &= transfers.c.state.in_(TRANSFER[TransferVerb.RETRY].origins)
     lacking &= transfers.c.identity.is_not(None) & transfers.c.url.is_(None)
     return bool(connection.execute(select(exists().where(lacking))).scalar())
 
@@ -140,9 +146,10 @@ def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, 
     """Return the columns that `verb` changes besides the state. `refused` entries of the listing
     were deleted, so that a number above 0 restarts the listing."""
     changed: dict[str, Any] = {}
-    if verb in ("resume", "retry"):  # workers must read the credentials again, from any source
+    if verb in (MigrationVerb.RESUME, MigrationVerb.RETRY):
+        # Workers must read the credentials again, from any source.
         changed |= {"renewed": migrations.c.renewed + 1, "error": None}
-    if verb == "retry":
+    if verb == MigrationVerb.RETRY:
         changed |= {
             "listing": ListingState.DUE if found.listing == ListingState.FAILED else found.listing,
             "listing_lapses": 0,
@@ -162,7 +169,7 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     `anyway`. Raises MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
     under_way = anyway and found.state in (MigrationState.RUNNING, MigrationState.PAUSED)
-    if not under_way and state_after(MIGRATION, "retry", found.state) is None:
+    if not under_way and state_after(MIGRATION, MigrationVerb.RETRY, found.state) is None:
         return found
     values = {
         "state": MigrationState.RUNNING,
@@ -186,7 +193,7 @@ def lock_unended(connection: Connection, id: str) -> Migration:
     and IllegalTransition if it has succeeded (another process may have ended it meanwhile)."""
     found = lock_migration(connection, id)
     if found.state == MigrationState.SUCCEEDED:
-        raise not_now(found, "retry")
+        raise not_now(found, MigrationVerb.RETRY)
     return found
 
 
@@ -206,7 +213,7 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
     """Pause a migration whose stores need other credentials, and store the `error`. Raises
     MigrationUnknown, IllegalTransition."""
     found = lock_migration(connection, id)
-    if state_after(MIGRATION, "pause", found.state) is None:
+    if state_after(MIGRATION, MigrationVerb.PAUSE, found.state) is None:
         return found
     values = {"state": MigrationState.PAUSED, "error": json.dumps(error), "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
@@ -233,7 +240,7 @@ def _move_all(
     to = TRANSFER[verb].to
     # A person asked for the retry, so the attempts and crashes count from 0 again.
     fresh: dict[str, Any] = {"ended": time.time()}
-    if verb == "retry":
+    if verb == TransferVerb.RETRY:
         fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
     change = update(transfers).values(state=to, **fresh)
     more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
@@ -257,7 +264,7 @@ def _move_all(
     size = int(high or 0) * _HALF + int(low or 0)
     changes.add(id, state, -count, -size)
     changes.add(id, to, count, size)
-    if verb == "retry":
+    if verb == TransferVerb.RETRY:
         changes.count_retries(id, -int(retries or 0))
 
 
@@ -279,7 +286,7 @@ def stray_ids(connection: Connection) -> list[str]:
     """Return the cancelled migrations that have queued transfers: in PostgreSQL a claim may be
     handed back in the moment of the cancel. Reads only."""
     queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED)
-    query = select(migrations.c.id).where(migrations.c.state == "cancelled", queued)
+    query = select(migrations.c.id).where(migrations.c.state == MigrationState.CANCELLED, queued)
     return list(connection.execute(query).scalars())
 
 
@@ -288,7 +295,7 @@ def cancel_strays(connection: Connection) -> None:
     changes = CounterDelta()
     for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
         if (
-            lock_migration(connection, id).state == "cancelled"
-        ):  # otherwise it was retried meanwhile
-            _move_all(connection, id, "queued", "cancel", changes)
+            lock_migration(connection, id).state == MigrationState.CANCELLED
+        ):  # else it was retried meanwhile
+            _move_all(connection, id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
     changes.write(connection)

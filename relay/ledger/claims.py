@@ -39,7 +39,7 @@ from relay.ledger.schema import (
     parts,
     transfers,
 )
-from relay.ledger.states import TRANSFER, TransferState
+from relay.ledger.states import TRANSFER, TransferState, TransferVerb
 from relay.ledger.workers import WorkerId
 
 SUSPECT: Final = 2
@@ -257,7 +257,7 @@ def _claim_statement(condition: Any, *order: Any) -> Update:
         update(transfers)
         .where(transfers.c.id.in_(select(queued.c.id)))
         .values(
-            state=TRANSFER["claim"].to,
+            state=TRANSFER[TransferVerb.CLAIM].to,
             owner=bindparam("the_owner"),
             fence=transfers.c.fence + 1,
             attempts=transfers.c.attempts + 1,

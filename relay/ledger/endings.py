@@ -35,6 +35,7 @@ from relay.ledger.states import (
     PENDING,
     ListingState,
     MigrationState,
+    MigrationVerb,
     ending_verb,
     state_after,
 )
@@ -119,10 +120,11 @@ def finish(connection: Connection) -> list[Migration]:
             continue  # another process ended or retried it since finishable_ids read it
         verb = ending_verb(tally)
         if row.listing == ListingState.FAILED:
-            verb = "end_partial" if any(tally.get(state) for state in COMPLETED) else "fail"
+            arrived = any(tally.get(state) for state in COMPLETED)
+            verb = MigrationVerb.END_PARTIAL if arrived else MigrationVerb.FAIL
         values: dict[str, Any] = {"ended": time.time()}
         if row.listing != ListingState.FAILED and row.entries not in (None, sum(tally.values())):
-            verb = "end_partial"
+            verb = MigrationVerb.END_PARTIAL
             values["error"] = json.dumps(_unaccounted_error(row.entries, sum(tally.values())))
         state = state_after(MIGRATION, verb, row.state)
         still = (migrations.c.id == id) & (migrations.c.state == row.state)

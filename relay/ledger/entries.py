@@ -31,7 +31,7 @@ from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
-from relay.ledger.states import COMPLETED, TRANSFER, TransferState
+from relay.ledger.states import COMPLETED, TRANSFER, TransferState, TransferVerb
 from relay.ledger.unproved import find_unproved
 
 MOST: Final = 2**53
@@ -432,9 +432,8 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     if not listing.listings or not connection.execute(reported).scalar():
         return 0
     gone = of_this & (transfers.c.listings < listing.listings)
-    gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {TransferState.UNVERIFIED}) & (
-        transfers.c.lapses == 0
-    )
+    retryable = TRANSFER[TransferVerb.RETRY].origins - {TransferState.UNVERIFIED}
+    gone &= transfers.c.state.in_(retryable) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
     before = transfers.c.before
     gone &= before.is_(None) | ~(before.contains(SENT) & before.contains(REMAINING))

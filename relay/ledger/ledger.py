@@ -58,6 +58,7 @@ from relay.ledger.rows import (
     StoredPart,
     UploadRecord,
 )
+from relay.ledger.states import MigrationVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.failpoints import reach
 
@@ -122,7 +123,7 @@ class Ledger:
 
         def acted(connection: Connection) -> Migration:
             found = actions.act(connection, id, verb, fresh)
-            if verb in ("resume", "retry"):
+            if verb in (MigrationVerb.RESUME, MigrationVerb.RETRY):
                 unproved.adopt_unproved(connection, found.id)
             return found
 

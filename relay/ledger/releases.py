@@ -122,7 +122,7 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
         if row.lapses + more >= LAPSES:
             step = TransferVerb.QUARANTINE
         elif row.migration_id in cancelled:
-            step = "cancel"
+            step = TransferVerb.CANCEL
         changed.setdefault(step, []).append(row.id)
         after = TRANSFER[step].to
         changes.count_transition(row.migration_id, TransferState.RUNNING, after, row.size, row.size)

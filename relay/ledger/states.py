@@ -71,6 +71,18 @@ class TransferVerb(StrEnum):
     RETRY = "retry"
 
 
+class MigrationVerb(StrEnum):
+    """The verbs of a migration. A user gives the first four, the ledger the others."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    SUCCEED = "succeed"
+    END_PARTIAL = "end_partial"
+    FAIL = "fail"
+
+
 PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})
 """The states of a transfer that has not ended."""
 COMPLETED = frozenset({TransferState.VERIFIED, TransferState.SKIPPED})
@@ -113,26 +125,26 @@ TRANSFER: Mapping[str, Transition] = {
 """The transitions of a transfer, by `TransferVerb`."""
 
 MIGRATION: Mapping[str, Transition] = {
-    "pause": _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
-    "resume": _from(MigrationState.PAUSED, to=MigrationState.RUNNING),
-    "cancel": _from(
+    MigrationVerb.PAUSE: _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
+    MigrationVerb.RESUME: _from(MigrationState.PAUSED, to=MigrationState.RUNNING),
+    MigrationVerb.CANCEL: _from(
         MigrationState.RUNNING,
         MigrationState.PAUSED,
         MigrationState.PARTIAL,
         MigrationState.FAILED,
         to=MigrationState.CANCELLED,
     ),
-    "succeed": _from(MigrationState.RUNNING, to=MigrationState.SUCCEEDED),
-    "end_partial": _from(MigrationState.RUNNING, to=MigrationState.PARTIAL),
-    "fail": _from(MigrationState.RUNNING, to=MigrationState.FAILED),
-    "retry": _from(
+    MigrationVerb.SUCCEED: _from(MigrationState.RUNNING, to=MigrationState.SUCCEEDED),
+    MigrationVerb.END_PARTIAL: _from(MigrationState.RUNNING, to=MigrationState.PARTIAL),
+    MigrationVerb.FAIL: _from(MigrationState.RUNNING, to=MigrationState.FAILED),
+    MigrationVerb.RETRY: _from(
         MigrationState.PARTIAL,
         MigrationState.FAILED,
         MigrationState.CANCELLED,
         to=MigrationState.RUNNING,
     ),
 }
-"""The verbs of a migration."""
+"""The transitions of a migration, by `MigrationVerb`."""
 
 STOPPED = frozenset({MigrationState.PAUSED, MigrationState.CANCELLED})
 """The states of a migration whose running transfers and listing are stopped."""
@@ -158,12 +170,12 @@ def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str |
     raise IllegalTransition(f"its state is {state}, which does not allow: {verb.replace('_', ' ')}")
 
 
-def ending_verb(tally: Mapping[str, int]) -> str:
+def ending_verb(tally: Mapping[str, int]) -> MigrationVerb:
     """Return the verb that ends a migration whose transfers are all settled. `tally` is the number
     of transfers in each state."""
     lost = (TransferState.FAILED, TransferState.CANCELLED)
     unverified = tally.get(TransferState.UNVERIFIED, 0)
     if not unverified + sum(tally.get(state, 0) for state in lost):
-        return "succeed"
+        return MigrationVerb.SUCCEED
     arrived = unverified + sum(tally.get(state, 0) for state in COMPLETED)
-    return "end_partial" if arrived else "fail"
+    return MigrationVerb.END_PARTIAL if arrived else MigrationVerb.FAIL
