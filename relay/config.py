@@ -1,99 +1,26 @@
-"""Settings: names, defaults and bounds, where they are read from, and the memory that they add up
-to.
+"""Settings: names, defaults and bounds, and the memory that they add up to.
 
-Decided here: all of that. A flag overrides a `RELAY_*` variable, which overrides `relay.toml`,
-which overrides the default. Never here: anything that acts on a setting."""
+Never here: where they are read from (`settings_sources.py`), and anything that acts on a
+setting."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import re
-import stat
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from pwd import getpwuid
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
-from relay.process.failpoints import check
-from relay.process.small_files import read_secret, read_small
-
-KIB = 1024
-MIB = 1024 * KIB
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a transfer and of its exchanges. All times in seconds, all sizes in bytes."""
-
-    connect_seconds: float = 10.0
-    """For the lookup, the connection and the TLS handshake together, with all addresses that are
-    tried."""
-    head_seconds: float = 60.0
-    """From the last byte of a request to the last byte of the answer's head."""
-    total_seconds: float = 24 * 3600.0
-    """For one transfer with all its attempts."""
-    stall_seconds: float = 60.0
-    stall_bytes: int = KIB
-    """A side is stalled if fewer than `stall_bytes` a second moved over `stall_seconds`; with 0, if
-    no byte moved."""
-    expect_seconds: float = 1.0
-    """Time to wait for a `100 Continue`. RFC 9110 section 10.1.1 lets a client send the body
-    without it."""
-    expect_bytes: int = MIB
-    """Minimum length of an upload that asks with `Expect: 100-continue` first. A smaller upload is
-    cheaper to repeat."""
-    early_seconds: float = 2.0
-    """Time to wait for an answer after the connection of an upload broke."""
-    head_bytes: int = 64 * KIB
-    head_fields: int = 100
-    interim_heads: int = 8
-    chunk_line_bytes: int = 4 * KIB
-    """Maximum length of a chunk's size line with its extensions. All trailers together may have
-    `head_bytes`."""
-    text_bytes: int = 64 * KIB
-    """Maximum length that is read of an answer that is not an object, such as an error page."""
-    redirects: int = 5
-    idle_seconds: float = 15.0
-    """Time for which an idle connection is kept alive."""
-    idle_connections: int = 64
-    """Maximum number of idle connections, of all origins together."""
-    lookups: int = 64
-    """Maximum number of concurrent lookups of names, each in a thread."""
-    addresses: int = 16
-    """Maximum number of addresses of one name that are tried."""
-    buffer_bytes: int = MIB
-    """Maximum number of bytes that are copied at once."""
-    tick_seconds: float = 1.0
-    """Time between two checks of the clocks and of a cancel by a waiting pump."""
-    yield_seconds: float = 0.002
-    """Time after which a pump yields to other greenlets: with ten busy slots each has its turn
-    every 20 ms."""
-    parted_bytes: int = 64 * MIB
-    """Minimum length of an object that is moved as a multipart upload, if both stores can."""
-    part_bytes: int = 16 * MIB
-    """Length of a part, unless the destination's limits need larger parts."""
-    parts_in_flight: int = 4
-    """Maximum number of parts of one object that move concurrently."""
-    listing_seconds: float = 0.0
-    """Time for which a page of a listing is retried; 0 requests it once."""
-    settle_seconds: float = 10.0
-    """Time that a destination may take to show an object that it acknowledged."""
-    sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
-    """Waits before each check for the remains of a failed upload: a server may write for a moment
-    after the connection broke."""
+from relay.transfer_limits import KIB, MIB, Limits
 
 
 class Settings(BaseModel):
-    """The settings of an operator. `load_settings` reads them, and raises ConfigError for an
-    invalid one."""
+    """The settings of an operator. `settings_sources.load_settings` reads them, and raises
+    ConfigError for an invalid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -399,176 +326,3 @@ def home() -> Path:
         return named if named.is_absolute() else Path(getpwuid(os.getuid()).pw_dir)
     except KeyError:
         return named
-
-
-def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings; `flags` that are not None override all others. Raises a ConfigError that
-    names each invalid setting."""
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    variables = _variables(os.environ)
-    unknown = sorted(
-        name for name in variables if name not in {*Settings.model_fields, *_NOT_SETTINGS}
-    )
-    if unknown:
-        hint = "Is it a typo? `relay serve --help` lists them."
-        raise ConfigError(f"RELAY_{unknown[0].upper()} is not a setting", hint=hint)
-    check(os.environ)
-    named = os.environ.get("RELAY_CONFIG")
-    try:
-        # RELAY_CONFIG=/dev/null means no file.
-        if named and named != os.devnull and not Path(named).is_file():
-            raise ConfigError(f"RELAY_CONFIG: {named} is not an existing file")
-        settings = Settings(**{**_in_file(), **_set(variables), **given})
-    except ValidationError as error:
-        raise ConfigError("; ".join(_describe_mistake(e, given) for e in error.errors())) from None
-    except OSError as error:  # the check whether the file exists failed
-        raise ConfigError(f"{_file()} can't be read ({error.strerror})") from None
-    except ValueError as error:  # tomllib names the line and the column
-        raise ConfigError(f"{_file()}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{_file()}: it is nested too deeply") from None
-    settings.egress()
-    settings.folders()
-    return settings
-
-
-_SAID: Mapping[str, str] = {
-    "extra_forbidden": "there is no such setting",
-    "int_parsing": "it is not a whole number",
-    "int_from_float": "it is not a whole number",
-    "float_parsing": "it is not a number",
-    "greater_than": "it must be greater than {gt:g}",
-    "greater_than_equal": "it must be at least {ge:g}",
-    "less_than": "it must be less than {lt:g}",
-    "less_than_equal": "it must be at most {le:g}",
-}
-"""The meanings of pydantic's errors, by their type."""
-
-
-def _describe_mistake(error: Any, given: Mapping[str, Any]) -> str:
-    """Return the mistake in a setting, and the setting's source; `given` are those from flags."""
-    name = ".".join(str(part) for part in error["loc"]) or "setting"
-    said = _SAID.get(error["type"])
-    reported = (
-        said.format(**error.get("ctx", {})) if said else error["msg"].removeprefix("Value error, ")
-    )
-    first = str(error["loc"][0]) if error["loc"] else name
-    source = f"--{first}".replace("_", "-") if first in given else _place(first)
-    return f"{name} ({source}): {reported}"
-
-
-_NOT_SETTINGS = frozenset({"config", "failpoint"})
-"""RELAY_* variables that are not settings."""
-
-_SERVICE = re.compile(
-    r"RELAY_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=[a-z]+://.*"
-    r"|PORT_[0-9]+_[A-Z]+(?:=[a-z]+://.*|_(?:PROTO|PORT|ADDR)=.*))"
-)
-"""Variables that Kubernetes gives every container of a namespace that has a Service `relay` or
-`relay-…`, and Docker one with a link to such a container (kubernetes.io, "Service", "Environment
-variables")."""
-
-
-def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the RELAY_* variables by their names without that prefix, in lower case."""
-    return {
-        name[6:].lower(): text
-        for name, text in environment.items()
-        if name.startswith("RELAY_") and not _SERVICE.fullmatch(f"{name}={text}")
-    }
-
-
-def _set(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings among the variables, without empty ones."""
-    return {name: text for name, text in variables.items() if text and name not in _NOT_SETTINGS}
-
-
-def _in_file() -> dict[str, Any]:
-    """Return the settings of the file; {} without a file. Raises ConfigError, and ValueError if it
-    is not TOML."""
-    path = _file()
-    if not path.is_file():
-        return {}
-    if not os.environ.get("RELAY_CONFIG") and _is_planted(path):
-        raise ConfigError(
-            f"{path} of the current folder may be another user's",
-            hint=(
-                "Set RELAY_CONFIG to this file to use it, or work in a folder that other users"
-                " can't write to."
-            ),
-        )
-    return tomllib.loads(read_small(path))
-
-
-def is_found(name: str) -> bool:
-    """Return whether only the relay.toml of the current folder has a setting: the file may be part
-    of a cloned repository, without the user's knowledge. Raises as `load_settings`."""
-    return (
-        not (os.environ.get("RELAY_CONFIG") or os.environ.get(f"RELAY_{name.upper()}"))
-        and name in _in_file()
-    )
-
-
-def _is_planted(path: Path) -> bool:
-    """Return whether another user may have created a file, as in /tmp, or may write to it. The file
-    chooses the stores of remotes, and the server that gets a token."""
-    found = path.stat()
-    if found.st_mode & stat.S_IWOTH:
-        return True
-    if found.st_uid in (0, os.geteuid()):
-        return False
-    return bool(path.absolute().parent.stat().st_mode & stat.S_IWOTH)
-
-
-def _file() -> Path:
-    return Path(os.environ.get("RELAY_CONFIG") or "relay.toml")
-
-
-def settings_file() -> Path | None:
-    """Return the file that settings are read from, or None if it does not exist."""
-    return _file() if _file().is_file() else None
-
-
-def _place(name: str) -> str:
-    """Return where a setting is set: its variable, or the file and the line."""
-    variable = f"RELAY_{name.upper()}"
-    if os.environ.get(variable) or not _file().is_file():
-        return variable
-    stands = re.compile(rf"\s*(?:\[+\s*)?['\"]?{re.escape(name)}['\"]?\s*[=.\]]")
-    lines = read_small(_file()).splitlines()
-    return next(
-        (f"{_file()}:{number}" for number, line in enumerate(lines, start=1) if stands.match(line)),
-        variable,
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address, IPv4-mapped ones included. An empty host, which
-    means all addresses, is not."""
-    if host.lower().removesuffix(".") == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
-
-
-def load_tokens(path: Path | None) -> frozenset[str]:
-    """Read one token a line; '#' starts a comment. Raises ConfigError for a file that others could
-    read or change."""
-    if path is None:
-        return frozenset()
-    lines = read_secret(path, "RELAY_TOKENS_FILE").splitlines()
-    tokens = frozenset(
-        line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
-    )
-    for token in tokens:
-        if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-            raise ConfigError(
-                f"RELAY_TOKENS_FILE {path}: a token must be 16 or more printable ASCII characters"
-            )
-    if not tokens:
-        raise ConfigError(f"RELAY_TOKENS_FILE {path} has no token", hint="Write one token a line.")
-    return tokens

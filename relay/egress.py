@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from relay.errors import ConfigError, EgressDenied, PortDenied
-from relay.location import is_host_name, literal_address
+from relay.hosts import is_host_name, literal_address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -16,7 +16,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from relay.errors import InvalidURL
-from relay.location import UNSAFE_CHARACTERS, Location
+from relay.location import Location
+from relay.parsing import UNSAFE_CHARACTERS
 
 NAME_BYTES: Final = 255  # what Linux file systems, and so most WebDAV servers, take for one segment
 HEADER_BYTES: Final = 8 * 1024

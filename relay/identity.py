@@ -13,7 +13,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from relay.errors import RequestError
-from relay.location import Location, literal_address, parse_location
+from relay.hosts import literal_address
+from relay.location import Location, parse_location
 
 # Parameters that a signature adds to a query. They count as a signature only if the first of their
 # row is there.

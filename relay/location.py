@@ -1,8 +1,8 @@
 """A Location: where one object lives, parsed once and strictly.
 
-Decided here: which URLs are acceptable, how a Location prints, where a redirect leads. Never here:
-whether an address may be dialled (`egress.py`), when two Locations are one object (`identity.py`),
-and any second parser. We dial `host` and `port` of the Location ourselves and send `target`
+Decided here: which URLs are acceptable, and how a Location prints. Never here: whether an address
+may be dialled (`egress.py`), when two Locations are one object (`identity.py`), and any second
+parser. We dial `host` and `port` of the Location ourselves and send `target`
 unchanged, so the connection goes to the checked address.
 
 Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or
@@ -13,7 +13,6 @@ are known to carry."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,15 +24,14 @@ from relay.errors import (
     CredentialsInURL,
     InvalidType,
     InvalidURL,
-    RedirectRefused,
     RequestError,
-    Side,
     UnsafeKey,
     UnsupportedScheme,
     URLTooLong,
 )
-from relay.headers import Headers
-from relay.headers import parse_headers as parse_headers
+from relay.headers import Headers, parse_headers
+from relay.hosts import is_host_name, literal_address
+from relay.parsing import UNSAFE_CHARACTERS
 
 URL_BYTES: Final = 8 * 1024
 DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
@@ -42,31 +40,20 @@ UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
 KEYED: Final = frozenset({"s3"})
 """The stores whose keys are plain texts: an empty segment is a name like any other there."""
 
-# Characters that no name may have: C0, DEL, C1, line separators, bidi marks and overrides, lone
-# surrogates.
-UNSAFE_CHARACTERS: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PARTS: Final = re.compile(
     r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S
 )
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
-_BLANK_OR_BEYOND: Final = re.compile(r"[ \x80-\xff]")
 # A name that needs no quoting, and that no server folds onto another: no segment begins with '.',
 # or is empty.
 _PLAIN_NAME: Final = re.compile(
     r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+"
 )
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
-# RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
-_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 FRAGMENT_HINT: Final = "Write a '#' in a name as %23, or leave out what begins with it."
 _FRAGMENT: Final = re.compile(r"(?:list\+)?(?:https?|webdav(?:\+https)?)://[^#]*#", re.I)
 """A URL with a fragment; after other schemes a '#' is an ordinary character."""
-_NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
 
 
 class Origin(NamedTuple):
@@ -306,59 +293,6 @@ def _check_folder(path: str, destination: bool, keyed: bool) -> None:
     check_path(path, destination=destination, keyed=keyed)
 
 
-def redirect_target(location: Location, reference: str, side: Side = "source") -> Location:
-    """Return the Location of a redirect (RFC 3986 §5.2), parsed as strictly as a caller's own URL.
-
-    The method and the headers are dropped when the origin changes. Characters that may not stand in
-    a URL (a blank, bytes beyond ASCII) are percent-encoded, as browsers and curl do. Raises
-    RedirectRefused on a step from https to http, another scheme, or a reference that does not
-    parse. The dial checks address and port."""
-    try:
-        there = parse_location(_absolute(location, _encoded(reference)))
-    except RequestError as error:
-        raise RedirectRefused(f"{location} redirects, and {error.message}", side=side) from None
-    if location.scheme == "https" and there.scheme == "http":
-        raise RedirectRefused(f"{location} redirects from https to http", side=side)
-    if there.origin != location.origin:
-        return there
-    return replace(
-        there, method=location.method, headers=location.headers, account=location.account
-    )
-
-
-def is_host_name(host: str) -> bool:
-    """Return whether this is a lower-case ASCII name that is valid in the DNS, its punycode labels
-    included."""
-    if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
-        return False
-    return all(_is_punycode(label[4:]) for label in host.split(".") if label.startswith("xn--"))
-
-
-@lru_cache(maxsize=4096)
-def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address of a literal host, in any spelling that getaddrinfo accepts; None for a
-    name.
-
-    `inet_aton` (POSIX) has one to four parts, each decimal, octal or hexadecimal, the last one
-    filling the rest: 2130706433, 0x7f.1 and 0177.0.0.1 are all 127.0.0.1, while `ipaddress` takes
-    none of them."""
-    if ":" in host:
-        try:
-            return ipaddress.IPv6Address(host.partition("%")[0])
-        except ValueError:
-            return None
-    parts = [_number(part) for part in host.removesuffix(".").split(".")]
-    numbers = [part for part in parts if part is not None]
-    if len(numbers) != len(parts) or len(numbers) > 4:
-        return None
-    *heads, last = numbers
-    if any(head > 255 for head in heads) or last >= 256 ** (4 - len(heads)):
-        return None
-    return ipaddress.IPv4Address(
-        sum(head << (24 - 8 * place) for place, head in enumerate(heads)) + last
-    )
-
-
 # -- the parse
 # -----------------------------------------------------------------------------------------------
 
@@ -389,7 +323,7 @@ def _scheme(text: str) -> str:
         raise InvalidURL("the URL is not absolute")
     if head.lower() not in DEFAULT_PORTS:
         # Repeat a scheme only if it can't be anything else: 'user:password@host' begins like one.
-        if rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":"):
+        if rest.startswith("//") and len(head) <= 20 and SCHEME.fullmatch(head + ":"):
             raise UnsupportedScheme(f"the scheme {head!r} is not supported")
         raise UnsupportedScheme("the scheme is not supported")
     if not rest.startswith("//"):
@@ -441,61 +375,7 @@ def _port(text: str, default: int) -> int:
     return int(text[1:])
 
 
-def _is_punycode(encoded: str) -> bool:
-    # RFC 3492: it must decode, to a text that needs punycode, and encode to the same text again.
-    try:
-        label = encoded.encode("ascii").decode("punycode")
-        safe = not label.isascii() and not UNSAFE_CHARACTERS.search(label)
-        return safe and label.encode("punycode") == encoded.encode("ascii")
-    except (ValueError, OverflowError):
-        return False
-
-
-def _number(part: str) -> int | None:
-    for pattern, base in ((r"0x[0-9a-f]+", 16), (r"0[0-7]*", 8), (r"[1-9][0-9]*", 10)):
-        if len(part) <= 63 and re.fullmatch(pattern, part, re.I | re.A):
-            return int(part, base)
-    return None
-
-
 @lru_cache(maxsize=1024)
 def _authority_of(origin: Origin) -> str:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
-
-
-# -- redirects
-# -----------------------------------------------------------------------------------------------
-
-
-def _encoded(reference: str) -> str:
-    """Percent-encode the blanks and the bytes beyond ASCII of a field's value, which is Latin-1
-    text."""
-    return _BLANK_OR_BEYOND.sub(lambda found: f"%{ord(found.group()):02X}", reference.strip(" \t"))
-
-
-def _absolute(base: Location, reference: str) -> str:
-    if _SCHEME.match(reference):
-        return reference
-    if reference.startswith("//"):
-        return f"{base.scheme}:{reference}"
-    path, mark, query = reference.partition("#")[0].partition("?")
-    if not path:
-        return f"{base.origin}{base.path}?{query}" if mark else base.url
-    merged = path if path.startswith("/") else f"{base.path.rpartition('/')[0]}/{path}"
-    return f"{base.origin}{_without_dots(merged)}{mark}{query}"
-
-
-def _without_dots(path: str) -> str:
-    # RFC 3986 §5.2.4, for the plain dots that a relative reference may use. The parse refuses
-    # encoded ones.
-    segments = path.split("/")[1:]
-    kept: list[str] = []
-    for segment in segments:
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    if segments[-1] in (".", ".."):
-        kept.append("")
-    return "/" + "/".join(kept)

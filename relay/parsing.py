@@ -1,10 +1,10 @@
-"""Numbers and dates from outside: the only place that parses them.
+"""Numbers, dates and characters from outside: the only place that parses them.
 
 A peer's number may have any number of digits, or digits of another script; its date may lie in the
 year 33658, or be invalid. So nothing here raises, whatever the input: a number or a date that
 relay, its ledger or the standard library can't hold is None, and affects only its object.
 
-Decided here: which numbers and dates are accepted. Never here: their meaning.
+Decided here: which numbers, dates and characters are accepted. Never here: their meaning.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ MOST: Final = 2**63 - 1
 """The largest number that a database keeps, and the longest file."""
 DATE_CHARACTERS: Final = 64
 """Maximum length of a date; the standard library takes long to read a longer text."""
+# Characters that no name may have: C0, DEL, C1, line separators, bidi marks and overrides, lone
+# surrogates.
+UNSAFE_CHARACTERS: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _IMF_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 )

@@ -17,7 +17,7 @@ import pytest
 import trustme
 from hypothesis import settings
 
-from relay.config import Limits, Settings
+from relay.config import Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
@@ -26,6 +26,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location, parse_location
 from relay.stores.kinds import StoreType
 from relay.stores.table import KINDS
+from relay.transfer_limits import Limits
 from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire

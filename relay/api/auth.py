@@ -20,11 +20,13 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from pathlib import Path
 from struct import Struct
 from typing import Any
 
-from relay.config import is_loopback
-from relay.errors import Forbidden, Unauthorized
+from relay.errors import ConfigError, Forbidden, Unauthorized
+from relay.hosts import is_loopback
+from relay.process.small_files import read_secret
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths of probes, which need no token and may come from any address."""
@@ -138,3 +140,22 @@ def _check_peer(sock: Any) -> None:
         raise Forbidden(
             "this server has no tokens and answers only its own user", hint=_TOKENS_HINT
         )
+
+
+def load_tokens(path: Path | None) -> frozenset[str]:
+    """Read one token a line; '#' starts a comment. Raises ConfigError for a file that others could
+    read or change."""
+    if path is None:
+        return frozenset()
+    lines = read_secret(path, "RELAY_TOKENS_FILE").splitlines()
+    tokens = frozenset(
+        line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
+    )
+    for token in tokens:
+        if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(
+                f"RELAY_TOKENS_FILE {path}: a token must be 16 or more printable ASCII characters"
+            )
+    if not tokens:
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} has no token", hint="Write one token a line.")
+    return tokens

@@ -23,10 +23,13 @@ from typing import Any, NoReturn
 
 from gunicorn.util import parse_address
 
-from relay.config import Settings, is_loopback, load_settings, load_tokens, settings_file
+from relay.api.auth import load_tokens
+from relay.config import Settings
 from relay.errors import ConfigError
 from relay.errors.bugs import bug
-from relay.ledger.database import open_database
+from relay.hosts import is_loopback
+from relay.ledger.opening import open_database
+from relay.settings_sources import load_settings, settings_file
 from relay.wire.tls import client_context
 
 EXIT_CONFIG = 2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
 from relay.cli.options import absolute_path
-from relay.config import Settings, is_found, load_settings
+from relay.config import Settings
 from relay.errors import (
     ConfigError,
     LedgerFailed,
@@ -23,6 +23,7 @@ from relay.errors import (
     Overloaded,
     ServerUnreachable,
 )
+from relay.settings_sources import is_found, load_settings
 from relay.views.rows import FIELDS, brief, progress_events, reported, summary
 
 if TYPE_CHECKING:

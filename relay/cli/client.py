@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from relay import __version__
 from relay.cli.terminal import say
-from relay.config import Settings, is_loopback
+from relay.config import Settings
 from relay.errors import (
     ConfigError,
     NotRelay,
@@ -30,6 +30,7 @@ from relay.errors import (
     ServerUnreachable,
     Unauthorized,
 )
+from relay.hosts import is_loopback
 from relay.location import parse_location
 from relay.process.small_files import read_secret
 from relay.wire.tls import client_context

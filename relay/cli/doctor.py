@@ -13,11 +13,11 @@ from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import ReaderGone, plain, say, tell
-from relay.config import load_settings
 from relay.engine.doctor import Answer, Finding, probe_readable, probe_writable
 from relay.engine.scratch import ScratchFolder
 from relay.engine.transfer_engine import TransferEngine
 from relay.receipt import Level
+from relay.settings_sources import load_settings
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
 

@@ -12,8 +12,8 @@ import click
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
-from relay.config import load_settings
 from relay.engine.transfer_engine import TransferEngine
+from relay.settings_sources import load_settings
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog

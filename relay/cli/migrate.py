@@ -23,10 +23,10 @@ from relay.cli.options import (
     with_flags,
 )
 from relay.cli.terminal import confirm, say, say_error
-from relay.config import load_settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
+from relay.settings_sources import load_settings
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
 

@@ -21,8 +21,8 @@ from relay.cli.options import PLACES, WORK, endpoint_member, request_of, warn, w
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
-from relay.config import load_settings
 from relay.ledger.states import MigrationVerb, TransferState
+from relay.settings_sources import load_settings
 from relay.stores.url_lists import as_list
 from relay.views.rows import FIELDS, csv_line
 

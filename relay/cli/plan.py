@@ -15,11 +15,11 @@ from relay.cli.migrate import order_of
 from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import reporting_retries
-from relay.config import load_settings
 from relay.engine.dry_run import DryRun, DryRunReport
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Metadata
 from relay.engine.transfer_engine import TransferEngine
+from relay.settings_sources import load_settings
 from relay.stores.remotes import Remotes
 
 FATES: Mapping[IfExists, Mapping[str, str]] = {

@@ -12,7 +12,7 @@ import click
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, tell
-from relay.config import load_settings
+from relay.settings_sources import load_settings
 from relay.stores import rclone_conf
 from relay.stores.kinds import Remote
 from relay.stores.remotes import Remotes

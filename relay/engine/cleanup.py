@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from relay.config import Limits
 from relay.engine.inspection import inspect_object
 from relay.errors import (
     CertificateRefused,
@@ -47,6 +46,7 @@ from relay.stores.interfaces import (
     UnknownObject,
     Upload,
 )
+from relay.transfer_limits import Limits
 
 CLOCK_SECONDS: Final = 5.0
 """Tolerated difference in seconds between a store's Date header and its own timestamps."""

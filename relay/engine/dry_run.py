@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from gevent.pool import Pool
 
-from relay.config import Limits
 from relay.engine.comparison import needs_full_times, proof_of_equality
 from relay.engine.inspection import inspect_object
 from relay.engine.listing import in_pages, listed_object
@@ -34,6 +33,7 @@ from relay.stores.interfaces import (
     UnknownObject,
 )
 from relay.stores.metadata import is_modified_since
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 PAGE: Final = 256

@@ -14,7 +14,8 @@ from relay.digest import as_hex
 from relay.errors import KeyTooLong, NotFound, RelayError, UnsafeKey
 from relay.identity import place_identity
 from relay.ledger.rows import Listed, Listing
-from relay.location import UNSAFE_CHARACTERS, parse_location
+from relay.location import parse_location
+from relay.parsing import UNSAFE_CHARACTERS
 from relay.process.failpoints import reach
 from relay.stores.interfaces import Entry
 

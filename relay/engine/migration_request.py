@@ -22,7 +22,7 @@ from relay.headers import Headers
 from relay.identity import owner_of, place_identity, selecting_headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
-from relay.stores.local import is_nested, same_file
+from relay.stores.local_aliases import is_nested, same_file
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 

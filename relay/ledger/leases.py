@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
-from relay.ledger.database import Database, process_identity
+from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.releases import release_claims
 from relay.ledger.schema import NOT_THERE, RUNNING, keys, parts, runners, transfers
 from relay.ledger.states import TransferVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
+from relay.process.identities import process_identity
 
 _STORAGE: Final = "storage"
 _KEEP_STORAGE: Final = text(

@@ -39,8 +39,9 @@ from relay.ledger import (
     uploads,
 )
 from relay.ledger.counters import CounterDelta
-from relay.ledger.database import Database, open_database
+from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.opening import open_database
 from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
     TERMINAL,

@@ -12,8 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from relay.ledger.actions import not_now
-from relay.ledger.migration_rows import bounds_of, lock_migration, one, write_event
-from relay.ledger.part_movers import select_helpers
+from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers, write_event
 from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED, ListingState, TransferState

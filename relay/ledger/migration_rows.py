@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     insert,
+    literal_column,
     select,
     true,
 )
@@ -25,13 +28,15 @@ from relay.errors import (
     MigrationUnknown,
 )
 from relay.ledger.counters import efforts_of, parts_of, tallies_of
-from relay.ledger.part_movers import movers_of
 from relay.ledger.retried import retried_of, split_listing_retry
 from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
+    NOT_THERE,
     events,
     migrations,
+    parts,
     secrets,
+    transfers,
 )
 from relay.ledger.states import (
     ListingState,
@@ -201,3 +206,25 @@ def lock_migration(connection: Connection, id: str) -> Migration:
     )
     connection.execute(query)
     return one(connection, found.id)
+
+
+_OF: Final = transfers.c.migration_id + literal_column("''")
+"""A transfer's migration, as an expression. With the bare column SQLite would scan all transfers of
+the migration by its index, and look for parts of each; few parts are being moved."""
+
+
+def select_helpers(ids: Sequence[str]) -> Select[Any]:
+    """Return the query for the helpers of some migrations: migration, transfer and helper. The
+    transfer may have no owner, because its worker was lost or has ended."""
+    return (
+        select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
+        .join(parts, parts.c.transfer_id == transfers.c.id)
+        .where(NOT_THERE, _OF.in_(ids), parts.c.owner.is_not(None))
+        .where(parts.c.owner.is_distinct_from(transfers.c.owner))
+        .distinct()
+    )
+
+
+def movers_of(connection: Connection, ids: Sequence[str]) -> Counter[str]:
+    """Return the number of helpers of each migration."""
+    return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))

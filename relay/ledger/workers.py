@@ -7,8 +7,8 @@ import platform
 from dataclasses import dataclass
 from typing import Final
 
-from relay.ledger.database import boot_id, process_identity
 from relay.ledger.rows import TERMINAL
+from relay.process.identities import boot_id, process_identity
 
 LEASE_SECONDS: Final = 30.0
 """How long claims hold after a renewal of the lease."""

@@ -22,9 +22,10 @@ from relay.errors import (
     StoreTimeout,
     TooManyRedirects,
 )
-from relay.location import Location, redirect_target
+from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
+from relay.redirects import redirect_target
 from relay.stores.http_client import MOVED, HttpClient
 from relay.stores.http_fields import ENCODED, is_transcoded, strong_tag
 from relay.stores.http_objects import FRESH, ObjectHeads, ReadAnswer, read_fields

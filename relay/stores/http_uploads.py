@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from relay.digest import empty_digest, parse_fields
 from relay.errors import RelayError
-from relay.location import Location, redirect_target
+from relay.location import Location
 from relay.receipt import Version
+from relay.redirects import redirect_target
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import strong_tag, upload_fields
 from relay.stores.http_reads import WITH_DIGEST

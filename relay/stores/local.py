@@ -6,9 +6,10 @@ written to a temporary file, which is renamed after it was verified (`local_uplo
 was allowed when a migration was accepted may be a link out of them hours later. Calls that may wait
 for a disk, or for the server behind a mount, run in a native thread.
 
-Decided here: what the file system's errors mean, and the order of work. Never here: which folders
-are allowed (`stores/remotes.py`). These modules are the only part of relay that writes payload to a
-disk, because a local folder is the destination that the user chose (law 8)."""
+Decided here: what the file system's errors mean, and the order of work. Never here: which paths are
+Locations (`local_locations.py`), and which folders are allowed (`stores/remotes.py`). These modules
+are the only part of relay that writes payload to a disk, because a local folder is the destination
+that the user chose (law 8)."""
 
 from __future__ import annotations
 
@@ -16,15 +17,13 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from unicodedata import normalize
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from relay.errors import (
-    InvalidURL,
     LocalDenied,
     NotFound,
     PermissionDenied,
@@ -49,7 +48,6 @@ from relay.stores.interfaces import (
     OpenedObject,
     PartLimits,
     PutResult,
-    check_segments,
     temporary_name,
 )
 from relay.stores.local_files import (
@@ -64,7 +62,7 @@ from relay.stores.local_files import (
     still_listed,
     version_of,
 )
-from relay.stores.local_folders import Folders
+from relay.stores.local_locations import folders_of, path_of
 from relay.stores.metadata import MTIME, require, unkept_notes
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
@@ -115,190 +113,6 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
 
 SCANNED = 1000
 """Number of a folder's names that become entries in one call."""
-PATH_BYTES = 4096
-"""Maximum length of a path in Linux, and so more folders than any path has."""
-
-
-@dataclass(frozen=True)
-class LocalAccount:
-    """The local file system; on a server, only the folders that its operator allowed."""
-
-    store: str = "local"
-    folders: Folders = Folders()
-    owner: str = ""
-
-    def shown(self, path: str) -> str:
-        """Return the path for people, and for tables that take text alone: bytes that are not UTF-8
-        become escapes."""
-        return unquote_to_bytes(path).decode("utf-8", "backslashreplace")
-
-    def check(self, path: str) -> None:
-        """As Account.check."""
-        check_segments(path, PATH_BYTES)
-
-
-def local_location(path: Path, *, destination: bool, folders: Folders = Folders()) -> Location:  # noqa: B008 - frozen
-    """Return the Location of an absolute path, with the links of its folder resolved. The target of
-    an existing folder ends in '/'.
-
-    Raises InvalidURL for a path with a loop of links, and for a destination that is a pipe, a
-    socket or a device; LocalDenied for a path that is not below `folders`."""
-    try:
-        named = destination and path.name not in ("", "..")
-        resolved = path.parent.resolve() / path.name if named else path.resolve()
-    except RuntimeError:
-        raise InvalidURL(
-            "the path leads through a loop of symbolic links", hint="Correct the link."
-        ) from None
-    try:
-        folders.resolve(resolved)
-    except OSError:
-        raise LocalDenied("this folder of the server's own machine is not allowed") from None
-    target = quote(os.fsencode(resolved), safe="/")
-    # os.path.exists and isfile raise nothing, unlike the methods of Path.
-    if destination and os.path.exists(resolved) and not os.path.isfile(resolved):
-        if not os.path.isdir(resolved):
-            raise InvalidURL(
-                "the destination is a pipe, a socket or a device", hint="Name a file, or a folder."
-            )
-        target = target.removesuffix("/") + "/"
-    return Location("file", "", 0, target, account=LocalAccount(folders=folders))
-
-
-def folders_of(location: Location) -> Folders:
-    """Return the allowed folders of a Location; none for a Location that is not local."""
-    return location.account.folders if isinstance(location.account, LocalAccount) else Folders(())
-
-
-def path_of(location: Location) -> Path:
-    """Return the path that a Location names."""
-    return Path(os.fsdecode(unquote_to_bytes(location.path)))
-
-
-def is_nested(one: Location, other: Location) -> bool:
-    """Return whether one of two folders contains the other, or is the other. Device and inode
-    numbers are compared, since links and bind mounts give one folder several names. For a folder
-    that does not exist yet, the folders above it are compared."""
-    paths = path_of(one), path_of(other)
-    ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
-    if in_native_thread(lambda: _are_folded(*paths)):
-        return True
-    return any(
-        first is not None and first in others
-        for first, others in ((ours[0], theirs), (theirs[0], ours))
-    )
-
-
-def same_file(one: Location, other: Location) -> bool:
-    """Return whether two locations are the same file, also through hard links, symbolic links and
-    mounts."""
-    paths = path_of(one), path_of(other)
-    ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
-    if in_native_thread(lambda: _are_folded(*paths, whole=True)):
-        return True
-    return ours is not None and ours == theirs
-
-
-@dataclass(frozen=True)
-class LinkOut:
-    """A link that leads out of a place in a tree: its path `link` in the tree, its `target`, the
-    place's real path `there`, and that of the `tree`. All are percent-encoded, and all but `link`
-    have their links resolved."""
-
-    link: str
-    target: str
-    there: str
-    tree: str
-
-
-def leads_into(place: Location, tree: Location, folder: Location) -> bool:
-    """Return whether links within a `tree` lead from a place to another one in a `folder`. Links in
-    the path of the tree itself do not count."""
-    return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
-
-
-def link_out_of(place: Location, tree: Location) -> LinkOut | None:
-    """Return the link by which a place in a `tree` leads elsewhere, or None."""
-    return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
-
-
-def is_at(place: Location, there: str) -> bool:
-    """Return whether the real path of a place is `there` (as in LinkOut)."""
-    return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
-
-
-def _led_into(place: Path, tree: Path, folder: Path) -> bool:
-    there, own = _real_paths(place, tree)
-    return there != own and Path(there).is_relative_to(os.path.realpath(folder))
-
-
-def _led_from(place: Path, tree: Path) -> LinkOut | None:
-    there, own = _real_paths(place, tree)
-    if there == own:
-        return None
-    link = next((path for path in (place, *place.parents) if path.is_symlink()), place)
-    paths = (link.relative_to(tree), os.path.realpath(link), there, os.path.realpath(tree))
-    return LinkOut(*(quote(os.fsencode(path)) for path in paths))
-
-
-def _real_paths(place: Path, tree: Path) -> tuple[str, str]:
-    """Return the real path of a place, and the path that it would have without links in its
-    tree."""
-    return os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
-
-
-def _ancestors(path: Path) -> list[tuple[int, int] | None]:
-    """Return the identities of a folder and of each folder above it; None for one that can't be
-    inspected."""
-    with suppress(OSError, RuntimeError):  # a loop of links
-        path = path.resolve()
-    return [_identity(folder) for folder in (path, *path.parents)]
-
-
-def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
-    """Return whether one of two paths contains the other, or is the same, by names that differ only
-    in case or Unicode form. A FUSE file system may give one file a different inode number for each
-    such name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
-    same."""
-    with suppress(OSError, RuntimeError):  # a loop of links
-        one, other = one.resolve(), other.resolve()
-    if whole and len(one.parts) != len(other.parts):
-        return False
-    pairs = list(zip(one.parts, other.parts, strict=False))
-    if one.parts == other.parts or any(
-        _folded(first) != _folded(second) for first, second in pairs
-    ):
-        return False
-    return all(
-        first == second
-        for first, second in zip(_listed_names(one), _listed_names(other), strict=False)
-    )
-
-
-def _listed_names(path: Path) -> list[str]:
-    """Return the names of a path as they are listed in their folders."""
-    names: list[str] = []
-    for name in path.parts:
-        listed: list[str] = []
-        with suppress(OSError):
-            if names and os.path.lexists(Path(*names, name)):
-                listed = os.listdir(Path(*names))
-        if listed and name not in listed:
-            name = next((found for found in listed if _folded(found) == _folded(name)), name)
-        names.append(name)
-    return names
-
-
-def _folded(name: str) -> str:
-    return normalize("NFC", normalize("NFD", name).casefold())
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except (OSError, RuntimeError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 class LocalStore:

@@ -24,8 +24,8 @@ from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, Uns
 from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
-from relay.stores.local import local_location
 from relay.stores.local_folders import Folders
+from relay.stores.local_locations import local_location
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
 from relay.stores.options import headers as options_headers

@@ -19,7 +19,8 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
 from relay.errors import RelayError, TooManyRedirects, Unsupported
-from relay.location import parse_location, redirect_target
+from relay.location import parse_location
+from relay.redirects import redirect_target
 from relay.wire.exchange import Payload, Request, Response, Wire
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from relay.config import Limits
 from relay.digest import Digester, Digests, as_hex, compare, parse_fields
 from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
+from relay.transfer_limits import Limits
 from relay.wire.buffers import BUFFERS
 from relay.wire.chunks import ChunkReader
 from relay.wire.http1 import ChunkDecoder, Framing, Head

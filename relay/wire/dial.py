@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import gevent
 import gevent.socket
 
-from relay.config import Limits
 from relay.egress import EgressPolicy
 from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout, TooManyFiles
 from relay.location import Origin
+from relay.transfer_limits import Limits
 from relay.wire.names import Names, Resolver
 from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from relay import __version__
-from relay.config import Limits
 from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
 from relay.location import Origin
 from relay.process.failpoints import reach
 from relay.throttle import AdaptiveLimiter
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.dial import Pool

@@ -18,8 +18,8 @@ from enum import Enum
 
 import httptools
 
-from relay.config import Limits
 from relay.errors import ProtocolViolation, Side, SourceTruncated
+from relay.transfer_limits import Limits
 
 Fields = tuple[tuple[str, str], ...]
 """Header fields in order, names as they came, values as Latin-1 text (RFC 9110 section 5.5)."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from relay.config import Limits
 from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
 from relay.throttle import Throttle
+from relay.transfer_limits import Limits
 
 _TOTAL = (
     "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). Uploaded parts are kept: the"

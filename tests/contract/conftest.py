@@ -16,19 +16,19 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench.ports import free_port
-from relay.config import Limits
 from relay.engine.transfer_engine import Stores
-from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
+from relay.ledger.opening import open_database
 from relay.ledger.workers import WorkerId
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.kinds import LocateOptions, StoreType
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from simulators.spawn import spawn

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import NotFound, PermissionDenied, Rejected, RelayError
 from relay.stores import local, local_files
-from relay.stores.local import LocalStore, local_location
+from relay.stores.local import LocalStore
+from relay.stores.local_locations import local_location
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal

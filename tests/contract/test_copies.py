@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 
-from relay.config import Limits
 from relay.engine.inspection import inspect_object
 from relay.engine.multipart import upload
 from relay.engine.transfer import server_copy
@@ -20,6 +19,7 @@ from relay.stores.interfaces import CopyDestination, ObjectInfo, Store
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine

@@ -16,7 +16,6 @@ from sqlalchemy import inspect, update
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS
-from relay.ledger.database import pid_namespace
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
 from relay.ledger.rows import (
@@ -33,6 +32,7 @@ from relay.ledger.rows import (
     UploadRecord,
 )
 from relay.ledger.schema import migrations
+from relay.process.identities import pid_namespace
 from relay.receipt import Version
 from relay.throttle import Bounds
 from relay.views.rows import progress_events

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, delete, select, update
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
-from relay.ledger import database, poll
+from relay.ledger import database, opening, poll
 from relay.ledger.claims import SUSPECT, ClaimRequest
 from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
@@ -600,6 +600,6 @@ def test_a_silent_database_is_noticed_within_the_lease(
             return found
 
         reported = ledger.database.run(asked, write=False)
-    idle, interval, count, unanswered = (int(reported[name]) for name in database.ALIVE)
+    idle, interval, count, unanswered = (int(reported[name]) for name in opening.ALIVE)
     assert idle + interval * count < LEASE_SECONDS
     assert unanswered / 1000 < LEASE_SECONDS

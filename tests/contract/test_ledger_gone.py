@@ -16,15 +16,16 @@ from sqlalchemy import text, update
 
 from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
-from relay.ledger import claims, database, leases, workers
+from relay.ledger import claims, leases, workers
 from relay.ledger.claims import SUSPECT
-from relay.ledger.database import boot_id, pid_namespace, process_identity
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
 from relay.ledger.rows import Listed, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
+from relay.process import identities
+from relay.process.identities import boot_id, pid_namespace, process_identity
 from tests.ledgers import TREE, Opened, tree, verified
 
 # -- leases
@@ -123,7 +124,9 @@ def test_an_invisible_process_is_judged_by_time(
 ) -> None:
     if what == "one that /proc hides":
         monkeypatch.setattr(
-            database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError())
+            identities.Path,
+            "read_text",
+            lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()),
         )
         monkeypatch.setattr(workers, "boot_id", lambda: "a boot")
         assert process_identity(os.getpid()) == str(os.getpid())

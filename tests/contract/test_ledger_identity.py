@@ -14,8 +14,8 @@ from sqlalchemy import update
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
-from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
+from relay.ledger.opening import open_database
 from relay.ledger.rows import SERVER, Listed, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId

@@ -17,7 +17,6 @@ from urllib.request import Request, urlopen
 import pytest
 
 from loadtests.bench.ports import free_port
-from relay.config import Limits
 from relay.errors import (
     ConnectionLost,
     NotFound,
@@ -30,11 +29,12 @@ from relay.errors import (
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.interfaces import Entry, Store
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.table import STORES
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.contract.conftest import wait_for

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import KeyTooLong, Rejected, ReservedKey, UnsafeKey
 from relay.location import Location
 from relay.receipt import State
@@ -17,6 +16,7 @@ from relay.stores.interfaces import Store
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
@@ -25,6 +24,7 @@ from relay.stores.http_client import HttpClient
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.objects import oc_checksum
+from relay.transfer_limits import Limits
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Certificates, Engine

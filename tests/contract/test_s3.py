@@ -19,7 +19,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from loadtests.bench.server import Relay
-from relay.config import Limits
 from relay.engine.outcome import Outcome
 from relay.errors import (
     AlreadyExists,
@@ -32,10 +31,11 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Level, Receipt, State
 from relay.stores.interfaces import ObjectInfo
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from relay.config import Limits
 from relay.engine.inspection import inspect_object
 from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine

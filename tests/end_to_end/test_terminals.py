@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from relay import config
-from relay.config import load_settings
 from relay.errors import ConfigError
+from relay.settings_sources import load_settings
 from relay.stores import rclone_conf
 from tests.end_to_end.terminal import Terminal
 from tests.scripted import Peer, Talk, answer

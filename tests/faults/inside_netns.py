@@ -13,11 +13,12 @@ import gevent  # noqa: E402
 from dnslib import QTYPE, RR, A, DNSRecord  # noqa: E402
 from gevent.server import DatagramServer, StreamServer  # noqa: E402
 
-from relay.config import Limits, Settings  # noqa: E402
+from relay.config import Settings  # noqa: E402
 from relay.egress import EgressPolicy, parse_allow  # noqa: E402
 from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.errors import RelayError  # noqa: E402
 from relay.location import parse_location  # noqa: E402
+from relay.transfer_limits import Limits  # noqa: E402
 from relay.wire.watchdog import Watchdog  # noqa: E402
 
 PUBLIC = "93.184.216.34"

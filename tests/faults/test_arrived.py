@@ -10,7 +10,7 @@ from relay.engine.worker.arrived import ArrivalCheck
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
 from relay.location import Location, parse_location
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.faults.plain_shelf import Shelf, empty

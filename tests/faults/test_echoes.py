@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import RelayError
 from relay.location import Location, parse_location
 from relay.stores.error_messages import hide_secrets, secrets_of
 from relay.stores.table import STORES
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.faults.buckets import document, place, reply

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from relay.config import Limits, Settings
+from relay.config import Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.plan import Plan
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import ConnectFailed, EgressDenied, RelayError, StoreTimeout
 from relay.location import parse_location
+from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
 from relay.wire.tls import client_context
 from tests.conftest import Engine

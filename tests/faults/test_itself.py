@@ -21,7 +21,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import InvalidURL, SameObject
 from relay.ledger.ledger import Ledger
 from relay.location import parse_location
-from relay.stores import local
+from relay.stores import local_aliases
 from relay.stores.remotes import Remotes
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.faults.shelf import Shelf
@@ -111,9 +111,9 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
     def there(path: Path) -> bool:
         return any(one.name.lower() == path.name.lower() for one in path.parent.iterdir())
 
-    monkeypatch.setattr(local, "_identity", lambda path: (1, hash(path)))
+    monkeypatch.setattr(local_aliases, "_identity", lambda path: (1, hash(path)))
     if folds:
-        monkeypatch.setattr(local.os.path, "lexists", there)
+        monkeypatch.setattr(local_aliases.os.path, "lexists", there)
     if twice:
         (folders / destination.partition("/")[0]).mkdir()
     if folds and not twice:

@@ -10,7 +10,6 @@ from pathlib import Path
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.worker.worker import Worker
 from relay.errors import Rejected, UnsafeKey
@@ -20,6 +19,7 @@ from relay.receipt import State
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
+from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving

@@ -25,7 +25,7 @@ import gevent
 import pytest
 from gevent.monkey import get_original
 
-from relay.config import Limits, Settings, load_settings
+from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.transfer_engine import TransferEngine
@@ -46,12 +46,15 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level, State, Version
+from relay.settings_sources import load_settings
 from relay.stores import local_files, local_folders, local_upload
 from relay.stores.interfaces import ByteRange, ObjectInfo, PutResult
-from relay.stores.local import LocalStore, local_location
+from relay.stores.local import LocalStore
 from relay.stores.local_files import FileStream
 from relay.stores.local_folders import Folders
+from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Framing, Head

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Limits, Settings
+from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.outcome import Outcome
@@ -24,9 +24,11 @@ from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
 from relay.stores.interfaces import PutResult
-from relay.stores.local import LocalStore, local_location
+from relay.stores.local import LocalStore
 from relay.stores.local_folders import Folders
+from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine

@@ -11,7 +11,7 @@ from relay.config import Limits
 from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks, unshown_notes
 from relay.stores.s3.checksums import coded
 from relay.stores.s3.sigv4 import AwsCredentials, Signer

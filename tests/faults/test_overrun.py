@@ -15,11 +15,11 @@ from time import monotonic
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import SourceOverrun, SourceTruncated
 from relay.receipt import State, Version
+from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place
 from tests.faults.clouds import Cloud, keeping, serving

@@ -26,7 +26,7 @@ from relay.errors import (
 from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.s3 import limits, store
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks

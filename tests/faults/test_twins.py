@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import gevent
 import pytest
 
-from relay.config import Limits, Settings
+from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer.folded_names import _looks_one, refuse_folded_names
 from relay.engine.transfer_engine import TransferEngine
@@ -30,7 +30,9 @@ from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import HttpStore
 from relay.stores.interfaces import ObjectInfo
-from relay.stores.local import LocalStore, local_location, path_of
+from relay.stores.local import LocalStore
+from relay.stores.local_locations import local_location, path_of
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal

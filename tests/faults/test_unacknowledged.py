@@ -22,7 +22,7 @@ from relay.errors import (
 )
 from relay.ledger.rows import PriorState
 from relay.receipt import State
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.buckets import Bucket, many, place

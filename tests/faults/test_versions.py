@@ -29,7 +29,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level, State, Version
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import UNSEEN
 from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply

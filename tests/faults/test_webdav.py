@@ -40,7 +40,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.stores.http_client import HttpClient
 from relay.stores.interfaces import is_temporary_name, temporary_names
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.account import webdav_location
 from relay.stores.webdav.folders import Folders

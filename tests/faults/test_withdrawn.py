@@ -20,7 +20,7 @@ from relay.errors import CredentialsWithdrawn
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import StoredPart, UploadRecord
 from relay.receipt import Level, State
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place, refusal, reply

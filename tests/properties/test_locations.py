@@ -13,14 +13,11 @@ from hypothesis import strategies as st
 from relay.egress import DENIED, EgressPolicy, is_public
 from relay.errors import EgressDenied, RedirectRefused, RequestError, UnsafeKey
 from relay.file_names import NAME_BYTES, safe_name
+from relay.hosts import literal_address
 from relay.identity import same_object
-from relay.location import (
-    UNSAFE_CHARACTERS,
-    Location,
-    literal_address,
-    parse_location,
-    redirect_target,
-)
+from relay.location import Location, parse_location
+from relay.parsing import UNSAFE_CHARACTERS
+from relay.redirects import redirect_target
 
 labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True).filter(
     lambda label: not label.startswith("xn--")

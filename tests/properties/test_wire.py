@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import ProtocolViolation, RelayError
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.http1 import framing_of
 from relay.wire.pump import BodyWriter, pump

@@ -10,12 +10,16 @@ import click
 import pytest
 
 from relay.api import server_settings
+from relay.api.auth import load_tokens
 from relay.api.serving import drain_seconds, gunicorn_settings
 from relay.cli.backends import server_of
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
-from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
+from relay.config import Settings
 from relay.errors import ConfigError
+from relay.hosts import is_loopback
+from relay.settings_sources import load_settings
+from relay.transfer_limits import MIB
 
 
 @pytest.fixture(autouse=True)

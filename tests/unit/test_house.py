@@ -17,15 +17,20 @@ ORDER: tuple[str, ...] = (
     "relay.errors",
     "relay.process.failpoints",
     "relay.process.small_files",
+    "relay.process.identities",
     "relay.parsing",
     "relay.headers",
+    "relay.hosts",
     "relay.location",
+    "relay.redirects",
     "relay.identity",
     "relay.egress",
     "relay.file_names",
     "relay.digest",
     "relay.receipt",
+    "relay.transfer_limits",
     "relay.config",
+    "relay.settings_sources",
     "relay.throttle",
     "relay.retry",
     "relay.process.early_interrupt",
@@ -74,7 +79,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:12]
+PURE = ORDER[:17]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
@@ -86,7 +91,7 @@ NO_PAYLOAD = {
     "relay.stores.local_files",
     "relay.stores.local_folders",
     "relay.stores.local_upload",
-    "relay.ledger.database",
+    "relay.ledger.opening",
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
 opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,

@@ -7,11 +7,11 @@ import base64
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.digest import Digester, compare, parse_fields
 from relay.errors import Cancelled, Overloaded, Stalled, StoreTimeout
 from relay.retry import RETRY_AFTER_CEILING, Backoff
 from relay.throttle import Slots
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 

@@ -13,7 +13,8 @@ from relay.engine.listing import NAME_CHARACTERS, listed_object
 from relay.errors import KeyTooLong, RelayError
 from relay.file_names import safe_name
 from relay.ledger.folded_names import fold
-from relay.location import parse_location, redirect_target
+from relay.location import parse_location
+from relay.redirects import redirect_target
 from relay.stores import index_pages
 from relay.stores.error_messages import message_of, without_query
 from relay.stores.index_links import read_link, same_text

@@ -6,16 +6,11 @@ import pytest
 
 from relay import errors
 from relay.errors import RedirectRefused, RequestError
-from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES
+from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES, parse_headers
+from relay.hosts import literal_address
 from relay.identity import same_object
-from relay.location import (
-    Location,
-    Origin,
-    literal_address,
-    parse_headers,
-    parse_location,
-    redirect_target,
-)
+from relay.location import Location, Origin, parse_location
+from relay.redirects import redirect_target
 
 Row = tuple[str, str, str]  # the row's id, the input, the slug of the right answer
 

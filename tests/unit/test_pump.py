@@ -21,7 +21,6 @@ from time import monotonic
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import (
     Cancelled,
@@ -31,6 +30,7 @@ from relay.errors import (
     SourceTruncated,
     Stalled,
 )
+from relay.transfer_limits import Limits
 from relay.wire import pump as pumping
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPES, Buffers, Loan, Pipes

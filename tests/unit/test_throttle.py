@@ -9,7 +9,6 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config import Limits
 from relay.errors import Cancelled, ConnectFailed, Stalled
 from relay.location import parse_location
 from relay.stores.http import HttpStore
@@ -21,6 +20,7 @@ from relay.throttle import (
     TokenBucket,
     throttle_of,
 )
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Response, Wire
 from relay.wire.pump import YieldTimer

@@ -15,10 +15,10 @@ from time import process_time, thread_time
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.digest import parse_fields
 from relay.errors import ProtocolViolation
 from relay.location import parse_location
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Wire
 from relay.wire.http1 import ChunkDecoder, split_head

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import ProtocolViolation
+from relay.transfer_limits import Limits
 from relay.wire.http1 import ChunkDecoder, Framing, Head, framing_of, request_head, split_head
 
 LIMITS = Limits()

@@ -14,9 +14,9 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.errors import ConnectFailed, StoreTimeout, TooManyFiles
 from relay.location import Origin
+from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
 from relay.wire.names import Addresses, Names
 from relay.wire.native import in_native_thread

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Final, cast
 from urllib.parse import unquote
 
-from relay.config import Limits
 from relay.engine.cleanup import abort_upload, uploads_of
 from relay.engine.multipart.journal import Journal
 from relay.engine.plan import Plan
@@ -26,6 +25,7 @@ from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.interfaces import Begins, Destination, PartsDestination, StoreProvider, Upload
+from relay.transfer_limits import Limits
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
 

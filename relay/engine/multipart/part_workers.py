@@ -27,7 +27,6 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
-from relay.config import Limits
 from relay.engine.retries import PendingRetries
 from relay.errors import (
     Cancelled,
@@ -51,6 +50,7 @@ from relay.stores.interfaces import (
     StoreProvider,
     Upload,
 )
+from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.watchdog import Watchdog
 

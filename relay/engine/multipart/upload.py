@@ -22,7 +22,6 @@ from typing import cast
 
 from awscrt import checksums
 
-from relay.config import Limits
 from relay.digest import Digests, as_hex
 from relay.engine.multipart.journal import Journal, can_resume, confirmed_parts
 from relay.engine.multipart.lifecycle import UploadLifecycle
@@ -71,6 +70,7 @@ from relay.stores.interfaces import (
     UnknownObject,
     Upload,
 )
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 MIB = 1 << 20

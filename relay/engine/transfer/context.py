@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Final
 
-from relay.config import Limits
 from relay.engine.multipart.journal import Journal
 from relay.engine.multipart.lifecycle import UploadLifecycle
 from relay.engine.multipart.part_workers import PartContext
@@ -24,6 +23,7 @@ from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import ObjectInfo, PartLimits, StoreProvider
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)

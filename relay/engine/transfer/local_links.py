@@ -18,7 +18,7 @@ from relay.engine.plan import Plan
 from relay.errors import KeyCollision, SameObject, Unavailable
 from relay.ledger.states import TransferState
 from relay.location import Location
-from relay.stores.local import LinkOut, is_at, leads_into, link_out_of
+from relay.stores.local_aliases import LinkOut, is_at, leads_into, link_out_of
 
 _HINT = "Remove the link at the destination, or move to another place."
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import gevent
 
-from relay.config import Limits
 from relay.engine.multipart.journal import Journal
 from relay.engine.multipart.part_workers import RESTART_ERRORS, PartContext, pause
 from relay.engine.outcome import Outcome
@@ -46,6 +45,7 @@ from relay.location import Location
 from relay.retry import Backoff, Patience
 from relay.stores.interfaces import ObjectInfo, StoreProvider
 from relay.throttle import Slots
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 MAX_RESTARTS = 2

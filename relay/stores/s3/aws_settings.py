@@ -20,7 +20,8 @@ from relay.errors import (
     UnsafeKey,
 )
 from relay.headers import parse_headers
-from relay.location import UNSAFE_CHARACTERS, Location, check_path, is_base, parse_location
+from relay.location import Location, check_path, is_base, parse_location
+from relay.parsing import UNSAFE_CHARACTERS
 from relay.stores.http_fields import printable
 from relay.stores.kinds import Given
 from relay.stores.s3.account import KEY_BYTES, S3Account

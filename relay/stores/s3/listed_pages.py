@@ -14,8 +14,8 @@ from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side, UnsafeKey
-from relay.location import UNSAFE_CHARACTERS, Location
-from relay.parsing import count, iso_date
+from relay.location import Location
+from relay.parsing import UNSAFE_CHARACTERS, count, iso_date
 from relay.stores.http_fields import strong_tag
 from relay.stores.interfaces import Entry
 from relay.stores.s3.responses import is_truncated

@@ -1,0 +1,143 @@
+"""Local paths with several names: when two of them are one file or one folder, and which links lead
+out of a tree.
+
+Never here: what follows (`engine/migration_request.py`, `engine/transfer/local_links.py`)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import quote
+
+from relay.location import Location
+from relay.stores.local_locations import path_of
+from relay.wire.native import in_native_thread
+
+
+def is_nested(one: Location, other: Location) -> bool:
+    """Say if one of two folders contains the other, or is the other. Device and inode numbers are
+    compared, since links and bind mounts give one folder several names. For a folder that does not
+    exist yet, the folders above it are compared."""
+    paths = path_of(one), path_of(other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
+    if in_native_thread(lambda: _are_folded(*paths)):
+        return True
+    return any(
+        first is not None and first in others
+        for first, others in ((ours[0], theirs), (theirs[0], ours))
+    )
+
+
+def same_file(one: Location, other: Location) -> bool:
+    """Say if two locations are the same file, also through hard links, symbolic links and
+    mounts."""
+    paths = path_of(one), path_of(other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
+    if in_native_thread(lambda: _are_folded(*paths, whole=True)):
+        return True
+    return ours is not None and ours == theirs
+
+
+@dataclass(frozen=True)
+class LinkOut:
+    """A link that leads out of a place in a tree: its path `link` in the tree, its `target`, the
+    place's real path `there`, and that of the `tree`. All are percent-encoded, and all but `link`
+    have their links resolved."""
+
+    link: str
+    target: str
+    there: str
+    tree: str
+
+
+def leads_into(place: Location, tree: Location, folder: Location) -> bool:
+    """Say if links within a `tree` lead from a place to another one in a `folder`. Links in the
+    path of the tree itself do not count."""
+    return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
+
+
+def link_out_of(place: Location, tree: Location) -> LinkOut | None:
+    """Return the link by which a place in a `tree` leads elsewhere, or None."""
+    return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
+
+
+def is_at(place: Location, there: str) -> bool:
+    """Say if the real path of a place is `there` (as in LinkOut)."""
+    return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
+
+
+def _led_into(place: Path, tree: Path, folder: Path) -> bool:
+    there, own = _real_paths(place, tree)
+    return there != own and Path(there).is_relative_to(os.path.realpath(folder))
+
+
+def _led_from(place: Path, tree: Path) -> LinkOut | None:
+    there, own = _real_paths(place, tree)
+    if there == own:
+        return None
+    link = next((path for path in (place, *place.parents) if path.is_symlink()), place)
+    paths = (link.relative_to(tree), os.path.realpath(link), there, os.path.realpath(tree))
+    return LinkOut(*(quote(os.fsencode(path)) for path in paths))
+
+
+def _real_paths(place: Path, tree: Path) -> tuple[str, str]:
+    """Return the real path of a place, and the path that it would have without links in its
+    tree."""
+    return os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
+
+
+def _ancestors(path: Path) -> list[tuple[int, int] | None]:
+    """Return the identities of a folder and of each folder above it; None for one that can't be
+    inspected."""
+    with suppress(OSError, RuntimeError):  # a loop of links
+        path = path.resolve()
+    return [_identity(folder) for folder in (path, *path.parents)]
+
+
+def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
+    """Say if one of two paths contains the other, or is the same, by names that differ only in case
+    or Unicode form. A FUSE file system may give one file a different inode number for each such
+    name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
+    same."""
+    with suppress(OSError, RuntimeError):  # a loop of links
+        one, other = one.resolve(), other.resolve()
+    if whole and len(one.parts) != len(other.parts):
+        return False
+    pairs = list(zip(one.parts, other.parts, strict=False))
+    if one.parts == other.parts or any(
+        _folded(first) != _folded(second) for first, second in pairs
+    ):
+        return False
+    return all(
+        first == second
+        for first, second in zip(_listed_names(one), _listed_names(other), strict=False)
+    )
+
+
+def _listed_names(path: Path) -> list[str]:
+    """Return the names of a path as they are listed in their folders."""
+    names: list[str] = []
+    for name in path.parts:
+        listed: list[str] = []
+        with suppress(OSError):
+            if names and os.path.lexists(Path(*names, name)):
+                listed = os.listdir(Path(*names))
+        if listed and name not in listed:
+            name = next((found for found in listed if _folded(found) == _folded(name)), name)
+        names.append(name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", normalize("NFD", name).casefold())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, RuntimeError):
+        return None
+    return found.st_dev, found.st_ino
