@@ -217,15 +217,7 @@ class Settings(BaseModel):
         # TOML has `env_auth = true` and `chunk_size = 5` for what rclone.conf writes as text.
         if not isinstance(remotes, dict):
             return remotes
-        return {
-            name: {
-                option: value if option == "type" else _as_text(value)
-                for option, value in options.items()
-            }
-            if isinstance(options, dict)
-            else options
-            for name, options in remotes.items()
-        }
+        return {name: _as_texts(options) for name, options in remotes.items()}
 
     @field_validator("bind")
     @classmethod
@@ -313,9 +305,16 @@ class Settings(BaseModel):
         return self.workers * self.slots * max(parted, growing)
 
 
-def _as_text(value: Any) -> Any:
-    """Return a boolean or a whole number of TOML as rclone.conf writes it; others unchanged."""
-    return json.dumps(value) if isinstance(value, bool | int) else value
+def _as_texts(options: Any) -> Any:
+    """Return the options of a remote with booleans and whole numbers of TOML as rclone.conf writes
+    them. The type stays as it is, and so does what is not a table of options."""
+    if not isinstance(options, dict):
+        return options
+    texts = dict(options)
+    for option, value in options.items():
+        if option != "type" and isinstance(value, bool | int):
+            texts[option] = json.dumps(value)
+    return texts
 
 
 def home() -> Path:

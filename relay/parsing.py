@@ -53,11 +53,9 @@ def count(text: str | None) -> int | None:
 
 def whole_number(value: Any) -> int | None:
     """Return a number of a JSON document if it is an integer from 0 to `MOST`, else None."""
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
-        else None
-    )
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST else None
 
 
 def http_date(text: str | None) -> datetime | None:

@@ -39,7 +39,11 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         # RELAY_CONFIG=/dev/null means no file.
         if named and named != os.devnull and not Path(named).is_file():
             raise ConfigError(f"RELAY_CONFIG: {named} is not an existing file")
-        settings = Settings(**{**_in_file(), **_set(variables), **given})
+        # An empty variable is not set.
+        in_variables = {
+            name: value for name, value in variables.items() if value and name not in _NOT_SETTINGS
+        }
+        settings = Settings(**{**_in_file(), **in_variables, **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_describe_mistake(e, given) for e in error.errors())) from None
     except OSError as error:  # the check whether the file exists failed
@@ -96,11 +100,6 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
         for name, text in environment.items()
         if name.startswith("RELAY_") and not _SERVICE.fullmatch(f"{name}={text}")
     }
-
-
-def _set(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings among the variables, without empty ones."""
-    return {name: text for name, text in variables.items() if text and name not in _NOT_SETTINGS}
 
 
 def _in_file() -> dict[str, Any]:

@@ -68,11 +68,9 @@ def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
         return
     for name, values in request.args.lists():
         if name not in names:
-            hint = (
-                f"The query parameters of this operation are {', '.join(sorted(names))}."
-                if names
-                else "This operation has no query parameters; send members in the body."
-            )
+            hint = "This operation has no query parameters; send members in the body."
+            if names:
+                hint = f"The query parameters of this operation are {', '.join(sorted(names))}."
             raise UnknownMember(f"{name[:100]!a} is not a query parameter here", hint=hint)
         if len(values) > 1:
             raise InvalidType(

@@ -36,7 +36,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
-from relay.ledger.states import ENDED, MigrationVerb, TransferState
+from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
 from relay.views.rows import FIELDS, brief, csv_line, progress_events, reported, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
@@ -257,11 +257,10 @@ def _await_end(
 
 
 def _is_active(migration: Migration) -> bool:
-    """Return whether a migration still runs: it is running, or some of its transfers are still
-    stopping."""
-    return migration.state == "running" or bool(
-        migration.state not in ENDED and migration.under_way
-    )
+    """Say if a migration still runs: it is running, or some of its transfers are still stopping."""
+    if migration.state == MigrationState.RUNNING:
+        return True
+    return migration.state not in ENDED and migration.under_way > 0
 
 
 def _hung_up(seconds: float) -> bool:

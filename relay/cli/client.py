@@ -174,11 +174,9 @@ class _Trusting(HTTPAdapter):
 def client_of(settings: Settings, url: str) -> Client:
     """Return the client of the server at `url`, with the token of the settings. Warns on stderr
     before the token is sent unencrypted. Raises ConfigError."""
-    token = (
-        read_secret(settings.token_file, "RELAY_TOKEN_FILE").strip()
-        if settings.token_file
-        else settings.token
-    )
+    token = settings.token
+    if settings.token_file:
+        token = read_secret(settings.token_file, "RELAY_TOKEN_FILE").strip()
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
             "the token is not printable ASCII",

@@ -21,6 +21,7 @@ from relay.settings_sources import load_settings
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
 
+REMOVING = "relay: removing the test objects; press Ctrl-C again to stop at once"
 MEANS = {
     Level.WHOLE_DIGEST: "whole_digest: verified by the store's own digest",
     Level.READ_BACK: "read_back: every object is read back to verify it",
@@ -48,11 +49,7 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     engine = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
     scratch = ScratchFolder(engine.stores, place.folder(), lambda: Watchdog(engine.limits))
     try:
-        with interrupt_as_exception(
-            ""
-            if read_only
-            else "relay: removing the test objects; press Ctrl-C again to stop at once"
-        ):
+        with interrupt_as_exception("" if read_only else REMOVING):
             return _print_findings(
                 scratch, probe_readable if read_only else probe_writable, as_json
             )
@@ -77,12 +74,11 @@ def _print_findings(
         findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote
     if code is Exit.VERIFIED and examination is probe_writable:
         level = scratch.predict_level()
+        line = f"\nexpect {MEANS[level]}"
+        if as_json:
+            line = json.dumps({"what": "expect", "level": level.value})
         with suppress(ReaderGone):
-            tell(
-                json.dumps({"what": "expect", "level": level.value})
-                if as_json
-                else f"\nexpect {MEANS[level]}"
-            )
+            tell(line)
     return code
 
 

@@ -139,11 +139,9 @@ def _eta(migration: Members, rate: float, here: int) -> str:
     left = bytes_in(migration, *PENDING) - _in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
-    return (
-        f"about {hours}:{minutes:02}:{seconds % 60:02} left"
-        if hours
-        else f"about {minutes}:{seconds % 60:02} left"
-    )
+    if hours:
+        return f"about {hours}:{minutes:02}:{seconds % 60:02} left"
+    return f"about {minutes}:{seconds % 60:02} left"
 
 
 def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:

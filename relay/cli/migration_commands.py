@@ -176,11 +176,9 @@ def _begins(name: str, text: str) -> click.Command:
     def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
         if options["source"] and not options["destination"]:
             raise click.UsageError("SRC needs DST: give both locations, or neither")
-        places = (
-            {side: endpoint_member(options, side) for side in ("source", "destination")}
-            if options["source"]
-            else {}
-        )
+        places = {}
+        if options["source"]:
+            places = {side: endpoint_member(options, side) for side in ("source", "destination")}
         if urls is not None:
             places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)

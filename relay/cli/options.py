@@ -140,11 +140,9 @@ def bounds_of(options: Mapping[str, Any]) -> Bounds:
 def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
     """Return one side in the form of a request to a server. Raises as `read_headers`."""
     members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
-    return (
-        {**members, "method": options["method"]}
-        if side == "destination" and options.get("method")
-        else members
-    )
+    if side == "destination" and options.get("method"):
+        members["method"] = options["method"]
+    return members
 
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:

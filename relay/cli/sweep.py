@@ -9,7 +9,6 @@ from gevent.event import Event
 from relay.cli.engines import engine_for
 from relay.config import Settings
 from relay.engine.migration_request import MigrationJob
-from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import OrphanSweeper
 from relay.errors import RelayError
@@ -23,7 +22,9 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
     and a line and False with the number of the others. The hosts of the migration are allowed,
     since its user named them. Raises LedgerFailed."""
     try:
-        engine = _runner(settings, ledger, migration)
+        remotes = Remotes(settings.remotes, folders=None)
+        job, _ = MigrationJob.from_row(migration, ledger.secret(migration.id), remotes)
+        engine = engine_for(settings, remotes, job.source, job.destination)
     except RelayError as denied:
         place = migration.destination
         yield f"relay: an unfinished upload may remain at {place}: {denied.message}", True
@@ -34,19 +35,11 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
         count, left = sweeper.sweep()
         total, more = total + count, bool(count or left)
         for orphan, error in left:
-            place = (
-                orphan.upload.place
-                if orphan.upload
-                else f"{migration.destination}{orphan.claim.name}"
-            )
+            place = f"{migration.destination}{orphan.claim.name}"
+            if orphan.upload:
+                place = orphan.upload.place
             again = "" if error.remains else "; run the same command again to retry"
             yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}", True
     if total:
         place = migration.destination
         yield f"relay: nothing unfinished is left at {place} ({total:,} checked)", False
-
-
-def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> TransferEngine:
-    remotes = Remotes(settings.remotes, folders=None)
-    job, _ = MigrationJob.from_row(migration, ledger.secret(migration.id), remotes)
-    return engine_for(settings, remotes, job.source, job.destination)

@@ -78,11 +78,8 @@ def act(
     if state is None:
         return found
     changes = CounterDelta()
-    refused = (
-        _forget_refused(connection, found.id, changes)
-        if verb == MigrationVerb.RETRY and found.recursive
-        else 0
-    )
+    is_tree_retry = verb == MigrationVerb.RETRY and found.recursive
+    refused = _forget_refused(connection, found.id, changes) if is_tree_retry else 0
     changed = _columns_changed_by(found, verb, refused)
     changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))

@@ -72,12 +72,10 @@ class _ListedRows:
     def __init__(self, connection: Connection, listing: Listing, page: Sequence[Listed]) -> None:
         key = key_of(connection)
         marked = [_with_mark(key, clamp_numbers(one)) for one in page]
-        # A listing that an older relay started has no identities.
-        marked = (
-            list(_separate_names(marked))
-            if listing.counted
-            else _older_names(connection, listing, marked)
-        )
+        if listing.counted:
+            marked = list(_separate_names(marked))
+        else:  # an older relay started the listing, and wrote no identities
+            marked = _older_names(connection, listing, marked)
         known = rows_of(connection, listing, [one.name for one in marked])
         self.new: list[Listed] = []
         self.earlier: list[tuple[Listed, Any]] = []
@@ -125,9 +123,9 @@ def clamp_numbers(one: Listed) -> Listed:
 
 
 def _with_mark(key: bytes, one: Listed) -> Listed:
-    return (
-        one if one.identity is None else replace(one, identity=keyed_hash(key, one.identity)[:32])
-    )
+    if one.identity is None:
+        return one
+    return replace(one, identity=keyed_hash(key, one.identity)[:32])
 
 
 def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:

@@ -51,13 +51,11 @@ def objects_at_link(
         for path, to in others.items()
         if _is_below(there, to)
     }
+    if not names:
+        return {}
     of = (transfers.c.migration_id == claim.migration_id) & (transfers.c.id != claim.id)
     columns = (transfers.c.name, transfers.c.state)
-    rows = (
-        connection.execute(select(*columns).where(of, has_name(connection, names))).all()
-        if names
-        else []
-    )
+    rows = connection.execute(select(*columns).where(of, has_name(connection, names))).all()
     return {row.name: row.state for row in rows if row.name in names}
 
 

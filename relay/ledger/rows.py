@@ -233,11 +233,10 @@ class PriorState:
         if text == ARRIVED:
             return cls(known=False, noted=False, arrived=True)
         found = json.loads(text)
-        version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
         return cls(
             known=found["known"],
-            version=version,
-            sent=sent,
+            version=Version(**found["version"]) if found["version"] else None,
+            sent=Version(**found["sent"]) if found["sent"] else None,
             remains=found.get("remains") or {},
             noted=found.get("noted", True),
             arrived=found.get("arrived", False),

@@ -225,11 +225,8 @@ def _left(row: Any, other: Any) -> str | None:
     if row.state in COMPLETED or (kept is not None and kept.arrived):
         return ARRIVED if other.is_same else None
     if kept is not None and (kept.noted or kept.remains):
-        kept = (
-            kept
-            if other.is_same
-            else PriorState(known=False, remains=kept.remains, since=kept.since)
-        )
+        if not other.is_same:
+            kept = PriorState(known=False, remains=kept.remains, since=kept.since)
         return replace(
             kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
         ).to_text()

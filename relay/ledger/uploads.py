@@ -71,13 +71,6 @@ def record_upload(
 ) -> None:
     """Record that an upload was created; it replaces any other record. Raises LeaseLost."""
     forget_upload(connection, who, claim)
-    pinned = upload.pinned
-    reported = pinned and {
-        "size": pinned.size,
-        "etag": pinned.etag,
-        "last_modified": pinned.last_modified,
-        "id": pinned.id,
-    }
     row = {
         "transfer_id": claim.id,
         "upload_id": upload.upload_id,
@@ -89,9 +82,21 @@ def record_upload(
         "begun": time.time(),
         "total": upload.total,
         "digested": upload.digested,
-        "pinned": reported and json.dumps(reported),
+        "pinned": None if upload.pinned is None else _pin_text(upload.pinned),
     }
     connection.execute(insert(uploads), row)
+
+
+def _pin_text(pinned: Version) -> str:
+    """Return a pinned version as the ledger keeps it: without its digests."""
+    return json.dumps(
+        {
+            "size": pinned.size,
+            "etag": pinned.etag,
+            "last_modified": pinned.last_modified,
+            "id": pinned.id,
+        }
+    )
 
 
 def resume_upload(

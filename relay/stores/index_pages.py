@@ -23,6 +23,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
+from itertools import chain
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, urljoin
 
@@ -133,7 +134,7 @@ def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, 
     while not text.strip() and (more := next(texts, None)) is not None:
         text = more
     reads = _json if text.lstrip()[:1] == "[" else _html
-    yield from _unique_entries(reads(_chain(text, texts), page))
+    yield from _unique_entries(reads(chain((text,), texts), page))
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
@@ -141,11 +142,6 @@ def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
     for piece in pieces:
         yield decoder.decode(piece)
     yield decoder.decode(b"", True)
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:

@@ -176,11 +176,8 @@ class LocalStore:
                     else:
                         yield entry
             except (OSError, RelayError) as error:
-                failed = (
-                    self._to_relay_error(error, f"{location}{folder}")
-                    if isinstance(error, OSError)
-                    else error
-                )
+                where = f"{location}{folder}"
+                failed = self._to_relay_error(error, where) if isinstance(error, OSError) else error
                 if not folder:
                     raise failed from None
                 yield Entry(folder, error=failed)
@@ -352,8 +349,6 @@ def _is_unpublished(path: Path) -> bool:
 def _content_coding_note(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Return the note that the file's bytes are still in a content coding, if they are."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
-    return (
-        ()
-        if coding is None
-        else (f"the file has the bytes as received, in the content coding {coding}",)
-    )
+    if coding is None:
+        return ()
+    return (f"the file has the bytes as received, in the content coding {coding}",)

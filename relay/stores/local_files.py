@@ -386,11 +386,9 @@ def _entry(
             raise
         return Entry(name, error=failed(error, name))
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
-    return (
-        reject_temporary_name(entry, side)
-        if name.startswith(PREFIX) and name.endswith(SUFFIX)
-        else entry
-    )
+    if name.startswith(PREFIX) and name.endswith(SUFFIX):
+        return reject_temporary_name(entry, side)
+    return entry
 
 
 def _left_out_error(why: str, hint: str) -> RelayError:

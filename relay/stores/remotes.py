@@ -317,11 +317,9 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("WebDAV uploads need PUT, not POST", hint="Omit the method.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
-        return (
-            replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
-            if chunks and is_nextcloud(there.path)
-            else there
-        )
+        if chunks and is_nextcloud(there.path):
+            return replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
+        return there
 
     def _http(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         url = remote.options.get("url", "").rstrip("/")

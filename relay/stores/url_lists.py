@@ -260,11 +260,9 @@ def _name(location: Location) -> str:
     path = location.path.lstrip("/")
     if not path or path.endswith("/"):
         raise InvalidURL("the URL names no object: its path is empty, or ends in '/'")
-    host = (
-        location.host
-        if location.host_header == location.host
-        else location.host_header.replace(":", "_")
-    )
+    host = location.host
+    if location.host_header != host:  # it has a port, or is an IPv6 address
+        host = location.host_header.replace(":", "_")
     plain = location.with_target(f"/{path}")
     segments = [plain.with_target("/" + segment).name for segment in path.split("/")]
     query = query_of_identity(location)

@@ -55,11 +55,9 @@ def traced(error: BaseException) -> dict[str, Any]:
 
 def _type(error: BaseException) -> str:
     kind = type(error)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _Stderr(logging.StreamHandler[Any]):

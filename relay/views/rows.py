@@ -134,8 +134,6 @@ def csv_line(row: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> Any:
     """Return a value that a spreadsheet does not read as a formula (OWASP, "CSV injection")."""
-    return (
-        f"'{value}"
-        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        else value
-    )
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -137,7 +137,8 @@ class Body:
             if count:
                 self.note_bytes(view[:count])
             elif count == 0:
-                self._check_promise()
+                if self.length is not None and self.count != self.length:
+                    raise self._truncated_error()
                 self._note_end()
             return count
         except BaseException:
@@ -206,10 +207,6 @@ class Body:
         if count == 0 and self.framing is not Framing.CLOSE:
             raise self._truncated_error()
         return count
-
-    def _check_promise(self) -> None:
-        if self.length is not None and self.count != self.length:
-            raise self._truncated_error()
 
     def _truncated_error(self) -> SourceTruncated:
         return SourceTruncated(

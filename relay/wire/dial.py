@@ -76,7 +76,7 @@ class Dialer:
             addresses = self._addresses(origin, side, deadline)
             return self._first(addresses, origin, side, deadline)
         except EgressDenied as error:
-            raise _on_side(error, side) from None
+            raise type(error)(error.message, side=side, hint=error.hint) from None
 
     def _addresses(self, origin: Origin, side: Side, deadline: float) -> list[tuple[Any, ...]]:
         try:
@@ -169,10 +169,6 @@ class Dialer:
 
 class _Late(Exception):
     """The resolver took too long."""
-
-
-def _on_side(error: EgressDenied, side: Side) -> EgressDenied:
-    return type(error)(error.message, side=side, hint=error.hint)
 
 
 def _tune(sock: Any, limits: Limits) -> None:

@@ -57,7 +57,8 @@ class Attempt:
             outcome = step()
             if outcome is not None:
                 return outcome
-        opened, body = self._open_source()
+        self._discard_multipart()  # none is resumed by an upload in one request
+        opened, body = self._source_reader.open_body(self._found)
         skipped = self._skip_opened(opened)
         if skipped is not None:
             return skipped
@@ -118,12 +119,6 @@ class Attempt:
             return self._uploader.upload_multipart(found)
         except PreconditionFailed as error:
             return self._check.on_precondition_failed(error)
-
-    def _open_source(self) -> tuple[OpenedObject, Body]:
-        """Open the source for one request. No earlier multipart upload is resumed, so it is
-        aborted. Raises as `SourceReader.open_body` and `UploadLifecycle.abort_lost_uploads`."""
-        self._discard_multipart()
-        return self._source_reader.open_body(self._found)
 
     def _skip_opened(self, opened: OpenedObject) -> Outcome | None:
         """Return the outcome if the destination has the object that the GET describes, else None.

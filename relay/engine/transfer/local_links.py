@@ -46,11 +46,9 @@ def refuse_link_to_other_object(plan: Plan, place: Location, journal: Journal | 
         raise KeyCollision(
             f"a link leads from {place} to another place of the same tree", hint=_HINT
         )
-    others = (
-        {}
-        if journal is None
-        else _current_links(plan, link, journal.note_link(link.link, link.target, link.there))
-    )
+    if journal is None:
+        return
+    others = _current_links(plan, link, journal.note_link(link.link, link.target, link.there))
     if others:
         raise _same_target_error(place, min(others))
 
@@ -73,11 +71,9 @@ def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal 
 
 
 def _link_out(plan: Plan, place: Location) -> LinkOut | None:
-    return (
-        link_out_of(place, plan.tree[1])
-        if plan.tree is not None and place.store == "local"
-        else None
-    )
+    if plan.tree is None or place.store != "local":
+        return None
+    return link_out_of(place, plan.tree[1])
 
 
 def _current_links(plan: Plan, link: LinkOut, others: Mapping[str, str]) -> Mapping[str, str]:

@@ -135,11 +135,8 @@ class SourceReader:
             or plan.destination.path.endswith("/")
         ):
             return None
-        return (
-            listed
-            if listed.size is not None and listed.size < self._context.limits.parted_bytes
-            else None
-        )
+        is_small = listed.size is not None and listed.size < self._context.limits.parted_bytes
+        return listed if is_small else None
 
     def _head(self) -> ObjectInfo | None:
         found = self._inspect()

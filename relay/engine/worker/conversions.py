@@ -5,9 +5,6 @@ transfer are stored. Never here: when an object is claimed (`worker.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from relay.engine.cleanup import lost_upload_tokens, upload_token
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import ObjectHints
@@ -39,29 +36,25 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
 
 def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     """Return the settlement of a transfer that ended without an error."""
-    receipt: dict[str, Any] | None = (
-        None if outcome.receipt is None else dict(outcome.receipt.to_json())
-    )
+    proof = outcome.receipt
+    receipt = None if proof is None else dict(proof.to_json())
     if receipt is None and outcome.notes:
         receipt = {"notes": list(outcome.notes)}
+    remains = dict(outcome.remains)
+    sent = None
+    if outcome.state is State.UNVERIFIED:
+        # Reported if the next attempt fails.
+        place = str(outcome.destination)
+        remains[place] = remaining("What was sent", place, "at most its length was proved")
+        sent = proof.destination if proof else None
     return Settlement(
         claim,
         outcome.state.value,
-        bytes=outcome.bytes if outcome.receipt else claim.size,
+        bytes=outcome.bytes if proof else claim.size,
         resent=resent,
         seconds=round(outcome.seconds, 3),
-        level=outcome.receipt.level.value if outcome.receipt else None,
+        level=proof.level.value if proof else None,
         receipt=receipt,
-        remains={**outcome.remains, **_unproved_remains(outcome)},
-        sent=outcome.receipt.destination
-        if outcome.receipt and outcome.state is State.UNVERIFIED
-        else None,
+        remains=remains,
+        sent=sent,
     )
-
-
-def _unproved_remains(outcome: Outcome) -> Mapping[str, str]:
-    """Return the leftovers to report for an unproved object, if its next attempt fails."""
-    if outcome.state is not State.UNVERIFIED:
-        return {}
-    place = str(outcome.destination)
-    return {place: remaining("What was sent", place, "at most its length was proved")}

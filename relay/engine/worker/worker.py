@@ -255,7 +255,9 @@ class Worker:
                 self._join_upload()
             self.trouble = None
             idle = not claimed and self._is_alone()
-            return (idle or self.clock() >= self._look_at) and self._has_ended() and idle
+            if not idle and self.clock() < self._look_at:
+                return False
+            return self._has_ended() and idle
         except LedgerFailed as error:
             self.trouble = error
             # LedgerBusy changed nothing; after other errors a claim may have been committed.

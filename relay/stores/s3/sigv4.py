@@ -120,7 +120,9 @@ class Signer:
             ours, theirs = self.credentials(), other.credentials()
         except ConfigError:
             return False  # the next request raises the error
-        return (ours and ours.key_id) == (theirs and theirs.key_id)
+        if ours is None or theirs is None:
+            return ours is theirs  # neither has credentials: both read what is public
+        return ours.key_id == theirs.key_id
 
     def learn_region(self, region: str, signed: str) -> bool:
         """Return whether a request that was `signed` for one region should be sent again, signed
