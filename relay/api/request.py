@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
+from relay.api.choices import OneOf
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
@@ -96,8 +97,8 @@ class MigrateRequest(_Strict):
             " name is appended."
         )
     )
-    verify: Literal["auto", "read_back", "size"] = Field(
-        "auto",
+    verify: Annotated[str, OneOf(Verify)] = Field(
+        Verify.AUTO.value,
         description=(
             "How the copy is verified. `auto` uses the strongest digest that the destination"
             " reports, and reads the object back where it reports none. `read_back` always reads it"
@@ -105,7 +106,7 @@ class MigrateRequest(_Strict):
             " sizes; the result is then `unverified`."
         ),
     )
-    if_exists: Literal["overwrite", "changed", "skip", "fail"] | None = Field(
+    if_exists: Annotated[str, OneOf(IfExists)] | None = Field(
         None,
         description=(
             "What to do if the destination exists: `overwrite` it, overwrite it only if it differs"
@@ -120,8 +121,8 @@ class MigrateRequest(_Strict):
             " source and destination. The copy is verified like an upload."
         ),
     )
-    metadata: Literal["keep", "strict"] = Field(
-        "keep",
+    metadata: Annotated[str, OneOf(Metadata)] = Field(
+        Metadata.KEEP.value,
         description=(
             "What to do if the destination can't store all metadata of an object (content type,"
             " disposition, user metadata, tags). `keep` uploads the object and adds a note to its"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import core_schema
 
+from relay.api.choices import OneOf
+from relay.errors import Side
 from relay.ledger.states import ListingState, MigrationState, TransferState
 from relay.receipt import Level, State
 
@@ -17,17 +16,6 @@ class _Answer(BaseModel):
     # Every member is always present, so the schema requires it and a generated client has no
     # optional members.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
-
-
-@dataclass(frozen=True)
-class _OneOf:
-    """A member whose values are those of an enum. With the enum as its type, the enum would be a
-    component of the document."""
-
-    values: type[Enum]
-
-    def __get_pydantic_core_schema__(self, *_: object) -> core_schema.CoreSchema:
-        return core_schema.literal_schema([one.value for one in self.values])
 
 
 Digests = dict[str, str]
@@ -50,7 +38,7 @@ class Version(_Answer):
 class Receipt(_Answer):
     """The source and the destination of a transfer, and the proof of the copy."""
 
-    level: Annotated[str, _OneOf(Level)] = Field(description="How the copy was verified.")
+    level: Annotated[str, OneOf(Level)] = Field(description="How the copy was verified.")
     bytes: int = Field(description="Size of the object in bytes.")
     digests: Digests = Field(
         description=(
@@ -69,7 +57,7 @@ class Migration(_Answer):
     """The result of moving one object."""
 
     id: str
-    state: Annotated[str, _OneOf(State)] = Field(
+    state: Annotated[str, OneOf(State)] = Field(
         description="`unverified` if only the sizes were compared."
     )
     source: str = Field(description="URL without query and headers, which may be secrets.")
@@ -113,10 +101,10 @@ class Listed(_Answer):
 
     id: str
     number: int = Field(description="Short number that can be used in place of the id.")
-    state: Annotated[str, _OneOf(MigrationState)]
+    state: Annotated[str, OneOf(MigrationState)]
     source: str = Field(description="URL without query and headers, which may be secrets.")
     destination: str = Field(description="URL without query and headers.")
-    listing: Annotated[str, _OneOf(ListingState)] = Field(
+    listing: Annotated[str, OneOf(ListingState)] = Field(
         description="State of the listing of the source; `none` for a single object."
     )
     created: float = Field(description="Seconds since 1970, UTC.")
@@ -182,7 +170,7 @@ class Told(_Answer):
     """One object of a migration, as a line of a report."""
 
     name: str
-    state: Annotated[str, _OneOf(TransferState)]
+    state: Annotated[str, OneOf(TransferState)]
     level: str | None
     bytes: int | None
     seconds: float | None
@@ -223,7 +211,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    side: Literal["source", "destination", "relay", "request"]
+    side: Side
     retryable: bool
     hint: str
     instance: str
