@@ -242,13 +242,9 @@ def _await_end(
     preference."""
     until = monotonic() + seconds
     with works.waiters.place() as has_place:
-        while (
-            has_place
-            and not engine.draining
-            and _is_active(migration)
-            and (left := until - monotonic()) > 0
-        ):
-            if _hung_up(min(LOOK_SECONDS, left)):
+        while has_place and not engine.draining and _is_active(migration):
+            left = until - monotonic()
+            if left <= 0 or _hung_up(min(LOOK_SECONDS, left)):
                 break
             # The migration is accepted: after an error the client would send it again.
             with suppress(LedgerFailed):

@@ -210,7 +210,10 @@ class RemoteServer:
         # Imported here, as `requests`: only a command that uses a server checks answers.
         from relay.cli import response_checks
 
-        self._client, self._clock, self._sleep, self._shapes = client, clock, sleep, response_checks
+        self._client = client
+        self._clock = clock
+        self._sleep = sleep
+        self._shapes = response_checks
         self.where = client.url
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:

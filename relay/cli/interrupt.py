@@ -53,7 +53,10 @@ class Interrupt:
     def __init__(self, stop: Callable[[], object], seconds: float, says: str = STOPPING) -> None:
         """At the first signal print `says` to stderr and call `stop`; the running work then has
         `seconds` to stop."""
-        self._stop, self._seconds, self._says, self._since = stop, seconds, says, 0.0
+        self._stop = stop
+        self._seconds = seconds
+        self._says = says
+        self._since = 0.0
         self.code: Exit | None = None
 
     @contextmanager

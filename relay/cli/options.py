@@ -168,9 +168,10 @@ def absolute_path(text: str, folder: bool) -> str:
     if text[: len(LIST)].lower() == LIST:
         return LIST + absolute_path(text[len(LIST) :], folder=False)
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
-    if not (relative and text[:1] != "/" and text):
+    if not text or text[0] == "/" or not relative:
         return text
-    return str(Path(text).absolute()) + "/" * (folder or text[-1] == "/")
+    path = str(Path(text).absolute())
+    return f"{path}/" if folder or text[-1] == "/" else path
 
 
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:

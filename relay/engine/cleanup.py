@@ -188,19 +188,13 @@ def remove_object(
     A temporary name is always ours."""
     if stored.readable is None:
         return False
-    if (
-        stored.place is None
-        and stored.version.id is None
-        and (why := _may_be_another(stored, before))
-    ):
+    # At its final place, and without a version of its own.
+    is_exposed = stored.place is None and stored.version.id is None
+    why = _may_be_another(stored, before) if is_exposed else ""
+    if why:
         _add_remains_hint(error, "A damaged object", stored.readable, why)
         return False
-    unseen = (
-        before is not None
-        and not before.known
-        and stored.place is None
-        and stored.version.id is None
-    )
+    unseen = is_exposed and before is not None and not before.known
     if unseen and not _is_written_since(destination, stored.readable, since):
         _add_remains_hint(
             error,
@@ -209,7 +203,8 @@ def remove_object(
             "nothing shows that it was not there before the upload",
         )
         return False
-    place, version = stored.readable, stored.version if stored.place is None else Version()
+    place = stored.readable
+    version = stored.version if stored.place is None else Version()
     failure: RelayError | None
     try:
         failure = _retry_removal(lambda: destination.delete(place, version))

@@ -177,7 +177,8 @@ def _unfinished(
     if row is not None:
         return None if row.state == MigrationState.SUCCEEDED else row.id
     for row in connection.execute(same.where(migrations.c.state == MigrationState.PAUSED).limit(1)):
-        if (error := split_listing_retry(row.error)[0]) and error["code"] in WITHDRAWN:
+        error, _ = split_listing_retry(row.error)
+        if error and error["code"] in WITHDRAWN:
             return str(row.id)
     row = connection.execute(
         newest.where(migrations.c.spec == spec.printed_digest).limit(1)

@@ -92,7 +92,8 @@ def add_page(
     if row.state == MigrationState.CANCELLED:
         # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
-    if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
+    if_exists = json.loads(row.options).get("if_exists", "")
+    is_empty = row.looked is not None
     new = write_page(connection, listing, page, if_exists, folded_digest, is_empty)
     mark_folded(connection, listing.migration_id, [one.name for one in page])
     values: dict[str, Any] = {"cursor": cursor}

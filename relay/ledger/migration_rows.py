@@ -97,11 +97,9 @@ def many(
 def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     """Return the migrations of some rows, with their counters."""
     ids = [row.id for row in rows]
-    tallies, arrived, efforts = (
-        tallies_of(connection, ids),
-        parts_of(connection, ids),
-        efforts_of(connection, ids),
-    )
+    tallies = tallies_of(connection, ids)
+    arrived = parts_of(connection, ids)
+    efforts = efforts_of(connection, ids)
     sharers = movers_of(connection, ids)
     retried = retried_of(connection, [id for id in ids if TransferState.RUNNING in tallies[id]])
     return [

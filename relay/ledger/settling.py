@@ -210,8 +210,10 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
     version of an object that arrived unproved."""
     if end.unsent:
         was = ARRIVED
-    elif end.untouched and ((kept := PriorState.from_text(was)) is None or kept.unsent):
-        was = PriorState(known=False, noted=False, unsent=end.claim.fence).to_text()
+    elif end.untouched:
+        earlier = PriorState.from_text(was)
+        if earlier is None or earlier.unsent:
+            was = PriorState(known=False, noted=False, unsent=end.claim.fence).to_text()
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
     if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was

@@ -157,7 +157,8 @@ def adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     query = select(transfers).where(ours, has_name(connection, list(left)))
     # The rows are locked before they are read: another worker may claim one in this moment.
     for row in connection.execute(query.order_by(transfers.c.id).with_for_update()).all():
-        kept, new = PriorState.from_text(row.before), PriorState.from_text(left.get(row.name))
+        kept = PriorState.from_text(row.before)
+        new = PriorState.from_text(left.get(row.name))
         if new is None or (kept is not None and kept.noted):
             continue
         remains = {**(kept.remains if kept is not None else {}), **new.remains}

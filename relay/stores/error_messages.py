@@ -122,8 +122,5 @@ def _of_json(text: str) -> tuple[str, ...]:
     every = {**reported, **inner} if isinstance(inner, dict) else reported
     if not isinstance(every, dict):
         return ()
-    return tuple(
-        value
-        for name in ("title", "code", "error", "detail", "message")
-        if isinstance(value := every.get(name), str)
-    )
+    values = (every.get(name) for name in ("title", "code", "error", "detail", "message"))
+    return tuple(value for value in values if isinstance(value, str))

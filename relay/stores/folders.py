@@ -39,7 +39,10 @@ def walk_folders(
 
     A folder that can't be listed is an entry with an error, if the root can still be listed. Raises
     the errors of listing the root, and ProtocolViolation after BARREN folders without an object."""
-    waiting, characters, barren, above = [""], 0, 0, _Above()
+    waiting = [""]
+    characters = 0
+    barren = 0
+    above = _Above()
     while waiting:
         if barren > BARREN:
             raise ProtocolViolation(f"{BARREN} folders in a row hold no object", hint=_CIRCLE)

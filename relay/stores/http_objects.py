@@ -82,7 +82,10 @@ class ReadAnswer:
     """An answer to HEAD or GET of the object at `final`, the location after redirects."""
 
     def __init__(self, response: Response, final: Location, heads: ObjectHeads, side: Side) -> None:
-        self._response, self._final, self._heads, self._side = response, final, heads, side
+        self._response = response
+        self._final = final
+        self._heads = heads
+        self._side = side
 
     def info(self) -> ObjectInfo:
         """Return the object that an answer to HEAD describes."""

@@ -247,7 +247,8 @@ def refuse_negotiated(location: Location, other: str | None, side: Side) -> None
 
 def _continued_name(location: Location, other: str) -> str | None:
     """Return the name at the path `other` if it is that of `location` with an ending, else None."""
-    ours, theirs = segments_of(location.path)[-1:], segments_of(other.partition("?")[0])[-1:]
+    ours = segments_of(location.path)[-1:]
+    theirs = segments_of(other.partition("?")[0])[-1:]
     return theirs[0] if ours and theirs and theirs[0].startswith(f"{ours[0]}.") else None
 
 

@@ -425,7 +425,10 @@ class _Parser(HTMLParser):
     def _link_ended(self) -> None:
         if self._href is not None:
             self._links.append((self._href, self._inside, "".join(self._behind)))
-        self._href, self._inside, self._behind, self._room = None, "", [], BEHIND_CHARACTERS
+        self._href = None
+        self._inside = ""
+        self._behind = []
+        self._room = BEHIND_CHARACTERS
 
     def _follow(self, text: str) -> None:
         """Keep the beginning of the text after a link."""
@@ -445,11 +448,9 @@ class _Parser(HTMLParser):
         self._in_address = self._in_address or tag == "address"
         if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
             self._link_ended()
-            self._in_link, self._href, self._has_links = (
-                True,
-                self.join_base(dict(attrs).get("href") or ""),
-                True,
-            )
+            self._in_link = True
+            self._href = self.join_base(dict(attrs).get("href") or "")
+            self._has_links = True
 
     def handle_endtag(self, tag: str) -> None:
         """Note the end of the page, a title or a link."""

@@ -40,12 +40,10 @@ class ListingRetries:
         random: Callable[[], float] = random,
         sleep: Callable[[float], None] = gevent.sleep,
     ) -> None:
-        self._backoff, self._meter, self._random, self._sleep = (
-            Backoff(budget_seconds),
-            meter,
-            random,
-            sleep,
-        )
+        self._backoff = Backoff(budget_seconds)
+        self._meter = meter
+        self._random = random
+        self._sleep = sleep
         self._failures, self._began = 0, 0.0
 
     def wait_or_raise(self, error: RelayError) -> None:

@@ -193,7 +193,10 @@ class FileStream(Stream):
         """Take over an open descriptor and read from byte `first` on. `whole`: the file is read to
         its end."""
         self.side, self.leftover, self.closed = side, b"", False
-        self._descriptor, self._version, self._at, self._whole = descriptor, version, first, whole
+        self._descriptor = descriptor
+        self._version = version
+        self._at = first
+        self._whole = whole
         self._slow = False
 
     def fileno(self) -> int:

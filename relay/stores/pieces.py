@@ -27,13 +27,14 @@ def pieces_of(body: Body, meter: Watchdog, most: int | None = None) -> Generator
     The consumer's time does not count as a stall of the store. Raises ProtocolViolation for more
     than `most` bytes, or more than BARREN_BYTES since the last entry, and the body's errors."""
     clock, turn = meter.clock, meter.clock()
-    reported, barren = meter.reported, 0
+    reported = meter.reported
+    barren = 0
     try:
         while piece := body.read(PIECE_BYTES):
-            reported, barren = (
-                meter.reported,
-                len(piece) + (barren if reported == meter.reported else 0),
-            )
+            if meter.reported != reported:  # an entry came since the last piece
+                reported = meter.reported
+                barren = 0
+            barren += len(piece)
             if barren > BARREN_BYTES:
                 message = f"a listing has {BARREN_BYTES} bytes without an entry"
                 raise ProtocolViolation(message, side=body.connection.side)

@@ -84,7 +84,10 @@ class ListStore:
     """One list, for one migration. Only `list` works: the objects are in other stores."""
 
     def __init__(self, wire: Wire, side: Side, meter: Watchdog, stores: Opens) -> None:
-        self._wire, self._side, self._meter, self._stores = wire, side, meter, stores
+        self._wire = wire
+        self._side = side
+        self._meter = meter
+        self._stores = stores
 
     def head(self, location: Location) -> ObjectInfo:
         """Raise NotFound: a list is not an object."""

@@ -59,11 +59,9 @@ class Dialer:
         `resolver` and `socket` are arguments so that a test can record instead of connecting.
         """
         self.policy, self.limits = policy, limits
-        self._context, self._resolver, self._socket = (
-            context,
-            resolver or Names(limits.lookups),
-            socket,
-        )
+        self._context = context
+        self._resolver = resolver or Names(limits.lookups)
+        self._socket = socket
 
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.

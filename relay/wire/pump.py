@@ -52,7 +52,10 @@ class BodyWriter:
     def __init__(
         self, stream: Stream, meter: Watchdog, answers: ResponseReader, chunked: bool
     ) -> None:
-        self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
+        self.stream = stream
+        self.meter = meter
+        self.answers = answers
+        self.chunked = chunked
         self.sent = 0
         self.waited = False
         self.tail: Callable[[], bytes] | None = None

@@ -70,28 +70,16 @@ def confirmed_parts(written: UploadRecord, listed: tuple[Part, ...]) -> tuple[St
 
     A part that only the destination has may be incomplete, and one that only the journal has is
     lost. Both are sent again."""
-    there = {part.number: part for part in listed}
-    return tuple(
-        part
-        for part in written.parts
-        if (other := there.get(part.number)) is not None
-        and (other.size, other.etag) == (part.size, part.etag)
-    )
+    there = {part.number: (part.size, part.etag) for part in listed}
+    return tuple(part for part in written.parts if there.get(part.number) == (part.size, part.etag))
 
 
 def can_resume(
     written: UploadRecord | None, place: str, etag: str | None, size: int | None, step: int
 ) -> bool:
-    """Return whether a recorded upload has this source version, this place and this part size
-    (`step`, in bytes)."""
-    return written is not None and (
-        written.place,
-        written.etag,
-        written.size,
-        written.part_bytes,
-    ) == (
-        place,
-        etag,
-        size,
-        step,
-    )
+    """Say if a recorded upload has this source version, this place and this part size (`step`, in
+    bytes)."""
+    if written is None:
+        return False
+    recorded = (written.place, written.etag, written.size, written.part_bytes)
+    return recorded == (place, etag, size, step)

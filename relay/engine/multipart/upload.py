@@ -366,7 +366,8 @@ class MultipartUpload:
             return
         left = journal.outstanding_parts()
         if not left:
-            for part in written.parts if (written := journal.recorded_upload()) else ():
+            written = journal.recorded_upload()
+            for part in written.parts if written is not None else ():
                 if part.number not in workers.done:
                     workers.record_part(part)
             if len(workers.done) < len(workers.spans):

@@ -200,7 +200,8 @@ class Finalizer:
         """Return a function that sleeps, longer at each call, and returns False once
         `settle_seconds` have passed. It raises as `Watchdog.check`."""
         context = self._context
-        until, waits = monotonic() + context.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
+        until = monotonic() + context.limits.settle_seconds
+        waits = iter([0.05, 0.1, 0.2, 0.5])
 
         def poll() -> bool:
             context.meter.check()

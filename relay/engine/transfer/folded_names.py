@@ -122,7 +122,9 @@ def _lists_both(destination: Destination, place: Location, twin: Location) -> bo
 
 def _segment(name: list[str], depth: int) -> str:
     """Return one segment of a path as a listing has it: decoded, and a folder's with a slash."""
-    return unquote(name[depth], errors="surrogateescape") + "/" * (depth + 1 < len(name))
+    segment = unquote(name[depth], errors="surrogateescape")
+    is_folder = depth + 1 < len(name)
+    return f"{segment}/" if is_folder else segment
 
 
 def _lists(destination: Destination, place: Location, folder: list[str], wanted: set[str]) -> bool:

@@ -302,7 +302,8 @@ class DestinationCheck:
         was = self._progress.before
         if was is None or was.sent is None or is_same(was.version, there):
             return False
-        sizes, dates = (was.sent.size, there.size), (was.sent.last_modified, there.last_modified)
+        sizes = (was.sent.size, there.size)
+        dates = (was.sent.last_modified, there.last_modified)
         if None not in sizes and sizes[0] != sizes[1]:
             return False
         if None not in dates:

@@ -77,7 +77,10 @@ class Progress:
         """Start the next attempt, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
-        self.parts, self.copied, self.replaces, self.sends = None, 0, False, False
+        self.parts = None
+        self.copied = 0
+        self.replaces = False
+        self.sends = False
         self.acknowledged = False
 
     def note_sending(self) -> None:

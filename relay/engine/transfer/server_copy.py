@@ -88,7 +88,9 @@ class ServerCopier:
     def _copy(self, found: ObjectInfo) -> PutResult:
         """Request the copy, in parts if the object is larger than COPY_BYTES. Raises as
         CopyDestination.copy and MultipartUpload.run."""
-        context, destination, place = self._context, self._target.destination, self._target.place
+        context = self._context
+        destination = self._target.destination
+        place = self._target.place
         progress = self._progress
         absent = context.if_absent and not progress.replaces
         if self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES:

@@ -233,10 +233,13 @@ class SourceReader:
         )
         if place.store != "http" or kind.partition(";")[0].strip().lower() not in PAGES:
             return
-        listed, named = known.listed is not None and known.promised is None, guess_type(place.path)
+        listed = known.listed is not None and known.promised is None
+        named = guess_type(place.path)
         if known.promised is not None and known.promised.digests:
             return
-        page, there, here = named[0] in PAGES, _last_segment(opened.location), _last_segment(place)
+        page = named[0] in PAGES
+        there = _last_segment(opened.location)
+        here = _last_segment(place)
         stem = here.split(".")[0]
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
         if away and (listed or (any(named) and not page)):

@@ -31,7 +31,10 @@ class FailurePolicy:
         ended: Callable[[Claim, Outcome | RelayError], None],
     ) -> None:
         """`ended` is called with each transfer that failed for good."""
-        self._ledger, self._jobs, self._judge, self._ended = ledger, jobs, judge, ended
+        self._ledger = ledger
+        self._jobs = jobs
+        self._judge = judge
+        self._ended = ended
 
     def settle(
         self, claim: Claim, transfer: Transfer | None, error: RelayError, *, stopped: bool

@@ -79,7 +79,10 @@ class Worker:
     def __post_init__(self) -> None:
         """Start without claims."""
         self._queue: SimpleQueue[tuple[Claim | PartLease, int] | None] = SimpleQueue()
-        self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
+        self._wake = Event()
+        self._hungry = Event()
+        self._over = Event()
+        self._stopped = Event()
         self._look_at, self._idle = 0.0, 0.0
         self._trouble: RelayError | None = None
         self._met: RelayError | None = None

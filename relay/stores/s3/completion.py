@@ -45,7 +45,10 @@ class Completion:
     def __init__(
         self, client: S3Client, fields: UploadFields, keys: ExactKeys, listing: UploadListing
     ) -> None:
-        self._client, self._fields, self._keys, self._listing = client, fields, keys, listing
+        self._client = client
+        self._fields = fields
+        self._keys = keys
+        self._listing = listing
 
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool

@@ -115,7 +115,8 @@ def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
         return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
     if not name:
         return None
-    etag, modified = strong_tag(row.get("ETag")), iso_date(row.get("LastModified", "").strip())
+    etag = strong_tag(row.get("ETag"))
+    modified = iso_date(row.get("LastModified", "").strip())
     return Entry(name, size, etag, modified, after=after)
 
 

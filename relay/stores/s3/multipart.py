@@ -41,7 +41,10 @@ class MultipartUploads:
     def __init__(
         self, client: S3Client, fields: UploadFields, keys: ExactKeys, listing: UploadListing
     ) -> None:
-        self._client, self._fields, self._keys, self._listing = client, fields, keys, listing
+        self._client = client
+        self._fields = fields
+        self._keys = keys
+        self._listing = listing
 
     def begin(self, location: Location, metadata: Fields) -> Upload:
         """As PartsDestination.begin. If the server does not know a checksum of the whole object,

@@ -33,7 +33,10 @@ class SingleUploads:
     def __init__(
         self, client: S3Client, fields: UploadFields, objects: Objects, keys: ExactKeys
     ) -> None:
-        self._client, self._fields, self._objects, self._keys = client, fields, objects, keys
+        self._client = client
+        self._fields = fields
+        self._objects = objects
+        self._keys = keys
 
     def put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> PutResult:
         """Store the whole of a body of known length. Raises as Destination.put."""

@@ -81,7 +81,8 @@ class UploadFields:
 
     def notes(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
         """Return notes on what was left out of an accepted upload."""
-        notes, quirks = self.unkept_metadata(location, metadata), self._client.quirks(location)
+        notes = self.unkept_metadata(location, metadata)
+        quirks = self._client.quirks(location)
         if not (if_absent and quirks.omits_precondition):
             return notes
         quirks.note_precondition_ignored()
@@ -92,7 +93,8 @@ class UploadFields:
 
         The time of modification becomes user metadata, unless a field of that name exists, or
         the limit leaves it out."""
-        quirks, own = self._client.quirks(location), {name.lower() for name, _ in location.headers}
+        quirks = self._client.quirks(location)
+        own = {name.lower() for name, _ in location.headers}
         encodes, small = quirks.has(ENCODES), self._is_small(location)
         room = METADATA_BYTES - metadata_bytes(location.headers) if small else _UNLIMITED
         held: list[tuple[str, str]] = []

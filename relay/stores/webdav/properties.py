@@ -73,7 +73,8 @@ class Properties:
         else:
             found = self._own_row(response, place)
             error, reported = self.row_error(found, place), status_of(found)
-            folder, status = error is None and is_folder(found), 207 if error is None else reported
+            folder = error is None and is_folder(found)
+            status = 207 if error is None else reported
         if folder:
             raise folder_there(place) if self._client.side == "destination" else folder_here(place)
         if error is not None and error.retryable:

@@ -128,7 +128,8 @@ class StagedUploads:
     def _copy_refusal(self, response: Response, location: Location) -> RelayError:
         """Return the error of a refused COPY. It is retryable, with another temporary name, if the
         name may be the cause. A refusal that may be permanent is remembered for the server."""
-        status, error = response.head.status, self._client.refusal(response, "COPY", location)
+        status = response.head.status
+        error = self._client.refusal(response, "COPY", location)
         reported = self._folders.explain_removed(location, error)
         if status not in NO_METHOD and self._names.explain_refusal(location, error).retryable:
             return error
