@@ -32,11 +32,14 @@ from relay.cli.formatting import (
 )
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
-from relay.ledger.states import PRESENT, MigrationState, TransferState
+from relay.ledger.states import PRESENT, EventKind, MigrationState, TransferState
 from relay.views.progress import Rate
 
 LINE_SECONDS = 5.0
 NEEDS_COMMAND = "the `relay migrate` command of this migration moves it: if none runs, run it again"
+
+_STARTS = (EventKind.RETRY, EventKind.LIST_AGAIN)
+"""The events after which failed objects are moved again."""
 
 Tell = Callable[[str], None]
 Show = Callable[[Members], None]
@@ -54,12 +57,14 @@ class Seen:
 
     def note_event(self, kind: str, members: Members) -> None:
         """Note an event."""
-        if kind == "failed":
+        if kind == EventKind.FAILED:
             self.failures.append(members)
-        elif kind in ("retry", "list_again"):
+        elif kind in _STARTS:
             self.failures.clear()
-        if kind in ("paused", "resume", "retry", "list_again", "cancel"):
-            self.waits = members if kind == "paused" else None
+        if kind == EventKind.PAUSED:
+            self.waits = members
+        elif kind in (*_STARTS, EventKind.RESUME, EventKind.CANCEL):
+            self.waits = None
 
     def take_failures(self) -> list[Members]:
         """Return the failures that were not printed, and forget them."""

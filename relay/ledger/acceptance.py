@@ -44,6 +44,7 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import (
     PRESENT,
+    EventKind,
     ListingState,
     MigrationState,
     TransferState,
@@ -83,7 +84,7 @@ def create(
     id = _insert_migration(connection, spec, marks, key, runner)
     if not spec.recursive:
         _insert_object(connection, id, spec)
-    write_event(connection, id, "accepted", {})
+    write_event(connection, id, EventKind.ACCEPTED, {})
     return one(connection, id), True
 
 

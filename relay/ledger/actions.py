@@ -40,6 +40,7 @@ from relay.ledger.states import (
     MIGRATION,
     PENDING,
     TRANSFER,
+    EventKind,
     ListingState,
     MigrationState,
     MigrationVerb,
@@ -89,7 +90,7 @@ def act(
         for ended in sorted(TRANSFER[TransferVerb.RETRY].origins):
             _move_all(connection, found.id, ended, TransferVerb.RETRY, changes)
     changes.write(connection)
-    write_event(connection, found.id, verb, {})
+    write_event(connection, found.id, EventKind(verb), {})
     return one(connection, found.id)
 
 
@@ -181,7 +182,7 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     connection.execute(
         update(migrations).where(migrations.c.id == found.id).values(**values, **again)
     )
-    write_event(connection, found.id, "list_again", {})
+    write_event(connection, found.id, EventKind.LIST_AGAIN, {})
     return one(connection, found.id)
 
 
@@ -214,7 +215,7 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
         return found
     values = {"state": MigrationState.PAUSED, "error": json.dumps(error), "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
-    write_event(connection, id, "paused", error)
+    write_event(connection, id, EventKind.PAUSED, error)
     return one(connection, id)
 
 

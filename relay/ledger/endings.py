@@ -33,6 +33,7 @@ from relay.ledger.states import (
     ENDED,
     MIGRATION,
     PENDING,
+    EventKind,
     ListingState,
     MigrationState,
     MigrationVerb,
@@ -134,6 +135,6 @@ def finish(connection: Connection) -> list[Migration]:
             continue  # another worker was first
         if state == MigrationState.SUCCEEDED:
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))
-        write_event(connection, id, "ended", {"state": state})
+        write_event(connection, id, EventKind.ENDED, {"state": state})
         done.append(one(connection, id))
     return done

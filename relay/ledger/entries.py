@@ -31,7 +31,7 @@ from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
-from relay.ledger.states import COMPLETED, TRANSFER, TransferState, TransferVerb
+from relay.ledger.states import COMPLETED, TRANSFER, EventKind, TransferState, TransferVerb
 from relay.ledger.unproved import find_unproved
 
 MOST: Final = 2**53
@@ -435,7 +435,9 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
     before = transfers.c.before
     gone &= before.is_(None) | ~(before.contains(SENT) & before.contains(REMAINING))
-    again = (events.c.migration_id == listing.migration_id) & (events.c.kind == "list_again")
+    again = (events.c.migration_id == listing.migration_id) & (
+        events.c.kind == EventKind.LIST_AGAIN
+    )
     began = connection.execute(select(func.max(events.c.at)).where(again)).scalar() or 0.0
     gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)
     counted = (

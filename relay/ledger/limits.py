@@ -15,7 +15,7 @@ from relay.ledger.actions import not_now
 from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers, write_event
 from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers
-from relay.ledger.states import ENDED, ListingState, TransferState
+from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
 from relay.throttle import Bounds
 
 
@@ -32,7 +32,7 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
     if not new:
         return found
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**new))
-    write_event(connection, found.id, "limited", new)
+    write_event(connection, found.id, EventKind.LIMITED, new)
     return one(connection, found.id)
 
 

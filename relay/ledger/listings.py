@@ -21,7 +21,7 @@ from relay.ledger.migration_rows import of_kind, write_event
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
-from relay.ledger.states import ListingState, MigrationState
+from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
 
 
@@ -144,23 +144,21 @@ def end_listing(
     connection: Connection, who: WorkerId, listing: Listing, error: Mapping[str, Any] | None = None
 ) -> None:
     """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
-    state = ListingState.DONE if error is None else ListingState.FAILED
-    values: dict[str, Any] = {"listing": state, "listing_owner": None}
-    if error is not None:  # otherwise the column keeps the reason for which transfers just paused
-        values["error"] = json.dumps(error)
-    _change(connection, who, listing, values)
-    gone = forget_gone(connection, listing) if error is None else 0
+    if error is not None:
+        values = {"listing": ListingState.FAILED, "error": json.dumps(error)}
+        _change(connection, who, listing, {**values, "listing_owner": None})
+        write_event(connection, listing.migration_id, EventKind.LISTING_FAILED, error)
+        return
+    # The column `error` keeps the reason for which transfers just paused.
+    _change(connection, who, listing, {"listing": ListingState.DONE, "listing_owner": None})
+    gone = forget_gone(connection, listing)
     if gone:
         left = {"entries": migrations.c.entries - gone}
         connection.execute(
             update(migrations).where(migrations.c.id == listing.migration_id).values(**left)
         )
-    write_event(
-        connection,
-        listing.migration_id,
-        f"listing_{state}",
-        error or ({"gone": gone} if gone else {}),
-    )
+    members = {"gone": gone} if gone else {}
+    write_event(connection, listing.migration_id, EventKind.LISTING_DONE, members)
 
 
 def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -> None:

@@ -39,6 +39,7 @@ from relay.ledger.schema import (
     transfers,
 )
 from relay.ledger.states import (
+    EventKind,
     ListingState,
     TransferState,
 )
@@ -48,7 +49,7 @@ _ID = re.compile(r"[0-9a-f-]{1,36}")
 
 
 def write_event(
-    connection: Connection, migration: str, kind: str, members: Mapping[str, Any]
+    connection: Connection, migration: str, kind: EventKind, members: Mapping[str, Any]
 ) -> None:
     """Write an event of a migration; `members` are its JSON members besides `id`, `at`, `kind`."""
     row = {
@@ -147,7 +148,9 @@ def events_of(connection: Connection, id: str, since: int, limit: int) -> list[d
 
 def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | None:
     """Return the error for which a migration last paused by itself, or None if it never did."""
-    query = select(events.c.members).where(events.c.migration_id == id, events.c.kind == "paused")
+    query = select(events.c.members).where(
+        events.c.migration_id == id, events.c.kind == EventKind.PAUSED
+    )
     text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
     return None if text is None else json.loads(text)
 
@@ -155,7 +158,7 @@ def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | Non
 def gone_since(connection: Connection, id: str, since: float) -> int:
     """Return the number of failed and cancelled objects that listings which have ended `since` then
     (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""
-    done = (events.c.migration_id == id) & (events.c.kind == "listing_done")
+    done = (events.c.migration_id == id) & (events.c.kind == EventKind.LISTING_DONE)
     found = connection.execute(select(events.c.members).where(done, events.c.at >= since)).scalars()
     return sum(json.loads(members).get("gone", 0) for members in found)
 

@@ -20,7 +20,14 @@ from relay.ledger.migration_rows import write_event
 from relay.ledger.names import in_chunks
 from relay.ledger.rows import Claim
 from relay.ledger.schema import NOT_THERE, RUNNING, migrations, parts, transfers
-from relay.ledger.states import TRANSFER, ListingState, MigrationState, TransferState, TransferVerb
+from relay.ledger.states import (
+    TRANSFER,
+    EventKind,
+    ListingState,
+    MigrationState,
+    TransferState,
+    TransferVerb,
+)
 from relay.ledger.workers import WorkerId
 
 LAPSES: Final = 5
@@ -104,7 +111,7 @@ def _quarantine_listings(connection: Connection) -> None:
         .returning(migrations.c.id)
     )
     for id in connection.execute(failed).scalars().all():
-        write_event(connection, id, "listing_failed", json.loads(error))
+        write_event(connection, id, EventKind.LISTING_FAILED, json.loads(error))
 
 
 def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:

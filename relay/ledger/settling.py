@@ -29,6 +29,7 @@ from relay.ledger.states import (
     COMPLETED,
     PRESENT,
     TRANSFER,
+    EventKind,
     MigrationState,
     TransferState,
     TransferVerb,
@@ -170,7 +171,10 @@ def _end_of(
             ending.urls.append(claim.id)
         if state == TransferState.FAILED:
             write_event(
-                connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})}
+                connection,
+                claim.migration_id,
+                EventKind.FAILED,
+                {"name": claim.name, **(end.error or {})},
             )
     return ending
 

@@ -83,6 +83,27 @@ class MigrationVerb(StrEnum):
     FAIL = "fail"
 
 
+class EventKind(StrEnum):
+    """What an event of a migration tells: a change that a user made, or one that the ledger noted.
+    Stored, and sent as the names of server-sent events."""
+
+    ACCEPTED = "accepted"
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    LIMITED = "limited"
+    LIST_AGAIN = "list_again"
+    """The source is listed from the beginning, and what did not arrive is moved."""
+    PAUSED = "paused"
+    """The migration waits for other credentials."""
+    FAILED = "failed"
+    """One object failed."""
+    LISTING_DONE = "listing_done"
+    LISTING_FAILED = "listing_failed"
+    ENDED = "ended"
+
+
 PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})
 """The states of a transfer that has not ended."""
 COMPLETED = frozenset({TransferState.VERIFIED, TransferState.SKIPPED})
