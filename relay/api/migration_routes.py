@@ -289,12 +289,14 @@ def _lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -
     """Yield a line of progress every LOOK_SECONDS until the migration has ended or is paused and
     its transfers have stopped; then the result. If the server stops before that, the last line is
     one of progress whose `trouble` says so."""
-    while (migration.state == "running" or migration.under_way) and not engine.draining:
+    while (
+        migration.state == MigrationState.RUNNING or migration.under_way
+    ) and not engine.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # the next line reports it as `trouble`
             migration = works.polls.migration(migration.id)
-    if migration.state == "running" or migration.under_way:
+    if migration.state == MigrationState.RUNNING or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
     else:
         yield json.dumps({"event": "result", **summary(migration)}) + "\n"
