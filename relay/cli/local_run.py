@@ -94,9 +94,8 @@ def _accept(
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
     """Say if the listing of a tree has ended and no worker runs it: the listing may be old then. A
     list of URLs does not change, and `relay retry --list` may have given fresher URLs since."""
-    if found.listing not in (ListingState.DONE, ListingState.FAILED) or found.source.startswith(
-        SCHEME
-    ):
+    has_ended = found.listing in (ListingState.DONE, ListingState.FAILED)
+    if not has_ended or found.source.startswith(SCHEME):
         return False
     ledger.reclaim()  # release the claims of processes that were killed
     return not ledger.migration(found.id).under_way

@@ -154,17 +154,6 @@ _FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {
 }
 
 
-def _verb(name: str, text: str) -> click.Command:
-    @click.command(name, help=text)
-    @click.argument("id")
-    @URL
-    def command(id: str, url: str | None) -> int:
-        confirm(summary_line(migrations_of(url).control(id, name)))
-        return Exit.VERIFIED
-
-    return command
-
-
 def _begins(name: str, text: str) -> click.Command:
     @click.command(name, help=f"{text}\n\n{_FRESH}")
     @click.argument("id")
@@ -200,9 +189,13 @@ migration of a list, LIST has fresh URLs for the same names; a name that is not 
 URL."""
 
 
-pause = _verb(
-    MigrationVerb.PAUSE, "Pause the migration ID; running transfers stop within about a second."
-)
+@click.command()
+@click.argument("id")
+@URL
+def pause(id: str, url: str | None) -> int:
+    """Pause the migration ID; running transfers stop within about a second."""
+    confirm(summary_line(migrations_of(url).control(id, MigrationVerb.PAUSE)))
+    return Exit.VERIFIED
 
 
 @click.command()
