@@ -19,7 +19,7 @@ _NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the 
 
 
 def is_host_name(host: str) -> bool:
-    """Say if this is a lower-case ASCII name that is valid in the DNS, its punycode labels
+    """Return whether this is a lower-case ASCII name that is valid in the DNS, its punycode labels
     included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
         return False
@@ -69,8 +69,8 @@ def _number(part: str) -> int | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say if a host is a loopback address, IPv4-mapped ones included. An empty host, which means
-    all addresses, is not."""
+    """Return whether a host is a loopback address, IPv4-mapped ones included. An empty host, which
+    means all addresses, is not."""
     if host.lower().removesuffix(".") == "localhost":
         return True
     try:

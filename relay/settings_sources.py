@@ -67,12 +67,11 @@ _SAID: Mapping[str, str] = {
     "less_than": "it must be less than {lt:g}",
     "less_than_equal": "it must be at most {le:g}",
 }
-"""What the errors of pydantic mean, by their type."""
+"""The meanings of pydantic's errors, by their type."""
 
 
 def _describe_mistake(error: Any, given: Mapping[str, Any]) -> str:
-    """Return what is wrong with a setting, and where it stands; `given` are those that flags
-    gave."""
+    """Return the mistake in a setting, and the setting's source; `given` are those from flags."""
     name = ".".join(str(part) for part in error["loc"]) or "setting"
     said = _SAID.get(error["type"])
     reported = (
@@ -89,8 +88,9 @@ _SERVICE = re.compile(
     r"RELAY_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=[a-z]+://.*"
     r"|PORT_[0-9]+_[A-Z]+(?:=[a-z]+://.*|_(?:PROTO|PORT|ADDR)=.*))"
 )
-"""What Kubernetes gives every container of a namespace that has a Service `relay` or `relay-…`, and
-Docker one with a link to such a container (kubernetes.io, "Service", "Environment variables")."""
+"""Variables that Kubernetes gives every container of a namespace that has a Service `relay` or
+`relay-…`, and Docker one with a link to such a container (kubernetes.io, "Service", "Environment
+variables")."""
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -120,8 +120,8 @@ def _in_file() -> dict[str, Any]:
 
 
 def is_found(name: str) -> bool:
-    """Say if only the relay.toml of the current folder has a setting: the file may be part of a
-    cloned repository, without the user's knowledge. Raises as `load_settings`."""
+    """Return whether only the relay.toml of the current folder has a setting: the file may be part
+    of a cloned repository, without the user's knowledge. Raises as `load_settings`."""
     return (
         not (os.environ.get("RELAY_CONFIG") or os.environ.get(f"RELAY_{name.upper()}"))
         and name in _in_file()
@@ -129,8 +129,8 @@ def is_found(name: str) -> bool:
 
 
 def _is_planted(path: Path) -> bool:
-    """Say if another user may have created a file, as in /tmp, or may write to it. The file chooses
-    the stores of remotes, and the server that gets a token."""
+    """Return whether another user may have created a file, as in /tmp, or may write to it. The file
+    chooses the stores of remotes, and the server that gets a token."""
     found = path.stat()
     if found.st_mode & stat.S_IWOTH:
         return True

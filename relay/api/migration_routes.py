@@ -253,7 +253,8 @@ def _await_end(
 
 
 def _is_active(migration: Migration) -> bool:
-    """Say if a migration still runs: it is running, or some of its transfers are still stopping."""
+    """Return whether a migration still runs: it is running, or some of its transfers are still
+    stopping."""
     if migration.state == MigrationState.RUNNING:
         return True
     return migration.state not in ENDED and migration.under_way > 0

@@ -81,7 +81,7 @@ def _accept(
         found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
     if order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found)):
-        ledger.list_again(found.id, anyway=True)  # the source may have other objects by now
+        ledger.list_again(found.id, anyway=True)  # the source may have other objects now
     elif verb:
         ledger.act(found.id, verb, order.secret())
     if ledger.secret(found.id) is None:
@@ -92,8 +92,9 @@ def _accept(
 
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
-    """Say if the listing of a tree has ended and no worker runs it: the listing may be old then. A
-    list of URLs does not change, and `relay retry --list` may have given fresher URLs since."""
+    """Return whether the listing of a tree has ended and no worker runs it: the listing may be old
+    then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
+    since."""
     has_ended = found.listing in (ListingState.DONE, ListingState.FAILED)
     if not has_ended or found.source.startswith(SCHEME):
         return False

@@ -115,7 +115,7 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
             and seen.waits is not None
             and not under_way(members)
         ):
-            return  # nothing happens before somebody gives it other credentials
+            return  # nothing happens before its user supplies other credentials
 
 
 def _failures(migrations: MigrationBackend, ended: Members) -> list[Members]:

@@ -292,8 +292,7 @@ def cancel_strays(connection: Connection) -> None:
     """Cancel the transfers of `stray_ids`, so that their leftovers are removed."""
     changes = CounterDelta()
     for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
-        if (
-            lock_migration(connection, id).state == MigrationState.CANCELLED
-        ):  # else it was retried meanwhile
+        # Otherwise it was retried meanwhile.
+        if lock_migration(connection, id).state == MigrationState.CANCELLED:
             _move_all(connection, id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
     changes.write(connection)

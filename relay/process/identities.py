@@ -33,8 +33,8 @@ def process_identity(pid: int) -> str | None:
 
 
 def _is_there(pid: int) -> bool:
-    """Say if a process exists that /proc does not show: it may hide the processes of other users
-    (proc(5), hidepid)."""
+    """Return whether a process exists that /proc does not show: it may hide the processes of other
+    users (proc(5), hidepid)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

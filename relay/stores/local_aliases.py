@@ -18,9 +18,9 @@ from relay.wire.native import in_native_thread
 
 
 def is_nested(one: Location, other: Location) -> bool:
-    """Say if one of two folders contains the other, or is the other. Device and inode numbers are
-    compared, since links and bind mounts give one folder several names. For a folder that does not
-    exist yet, the folders above it are compared."""
+    """Return whether one of two folders contains the other, or is the other. Device and inode
+    numbers are compared, since links and bind mounts give one folder several names. For a folder
+    that does not exist yet, the folders above it are compared."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
     if in_native_thread(lambda: _are_folded(*paths)):
@@ -32,7 +32,7 @@ def is_nested(one: Location, other: Location) -> bool:
 
 
 def same_file(one: Location, other: Location) -> bool:
-    """Say if two locations are the same file, also through hard links, symbolic links and
+    """Return whether two locations are the same file, also through hard links, symbolic links and
     mounts."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
@@ -54,8 +54,8 @@ class LinkOut:
 
 
 def leads_into(place: Location, tree: Location, folder: Location) -> bool:
-    """Say if links within a `tree` lead from a place to another one in a `folder`. Links in the
-    path of the tree itself do not count."""
+    """Return whether links within a `tree` lead from a place to another one in a `folder`. Links in
+    the path of the tree itself do not count."""
     return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
 
 
@@ -65,7 +65,7 @@ def link_out_of(place: Location, tree: Location) -> LinkOut | None:
 
 
 def is_at(place: Location, there: str) -> bool:
-    """Say if the real path of a place is `there` (as in LinkOut)."""
+    """Return whether the real path of a place is `there` (as in LinkOut)."""
     return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
 
 
@@ -98,9 +98,9 @@ def _ancestors(path: Path) -> list[tuple[int, int] | None]:
 
 
 def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
-    """Say if one of two paths contains the other, or is the same, by names that differ only in case
-    or Unicode form. A FUSE file system may give one file a different inode number for each such
-    name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
+    """Return whether one of two paths contains the other, or is the same, by names that differ only
+    in case or Unicode form. A FUSE file system may give one file a different inode number for each
+    such name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
     same."""
     with suppress(OSError, RuntimeError):  # a loop of links
         one, other = one.resolve(), other.resolve()

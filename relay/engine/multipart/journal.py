@@ -77,8 +77,8 @@ def confirmed_parts(written: UploadRecord, listed: tuple[Part, ...]) -> tuple[St
 def can_resume(
     written: UploadRecord | None, place: str, etag: str | None, size: int | None, step: int
 ) -> bool:
-    """Say if a recorded upload has this source version, this place and this part size (`step`, in
-    bytes)."""
+    """Return whether a recorded upload has this source version, this place and this part size
+    (`step`, in bytes)."""
     if written is None:
         return False
     recorded = (written.place, written.etag, written.size, written.part_bytes)
