@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Limits
 from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
@@ -16,6 +15,7 @@ from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks
 from relay.stores.s3.checksums import coded
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav.account import webdav_location
+from relay.transfer_limits import Limits
 from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import Cloud, keeping

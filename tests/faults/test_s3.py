@@ -16,7 +16,6 @@ from typing import ClassVar
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import (
     Cancelled,
@@ -36,6 +35,7 @@ from relay.errors import (
 from relay.receipt import Level, State
 from relay.stores.s3.quirks import UNTAGGED
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
+from relay.transfer_limits import Limits
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Engine

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Limits
 from relay.engine.doctor import Answer, Finding, probe_writable
 from relay.engine.multipart.upload import split_into_ranges
 from relay.engine.scratch import ScratchFolder, body_from_bytes
@@ -32,6 +31,7 @@ from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
 from relay.stores.s3.upload_refusals import UploadRefusal
+from relay.transfer_limits import Limits
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content

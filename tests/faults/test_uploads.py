@@ -12,7 +12,6 @@ from typing import cast
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.engine.multipart.part_workers import (
     MAX_REREADS,
     PartContext,
@@ -37,6 +36,7 @@ from relay.receipt import Level, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import ObjectInfo, Part, StoreProvider, Upload
 from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
+from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned

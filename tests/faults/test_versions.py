@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Limits
 from relay.digest import Digester
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.expectations import check_against_listing
@@ -31,6 +30,7 @@ from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import UNSEEN
+from relay.transfer_limits import Limits
 from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import (

@@ -15,7 +15,6 @@ from pathlib import Path
 import gevent
 import pytest
 
-from relay.config import Limits
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
@@ -45,6 +44,7 @@ from relay.stores.remotes import Remotes
 from relay.stores.webdav.account import webdav_location
 from relay.stores.webdav.folders import Folders
 from relay.stores.webdav.properties import Properties
+from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine

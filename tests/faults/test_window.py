@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import PermissionDenied
 from relay.receipt import State
+from relay.transfer_limits import Limits
 from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
 from tests.scripted import Peer, Talk
