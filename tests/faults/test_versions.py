@@ -7,6 +7,7 @@ parts do not matter."""
 from __future__ import annotations
 
 import base64
+import os
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from tests.faults.clouds import (
     sending,
     serving,
 )
+from tests.faults.plain_shelf import Shelf
 from tests.scripted import Peer, Script, Talk, answer, length_of
 
 OLD, NEW = b"o" * SIZE, b"n" * SIZE
@@ -404,6 +406,28 @@ def test_f58_another_object_of_equal_time_and_size_differs(engine: Engine) -> No
     ):
         assert engine.migrate(peer.url("/a"), other.url("/b")).state is State.VERIFIED
     assert cloud.objects == {b"/b": DATA}
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_f58_a_local_file_that_the_destination_shows_is_not_truncated(
+    engine: Engine, tmp_path: Path, tagged: bool, same: bool
+) -> None:
+    """By a server of that folder, which has a path and a tag of its own for the file."""
+    file, name = tmp_path / "a", b"/files/b"
+    file.write_bytes(DATA)
+    os.utime(file, (1e9, 1e9))
+    shelf = Shelf(
+        {name: DATA if same else DATA[::-1]}, tagged=tagged, dated=b"Sun, 09 Sep 2001 01:46:40 GMT"
+    )
+    with Peer([shelf] * 4) as peer:
+        place = local_location(file, destination=False)
+        if same:
+            _refused(engine, place, peer.url("/files/b"))
+        else:
+            assert engine.migrate(place, peer.url("/files/b")).state is State.VERIFIED
+    assert shelf.objects == {name: DATA}
+    assert (b"PUT" in shelf.methods) is not same
 
 
 # -- F17: objects that Google's storage decompresses

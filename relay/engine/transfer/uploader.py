@@ -8,6 +8,7 @@ Never here: the choice between one request and parts, and how bytes move."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -118,13 +119,23 @@ class Uploader:
 
     def _refuse_to_truncate_source(self, opened: OpenedObject) -> None:
         """Raise SameObject if the destination may be the source by another name: an upload would
-        truncate it before it is read."""
-        target = self._target
-        if target.publishes_atomically or not same_path(opened.location, target.place):
-            return
+        truncate it before it is read. A server that shows a local folder gives its files other
+        paths and ETags, so of a local source the bytes are compared."""
+        context, target, ours = self._context, self._target, opened.version
         there = target.before.version if target.before is not None else None
-        if looks_same(opened.version, there):
-            raise _same_object_error(target.place)
+        if target.publishes_atomically or there is None:
+            return
+        if same_path(opened.location, target.place) and looks_same(ours, there):
+            raise _same_object_error(target.place, "path, ETag, size and date")
+        origin = context.plan.source
+        if origin.store != "local" or not looks_same(replace(ours, etag=there.etag), there):
+            return
+        source = context.stores.source(origin, context.meter)
+        with suppress(StoreError):
+            if ours.size and is_piece(
+                target.destination, target.place, source, origin, ours, there
+            ):
+                raise _same_object_error(target.place, "size, date and bytes")
 
     def _guard_last_bytes(self, body: Body) -> None:
         """Have the lease checked before the last bytes are sent."""
@@ -253,10 +264,9 @@ def _may_be_whole(body: Body, error: RelayError) -> bool:
     return body.complete and not _is_unsent(body, error) and answered
 
 
-def _same_object_error(place: Location) -> SameObject:
+def _same_object_error(place: Location, same: str) -> SameObject:
     return SameObject(
-        f"{place} has the source's path, ETag, size and date: it may be the same object by another"
-        " name",
+        f"{place} has the source's {same}: it may be the same object by another name",
         hint=(
             "An upload would truncate the source before it is read. If these are two identical"
             " objects, use 'if_exists': 'changed' to skip them."
