@@ -7,11 +7,12 @@ here: reads and uploads (`http_reads.py`, `http_uploads.py`), the error of a ref
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
-from relay.errors import Side
+from relay.errors import Side, StoreError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.folders import walk_folders
@@ -38,8 +39,11 @@ from relay.stores.metadata import require
 from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
-from relay.wire.http1 import Fields
+from relay.wire.http1 import Fields, Head
 from relay.wire.watchdog import Watchdog
+
+PAGE_FILES: Final = ("index.html", "index.htm")
+"""Files that a server shows in place of the index of their folder."""
 
 
 class HttpStore:
@@ -84,8 +88,31 @@ class HttpStore:
             host=final.host_header,
             framed=not response.body.ends_by_close,
         )
-        with closing(pieces_of(response.body, self._client.meter)) as pieces:
-            yield from read_entries(pieces, page)
+        with closing(response.body):
+            if self._is_stored(response.head, final):
+                page.refuse_stored_page()
+            with closing(pieces_of(response.body, self._client.meter)) as pieces:
+                yield from read_entries(pieces, page)
+
+    def _is_stored(self, head: Head, folder: Location) -> bool:
+        """Say if a folder's page is a file in the folder, such as the copy of an index that `wget
+        -r` saves: it may list what was there once. Only a page with a date may be such a file."""
+        changed = head.get("last-modified")
+        if changed is None or not folder.path.endswith("/"):
+            return False
+        for name in PAGE_FILES:
+            place = folder.below(name)
+            with suppress(StoreError):
+                found = self._reads.head(place)
+                # A server may also redirect that name to the folder.
+                if not isinstance(found, ObjectInfo) or found.location != place:
+                    continue
+                size = found.version.size
+                if found.version.last_modified == changed and (
+                    size is None or head.length in (None, size)
+                ):
+                    return True
+        return False
 
     # -- destination
 

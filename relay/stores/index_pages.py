@@ -85,6 +85,15 @@ class Page:
             hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
         )
 
+    def refuse_stored_page(self) -> NoReturn:
+        """Raise Unsupported: the page is a file, such as a saved copy of an index."""
+        raise Unsupported(
+            f"{self.shown} is a stored page (index.html) that looks like an index, and may not list"
+            " what the folder has",
+            side=self.side,
+            hint="Rename that file at the source, or turn off its use as the folder's page.",
+        )
+
     def refuse_next_page(self) -> NoReturn:
         """Raise Unsupported: the index has further pages."""
         raise Unsupported(

@@ -204,6 +204,26 @@ def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> Non
         assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["index.html", "index.htm", None])
+def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None) -> None:
+    """`wget -r` saves the index of each folder under that name, and a server shows the file in place
+    of its own index. A page of the server may have a date too."""
+    dated = reply(200, index("/f/", "a.txt"), "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT")
+
+    def answer(method: str, target: str) -> bytes:
+        known = target in ("/f/", f"/f/{name}")
+        data = dated if known else reply(404, "")
+        return data if method == "GET" else data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    with Peer([serving(answer)] * 3) as peer:
+        place = place_of("http", peer)
+        if name is None:
+            assert [entry.name for entry in listed(wire, place)] == ["a.txt"]
+        else:
+            with pytest.raises(Unsupported, match="stored page"):
+                listed(wire, place)
+
+
 def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
     with Peer(serving(lambda *_: closing(GOOD["list"]))) as peer:
         wire = Wire(wire.pool, wire.limits)
