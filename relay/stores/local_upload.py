@@ -362,17 +362,20 @@ def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
 
 
 def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
-    """Copy the mode and the access list of the replaced file, as far as the file system has them.
-    The set-uid, set-gid and sticky bits are not copied: they were granted to the old content."""
+    """Copy the mode and the access list of the replaced file, as far as the file system has them. A
+    list that the new file has of its folder's default one is removed: it may permit more. The
+    set-uid, set-gid and sticky bits are not copied: they were granted to the old content."""
     mode = stat.S_IMODE(old.st_mode) & 0o777
-    access = _access_list(folder, replaced)
+    access, inherited = (_access_list(folder, one) for one in (replaced, name))
     if (
-        access is None
+        access is inherited is None
         and stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) == mode
     ):
         return
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
+        if access is None and inherited is not None:
+            os.removexattr(descriptor, _ACCESS_LIST)
         with suppress(PermissionError):  # the mount has one mode for all its files
             os.fchmod(descriptor, mode)
         if access is not None:

@@ -360,6 +360,13 @@ def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
         pytest.skip("the file system has no access lists")
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
     assert os.getxattr(tmp_path / "b", "system.posix_acl_access") == access
+    # A file without a list gets none from the default one of its folder.
+    (tmp_path / "c").write_bytes(b"old")
+    (tmp_path / "c").chmod(0o640)
+    os.setxattr(tmp_path, "system.posix_acl_default", access)
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"))  # type: ignore[arg-type]
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o640
+    assert "system.posix_acl_access" not in os.listxattr(tmp_path / "c")
 
 
 @pytest.mark.parametrize("how", ["in place", "shorter", "longer", "a rename over it", "by a map"])
