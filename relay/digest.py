@@ -14,9 +14,8 @@ import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
-
-from awscrt import checksums
 
 Buffer = bytes | bytearray | memoryview
 
@@ -42,6 +41,15 @@ class _CRC:
         return self._value.to_bytes(self._width, "big")
 
 
+@cache
+def _crt() -> Any:
+    """Return AWS's library, which takes 40 ms to load: a command that moves nothing does without
+    it."""
+    from awscrt import checksums  # noqa: PLC0415
+
+    return checksums
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """One digest algorithm: its name, the length of its value in bytes, its constructor, and
@@ -56,8 +64,8 @@ class Algorithm:
 ALGORITHMS: Mapping[str, Algorithm] = {
     a.name: a
     for a in (
-        Algorithm("crc64nvme", 8, lambda: _CRC(checksums.crc64nvme, 8), True),
-        Algorithm("crc32c", 4, lambda: _CRC(checksums.crc32c, 4), True),
+        Algorithm("crc64nvme", 8, lambda: _CRC(_crt().crc64nvme, 8), True),
+        Algorithm("crc32c", 4, lambda: _CRC(_crt().crc32c, 4), True),
         Algorithm("sha-256", 32, hashlib.sha256, False),
         Algorithm("sha-512", 64, hashlib.sha512, False),
         Algorithm("sha", 20, lambda: hashlib.sha1(usedforsecurity=False), False),
@@ -109,6 +117,13 @@ def empty_digest(name: str) -> bytes:
     """Return the digest of no bytes at all. Raises KeyError for a name that is not in
     `ALGORITHMS`."""
     return ALGORITHMS[name].start().digest()
+
+
+def combine_crc64nvme(one: int, other: int, length: int) -> int:
+    """Return the CRC64NVME of two pieces by those of each; `length` is that of the second in
+    bytes."""
+    combined: int = _crt().combine_crc64nvme(one, other, length)
+    return combined
 
 
 def compare(ours: Digests, theirs: Digests) -> tuple[str | None, tuple[str, ...]]:

@@ -12,9 +12,9 @@ import click
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
-from relay.engine.transfer_engine import TransferEngine
 from relay.settings_sources import load_settings
 from relay.stores.interfaces import Entry
+from relay.stores.opening import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
 
@@ -41,12 +41,12 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     listed, the exit code is 1."""
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
-    engine = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    meter = Watchdog(engine.limits)
+    policy = settings.egress().allowing(*filter(None, (place.host,)))
+    wire = make_wire(make_dialer(settings, policy))
+    meter = Watchdog(wire.limits)
     with reporting_retries(meter):
-        code, count = _print_entries(
-            engine.stores.source(place, meter).list(place, recursive), recursive, long_, as_json
-        )
+        entries = Stores(wire).source(place, meter).list(place, recursive)
+        code, count = _print_entries(entries, recursive, long_, as_json)
     if not count:
         tell_empty(f"{place} is empty")
     return code

@@ -18,38 +18,17 @@ from relay.engine.plan import Plan
 from relay.engine.transfer.finalize import ReadableAccounts
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
-from relay.location import Location
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Source, StoreProvider
+from relay.stores.interfaces import StoreProvider
 from relay.stores.kinds import StoreType
+from relay.stores.opening import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
 from relay.throttle import Slots
-from relay.wire.dial import Dialer, Pool
-from relay.wire.exchange import Wire
 from relay.wire.native import in_native_thread
-from relay.wire.tls import client_context
-from relay.wire.watchdog import Watchdog
 
 PLACES = 1000
 """Maximum number of hosts remembered as allowed by the policy."""
-
-
-class Stores:
-    """Opens the store that a location names."""
-
-    def __init__(self, wire: Wire, kinds: Iterable[StoreType] = KINDS) -> None:
-        self._wire, self._opens = wire, {kind.name: kind.opens for kind in kinds}
-
-    def source(self, location: Location, meter: Watchdog) -> Source:
-        """As StoreProvider.source."""
-        found: Source = self._opens[location.store](self._wire, "source", meter)
-        return found
-
-    def destination(self, location: Location, meter: Watchdog) -> Destination:
-        """As StoreProvider.destination."""
-        found: Destination = self._opens[location.store](self._wire, "destination", meter)
-        return found
 
 
 class TransferEngine:
@@ -69,9 +48,8 @@ class TransferEngine:
         )
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
-        trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
-        self.dialer = Dialer(self.policy, self.limits, trusted)
-        self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
+        self.dialer = make_dialer(settings, self.policy)
+        self.wire = make_wire(self.dialer)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
         self.stores: StoreProvider = stores or Stores(self.wire, kinds)
         self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())

@@ -6,26 +6,38 @@ that share AWS's settings, local paths or http(s) URLs; any other type has parse
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from relay.errors import Side
-from relay.stores.http import HttpStore
 from relay.stores.kinds import StoreType
-from relay.stores.local import LocalStore
-from relay.stores.nextcloud import NextcloudStore
-from relay.stores.s3.store import S3Store
-from relay.stores.url_lists import ListStore
-from relay.stores.webdav.store import WebDavStore
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 
+
+class _Opener:
+    """Opens the stores of one type. Its module is imported with the first one: a command between
+    two folders does without the modules of S3."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+        self._store: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._store is None:
+            self._store = getattr(import_module(self._module), self._name)
+        return self._store(*arguments)
+
+
+_open_list = _Opener("relay.stores.url_lists", "ListStore")
+
 KINDS: tuple[StoreType, ...] = (
-    StoreType("http", HttpStore),
-    StoreType("webdav", WebDavStore),
-    StoreType("nextcloud", NextcloudStore),
-    StoreType("s3", S3Store),
-    StoreType("local", LocalStore),
-    StoreType("list", lambda wire, side, meter: ListStore(wire, side, meter, STORES)),
+    StoreType("http", _Opener("relay.stores.http", "HttpStore")),
+    StoreType("webdav", _Opener("relay.stores.webdav.store", "WebDavStore")),
+    StoreType("nextcloud", _Opener("relay.stores.nextcloud", "NextcloudStore")),
+    StoreType("s3", _Opener("relay.stores.s3.store", "S3Store")),
+    StoreType("local", _Opener("relay.stores.local", "LocalStore")),
+    StoreType("list", lambda wire, side, meter: _open_list(wire, side, meter, STORES)),
 )
 """Every type of store. All are both source and destination, except for a list of URLs."""
 

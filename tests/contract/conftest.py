@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench.ports import free_port
-from relay.engine.transfer_engine import Stores
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import open_database
 from relay.ledger.workers import WorkerId
@@ -24,6 +23,7 @@ from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.kinds import LocateOptions, StoreType
 from relay.stores.local_locations import local_location
+from relay.stores.opening import Stores
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS

@@ -15,7 +15,7 @@ from relay.egress import EgressPolicy
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
-from relay.engine.transfer_engine import Stores, TransferEngine
+from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
 from relay.ledger.ledger import Ledger
@@ -27,6 +27,7 @@ from relay.stores.interfaces import PutResult
 from relay.stores.local import LocalStore
 from relay.stores.local_folders import Folders
 from relay.stores.local_locations import local_location
+from relay.stores.opening import Stores
 from relay.stores.remotes import Remotes
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire

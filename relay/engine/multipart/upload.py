@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from awscrt import checksums
-
-from relay.digest import Digests, as_hex
+from relay.digest import Digests, as_hex, combine_crc64nvme
 from relay.engine.multipart.journal import Journal, can_resume, confirmed_parts
 from relay.engine.multipart.lifecycle import UploadLifecycle
 from relay.engine.multipart.part_workers import (
@@ -430,7 +428,7 @@ class MultipartUpload:
         value = 0
         for number, span in enumerate(self._workers.spans, start=1):
             digest = int.from_bytes(self._workers.digests[number], "big")
-            value = checksums.combine_crc64nvme(value, digest, span.length)
+            value = combine_crc64nvme(value, digest, span.length)
         return {COMBINED: value.to_bytes(8, "big")}
 
     def may_be_whole(self, error: RelayError) -> bool:
