@@ -52,6 +52,7 @@ SECTIONS = (
     "workers-line",
     "dav-small",
     "listing",
+    "listing-slow",
 )
 SMALL = 64 * 1024
 UNVERIFIED = 3
@@ -220,9 +221,12 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
     return Section("dav-small", title, count, count * SMALL, movers, check)
 
 
-def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
-    """A listing of a million names."""
-    server = stack.enter_context(spawn("bucket", "0", "--objects", str(count)))
+def listing(
+    stack: ExitStack, home: Path, rclone: str, count: int, page_time: str = "0ms"
+) -> Section:
+    """A listing of a million names; each page takes `page_time` besides its computation."""
+    arguments = ("--objects", str(count), "--page-time", page_time)
+    server = stack.enter_context(spawn("bucket", "0", *arguments))
     environment, conf = remotes(home, {"a": server.url()})
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
@@ -233,9 +237,10 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         rclone_mover(home, rclone, conf, "rclone lsf -R", words(())),
         rclone_mover(home, rclone, conf, "rclone lsf -R --fast-list", words(("--fast-list",))),
     ]
-    return Section(
-        "listing", f"{count:,} names of a simulated bucket", count, 0, movers, lambda _: None
-    )
+    name, title = "listing", f"{count:,} names of a simulated bucket"
+    if page_time != "0ms":
+        name, title = "listing-slow", f"{title}, {page_time} a page"
+    return Section(name, title, count, 0, movers, lambda _: None)
 
 
 # -- the report
@@ -265,6 +270,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--names", type=int, default=1_000_000, metavar="COUNT", help="of the listing"
+    )
+    parser.add_argument(
+        "--slow-names",
+        type=int,
+        default=200_000,
+        metavar="COUNT",
+        help="of the listing with slow pages (default 200000)",
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover"
@@ -340,6 +352,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
             stack, home, tools.rclone, tools.nginx, args.small
         ),
         "listing": lambda stack, home: listing(stack, home, tools.rclone, args.names),
+        "listing-slow": lambda stack, home: listing(
+            stack, home, tools.rclone, args.slow_names, "100ms"
+        ),
     }
     sections = []
     for name in SECTIONS:

@@ -176,12 +176,15 @@ def _add_bucket(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", type=int, default=1_000_000, metavar="COUNT", help="default 1000000"
     )
+    parser.add_argument(
+        "--page-time", type=parse_seconds, default=0.0, metavar="TIME", help="of each page"
+    )
     parser.set_defaults(start=_start_bucket)
 
 
 @contextmanager
 def _start_bucket(options: argparse.Namespace) -> Iterator[_Running]:
-    with Bucket(options.objects, options.port, options.bind) as bucket:
+    with Bucket(options.objects, options.port, options.bind, options.page_time) as bucket:
         print(f"bucket listening on {bucket.url()}", flush=True)
         yield bucket
 

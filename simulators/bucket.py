@@ -6,6 +6,7 @@ accepted."""
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,9 +57,12 @@ class Bucket:
     """A listing server on a port, from construction until `stop`. Raises OSError when the port is
     taken."""
 
-    def __init__(self, objects: int, port: int = 0, bind: str = "127.0.0.1") -> None:
+    def __init__(
+        self, objects: int, port: int = 0, bind: str = "127.0.0.1", page_seconds: float = 0.0
+    ) -> None:
+        """`page_seconds` is the time that each page takes besides its own computation."""
         self.keys = Keys(objects)
-        self._server = ThreadingHTTPServer((bind, port), _answering(self.keys))
+        self._server = ThreadingHTTPServer((bind, port), _answering(self.keys, page_seconds))
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._bind = bind
@@ -84,7 +88,7 @@ class Bucket:
         self._thread.join()
 
 
-def _answering(keys: Keys) -> type[BaseHTTPRequestHandler]:
+def _answering(keys: Keys, page_seconds: float) -> type[BaseHTTPRequestHandler]:
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -94,6 +98,7 @@ def _answering(keys: Keys) -> type[BaseHTTPRequestHandler]:
                 name: values[0]
                 for name, values in parse_qs(parts.query, keep_blank_values=True).items()
             }
+            time.sleep(page_seconds)
             listing = asked.get("list-type") == "2" and parts.path.count("/") <= 2
             data = (
                 page(keys, parts.path.strip("/"), asked).encode()

@@ -12,6 +12,7 @@ from botocore.session import Session
 from relay.errors import ConnectionLost
 from relay.location import Location
 from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.listing import SLOW_SECONDS
 from relay.stores.s3.responses import parse_document
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
@@ -103,6 +104,36 @@ def test_relay_lists_every_object_and_resumes_after_any(wire: Wire, bucket: Buck
 def test_a_listing_that_is_left_early_leaves_no_connection_open(wire: Wire, bucket: Bucket) -> None:
     listing = S3Store(wire, "source", Watchdog(wire.limits)).list(place(bucket), recursive=True)
     assert next(listing).name == Keys(COUNT)[0]
+    listing.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def slow_bucket() -> Iterator[Bucket]:
+    """Return a bucket of which each page takes longer than its parsing."""
+    with Bucket(16 * 1000 + 7, page_seconds=SLOW_SECONDS) as bucket:
+        yield bucket
+
+
+def test_slow_pages_are_listed_by_several_cursors(wire: Wire, slow_bucket: Bucket) -> None:
+    listing = S3Store(wire, "source", Watchdog(wire.limits)).list(place(slow_bucket), True)
+    before = wire.pool.open
+    entries = [next(listing) for _ in range(8_000)]
+    assert wire.pool.open > before + 2
+    entries += list(listing)
+    assert [entry.name for entry in entries] == list(slow_bucket.keys)
+    middle = entries[9_345]
+    rest = S3Store(wire, "source", Watchdog(wire.limits)).list(
+        place(slow_bucket), True, middle.after
+    )
+    assert [entry.name for entry in rest] == list(slow_bucket.keys)[9_346:]
+
+
+def test_a_slow_listing_that_is_left_early_leaves_no_request(
+    wire: Wire, slow_bucket: Bucket
+) -> None:
+    listing = S3Store(wire, "source", Watchdog(wire.limits)).list(place(slow_bucket), True)
+    for _ in range(8_000):
+        next(listing)
     listing.close()  # type: ignore[attr-defined]
 
 

@@ -70,6 +70,12 @@ class S3Client:
         self.send = self._requests.send
         self._quirks: tuple[Location, EndpointQuirks] | None = None
 
+    def for_concurrent_use(self) -> S3Client:
+        """Return a client for a request beside those of this one: its stalls are its own, and the
+        deadline and a cancel are those of this one's watchdog."""
+        meter = self.meter
+        return S3Client(self.wire, self.side, Watchdog(meter.limits, meter.clock, whole=meter))
+
     def quirks(self, location: Location) -> EndpointQuirks:
         """Return what is remembered of the endpoint of `location`, cached for the last location."""
         if self._quirks is None or self._quirks[0] is not location:

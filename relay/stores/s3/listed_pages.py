@@ -51,6 +51,8 @@ class ListedPage:
     ascending: bool = True
     plain: bool = False
     """Its keys are not percent-encoded, whatever the page says."""
+    rows: tuple[tuple[bytes, Entry | None], ...] = ()
+    """The bytes of each key, with its entry; None for the marker of the listed folder."""
 
 
 def read_page(
@@ -89,10 +91,9 @@ def read_page(
     if not all(name.startswith(prefix) for name in (*found, *keys)):
         raise ProtocolViolation(f"the listing of {location} has keys of other folders", side=side)
     rest = len(prefix)
+    made = [_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True)]
     entries = [Entry(name[rest:]) for name in found]
-    entries += filter(
-        None, (_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True))
-    )
+    entries += filter(None, made)
     order = [_in_bytes(key) for key in keys]
     marker = reported.get("NextMarker")
     return ListedPage(
@@ -104,6 +105,7 @@ def read_page(
         last=order[-1] if order else None,
         ascending=all(one < other for one, other in pairwise(order)),
         plain=plain,
+        rows=tuple(zip(order, made, strict=True)),
     )
 
 
@@ -121,8 +123,11 @@ def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
 
 
 def _in_bytes(key: str) -> bytes:
-    """Return a key's bytes, by which S3 sorts."""
-    return key.encode(errors="surrogatepass")
+    """Return a key's bytes, by which S3 sorts. (Bytes that are not UTF-8 are surrogates in it.)"""
+    try:
+        return key.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return key.encode(errors="surrogatepass")
 
 
 def _ends_in_slash() -> UnsafeKey:

@@ -9,10 +9,11 @@ is requested again (`listing_retries.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Final, cast
 
 import gevent
@@ -23,12 +24,20 @@ from relay.stores.interfaces import Entry
 from relay.stores.s3.account import at_bucket, in_query, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.listed_pages import ListedPage, read_page
+from relay.stores.s3.parallel_listing import ParallelListing
 from relay.stores.s3.quirks import PLAIN_KEYS
 
 PAGE: Final = 1000
 """Default number of objects on a page (docs.aws.amazon.com, "ListObjectsV2")."""
 BARREN: Final = 10_000
 """Maximum number of empty pages in a row: a page that skips a thousand deleted objects is empty."""
+SLOW_SECONDS: Final = 0.05
+"""Duration of a page from which several cursors list the rest: less than the parsing of a page and
+the ledger take together."""
+TRIES: Final = 3
+"""How often one listing is divided: a bucket that is changed all the time is listed by one
+cursor."""
+CONTINUATION: Final = frozenset({"start-after", "continuation-token"})
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 """Parameters that only ListObjectsV2 has (docs.aws.amazon.com, "ListObjectsV2"); ListObjects uses
 `marker` instead."""
@@ -39,6 +48,8 @@ class Listing:
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
+        self._seconds = 0.0
+        """How long the last page took, from the request to its last byte."""
 
     def entries(
         self, location: Location, recursive: bool = False, after: str | None = None
@@ -74,6 +85,7 @@ class Listing:
         shorter than a full page: then the server does not support pages."""
         progress = _Progress(location, self._client.side)
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
+        tries = TRIES
         try:
             while True:
                 page = ahead.result()
@@ -84,10 +96,51 @@ class Listing:
                     return
                 asked = _next_page_query(asked, page)
                 progress.check(page, asked)
+                if tries and page.token and self._is_worth_dividing(page, asked):
+                    tries -= 1
+                    token = yield from self._pages_in_parallel(location, asked, prefix, page)
+                    if token is None:
+                        return
+                    asked = {**asked, "continuation-token": token}
+                    ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
+                    continue
                 ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
                 yield page
         finally:
             ahead.stop()
+
+    def _is_worth_dividing(self, page: ListedPage, asked: Mapping[str, str]) -> bool:
+        """Say if several cursors may list the rest sooner: the folder is flat, and its pages are
+        full, in order, and slow."""
+        return (
+            "delimiter" not in asked
+            and page.ascending
+            and len(page.rows) >= PAGE
+            and len(page.entries) <= len(page.rows)
+            and self._seconds >= SLOW_SECONDS
+        )
+
+    def _pages_in_parallel(
+        self, location: Location, asked: Mapping[str, str], prefix: str, page: ListedPage
+    ) -> Generator[ListedPage, None, str | None]:
+        """Yield `page`, and those after it by several cursors. Return as
+        `ParallelListing.pages`."""
+        plain = {name: value for name, value in asked.items() if name not in CONTINUATION}
+
+        def fetch(after: str | None, token: str | None) -> ListedPage:
+            place = {"start-after": after} if token is None else {"continuation-token": token}
+            client = self._client.for_concurrent_use()
+            query = {**plain, **{name: text for name, text in place.items() if text is not None}}
+            return Listing(client).page(location, query, prefix)
+
+        assert page.token is not None, "the page is not the last one"
+        listing = ParallelListing(fetch, page, page.token)
+        try:
+            listing.start()
+            yield page
+            return (yield from listing.pages())
+        finally:
+            listing.stop()
 
     def _first_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Return the first page; by ListObjects if the server does not support ListObjectsV2."""
@@ -111,9 +164,11 @@ class Listing:
         """Request one page, once. Raises as `document_rows` and `read_page`."""
         client, quirks = self._client, self._client.quirks(location)
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
+        began = monotonic()
         response = client.send("GET", at_bucket(location, query), ())
         with closing(client.document_rows(response, "GET", location, "ListBucketResult")) as rows:
             page = read_page(rows, prefix, location, client.side, plain=quirks.has(PLAIN_KEYS))
+        self._seconds = monotonic() - began
         if page.plain:
             quirks.learn(PLAIN_KEYS)
         return page

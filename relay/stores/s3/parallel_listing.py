@@ -1,0 +1,286 @@
+"""List one flat bucket by several cursors: ranges of its keys are requested concurrently, and their
+pages yielded in the order of the keys.
+
+Theory of operation. The first range begins where the listing is. While fewer ranges than cursors
+exist, the first one that still has many pages is divided: its end becomes an estimated key, and the
+next range starts after that key (`start-after`). A range holds at most HELD pages, so a listing
+that is used slowly takes little memory.
+
+A server may misunderstand `start-after`, or have another order of keys, and then keys would be
+missing. So each seam is proved before a page behind it is yielded: the next key that the range
+before it was shown must be the first one that the range behind it was shown. If they differ,
+perhaps since the bucket was changed, the range before continues without an end, and the others are
+dropped. So the yielded keys are those that one cursor would have been shown.
+
+Decided here: when a range is divided, and which pages are believed. Never here: where
+(`key_ranges.py`), and what a page is (`listed_pages.py`)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import gevent
+from gevent.event import Event
+
+from relay.errors import RelayError
+from relay.stores.interfaces import Entry
+from relay.stores.s3.key_ranges import KeySpace
+from relay.stores.s3.listed_pages import ListedPage
+
+CURSORS: Final = 12
+"""Maximum number of ranges, and of concurrent requests."""
+RANGE_PAGES: Final = 4
+"""Estimated number of pages of a new range."""
+HELD: Final = RANGE_PAGES + 2
+"""Maximum number of pages that a range holds."""
+END: Final = b""
+"""In place of a key: the listing has ended."""
+
+Fetch = Callable[[str | None, str | None], ListedPage]
+"""Requests a page: the first one after a key, or the one of a continuation token."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Range:
+    """A range of keys: those after `low`, up to `high`."""
+
+    low: str
+    high: str | None = None
+    """The last key that it may have; None for the end of the listing."""
+    token: str | None = None
+    """The continuation token of its next page; None for the first one."""
+    pages: deque[ListedPage] = field(default_factory=deque)
+    """Pages that were fetched and not yielded."""
+    first: bytes | None = None
+    """The first key that it was shown, perhaps beyond `high`; END if it was shown none. None if
+    that is not known yet."""
+    next: bytes | None = None
+    """The first key beyond `high` that it was shown; END if the listing has ended. None while the
+    range is not complete."""
+    rest: ListedPage | None = None
+    """The part of its last page that is beyond `high`."""
+    last: ListedPage | None = None
+    """Its newest page with keys."""
+    error: RelayError | None = None
+    is_disordered: bool = False
+    """It was shown keys that are not in the order of their bytes."""
+    job: gevent.Greenlet[..., None] | None = None
+    fetched: int = 0
+    """Number of its pages so far, ..."""
+    undivided: int = 0
+    """... and since it was divided."""
+
+    @property
+    def is_at_end(self) -> bool:
+        """Say if no further page of it is requested."""
+        return self.next is not None or self.error is not None or self.is_disordered
+
+    def first_of_page(self) -> bytes:
+        """Return the last key before its next page."""
+        if self.last is not None and self.last.last is not None:
+            return self.last.last
+        return encoded(self.low)
+
+
+class ParallelListing:
+    """The pages of a listing after a first page. Call `start`, then `pages` once."""
+
+    def __init__(self, fetch: Fetch, page: ListedPage, token: str, cursors: int = CURSORS) -> None:
+        """`page` is the page before the one of `token`; it has keys."""
+        assert page.last is not None, "it has keys"
+        self._fetch, self._cursors = fetch, cursors
+        self._space = KeySpace()
+        self._space.learn(decoded(key) for key, _ in page.rows)
+        self._width = 2
+        """Maximum number of ranges now: doubled by each range that has a second page, and halved by
+        each that is empty."""
+        head = _Range(low=decoded(page.last), token=token, last=page, undivided=1)
+        self._ranges = deque([head])
+        self._changed = Event()
+        self._is_single = False
+
+    def start(self) -> None:
+        """Send the first requests."""
+        self._advance()
+        gevent.sleep(0)
+
+    def stop(self) -> None:
+        """Cancel the requests that still run."""
+        self._stop(self._ranges)
+
+    def pages(self) -> Generator[ListedPage, None, str | None]:
+        """Yield the pages in the order of the keys. Return None at the end of the listing, or the
+        token of the page with which one cursor must continue. Raises the errors of `fetch`, once
+        every page before the failed one was yielded."""
+        while True:
+            head = self._ranges[0]
+            self._advance()
+            if head.pages:
+                yield head.pages.popleft()
+            elif head.error is not None:
+                raise head.error
+            elif self._is_single or head.is_disordered:
+                return head.token
+            elif head.next is None:
+                self._wait()
+            elif len(self._ranges) == 1:
+                return None
+            else:
+                self._pass_seam(head, self._ranges[1])
+
+    def _wait(self) -> None:
+        self._changed.wait()
+        self._changed.clear()
+
+    # -- ranges
+
+    def _advance(self) -> None:
+        """Divide ranges while there are too few, and fetch the pages that there is room for."""
+        if self._is_single:
+            return
+        while len(self._ranges) < self._width and self._divide_first():
+            pass
+        self._rebalance()
+        for one in self._ranges:
+            if one.job is None and not one.is_at_end and len(one.pages) < HELD:
+                one.job = gevent.spawn(self._run, one)
+
+    def _divide_first(self) -> bool:
+        """Divide the first range that has many pages left. Return False if there is none."""
+        return any(self._divide(index) for index in range(len(self._ranges)))
+
+    def _divide(self, index: int) -> bool:
+        """Divide a range, unless it has few pages left or nothing is known of it since it was
+        divided. Return whether it was divided."""
+        one = self._ranges[index]
+        marks = self._marks(one)
+        if not marks:
+            return False
+        ends = [*marks[1:], one.high]
+        one.high, one.undivided = marks[0], 0
+        for mark, end in zip(reversed(marks), reversed(ends), strict=True):
+            self._ranges.insert(index + 1, _Range(low=mark, high=end))
+        return True
+
+    def _marks(self, one: _Range) -> list[str]:
+        """Return the keys at which a range may be divided now, in ascending order."""
+        page = one.last
+        if one.is_at_end or not one.undivided or page is None or page.last is None:
+            return []
+        first, last = decoded(page.first or page.last), decoded(page.last)
+        if self._space.pages_between(first, last, one.high) <= RANGE_PAGES + 1:
+            return []
+        count = max(1, self._width - len(self._ranges))
+        found, before = [], page.last
+        for mark in self._space.ahead(first, last, RANGE_PAGES, count):
+            key = encoded(mark)
+            if key > before and (one.high is None or key < encoded(one.high)):
+                found.append(mark)
+                before = key
+        return found
+
+    def _rebalance(self) -> None:
+        """Divide the first range although there are enough, if it alone still has pages: its
+        estimate was wrong. The last two ranges are joined and fetched again."""
+        ranges = self._ranges
+        if len(ranges) < max(3, self._width) or ranges[0].fetched <= 2 * RANGE_PAGES:
+            return
+        others = list(ranges)[1:]
+        if any(not one.is_at_end and len(one.pages) < HELD for one in others):
+            return
+        if self._divide(0):
+            self._stop([ranges[-2], ranges[-1]])
+            high, low = ranges.pop().high, ranges.pop().low
+            ranges.append(_Range(low=low, high=high))
+
+    def _pass_seam(self, head: _Range, following: _Range) -> None:
+        """Go to the next range, if its first key is the one that the first range was shown beyond
+        its end. Else let the first range continue alone."""
+        if following.first is None and not following.is_at_end:
+            return self._wait()
+        if following.first == head.next:
+            self._ranges.popleft()
+            if head.last is None:
+                self._width = max(2, self._width // 2)
+            return None
+        self._stop(self._ranges)
+        self._ranges = deque([head])
+        self._is_single = True
+        if head.rest is not None:
+            head.pages.append(head.rest)
+        return None
+
+    @staticmethod
+    def _stop(ranges: Iterable[_Range]) -> None:
+        jobs = [one.job for one in ranges if one.job is not None]
+        gevent.killall(jobs)
+
+    # -- pages
+
+    def _run(self, one: _Range) -> None:
+        """Fetch pages of a range until it is complete or has no room."""
+        try:
+            while not one.is_at_end and len(one.pages) < HELD:
+                after = one.low if one.token is None else None
+                self._add(one, self._fetch(after, one.token))
+        except RelayError as error:
+            one.error = error
+        finally:
+            one.job = None
+            self._changed.set()
+
+    def _add(self, one: _Range, page: ListedPage) -> None:
+        """Add a page to a range, up to the range's end."""
+        one.token, one.fetched, one.undivided = page.token, one.fetched + 1, one.undivided + 1
+        one.is_disordered = page.first is not None and not (
+            page.ascending and page.first > one.first_of_page()
+        )
+        if one.first is None:
+            one.first = page.first or (END if page.token is None else None)
+        if one.is_disordered:
+            one.pages.append(page)
+            return
+        inside, beyond = _cut(page, one.high)
+        if one.fetched == 2:
+            self._width = min(2 * self._width, self._cursors)
+        if inside.rows:
+            one.pages.append(inside)
+            one.last = inside
+            self._space.learn(decoded(key) for key, _ in inside.rows)
+        if beyond is not None:
+            one.rest, one.next = beyond, beyond.first
+        elif page.token is None:
+            one.next = END
+        self._changed.set()
+
+
+def _cut(page: ListedPage, high: str | None) -> tuple[ListedPage, ListedPage | None]:
+    """Return the parts of a page up to `high`, and beyond it if it has any."""
+    if high is None or page.last is None or page.last <= encoded(high):
+        return page, None
+    count = bisect_right(page.rows, encoded(high), key=lambda row: row[0])
+    return _part(page, page.rows[:count]), _part(page, page.rows[count:])
+
+
+def _part(page: ListedPage, rows: tuple[tuple[bytes, Entry | None], ...]) -> ListedPage:
+    return replace(
+        page,
+        rows=rows,
+        entries=tuple(entry for _, entry in rows if entry is not None),
+        first=rows[0][0] if rows else None,
+        last=rows[-1][0] if rows else None,
+    )
+
+
+def encoded(key: str) -> bytes:
+    """Return a key's bytes, by which S3 sorts."""
+    return key.encode(errors="surrogateescape")
+
+
+def decoded(key: bytes) -> str:
+    """Return the text of a key, as a page has it."""
+    return key.decode(errors="surrogateescape")

@@ -1,0 +1,284 @@
+"""A bucket that is listed by several cursors has the keys that one cursor finds, whatever its keys
+are, and however a server understands `start-after`."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import StoreTimeout
+from relay.stores.interfaces import Entry
+from relay.stores.s3.key_ranges import KeySpace
+from relay.stores.s3.listed_pages import ListedPage
+from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing, decoded, encoded
+
+KEY = st.one_of(
+    st.text(min_size=1, max_size=6),
+    st.text("ab/", min_size=1, max_size=6),
+    st.text("0123456789", min_size=1, max_size=6),
+    st.binary(min_size=1, max_size=4).map(decoded),
+    st.integers(0, 2000).map(lambda number: f"photos/IMG_{number:06}.jpg"),
+    st.integers(0, 2000).map(lambda number: f"2024//{number}\x01"),
+)
+
+
+def is_key(text: str) -> bool:
+    try:
+        return decoded(encoded(text)) == text
+    except UnicodeError:
+        return False
+
+
+KEYS = st.sets(KEY.filter(is_key), min_size=2, max_size=120)
+
+
+@dataclass
+class Bucket:
+    """The pages of a bucket. `starts` returns the index at which a listing after a key begins."""
+
+    keys: list[bytes]
+    size: int = 3
+    starts: Callable[[list[bytes], bytes], int] = bisect_right
+    latency: Callable[[], None] = lambda: gevent.sleep(0)
+    changes: Callable[[], None] = lambda: None
+    requests: int = 0
+    running: int = 0
+    most: int = 0
+    lows: list[str] = field(default_factory=list)
+
+    def fetch(self, after: str | None, token: str | None) -> ListedPage:
+        self.requests += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.latency()
+        self.running -= 1
+        self.changes()
+        if token is not None:
+            begin = bisect_right(self.keys, bytes.fromhex(token))
+        else:
+            assert after is not None
+            self.lows.append(after)
+            begin = self.starts(self.keys, encoded(after))
+        return self.page(begin)
+
+    def page(self, begin: int) -> ListedPage:
+        keys = self.keys[begin : begin + self.size]
+        more = begin + self.size < len(self.keys)
+        rows = tuple((key, Entry(decoded(key))) for key in keys)
+        return ListedPage(
+            entries=tuple(entry for _, entry in rows),
+            truncated=more,
+            token=keys[-1].hex() if more else None,
+            after=None,
+            first=keys[0] if keys else None,
+            last=keys[-1] if keys else None,
+            ascending=all(one < other for one, other in pairwise(keys)),
+            rows=rows,
+        )
+
+
+def listed(bucket: Bucket) -> list[bytes]:
+    """Return the listed keys, by several cursors and, where these give up, by one."""
+    page = bucket.page(0)
+    found = [key for key, _ in page.rows]
+    if page.token is None:
+        return found
+    listing = ParallelListing(bucket.fetch, page, page.token)
+    listing.start()
+    pages = listing.pages()
+    try:
+        while True:
+            found += [key for key, _ in next(pages).rows]
+            held = sum(len(one.pages) for one in listing._ranges)
+            assert held <= CURSORS * HELD
+    except StopIteration as end:
+        token: str | None = end.value
+    listing.stop()
+    assert not any(one.job for one in listing._ranges)
+    while token is not None:
+        page = bucket.fetch(None, token)
+        found += [key for key, _ in page.rows]
+        token = page.token
+    return found
+
+
+def ordered(keys: set[str]) -> list[bytes]:
+    return sorted(encoded(key) for key in keys)
+
+
+@given(KEYS, st.integers(1, 7), st.integers(0, 1 << 30))
+def test_several_cursors_find_the_keys_of_one(keys: set[str], size: int, seed: int) -> None:
+    dice = random.Random(seed)
+
+    def latency() -> None:
+        for _ in range(dice.randrange(4)):
+            gevent.sleep(0)
+
+    bucket = Bucket(ordered(keys), size, latency=latency)
+    assert listed(bucket) == bucket.keys
+
+
+def ignores(keys: list[bytes], after: bytes) -> int:
+    """`start-after` is ignored."""
+    return 0
+
+
+def knows_keys_only(keys: list[bytes], after: bytes) -> int:
+    """A key that does not exist ends the listing."""
+    return bisect_right(keys, after) if after in keys else len(keys)
+
+
+def skips_folders(keys: list[bytes], after: bytes) -> int:
+    """What begins with the key is skipped, as if it were a folder."""
+    begin = bisect_right(keys, after)
+    while begin < len(keys) and keys[begin].startswith(after):
+        begin += 1
+    return begin
+
+
+def includes(keys: list[bytes], after: bytes) -> int:
+    """The listing begins one key too early."""
+    return max(0, bisect_right(keys, after) - 1)
+
+
+@given(
+    KEYS,
+    st.integers(1, 7),
+    st.sampled_from([ignores, knows_keys_only, skips_folders, includes]),
+)
+def test_a_misunderstood_start_after_loses_no_key(
+    keys: set[str], size: int, starts: Callable[[list[bytes], bytes], int]
+) -> None:
+    bucket = Bucket(ordered(keys), size, starts)
+    assert listed(bucket) == bucket.keys
+
+
+@given(KEYS, st.integers(1, 7), st.integers(0, 1 << 30))
+def test_a_bucket_that_is_changed_loses_no_old_key(keys: set[str], size: int, seed: int) -> None:
+    dice, old = random.Random(seed), ordered(keys)
+    bucket = Bucket(list(old), size)
+    added: list[bytes] = []
+
+    def changes() -> None:
+        """Add a key, or delete an added one."""
+        if added and dice.random() < 0.4:
+            bucket.keys.remove(added.pop())
+        elif dice.random() < 0.5:
+            key = dice.choice(old) + b"+%d" % dice.randrange(1000)
+            if key not in bucket.keys:
+                added.append(key)
+                bucket.keys = sorted([*bucket.keys, key])
+
+    bucket.changes = changes
+    found = listed(bucket)
+    assert set(old) <= set(found)
+    assert len(found) == len(set(found))
+
+
+@given(KEYS, st.integers(2, 7), st.integers(0, 1 << 30))
+def test_another_order_of_keys_loses_no_key(keys: set[str], size: int, seed: int) -> None:
+    """The tokens of such a server lead through all of its keys."""
+    shuffled = ordered(keys)
+    random.Random(seed).shuffle(shuffled)
+    bucket = Bucket(shuffled, size)
+    places = {key: index for index, key in enumerate(shuffled)}
+    fetch = bucket.fetch
+
+    def by_place(after: str | None, token: str | None) -> ListedPage:
+        if token is None:
+            return fetch(after, token)
+        bucket.latency()
+        return bucket.page(places[bytes.fromhex(token)] + 1)
+
+    bucket.fetch = by_place  # type: ignore[method-assign]
+    bucket.starts = lambda keys, after: next(
+        (index for index, key in enumerate(keys) if key > after), len(keys)
+    )
+    assert set(listed(bucket)) == set(shuffled)
+
+
+SHAPES = {
+    "counted": [f"photos/IMG_{number:07}.jpg" for number in range(60_000)],
+    "not padded": [f"img-{number}.jpg" for number in range(60_000)],
+    "hashed": [f"{random.Random(number).getrandbits(64):016x}" for number in range(60_000)],
+    "days": [
+        f"logs/{2000 + day // 336}/{day // 28 % 12 + 1:02}/{day % 28 + 1:02}/{hour:02}.gz"
+        for day in range(2500)
+        for hour in range(24)
+    ],
+    "a few folders": [f"{name}/{number:05}" for name in "abcxyz" for number in range(10_000)],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_requests_are_concurrent_and_few(shape: str) -> None:
+    """A round of requests takes one unit of time, as pages that are all equally slow do."""
+    clock = 0.0
+    waiting: list[gevent.event.Event] = []
+
+    def latency() -> None:
+        done = gevent.event.Event()
+        waiting.append(done)
+        done.wait()
+
+    bucket = Bucket(ordered(set(SHAPES[shape])), 1000, latency=latency)
+
+    def turn() -> None:
+        nonlocal clock
+        while True:
+            for _ in range(50):  # until every greenlet waits for a request
+                gevent.sleep(0)
+            clock += 1
+            some, waiting[:] = list(waiting), []
+            for one in some:
+                one.set()
+
+    ticking = gevent.spawn(turn)
+    try:
+        assert listed(bucket) == bucket.keys
+    finally:
+        ticking.kill()
+    pages = len(bucket.keys) / 1000
+    assert bucket.requests <= 2.5 * pages
+    assert clock <= pages / 2
+
+
+def test_an_error_follows_the_pages_before_it() -> None:
+    bucket = Bucket(ordered({f"{number:05}" for number in range(1000)}), 10)
+    fetch = bucket.fetch
+
+    def failing(after: str | None, token: str | None) -> ListedPage:
+        page = fetch(after, token)
+        if page.last is not None and page.last >= b"00500":
+            raise StoreTimeout("no answer", side="source")
+        return page
+
+    page = bucket.page(0)
+    assert page.token is not None
+    listing = ParallelListing(failing, page, page.token)
+    listing.start()
+    found = [key for key, _ in page.rows]
+    with pytest.raises(StoreTimeout):
+        for page in listing.pages():
+            found += [key for key, _ in page.rows]
+    listing.stop()
+    assert found == bucket.keys[: len(found)]
+    assert 450 <= len(found) <= 500
+
+
+@given(KEYS)
+def test_an_estimate_is_ahead_and_ascends(keys: set[str]) -> None:
+    space, some = KeySpace(), sorted(keys)
+    space.learn(some)
+    marks = space.ahead(some[0], some[-1], 2, 5)
+    assert all(one < other for one, other in pairwise([some[-1], *marks]))
+    assert space.pages_between(some[0], some[-1], None) == float("inf")
+    assert space.pages_between(some[0], some[-1], some[-1]) == 0
