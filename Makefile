@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
+.PHONY: demo test test-all test-tls check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
 	@echo "make test   run the tests that a change can break (about ten minutes on two cores)"
 	@echo "make test-all  run all tests, as CI does: the campaigns and the benchmarks' own tests too"
+	@echo "make test-tls  run the tests of the wire, the faults and the stores with the other TLS library (about five minutes)"
 	@echo "make check  format, lint, types, words"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
@@ -37,6 +38,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	@$(BIN)/python -m tests --all
+
+test-tls: $(VENV)/installed
+	@$(BIN)/python -m tests --tls
 
 check: $(VENV)/installed
 	@$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from pwd import getpwuid
 from typing import Any
@@ -16,6 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
 from relay.transfer_limits import KIB, MIB, Limits
+
+
+class TlsLibrary(StrEnum):
+    """The TLS libraries that relay can use. AUTO is the one with the newer OpenSSL."""
+
+    AUTO = "auto"
+    SSL = "ssl"
+    PYOPENSSL = "pyopenssl"
 
 
 class Settings(BaseModel):
@@ -152,6 +161,13 @@ class Settings(BaseModel):
         description=(
             "File with certificate authorities to trust besides the system's (PEM). Certificate"
             " checks can't be turned off."
+        ),
+    )
+    tls: TlsLibrary = Field(
+        TlsLibrary.AUTO,
+        description=(
+            "The TLS library: `ssl` (Python's own), `pyopenssl` (the OpenSSL in the cryptography"
+            " package), or `auto`, the one with the newer OpenSSL. Both check certificates alike."
         ),
     )
     tokens_file: Path | None = Field(

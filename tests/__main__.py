@@ -6,6 +6,9 @@ that failed run once more, alone: real servers, kills and clocks share the cores
 passes then is printed as shaky, by name. Load does not explain more than `FEW` failures, which stay
 failures.
 
+`--tls` runs the tests of the wire, the faults and the stores with the other TLS library: the one that
+RELAY_TLS=auto does not take on this machine.
+
 Words on the command line are for pytest, in one process."""
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ PROCESSES = min(2 * len(os.sched_getaffinity(0)), 8)
 FEW = 4
 """Maximum number of failed tests of a run that are run again alone, to prove that only the load
 made them fail."""
-ALL = "--all"
+ALL, TLS = "--all", "--tls"
+OVER_TLS = ("unit/test_tls.py", "unit/test_wire_*.py", "unit/test_pump.py", "faults/test_*.py")
+"""The tests that `--tls` runs, and those of the stores' contract."""
 CAMPAIGNS = ("-m", "not campaign")
 """Options that leave out the campaigns: many seeds, and the tests of the benchmarks."""
 
@@ -59,6 +64,8 @@ def say(text: str) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Return 0 when every test passed, else pytest's own code."""
+    if list(words) == [TLS]:
+        return run_over_other_tls()
     if words and list(words) != [ALL]:
         return pytest(*words)
     say(f"running the tests in {PROCESSES} processes; each file is printed when it has ended …")
@@ -73,6 +80,23 @@ def main(words: Sequence[str]) -> int:
             say(f"\nSHAKY, passed alone the second time: {' '.join(failed)}")
             return 0
     return code
+
+
+def run_over_other_tls() -> int:
+    """Run the tests that move bytes over TLS with the library that `auto` does not take."""
+    from relay.config import TlsLibrary
+    from relay.wire.tls.choice import library_name
+
+    other = next(
+        one
+        for one in (TlsLibrary.SSL, TlsLibrary.PYOPENSSL)
+        if library_name(one) != library_name(TlsLibrary.AUTO)
+    )
+    say(f"running the tests of the wire, the faults and the stores with {library_name(other)} …")
+    os.environ["RELAY_TLS"] = other
+    files = [str(file) for pattern in OVER_TLS for file in TESTS.glob(pattern)]
+    files += [str(file) for file in TESTS.glob("contract/test_*.py") if "ledger" not in file.name]
+    return pytest("-p", "tests.sharing", "--share", str(PROCESSES), "--cache-clear", *sorted(files))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 import trustme
 from hypothesis import settings
 
-from relay.config import Settings
+from relay.config import Settings, TlsLibrary
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
@@ -30,7 +30,7 @@ from relay.transfer_limits import Limits
 from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
-from relay.wire.tls import client_context
+from relay.wire.tls.choice import client_context
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests import forked
@@ -97,7 +97,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(ca_file, context, authority)
 
 
-trusting = cache(client_context)
+trusting = cache(
+    partial(client_context, library=TlsLibrary(os.environ.get("RELAY_TLS", TlsLibrary.AUTO)))
+)
 """`client_context`, once for each file: reading the system's authorities costs more CPU than most
 tests."""
 

@@ -21,6 +21,7 @@ from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import LedgerContext, View, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
+from relay.wire.tls.choice import library_name
 
 ENGINE = "relay.engine"
 """Name of the application's extension that holds its TransferEngine."""
@@ -114,6 +115,7 @@ def _ready(engine: TransferEngine, trouble: Callable[[], RelayError | None]) -> 
     members = {
         "ready": ready,
         "ledger": "ok" if ledger is None else ledger.code,
+        "tls": library_name(engine.settings.tls),
         "running": len(engine.running),
         "slots": {
             "held": slots.held,

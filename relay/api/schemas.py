@@ -271,6 +271,7 @@ class Ready(_Answer):
 
     ready: bool
     ledger: str = Field(description="`ok`, or the problem code of the ledger's failure.")
+    tls: str = Field(description="The TLS library and its version.")
     running: int = Field(description="Number of running transfers.")
     slots: Slots
 

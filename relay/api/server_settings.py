@@ -30,7 +30,7 @@ from relay.errors.bugs import bug
 from relay.hosts import is_loopback
 from relay.ledger.opening import open_database
 from relay.settings_sources import load_settings, settings_file
-from relay.wire.tls import client_context
+from relay.wire.tls.choice import client_context
 
 EXIT_CONFIG = 2
 EXIT_BIND = 1
@@ -169,7 +169,7 @@ def _report_kept(refused: Refused) -> None:
 def _read() -> Accepted:
     settings, file = load_settings(), settings_file()
     _parse_bind(settings.bind)
-    client_context(settings.ca_bundle)
+    client_context(settings.ca_bundle, settings.tls)
     return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
 
 

@@ -23,7 +23,7 @@ from relay.cli.commands import COMMANDS, GROUPS
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted, look_for_signals
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
-from relay.errors import OutputFailed, RelayError
+from relay.errors import ConfigError, OutputFailed, RelayError
 from relay.errors.bugs import bug
 from relay.process.core_dumps import forbid_dumps
 from relay.views.log import start_logging
@@ -89,11 +89,21 @@ def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None
     import ssl
     from importlib.metadata import version
 
+    from relay.config import TlsLibrary
+    from relay.settings_sources import load_settings
+    from relay.wire.tls.choice import library_name
+
+    try:
+        library = load_settings().tls
+    except ConfigError:
+        library = TlsLibrary.AUTO
+
     tell(f"relay, version {__version__}")
     tell(
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {platform.system()}"
         f" {platform.release()}"
     )
+    tell(f"TLS by {library_name(library)}")
     tell(", ".join(f"{name} {version(name)}" for name in VERSIONED))
     ctx.exit()
 

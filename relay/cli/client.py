@@ -33,7 +33,7 @@ from relay.errors import (
 from relay.hosts import is_loopback
 from relay.location import parse_location
 from relay.process.small_files import read_secret
-from relay.wire.tls import client_context
+from relay.wire.tls.trust import standard_context
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 90.0
@@ -59,7 +59,7 @@ class Client:
         )
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
-        self._session.mount("https://", _Trusting(client_context(ca_bundle)))
+        self._session.mount("https://", _Trusting(standard_context(ca_bundle)))
 
     def ask(self, method: str, path: str, members: Any = None, **headers: str) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""

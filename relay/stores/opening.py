@@ -5,6 +5,7 @@ Decided here: which settings the wire follows. Never here: transfers (`engine/`)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from relay.config import Settings
 from relay.egress import EgressPolicy
@@ -14,7 +15,7 @@ from relay.stores.kinds import StoreType
 from relay.stores.table import KINDS
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
-from relay.wire.tls import client_context
+from relay.wire.tls.choice import client_context
 from relay.wire.watchdog import Watchdog
 
 
@@ -38,8 +39,8 @@ class Stores:
 def make_dialer(settings: Settings, policy: EgressPolicy) -> Dialer:
     """Return a dialer with the limits and the trusted authorities of the settings. Raises
     ConfigError for a bundle that can't be read."""
-    trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
-    return Dialer(policy, settings.limits(), trusted)
+    trusted = partial(client_context, settings.ca_bundle, settings.tls)
+    return Dialer(policy, settings.limits(), trusted() if settings.ca_bundle else trusted)
 
 
 def make_wire(dialer: Dialer) -> Wire:

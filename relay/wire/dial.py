@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import socket as _socket
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
@@ -28,7 +27,8 @@ from relay.location import Origin
 from relay.transfer_limits import Limits
 from relay.wire.names import Names, Resolver
 from relay.wire.stream import Stream
-from relay.wire.tls import TlsStream
+from relay.wire.tls.sessions import TlsContext
+from relay.wire.tls.stream import TlsStream
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of the system when it has no more descriptors or memory, for any peer."""
@@ -49,7 +49,7 @@ class Dialer:
         self,
         policy: EgressPolicy,
         limits: Limits,
-        context: ssl.SSLContext | Callable[[], ssl.SSLContext],
+        context: TlsContext | Callable[[], TlsContext],
         resolver: Resolver | None = None,
         socket: Callable[..., Any] = gevent.socket.socket,
     ) -> None:
@@ -148,9 +148,10 @@ class Dialer:
     def _secure(self, sock: Any, origin: Origin, side: Side, deadline: float) -> Stream:
         if origin.scheme != "https":
             return Stream(sock, side)
-        if not isinstance(self._context, ssl.SSLContext):
+        if callable(self._context):
             self._context = self._context()
-        stream = TlsStream(sock, side, self._context, origin.host)
+        session = self._context.session(origin.host.removesuffix("."), origin.port)
+        stream = TlsStream(sock, side, session)
 
         def wait(ready: Callable[[float], bool]) -> None:
             left = deadline - monotonic()
@@ -260,6 +261,8 @@ class Pool:
         if stream.doubt is not None:
             self._observe(origin, stream, not stream.leftover, 0.0)
             reusable = reusable and origin not in self._chatty_origins
+        if not stream.closed:
+            stream.remember_session()
         if not reusable or stream.closed:
             return self.discard(stream)
         self._idle[stream] = _Idle(origin, monotonic())

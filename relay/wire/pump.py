@@ -32,7 +32,7 @@ from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
 from relay.wire.http1 import Framing
 from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import RECEIVE_BYTES, Stream
-from relay.wire.tls import PIECE_BYTES
+from relay.wire.tls.stream import PIECE_BYTES
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import YieldTimer
 

@@ -196,6 +196,10 @@ class Stream:
 
     # -- the end
 
+    def remember_session(self) -> None:
+        """Let the next connection to the same host resume what this one has negotiated. Without TLS
+        that is nothing."""
+
     def abort_on_close(self, aborts: bool) -> None:
         """Let this connection end, even with the process, by a reset (RST) in place of an orderly
         end (FIN); or let `close` be orderly again.

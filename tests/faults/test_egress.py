@@ -26,7 +26,7 @@ from relay.errors import ConnectFailed, EgressDenied, RelayError, StoreTimeout
 from relay.location import parse_location
 from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
-from relay.wire.tls import client_context
+from relay.wire.tls.choice import client_context
 from tests.conftest import Engine
 from tests.faults.clouds import Cloud, serving
 from tests.scripted import Peer, Talk

@@ -27,7 +27,7 @@ from relay.wire import dial, exchange, pump
 from relay.wire.body import Body
 from relay.wire.buffers import PIPES
 from relay.wire.stream import Stream
-from relay.wire.tls import TlsStream
+from relay.wire.tls.stream import TlsStream
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer

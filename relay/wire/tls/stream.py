@@ -1,0 +1,202 @@
+"""A Stream whose bytes are encrypted.
+
+`ssl.SSLSocket` makes two reads and one write of the socket for each record of 16 KiB. Here the
+socket is read and written in pieces of up to 256 KiB, and the TLS library works on memory in
+between.
+
+Decided here: how much is read and written at once, and that failures become ours. Never here: which
+certificates are trusted (`trust.py`)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from relay.errors import CertificateRefused, ConnectionLost, Side
+from relay.wire.buffers import BUFFERS
+from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
+from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted, WantsBytes
+
+PIECE_BYTES = 256 * 1024
+"""How much cipher text is read from the socket at once, and how much plain text goes into one
+write."""
+MOST_PULLS: Final = 16
+"""Maximum number of pieces of cipher text that one read takes: pieces without data must not delay
+other transfers."""
+
+
+class TlsStream(Stream):
+    """A Stream whose bytes are encrypted. Call `handshake` before anything else.
+
+    At most one piece of cipher text waits to be sent; `write_now` takes nothing more until it is
+    gone."""
+
+    secure = True
+
+    def __init__(self, sock: socket.socket, side: Side, session: TlsSession) -> None:
+        """Take over `sock`; `session` is a new one."""
+        super().__init__(sock, side)
+        self._tls = session
+        self._cipher = memoryview(b"")
+        self._is_remembered = False
+
+    def handshake(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
+        """Shake hands. `wait` is called with a function that waits, and raises when time is up.
+
+        Raises CertificateRefused if the peer can't be trusted or offers no acceptable TLS version,
+        ConnectionLost if it hangs up."""
+        while True:
+            try:
+                self._tls.shake_hands()
+            except WantsBytes:
+                self._flush_all(wait)
+                while self._pull() is None:
+                    wait(self.wait_readable)
+            except Untrusted as error:
+                raise CertificateRefused(
+                    f"the certificate is refused: {error}", side=self.side
+                ) from None
+            except EndedEarly:
+                raise ConnectionLost(
+                    "the connection was closed during the TLS handshake", side=self.side
+                ) from None
+            except Broken as error:
+                raise CertificateRefused(
+                    f"the TLS handshake failed ({error})", side=self.side
+                ) from None
+            else:
+                return self._flush_all(wait)
+
+    def _flush_all(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
+        while not self.flush_now():
+            wait(self.wait_writable)
+
+    # -- reading
+
+    def read_now(self, view: memoryview) -> int | None:
+        """As Stream's. An end without close_notify raises ConnectionLost (RFC 8446 section 6.1:
+        truncation)."""
+        if self.leftover:
+            return self._take_leftover(view)
+        done = 0
+        for _ in range(MOST_PULLS):
+            try:
+                count = self._tls.read(view[done:])
+            except WantsBytes:
+                if not self._pull_for(done):
+                    break
+                continue
+            except EndedEarly:
+                if done:
+                    break
+                raise ConnectionLost("TLS ended without close_notify", side=self.side) from None
+            except Broken as error:
+                raise ConnectionLost(f"the connection broke ({error})", side=self.side) from None
+            if not count:
+                return done
+            done += count
+            if done == len(view):
+                break
+        # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so
+        # nothing is sent here: a read must return the bytes that came even if nothing can be sent.
+        return done or None
+
+    def _pull_for(self, done: int) -> bool:
+        """Pull, and return whether reading may continue. A broken connection can wait while `done`
+        bytes are in hand."""
+        try:
+            return self._pull() is not None
+        except ConnectionLost:
+            if not done:
+                raise
+            return False
+
+    def _pull(self) -> bool | None:
+        """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come
+        yet."""
+        piece, count = BUFFERS.take(PIECE_BYTES), 0
+        try:
+            count = self._sock.recv_into(piece, PIECE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self.lost_error(error) from None
+        finally:
+            if not count:
+                BUFFERS.give(piece)
+        if not count:
+            self._tls.feed_end()
+            return False
+        self._tls.feed(piece, count)
+        return True
+
+    def has_arrived(self) -> bool:
+        """As Stream's, but session tickets and other messages of TLS itself don't count."""
+        if self.leftover:
+            return True
+        if not self._arrivals.poll(0) and not self._tls.has_unread():
+            return False
+        with BUFFERS.lend(RECEIVE_BYTES) as piece:
+            count = self.read_now(piece)
+            if count:
+                self.leftover = bytes(piece[:count])
+        return count is not None
+
+    def wait_for_more(self, seconds: float) -> bool:
+        """As Stream's; bytes that OpenSSL holds already count. (Its BIO keeps nothing of half a
+        record.)"""
+        return self._tls.has_unread() or super().wait_for_more(seconds)
+
+    # -- writing
+
+    def write_now(self, view: memoryview, more: bool = False) -> int:
+        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; with
+        `more`, a short piece is encrypted now and sent with the next."""
+        if (self._cipher or self._tls.unsent() > HELD_BYTES) and not self.flush_now():
+            return 0
+        try:
+            count = self._tls.write(view[:PIECE_BYTES])
+        except Broken as error:
+            raise ConnectionLost(f"the connection broke ({error})", side=self.side) from None
+        if not (more and self._tls.unsent() <= HELD_BYTES):
+            self.flush_now()
+        return count
+
+    def write_both(self, view: memoryview, tail: bytes) -> int:
+        """As Stream's. Takes bytes of the first piece only; once that is encrypted, the second is
+        sent along."""
+        return self.write_now(view, more=True) if view else 0
+
+    @property
+    def unsent(self) -> bool:
+        """Say if cipher text waits to be sent."""
+        return bool(self._cipher) or self._tls.unsent() > 0
+
+    def flush_now(self) -> bool:
+        """As Stream's. Raises ConnectionLost."""
+        while self._cipher or self._tls.unsent():
+            if not self._cipher:
+                self._cipher = self._tls.take()
+            sent = self._push((self._cipher,))
+            if not sent:
+                return False
+            self._cipher = self._cipher[sent:]
+            if not self._cipher:
+                self._tls.give_back()
+        return True
+
+    # -- the end
+
+    def remember_session(self) -> None:
+        """Let the next connection to this host and port resume this TLS session."""
+        if not self._is_remembered:
+            self._is_remembered = True
+            self._tls.remember()
+
+    def close(self) -> None:
+        """As Stream's."""
+        if not self.closed:
+            self._cipher = memoryview(b"")
+            self._tls.close()
+        super().close()
