@@ -38,6 +38,7 @@ from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.report import write_into
 from loadtests.bench.runs import MIB, Program, Section, run, say, table
 from loadtests.bench.seaweed import weed
+from loadtests.bench.tls_front import tls_front
 from loadtests.bench.tools import find_tools, versions
 from loadtests.wan import s3_line, s3_wan
 from loadtests.workers import line_of_workers, small_of_workers
@@ -48,6 +49,7 @@ SECTIONS = (
     "s3-line",
     "s3-small",
     "s3-many",
+    "s3-small-tls",
     "workers",
     "workers-line",
     "dav-small",
@@ -87,15 +89,31 @@ DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 
 
 def s3_small(
-    stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small"
+    stack: ExitStack,
+    home: Path,
+    rclone: str,
+    count: int,
+    name: str = "s3-small",
+    nginx: str | None = None,
 ) -> Section:
-    """Small objects by the thousand, without a slow network."""
+    """Small objects by the thousand, without a slow network; with `nginx`, over TLS."""
     server = stack.enter_context(buckets(home))
-    environment, conf = remotes(home, {"a": server.endpoint, "b": server.endpoint})
+    endpoint, title, trust, trusting = server.endpoint, "S3 to S3", {}, ()
+    if nginx is not None:
+        host = endpoint.removeprefix("http://")
+        endpoint, ca = stack.enter_context(tls_front(nginx, home, host))
+        title, trust, trusting = (
+            f"{title} over TLS",
+            {"RELAY_CA_BUNDLE": str(ca)},
+            ("--ca-cert", str(ca)),
+        )
+    environment, conf = remotes(home, {"a": endpoint, "b": endpoint})
+    environment |= trust
     check = filled(server, count, SMALL)
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
-        return lambda target: ["copy", "a:bench-from/small", f"b:bench-to/{target}", *flags]
+        order = ["copy", "a:bench-from/small", "b:bench-to/{}", *flags, *trusting]
+        return lambda target: [word.format(target) for word in order]
 
     relay = relay_mover(
         home,
@@ -113,7 +131,7 @@ def s3_small(
         rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
     return Section(
-        name, f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check
+        name, f"{count:,} objects of 64 KiB, {title}", count, count * SMALL, movers, check
     )
 
 
@@ -337,6 +355,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "s3-line",
         "s3-small",
         "s3-many",
+        "s3-small-tls",
         "workers",
         "workers-line",
     }:
@@ -346,6 +365,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "s3-line": lambda stack, home: s3_line(stack, home, tools.curl, args.size * MIB),
         "s3-small": lambda stack, home: s3_small(stack, home, tools.rclone, args.small),
         "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
+        "s3-small-tls": lambda stack, home: s3_small(
+            stack, home, tools.rclone, args.small, "s3-small-tls", tools.nginx
+        ),
         "workers": lambda stack, home: small_of_workers(stack, home, args.many),
         "workers-line": line_of_workers,
         "dav-small": lambda stack, home: dav_small(
