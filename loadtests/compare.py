@@ -18,7 +18,7 @@ from typing import NoReturn
 from loadtests.bench.baseline import build
 from loadtests.bench.concurrent import AT_ONCE, run_hub, run_memory
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
-from loadtests.bench.movers import Programs, baselines, movers, relay_with
+from loadtests.bench.movers import Programs, baselines, movers, relay_by_ssl
 from loadtests.bench.nginx import CIPHER, Nginx
 from loadtests.bench.processes import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, check_outputs, write_into
@@ -26,7 +26,7 @@ from loadtests.bench.sections import LARGE, SMALL, WARM, Section, all_sections
 from loadtests.bench.server import Relay
 from loadtests.bench.streams import FILES_PER_STREAM, SIZE, run_streams
 from loadtests.bench.throughput import run_rounds
-from loadtests.bench.tools import ROOT, Tools, find_tools, openssl_in, versions
+from loadtests.bench.tools import ROOT, Tools, find_tools, versions
 
 COMPARED = ("plain", "tls", "eight", "eight-tls", "small", "small-tls")
 SECTIONS = (*COMPARED, "memory", "hub", "streams")
@@ -61,12 +61,6 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own"
-    )
-    parser.add_argument(
-        "--openssl",
-        type=Path,
-        metavar="DIR",
-        help="add a relay whose Python loads OpenSSL from here",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory"
@@ -105,8 +99,6 @@ def check(args: argparse.Namespace) -> Tools:
     """Return the tools. Raises BenchError for a problem that would only show at the end, or
     never."""
     tools = find_tools()
-    if args.openssl:
-        openssl_in(args.openssl)
     check_outputs(args.write, args.json)
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
         raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
@@ -193,12 +185,12 @@ def _compare(
             closing(Relay(clouds.folder, clouds.ca, args.timeout, {"RELAY_WORKERS": "2"}))
         )
         contestants = movers(relay, two, programs) + baselines(programs, built)
-        if args.openssl:
-            other = {"LD_LIBRARY_PATH": str(args.openssl)}
+        if any(section.scheme == "https" for section in report.sections):
+            other = {"RELAY_TLS": "ssl"}
             second = stack.enter_context(
                 closing(Relay(clouds.folder, clouds.ca, args.timeout, other))
             )
-            contestants.insert(1, relay_with(openssl_in(args.openssl), second))
+            contestants.insert(1, relay_by_ssl(second))
         report.rows = run_rounds(
             contestants, clouds, report.sections, args.rounds, _small(args), say
         )

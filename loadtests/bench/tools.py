@@ -74,25 +74,6 @@ def python_versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def openssl_in(folder: Path) -> str:
-    """Return the version of the OpenSSL that this Python loads from a folder. Raises BenchError if
-    it loads none."""
-    command = [sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"LD_LIBRARY_PATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = " ".join(done.stdout.split()[:2])
-    if done.returncode or found == " ".join(ssl.OPENSSL_VERSION.split()[:2]):
-        raise BenchError(
-            f"--openssl {folder}: Python loads no other libssl.so.3 and libcrypto.so.3 from there"
-        )
-    return found
-
-
 def _said(command: list[str]) -> str:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False
