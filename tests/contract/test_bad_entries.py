@@ -22,7 +22,7 @@ from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
 
 
-def reported(entries: Any) -> dict[str, type[RelayError] | None]:
+def kinds_of_errors(entries: Any) -> dict[str, type[RelayError] | None]:
     """Return the entries' names with the kinds of their errors."""
     return {entry.name: entry.error and type(entry.error) for entry in entries}
 
@@ -46,7 +46,9 @@ def test_an_unreadable_local_entry_fails_alone(
 
     monkeypatch.setattr(local, "scan_folder", scan)
     place = local_location(tmp_path, destination=False)
-    found = reported(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
+    found = kinds_of_errors(
+        LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True)
+    )
     assert found == {
         "a": None,
         "denied/": PermissionDenied,
@@ -132,13 +134,13 @@ def test_a_retry_lists_unlisted_folders_again(tmp_path: Path) -> None:
     source.mkdir()
     (source / "a").write_bytes(b"1")
     (source / "loop").symlink_to("loop")
-    code, reported = terminal.tree(source, tmp_path / "to")
-    assert (code, reported["objects"]) == (1, {"verified": 1, "failed": 1})
+    code, report = terminal.tree(source, tmp_path / "to")
+    assert (code, report["objects"]) == (1, {"verified": 1, "failed": 1})
     (source / "loop").unlink()
     (source / "loop").write_bytes(b"mended")
     os.utime(source / "loop", (1e12, 1e12))  # far beyond the year 9999
-    code, reported = terminal.tree(source, tmp_path / "to")
-    assert (code, reported["objects"]) == (0, {"verified": 2})
+    code, report = terminal.tree(source, tmp_path / "to")
+    assert (code, report["objects"]) == (0, {"verified": 2})
     assert (tmp_path / "to" / "loop").read_bytes() == b"mended"
 
 
@@ -155,8 +157,8 @@ def test_an_empty_tree_fails_with_fail_on_empty(
     assert code == 1
     assert "nothing was found in the source" in out
     (source / "in" / "a").write_bytes(b"1")
-    code, reported = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
-    assert (code, reported["objects"]) == (0, {"verified": 1})
+    code, report = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
+    assert (code, report["objects"]) == (0, {"verified": 1})
 
 
 def test_a_tree_that_is_empty_the_second_time_fails_too(tmp_path: Path) -> None:
@@ -170,9 +172,9 @@ def test_a_tree_that_is_empty_the_second_time_fails_too(tmp_path: Path) -> None:
     assert terminal.tree(*words)[0] == 1
     (source / "a").unlink()
     for _ in range(2):
-        code, reported = terminal.tree(*words)
-        assert (code, reported["error"]["detail"]) == (1, "nothing was found in the source")
+        code, report = terminal.tree(*words)
+        assert (code, report["error"]["detail"]) == (1, "nothing was found in the source")
     (there / "a").rmdir()
     (source / "a").write_bytes(b"1")
-    code, reported = terminal.tree(*words)
-    assert (code, reported["objects"]) == (0, {"verified": 1})
+    code, report = terminal.tree(*words)
+    assert (code, report["objects"]) == (0, {"verified": 1})

@@ -495,8 +495,8 @@ def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
     one.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
     two.note_retried([(third, trouble)])  # another worker owns it
     one.note_retried([(replace(third, fence=third.fence + 1), trouble)])
-    reported = two.migration(id).retried
-    assert [(row["name"], row["since"]) for row in reported] == [
+    retried = two.migration(id).retried
+    assert [(row["name"], row["since"]) for row in retried] == [
         (second.name, 1.0),
         (first.name, 2.0),
     ]
@@ -717,11 +717,11 @@ def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
         if len(seen) == 3:
             ledger.settle([Settlement(claim, "hand_back")])
 
-    reported = [
+    progress = [
         members for kind, _, members in progress_events(ledger, id, 0, sleep) if kind == "progress"
     ]
-    assert [members["under_way"] for members in reported] == [1, 1, 1, 0]
-    assert reported[-1]["objects"] == {"cancelled": 1}
+    assert [members["under_way"] for members in progress] == [1, 1, 1, 0]
+    assert progress[-1]["objects"] == {"cancelled": 1}
 
 
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
@@ -806,10 +806,10 @@ def test_bounds_are_applied_changed_and_removed(ledger: Ledger) -> None:
         )
         assert (changed.priority, changed.bounds) == (-5, Bounds(None, 10**12, 2))
     assert ledger.migration(migration.id) == changed
-    reported = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
+    limited = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
     assert [
         {"priority": -5, "bytes_per_second": 10**12, "slots": None}.items() <= event.items()
-        for event in reported
+        for event in limited
     ] == [True]
     with pytest.raises(MigrationUnknown):
         ledger.limit("nobody", {})
@@ -1042,8 +1042,8 @@ def test_both_databases_settle_the_same_columns() -> None:
     postgresql = re.findall(r"(UPDATE .*) FROM ends( WHERE .*) RETURNING", both)[0]
     assert clauses(sqlite) == clauses("".join(postgresql))
     kept = re.findall(r"AS rows\((.*?)\)\)", both)[0]
-    reported = [column.split()[0] for column in kept.split(", ")]
-    assert sorted(reported) == sorted([*settling._IN_ORDER.__reduce__()[1], "receipt"])
+    columns = [column.split()[0] for column in kept.split(", ")]
+    assert sorted(columns) == sorted([*settling._IN_ORDER.__reduce__()[1], "receipt"])
 
 
 def clauses(statement: str) -> tuple[set[str], set[str]]:

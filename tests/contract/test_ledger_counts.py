@@ -114,7 +114,7 @@ class Runner:
         self.held, self.share = [], None
         self.ledger.release_unknown_claims(())
 
-    def reported(self, number: int) -> None:
+    def commanded(self, number: int) -> None:
         """Do as a user commands."""
         with suppress(IllegalTransition):
             self.ledger.act(self.id, ("pause", "resume", "cancel", "retry", "resume")[number % 5])
@@ -130,7 +130,7 @@ DEEDS = (
     Runner.went_on,
     Runner.lost,
     Runner.disowned,
-    Runner.reported,
+    Runner.commanded,
 )
 Story = list[tuple[Callable[[Runner, int], None], int, int]]
 STORIES: st.SearchStrategy[Story] = st.lists(
@@ -149,8 +149,8 @@ AGAIN: Story = [
     (Runner.turn, 0, 4),
     (Runner.turn, 0, 5),
     (Runner.turn, 0, 4),
-    (Runner.reported, 0, 2),
-    (Runner.reported, 0, 3),
+    (Runner.commanded, 0, 2),
+    (Runner.commanded, 0, 3),
     *[(Runner.turn, 0, 4), (Runner.turn, 0, 3)] * 2,
 ]
 """Each object ends in another way, the migration is cancelled, and everything that it permits is
@@ -189,8 +189,8 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
             for claim in ledger.claim(1)
         ]
     )
-    reported = summary(ledger.migration(id))
-    assert (reported["levels"], reported["bytes_resent"], reported["retries"]) == (
+    report = summary(ledger.migration(id))
+    assert (report["levels"], report["bytes_resent"], report["retries"]) == (
         {"size": 1, "whole_digest": 1},
         3,
         1,
@@ -198,8 +198,8 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     ledger.finish()
     ledger.act(id, "retry")
     ledger.settle([verified(claim) for claim in ledger.claim(1)])
-    reported = summary(ledger.migration(id))
-    assert (reported["levels"], reported["bytes_resent"], reported["retries"]) == (
+    report = summary(ledger.migration(id))
+    assert (report["levels"], report["bytes_resent"], report["retries"]) == (
         {"whole_digest": 2},
         3,
         0,
@@ -247,9 +247,9 @@ def instructions(ledger: Ledger, do: Callable[[], object]) -> int:
     def one_more() -> None:
         count[0] += 1
 
-    def listen(connection: Connection, reported: Callable[[], None] | None) -> None:
+    def listen(connection: Connection, handler: Callable[[], None] | None) -> None:
         driver = cast(sqlite3.Connection, connection.connection.driver_connection)
-        driver.set_progress_handler(reported, 1)
+        driver.set_progress_handler(handler, 1)
 
     ledger.database.run(lambda c: listen(c, one_more), write=False)
     do()

@@ -157,14 +157,14 @@ NUMBERS: dict[str, dict[str, Any]] = {
 
 def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> None:
     """A promise with such a value can never be kept; in any other entry the value is unknown."""
-    odd = [replace(listed(what), **reported) for what, reported in NUMBERS.items()]
+    odd = [replace(listed(what), **members) for what, members in NUMBERS.items()]
     promised = [
         replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name)
         for one in odd
     ]
     id, listing = begin(ledger, [listed("a"), *odd, *promised, listed("b")])
     ledger.end_listing(listing)
-    wrong = {f"promised {what}" for what, reported in NUMBERS.items() if "size" in reported}
+    wrong = {f"promised {what}" for what, members in NUMBERS.items() if "size" in members}
     found = rows(ledger, id)
     assert len(found) == 2 + 2 * len(NUMBERS) == ledger.migration(id).entries
     assert {name for name, state in found.items() if state == "failed"} == wrong

@@ -599,7 +599,7 @@ def test_a_silent_database_is_noticed_within_the_lease(
             found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
             return found
 
-        reported = ledger.database.run(asked, write=False)
-    idle, interval, count, unanswered = (int(reported[name]) for name in opening.ALIVE)
+        settings = ledger.database.run(asked, write=False)
+    idle, interval, count, unanswered = (int(settings[name]) for name in opening.ALIVE)
     assert idle + interval * count < LEASE_SECONDS
     assert unanswered / 1000 < LEASE_SECONDS

@@ -43,22 +43,22 @@ def test_a_late_renewal_either_holds_or_is_reported(
     (mine,) = one.claim(1)
     one.renew(-1)
     looks = 0
-    reported: list[gevent.Greenlet[..., bool]] = []
+    renewals: list[gevent.Greenlet[..., bool]] = []
     look = leases._is_gone
 
     def looked(*args: object) -> bool:
         nonlocal looks
         gone = look(*args)  # type: ignore[arg-type]
         looks += gone
-        if looks == 2 and not reported:  # the first one is made without a lock
-            reported.append(gevent.spawn(one.renew, 30.0))
-            reported[0].join(10)
+        if looks == 2 and not renewals:  # the first one is made without a lock
+            renewals.append(gevent.spawn(one.renew, 30.0))
+            renewals[0].join(10)
         return gone
 
     monkeypatch.setattr(leases, "_is_gone", looked)
     taken = two.reclaim()
-    reported[0].join(10)
-    holds = reported[0].value
+    renewals[0].join(10)
+    holds = renewals[0].value
     assert isinstance(holds, bool) and holds == (taken == 0)
     if holds:
         one.check_claim(mine)

@@ -257,7 +257,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
 
 
 @pytest.mark.parametrize(
-    ("reported", "error"),
+    ("page", "error"),
     [
         (dav("/folder/", "/etc/passwd"), ProtocolViolation),
         (dav("/folder/../up"), ProtocolViolation),
@@ -269,9 +269,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
     ],
 )
 def test_b68_a_webdav_listing_that_leads_out_is_refused(
-    wire: Wire, reported: bytes, error: type[RelayError]
+    wire: Wire, page: bytes, error: type[RelayError]
 ) -> None:
-    with Peer(telling(reported)) as peer:
+    with Peer(telling(page)) as peer:
         place = webdav_location(peer.url("/folder/"))
         with pytest.raises(error):
             list(store(wire, place).list(place))
@@ -307,8 +307,8 @@ def test_b63_a_key_with_a_final_slash_fails_unless_a_marker(
     wire: Wire,
 ) -> None:
     page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
-    for reported, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
-        with Peer(telling(reported)) as peer:
+    for answer, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
+        with Peer(telling(answer)) as peer:
             place = bucket_at(peer, "folder/")
             found = list(store(wire, place).list(place, True))
         assert [entry.name for entry in found] == names
@@ -323,7 +323,7 @@ BAD = "bad\udcff"
 
 @pytest.mark.parametrize("scheme", ["s3", "webdav", "json", "html"])
 def test_b61_an_undecodable_name_is_named_and_never_replaced(wire: Wire, scheme: str) -> None:
-    reported = {
+    pages = {
         "s3": keys("folder/bad%ff", "folder/good", coded=True),
         "webdav": dav("/folder/bad%ff", "/folder/good"),
         "json": reply(200, '[{"name": "bad\\udcff"}, {"name": "good"}]'),
@@ -331,7 +331,7 @@ def test_b61_an_undecodable_name_is_named_and_never_replaced(wire: Wire, scheme:
             200, "<title>Index of /folder/</title><a href='bad%ff'>bad</a><a href='good'>good</a>"
         ),
     }
-    with Peer(telling(reported[scheme])) as peer:
+    with Peer(telling(pages[scheme])) as peer:
         if scheme == "s3":
             place = bucket_at(peer, "folder/")
         elif scheme == "webdav":
@@ -377,7 +377,7 @@ def test_b68_outward_links_of_an_index_are_not_listed(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reported", "error"),
+    ("page", "error"),
     [
         ("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>", ProtocolViolation),
         (BOMB, ConnectionLost),
@@ -390,9 +390,9 @@ def test_b68_outward_links_of_an_index_are_not_listed(wire: Wire) -> None:
     ],
 )
 def test_an_endless_or_invalid_bucket_listing_is_refused(
-    wire: Wire, reported: str, error: type[RelayError]
+    wire: Wire, page: str, error: type[RelayError]
 ) -> None:
-    with Peer(telling(reply(200, reported))) as peer:
+    with Peer(telling(reply(200, page))) as peer:
         place = bucket_at(peer)
         with pytest.raises(error):
             list(store(wire, place).list(place))
@@ -458,8 +458,8 @@ def test_ls(tmp_path: Path) -> None:
     assert run(".").stdout.splitlines() == ["a.bin", "deep/"]
     assert run("-r", ".").stdout.splitlines() == ["a.bin", "deep/b\\x1b[31m.bin"]
     assert run("--long", str(tmp_path)).stdout.split()[0] == "1"
-    reported = [json.loads(line) for line in run("--json", "-r", ".").stdout.splitlines()]
-    assert [(row["size"], row["folder"]) for row in reported] == [(1, False), (2, False)]
+    report = [json.loads(line) for line in run("--json", "-r", ".").stdout.splitlines()]
+    assert [(row["size"], row["folder"]) for row in report] == [(1, False), (2, False)]
     missing = run("nowhere/")
     assert missing.returncode == 1
     assert "nowhere" in missing.stderr

@@ -28,7 +28,7 @@ from tests.contract.test_listing_evidence import (
 from tests.scripted import Peer, Talk
 
 
-def reported(wire: Wire, place: Location) -> Iterator[Entry]:
+def entries_of(wire: Wire, place: Location) -> Iterator[Entry]:
     return STORES[place.store](wire, "source", Watchdog(wire.limits)).list(place)
 
 
@@ -57,7 +57,7 @@ def test_empty_pages_under_ever_new_tokens_end(
         Peer(serving(tell)) as peer,
         pytest.raises(ProtocolViolation, match="in a row are empty"),
     ):
-        for entry in reported(wire, place_of("s3", peer)):
+        for entry in entries_of(wire, place_of("s3", peer)):
             found.append(entry.name)  # noqa: PERF402 - what came before the error counts
     assert found == ["4", "9"]
     assert count[0] <= 17
@@ -113,7 +113,7 @@ def test_an_endless_answer_without_entries_ends(
         pytest.raises(ProtocolViolation, match="bytes without an entry"),
     ):
         place = parse_location(peer.url("/f/")) if kind == "json" else place_of(kind, peer)
-        for one in reported(wire, place):
+        for one in entries_of(wire, place):
             found.append(one.name)  # noqa: PERF402 - what came before the error counts
     assert [name.rpartition("/")[2] for name in found] == (
         ["a"] if kind in ("webdav", "list") else []

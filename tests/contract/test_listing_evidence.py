@@ -142,8 +142,8 @@ OTHERS = {
 @pytest.mark.parametrize("kind", ["s3", "webdav", "http"])
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_document_is_an_error_not_an_empty_folder(wire: Wire, kind: str, what: str) -> None:
-    reported = reply(STATUS.get(kind, 200), OTHERS[what])
-    with Peer(serving(lambda *_: reported)) as peer, pytest.raises(RelayError):
+    answer = reply(STATUS.get(kind, 200), OTHERS[what])
+    with Peer(serving(lambda *_: answer)) as peer, pytest.raises(RelayError):
         listed(wire, place_of(kind, peer))
 
 
@@ -259,10 +259,10 @@ def test_parts_and_uploads_need_their_own_documents(wire: Wire) -> None:
 def test_a_status_inside_a_multistatus_counts_as_its_own(
     wire: Wire, status: int, error: type[RelayError]
 ) -> None:
-    said = f"<d:status>HTTP/1.1 {status} X</d:status>"
-    with Peer(serving(lambda *_: reply(207, dav(("/f/", said))))) as peer, pytest.raises(error):
+    element = f"<d:status>HTTP/1.1 {status} X</d:status>"
+    with Peer(serving(lambda *_: reply(207, dav(("/f/", element))))) as peer, pytest.raises(error):
         listed(wire, place_of("webdav", peer))
-    rows = dav(("/f/", FOLDER), ("/f/a", said), ("/f/b", FILE))
+    rows = dav(("/f/", FOLDER), ("/f/a", element), ("/f/b", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
         found = listed(wire, place_of("webdav", peer))
     assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [
@@ -603,11 +603,11 @@ def test_an_object_with_the_key_of_the_folder_is_reported(wire: Wire) -> None:
 @pytest.mark.parametrize("char", ["&#1;", "\x02", "&#xFFFE;", "&#xD800;", "\x7f"])
 def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: str) -> None:
     rows = f"<Contents><Key>f/x{char}</Key></Contents><Contents><Key>f/good</Key></Contents>"
-    reported = {
+    answers = {
         "s3": reply(200, f"<ListBucketResult>{rows}</ListBucketResult>"),
         "webdav": reply(207, dav((f"/f/x{char}", FILE), ("/f/good", FILE))),
     }
-    with Peer(serving(lambda *_: reported[kind])) as peer:
+    with Peer(serving(lambda *_: answers[kind])) as peer:
         found = [entry.name for entry in listed(wire, place_of(kind, peer))]
     assert len(found) == 2
     assert found[1] == "good"
@@ -726,12 +726,12 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "reported", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""]
+    "truncated", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""]
 )
-def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, reported: str) -> None:
+def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, truncated: str) -> None:
     """XML writes a true boolean in two ways; without it, a marker of the next page means that the
     list continues there."""
-    first = bucket("f/a", more=f"{reported}<NextMarker>f/a</NextMarker>")
+    first = bucket("f/a", more=f"{truncated}<NextMarker>f/a</NextMarker>")
 
     def tell(method: str, target: str) -> bytes:
         goes_on = "marker" in parse_qs(urlsplit(target).query)

@@ -182,8 +182,8 @@ def test_f59_a_kill_after_assembly_resends_nothing(
     assert not (to / "big.bin").exists()
     code, out, err = terminal.run(*words)
     assert code == 0, err
-    reported = json.loads(out)
-    assert (reported["bytes_resent"], reported["levels"]) == (0, {"read_back": 1})
+    report = json.loads(out)
+    assert (report["bytes_resent"], report["levels"]) == (0, {"read_back": 1})
     assert os.listdir(to) == ["big.bin"]
     assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
     assert not nextcloud.uploads

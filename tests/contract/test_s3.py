@@ -147,13 +147,13 @@ def test_metadata_moves_from_bucket_to_bucket(
     engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int, server_copy: bool
 ) -> None:
     data = os.urandom(size)
-    reported = {
+    fields = {
         "ContentType": "image/x-raw",
         "CacheControl": "max-age=60",
         "ContentDisposition": 'attachment; filename="a b.raw"',
         "Metadata": {"camera": "one", "mtime": "1700000000.25"},
     }
-    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old +ü", Body=data, **reported)
+    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old +ü", Body=data, **fields)
     old, new = (
         s3_location(seaweed.config, seaweed.bucket, name)
         for name in (f"{key} old +ü", f"{key} new")
@@ -164,7 +164,7 @@ def test_metadata_moves_from_bucket_to_bucket(
     assert any("server-side copy" in note for note in receipt.notes) is server_copy
     theirs = client.get_object(Bucket=seaweed.bucket, Key=f"{key} new")
     assert theirs["Body"].read() == data
-    assert {name: theirs[name] for name in reported} == reported
+    assert {name: theirs[name] for name in fields} == fields
 
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
@@ -409,7 +409,7 @@ def test_a_folder_takes_the_sources_name(
 
 
 @pytest.mark.parametrize(
-    ("key_id", "secret", "bucket", "error", "said"),
+    ("key_id", "secret", "bucket", "error", "cause"),
     [
         ("unknown", "wrong", None, Unauthenticated, "InvalidAccessKeyId"),
         (None, "wrong", None, Unauthenticated, "SignatureDoesNotMatch"),
@@ -424,14 +424,14 @@ def test_refusals_name_the_cause(
     secret: str | None,
     bucket: str | None,
     error: type[RelayError],
-    said: str,
+    cause: str,
 ) -> None:
     right = seaweed.environment
     wrong = AwsCredentials(
         key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"]
     )
     config = S3Config(Signer(lambda: wrong, REGION), seaweed.endpoint)
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(error, match=cause) as caught:
         engine.migrate(
             source.url(f"/objects/a?size={SMALL}"),
             s3_location(config, bucket or seaweed.bucket, key),

@@ -169,8 +169,8 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
     (worker,) = psutil.Process(server.process.pid).children()
     seen, before = Watched(), worker.memory_info().rss
     with closing(server.connect()) as probe:
-        status, reported = server.ask("POST", "/migrate", order, Prefer="respond-async")
-        assert status == 202, reported
+        status, body = server.ask("POST", "/migrate", order, Prefer="respond-async")
+        assert status == 202, body
         until = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < until:
             worked, begun = spent(worker), time.monotonic()
@@ -180,11 +180,11 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
             seen.grown = max(seen.grown, worker.memory_info().rss - before)
             if (
                 seen.answers % 20 == 0
-                and server.ask("GET", f"/migrations/{reported['id']}")[1]["state"] != "running"
+                and server.ask("GET", f"/migrations/{body['id']}")[1]["state"] != "running"
             ):
                 break
             time.sleep(0.005)
-        server.ask("POST", f"/migrations/{reported['id']}/cancel")
+        server.ask("POST", f"/migrations/{body['id']}/cancel")
     return seen
 
 

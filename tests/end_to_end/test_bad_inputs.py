@@ -162,8 +162,8 @@ def test_a_mistake_names_its_side_and_a_remedy(
     home = str(terminal.home)
     got, out, err = terminal.run(*(word.replace("{}", home) for word in words))
     assert (got, out) == (code, "")
-    said, hint = err.splitlines()[-2:]
-    assert said.startswith("relay: ") and says.replace("{}", home) in said, err
+    mistake, hint = err.splitlines()[-2:]
+    assert mistake.startswith("relay: ") and says.replace("{}", home) in mistake, err
     assert hint.startswith("hint: ") and hints in hint, err
 
 

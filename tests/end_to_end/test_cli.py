@@ -124,7 +124,7 @@ def test_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reported"),
+    ("arguments", "message"),
     [
         ((), "Usage:"),
         (("nonsense",), "nonsense"),
@@ -172,11 +172,11 @@ def test_failed() -> None:
         (("serve", "--config", "/nonexistent.toml"), "/nonexistent.toml"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], reported: str) -> None:
+def test_usage(arguments: tuple[str, ...], message: str) -> None:
     """Exit code 2, before any connection; the mistake is named, and no secret repeated."""
     done = relay(*arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert reported in done.stderr
+    assert message in done.stderr
     assert SECRET not in done.stderr
 
 
@@ -229,21 +229,21 @@ def test_a_secret_in_the_process_list_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "reported"),
+    ("text", "mode", "message"),
     [
         ("A: 1\n", 0o644, "open to others"),
         (f"{SECRET}\n", 0o600, "lines:1"),
         ("A: 1\n\nnothing\n", 0o600, "lines:3"),
     ],
 )
-def test_bad_header_files(tmp_path: Path, text: str, mode: int, reported: str) -> None:
+def test_bad_header_files(tmp_path: Path, text: str, mode: int, message: str) -> None:
     """B85: file and line, without the text of the line."""
     file = _private(tmp_path / "lines", text, mode)
     done = relay(
         "migrate", "https://a.example/x", "https://b.example/x", "--source-headers-file", file
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert reported in done.stderr
+    assert message in done.stderr
     assert SECRET not in done.stderr
 
 

@@ -287,8 +287,8 @@ def test_a_truncated_answer_is_not_a_report(tmp_path: Path) -> None:
             if b"after=1" in head:
                 talk.send(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(page), page))
                 return
-            reported = page if b"/transfers" in head else one
-            talk.send(b"Content-Length: %d\r\n\r\n" % len(reported), reported)
+            body = page if b"/transfers" in head else one
+            talk.send(b"Content-Length: %d\r\n\r\n" % len(body), body)
 
     with Peer(script) as peer:
         code, out, err = run("report", "1", "--format", "jsonl", RELAY_URL=peer.url(""))
@@ -357,14 +357,14 @@ def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
         "destination": f"file://{folders}/to",
     }
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    _, reported = server.ask(
+    _, body = server.ask(
         "POST", "/migrate", {**request, "recursive": True, "limits": {"slots": 1}}, **headers
     )
     for _ in range(3000):
-        if server.ask("GET", f"/migrations/{reported['id']}", **headers)[1]["listing"] == "done":
+        if server.ask("GET", f"/migrations/{body['id']}", **headers)[1]["listing"] == "done":
             break
         time.sleep(0.02)  # another process's work can only be polled
-    server.ask("POST", f"/migrations/{reported['id']}/pause", **headers)
+    server.ask("POST", f"/migrations/{body['id']}/pause", **headers)
     program = (
         "import resource, sys; from relay.cli.__main__ import main; code = main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"

@@ -61,9 +61,9 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
         yield made
 
 
-def paused(reported: dict[str, Any]) -> bool:
+def paused(migration: dict[str, Any]) -> bool:
     """Return whether it waits, and none of its transfers runs."""
-    return reported["state"] == "paused" and not reported["under_way"]
+    return migration["state"] == "paused" and not migration["under_way"]
 
 
 def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
@@ -97,15 +97,15 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
         url = source.url(f"/{key}?size={SIZE}")
         expiring = f"{url}&X-Amz-Signature=stale-secret&X-Amz-Fault=on(GET,after(6,status(403)))"
         order = {"source": expiring, "destination": f"far:{seaweed.bucket}/{key}"}
-        status, reported = server.ask("POST", "/migrate", order, **asked)
-        assert status == 202, reported
-        id = reported["id"]
-        reported = wait_for(server, id, paused)
-        assert (reported["error"]["code"], reported["error"]["side"]) == (
+        status, document = server.ask("POST", "/migrate", order, **asked)
+        assert status == 202, document
+        id = document["id"]
+        document = wait_for(server, id, paused)
+        assert (document["error"]["code"], document["error"]["side"]) == (
             "store-credentials-withdrawn",
             "source",
         )
-        assert "stale-secret" not in json.dumps(reported)
+        assert "stale-secret" not in json.dumps(document)
         kept = kept_in(tmp_path / "relay.db", seaweed, key)
         assert kept >= 2 * PART
 
@@ -116,10 +116,10 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
 
         before, asked_for = way.carried("up"), len(source.journal.snapshot())
         fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
-        status, reported = server.ask("POST", f"/migrations/{id}/resume", fresh)
-        assert (status, reported["error"]) == (200, None)
-        reported = wait_for(server, id, ended)
-        assert (reported["state"], reported["objects"], reported["levels"]) == (
+        status, document = server.ask("POST", f"/migrations/{id}/resume", fresh)
+        assert (status, document["error"]) == (200, None)
+        document = wait_for(server, id, ended)
+        assert (document["state"], document["objects"], document["levels"]) == (
             "succeeded",
             {"verified": 1},
             {"whole_digest": 1},
@@ -151,10 +151,10 @@ def test_f25_a_presigned_get_is_read_in_parts(
         connection.request("HEAD", url.removeprefix(seaweed.endpoint))
         assert connection.getresponse().status == 403
     order = {"source": url, "destination": f"far:{seaweed.bucket}/signed/to"}
-    reported = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
-    reported = wait_for(server, reported["id"], ended)
-    assert (reported["state"], reported["levels"]) == ("succeeded", {"whole_digest": 1}), reported
-    (row,) = server.ask("GET", f"/migrations/{reported['id']}/transfers")[1]["transfers"]
+    body = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
+    body = wait_for(server, body["id"], ended)
+    assert (body["state"], body["levels"]) == ("succeeded", {"whole_digest": 1}), body
+    (row,) = server.ask("GET", f"/migrations/{body['id']}/transfers")[1]["transfers"]
     assert row["receipt"]["destination"]["etag"].endswith(f'-{SIZE // PART}"')
     stored = client.get_object(Bucket=seaweed.bucket, Key="signed/to")
     assert (stored["ContentType"], stored["Body"].read() == data) == ("image/x-relay", True)
@@ -200,8 +200,8 @@ def test_f25_a_list_resumes_with_fresh_urls(
             "recursive": True,
         }
         id = server.ask("POST", "/migrate", order)[1]["id"]
-        reported = wait_for(server, id, paused)
-        assert (reported["error"]["code"], reported["error"]["side"]) == (
+        document = wait_for(server, id, paused)
+        assert (document["error"]["code"], document["error"]["side"]) == (
             "store-credentials-withdrawn",
             "source",
         )
@@ -224,12 +224,12 @@ def test_f25_a_list_resumes_with_fresh_urls(
 
         before, asked_for = way.carried("up"), len(source.journal.snapshot())
         listed(source, tmp_path / "fresh.csv", "fresh-secret")
-        status, reported = server.ask(
+        status, document = server.ask(
             "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"}
         )
-        assert (status, reported["error"]) == (200, None), reported
-        reported = wait_for(server, id, ended)
-        assert (reported["state"], reported["objects"]) == (
+        assert (status, document["error"]) == (200, None), document
+        document = wait_for(server, id, ended)
+        assert (document["state"], document["objects"]) == (
             "succeeded",
             {"verified": len(SMALL) + 1},
         )
@@ -239,7 +239,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
         )  # and its first byte
         rows = server.ask("GET", f"/migrations/{id}/transfers")[1]
         assert "secret" not in json.dumps(
-            [reported, rows, wrong, server.ask("GET", "/migrations")[1]]
+            [document, rows, wrong, server.ask("GET", "/migrations")[1]]
         )
         assert server.stop() == 0
         assert "secret" not in server.stderr
@@ -344,14 +344,14 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
     prefix = f"f25-tree-{refusal}"
     with Guarded(tree, refusal) as guarded:
         guarded.after = 5
-        status, reported = server.ask(
+        status, document = server.ask(
             "POST", "/migrate", order_of(guarded, seaweed, "first", prefix)
         )
         assert status == 202
-        id = reported["id"]
-        reported = wait_for(server, id, paused)
-        assert reported["error"]["side"] == "source"
-        assert "failed" not in reported["objects"]
+        id = document["id"]
+        document = wait_for(server, id, paused)
+        assert document["error"]["side"] == "source"
+        assert "failed" not in document["objects"]
         kept = kept_in(tmp_path / "relay.db", seaweed, f"{prefix}/large")
         assert kept >= 2 * PART
         guarded.served.clear()
@@ -362,8 +362,8 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
         fresh = order_of(guarded, seaweed, "second", prefix)
         del fresh["recursive"]
         assert server.ask("POST", f"/migrations/{id}/resume", fresh)[0] == 200
-        reported = wait_for(server, id, ended)
-        assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": len(tree)})
+        document = wait_for(server, id, ended)
+        assert (document["state"], document["objects"]) == ("succeeded", {"verified": len(tree)})
         assert len([line for line in guarded.served if "large" in line]) == (SIZE - kept) // PART
     client = seaweed.client()
     for name, data in tree.items():
@@ -382,8 +382,8 @@ def test_f25_one_denied_object_stops_no_other(seaweed: Seaweed, server: Server) 
             "small07" not in path and lets(shown, path, wanted)
         )  # type: ignore[method-assign]
         order = order_of(guarded, seaweed, "first", "f25-denied")
-        reported = server.ask("POST", "/migrate", order, Prefer="wait=60")[1]
-    assert (reported["state"], reported["objects"]) == ("partial", {"failed": 1, "verified": 19})
+        body = server.ask("POST", "/migrate", order, Prefer="wait=60")[1]
+    assert (body["state"], body["objects"]) == ("partial", {"failed": 1, "verified": 19})
 
 
 def test_f25_a_tree_without_a_listing_waits_for_credentials(

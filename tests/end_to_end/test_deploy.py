@@ -39,17 +39,17 @@ def dockerfile() -> dict[str, Any]:
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     stage = text[text.rindex("\nFROM ") :]
     rows = re.findall(r"^([A-Z]+) +(.+)$", stage, re.M)
-    said = dict(rows)
+    instructions = dict(rows)
     environment: dict[str, str] = {}
     for name, row in rows:
         if name == "ENV":
             environment |= dict(pair.split("=", 1) for pair in shlex.split(row))
     return {
         "environment": environment,
-        "user": int(said["USER"].split(":")[0]),
-        "folder": said["WORKDIR"],
-        "command": json.loads(said["CMD"]),
-        "health": json.loads(said["HEALTHCHECK"].partition("CMD ")[2]),
+        "user": int(instructions["USER"].split(":")[0]),
+        "folder": instructions["WORKDIR"],
+        "command": json.loads(instructions["CMD"]),
+        "health": json.loads(instructions["HEALTHCHECK"].partition("CMD ")[2]),
         "volumes": [row.strip() for name, row in rows if name == "VOLUME"],
         "made": [
             path
@@ -74,25 +74,25 @@ def unit() -> dict[str, list[str]]:
 def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
     """Return the recipe of the image as `docker run --read-only` starts it, with a file of
     tokens."""
-    said = dockerfile()
+    image = dockerfile()
     kept = tmp_path / "volume"
     kept.mkdir()
-    (volume,) = said["volumes"]
-    environment = said["environment"] | {"HOME": "/"}
+    (volume,) = image["volumes"]
+    environment = image["environment"] | {"HOME": "/"}
     environment["PATH"] = environment["PATH"].replace("$PATH", os.environ["PATH"])
     if token:
         environment["RELAY_TOKENS_FILE"] = "/run/secrets/tokens"
     return {
         "environment": environment,
-        "user": said["user"],
+        "user": image["user"],
         "umask": 0o022,
-        "folder": said["folder"],
-        "command": ["env", *said["command"]],  # it searches the PATH of the image
-        "health": ["env", *said["health"]],
+        "folder": image["folder"],
+        "command": ["env", *image["command"]],  # it searches the PATH of the image
+        "health": ["env", *image["health"]],
         "empty": ["/opt", "/var/lib", "/run"],
-        "links": {f"{said['folder']}/bin": f"{sys.prefix}/bin"},
+        "links": {f"{image['folder']}/bin": f"{sys.prefix}/bin"},
         "files": {
-            f"{said['folder']}/gunicorn.conf.py": (DEPLOY / "gunicorn.conf.py").read_text(),
+            f"{image['folder']}/gunicorn.conf.py": (DEPLOY / "gunicorn.conf.py").read_text(),
             "/run/secrets/tokens": TOKEN + "\n",
         },
         "kept": {volume: str(kept)},
@@ -117,17 +117,17 @@ def composed(tmp_path: Path) -> dict[str, Any]:
 
 def service(tmp_path: Path) -> dict[str, Any]:
     """Return the recipe of the systemd unit."""
-    said = unit()
+    settings = unit()
     kept = tmp_path / "state"
     kept.mkdir()
-    (state,) = said["StateDirectory"]
-    assert (said["ProtectSystem"], said["ProtectHome"], said["PrivateTmp"]) == (
+    (state,) = settings["StateDirectory"]
+    assert (settings["ProtectSystem"], settings["ProtectHome"], settings["PrivateTmp"]) == (
         ["strict"],
         ["yes"],
         ["yes"],
     )
-    folder = said["WorkingDirectory"][0]
-    environment = dict(row.split("=", 1) for row in said["Environment"])
+    folder = settings["WorkingDirectory"][0]
+    environment = dict(row.split("=", 1) for row in settings["Environment"])
     hidden = ["/home"] if not sys.executable.startswith("/home") else []
     return {
         "environment": {
@@ -137,17 +137,17 @@ def service(tmp_path: Path) -> dict[str, Any]:
             **environment,
         },
         "user": UNIT_USER,
-        "umask": int(said["UMask"][0], 8),
+        "umask": int(settings["UMask"][0], 8),
         "folder": folder,
-        "command": shlex.split(said["ExecStart"][0]),
+        "command": shlex.split(settings["ExecStart"][0]),
         "health": None,
         "empty": ["/opt", "/var/lib"],
         "links": {f"{folder}/deploy": str(DEPLOY), f"{folder}/.venv": sys.prefix},
         "files": {},
         "kept": {f"/var/lib/{state}": str(kept)},
         "memory": {"/tmp": "open", "/var/tmp": "open"} | dict.fromkeys(hidden, "hidden"),
-        "no_writable_code": said["MemoryDenyWriteExecute"] == ["yes"],
-        "notify": said["Type"] == ["notify"],
+        "no_writable_code": settings["MemoryDenyWriteExecute"] == ["yes"],
+        "notify": settings["Type"] == ["notify"],
         "token": None,
     }
 
@@ -216,10 +216,10 @@ def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
 
 def test_each_recipe_names_the_ledgers_place() -> None:
     """A folder that the recipe makes, that is the user's own, and that outlives the container."""
-    said = dockerfile()
-    (volume,) = said["volumes"]
-    assert said["environment"]["RELAY_LEDGER"].startswith(f"sqlite:///{volume}/")
-    assert said["made"] == [volume]
+    image = dockerfile()
+    (volume,) = image["volumes"]
+    assert image["environment"]["RELAY_LEDGER"].startswith(f"sqlite:///{volume}/")
+    assert image["made"] == [volume]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     name = next(
         row.partition(":")[0]

@@ -141,15 +141,15 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}"}
     if words[0] == "submit":
         settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
-    for descriptor, code, said in (
+    for descriptor, code, is_named in (
         (unread(), OUTPUTS.get(words, 0), False),
         (os.open("/dev/full", os.O_WRONLY), 1, True),
     ):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
         got, err = written_to(descriptor, words, terminal.home, **settings)
-        assert (got, FULL in err) == (code, said), err
-        assert not said or "hint: " in err
+        assert (got, FULL in err) == (code, is_named), err
+        assert not is_named or "hint: " in err
         if words[0] == "cancel":
             assert terminal.query("SELECT state FROM migrations WHERE number = 2") == "cancelled"
 
@@ -326,9 +326,11 @@ def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
     assert (done.stdout, done.stderr) == ("200 200\n", "")
 
 
-@pytest.mark.parametrize(("count", "said"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")])
+@pytest.mark.parametrize(
+    ("count", "message"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")]
+)
 def test_invalid_inherited_sockets_are_one_clear_line(
-    terminal: Terminal, count: str, said: str
+    terminal: Terminal, count: str, message: str
 ) -> None:
     """`exec` keeps the process id of the shell, which the sockets are for."""
     command = 'exec 3</dev/null; export LISTEN_FDS="$0" LISTEN_PID=$$; exec "$@"'
@@ -341,7 +343,7 @@ def test_invalid_inherited_sockets_are_one_clear_line(
         timeout=60,
     )
     assert done.returncode in (1, 2)
-    assert said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 # -- files that a flag or a setting names

@@ -134,8 +134,8 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
     with bucket(folders, data, rate=5e6) as (store, slow, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
         with running(SERVE, **settings, **more) as server:
-            status, reported = server.ask("POST", "/migrate", request)
-            assert status == 202, reported
+            status, body = server.ask("POST", "/migrate", request)
+            assert status == 202, body
             eventually(
                 lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
             )
@@ -152,11 +152,11 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
                 eventually(
                     lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
                 )
-                wait_for(server, reported["id"], ended)
+                wait_for(server, body["id"], ended)
         with running(SERVE, **settings, **more) as server:
-            done = wait_for(server, reported["id"], ended)
+            done = wait_for(server, body["id"], ended)
             assert (done["state"], done["objects"]) == ("succeeded", {"verified": 1})
-            _, page = server.ask("GET", f"/migrations/{reported['id']}/transfers")
+            _, page = server.ask("GET", f"/migrations/{body['id']}/transfers")
         assert page["transfers"][0]["attempts"] == 2
         assert in_ledger(folders, "SELECT lapses FROM transfers") == 0
         assert slow.carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
@@ -178,7 +178,7 @@ def test_f51_a_server_removes_parts_of_a_cancelled_migration(
                 lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1
             )
             server.ask("POST", f"/migrations/{id}/pause")
-            wait_for(server, id, lambda reported: not reported["objects"].get("running"))
+            wait_for(server, id, lambda migration: not migration["objects"].get("running"))
             assert len(store.client().list_multipart_uploads(Bucket="faults")["Uploads"]) == 1
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
             eventually(lambda: in_ledger(folders, "SELECT count(*) FROM uploads") == 0)
@@ -201,8 +201,8 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
         worker.suspend()
         try:
             with running(SERVE, **settings) as other:
-                reported = wait_for(other, id, ended)
-                assert reported["objects"] == {"verified": 1}
+                migration = wait_for(other, id, ended)
+                assert migration["objects"] == {"verified": 1}
                 seen = inodes(folders / "to")
                 gate.set()
                 worker.resume()
@@ -331,8 +331,8 @@ def test_f81_an_object_that_kills_workers_is_quarantined(
     with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
         eventually(lambda: in_ledger(folders, "SELECT state FROM migrations") == "partial")
-        reported = wait_for(server, id, ended)
-        assert reported["objects"] == {"failed": 1, "verified": SMALL}
+        migration = wait_for(server, id, ended)
+        assert migration["objects"] == {"failed": 1, "verified": SMALL}
         _, page = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
     assert [(row["name"], row["error"]) for row in page["transfers"]] == [
         ("a large one", "quarantined")
@@ -381,8 +381,8 @@ def test_f72_a_locked_ledger_is_a_503_and_delays_no_other(
         )
         assert server.ask("GET", "/migrations")[1]["migrations"] == []
         eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
-        status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-        assert (status, reported["state"]) == (200, "succeeded")
+        status, body = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, body["state"]) == (200, "succeeded")
 
 
 def test_f73_a_full_disk_refuses_work_and_loses_nothing(
@@ -441,9 +441,9 @@ def test_f74_a_ledger_without_its_last_commits_converges(tmp_path: Path, lost: i
         found.commit()
     code, out, err = terminal.run(*words, "--json")
     assert code == 0, out + err
-    reported = json.loads(out)
-    assert set(reported["objects"]) <= {"verified", "skipped"}
-    assert sum(reported["objects"].values()) == SMALL + 1
+    report = json.loads(out)
+    assert set(report["objects"]) <= {"verified", "skipped"}
+    assert sum(report["objects"].values()) == SMALL + 1
     assert digests(tmp_path / "to") == digests(tmp_path / "from")
     after = inodes(tmp_path / "to")
     assert {name: after[name] for name in seen if not name.startswith(".")} == {
@@ -495,13 +495,13 @@ def test_f76_a_database_restart_loses_nothing(
             wait_for(
                 server,
                 id,
-                lambda reported, least=least: reported["objects"].get("verified", 0) >= least,
+                lambda migration, least=least: migration["objects"].get("verified", 0) >= least,
             )
             postgres.control("restart", "-m", "immediate")
             eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        reported = wait_for(server, id, ended)
-        assert reported["state"] == "succeeded"
-        assert sum(reported["objects"].values()) == MANY
+        migration = wait_for(server, id, ended)
+        assert migration["state"] == "succeeded"
+        assert sum(migration["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
 
 
@@ -520,8 +520,8 @@ def test_f76_a_worker_waits_for_the_database_at_its_start(
             )
         )
         postgres.again()
-        status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-        assert (status, reported["objects"]) == (200, {"verified": SMALL})
+        status, body = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, body["objects"]) == (200, {"verified": SMALL})
         assert server.stop() == 0
 
 
@@ -538,12 +538,12 @@ def test_f77_a_database_restored_to_an_older_state_converges(
     older = postgres.folder.with_name(f"{postgres.folder.name}-older")
     with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         id = server.ask("POST", "/migrate", request)[1]["id"]
-        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) >= 50)
+        wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) >= 50)
         postgres.control("stop", "-m", "fast")
         shutil.copytree(postgres.folder, older)
         postgres.again()
         eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) >= MANY // 3)
+        wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) >= MANY // 3)
         postgres.control("stop", "-m", "immediate")
         eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
         eventually(lambda: server.ask("GET", "/readyz")[1]["running"] == 0)
@@ -551,9 +551,9 @@ def test_f77_a_database_restored_to_an_older_state_converges(
         postgres.replaced_by(older)
         postgres.again()
         eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        reported = wait_for(server, id, ended)
-        assert reported["state"] == "succeeded"
-        assert sum(reported["objects"].values()) == MANY
+        migration = wait_for(server, id, ended)
+        assert migration["state"] == "succeeded"
+        assert sum(migration["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
     after = inodes(folders / "to")
     assert {name: after.get(name) for name in seen} == seen
@@ -602,14 +602,14 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late(
     request |= {"if_exists": "fail"} if place == "mid-publish" else {}
     with running(SERVE, **settings, RELAY_FAILPOINT=f"{place}:1:sleep:2") as server:
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
-        wait_for(server, id, lambda reported: reported["objects"].get("running") == 1)
+        wait_for(server, id, lambda migration: migration["objects"].get("running") == 1)
         if place in ("mid-publish", "after-publish"):
             eventually((folders / "to" / "b").exists)
         elif place != "after-pin":
             eventually(lambda: any((folders / "to").iterdir()))
         assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-        reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
-        assert reported["objects"] == {state: 1}
+        migration = wait_for(server, id, lambda migration: not migration["objects"].get("running"))
+        assert migration["objects"] == {state: 1}
     assert [path.name for path in (folders / "to").iterdir()] == (
         ["b"] if state == "verified" else []
     )
@@ -642,8 +642,10 @@ def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
                 lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None
             )
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-            reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
-            assert reported["objects"] == {state: 1}
+            migration = wait_for(
+                server, id, lambda migration: not migration["objects"].get("running")
+            )
+            assert migration["objects"] == {state: 1}
         found = {row["Key"]: row["Size"] for row in listed(store).get("Contents", ())}
         assert found == ({"to/b": size} if state == "verified" else {})
         assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")

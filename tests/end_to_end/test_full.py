@@ -20,13 +20,13 @@ def test_f48_a_tree_waits_for_free_space(tmp_path: Path) -> None:
     )
     with Peer([dav] * 1000) as peer:
         words = ("migrate", "-r", f"{tmp_path}/from", f"webdav://127.0.0.1:{peer.port}/to/")
-        code, reported, _ = terminal.run(*words)
+        code, out, _ = terminal.run(*words)
         assert code == 1
-        assert "507" in reported and "Free space" in reported
+        assert "507" in out and "Free space" in out
         assert terminal.query("SELECT state FROM migrations") == "paused"
         assert dav.asked.count(b"PUT") < objects / 2
         assert dav.objects == {}
         dav.answers.clear()
-        code, _, said = terminal.run(*words)
-        assert code == 0, said
+        code, _, err = terminal.run(*words)
+        assert code == 0, err
     assert len(dav.objects) == objects

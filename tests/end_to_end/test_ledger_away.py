@@ -254,21 +254,17 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
     monkeypatch.setattr(worker._lease, "renew", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
-    reported: list[str] = []
+    lines: list[str] = []
     looks: list[str | None] = []
 
     def look() -> None:
         looks.append(worker.trouble and worker.trouble.message)
-        if reported and len(looks) > 20:
+        if lines and len(looks) > 20:
             worker.stop()
 
-    work(worker, look, 0.05, reported.append)
+    work(worker, look, 0.05, lines.append)
     ledger.close()
-    assert (
-        len(reported) == 1
-        and "database or disk is full" in reported[0]
-        and "RELAY_LEDGER" in reported[0]
-    )
+    assert len(lines) == 1 and "database or disk is full" in lines[0] and "RELAY_LEDGER" in lines[0]
     assert set(looks[-10:]) == {"database or disk is full"}  # also between two attempts to write
 
 

@@ -102,10 +102,10 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     with (folder / "from" / "large").open("wb") as file:
         file.truncate(60_000_000)
     request = {"source": f"file://{folder}/from/large", "destination": way.url("/large")}
-    status, reported = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    status, body = server.ask("POST", "/migrate", request, Prefer="respond-async")
     assert status == 202
-    assert reported["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
-    id, rate = reported["id"], 100
+    assert body["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
+    id, rate = body["id"], 100
     until(lambda: way.carried("up") > 1_000_000)
     assert (
         patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
@@ -135,27 +135,25 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
         "recursive": True,
     }
     limits = {"slots": 3, "bytes_per_second": 400_000, "connections": 2}
-    status, reported = server.ask("POST", "/migrate", {**request, "limits": limits, "priority": 7})
-    assert (status, reported["limits"], reported["priority"]) == (202, limits, 7)
+    status, body = server.ask("POST", "/migrate", {**request, "limits": limits, "priority": 7})
+    assert (status, body["limits"], body["priority"]) == (202, limits, 7)
     since, most = time.monotonic(), 0
     until(
-        lambda: (
-            server.ask("GET", f"/migrations/{reported['id']}")[1]["objects"].get("running", 0) > 0
-        )
+        lambda: server.ask("GET", f"/migrations/{body['id']}")[1]["objects"].get("running", 0) > 0
     )
     while way.carried("up") < 1_500_000:
-        seen = server.ask("GET", f"/migrations/{reported['id']}")[1]
+        seen = server.ask("GET", f"/migrations/{body['id']}")[1]
         most = max(most, seen["objects"].get("running", 0))
         assert way.carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
         time.sleep(0.02)
     assert most == 2  # the number of objects that may have a request each
     patch(
         server,
-        reported["id"],
+        body["id"],
         limits={"slots": None, "bytes_per_second": None, "connections": None},
         priority=0,
     )
-    done = wait_for(server, reported["id"], ended)
+    done = wait_for(server, body["id"], ended)
     assert (done["state"], done["objects"], done["priority"]) == ("succeeded", {"verified": 40}, 0)
 
 
@@ -182,16 +180,16 @@ def test_invalid_limits_are_refused_by_name(
     paused: tuple[Server, dict[str, Any], str], members: Any, status: int, pointer: str | None
 ) -> None:
     server, request, id = paused
-    code, reported = server.ask("PATCH", f"/migrations/{id}", members)
-    assert code == status, reported
-    Problem.model_validate(reported, strict=True)
-    assert [error["pointer"] for error in reported.get("errors", [])] == (
+    code, body = server.ask("PATCH", f"/migrations/{id}", members)
+    assert code == status, body
+    Problem.model_validate(body, strict=True)
+    assert [error["pointer"] for error in body.get("errors", [])] == (
         [] if pointer is None else [pointer]
     )
     assert server.ask("GET", f"/migrations/{id}")[1]["limits"]["slots"] == 2
     if isinstance(members, dict) and "limits" in members and members["limits"]:
-        code, reported = server.ask("POST", "/migrate", {**request, **members})
-        assert (code, reported["errors"][0]["pointer"]) == (422, pointer)
+        code, body = server.ask("POST", "/migrate", {**request, **members})
+        assert (code, body["errors"][0]["pointer"]) == (422, pointer)
 
 
 def test_only_an_unended_migration_can_be_limited(server: Server, folder: Path) -> None:
@@ -202,6 +200,6 @@ def test_only_an_unended_migration_can_be_limited(server: Server, folder: Path) 
         "recursive": True,
     }
     id = server.ask("POST", "/migrate", request, Prefer="wait=60")[1]["id"]
-    status, reported = server.ask("PATCH", f"/migrations/{id}", {"priority": 1})
-    assert (status, "succeeded" in reported["detail"]) == (409, True)
-    assert reported["type"].endswith("illegal-transition")
+    status, body = server.ask("PATCH", f"/migrations/{id}", {"priority": 1})
+    assert (status, "succeeded" in body["detail"]) == (409, True)
+    assert body["type"].endswith("illegal-transition")

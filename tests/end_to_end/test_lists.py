@@ -48,11 +48,11 @@ def test_a_list_with_promises(
         "../up,https://a.example/x,,",
     ]
     (tmp_path / "urls.csv").write_text("\n".join(lines))
-    code, reported = terminal.tree(
+    code, report = terminal.tree(
         f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "1"
     )
-    assert (code, reported["state"]) == (1, "partial")
-    assert reported["objects"] == {"verified": 1, "failed": 7}
+    assert (code, report["state"]) == (1, "partial")
+    assert report["objects"] == {"verified": 1, "failed": 7}
     found = rows(terminal)
     assert found["deep/er"]["state"] == "verified"
     assert (tmp_path / "new/deep/er").read_bytes() == contents.read("/objects/deep/er", 0, SIZE)
@@ -79,14 +79,14 @@ def test_a_plain_list_again_sends_nothing_again(
     """And keeps no URL of an arrived object: it may be signed."""
     urls = [source.url(f"/objects/{i}?size=1000&X-Amz-Signature=secret{i}") for i in range(1500)]
     (tmp_path / "urls.txt").write_text("\n".join(urls))
-    code, reported = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
-    assert (code, reported["objects"]) == (0, {"verified": 1500})
+    code, report = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, report["objects"]) == (0, {"verified": 1500})
     assert (
         b"secret" not in terminal.ledger.read_bytes()
         or terminal.query("SELECT count(url) FROM transfers") == 0
     )
-    code, reported = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
-    assert (code, reported["state"]) == (0, "succeeded")
+    code, report = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, report["state"]) == (0, "succeeded")
 
 
 def test_f25_fresh_urls_are_taken_by_their_names(
@@ -126,9 +126,9 @@ def test_f25_fresh_urls_are_taken_by_their_names(
         write("fresh.csv", **{name: "fresh"})
         code, _, err = terminal.run("retry", "1", "--list", str(tmp_path / "fresh.csv"))
         assert code == 0, err
-        code, reported = terminal.tree(*words)
+        code, report = terminal.tree(*words)
         assert states()[name] == "verified"
-    assert (code, reported["objects"]) == (0, {"verified": 3})
+    assert (code, report["objects"]) == (0, {"verified": 3})
     assert (tmp_path / "new/one").stat().st_mtime_ns == before
     for name in ("one", "two", "three"):
         assert (tmp_path / "new" / name).read_bytes() == contents.read(f"/objects/{name}", 0, SIZE)
@@ -147,7 +147,7 @@ def test_f25_an_invalid_list_of_fresh_urls_is_refused(
         terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "0")[0] == 1
     )
 
-    def reported(number: str, text: str | None) -> str:
+    def refusal(number: str, text: str | None) -> str:
         if text is not None:
             (tmp_path / "fresh").write_text(text)
         code, _, err = terminal.run(
@@ -157,11 +157,11 @@ def test_f25_an_invalid_list_of_fresh_urls_is_refused(
         assert "secret" not in err
         return err
 
-    assert "was not made from a list" in reported("1", f"name,url\nx,{url}\n")
-    assert "is in the list twice" in reported("2", f"name,url\na,{url}\na,{url}\n")
-    assert "line 2 of the list" in reported("2", "name,url\na,https://user:secret@a.example/a\n")
-    assert "is not text" in reported("2", "\0")
-    assert "nowhere" in reported("2", None)
+    assert "was not made from a list" in refusal("1", f"name,url\nx,{url}\n")
+    assert "is in the list twice" in refusal("2", f"name,url\na,{url}\na,{url}\n")
+    assert "line 2 of the list" in refusal("2", "name,url\na,https://user:secret@a.example/a\n")
+    assert "is not text" in refusal("2", "\0")
+    assert "nowhere" in refusal("2", None)
     assert rows_of(terminal, "2") == {"a": "failed"}
 
 
@@ -177,17 +177,17 @@ def test_googles_list_from_a_server(
     (tmp_path / "google.tsv").write_text(
         f"TsvHttpData-1.0\n{source.url('/objects/a?size=500')}\t500\t\n"
     )
-    code, reported = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")
-    assert (code, reported["objects"]) == (0, {"verified": 1})
+    code, report = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")
+    assert (code, report["objects"]) == (0, {"verified": 1})
     (arrived,) = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
     assert arrived.read_bytes() == contents.read("/objects/a", 0, 500)
 
 
 def test_an_invalid_list(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff\xfe\x00binary")
-    code, reported = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
-    assert (code, reported["state"]) == (1, "failed")
-    assert "not text" in reported["error"]["detail"]
+    code, report = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
+    assert (code, report["state"]) == (1, "failed")
+    assert "not text" in report["error"]["detail"]
     code, _, err = terminal.run("migrate", f"list+{tmp_path}/photo", str(tmp_path / "new"))
     assert code == 2
     assert "-r" in err

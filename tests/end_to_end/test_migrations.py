@@ -75,16 +75,16 @@ def order(folders: Path, **more: Any) -> dict[str, Any]:
 def wait_for(server: Server, id: str, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Poll a migration until it passes a check."""
     for _ in range(3000):
-        status, reported = server.ask("GET", f"/migrations/{id}")
-        assert status == 200, reported
-        if good(reported):
-            return reported
+        status, body = server.ask("GET", f"/migrations/{id}")
+        assert status == 200, body
+        if good(body):
+            return body
         time.sleep(0.02)  # another process's work can only be polled
-    raise TimeoutError(reported)
+    raise TimeoutError(body)
 
 
-def ended(reported: dict[str, Any]) -> bool:
-    return reported["state"] in ("succeeded", "partial", "failed", "cancelled")
+def ended(migration: dict[str, Any]) -> bool:
+    return migration["state"] in ("succeeded", "partial", "failed", "cancelled")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -97,10 +97,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_a_tree_is_accepted_at_once_and_followed_to_its_end(server: Server, folders: Path) -> None:
     with closing(server.connect()) as connection:
-        status, reported, response = exchange(connection, "POST", "/migrate", order(folders))
-    assert (status, reported["state"]) == (202, "running")
-    assert response.headers["Location"] == f"/migrations/{reported['id']}"
-    done = wait_for(server, reported["id"], ended)
+        status, accepted, response = exchange(connection, "POST", "/migrate", order(folders))
+    assert (status, accepted["state"]) == (202, "running")
+    assert response.headers["Location"] == f"/migrations/{accepted['id']}"
+    done = wait_for(server, accepted["id"], ended)
     assert (done["state"], done["objects"], done["listing"]) == (
         "succeeded",
         {"verified": MANY},
@@ -108,7 +108,7 @@ def test_a_tree_is_accepted_at_once_and_followed_to_its_end(server: Server, fold
     )
     assert done["levels"] == {"read_back": MANY}
     assert digests(folders / "to") == digests(folders / "from")
-    assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == reported["id"]
+    assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == accepted["id"]
 
 
 PREFIXES = {
@@ -131,9 +131,9 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
     (tmp_path / "tokens").chmod(0o600)
     settings = {"RELAY_LOCAL_FOLDERS": str(tmp_path), "RELAY_TOKENS_FILE": str(tmp_path / "tokens")}
     with running(SERVE, **settings) as server:
-        for number, (reported, prefix) in enumerate(PREFIXES.items()):
+        for number, (field, prefix) in enumerate(PREFIXES.items()):
             headers = {
-                "X-Forwarded-Prefix": reported,
+                "X-Forwarded-Prefix": field,
                 "Prefer": "wait=60",
                 "Authorization": f"Bearer {TOKEN}",
             }
@@ -146,21 +146,21 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
             )
             for path in ("/migrations", f"/migrations/{made['id']}/transfers"):
                 _, page = server.ask("GET", f"{path}?limit=1", **headers)
-                assert page["next"].startswith(f"{prefix}{path}?"), reported
+                assert page["next"].startswith(f"{prefix}{path}?"), field
 
 
 def test_prefer_wait_returns_the_end(server: Server, folders: Path) -> None:
-    status, reported = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
-    assert (status, reported["state"]) == (200, "succeeded")
+    status, body = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+    assert (status, body["state"]) == (200, "succeeded")
 
 
 def test_one_object_may_be_accepted_at_once_too(server: Server, folders: Path) -> None:
     request = order(folders) | {"recursive": False}
     request["source"] += "/1/object 00001"
     request["destination"] += "/alone"
-    status, reported = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    status, body = server.ask("POST", "/migrate", request, Prefer="respond-async")
     assert status == 202
-    assert wait_for(server, reported["id"], ended)["objects"] == {"verified": 1}
+    assert wait_for(server, body["id"], ended)["objects"] == {"verified": 1}
     assert (folders / "to" / "alone").read_bytes() == (folders / "from/1/object 00001").read_bytes()
 
 
@@ -229,25 +229,25 @@ def test_twenty_requests_with_one_key_make_one_migration(server: Server, folders
     for thread in threads:
         thread.join()
     assert {status for status, _ in answers} <= {200, 202}
-    assert len({reported["id"] for _, reported in answers}) == 1
+    assert len({body["id"] for _, body in answers}) == 1
     assert len(server.ask("GET", "/migrations")[1]["migrations"]) == 1
-    status, reported = server.ask("POST", "/migrate", order(folders, verify="size"), **headers)
-    assert (status, reported["type"].rpartition("/")[2]) == (422, "idempotency-key-reused")
+    status, body = server.ask("POST", "/migrate", order(folders, verify="size"), **headers)
+    assert (status, body["type"].rpartition("/")[2]) == (422, "idempotency-key-reused")
 
 
 def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     assert server.ask("POST", f"/migrations/{id}/pause")[1]["state"] == "paused"
     assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
-    reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
-    assert reported["state"] == "paused"
-    status, reported = server.ask("POST", f"/migrations/{id}/retry")
-    assert (status, "paused" in reported["detail"]) == (409, True)
+    document = wait_for(server, id, lambda document: not document["objects"].get("running"))
+    assert document["state"] == "paused"
+    status, document = server.ask("POST", f"/migrations/{id}/retry")
+    assert (status, "paused" in document["detail"]) == (409, True)
     assert server.ask("POST", f"/migrations/{id}/resume")[1]["state"] == "running"
-    wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) > 0)
+    wait_for(server, id, lambda document: document["objects"].get("verified", 0) > 0)
     assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-    reported = wait_for(server, id, lambda reported: not reported["objects"].get("running"))
-    assert set(reported["objects"]) <= {"verified", "cancelled"}
+    document = wait_for(server, id, lambda document: not document["objects"].get("running"))
+    assert set(document["objects"]) <= {"verified", "cancelled"}
     assert server.ask("POST", f"/migrations/{id}/retry")[0] == 200
     assert wait_for(server, id, ended)["objects"] == {"verified": MANY}
 
@@ -279,8 +279,8 @@ def test_bad_requests_are_refused(
     if members is not None:
         members = order(folder) | members
         members["destination"] = members["destination"].replace("SELF", members["source"])
-    code, reported = server.ask(method, path, members)
-    assert (code, says in reported["detail"]) == (status, True), reported
+    code, body = server.ask(method, path, members)
+    assert (code, says in body["detail"]) == (status, True), body
     assert server.ask("GET", "/migrations")[1]["migrations"] == []
 
 
@@ -288,10 +288,10 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     places = {name: order(folders)[name] for name in ("source", "destination")}
     assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
-    status, reported = server.ask(
+    status, body = server.ask(
         "POST", f"/migrations/{id}/resume", places | {"source": f"file://{folders}/other"}
     )
-    assert (status, "is not that of the migration" in reported["detail"]) == (422, True)
+    assert (status, "is not that of the migration" in body["detail"]) == (422, True)
     assert server.ask("POST", f"/migrations/{id}/resume", places)[0] == 200
     assert wait_for(server, id, ended)["state"] == "succeeded"
 
@@ -305,15 +305,15 @@ def test_a_restarted_server_resumes(
 ) -> None:
     with running(SERVE, **settings) as first:
         id = first.ask("POST", "/migrate", order(folders))[1]["id"]
-        wait_for(first, id, lambda reported: reported["objects"].get("verified", 0) > 50)
+        wait_for(first, id, lambda migration: migration["objects"].get("verified", 0) > 50)
         workers = psutil.Process(first.process.pid).children()
         first.process.send_signal(end)
         for worker in workers if end is signal.SIGKILL else ():
             worker.kill()
         first.finish()
     with running(SERVE, **settings) as second:
-        reported = wait_for(second, id, ended)
-        assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": MANY})
+        migration = wait_for(second, id, ended)
+        assert (migration["state"], migration["objects"]) == ("succeeded", {"verified": MANY})
         _, page = second.ask("GET", f"/migrations/{id}/transfers?limit=1000")
         most = max(row["attempts"] for row in page["transfers"])
         assert most <= 2
@@ -338,12 +338,12 @@ def test_two_workers_share_a_tree_and_one_may_be_killed(
 def _two_workers(settings: dict[str, str], folders: Path) -> None:
     with running(SERVE, **settings, RELAY_WORKERS="2") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
-        wait_for(server, id, lambda reported: reported["objects"].get("verified", 0) > 50)
+        wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) > 50)
         workers = psutil.Process(server.process.pid).children()
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
-        reported = wait_for(server, id, ended)
-    assert (reported["state"], reported["objects"]) == ("succeeded", {"verified": MANY})
+        migration = wait_for(server, id, ended)
+    assert (migration["state"], migration["objects"]) == ("succeeded", {"verified": MANY})
     assert digests(folders / "to") == digests(folders / "from")
 
 
@@ -374,7 +374,7 @@ def test_a_page_in_a_browser_cannot_act_on_a_migration(server: Server, folders: 
     assert server.ask("POST", "/migrations/1/cancel", **{"Content-Type": form})[0] == 415
     assert server.ask("GET", "/migrations/1")[1]["state"] == "running"
     own = f"http://{server.host}:{server.port}"
-    status, reported = server.ask(
+    status, body = server.ask(
         "POST", "/migrations/1/cancel", **{"Origin": own, "Sec-Fetch-Site": "same-origin"}
     )
-    assert (status, reported["state"]) == (200, "cancelled")
+    assert (status, body["state"]) == (200, "cancelled")

@@ -46,7 +46,7 @@ def document(server: Server) -> dict[str, Any]:
     return server.ask("GET", "/openapi.json")[1]
 
 
-class Said:
+class CheckedServer:
     """Compares responses with the document."""
 
     def __init__(self, server: Server, document: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ def test_every_response_matches_the_openapi_document(
 ) -> None:
     """One object and a tree, at once and later, as JSON, lines, CSV and events; and refusals of
     each kind."""
-    said = Said(server, document)
+    checked = CheckedServer(server, document)
     one = {"source": f"file://{folder}/from/a", "destination": f"file://{folder}/to/a"}
     tree = {
         "source": f"file://{folder}/from/",
@@ -137,5 +137,5 @@ def test_every_response_matches_the_openapi_document(
         ("POST", "/migrations/77/cancel", None, {}, 404),
     ]
     for method, path, members, headers, status in tell:
-        found, text = said.ask(method, path, members, **headers)
+        found, text = checked.ask(method, path, members, **headers)
         assert found == status, (method, path, members, headers, text)

@@ -61,11 +61,11 @@ def test_the_fate_of_each_object(
     tree(tmp_path / "to", same=b"1234", other=b"1", elsewhere=b"")
     before = contents(tmp_path)
     places = (str(tmp_path / "from"), str(tmp_path / "to"))
-    found, reported = planned(tmp_path, "-r", *places, "--if-exists", exists)
-    assert (found, reported["fates"]) == (code, fates)
-    assert (reported["objects"], reported["bytes"], reported["looked"]) == (4, 109, 4)
-    assert reported["found"] == {"differs": 1, "new": 2, "unchanged": 1}
-    assert (reported["level"], reported["server_copy"], reported["in_parts"]["objects"]) == (
+    found, report = planned(tmp_path, "-r", *places, "--if-exists", exists)
+    assert (found, report["fates"]) == (code, fates)
+    assert (report["objects"], report["bytes"], report["looked"]) == (4, 109, 4)
+    assert report["found"] == {"differs": 1, "new": 2, "unchanged": 1}
+    assert (report["level"], report["server_copy"], report["in_parts"]["objects"]) == (
         "read_back",
         False,
         0,
@@ -82,8 +82,8 @@ def test_an_empty_source_is_reported(tmp_path: Path, flags: tuple[str, ...], cod
     """And fails if the migration would."""
     (tmp_path / "from").mkdir()
     words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
-    found, reported = planned(tmp_path, *words)
-    assert (found, reported["objects"]) == (code, 0)
+    found, report = planned(tmp_path, *words)
+    assert (found, report["objects"]) == (code, 0)
     found, out, _ = run("plan", *words)
     assert (found, "nothing was found" in out) == (code, True)
     moved, _, err = run("migrate", *words, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
@@ -107,9 +107,9 @@ def test_the_objects_of_a_list_are_inspected_at_their_urls(tmp_path: Path) -> No
 
 def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
-    code, reported = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
-    assert (code, reported["objects"], reported["refused"]) == (1, 1, 1)
-    assert "bidi" in reported["names"][0]["why"]
+    code, report = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert (code, report["objects"], report["refused"]) == (1, 1, 1)
+    assert "bidi" in report["names"][0]["why"]
     code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert (code, "1 objects would fail" in out, "1 moved" in out) == (1, True, True)
     assert "\u202e" not in out
@@ -119,11 +119,9 @@ def test_a_sample_all_or_no_objects_are_inspected(tmp_path: Path) -> None:
     tree(tmp_path / "from", **{f"f{i:03}": b"x" for i in range(300)})
     tree(tmp_path / "to", **{f"f{i:03}": b"x" for i in range(300)})
     for words, looked in ((("--sample", "20"), 20), (("--whole",), 300), (("--sample", "0"), 0)):
-        code, reported = planned(
-            tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words
-        )
-        assert (code, reported["objects"], reported["looked"]) == (0, 300, looked)
-        assert reported["fates"] == ({"skipped": looked} if looked else {})
+        code, report = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words)
+        assert (code, report["objects"], report["looked"]) == (0, 300, looked)
+        assert report["fates"] == ({"skipped": looked} if looked else {})
 
 
 def test_every_entry_is_as_likely_in_a_sample() -> None:
@@ -147,15 +145,15 @@ def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
 
     with Peer(source) as peer, Peer(keeping(kept)) as destination:
-        code, reported = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
-    assert (code, reported["objects"], reported["bytes"], reported["fates"]) == (
+        code, report = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
+    assert (code, report["objects"], report["bytes"], report["fates"]) == (
         0,
         1,
         len(DATA),
         {"overwritten": 1},
     )
     assert set(asked.methods + kept.methods) == {b"HEAD"}
-    assert "secret" not in json.dumps(reported)
+    assert "secret" not in json.dumps(report)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +185,14 @@ def test_a_bucket_offers_parts_and_server_copies(seaweed: Seaweed, tmp_path: Pat
     for name, size in (("large", 3 * MIB), ("small", 1000)):
         client.put_object(Bucket=seaweed.bucket, Key=f"plan/{name}", Body=bytes(size))
     places = (f"weed:{seaweed.bucket}/plan", f"weed:{seaweed.bucket}/copy")
-    code, reported = planned(tmp_path, "-r", *places, **more)
-    assert (code, reported["server_copy"], reported["in_parts"]["objects"]) == (0, True, 0)
-    code, reported = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
-    assert (code, reported["server_copy"], reported["in_parts"]) == (
+    code, report = planned(tmp_path, "-r", *places, **more)
+    assert (code, report["server_copy"], report["in_parts"]["objects"]) == (0, True, 0)
+    code, report = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
+    assert (code, report["server_copy"], report["in_parts"]) == (
         0,
         False,
         {"objects": 1, "bytes": 3 * MIB},
     )
-    assert (reported["level"], reported["found"]) == ("whole_digest", {"new": 2})
+    assert (report["level"], report["found"]) == ("whole_digest", {"new": 2})
     assert client.list_objects_v2(Bucket=seaweed.bucket, Prefix="copy/")["KeyCount"] == 0
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)

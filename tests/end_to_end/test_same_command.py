@@ -97,8 +97,8 @@ def test_a_partial_tree_is_listed_again(terminal: Terminal) -> None:
         (source / f"f{number}").write_text(f"file {number}")
     (destination / "f2").mkdir(parents=True)  # a folder is in f2's way
     (destination / "f3").mkdir(parents=True)
-    code, reported = terminal.tree(source, destination)
-    assert (code, reported["state"], reported["objects"]) == (
+    code, report = terminal.tree(source, destination)
+    assert (code, report["state"], report["objects"]) == (
         1,
         "partial",
         {"failed": 2, "verified": 2},
@@ -107,8 +107,8 @@ def test_a_partial_tree_is_listed_again(terminal: Terminal) -> None:
     (source / "new").write_text("new since then")
     (source / "f0").write_text("changed since then")
     (source / "f3").unlink()  # it cannot be moved, so its user removed it
-    code, reported = terminal.tree(source, destination)
-    assert (code, reported["state"], reported["number"]) == (0, "succeeded", 1)
+    code, report = terminal.tree(source, destination)
+    assert (code, report["state"], report["number"]) == (0, "succeeded", 1)
     expected = {path.name: path.read_text() for path in source.iterdir()}
     assert {
         path.name: path.read_text() for path in destination.iterdir() if path.is_file()
@@ -149,8 +149,8 @@ def test_a_server_leaves_migrations_of_the_terminal_alone(
     with running(
         SERVE, RELAY_LEDGER=ledger, RELAY_LOCAL_FOLDERS=str(terminal.home / "to")
     ) as server:
-        code, reported = terminal.tree(source, terminal.home / "to", "--slots", "2")
-        assert (code, reported["objects"]) == (0, {"verified": 200})
+        code, report = terminal.tree(source, terminal.home / "to", "--slots", "2")
+        assert (code, report["objects"]) == (0, {"verified": 200})
         assert server.ask("GET", "/migrations")[1]["migrations"] == []
         assert (
             server.ask("GET", "/migrations/1")[0]
@@ -192,8 +192,8 @@ def test_an_object_removed_while_nothing_runs_arrives_again(
     if verb:
         assert terminal.run(verb, "1")[0] == 0
     shutil.rmtree(there)
-    code, reported = terminal.tree(source, there, "--bytes-per-second", "10M")
-    assert (code, reported["objects"]) == (0, {"verified": 6})
+    code, report = terminal.tree(source, there, "--bytes-per-second", "10M")
+    assert (code, report["objects"]) == (0, {"verified": 6})
     assert sorted(path.name for path in there.iterdir()) == [f"{number}" for number in range(6)]
 
 
@@ -218,8 +218,8 @@ def test_a_stopped_tree_is_listed_again(terminal: Terminal, how: str) -> None:
     (source / "f0").write_bytes(b"another zero")
     (source / "new").write_bytes(b"new")
     assert terminal.run("limit", "1", "--bytes-per-second", "none")[0] == 0
-    code, reported = terminal.tree(*words)
-    assert (code, reported["number"], reported["objects"]) == (0, 1, {"verified": 4})
+    code, report = terminal.tree(*words)
+    assert (code, report["number"], report["objects"]) == (0, 1, {"verified": 4})
     assert {path.name: path.read_bytes() for path in destination.iterdir()} == {
         path.name: path.read_bytes() for path in source.iterdir()
     }

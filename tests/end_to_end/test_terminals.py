@@ -96,9 +96,9 @@ def test_ls_names_unmovable_entries_and_unlisted_folders(
     here = terminal.home / "from"
     os.mkfifo(here / "pipe")
     (here / "link").symlink_to(".")
-    code, out, said = terminal.run("ls", "-r", f"{here}")
+    code, out, err = terminal.run("ls", "-r", f"{here}")
     assert (code, sorted(out.split())) == (0, sorted([*NAMES, "pipe", "link"]))
-    assert "link: " in said and "pipe: " in said
+    assert "link: " in err and "pipe: " in err
     rows = [
         json.loads(line) for line in terminal.run("ls", "-r", "--json", f"{here}")[1].splitlines()
     ]
@@ -130,10 +130,10 @@ def test_a_path_that_is_not_utf_8_is_a_path(terminal: Terminal, name: str) -> No
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     (terminal.home / name).mkdir()
     (terminal.home / name / "a").write_text("a")
-    code, _, said = terminal.run(
+    code, _, err = terminal.run(
         "migrate", f"{terminal.home}/{name}/a", f"{terminal.home}/to-{name}"
     )
-    assert code == 0, said
+    assert code == 0, err
     assert (terminal.home / f"to-{name}").read_text() == "a"
     assert (
         terminal.run("migrate", "-r", f"{terminal.home}/{name}", f"{terminal.home}/tree-{name}")[0]
@@ -151,10 +151,10 @@ def test_a_ledger_path_that_is_not_utf_8_is_a_wrong_setting(
 ) -> None:
     place = f"{terminal.home}/\udce9"
     text = f"sqlite:///{place}.db" if setting == "RELAY_LEDGER" else place
-    code, _, said = terminal.run(
+    code, _, err = terminal.run(
         "status", **{"RELAY_LEDGER": "", "XDG_DATA_HOME": "", setting: text}
     )
-    assert code == 2 and "RELAY_LEDGER" in said
+    assert code == 2 and "RELAY_LEDGER" in err
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def hostile(tmp_path: Path) -> Terminal:
 )
 def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[str, str]) -> None:
     here = f"{hostile.home}/from"
-    said = {
+    printed = {
         words: hostile.on_a_tty(*words, columns=columns, **more)
         for words in [
             ("migrate", "-r", here, f"{hostile.home}/to"),
@@ -248,16 +248,16 @@ def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[
             ("\x1b]0;owned\x07",),
         ]
     }
-    for words, (code, text) in said.items():
+    for words, (code, text) in printed.items():
         assert code in (0, 1, 2), (words, text)
         assert "\x1b]0;owned" not in text and "\x9b31m" not in text and "\u202e" not in text, (
             words,
             text,
         )
-    moved = said["migrate", "-r", here, f"{hostile.home}/to"]
+    moved = printed["migrate", "-r", here, f"{hostile.home}/to"]
     assert moved[0] == 1
     assert "9 verified" in moved[1] and "5 failed" in moved[1]
-    listed = said["ls", "-r", "-l", here][1].splitlines()
+    listed = printed["ls", "-r", "-l", here][1].splitlines()
     assert len(listed) == len(HOSTILE)
     assert any(line.endswith("[red]x[/red]") for line in listed) and any(
         line.endswith(":smile:") for line in listed
@@ -285,17 +285,17 @@ def test_b87_names_are_the_same_in_every_locale(terminal: Terminal) -> None:
     """They are UTF-8 on the disk, in any locale of the terminal."""
     code, out, _ = terminal.run("ls", f"{terminal.home}/from/", **PLAIN_C)
     assert (code, sorted(out.split())) == (0, ["\\U0001f99c", "\\xfc", "plain"])
-    code, out, said = terminal.run(
+    code, out, err = terminal.run(
         "migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", **PLAIN_C
     )
-    assert code == 0, out + said
+    assert code == 0, out + err
     assert {path.name: path.read_text() for path in (terminal.home / "to").iterdir()} == {
         name: name for name in NAMES
     }
 
 
 @pytest.mark.parametrize(
-    ("text", "reported"),
+    ("text", "message"),
     [
         ("slots = 3\nslotz = 4\n", ":2"),
         ("\nslots = 0\n", ":2"),
@@ -305,14 +305,14 @@ def test_b87_names_are_the_same_in_every_locale(terminal: Terminal) -> None:
     ],
 )
 def test_b85_a_wrong_setting_is_named_by_file_and_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reported: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     (tmp_path / "mine.toml").write_text(text)
     monkeypatch.setenv("RELAY_CONFIG", f"{tmp_path}/mine.toml")
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert "mine.toml" in caught.value.message
-    assert reported in caught.value.message
+    assert message in caught.value.message
 
 
 def test_b85_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,9 +340,9 @@ def test_b86_a_ledger_of_a_newer_relay_is_left_alone(terminal: Terminal) -> None
     with closing(sqlite3.connect(terminal.ledger)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     for command in (words, ("status",)):
-        code, _, said = terminal.run(*command)
+        code, _, err = terminal.run(*command)
         assert code == 2
-        assert "newer relay" in said and str(terminal.ledger) in said
+        assert "newer relay" in err and str(terminal.ledger) in err
     assert terminal.query("SELECT version_num FROM alembic_version") == "9999"
 
 

@@ -56,17 +56,17 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 def test_a_tree_arrives_and_a_repeat_sends_nothing(terminal: Terminal, tmp_path: Path) -> None:
     planted = plant(tmp_path / "from")
-    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, reported["state"], reported["objects"]) == (
+    code, report = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, report["state"], report["objects"]) == (
         0,
         "succeeded",
         {"verified": len(planted)},
     )
     assert digests_of(tmp_path / "to") == planted
     (tmp_path / "from" / "empty").write_bytes(b"not any more")
-    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, reported["number"]) == (0, 2)
-    assert reported["objects"] == {"skipped": len(planted) - 1, "verified": 1}
+    code, report = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, report["number"]) == (0, 2)
+    assert report["objects"] == {"skipped": len(planted) - 1, "verified": 1}
     assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
 
 
@@ -171,8 +171,8 @@ def test_an_undecodable_name_is_reported_and_left_out(terminal: Terminal, tmp_pa
     (
         tmp_path / "from" / os.fsdecode(b"zz\xff")
     ).touch()  # the last one, after which a listing would continue
-    code, reported = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, reported["state"], reported["objects"]) == (
+    code, report = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, report["state"], report["objects"]) == (
         1,
         "partial",
         {"failed": 1, "verified": 6},
@@ -234,13 +234,13 @@ def test_a_large_object_resumes_in_the_middle(
     before = slow.carried("up")
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
-    reported = json.loads(out)
-    assert (reported["number"], reported["objects"], reported["levels"]) == (
+    report = json.loads(out)
+    assert (report["number"], report["objects"], report["levels"]) == (
         1,
         {"verified": 1},
         {"whole_digest": 1},
     )
-    assert reported["bytes_here"] == LARGE - kept
+    assert report["bytes_here"] == LARGE - kept
     sent = slow.carried("up") - before
     assert (
         sent <= LARGE - kept + 2 * 5 * MIB
@@ -344,8 +344,8 @@ def test_many_small_objects_survive_a_kill(seaweed: Seaweed, clouds: Terminal) -
         process.communicate(timeout=30)
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
-    reported = json.loads(out)
-    assert sum(reported["objects"].values()) == reported["objects"]["verified"] == 250
+    report = json.loads(out)
+    assert sum(report["objects"].values()) == report["objects"]["verified"] == 250
     for name, data in planted.items():
         assert (
             client.get_object(Bucket=seaweed.bucket, Key=f"small/to/{name}")["Body"].read() == data
@@ -370,11 +370,11 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
         one, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda count: count >= 1
     )
     two = clouds.start(*words)
-    reported = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
-    assert [(t["number"], t["state"], t["objects"]) for t in reported] == [
+    report = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
+    assert [(t["number"], t["state"], t["objects"]) for t in report] == [
         (1, "succeeded", {"verified": 80})
     ] * 2
-    assert sum(t["bytes_here"] for t in reported) == 80 * 400_000
+    assert sum(t["bytes_here"] for t in report) == 80 * 400_000
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
 
 
@@ -427,15 +427,15 @@ def test_two_terminals_move_the_parts_of_one_object(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str]
 ) -> None:
     words = words_of(seaweed, shared[1])
-    reported = [
+    report = [
         json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)
     ]
-    assert [(t["state"], t["objects"], t["levels"]) for t in reported] == [
+    assert [(t["state"], t["objects"], t["levels"]) for t in report] == [
         ("succeeded", {"verified": 1}, {"whole_digest": 1})
     ] * 2
-    assert [t["bytes_resent"] for t in reported] == [0, 0]
-    assert sum(t["bytes_here"] for t in reported) == LARGE
-    assert min(t["bytes_here"] for t in reported) > 0
+    assert [t["bytes_resent"] for t in report] == [0, 0]
+    assert sum(t["bytes_here"] for t in report) == LARGE
+    assert min(t["bytes_here"] for t in report) > 0
     assert slow.carried("up") <= LARGE + 128 * 1024
 
 
@@ -457,8 +457,8 @@ def test_a_helper_completes_the_object_of_an_ended_owner(
     movers[which].communicate(timeout=30)
     out, err = movers[1 - which].communicate(timeout=60)
     assert movers[1 - which].returncode == 0, err
-    reported = json.loads(out)
-    assert (reported["state"], reported["objects"], reported["levels"]) == (
+    report = json.loads(out)
+    assert (report["state"], report["objects"], report["levels"]) == (
         "succeeded",
         {"verified": 1},
         {"whole_digest": 1},

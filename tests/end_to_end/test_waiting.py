@@ -160,7 +160,7 @@ def certified(tmp_path: Path) -> Path:
 
 def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
     """Also after it has sent bytes behind its request, where no byte can be peeked at."""
-    reported = f"--certfile {certified} --keyfile {certified}"
+    flags = f"--certfile {certified} --keyfile {certified}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
@@ -170,7 +170,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
         return sock
 
     with (
-        endless(command=GUNICORN, GUNICORN_CMD_ARGS=reported) as (server, wanted),
+        endless(command=GUNICORN, GUNICORN_CMD_ARGS=flags) as (server, wanted),
         ExitStack() as open_,
     ):
         (worker,) = psutil.Process(server.process.pid).children()
@@ -235,10 +235,10 @@ def test_a_retry_is_reported(alone: bool) -> None:
             assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
             trouble = next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)
             well.set()
-            reported = next(
+            migration = next(
                 one for one in iter(lambda: look(server), None) if one["state"] != "running"
             )
-            assert (reported["state"], reported["retried"]) == ("succeeded", [])
+            assert (migration["state"], migration["retried"]) == ("succeeded", [])
     assert (trouble["side"], trouble["what"]) == ("source", "the object")
     assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
 
@@ -257,7 +257,7 @@ def test_a_retried_listing_is_reported() -> None:
     with Peer([busy] * 40) as peer, running(SERVE, **settings) as server, ExitStack() as stack:
         wanted = {"source": peer.url("/f/"), "destination": peer.url("/t/"), "recursive": True}
         assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
-        reported = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
+        retries = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
         follow, post = (stack.enter_context(closing(server.connect())) for _ in range(2))
         follow.request("GET", "/migrations/1/events")
         data = (
@@ -265,18 +265,18 @@ def test_a_retried_listing_is_reported() -> None:
             for line in follow.getresponse()
             if line.startswith(b"data: ")
         )
-        reported.append(first_retried(data))
+        retries.append(first_retried(data))
         headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
         post.request(
             "POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers
         )
-        reported.append(first_retried(post.getresponse()))
-    for one in reported:
+        retries.append(first_retried(post.getresponse()))
+    for one in retries:
         assert (one["what"], one["side"], one["error"]) == (
             "the listing",
             "source",
             "store-unavailable",
-        ), reported
+        ), retries
         assert "503" in one["detail"] and one["since"] <= one["again"]
 
 
@@ -291,7 +291,7 @@ def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
 def look(server: Server) -> dict[str, Any]:
     """Return the one migration, in the form that the API promises."""
     time.sleep(0.05)  # another process's work can only be polled
-    status, reported = server.ask("GET", "/migrations/1")
+    status, body = server.ask("GET", "/migrations/1")
     assert status == 200
-    Recorded.model_validate(reported, strict=True)
-    return reported
+    Recorded.model_validate(body, strict=True)
+    return body

@@ -147,8 +147,8 @@ class Bucket:
             return b"HTTP/1.1 204 X\r\n\r\n"
         if self.whole is None:
             return GONE
-        reported = (*self.fields, *self._sums(self.whole), *self._changed())
-        extra = "".join(f"{line}\r\n" for line in reported)
+        fields = (*self.fields, *self._sums(self.whole), *self._changed())
+        extra = "".join(f"{line}\r\n" for line in fields)
         span = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
         first, last = map(int, span.groups()) if span else (0, len(self.whole) - 1)
         status = (
@@ -165,7 +165,7 @@ class Bucket:
         if self.old and operation == "put" and b"x-amz-checksum" in request:
             return refusal(501, "NotImplemented")
         return next(
-            (reported for name, reported in self.refuses.items() if b"\r\n" + name in request), None
+            (answer for name, answer in self.refuses.items() if b"\r\n" + name in request), None
         )
 
     def _taken(self, data: bytes, tag: str) -> bytes:

@@ -81,9 +81,9 @@ class Shelf:
         return True
 
     def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
-        if (said := self.refused.get(method)) is not None:
-            talk.send(said)
-            return bool(said)
+        if (refusal := self.refused.get(method)) is not None:
+            talk.send(refusal)
+            return bool(refusal)
         data = self.shown(self, path)
         if data is None:
             talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")

@@ -54,11 +54,14 @@ class Shelf:
                 size, _, rest = body.partition(b"\r\n")
                 body = rest[: int(size, 16)]
             self.objects[key] = body
-            reported = (
+            document_of_copy = (
                 document("CopyObjectResult", ("ETag", _tag(body))) if copied is not None else b""
             )
             return reply(
-                200, reported, f"ETag: {_tag(body)}", f"x-amz-checksum-crc64nvme: {crc64nvme(body)}"
+                200,
+                document_of_copy,
+                f"ETag: {_tag(body)}",
+                f"x-amz-checksum-crc64nvme: {crc64nvme(body)}",
             )
         if method == "DELETE":
             self.objects.pop(key, None)

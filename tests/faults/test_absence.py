@@ -205,12 +205,12 @@ def test_a_web_server_that_lists_nothing_is_not_an_empty_one(
     (tmp_path / "from" / ".htpasswd").write_bytes(b"new")
     data = b"new" if if_exists == "changed" else b"of somebody else"
     shelf = Shelf({b"/to/.htpasswd": data})
-    reported = shelf.refused
+    refused = shelf.refused
 
     def before(_: Shelf, method: bytes, path: bytes) -> None:
-        reported.pop(b"GET", None)
+        refused.pop(b"GET", None)
         if method == b"GET" and path == b"/to/":
-            reported[b"GET"] = page
+            refused[b"GET"] = page
 
     shelf.before = before
     with Peer(shelf) as there:

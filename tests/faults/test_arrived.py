@@ -39,7 +39,7 @@ def inspected(
     return len(gone), inspection.untold
 
 
-GONE, THERE, UNTOLD = (1, 0), (0, 0), (0, 1)
+GONE, THERE, UNKNOWN = (1, 0), (0, 0), (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ GONE, THERE, UNTOLD = (1, 0), (0, 0), (0, 1)
         (b"", {}, "verified", GONE),
         (b"1234", {}, "skipped", THERE),
         (None, {}, "skipped", GONE),
-        (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNTOLD),
-        (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNTOLD),
-        (b"12345", {b"HEAD": empty(503)}, "verified", UNTOLD),
+        (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty(503)}, "verified", UNKNOWN),
         (
             b"12345",
             {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"},
             "verified",
-            UNTOLD,
+            UNKNOWN,
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger
 
 def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: Ledger) -> None:
     place = parse_location("http://127.0.0.1:9/to/", method="POST", destination=True)
-    assert inspected(engine, ledger, place) == UNTOLD
+    assert inspected(engine, ledger, place) == UNKNOWN
 
 
 def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:
@@ -126,8 +126,8 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)
-        reported: list[int] = []
+        counts: list[int] = []
         inspection = ArrivalCheck(ledger, engine.runner, job)
-        assert inspection.find_missing(reported.append) == []
-    assert (inspection.untold, reported) == (1500, [1000, 1500])
+        assert inspection.find_missing(counts.append) == []
+    assert (inspection.untold, counts) == (1500, [1000, 1500])
     assert "503" in str(inspection.why)

@@ -182,8 +182,8 @@ def test_a_damaged_object_that_shows_late_is_removed(tmp_path: Path) -> None:
     shelf = Late()
     with Peer(shelf) as peer:
         words = ("migrate", str(plant(tmp_path) / "a"), "s3://bucket/a", "--if-exists", "changed")
-        code, *said = bucket(tmp_path, peer).run(*words, RELAY_RETRY_BUDGET="0")
-    assert code == 1, (said, shelf.asked)
+        code, *output = bucket(tmp_path, peer).run(*words, RELAY_RETRY_BUDGET="0")
+    assert code == 1, (output, shelf.asked)
     assert shelf.objects == {}
 
 

@@ -36,7 +36,7 @@ TEXTS = [
 ]
 
 
-def reported(text: str) -> list[bytes]:
+def echoes(text: str) -> list[bytes]:
     """Return answers that repeat this text in every part of a response."""
     error = document("Error", ("Code", "AccessDenied"), ("Message", text))
     return [
@@ -62,8 +62,8 @@ def at(peer: Peer, kind: str) -> Location:
 @pytest.mark.parametrize("kind", ["http", "webdav", "s3"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_no_message_repeats_secrets_that_a_store_echoes(wire: Wire, text: str, kind: str) -> None:
-    for said in reported(text):
-        with Peer([answer(said)] * 4) as peer:
+    for echo in echoes(text):
+        with Peer([answer(echo)] * 4) as peer:
             store = STORES[kind](wire, "source", Watchdog(Limits()))
             with pytest.raises(RelayError) as caught:
                 store.get(at(peer, kind))

@@ -133,7 +133,7 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
 ) -> None:
     answers, cut = FAILURES[how]
     bucket = Watched(
-        answers={name: list(reported) for name, reported in answers.items()},
+        answers={name: list(scripted) for name, scripted in answers.items()},
         ledger=tmp_path / "ledger.db",
     )
     with Peer(many(bucket)) as there, Peer(growing(SIZE, cut)) as source:

@@ -86,9 +86,9 @@ def test_a_cancel_names_leftovers_and_can_be_repeated(killed: Killed) -> None:
 
 def test_the_receipt_notes_leftovers_of_the_next_attempt(killed: Killed) -> None:
     killed.dav.keeps = True
-    code, said = killed.again()
+    code, output = killed.again()
     assert code == 0
-    assert f"may remain at {killed.to}{killed.dav.left[0]}" in said
+    assert f"may remain at {killed.to}{killed.dav.left[0]}" in output
 
 
 @pytest.mark.parametrize("source", ["there", "gone"])
@@ -110,8 +110,8 @@ def test_a_cancel_removes_a_leftover_named_by_its_source(tmp_path: Path, source:
 def test_an_object_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
     (killed.folder / "a").unlink()
     (killed.folder / "b").write_bytes(b"other")
-    code, said = killed.again()
-    assert (code in (0, 1), killed.dav.left) == (True, []), said
+    code, output = killed.again()
+    assert (code in (0, 1), killed.dav.left) == (True, []), output
     if code == 1:  # it failed after the source was listed again: the next listing forgets it
         if verb is not None:
             assert killed.terminal.run(verb, "1")[0] == 0
@@ -125,9 +125,9 @@ def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str 
     killed.dav.keeps = True
     (killed.folder / "a").unlink()
     for _ in range(3):
-        code, said = killed.again()
+        code, output = killed.again()
         assert code == 1
-        assert f"may remain at {killed.to}{killed.dav.left[0]}" in said
+        assert f"may remain at {killed.to}{killed.dav.left[0]}" in output
         if verb is not None:
             assert killed.terminal.run(verb, "1")[0] == 0
 

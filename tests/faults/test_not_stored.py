@@ -24,15 +24,15 @@ OLD = b"the old object, and the only one" * 3
 @dataclass
 class Forgetful(Bucket):
     """A bucket that has an object, and acknowledges an upload without storing it; its answer has
-    the fields `reported`."""
+    the fields `answer_fields`."""
 
-    reported: tuple[str, ...] = ()
+    answer_fields: tuple[str, ...] = ()
     times: int = 99
 
     def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
         if operation == "put" and self.times:
             self.times -= 1
-            return reply(200, b"", *self.reported)
+            return reply(200, b"", *self.answer_fields)
         return super()._answer(operation, request, body)
 
 
@@ -46,10 +46,10 @@ AGES: dict[str, Callable[[], tuple[str, ...]]] = {
     "just now": lambda: (f"Last-Modified: {formatdate(time() - 2, usegmt=True)}",),
     "untold": tuple,
 }
-TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
+ANSWERS = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
 
 
-@pytest.mark.parametrize("what", TOLD)
+@pytest.mark.parametrize("what", ANSWERS)
 @pytest.mark.parametrize("patience", [0, 1])
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 @pytest.mark.parametrize("age", AGES)
@@ -58,7 +58,7 @@ def test_a_prior_object_is_not_deleted(
 ) -> None:
     """Even without an inspection before it, and after any number of attempts."""
     shelf = Forgetful(
-        whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), reported=TOLD[what]
+        whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), answer_fields=ANSWERS[what]
     )
     engine = patient(engine, patience)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
@@ -72,7 +72,11 @@ def test_a_prior_object_is_not_deleted(
 @pytest.mark.parametrize("what", ["nothing", "the old tag"])
 def test_an_object_stored_at_last_arrives(engine: Engine, what: str) -> None:
     shelf = Forgetful(
-        whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, reported=TOLD[what], times=1
+        whole=OLD,
+        tag=hashlib.md5(OLD).hexdigest(),
+        fields=LONG_AGO,
+        answer_fields=ANSWERS[what],
+        times=1,
     )
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         outcome = patient(engine).migrate(source.url("/a"), place(there), if_exists="overwrite")
@@ -85,7 +89,7 @@ def test_the_length_of_the_coding_does_not_prove_ownership(engine: Engine) -> No
     old = bytes(
         len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4
     )
-    shelf = Forgetful(whole=old, tag="old", reported=('ETag: "ours"',), times=1)
+    shelf = Forgetful(whole=old, tag="old", answer_fields=('ETag: "ours"',), times=1)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         with pytest.raises(RelayError):
             engine.migrate(source.url("/a"), place(there), if_exists="overwrite")

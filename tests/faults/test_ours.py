@@ -76,8 +76,8 @@ def test_a_damaged_object_of_ours_is_never_a_prior_object(
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
-            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-            assert (code, reported["objects"]) == (1, {"failed": 1})
+            code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, report["objects"]) == (1, {"failed": 1})
     shelf.damages = lambda data: data
     assert shelf.objects == {b"/to/a": flipped(DATA)}
 
@@ -97,10 +97,10 @@ def test_a_piece_of_ours_is_resumed(
     """A connection breaks, and the server keeps the bytes received."""
     shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
     with Peer(shelf) as there:
-        code, reported = hurried(tmp_path).tree(
+        code, report = hurried(tmp_path).tree(
             plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
         )
-    assert (code, reported["objects"]) == (0, {"verified": 1})
+    assert (code, report["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
 
 
@@ -114,10 +114,10 @@ def test_an_object_of_another_writer_is_left_untrusted(tmp_path: Path, if_exists
 
     shelf.before = before
     with Peer(shelf) as there:
-        code, reported = hurried(tmp_path).tree(
+        code, report = hurried(tmp_path).tree(
             plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
         )
-    assert (code, reported["objects"]) == (1, {"failed": 1})
+    assert (code, report["objects"]) == (1, {"failed": 1})
     assert shelf.objects == {b"/to/a": THEIRS}
     assert b"DELETE" not in shelf.methods
 
@@ -127,8 +127,8 @@ def test_unverified_stays_unverified_on_repeat(tmp_path: Path) -> None:
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
         for _ in range(3):
-            code, reported = terminal.tree(*words)
-            assert (code, reported["objects"]) == (3, {"unverified": 1})
+            code, report = terminal.tree(*words)
+            assert (code, report["objects"]) == (3, {"unverified": 1})
     assert shelf.methods.count(b"PUT") == 1
 
 
@@ -137,8 +137,8 @@ def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
     shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
-            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
-            assert (code, reported["objects"]) == (0, {"skipped": 1})
+            code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+            assert (code, report["objects"]) == (0, {"skipped": 1})
     assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%known%'") == 0
 
 
@@ -162,7 +162,7 @@ def test_a_prior_object_of_our_size_is_not_ours(
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         ways = (folder, there.url("/to/")) if words else (folder / "a", there.url("/to/a"))
-        said = (
+        command = (
             "migrate",
             *words,
             *map(str, ways),
@@ -170,9 +170,9 @@ def test_a_prior_object_of_our_size_is_not_ours(
             "size" if unproved == "size" else "auto",
         )
         if ends == "a kill":
-            assert terminal.run(*said, RELAY_FAILPOINT="after-pin:1:kill9")[0] == -9
+            assert terminal.run(*command, RELAY_FAILPOINT="after-pin:1:kill9")[0] == -9
             assert shelf.objects == {b"/to/a": old}
-        assert terminal.run(*said)[0] == 3
+        assert terminal.run(*command)[0] == 3
     assert shelf.objects == {b"/to/a": DATA}
 
 
@@ -289,8 +289,8 @@ def test_an_object_before_our_first_byte_is_not_ours(
         terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT=f"after-claim:1:{end}")
         assert terminal.query("SELECT max(fence) FROM transfers") == 1
         shelf.objects["to/a"] = THEIRS
-        code, reported = terminal.tree(*words)
-    assert (code, reported["objects"]) == (
+        code, report = terminal.tree(*words)
+    assert (code, report["objects"]) == (
         (0, {"skipped": 1, "verified": 1})
         if if_exists == "skip"
         else (1, {"failed": 1, "verified": 1})
@@ -307,8 +307,8 @@ def test_a_prior_object_fails_each_time_under_fail(tmp_path: Path) -> None:
     (to / "a").write_bytes(DATA)
     terminal = hurried(tmp_path)
     for _ in range(3):
-        code, reported = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
-        assert (code, reported["objects"]) == (1, {"failed": 1})
+        code, report = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
+        assert (code, report["objects"]) == (1, {"failed": 1})
     (to / "a").unlink()
     terminal.run(
         "migrate",
@@ -334,8 +334,8 @@ def test_a_leftover_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str)
         )
         terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT="after-put-sent:1:kill9")
         shelf.objects["to/a"] = DATA  # the server received all of it
-        code, reported = terminal.tree(*words)
-    assert (code, reported["objects"]) == (0, {"verified": 1})
+        code, report = terminal.tree(*words)
+    assert (code, report["objects"]) == (0, {"verified": 1})
 
 
 class Stale(Bucket):
@@ -367,12 +367,12 @@ def test_an_arrived_object_that_is_unlisted_is_still_ours(
             shelf.objects.clear()
         elif there == "another's":
             shelf.objects["to/a"] = THEIRS
-        code, reported = terminal.tree(*words)
+        code, report = terminal.tree(*words)
     assert shelf.objects["to/a"] == (THEIRS if there == "another's" else DATA)
     if there == "another's":
-        assert (code, reported["objects"]) == (1, {"failed": 1, "verified": 1})
+        assert (code, report["objects"]) == (1, {"failed": 1, "verified": 1})
     else:
-        assert (code, sum(reported["objects"].values())) == (0, 2)
+        assert (code, sum(report["objects"].values())) == (0, 2)
 
 
 class Broken(ClaimJournal):

@@ -431,10 +431,10 @@ def test_progress_names_the_pending_retry(
         with gevent.Timeout(5):
             while transfer.trouble is None:
                 gevent.sleep(0.01)
-        reported = transfer.progress()["trouble"]
-        assert (reported["what"], reported["side"], reported["failures"]) == (WHOLE, "source", 1)
-        assert "503" in reported["detail"]
-        assert 0.9 < reported["again"] - reported["since"] < 1.3
+        trouble = transfer.progress()["trouble"]
+        assert (trouble["what"], trouble["side"], trouble["failures"]) == (WHOLE, "source", 1)
+        assert "503" in trouble["detail"]
+        assert 0.9 < trouble["again"] - trouble["since"] < 1.3
         with gevent.Timeout(5):
             while transfer.bytes == 0:
                 gevent.sleep(0.01)
@@ -476,9 +476,9 @@ def test_a_retry_is_visible_in_the_ledger(ledger: Ledger) -> None:
         id = ledger.create(order.spec(runner.remotes))[0].id
         working = gevent.spawn(Worker(ledger, runner, 1, id).run)
         with gevent.Timeout(10):
-            while not (reported := brief(ledger.migration(id)))["retried"]:
+            while not (view := brief(ledger.migration(id)))["retried"]:
                 gevent.sleep(0.05)
-        (one,) = reported["retried"]
+        (one,) = view["retried"]
         assert (one["name"], one["what"], one["error"], one["side"]) == (
             "",
             WHOLE,
@@ -487,11 +487,11 @@ def test_a_retry_is_visible_in_the_ledger(ledger: Ledger) -> None:
         )
         assert "503" in one["detail"]
         assert one["since"] <= one["again"] < one["since"] + 5
-        reported = {**reported, "retried": [{**one, "again": time() + 60.4}]}
-        assert headline(reported, 0.0).endswith(
+        view = {**view, "retried": [{**one, "again": time() + 60.4}]}
+        assert headline(view, 0.0).endswith(
             f"; {WHOLE} is retried in 60 s: source: {one['detail']}"
         )
-        named = {**reported, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
+        named = {**view, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
         assert f"; a\\x1bb is retried now: source: {one['detail']}; 1 more like it" in headline(
             named, 0.0
         )
@@ -543,15 +543,15 @@ def test_a_retried_listing_is_reported(ledger: Ledger) -> None:
         worker = Worker(ledger, runner, 1, id)
         working = gevent.spawn(worker.run)
         with gevent.Timeout(10):
-            while not (reported := ledger.migration(id).retried):
+            while not (retried := ledger.migration(id).retried):
                 gevent.sleep(0.02)
-        assert (reported[0]["what"], reported[0]["side"], reported[0]["failures"]) == (
+        assert (retried[0]["what"], retried[0]["side"], retried[0]["failures"]) == (
             "the listing",
             "source",
             1,
         )
-        assert "503" in reported[0]["detail"]
-        assert reported[0]["since"] <= reported[0]["again"]
+        assert "503" in retried[0]["detail"]
+        assert retried[0]["since"] <= retried[0]["again"]
         working.join(20)
         assert (ledger.migration(id).retried, ledger.migration(id).error) == ((), None)
         runner.wire.pool.close()
@@ -612,14 +612,14 @@ def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: P
         id = ledger.create(order.spec(runner.remotes))[0].id
         working = gevent.spawn((worker := Worker(ledger, runner, 1, id)).run)
         with gevent.Timeout(10):
-            while not (reported := ledger.migration(id).retried):
+            while not (retried := ledger.migration(id).retried):
                 gevent.sleep(0.02)
-        assert (reported[0]["name"], reported[0]["what"], reported[0]["side"]) == (
+        assert (retried[0]["name"], retried[0]["what"], retried[0]["side"]) == (
             "",
             "the listing",
             "destination",
         )
-        assert "503" in reported[0]["detail"]
+        assert "503" in retried[0]["detail"]
         worker.stop()
         working.join(20)
         runner.wire.pool.close()

@@ -29,7 +29,7 @@ from tests.faults.test_ours import THEIRS, flipped, hurried, plant
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
 
-TOLD = "may remain"
+REMAINS = "may remain"
 
 
 def errors(terminal: Terminal) -> str:
@@ -42,9 +42,9 @@ def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for round in ("sent", "not read"):
-            code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-            assert (code, reported["objects"]) == (1, {"failed": 1}), round
-            assert TOLD in errors(terminal), round
+            code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, report["objects"]) == (1, {"failed": 1}), round
+            assert REMAINS in errors(terminal), round
             (folder / "a").chmod(0)
             shelf.refused[b"HEAD"] = empty(503)
         assert shelf.objects == {b"/to/a": flipped(DATA)}
@@ -52,9 +52,9 @@ def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists
         shelf.refused.clear()
         shelf.objects.clear()
         shelf.damages = bytes
-        code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-    assert (code, reported["objects"]) == (0, {"verified": 1})
-    assert TOLD not in terminal.query("SELECT receipt FROM receipts")
+        code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+    assert (code, report["objects"]) == (0, {"verified": 1})
+    assert REMAINS not in terminal.query("SELECT receipt FROM receipts")
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
@@ -78,7 +78,7 @@ def test_a_piece_of_a_killed_process_is_named_on_failure(
         code, *_ = terminal.run(*words)
         assert code == 1
         assert b"/to/a" in shelf.objects
-        assert TOLD in errors(terminal)
+        assert REMAINS in errors(terminal)
 
 
 def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> 
         assert begun.wait(30)
         eventually(lambda: b"PUT" in shelf.methods)
         moving.send_signal(signal.SIGINT)
-        said = moving.communicate(timeout=60)
-        assert moving.returncode == 130, said
+        output = moving.communicate(timeout=60)
+        assert moving.returncode == 130, output
         gate.set()
         eventually(lambda: b"/to/a" in shelf.objects)
     assert len(shelf.objects[b"/to/a"]) < len(DATA)
-    assert TOLD in terminal.query("SELECT before FROM transfers")
+    assert REMAINS in terminal.query("SELECT before FROM transfers")
 
 
 def test_an_object_of_the_right_length_is_named_on_failure(
@@ -118,11 +118,11 @@ def test_an_object_of_the_right_length_is_named_on_failure(
         )
         assert code == 3
         shelf.refused = {b"PUT": empty(403), b"HEAD": empty(503)}
-        code, reported = terminal.tree(
+        code, report = terminal.tree(
             folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
         )
-    assert (code, reported["objects"]) == (1, {"failed": 1})
-    assert TOLD in errors(terminal)
+    assert (code, report["objects"]) == (1, {"failed": 1})
+    assert REMAINS in errors(terminal)
 
 
 def test_an_object_that_became_another_version_is_reported(engine: Engine) -> None:
@@ -140,7 +140,7 @@ def test_an_object_that_became_another_version_is_reported(engine: Engine) -> No
         pytest.raises(RelayError) as caught,
     ):
         engine.migrate(source.url("/a"), there.url("/a"))
-    assert TOLD in caught.value.hint
+    assert REMAINS in caught.value.hint
     assert b"DELETE" not in shelf.methods
 
 
@@ -148,11 +148,11 @@ def test_a_failure_before_the_first_byte_names_nothing(engine: Engine) -> None:
     gone = Peer(serving(Cloud(), sending(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", b"")))
     with gone as source, Peer(Shelf()) as there, pytest.raises((NotFound, SourceChanged)) as caught:
         engine.migrate(source.url("/a"), there.url("/a"))
-    assert TOLD not in caught.value.hint
+    assert REMAINS not in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("answer", "there", "reported"),
+    ("answer", "there", "is_named"),
     [
         (405, True, True),
         (403, True, True),
@@ -162,7 +162,7 @@ def test_a_failure_before_the_first_byte_names_nothing(engine: Engine) -> None:
     ],
 )
 def test_only_a_remaining_name_of_a_lost_attempt_is_named(
-    engine: Engine, answer: int, there: bool, reported: bool
+    engine: Engine, answer: int, there: bool, is_named: bool
 ) -> None:
     dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
     with Peer([dav] * 20) as peer:
@@ -172,7 +172,7 @@ def test_only_a_remaining_name_of_a_lost_attempt_is_named(
         if there:
             dav.objects[names[1].path.encode()] = DATA
         kept = remove_lost_uploads(store, place, ["token"])
-    assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if reported else [])
+    assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if is_named else [])
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -272,7 +272,7 @@ def test_a_cancel_leaves_an_untouched_older_version(
     written_since = if_exists == "overwrite" and dated == NOW  # which looks like a piece
     assert shelf.objects == ({} if written_since else {b"/to/a": log[:4500]})
     remains = if_exists == "overwrite" and not dated
-    assert (code, TOLD in out + err) == (remains, remains)
+    assert (code, REMAINS in out + err) == (remains, remains)
 
 
 def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> Non
         code, out, err = terminal.run("cancel", "1")
     assert code == 1
     assert shelf.objects == {b"/to/a": log[:9000]}
-    assert TOLD in out + err
+    assert REMAINS in out + err
 
 
 def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
 
 
 @pytest.mark.parametrize(
-    "reported",
+    "answer",
     [
         b"<CompleteMultipartUploadResult/>",
         b"<html/>",
@@ -253,13 +253,11 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
 )
 @pytest.mark.parametrize("done", [True, False])
 def test_digests_of_parts_need_the_layout_of_the_object(
-    engine: Engine, source: Spawned, reported: bytes, done: bool
+    engine: Engine, source: Spawned, answer: bytes, done: bool
 ) -> None:
     """An old object of the same length may still be there: the answer does not identify the new
     one."""
-    bucket = Bucket(
-        {"complete": [reply(200, reported)] * 9}, old=True, whole=b"o" * SIZE, tag="old"
-    )
+    bucket = Bucket({"complete": [reply(200, answer)] * 9}, old=True, whole=b"o" * SIZE, tag="old")
     with Content(SEED) as content:
         if done:
             bucket.whole = content.read("/objects/a", 0, SIZE)

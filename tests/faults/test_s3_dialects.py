@@ -275,8 +275,8 @@ def test_a_long_entity_tag_is_sent_back_whole(engine: Engine, length: int) -> No
         opened = store.get(place(peer), found.version)  # type: ignore[union-attr]
         assert opened.body is not None
         opened.body.close()
-    reported = b'\r\nIf-Match: "' + b"t" * length + b'"\r\n'
-    assert reported in bucket.requests[-1]
+    field = b'\r\nIf-Match: "' + b"t" * length + b'"\r\n'
+    assert field in bucket.requests[-1]
 
 
 @pytest.mark.parametrize(
@@ -320,15 +320,15 @@ class Comparing(Bucket):
     """A bucket that compares a checksum among the fields, or only repeats it."""
 
     echoes = False
-    reported = ""
+    checksum = ""
 
     def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
         given = re.search(rb"\r\nx-amz-checksum-crc64nvme: (\S+)\r\n", request)
         if operation == "put" and given is not None:
-            self.reported = given[1].decode()
-            if not self.echoes and self.reported != crc64nvme(body):
+            self.checksum = given[1].decode()
+            if not self.echoes and self.checksum != crc64nvme(body):
                 return refusal(400, "BadDigest")
-            self.fields = (f"x-amz-checksum-crc64nvme: {self.reported}",)
+            self.fields = (f"x-amz-checksum-crc64nvme: {self.checksum}",)
         return super()._answer(operation, request, body)
 
 

@@ -264,9 +264,9 @@ def test_an_altered_object_is_not_prior_for_the_next_command(
         words = (folder, f"webdav+{there.url('/to/')}", "--if-exists", "skip")
         assert terminal.tree(*words)[0] == 1
         dav.becomes = None
-        code, reported = terminal.tree(*words)
+        code, report = terminal.tree(*words)
     ends = (1, {"failed": 1}) if kept else (0, {"verified": 1})
-    assert (code, reported["objects"]) == ends
+    assert (code, report["objects"]) == ends
     assert dav.objects[b"/to/a"] == (THEIRS if kept else DATA)
 
 
@@ -296,8 +296,8 @@ def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> No
     folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
     with Peer([shelf] * 60) as there:
         words = ("migrate", str(folder / "a"), there.url("/to/a"))
-        code, _, said = terminal.run(*words)
-        assert (code, "What was sent may remain" in said) == (1, True)
+        code, _, err = terminal.run(*words)
+        assert (code, "What was sent may remain" in err) == (1, True)
         assert terminal.run(*words, "--if-exists", then)[0] == (1 if then == "skip" else 0)
     assert shelf.objects[b"/to/a"] == (DATA[:-1] + b"!" if then == "skip" else DATA)
 
@@ -350,8 +350,8 @@ def test_an_upload_answered_by_an_error_is_not_prior_later(tmp_path: Path, statu
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 60) as there:
         words = ("migrate", source.url("/a"), there.url("/a"))
         assert terminal.run(*words)[0] == 1
-        code, _, said = terminal.run(*words, "--if-exists", "skip")
-    assert (code, "may remain" in said) == (1, True)
+        code, _, err = terminal.run(*words, "--if-exists", "skip")
+    assert (code, "may remain" in err) == (1, True)
 
 
 def named(name: str) -> bytes:

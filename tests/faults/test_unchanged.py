@@ -41,8 +41,8 @@ class Dated(Shelf):
         if not data:
             talk.send(empty(416))
         else:
-            reported = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
-            talk.send(b"HTTP/1.1 206 X\r\n" + reported + self._tag(data) + b"\r\n", data[:1])
+            fields = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
+            talk.send(b"HTTP/1.1 206 X\r\n" + fields + self._tag(data) + b"\r\n", data[:1])
         return True
 
     def _tag(self, data: bytes) -> bytes:  # type: ignore[override]
@@ -63,8 +63,8 @@ def test_a_destination_without_head_is_compared_by_get(
     there = Dated(objects={b"/b": data}, refused={b"HEAD": empty(head)}, ranges=ranges)
     with Peer(there) as peer:
         words = "migrate", str(tmp_path / "a"), peer.url("/b"), "--if-exists", "changed"
-        code, said, _ = hurried(tmp_path).run(*words)
-    assert code == 0, said
+        code, out, _ = hurried(tmp_path).run(*words)
+    assert code == 0, out
     assert b"PUT" not in there.methods
 
 
@@ -77,8 +77,8 @@ def test_a_source_without_head_is_compared_by_get(tmp_path: Path, head: int, siz
     there = Dated(objects={b"/b": DATA})
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
-        code, said, _ = hurried(tmp_path).run(*words)
-    assert code == 0, said
+        code, out, _ = hurried(tmp_path).run(*words)
+    assert code == 0, out
     assert (b"PUT" in there.methods) is (size != len(DATA))
     assert there.objects[b"/b"] == DATA.ljust(size, b" ")
 
@@ -98,10 +98,10 @@ def test_a_tree_of_a_source_without_head_is_compared_by_get(
             source.shelf.put(name, data, "source", modified=OLD)
             there.objects[f"/to/{name}".encode()] = data
         url = source.url() if kind is PlainLiar else f"webdav+{source.url()}"
-        code, reported = terminal.tree(
+        code, report = terminal.tree(
             url, destination.url("/to/"), "--source-headers-file", str(headers)
         )
-    assert (code, reported["objects"]) == (0, {"skipped": 3})
+    assert (code, report["objects"]) == (0, {"skipped": 3})
     assert b"PUT" not in there.methods
 
 
@@ -114,8 +114,8 @@ def test_a_damaged_object_of_ours_is_not_a_prior_object(tmp_path: Path, head: in
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
         for _ in range(2):
-            code, said, _ = hurried(tmp_path).run(*words)
-            assert code == 1, said
+            code, out, _ = hurried(tmp_path).run(*words)
+            assert code == 1, out
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_head_of_no_length_does_not_make_an_object_empty(
 
 
 @pytest.mark.parametrize(
-    ("promised", "reported", "error"),
+    ("promised", "size", "error"),
     [
         (Version(len(DATA) + 1), len(DATA), SourceChanged),
         (Version(len(DATA), digests={"crc64nvme": bytes(8)}), len(DATA), IntegrityMismatch),
@@ -146,13 +146,13 @@ def test_a_head_of_no_length_does_not_make_an_object_empty(
     ids=["size", "digest", "equal", "no length"],
 )
 def test_a_small_object_that_contradicts_its_list_has_changed(
-    engine: Engine, promised: Version, reported: int, error: type[Exception] | None
+    engine: Engine, promised: Version, size: int, error: type[Exception] | None
 ) -> None:
     """Source and destination agree, and both differ from the list."""
     dated = f"Last-Modified: {formatdate(OLD, usegmt=True)}\r\n\r\n".encode()
     head, got = (
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % length + dated
-        for length in (reported, len(DATA))
+        for length in (size, len(DATA))
     )
     dates = (f"Last-Modified: {formatdate(NEW, usegmt=True)}",)
     bucket = Bucket(whole=DATA, sums=True, fields=dates)
@@ -178,6 +178,6 @@ def test_an_equally_long_change_is_moved_at_level_size(tmp_path: Path, if_exists
         (here / "a").write_text(text)
         os.utime(here / "a", (modified, modified))
         words = str(here), str(there), "--verify", "size", "--if-exists", if_exists
-        code, reported = terminal.tree(*words)
-        assert (code, reported["objects"]) == (3, {"unverified": 1})
+        code, report = terminal.tree(*words)
+        assert (code, report["objects"]) == (3, {"unverified": 1})
         assert (there / "a").read_text() == text

@@ -203,8 +203,11 @@ def listed(engine: Engine, source: str, destination: str, version: Version) -> T
 def test_f27_f28_an_object_that_differs_from_its_listing_fails(
     engine: Engine, body: bytes, head: bool
 ) -> None:
-    reported = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-    script, cloud = serving(Cloud(), sending(reported, body), reported if head else None), Cloud()
+    answer_head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    script, cloud = (
+        serving(Cloud(), sending(answer_head, body), answer_head if head else None),
+        Cloud(),
+    )
     with (
         Peer([script] * 4) as there,
         Peer(keeping(cloud)) as peer,
@@ -224,9 +227,9 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
     fields = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
     for moment, error in ((b"Wed, 21 Oct 2015", SourceTruncated), (b"Thu, 22 Oct 2015", None)):
         date = b"Last-Modified: %s 07:28:00 GMT\r\n" % moment if dated or error is None else b""
-        reported = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
+        head = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
         script = serving(
-            Cloud(), sending(reported, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), reported
+            Cloud(), sending(head, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), head
         )
         with Peer([script] * 4) as there, pytest.raises(error) if error else nullcontext():
             transfer = engine.runner.transfer(
@@ -256,10 +259,10 @@ def test_an_object_served_for_a_listed_one_is_not_moved(
     engine: Engine, other: str, is_gone: bool
 ) -> None:
     """Apache (MultiViews) answers with `a.md` if `a` has been removed since it was listed."""
-    reported = (
+    head = (
         f'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "new"\r\nContent-Location: {other}\r\n\r\n'
     ).encode()
-    script, cloud = serving(Cloud(), sending(reported, b"new"), reported), Cloud()
+    script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
     with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
         transfer = listed(engine, there.url("/a"), peer.url("/b"), Version())
         with pytest.raises(NotFound) if is_gone else nullcontext():
@@ -268,8 +271,8 @@ def test_an_object_served_for_a_listed_one_is_not_moved(
 
 
 def test_f10_an_object_changed_since_its_listing_is_moved(engine: Engine) -> None:
-    reported = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
-    script, cloud = serving(Cloud(), sending(reported, b"new"), reported), Cloud()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
+    script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
     with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": b"new"}
@@ -277,10 +280,10 @@ def test_f10_an_object_changed_since_its_listing_is_moved(engine: Engine) -> Non
 
 def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
     source, cloud = Cloud(), Cloud()
-    reported = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
-    reported %= (len(DATA), (LISTED.last_modified or "").encode())
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
+    head %= (len(DATA), (LISTED.last_modified or "").encode())
     with (
-        Peer([serving(source, sending(reported, DATA), reported)] * 4) as there,
+        Peer([serving(source, sending(head, DATA), head)] * 4) as there,
         Peer(keeping(cloud)) as peer,
     ):
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
@@ -289,7 +292,7 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "reported", "fits"),
+    ("found", "listed", "fits"),
     [
         (Version(5), Version(5), True),
         (Version(None), Version(5), True),
@@ -303,12 +306,12 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
     ],
 )
 def test_f10_when_a_size_that_differs_is_another_version(
-    found: Version, reported: Version, fits: bool
+    found: Version, listed: Version, fits: bool
 ) -> None:
     if fits:
-        return check_against_listing(found, reported)
+        return check_against_listing(found, listed)
     with pytest.raises(SourceChanged):
-        check_against_listing(found, reported)
+        check_against_listing(found, listed)
 
 
 # -- F58, B66: the same object by another name
@@ -455,8 +458,8 @@ def _google(cloud: Cloud, always: bool = False) -> Script:
                 else b"Transfer-Encoding: chunked\r\n"
             )
             coded = body if packed else b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-            reported = b"HTTP/1.1 200 OK\r\n" + framing + fields + coding + b"\r\n"
-            talk.send(reported, b"" if request.startswith(b"HEAD") else coded)
+            head = b"HTTP/1.1 200 OK\r\n" + framing + fields + coding + b"\r\n"
+            talk.send(head, b"" if request.startswith(b"HEAD") else coded)
 
     return script
 

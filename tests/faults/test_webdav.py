@@ -91,11 +91,11 @@ class Dav:
                 self.objects[path] = b"a piece"  # like some servers
                 return
             scripted = self.answers.get(method, [])
-            reported = scripted.pop(0) if scripted else self._done(method, path, request, body)
-            if method in self.hanging or not reported:
+            answer = scripted.pop(0) if scripted else self._done(method, path, request, body)
+            if method in self.hanging or not answer:
                 self.hanging.discard(method)
                 return
-            talk.send(reported)
+            talk.send(answer)
             if method == b"DELETE" and self.late is not None:
                 self.late.set()
 
@@ -496,12 +496,12 @@ HEADLESS = {
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+@pytest.mark.parametrize("answer", HEADLESS.values(), ids=HEADLESS)
 def test_propfind_finds_an_object_where_head_is_useless(
-    engine: Engine, reported: bytes, if_exists: str
+    engine: Engine, answer: bytes, if_exists: str
 ) -> None:
     dav = Dav(
-        answers={b"HEAD": [reported] * 30},
+        answers={b"HEAD": [answer] * 30},
         folders={b"/", b"/new/", b"/new/folder/"},
         objects={FINAL: b"old"},
     )
@@ -515,21 +515,21 @@ def test_propfind_finds_an_object_where_head_is_useless(
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
-@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+@pytest.mark.parametrize("answer", HEADLESS.values(), ids=HEADLESS)
 def test_an_object_arrives_where_head_is_useless(
-    engine: Engine, reported: bytes, if_exists: str
+    engine: Engine, answer: bytes, if_exists: str
 ) -> None:
-    dav = Dav(answers={b"HEAD": [reported] * 30})
+    dav = Dav(answers={b"HEAD": [answer] * 30})
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.asked.count(b"PUT") == 1
 
 
-@pytest.mark.parametrize("reported", HEADLESS.values(), ids=HEADLESS)
+@pytest.mark.parametrize("answer", HEADLESS.values(), ids=HEADLESS)
 def test_a_source_without_a_useful_head_is_inspected_by_get(
-    engine: Engine, tmp_path: Path, reported: bytes
+    engine: Engine, tmp_path: Path, answer: bytes
 ) -> None:
-    dav = Dav(answers={b"HEAD": [reported] * 30}, objects={FINAL: DATA})
+    dav = Dav(answers={b"HEAD": [answer] * 30}, objects={FINAL: DATA})
     there = local_location(tmp_path / "a", destination=True)
     with Peer([dav] * 20) as peer:
         assert (
@@ -612,11 +612,9 @@ def test_a_passing_failure_does_not_reject_a_name(
     dav.names, done, busy_ones = [], dav._done, [EMPTY % busy]
 
     def busy_once(method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-        reported = done(method, path, request, body)
+        answer = done(method, path, request, body)
         return (
-            busy_ones.pop()
-            if method == b"PUT" and reported == EMPTY % 201 and busy_ones
-            else reported
+            busy_ones.pop() if method == b"PUT" and answer == EMPTY % 201 and busy_ones else answer
         )
 
     dav._done = busy_once  # type: ignore[method-assign]
@@ -771,14 +769,14 @@ class Taken(Dav):
     a test. A MOVE that may overwrite removes it with all its content (RFC 4918 section 9.9.3)."""
 
     headed: bytes = EMPTY % 405
-    reported: bytes = multistatus(FINAL + b"/")
+    propfind: bytes = multistatus(FINAL + b"/")
     folders: set[bytes] = field(
         default_factory=lambda: {b"/", b"/new/", b"/new/folder/", FINAL + b"/"}
     )
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if path.rstrip(b"/") == FINAL and method in (b"PROPFIND", b"HEAD", b"GET"):
-            return self.reported if method == b"PROPFIND" else self.headed
+            return self.propfind if method == b"PROPFIND" else self.headed
         if method == b"MOVE" and b"Overwrite: F" in request:
             return EMPTY % 412
         if method == b"MOVE":
@@ -787,10 +785,10 @@ class Taken(Dav):
 
 
 @pytest.mark.parametrize(
-    "reported", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()]
+    "answer", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()]
 )
-def test_a_possible_folder_is_not_overwritten(engine: Engine, reported: bytes) -> None:
-    dav = Taken(reported=reported)
+def test_a_possible_folder_is_not_overwritten(engine: Engine, answer: bytes) -> None:
+    dav = Taken(propfind=answer)
     with pytest.raises(RelayError):
         migrate(engine, dav)
     assert FINAL + b"/" in dav.folders
@@ -818,7 +816,7 @@ def test_a_folder_with_an_objects_name_is_not_that_object(
 @pytest.mark.parametrize("status", [500, 503])
 def test_nothing_is_skipped_where_a_folder_may_stand(engine: Engine, status: int) -> None:
     with pytest.raises(RelayError):
-        migrate(engine, Taken(headed=EMPTY % 200, reported=EMPTY % status), if_exists="skip")
+        migrate(engine, Taken(headed=EMPTY % 200, propfind=EMPTY % status), if_exists="skip")
 
 
 @pytest.mark.parametrize("status", [201, 204])
@@ -876,9 +874,9 @@ def test_a_possible_folder_is_not_moved_over(engine: Engine, if_exists: str) -> 
     href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL
     denied = b"<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
     tag = b"<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop><d:status>HTTP/1.1 200 X</d:status></d:propstat>"
-    for reported in (b"", tag, tag + denied):
-        text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % (href % reported)
-        dav = Taken(reported=b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    for row in (b"", tag, tag + denied):
+        text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % (href % row)
+        dav = Taken(propfind=b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
         dav.objects[FINAL + b"/in"] = b"theirs"
         with pytest.raises(RelayError, match="folder"):
             migrate(engine, dav, if_exists=if_exists)
@@ -955,9 +953,9 @@ def test_an_unproved_unseen_object_does_not_count_as_existing(
         to = f"webdav+{there.url('/to/')}"
         assert terminal.tree(here, to, *words)[0] == 1
         dav.__class__ = Dav
-        code, reported = terminal.tree(here, to, *words)
+        code, report = terminal.tree(here, to, *words)
     assert dav.objects == {b"/to/a": DATA}
-    assert (code, reported["objects"]) == (3, {"unverified": 1})
+    assert (code, report["objects"]) == (3, {"unverified": 1})
 
 
 class Headless(Dav):
@@ -967,14 +965,14 @@ class Headless(Dav):
         if method == b"HEAD":
             return EMPTY % 405
         if method == b"PROPFIND" and path in self.objects:
-            reported = (
+            properties = (
                 b"<d:getcontentlength>%d</d:getcontentlength><d:getetag>one</d:getetag>"
                 % len(self.objects[path])
             )
             status = b"<d:status>HTTP/1.1 200 OK</d:status>"
             row = b"<d:href>%s</d:href><d:propstat><d:prop>%s</d:prop>%s</d:propstat>" % (
                 path,
-                reported,
+                properties,
                 status,
             )
             text = (

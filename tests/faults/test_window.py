@@ -42,13 +42,13 @@ class Ranges:
                 if self.asked[-1] == self.denied:
                     talk.send(reply(403))
                     continue
-            reported = (
+            fields = (
                 f"Content-Range: bytes {first}-{last}/{len(DATA)}\r\n"
                 if found
                 else "Accept-Ranges: bytes\r\n"
             )
             status = "206 X" if found else "200 X"
-            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{reported}\r\n'
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{fields}\r\n'
             talk.send(head.encode(), b"" if request.startswith(b"HEAD") else DATA[first : last + 1])
 
 

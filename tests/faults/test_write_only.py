@@ -40,10 +40,10 @@ class WriteOnly(Bucket):
         key = target.partition(b"?")[0]
         if operation in ("head", "get"):
             return self._denied(operation, key, b"list-type" in target)
-        reported = super()._answer(operation, request, body)
-        if operation in ("put", "complete") and reported.startswith(b"HTTP/1.1 200"):
+        answer = super()._answer(operation, request, body)
+        if operation in ("put", "complete") and answer.startswith(b"HTTP/1.1 200"):
             self.there.add(key)
-        return reported
+        return answer
 
     def _denied(self, operation: str, key: bytes, listing: bool) -> bytes:
         if self.lists and listing:
@@ -67,7 +67,7 @@ BUCKETS: dict[str, Callable[..., WriteOnly]] = {
     "tells checksums": lambda **more: WriteOnly(sums=True, **more),
 }
 PROVEN = ("knows MD5", "knows MD5, and denies the rest", "tells checksums")
-UNTOLD = ("tells none", "tells none, and keeps the coding")
+WITHOUT_CHECKSUMS = ("tells none", "tells none, and keeps the coding")
 
 
 def moved(
@@ -117,7 +117,7 @@ def test_f54_each_object_gets_the_level_that_its_upload_proves(
             assert found == {f"{i}": level for i in range(4)} | {"large": ("unverified", "size")}
 
 
-@pytest.mark.parametrize("kind", UNTOLD)
+@pytest.mark.parametrize("kind", WITHOUT_CHECKSUMS)
 def test_f54_an_object_that_may_hold_the_coding_is_noted(
     ledger: Ledger, tmp_path: Path, kind: str
 ) -> None:

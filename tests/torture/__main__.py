@@ -39,7 +39,7 @@ def say(text: str) -> None:
 
 
 @dataclass
-class Told:
+class SeedReport:
     """A worker's report of one seed."""
 
     seed: int
@@ -51,7 +51,7 @@ class Told:
     output: str = ""
 
 
-def tell(case: Case, played: Played, seconds: float) -> Told:
+def tell(case: Case, played: Played, seconds: float) -> SeedReport:
     """Judge a played case."""
     met: Counter[tuple[str, str]] = Counter()
     for role, store in (("source", played.source), ("destination", played.destination)):
@@ -60,7 +60,7 @@ def tell(case: Case, played: Played, seconds: float) -> Told:
     if played.migration.get("error"):
         codes[json.loads(played.migration["error"])["code"]] += 1
     violations = judge(played)
-    return Told(
+    return SeedReport(
         case.seed, case, violations, met, codes, seconds, story(played) if violations else ""
     )
 
@@ -84,9 +84,9 @@ class Worker:
     """Plays seeds, several at a time, with a zygote of its own."""
 
     def __init__(
-        self, seeds: Any, reported: Any, threads: int, checkout: Path, shrinks: bool
+        self, seeds: Any, reports: Any, threads: int, checkout: Path, shrinks: bool
     ) -> None:
-        self._seeds, self._told, self._threads, self._shrinks = seeds, reported, threads, shrinks
+        self._seeds, self._told, self._threads, self._shrinks = seeds, reports, threads, shrinks
         self._checkout = checkout
 
     def run(self) -> None:
@@ -104,25 +104,25 @@ class Worker:
 
     def _work(self, zygote: Zygote, template: Path) -> None:
         while (seed := self._seeds.get()) is not None:
-            reported = one(draw(seed), zygote, template)
-            if reported.violations and self._shrinks:
-                reported = shrunk(reported, zygote, template)
-            self._told.put(reported)
+            report = one(draw(seed), zygote, template)
+            if report.violations and self._shrinks:
+                report = shrunk(report, zygote, template)
+            self._told.put(report)
 
 
-def one(case: Case, zygote: Zygote, template: Path) -> Told:
+def one(case: Case, zygote: Zygote, template: Path) -> SeedReport:
     """Play and judge one case; an error of the model itself is a violation too."""
     began = time.monotonic()
     try:
         return tell(case, play(case, zygote, template), time.monotonic() - began)
     except Exception as error:  # noqa: BLE001 - the report names the seed
-        return Told(case.seed, case, [Violation("model", f"{type(error).__name__}: {error}")])
+        return SeedReport(case.seed, case, [Violation("model", f"{type(error).__name__}: {error}")])
 
 
-def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
+def shrunk(report: SeedReport, zygote: Zygote, template: Path) -> SeedReport:
     """Remove habits one by one, as long as one of the broken rules stays broken."""
-    rules = {violation.rule for violation in reported.violations}
-    best, dropped = reported, True
+    rules = {violation.rule for violation in report.violations}
+    best, dropped = report, True
     while dropped:
         dropped = False
         for trait in best.case.traits:
@@ -139,24 +139,22 @@ def shrunk(reported: Told, zygote: Zygote, template: Path) -> Told:
 
 def play_all(
     wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool
-) -> Iterator[Told]:
+) -> Iterator[SeedReport]:
     """Yield the report of each seed as it ends."""
     context = multiprocessing.get_context("fork")
-    seeds, reported = context.Queue(), context.Queue()
+    seeds, reports = context.Queue(), context.Queue()
     for seed in wanted:
         seeds.put(seed)
     for _ in range(jobs * threads):
         seeds.put(None)
     workers = [
-        context.Process(
-            target=Worker(seeds, reported, threads, checkout, shrinks).run, daemon=False
-        )
+        context.Process(target=Worker(seeds, reports, threads, checkout, shrinks).run, daemon=False)
         for _ in range(jobs)
     ]
     for worker in workers:
         worker.start()
     for _ in wanted:
-        yield reported.get()
+        yield reports.get()
     for worker in workers:
         worker.join()
 
@@ -188,15 +186,15 @@ def main() -> int:
     codes: Counter[str] = Counter()
     jobs = min(asked.jobs, len(seeds))
     threads = min(asked.threads, max(1, len(seeds) // jobs))
-    for reported in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
-        met += reported.met
-        codes += reported.codes
-        if reported.violations:
-            bad.append(reported.seed)
-            say(f"seed {reported.seed}: {reported.case.reported()}")
-            for violation in reported.violations:
+    for report in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
+        met += report.met
+        codes += report.codes
+        if report.violations:
+            bad.append(report.seed)
+            say(f"seed {report.seed}: {report.case.summary()}")
+            for violation in report.violations:
                 say(f"  {violation.rule}: {violation.text}")
-            say(reported.output)
+            say(report.output)
     missing = tables(met, codes) if len(seeds) >= TABLE else []
     for line in missing:
         say(f"never met: {line}")

@@ -81,7 +81,7 @@ off, which too few designs have."""
 class Step:
     """One step of a history: `migrate` (with a failpoint, or none); `retry` of the failed objects;
     `fresh`, the same with fresh credentials, which either the command itself brings (`same`) or
-    another command passes to the migration (`told`); `cancel`; `grow`: the source gets an object;
+    another command passes to the migration (`other`); `cancel`; `grow`: the source gets an object;
     or `replace`: its first object becomes another one of the same size and an older date (`cp -p`,
     `mv`)."""
 
@@ -129,7 +129,7 @@ class Case:
         """Return the case with these habits alone."""
         return replace(self, traits=traits)
 
-    def reported(self) -> str:
+    def summary(self) -> str:
         """Return the case in one line."""
         habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
         steps = " ".join(
@@ -318,7 +318,7 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
 
 def _expired(random: Random, dice: float) -> tuple[Step, ...]:
     """Return a history in which credentials expire and are replaced."""
-    fresh = Step(kind="fresh", how=random.choice(("same", "reported")))
+    fresh = Step(kind="fresh", how=random.choice(("same", "other")))
     if dice < 0.6:
         return (Step(kind="migrate"), fresh)
     if dice < 0.75:

@@ -136,17 +136,17 @@ class Zygote:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            reported = json.loads(line)
-            child = self._children.get(reported.get("id", 0))
+            report = json.loads(line)
+            child = self._children.get(report.get("id", 0))
             if child is None:
                 continue
-            if "pid" in reported:
-                child.pid = reported["pid"]
+            if "pid" in report:
+                child.pid = report["pid"]
                 child.begun.set()
             else:
-                child.status = reported["status"]
+                child.status = report["status"]
                 child.over.set()
-                del self._children[reported["id"]]
+                del self._children[report["id"]]
 
 
 def _text(path: Path) -> str:

@@ -100,8 +100,8 @@ def versions(played: Played, name: str) -> set[bytes]:
         if event.name == name and event.held is not None
     }
     case = played.case
-    untold = not case.tree and case.has("source", *HEADLESS) and case.has("source", "login-page")
-    return had | {LOGIN} if untold else had
+    is_page = not case.tree and case.has("source", *HEADLESS) and case.has("source", "login-page")
+    return had | {LOGIN} if is_page else had
 
 
 def alike(played: Played, name: str) -> set[bytes]:
@@ -137,9 +137,9 @@ def told_of(name: str, played: Played) -> bool:
 
 def remaining(played: Played) -> list[str]:
     """Return the places of possible leftovers that rows, receipts and the last command name."""
-    reported = (row.reported for row in (*played.rows.values(), *played.earlier))
-    said = " ".join((*reported, _said(played)))
-    return [_plain(place) for place in REMAINS.findall(said)]
+    messages = (row.message for row in (*played.rows.values(), *played.earlier))
+    text = " ".join((*messages, _said(played)))
+    return [_plain(place) for place in REMAINS.findall(text)]
 
 
 def _plain(place: str) -> str:
@@ -151,7 +151,7 @@ def _plain(place: str) -> str:
 def _said(played: Played) -> str:
     """Return the output of the last command and of a cancel, and the error of the whole
     migration."""
-    cancels = "".join(run.out + run.err for run in played.reported if run.words[:1] == ("cancel",))
+    cancels = "".join(run.out + run.err for run in played.reports if run.words[:1] == ("cancel",))
     return f"{cancels}{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
 
 
@@ -174,8 +174,10 @@ def _named_as_overwritten(played: Played, name: str) -> bool:
     one."""
     if not played.case.has("destination", "negotiates"):
         return False
-    said = f"for {name.rpartition('/')[2]!a}, which an upload would overwrite The upload has"
-    return any(row.code == "key-collision" and said in row.reported for row in played.rows.values())
+    sentence = f"for {name.rpartition('/')[2]!a}, which an upload would overwrite The upload has"
+    return any(
+        row.code == "key-collision" and sentence in row.message for row in played.rows.values()
+    )
 
 
 def _of_parts(row: Row) -> bool:
@@ -190,14 +192,14 @@ def _of_parts(row: Row) -> bool:
 
 def ends(played: Played) -> Iterator[str]:
     """Each command ends with a documented exit code and without a traceback."""
-    for run in (*played.runs, *played.reported):
+    for run in (*played.runs, *played.reports):
         killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
         if run.code not in ENDS and not killed:
             yield f"exit code {run.code}: {run.err[-500:]}"
-        said = run.out + run.err
+        output = run.out + run.err
         for text in ("Traceback", "a bug in relay", "relay-error"):
-            if text in said:
-                yield f"{text}: {said[-600:]}"
+            if text in output:
+                yield f"{text}: {output[-600:]}"
                 break
 
 
@@ -213,7 +215,7 @@ def whole(played: Played) -> Iterator[str]:
         if (
             row is not None
             and row.state == "unverified"
-            and (_long(played, name, held) or UNSIZED in row.reported)
+            and (_long(played, name, held) or UNSIZED in row.message)
         ):
             continue  # at most its length was reported
         if row is not None and _of_parts(row) and _long(played, name, held):
@@ -241,7 +243,7 @@ def verified(played: Played) -> Iterator[str]:
         if (
             held is None
             and row.state == "unverified"
-            and UNREAD in row.reported
+            and UNREAD in row.message
             and _unshown(played, name, written=True)
         ):
             continue
@@ -295,7 +297,7 @@ def respected(played: Played) -> Iterator[str]:
     # length, or another one, is not equal. Of two names that the store treats as one, the second is
     # another object.
     untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
-    reported = not any(
+    has_version = not any(
         role == "destination" and name.startswith(untrue) for role, name in case.traits
     )
     sized &= not _lengthless(case, "source")
@@ -321,7 +323,7 @@ def respected(played: Played) -> Iterator[str]:
                 how == "same"
                 and dated
                 and sized
-                and reported
+                and has_version
                 and len(versions(played, name)) == 1
                 and event.held is not None
                 and not _unshown(played, name)
@@ -497,12 +499,12 @@ def tidy(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left without a report."""
     if played.last.code == 130:
         return
-    reported = remaining(played)
+    places = remaining(played)
     for upload in played.destination.shelf.uploads.values():
         unknown = (
             upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
         )
-        if unknown and not any(place.endswith(f"upload {upload.id}") for place in reported):
+        if unknown and not any(place.endswith(f"upload {upload.id}") for place in places):
             yield f"an unfinished upload to {upload.name!r} is left, and no statement names it"
     # A row that waits for credentials first removes its leftovers when resumed: the ledger knows
     # them.
@@ -510,7 +512,7 @@ def tidy(played: Played) -> Iterator[str]:
         row.state == "queued" for row in played.rows.values()
     )
     for name in played.destination.shelf.names():
-        known = any(place.endswith(name) for place in reported) or waits or played.abandoned
+        known = any(place.endswith(name) for place in places) or waits or played.abandoned
         if temporary(name) and not known:
             yield f"{name!r} is left, and no statement names it"
 
@@ -531,7 +533,7 @@ def honest(played: Played) -> Iterator[str]:
                 wish
             ]
         if row.state not in expected:
-            yield f"{name!r} is {row.state} between honest stores: {row.reported}"
+            yield f"{name!r} is {row.state} between honest stores: {row.message}"
     times: dict[tuple[str, int], int] = {}
     for sent in played.destination.log:
         if sent.op.kind in ("put", "part"):
@@ -584,7 +586,7 @@ def arrives(played: Played) -> Iterator[str]:
             continue
         if row is not None and _may_be_anothers(played, row):
             continue
-        why = f"{row.state} {row.code}: {row.reported}" if row else played.migration.get("error")
+        why = f"{row.state} {row.code}: {row.message}" if row else played.migration.get("error")
         yield f"{name!r} did not arrive: {why}"
 
 
@@ -595,10 +597,10 @@ def _may_be_anothers(played: Played, row: Row) -> bool:
     store, case = played.destination, played.case
     unnamed = isinstance(store, PlainLiar) and not isinstance(store, DavLiar)
     unnamed = unnamed and (not store.tells_tags or case.has("destination", "tag-none", "tag-weak"))
-    reported = row.code == "digest-mismatch" and "may remain at" in row.reported
+    is_reported = row.code == "digest-mismatch" and "may remain at" in row.message
     return (
         unnamed
-        and reported
+        and is_reported
         and played.wish in ("skip", "fail")
         and case.has("destination", "flips-once")
     )

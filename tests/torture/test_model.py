@@ -274,8 +274,10 @@ def test_the_if_exists_of_each_command_counts(tmp_path: Path, wish: str, number:
     assert len(list(respected(played))) == number
 
 
-@pytest.mark.parametrize(("number", "said"), [(1, 0), (2, 1)])
-def test_a_later_migration_writes_a_replaced_object(tmp_path: Path, number: int, said: int) -> None:
+@pytest.mark.parametrize(("number", "violations"), [(1, 0), (2, 1)])
+def test_a_later_migration_writes_a_replaced_object(
+    tmp_path: Path, number: int, violations: int
+) -> None:
     source, destination = stores(tmp_path)
     for data in (b"old", b"new"):
         source.shelf.put("a", data, "source")
@@ -284,7 +286,7 @@ def test_a_later_migration_writes_a_replaced_object(tmp_path: Path, number: int,
     made = case(objects=(("a", 3),))
     played = Played(case=made, source=source, destination=destination, secrets={}, rows=rows)
     played.replaced, played.migration = 1, {"number": number}
-    assert len(list(current(played))) == said
+    assert len(list(current(played))) == violations
 
 
 # -- names, links and credentials
@@ -295,11 +297,13 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
     _, destination = stores(tmp_path)
     with S3Liar("source", Manners(("key-slashes", "key-marker"), 1), {"ONE"}) as source:
         assert source.odd == (*NAMES["key-slashes"]["s3"], *NAMES["key-marker"]["s3"])
-        reported = {f"row {number}": FAILED for number in range(rows)}
-        reported["/lead.txt"] = FAILED
-        said = [text for text in broken(source, destination, rows=reported) if "rows" in text]
-    assert bool(said) is (rows < 2)  # two are left besides the marker, which does not count
-    assert MARKER not in "".join(said)
+        rows_of = {f"row {number}": FAILED for number in range(rows)}
+        rows_of["/lead.txt"] = FAILED
+        broken_rules = [
+            text for text in broken(source, destination, rows=rows_of) if "rows" in text
+        ]
+    assert bool(broken_rules) is (rows < 2)  # two are left besides the marker, which does not count
+    assert MARKER not in "".join(broken_rules)
 
 
 def test_an_unsafe_vanished_name_is_not_of_the_source(tmp_path: Path) -> None:
@@ -331,8 +335,8 @@ def test_a_waiting_folder_accounts_for_its_content(
         source.shelf.put("sub/x.bin", b"data", "source")
         rows = {"sub": Row("sub", state, "", "", "", ""), "a": FAILED}
         members = {"traits": (("source", habit),), "objects": (("sub/x.bin", 4),), "stage": stage}
-        said = broken(source, destination, rows=rows, **members)
-    assert (said == []) is accounted
+        broken_rules = broken(source, destination, rows=rows, **members)
+    assert (broken_rules == []) is accounted
 
 
 @pytest.mark.parametrize(
@@ -397,7 +401,7 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("reported", "excused"),
+    ("message", "excused"),
     [
         (
             "A partial object may remain at http://h/d/sub/%C3%BC (refused); check, and delete it.",
@@ -414,11 +418,11 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
         ("something may remain", False),
     ],
 )
-def test_a_leftover_is_named_with_its_place(tmp_path: Path, reported: str, excused: bool) -> None:
+def test_a_leftover_is_named_with_its_place(tmp_path: Path, message: str, excused: bool) -> None:
     source, destination = stores(tmp_path)
     with PlainLiar("destination", Manners((), 1), {"TWO"}) as to:
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
-        row = Row("a", "failed", "store-timeout", "destination", reported, "")
+        row = Row("a", "failed", "store-timeout", "destination", message, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
         played.runs.append(ended(1))
         assert told_of("sub/ü", played) is excused

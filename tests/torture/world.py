@@ -57,7 +57,7 @@ class Row:
     state: str
     code: str
     side: str
-    reported: str
+    message: str
     level: str
 
 
@@ -71,7 +71,7 @@ class Played:
     secrets: dict[str, str]
     """The secrets, by their owner."""
     runs: list[Ended] = field(default_factory=list)
-    reported: list[Ended] = field(default_factory=list)
+    reports: list[Ended] = field(default_factory=list)
     """The commands that report the result."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
@@ -326,14 +326,14 @@ def _played(
         return True
     if step.kind == "cancel":
         ended = zygote.begin(["cancel", "1"], folder, environment).wait(COMMAND_SECONDS)
-        played.reported.append(ended)
+        played.reports.append(ended)
         _look(played)
         return ended.code is not None
     if step.kind == "fresh":
         _renew(played, folder)
     played.begun.append((len(played.destination.shelf.events), case.wish(step)))
     # To a server, a second request is another migration.
-    telling = step.kind == "fresh" and (step.how == "reported" or case.served)
+    telling = step.kind == "fresh" and (step.how == "other" or case.served)
     verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or telling else None
     fresh = _ends(case, played) if telling else {}
     if case.served:
@@ -388,7 +388,7 @@ def _tell(played: Played, zygote: Zygote, folder: Path, environment: Mapping[str
         *(["report", "1", "--format", form] for form in FORMATS),
     ]
     ended = zygote.begin(["status"], folder, environment, words).wait(COMMAND_SECONDS)
-    played.reported.append(ended)
+    played.reports.append(ended)
 
 
 def _state(folder: Path) -> str:
@@ -418,7 +418,7 @@ def _read_ledger(played: Played, path: Path) -> None:
         receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
         for row in ledger.execute("select * from transfers"):
             error = json.loads(row["error"]) if row["error"] else {}
-            reported = (
+            message = (
                 f"{error.get('detail', '')} {error.get('hint', '')} {receipts.get(row['id'], '')}"
             )
             kept = Row(
@@ -426,7 +426,7 @@ def _read_ledger(played: Played, path: Path) -> None:
                 row["state"],
                 error.get("code", ""),
                 error.get("side") or "",
-                reported,
+                message,
                 row["level"] or "",
             )
             if row["migration_id"] == found["id"]:

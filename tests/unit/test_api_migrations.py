@@ -160,8 +160,8 @@ def test_a_failure_names_its_side(app: Flask) -> None:
     refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
     with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
         response = app.test_client().post("/migrate", json=_order(source, destination))
-    reported = schemas.Problem.model_validate_json(response.data, strict=True)
-    assert (response.status_code, reported.side, reported.retryable) == (502, "destination", False)
+    problem = schemas.Problem.model_validate_json(response.data, strict=True)
+    assert (response.status_code, problem.side, problem.retryable) == (502, "destination", False)
     assert response.mimetype == "application/problem+json"
 
 
@@ -328,8 +328,8 @@ def test_other_paths_and_methods(
     """about:blank problems; a 405 names the methods."""
     response = app.test_client().open(path, method=method)
     assert response.status_code == status
-    reported = schemas.Problem.model_validate_json(response.data, strict=True)
-    assert (reported.type, reported.title, reported.status) == (
+    problem = schemas.Problem.model_validate_json(response.data, strict=True)
+    assert (problem.type, problem.title, problem.status) == (
         "about:blank",
         HTTPStatus(status).phrase,
         status,
@@ -426,7 +426,7 @@ def test_openapi(app: Flask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "said"),
+    ("method", "path", "message"),
     [
         ("GET", "/migrations/7/transfers?stat=failed", "'stat'"),
         ("GET", "/migrations/7/transfers?state=failed&state=cancelled", "'state' is repeated"),
@@ -439,12 +439,12 @@ def test_openapi(app: Flask) -> None:
         ("PATCH", "/migrations/7?priority=5", "'priority'"),
     ],
 )
-def test_a_typo_in_a_query_is_refused(app: Flask, method: str, path: str, said: str) -> None:
+def test_a_typo_in_a_query_is_refused(app: Flask, method: str, path: str, message: str) -> None:
     """Of `state=failed&state=cancelled` only the first would count: the answer would report no
     cancelled objects."""
     response = app.test_client().open(path, method=method, json={} if method != "HEAD" else None)
     assert response.status_code == 422
-    assert said in response.text
+    assert message in response.text
 
 
 @pytest.mark.parametrize("path", ["/healthz?x=1", "/readyz?t=5&t=6", "/?x", "/openapi.json?v=1"])

@@ -129,12 +129,12 @@ def test_an_answer_without_a_required_member_is_refused(asked: str, whole: dict[
         wrong = copy.deepcopy(right)
         wrong[name] = {"not": ["it"]} if not isinstance(right[name], dict) else 7
         missing = {other: value for other, value in right.items() if other != name}
-        for reported in (wrong, missing) if name not in NEWER else (wrong,):
+        for changed in (wrong, missing) if name not in NEWER else (wrong,):
             with pytest.raises(
                 NotRelay,
                 match=f"there.example is not a relay server: its answer has no valid '{named.get(asked, name)}'",
             ):
-                ASKED[asked](reported)
+                ASKED[asked](changed)
     with pytest.raises(NotRelay):
         ASKED[asked]({})
 

@@ -56,7 +56,7 @@ def test_receipt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "reported", "end"),
+    ("state", "members", "end"),
     [
         ("running", {"under_way": 2}, "/s"),
         ("paused", {"under_way": 2}, ", paused (2 still stopping)"),
@@ -65,11 +65,11 @@ def test_receipt() -> None:
     ],
 )
 def test_a_paused_migration_is_shown_as_stopping(
-    state: str, reported: dict[str, int], end: str
+    state: str, members: dict[str, int], end: str
 ) -> None:
     """An older server reports only its own transfers."""
     counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
-    assert headline({"state": state, **counts, **reported}, 0.0).endswith(end)
+    assert headline({"state": state, **counts, **members}, 0.0).endswith(end)
 
 
 def test_local_transfers_are_counted_once() -> None:
@@ -79,7 +79,7 @@ def test_local_transfers_are_counted_once() -> None:
         "objects": {"verified": 1, "running": 1},
         "bytes": {"verified": 1000, "running": 9000},
     }
-    reported = {
+    migration = {
         "state": "running",
         "listing": "done",
         **counts,
@@ -87,17 +87,17 @@ def test_local_transfers_are_counted_once() -> None:
         "under_way": 2,
     }
     assert (
-        headline(reported, 100.0, 1000)
+        headline(migration, 100.0, 1000)
         == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
     )
 
 
 def test_skipped_and_failed_objects_do_not_count_as_moved() -> None:
     """A skipped object is done, and adds nothing to the rate."""
-    reported = {
+    migration = {
         "bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}
     }
-    assert (bytes_moved(reported), bytes_done(reported)) == (11, 1111)
+    assert (bytes_moved(migration), bytes_done(migration)) == (11, 1111)
 
 
 @dataclass
@@ -269,7 +269,7 @@ def test_a_source_of_which_a_part_is_not_sent(
 
 
 @pytest.mark.parametrize(
-    ("reported", "said"),
+    ("text", "shown"),
     [
         (
             "Got unexpected extra argument (SECRET)",
@@ -284,5 +284,5 @@ def test_a_source_of_which_a_part_is_not_sent(
         ("why? there is no secret (at all): a@b", "why? there is no secret (at all): a@b"),
     ],
 )
-def test_an_error_about_a_command_line_shows_no_secret(reported: str, said: str) -> None:
-    assert without_secrets(reported) == said
+def test_an_error_about_a_command_line_shows_no_secret(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown

@@ -270,7 +270,7 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "reported"),
+    ("text", "mode", "message"),
     [
         ("first-token-0123456\n", 0o640, "open to others"),
         ("first-token-0123456\n", 0o604, "open to others"),
@@ -281,9 +281,9 @@ def test_tokens(tmp_path: Path) -> None:
         ("", 0o600, "no token"),
     ],
 )
-def test_bad_token_files(tmp_path: Path, text: str, mode: int, reported: str) -> None:
+def test_bad_token_files(tmp_path: Path, text: str, mode: int, message: str) -> None:
     """Each is refused, and no token is repeated."""
-    with pytest.raises(ConfigError, match=reported) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_tokens(_tokens(tmp_path, text, mode))
     assert "0123456" not in caught.value.message
 
@@ -301,11 +301,11 @@ def test_the_settings_of_gunicorn() -> None:
     """gunicorn's required settings; and it knows each name."""
     from gunicorn.config import Config
 
-    reported = gunicorn_settings(
+    settings = gunicorn_settings(
         load_settings({"bind": "127.0.0.1:1234", "workers": 3, "graceful_timeout": 40})
     )
     cfg = Config()
-    for name, value in reported.items():
+    for name, value in settings.items():
         cfg.set(name, value)
     assert (cfg.address, cfg.workers, cfg.graceful_timeout) == ([("127.0.0.1", 1234)], 3, 40)
     assert (cfg.max_requests, cfg.preload_app, cfg.control_socket_disable) == (0, False, True)

@@ -206,7 +206,7 @@ def test_shapes_have_users_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "environment", "said"),
+    ("words", "environment", "message"),
     [
         (["--headless", "-t", "5s", "NoSuchFiles"], {}, "NoSuchFiles"),
         (["--headless", "-t", "5s"], {"LOAD_SHAPE": "wave"}, "there are ramp, spike, soak"),
@@ -219,11 +219,11 @@ def test_shapes_have_users_to_the_end() -> None:
     ids=["no such scenario", "no such shape", "no relay"],
 )
 def test_bad_input_gets_one_clear_line(
-    words: list[str], environment: dict[str, str], said: str
+    words: list[str], environment: dict[str, str], message: str
 ) -> None:
     done = locust(*words, **environment)
     assert done.returncode != 0
-    assert said in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -285,14 +285,14 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_rung_that_ran() -> None:
 
 @pytest.mark.parametrize("program", ["loadtests.ladder", "loadtests.compare"])
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--json", "/nowhere/x"), "/nowhere is not a folder"),
         (("--write", "CHANGELOG.md"), "CHANGELOG.md has no <!--"),
     ],
 )
 def test_an_unwritable_report_is_refused_before_measuring(
-    program: str, words: tuple[str, str], said: str
+    program: str, words: tuple[str, str], message: str
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", program, *words],
@@ -303,5 +303,5 @@ def test_an_unwritable_report_is_refused_before_measuring(
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -153,7 +153,7 @@ def test_the_file_that_is_named_is_read(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "error", "message"),
     [
         ("nobody:a/b", InvalidURL, "no remote 'nobody'"),
         ("drive:a", Unsupported, "'drive'"),
@@ -162,14 +162,14 @@ def test_the_file_that_is_named_is_read(home: Path, tmp_path: Path) -> None:
     ],
 )
 def test_texts_without_a_special_meaning(
-    home: Path, text: str, error: type[RelayError], said: str
+    home: Path, text: str, error: type[RelayError], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         remotes(home).locate(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nabc\n", "encrypted"),
         ("type = s3\n", "not in a section"),
@@ -177,9 +177,9 @@ def test_texts_without_a_special_meaning(
         ("\udcff", "not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, message: str) -> None:
     (home / ".config" / "rclone" / "rclone.conf").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ConfigError, match=f"(?i){said}") as caught:
+    with pytest.raises(ConfigError, match=f"(?i){message}") as caught:
         list(remotes(home))
     assert "rclone.conf" in caught.value.message
     assert (
@@ -249,6 +249,6 @@ def test_the_command_lists_them_without_secrets(home: Path) -> None:
     lines = run().splitlines()
     assert lines[0].split() == ["mine:", "s3", "relay.toml"]
     assert any(line.startswith("drive:") and "does not speak" in line for line in lines)
-    reported = {remote["name"]: remote for remote in json.loads(run("--json"))}
-    assert reported["cloud"]["type"] == "webdav"
-    assert not reported["drive"]["known"]
+    report = {remote["name"]: remote for remote in json.loads(run("--json"))}
+    assert report["cloud"]["type"] == "webdav"
+    assert not report["drive"]["known"]

@@ -164,7 +164,7 @@ FOLDER = parse_location("http://127.0.0.1/folder/")
 
 
 @pytest.mark.parametrize(
-    ("there", "untold", "reported"),
+    ("there", "hidden", "names"),
     [
         (set(), set(), None),
         ({"one.part", "two.upload"}, set(), ["one.part", "two.upload"]),
@@ -172,16 +172,14 @@ FOLDER = parse_location("http://127.0.0.1/folder/")
     ],
 )
 def test_a_leftover_that_may_not_be_removed_is_named(
-    there: set[str], untold: set[str], reported: list[str] | None
+    there: set[str], hidden: set[str], names: list[str] | None
 ) -> None:
-    keeps = cast(Destination, Keeps(frozenset(there), frozenset(untold)))
+    keeps = cast(Destination, Keeps(frozenset(there), frozenset(hidden)))
     kept = remove_lost_uploads(keeps, FOLDER, ("one", "two"))
     assert (
         None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)
-    ) == reported
-    assert kept is None or all(
-        f"may remain at {FOLDER}{name}" in kept.hint for name in reported or ()
-    )
+    ) == names
+    assert kept is None or all(f"may remain at {FOLDER}{name}" in kept.hint for name in names or ())
 
 
 def test_the_receipt_names_leftovers_of_a_lost_process(

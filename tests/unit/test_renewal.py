@@ -201,7 +201,7 @@ def test_a_list_that_is_refused_has_changed_nothing(
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
-    lines, error, said = REFUSED[what]
+    lines, error, message = REFUSED[what]
     if what == "too long":
         monkeypatch.setattr(refresh, "MOST_NAMES", 2)
     migration = accepted(ledger, runner)
@@ -210,7 +210,7 @@ def test_a_list_that_is_refused_has_changed_nothing(
     with pytest.raises(error) as caught:
         fresh = Refresh(urls=place(runner, tmp_path / "l", *lines))
         apply_refresh(ledger, runner, ledger.migration(migration.id), "resume", fresh)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert not re.search("[?=]new", f"{caught.value.message} {caught.value.hint}")
     assert isinstance(caught.value, RequestError) and caught.value.pointer == "/list"
     assert urls_of(ledger) == before

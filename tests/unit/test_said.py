@@ -10,7 +10,7 @@ from relay.wire.http1 import Head
 
 
 @pytest.mark.parametrize(
-    ("text", "reported"),
+    ("text", "message"),
     [
         ("<Error><Code>EntityTooSmall</Code><Message>Too small</Message></Error>", "EntityTooSmall: Too small"),
         ("\ufeff<?xml version='1.0'?><Error><Code>X</Code></Error>", "X"),
@@ -33,8 +33,8 @@ from relay.wire.http1 import Head
         ("<Error><Message>https://h/k?X-Amz-Signature=abc&amp;b=1 failed</Message></Error>", "https://h/k?… failed"),
     ],
 )  # fmt: skip
-def test_the_message_of_a_store(text: str, reported: str) -> None:
-    assert message_of(text) == reported
+def test_the_message_of_a_store(text: str, message: str) -> None:
+    assert message_of(text) == message
 
 
 def test_it_is_short_and_printable() -> None:

@@ -94,12 +94,12 @@ def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
 def test_values_with_invalid_characters_are_refused(place: str, end: str) -> None:
     """A variable that was filled from a file ends with a line break. The error contains no part of
     a secret."""
-    reported = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
-    reported[place] += end
-    region = reported.pop("region")
+    values = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
+    values[place] += end
+    region = values.pop("region")
     with pytest.raises(ConfigError, match="character") as caught:
         Signer(lambda: None, region)
-        AwsCredentials(**reported)
+        AwsCredentials(**values)
     assert "SECRET" not in f"{caught.value.message}{caught.value.hint}"
 
 

@@ -96,8 +96,8 @@ def test_lengths_that_lie(source: Source) -> None:
     assert (less.fields["content-length"], less.body) == ("900", whole())
     over = ask(source, "overrun(5)")
     assert (over.fields["content-length"], over.body) == ("1000", whole() + b"xxxxx")
-    reported = talk(source.port, head("HEAD", f"/o?size={SIZE}&fault=head_size(%2B1)"))
-    assert reported.fields["content-length"] == "1001"
+    response = talk(source.port, head("HEAD", f"/o?size={SIZE}&fault=head_size(%2B1)"))
+    assert response.fields["content-length"] == "1001"
     assert ask(source, "head_size(+1)").body == whole()
     assert ask(source, "size(0)").fields["content-length"] == "0"
 

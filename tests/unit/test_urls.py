@@ -73,7 +73,7 @@ def test_a_digest_is_in_hex_or_in_base64(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("not a url,1,", "not absolute"),
         ("ftp://a.example/x,1,", "scheme"),
@@ -84,10 +84,10 @@ def test_a_digest_is_in_hex_or_in_base64(name: str) -> None:
         ("https://a.example/x", "columns instead of"),
     ],
 )
-def test_a_line_that_cannot_be_used_fails_by_its_number(line: str, said: str) -> None:
+def test_a_line_that_cannot_be_used_fails_by_its_number(line: str, message: str) -> None:
     bad, good = read("url,size,md5", line, "https://a.example/good,1,")
     assert bad.error is not None
-    assert said in bad.error.message
+    assert message in bad.error.message
     assert bad.name == "line 2"
     assert "line 2 of the list" in bad.error.message
     assert "secret" not in bad.error.message
