@@ -41,6 +41,8 @@ HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 GET."""
 PAGES = frozenset({"text/html", "application/xhtml+xml"})
 """Content types of web pages: a folder's page, or a login page."""
+FOLDER = "httpd/unix-directory"
+"""Content type of a folder itself, as Apache's mod_dav and others report it."""
 GONE = frozenset({404, 410})
 FRESH_SECONDS = 10
 """Maximum age in seconds of an answer about a destination: a cache may have just asked for it."""
@@ -87,6 +89,8 @@ class HttpReads:
             return UnknownObject(self._client.refusal(response, "HEAD", final))
         if response.head.status != 200:
             raise self._client.refusal(response, "HEAD", final)
+        if _kind_of(response.head) == FOLDER:
+            raise folder_there(location) if side == "destination" else folder_here(location)
         memory.learn(location.origin, known)
         return self._answer(response, final).info()
 
@@ -210,9 +214,14 @@ def _is_unlike(head: Head, pinned: Version | None, span: ByteRange | None) -> bo
     version, or a web page whose ETag is not the pinned one."""
     if pinned is None:
         return span is not None
-    if (head.get("content-type") or "").partition(";")[0].strip().lower() not in PAGES:
+    if _kind_of(head) not in PAGES:
         return False
     return pinned.etag is None or strong_tag(head.get("etag")) != pinned.etag
+
+
+def _kind_of(head: Head) -> str:
+    """Return the content type of an answer, without parameters."""
+    return (head.get("content-type") or "").partition(";")[0].strip().lower()
 
 
 def _head_known(location: Location) -> str:

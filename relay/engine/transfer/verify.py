@@ -30,6 +30,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
     Unauthenticated,
+    Unavailable,
 )
 from relay.ledger.rows import PriorState
 from relay.location import Location
@@ -40,6 +41,13 @@ from relay.wire.pump import drain
 
 CANT_READ = (NotFound, PermissionDenied, RedirectRefused, Unauthenticated, Rejected)
 """Refusals that mean that we may not read this destination, rather than that something broke."""
+
+TOO_EARLY: Final = 425
+"""Status of an upload that the server still processes, for example scans for viruses (ownCloud
+Infinite Scale, OpenCloud: owncloud/ocis#5326)."""
+_PROCESSED: Final = (
+    "The server still processes the upload. If that takes longer, raise RELAY_SETTLE_SECONDS."
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,8 @@ def prove_object(
     before: PriorState,
 ) -> Proof:
     """Return the strongest available proof. `poll()` waits a moment and returns True while the
-    destination may still be eventually consistent: show nothing yet, or what was there `before`.
+    destination may still be eventually consistent: show nothing yet, or what was there `before`,
+    or process the upload.
 
     Raises IntegrityMismatch if the destination has other bytes, DestinationLost if it has none or
     still the prior object, and the destination's StoreErrors if the inspection breaks."""
@@ -100,6 +109,27 @@ def prove_object(
     if stored.readable is None:
         note = "the destination did not say where the object can be read"
         return Proof(Level.SIZE, stored.version, notes=(note,))
+    while True:
+        try:
+            return _prove_visible(destination, stored, sent, verify, poll, before)
+        except Unavailable as error:
+            if error.store_status != TOO_EARLY:
+                raise
+            if not poll():
+                error.hint = _PROCESSED
+                raise
+
+
+def _prove_visible(
+    destination: Destination,
+    stored: PutResult,
+    sent: Sent,
+    verify: Verify,
+    poll: Callable[[], bool],
+    before: PriorState,
+) -> Proof:
+    """Return the proof about the object, once it is visible. Raises as `prove_object`."""
+    assert stored.readable is not None, "it can be inspected"
     while True:
         found = _wait_until_visible(destination, stored.readable, poll)
         try:
