@@ -1016,3 +1016,77 @@ def test_a_busy_answer_about_a_folder_makes_the_folder(wire: Wire, busy: int) ->
         client = HttpClient(wire, "destination", Watchdog(wire.limits))
         Folders(client, Properties(client)).make_above(where)
     assert {path.rstrip(b"/") for path in dav.folders} >= {b"/to", b"/to/deep"}
+
+
+# -- servers that describe a folder as an object, process an upload later, or delete before a MOVE
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+def test_a_folder_with_a_tag_and_a_length_is_not_an_object(engine: Engine, if_exists: str) -> None:
+    """As ownCloud Infinite Scale and OpenCloud answer HEAD of a folder."""
+
+    class Tagged(Dav):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"HEAD" and path == FINAL:
+                return (
+                    b'HTTP/1.1 200 X\r\nETag: "f"\r\nContent-Type: httpd/unix-directory\r\n'
+                    b"Content-Length: %d\r\n\r\n" % len(DATA)
+                )
+            return super()._done(method, path, request, body)
+
+    dav = Tagged()
+    with pytest.raises(Rejected, match="is a folder there"):
+        migrate(engine, dav, if_exists=if_exists)
+    assert b"PUT" not in dav.asked
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"GET"])
+def test_an_upload_that_the_server_still_processes_is_waited_for(
+    engine: Engine, method: bytes
+) -> None:
+    """As ownCloud Infinite Scale and OpenCloud, which answer 425 until an upload was processed."""
+    dav = Dav(answers={method: [EMPTY % 425, EMPTY % 425]})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+
+
+def test_an_upload_that_the_server_never_ends_to_process_is_reported(engine: Engine) -> None:
+    dav = Dav(answers={b"GET": [EMPTY % 425] * 99})
+    with pytest.raises(Unavailable, match="425") as caught:
+        migrate(engine, dav)
+    assert "RELAY_SETTLE_SECONDS" in caught.value.hint
+    assert dav.objects == {}
+
+
+class Deleting(Dav):
+    """Deletes what a MOVE replaces, as section 9.9.3 demands, and then fails `fails` times."""
+
+    fails = 1
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method != b"MOVE" or not self.fails:
+            return super()._done(method, path, request, body)
+        if FINAL in self.objects and b"Overwrite: F" in request:
+            return EMPTY % 412
+        self.fails -= 1
+        self.objects.pop(FINAL, None)
+        return EMPTY % 500
+
+
+def test_a_move_that_deleted_the_old_object_is_sent_again(engine: Engine) -> None:
+    dav = Deleting(objects={FINAL: b"old"})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+
+
+def test_an_upload_stays_where_the_old_object_is_deleted(engine: Engine) -> None:
+    """Without it the destination would have neither the old object nor the new one."""
+    dav = Deleting(objects={FINAL: b"old"})
+    dav.fails = 99
+    with pytest.raises(Unavailable) as caught:
+        migrate(engine, dav)
+    [(left, data)] = dav.objects.items()
+    assert data == DATA
+    assert left.decode() in caught.value.hint

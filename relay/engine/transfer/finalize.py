@@ -247,7 +247,8 @@ class Finalizer:
         noted = self._progress.to_note
         if stored.place is None and noted is not None and self._context.journal is not None:
             self._context.journal.note(noted)  # an object of this version is ours
-        wrong = (
+        is_kept = str(stored.readable) in failure.remains  # nothing else is left at the destination
+        wrong = not is_kept and (
             isinstance(failure, IntegrityMismatch | DestinationMutates) or stored.place is not None
         )
         if wrong and stored.place is None and (stored.digests or stored.version.digests):

@@ -72,9 +72,10 @@ class Moves:
         """Move an object from `part` to its final name, as Destination.publish.
 
         If the answer to MOVE is lost, both names are inspected. If an object may have existed, a
-        successful MOVE is checked too."""
+        successful MOVE is checked too. If the server has deleted that object and moved nothing, the
+        error names `part`, which is the only whole object then."""
         try:
-            response = self._move(part, place, if_absent)
+            response, replaces = self._move(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):
             if self._objects.exists(part) or not self._objects.exists(place):
                 raise
@@ -89,6 +90,10 @@ class Moves:
                 )
             elif status in (400, 502):
                 refusal.hint = BEHIND
+            if replaces and self._is_gone(place):
+                refusal.leave(
+                    "The whole object", part, "the server deleted the one that it was to replace"
+                )
             raise refusal
         response.body.close()
         if not fresh:
@@ -99,13 +104,16 @@ class Moves:
             self._add_misread_name(place, error)
             raise
 
-    def _move(self, part: Location, place: Location, if_absent: bool) -> Response:
-        """Send the MOVE, first with `Overwrite: F`. A MOVE that may overwrite deletes a folder of
-        that name with its content (section 9.9.3), so it is only sent after PROPFIND found no
-        folder. Raises Rejected for a folder."""
+    def _move(self, part: Location, place: Location, if_absent: bool) -> tuple[Response, bool]:
+        """Send the MOVE, first with `Overwrite: F`; return its answer, and whether it was to
+        replace an object.
+
+        A MOVE that may overwrite deletes a folder of that name with its content (section 9.9.3), so
+        it is only sent after PROPFIND found no folder. Servers delete an object first as well; if
+        one fails after that, the MOVE is sent once more. Raises Rejected for a folder."""
         response = self.send("MOVE", part, place, (("Overwrite", "F"),))
         if if_absent or response.head.status != 412:
-            return response
+            return response, False
         response.body.close()
         status, row = self._properties.refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._objects.exists(place)):
@@ -129,7 +137,18 @@ class Moves:
                     " replaced."
                 ),
             )
-        return self.send("MOVE", part, place, (("Overwrite", "T"),))
+        response = self.send("MOVE", part, place, (("Overwrite", "T"),))
+        if response.head.status not in DONE and self._is_gone(place):
+            response.body.close()
+            response = self.send("MOVE", part, place, (("Overwrite", "F"),))
+        return response, True
+
+    def _is_gone(self, place: Location) -> bool:
+        """Say if nothing is at a place any more; False if that is unknown."""
+        try:
+            return not self._objects.exists(place)
+        except RelayError:
+            return False
 
     def _add_misread_name(self, place: Location, error: RelayError) -> None:
         """Name in `error` the location to which the server may have moved the object: WsgiDAV
