@@ -376,7 +376,7 @@ def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> No
     try:
         if access is None and inherited is not None:
             os.removexattr(descriptor, _ACCESS_LIST)
-        with suppress(PermissionError):  # the mount has one mode for all its files
+        with suppress(OSError):  # the mount has one mode for all its files
             os.fchmod(descriptor, mode)
         if access is not None:
             with suppress(OSError):

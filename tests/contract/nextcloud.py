@@ -1,5 +1,5 @@
 """A program for tests: WsgiDAV behind Nextcloud's additions: it assembles chunks and refuses some
-names.
+names and times.
 
 Usage: python -m tests.contract.nextcloud ROOT PORT"""
 
@@ -39,6 +39,20 @@ def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[byte
     return answer
 
 
+def dating(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Refuse a time of the first day of 1970, as its `MtimeSanitizer` does; pass every other
+    request to `app`."""
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if int(environ.get("HTTP_X_OC_MTIME", "100000")) > 24 * 60 * 60:
+            return app(environ, start)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        start("500 Internal Server Error", [("Content-Length", "0")])
+        return [b""]
+
+    return answer
+
+
 def assembling(root: Path, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Assemble the chunks of an upload on a MOVE of its `.file`; pass every other request to
     `app`."""
@@ -73,9 +87,8 @@ def main() -> None:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    server = Server(
-        ("127.0.0.1", port), refusing(assembling(root, WsgiDAVApp(config))), numthreads=10
-    )
+    app = refusing(dating(assembling(root, WsgiDAVApp(config))))
+    server = Server(("127.0.0.1", port), app, numthreads=10)
     server.start()
 
 

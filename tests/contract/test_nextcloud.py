@@ -21,6 +21,7 @@ from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
+from relay.stores.local import local_location
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.objects import oc_checksum
@@ -56,6 +57,18 @@ def test_an_object_is_proved_before_it_has_its_name(
     assert os.listdir((nextcloud.root / FILES / name).parent).count(f"{size}.bin") == 1
     assert not [path for path in (nextcloud.root / FILES).rglob(".relay-*")]
     assert not nextcloud.uploads
+
+
+@pytest.mark.parametrize("size", [1000, SIZE])
+def test_a_file_of_1970_arrives(
+    engine: Engine, nextcloud: Nextcloud, tmp_path: Path, size: int
+) -> None:
+    """As those of Nix, whose time Nextcloud refuses with a server error."""
+    (tmp_path / "a").write_bytes(Content(SEED).read("/objects/a", 0, size))
+    os.utime(tmp_path / "a", (1, 1))
+    place = nextcloud.place(f"1970-{size}", destination=True)
+    outcome = engine.migrate(local_location(tmp_path / "a", destination=False), place)
+    assert outcome.state is State.VERIFIED
 
 
 def test_a_server_without_a_place_for_parts_takes_one_request(

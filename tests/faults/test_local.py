@@ -688,6 +688,7 @@ def test_an_empty_placeholder_of_a_killed_process_is_ignored(
         ("fsync", errno.EOPNOTSUPP, "fsync"),
         ("fchown", errno.EPERM, "owner"),
         ("fchmod", errno.EPERM, None),
+        ("fchmod", errno.EOPNOTSUPP, None),
     ],
 )
 def test_a_missing_feature_of_a_file_system_is_noted(

@@ -11,11 +11,13 @@ Decided here: the steps before and after such an upload. Never here: the steps t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import gevent
 
 from relay.errors import PreconditionFailed, Rejected, RelayError
 from relay.location import Location
+from relay.parsing import count
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_uploads import (
@@ -38,6 +40,9 @@ from relay.wire.watchdog import Watchdog
 
 NO_COPY = "no COPY"
 """Fact: the server refused a COPY, probably for good."""
+DAY_SECONDS: Final = 24 * 60 * 60
+"""The latest time that Nextcloud refuses, with a server error (nextcloud/server#46675). Files of
+Nix, and of reproducible archives, are dated in the first seconds of 1970."""
 
 
 class StagedUploads:
@@ -167,6 +172,6 @@ class StagedUploads:
 
 def time_fields(metadata: Fields) -> Fields:
     """Return the time of modification as a field that ownCloud and Nextcloud keep; other servers
-    ignore it."""
-    changed = dict(metadata).get(MTIME)
-    return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
+    ignore it. Left out if Nextcloud would refuse it."""
+    seconds = (dict(metadata).get(MTIME) or "").partition(".")[0]
+    return (("X-OC-Mtime", seconds),) if (count(seconds) or 0) > DAY_SECONDS else ()
