@@ -258,13 +258,14 @@ AGAIN: Final = "`relay retry`, or the same command, retries them"
 
 
 def exit_of(migration: Members) -> Exit:
-    """Return the exit code of a migration: 0 if it succeeded, 3 if objects are unverified and none
-    failed, else 1."""
+    """Return the exit code of a migration: 0 if it succeeded, 3 if objects are unverified and
+    nothing failed, else 1."""
     if migration["state"] == MigrationState.SUCCEEDED:
         return Exit.VERIFIED
     is_unverified = (
         migration["state"] == MigrationState.PARTIAL
         and not objects_in(migration, TransferState.FAILED, TransferState.CANCELLED)
+        and migration["listing"] != ListingState.FAILED
         and migration["error"] is None
     )
     return Exit.UNVERIFIED if is_unverified else Exit.FAILED

@@ -146,12 +146,11 @@ def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, 
     changed: dict[str, Any] = {}
     if verb in (MigrationVerb.RESUME, MigrationVerb.RETRY):
         # Workers must read the credentials again, from any source.
-        changed |= {"renewed": migrations.c.renewed + 1, "error": None}
-    if verb == MigrationVerb.RETRY:
-        changed |= {
-            "listing": ListingState.DUE if found.listing == ListingState.FAILED else found.listing,
-            "listing_lapses": 0,
-        }
+        changed |= {"renewed": migrations.c.renewed + 1, "error": None, "listing_lapses": 0}
+        if found.listing == ListingState.FAILED:
+            # Its error is deleted here, if a pause has not replaced it before. Without another
+            # listing nothing would say that objects are missing.
+            changed["listing"] = ListingState.DUE
     if refused:  # list again from the beginning
         changed |= {
             "listing": ListingState.DUE,

@@ -336,6 +336,33 @@ def test_a_failed_listing_fails_the_migration_until_a_retry(ledger: Ledger) -> N
     assert ledger.claim_listing() is not None
 
 
+@pytest.mark.parametrize("pauses_by_itself", [False, True])
+def test_a_resume_lists_again_after_a_failed_listing(
+    ledger: Ledger, pauses_by_itself: bool
+) -> None:
+    """The source listed one object and then denied its listing; then the migration paused, perhaps
+    for that reason. A resume deletes the error of both."""
+    id = ledger.create(TREE)[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed("a", size=1)], "a")
+    denied = {"code": "store-permission-denied", "side": "source", "detail": "no", "hint": ""}
+    ledger.end_listing(listing, denied)
+    if pauses_by_itself:
+        ledger.pause_for(id, {**denied, "code": "store-credentials-withdrawn"})
+    else:
+        ledger.act(id, "pause")
+    assert ledger.act(id, "resume").error is None
+    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    assert ledger.finish() == []
+    again = ledger.claim_listing()
+    assert again is not None and again.cursor == "a"
+    ledger.add_page(again, [Listed("b", size=1)], "b")
+    ledger.end_listing(again)
+    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    assert [(one.state, one.entries) for one in ledger.finish()] == [("succeeded", 2)]
+
+
 def test_a_listing_stops_when_its_migration_is_paused(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()

@@ -120,7 +120,7 @@ def _ended(asked: Asked, path: str) -> int | None:
     if ended["state"] == "succeeded":
         return 0
     only = ended["state"] == "partial" and not objects.get("failed") and ended["error"] is None
-    return 3 if only else 1
+    return 3 if only and ended["listing"] != "failed" else 1
 
 
 def _over(answer: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import pytest
 
 from relay import errors
 from relay.cli.exits import Exit
-from relay.cli.formatting import bytes_done, bytes_moved, headline
+from relay.cli.formatting import bytes_done, bytes_moved, exit_of, headline
 from relay.cli.headers import exposed_secrets, read_headers
 from relay.cli.options import warn
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
@@ -143,6 +143,26 @@ def say_to(stream: io.StringIO) -> None:
 def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
     """Wrong usage and failure have distinct exit codes."""
     assert Exit.of(kind("x")) == code
+
+
+@pytest.mark.parametrize(
+    ("state", "objects", "listing", "error", "code"),
+    [
+        ("succeeded", {"verified": 2}, "done", None, 0),
+        ("partial", {"verified": 1, "unverified": 1}, "done", None, 3),
+        ("partial", {"verified": 1, "failed": 1}, "done", None, 1),
+        ("partial", {"verified": 2}, "done", {"code": "listing-unaccounted"}, 1),
+        ("partial", {"verified": 2}, "failed", None, 1),
+        ("partial", {"unverified": 2}, "failed", None, 1),
+        ("paused", {"verified": 2}, "done", None, 1),
+    ],
+)
+def test_exit_codes_of_migrations(
+    state: str, objects: dict[str, int], listing: str, error: object, code: int
+) -> None:
+    """3 says that everything moved: not after a failed listing, also if its error was deleted."""
+    reported = {"state": state, "objects": objects, "listing": listing, "error": error}
+    assert exit_of(reported) == code
 
 
 def test_every_error_has_an_exit_code() -> None:
