@@ -19,6 +19,7 @@ from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
+from relay.hosts import is_loopback
 from relay.identity import owner_of, place_identity, selecting_headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
@@ -98,6 +99,8 @@ class MigrationRequest:
             bounds=self.bounds,
             places=(place_identity(source), place_identity(destination)),
             owners=(owner_of(source), owner_of(destination)),
+            of_machine=remotes.in_terminal
+            and any(not place.host or is_loopback(place.host) for place in (source, destination)),
             named=(selecting_headers(source.headers), selecting_headers(destination.headers)),
         )
 

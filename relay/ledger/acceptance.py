@@ -174,7 +174,8 @@ def _unfinished(
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
     newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
     same = newest.where(migrations.c.spec == marks.spec)
-    row = connection.execute(same.where(migrations.c.owner == marks.owner).limit(1)).first()
+    owners = (marks.owner, marks.older_owner)
+    row = connection.execute(same.where(migrations.c.owner.in_(owners)).limit(1)).first()
     if row is not None:
         return None if row.state == MigrationState.SUCCEEDED else row.id
     for row in connection.execute(same.where(migrations.c.state == MigrationState.PAUSED).limit(1)):

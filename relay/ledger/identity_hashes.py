@@ -22,6 +22,7 @@ from sqlalchemy import Connection, select
 from relay.identity import is_whole, same_text, selecting_headers
 from relay.ledger.rows import Spec
 from relay.ledger.schema import keys
+from relay.process.identities import machine_id
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class IdentityHashes:
     spec: str
     places: str
     owner: str
+    older_owner: str
+    """The hash of the accounts of an older relay, which did not hash the machine."""
 
 
 def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
@@ -39,9 +42,13 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     key = key_of(connection)
     places = spec.places or (spec.source, spec.destination)
     named = [spec.named] if any(spec.named) else []  # no headers: the hash of an older relay
+    # SQLite's file is used on one machine only.
+    is_shared = spec.of_machine and connection.dialect.name != "sqlite"
+    machine = [machine_id()] if is_shared else []
     return IdentityHashes(
         keyed_hash(key, places, spec.options, *named),
         keyed_hash(key, places, *named),
+        keyed_hash(key, spec.owners, *machine),
         keyed_hash(key, spec.owners),
     )
 

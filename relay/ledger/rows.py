@@ -35,6 +35,8 @@ class Spec:
     `destination` are the identities."""
     owners: tuple[str, str] = field(default=("", ""), repr=False)
     """The accounts of source and destination (`relay.identity.owner_of`)."""
+    of_machine: bool = False
+    """Whether a command names files or servers that are other ones on each machine."""
     named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
     """The headers of source and destination that select the object
     (`relay.identity.selecting_headers`)."""

@@ -1,4 +1,4 @@
-"""Identities of processes and of this start of the machine, as far as /proc shows them.
+"""Identities of processes, of this machine and of its start, as far as the system shows them.
 
 Never here: what follows if a process has ended (`ledger/leases.py`)."""
 
@@ -14,6 +14,14 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return "unknown"
+
+
+def machine_id() -> str:
+    """Return the id of this machine, or "" if it has none (machine-id(5))."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def process_identity(pid: int) -> str | None:

@@ -78,6 +78,11 @@ class Remotes:
         self._types = {type: make for kind in kinds for type, make in kind.types.items()}
         self._found: dict[str, Remote] | None = None
 
+    @property
+    def in_terminal(self) -> bool:
+        """Whether they are those of a command, which may name every local folder."""
+        return self._folders is None
+
     def __iter__(self) -> Iterator[Remote]:
         """Yield every remote. Raises ConfigError for a file that can't be read."""
         if self._found is None:

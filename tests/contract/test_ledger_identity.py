@@ -196,6 +196,32 @@ def test_renewed_secrets_and_other_spellings_keep_the_identity(ledger: Ledger) -
         assert ledger.is_at(first.id, other)
 
 
+def test_a_local_folder_is_another_one_on_each_machine(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command on two machines with one ledger: each moves all objects into its own folder.
+    A server's workers share their folders, and SQLite's file is on one machine."""
+
+    def accept(machine: str, one: Spec) -> str:
+        monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: machine)
+        return ledger.create(one, go_on=True)[0].id
+
+    of_server = Remotes({}, environment={}, folders=(Path("/"),))
+    for one, other in (
+        (spec("https://a.example/d", "/srv/d"), True),
+        (spec("list+/srv/l", recursive=True), True),
+        (spec("http://localhost:9000/d"), True),
+        (spec("https://a.example/d", "file:///srv/d", remotes=of_server), False),
+        (spec("https://a.example/d"), False),
+    ):
+        first = accept("one", one)
+        ids = {accept("two", one), accept("two", one)}
+        assert ids == {first} if not other or ledger.database.sqlite else first not in ids
+        assert len(ids) == 1
+        assert accept("one", one) == first
+        assert ledger.is_at(first, one)
+
+
 @pytest.mark.parametrize("verb", ["resume", "retry"])
 def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) -> None:
     for what, (one, other) in OTHERS.items():
