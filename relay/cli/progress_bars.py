@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from relay.cli.terminal import plain
+from relay.cli.terminal import Screen, plain
 
 NARROW = 70
 """A terminal of fewer columns gets shorter bars."""
@@ -41,7 +42,7 @@ def bars(
 ) -> Iterator[Bars]:
     """Show bars on stderr: a description, the bar, the columns `after`, and those of `wide` if the
     terminal has room."""
-    console = Console(stderr=True, emoji=False)
+    console = Console(file=cast(TextIO, Screen()), emoji=False)
     narrow = console.width < NARROW
     length = 10 if narrow else 24
     columns = (

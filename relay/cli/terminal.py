@@ -12,9 +12,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 from rich.filesize import decimal
 
@@ -74,6 +74,38 @@ def say(text: str, stream: TextIO | None = None) -> None:
         _write(text, stream)
     except (OSError, ValueError):
         _forget(2 if stream is sys.stderr else 1)
+
+
+class Screen:
+    """stderr for a display. A failed write changes nothing: the terminal may be closed while the
+    command runs in it."""
+
+    def __init__(self) -> None:
+        """Take the current stderr, which a display may replace."""
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        with _forgetting_stderr():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write the buffered text."""
+        with _forgetting_stderr():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the stream."""
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _forgetting_stderr() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError):
+        _forget(2)
 
 
 def tell(text: str) -> None:

@@ -18,6 +18,7 @@ from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_done, bytes_moved, exit_of, headline
 from relay.cli.headers import exposed_secrets, read_headers
 from relay.cli.options import warn
+from relay.cli.progress_bars import bars
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, transfer_label
 from relay.cli.watch_migration import Seen
@@ -134,6 +135,28 @@ def say_to(stream: io.StringIO) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("relay.cli.terminal._forget", lambda _: None)
         say("hello", stream)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE])
+def test_bars_survive_their_terminal(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Its window was closed, and the command continues, as after `disown`."""
+
+    class Gone(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            raise OSError(code, "it is gone")
+
+    forgotten: list[int] = []
+    monkeypatch.setattr("relay.cli.terminal._forget", forgotten.append)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with bars() as shown:
+        shown.add_task("moving")
+        shown.head = ("a line",)
+        shown.refresh()
+        shown.tell("one object failed")
+    assert set(forgotten) == {2}
 
 
 @pytest.mark.parametrize(
