@@ -20,8 +20,9 @@ from relay.engine.comparison import needs_full_times, proof_of_equality
 from relay.engine.inspection import inspect_object
 from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
+from relay.engine.plan import IfExists
 from relay.engine.proof_levels import predict_level
-from relay.errors import NotFound, RelayError
+from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
 from relay.ledger.rows import Claim, Listed
 from relay.receipt import Level
@@ -55,6 +56,8 @@ class Comparison:
     """Whether the destination reports a digest of the object that it has."""
     unkept: bool = False
     """Whether the destination would lose some of the object's metadata, as far as is known."""
+    refusal: tuple[str, str] | None = None
+    """The object's name, and why it would fail; None if no reason is known."""
 
 
 @dataclass(eq=False)
@@ -102,6 +105,8 @@ class DryRunReport:
         self.ranges += look.ranges
         self.digested += look.digested
         self.unkept += look.unkept
+        if look.refusal is not None:
+            self.refuse(*look.refusal)
 
 
 @dataclass(eq=False)
@@ -197,8 +202,9 @@ class DryRun:
                 place = name_after_source(plan.destination, plan.source, *answer)
             else:
                 place = name_after_source(plan.destination, plan.source)
-        except RelayError:
-            return Comparison("untold")
+        except RelayError as error:
+            refusal = None if error.retryable else (one.name, error.message)
+            return Comparison("untold", refusal=refusal)
         destination = self._destination()
         ranges = isinstance(found, ObjectInfo) and found.ranges
         unkept = isinstance(found, ObjectInfo) and bool(
@@ -208,8 +214,9 @@ class DryRun:
             there = inspect_object(destination, place)
         except NotFound:
             return Comparison("new", ranges=ranges, unkept=unkept)
-        except RelayError:
-            return Comparison("untold", ranges=ranges, unkept=unkept)
+        except RelayError as error:
+            refusal = (one.name, error.message) if self._is_refused_for(error) else None
+            return Comparison("untold", ranges=ranges, unkept=unkept, refusal=refusal)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
             return Comparison("untold", ranges=ranges, unkept=unkept)
         why = proof_of_equality(found.version, there.version)
@@ -223,6 +230,15 @@ class DryRun:
             digested=bool(there.version.digests),
             unkept=unkept,
         )
+
+    def _is_refused_for(self, error: RelayError) -> bool:
+        """Return whether an object fails because its destination can't be inspected for this error,
+        as `DestinationCheck.inspect` decides that."""
+        exists = self.job.if_exists
+        is_overlooked = exists is IfExists.OVERWRITE or (
+            exists is IfExists.CHANGED and isinstance(error, PermissionDenied)
+        )
+        return not (error.retryable or is_overlooked)
 
     def _part_limits(self) -> PartLimits | None:
         return self._destination().part_limits(self.job.destination)

@@ -105,6 +105,55 @@ def test_the_objects_of_a_list_are_inspected_at_their_urls(tmp_path: Path) -> No
     assert (found, plan["fates"]) == (0, {"moved": 1, "skipped": 2})
 
 
+@pytest.mark.parametrize(
+    ("status", "exists", "code"),
+    [(403, "changed", 0), (403, "skip", 1), (409, "changed", 1), (409, "overwrite", 0)],
+)
+def test_a_destination_that_refuses_to_be_inspected(
+    tmp_path: Path, status: int, exists: str, code: int
+) -> None:
+    """The plan fails where the migration would, before it sends anything."""
+
+    def refused(talk: Talk) -> None:
+        while talk.head():
+            talk.send(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+
+    tree(tmp_path / "from", one=b"1")
+    with Peer([refused] * 9) as there:
+        words = ("-r", str(tmp_path / "from"), "far:bucket/to", "--if-exists", exists)
+        found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+    assert (found, plan["fates"], plan["refused"]) == (code, {"untold": 1}, code)
+
+
+def test_an_object_that_its_source_denies_is_reported(tmp_path: Path) -> None:
+    listed = (
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>from/one</Key>"
+        b'<Size>1</Size><ETag>"x"</ETag></Contents></ListBucketResult>'
+    )
+
+    def lists_alone(talk: Talk) -> None:
+        while head := talk.head():
+            if b"list-type" in head:
+                talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(listed), listed)
+            else:
+                talk.send(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    with Peer([lists_alone] * 9) as there:
+        words = ("-r", "far:bucket/from", str(tmp_path / "to"))
+        found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+    assert (found, plan["fates"], plan["refused"]) == (1, {"untold": 1}, 1)
+    assert plan["names"][0]["name"] == "one"
+
+
+def far(tmp_path: Path, there: Peer) -> str:
+    """Return the settings in which `far:` is a bucket at a peer."""
+    (tmp_path / "relay.toml").write_text(
+        f'[remotes.far]\ntype = "s3"\nendpoint = "{there.url("")}"\n'
+        'access_key_id = "k"\nsecret_access_key = "s"\n'
+    )
+    return str(tmp_path / "relay.toml")
+
+
 def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
     code, report = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
