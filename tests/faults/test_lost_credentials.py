@@ -77,6 +77,16 @@ def test_a_denied_role_fails_at_once(aws: Path, monkeypatch: pytest.MonkeyPatch)
             aws_config()
 
 
+@pytest.mark.parametrize("ignored", ["true", "false"])
+def test_an_ignored_endpoint_is_not_used(aws: Path, ignored: str) -> None:
+    """As AWS's own programs do: else another store's bucket of that name would be used."""
+    aws.write_text(
+        "[default]\nregion = us-east-1\naws_access_key_id = k\naws_secret_access_key = s\n"
+        f"endpoint_url = http://127.0.0.1:9000\nignore_configured_endpoint_urls = {ignored}\n"
+    )
+    assert aws_config().endpoint == (None if ignored == "true" else "http://127.0.0.1:9000")
+
+
 def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path) -> None:
     helper, stays = tmp_path / "helper.sh", tmp_path / "stays"
     stays.touch()

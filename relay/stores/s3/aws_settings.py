@@ -136,9 +136,11 @@ def aws_config(profile: str | None = None) -> S3Config:
         session = Session(profile=profile)
         found = session.get_credentials()
         region = session.get_config_variable("region") or "us-east-1"
-        endpoint = ConfiguredEndpointProvider(
+        configured = ConfiguredEndpointProvider(
             session.full_config, session.get_scoped_config(), "s3"
-        ).provide()
+        )
+        ignored = session.get_config_variable("ignore_configured_endpoint_urls")
+        endpoint = None if ignored else configured.provide()
         style = ((session.get_scoped_config().get("s3") or {}) if found is not None else {}).get(
             "addressing_style"
         )
