@@ -33,7 +33,7 @@ EXITS: Mapping[Exit, str] = {
     Exit.USAGE: "wrong usage, or a wrong setting",
     Exit.UNVERIFIED: "everything moved, but something could not be verified",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
-    Exit.TERMINATED: "terminated (SIGTERM or SIGHUP)",
+    Exit.TERMINATED: "terminated (SIGTERM)",
 }
 MADE = "<!-- Made by docs/generate.py. -->\n\n"
 

@@ -35,7 +35,7 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
         ) as file:
             os.set_blocking(file.fileno(), True)
             # A device or a pipe has no size.
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(
@@ -45,7 +45,7 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
         raise ConfigError(
             f"{named!a} is not a path", hint="Name a file that can be read."
         ) from None
-    if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if secret and _is_open_to_others(found):
         raise ConfigError(f"{named} is open to others", hint=f"Run: chmod 600 {path}")
     if len(data) > most:
         raise ConfigError(
@@ -55,3 +55,11 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
         return data.decode("utf-8-sig")  # some editors begin a text with a byte order mark
     except UnicodeDecodeError:  # the exception's text has a byte, and the file may be a secret
         raise ConfigError(f"{named} is not UTF-8", hint="Save the file as UTF-8 text.") from None
+
+
+def _is_open_to_others(found: os.stat_result) -> bool:
+    """Return whether other users may read or change a file. A file of root may be readable by a
+    group of this user, as Kubernetes and systemd provide secrets: the user can't change that."""
+    is_given = found.st_uid == 0 != os.geteuid()
+    group = stat.S_IWGRP | stat.S_IXGRP if is_given else stat.S_IRWXG
+    return bool(found.st_mode & (group | stat.S_IRWXO))

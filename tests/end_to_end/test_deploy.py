@@ -78,7 +78,8 @@ def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
     kept = tmp_path / "volume"
     kept.mkdir()
     (volume,) = image["volumes"]
-    environment = image["environment"] | {"HOME": "/"}
+    # docker gives each container the proxy of its client (~/.docker/config.json, "proxies").
+    environment = image["environment"] | {"HOME": "/", "http_proxy": "http://127.0.0.1:1"}
     environment["PATH"] = environment["PATH"].replace("$PATH", os.environ["PATH"])
     if token:
         environment["RELAY_TOKENS_FILE"] = "/run/secrets/tokens"

@@ -344,6 +344,34 @@ def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "owner", "taken"),
+    [
+        (0o440, 0, True),
+        (0o640, 0, True),
+        (0o660, 0, False),
+        (0o444, 0, False),
+        (0o440, 4321, False),
+        (0o400, 4321, True),
+    ],
+)
+def test_a_secret_that_root_gives_to_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, taken: bool
+) -> None:
+    """As a Secret of Kubernetes is mounted (`fsGroup`), and a credential of systemd: this user
+    can't change its mode. One's own file, and that of a third, may not be open to a group."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    path = _tokens(tmp_path, "first-token-0123456\n", mode)
+    os.chown(path, owner, 10001)
+    monkeypatch.setattr("relay.process.small_files.os.geteuid", lambda: 10001)
+    if taken:
+        assert load_tokens(path) == {"first-token-0123456"}
+    else:
+        with pytest.raises(ConfigError, match="open to others"):
+            load_tokens(path)
+
+
+@pytest.mark.parametrize(
     ("folder", "file", "user", "taken"),
     [
         (0o755, 0o644, None, True),
