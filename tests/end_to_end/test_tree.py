@@ -91,7 +91,7 @@ def test_a_file_that_changes_within_its_second_is_sent_again(
     assert terminal.tree(tmp_path / "from", tmp_path / "to")[1]["objects"] == {"skipped": 1}
 
 
-def test_a_rounded_time_is_no_change(terminal: Terminal, tmp_path: Path) -> None:
+def test_a_rounded_time_is_not_a_change(terminal: Terminal, tmp_path: Path) -> None:
     file, copy = tmp_path / "from" / "a", tmp_path / "to" / "a"
     for path, moment in ((file, 1e9 + 0.75), (copy, 1e9)):  # FAT, and some mounts
         edit(path, b"equal", moment)

@@ -239,7 +239,7 @@ def test_a_request_signed_for_an_old_region_is_repeated() -> None:
     assert not signer.learn_region("eu-west-1", "eu-west-1")
 
 
-def test_a_bucket_that_always_redirects_is_given_up(engine: Engine, source: Spawned) -> None:
+def test_a_bucket_that_always_redirects_fails(engine: Engine, source: Spawned) -> None:
     class Turning(Bucket):
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             there = "eu-west-1" if region_of(request) != "eu-west-1" else "eu-west-2"

@@ -413,7 +413,7 @@ def test_f58_another_object_of_equal_time_and_size_differs(engine: Engine) -> No
 
 @pytest.mark.parametrize("tagged", [True, False])
 @pytest.mark.parametrize("same", [True, False])
-def test_f58_a_local_file_that_the_destination_shows_is_not_truncated(
+def test_f58_a_local_file_served_by_the_destination_is_kept(
     engine: Engine, tmp_path: Path, tagged: bool, same: bool
 ) -> None:
     """By a server of that folder, which has a path and a tag of its own for the file."""

@@ -1,5 +1,5 @@
-"""A bucket that is listed by several cursors has the keys that one cursor finds, whatever its keys
-are, and however a server understands `start-after`."""
+"""A bucket that is listed by several cursors has the keys that one cursor finds, for any keys, and
+under each reading of `start-after`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Bucket:
 
 
 def listed(bucket: Bucket) -> list[bytes]:
-    """Return the listed keys, by several cursors and, where these give up, by one."""
+    """Return the listed keys, by several cursors and, if these give up, by one."""
     page = bucket.page(0)
     found = [key for key, _ in page.rows]
     if page.token is None:
@@ -137,7 +137,7 @@ def knows_keys_only(keys: list[bytes], after: bytes) -> int:
 
 
 def skips_folders(keys: list[bytes], after: bytes) -> int:
-    """What begins with the key is skipped, as if it were a folder."""
+    """All keys that begin with the key are skipped, as if it were a folder."""
     begin = bisect_right(keys, after)
     while begin < len(keys) and keys[begin].startswith(after):
         begin += 1
@@ -220,7 +220,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_requests_are_concurrent_and_few(shape: str) -> None:
-    """A round of requests takes one unit of time, as pages that are all equally slow do."""
+    """A round of requests takes one unit of time, as if all pages were equally slow."""
     clock = 0.0
     waiting: list[gevent.event.Event] = []
 

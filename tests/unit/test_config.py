@@ -382,7 +382,7 @@ def test_a_secret_that_root_gives_to_a_group(
         (0o777, 0o600, 4321, False),
     ],
 )
-def test_a_file_that_somebody_may_have_planted(
+def test_a_file_that_another_user_may_have_planted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     folder: int,

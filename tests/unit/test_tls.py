@@ -40,7 +40,7 @@ class Issued:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a certificate says."""
+    """The contents of a certificate."""
 
     names: tuple[str, ...] = (HOST,)
     common_name: str | None = None
@@ -137,7 +137,7 @@ CASES: dict[str, tuple[bool, Wanted]] = {
     "not an authority": (False, Wanted()),
     "expired middle": (False, Wanted()),
 }
-"""Cases: whether the certificate is accepted, and what it says."""
+"""Cases: whether the certificate is accepted, and its contents."""
 
 
 class Server:
@@ -161,12 +161,12 @@ class Server:
         self.accept()
 
     def accept(self) -> None:
-        """Begin with the next client."""
+        """Start with the next client."""
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = self.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
 
     def shake_hands(self, client: TlsSession) -> None:
-        """Shake hands to the end. Raises what the client raises."""
+        """Complete the handshake. Raises the client's errors."""
         done = False
         while not done:
             try:
@@ -182,13 +182,13 @@ class Server:
             self.deliver(client)
 
     def collect(self, client: TlsSession) -> None:
-        """Take the client's cipher text."""
+        """Read the client's cipher text."""
         while client.unsent():
             self.incoming.write(client.take())
             client.give_back()
 
     def deliver(self, client: TlsSession) -> None:
-        """Give the client our cipher text."""
+        """Send the client our cipher text."""
         feed(client, self.outgoing.read())
 
 
@@ -332,7 +332,7 @@ def _drain(client: TlsSession, view: memoryview) -> bytes:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("ending", ["close_notify", "cut", "damage"])
-def test_an_end_is_told_from_a_cut(
+def test_an_end_and_a_cut_are_distinguished(
     library: TlsLibrary, server: Server, bundle: Path, ending: str
 ) -> None:
     client = client_context(bundle, library).session(HOST, 443)
