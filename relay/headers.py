@@ -29,12 +29,12 @@ _HOP: Final = "it belongs to one connection, and the connection is relay's"
 _RANGE: Final = "relay chooses which bytes it reads"
 _PRECONDITION: Final = "relay pins the version itself"
 _DIGEST: Final = "relay computes and asks for digests itself"
-_FORWARDED: Final = "it names who forwarded the request, and this request was forwarded by nobody"
+_FORWARDED: Final = "it names a forwarding proxy, and this request was not forwarded"
 _METHOD: Final = "it turns one method into another"
 _WEBDAV: Final = "it belongs to a WebDAV request that relay composes"
 
 FORBIDDEN: Final[Mapping[str, str]] = {
-    "host": "relay takes it from the URL, which is what the address policy looked at",
+    "host": "relay takes it from the URL, which the address policy has checked",
     "content-length": _FRAMING,
     "transfer-encoding": _FRAMING,
     "trailer": _FRAMING,
@@ -104,7 +104,7 @@ def parse_headers(
         )  # RFC 6901 §3; no '/' in tokens
         if name.lower() in seen:
             raise InvalidHeader(
-                f"{name!r} stands twice, and servers disagree on which one counts", pointer=here
+                f"{name!r} is repeated, and servers disagree on which value counts", pointer=here
             )
         seen.add(name.lower())
         _check_allowed(name, here)

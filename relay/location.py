@@ -307,7 +307,7 @@ def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, in
     authority, path, query, fragment = parts.group("authority", "path", "query", "fragment")
     _check_characters(rest, path_start=parts.start("path"), path_end=parts.end("path"))
     if fragment is not None and not path and query is None:
-        raise InvalidURL("a '#' stands right after the host")  # http://evil.com#@127.0.0.1
+        raise InvalidURL("a '#' follows the host directly")  # http://evil.com#@127.0.0.1
     if fragment is not None and destination:
         raise InvalidURL(
             "the URL has a '#', and the part after it would not be sent", hint=FRAGMENT_HINT
@@ -347,7 +347,7 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
     host, bracket, tail = authority.partition("]")
     if authority.startswith("["):
         if not bracket or "%" in host or literal_address(host[1:]) is None or ":" not in host:
-            raise InvalidURL("what stands in brackets is not an IPv6 address, or has a zone")
+            raise InvalidURL("the text in brackets is not an IPv6 address, or has a zone")
         return host[1:].lower(), _port(tail, default)
     host, colon, digits = authority.partition(":")
     if not is_host_name(host.lower()):

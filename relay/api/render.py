@@ -17,8 +17,8 @@ from relay.errors import Overloaded, RelayError, RequestTimeout, Unauthorized
 from relay.views.problems import MEDIA_TYPE, bug, problem, retry_after
 
 HTTP_HINTS: Mapping[int, str] = {
-    404: "/openapi.json lists what there is.",
-    405: "The Allow header says which methods there are.",
+    404: "/openapi.json lists the paths.",
+    405: "The Allow header lists the methods.",
 }
 
 
@@ -53,7 +53,7 @@ def _render_http(error: HTTPException) -> Response:
             "side": "request" if status < 500 else "relay",
             "retryable": False,
             "hint": HTTP_HINTS.get(
-                status, "Correct the request; /openapi.json says what it may hold."
+                status, "Correct the request; /openapi.json describes its members."
             ),
             "instance": f"urn:uuid:{uuid.uuid4()}",
         }

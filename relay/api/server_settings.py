@@ -203,7 +203,7 @@ def _parse_bind(bind: str) -> Any:
     except RuntimeError:
         raise ConfigError(
             f"bind (RELAY_BIND): {bind!r} is not host:port, unix:/path or fd://number",
-            hint="An IPv6 address stands in brackets: [::1]:8080.",
+            hint="Write an IPv6 address in brackets: [::1]:8080.",
         ) from None
 
 
@@ -275,7 +275,7 @@ def _check_unix(path: str) -> None:
         try:
             probe.connect(path)
         except TimeoutError:
-            raise ValueError("a server is there that does not answer") from None
+            raise ValueError("a server listens there, and does not answer") from None
         except FileNotFoundError:
             probe.bind(path)  # a folder may be there, and take no name
             os.unlink(path)
@@ -284,7 +284,7 @@ def _check_unix(path: str) -> None:
                 folder, os.W_OK | os.X_OK
             ):  # gunicorn replaces the missing one by its own
                 raise PermissionError(
-                    errno.EACCES, "what a dead server left can't be removed"
+                    errno.EACCES, "the socket of a dead server can't be removed"
                 ) from None
         else:
             raise ValueError("a server listens there")

@@ -123,7 +123,7 @@ def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
                 if len(body) > limit_bytes:
                     raise _too_large(limit_bytes)
         except ParseException:
-            raise MalformedRequest("the body is not framed as HTTP/1.1 has it") from None
+            raise MalformedRequest("the body is not framed as HTTP/1.1 requires") from None
         except OSError:
             raise MalformedRequest("the body broke off") from None
     if length is not None and len(body) != length:
@@ -166,7 +166,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return members
     names = [name for name, _ in pairs]
     twice = next(name for name in names if names.count(name) > 1)
-    raise DuplicateMember(f"the member {twice[:64]!a} stands twice in one object")
+    raise DuplicateMember(f"the member {twice[:64]!a} is repeated in one object")
 
 
 def _constant(name: str) -> NoReturn:

@@ -27,7 +27,7 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r", or `recursive` in a request|, `recursive` in a request", ""),
         (r"; /openapi\.json describes its members", "; `relay migrate --help` lists the options"),
         (r"; its /openapi\.json describes its requests", "; `relay --version` shows this one's"),
-        (r"/openapi\.json lists what there is", "`relay --help` lists what there is"),
+        (r"/openapi\.json lists the paths", "`relay --help` lists the commands"),
         (r"after the seconds that Retry-After names", "in a moment"),
         (r"Send the (?:same )?request again", "Give the same command again"),
         (r"send the request again", "give the same command again"),

@@ -187,6 +187,6 @@ def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed_secrets(lines):
         say(
-            f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead",
+            f"relay: warning: {name} is visible in the process list; use '{name}: @FILE' instead",
             sys.stderr,
         )

@@ -57,7 +57,7 @@ def _export_flags(config: str | None, flags: dict[str, str | None]) -> None:
     SIGHUP."""
     if _PASSWORD.search(flags.get("ledger") or ""):
         say(
-            "relay: warning: the ledger's password stands in the process list; use RELAY_LEDGER"
+            "relay: warning: the ledger's password is visible in the process list; use RELAY_LEDGER"
             " instead",
             sys.stderr,
         )

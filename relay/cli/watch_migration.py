@@ -83,7 +83,10 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
             _show_events(migrations, id, show, tell)
     except Interrupted as error:
         if not quiet:
-            say(f"relay: the migration goes on; `relay watch {plain(id)}` looks again", sys.stderr)
+            say(
+                f"relay: the migration continues; `relay watch {plain(id)}` shows it again",
+                sys.stderr,
+            )
         return error.code
     ended = migrations.end(id)
     if as_json:

@@ -221,9 +221,9 @@ def _may_be_another(stored: PutResult, before: PriorState | None) -> str:
     writer's; empty if it is ours."""
     ours = stored.version.strong_etag
     if ours is None:
-        return "the destination did not say which version it stored"
+        return "the destination did not report the stored version"
     if before is not None and before.version is not None and before.version.strong_etag == ours:
-        return "it has the ETag of the object that was there before"
+        return "it has the ETag of the prior object"
     return ""
 
 

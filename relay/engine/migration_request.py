@@ -208,7 +208,7 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
     below = destination.path.startswith(source.path) or source.path.startswith(destination.path)
     if below or (source.store == "local" and is_nested(source, destination)):
         raise SameObject(
-            f"{source} and {destination} lie in each other",
+            f"{source} and {destination} overlap: one contains the other",
             hint="Give a destination that is neither above nor below the source.",
         )
 

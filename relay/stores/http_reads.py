@@ -177,7 +177,7 @@ class HttpReads:
 
     def _elsewhere(self, location: Location, final: Location) -> RedirectRefused:
         return RedirectRefused(
-            f"{location} redirects to {final}, which does not say if the object exists",
+            f"{location} redirects to {final}, which does not show whether the object exists",
             side=self._client.side,
             hint=(
                 "Check the credentials: many servers redirect a request without them to a login"

@@ -125,7 +125,7 @@ def unshown_notes(
         )
         if key in names and key not in own and not same and not any(name in text for text in notes):
             lost.append(name)
-    return note(lost, "the destination, as far as it tells,")
+    return note(lost, "the destination, as far as it reports,")
 
 
 def shows_metadata(metadata: Fields, shown: Fields, location: Location) -> bool:

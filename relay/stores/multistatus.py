@@ -142,7 +142,7 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
     version = version_of(row)
     if status_of(row) == 200 and not tells_kind(row):
         error = ProtocolViolation(
-            f"the listing does not say if {path[:200]!a} is a folder", side=side
+            f"the listing does not show whether {path[:200]!a} is a folder", side=side
         )
         return Entry(there[-1], version.size, error=error)
     return Entry(there[-1], version.size, version.etag, http_date(version.last_modified))

@@ -247,7 +247,7 @@ def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
         text = wrapping.after()
         if len(text) != wrapping.after_bytes:
             raise ValueError(
-                f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(text)}"
+                f"the tail of the body has {len(text)} bytes, not {wrapping.after_bytes}"
             )
         return text
 

@@ -224,7 +224,7 @@ def test_a_secret_in_the_process_list_is_warned_of() -> None:
             f"Authorization: Bearer {SECRET}",
         )
     assert done.returncode == 0
-    assert "Authorization stands in the process list" in done.stderr
+    assert "Authorization is visible in the process list" in done.stderr
     assert SECRET not in done.stdout + done.stderr
 
 

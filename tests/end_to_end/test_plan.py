@@ -210,7 +210,7 @@ def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
     [
         (("-r", "/nowhere/at/all", "/tmp/x"), 1, "No such file"),
         (("-r", "nosuch:bucket", "/tmp/x"), 2, "no remote"),
-        (("-r", "/a", "/a/b"), 2, "lie in each other"),
+        (("-r", "/a", "/a/b"), 2, "one contains the other"),
         (("-r", "/a", "/b", "--method", "POST"), 2, "by PUT"),
         (
             ("/a", "https://b.example/c?X-Amz-Signature=s", "--verify", "read_back"),

@@ -183,8 +183,8 @@ def test_an_undecodable_name_is_reported_and_left_out(terminal: Terminal, tmp_pa
     ("words", "says"),
     [
         (("nowhere", "to"), "No such file or directory"),
-        (("from", "from/inside"), "lie in each other"),
-        (("from", "from"), "lie in each other"),
+        (("from", "from/inside"), "one contains the other"),
+        (("from", "from"), "one contains the other"),
         (("from", "to", "--method", "POST"), "by PUT"),
         (("from", "nosuch:bucket"), "no remote"),
     ],

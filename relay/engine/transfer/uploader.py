@@ -208,7 +208,7 @@ class Uploader:
             stays = self._remove_broken_upload(broken, opened.version, error)
         if stays and (_may_be_whole(body, error) or (is_checked and not body.complete)):
             if is_post:  # the next attempt does not replace it
-                why = "its answer does not say if it was stored"
+                why = "its answer does not show whether it was stored"
                 error.leave("What was sent", target.place, why)
             elif target.shows_unproved:
                 self._progress.unproved = target.place

@@ -143,9 +143,7 @@ def _prove_visible(
             if poll():
                 continue
             if found is not None and is_same(before.version, found.version):
-                raise DestinationLost(
-                    f"{stored.readable} still shows what was there before"
-                ) from error
+                raise DestinationLost(f"{stored.readable} still shows the prior object") from error
             raise
 
 

@@ -198,7 +198,7 @@ class S3Client:
             return False
         log.warning(
             "clock.adjusted",
-            extra={"members": {"detail": f"the clock of {location.origin} says {theirs}"}},
+            extra={"members": {"detail": f"the clock of {location.origin} is at {theirs}"}},
         )
         return True
 

@@ -128,8 +128,8 @@ class Moves:
             )
         if status not in NO_METHOD and (row is None or not tells_kind(row)):
             raise Rejected(
-                f"{place} exists, and PROPFIND ({status}) does not say if it is a folder, whose"
-                " content an overwrite would delete",
+                f"{place} exists, and PROPFIND ({status}) does not show whether it is a folder,"
+                " whose content an overwrite would delete",
                 side=self._client.side,
                 store_status=status,
                 hint=(
