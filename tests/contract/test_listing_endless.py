@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import gevent
 import pytest
 
 from relay.errors import ProtocolViolation
@@ -61,6 +62,28 @@ def test_empty_pages_under_ever_new_tokens_end(
             found.append(entry.name)  # noqa: PERF402 - what came before the error counts
     assert found == ["4", "9"]
     assert count[0] <= 17
+
+
+def test_empty_pages_end_where_several_cursors_list_them(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(listing, "BARREN", 5)
+    count = [0]
+
+    def tell(method: str, target: str) -> bytes:
+        count[0] += 1
+        more = "<IsTruncated>true</IsTruncated>"
+        more += f"<NextContinuationToken>t{count[0]:05}</NextContinuationToken>"
+        keys = [f"f/{number:04}" for number in range(1000)] if count[0] == 1 else []
+        return reply(200, bucket(*keys, more=more))
+
+    with (
+        Peer(serving(tell)) as peer,
+        gevent.Timeout(60),
+        pytest.raises(ProtocolViolation, match="in a row are empty"),
+    ):
+        listed(wire, place_of("s3", peer))
 
 
 @pytest.mark.parametrize("kind", ["webdav", "http"])

@@ -27,6 +27,7 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Entry, ObjectInfo, Upload
+from relay.stores.s3 import listing
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
@@ -569,6 +570,29 @@ def test_the_same_page_under_ever_new_tokens_ends(wire: Wire) -> None:
 
     with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="repeats its pages"):
         listed(wire, place_of("s3", peer))
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_page_that_lacks_its_token_ends_no_listing(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """Also where several cursors list the pages."""
+    monkeypatch.setattr(listing, "SLOW_SECONDS", 0.0)
+    names = [f"f/{number:05}" for number in range(8000)]
+
+    def tell(method: str, target: str) -> bytes:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
+        places = ("continuation-token", "start-after", "marker")
+        after = next((query[place] for place in places if place in query), "")
+        rest = [name for name in names if name > after]
+        more = f"<IsTruncated>{str(len(rest) > 1000).lower()}</IsTruncated>"
+        if 1000 < len(rest) != 8000 - 1000 * missing:
+            more += f"<NextContinuationToken>{rest[999]}</NextContinuationToken>"
+        return reply(200, bucket(*rest[:1000], more=more))
+
+    with Peer(serving(tell)) as peer:
+        found = listed(wire, place_of("s3", peer))
+    assert [f"f/{entry.name}" for entry in found] == names
 
 
 def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None:

@@ -54,6 +54,18 @@ class ListedPage:
     rows: tuple[tuple[bytes, Entry | None], ...] = ()
     """The bytes of each key, with its entry; None for the marker of the listed folder."""
 
+    @property
+    def is_undecided(self) -> bool:
+        """Say if the page does not say whether there are more."""
+        return self.truncated is None and not self.token
+
+    @property
+    def is_last(self) -> bool:
+        """Say if the page is the last one; an undecided one is if it is empty."""
+        if self.is_undecided:
+            return not self.entries
+        return self.truncated is False and not self.token
+
 
 def read_page(
     rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False

@@ -91,17 +91,18 @@ class Listing:
                 page = ahead.result()
                 if progress.is_repetition(page):
                     return
-                if _is_last(page):
+                if page.is_last:
                     yield page
                     return
                 asked = _next_page_query(asked, page)
                 progress.check(page, asked)
                 if tries and page.token and self._is_worth_dividing(page, asked):
                     tries -= 1
-                    token = yield from self._pages_in_parallel(location, asked, prefix, page)
-                    if token is None:
+                    last = yield from self._pages_in_parallel(location, asked, prefix, page)
+                    if last is None:
                         return
-                    asked = {**asked, "continuation-token": token}
+                    asked = _next_page_query(asked, last)
+                    progress.check(last, asked)
                     ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
                     continue
                 ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
@@ -122,7 +123,7 @@ class Listing:
 
     def _pages_in_parallel(
         self, location: Location, asked: Mapping[str, str], prefix: str, page: ListedPage
-    ) -> Generator[ListedPage, None, str | None]:
+    ) -> Generator[ListedPage, None, ListedPage | None]:
         """Yield `page`, and those after it by several cursors. Return as
         `ParallelListing.pages`."""
         plain = {name: value for name, value in asked.items() if name not in CONTINUATION}
@@ -133,8 +134,7 @@ class Listing:
             query = {**plain, **{name: text for name, text in place.items() if text is not None}}
             return Listing(client).page(location, query, prefix)
 
-        assert page.token is not None, "the page is not the last one"
-        listing = ParallelListing(fetch, page, page.token)
+        listing = ParallelListing(fetch, page)
         try:
             listing.start()
             yield page
@@ -174,17 +174,6 @@ class Listing:
         return page
 
 
-def _is_undecided(page: ListedPage) -> bool:
-    """Return whether the page does not say whether there are more."""
-    return page.truncated is None and not page.token
-
-
-def _is_last(page: ListedPage) -> bool:
-    if _is_undecided(page):
-        return not page.entries
-    return page.truncated is False and not page.token
-
-
 def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
     """Return the query of the next page: with its token, or with the last name as marker."""
     if page.token:
@@ -208,7 +197,7 @@ class _Progress:
     def is_repetition(self, page: ListedPage) -> bool:
         """Return whether the page is the one before again, from a server that does not support
         pages."""
-        if not _is_undecided(page):
+        if not page.is_undecided:
             self._before = None
             return False
         names = [entry.name for entry in page.entries]

@@ -12,6 +12,9 @@ before it was shown must be the first one that the range behind it was shown. If
 perhaps since the bucket was changed, the range before continues without an end, and the others are
 dropped. So the yielded keys are those that one cursor would have been shown.
 
+A page that does not lead to the next one (no token, too many empty pages, keys in another order) is
+not the end of the listing: one cursor continues from it.
+
 Decided here: when a range is divided, and which pages are believed. Never here: where
 (`key_ranges.py`), and what a page is (`listed_pages.py`)."""
 
@@ -26,7 +29,6 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from relay.errors import RelayError
 from relay.stores.interfaces import Entry
 from relay.stores.s3.key_ranges import KeySpace
 from relay.stores.s3.listed_pages import ListedPage
@@ -37,6 +39,8 @@ RANGE_PAGES: Final = 4
 """Estimated number of pages of a new range."""
 HELD: Final = RANGE_PAGES + 2
 """Maximum number of pages that a range holds."""
+EMPTY_PAGES: Final = 100
+"""Maximum number of empty pages of a range in a row; then one cursor continues, and counts them."""
 END: Final = b""
 """In place of a key: the listing has ended."""
 
@@ -51,8 +55,8 @@ class _Range:
     low: str
     high: str | None = None
     """The last key that it may have; None for the end of the listing."""
-    token: str | None = None
-    """The continuation token of its next page; None for the first one."""
+    newest: ListedPage | None = None
+    """Its newest page, as it came; the first range begins with the page before it."""
     pages: deque[ListedPage] = field(default_factory=deque)
     """Pages that were fetched and not yielded."""
     first: bytes | None = None
@@ -65,9 +69,11 @@ class _Range:
     """The part of its last page that is beyond `high`."""
     last: ListedPage | None = None
     """Its newest page with keys."""
-    error: RelayError | None = None
-    is_disordered: bool = False
-    """It was shown keys that are not in the order of their bytes."""
+    error: Exception | None = None
+    is_unclear: bool = False
+    """Only one cursor can say what follows its newest page."""
+    empty: int = 0
+    """Number of its newest pages that are empty."""
     job: gevent.Greenlet[..., None] | None = None
     fetched: int = 0
     """Number of its pages so far, ..."""
@@ -77,7 +83,7 @@ class _Range:
     @property
     def is_at_end(self) -> bool:
         """Say if no further page of it is requested."""
-        return self.next is not None or self.error is not None or self.is_disordered
+        return self.next is not None or self.error is not None or self.is_unclear
 
     def first_of_page(self) -> bytes:
         """Return the last key before its next page."""
@@ -89,16 +95,16 @@ class _Range:
 class ParallelListing:
     """The pages of a listing after a first page. Call `start`, then `pages` once."""
 
-    def __init__(self, fetch: Fetch, page: ListedPage, token: str, cursors: int = CURSORS) -> None:
-        """`page` is the page before the one of `token`; it has keys."""
-        assert page.last is not None, "it has keys"
+    def __init__(self, fetch: Fetch, page: ListedPage, cursors: int = CURSORS) -> None:
+        """`page` is the first page; it has keys, and the token of the next one."""
+        assert page.last is not None and page.token is not None, "it is not the last page"
         self._fetch, self._cursors = fetch, cursors
         self._space = KeySpace()
         self._space.learn(decoded(key) for key, _ in page.rows)
         self._width = 2
         """Maximum number of ranges now: doubled by each range that has a second page, and halved by
         each that is empty."""
-        head = _Range(low=decoded(page.last), token=token, last=page, undivided=1)
+        head = _Range(low=decoded(page.last), newest=page, last=page, undivided=1)
         self._ranges = deque([head])
         self._changed = Event()
         self._is_single = False
@@ -112,10 +118,10 @@ class ParallelListing:
         """Cancel the requests that still run."""
         self._stop(self._ranges)
 
-    def pages(self) -> Generator[ListedPage, None, str | None]:
+    def pages(self) -> Generator[ListedPage, None, ListedPage | None]:
         """Yield the pages in the order of the keys. Return None at the end of the listing, or the
-        token of the page with which one cursor must continue. Raises the errors of `fetch`, once
-        every page before the failed one was yielded."""
+        last page, if one cursor must continue after it. Raises the errors of `fetch`, once every
+        page before the failed one was yielded."""
         while True:
             head = self._ranges[0]
             self._advance()
@@ -123,8 +129,8 @@ class ParallelListing:
                 yield head.pages.popleft()
             elif head.error is not None:
                 raise head.error
-            elif self._is_single or head.is_disordered:
-                return head.token
+            elif self._is_single or head.is_unclear:
+                return None if head.newest is None or head.newest.is_last else head.newest
             elif head.next is None:
                 self._wait()
             elif len(self._ranges) == 1:
@@ -225,9 +231,11 @@ class ParallelListing:
         """Fetch pages of a range until it is complete or has no room."""
         try:
             while not one.is_at_end and len(one.pages) < HELD:
-                after = one.low if one.token is None else None
-                self._add(one, self._fetch(after, one.token))
-        except RelayError as error:
+                if one.newest is None:
+                    self._add(one, self._fetch(one.low, None))
+                else:
+                    self._add(one, self._fetch(None, one.newest.token))
+        except Exception as error:  # noqa: BLE001 - raised again by `pages`
             one.error = error
         finally:
             one.job = None
@@ -235,13 +243,12 @@ class ParallelListing:
 
     def _add(self, one: _Range, page: ListedPage) -> None:
         """Add a page to a range, up to the range's end."""
-        one.token, one.fetched, one.undivided = page.token, one.fetched + 1, one.undivided + 1
-        one.is_disordered = page.first is not None and not (
-            page.ascending and page.first > one.first_of_page()
-        )
+        one.newest, one.fetched, one.undivided = page, one.fetched + 1, one.undivided + 1
+        one.empty = 0 if page.rows else one.empty + 1
         if one.first is None:
-            one.first = page.first or (END if page.token is None else None)
-        if one.is_disordered:
+            one.first = page.first or (END if page.is_last else None)
+        if page.first is not None and not (page.ascending and page.first > one.first_of_page()):
+            one.is_unclear = True
             one.pages.append(page)
             return
         inside, beyond = _cut(page, one.high)
@@ -253,8 +260,10 @@ class ParallelListing:
             self._space.learn(decoded(key) for key, _ in inside.rows)
         if beyond is not None:
             one.rest, one.next = beyond, beyond.first
-        elif page.token is None:
+        elif page.is_last:
             one.next = END
+        else:
+            one.is_unclear = page.token is None or one.empty > EMPTY_PAGES
         self._changed.set()
 
 
