@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from relay.api.serving import gunicorn_settings
 from relay.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +234,13 @@ def test_each_recipe_names_the_ledgers_place() -> None:
         f"sqlite:////var/lib/{unit()['StateDirectory'][0]}/"
     )
     assert "RELAY_LEDGER" in PAGE.read_text()
+
+
+def test_nginx_closes_idle_connections_first() -> None:
+    """Else a request may go to a connection that relay closes at that moment."""
+    upstream = (DEPLOY / "nginx.conf").read_text().partition("upstream")[2].partition("}")[0]
+    found = re.search(r"^ *keepalive_timeout (\d+)s;", upstream, re.M)
+    assert found is not None and int(found[1]) < gunicorn_settings(Settings())["keepalive"]
 
 
 def test_the_stop_timeout_exceeds_the_drain() -> None:
