@@ -430,3 +430,21 @@ def test_the_newer_library_is_chosen(
 
 def test_the_installed_library_is_usable() -> None:
     assert wheel.is_usable()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_bytes_that_need_the_peer_first_are_broken(library: TlsLibrary, bundle: Path) -> None:
+    """As in the middle of an upload, when a server of TLS 1.2 negotiates again."""
+    session = client_context(bundle, library).session(HOST, 443)
+    with pytest.raises(Broken):
+        session.write(memoryview(b"an upload"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_system_authorities_may_be_unreadable(
+    library: TlsLibrary, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty SSL_CERT_FILE gives no authority, and the program starts without one."""
+    (tmp_path / "empty").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty"))
+    assert client_context(bundle, library).session(HOST, 443) is not None

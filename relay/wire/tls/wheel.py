@@ -13,6 +13,7 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -132,10 +133,12 @@ class WheelContext:
 
 def _trust_system(context: SSL.Context) -> None:
     """Trust the authorities that Python's `ssl` module trusts. (The wheel's OpenSSL was built
-    elsewhere, and has other paths.)"""
+    elsewhere, and has other paths.) As there, a file without certificates gives none."""
     paths = ssl.get_default_verify_paths()
-    if paths.cafile or paths.capath:
-        context.load_verify_locations(paths.cafile, paths.capath)
+    for file, folder in ((paths.cafile, None), (None, paths.capath)):
+        if file or folder:
+            with suppress(SSL.Error):
+                context.load_verify_locations(file, folder)
 
 
 class WheelSession:
@@ -216,9 +219,13 @@ class WheelSession:
         """As TlsSession.write."""
         with _ffi.from_buffer(view) as data:
             count: int = _lib.SSL_write(self._ssl, data, len(view))
-        if count <= 0:
-            raise self._failure_of(count) or Broken("closed")
-        return count
+        if count > 0:
+            return count
+        failure = self._failure_of(count)
+        if isinstance(failure, Broken):
+            raise failure
+        # As the `ssl` module's: a peer may negotiate again in the middle of an upload (TLS 1.2).
+        raise Broken("nothing can be sent before the peer's next message")
 
     def feed(self, piece: memoryview, count: int) -> None:
         """As TlsSession.feed. OpenSSL reads from the buffer itself, without a copy."""
