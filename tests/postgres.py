@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from loadtests.bench.postgres import Postgres, postgresql, programs
 
-__all__ = ["Deaf", "Postgres", "deaf_to_commits", "postgresql", "programs"]
+__all__ = ["Deaf", "Pooler", "Postgres", "deaf_to_commits", "postgresql", "programs"]
 
 
 class Deaf:
@@ -57,10 +57,23 @@ class Deaf:
                     deaf.set()
                 if not up and deaf.is_set():
                     break  # the server has confirmed it
-                writes.sendall(piece)
+                writes.sendall(piece if up else self._answer(piece))
         for sock in (reads, writes):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, piece: bytes) -> bytes:
+        """Return what the client gets for a piece of the server's answers."""
+        return piece
+
+
+class Pooler(Deaf):
+    """A way to the server that gives the client another process id than the server's, as poolers
+    do (BackendKeyData in PostgreSQL's protocol)."""
+
+    def _answer(self, piece: bytes) -> bytes:
+        before, key, after = piece.partition(b"K\x00\x00\x00\x0c")
+        return before + key + bytes(4) + after[4:] if key else piece
 
 
 @contextmanager

@@ -114,12 +114,26 @@ def _create_file(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
+def _prepare_nothing_behind_pooler(connection: Any, _: Any) -> None:
+    """Turn off prepared statements behind a pooler of connections, such as PgBouncer. There each
+    transaction may have another connection to the server, on which the name of a statement is
+    unknown, or that of another client's. A pooler is recognized by the process id that it gives,
+    which is not that of the server's process."""
+    with connection.cursor() as cursor:
+        process = cursor.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
+    if process != connection.info.backend_pid:
+        connection.prepare_threshold = None
+    connection.rollback()
+
+
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         options = {"connect_timeout": 10, "application_name": "relay", **ALIVE}
-        return create_engine(
+        server = create_engine(
             url, pool_size=CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=options
         )
+        event.listen(server, "connect", _prepare_nothing_behind_pooler)
+        return server
     engine = create_engine(
         url,
         poolclass=StaticPool,

@@ -36,7 +36,7 @@ from tests.ledgers import (
     tree,
     verified,
 )
-from tests.postgres import Postgres
+from tests.postgres import Pooler, Postgres
 from tests.values import UPLOAD
 
 T = TypeVar("T")
@@ -480,6 +480,23 @@ def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
         assert states(ledger, id) == ["verified"]
     finally:
         ledger.close()
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_no_statement_is_prepared_behind_a_pooler(postgres: Postgres, pooled: bool) -> None:
+    """PgBouncer may send each transaction to another connection of the server, on which another
+    client has prepared other statements under the same names."""
+    address, pooler = postgres.database(), Pooler(postgres.port)
+    port = pooler.port if pooled else postgres.port
+    with (
+        closing(pooler),
+        closing(Ledger.connect(address.replace(f":{postgres.port}/", f":{port}/"))) as ledger,
+    ):
+        threshold = ledger.database.run(
+            lambda c: c.connection.driver_connection.prepare_threshold,  # type: ignore[union-attr]
+            write=False,
+        )
+    assert (threshold is None) is pooled
 
 
 # -- SQLite's file
