@@ -22,6 +22,7 @@ from relay.errors import (
     PreconditionFailed,
     RangeIgnored,
     Side,
+    StoreError,
     StoreTimeout,
     UploadGone,
 )
@@ -32,6 +33,7 @@ from relay.stores.http_fields import strong_tag
 from relay.stores.http_uploads import DELETED, STORED
 from relay.stores.interfaces import Begins, Part, PartLimits, PutResult, Upload
 from relay.stores.metadata import require, unkept_notes
+from relay.stores.multistatus import version_of
 from relay.stores.webdav.account import WebDavAccount
 from relay.stores.webdav.folders import MADE
 from relay.stores.webdav.moves import DONE
@@ -45,12 +47,16 @@ from relay.wire.watchdog import Watchdog
 MIB = 1 << 20
 PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
 """The sizes and the number of chunks that the server allows."""
-FOLDER_GONE = frozenset({404, 409})
-"""Statuses of an upload into a missing folder: the server deletes an unfinished one after a day."""
+FOLDER_GONE = frozenset({404, 409, 412})
+"""Statuses of an upload into a missing folder: the server deletes an unfinished one after a day. A
+server with its files in a bucket answers 412 if its cache has lost the upload
+(nextcloud/server, ChunkingV2Plugin.php)."""
 NO_UPLOADS = frozenset({404, 405, 409, 501})
 """Statuses of a server without a place for parts: ownCloud Infinite Scale has the same paths of
 files, and takes objects of any size in one request."""
 HOLDER = "the destination, for an object in parts,"
+UNKNOWN_TAG = "unknown"
+"""The tag of a part of which the server shows none: a resumed upload sends the part again."""
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
 
@@ -100,7 +106,7 @@ class NextcloudStore(WebDavStore):
         self._folders.make_above(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
-        response = self._client.send("MKCOL", folder, (("Destination", location.url),))
+        response = self._client.send("MKCOL", folder, self._assembled_at(location, id))
         if response.head.status in NO_UPLOADS:
             response.body.close()
             raise RangeIgnored(
@@ -113,10 +119,13 @@ class NextcloudStore(WebDavStore):
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part. The server assembles the parts in the order of their
-        names."""
+        names.
+
+        The answer to the upload of a new part has no tag (nextcloud/server, UploadFolder.php), so
+        PROPFIND shows it, unless the server keeps the parts in a bucket."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
         expects = not upload.welcome and self._client.expects_continue(body)
-        fields: Fields = (("Destination", upload.location.url),)
+        fields = self._assembled_at(upload.location, upload.id)
         response = self._client.send("PUT", place, fields, body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
@@ -126,9 +135,23 @@ class NextcloudStore(WebDavStore):
             )
         if response.head.status not in STORED:
             raise self._client.refusal(response, "PUT", place)
-        etag = strong_tag(response.head.get("etag")) or ""
         response.body.close()
+        etag = strong_tag(response.head.get("etag")) or self._tag_of(place) or UNKNOWN_TAG
         return Part(number, body.count, etag, checked=False)
+
+    def _tag_of(self, place: Location) -> str | None:
+        """Return the tag of a stored part, or None if PROPFIND does not show it."""
+        try:
+            _, row = self._properties.refuse_folder(place)
+        except StoreError:
+            return None
+        return None if row is None else version_of(row).etag
+
+    def _assembled_at(self, location: Location, id: str) -> Fields:
+        """Return the field that names the place at which the parts are assembled. It is never the
+        object's own: a server with its files in a bucket assembles them in the file that has the
+        place, and moves that (nextcloud/server, ChunkingV2Plugin.php)."""
+        return (("Destination", self._names.choose(location, id).url),)
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by listing their folder."""

@@ -1,5 +1,5 @@
-"""A program for tests: WsgiDAV behind Nextcloud's additions: it assembles chunks and refuses some
-names and times.
+"""A program for tests: WsgiDAV behind Nextcloud's additions: it assembles chunks, refuses some
+names and times, and gives a chunk no tag.
 
 Usage: python -m tests.contract.nextcloud ROOT PORT"""
 
@@ -17,7 +17,12 @@ from cheroot.wsgi import Server
 from wsgidav.fs_dav_provider import FilesystemProvider
 from wsgidav.wsgidav_app import WsgiDAVApp
 
+_FOLDER = re.compile(r"/remote\.php/dav/uploads/[^/]+/[^/]+/?")
 _FILE = re.compile(r"/remote\.php/dav/uploads/[^/]+/[^/]+/\.file")
+_CHUNK = re.compile(r"/remote\.php/dav/uploads/(?P<user>[^/]+)/[^/]+/[0-9]+")
+HIDDEN = "cat"
+"""The user whose chunks are in a bucket: PROPFIND does not show them, and the server forgets the
+first upload once, as its cache does."""
 
 
 _REFUSED = (".part", ".filepart")
@@ -53,16 +58,52 @@ def dating(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]
     return answer
 
 
+def without_tags(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Leave the tag out of an answer about a chunk (apps/dav/lib/Upload/UploadFolder.php)."""
+    forgotten: list[str] = []
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        chunk = _CHUNK.fullmatch(environ["PATH_INFO"])
+        if chunk is None:
+            return app(environ, start)
+        refused = {"PROPFIND": "404 Not Found"}
+        if environ["PATH_INFO"].endswith("2") and not forgotten:
+            refused["PUT"] = "412 Precondition Failed"
+        if chunk["user"] == HIDDEN and (status := refused.get(environ["REQUEST_METHOD"])):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            forgotten.extend([status] if status.startswith("412") else [])
+            start(status, [("Content-Length", "0")])
+            return [b""]
+
+        def untagged(status: str, fields: list[tuple[str, str]], *more: Any) -> Any:
+            return start(status, [pair for pair in fields if pair[0].lower() != "etag"], *more)
+
+        return app(environ, untagged)
+
+    return answer
+
+
 def assembling(root: Path, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Assemble the chunks of an upload on a MOVE of its `.file`; pass every other request to
-    `app`."""
+    `app`.
+
+    If the upload began with the name of an existing file, that file gets the bytes, and is moved
+    (apps/dav/lib/Upload/ChunkingV2Plugin.php)."""
+    begun: dict[Path, Path] = {}
+
+    def path_of(environ: dict[str, Any]) -> Path:
+        return root / unquote(urlsplit(environ["HTTP_DESTINATION"]).path).lstrip("/")
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] == "MKCOL" and _FOLDER.fullmatch(path):
+            begun[root / path.strip("/")] = path_of(environ)
         if environ["REQUEST_METHOD"] != "MOVE" or not _FILE.fullmatch(path):
             return app(environ, start)
         folder = (root / path.lstrip("/")).parent
-        target = root / unquote(urlsplit(environ["HTTP_DESTINATION"]).path).lstrip("/")
+        target, first = path_of(environ), begun.pop((root / path.lstrip("/")).parent, None)
+        if first is not None and first.is_file():
+            first.replace(target)
         chunks = sorted(folder.iterdir())
         if sum(chunk.stat().st_size for chunk in chunks) != int(environ["HTTP_OC_TOTAL_LENGTH"]):
             start("400 Bad Request", [("Content-Length", "0")])
@@ -87,7 +128,7 @@ def main() -> None:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    app = refusing(dating(assembling(root, WsgiDAVApp(config))))
+    app = refusing(dating(assembling(root, without_tags(WsgiDAVApp(config)))))
     server = Server(("127.0.0.1", port), app, numthreads=10)
     server.start()
 

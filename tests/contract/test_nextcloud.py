@@ -30,6 +30,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Certificates, Engine
 from tests.contract.conftest import FILES, Nextcloud
+from tests.contract.nextcloud import HIDDEN
 from tests.end_to_end.terminal import Terminal
 
 PART = 5 << 20
@@ -200,6 +201,37 @@ def test_f59_a_kill_after_assembly_resends_nothing(
     assert os.listdir(to) == ["big.bin"]
     assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
     assert not nextcloud.uploads
+
+
+def test_a_replaced_object_stays_until_the_new_one_is_proved(
+    terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
+) -> None:
+    to = nextcloud.root / FILES / "replaced"
+    to.mkdir()
+    (to / "big.bin").write_bytes(b"old")
+    os.utime(to / "big.bin", (1e9, 1e9))
+    place = f"webdav{nextcloud.base[4:]}/{FILES}/replaced"
+    words = ("migrate", "-r", f"{tmp_path}/from", place, "--json")
+    assert terminal.run(*words, RELAY_FAILPOINT="before-publish:1:kill9")[0] == -signal.SIGKILL
+    assert (to / "big.bin").read_bytes() == b"old"
+    assert terminal.run(*words)[0] == 0
+    assert os.listdir(to) == ["big.bin"]
+    assert (to / "big.bin").stat().st_size == 16 * PART
+
+
+def test_each_part_without_a_tag_is_sent_once(
+    terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
+) -> None:
+    """A server that keeps the parts in a bucket gives them no tag, and shows none of them."""
+    files = FILES.replace("ann", HIDDEN)
+    for folder in (files, f"remote.php/dav/uploads/{HIDDEN}"):
+        (nextcloud.root / folder).mkdir(parents=True)
+    place = f"webdav{nextcloud.base[4:]}/{files}/tree"
+    words = ("migrate", "-r", f"{tmp_path}/from", place, "--json")
+    code, out, err = terminal.run(*words)
+    assert code == 0, err
+    assert json.loads(out)["levels"] == {"read_back": 1}
+    assert (nextcloud.root / files / "tree/big.bin").stat().st_size == 16 * PART
 
 
 def test_an_assembly_of_another_version_is_removed(
