@@ -7,9 +7,11 @@ import random
 import re
 import threading
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
+from relay.engine.multipart.part_workers import PartWorkers
 from relay.errors import PermissionDenied
 from relay.receipt import State
 from relay.transfer_limits import Limits
@@ -135,3 +137,25 @@ def test_a_denied_part_waits_for_answers_to_sent_parts(
             engine.migrate(here.url("/a"), place(there))
     assert early == [False]
     assert aborted.is_set()
+
+
+def test_a_part_that_fails_after_another_is_not_sent_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, bucket = Ranges(denied=2), Bucket(sums=True)
+    failed, drain = threading.Event(), PartWorkers._drain
+
+    def draining(workers: PartWorkers, *rest: Any) -> None:
+        failed.set()
+        drain(workers, *rest)
+
+    def late(talk: Talk) -> None:
+        assert failed.wait(10)
+        talk.send(refusal(503, "SlowDown"))
+
+    monkeypatch.setattr(PartWorkers, "_drain", draining)
+    bucket.answers["part"] = [late]
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        with pytest.raises(PermissionDenied):
+            patient(engine).migrate(here.url("/a"), place(there))
+    assert source.asked.count(1) == 1

@@ -299,7 +299,7 @@ class PartWorkers:
         with self._write_slots:
             meter.exclude_wait(meter.clock() - before)
             if self._failed:
-                raise Cancelled("another part has failed")
+                raise _stopped_error()
             yield
 
     def _write_part(self, upload: Upload, number: int, body: Body, meter: Watchdog) -> StoredPart:
@@ -328,7 +328,7 @@ class PartWorkers:
                 self.read.setdefault(number, body.digests[COMBINED])
             self.resent += body.count
             if self._failed and isinstance(error, RelayError):
-                raise Cancelled("another part has failed") from error  # so that it is not retried
+                raise _stopped_error() from error
             raise
         finally:
             del self._bodies[number]
@@ -382,6 +382,11 @@ def ranges_of(size: int, step: int) -> list[ByteRange]:
 def numbered_parts(numbers: Iterator[int]) -> NextPart:
     """Return a NextPart for an object that one process moves alone."""
     return lambda _: next(numbers, None)
+
+
+def _stopped_error() -> Cancelled:
+    """Return the error of a part that is not retried, since another one has failed permanently."""
+    return Cancelled("another part has failed", retryable=False)
 
 
 def _refuse_unstable(source: Location, number: int, before: bytes | None, digest: bytes) -> None:

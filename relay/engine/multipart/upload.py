@@ -222,6 +222,7 @@ class MultipartUpload:
         upload = self._resumed
         self.fruitless = self.fruitless + 1 if self._is_fruitless(error) else 0
         refused = self._completing and isinstance(error, Rejected)
+        refused &= not isinstance(error, StoreFull)
         if (
             upload is None
             or not isinstance(error, RelayError)
