@@ -3,7 +3,8 @@ tree in a tree.
 
 Theory of operation. Destinations are compared in their printed form. For each object its location
 and every parent folder are looked up in the index of destinations, with the name as it is written
-and percent-encoded.
+and percent-encoded. A single object whose destination is a folder has its source's name there,
+which the ledger knows once a byte was sent.
 
 Decided here: which object of another migration has the same location. Never here: leftovers there
 (`unproved.py`)."""
@@ -19,60 +20,98 @@ from urllib.parse import quote, unquote
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
 from relay.ledger.names import in_chunks
+from relay.ledger.rows import ARRIVED, PriorState
 from relay.ledger.schema import migrations, transfers
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
 """A name that percent-encoding does not change."""
 _SCHEME: Final = re.compile(r"[^/:]+:")
+_FOLDERS: Final = ("/", ":")
+"""Ends of the printed form of a folder."""
 
 
 def nested(
-    connection: Connection, mine: Any, names: Sequence[str], query: Select[Any]
+    connection: Connection,
+    mine: Any,
+    names: Sequence[str],
+    query: Select[Any],
+    place: str | None = None,
 ) -> list[tuple[Any, Mapping[str, str]]]:
     """Return the rows of a `query` for migrations whose destination contains some of a migration's
     objects, or is inside its own. Each row comes with a mapping from the other migration's names of
-    these objects to ours."""
-    if (
-        _names_later(mine)
-        or not connection.execute(select(exists().where(migrations.c.id != mine.id))).scalar()
-    ):
+    these objects to ours. `place` is the location of an object that has its source's name."""
+    is_named_later = names_later(mine)
+    if (is_named_later and place is None) or not connection.execute(
+        select(exists().where(migrations.c.id != mine.id))
+    ).scalar():
         return []
-    places = _places(mine, names)
+    places = (
+        dict.fromkeys(_in_folder(mine.destination, place), "")
+        if is_named_later
+        else _places(mine, names)
+    )
+    own: set[str] = set() if is_named_later else {mine.destination, f"{mine.destination}/"}
     found: list[tuple[Any, Mapping[str, str]]] = []
-    for some in in_chunks(
-        sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})
-    ):
+    above = _above(places)
+    for some in in_chunks(sorted({*places, *above} - own)):
         for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
             theirs = _theirs(row, places)
             found += [(row, theirs)] if theirs else []
+    of = query.add_columns(transfers.c.before).select_from(
+        migrations.join(transfers, transfers.c.migration_id == migrations.c.id)
+    )
+    noted = (transfers.c.name == "") & (transfers.c.before != ARRIVED)
+    for some in in_chunks(sorted(above)):
+        for row in connection.execute(of.where(noted, migrations.c.destination.in_(some))).all():
+            ours = {places[one] for one in _named_places(row) if one in places}
+            found += [(row, {"": name}) for name in ours]
     return found
 
 
 def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
     """Return names that include every object of a migration for which a nested migration may have
     left something. `is_left` is the condition of such transfers."""
-    if _names_later(mine):
+    if names_later(mine):
         return set()
     if not _is_tree(mine):
         return {""}
     base = _base(mine.destination)
-    of = select(transfers.c.name, migrations.c.destination).join(
+    of = select(transfers.c.name, transfers.c.before, migrations.c.destination).join(
         migrations, migrations.c.id == transfers.c.migration_id
     )
     below = func.substr(migrations.c.destination, 1, len(base)) == base
     above = migrations.c.destination.in_(sorted(_above([mine.destination])))
-    rows = connection.execute(
-        of.where(or_(below, above), migrations.c.destination != mine.destination, is_left)
-    ).all()
-    places = (_base(row.destination) + row.name if row.name else row.destination for row in rows)
+    other = (migrations.c.destination != mine.destination) | (transfers.c.name == "")
+    places: set[str] = set()
+    for row in connection.execute(of.where(or_(below, above), other, is_left)).all():
+        if row.name:
+            places.add(_base(row.destination) + row.name)
+        else:
+            places |= {row.destination, *_named_places(row)}
     names = {place.removeprefix(base) for place in places if place.startswith(base)}
     return names | {unquote(name) for name in names}
 
 
-def _names_later(migration: Any) -> bool:
+def names_later(migration: Any) -> bool:
     """Return whether a migration moves a single object that gets its source's name: its location is
     unknown here."""
-    return not _is_tree(migration) and str(migration.destination).endswith("/")
+    return not _is_tree(migration) and str(migration.destination).endswith(_FOLDERS)
+
+
+def _named_places(row: Any) -> set[str]:
+    """Return the locations, in each possible printed form, at which a single object may have been
+    sent into a folder, by the state that its transfer recorded."""
+    kept = PriorState.from_text(row.before)
+    if kept is None or not row.destination.endswith(_FOLDERS):
+        return set()
+    places = (_in_folder(row.destination, place) for place in (kept.place, *kept.remains))
+    return {one for some in places for one in some}
+
+
+def _in_folder(folder: str, place: str | None) -> tuple[str, ...]:
+    """Return the location of the object at `place` in its folder, in each possible printed form."""
+    last = (place or "").rpartition("/")[2]
+    return (folder + last, folder + unquote(last)) if last else ()
 
 
 def _is_tree(migration: Any) -> bool:

@@ -358,6 +358,8 @@ class Settlement:
     """No byte of the object was sent, by this claim or an earlier one."""
     sent: Version | None = None
     """The destination's version of an object that arrived and was not proved."""
+    place: str | None = None
+    """The location of a single object that was skipped: its source may have named it."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def settle(
     is written. Add the change of the tallies to `changes`."""
     if not ends:
         return []
-    skipped = [end.claim for end in ends if end.verb == TransferVerb.SKIPPED]
+    skipped = [end for end in ends if end.verb == TransferVerb.SKIPPED]
     unproved = find_unproved_skips(connection, skipped) if skipped else {}
     if unproved:
         ends = [

@@ -34,8 +34,8 @@ from sqlalchemy import (
 )
 
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.nested import left_near, nested
-from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState
+from relay.ledger.nested import left_near, names_later, nested
+from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
@@ -44,10 +44,15 @@ MOST: Final = 10
 
 
 def find_unproved(
-    connection: Connection, id: str, if_exists: str, names: Sequence[str]
+    connection: Connection,
+    id: str,
+    if_exists: str,
+    names: Sequence[str],
+    place: str | None = None,
 ) -> dict[str, str]:
     """Return the texts of PriorStates that other migrations recorded for the objects with some
-    `names`. A migration that overwrites needs none, since it trusts no existing object.
+    `names`. A migration that overwrites needs none, since it trusts no existing object. `place` is
+    the location of a single object, once its source has named it.
 
     If several migrations know an object, the one that had it last counts, whatever its number: two
     may alternate, or run at the same time."""
@@ -66,7 +71,7 @@ def find_unproved(
     asked: list[tuple[Any, Mapping[str, str]]] = [
         (other, same) for other in _others(connection, mine)
     ]
-    for other, ours in asked + nested(connection, mine, names, _query(mine)):
+    for other, ours in asked + nested(connection, mine, names, _query(mine), place):
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in in_chunks(list(ours)):
             for row in connection.execute(
@@ -78,11 +83,21 @@ def find_unproved(
                 if (at := _had_last(row, other, left)) > found.get(name, (-1.0, ""))[0]:
                     found[name] = (at, left)
     lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
-    for some in in_chunks(sorted(lefts)):
+    # An object that its source names may have arrived under another name.
+    is_one_place = place is None or not names_later(mine)
+    for some in in_chunks(sorted(lefts) if is_one_place else ()):
         for row in _arrived(connection, mine, some):
             if row.name in lefts and row.ended > lefts[row.name][0]:
                 del lefts[row.name]
-    return {name: left for name, (_, left) in lefts.items()}
+    return {name: _at(place, left) for name, (_, left) in lefts.items()}
+
+
+def _at(place: str | None, left: str) -> str:
+    """Return the text of a state with the location that it is about: `place`, unless it has one."""
+    kept = PriorState.from_text(left)
+    if kept is None or place is None or kept.place is not None:
+        return left
+    return replace(kept, place=place).to_text()
 
 
 def _had_last(row: Any, other: Any, left: str) -> float:
@@ -132,21 +147,22 @@ def adopt_unproved(connection: Connection, id: str) -> None:
 
 
 def find_unproved_skips(
-    connection: Connection, skipped: Sequence[Claim]
+    connection: Connection, skipped: Sequence[Settlement]
 ) -> dict[str, dict[str, str]]:
     """Return the states, by migration and name, that other migrations recorded for skipped objects
     since those were claimed: the object that a skip found may be an unproved one of theirs. A claim
     that knew of an earlier attempt has judged the object by that."""
-    names: dict[str, list[str]] = {}
-    for claim in skipped:
+    places: dict[str, dict[str, str | None]] = {}
+    for end in skipped:
+        claim = end.claim
         if claim.before is None or claim.before.assumed:
-            names.setdefault(claim.migration_id, []).append(claim.name)
+            places.setdefault(claim.migration_id, {})[claim.name] = end.place
     found: dict[str, dict[str, str]] = {}
-    for id, some in sorted(names.items()):
+    for id, some in sorted(places.items()):
         unended = (migrations.c.id != id) & (migrations.c.state != MigrationState.SUCCEEDED)
         if connection.execute(select(exists().where(unended))).scalar():
             if_exists = json.loads(_mine(connection, id).options).get("if_exists", "")
-            if left := find_unproved(connection, id, if_exists, some):
+            if left := find_unproved(connection, id, if_exists, list(some), some.get("")):
                 found[id] = left
     return found
 

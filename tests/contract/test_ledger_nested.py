@@ -96,6 +96,50 @@ def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: s
     assert claim(ledger, accept(ledger, second, "skip")).before is None
 
 
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("second", [("https://h/to/", "a b/ü"), ("https://h/to/a%20b/%C3%BC", "")])
+def test_an_object_that_its_source_named_is_known_by_its_place(
+    ledger: Ledger, second: tuple[str, str], noted: bool
+) -> None:
+    place = "https://h/to/a%20b/%C3%BC"
+    for again in (True, False):
+        id = accept(ledger, second, "skip") if again else ""
+        if again:
+            fail(ledger, claim(ledger, id))
+        left = claim(ledger, accept(ledger, ("https://h/to/a%20b/", ""), "overwrite"))
+        if noted:
+            ledger.note_prior_states([(left, PriorState(known=False, place=place))])
+        fail(ledger, left, remains={} if noted else {place: "something"})
+        if again:
+            ledger.act(id, "retry")
+        found = claim(ledger, id or accept(ledger, second, "skip", "another source"))
+        assert found.before is not None and not found.before.known and found.fence > 1
+        ledger.settle([verified(found)])
+        ledger.finish()
+
+
+@pytest.mark.parametrize("first", [("https://h/to/", "a b/ü"), ("https://h/to/a%20b/%C3%BC", "")])
+def test_a_skip_of_an_object_that_its_source_named_is_judged_by_its_place(
+    ledger: Ledger, first: tuple[str, str]
+) -> None:
+    place = "https://h/to/a%20b/%C3%BC"
+    fail(ledger, claim(ledger, accept(ledger, first, "overwrite")), remains=REMAINS)
+    id = accept(ledger, ("https://h/to/a%20b/", ""), "skip")
+    found = claim(ledger, id)
+    assert found.before is None
+    ledger.settle([Settlement(found, "skipped", place=f"{place}x")])
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+    id = accept(ledger, ("https://h/to/a%20b/", ""), "skip")
+    ledger.settle([Settlement(claim(ledger, id), "skipped", place=place)])
+    found = claim(ledger, id)
+    assert_doubted(found)
+    assert found.before is not None and found.before.place == place
+    ledger.settle([Settlement(found, "skipped", place=place)])
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+
+
 @pytest.mark.parametrize("pair", APART)
 def test_unrelated_places_know_no_leftovers(ledger: Ledger, pair: str) -> None:
     first, second = APART[pair]

@@ -115,6 +115,29 @@ def test_a_piece_of_an_overwrite_is_not_skipped(
     assert shelf.objects == {b"/to/a": DATA}
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("/a", "/to/"), ("-r", "", "/to/")),
+        (("/a", "/to/"), ("/a", "/to/a")),
+        (("-r", "", "/to/"), ("/a", "/to/")),
+        (("/a", "/to/a"), ("/a", "/to/")),
+    ],
+)
+def test_a_piece_is_known_if_the_source_named_the_object(
+    tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
+) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    with Peer(shelf) as there:
+        one, other = (
+            (*words[:-2], f"{folder}{words[-2]}", there.url(words[-1])) for words in (first, then)
+        )
+        killed(terminal, shelf, "migrate", *one)
+        for _ in range(2):
+            assert terminal.run("migrate", *other, "--if-exists", "skip")[0] == 1
+    assert len(shelf.objects[b"/to/a"]) == shelf.piece
+
+
 @pytest.mark.parametrize("remote_first", [True, False])
 def test_a_piece_is_recognised_by_another_name_of_its_place(
     tmp_path: Path, remote_first: bool

@@ -189,7 +189,8 @@ class DestinationCheck:
 
     def prepare_upload(self) -> None:
         """Record the prior state of the destination before the first byte is sent, for later
-        attempts of any process. Raises LeaseLost, LedgerFailed; then nothing may be sent.
+        attempts of any process; in a folder also the place, which the source names. Raises
+        LeaseLost, LedgerFailed; then nothing may be sent.
 
         The ledger already knows that a place was absent in the listing. If nothing may be
         overwritten that is not enough: another writer's object may appear before our first
@@ -199,10 +200,11 @@ class DestinationCheck:
         progress.note_sending()
         if progress.before is not None:
             return
-        matters = context.if_exists is not IfExists.OVERWRITE
-        must_note = matters and self._target.shows_unproved
+        is_named = context.plan.destination.path.endswith("/")
+        matters = context.if_exists is not IfExists.OVERWRITE or is_named
+        must_note = matters and self._target.shows_unproved and self._target.place.method != "POST"
         is_recorded = self._seems_absent() and not context.if_absent
-        if context.plan.destination.path.endswith("/"):
+        if is_named:
             before = replace(before, place=str(self._target.place))
         progress.before = before
         if context.journal is None or not must_note or is_recorded:

@@ -57,4 +57,5 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         receipt=receipt,
         remains=remains,
         sent=sent,
+        place=None if claim.name or outcome.receipt else str(outcome.destination),
     )
