@@ -442,6 +442,11 @@ class Ledger:
         """As orphans.is_over."""
         return self.database.run(lambda c: orphans.is_over(c, orphan), write=False)
 
-    def note_removed(self, orphan: Orphan, remains: Mapping[str, str] | None = None) -> None:
+    def note_removed(
+        self,
+        orphan: Orphan,
+        remains: Mapping[str, str] | None = None,
+        is_unproved: bool = False,
+    ) -> None:
         """As orphans.note_removed."""
-        self.database.run(lambda c: orphans.note_removed(c, orphan, remains or {}))
+        self.database.run(lambda c: orphans.note_removed(c, orphan, remains or {}, is_unproved))

@@ -103,14 +103,19 @@ def _still_orphan(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def note_removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
+def note_removed(
+    connection: Connection, orphan: Orphan, remains: Mapping[str, str], is_unproved: bool
+) -> None:
     """Record that an orphan is removed. `remains` describes, by location, leftovers that may still
-    exist. Changes nothing if a worker has started the transfer again."""
+    exist. With `is_unproved`, a lost worker may have left a complete object, so that its place
+    counts as sent. Changes nothing if a worker has started the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     values: dict[str, Any] = {"lapses": 0}
-    if remains:
+    is_unproved &= claim.lapses > 0 and orphan.before is not None
+    if remains or is_unproved:
         was = claim.before if claim.before is not None and not claim.before.assumed else None
-        before = was or PriorState(known=False, noted=False)
+        since = orphan.before.since if orphan.before is not None else None
+        before = was or PriorState(known=False, noted=is_unproved, since=since)
         values["before"] = replace(before, remains={**claim.remains, **remains}).to_text()
     if (
         not connection.execute(

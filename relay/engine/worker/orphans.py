@@ -5,7 +5,8 @@ and have a recorded upload or lost workers. Their uploads are aborted, the stage
 they can have used are deleted, and then the ledger deletes its record of them. A removal that fails
 is retried later. If a store shows unfinished uploads under the object's own name, a piece is
 recognized by its bytes: they are the source's first bytes. An object that may not be ours is left
-there, and reported.
+there, and reported. A store that shows only complete uploads may have one that nothing has proved:
+the ledger keeps a note of it for later migrations.
 
 Decided here: how an orphan is removed, and when the removal is retried. Never here: the definition
 of an orphan (`relay/ledger/orphans.py`)."""
@@ -141,7 +142,9 @@ class OrphanSweeper:
             if left is not None:
                 raise left
             remaining = self._remove_shown(destination, plan, orphan, meter)
-        self.ledger.note_removed(orphan, remaining.remains if remaining is not None else {})
+        remains = remaining.remains if remaining is not None else {}
+        whole = _shows_whole_alone(destination, plan)
+        self.ledger.note_removed(orphan, remains, is_unproved=whole)
         return remaining
 
     def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:
@@ -168,15 +171,12 @@ class OrphanSweeper:
         """Remove a piece that a lost attempt may have left under the object's own name, if the
         store shows unfinished uploads there. Returns and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
-        hidden = destination.publishes_atomically(plan.verify is not Verify.SIZE) or bool(
-            destination.staged_locations(place, "")
-        )
+        hidden = _shows_whole_alone(destination, plan) or destination.staged_locations(place, "")
         if was is None or not claim.lapses or hidden or place.method == "POST":
             return None
         if place.path.endswith("/"):
             return _may_remain(
-                DestinationLost("it was sent under the source's name, which was not recorded"),
-                place,
+                DestinationLost("it was sent under the source's name"), was.place or place
             )
         try:
             found = inspect_object(destination, place)
@@ -234,6 +234,12 @@ class OrphanSweeper:
             self.over.unlink(cancel)
 
 
+def _shows_whole_alone(destination: Destination, plan: Plan) -> bool:
+    """Return whether the store shows an upload once it is complete, before it is proved."""
+    staged = destination.staged_locations(plan.destination, "")
+    return not staged and destination.publishes_atomically(plan.verify is not Verify.SIZE)
+
+
 def _require_ours(there: Version, was: PriorState) -> None:
     """Raise DestinationLost if a piece may not be ours: a prior object may have the same first
     bytes, and so may an unrecorded one, unless the piece was written after the migration was
@@ -254,7 +260,7 @@ def _size(source: Source, place: Location) -> int | None:
     return found.version.size if isinstance(found, ObjectInfo) else None
 
 
-def _may_remain(error: RelayError, place: Location) -> RelayError:
+def _may_remain(error: RelayError, place: Location | str) -> RelayError:
     """Return the error, with a note that a leftover of ours may remain at `place`."""
     error.leave("What was sent", place, error.message)
     return error
