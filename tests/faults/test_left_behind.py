@@ -12,9 +12,9 @@ import pytest
 
 from relay.stores.interfaces import is_temporary_name
 from tests.end_to_end.terminal import Terminal
-from tests.faults.buckets import PART, SIZE, Bucket, many, refusal
+from tests.faults.buckets import PART, SIZE, Bucket, document, many, refusal, reply
 from tests.faults.test_webdav import EMPTY, Dav
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 
 KILL = "before-publish:1:kill9"
 
@@ -157,3 +157,60 @@ def test_an_unfinished_upload_in_a_versioned_store_is_noted(
         "An unfinished upload may remain at s3://bucket/a" in note
         for note in json.loads(out)["receipt"]["notes"]
     )
+
+
+@dataclass
+class Fickle(Bucket):
+    """A bucket that permits a copy of its object only from some moment on."""
+
+    copies: bool = False
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        if operation != "put" or b"x-amz-copy-source" not in request:
+            return super()._answer(operation, request, body)
+        copied = reply(200, document("CopyObjectResult", ("ETag", '"whole-2"')))
+        return copied if self.copies else refusal(403, "AccessDenied")
+
+
+def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> None:
+    bucket = Fickle(sums=True, fields=("Accept-Ranges: bytes",), whole=b"a" * SIZE)
+    with Peer(many(bucket)) as server:
+        terminal = Terminal(
+            tmp_path,
+            AWS_ACCESS_KEY_ID="A",
+            AWS_SECRET_ACCESS_KEY="s",
+            AWS_ENDPOINT_URL_S3=server.url(""),
+            RELAY_PART_BYTES=str(PART),
+            RELAY_PARTED_BYTES=str(PART),
+        )
+        words = ("migrate", "s3://bucket/old", "s3://bucket/new")
+        assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
+        bucket.copies = True
+        code, _, err = terminal.run(*words)
+    assert code == 0, err
+    assert "complete" not in bucket.asked and "abort" in bucket.asked
+
+
+def test_an_unfinished_upload_of_a_source_without_ranges_is_noted(tmp_path: Path) -> None:
+    """The source announces ranges, and sends the whole object; nobody may abort an upload."""
+    bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, sums=True)
+    data = b"a" * SIZE
+
+    def source(talk: Talk) -> None:
+        while request := talk.head():
+            head = f'Content-Length: {SIZE}\r\nETag: "e"\r\nAccept-Ranges: bytes\r\n\r\n'
+            talk.send(b"HTTP/1.1 200 X\r\n", head.encode())
+            talk.send(b"" if request.startswith(b"HEAD") else data)
+
+    with Peer([source] * 20) as here, Peer(many(bucket)) as server:
+        terminal = Terminal(
+            tmp_path,
+            AWS_ACCESS_KEY_ID="A",
+            AWS_SECRET_ACCESS_KEY="s",
+            AWS_ENDPOINT_URL_S3=server.url(""),
+            RELAY_PART_BYTES=str(PART),
+            RELAY_PARTED_BYTES=str(PART),
+        )
+        code, out, err = terminal.run("migrate", here.url("/a"), "s3://bucket/a", "--json")
+    assert (code, bucket.whole) == (0, data), err
+    assert any("An unfinished upload" in note for note in json.loads(out)["receipt"]["notes"])

@@ -21,6 +21,7 @@ from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.s3.quirks import UNSEEN
+from tests.end_to_end.terminal import Terminal
 from tests.faults.buckets import EMPTY_PAGE, GONE, PART, SIZE, Bucket, many, refusal, reply
 from tests.scripted import Peer
 
@@ -40,6 +41,8 @@ class WriteOnly(Bucket):
         key = target.partition(b"?")[0]
         if operation in ("head", "get"):
             return self._denied(operation, key, b"list-type" in target)
+        if operation == "parts":
+            return DENIED
         answer = super()._answer(operation, request, body)
         if operation in ("put", "complete") and answer.startswith(b"HTTP/1.1 200"):
             self.there.add(key)
@@ -173,3 +176,38 @@ def test_a_head_denied_for_expired_credentials_fails_nothing(
     assert sorted(row.state for row in rows) == ["queued"] * 3 + ["verified"] * 2
     assert migration.error is not None
     assert migration.error["code"] == "store-unauthenticated"
+
+
+@pytest.mark.parametrize(
+    ("size", "moment", "end"), [(1000, "after-put-sent", 0), (3 * PART, "after-part-row", 3)]
+)
+def test_a_killed_upload_is_resumed_unseen(
+    tmp_path: Path, size: int, moment: str, end: int
+) -> None:
+    bucket, (file, data) = WriteOnly(sums=True), (tmp_path / "a", bytes(range(250)) * (size // 250))
+    file.write_bytes(data)
+    with Peer(many(bucket)) as peer:
+        terminal = Terminal(
+            tmp_path,
+            AWS_ACCESS_KEY_ID="KEY",
+            AWS_SECRET_ACCESS_KEY="SECRET",
+            AWS_ENDPOINT_URL_S3=peer.url(""),
+            RELAY_PARTED_BYTES=str(PART),
+            RELAY_PART_BYTES=str(PART),
+            RELAY_PARTS_IN_FLIGHT="1",
+            RELAY_RETRY_BUDGET="3",
+        )
+        words = ("migrate", str(file), "s3://bucket/a")
+        assert terminal.run(*words, RELAY_FAILPOINT=f"{moment}:1:kill9")[0] == -9
+        code, _, err = terminal.run(*words)
+    assert code == end, err
+    assert bucket.whole == data
+    assert bucket.asked.count("part") <= 4
+
+
+def test_f38_a_lost_answer_to_complete_is_no_denial(ledger: Ledger, tmp_path: Path) -> None:
+    bucket = WriteOnly({"complete": [b""]}, sums=True)
+    with Peer(many(bucket)) as peer:
+        migration, rows = moved(ledger, tmp_path, peer, IfExists.OVERWRITE)
+    assert migration.error is None
+    assert {row.state for row in rows if row.name == "large"} == {"unverified"}

@@ -43,6 +43,7 @@ from relay.errors import (
     LedgerFailed,
     Locked,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     RangeIgnored,
     Rejected,
@@ -327,6 +328,11 @@ class MultipartUpload:
         except NotFound:
             self._resumed, workers.resumed = None, False
             return None  # the store has expired the upload, so create another
+        except PermissionDenied:
+            # A list of parts needs a permission of its own. The completion compares them.
+            listed = tuple(
+                Part(one.number, one.size, one.etag, one.checked) for one in written.parts
+            )
         workers.read = {
             part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
         }

@@ -102,9 +102,12 @@ class Attempt:
         copier = ServerCopier(context, self._progress, target, self._source_reader, self._finalizer)
         self._check.prepare_upload()
         try:
-            return copier.copy(found)
+            outcome = copier.copy(found)
         except PreconditionFailed as error:
-            return self._check.on_precondition_failed(error)
+            outcome = self._check.on_precondition_failed(error)
+        if outcome is not None and self._progress.parts is None:
+            self._discard_multipart()
+        return outcome
 
     def _upload_multipart(self) -> Outcome | None:
         """Upload the object in parts; return None if it must go in one request. Raises as

@@ -136,7 +136,8 @@ class DestinationCheck:
         """True if we may upload without a HEAD: overwriting is allowed, and the destination never
         answered a HEAD. (If it did, a 403 means that the credentials were withdrawn.)"""
         context, was = self._context, self._progress.before
-        was_inspected = context.known.begun and (was is None or was.known)
+        known = was.known if was is not None else not self._target.publishes_atomically
+        was_inspected = context.known.begun and known
         return not (context.if_absent or was_inspected or self._progress.answered)
 
     def skip_outcome(self, found: ObjectInfo | None) -> Outcome | None:

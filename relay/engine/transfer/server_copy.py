@@ -68,6 +68,7 @@ class ServerCopier:
             ):
                 raise
             progress.parts = None
+            progress.remains |= error.remains
             return None
         progress.phase = "verifying"
         sent = Sent(reported.version.size, {}, reported.version.digests)

@@ -86,6 +86,7 @@ class Uploader:
             progress.note_failed_parts(parts)
             if isinstance(error, RangeIgnored):
                 progress.parts = None
+                progress.remains |= error.remains
                 return None
             if parts.may_be_whole(error) and target.shows_unproved:
                 progress.unproved = target.place

@@ -17,6 +17,7 @@ from relay.errors import (
     ConnectionLost,
     IntegrityMismatch,
     NotFound,
+    PermissionDenied,
     RelayError,
     StoreTimeout,
     Unavailable,
@@ -133,6 +134,8 @@ class Completion:
             self._listing.stored_parts(upload)
         except NotFound:
             pass
+        except PermissionDenied:  # AWS answers a repeated completion as the first one
+            raise error from None
         else:
             raise error
         try:
