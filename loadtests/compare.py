@@ -54,7 +54,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--streams", type=int, default=2000, help="slow streams at once (2000)")
     parser.add_argument(
-        "--hub-seconds", type=float, default=10.0, help="how long /healthz is asked for"
+        "--hub-seconds", type=float, default=10.0, help="seconds of requests to /healthz"
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, help="seconds that one move may take"

@@ -165,7 +165,9 @@ def _introduce(
 ) -> None:
     total = sum(job.size for job in jobs)
     console.print(f"[bold]source[/]       {source.base}   a cloud that makes its objects up")
-    console.print(f"[bold]destination[/]  {destination.base}   a cloud that digests what it gets")
+    console.print(
+        f"[bold]destination[/]  {destination.base}   a cloud that computes digests of uploads"
+    )
     console.print(f"[bold]relay[/]        {relay}   gunicorn, {options.workers} gevent workers")
     console.print(
         f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by"

@@ -206,7 +206,7 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
         shutil.rmtree(folder)
         if len(found) != count or not all(found):
             raise BenchError(
-                f"{target}: {len(found)} of {count} objects are there, or not all whole"
+                f"{target}: {len(found)} of {count} objects arrived, or not all of them whole"
             )
 
     def reported(*flags: str) -> Callable[[str], Sequence[str]]:

@@ -73,7 +73,7 @@ class Body:
     def _next_chunk(self) -> int:
         try:
             if not self._first and self._connection.read_line():
-                raise BadRequest(400, "a chunk does not end where it said")
+                raise BadRequest(400, "a chunk does not end at its declared size")
             self._first = False
             line = _CHUNK_LINE.fullmatch(self._connection.read_line())
             if line is None:

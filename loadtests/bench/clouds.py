@@ -70,7 +70,7 @@ def filled(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
         rows = [row for page in pages for row in page.get("Contents", ())]
         if len(rows) != count or {row["Size"] for row in rows} != {size}:
             raise BenchError(
-                f"{target}: {len(rows)} of {count} objects are there, or not all whole"
+                f"{target}: {len(rows)} of {count} objects arrived, or not all of them whole"
             )
         for first in range(0, count, 1000):
             keys = [{"Key": row["Key"]} for row in rows[first : first + 1000]]

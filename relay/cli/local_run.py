@@ -130,7 +130,7 @@ def _find_missing(
     if check.why is not None:
         why = plain(check.why.message)
         tell(
-            f"relay: the destination does not say whether {check.untold:,} objects are still"
+            f"relay: the destination does not say whether {check.unanswered:,} objects are still"
             f" there: {why}"
         )
     return gone

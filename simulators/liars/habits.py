@@ -138,8 +138,8 @@ NAMES: Final[Rows] = {
     "folds-trailing": "Windows: dots and blanks at the end of a name are dropped",
     "folds-plus": "servers that decode '+' as a blank",
     "negotiates": (
-        "httpd 2.4.71, mod_dav and mod_negotiation (MultiViews): README.md is meant by README where"
-        " there is no README, by every method"
+        "httpd 2.4.71, mod_dav and mod_negotiation (MultiViews): README names README.md if README"
+        " does not exist, for every method"
     ),
 }
 OTHERS: Final[Rows] = {

@@ -35,8 +35,8 @@ def inspected(
     job = tree_job(source, destination, id=id)
     inspection = ArrivalCheck(ledger, engine.runner, job)
     gone = inspection.find_missing()
-    assert inspection.looked + inspection.untold == 1
-    return len(gone), inspection.untold
+    assert inspection.answered + inspection.unanswered == 1
+    return len(gone), inspection.unanswered
 
 
 GONE, THERE, UNKNOWN = (1, 0), (0, 0), (0, 1)
@@ -129,5 +129,5 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
         counts: list[int] = []
         inspection = ArrivalCheck(ledger, engine.runner, job)
         assert inspection.find_missing(counts.append) == []
-    assert (inspection.untold, counts) == (1500, [1000, 1500])
+    assert (inspection.unanswered, counts) == (1500, [1000, 1500])
     assert "503" in str(inspection.why)

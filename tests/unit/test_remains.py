@@ -144,7 +144,7 @@ class Keeps:
     """A destination that denies each deletion: its objects `there`, and those that it hides."""
 
     there: frozenset[str]
-    untold: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         return tuple(location.named(f"{token}.{end}") for end in ("part", "upload"))
@@ -153,7 +153,7 @@ class Keeps:
         raise PermissionDenied("DELETE was answered 403", side="destination")
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        if location.name in self.untold:
+        if location.name in self.hidden:
             return UnknownObject(PermissionDenied("HEAD was answered 403", side="destination"))
         if location.name not in self.there:
             raise NotFound("it is not there", side="destination")

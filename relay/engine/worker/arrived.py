@@ -37,15 +37,15 @@ ABREAST: Final = 16
 
 @dataclass(eq=False)
 class ArrivalCheck:
-    """One inspection of every arrived object of a migration. `looked` counts the objects for which
-    the destination answered, `untold` the others; `why` is the first error of those."""
+    """One inspection of every arrived object of a migration. `answered` counts the objects for
+    which the destination answered, `unanswered` the others; `why` is the first error of those."""
 
     ledger: Ledger
     engine: TransferEngine
     job: MigrationJob
     abreast: int = ABREAST
-    looked: int = 0
-    untold: int = 0
+    answered: int = 0
+    unanswered: int = 0
     why: RelayError | None = field(default=None, init=False)
 
     def find_missing(self, tell: Callable[[int], None] = lambda looked: None) -> list[int]:
@@ -56,12 +56,12 @@ class ArrivalCheck:
         for page in self._pages():
             for row, answer in pool.imap_unordered(self._is_missing, page):
                 if isinstance(answer, RelayError):
-                    self.untold, self.why = self.untold + 1, self.why or answer
+                    self.unanswered, self.why = self.unanswered + 1, self.why or answer
                     continue
-                self.looked += 1
+                self.answered += 1
                 if answer:
                     found.append(row.id)
-            tell(self.looked + self.untold)
+            tell(self.answered + self.unanswered)
         return found
 
     def _pages(self) -> Iterator[list[Row]]:
