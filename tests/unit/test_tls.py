@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
 
 from relay.config import TlsLibrary
 from relay.errors import ConfigError
@@ -23,6 +26,7 @@ from relay.wire.buffers import BUFFERS
 from relay.wire.tls import choice, wheel
 from relay.wire.tls.choice import client_context
 from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted, WantsBytes
+from relay.wire.tls.stream import TlsStream
 
 LIBRARIES = (TlsLibrary.SSL, TlsLibrary.PYOPENSSL)
 NOW = datetime.datetime.now(datetime.UTC)
@@ -379,6 +383,50 @@ def test_a_session_with_the_same_host_is_resumed(
         client.close()
         server.accept()
     assert reused == [False, True, False]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_renegotiation_is_answered(library: TlsLibrary, tmp_path: Path, bundle: Path) -> None:
+    """Such as IIS begins with TLS 1.2, for a folder that accepts certificates of clients."""
+    Server(chain_of("right"), tmp_path)
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.use_certificate_chain_file(str(tmp_path / "server.pem"))
+    context.use_privatekey_file(str(tmp_path / "server.pem"))
+    server = SSL.Connection(context, None)
+    server.set_accept_state()
+    ours, theirs = socket.socketpair()
+    view = memoryview(bytearray(100))
+    with ours, theirs:
+        for one in (ours, theirs):
+            one.setblocking(False)
+
+        def serve(step: Callable[[], Any]) -> Any:
+            """Pass what has come to the server, take a step, and send what it says."""
+            with suppress(BlockingIOError):
+                server.bio_write(theirs.recv(1 << 16))
+            try:
+                return step()
+            except SSL.WantReadError:
+                return None
+            finally:
+                with suppress(SSL.WantReadError):
+                    theirs.sendall(server.bio_read(1 << 16))
+
+        stream = TlsStream(ours, "source", client_context(bundle, library).session(HOST, 443))
+        stream.handshake(lambda ready: serve(server.do_handshake))
+        serve(server.do_handshake)
+        stream.write_now(memoryview(b"GET"))
+        assert serve(lambda: server.recv(100)) == b"GET"
+        server.renegotiate()
+        serve(server.do_handshake)
+        for _ in range(10):
+            serve(lambda: server.recv(1))
+            assert stream.read_now(view) is None
+        assert not server.renegotiate_pending()
+        serve(lambda: server.send(b"200"))
+        assert stream.read_now(view) == 3
+        stream.close()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -98,19 +98,24 @@ class TlsStream(Stream):
             done += count
             if done == len(view):
                 break
-        # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so
-        # nothing is sent here: a read must return the bytes that came even if nothing can be sent.
         return done or None
 
     def _pull_for(self, done: int) -> bool:
         """Pull, and return whether reading may continue. A broken connection can wait while `done`
-        bytes are in hand."""
+        bytes are in hand.
+
+        So can what TLS itself has to say, such as the answer to a key update (RFC 8446 section
+        4.6.3). But if nothing has come, the peer may be waiting for it: for our part of another
+        handshake of TLS 1.2."""
         try:
-            return self._pull() is not None
+            if self._pull() is not None:
+                return True
+            if not done and self._tls.unsent():
+                self.flush_now()
         except ConnectionLost:
             if not done:
                 raise
-            return False
+        return False
 
     def _pull(self) -> bool | None:
         """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come
