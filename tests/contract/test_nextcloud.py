@@ -21,7 +21,7 @@ from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
-from relay.stores.local import local_location
+from relay.stores.local_locations import local_location
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.objects import oc_checksum
