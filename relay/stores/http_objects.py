@@ -28,7 +28,7 @@ FRESH: Fields = (("Cache-Control", "no-cache"),)
 class ObjectHeads(Protocol):
     """Parses the description of an object in the head of an answer."""
 
-    tells_empty: bool
+    reports_empty: bool
     """True if a length of 0 means an empty object. Many web servers that don't know the size answer
     HEAD with a length of 0."""
 
@@ -43,7 +43,7 @@ class ObjectHeads(Protocol):
 class HttpHeads:
     """HTTP's own description of an object (RFC 9110 section 8, RFC 9530)."""
 
-    tells_empty = False
+    reports_empty = False
 
     def version(self, head: Head) -> Version:
         """As ObjectHeads.version."""
@@ -169,7 +169,7 @@ class ReadAnswer:
         differ."""
         if pinned is None:
             return version
-        size = pinned.size if self._heads.tells_empty else pinned.size or None
+        size = pinned.size if self._heads.reports_empty else pinned.size or None
         self._refuse_change("entity tag", pinned.etag, version.etag)
         if pinned.size == 0 and pinned.etag and not version.etag and version.size != 0:
             # A length of 0 may be unknown, but the GET of a tagged object shows its tag. This

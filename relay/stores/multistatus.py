@@ -84,7 +84,7 @@ def own_row(rows: Iterable[Element], path: str) -> Element | None:
     return only if count == 1 else None
 
 
-def tells_kind(row: Element) -> bool:
+def shows_type(row: Element) -> bool:
     """Return whether a row shows whether its resource is a folder: by its type, which every
     resource has (RFC 4918 section 15.9), by its path, or by a length, which a folder seldom has."""
     reported = properties_of(row)
@@ -140,7 +140,7 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
     if _is_folder(path, reported):
         return Entry(f"{there[-1]}/")
     version = version_of(row)
-    if status_of(row) == 200 and not tells_kind(row):
+    if status_of(row) == 200 and not shows_type(row):
         error = ProtocolViolation(
             f"the listing does not show whether {path[:200]!a} is a folder", side=side
         )

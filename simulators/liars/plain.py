@@ -36,7 +36,7 @@ class PlainLiar(Liar):
         return f"http://127.0.0.1:{self.port}{ROOT}{quote(name)}"
 
     @property
-    def tells_tags(self) -> bool:
+    def reports_tags(self) -> bool:
         """Whether its answers to a PUT have the entity tag of the new object: those of some servers
         do not (nginx)."""
         return self.manners.roll("tagged", 1) < 0.5
@@ -108,7 +108,7 @@ class PlainLiar(Liar):
             op, body, {"Content-Type": request.get("content-type") or "application/octet-stream"}
         )
         tag = held and self.tag(held)
-        fields = [("ETag", tag)] if tag and self.tells_tags else []
+        fields = [("ETag", tag)] if tag and self.reports_tags else []
         if self.manners.does("put-202"):
             return plain(202, "", fields)
         if self.manners.does("put-page"):

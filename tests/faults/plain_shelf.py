@@ -26,7 +26,7 @@ class Shelf:
     refused: dict[bytes, bytes] = field(default_factory=dict)
     asked: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     tagged: bool = True
-    tells_put: bool = False
+    tags_uploads: bool = False
     """Whether its answer to an upload has the entity tag."""
     heeds: bool = False
     dated: bytes = b""
@@ -76,7 +76,9 @@ class Shelf:
             talk.send(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")
             return True
         self.objects[path] = self.damages(body)
-        talk.send(b"HTTP/1.1 201 X\r\n", self._tag(self.objects[path]) if self.tells_put else b"")
+        talk.send(
+            b"HTTP/1.1 201 X\r\n", self._tag(self.objects[path]) if self.tags_uploads else b""
+        )
         talk.send(b"Content-Length: 0\r\n\r\n")
         return True
 

@@ -152,7 +152,7 @@ def test_an_unverified_file_stays_unverified_on_repeat(
 def test_a_leftover_of_a_killed_process_is_not_a_prior_object(
     tmp_path: Path, before: str, wish: str
 ) -> None:
-    shelf = Shelf(damages=flipped, dated=WRITTEN, tells_put=True)
+    shelf = Shelf(damages=flipped, dated=WRITTEN, tags_uploads=True)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists")

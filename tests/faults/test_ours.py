@@ -64,15 +64,15 @@ def plant(tmp_path: Path, data: bytes = DATA) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("if_exists", "tells_put"),
+    ("if_exists", "tags_uploads"),
     [("skip", False), ("fail", True), ("changed", True), ("changed", False)],
 )
 def test_a_damaged_object_of_ours_is_never_a_prior_object(
-    tmp_path: Path, if_exists: str, tells_put: bool
+    tmp_path: Path, if_exists: str, tags_uploads: bool
 ) -> None:
     """The destination damages the object, and refuses DELETE: the same command, repeated, fails
     twice."""
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tells_put=tells_put)
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tags_uploads=tags_uploads)
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
@@ -179,9 +179,11 @@ def test_a_prior_object_of_our_size_is_not_ours(
 # -- deleting
 
 
-@pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
-def test_f45_an_object_over_ours_before_the_proof_is_kept(engine: Engine, tells_put: bool) -> None:
-    shelf = Shelf(tells_put=tells_put, heeds=True)
+@pytest.mark.parametrize("tags_uploads", [False, True], ids=["no tag", "tag"])
+def test_f45_an_object_over_ours_before_the_proof_is_kept(
+    engine: Engine, tags_uploads: bool
+) -> None:
+    shelf = Shelf(tags_uploads=tags_uploads, heeds=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
         if method == b"HEAD" and one.objects:
@@ -220,14 +222,14 @@ def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged:
 # -- stale answers
 
 
-@pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
+@pytest.mark.parametrize("tags_uploads", [False, True], ids=["no tag", "tag"])
 @pytest.mark.parametrize("tagged", [False, True], ids=["without a tag", "with a tag"])
 def test_a_prior_object_that_shows_is_not_a_mismatch(
-    engine: Engine, tells_put: bool, tagged: bool
+    engine: Engine, tags_uploads: bool, tagged: bool
 ) -> None:
     """A cache shows the old object to some further requests."""
     old = bytes(len(DATA))
-    shelf, looks = Shelf({b"/a": old}, tells_put=tells_put, tagged=tagged), [4]
+    shelf, looks = Shelf({b"/a": old}, tags_uploads=tags_uploads, tagged=tagged), [4]
 
     def shown(one: Shelf, path: bytes) -> bytes | None:
         if one.methods[-1] in (b"HEAD", b"GET") and b"PUT" in one.methods and looks[0]:
@@ -250,7 +252,7 @@ def test_a_store_that_shows_the_old_object_deletes_nothing(
     engine: Engine,
 ) -> None:
     old = bytes(len(DATA))
-    shelf = Shelf({b"/a": old}, tells_put=True)
+    shelf = Shelf({b"/a": old}, tags_uploads=True)
     shelf.shown = lambda one, path: old if b"DELETE" not in one.methods else None
     with pytest.raises(RelayError) as caught:
         migrate(engine, shelf)

@@ -127,7 +127,7 @@ def test_an_object_of_the_right_length_is_named_on_failure(
 
 def test_an_object_that_became_another_version_is_reported(engine: Engine) -> None:
     """Another writer may have written it, or the destination: no evidence decides."""
-    shelf = Shelf(tells_put=True)
+    shelf = Shelf(tags_uploads=True)
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
         if method in (b"HEAD", b"GET") and path in one.objects:

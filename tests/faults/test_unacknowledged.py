@@ -50,13 +50,13 @@ class Nodes(Shelf):
         return b'ETag: "%d"\r\n' % next(Nodes.inodes)
 
 
-@pytest.mark.parametrize("tells_put", [False, True])
+@pytest.mark.parametrize("tags_uploads", [False, True])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_an_unreadable_upload_is_not_an_existing_object(
-    engine: Engine, if_exists: str, tells_put: bool
+    engine: Engine, if_exists: str, tags_uploads: bool
 ) -> None:
     """It may be damaged. The 412 came after the upload, and did not refuse it."""
-    shelf = Nodes(tells_put=tells_put, damages=lambda data: data[:-1] + b"!")
+    shelf = Nodes(tags_uploads=tags_uploads, damages=lambda data: data[:-1] + b"!")
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
         with pytest.raises(PreconditionFailed) as caught:
             engine.migrate(source.url("/a"), there.url("/a"), if_exists=if_exists)

@@ -86,7 +86,7 @@ class Worker:
     def __init__(
         self, seeds: Any, reports: Any, threads: int, checkout: Path, shrinks: bool
     ) -> None:
-        self._seeds, self._told, self._threads, self._shrinks = seeds, reports, threads, shrinks
+        self._seeds, self._reports, self._threads, self._shrinks = seeds, reports, threads, shrinks
         self._checkout = checkout
 
     def run(self) -> None:
@@ -107,7 +107,7 @@ class Worker:
             report = one(draw(seed), zygote, template)
             if report.violations and self._shrinks:
                 report = shrunk(report, zygote, template)
-            self._told.put(report)
+            self._reports.put(report)
 
 
 def one(case: Case, zygote: Zygote, template: Path) -> SeedReport:

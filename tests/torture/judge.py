@@ -596,7 +596,9 @@ def _may_be_anothers(played: Played, row: Row) -> bool:
     objects of other writers must not be overwritten."""
     store, case = played.destination, played.case
     unnamed = isinstance(store, PlainLiar) and not isinstance(store, DavLiar)
-    unnamed = unnamed and (not store.tells_tags or case.has("destination", "tag-none", "tag-weak"))
+    unnamed = unnamed and (
+        not store.reports_tags or case.has("destination", "tag-none", "tag-weak")
+    )
     is_reported = row.code == "digest-mismatch" and "may remain at" in row.message
     return (
         unnamed

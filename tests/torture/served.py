@@ -74,7 +74,7 @@ def serve(
         found = _until(lambda: _LISTENS.search(child.said), START_SECONDS)
         if found is not None:
             asked = Asked(int(found[1]))
-            code = _moved(asked, order) if verb is None else _told(asked, verb, fresh)
+            code = _moved(asked, order) if verb is None else _act(asked, verb, fresh)
             (folder / f"{child.out.stem}.answers.out").write_text(asked.answers)
     finally:
         child.kill(signal.SIGTERM)
@@ -95,7 +95,7 @@ def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
     return _ended(asked, f"/migrations/{answer['id']}")
 
 
-def _told(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
+def _act(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
     """Resume the newest migration unless it has succeeded."""
     path = "/migrations/1"
     found = asked.ask("GET", path)

@@ -356,7 +356,7 @@ def test_only_objects_of_another_writer_may_stay_absent(
     seed = next(
         number
         for number in range(100)
-        if PlainLiar("destination", Manners((), number), set()).tells_tags
+        if PlainLiar("destination", Manners((), number), set()).reports_tags
     )
     with (
         PlainLiar("source", Manners((), 1), set()) as source,

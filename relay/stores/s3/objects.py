@@ -160,7 +160,7 @@ class Objects:
 class S3Heads:
     """S3's description of an object, with its tags, which take a request of their own."""
 
-    tells_empty = True
+    reports_empty = True
 
     def __init__(self, client: S3Client) -> None:
         self._client = client

@@ -23,7 +23,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
-from relay.stores.multistatus import tells_kind
+from relay.stores.multistatus import shows_type
 from relay.stores.webdav.objects import Objects
 from relay.stores.webdav.properties import NO_METHOD, Properties
 from relay.wire.exchange import Response
@@ -126,7 +126,7 @@ class Moves:
                     " ';', '?' and '%'."
                 ),
             )
-        if status not in NO_METHOD and (row is None or not tells_kind(row)):
+        if status not in NO_METHOD and (row is None or not shows_type(row)):
             raise Rejected(
                 f"{place} exists, and PROPFIND ({status}) does not show whether it is a folder,"
                 " whose content an overwrite would delete",
