@@ -302,6 +302,11 @@ def _list_again(
         step = _step(one, row, if_exists, is_empty)
         kept = step.state in COMPLETED or row.state == TransferState.RUNNING
         values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
+        if row.state == TransferState.RUNNING and one.error is None:
+            # If that is another version, the end of the claim does not settle it (`settling.py`).
+            values |= {"size": one.size, "etag": one.etag, "modified": one.modified}
+            running = (TransferState.RUNNING, TransferState.RUNNING)
+            changes.count_transition(listing.migration_id, *running, row.size, one.size)
         if step.restarts:
             values |= _reset_columns(row, if_exists)
             begun.append(row.id)

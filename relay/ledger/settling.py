@@ -3,7 +3,8 @@
 Theory of operation. This worker's claims are read and locked. Then all settlements are written at
 once, except those of claims that are no longer ours. Receipts are stored, and data that an arrived
 object no longer needs is deleted. A skipped object that another migration has begun to send since
-it was listed here is handed back, and adopts that migration's state.
+it was listed here is handed back, and adopts that migration's state. An object that arrived is
+handed back too, if a listing has named another version of it meanwhile.
 
 Decided here: what a settlement changes. Never here: which worker has a claim (`claims.py`), and how
 a transfer ended."""
@@ -64,6 +65,7 @@ _HELD = (
         transfers.c.level,
         migrations.c.state.label("stage"),
     )
+    .add_columns(transfers.c.etag, transfers.c.modified)
     .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
@@ -154,6 +156,11 @@ def _end_of(
         if row is None:
             ending.lost.append(claim)
             continue
+        has_arrived = end.verb in PRESENT
+        if end.verb in COMPLETED and _is_listed_again(row, claim):
+            # As for an object that had arrived: the destination's state is recorded again.
+            back, left = TransferVerb.HAND_BACK, end.remains
+            end = Settlement(claim, back, resent=end.resent, remains=left, unsent=True)
         verb = end.verb
         if verb == TransferVerb.HAND_BACK and row.stage == MigrationState.CANCELLED:
             verb = TransferVerb.CANCEL
@@ -166,7 +173,7 @@ def _end_of(
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
-            (ending.arrived if state in PRESENT else ending.back).append(claim.id)
+            (ending.arrived if has_arrived else ending.back).append(claim.id)
         if claim.url:
             ending.urls.append(claim.id)
         if state == TransferState.FAILED:
@@ -177,6 +184,13 @@ def _end_of(
                 {"name": claim.name, **(end.error or {})},
             )
     return ending
+
+
+def _is_listed_again(row: Any, claim: Claim) -> bool:
+    """Say if a listing has named another version of an object since it was claimed: the version
+    that arrived may be the older one."""
+    listed = (row.size, row.etag, row.modified)
+    return listed != (claim.size, claim.etag, claim.modified)
 
 
 def _settled_columns(

@@ -527,6 +527,34 @@ def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> No
     assert ended(ledger, id) == "succeeded"
 
 
+@pytest.mark.parametrize("verb", ["verified", "skipped"])
+@pytest.mark.parametrize(
+    ("member", "state"),
+    [({"size": 7}, "queued"), ({"etag": "2"}, "queued"), ({"modified": 2.0}, "queued"), ({}, None)],
+)
+def test_a_version_listed_meanwhile_is_not_settled_by_an_older_one(
+    ledger: Ledger, verb: str, member: dict[str, Any], state: str | None
+) -> None:
+    """The object was past its commit point when its migration was cancelled. Then it changed at the
+    source, and the same command was given again."""
+    first = listed("a", etag="1", modified=1.0)
+    id, listing = begin(ledger, [first])
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(9)
+    ledger.act(id, "cancel")
+    list_again(ledger, id, [replace(first, **member)])
+    assert rows(ledger, id) == {"a": "running"}
+    states(ledger, id)
+    assert not ledger.settle([settled(claim, verb)])
+    assert rows(ledger, id) == {"a": state or verb}
+    states(ledger, id)
+    if state is not None:
+        assert ended(ledger, id) == "succeeded"
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+    states(ledger, id)
+
+
 def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed("a"), listed("b")])
     ledger.settle([verified(ledger.claim(1)[0])])
