@@ -3,7 +3,7 @@ tree in a tree.
 
 Theory of operation. Destinations are compared in their printed form. For each object its location
 and every parent folder are looked up in the index of destinations, with the name as it is written
-and percent-encoded. A single object whose destination is a folder has its source's name there,
+and percent-encoded as programs and as browsers do. A single object whose destination is a folder has its source's name there,
 which the ledger knows once a byte was sent.
 
 Decided here: which object of another migration has the same location. Never here: leftovers there
@@ -25,6 +25,9 @@ from relay.ledger.schema import migrations, transfers
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
 """A name that percent-encoding does not change."""
+_BROWSERS: Final = "/!$&'()*+,;=:@[]|~"
+"""The characters of a path that browsers do not encode, besides letters, digits and "-._" (URL
+standard, path percent-encode set)."""
 _SCHEME: Final = re.compile(r"[^/:]+:")
 _FOLDERS: Final = ("/", ":")
 """Ends of the printed form of a folder."""
@@ -50,7 +53,7 @@ def nested(
         if is_named_later
         else _places(mine, names)
     )
-    own: set[str] = set() if is_named_later else {mine.destination, f"{mine.destination}/"}
+    own: set[str] = set() if is_named_later else {mine.destination}
     found: list[tuple[Any, Mapping[str, str]]] = []
     above = _above(places)
     for some in in_chunks(sorted({*places, *above} - own)):
@@ -128,7 +131,10 @@ def _places(mine: Any, names: Iterable[str]) -> dict[str, str]:
         return {mine.destination: ""}
     base = _base(mine.destination)
     places = {base + name: name for name in names}
-    return places | {base + quote(name): name for name in names if not _PLAIN.fullmatch(name)}
+    odd = [name for name in names if not _PLAIN.fullmatch(name)]
+    for safe in ("/", _BROWSERS):
+        places |= {base + quote(name, safe=safe): name for name in odd}
+    return places
 
 
 def _above(places: Iterable[str]) -> set[str]:

@@ -25,8 +25,14 @@ PAIRS = {
         ("https://h/to/", "a b/ü"),
         ("https://h/to/a%20b/%C3%BC", ""),
     ),
+    "an object encoded as by a browser": (
+        ("https://h/to/a%20(1),%C3%BC", ""),
+        ("https://h/to/", "a (1),ü"),
+    ),
     "a plain key": (("s3://h/a b%", ""), ("s3://h/", "a b%")),
     "a remote": (("r:a/b", ""), ("r:", "a/b")),
+    "a folder of a remote, with a slash": (("r:a/", "b"), ("r:a", "b")),
+    "a folder of a remote, without one": (("r:a", "b"), ("r:a/", "b")),
     "a folder of a remote": (("r:a", "b"), ("r:a/b", "")),
 }
 """The destinations of both migrations, and the name of the object: empty for a single one."""
