@@ -76,9 +76,8 @@ def _accept(
         return _accept(ledger, order, engine, quiet)
     ledger.renew_secret(found.id, order.secret())
     ledger.reset_crash_counts(found.id)
-    if gone:
-        ledger.begin_again(found.id, gone)
-        found = ledger.migration(found.id)
+    ledger.begin_again(found.id, gone)
+    found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
     if order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found)):
         ledger.list_again(found.id, anyway=True)  # the source may have other objects now

@@ -49,7 +49,7 @@ from relay.ledger.states import (
     MigrationState,
     TransferState,
 )
-from relay.ledger.unproved import adopt_unproved, find_unproved
+from relay.ledger.unproved import find_unproved
 
 ACCEPTING = APPLICATION_ID + 1
 """Key of the PostgreSQL advisory lock under which migrations are accepted."""
@@ -110,7 +110,6 @@ def _adopt_unfinished(
     if id is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
-        adopt_unproved(connection, id)
     return id
 
 

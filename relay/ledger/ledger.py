@@ -119,14 +119,14 @@ class Ledger:
         return self.database.run(lambda c: acceptance.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As actions.act; a resumed migration adopts the states that other migrations recorded
-        meanwhile (`unproved.adopt_unproved`)."""
+        """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
 
         def acted(connection: Connection) -> Migration:
             found = actions.act(connection, id, verb, fresh)
-            if verb in (MigrationVerb.RESUME, MigrationVerb.RETRY):
-                unproved.adopt_unproved(connection, found.id)
-            return found
+            if verb not in (MigrationVerb.RESUME, MigrationVerb.RETRY):
+                return found
+            self._resume(connection, found.id)
+            return migration_rows.one(connection, found.id)
 
         return self.database.run(acted)
 
@@ -135,16 +135,24 @@ class Ledger:
         return self.database.run(lambda c: actions.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
-        """As entries.begin_again; the source is listed again if that is necessary. Raises as
-        migrations.lock_unended; nothing has changed then."""
+        """As entries.begin_again for the `gone` objects, and for those that another migration has
+        left unproved since they arrived. Raises as migrations.lock_unended; nothing has changed
+        then."""
 
         def begin(connection: Connection) -> None:
-            actions.lock_unended(connection, id)
-            if entries.begin_again(connection, id, gone):
-                actions.list_again(connection, id, anyway=True)
-            unproved.adopt_unproved(connection, id)
+            self._resume(connection, actions.lock_unended(connection, id).id, gone)
 
         self.database.run(begin)
+
+    @staticmethod
+    def _resume(connection: Connection, id: str, gone: Sequence[int] = ()) -> None:
+        """Restart the objects that had arrived and do not count any longer; the source is listed
+        again if that is necessary. Adopt the states that other migrations recorded meanwhile."""
+        names = unproved.names_left(connection, id)
+        again = sorted({*gone, *unproved.find_overwritten(connection, id, names)})
+        if again and entries.begin_again(connection, id, again):
+            actions.list_again(connection, id, anyway=True)
+        unproved.adopt_unproved(connection, id, names)
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
         """As limits.limit."""

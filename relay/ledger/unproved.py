@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from math import inf
 from typing import Any, Final
 
@@ -58,30 +59,46 @@ def find_unproved(
     may alternate, or run at the same time."""
     if if_exists in ("", "overwrite"):
         return {}
-    mine = _mine(connection, id)
+    lefts = _lefts(connection, _mine(connection, id), names, place)
+    return {name: _at(place, left) for name, (_, left) in lefts.items()}
+
+
+def find_overwritten(connection: Connection, id: str, names: Iterable[str]) -> list[int]:
+    """Return the ids of the objects of a migration that had arrived, and that another migration has
+    sent since without a proof; of those with some `names`."""
+    mine, now, found = _mine(connection, id), time.time(), []
+    columns = (transfers.c.id, transfers.c.name, transfers.c.ended)
+    arrived = (transfers.c.migration_id == id) & transfers.c.state.in_(COMPLETED)
+    for some in in_chunks(sorted(names)):
+        lefts = _lefts(connection, mine, some)
+        query = select(*columns).where(arrived, has_name(connection, lefts))
+        for row in connection.execute(query) if lefts else ():
+            # An arrival in the future: the clock was set back since.
+            at = row.ended if row.ended is not None and row.ended <= now else 0.0
+            if row.name in lefts and lefts[row.name][0] > at:
+                found.append(row.id)
+    return found
+
+
+def _lefts(
+    connection: Connection, mine: Any, names: Sequence[str], place: str | None = None
+) -> dict[str, tuple[float, str]]:
+    """Return as `find_unproved`, each with the time at which its migration last had the object."""
     found: dict[str, tuple[float, str]] = {}
-    columns = (
-        transfers.c.name,
-        transfers.c.state,
-        transfers.c.lapses,
-        transfers.c.before,
-        transfers.c.ended,
-    )
     same = dict(zip(names, names, strict=True))
     asked: list[tuple[Any, Mapping[str, str]]] = [
         (other, same) for other in _others(connection, mine)
     ]
     for other, ours in asked + nested(connection, mine, names, _query(mine), place):
-        begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
-        for some in in_chunks(list(ours)):
-            for row in connection.execute(
-                select(*columns).where(begun, has_name(connection, some))
-            ).all():
-                name, left = ours.get(row.name), _left(row, other)
-                if name is None or left is None:
-                    continue
-                if (at := _had_last(row, other, left)) > found.get(name, (-1.0, ""))[0]:
-                    found[name] = (at, left)
+        least = cache(partial(_accepted_after, connection, mine, other.id))
+        for row in _begun(connection, other.id, list(ours)):
+            name, left = ours.get(row.name), _left(row, other)
+            if name is None or left is None:
+                continue
+            at = _had_last(row, other, left)
+            at = at if left == ARRIVED else max(at, least())
+            if at > found.get(name, (-1.0, ""))[0]:
+                found[name] = (at, left)
     lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
     # An object that its source names may have arrived under another name.
     is_one_place = place is None or not names_later(mine)
@@ -89,7 +106,23 @@ def find_unproved(
         for row in _arrived(connection, mine, some):
             if row.name in lefts and row.ended > lefts[row.name][0]:
                 del lefts[row.name]
-    return {name: _at(place, left) for name, (_, left) in lefts.items()}
+    return lefts
+
+
+def _begun(connection: Connection, id: str, names: Sequence[str]) -> Iterator[Any]:
+    """Yield a migration's transfers with some names that a worker has claimed."""
+    columns = (
+        transfers.c.name,
+        transfers.c.state,
+        transfers.c.lapses,
+        transfers.c.before,
+        transfers.c.ended,
+    )
+    begun = (transfers.c.migration_id == id) & (transfers.c.fence > 0)
+    for some in in_chunks(names):
+        yield from connection.execute(
+            select(*columns).where(begun, has_name(connection, some))
+        ).all()
 
 
 def _at(place: str | None, left: str) -> str:
@@ -105,11 +138,20 @@ def _had_last(row: Any, other: Any, left: str) -> float:
     was restarted did so at an unrecorded time: 0, and so did one whose arrival is in the future:
     the clock was set back since, perhaps before another migration had the object. If an older relay
     handed it back, the time of the migration's newest event serves."""
-    if row.state == TransferState.RUNNING:
-        return inf
     if left == ARRIVED and (row.state not in COMPLETED or (row.ended or 0.0) > time.time()):
         return 0.0
+    if row.state == TransferState.RUNNING:
+        return inf
     return float(other.last if row.ended is None else row.ended)
+
+
+def _accepted_after(connection: Connection, mine: Any, other: str) -> float:
+    """Return the time of the newest event of the same locations before a migration was accepted:
+    it has left nothing earlier, even if the clock was slow then."""
+    first = select(func.min(events.c.id)).where(events.c.migration_id == other).scalar_subquery()
+    query = select(func.max(events.c.at)).join(migrations, migrations.c.id == events.c.migration_id)
+    query = query.where(_same_places(mine), events.c.id < first, events.c.at <= time.time())
+    return float(connection.execute(query).scalar() or 0.0)
 
 
 def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
@@ -125,25 +167,27 @@ def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequenc
     return connection.execute(query.group_by(transfers.c.name)).all()
 
 
-def adopt_unproved(connection: Connection, id: str) -> None:
+def adopt_unproved(connection: Connection, id: str, names: Iterable[str]) -> None:
     """Adopt the states that other migrations recorded since this one listed its objects, for those
-    that have not arrived: the migration is resumed."""
-    mine = _mine(connection, id)
-    if_exists = json.loads(mine.options).get("if_exists", "")
-    names: set[str] = set()
-    if if_exists not in ("", "overwrite"):
-        noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
-        left = (
-            (noted | LAPSED | RUNNING)
-            & (transfers.c.fence > 0)
-            & transfers.c.state.not_in(COMPLETED)
-        )
-        for other in _others(connection, mine):
-            of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
-            names |= set(connection.execute(of).scalars())
-        names |= left_near(connection, mine, left)
+    with some `names` that have not arrived: the migration is resumed."""
+    if_exists = json.loads(_mine(connection, id).options).get("if_exists", "")
     for some in in_chunks(sorted(names)):
         adopt(connection, id, find_unproved(connection, id, if_exists, some))
+
+
+def names_left(connection: Connection, id: str) -> set[str]:
+    """Return names that include every object of a migration which another migration may have left
+    unproved."""
+    mine = _mine(connection, id)
+    noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
+    left = (
+        (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(COMPLETED)
+    )
+    names = left_near(connection, mine, left)
+    for other in _others(connection, mine):
+        of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
+        names |= set(connection.execute(of).scalars())
+    return names
 
 
 def find_unproved_skips(
@@ -239,18 +283,20 @@ def _left(row: Any, other: Any) -> str | None:
     The recorded versions are valid for the same locations only. Two that are printed alike may
     differ, for example if a remote now leads to another endpoint."""
     kept = PriorState.from_text(row.before)
-    if row.state in COMPLETED or (kept is not None and kept.arrived):
-        return ARRIVED if other.is_same else None
-    if kept is not None and (kept.noted or kept.remains):
+    arrived = ARRIVED if other.is_same else None
+    if row.state in COMPLETED:
+        return arrived
+    if kept is not None and not kept.arrived and (kept.noted or kept.remains):
         if not other.is_same:
             kept = PriorState(known=False, remains=kept.remains, since=kept.since)
         return replace(
             kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
         ).to_text()
     lost = row.lapses or row.state == TransferState.RUNNING
-    if lost and _notes_nothing(other):
-        return PriorState(known=False, since=other.created).to_text()
-    return None
+    if lost and _notes_nothing(other):  # also of an object that had arrived, and is sent again
+        remains = kept.remains if kept is not None else {}
+        return PriorState(known=False, remains=remains, since=other.created).to_text()
+    return arrived if kept is not None and kept.arrived else None
 
 
 def _notes_nothing(other: Any) -> bool:

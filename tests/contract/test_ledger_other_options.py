@@ -220,6 +220,93 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
     assert found.before is not None
 
 
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_leftover_by_a_slow_clock_is_newer_than_an_arrival_before_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    """The machine has no clock of its own, and was started before the network told the time."""
+    first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
+    ends = {"a": verified, "b": lambda claim: Settlement(claim, "failed")}
+    ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, first)])
+    ledger.finish()
+    overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
+    with monkeypatch.context() as slow:
+        slow.setattr(time, "time", lambda now=time.time: now() - 86400.0)
+        (claim,) = ledger.claim(9, listed(ledger, overwrites, ("a",)))
+        ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
+    (found,) = ledger.claim(9, listed(ledger, SECOND, ("a",)))
+    assert found.before is not None
+    if not succeeds:
+        ledger.act(first, "retry")
+        assert states(ledger, first) == ["queued", "queued"]
+
+
+def arrived(ledger: Ledger, spec: Spec) -> str:
+    """Accept a tree in which one object arrives, and one fails."""
+    id = listed(ledger, spec, ("a", "b"))
+    ends = {"a": verified, "b": lambda claim: Settlement(claim, "failed")}
+    ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, id)])
+    ledger.finish()
+    return id
+
+
+@pytest.mark.parametrize("leave", [None, lost, failed])
+def test_an_arrived_object_that_is_overwritten_again_is_not_skipped(
+    opened: Opened, leave: Callable[[Opened, Ledger, Claim], None] | None
+) -> None:
+    """It was gone from its destination, so the same command sends it again, and notes nothing."""
+    one, two = opened(), opened()
+    first = arrived(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}))
+    one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
+    one.act(first, "retry")
+    (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
+    if leave is not None:
+        leave(opened, one, mine)
+    (found,) = two.claim(9, listed(two, SECOND, ("a",)))
+    assert found.before is not None and not found.before.known
+
+
+def test_a_restarted_object_hides_no_leftover_of_another_command(opened: Opened) -> None:
+    """It has not been sent again so far."""
+    one, two = opened(), opened()
+    first = arrived(one, FIRST)
+    one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
+    one.act(first, "retry")
+    assert len(one.claim(9, first)) == 2
+    overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
+    (claim,) = two.claim(9, listed(two, overwrites, ("a",)))
+    failed(opened, two, claim)
+    (found,) = two.claim(9, listed(two, SECOND, ("a",)))
+    assert found.before is not None
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip", "overwrite"])
+@pytest.mark.parametrize("again", ["command", "retry"])
+@pytest.mark.parametrize("verb", ["unverified", "failed", "verified"])
+def test_an_arrived_object_that_another_command_left_unproved_moves_again(
+    ledger: Ledger, wish: str, again: str, verb: str
+) -> None:
+    """It may have the same length, so the destination does not show that it is another one."""
+    id = arrived(ledger, replace(FIRST, options={**OPTIONS, "if_exists": wish}))
+    other = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite", "verify": "size"})
+    for claim in ledger.claim(9, listed(ledger, other, ("a", "b", "c"))):
+        remains = {} if verb == "verified" else {f"b/{claim.name}": "What was sent may remain"}
+        ledger.settle([Settlement(claim, verb, remains=remains)])
+    ledger.finish()
+    if again == "command":
+        ledger.begin_again(id, [])
+    ledger.act(id, "retry")
+    if verb == "verified":
+        assert states(ledger, id) == ["verified", "queued"]
+        return
+    assert states(ledger, id) == ["queued", "queued"]
+    claims = ledger.claim(9, id)
+    assert all((claim.before is None) == (wish == "overwrite") for claim in claims)
+    ledger.settle([verified(claim) for claim in claims])
+    ledger.begin_again(id, [])  # it has arrived since
+    assert states(ledger, id) == ["verified", "verified"]
+
+
 @pytest.mark.parametrize("leave", [None, lost, failed, handed_back])
 @pytest.mark.parametrize("wish", ["skip", "changed"])
 def test_an_object_another_command_is_sending_is_not_skipped(

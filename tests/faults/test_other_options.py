@@ -195,6 +195,34 @@ def test_an_arrived_object_written_over_is_not_skipped(tmp_path: Path) -> None:
     assert (code, printed["objects"]) == (1, {"failed": 2})
 
 
+@pytest.mark.parametrize(
+    ("wish", "end"),
+    [
+        ("skip", (1, {"failed": 1})),
+        ("changed", (0, {"verified": 1})),
+        ("overwrite", (0, {"verified": 1})),
+    ],
+)
+def test_an_arrived_object_damaged_by_another_command_does_not_count(
+    tmp_path: Path, wish: str, end: tuple[int, dict[str, int]]
+) -> None:
+    """It has the object's length, so that its destination does not show the damage."""
+    shelf = Straight(refused={b"DELETE": empty(405)}, held=False)
+    folder, terminal = plant(tmp_path, DATA), hurried(tmp_path)
+    (folder / "b").symlink_to(folder / "b")
+    with Peer(shelf) as there:
+        words = (folder, there.url("/to/"), "--if-exists")
+        assert terminal.tree(*words, wish)[1]["objects"] == {"verified": 1, "failed": 1}
+        shelf.damages = flipped
+        other = (*words, "overwrite", "--metadata", "strict")
+        assert terminal.tree(*other)[1]["objects"] == {"failed": 2}
+        shelf.damages = lambda data: data
+        (folder / "b").unlink()
+        code, printed = terminal.tree(*words, wish)
+    assert (code, printed["objects"]) == end
+    assert code or shelf.objects == {b"/to/a": DATA}
+
+
 def test_a_piece_of_an_older_command_stays_known(
     tmp_path: Path,
 ) -> None:
