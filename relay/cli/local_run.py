@@ -121,11 +121,13 @@ def _find_missing(
         ledger, engine, MigrationJob.from_request(found.id, order, *order.locate(engine.remotes))
     )
     gone = check.find_missing(report_count)
-    if gone:
+    if gone and order.recursive:
         tell(
             f"relay: {len(gone):,} objects that had arrived are missing at the destination; they"
             " are moved again"
         )
+    elif gone:
+        tell("relay: the object had arrived, and may have changed since; it is moved again")
     if check.why is not None:
         why = plain(check.why.message)
         tell(

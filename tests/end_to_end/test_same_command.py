@@ -225,6 +225,24 @@ def test_a_stopped_tree_is_listed_again(terminal: Terminal, how: str) -> None:
     }
 
 
+@pytest.mark.parametrize("stop", [None, "cancel"])
+def test_an_arrived_object_that_changed_since_moves_again(
+    terminal: Terminal, stop: str | None
+) -> None:
+    """The process was killed when the object had arrived, and its migration had not ended."""
+    source, there = terminal.home / "from", terminal.home / "to"
+    source.write_bytes(b"one")
+    words = ("migrate", str(source), str(there))
+    assert terminal.run(*words, RELAY_FAILPOINT="after-settle:1:kill9")[0] == -9
+    assert there.read_bytes() == b"one"
+    if stop:
+        assert terminal.run(stop, "1")[0] == 0
+    source.write_bytes(b"two")
+    code, out, err = terminal.run(*words)
+    assert (code, there.read_bytes()) == (0, b"two"), out + err
+    assert terminal.query("SELECT count(*) FROM transfers") == 1
+
+
 def test_a_tree_another_process_works_on_is_not_listed_again(terminal: Terminal) -> None:
     source, destination = terminal.home / "from", terminal.home / "to"
     source.mkdir()

@@ -7,6 +7,9 @@ arrived object is inspected: one HEAD (a GET of one byte if HEAD is not answered
 concurrently. An object is gone if nothing is there, or an object of another length. An object for
 which the destination does not answer keeps its receipt and is counted: unknown is not absent.
 
+A listing shows which objects of a tree have changed at the source. A single object has none, so its
+source is inspected: it moves again unless it certainly is the version that arrived.
+
 Decided here: which objects are gone. Never here: how they are moved again (`ledger/entries.py`)."""
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Final
 
 from gevent.pool import Pool
 
+from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.transfer_engine import TransferEngine
@@ -25,6 +29,7 @@ from relay.errors import NotFound, Rejected, RelayError, Unsupported
 from relay.ledger.ledger import Ledger
 from relay.ledger.pages import Row
 from relay.ledger.states import TransferState
+from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.watchdog import Watchdog
@@ -73,6 +78,8 @@ class ArrivalCheck:
     def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
         """Return whether an object is gone, or return the error for which that is unknown."""
         place = self.job.destination
+        if not self.job.recursive and self._may_have_changed(row):
+            return row, True
         if self.job.recursive:
             place = place.below(row.name, destination=True)
         elif place.path.endswith("/"):
@@ -95,6 +102,22 @@ class ArrivalCheck:
         except RelayError as error:
             return row, error
         return row, found.why if isinstance(found, UnknownObject) else _is_other(row, found)
+
+    def _may_have_changed(self, row: Row) -> bool:
+        """Say if a single object may have changed at the source since it arrived. A POST would
+        create another object, so its receipt stands."""
+        if self.job.destination.method == "POST":
+            return False
+        moved = (row.receipt or {}).get("source")
+        if moved is None:  # it was skipped
+            return True
+        source = self.engine.stores.source(self.job.source, Watchdog(self.engine.limits))
+        try:
+            found = source.head(self.job.source)
+        except RelayError:
+            return True  # the transfer reports it
+        was = Version(moved["size"], moved["etag"], moved["last_modified"])
+        return isinstance(found, UnknownObject) or not is_same(was, found.version)
 
 
 def _is_other(row: Row, found: ObjectInfo) -> bool:
