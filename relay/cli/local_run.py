@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ AGAIN: Final = 5
 """Number of attempts where another process changes the migration at the same moment."""
 OUTAGE_LINE_SECONDS: Final = 30.0
 """Seconds between two messages that the ledger is still unavailable."""
+LEASE_SECONDS: Final = 0.25
+"""Seconds between two looks at the leases of other processes."""
 LOOKING_SECONDS: Final = 5.0
 """Seconds between two messages about the number of checked objects."""
 STOPPED: Final = "relay: stopped; run the same command again to resume"
@@ -93,18 +96,30 @@ def _accept(
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
     """Return whether the listing of a tree has ended and no worker runs it: the listing may be old
     then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
-    since."""
+    since.
+
+    In another container, or on another machine, a process that was killed looks alive until its
+    lease ends. One that runs renews its lease before that."""
     has_ended = found.listing in (ListingState.DONE, ListingState.FAILED)
     if not has_ended or found.source.startswith(SCHEME):
         return False
-    ledger.reclaim()  # release the claims of processes that were killed
-    return not ledger.migration(found.id).under_way
+    seen: dict[str, float] = {}
+    while True:
+        ledger.reclaim()  # release the claims of processes that were killed
+        leases = ledger.leases_of(found.id)
+        if not leases:
+            return not ledger.migration(found.id).under_way
+        if any(until > seen.get(id, until) or until == inf for id, until in leases.items()):
+            return False
+        seen = {**leases, **seen}
+        gevent.sleep(LEASE_SECONDS)
 
 
 def _find_missing(
     ledger: Ledger, order: MigrationRequest, engine: TransferEngine, found: Migration, quiet: bool
 ) -> list[int]:
-    """Return the ids of the objects that had arrived and are missing at the destination now."""
+    """Return the ids of the objects that had arrived and must move again: they are missing at the
+    destination now, or a single object has changed at the source."""
     arrived = found.count_in(*ARRIVED).objects
     if not arrived:
         return []

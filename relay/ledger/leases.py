@@ -8,15 +8,17 @@ Decided here: which workers are lost. Never here: claims (`claims.py`)."""
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.migration_rows import select_helpers
 from relay.ledger.releases import release_claims
-from relay.ledger.schema import NOT_THERE, RUNNING, keys, parts, runners, transfers
-from relay.ledger.states import TransferVerb
+from relay.ledger.schema import NOT_THERE, RUNNING, keys, migrations, parts, runners, transfers
+from relay.ledger.states import ListingState, TransferVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.identities import process_identity
 
@@ -79,13 +81,24 @@ def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
 
 
 def lost_workers(connection: Connection, database: Database, who: WorkerId) -> list[str]:
-    """Return the ids of lost workers, and of owners of claims that are not registered. Reads
-    only."""
+    """Return the ids of lost workers, and of owners that are not registered. Reads only."""
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     return [
         row.id for row in others if _is_gone(row, now, who, database.sqlite)
     ] + _unregistered_owners(connection, who)
+
+
+def leases_of(
+    connection: Connection, database: Database, who: WorkerId, id: str
+) -> dict[str, float]:
+    """Return the workers that hold transfers or parts of a migration, each with the end of its
+    lease; infinite for a worker whose process certainly runs. Reads only."""
+    of = (transfers.c.migration_id == id) & RUNNING
+    owners = set(connection.execute(select(transfers.c.owner).where(of).distinct()).scalars())
+    owners |= {row.owner for row in connection.execute(select_helpers([id]))}
+    found = connection.execute(select(runners).where(runners.c.id.in_(owners))).all()
+    return {row.id: inf if _is_shown(row, who, database.sqlite) else row.until for row in found}
 
 
 def _distrust_restored_ledger(connection: Connection, database: Database) -> None:
@@ -101,10 +114,14 @@ def _distrust_restored_ledger(connection: Connection, database: Database) -> Non
 
 
 def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
-    """Return the owners of claims and parts that are not registered: a worker that was removed as
-    lost, claimed once more before it noticed, and ended."""
+    """Return the owners of claims, parts and listings that are not registered: a worker that was
+    removed as lost, claimed once more before it noticed, and ended."""
     found: set[str] = set()
-    for owner, held in ((transfers.c.owner, RUNNING), (parts.c.owner, NOT_THERE)):
+    for owner, held in (
+        (transfers.c.owner, RUNNING),
+        (parts.c.owner, NOT_THERE),
+        (migrations.c.listing_owner, migrations.c.listing == ListingState.RUNNING),
+    ):
         entered = owner.in_(select(runners.c.id)) | (owner == who.id)
         query = select(owner).where(held, owner.is_not(None), ~entered).distinct()
         found |= set(connection.execute(query).scalars())
@@ -116,18 +133,21 @@ def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> boo
         return True  # the machine restarted, and with it the clock and every process
     if row.until < now:
         return True
-    here = row.host == who.host and row.boot == who.boot
-    number, _, namespace = row.process.partition("@")
-    pid = number.partition(".")[0]
-    # A pid means nothing in another container, or where /proc shows nothing: then only the lease's
-    # expiry counts.
-    if not (
-        here
-        and one_machine
-        and pid.isdigit()
-        and namespace
-        and namespace == who.process.partition("@")[2]
-    ):
+    if not _is_shown(row, who, one_machine):
         return False
-    found = process_identity(int(pid))
+    found = process_identity(int(_pid_of(row)))
     return found is None or ("@" in found and found != row.process)
+
+
+def _is_shown(row: Row[Any], who: WorkerId, one_machine: bool) -> bool:
+    """Return whether this process sees if a worker's process has ended. A pid means nothing in
+    another container, or where /proc shows nothing: then only the lease's expiry counts."""
+    here = row.host == who.host and row.boot == who.boot
+    namespace = row.process.partition("@")[2]
+    same = bool(namespace) and namespace == who.process.partition("@")[2]
+    return bool(here and one_machine and same and _pid_of(row).isdigit())
+
+
+def _pid_of(row: Row[Any]) -> str:
+    pid: str = row.process.partition("@")[0].partition(".")[0]
+    return pid

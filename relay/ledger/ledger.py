@@ -248,6 +248,12 @@ class Ledger:
         except leases.RenewedMeanwhile:  # rolled back
             return 0
 
+    def leases_of(self, id: str) -> dict[str, float]:
+        """As leases.leases_of."""
+        return self.database.run(
+            lambda c: leases.leases_of(c, self.database, self.who, id), write=False
+        )
+
     def settle_and_claim(
         self,
         ends: Sequence[Settlement],

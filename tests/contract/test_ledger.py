@@ -293,6 +293,17 @@ def test_one_migration_alone_can_be_claimed_from(ledger: Ledger) -> None:
 # -- listings
 
 
+def test_a_listing_of_a_removed_worker_is_reclaimed(opened: Opened) -> None:
+    """It was thought lost, claimed the listing before it noticed that, and was killed."""
+    one, two = opened(), opened()
+    one.create(TREE)
+    one.renew(-1)
+    two.reclaim()
+    assert one.claim_listing() is not None
+    two.reclaim()
+    assert two.claim_listing() is not None
+
+
 def test_a_listing_resumes_where_another_worker_stopped(opened: Opened) -> None:
     one, two = opened(), opened()
     migration, _ = one.create(TREE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,35 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     assert worked(ledger, runner, made.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"newer"
     ledger.close()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_tree_of_another_container_is_listed_again_if_nobody_works_on_it(
+    tmp_path: Path, lives: bool
+) -> None:
+    """A process that was killed there looks alive until its lease ends."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    (tmp_path / "from").mkdir()
+    places = Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to")
+    order = MigrationRequest(*places, recursive=True)
+    ledger, opened = ledger_of(tmp_path), ledger_of(tmp_path)
+    other = Ledger(opened.database, replace(opened.who, process="1.1@pid:[1]"))
+    other.renew()
+    made, _ = accept(other, order, runner, quiet=True)
+    listing = other.claim_listing(made.id)
+    assert listing is not None
+    other.add_page(listing, [Listed("a", size=5)], "a")
+    other.end_listing(listing)
+    assert other.claim(1, made.id)
+    other.renew(0.5)
+    job = gevent.spawn(accept, ledger, order, runner, quiet=True)
+    while lives and not job.ready():
+        other.renew()
+        gevent.sleep(0.01)
+    found, new = job.get(timeout=30)
+    assert (found.id, found.listing, new) == (made.id, "done" if lives else "due", False)
+    ledger.close()
+    other.close()
 
 
 @pytest.mark.parametrize("verb", [None, "pause", "cancel"])
