@@ -122,6 +122,8 @@ class OrphanSweeper:
         """Remove an orphan, and record that in the ledger. Return an error if something may remain
         for good. Raises RelayError if a retry may help."""
         claim, begun = orphan.claim, orphan.upload
+        if not self.ledger.is_over(orphan):
+            return None  # retried since it was found: its upload is resumed
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
             destination = self.engine.stores.destination(plan.destination, meter)
