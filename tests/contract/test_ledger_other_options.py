@@ -224,7 +224,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 def test_a_leftover_by_a_slow_clock_is_newer_than_an_arrival_before_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
 ) -> None:
-    """The machine has no clock of its own, and was started before the network told the time."""
+    """The machine has no clock of its own, and the network had not set it yet."""
     first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
     ends = {"a": verified, "b": lambda claim: Settlement(claim, "failed")}
     ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, first)])
