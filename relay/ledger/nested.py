@@ -3,8 +3,8 @@ tree in a tree.
 
 Theory of operation. Destinations are compared in their printed form. For each object its location
 and every parent folder are looked up in the index of destinations, with the name as it is written
-and percent-encoded as programs and as browsers do. A single object whose destination is a folder has its source's name there,
-which the ledger knows once a byte was sent.
+and percent-encoded, as programs and as browsers do. A single object whose destination is a folder
+has its source's name there, which the ledger knows once a byte was sent.
 
 Decided here: which object of another migration has the same location. Never here: leftovers there
 (`unproved.py`)."""

@@ -532,7 +532,7 @@ def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> No
     ("member", "state"),
     [({"size": 7}, "queued"), ({"etag": "2"}, "queued"), ({"modified": 2.0}, "queued"), ({}, None)],
 )
-def test_a_version_listed_meanwhile_is_not_settled_by_an_older_one(
+def test_an_older_version_settles_no_version_listed_meanwhile(
     ledger: Ledger, verb: str, member: dict[str, Any], state: str | None
 ) -> None:
     """The object was past its commit point when its migration was cancelled. Then it changed at the

@@ -221,7 +221,7 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_a_leftover_by_a_slow_clock_is_newer_than_an_arrival_before_it(
+def test_an_arrival_before_a_slow_clock_hides_no_leftover(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
 ) -> None:
     """The machine has no clock of its own, and the network had not set it yet."""
@@ -251,7 +251,7 @@ def arrived(ledger: Ledger, spec: Spec) -> str:
 
 
 @pytest.mark.parametrize("leave", [None, lost, failed])
-def test_an_arrived_object_that_is_overwritten_again_is_not_skipped(
+def test_a_second_overwrite_of_an_arrival_is_not_skipped(
     opened: Opened, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
     """It was gone from its destination, so the same command sends it again, and notes nothing."""
@@ -266,7 +266,7 @@ def test_an_arrived_object_that_is_overwritten_again_is_not_skipped(
     assert found.before is not None and not found.before.known
 
 
-def test_a_restarted_object_hides_no_leftover_of_another_command(opened: Opened) -> None:
+def test_a_restarted_object_hides_no_leftover_of_others(opened: Opened) -> None:
     """It has not been sent again so far."""
     one, two = opened(), opened()
     first = arrived(one, FIRST)
@@ -283,7 +283,7 @@ def test_a_restarted_object_hides_no_leftover_of_another_command(opened: Opened)
 @pytest.mark.parametrize("wish", ["changed", "skip", "overwrite"])
 @pytest.mark.parametrize("again", ["command", "retry"])
 @pytest.mark.parametrize("verb", ["unverified", "failed", "verified"])
-def test_an_arrived_object_that_another_command_left_unproved_moves_again(
+def test_an_arrival_that_others_left_unproved_moves_again(
     ledger: Ledger, wish: str, again: str, verb: str
 ) -> None:
     """It may have the same length, so the destination does not show that it is another one."""

@@ -203,7 +203,7 @@ def test_an_arrived_object_written_over_is_not_skipped(tmp_path: Path) -> None:
         ("overwrite", (0, {"verified": 1})),
     ],
 )
-def test_an_arrived_object_damaged_by_another_command_does_not_count(
+def test_an_arrival_damaged_by_another_command_moves_again(
     tmp_path: Path, wish: str, end: tuple[int, dict[str, int]]
 ) -> None:
     """It has the object's length, so that its destination does not show the damage."""

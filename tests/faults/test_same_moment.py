@@ -179,9 +179,7 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
 
 
 @pytest.mark.parametrize("lives", [True, False])
-def test_a_tree_of_another_container_is_listed_again_if_nobody_works_on_it(
-    tmp_path: Path, lives: bool
-) -> None:
+def test_a_killed_tree_of_another_container_is_listed_again(tmp_path: Path, lives: bool) -> None:
     """A process that was killed there looks alive until its lease ends."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     (tmp_path / "from").mkdir()
