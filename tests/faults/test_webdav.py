@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import re
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ from relay.stores.webdav.properties import Properties
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.conftest import QUICK, Engine
+from tests.conftest import QUICK, Certificates, Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.faults.test_ours import plant
@@ -676,6 +677,37 @@ def test_a_copy_refused_under_every_name_becomes_an_upload(patient: Engine, stat
         status, 3
     )  # a 400 may be about the Destination, which becomes a path then
     assert dav.asked.count(b"COPY") == copies
+
+
+class SlowCopies(Dav):
+    """Finishes a copy long after relay, or a proxy (`gateway`), has stopped to wait for it."""
+
+    gateway = False
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method != b"COPY":
+            return super()._done(method, path, request, body)
+        if self.gateway:
+            threading.Timer(1.5, super()._done, (method, path, request, body)).start()
+            return EMPTY % 504
+        time.sleep(1.5)
+        return super()._done(method, path, request, body)
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+def test_a_copy_that_takes_too_long_becomes_an_upload(
+    certificates: Certificates, gateway: bool
+) -> None:
+    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=0.4))
+    dav = SlowCopies(objects={b"/old": DATA})
+    dav.gateway = gateway
+    with Peer([dav] * 30) as peer:
+        done = engine.migrate(webdav_location(peer.url("/old")), place(peer))
+        time.sleep(2)
+    assert done.state is State.VERIFIED
+    assert [dav.asked.count(method) for method in (b"COPY", b"PUT")] == [1, 1]
+    [left] = dav.objects.keys() - {b"/old", FINAL}
+    assert any(left.decode() in name for name in done.remains)
 
 
 def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:

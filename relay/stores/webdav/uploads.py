@@ -15,7 +15,7 @@ from typing import Final
 
 import gevent
 
-from relay.errors import PreconditionFailed, Rejected, RelayError
+from relay.errors import PreconditionFailed, Rejected, RelayError, StoreTimeout
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
@@ -107,6 +107,9 @@ class StagedUploads:
             response = self._moves.send("COPY", source, part, (("Overwrite", "F"),))
             if response.head.status not in DONE:
                 raise self._copy_refusal(response, location)
+        except RelayError as error:
+            self._remove(part, error)
+            raise self._slow_copy(part, error) or error from None
         except BaseException as error:
             self._remove(part, error)
             raise
@@ -129,6 +132,19 @@ class StagedUploads:
             raise PreconditionFailed(f"{location} exists", side=self._client.side)
         self._folders.make_above(location)
         return self._names.choose(location, token)
+
+    def _slow_copy(self, part: Location, error: RelayError) -> RelayError | None:
+        """Return the error of a COPY that took longer than a server, or the proxy in front of it,
+        may take for an answer: a server copies the bytes before it answers. Another COPY would take
+        as long, so relay moves the bytes of this object and of later ones. Else return None."""
+        is_late = isinstance(error, StoreTimeout) and error.retryable
+        if not is_late and getattr(error, "store_status", None) != 504:
+            return None
+        self._client.wire.memory.learn(part.origin, NO_COPY)
+        slow = Rejected(error.message, side=self._client.side)
+        slow.keep(error.remains)
+        slow.leave("A copy", part, "the server did not answer, and may still finish it")
+        return slow
 
     def _copy_refusal(self, response: Response, location: Location) -> RelayError:
         """Return the error of a refused COPY. It is retryable, with another temporary name, if the
