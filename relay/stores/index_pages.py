@@ -88,8 +88,8 @@ class Page:
     def refuse_stored_page(self) -> NoReturn:
         """Raise Unsupported: the page is a file, such as a saved copy of an index."""
         raise Unsupported(
-            f"{self.shown} is a stored page (index.html) that looks like an index, and may not list"
-            " what the folder has",
+            f"{self.shown} is a stored page (index.html), not an index of a folder that the server"
+            " made: it may not list what the folder has",
             side=self.side,
             hint="Rename that file at the source, or turn off its use as the folder's page.",
         )
