@@ -683,8 +683,11 @@ class SlowCopies(Dav):
     """Finishes a copy long after relay, or a proxy (`gateway`), has stopped to wait for it."""
 
     gateway = False
+    uploaded = b""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"PUT":
+            self.uploaded = path
         if method != b"COPY":
             return super()._done(method, path, request, body)
         if self.gateway:
@@ -707,6 +710,7 @@ def test_a_copy_that_takes_too_long_becomes_an_upload(
     assert done.state is State.VERIFIED
     assert [dav.asked.count(method) for method in (b"COPY", b"PUT")] == [1, 1]
     [left] = dav.objects.keys() - {b"/old", FINAL}
+    assert left != dav.uploaded  # the server may write there until the upload is published
     assert any(left.decode() in name for name in done.remains)
 
 

@@ -59,6 +59,12 @@ class StagedNames:
             error.message = f"{error.message}, with a temporary name; the next one is tried"
         return error
 
+    def avoid_last(self, location: Location) -> None:
+        """Let the next upload to `location` have another temporary name: the server may still write
+        under the last one."""
+        which = self._which(location) if self._given is None else self._given
+        self._memory.learn(location.origin, _tried(min(which + 1, 2), location))
+
     def accept(self, location: Location) -> None:
         """Remember that the server took the temporary name of the upload to `location`."""
         which = self._which(location)

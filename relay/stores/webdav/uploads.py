@@ -109,7 +109,7 @@ class StagedUploads:
                 raise self._copy_refusal(response, location)
         except RelayError as error:
             self._remove(part, error)
-            raise self._slow_copy(part, error) or error from None
+            raise self._slow_copy(location, part, error) or error from None
         except BaseException as error:
             self._remove(part, error)
             raise
@@ -133,7 +133,9 @@ class StagedUploads:
         self._folders.make_above(location)
         return self._names.choose(location, token)
 
-    def _slow_copy(self, part: Location, error: RelayError) -> RelayError | None:
+    def _slow_copy(
+        self, location: Location, part: Location, error: RelayError
+    ) -> RelayError | None:
         """Return the error of a COPY that took longer than a server, or the proxy in front of it,
         may take for an answer: a server copies the bytes before it answers. Another COPY would take
         as long, so relay moves the bytes of this object and of later ones. Else return None."""
@@ -141,6 +143,7 @@ class StagedUploads:
         if not is_late and getattr(error, "store_status", None) != 504:
             return None
         self._client.wire.memory.learn(part.origin, NO_COPY)
+        self._names.avoid_last(location)
         slow = Rejected(error.message, side=self._client.side)
         slow.keep(error.remains)
         slow.leave("A copy", part, "the server did not answer, and may still finish it")
