@@ -6,19 +6,25 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import cast
 
 import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.errors import StoreTimeout
+from relay.errors import ProtocolViolation, StoreTimeout
+from relay.location import Location
 from relay.stores.interfaces import Entry
+from relay.stores.s3 import listing
+from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace
 from relay.stores.s3.listed_pages import ListedPage
+from relay.stores.s3.listing import Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing, decoded, encoded
+from relay.stores.s3.sigv4 import Signer
 
 KEY = st.one_of(
     st.text(min_size=1, max_size=6),
@@ -91,18 +97,18 @@ def listed(bucket: Bucket) -> list[bytes]:
     found = [key for key, _ in page.rows]
     if page.token is None:
         return found
-    listing = ParallelListing(bucket.fetch, page)
-    listing.start()
-    pages = listing.pages()
+    several = ParallelListing(bucket.fetch, page)
+    several.start()
+    pages = several.pages()
     try:
         while True:
             found += [key for key, _ in next(pages).rows]
-            held = sum(len(one.pages) for one in listing._ranges)
+            held = sum(len(one.pages) for one in several._ranges)
             assert held <= CURSORS * HELD
     except StopIteration as end:
         token = None if end.value is None else end.value.token
-    listing.stop()
-    assert not any(one.job for one in listing._ranges)
+    several.stop()
+    assert not any(one.job for one in several._ranges)
     while token is not None:
         page = bucket.fetch(None, token)
         found += [key for key, _ in page.rows]
@@ -262,13 +268,13 @@ def test_an_error_follows_the_pages_before_it() -> None:
         return page
 
     page = bucket.page(0)
-    listing = ParallelListing(failing, page)
-    listing.start()
+    several = ParallelListing(failing, page)
+    several.start()
     found = [key for key, _ in page.rows]
     with pytest.raises(StoreTimeout):
-        for page in listing.pages():
+        for page in several.pages():
             found += [key for key, _ in page.rows]
-    listing.stop()
+    several.stop()
     assert found == bucket.keys[: len(found)]
     assert 450 <= len(found) <= 500
 
@@ -281,3 +287,91 @@ def test_an_estimate_is_ahead_and_ascends(keys: set[str]) -> None:
     assert all(one < other for one, other in pairwise([some[-1], *marks]))
     assert space.pages_between(some[0], some[-1], None) == float("inf")
     assert space.pages_between(some[0], some[-1], some[-1]) == 0
+
+
+class Client:
+    """The part of an S3Client that a listing needs when its pages are a Bucket's."""
+
+    side = "source"
+
+    def for_concurrent_use(self) -> Client:
+        return self
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bucket], list[str]]:
+    """Return a function that lists a bucket as a store does, its pages all being slow."""
+
+    def names(bucket: Bucket) -> list[str]:
+        def page(_: Listing, __: Location, asked: dict[str, str], ___: str) -> ListedPage:
+            token = asked.get("continuation-token")
+            if token is None and not asked.keys() & {"start-after", "marker"}:
+                return bucket.page(0)
+            return bucket.fetch(asked.get("start-after", asked.get("marker")), token)
+
+        monkeypatch.setattr(Listing, "page", page)
+        monkeypatch.setattr(listing, "SLOW_SECONDS", 0.0)
+        monkeypatch.setattr(listing, "PAGE", bucket.size)
+        found = Listing(Client())  # type: ignore[arg-type]
+        account = S3Account("bucket", "/bucket", cast(Signer, None))
+        location = Location("https", "s3.example.com", 443, "/bucket/", account=account)
+        with gevent.Timeout(60):
+            return [entry.name for entry in found.entries(location, recursive=True)]
+
+    return names
+
+
+def beyond(bucket: Bucket, key: bytes, change: Callable[[ListedPage], ListedPage]) -> None:
+    """Let the bucket change its pages beyond a key."""
+    fetch = bucket.fetch
+
+    def changed(after: str | None, token: str | None) -> ListedPage:
+        page = fetch(after, token)
+        return change(page) if page.last is None or page.last > key else page
+
+    bucket.fetch = changed  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("truncated", [True, None])
+def test_a_page_without_a_token_is_not_the_last_one(
+    entries: Callable[[Bucket], list[str]], truncated: bool | None
+) -> None:
+    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+
+    def without_token(page: ListedPage) -> ListedPage:
+        if not page.rows and truncated is None:
+            return replace(page, token=None, truncated=None)
+        if page.truncated is False:
+            return page
+        assert page.last is not None
+        return replace(page, token=None, truncated=truncated, after=decoded(page.last))
+
+    beyond(bucket, b"00150", without_token)
+    assert entries(bucket) == [decoded(key) for key in bucket.keys]
+
+
+def test_empty_pages_without_an_end_are_an_error(
+    entries: Callable[[Bucket], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "BARREN", 300)
+    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+
+    def empty(page: ListedPage) -> ListedPage:
+        number = bucket.requests
+        return replace(page, entries=(), rows=(), first=None, last=None, token=f"{number:08x}ff")
+
+    beyond(bucket, b"00150", empty)
+    with pytest.raises(ProtocolViolation):
+        entries(bucket)
+
+
+def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[str]]) -> None:
+    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+
+    def broken(page: ListedPage) -> ListedPage:
+        raise ZeroDivisionError
+
+    beyond(bucket, b"00150", broken)
+    with pytest.raises(ZeroDivisionError):
+        entries(bucket)
+    assert bucket.requests < 100
