@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from relay.config import TlsLibrary
 from relay.errors import ConfigError
@@ -26,6 +26,7 @@ from relay.wire.buffers import BUFFERS
 from relay.wire.tls import choice, wheel
 from relay.wire.tls.choice import client_context
 from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted, WantsBytes
+from relay.wire.tls.standard import StandardContext
 from relay.wire.tls.stream import TlsStream
 
 LIBRARIES = (TlsLibrary.SSL, TlsLibrary.PYOPENSSL)
@@ -496,3 +497,80 @@ def test_system_authorities_may_be_unreadable(
     (tmp_path / "empty").touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty"))
     assert client_context(bundle, library).session(HOST, 443) is not None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_the_authorities_of_the_environment_are_trusted(
+    library: TlsLibrary,
+    variable: str,
+    server: Server,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = crypto.X509.from_cryptography(authority().certificate).subject_name_hash()
+    (bundle.parent / f"{number:08x}.0").write_bytes(pem(authority()))
+    value = bundle if variable == "SSL_CERT_FILE" else f"{bundle.parent}/none:{bundle.parent}"
+    monkeypatch.setenv(variable, str(value))
+    server.shake_hands(client_context(library=library).session(HOST, 443))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("text", ["", "junk\n", "-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_broken_file_of_the_system_trusts_no_authority(
+    library: TlsLibrary, text: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "system.pem").write_text(text)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    client = client_context(library=library).session(HOST, 443)
+    with pytest.raises(Untrusted):
+        server.shake_hands(client)
+
+
+@pytest.mark.parametrize("error", [ImportError, AttributeError, RuntimeError])
+def test_a_library_that_cannot_be_imported_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.__import__", broken)
+        chosen = choice._context_class(TlsLibrary.AUTO)
+    with monkeypatch.context() as patched, pytest.raises(ConfigError):
+        patched.setattr("builtins.__import__", broken)
+        choice._context_class(TlsLibrary.PYOPENSSL)
+    assert chosen.__name__ == "StandardContext"
+
+
+def test_a_failure_behind_some_bytes_is_not_waited_for(server: Server, bundle: Path) -> None:
+    client = client_context(bundle, TlsLibrary.PYOPENSSL).session(HOST, 443)
+    server.shake_hands(client)
+    server.tls.write(b"good")
+    good = server.outgoing.read()
+    server.tls.write(b"damaged")
+    damaged = server.outgoing.read()
+    view = memoryview(bytearray(100))
+    with pytest.raises(WantsBytes):
+        client.read(view)
+    feed_alert(client, good + damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    assert bytes(view[: client.read(view)]) == b"good"
+    assert client.has_unread()
+    with pytest.raises(Broken):
+        client.read(view)
+
+
+def test_a_resumed_session_of_the_ssl_module_is_not_read_again(
+    server: Server, bundle: Path
+) -> None:
+    context = client_context(bundle, TlsLibrary.SSL)
+    kept = []
+    for _ in range(3):
+        client = context.session(HOST, 443)
+        server.shake_hands(client)
+        server.tls.write(b"x")
+        server.deliver(client)
+        client.remember()
+        kept.append(cast(StandardContext, context)._resumable.find(HOST, 443))
+        server.accept()
+    assert kept[0] is kept[1] is kept[2]

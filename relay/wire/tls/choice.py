@@ -38,7 +38,7 @@ def _context_class(library: TlsLibrary) -> type[TlsContext]:
     try:
         # Imported here because it costs 60 ms, which a command without TLS need not pay.
         from relay.wire.tls import wheel  # noqa: PLC0415
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001 - AttributeError with another cryptography, ...
         if library is TlsLibrary.AUTO:
             return StandardContext
         raise ConfigError(

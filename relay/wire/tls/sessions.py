@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-MOST_RECORDS: Final = 64
-"""Maximum number of records, of any length, that one `read` decrypts; 64 full ones are 1 MiB."""
+MOST_RECORDS: Final = 32
+"""Maximum number of records, of any length, that one `read` decrypts: twice what one piece of
+cipher text holds if they are full."""
 MOST_ORIGINS: Final = 256
 """Maximum number of hosts whose last session is remembered."""
 
@@ -55,7 +56,7 @@ class TlsSession(Protocol):
         """Note that the peer's bytes have ended."""
 
     def has_unread(self) -> bool:
-        """Say if bytes of the peer wait, decrypted or not."""
+        """Say if bytes of the peer wait, decrypted or not, or a failure that followed them."""
 
     def unsent(self) -> int:
         """Return the number of bytes of cipher text to send."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from time import time
+from typing import Any, Final
 
 from relay.wire.buffers import BUFFERS
 from relay.wire.tls.sessions import (
@@ -19,6 +20,9 @@ from relay.wire.tls.sessions import (
     WantsBytes,
 )
 from relay.wire.tls.trust import standard_context
+
+KEPT_SECONDS: Final = 60
+"""How long a session is kept although the server did not resume it."""
 
 
 class StandardContext:
@@ -49,7 +53,7 @@ class StandardSession:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         if resumed is not None:
             self._tls.session = resumed
-        self._keep = keep
+        self._resumed, self._keep = resumed, keep
 
     def shake_hands(self) -> None:
         """As TlsSession.shake_hands."""
@@ -120,7 +124,14 @@ class StandardSession:
         """As TlsSession.close."""
 
     def remember(self) -> None:
-        """As TlsSession.remember."""
+        """As TlsSession.remember.
+
+        Some versions of Python lose 6 KB of memory with each session that is read, so a session
+        that was resumed, or replaces a newer one than `KEPT_SECONDS`, is not read."""
+        if self._resumed is not None and (
+            self._tls.session_reused or time() < self._resumed.time + KEPT_SECONDS
+        ):
+            return
         session = self._tls.session
         if session is not None:
             self._keep(session)

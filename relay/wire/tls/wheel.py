@@ -10,6 +10,7 @@ Decided here: nothing that `standard.py` decides otherwise."""
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections.abc import Callable
@@ -133,12 +134,14 @@ class WheelContext:
 
 def _trust_system(context: SSL.Context) -> None:
     """Trust the authorities that Python's `ssl` module trusts. (The wheel's OpenSSL was built
-    elsewhere, and has other paths.) As there, a file without certificates gives none."""
+    elsewhere, and has other paths.) As there, a file without certificates gives none, and there may
+    be several folders, with ':' in between."""
     paths = ssl.get_default_verify_paths()
-    for file, folder in ((paths.cafile, None), (None, paths.capath)):
-        if file or folder:
-            with suppress(SSL.Error):
-                context.load_verify_locations(file, folder)
+    file = os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile)
+    folders = os.environ.get(paths.openssl_capath_env, paths.openssl_capath)
+    for names in ((file, None), (None, folders)):
+        with suppress(SSL.Error):
+            context.load_verify_locations(*names)
 
 
 class WheelSession:
@@ -248,7 +251,7 @@ class WheelSession:
     def has_unread(self) -> bool:
         """As TlsSession.has_unread."""
         unread = _lib.BIO_get_mem_data(self._incoming, self._data)
-        return bool(unread or _lib.SSL_pending(self._ssl))
+        return bool(unread or _lib.SSL_pending(self._ssl) or self._failure)
 
     def unsent(self) -> int:
         """As TlsSession.unsent."""
