@@ -45,6 +45,7 @@ from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
 from relay.ledger.rows import SERVER  # noqa: E402
+from relay.stores.table import load_all  # noqa: E402
 from relay.views.log import log, start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
@@ -72,6 +73,7 @@ def _opened(address: str, checked: bool) -> Ledger:
 
 
 start_logging()
+load_all()
 _accepted = accepted()
 _settings = _accepted.settings
 _engine = TransferEngine(_settings)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from relay.digest import empty_digest
 from relay.errors import Side
 from relay.stores.kinds import StoreType
 from relay.wire.exchange import Wire
@@ -23,10 +24,14 @@ class _Opener:
         self._module, self._name = module, name
         self._store: Callable[..., Any] | None = None
 
-    def __call__(self, *arguments: Any) -> Any:
+    def load(self) -> Callable[..., Any]:
+        """Import the module, unless that is done, and return the store's constructor."""
         if self._store is None:
             self._store = getattr(import_module(self._module), self._name)
-        return self._store(*arguments)
+        return self._store
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.load()(*arguments)
 
 
 _open_list = _Opener("relay.stores.url_lists", "ListStore")
@@ -45,3 +50,13 @@ STORES: Mapping[str, Callable[[Wire, Side, Watchdog], Any]] = {
     kind.name: kind.opens for kind in KINDS
 }
 """The constructor of each store, by the `store` of a Location."""
+
+
+def load_all() -> None:
+    """Import every store and AWS's checksums, for a server: an import later would delay its running
+    transfers, and might find the modules of a newer version, installed meanwhile."""
+    for kind in KINDS:
+        if isinstance(kind.opens, _Opener):
+            kind.opens.load()
+    _open_list.load()
+    empty_digest("crc64nvme")

@@ -326,6 +326,18 @@ def test_requests_before_patching_is_seen() -> None:
     assert "requests was imported before" in stderr
 
 
+def test_a_server_imports_every_store_when_it_starts() -> None:
+    """Its modules may be those of a newer version when the first object moves."""
+    text = """
+from gevent import monkey; monkey.patch_all()
+import os, sys
+import relay.wsgi
+loaded = {"awscrt.checksums", "relay.stores.s3.store", "relay.stores.local"} <= set(sys.modules)
+os._exit(5 if loaded else 6)
+"""
+    assert start((sys.executable, "-W", "ignore", "-c", text)) == (5, "")
+
+
 def test_flags_win(tmp_path: Path) -> None:
     """Flags over the environment over the file, also in the workers."""
     config = tmp_path / "relay.toml"
