@@ -59,12 +59,8 @@ class ListingRetries:
         )
         if wait is None:
             raise error
-        self._meter.borne = (
-            error,
-            self._failures,
-            time() + self._began - self._meter.clock(),
-            time() + wait,
-        )
+        began = time() + self._began - self._meter.clock()
+        self._meter.bear((error, self._failures, began, time() + wait))
         until = self._meter.clock() + wait
         while (left := until - self._meter.clock()) > 0:
             self._meter.check()
@@ -73,13 +69,14 @@ class ListingRetries:
 
     def retry(self, once: Callable[[], T]) -> T:
         """Return the result of a request, with retries. Raises as `wait_or_raise`."""
-        while True:
-            try:
-                found = once()
-                self._meter.borne = None
-                return found
-            except RelayError as error:
-                self.wait_or_raise(error)
+        try:
+            while True:
+                try:
+                    return once()
+                except RelayError as error:
+                    self.wait_or_raise(error)
+        finally:
+            self._meter.bear(None)
 
     def entries(self, page: Page) -> Iterator[Entry]:
         """Yield the entries of a page, with retries. Raises as `wait_or_raise`."""

@@ -60,6 +60,13 @@ class Watchdog:
         another greenlet."""
         self._why = why or Cancelled("the transfer was cancelled")
 
+    def bear(self, failure: tuple[RelayError, int, float, float] | None) -> None:
+        """Set `borne`, of the whole too; None also there, unless it bears another part's
+        failure."""
+        if self._whole is not None and (failure is not None or self._whole.borne is self.borne):
+            self._whole.bear(failure)
+        self.borne = failure
+
     @property
     def is_cancelled(self) -> bool:
         """Whether `cancel` was called."""

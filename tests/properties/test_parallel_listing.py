@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from relay.errors import ProtocolViolation, StoreTimeout
 from relay.location import Location
 from relay.stores.interfaces import Entry
+from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace
@@ -25,6 +26,8 @@ from relay.stores.s3.listed_pages import ListedPage
 from relay.stores.s3.listing import Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing, decoded, encoded
 from relay.stores.s3.sigv4 import Signer
+from relay.transfer_limits import Limits
+from relay.wire.watchdog import Watchdog
 
 KEY = st.one_of(
     st.text(min_size=1, max_size=6),
@@ -375,3 +378,27 @@ def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[st
     with pytest.raises(ZeroDivisionError):
         entries(bucket)
     assert bucket.requests < 100
+
+
+def test_a_retry_of_one_cursor_is_a_retry_of_the_listing() -> None:
+    whole = Watchdog(Limits())
+    one, other = Watchdog(Limits(), whole=whole), Watchdog(Limits(), whole=whole)
+    borne: list[object] = []
+    answers = [StoreTimeout("no answer", side="source"), None]
+
+    def once() -> None:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+
+    def sleep(_: float) -> None:
+        other.bear(None)
+        borne.append(whole.borne and whole.borne[0].message)
+        clock[0] += 100
+
+    clock = [0.0]
+    one.clock = lambda: clock[0]
+    answers.insert(0, StoreTimeout("no answer", side="source"))
+    ListingRetries(1000, one, lambda: 1.0, sleep).retry(once)
+    assert set(borne) == {"no answer"}
+    assert whole.borne is None
