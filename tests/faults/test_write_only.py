@@ -205,7 +205,7 @@ def test_a_killed_upload_is_resumed_unseen(
     assert bucket.asked.count("part") <= 4
 
 
-def test_f38_a_lost_answer_to_complete_is_no_denial(ledger: Ledger, tmp_path: Path) -> None:
+def test_f38_a_lost_answer_to_complete_denies_nothing(ledger: Ledger, tmp_path: Path) -> None:
     bucket = WriteOnly({"complete": [b""]}, sums=True)
     with Peer(many(bucket)) as peer:
         migration, rows = moved(ledger, tmp_path, peer, IfExists.OVERWRITE)
