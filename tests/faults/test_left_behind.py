@@ -172,17 +172,22 @@ class Fickle(Bucket):
         return copied if self.copies else refusal(403, "AccessDenied")
 
 
+def parting(tmp_path: Path, server: Peer) -> Terminal:
+    """Return a terminal whose objects of more than one part are multipart uploads to a bucket."""
+    return Terminal(
+        tmp_path,
+        AWS_ACCESS_KEY_ID="A",
+        AWS_SECRET_ACCESS_KEY="s",
+        AWS_ENDPOINT_URL_S3=server.url(""),
+        RELAY_PART_BYTES=str(PART),
+        RELAY_PARTED_BYTES=str(PART),
+    )
+
+
 def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> None:
     bucket = Fickle(sums=True, fields=("Accept-Ranges: bytes",), whole=b"a" * SIZE)
     with Peer(many(bucket)) as server:
-        terminal = Terminal(
-            tmp_path,
-            AWS_ACCESS_KEY_ID="A",
-            AWS_SECRET_ACCESS_KEY="s",
-            AWS_ENDPOINT_URL_S3=server.url(""),
-            RELAY_PART_BYTES=str(PART),
-            RELAY_PARTED_BYTES=str(PART),
-        )
+        terminal = parting(tmp_path, server)
         words = ("migrate", "s3://bucket/old", "s3://bucket/new")
         assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
         bucket.copies = True
@@ -192,7 +197,7 @@ def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> N
 
 
 def test_an_unfinished_upload_of_a_source_without_ranges_is_noted(tmp_path: Path) -> None:
-    """The source announces ranges, and sends the whole object; nobody may abort an upload."""
+    """The source announces ranges and sends the whole object; the bucket refuses each abort."""
     bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, sums=True)
     data = b"a" * SIZE
 
@@ -203,14 +208,7 @@ def test_an_unfinished_upload_of_a_source_without_ranges_is_noted(tmp_path: Path
             talk.send(b"" if request.startswith(b"HEAD") else data)
 
     with Peer([source] * 20) as here, Peer(many(bucket)) as server:
-        terminal = Terminal(
-            tmp_path,
-            AWS_ACCESS_KEY_ID="A",
-            AWS_SECRET_ACCESS_KEY="s",
-            AWS_ENDPOINT_URL_S3=server.url(""),
-            RELAY_PART_BYTES=str(PART),
-            RELAY_PARTED_BYTES=str(PART),
-        )
+        terminal = parting(tmp_path, server)
         code, out, err = terminal.run("migrate", here.url("/a"), "s3://bucket/a", "--json")
     assert (code, bucket.whole) == (0, data), err
     assert any("An unfinished upload" in note for note in json.loads(out)["receipt"]["notes"])

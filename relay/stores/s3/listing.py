@@ -111,8 +111,8 @@ class Listing:
             ahead.stop()
 
     def _is_worth_dividing(self, page: ListedPage, asked: Mapping[str, str]) -> bool:
-        """Say if several cursors may list the rest sooner: the folder is flat, and its pages are
-        full, in order, and slow."""
+        """Return whether several cursors may list the rest sooner: the folder is flat, and its
+        pages are full, in order, and slow."""
         return (
             "delimiter" not in asked
             and page.ascending
@@ -129,10 +129,9 @@ class Listing:
         plain = {name: value for name, value in asked.items() if name not in CONTINUATION}
 
         def fetch(after: str | None, token: str | None) -> ListedPage:
-            place = {"start-after": after} if token is None else {"continuation-token": token}
+            place = {"continuation-token": token} if token else {"start-after": after or ""}
             client = self._client.for_concurrent_use()
-            query = {**plain, **{name: text for name, text in place.items() if text is not None}}
-            return Listing(client).page(location, query, prefix)
+            return Listing(client).page(location, {**plain, **place}, prefix)
 
         listing = ParallelListing(fetch, page)
         try:

@@ -82,11 +82,11 @@ class _Range:
 
     @property
     def is_at_end(self) -> bool:
-        """Say if no further page of it is requested."""
+        """Return whether no further page of it is requested."""
         return self.next is not None or self.error is not None or self.is_unclear
 
-    def first_of_page(self) -> bytes:
-        """Return the last key before its next page."""
+    def last_key(self) -> bytes:
+        """Return the last key that it was shown, or `low` before the first one."""
         if self.last is not None and self.last.last is not None:
             return self.last.last
         return encoded(self.low)
@@ -247,7 +247,7 @@ class ParallelListing:
         one.empty = 0 if page.rows else one.empty + 1
         if one.first is None:
             one.first = page.first or (END if page.is_last else None)
-        if page.first is not None and not (page.ascending and page.first > one.first_of_page()):
+        if page.first is not None and not (page.ascending and page.first > one.last_key()):
             one.is_unclear = True
             one.pages.append(page)
             return

@@ -144,7 +144,7 @@ class Moves:
         return response, True
 
     def _is_gone(self, place: Location) -> bool:
-        """Say if nothing is at a place any more; False if that is unknown."""
+        """Return whether the place certainly has no object; False if that is unknown."""
         try:
             return not self._objects.exists(place)
         except RelayError:
