@@ -354,6 +354,21 @@ def test_a_leftover_of_a_cancelled_command_is_not_skipped(tmp_path: Path, if_exi
     assert (code, reported["objects"]) == (1, {"failed": 1})
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+def test_a_leftover_of_a_failed_retry_is_not_skipped(tmp_path: Path, if_exists: str) -> None:
+    """Its process was killed before it proved the bytes, and the retry fails at the source."""
+    shelf, folder = Bucket(), plant(tmp_path)
+    with Peer(shelf) as peer:
+        terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
+        terminal.run("migrate", "-r", *words, if_exists, RELAY_FAILPOINT="before-verify:1:kill9")
+        shelf.objects["to/a"] = flipped(shelf.objects["to/a"])
+        (folder / "a").rename(tmp_path / "away")
+        assert terminal.tree(*words, if_exists)[0] == 1
+        (tmp_path / "away").rename(folder / "a")
+        code, reported = terminal.tree(*words, "skip")
+    assert (code, reported["objects"]) == (1, {"failed": 1})
+
+
 class Stale(Bucket):
     """A bucket whose listing is always empty."""
 

@@ -212,7 +212,7 @@ class Transfer:
         if self.known.lapsed and self._may_show(context, before):
             self._progress.unproved = (
                 self.plan.destination
-            )  # a partial object may be there, until an attempt has inspected the place
+            )  # an unproved object may be there, until an attempt has inspected the place
         attempt = Attempt(context, self._progress, self.allowed)
         try:
             while True:
@@ -254,16 +254,18 @@ class Transfer:
         return True
 
     def _may_show(self, context: TransferContext, before: PriorState | None) -> bool:
-        """Return whether a crashed process may have left something at the object's own place. With
-        if_exists=overwrite the journal has no note of that."""
+        """Return whether a crashed process may have left an object at the object's own place:
+        partial, or complete and unproved. The journal has no note of that with if_exists=overwrite,
+        or where the prior state was assumed."""
         place = self.plan.destination
         if place.path.endswith("/") or place.method == "POST":
             return False
-        if self.plan.if_exists is not IfExists.OVERWRITE:
-            return before is not None and not before.assumed
+        is_assumed = before is not None and before.assumed
+        if self.plan.if_exists is not IfExists.OVERWRITE and not is_assumed:
+            return before is not None
         target = Target(context)
         target.reset()
-        return target.shows_unproved and not target.publishes_atomically
+        return target.shows_unproved
 
     def _classify_failure(self, error: RelayError) -> RelayError:
         """Return the failure, or SourceDigestWrong: if two reads return the same bytes, and they do
