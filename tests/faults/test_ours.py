@@ -22,6 +22,7 @@ from relay.errors import (
     AlreadyExists,
     ConnectFailed,
     IntegrityMismatch,
+    KeyCollision,
     LedgerFailed,
     RelayError,
     Unavailable,
@@ -560,3 +561,33 @@ def test_a_412_is_believed_where_reading_is_denied(engine: Engine, answer: int) 
 
     shelf.before = before
     assert migrate(engine, shelf, if_exists="skip") is State.SKIPPED
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("answer", [429, 500, 503, None], ids=str)
+def test_a_412_is_not_believed_where_reading_fails_for_a_while(
+    engine: Engine, answer: int | None, if_exists: str
+) -> None:
+    """The destination does not show then whether the object exists."""
+    failure = b"" if answer is None else empty(answer)
+
+    def before(one: Shelf, method: bytes, _: bytes) -> None:
+        if method == b"PUT":
+            one.refused |= {b"HEAD": failure, b"GET": failure}
+
+    shelf = Shelf(refused={b"PUT": empty(412)}, before=before)
+    with pytest.raises(Unavailable, match="does not show"):
+        migrate(engine, shelf, if_exists=if_exists)
+    assert shelf.objects == {}
+
+
+def test_an_object_that_another_name_answers_for_is_not_skipped(engine: Engine) -> None:
+    """The server chooses a file by content negotiation (MultiViews) once `a.txt` is there."""
+
+    def before(shelf: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"PUT":
+            chosen = b"HTTP/1.1 200 X\r\nContent-Length: 3\r\nContent-Location: /a.txt\r\n\r\n"
+            shelf.refused |= {b"HEAD": chosen, b"GET": chosen + b"old"}
+
+    with pytest.raises(KeyCollision):
+        migrate(engine, Shelf(refused={b"PUT": empty(412)}, before=before), if_exists="skip")

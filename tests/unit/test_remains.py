@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -212,15 +212,15 @@ def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
     )
     progress = Progress(sendings=sendings)
     terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
-    target = SimpleNamespace(place=PLACE)
-    existing = SimpleNamespace(
-        _context=terms, _progress=progress, _target=target, _is_absent=lambda: True
-    )
+
+    def head(place: Location) -> ObjectInfo:
+        raise NotFound("404", side="destination")
+
+    target = SimpleNamespace(place=PLACE, destination=SimpleNamespace(head=head))
+    unused = cast(Any, None)
+    check = DestinationCheck(cast(Any, terms), progress, cast(Any, target), unused, unused)
     with pytest.raises(Unavailable):
-        DestinationCheck.on_precondition_failed(
-            cast(DestinationCheck, existing),
-            refused,
-        )
+        check.on_precondition_failed(refused)
     assert list(progress.remains) == ["place/temporary"]
 
 

@@ -38,6 +38,7 @@ from relay.errors import (
     AlreadyExists,
     DestinationLost,
     IntegrityMismatch,
+    KeyCollision,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -221,8 +222,9 @@ class DestinationCheck:
         """Handle a 412 to the upload as `if_exists` says: return a skip, or raise AlreadyExists or
         `error` itself, if it came after the destination had acknowledged our object.
 
-        Raises Unavailable if the object may come from an earlier attempt of ours, or if there is
-        none: the next attempt inspects the destination."""
+        Raises Unavailable if the object may come from an earlier attempt of ours, or if the
+        destination does not show it: the next attempt inspects the destination. Raises KeyCollision
+        if it shows another one."""
         is_refusal = error.side == "destination" and not self._progress.acknowledged
         if not is_refusal or not self._context.if_absent:
             raise error
@@ -234,16 +236,7 @@ class DestinationCheck:
                 side="destination",
                 hint="It may be ours, of a request whose answer was lost; run it again to check.",
             ) from None
-        if self._is_absent():
-            self._progress.note_unsent()
-            raise Unavailable(
-                f"{place} was refused as if it existed, but it does not: {error.message}",
-                side="destination",
-                hint=(
-                    "The destination answers 412 for another reason; its message or its"
-                    " documentation may explain it."
-                ),
-            ) from None
+        self._require_shown(error)
         if self._context.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._skip()
@@ -255,15 +248,31 @@ class DestinationCheck:
         refuse_link_to_skipped_object(self._context.plan, place, self._context.journal)
         return self._context.outcome(State.SKIPPED, place, notes=notes)
 
-    def _is_absent(self) -> bool:
-        """Return whether the place certainly has no object."""
+    def _require_shown(self, error: PreconditionFailed) -> None:
+        """Raise Unavailable after a 412 if the place certainly has no object, or if the destination
+        can't show one now: the 412 may have another reason. Raises KeyCollision if another object
+        answers for the place. A destination that refuses to show objects is believed."""
+        place, hint = self._target.place, None
         try:
-            inspect_object(self._target.destination, self._target.place)
+            inspect_object(self._target.destination, place)
+            return
         except NotFound:
-            return True
-        except StoreError:
-            pass  # unknown
-        return False
+            why = f"but it does not: {error.message}"
+            hint = (
+                "The destination answers 412 for another reason; its message or its documentation"
+                " may explain it."
+            )
+        except KeyCollision:
+            self._progress.note_unsent()
+            raise
+        except StoreError as unknown:
+            if not unknown.retryable:
+                return
+            why = f"and the destination does not show it: {unknown.message}"
+        self._progress.note_unsent()  # the next attempt inspects the place
+        raise Unavailable(
+            f"{place} was refused as if it existed, {why}", side="destination", hint=hint
+        ) from None
 
     # -- objects that may be ours
 
