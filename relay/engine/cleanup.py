@@ -3,9 +3,9 @@
 A server that follows HTTP shows nothing of a broken upload (nginx), but some write directly to the
 final name and leave a partial object (WsgiDAV). A failed transfer must leave nothing that looks
 like a whole object, and must not touch another writer's. So the destination is inspected before an
-upload, and again after a broken one. An object that differs from the prior one, and has only the
-first bytes that we sent, is ours, and is deleted under its ETag. An object without an ETag, or not
-known to be ours, is left, and the error names it.
+upload, and again after a broken one. An object of another size than the prior one, which has only
+the first bytes that we sent, is ours, and is deleted under its ETag. An object without an ETag, or
+not known to be ours, is left, and the error names it.
 
 The leftovers of a killed process are temporary names and multipart uploads that the ledger knows to
 be its own. The next attempt of the transfer removes them, or else `worker/orphans.py`.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
+from relay.engine.comparison import differs
 from relay.engine.inspection import inspect_object
 from relay.errors import (
     CertificateRefused,
@@ -82,11 +83,13 @@ class FailedUpload:
         if version.size is None or version.size == self.length or version.size > self.sent:
             return False
         old = self.before.version
-        return old is None or (old.etag, old.size, old.last_modified) != (
-            version.etag,
-            version.size,
-            version.last_modified,
-        )
+        return old is None or differs(old, version)
+
+    def is_certainly_new(self, version: Version) -> bool:
+        """Return whether an existing version is not the prior one. Another ETag or date does not
+        prove that: another node of the server, or another method, may report it so."""
+        old = self.before.version
+        return old is None or old.size not in (None, version.size)
 
 
 def remove_failed_upload(
@@ -143,7 +146,7 @@ def remove_failed_upload(
 
 
 def _inspect_place(destination: Destination, broken: FailedUpload) -> tuple[Version, bool]:
-    """Return the existing version, and whether the state from before the upload is certain: a
+    """Return the existing version, and whether it was certainly not there before the upload: a
     server without HEAD answers it 404 in any case. Raises StoreError."""
     found = destination.head(broken.place)
     is_certain = isinstance(found, ObjectInfo) or not broken.before.assumed
@@ -151,7 +154,7 @@ def _inspect_place(destination: Destination, broken: FailedUpload) -> tuple[Vers
         found = inspect_object(destination, broken.place)
     if isinstance(found, UnknownObject):
         raise found.why
-    return found.version, is_certain
+    return found.version, is_certain and broken.is_certainly_new(found.version)
 
 
 def remove_piece(

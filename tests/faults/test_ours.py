@@ -581,6 +581,28 @@ def test_a_412_is_not_believed_where_reading_fails_for_a_while(
     assert shelf.objects == {}
 
 
+class Nodes(Shelf):
+    """A server of two nodes, with other entity tags."""
+
+    node = b"1"
+
+    def _tag(self, data: bytes) -> bytes:  # type: ignore[override]
+        return b'ETag: "%s"\r\n' % self.node
+
+
+def test_a_prior_beginning_that_another_node_shows_is_kept(engine: Engine) -> None:
+    """It is an older version of a growing file, and the upload was refused."""
+
+    def before(shelf: Shelf, method: bytes, path: bytes) -> None:
+        assert isinstance(shelf, Nodes)
+        shelf.node = b"2" if method == b"PUT" else shelf.node
+
+    shelf = Nodes({b"/a": DATA[:1000]}, refused={b"PUT": empty(503)}, before=before)
+    with pytest.raises(RelayError):
+        migrate(engine, shelf)
+    assert shelf.objects == {b"/a": DATA[:1000]}
+
+
 def test_an_object_that_another_name_answers_for_is_not_skipped(engine: Engine) -> None:
     """The server chooses a file by content negotiation (MultiViews) once `a.txt` is there."""
 
