@@ -32,6 +32,7 @@ from relay.errors import (
     SourceChanged,
     SourceTruncated,
     StoreError,
+    Throttled,
 )
 from relay.ledger.rows import Claim, PriorState, UploadRecord
 from relay.location import Location
@@ -55,7 +56,7 @@ DELETIONS: Final = 3
 """Maximum attempts to delete a temporary name, or to abort an upload, after retryable errors."""
 NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
 """Failures of a request that never reached the destination."""
-_UNDONE: Final = FINAL | {503, 507}
+_UNDONE: Final = FINAL | {507}
 """Statuses of a server error that refuse a request."""
 LOST: Final = 100
 """Maximum number of an object's earlier claims whose leftovers are looked for."""
@@ -63,8 +64,11 @@ LOST: Final = 100
 
 def may_be_done(error: RelayError) -> bool:
     """Return whether a failed request may have been carried out: its answer was lost, or comes from
-    a gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500)."""
+    a gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500). A 503 is a
+    refusal only as Throttled: Envoy answers 503 also where it lost the server's answer."""
     status = getattr(error, "store_status", None)
+    if isinstance(error, Throttled):
+        return False
     return status is None or (500 <= status < 600 and status not in _UNDONE)
 
 

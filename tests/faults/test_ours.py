@@ -603,6 +603,22 @@ def test_a_prior_beginning_that_another_node_shows_is_kept(engine: Engine) -> No
     assert shelf.objects == {b"/a": DATA[:1000]}
 
 
+def test_an_object_stored_before_a_503_is_not_skipped(tmp_path: Path) -> None:
+    """A gateway answers 503 where the server's answer was lost, and no retry inspects the place."""
+
+    def before(shelf: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"PUT":
+            shelf.objects[path] = flipped(DATA)
+
+    refused = {b"PUT": empty(503), b"DELETE": empty(405)}
+    shelf = Shelf(refused=refused, before=before)
+    folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer(shelf) as there:
+        assert terminal.tree(folder, there.url("/to/"), "--if-exists", "overwrite")[0] == 1
+        code, reported = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+    assert (code, reported["objects"]) == (1, {"failed": 1})
+
+
 def test_an_object_that_another_name_answers_for_is_not_skipped(engine: Engine) -> None:
     """The server chooses a file by content negotiation (MultiViews) once `a.txt` is there."""
 
