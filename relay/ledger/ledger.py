@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -368,18 +369,16 @@ class Ledger:
         """As folded_names.leave_folded."""
         self.database.run(lambda c: folded_names.leave_folded(c, self.who, claim))
 
-    def keep_link(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
+    def keep_link(
+        self, claim: Claim, link: str, target: str, there: str, tree: str | None = None
+    ) -> dict[str, str]:
         """Record a link as local_links.keep_link does (reads first), and return as
-        local_links.objects_at_link."""
-        id = claim.migration_id
-        if not self.database.run(lambda c: local_links.is_kept(c, id, link, target), write=False):
-            self.database.run(lambda c: local_links.keep_link(c, id, link, target))
-        return self.database.run(
-            lambda c: local_links.objects_at_link(c, claim, link, there), write=False
-        )
-
-    def objects_at_link(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
-        """As local_links.objects_at_link."""
+        local_links.objects_at_link. With `tree` the object is skipped."""
+        id, skipped = claim.migration_id, tree is not None
+        of = partial(local_links.is_kept, id=id, link=link, target=target, skipped=skipped)
+        if not self.database.run(of, write=False):
+            keep = partial(local_links.keep_link, id=id, link=link, target=target, skipped=skipped)
+            self.database.run(keep)
         return self.database.run(
             lambda c: local_links.objects_at_link(c, claim, link, there, tree), write=False
         )

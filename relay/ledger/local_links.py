@@ -1,8 +1,10 @@
-"""Symbolic links in a local destination through which objects of a tree are written elsewhere.
+"""Symbolic links in a local destination through which objects of a tree are written, or skipped,
+elsewhere.
 
-Theory of operation. A link is recorded before the first object is written through it, and then the
-other recorded links are read. If two objects reach one location through two links, the second finds
-the first, in any process and after a kill.
+Theory of operation. A link is recorded before the first object is written or skipped through it,
+and then the other recorded links are read. If two objects reach one location through two links, the
+second finds the first, in any process and after a kill. A skip finds uploads alone: an object that
+was there before may be left there for both.
 
 Decided here: which objects of a tree reach the same location. Never here: the target of a link (the
 local store), and what follows from it (the engine)."""
@@ -11,45 +13,57 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from relay.ledger.names import has_name, md5
 from relay.ledger.rows import Claim
 from relay.ledger.schema import links, migrations, transfers
 
+_UPLOADED = links.c.mark < "g"
+"""A link that an object is written through. The mark of a skip begins with a later letter than the
+digits of an MD5."""
 
-def is_kept(connection: Connection, id: str, link: str, target: str) -> bool:
+
+def is_kept(
+    connection: Connection, id: str, link: str, target: str, *, skipped: bool = False
+) -> bool:
     """Return whether a link of a migration is recorded with this target."""
-    return connection.execute(select(links.c.target).where(_of(id, link))).scalar() == target
+    of = (links.c.migration_id == id) & (links.c.mark == _mark(link, skipped=skipped))
+    return connection.execute(select(links.c.target).where(of)).scalar() == target
 
 
-def keep_link(connection: Connection, id: str, link: str, target: str) -> None:
-    """Record the target of a migration's link."""
+def keep_link(
+    connection: Connection, id: str, link: str, target: str, *, skipped: bool = False
+) -> None:
+    """Record the target of a migration's link, which leads an uploaded or a skipped object to its
+    place."""
     connection.execute(
         select(migrations.c.id).where(migrations.c.id == id).with_for_update(key_share=True)
     )  # so that workers record links one at a time
-    if not connection.execute(update(links).where(_of(id, link)).values(target=target)).rowcount:
-        connection.execute(
-            insert(links).values(migration_id=id, mark=md5(link), path=link, target=target)
-        )
+    mark = _mark(link, skipped=skipped)
+    of = (links.c.migration_id == id) & (links.c.mark == mark)
+    if not connection.execute(update(links).where(of).values(target=target)).rowcount:
+        values = {"migration_id": id, "mark": mark, "path": link, "target": target}
+        connection.execute(insert(links).values(**values))
 
 
 def objects_at_link(
     connection: Connection, claim: Claim, link: str, there: str, tree: str | None = None
 ) -> dict[str, str]:
     """Return the states, by name, of the other objects of a tree that reach the location `there`,
-    which a claimed object reaches through a `link`. With `tree`, the path of the tree itself,
-    objects that reach it without a link are included."""
-    kept = select(links.c.path, links.c.target).where(links.c.migration_id == claim.migration_id)
-    others = {
-        row.path: row.target for row in connection.execute(kept.where(links.c.mark != md5(link)))
-    }
+    which a claimed object reaches through a `link`. With `tree`, the path of the tree itself, the
+    claimed object is skipped: objects that reach the location without a link are included, and
+    those that are skipped themselves are not."""
+    kept = select(links.c.path, links.c.target).where(
+        links.c.migration_id == claim.migration_id, links.c.path != link
+    )
     if tree is not None:
-        others[""] = tree
+        kept = kept.where(_UPLOADED)
+    others = {(row.path, row.target) for row in connection.execute(kept)}
+    if tree is not None:
+        others.add(("", tree))
     names = {
-        unquote(path + there[len(to) :]).lstrip("/")
-        for path, to in others.items()
-        if _is_below(there, to)
+        unquote(path + there[len(to) :]).lstrip("/") for path, to in others if _is_below(there, to)
     }
     if not names:
         return {}
@@ -59,8 +73,8 @@ def objects_at_link(
     return {row.name: row.state for row in rows if row.name in names}
 
 
-def _of(id: str, link: str) -> ColumnElement[bool]:
-    return (links.c.migration_id == id) & (links.c.mark == md5(link))
+def _mark(link: str, *, skipped: bool) -> str:
+    return f"s{md5(link)[1:]}" if skipped else md5(link)
 
 
 def _is_below(there: str, target: str) -> bool:

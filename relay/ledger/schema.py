@@ -280,9 +280,9 @@ links = Table(
     Column("path", Text, nullable=False),
     Column("target", Text, nullable=False),
 )
-"""A symbolic link in a local destination through which a tree's objects were written elsewhere, and
-its target. `path` is the link's path in the tree; both are percent-encoded. `mark` is the MD5 of
-`path`."""
+"""A symbolic link in a local destination through which a tree's objects were written, or skipped,
+elsewhere, and its target. `path` is the link's path in the tree; both are percent-encoded. `mark`
+is the MD5 of `path`, with `s` in place of the first digit for a skip."""
 
 events = Table(
     "events",

@@ -463,6 +463,32 @@ def test_the_second_object_of_one_linked_place_fails(
     ]
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_an_object_does_not_replace_a_skipped_one_through_a_link(
+    engine: Engine, ledger: Ledger, tmp_path: Path, pair: str
+) -> None:
+    """The first one is unchanged. Without the link the second one arrives."""
+    names = NAMED[pair]
+    (tmp_path / "apart" / "deep").mkdir(parents=True)
+    link(tmp_path / "apart" / "way", "deep")
+    for number, name in enumerate(names):
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).write_bytes(name.encode() * (number + 1))
+        os.utime(tmp_path / "from" / name, (1e9, 1e9))
+    for name, target in PAIRS[pair].items():
+        link(tmp_path / "to" / name, target)
+    (tmp_path / "to" / names[0]).write_bytes(names[0].encode())
+    held = claims(ledger, *names)
+    assert move(engine, ledger, tmp_path, held[names[0]], "changed").state is State.SKIPPED
+    ledger.settle([Settlement(held[names[0]], "skipped")])
+    with pytest.raises(KeyCollision, match=names[0]):
+        move(engine, ledger, tmp_path, held[names[1]], "changed")
+    assert (tmp_path / "to" / names[0]).read_bytes() == names[0].encode()
+    (tmp_path / "to" / names[1].partition("/")[0]).unlink()
+    assert move(engine, ledger, tmp_path, held[names[1]], "changed").state is State.VERIFIED
+    assert (tmp_path / "to" / names[0]).read_bytes() == names[0].encode()
+
+
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
 def test_two_links_to_one_folder_part_objects_of_other_names(
     engine: Engine, ledger: Ledger, tmp_path: Path, if_exists: str

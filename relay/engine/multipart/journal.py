@@ -44,13 +44,13 @@ class Journal(Protocol):
         """Note the state of the destination before we send the first byte. Called again with the
         version of our object, once the destination has given it one."""
 
-    def note_link(self, link: str, target: str, there: str) -> Mapping[str, str]:
+    def note_link(
+        self, link: str, target: str, there: str, tree: str | None = None
+    ) -> Mapping[str, str]:
         """Note that a symbolic link in the destination's tree leads the object to `there`. Return
-        the states of the other objects with that target, by name."""
-
-    def objects_at_link(self, link: str, there: str, tree: str) -> Mapping[str, str]:
-        """Return, as `note_link` but without a note, the other objects with the target `there`,
-        including those whose place in the tree it is."""
+        the states of the other objects with that target, by name. With `tree`, the path of the tree
+        itself, the object is skipped: then only uploaded objects count, and also the object whose
+        place in the tree it is."""
 
     def commit(self, digest: str) -> None:
         """Note that the upload is about to be completed. `digest` is that of the whole object, in

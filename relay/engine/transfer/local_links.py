@@ -4,7 +4,7 @@ tree.
 Theory of operation. Uploads follow symbolic links at the destination. A link into the source would
 overwrite the source, or take the source's file for an uploaded one. A link to another place of the
 same tree merges two objects, and so do two links to one place outside of it. The ledger records the
-links that a tree is written through.
+links that a tree is written or skipped through: a skipped object is not replaced either.
 
 Decided here: which links are refused. Never here: how a link is followed
 (`stores/local_upload.py`)."""
@@ -60,7 +60,8 @@ def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal 
     link = _link_out(plan, place) if journal is not None else None
     if link is None or journal is None:
         return
-    others = _current_links(plan, link, journal.objects_at_link(link.link, link.there, link.tree))
+    kept = journal.note_link(link.link, link.target, link.there, link.tree)
+    others = _current_links(plan, link, kept)
     for name, state in others.items():
         if state in (TransferState.VERIFIED, TransferState.UNVERIFIED):
             raise _same_target_error(place, name)

@@ -91,13 +91,11 @@ class ClaimJournal:
         """As Journal.note."""
         (self.notes or NoteWriter(self.ledger)).write(self.claim, before)
 
-    def note_link(self, link: str, target: str, there: str) -> Mapping[str, str]:
+    def note_link(
+        self, link: str, target: str, there: str, tree: str | None = None
+    ) -> Mapping[str, str]:
         """As Journal.note_link."""
-        return self.ledger.keep_link(self.claim, link, target, there)
-
-    def objects_at_link(self, link: str, there: str, tree: str) -> Mapping[str, str]:
-        """As Journal.objects_at_link."""
-        return self.ledger.objects_at_link(self.claim, link, there, tree)
+        return self.ledger.keep_link(self.claim, link, target, there, tree)
 
     def commit(self, digest: str) -> None:
         """As Journal.commit."""
