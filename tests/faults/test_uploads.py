@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import gevent
@@ -28,6 +29,7 @@ from relay.errors import (
     PermissionDenied,
     PreconditionFailed,
     Rejected,
+    RelayError,
     StoreFull,
     Unavailable,
     UploadGone,
@@ -35,6 +37,7 @@ from relay.errors import (
 from relay.receipt import Level, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import ObjectInfo, Part, StoreProvider, Upload
+from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
@@ -134,6 +137,27 @@ def test_f38_f39_the_outcome_of_a_cut_complete_is_determined(
     assert outcome.state is State.VERIFIED
     assert (bucket.asked.count("part"), bucket.asked.count("complete")) == (2, 1)
     assert "abort" not in bucket.asked
+
+
+@pytest.mark.parametrize("shown", ["the same size", "nothing"])
+def test_f38_an_unproved_object_of_a_lost_completion_is_named(
+    engine: Engine, tmp_path: Path, shown: str
+) -> None:
+    """Only its size is proved, or its inspection is denied; and the source vanishes."""
+    file = tmp_path / "a"
+    file.write_bytes(bytes(SIZE))
+
+    def hang_up(talk: Talk) -> None:
+        file.unlink()
+        if shown == "nothing":
+            bucket.answers["head"] = [reply(403)] * 9
+        talk.reset()
+
+    bucket = Bucket({"complete": [hang_up]})
+    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
+        engine.migrate(local_location(file, destination=False), place(peer), verify="size")
+    assert bucket.whole is not None
+    assert [text[:13] for text in caught.value.remains.values()] == ["What was sent"]
 
 
 def test_f39_a_store_that_sends_blanks_is_not_stalled(engine: Engine, source: Spawned) -> None:

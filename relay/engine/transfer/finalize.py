@@ -144,7 +144,7 @@ class Finalizer:
         self._progress.phase = "verifying"
         reach("before-verify")
         self._progress.acknowledged = not keep and stored.place is None
-        if not keep and not stored.found:
+        if not keep:
             self._note_taken(stored)
 
     def _prove(self, stored: PutResult, sent: Sent, before: PriorState) -> Proof:
@@ -176,12 +176,12 @@ class Finalizer:
 
     def _note_taken(self, stored: PutResult) -> None:
         """Note that an unproved object of ours is visible, and the version that the destination
-        gave it."""
+        gave it. One that was found in place of our upload may have another writer's version."""
         progress = self._progress
         if stored.place is None:
             self._unproved_before = progress.unproved
             progress.unproved = stored.readable or self._target.place
-            if progress.before is not None:
+            if progress.before is not None and not stored.found:
                 progress.before = progress.before.sent_as(stored.version)
 
     def _unshown_metadata_notes(

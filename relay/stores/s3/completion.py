@@ -128,8 +128,8 @@ class Completion:
 
         An upload that no longer exists was completed, or aborted by another program. The object is
         ours if its digest matches; the same length proves nothing, so `parts_checked` stays False.
-        Raises `error` if the upload still exists, or if nothing is there; UploadGone if the object
-        there is another one."""
+        Raises `error` if the upload still exists, if nothing is there or if neither is shown;
+        UploadGone if the object there is another one."""
         try:
             self._listing.stored_parts(upload)
         except NotFound:
@@ -140,7 +140,7 @@ class Completion:
             raise error
         try:
             version = self._keys.head(upload.location).version
-        except NotFound:
+        except (NotFound, PermissionDenied):
             raise error from None
         if version.size != sum(part.size for part in parts):
             raise UploadGone(error.message, side=self._client.side) from None
