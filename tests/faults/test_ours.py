@@ -32,7 +32,7 @@ from relay.ledger.rows import PriorState
 from relay.receipt import State, Version
 from relay.stores.http import HttpStore
 from tests.conftest import Engine
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.shelf import Shelf as Bucket
@@ -629,3 +629,30 @@ def test_an_object_that_another_name_answers_for_is_not_skipped(engine: Engine) 
 
     with pytest.raises(KeyCollision):
         migrate(engine, Shelf(refused={b"PUT": empty(412)}, before=before), if_exists="skip")
+
+
+@pytest.mark.parametrize("deletes", [False, True], ids=["killed", "broken"])
+def test_a_piece_over_an_unverified_object_of_ours_is_ours(tmp_path: Path, deletes: bool) -> None:
+    """The source has changed, and the second upload breaks."""
+    dates = [b"Sat, 07 Nov 2020 10:00:00 GMT", b"Sun, 08 Nov 2020 10:00:00 GMT"]
+    shelf = Shelf(tags_uploads=True, refused={b"DELETE": empty(405)})
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"PUT":
+            one.dated = dates.pop(0) if dates else one.dated
+
+    shelf.before = before
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists", "skip", "--verify", "size")
+        assert terminal.tree(*words)[0] == 3
+        data = DATA[::-1] * 3
+        (folder / "a").write_bytes(data)
+        if deletes:
+            shelf.cut = 1000
+            terminal.run("migrate", "-r", *words, RELAY_RETRY_BUDGET="0")
+        else:
+            terminal.run("migrate", "-r", *words, RELAY_FAILPOINT="mid-part:1:kill9")
+        eventually(lambda: shelf.objects[b"/to/a"] not in (data, DATA))
+        code, reported = terminal.tree(*words)
+    assert (code, reported["objects"]) in ((3, {"unverified": 1}), (1, {"failed": 1}))

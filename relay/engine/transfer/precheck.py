@@ -301,8 +301,9 @@ class DestinationCheck:
             return False
         if self._may_be_left(there):
             return True
-        if was.sent is not None and is_certainly_replaced(was.sent, there):
-            return False
+        resent = self._context.known.lapsed or self._progress.sendings > 1
+        if was.sent is not None and not resent and is_certainly_replaced(was.sent, there):
+            return False  # without an upload of ours since that version was recorded
         if not self._target.shows_unproved or is_same(was.version, there):
             return False
         return not self._is_still_open()
