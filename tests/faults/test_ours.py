@@ -13,13 +13,14 @@ import gevent
 import pytest
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
-from relay.engine.plan import IfExists
+from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.worker import claim_runner
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.engine.worker.worker import Worker
 from relay.errors import (
     AlreadyExists,
+    Cancelled,
     ConnectFailed,
     IntegrityMismatch,
     KeyCollision,
@@ -31,6 +32,8 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PriorState
 from relay.receipt import State, Version
 from relay.stores.http import HttpStore
+from relay.stores.local import LocalStore
+from relay.stores.remotes import Remotes
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
@@ -656,3 +659,35 @@ def test_a_piece_over_an_unverified_object_of_ours_is_ours(tmp_path: Path, delet
         eventually(lambda: shelf.objects[b"/to/a"] not in (data, DATA))
         code, reported = terminal.tree(*words)
     assert (code, reported["objects"]) in ((3, {"unverified": 1}), (1, {"failed": 1}))
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "skip"])
+def test_an_object_published_while_it_is_cancelled_stays_unverified(
+    engine: Engine,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    if_exists: str,
+) -> None:
+    """Only its size is proved, and the command is interrupted during the rename or the MOVE."""
+    remotes, file = Remotes(folders=None), plant(tmp_path) / "a"
+    order = MigrationRequest(
+        Endpoint(str(file)),
+        Endpoint(str(tmp_path / "to")),
+        if_exists=IfExists(if_exists),
+        verify=Verify.SIZE,
+    )
+    id = ledger.create(order.spec(remotes))[0].id
+    monkeypatch.setattr(engine.runner, "remotes", remotes)
+    publish = LocalStore.publish
+
+    def cancelled(*words: Any, **options: Any) -> Version:
+        publish(*words, **options)
+        raise Cancelled("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "publish", cancelled)
+        claimed(ledger, engine, id, attempts=1)
+    assert (tmp_path / "to").read_bytes() == DATA
+    claimed(ledger, engine, id)
+    assert [row.state for row in ledger.page(id)] == ["unverified"]

@@ -28,7 +28,6 @@ from relay.errors import (
     IntegrityMismatch,
     NotFound,
     RelayError,
-    StoreError,
     UploadGone,
 )
 from relay.ledger.rows import PriorState
@@ -331,7 +330,7 @@ class Finalizer:
             )
             lost.keep(error.remains)
             raise lost from None
-        except StoreError as error:
+        except RelayError as error:  # also Cancelled, in the middle of the request
             if may_be_done(error):
                 self._note_unproved(proof)
             raise
