@@ -19,6 +19,8 @@ _NOT_OLDER: Final = "unchanged: the same size, and not older"
 _CLOSE_SECONDS: Final = 60.0
 """Difference of two dates within which the source may have changed after its upload: a date has
 whole seconds, and the destination's clock may be ahead."""
+_DATED_SECONDS: Final = 2.0
+"""Maximum difference between a date and its copy, which may be rounded."""
 
 
 def proof_of_equality(source: Version, destination: Version) -> str | None:
@@ -44,6 +46,15 @@ def is_older(destination: Version, source: Version) -> bool:
     either date is unknown."""
     theirs, ours = http_date(destination.last_modified), http_date(source.last_modified)
     return ours is not None and theirs is not None and theirs < ours
+
+
+def has_same_date(source: Version, destination: Version) -> bool:
+    """Return whether the destination shows the source's date, as a store does that takes it from
+    the upload. Some file systems keep every other second."""
+    theirs, ours = http_date(destination.last_modified), http_date(source.last_modified)
+    if ours is None or theirs is None:
+        return False
+    return abs((theirs - ours).total_seconds()) <= _DATED_SECONDS
 
 
 def needs_full_times(why: str | None, source: Version, destination: Version) -> bool:

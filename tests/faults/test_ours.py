@@ -373,6 +373,26 @@ def test_a_leftover_of_a_failed_retry_is_not_skipped(tmp_path: Path, if_exists: 
     assert (code, reported["objects"]) == (1, {"failed": 1})
 
 
+class Dated(Bucket):
+    """A bucket that dates each object by the time that its upload gave it, as `rclone serve s3`."""
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        answer = super()._done(method, key, request, body)
+        dated = b"\r\nLast-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\nContent-Length"
+        return answer.replace(b"\r\nContent-Length", dated, 1) if method == "HEAD" else answer
+
+
+def test_a_leftover_with_the_date_of_its_source_is_not_skipped(tmp_path: Path) -> None:
+    """The date does not show that the object was there before."""
+    shelf, folder = Dated(), plant(tmp_path)
+    with Peer(shelf) as peer:
+        terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
+        terminal.run("migrate", "-r", *words, "overwrite", RELAY_FAILPOINT="before-verify:1:kill9")
+        shelf.objects["to/a"] = flipped(shelf.objects["to/a"])
+        code, reported = terminal.tree(*words, "skip")
+    assert (code, reported["objects"]) == (1, {"failed": 1})
+
+
 class Stale(Bucket):
     """A bucket whose listing is always empty."""
 

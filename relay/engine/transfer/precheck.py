@@ -15,6 +15,7 @@ from typing import cast
 
 from relay.engine.comparison import (
     differs,
+    has_same_date,
     has_same_tag,
     is_certainly_replaced,
     is_older,
@@ -150,7 +151,7 @@ class DestinationCheck:
         there, place = self._existing, self._target.place
         if there is None:  # absent; or unknown, and then the upload's precondition decides
             return None
-        if self._has_sent(there):
+        if self._has_sent(there, found):
             outcome = self._skip_if_already_sent(there, found)
             if outcome is not None:
                 return outcome
@@ -179,7 +180,7 @@ class DestinationCheck:
         there = self._existing
         if self._context.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._has_sent(there) and self._may_be_ours(there):
+        if self._has_sent(there, opened) and self._may_be_ours(there):
             return None
         return self._skip_if_unchanged(there, opened)
 
@@ -276,19 +277,23 @@ class DestinationCheck:
 
     # -- objects that may be ours
 
-    def _is_older(self, there: Version) -> bool:
+    def _is_older(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether the object was certainly written before our migration was accepted. Then
-        it is not ours, even if the ledger has lost commits."""
-        was = self._progress.before
+        it is not ours, even if the ledger has lost commits. The source's own date proves nothing: a
+        store may take it from our upload (`rclone serve s3`)."""
+        was, pinned = self._progress.before, self._context.known.listed
         if was is None or self._may_be_left(there):
+            return False
+        pinned = found.version if found is not None else pinned
+        if pinned is not None and has_same_date(pinned, there):
             return False
         return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
-    def _has_sent(self, there: Version) -> bool:
+    def _has_sent(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether an earlier attempt may have stored the existing object. If the journal
         would have a note of it, the note decides."""
         shows = self._target.shows_unproved
-        if not self._may_be_sent or (shows and self._is_older(there)):
+        if not self._may_be_sent or (shows and self._is_older(there, found)):
             return False
         noted = self._context.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._context.journal is None or self._progress.before is not None
