@@ -102,7 +102,7 @@ def _routes(
             "GET",
             lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"}),
         ),
-        ("/migrate", "POST", migrate_view(engine, works)),
+        ("/migrate", "POST", migrate_view(engine, works, has_works=has_works)),
         ("/healthz", "GET", lambda: _json({"status": "ok"})),
         ("/readyz", "GET", lambda: _ready(engine, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),

@@ -28,10 +28,13 @@ from relay.api.migration_routes import LedgerContext, accept, wants_ledger
 from relay.api.request import parse_order
 from relay.api.strict_json import read_object
 from relay.engine.outcome import Outcome
-from relay.engine.plan import Plan
+from relay.engine.plan import IfExists, Plan
+from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Spec
 from relay.ledger.states import TransferState
 from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
@@ -45,9 +48,10 @@ log = logging.getLogger("relay.migrations")
 
 
 def migrate_view(
-    engine: TransferEngine, works: Callable[[], LedgerContext]
+    engine: TransferEngine, works: Callable[[], LedgerContext], *, has_works: bool
 ) -> Callable[[], Response]:
-    """Return the view of `POST /migrate`; `works` returns this process's access to the ledger."""
+    """Return the view of `POST /migrate`; `works` returns this process's access to the ledger, if
+    it has one."""
 
     def migrate() -> Response:
         g.draining = engine.draining
@@ -69,6 +73,10 @@ def migrate_view(
                 metadata=order.metadata,
             )
         )
+        if has_works and order.existing is not IfExists.OVERWRITE:
+            transfer.known = _known_at(
+                order.spec_at(source, destination, engine.remotes), works().ledger
+            )
         transfer.meter.throttle = throttle_of(order.bounds)
         g.transfer_id = transfer.id
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
@@ -76,6 +84,15 @@ def migrate_view(
         return _answer_json(engine, transfer)
 
     return migrate
+
+
+def _known_at(spec: Spec, ledger: Ledger) -> ObjectHints:
+    """Return what the ledger knows about the object at the destination: an unproved one of ours
+    does not count as existing. Raises LedgerFailed."""
+    left = ledger.find_unproved_at(spec)
+    if left is None:
+        return ObjectHints()
+    return ObjectHints(begun=True, before=left, remains=left.remains)
 
 
 def _answer_json(engine: TransferEngine, transfer: Transfer) -> Response:

@@ -101,6 +101,10 @@ class Ledger:
         reach("after-accept")
         return found
 
+    def find_unproved_at(self, spec: Spec) -> PriorState | None:
+        """As unproved.find_unproved_at."""
+        return self.database.run(lambda c: unproved.find_unproved_at(c, spec), write=False)
+
     def migration(self, id: str) -> Migration:
         """As migration_rows.one."""
         return self.database.run(lambda c: migration_rows.one(c, id, self._shown_kind), write=False)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from math import inf
+from types import SimpleNamespace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -34,9 +35,10 @@ from sqlalchemy import (
     update,
 )
 
+from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, names_later, nested
-from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement
+from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
@@ -61,6 +63,19 @@ def find_unproved(
         return {}
     lefts = _lefts(connection, _mine(connection, id), names, place)
     return {name: _at(place, left) for name, (_, left) in lefts.items()}
+
+
+def find_unproved_at(connection: Connection, spec: Spec) -> PriorState | None:
+    """Return as `find_unproved` the PriorState of the single object of a request that is no
+    migration of the ledger."""
+    mine = SimpleNamespace(
+        id="",
+        places=identity_hashes_of(connection, spec).places,
+        destination=spec.destination,
+        options=json.dumps(spec.options),
+    )
+    _, left = _lefts(connection, mine, [""]).get("", (0.0, None))
+    return PriorState.from_text(left)
 
 
 def find_overwritten(connection: Connection, id: str, names: Iterable[str]) -> list[int]:

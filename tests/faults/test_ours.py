@@ -12,6 +12,8 @@ from typing import Any
 import gevent
 import pytest
 
+from relay.api.app import create_app
+from relay.api.migration_routes import ledger_context
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer.source_reader import SourceReader
@@ -711,3 +713,28 @@ def test_an_object_published_while_it_is_cancelled_stays_unverified(
     assert (tmp_path / "to").read_bytes() == DATA
     claimed(ledger, engine, id)
     assert [row.state for row in ledger.page(id)] == ["unverified"]
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "changed"])
+def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
+    engine: Engine, ledger: Ledger, if_exists: str
+) -> None:
+    """The object is moved in its request, without a record. Others are skipped."""
+    shelf = Shelf(damages=flipped, dated=b"Thu, 07 Nov 2199 10:00:00 GMT")
+    shelf.refused[b"DELETE"] = empty(405)
+    dated = GET_HEAD[:-2] + b"Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n\r\n"
+    with Peer(shelf) as there, Peer(serving(Cloud(), sending(dated, DATA), dated)) as source:
+        order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
+        claimed(ledger, engine, ledger.create(order.spec(engine.runner.remotes))[0].id)
+        works = ledger_context(ledger, Worker(ledger, engine.runner, 1), 1)
+        client, shelf.damages = create_app(engine.runner, (), works).test_client(), bytes
+        answers = []
+        for name in ("/a", "/b"):
+            shelf.objects[b"/b"] = DATA
+            members = {"source": source.url("/a"), "destination": there.url(name)}
+            answers.append(client.post("/migrate", json={**members, "if_exists": if_exists}).json)
+    assert [one.get("state") for one in answers] == [
+        "verified" if if_exists == "changed" else None,
+        "skipped",
+    ]
+    assert if_exists == "changed" or "other bytes than were sent" in answers[0]["detail"]
