@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -325,24 +325,106 @@ def test_a_damaged_object_is_removed_after_a_passing_refusal(engine: Engine, ref
 
 
 class Misreading(Dav):
-    """Splits a Destination after it has decoded it, as WsgiDAV does."""
+    """Splits a Destination after it has decoded it, and replaces a folder, as WsgiDAV does."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-        return super()._done(
-            method, path, re.sub(rb"(Destination: [^\r]*?)%3[FB][^\r/]*\r", rb"\1\r", request), body
-        )
+        if method in (b"MOVE", b"COPY"):
+            request = re.sub(
+                rb"(\r\nDestination: [^\r]*?)(%3[Ff]|%3[Bb][^\r/]*\r)[^\r]*", rb"\1\r", request
+            )
+            request = request.replace(b"\r\r", b"\r")
+            to = b"/" + request.partition(b"\r\nDestination: ")[2].split(b"\r")[0].split(b"/", 3)[3]
+            if to == path:
+                return EMPTY % 403
+            below = [name for name in self.objects if name.startswith(to + b"/")]
+            if below and b"Overwrite: F" in request:
+                return EMPTY % 412
+            for name in below:
+                del self.objects[name]
+        return super()._done(method, path, request, body)
 
 
-@pytest.mark.parametrize("name", ["q%3Fx", "q%3Bx"])
-def test_an_object_moved_to_another_name_is_named(engine: Engine, name: str) -> None:
-    dav = Misreading()
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([dav] * 40) as peer:
-        with pytest.raises(DestinationLost) as caught:
-            engine.migrate(source.url("/a"), webdav_location(peer.url(f"/{name}")))
-    assert (set(dav.objects), f"webdav+{peer.url('/q')} (" in caught.value.hint) == (
-        {b"/q"},
-        True,
-    ), caught.value.hint
+def migrate_misread(engine: Engine, dav: Dav, name: str, **options: object) -> State:
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
+        there = webdav_location(peer.url(name))
+        return engine.migrate(source.url("/a"), there, **options).state
+
+
+CUT_NAMES = [
+    "/to/q%3Fx",
+    "/to/q%3Bx",
+    "/to/q.a%3Fb",
+    "/to/q%3F/x.y",
+    "/%3Fx",
+    "/q%3f%3Bx",
+    "/q%3F/a%3Fb",
+]
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+@pytest.mark.parametrize("others", [[], ["/to/q", "/q"], ["/to/q/in", "/q/in"]])
+@pytest.mark.parametrize("name", CUT_NAMES)
+def test_a_name_that_the_server_cuts_changes_no_other(
+    engine: Engine, name: str, others: list[str], if_exists: str
+) -> None:
+    """Neither is an object left under the cut name: there it would count as another object."""
+    old = {other.encode(): b"another" for other in others}
+    if if_exists != "skip":
+        old[name.encode()] = b"x" * len(DATA)
+    dav = Misreading(objects=dict(old))
+    with pytest.raises(Rejected, match="may cut the name") as caught:
+        migrate_misread(engine, dav, name, if_exists=if_exists)
+    assert dav.objects == old
+    assert "Rename" in caught.value.hint
+    assert "may remain" not in caught.value.hint
+    assert dav.asked.count(b"PUT") == 1
+
+
+@pytest.mark.parametrize("name", CUT_NAMES)
+def test_a_name_that_no_server_cuts_is_replaced(engine: Engine, name: str) -> None:
+    old = {b"/to/q": b"another", b"/q/in": b"another", name.encode(): b"old"}
+    dav = Dav(objects=dict(old))
+    for _ in range(2):
+        dav.asked.clear()
+        assert migrate_misread(engine, dav, name) is State.VERIFIED
+        assert dav.objects == {**old, name.encode(): DATA}
+
+
+def test_a_server_is_tested_once_for_whole_names(engine: Engine) -> None:
+    dav, script = Dav(), serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
+        for name in ("a", "b"):
+            engine.migrate(source.url("/a"), webdav_location(peer.url(f"/to/q%3F/{name}")))
+    assert dav.asked.count(b"MOVE") == 3 + 1 + 1
+    assert dav.objects == {b"/to/q%3F/a": DATA, b"/to/q%3F/b": DATA}
+
+
+@pytest.mark.parametrize("name", CUT_NAMES)
+@pytest.mark.parametrize("answer", [b"", *(EMPTY % status for status in (405, 401, 507, 500))])
+def test_a_failed_move_between_temporary_names_leaves_nothing(
+    engine: Engine, name: str, answer: bytes
+) -> None:
+    for number in range(4):
+
+        class Failing(Dav):
+            """Fails at one MOVE, which may be done."""
+
+            left = number
+
+            def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+                if method != b"MOVE":
+                    return super()._done(method, path, request, body)
+                self.left -= 1
+                if self.left == -1 and answer:
+                    return answer
+                done = super()._done(method, path, request, body)
+                return answer if self.left == -1 else done
+
+        dav = Failing()
+        with suppress(RelayError):
+            migrate_misread(engine, dav, name)
+        assert set(dav.objects) <= {name.encode()}
 
 
 @pytest.mark.parametrize(
@@ -1122,6 +1204,31 @@ def test_an_upload_stays_where_the_old_object_is_deleted(engine: Engine) -> None
     dav = Deleting(objects={FINAL: b"old"})
     dav.fails = 99
     with pytest.raises(Unavailable) as caught:
+        migrate(engine, dav)
+    [(left, data)] = dav.objects.items()
+    assert data == DATA
+    assert left.decode() in caught.value.hint
+
+
+class Dying(Deleting):
+    """Deletes what a MOVE replaces, and dies before it answers."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        answer = super()._done(method, path, request, body)
+        return b"" if answer == EMPTY % 500 else answer
+
+
+def test_a_move_whose_answer_is_lost_after_the_deletion_is_sent_again(engine: Engine) -> None:
+    dav = Dying(objects={FINAL: b"old"})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+
+
+def test_an_upload_stays_where_the_server_died_after_the_deletion(engine: Engine) -> None:
+    dav = Dying(objects={FINAL: b"old"})
+    dav.fails = 99
+    with pytest.raises(RelayError) as caught:
         migrate(engine, dav)
     [(left, data)] = dav.objects.items()
     assert data == DATA

@@ -1,20 +1,18 @@
 """MOVE and COPY (RFC 4918 sections 9.8 and 9.9): publish an upload under its final name.
 
 Theory of operation. A MOVE that may overwrite would delete a folder of that name with its content.
-So the first one carries `Overwrite: F`, and PROPFIND decides whether the other is sent.
+So the first one carries `Overwrite: F`, and PROPFIND decides whether the other is sent. WsgiDAV
+parses a Destination once more after it decoded it, and so cuts a name at a '?': its MOVE may delete
+an object of another name. So an object with such a name is first moved between temporary names.
 
 Decided here: when a MOVE was done. Never here: which temporary name an upload has
 (`staged_names.py`)."""
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
-
 from relay.errors import (
     ConnectionLost,
     DestinationLost,
-    NotFound,
     Rejected,
     RelayError,
     StoreError,
@@ -23,9 +21,11 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
+from relay.stores.http_uploads import delete_object
 from relay.stores.multistatus import shows_type
 from relay.stores.webdav.objects import Objects
 from relay.stores.webdav.properties import NO_METHOD, Properties
+from relay.stores.webdav.staged_names import cut_of, longer_names
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 
@@ -37,9 +37,9 @@ BEHIND = (
     " server terminates TLS, let it rewrite the field's scheme and host to those of the server, or"
     " configure the server's public address."
 )
-_CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
-"""The first encoded '?' of a path, or the first encoded ';' of its last segment. A server that
-decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
+
+_CUTS = frozenset({400, 403, 404, 409, 412})
+"""Statuses of a MOVE to its own source (section 9.9.4 demands 403)."""
 
 
 class Moves:
@@ -73,7 +73,9 @@ class Moves:
 
         If the answer to MOVE is lost, both names are inspected. If an object may have existed, a
         successful MOVE is checked too. If the server has deleted that object and moved nothing, the
-        error names `part`, which is the only whole object then."""
+        error names `part`, which is the only whole object then. Raises Rejected if the server may
+        cut the name."""
+        self._require_whole_name(part, place)
         try:
             response, replaces = self._move(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):
@@ -98,11 +100,7 @@ class Moves:
         response.body.close()
         if not fresh:
             self._check_moved(part, place)
-        try:
-            return self._objects.version(place)
-        except NotFound as error:
-            self._add_misread_name(place, error)
-            raise
+        return self._objects.version(place)
 
     def _move(self, part: Location, place: Location, if_absent: bool) -> tuple[Response, bool]:
         """Send the MOVE, first with `Overwrite: F`; return its answer, and whether it was to
@@ -150,20 +148,53 @@ class Moves:
         except RelayError:
             return False
 
-    def _add_misread_name(self, place: Location, error: RelayError) -> None:
-        """Name in `error` the location to which the server may have moved the object: WsgiDAV
-        parses a Destination as a URL once more after it was decoded, and so cuts the name at a '?',
-        and at a ';' of its last segment."""
-        other = place.with_target(_CUT.split(place.path, maxsplit=1)[0])
-        if other.path == place.path or other.path.endswith("/"):
+    def _require_whole_name(self, part: Location, place: Location) -> None:
+        """Raise Rejected if the server may cut a Destination like `place`.
+
+        The object is moved from a temporary name to a longer one, and back. A server that cuts the
+        longer one takes it for the first, to which the object can't be moved (section 9.9.4)."""
+        cut, memory = cut_of(place), self._client.wire.memory
+        fact = f"whole names {cut}"
+        if cut is None or memory.has(place.origin, fact):
             return
-        with suppress(RelayError):
-            if self._objects.exists(other):
-                error.leave(
-                    "The object",
-                    other,
-                    "the server decodes the name to this one; rename the object",
-                )
+        at = there = part
+        try:
+            for there in longer_names(part, place):
+                at = self._shift(at, there, place)
+            self._shift(at, part, place)
+        except RelayError as error:
+            for left in {at, there} - {part}:
+                self._remove(left, error)
+            raise
+        memory.learn(place.origin, fact)
+
+    def _shift(self, part: Location, there: Location, place: Location) -> Location:
+        """Move an upload to another temporary name, and return that. Raises Rejected if the server
+        may have cut the name as it may cut `place`."""
+        if there == part:
+            return there
+        response = self.send("MOVE", part, there, (("Overwrite", "F"),))
+        status = response.head.status
+        if status not in DONE:
+            refusal = self._client.refusal(response, "MOVE", there)
+            if status not in _CUTS:
+                raise refusal
+            raise Rejected(
+                f"the server may cut the name of {place}, and so replace another object:"
+                f" {refusal.message}",
+                side=self._client.side,
+                store_status=status,
+                hint="Nothing there was changed. Rename the object, without ';' and '?'.",
+            )
+        response.body.close()
+        return there
+
+    def _remove(self, part: Location, error: RelayError) -> None:
+        """Delete a temporary object. If it can't be deleted, `error` says that it may remain."""
+        try:
+            delete_object(self._client, part, Version())
+        except RelayError as failure:
+            error.leave("An unpublished object", part, failure.message)
 
     def _check_moved(self, part: Location, place: Location) -> None:
         """Check that a MOVE that may have overwritten an object was done. The replaced object may

@@ -5,6 +5,7 @@ when the object gets its final name (`moves.py`)."""
 
 from __future__ import annotations
 
+import re
 import uuid
 from urllib.parse import quote, unquote
 
@@ -15,6 +16,10 @@ from relay.wire.capabilities import CapabilityCache
 
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
 """Statuses of an upload whose name the server may have reserved."""
+
+_CUT = re.compile(r"(%3f|%3b(?=[^/]*$)).*", re.I)
+"""A path from its first encoded '?', or the first encoded ';' of its last segment. A server that
+decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
 
 
 class StagedNames:
@@ -73,12 +78,34 @@ class StagedNames:
 
 
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
-    """As Destination.staged_locations: the temporary names in the order in which they are
-    tried."""
+    """As Destination.staged_locations: the temporary names in the order in which they are tried,
+    and then their longer names."""
     folder, _, name = location.path.rpartition("/")
     names = temporary_names(token, unquote(name, errors="surrogateescape"))
     quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
-    return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
+    parts = tuple(location.with_target(f"{folder}/{one}") for one in quoted)
+    if cut_of(location) is None:
+        return parts
+    return (*parts, *(one for part in parts for one in longer_names(part, location)))
+
+
+def cut_of(place: Location) -> tuple[str, str] | None:
+    """Return the folder and the character at which some servers cut the name `place` in a
+    Destination; None for other names."""
+    cut = _CUT.search(place.path)
+    return cut and (place.path[: cut.start()].rpartition("/")[0], cut[1])
+
+
+def longer_names(part: Location, place: Location) -> tuple[Location, ...]:
+    """Return two temporary names of an upload to a `place` that has a `cut_of`: one that no server
+    cuts, and a longer one that such a server takes for the first."""
+    cut = cut_of(place)
+    if cut is None:
+        return ()
+    name = _CUT.sub("", part.path.rpartition("/")[2])
+    path = f"{cut[0]}/{name}"
+    longer = f"{path}{cut[1]}.{name.rpartition('.')[2]}"
+    return part.with_target(path), part.with_target(longer)
 
 
 def _named(which: int) -> str:
