@@ -321,7 +321,7 @@ class Finalizer:
             if version == Version():  # the answer does not describe the object, or prove it exists
                 version = _version_at(destination, stored.place)
             size, poll = proof.version.size, self._settle_poll()
-            while (old := _has_old_size(before, size, version)) and poll():
+            while (old := _is_old(before, proof.version, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
             self._note_unproved(proof)
@@ -366,11 +366,16 @@ class Finalizer:
         journal.note(replace(progress.before, remains=dict(progress.remains)))
 
 
-def _has_old_size(before: PriorState, size: int | None, there: Version) -> bool:
+def _is_old(before: PriorState, proved: Version, there: Version) -> bool:
     """Return whether a place may still show the object from `before` the publication, by its size
-    in bytes: a cache may do so for a while (nginx's `open_file_cache`)."""
-    other = None not in (size, there.size) and size != there.size
-    return other and (not before.known or is_same(before.version, there))
+    or its entity tag: a cache may do so for a while (nginx's `open_file_cache`). A tag of size and
+    time may be that of the `proved` object too."""
+    was = before.version
+    if None not in (proved.size, there.size) and proved.size != there.size:
+        return not before.known or is_same(was, there)
+    if not before.known or was is None or there.etag in (None, proved.etag):
+        return False
+    return (was.etag, was.last_modified) == (there.etag, there.last_modified)
 
 
 def _version_at(destination: Destination, place: Location) -> Version:
