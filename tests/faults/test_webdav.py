@@ -21,6 +21,7 @@ from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
     AlreadyExists,
+    Cancelled,
     ConnectionLost,
     DestinationLost,
     DestinationMutates,
@@ -1269,3 +1270,85 @@ def test_an_upload_stays_where_the_server_died_after_the_deletion(engine: Engine
     [(left, data)] = dav.objects.items()
     assert data == DATA
     assert left.decode() in caught.value.hint
+
+
+def test_an_upload_stays_where_the_old_object_may_be_deleted(engine: Engine) -> None:
+    """The server dies, and does not answer for the object then."""
+
+    class Gone(Dying):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            answer = super()._done(method, path, request, body)
+            replaced = FINAL not in self.objects and b"MOVE" in self.asked
+            unknown = replaced and method in (b"HEAD", b"PROPFIND") and path == FINAL
+            return EMPTY % 503 if unknown else answer
+
+    dav = Gone(objects={FINAL: b"old"})
+    dav.fails = 99
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, dav)
+    [(left, data)] = dav.objects.items()
+    assert data == DATA
+    assert left.decode() in caught.value.hint
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_an_upload_stays_where_a_move_that_replaces_is_cancelled(
+    engine: Engine, moves: bool
+) -> None:
+    """The server has deleted the old object, and moves the new one once relay is over."""
+    arrived, over = threading.Event(), threading.Event()
+
+    class Slow(Deleting):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"MOVE" and b"Overwrite: T" in request:
+                self.objects.pop(FINAL)
+                arrived.set()
+                assert over.wait(20)
+                if not moves:
+                    return b""
+                self.fails = 0
+            return super()._done(method, path, request, body)
+
+    dav, script = Slow(objects={FINAL: b"old"}), serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        transfer = engine.runner.transfer(engine.plan(source.url(), place(destination)))
+
+        def cancel() -> None:
+            while not arrived.is_set():
+                gevent.sleep(0.01)
+            transfer.cancel()
+
+        cancelling = gevent.spawn(cancel)
+        with pytest.raises(Cancelled) as caught:
+            engine.runner.run(transfer)
+        cancelling.join()
+        over.set()
+        while moves and FINAL not in dav.objects:
+            gevent.sleep(0.01)
+    assert list(dav.objects.values()) == [DATA]
+    assert "The whole object may remain" in caught.value.hint
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_retry_does_not_replace_the_upload_that_stays(patient: Engine, lost: bool) -> None:
+    """It is the only whole object until the next one has arrived."""
+
+    class Failing(Dying if lost else Deleting):  # type: ignore[misc]
+        alone = 0
+
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"PUT" and self.fails < 99:
+                self.alone += DATA in self.objects.values()
+            return super()._done(method, path, request, body)
+
+    dav = Failing(objects={FINAL: b"old"})
+    dav.fails = 2
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        transfer = patient.runner.transfer(patient.plan(source.url(), place(destination)))
+        transfer.known = ObjectHints(token="0123456789abcdef")
+        outcome = patient.runner.run(transfer)
+    assert outcome.state is State.VERIFIED
+    assert dav.asked.count(b"PUT") == 2
+    assert dav.alone == 1
+    assert dav.objects[FINAL] == DATA

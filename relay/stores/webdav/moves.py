@@ -72,46 +72,35 @@ class Moves:
         """Move an object from `part` to its final name, as Destination.publish.
 
         If the answer to MOVE is lost, both names are inspected. If an object may have existed, a
-        successful MOVE is checked too. If the server has deleted that object and moved nothing, the
-        error names `part`, which is the only whole object then. Raises Rejected if the server may
-        cut the name."""
+        successful MOVE is checked too. If the server may have deleted that object and moved
+        nothing, the error names `part`, which may be the only whole object then. Raises Rejected if
+        the server may cut the name."""
         self._require_whole_name(part, place)
         try:
-            response, replaces = self._move(part, place, if_absent)
-        except (ConnectionLost, StoreTimeout):
-            if self._objects.exists(part) or not self._objects.exists(place):
+            self._move(part, place, if_absent)
+        except (ConnectionLost, StoreTimeout) as error:
+            try:
+                is_moved = not self._objects.exists(part) and self._objects.exists(place)
+            except RelayError as unknown:
+                unknown.keep(error.remains)
                 raise
-            return self._objects.version(place)
-        status = response.head.status
-        if status not in DONE:
-            refusal = self._client.refusal(response, "MOVE", place)
-            if status in NO_METHOD:
-                refusal.hint = (
-                    f"The server does not support MOVE; use {place.origin.scheme}:// to upload to"
-                    " the final name."
-                )
-            elif status in (400, 502):
-                refusal.hint = BEHIND
-            if replaces and self._is_gone(place):
-                refusal.leave(
-                    "The whole object", part, "the server deleted the one that it was to replace"
-                )
-            raise refusal
-        response.body.close()
-        if not fresh:
-            self._check_moved(part, place)
+            if not is_moved:
+                raise
+        else:
+            if not fresh:
+                self._check_moved(part, place)
         return self._objects.version(place)
 
-    def _move(self, part: Location, place: Location, if_absent: bool) -> tuple[Response, bool]:
-        """Send the MOVE, first with `Overwrite: F`; return its answer, and whether it was to
-        replace an object.
+    def _move(self, part: Location, place: Location, if_absent: bool) -> None:
+        """Send the MOVE, first with `Overwrite: F`.
 
         A MOVE that may overwrite deletes a folder of that name with its content (section 9.9.3), so
-        it is only sent after PROPFIND found no folder. Servers delete an object first as well; if
-        one fails after that, the MOVE is sent once more. Raises Rejected for a folder."""
+        it is only sent after PROPFIND found no folder. Raises Rejected for a folder, and the
+        server's refusal."""
         response = self.send("MOVE", part, place, (("Overwrite", "F"),))
         if if_absent or response.head.status != 412:
-            return response, False
+            self._require_done(response, place)
+            return
         response.body.close()
         status, row = self._properties.refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._objects.exists(place)):
@@ -135,18 +124,52 @@ class Moves:
                     " replaced."
                 ),
             )
-        response = self.send("MOVE", part, place, (("Overwrite", "T"),))
-        if response.head.status not in DONE and self._is_gone(place):
-            response.body.close()
-            response = self.send("MOVE", part, place, (("Overwrite", "F"),))
-        return response, True
+        self._replace(part, place)
 
-    def _is_gone(self, place: Location) -> bool:
-        """Return whether the place certainly has no object; False if that is unknown."""
+    def _replace(self, part: Location, place: Location) -> None:
+        """Send the MOVE that replaces an object. Servers delete that object first; if one fails
+        after that, the MOVE is sent once more. If it may have failed there, the error names
+        `part`."""
+        failure: RelayError | None = None
+        for overwrite in ("T", "F"):
+            try:
+                response = self.send("MOVE", part, place, (("Overwrite", overwrite),))
+                self._require_done(response, place)
+                return
+            except RelayError as error:
+                failure = failure or error
+            is_there = self._is_there(place)
+            if is_there is not False:
+                break
+        assert failure is not None, "a request is done or fails"
+        status = getattr(failure, "store_status", None)
+        if is_there is False or (is_there is None and (status is None or status >= 500)):
+            why = "the server may have deleted the one that it was to replace"
+            failure.leave("The whole object", part, why)
+        raise failure
+
+    def _require_done(self, response: Response, place: Location) -> None:
+        """Close the answer to a MOVE. Raises the server's refusal."""
+        status = response.head.status
+        if status in DONE:
+            response.body.close()
+            return
+        refusal = self._client.refusal(response, "MOVE", place)
+        if status in NO_METHOD:
+            refusal.hint = (
+                f"The server does not support MOVE; use {place.origin.scheme}:// to upload to"
+                " the final name."
+            )
+        elif status in (400, 502):
+            refusal.hint = BEHIND
+        raise refusal
+
+    def _is_there(self, place: Location) -> bool | None:
+        """Return whether the place has an object; None if that is unknown."""
         try:
-            return not self._objects.exists(place)
+            return self._objects.exists(place)
         except RelayError:
-            return False
+            return None
 
     def _require_whole_name(self, part: Location, place: Location) -> None:
         """Raise Rejected if the server may cut a Destination like `place`.

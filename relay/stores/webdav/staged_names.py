@@ -64,11 +64,13 @@ class StagedNames:
             error.message = f"{error.message}, with a temporary name; the next one is tried"
         return error
 
-    def avoid_last(self, location: Location) -> None:
-        """Let the next upload to `location` have another temporary name: the server may still write
-        under the last one."""
+    def avoid_last(self, location: Location) -> bool:
+        """Let the next upload to `location` have another temporary name: the object with the last
+        one is kept, or the server may still write there. Return False if no other name is left."""
         which = self._which(location) if self._given is None else self._given
-        self._memory.learn(location.origin, _tried(min(which + 1, 2), location))
+        if which < 2:
+            self._memory.learn(location.origin, _tried(which + 1, location))
+        return which < 2
 
     def accept(self, location: Location) -> None:
         """Remember that the server took the temporary name of the upload to `location`."""

@@ -123,7 +123,12 @@ class StagedUploads:
         # Only now the temporary name counts as accepted: the object was verified under it. A 2xx
         # to the upload alone proves nothing.
         self._names.accept(place)
-        return self._moves.publish(part, place, if_absent, fresh)
+        try:
+            return self._moves.publish(part, place, if_absent, fresh)
+        except RelayError as error:
+            if str(part) in error.remains:  # the next upload must not replace it
+                error.retryable &= self._names.avoid_last(place)
+            raise
 
     def _prepare(self, location: Location, if_absent: bool, token: str | None) -> Location:
         """Check `if_absent`, make missing folders, and return the staged location. Raises as
