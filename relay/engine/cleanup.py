@@ -33,6 +33,7 @@ from relay.errors import (
     SourceTruncated,
     StoreError,
     Throttled,
+    is_whole,
 )
 from relay.ledger.rows import Claim, PriorState, UploadRecord
 from relay.location import Location
@@ -267,20 +268,34 @@ def lost_upload_tokens(claim: Claim, before: int) -> tuple[str, ...]:
 
 
 def remove_lost_uploads(
-    destination: Destination, place: Location, tokens: Iterable[str]
+    destination: Destination,
+    place: Location,
+    tokens: Iterable[str],
+    remains: dict[str, str],
+    *,
+    arrived: bool = False,
 ) -> StoreError | None:
-    """Delete the temporary uploads of crashed attempts. Return the first failure, which names all
-    that remain, or None if nothing remains."""
+    """Delete the temporary uploads of earlier attempts, and update the sentences in `remains` about
+    them. Return the first failure, which names all that remain, or None.
+
+    The only whole object stays, unless an object has `arrived` or is at the place."""
+    whole = {name for name, text in remains.items() if is_whole(text)}
+    if whole and (arrived or _is_there(destination, place)):
+        whole.clear()
     kept: StoreError | None = None
     for one in tokens:
         for left in destination.staged_locations(place, one):
+            if str(left) in whole:
+                continue
             reach("during-sweep")
             error = _delete_own_name(destination, left)
+            remains.pop(str(left), None)
             if error is not None:
                 is_there = _is_there(destination, left)
                 if is_there or (is_there is None and kept is None):
                     kept = kept or error
                     kept.leave("An unpublished object", left, error.message)
+    remains.update(kept.remains if kept is not None else {})
     return kept
 
 

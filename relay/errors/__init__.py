@@ -88,9 +88,11 @@ from relay.errors.request import (
     VerificationUnavailable,
 )
 from relay.errors.root import (
+    WHOLE,
     ConfigError,
     RelayError,
     Side,
+    is_whole,
     remaining,
 )
 from relay.errors.stores import (
@@ -215,5 +217,7 @@ __all__ = [
     "UnsupportedScheme",
     "UploadGone",
     "VerificationUnavailable",
+    "WHOLE",
+    "is_whole",
     "remaining",
 ]

@@ -6,7 +6,7 @@ Decided here: an error's members, and how it is printed. Never here: the failure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 Side = Literal["source", "destination", "relay", "request"]
 
@@ -14,6 +14,15 @@ Side = Literal["source", "destination", "relay", "request"]
 def remaining(what: str, place: object, why: str) -> str:
     """Return the sentence that names a leftover of ours and the reason why it is still there."""
     return f"{what} may remain at {place} ({why}); check, and delete it."
+
+
+WHOLE: Final = "The whole object"
+"""How the sentence about an upload begins that may be the only whole object at the destination."""
+
+
+def is_whole(sentence: str) -> bool:
+    """Return whether a sentence about a leftover names the only whole object."""
+    return sentence.startswith(WHOLE)
 
 
 class RelayError(Exception):

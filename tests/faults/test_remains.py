@@ -12,8 +12,17 @@ import pytest
 
 from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.transfer.context import ObjectHints
-from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
+from relay.errors import (
+    WHOLE,
+    Cancelled,
+    NotFound,
+    RelayError,
+    SourceChanged,
+    StoreError,
+    remaining,
+)
 from relay.ledger.rows import PriorState
+from relay.receipt import State
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav.account import webdav_location
@@ -26,7 +35,7 @@ from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Meanwhile, Shelf, empty
 from tests.faults.shelf import Shelf as Bucket
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant
-from tests.faults.test_webdav import Dav
+from tests.faults.test_webdav import Dav, Deleting
 from tests.scripted import Peer, Talk
 
 REMAINS = "may remain"
@@ -171,8 +180,10 @@ def test_only_a_remaining_name_of_a_lost_attempt_is_named(
         names = store.staged_locations(place, "token")
         if there:
             dav.objects[names[1].path.encode()] = DATA
-        kept = remove_lost_uploads(store, place, ["token"])
+        remains = dict.fromkeys(map(str, names), "")
+        kept = remove_lost_uploads(store, place, ["token"], remains)
     assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if is_named else [])
+    assert list(remains) == ([str(names[1])] if is_named else [])
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -428,3 +439,65 @@ def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) 
             engine.runner.run(transfer)
     assert bucket.kept == [flipped(DATA)]
     assert list(caught.value.remains) == [str(new)]
+
+
+class Dying(Deleting):
+    """Deletes what each MOVE replaces, and fails each time."""
+
+    final, fails = b"/to/a", 99
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_only_whole_object_stays_until_another_has_arrived(
+    tmp_path: Path, is_cancelled: bool
+) -> None:
+    """The server has deleted the old object: nothing else is left at the destination."""
+    dav, folder = Dying(objects={b"/to/a": b"old"}), plant(tmp_path)
+    terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.1", RELAY_RETRY_BUDGET="0")
+    with Peer([dav] * 90) as there:
+        words = str(folder), f"webdav+{there.url('/to/')}", "--if-exists", "overwrite"
+        assert terminal.tree(*words)[0] == 1
+        [kept] = dav.objects
+        assert "The whole object may remain" in errors(terminal)
+        if is_cancelled:
+            code, *output = terminal.run("cancel", "1")
+            assert (code, list(dav.objects)) == (1, [kept])
+            assert kept.decode() in "".join(output)
+            terminal.run("sweep")
+            assert list(dav.objects) == [kept]
+        dav.fails = 0
+        dav.asked.clear()
+        code, report = terminal.tree(*words)
+    assert (code, report["objects"]) == (0, {"verified": 1})
+    assert dav.objects == {b"/to/a": DATA}
+    assert REMAINS not in (terminal.query("SELECT receipt FROM receipts") or "")
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("there", [{}, {b"/to/a": b"theirs"}], ids=["alone", "another"])
+def test_a_whole_object_is_deleted_where_the_place_has_another(
+    engine: Engine, there: dict[bytes, bytes], moves: bool
+) -> None:
+    answer = (GET_HEAD, DATA) if moves else (empty(403), b"")
+    dav, script = Dav(), serving(Cloud(), sending(*answer), None if moves else empty(403))
+    with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
+        place = webdav_location(peer.url("/to/a"), destination=True)
+        store = WebDavStore(engine.runner.wire, "destination", Watchdog(QUICK))
+        left = store.staged_locations(place, "0123456789abcdef-1-1")[0]
+        dav.objects = {**there, left.path.encode(): DATA}
+        transfer = engine.runner.transfer(engine.plan(source.url("/a"), place))
+        transfer.known = ObjectHints(
+            token="0123456789abcdef-1-2",
+            lost=("0123456789abcdef-1-1",),
+            remains={str(left): remaining(WHOLE, left, "deleted")},
+        )
+        if moves:
+            outcome = engine.runner.run(transfer)
+            assert (outcome.state, outcome.remains) == (State.VERIFIED, {})
+            assert dav.objects == {b"/to/a": DATA}
+            return
+        with pytest.raises(RelayError) as caught:
+            engine.runner.run(transfer)
+    assert dav.objects == (there or {left.path.encode(): DATA})
+    assert (str(left) in caught.value.remains) == (not there)
+    assert transfer.frees_slot == bool(there)

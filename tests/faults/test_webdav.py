@@ -1218,14 +1218,15 @@ class Deleting(Dav):
     """Deletes what a MOVE replaces, as section 9.9.3 demands, and then fails `fails` times."""
 
     fails = 1
+    final = FINAL
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method != b"MOVE" or not self.fails:
             return super()._done(method, path, request, body)
-        if FINAL in self.objects and b"Overwrite: F" in request:
+        if self.final in self.objects and b"Overwrite: F" in request:
             return EMPTY % 412
         self.fails -= 1
-        self.objects.pop(FINAL, None)
+        self.objects.pop(self.final, None)
         return EMPTY % 500
 
 

@@ -23,7 +23,7 @@ from relay.engine.transfer.server_copy import ServerCopier
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.uploader import Uploader
-from relay.errors import PreconditionFailed, SameObject
+from relay.errors import PreconditionFailed, SameObject, is_whole
 from relay.identity import same_object
 from relay.process.failpoints import reach
 from relay.stores.interfaces import ObjectInfo, OpenedObject
@@ -183,14 +183,10 @@ class Attempt:
         if self._progress.attempt > 1:
             return
         destination, place = self._target.destination, self._target.place
-        tokens, remains = self._context.known.lost, self._progress.remains
-        failure = remove_lost_uploads(destination, place, tokens)
-        for token in tokens:
-            for name in destination.staged_locations(place, token):
-                remains.pop(str(name), None)
-        if failure is not None:
-            remains.update(failure.remains)
-        self._progress.is_rid = failure is None and self._target.publishes_atomically
+        remains = self._progress.remains
+        failure = remove_lost_uploads(destination, place, self._context.known.lost, remains)
+        is_rid = failure is None and not any(map(is_whole, remains.values()))
+        self._progress.is_rid = is_rid and self._target.publishes_atomically
 
     def _discard_multipart(self) -> None:
         """Abort the multipart upload of an earlier attempt, which this one does not resume. Raises

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from relay.engine.cleanup import may_be_done, remove_object
+from relay.engine.cleanup import may_be_done, remove_lost_uploads, remove_object
 from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
@@ -29,6 +29,7 @@ from relay.errors import (
     NotFound,
     RelayError,
     UploadGone,
+    is_whole,
 )
 from relay.ledger.rows import PriorState
 from relay.location import Account, Location
@@ -166,6 +167,10 @@ class Finalizer:
         if stored.place is not None:
             # An earlier attempt's temporary upload has been renamed.
             self._progress.remains.pop(str(stored.readable), None)
+        if any(map(is_whole, self._progress.remains.values())):
+            target, known, remains = self._target, self._context.known, self._progress.remains
+            tokens = [*known.lost, *([known.token] if known.token else ())]
+            remove_lost_uploads(target.destination, target.place, tokens, remains, arrived=True)
 
     def discard_stored(self, error: RelayError, stored: PutResult) -> RelayError:
         """Delete a stored object that failed with `error` before its verification. Return the error

@@ -46,6 +46,7 @@ from relay.errors import (
     RelayError,
     SourceChanged,
     StoreError,
+    is_whole,
 )
 from relay.errors.bugs import bug
 from relay.file_names import name_after_source
@@ -136,17 +137,23 @@ class OrphanSweeper:
                     )
                 for upload in uploads_of(destination, place, begun, self.engine.limits):
                     abort_upload(destination, upload)
-            left = remove_lost_uploads(
+            remains = dict(claim.remains)
+            failure = remove_lost_uploads(
                 destination,
                 self._probable_place(plan, meter),
                 lost_upload_tokens(claim, claim.fence + 1),
+                remains,
             )
-            if left is not None:
-                raise left
+            if failure is not None:
+                raise failure
             remaining = self._remove_shown(destination, plan, orphan, meter)
-        remains = remaining.remains if remaining is not None else {}
         whole = _shows_whole_alone(destination, plan)
-        self.ledger.note_removed(orphan, remains, is_unproved=whole)
+        left = dict(remaining.remains) if remaining is not None else {}
+        self.ledger.note_removed(orphan, left, is_unproved=whole)
+        kept = {name: text for name, text in remains.items() if is_whole(text)}
+        if kept:
+            remaining = remaining or DestinationLost(f"the whole object is at {', '.join(kept)}")
+            remaining.keep(kept)
         return remaining
 
     def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:

@@ -11,6 +11,7 @@ Decided here: when a MOVE was done. Never here: which temporary name an upload h
 from __future__ import annotations
 
 from relay.errors import (
+    WHOLE,
     ConnectionLost,
     DestinationLost,
     Rejected,
@@ -145,7 +146,7 @@ class Moves:
         status = getattr(failure, "store_status", None)
         if is_there is False or (is_there is None and (status is None or status >= 500)):
             why = "the server may have deleted the one that it was to replace"
-            failure.leave("The whole object", part, why)
+            failure.leave(WHOLE, part, why)
         raise failure
 
     def _require_done(self, response: Response, place: Location) -> None:
