@@ -206,6 +206,26 @@ def test_f26_a_refused_request_takes_the_key_another_found() -> None:
     assert asked == [1]
 
 
+def test_a_clock_that_is_set_back_delays_no_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read again a minute after the last time, by a clock that nothing sets."""
+    asked: list[int] = []
+
+    def again() -> Callable[[], AwsCredentials | None]:
+        asked.append(1)
+        return lambda: AwsCredentials(f"NEW{len(asked)}", "SECRET")
+
+    times, seconds = [datetime(2026, 1, 2, tzinfo=UTC)], [5.0]
+    monkeypatch.setattr("relay.stores.s3.sigv4.monotonic", lambda: seconds[0])
+    signer = Signer(
+        lambda: AwsCredentials("OLD", "SECRET"), "us-east-1", clock=lambda: times[0], reread=again
+    )
+    for wait, is_renewed in ((0, True), (59, False), (1, True)):
+        times[0] -= timedelta(days=1)
+        seconds[0] += wait
+        assert signer.renew(signer.credentials()) is is_renewed
+    assert len(asked) == 2
+
+
 def test_f54_a_store_without_checksums_is_read_back(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"begin whole": [refusal(400, "InvalidArgument")]})
     with Peer(many(bucket)) as peer:

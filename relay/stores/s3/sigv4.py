@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import inf
+from time import monotonic
 from typing import Final
 from urllib.parse import quote
 
@@ -27,7 +29,8 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 SKEW = timedelta(minutes=1)
 """Clocks that differ by no more than this count as the same."""
-RENEW_AFTER = timedelta(minutes=1)
+RENEW_SECONDS: Final = 60.0
+"""Time after a renewal in which the settings are not read again."""
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
@@ -219,7 +222,7 @@ class _Keys:
         reread: Callable[[], Callable[[], AwsCredentials | None]] | None,
     ) -> None:
         self.credentials, self._clock, self._reread = credentials, clock, reread
-        self._renewed = datetime.min.replace(tzinfo=UTC)
+        self._renewed = -inf
         self.skew = timedelta(0)
 
     def now(self) -> datetime:
@@ -231,9 +234,9 @@ class _Keys:
         if (
             self.credentials() == refused
             and self._reread
-            and self._clock() - self._renewed >= RENEW_AFTER
+            and monotonic() - self._renewed >= RENEW_SECONDS
         ):
-            self._renewed = self._clock()
+            self._renewed = monotonic()
             self.credentials = self._reread()
         return self.credentials() != refused
 
