@@ -798,6 +798,60 @@ def test_a_copy_that_takes_too_long_becomes_an_upload(
     assert any(left.decode() in name for name in done.remains)
 
 
+class SlowMoves(Dav):
+    """Copies the object of a MOVE, which breaks if it is deleted meanwhile. It finishes long after
+    relay, or a proxy (`gateway`), has stopped to wait for it."""
+
+    gateway = False
+    seconds = 1.5
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method != b"MOVE" or (b"Overwrite: F" in request and FINAL in self.objects):
+            return super()._done(method, path, request, body)
+        self.objects.pop(FINAL, None)
+        if self.gateway:
+            threading.Timer(self.seconds, self._end, (path,)).start()
+            return EMPTY % 504
+        time.sleep(self.seconds)
+        return self._end(path)
+
+    def _end(self, path: bytes) -> bytes:
+        if path not in self.objects:
+            return EMPTY % 500
+        self.objects[FINAL] = self.objects.pop(path)
+        return EMPTY % 201
+
+
+@pytest.mark.parametrize("old", [{}, {FINAL: b"old"}], ids=["new", "replaced"])
+@pytest.mark.parametrize("gateway", [False, True])
+def test_a_move_that_takes_too_long_is_waited_for(
+    certificates: Certificates, gateway: bool, old: dict[bytes, bytes]
+) -> None:
+    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=0.4))
+    dav = SlowMoves(objects=dict(old))
+    dav.gateway = gateway
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+    assert dav.asked.count(b"MOVE") == 1 + bool(old)
+
+
+@pytest.mark.parametrize("old", [{}, {FINAL: b"old"}], ids=["new", "replaced"])
+def test_the_upload_of_a_move_without_an_answer_is_named(
+    certificates: Certificates, old: dict[bytes, bytes]
+) -> None:
+    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=0.2))
+    dav = SlowMoves(objects=dict(old))
+    dav.gateway, dav.seconds = True, 3
+    with pytest.raises(Unavailable) as caught:
+        migrate(engine, dav)
+    [left] = dav.objects
+    assert left.decode() in caught.value.hint
+    assert b"DELETE" not in dav.asked
+    time.sleep(3)
+    assert dav.objects == {FINAL: DATA}
+
+
 def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:
     dav = refusing(403, ".*")()
     dav.names = []

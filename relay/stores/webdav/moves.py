@@ -10,6 +10,10 @@ Decided here: when a MOVE was done. Never here: which temporary name an upload h
 
 from __future__ import annotations
 
+from time import monotonic
+
+import gevent
+
 from relay.errors import (
     WHOLE,
     ConnectionLost,
@@ -41,6 +45,14 @@ BEHIND = (
 
 _CUTS = frozenset({400, 403, 404, 409, 412})
 """Statuses of a MOVE to its own source (section 9.9.4 demands 403)."""
+LATE = 5
+"""How many times `head_seconds` a MOVE may take that did not end in time."""
+
+
+def is_late(error: RelayError) -> bool:
+    """Return whether a request took longer than relay, or a proxy, waits for an answer."""
+    timeout = isinstance(error, StoreTimeout) and error.retryable
+    return timeout or getattr(error, "store_status", None) == 504
 
 
 class Moves:
@@ -79,13 +91,8 @@ class Moves:
         self._require_whole_name(part, place)
         try:
             self._move(part, place, if_absent)
-        except (ConnectionLost, StoreTimeout) as error:
-            try:
-                is_moved = not self._objects.exists(part) and self._objects.exists(place)
-            except RelayError as unknown:
-                unknown.keep(error.remains)
-                raise
-            if not is_moved:
+        except StoreError as error:
+            if not self._is_moved(part, place, error):
                 raise
         else:
             if not fresh:
@@ -140,7 +147,7 @@ class Moves:
             except RelayError as error:
                 failure = failure or error
             is_there = self._is_there(place)
-            if is_there is not False:
+            if is_there is not False or is_late(failure):
                 break
         assert failure is not None, "a request is done or fails"
         status = getattr(failure, "store_status", None)
@@ -148,6 +155,29 @@ class Moves:
             why = "the server may have deleted the one that it was to replace"
             failure.leave(WHOLE, part, why)
         raise failure
+
+    def _is_moved(self, part: Location, place: Location, error: StoreError) -> bool:
+        """Return whether a MOVE was done in spite of `error`, since its answer was lost.
+
+        A server that copies the bytes may still do so after a timeout: both names are inspected
+        for a while. If it does not end, the upload stays, and `error` names it."""
+        late = is_late(error)
+        if not late and not isinstance(error, ConnectionLost | StoreTimeout):
+            return False
+        if late:
+            error.leave("An unpublished object", part, "the server may still move it")
+        seconds = self._client.wire.limits.head_seconds
+        until = monotonic() + late * LATE * seconds
+        try:
+            while self._objects.exists(part) or not self._objects.exists(place):
+                if monotonic() >= until:
+                    return False
+                gevent.sleep(min(1.0, seconds / 4))
+                self._client.meter.check()
+        except RelayError as unknown:
+            unknown.keep(error.remains)
+            raise
+        return True
 
     def _require_done(self, response: Response, place: Location) -> None:
         """Close the answer to a MOVE. Raises the server's refusal."""

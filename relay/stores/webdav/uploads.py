@@ -15,7 +15,7 @@ from typing import Final
 
 import gevent
 
-from relay.errors import PreconditionFailed, Rejected, RelayError, StoreTimeout
+from relay.errors import PreconditionFailed, Rejected, RelayError
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
@@ -29,7 +29,7 @@ from relay.stores.http_uploads import (
 from relay.stores.interfaces import PutResult
 from relay.stores.metadata import MTIME, require
 from relay.stores.webdav.folders import Folders, folder_of
-from relay.stores.webdav.moves import DONE, Moves
+from relay.stores.webdav.moves import DONE, Moves, is_late
 from relay.stores.webdav.objects import Objects
 from relay.stores.webdav.properties import NO_METHOD
 from relay.stores.webdav.staged_names import StagedNames
@@ -144,8 +144,7 @@ class StagedUploads:
         """Return the error of a COPY that took longer than a server, or the proxy in front of it,
         may take for an answer: a server copies the bytes before it answers. Another COPY would take
         as long, so relay moves the bytes of this object and of later ones. Else return None."""
-        is_late = isinstance(error, StoreTimeout) and error.retryable
-        if not is_late and getattr(error, "store_status", None) != 504:
+        if not is_late(error):
             return None
         self._client.wire.memory.learn(part.origin, NO_COPY)
         self._names.avoid_last(location)
