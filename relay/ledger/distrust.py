@@ -35,47 +35,53 @@ def first_fence(listing: int) -> int:
     return FORGOTTEN * (listing // DOUBTED)
 
 
-def distrust_recent_commits(connection: Connection) -> None:
-    """Stop assuming that queued transfers were never started and that destinations are empty.
+def distrust_recent_commits(connection: Connection, ended: bool = True) -> None:
+    """Stop assuming that transfers were never started and that destinations are empty.
 
     For a ledger that may have lost its newest commits: the machine crashed and its disk had
     acknowledged writes that it did not keep, or the database was restored from a backup.
 
     A lost claim had a fence that must not be used again, and may have left an object under its
-    name. So FORGOTTEN fences of each queued transfer are skipped. A transfer that was lost itself
-    skips them when it is listed again (`first_fence`)."""
-    is_open = migrations.c.state.in_((MigrationState.RUNNING, MigrationState.PAUSED))
-    unended = select(migrations.c.id).where(is_open)
-    connection.execute(
-        update(migrations).where(is_open).values(destination_empty=False, looked=None)
+    name. So FORGOTTEN fences of each transfer are skipped, except of running ones. A transfer that
+    was lost itself skips them when it is listed again (`first_fence`).
+
+    With `ended`, that holds for transfers and migrations that had ended too: they may have been
+    restarted by a commit that was lost. Without it, for a loss of seconds at most, only queued
+    transfers are doubted, which are fewer."""
+    unended = (MigrationState.RUNNING, MigrationState.PAUSED)
+    is_doubted: ColumnElement[bool] = migrations.c.state.in_(unended)
+    idle: ColumnElement[bool] = transfers.c.state == TransferState.QUEUED
+    is_listed: ColumnElement[bool] = migrations.c.listing.in_(
+        (ListingState.DUE, ListingState.RUNNING)
     )
-    single = unended.where(migrations.c.listing == ListingState.NONE)
-    queued = transfers.c.state == TransferState.QUEUED
+    if ended:
+        is_doubted = migrations.c.state != MigrationState.SUCCEEDED
+        idle = transfers.c.state != TransferState.RUNNING
+        is_listed = migrations.c.listing != ListingState.NONE
+    doubted = select(migrations.c.id).where(is_doubted)
+    connection.execute(
+        update(migrations).where(is_doubted).values(destination_empty=False, looked=None)
+    )
+    # The running listings as well: their workers claim them again.
+    fence = migrations.c.listing_fence + DOUBTED
+    connection.execute(update(migrations).where(is_doubted, is_listed).values(listing_fence=fence))
+    ours = transfers.c.migration_id.in_(doubted)
     forgotten = transfers.c.fence + FORGOTTEN
     entered = case((transfers.c.twins == MARKED, forgotten + 1), else_=transfers.c.twins)
     skipped = {"fence": forgotten, "twins": entered}
-    connection.execute(
-        update(transfers).where(transfers.c.migration_id.in_(unended), queued).values(**skipped)
-    )
-    # The running listings as well: their workers claim them again.
-    open_listing = migrations.c.listing.in_((ListingState.DUE, ListingState.RUNNING))
-    connection.execute(
-        update(migrations)
-        .where(is_open, open_listing)
-        .values(listing_fence=migrations.c.listing_fence + DOUBTED)
-    )
+    connection.execute(update(transfers).where(ours, idle).values(**skipped))
     # Running transfers as well: where the destination was empty, no prior state was recorded, and
     # that the destination was empty is forgotten here.
-    unrecorded = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
-    unknown = transfers.c.migration_id.in_(unended) & (queued | RUNNING) & unrecorded
-    connection.execute(update(transfers).where(unknown).values(before=_unknown_since()))
-    left = (
-        transfers.c.migration_id.in_(unended)
-        & (queued | RUNNING)
-        & transfers.c.before.contains(UNNOTED)
+    movable = ours & (idle | RUNNING)
+    before = transfers.c.before
+    unrecorded = before.is_(None) | (before == ARRIVED)
+    connection.execute(update(transfers).where(movable, unrecorded).values(before=_unknown_since()))
+    noted = func.replace(before, UNNOTED, UNNOTED.replace("false", "true"))
+    connection.execute(
+        update(transfers).where(movable, before.contains(UNNOTED)).values(before=noted)
     )
-    noted = func.replace(transfers.c.before, UNNOTED, UNNOTED.replace("false", "true"))
-    connection.execute(update(transfers).where(left).values(before=noted))
+    single = doubted.where(migrations.c.listing == ListingState.NONE)
+    queued = transfers.c.state == TransferState.QUEUED
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
 

@@ -314,7 +314,7 @@ class Ledger:
         may have been replaced by an older copy."""
 
         def disowned(connection: Connection) -> int:
-            distrust_recent_commits(connection)
+            distrust_recent_commits(connection, ended=False)
             return release_unknown_claims(connection, self.who, kept, shared)
 
         return self.database.run(disowned)

@@ -363,6 +363,25 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
+def test_f74_a_reboot_is_remembered_by_a_later_listing(opened: Opened) -> None:
+    """The migration had ended; it may have been listed again, and lost that with its claims."""
+    one = opened(boot="earlier")
+    id = tree(one, 5)
+    (claim,) = one.claim(1)
+    one.settle([Settlement(claim, "failed")])
+    one.finish()
+    two = opened()
+    one.renew(-1)
+    two.reclaim()
+    two.list_again(id)
+    listing = two.claim_listing()
+    assert listing is not None
+    assert two.add_page(listing, [Listed("000", size=5), Listed("a", size=1)], "a")
+    claims = two.claim(5)
+    assert [claim.fence for claim in claims] == [FORGOTTEN + 2, FORGOTTEN + 1]
+    assert all(claim.before is not None and not claim.before.known for claim in claims)
+
+
 def test_f76_claims_unknown_to_the_worker_are_handed_back(
     opened: Opened,
 ) -> None:

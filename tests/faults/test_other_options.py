@@ -3,6 +3,7 @@ options; and lost commits of a ledger never permit an overwrite."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import threading
@@ -382,6 +383,39 @@ def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
         code, printed = terminal.tree(*words)
     assert (code, printed["objects"]) in ((0, {"verified": 1}), (1, {"failed": 1}))
     assert code == 1 or shelf.objects == {b"/to/a": DATA}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_relisted_object_is_not_skipped_with_a_restored_ledger(
+    tmp_path: Path, whole: bool
+) -> None:
+    """Its row had failed when the backup was made; it was half sent, or damaged, since."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    (folder / "b").write_bytes(b"b")
+    (folder / "a").unlink()
+    (folder / "a").symlink_to(folder / "a")
+    backup = tmp_path / "backup.db"
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists", "changed" if whole else "skip")
+        assert terminal.tree(*words)[1]["objects"] == {"verified": 1, "failed": 1}
+        with sqlite3.connect(terminal.ledger) as now, sqlite3.connect(backup) as then:
+            now.backup(then)
+        (folder / "a").unlink()
+        (folder / "a").write_bytes(DATA)
+        os.utime(folder / "a", (1e9, 1e9))
+        if whole:
+            shelf.damages = flipped
+            crash = {"RELAY_FAILPOINT": "before-verify:1:kill9"}
+            assert terminal.run("migrate", "-r", *words, **crash)[0] == -9
+            shelf.damages = lambda data: data
+        else:
+            shelf.held = True
+            killed(terminal, shelf, "migrate", "-r", *words)
+        for name in ("-wal", "-shm"):
+            terminal.ledger.with_name(terminal.ledger.name + name).unlink(missing_ok=True)
+        backup.rename(terminal.ledger)
+        code, _ = terminal.tree(*words)
+    assert code == 1 or shelf.objects[b"/to/a"] == DATA
 
 
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
