@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from relay.engine.plan import IfExists
 from relay.engine.worker.arrived import ArrivalCheck
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
+from relay.ledger.states import TransferVerb
 from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
@@ -29,10 +31,15 @@ def inspected(
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     ledger.settle(
-        [verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)]
+        [
+            verified(claim)
+            if state == "verified"
+            else Settlement(claim, TransferVerb.SKIPPED, bytes=5)
+        ]
     )
     source = parse_location("http://127.0.0.1/from/")
-    job = tree_job(source, destination, id=id)
+    wish = IfExists.SKIP if state == "skipped" else IfExists.CHANGED
+    job = tree_job(source, destination, id=id, if_exists=wish)
     inspection = ArrivalCheck(ledger, engine.runner, job)
     gone = inspection.find_missing()
     assert inspection.answered + inspection.unanswered == 1
@@ -54,6 +61,7 @@ GONE, THERE, UNKNOWN = (1, 0), (0, 0), (0, 1)
         (b"1234", {}, "verified", GONE),
         (b"", {}, "verified", GONE),
         (b"1234", {}, "skipped", THERE),
+        (b"1234", {}, "unchanged", GONE),
         (None, {}, "skipped", GONE),
         (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNKNOWN),
         (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNKNOWN),

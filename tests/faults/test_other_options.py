@@ -418,6 +418,19 @@ def test_a_relisted_object_is_not_skipped_with_a_restored_ledger(
     assert code == 1 or shelf.objects[b"/to/a"] == DATA
 
 
+def test_an_unchanged_object_that_was_cut_since_moves_again(tmp_path: Path) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    (folder / "b").symlink_to(folder / "b")
+    with Peer(shelf) as there:
+        shelf.objects[b"/to/a"] = DATA
+        words = (str(folder), there.url("/to/"))
+        assert terminal.tree(*words)[1]["objects"] == {"skipped": 1, "failed": 1}
+        shelf.objects[b"/to/a"] = DATA[:1000]
+        (folder / "b").unlink()
+        code, _ = terminal.tree(*words)
+    assert (code, shelf.objects) == (0, {b"/to/a": DATA})
+
+
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
     """An older version, which begins like the object, or an empty object: the arrived one was

@@ -24,6 +24,7 @@ from gevent.pool import Pool
 from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
+from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import NotFound, Rejected, RelayError, Unsupported
 from relay.ledger.ledger import Ledger
@@ -101,7 +102,7 @@ class ArrivalCheck:
             return row, True
         except RelayError as error:
             return row, error
-        return row, found.why if isinstance(found, UnknownObject) else _is_other(row, found)
+        return row, found.why if isinstance(found, UnknownObject) else self._is_other(row, found)
 
     def _may_have_changed(self, row: Row) -> bool:
         """Say if a single object may have changed at the source since it arrived. A POST would
@@ -119,11 +120,10 @@ class ArrivalCheck:
         was = Version(moved["size"], moved["etag"], moved["last_modified"])
         return isinstance(found, UnknownObject) or not is_same(was, found.version)
 
-
-def _is_other(row: Row, found: ObjectInfo) -> bool:
-    """Return whether the object has another length than the one that arrived. The length of a
-    skipped object may always have differed from its source's."""
-    size = found.version.size
-    if row.state != TransferState.VERIFIED or row.bytes is None or size is None:
-        return False
-    return row.bytes != size
+    def _is_other(self, row: Row, found: ObjectInfo) -> bool:
+        """Return whether the object has another length than the one that arrived. An object that
+        was skipped as unchanged had its source's length; another skipped one may never have."""
+        size = found.version.size
+        if row.state != TransferState.VERIFIED and self.job.if_exists is not IfExists.CHANGED:
+            return False
+        return None not in (row.bytes, size) and row.bytes != size
