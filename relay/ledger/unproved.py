@@ -26,7 +26,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    case,
     desc,
     exists,
     false,
@@ -43,7 +42,10 @@ from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
 MOST: Final = 10
-"""Maximum number of other migrations that are asked."""
+"""Maximum number of other migrations that are asked about an object and know it, and of migrations
+of other sources that are asked."""
+_BEGUN: Final = transfers.c.fence > 0
+"""Condition on a transfer: a worker has claimed it."""
 
 
 def find_unproved(
@@ -100,20 +102,12 @@ def _lefts(
 ) -> dict[str, tuple[float, str]]:
     """Return as `find_unproved`, each with the time at which its migration last had the object."""
     found: dict[str, tuple[float, str]] = {}
-    same = dict(zip(names, names, strict=True))
-    asked: list[tuple[Any, Mapping[str, str]]] = [
-        (other, same) for other in _others(connection, mine)
-    ]
-    for other, ours in asked + nested(connection, mine, names, _query(mine), place):
-        least = cache(partial(_accepted_after, connection, mine, other.id))
-        for row in _begun(connection, other.id, list(ours)):
-            name, left = ours.get(row.name), _left(row, other)
-            if name is None or left is None:
-                continue
-            at = _had_last(row, other, left)
-            at = at if left == ARRIVED else max(at, least())
-            if at > found.get(name, (-1.0, ""))[0]:
-                found[name] = (at, left)
+    accepted = cache(partial(_accepted_after, connection, mine))
+    for name, other, row, left in _recorded(connection, mine, names, place):
+        at = _had_last(row, other, left)
+        at = at if left == ARRIVED else max(at, accepted(other.id))
+        if at > found.get(name, (-1.0, ""))[0]:
+            found[name] = (at, left)
     lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
     # An object that its source names may have arrived under another name.
     is_one_place = place is None or not names_later(mine)
@@ -122,6 +116,31 @@ def _lefts(
             if row.name in lefts and row.ended > lefts[row.name][0]:
                 del lefts[row.name]
     return lefts
+
+
+def _recorded(
+    connection: Connection, mine: Any, names: Sequence[str], place: str | None
+) -> Iterator[tuple[str, Any, Any, str]]:
+    """Yield each migration that knows some of our objects: our name of the object, the migration,
+    its transfer, and the text of the state that it left. About one object at most MOST migrations
+    to the same destination are asked, those with the latest event first."""
+    others = _others(connection, mine)
+    for some in in_chunks(names):
+        more = dict.fromkeys(some, MOST)
+        for other in others:
+            for row in _begun(connection, other.id, list(more)):
+                left = _left(row, other)
+                if left is None or row.name not in more:
+                    continue
+                yield row.name, other, row, left
+                more[row.name] -= 1
+                if not more[row.name]:
+                    del more[row.name]
+    for other, ours in nested(connection, mine, names, _query(mine), place):
+        for row in _begun(connection, other.id, list(ours)):
+            left = _left(row, other)
+            if left is not None and row.name in ours:
+                yield ours[row.name], other, row, left
 
 
 def _begun(connection: Connection, id: str, names: Sequence[str]) -> Iterator[Any]:
@@ -133,7 +152,7 @@ def _begun(connection: Connection, id: str, names: Sequence[str]) -> Iterator[An
         transfers.c.before,
         transfers.c.ended,
     )
-    begun = (transfers.c.migration_id == id) & (transfers.c.fence > 0)
+    begun = (transfers.c.migration_id == id) & _BEGUN
     for some in in_chunks(names):
         yield from connection.execute(
             select(*columns).where(begun, has_name(connection, some))
@@ -195,14 +214,11 @@ def names_left(connection: Connection, id: str) -> set[str]:
     unproved."""
     mine = _mine(connection, id)
     noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
-    left = (
-        (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(COMPLETED)
-    )
-    names = left_near(connection, mine, left)
-    for other in _others(connection, mine):
-        of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
-        names |= set(connection.execute(of).scalars())
-    return names
+    incomplete = transfers.c.state.in_(sorted(set(TransferState) - COMPLETED))
+    left = (noted | LAPSED | RUNNING) & _BEGUN & incomplete
+    others = select(migrations.c.id).where(_same_destination(mine), _is_other(mine))
+    of = select(transfers.c.name).where(transfers.c.migration_id.in_(others), left)
+    return left_near(connection, mine, left) | set(connection.execute(of).scalars())
 
 
 def find_unproved_skips(
@@ -248,17 +264,23 @@ def _mine(connection: Connection, id: str) -> Any:
 
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
-    """Return the migrations to the same destination, with the columns of `_query`, those with the
-    latest event first."""
+    """Return the migrations to the same destination that have objects, with the columns of
+    `_query`, those with the latest event first. Those of other sources are many where they are put
+    together, so only MOST of them are returned, and at the end."""
+    has_objects = exists().where(transfers.c.migration_id == migrations.c.id)
+    query = _query(mine).where(_same_destination(mine), has_objects)
+    rows = connection.execute(query.order_by(desc("last"), migrations.c.number.desc())).all()
+    return [row for row in rows if row.is_same] + [row for row in rows if not row.is_same][:MOST]
+
+
+def _same_destination(mine: Any) -> ColumnElement[bool]:
+    """Return the condition for migrations whose objects have the same places as those of `mine`, if
+    they have the same names."""
     places = _same_places(mine)
-    same = (migrations.c.destination == mine.destination) | places
-    if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
-        same &= places  # another source would put another object into that folder
-    first = case(
-        (places, 0), else_=1
-    )  # those of other sources are many where they are put together
-    query = _query(mine).where(same).order_by(first, desc("last"), migrations.c.number.desc())
-    return connection.execute(query.limit(MOST)).all()
+    if names_later(mine):
+        return places  # another source would put another object into that folder
+    destination: ColumnElement[bool] = migrations.c.destination == mine.destination
+    return places | destination
 
 
 def _same_places(mine: Any) -> ColumnElement[bool]:
@@ -288,7 +310,13 @@ def _query(mine: Any) -> Select[Any]:
         _same_places(mine).label("is_same"),
         last.label("last"),
     )
-    return query.where(migrations.c.state != MigrationState.SUCCEEDED, migrations.c.id != mine.id)
+    return query.where(_is_other(mine))
+
+
+def _is_other(mine: Any) -> ColumnElement[bool]:
+    unproved = migrations.c.state != MigrationState.SUCCEEDED
+    is_mine: ColumnElement[bool] = migrations.c.id == mine.id
+    return unproved & ~is_mine
 
 
 def _left(row: Any, other: Any) -> str | None:

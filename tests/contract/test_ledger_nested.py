@@ -176,3 +176,11 @@ def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(opened: Opened) -> 
     two.reclaim()
     found = claim(two, accept(two, ("https://h/to/", "a/b"), "skip"))
     assert found.before is not None and not found.before.known
+
+
+def test_another_object_in_the_folder_of_a_remote_has_no_leftover(ledger: Ledger) -> None:
+    """Its source names it."""
+    left = claim(ledger, accept(ledger, ("dav:", ""), "changed"))
+    ledger.note_prior_states([(left, PriorState(known=True, place="dav:x"))])
+    fail(ledger, left)
+    assert claim(ledger, accept(ledger, ("dav:", ""), "skip", "b")).before is None

@@ -12,6 +12,7 @@ import pytest
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
+from relay.ledger.unproved import names_left
 from relay.receipt import Version
 from tests.ledgers import Opened, learn_empty, states, verified
 
@@ -359,3 +360,30 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened)
         "left",
         "killed",
     }
+
+
+@pytest.mark.parametrize("page", [[], [Listed("fresh", size=5)]])
+def test_later_migrations_without_an_object_do_not_hide_its_leftover(
+    opened: Opened, page: list[Listed]
+) -> None:
+    """Their source did not answer, or denied a folder."""
+    ledger = killed(opened, FIRST)
+    error = {"code": "connect-failed", "side": "source", "detail": "no", "hint": ""}
+    for _ in range(10):
+        id = ledger.create(FIRST)[0].id
+        listing = ledger.claim_listing(id)
+        assert listing is not None
+        ledger.add_page(listing, page, None)
+        ledger.end_listing(listing, error)
+        ledger.settle([verified(claim) for claim in ledger.claim(9, id)])
+        ledger.finish()
+    claims = claimed(ledger, listed(ledger, SECOND))
+    assert {name for name, claim in claims.items() if claim.before} == {"noted", "left", "killed"}
+    for claim in claims.values():
+        ledger.settle([Settlement(claim, "failed")])
+    ledger.finish()
+    assert unproved_names(ledger, id) >= {"noted", "left", "killed"}
+
+
+def unproved_names(ledger: Ledger, id: str) -> set[str]:
+    return ledger.database.run(lambda c: names_left(c, id), write=False)
