@@ -286,6 +286,23 @@ def test_a_cancel_leaves_an_untouched_older_version(
     assert (code, REMAINS in out + err) == (remains, remains)
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_cancel_names_a_piece_of_a_source_that_changed(tmp_path: Path, tagged: bool) -> None:
+    """Only a source's entity tag shows that it changed."""
+    data = bytes(range(256)) * 2000
+    terminal, shelf = hurried(tmp_path), Shelf(dated=NOW)
+    source = Shelf({b"/a": data}, tagged=tagged)
+    with Peer(source) as here, Peer(shelf) as there:
+        words = "migrate", here.url("/a"), there.url("/a")
+        assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
+        eventually(lambda: b"/a" in shelf.objects)
+        source.objects[b"/a"] = data[::-1]
+        code, out, err = terminal.run("cancel", "1")
+        assert (code, REMAINS in out + err) == (1, True)
+        assert terminal.run(*words, "--if-exists", "skip")[0] == 1
+    assert 0 < len(shelf.objects[b"/a"]) < len(data)
+
+
 def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> None:
     """It begins like the object, and may be a version that another writer wrote since."""
     log = b"one line\n" * 50_000

@@ -222,8 +222,11 @@ class OrphanSweeper:
         there: Version,
     ) -> bool:
         """Return whether the object `there` is a piece, and no other worker has claimed it. Raises
-        DestinationLost if the piece may be another writer's."""
+        DestinationLost if the piece may be another writer's, or ours of a version that the source
+        no longer has."""
         if not begins(there):
+            if orphan.claim.etag is None:  # else another version would have raised SourceChanged
+                raise DestinationLost("its bytes are not the source's, which may have changed")
             return False
         _require_ours(there, was)
         return self.ledger.is_over(orphan)
