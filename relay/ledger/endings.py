@@ -49,9 +49,10 @@ def finishable_ids(connection: Connection) -> list[str]:
     return [row.id for row in rows if not PENDING & found[row.id].keys()]
 
 
+_OVER: Final = (ListingState.NONE, ListingState.DONE, ListingState.FAILED)
+"""The states of a listing that names no further objects."""
 _LISTED = select(migrations.c.id).where(
-    migrations.c.state == MigrationState.RUNNING,
-    migrations.c.listing.in_((ListingState.NONE, ListingState.DONE, ListingState.FAILED)),
+    migrations.c.state == MigrationState.RUNNING, migrations.c.listing.in_(_OVER)
 )
 
 KEPT_SECONDS: Final = 24 * 3600.0
@@ -117,8 +118,9 @@ def finish(connection: Connection) -> list[Migration]:
     for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
         row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
-        if row.state != MigrationState.RUNNING or PENDING & tally.keys():
-            continue  # another process ended or retried it since finishable_ids read it
+        is_listed = row.listing in _OVER
+        if row.state != MigrationState.RUNNING or not is_listed or PENDING & tally.keys():
+            continue  # another process ended, retried or listed it since finishable_ids read it
         verb = ending_verb(tally)
         if row.listing == ListingState.FAILED:
             arrived = any(tally.get(state) for state in COMPLETED)

@@ -11,6 +11,7 @@ from sqlalchemy import delete, update
 
 from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
+from relay.ledger import endings
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Listing, PriorState, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
@@ -68,6 +69,19 @@ def settled(claim: Claim, verb: str) -> Settlement:
 
 def rows(ledger: Ledger, id: str) -> dict[str, str]:
     return {row.name: row.state for row in ledger.page(id)}
+
+
+def test_a_migration_that_is_listed_again_does_not_end(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process lists it again while its end waits for the row lock."""
+    id, listing = begin(ledger, [listed("a")])
+    ledger.end_listing(listing)
+    ledger.settle([verified(claim) for claim in ledger.claim(1, only=id)])
+    monkeypatch.setattr(endings, "finishable_ids", lambda connection: [id])
+    ledger.list_again(id, anyway=True)
+    assert ledger.finish() == []
+    assert ledger.migration(id).state == "running"
 
 
 # -- two entries of one name
