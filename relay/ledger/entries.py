@@ -29,7 +29,16 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
 from relay.ledger.identity_hashes import key_of, keyed_hash
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.rows import ARRIVED_EARLIER, MARKED, REMAINING, SENT, Listed, Listing, PriorState
+from relay.ledger.rows import (
+    ARRIVED_EARLIER,
+    CONFIRMED,
+    MARKED,
+    REMAINING,
+    SENT,
+    Listed,
+    Listing,
+    PriorState,
+)
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import COMPLETED, TRANSFER, EventKind, TransferState, TransferVerb
 from relay.ledger.unproved import find_unproved
@@ -424,10 +433,10 @@ _VANISHED: Final = {
 
 def forget_gone(connection: Connection, listing: Listing) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
-    left nothing behind: they could only fail again. An object that arrived unproved, and was queued
-    again since, stays: other migrations must know of it. A transfer that failed since this listing
-    began stays, so that its command ends with that failure in either order. Return the number of
-    deleted transfers.
+    left nothing behind: they could only fail again. One with leftovers stays, and so does a
+    cancelled one that the destination had accepted: other migrations must know of it. A transfer
+    that failed since this listing began stays, so that its command ends with that failure in either
+    order. Return the number of deleted transfers.
 
     After an empty listing nothing is deleted: a source that is not mounted looks like that."""
     of_this = transfers.c.migration_id == listing.migration_id
@@ -439,7 +448,9 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     gone &= transfers.c.state.in_(retryable) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
     before = transfers.c.before
-    gone &= before.is_(None) | ~(before.contains(SENT) & before.contains(REMAINING))
+    is_cancelled = transfers.c.state == TransferState.CANCELLED
+    is_left = before.contains(REMAINING) & (before.contains(SENT) | before.contains(CONFIRMED))
+    gone &= before.is_(None) | ~(is_left | (is_cancelled & before.contains(SENT)))
     again = (events.c.migration_id == listing.migration_id) & (
         events.c.kind == EventKind.LIST_AGAIN
     )

@@ -116,7 +116,8 @@ def note_removed(
         was = claim.before if claim.before is not None and not claim.before.assumed else None
         since = orphan.before.since if orphan.before is not None else None
         before = was or PriorState(known=False, noted=is_unproved, since=since)
-        values["before"] = replace(before, remains={**claim.remains, **remains}).to_text()
+        left = {**claim.remains, **remains}
+        values["before"] = replace(before, remains=left, confirmed=bool(remains)).to_text()
     if (
         not connection.execute(
             update(transfers).where(_still_orphan(claim)).values(**values)

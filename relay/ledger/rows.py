@@ -188,8 +188,9 @@ ARRIVED_EARLIER: Final = 2**31 - 1
 object may be at the destination, whatever the restarted transfer finds there."""
 SENT: Final = '"sent": {"'
 REMAINING: Final = '"remains": {"'
-"""Parts of the text of a PriorState: a version of ours that the destination accepted, and
-leftovers."""
+CONFIRMED: Final = '"confirmed": true'
+"""Parts of the text of a PriorState: a version of ours that the destination accepted, leftovers,
+and that a later inspection could not remove them."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names leftovers, but no prior object."""
 
@@ -226,6 +227,8 @@ class PriorState:
     place: str | None = None
     """The object's location as it is printed, if the destination is a folder: then the source names
     the object, and may give it another name in the next attempt."""
+    confirmed: bool = False
+    """The leftovers in `remains` could not be removed after the last attempt."""
 
     @classmethod
     def from_text(cls, text: str | None) -> PriorState | None:
@@ -246,6 +249,7 @@ class PriorState:
             rid=found.get("rid", 0),
             unsent=found.get("unsent", 0),
             place=found.get("place"),
+            confirmed=found.get("confirmed", False),
         )
 
     def sent_as(self, version: Version) -> PriorState:
@@ -277,6 +281,7 @@ class PriorState:
         left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
         rid = {"rid": self.rid} if self.rid else {}
         rid |= {"unsent": self.unsent} if self.unsent else {}
+        rid |= {"confirmed": True} if self.confirmed else {}
         return json.dumps(
             {**kept, **left, **rid} if self.remains or not self.noted else {**kept, **rid}
         )

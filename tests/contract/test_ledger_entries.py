@@ -410,6 +410,23 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
     assert claim.before.sent == Version(5)
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_cancelled_object_gone_from_the_source_is_kept_if_it_was_sent(
+    ledger: Ledger, is_sent: bool
+) -> None:
+    """Its command was interrupted before the proof."""
+    id, listing = begin(ledger, [listed("kept"), listed("sent")])
+    ledger.end_listing(listing)
+    kept, sent = ledger.claim(2)
+    prior = PriorState(known=True, sent=Version(5, '"e"') if is_sent else None)
+    ledger.note_prior_states([(sent, prior)])
+    ledger.settle([verified(kept), Settlement(sent, "hand_back")])
+    ledger.act(id, "cancel")
+    list_again(ledger, id, [listed("kept")])
+    assert rows(ledger, id) == {"kept": "verified"} | ({"sent": "cancelled"} if is_sent else {})
+    states(ledger, id)
+
+
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
 def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> None:
     """Its transfer fails before or after the end of the listing that no longer names it."""

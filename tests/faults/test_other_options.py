@@ -431,6 +431,35 @@ def test_an_unchanged_object_that_was_cut_since_moves_again(tmp_path: Path) -> N
     assert (code, shelf.objects) == (0, {b"/to/a": DATA})
 
 
+@pytest.mark.parametrize("end", ["killed", "cancelled", "cancelled before a retry"])
+def test_a_leftover_stays_known_while_its_object_is_away(tmp_path: Path, end: str) -> None:
+    folder, terminal = plant(tmp_path, DATA), hurried(tmp_path)
+    shelf = Straight(refused={b"DELETE": empty(405)})
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists", "skip")
+        if end == "killed":
+            killed(terminal, shelf, "migrate", "-r", *words)
+            assert terminal.run("cancel", "1")[0] == 1
+        else:
+            process = terminal.start("migrate", "-r", *words, RELAY_RETRY_BUDGET="60")
+            assert shelf.has_piece.wait(60), process.communicate()
+            if end == "cancelled before a retry":
+                shelf.refused |= {method: empty(503) for method in (b"HEAD", b"GET", b"PUT")}
+                asked = len(shelf.methods)
+                shelf.goes_on.set()
+                eventually(lambda: len(shelf.methods) > asked)
+            terminal.run("cancel", "1")
+            shelf.goes_on.set()
+            process.communicate()
+            shelf.refused = {b"DELETE": empty(405)}
+        away = (folder / "a").rename(tmp_path / "a")
+        (folder / "b").write_bytes(b"b")
+        terminal.tree(*words)
+        away.rename(folder / "a")
+        code, _ = terminal.tree(*words)
+    assert code == 1 or shelf.objects[b"/to/a"] == DATA
+
+
 @pytest.mark.parametrize("theirs", [DATA[:1000], b""])
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
     """An older version, which begins like the object, or an empty object: the arrived one was
