@@ -49,6 +49,9 @@ _STORAGE: Final = (
     " pg_database WHERE datname = current_database()),"
     " left(pg_walfile_name(pg_current_wal_lsn()), 8))"
 )
+_TABLE: Final = (
+    "SELECT concat_ws(' ', 'transfers'::regclass::oid, pg_relation_filenode('transfers'))"
+)
 _SLEEP: Final = get_original("time", "sleep")
 """A native thread has no hub to wait on."""
 
@@ -148,15 +151,15 @@ class Database:
     def storage(self, connection: Connection) -> str | None:
         """Return the identity of the stored database, or None if it has none. It changes when a
         backup is restored, or another server takes over from a replica: SQLite's file is another
-        one, PostgreSQL has another cluster, database or timeline."""
+        one, PostgreSQL has another cluster, database or timeline, or other tables."""
         if self.sqlite:
             return str(self._file[1]) if self._file is not None else None
+        table: str = connection.execute(text(_TABLE)).scalar_one()
         try:
             with connection.begin_nested():
-                found: str = connection.execute(text(_STORAGE)).scalar_one()
+                return f"{connection.execute(text(_STORAGE)).scalar_one()} {table}"
         except DBAPIError:  # some managed servers do not permit these functions
-            return None
-        return found
+            return table
 
     # -- the file
 

@@ -4,6 +4,7 @@ databases."""
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, make_url, select, text, update
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, opening, poll
@@ -36,7 +37,7 @@ from tests.ledgers import (
     tree,
     verified,
 )
-from tests.postgres import Pooler, Postgres
+from tests.postgres import Pooler, Postgres, programs
 from tests.values import UPLOAD
 
 T = TypeVar("T")
@@ -344,6 +345,30 @@ def test_a_restored_ledger_forgets_the_state_of_the_destination(
     one.act(id, "resume")
     (claim,) = one.claim(1)
     assert (claim.fence, claim.before is not None) == (FORGOTTEN + 1, True)
+
+
+@pytest.mark.parametrize("clean", [("--clean", "--if-exists"), ()])
+def test_a_dump_restored_into_the_same_database_is_noticed(
+    opened: Opened, address: str, tmp_path: Path, clean: tuple[str, ...]
+) -> None:
+    one = opened()
+    if one.database.sqlite:
+        pytest.skip("a restored file is another one")
+    one.create(OBJECT)
+    url = make_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
+    copy = str(tmp_path / "copy")
+    tools = programs()
+    assert tools is not None
+    subprocess.run([tools / "pg_dump", "-Fc", "-f", copy, url], check=True)
+    one.close()
+    if not clean:
+        other = opened()
+        other.database.run(lambda c: c.execute(text("DROP SCHEMA public CASCADE")))
+        other.database.run(lambda c: c.execute(text("CREATE SCHEMA public")))
+        other.close()
+    subprocess.run([tools / "pg_restore", *clean, "-d", url, copy], check=clean != ())
+    (claim,) = opened().claim(5)
+    assert claim.attempts == 2
 
 
 def test_f74_a_listing_after_a_reboot_takes_new_fences(
