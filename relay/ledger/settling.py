@@ -65,7 +65,7 @@ _HELD = (
         transfers.c.level,
         migrations.c.state.label("stage"),
     )
-    .add_columns(transfers.c.etag, transfers.c.modified)
+    .add_columns(transfers.c.etag, transfers.c.modified, transfers.c.digests)
     .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
@@ -189,8 +189,8 @@ def _end_of(
 def _is_listed_again(row: Any, claim: Claim) -> bool:
     """Say if a listing has named another version of an object since it was claimed: the version
     that arrived may be the older one."""
-    listed = (row.size, row.etag, row.modified)
-    return listed != (claim.size, claim.etag, claim.modified)
+    listed = (row.size, row.etag, row.modified, json.loads(row.digests) if row.digests else {})
+    return listed != (claim.size, claim.etag, claim.modified, claim.digests)
 
 
 def _settled_columns(

@@ -84,6 +84,22 @@ def test_a_migration_that_is_listed_again_does_not_end(
     assert ledger.migration(id).state == "running"
 
 
+@pytest.mark.parametrize("digest", ["aa", "bb"])
+def test_a_running_object_with_another_digest_in_a_new_list_moves_again(
+    ledger: Ledger, digest: str
+) -> None:
+    id, listing = begin(ledger, [listed("a", digests={"crc32c": "aa"})])
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(1, only=id)
+    ledger.list_again(id, anyway=True)
+    ledger.end_listing(go_on(ledger, id, [listed("a", digests={"crc32c": digest})]))
+    ledger.settle([verified(claim)])
+    assert rows(ledger, id) == {"a": "verified" if digest == "aa" else "queued"}
+    assert [again.digests for again in ledger.claim(1, only=id)] == (
+        [] if digest == "aa" else [{"crc32c": "bb"}]
+    )
+
+
 # -- two entries of one name
 
 
