@@ -11,7 +11,7 @@ of the grammar gives no name: the path has one, and a guess would be the peer's 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -43,11 +43,7 @@ def safe_name(content_disposition: str | None, location: Location) -> str | None
     at most 255 bytes. Only the last part of a path counts, with slashes of either kind. The
     header's value has its bytes as Latin-1, as HTTP does; if the bytes are UTF-8, it is read as
     UTF-8, as browsers do."""
-    for name in (*_names(content_disposition or ""), location.name):
-        safe = _safe(name)
-        if safe is not None:
-            return safe
-    return None
+    return next(_safe_names((*_names(content_disposition or ""), location.name)), None)
 
 
 def name_after_source(
@@ -59,11 +55,13 @@ def name_after_source(
     """Return the place of one object: a `place` that ends in '/' gets the source's name.
 
     That is the name in its answer (its `disposition`, else the location that `answered`), and else
-    the name of `source` itself. Raises InvalidURL if neither is safe."""
+    the name of `source` itself. No answer may choose a hidden file's name, as `.bashrc`. Raises
+    InvalidURL if no name is safe."""
     if not place.path.endswith("/"):
         return place
-    name = safe_name(disposition, answered) if answered is not None else None
-    name = name or safe_name(None, source)
+    chosen = (*_names(disposition or ""), answered.name) if answered is not None else ()
+    shown = (name for name in _safe_names(chosen) if not name.startswith("."))
+    name = next(shown, None) or safe_name(None, source)
     if name is None:
         raise InvalidURL(
             "the destination is a folder, and the source has no safe name",
@@ -71,6 +69,15 @@ def name_after_source(
             hint="Give the whole URL of the destination, with the object's name.",
         )
     return place.named(name)
+
+
+def is_named_by_answer(folder: Location, source: Location, place: Location) -> bool:
+    """Return whether the `place` of an object in a `folder` has another name than the `source`
+    itself has: an answer chose it."""
+    if not folder.path.endswith("/"):
+        return False
+    name = safe_name(None, source)
+    return name is None or folder.named(name) != place
 
 
 def _names(header: str) -> Iterator[str]:
@@ -114,6 +121,10 @@ def _as_utf8(text: str) -> str:
         return text.encode("latin-1").decode()
     except UnicodeError:
         return text
+
+
+def _safe_names(names: Iterable[str]) -> Iterator[str]:
+    return (safe for safe in map(_safe, names) if safe is not None)
 
 
 def _safe(name: str) -> str | None:

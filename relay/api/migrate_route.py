@@ -69,6 +69,7 @@ def migrate_view(
                 destination,
                 verify=order.verify,
                 if_exists=order.existing,
+                replaces_named=order.replaces_named,
                 server_copy=order.server_copy,
                 metadata=order.metadata,
             )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import ErrorDetails
 
 from relay.api.choices import OneOf
-from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.migration_request import Endpoint, MigrationRequest, if_exists_of
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
@@ -111,7 +111,8 @@ class MigrateRequest(_Strict):
         description=(
             "What to do if the destination exists: `overwrite` it, overwrite it only if it differs"
             " (`changed`), `skip` the object, or `fail`. Default: `changed` for a tree, `overwrite`"
-            " for one object."
+            " for one object; but `fail` if the source's answer chose a name that its URL does not"
+            " have."
         ),
     )
     server_copy: bool = Field(
@@ -254,7 +255,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         _end(given.destination),
         recursive=migration.recursive,
         verify=Verify(options["verify"]),
-        if_exists=IfExists(options["if_exists"]),
+        if_exists=if_exists_of(migration),
         server_copy=options.get("server_copy", True),
     )
     spec = order.spec(remotes)

@@ -70,7 +70,8 @@ WORK = (
         type=click.Choice([e.value for e in IfExists]),
         help=(
             "What to do if the destination already exists (default: changed with -r, else"
-            " overwrite)."
+            " overwrite). By default an object is not overwritten if its name is neither yours nor"
+            " the URL's, but the answer's."
         ),
     ),
     click.option(

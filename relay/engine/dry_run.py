@@ -17,7 +17,7 @@ from typing import Any, Final
 from gevent.pool import Pool
 
 from relay.engine.comparison import needs_full_times, proof_of_equality
-from relay.engine.inspection import inspect_object
+from relay.engine.inspection import existing, inspect_object
 from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists
@@ -216,6 +216,9 @@ class DryRun:
             return Comparison("new", ranges=ranges, unkept=unkept)
         except RelayError as error:
             refusal = (one.name, error.message) if self._is_refused_for(error) else None
+            return Comparison("untold", ranges=ranges, unkept=unkept, refusal=refusal)
+        if plan.if_exists_at(place) is IfExists.FAIL is not plan.if_exists:
+            refusal = (one.name, existing(plan, place).message)
             return Comparison("untold", ranges=ranges, unkept=unkept, refusal=refusal)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
             return Comparison("untold", ranges=ranges, unkept=unkept)

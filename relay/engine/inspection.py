@@ -8,7 +8,17 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
-from relay.errors import KeyCollision, NotFound, RangeIgnored, Rejected, SourceChanged, StoreError
+from relay.engine.plan import Plan
+from relay.errors import (
+    AlreadyExists,
+    KeyCollision,
+    NotFound,
+    RangeIgnored,
+    Rejected,
+    SourceChanged,
+    StoreError,
+)
+from relay.file_names import is_named_by_answer
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Version
@@ -133,6 +143,13 @@ def _open_beginning(
         body = source.get(origin, pinned).body
     assert body is not None  # an Opened has one
     return body
+
+
+def existing(plan: Plan, place: Location) -> AlreadyExists:
+    """Return the error for an object at the plan's `place` that must not be overwritten."""
+    chosen = is_named_by_answer(plan.destination, plan.source, place)
+    why = ", and the source's answer chose that name" if chosen else ""
+    return AlreadyExists(f"{place} exists{why}")
 
 
 def undescribed(place: Location) -> Rejected:

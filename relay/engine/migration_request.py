@@ -115,12 +115,20 @@ class MigrationRequest:
         copy = {} if self.server_copy else {"server_copy": False}
         metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
         empty = {"fail_on_empty": True} if self.fail_on_empty else {}
-        return {**named, **copy, **metadata, **empty}
+        chosen = self.if_exists is IfExists.OVERWRITE and not self.recursive
+        replaces = {"replaces_named": True} if chosen else {}
+        return {**named, **copy, **metadata, **empty, **replaces}
 
     @property
     def existing(self) -> IfExists:
         """What to do if the destination already has the object."""
         return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
+
+    @property
+    def replaces_named(self) -> bool:
+        """Whether `existing` holds too where the source's answer chose the object's name: the
+        caller gave the option."""
+        return self.if_exists is not None
 
     def locate(self, remotes: Remotes) -> tuple[Location, Location]:
         """Return both Locations; those of a tree are folders.
@@ -150,6 +158,14 @@ class MigrationRequest:
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
         return source, destination
+
+
+def if_exists_of(migration: Migration) -> IfExists | None:
+    """Return the option of a stored migration, as its caller gave it: None is the default of one
+    object."""
+    stored = IfExists(migration.options["if_exists"])
+    given = migration.recursive or migration.options.get("replaces_named", False)
+    return None if stored is IfExists.OVERWRITE and not given else stored
 
 
 def _location_of_url(source: Location, url: str) -> Location:
@@ -226,6 +242,7 @@ class MigrationJob:
     server_copy: bool = True
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
+    replaces_named: bool = True
 
     @classmethod
     def from_row(
@@ -243,7 +260,7 @@ class MigrationJob:
             Endpoint.from_secret(secret["destination"]),
             recursive=migration.recursive,
             verify=Verify(migration.options["verify"]),
-            if_exists=IfExists(migration.options["if_exists"]),
+            if_exists=if_exists_of(migration),
             server_copy=migration.options.get("server_copy", True),
             metadata=Metadata(migration.options.get("metadata", "keep")),
             fail_on_empty=migration.options.get("fail_on_empty", False),
@@ -263,6 +280,7 @@ class MigrationJob:
             recursive=order.recursive,
             verify=order.verify,
             if_exists=order.existing,
+            replaces_named=order.replaces_named,
             server_copy=order.server_copy,
             metadata=order.metadata,
             fail_on_empty=order.fail_on_empty,
@@ -283,6 +301,7 @@ class MigrationJob:
             destination,
             verify=self.verify,
             if_exists=self.if_exists,
+            replaces_named=self.replaces_named,
             server_copy=self.server_copy,
             metadata=self.metadata,
             tree=tree,

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 
 from relay.errors import SameObject
+from relay.file_names import is_named_by_answer
 from relay.identity import same_object
 from relay.location import Location
 
@@ -31,6 +32,11 @@ class IfExists(Enum):
     SKIP = "skip"
     FAIL = "fail"
 
+    @property
+    def only_if_absent(self) -> bool:
+        """True if an existing object must not be overwritten."""
+        return self in (IfExists.SKIP, IfExists.FAIL)
+
 
 class Metadata(Enum):
     """What to do if the destination can't keep all of the object's metadata."""
@@ -50,6 +56,8 @@ class Plan:
     _: KW_ONLY
     verify: Verify = Verify.AUTO
     if_exists: IfExists = IfExists.OVERWRITE
+    replaces_named: bool = True
+    """Whether `if_exists` holds too where the source's answer chose the object's name."""
     server_copy: bool = True
     """Use a server-side copy if source and destination are in one store that has it."""
     metadata: Metadata = Metadata.KEEP
@@ -60,3 +68,15 @@ class Plan:
         """Refuse an upload that would truncate its own source."""
         if same_object(self.source, self.destination):
             raise SameObject(f"{self.destination} is both source and destination")
+
+    def if_exists_at(self, place: Location) -> IfExists:
+        """Return what to do with an existing object at `place`, the destination with its name. A
+        POST creates a new object each time, so none exists: its URL shows the page that accepts
+        uploads.
+
+        By default a source does not choose which object is overwritten (CVE-2010-2252)."""
+        if self.destination.method == "POST":
+            return IfExists.OVERWRITE
+        if not self.replaces_named and is_named_by_answer(self.destination, self.source, place):
+            return IfExists.FAIL
+        return self.if_exists

@@ -350,11 +350,13 @@ _OURS: Final = PriorState(known=False).to_text()
 def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     """Return the columns of a transfer that restarts.
 
-    With `if_exists` "fail" and an object that had arrived, an object at the destination may be
-    ours, since only a listing said otherwise. It can't be an unfinished piece of ours, which might
-    be overwritten: the object had arrived completely."""
+    With `if_exists` "fail", or a single object whose source may name it, and an object that had
+    arrived, an object at the destination may be ours, since only a listing said otherwise. It can't
+    be an unfinished piece of ours, which might be overwritten: the object had arrived
+    completely."""
     columns = dict(_FRESH)
-    if row.state == TransferState.VERIFIED and if_exists == "fail":
+    is_kept = if_exists == "fail" or (if_exists == "overwrite" and not row.name)
+    if row.state == TransferState.VERIFIED and is_kept:
         columns["before"] = _OURS
     if row.state in COMPLETED and row.twins > MARKED:
         columns["twins"] = ARRIVED_EARLIER

@@ -56,14 +56,19 @@ def find_unproved(
     place: str | None = None,
 ) -> dict[str, str]:
     """Return the texts of PriorStates that other migrations recorded for the objects with some
-    `names`. A migration that overwrites needs none, since it trusts no existing object. `place` is
-    the location of a single object, once its source has named it.
+    `names`. A migration that overwrites needs none, since it trusts no existing object; unless its
+    source may name its single object, since such a name replaces none by default. `place` is the
+    location of a single object, once its source has named it.
 
     If several migrations know an object, the one that had it last counts, whatever its number: two
     may alternate, or run at the same time."""
-    if if_exists in ("", "overwrite"):
+    overwrites = if_exists in ("", "overwrite")
+    if overwrites and list(names) != [""]:
         return {}
-    lefts = _lefts(connection, _mine(connection, id), names, place)
+    mine = _mine(connection, id)
+    if overwrites and not names_later(mine):
+        return {}
+    lefts = _lefts(connection, mine, names, place)
     return {name: _at(place, left) for name, (_, left) in lefts.items()}
 
 

@@ -258,3 +258,72 @@ def test_a_tree_another_process_works_on_is_not_listed_again(terminal: Terminal)
     ends = [process.communicate(timeout=100) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], ends
     assert terminal.query("SELECT listings FROM migrations") == 0
+
+
+class Named(BaseHTTPRequestHandler):
+    """Serves four bytes under the name that the query gives."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        for name, value in (("Content-Length", "4"), ("ETag", '"1"')):
+            self.send_header(name, value)
+        name = self.path.partition("?")[2]
+        self.send_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"evil")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def named() -> Iterator[str]:
+    """Return the URL of report.pdf, whose query is the name in the answer."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Named) as server:
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/report.pdf?"
+        server.shutdown()
+
+
+def test_a_source_does_not_choose_the_file_to_overwrite(terminal: Terminal, named: str) -> None:
+    """CVE-2010-2252 of wget: only a name in the user's own URL replaces a file by default."""
+    folder = terminal.home / "docs"
+    folder.mkdir()
+    for name in ("thesis.docx", ".bashrc", "report.pdf"):
+        (folder / name).write_text("mine")
+    plan = ("plan", f"{named}thesis.docx", f"{folder}/")
+    assert terminal.run(*plan)[0] == 1
+    code, out, err = terminal.run("migrate", f"{named}thesis.docx", f"{folder}/")
+    assert (folder / "thesis.docx").read_text() == "mine", out + err
+    assert code == 1
+    assert "--if-exists overwrite" in err
+    assert terminal.run(*plan, "--if-exists", "overwrite")[0] == 0
+    code, out, err = terminal.run(
+        "migrate", f"{named}thesis.docx", f"{folder}/", "--if-exists", "overwrite"
+    )
+    assert (code, (folder / "thesis.docx").read_text()) == (0, "evil"), out + err
+    # A name that begins with a dot is not taken from an answer, and the user wrote the URL's name.
+    code, out, err = terminal.run("migrate", f"{named}.bashrc", f"{folder}/")
+    assert (folder / ".bashrc").read_text() == "mine", out + err
+    assert (code, (folder / "report.pdf").read_text()) == (0, "evil"), out + err
+
+
+def test_an_arrived_object_that_its_source_names_moves_again(
+    terminal: Terminal, named: str
+) -> None:
+    """The command was killed before it recorded the end of the migration: the file is its own."""
+    folder = terminal.home / "docs"
+    folder.mkdir()
+    command = ("migrate", f"{named}export.csv", f"{folder}/")
+    for place in ("after-publish", "after-settle"):
+        code, out, err = terminal.run(*command, RELAY_FAILPOINT=f"{place}:1:kill9")
+        assert code == -signal.SIGKILL, out + err
+    code, out, err = terminal.run(*command)
+    assert (code, (folder / "export.csv").read_text()) == (0, "evil"), out + err

@@ -211,14 +211,14 @@ def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
         PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary")
     )
     progress = Progress(sendings=sendings)
-    terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
 
     def head(place: Location) -> ObjectInfo:
         raise NotFound("404", side="destination")
 
-    target = SimpleNamespace(place=PLACE, destination=SimpleNamespace(head=head))
+    store, skip = SimpleNamespace(head=head), IfExists.SKIP
+    target = SimpleNamespace(place=PLACE, destination=store, if_absent=True, if_exists=skip)
     unused = cast(Any, None)
-    check = DestinationCheck(cast(Any, terms), progress, cast(Any, target), unused, unused)
+    check = DestinationCheck(unused, progress, cast(Any, target), unused, unused)
     with pytest.raises(Unavailable):
         check.on_precondition_failed(refused)
     assert list(progress.remains) == ["place/temporary"]

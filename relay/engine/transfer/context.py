@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time
-from typing import Final
 
 from relay.engine.multipart.journal import Journal
 from relay.engine.multipart.lifecycle import UploadLifecycle
 from relay.engine.multipart.part_workers import PartContext
 from relay.engine.multipart.upload import is_multipart
 from relay.engine.outcome import Outcome
-from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries
 from relay.engine.transfer.expectations import must_be_single_upload
 from relay.ledger.rows import PriorState
@@ -25,8 +24,6 @@ from relay.retry import Backoff
 from relay.stores.interfaces import ObjectInfo, PartLimits, StoreProvider
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
-
-_IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +73,6 @@ class TransferContext:
     troubles: PendingRetries
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
-
-    @property
-    def if_exists(self) -> IfExists:
-        """What to do with an existing object. A POST creates a new object each time, so none
-        exists: its URL shows the page that accepts uploads."""
-        is_post = self.plan.destination.method == "POST"
-        return IfExists.OVERWRITE if is_post else self.plan.if_exists
-
-    @property
-    def if_absent(self) -> bool:
-        """True if an existing object must not be overwritten."""
-        return self.if_exists in _IF_ABSENT
 
     @property
     def began(self) -> float:

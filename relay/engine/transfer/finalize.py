@@ -319,7 +319,7 @@ class Finalizer:
         reach("before-publish")
         context.meter.commit()
         try:
-            absent = context.if_absent and not self._progress.replaces
+            absent = self._target.if_absent and not self._progress.replaces
             fresh = before.known and before.version is None
             version = destination.publish(stored, if_absent=absent, fresh=fresh)
             reach("after-publish")

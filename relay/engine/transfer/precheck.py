@@ -23,7 +23,13 @@ from relay.engine.comparison import (
     needs_full_times,
     proof_of_equality,
 )
-from relay.engine.inspection import inspect_object, inspect_prior_state, is_piece, undescribed
+from relay.engine.inspection import (
+    existing,
+    inspect_object,
+    inspect_prior_state,
+    is_piece,
+    undescribed,
+)
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import COMBINED
 from relay.engine.outcome import Outcome
@@ -36,7 +42,6 @@ from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import CANT_READ, Sent
 from relay.errors import (
-    AlreadyExists,
     DestinationLost,
     IntegrityMismatch,
     KeyCollision,
@@ -92,12 +97,12 @@ class DestinationCheck:
         A POST creates a new object each time, so it needs no inspection. Raises as
         `inspect_prior_state`, and Rejected if nothing may be overwritten and the destination does
         not show whether an object exists."""
-        context, progress = self._context, self._progress
-        destination, place = self._target.destination, self._target.place
-        asked = context.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        progress, target = self._progress, self._target
+        destination, place = target.destination, target.place
+        asked = target.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent():
             return PriorState(known=True)
-        if (place.method == "POST" or self._target.publishes_atomically) and not asked:
+        if (place.method == "POST" or target.publishes_atomically) and not asked:
             return PriorState(known=False)
         try:
             before = inspect_prior_state(destination, place, asked)
@@ -105,7 +110,7 @@ class DestinationCheck:
             if error.retryable or not self._may_upload_unseen:
                 raise
             before = PriorState(known=False)
-        if not before.known and context.if_absent and not destination.honours_preconditions(place):
+        if not before.known and target.if_absent and not destination.honours_preconditions(place):
             raise undescribed(place)
         was = progress.before.version if progress.before is not None else None
         if before.version is None:
@@ -130,7 +135,7 @@ class DestinationCheck:
             return False
         destination = self._target.destination
         return destination.lists_all and (
-            destination.honours_preconditions(self._target.place) or not context.if_absent
+            destination.honours_preconditions(self._target.place) or not self._target.if_absent
         )
 
     @property
@@ -140,7 +145,7 @@ class DestinationCheck:
         context, was = self._context, self._progress.before
         known = was.known if was is not None else not self._target.publishes_atomically
         was_inspected = context.known.begun and known
-        return not (context.if_absent or was_inspected or self._progress.answered)
+        return not (self._target.if_absent or was_inspected or self._progress.answered)
 
     def skip_outcome(self, found: ObjectInfo | None) -> Outcome | None:
         """Return the outcome if the existing object makes an upload unnecessary, else None.
@@ -162,11 +167,11 @@ class DestinationCheck:
                 return None
         if self._may_be_piece(there, found):
             self._progress.unproved = place
-        match self._context.if_exists:
+        match self._target.if_exists:
             case IfExists.CHANGED:
                 return self._skip_if_unchanged(there, found)
             case IfExists.FAIL:
-                raise AlreadyExists(f"{place} exists")
+                raise existing(self._context.plan, self._target.place)
             case IfExists.SKIP:
                 return self._skip()
             case IfExists.OVERWRITE:
@@ -178,7 +183,7 @@ class DestinationCheck:
 
         None also where the existing object may be an unfinished one of ours."""
         there = self._existing
-        if self._context.if_exists is not IfExists.CHANGED or there is None:
+        if self._target.if_exists is not IfExists.CHANGED or there is None:
             return None
         if self._has_sent(there, opened) and self._may_be_ours(there):
             return None
@@ -198,17 +203,18 @@ class DestinationCheck:
         The ledger already knows that a place was absent in the listing. If nothing may be
         overwritten that is not enough: another writer's object may appear before our first
         byte."""
-        context, progress, before = self._context, self._progress, self._target.before
+        context, progress, target = self._context, self._progress, self._target
+        before = target.before
         assert before is not None, "the place is inspected before anything is sent"
         progress.note_sending()
         if progress.before is not None:
             return
         is_named = context.plan.destination.path.endswith("/")
-        matters = context.if_exists is not IfExists.OVERWRITE or is_named
-        must_note = matters and self._target.shows_unproved and self._target.place.method != "POST"
-        is_recorded = self._seems_absent() and not context.if_absent
+        matters = target.if_exists is not IfExists.OVERWRITE or is_named
+        must_note = matters and target.shows_unproved and target.place.method != "POST"
+        is_recorded = self._seems_absent() and not target.if_absent
         if is_named:
-            before = replace(before, place=str(self._target.place))
+            before = replace(before, place=str(target.place))
         progress.before = before
         if context.journal is None or not must_note or is_recorded:
             return
@@ -227,7 +233,7 @@ class DestinationCheck:
         destination does not show it: the next attempt inspects the destination. Raises KeyCollision
         if it shows another one."""
         is_refusal = error.side == "destination" and not self._progress.acknowledged
-        if not is_refusal or not self._context.if_absent:
+        if not is_refusal or not self._target.if_absent:
             raise error
         place = self._target.place
         self._progress.remains |= error.remains  # keep its leftovers, however it is handled
@@ -238,8 +244,8 @@ class DestinationCheck:
                 hint="It may be ours, of a request whose answer was lost; run it again to check.",
             ) from None
         self._require_shown(error)
-        if self._context.if_exists is IfExists.FAIL:
-            raise AlreadyExists(f"{place} exists") from None
+        if self._target.if_exists is IfExists.FAIL:
+            raise existing(self._context.plan, self._target.place) from None
         return self._skip()
 
     def _skip(self, notes: tuple[str, ...] = ()) -> Outcome:
@@ -295,7 +301,7 @@ class DestinationCheck:
         shows = self._target.shows_unproved
         if not self._may_be_sent or (shows and self._is_older(there, found)):
             return False
-        noted = self._context.if_exists is not IfExists.OVERWRITE and shows
+        noted = self._target.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._context.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, there: Version) -> bool:
@@ -332,7 +338,7 @@ class DestinationCheck:
         """Return whether, with if_exists=overwrite, the object may be a partial one of a crashed
         process: its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
-        if not context.known.lapsed or context.if_exists is not IfExists.OVERWRITE:
+        if not context.known.lapsed or self._target.if_exists is not IfExists.OVERWRITE:
             return False
         return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
 
@@ -360,7 +366,7 @@ class DestinationCheck:
 
         An object with the first bytes of the source is ours only if the place was empty before:
         else it may be an older version by another writer."""
-        if not self._context.if_absent:
+        if not self._target.if_absent:
             return
         was, place = self._progress.before, self._target.place
         ours = was is not None and was.sent is not None and has_same_tag(was.sent, there)
@@ -436,7 +442,7 @@ class DestinationCheck:
             return False
         if context.known.begun:
             return True
-        matters = context.journal is not None or context.if_exists is not IfExists.OVERWRITE
+        matters = context.journal is not None or self._target.if_exists is not IfExists.OVERWRITE
         return matters and progress.attempt > 1 and progress.sendings > 0
 
     def _skip_if_already_sent(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
@@ -488,7 +494,7 @@ class DestinationCheck:
     def _is_new(self, there: Version) -> bool:
         """Return whether the existing object is certainly not the prior one."""
         was = self._progress.before
-        if self._context.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
+        if self._target.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
             return True
         if was is None or not was.known or was.assumed:
             return False

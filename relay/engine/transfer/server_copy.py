@@ -93,7 +93,7 @@ class ServerCopier:
         destination = self._target.destination
         place = self._target.place
         progress = self._progress
-        absent = context.if_absent and not progress.replaces
+        absent = self._target.if_absent and not progress.replaces
         if self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             part_context = context.part_context(place, found, digested=False, copying=True)
             parts = MultipartUpload(

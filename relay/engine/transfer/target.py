@@ -5,6 +5,7 @@ and what an upload does to the place."""
 
 from __future__ import annotations
 
+from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
 from relay.file_names import name_after_source
 from relay.ledger.rows import PriorState
@@ -38,6 +39,16 @@ class Target:
         no safe name."""
         source = self._context.plan.source
         self.place = name_after_source(self.place, source, found.disposition, found.location)
+
+    @property
+    def if_exists(self) -> IfExists:
+        """What to do with an existing object at the place."""
+        return self._context.plan.if_exists_at(self.place)
+
+    @property
+    def if_absent(self) -> bool:
+        """True if an existing object must not be overwritten."""
+        return self.if_exists.only_if_absent
 
     @property
     def is_folder(self) -> bool:

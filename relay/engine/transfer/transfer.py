@@ -201,7 +201,7 @@ class Transfer:
         at the destination, except the parts in the journal and the leftovers that the error
         names."""
         context, before = self._context(), self.known.before
-        if before is not None and before.assumed and context.if_absent:
+        if before is not None and before.assumed and self.plan.if_exists.only_if_absent:
             before = None  # an assumption must not become a note in the journal
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)

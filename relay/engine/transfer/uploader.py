@@ -74,7 +74,7 @@ class Uploader:
         """
         context, progress, target = self._context, self._progress, self._target
         part_context = context.part_context(target.place, found, context.needs_digest)
-        absent = context.if_absent and not progress.replaces
+        absent = target.if_absent and not progress.replaces
         progress.parts = parts = MultipartUpload(
             part_context, absent, context.journal, fruitless=progress.fruitless
         )
@@ -152,7 +152,7 @@ class Uploader:
             self._target.place,
             body,
             opened.metadata,
-            if_absent=context.if_absent and not self._progress.replaces,
+            if_absent=self._target.if_absent and not self._progress.replaces,
             token=context.known.token,
             **self._multipart_factory(opened, body),
         )
