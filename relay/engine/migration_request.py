@@ -10,7 +10,7 @@ done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
@@ -19,11 +19,13 @@ from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
-from relay.hosts import is_loopback
+from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, selecting_headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
+from relay.process.identities import is_container, network_namespace, volume_of
 from relay.stores.local_aliases import is_nested, same_file
+from relay.stores.local_locations import path_of
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 
@@ -90,6 +92,7 @@ class MigrationRequest:
 
     def spec_at(self, source: Location, destination: Location, remotes: Remotes) -> Spec:
         """Return the request as the ledger keeps it, for two sides already located."""
+        here = [place for place in (source, destination) if _is_of_machine(place)]
         return Spec(
             remotes.display(self.source.text, source),
             remotes.display(self.destination.text, destination),
@@ -99,8 +102,8 @@ class MigrationRequest:
             bounds=self.bounds,
             places=(place_identity(source), place_identity(destination)),
             owners=(owner_of(source), owner_of(destination)),
-            of_machine=remotes.in_terminal
-            and any(not place.host or is_loopback(place.host) for place in (source, destination)),
+            of_machine=remotes.in_terminal and bool(here),
+            volumes=_volumes_of(here) if remotes.in_terminal and is_container() else (),
             named=(selecting_headers(source.headers), selecting_headers(destination.headers)),
         )
 
@@ -158,6 +161,21 @@ class MigrationRequest:
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
         return source, destination
+
+
+def _is_of_machine(place: Location) -> bool:
+    host, address = place.host, literal_address(place.host)
+    if not host or host.endswith(".localhost"):
+        return True
+    return is_loopback(str(address or host)) or (address is not None and address.is_unspecified)
+
+
+def _volumes_of(places: Iterable[Location]) -> tuple[list[str], ...]:
+    """Return the identities of what a container names: of its volumes, or, for servers at its own
+    addresses, of its network."""
+    return tuple(
+        [network_namespace()] if place.host else volume_of(path_of(place)) for place in places
+    )
 
 
 def if_exists_of(migration: Migration) -> IfExists | None:

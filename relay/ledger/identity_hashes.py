@@ -34,7 +34,7 @@ class IdentityHashes:
     places: str
     owner: str
     older_owner: str
-    """The hash of the accounts of an older relay, which did not hash the machine."""
+    """The hash of the accounts of an older relay, which hashed neither the machine nor volumes."""
 
 
 def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
@@ -44,7 +44,7 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     named = [spec.named] if any(spec.named) else []  # no headers: the hash of an older relay
     # SQLite's file is used on one machine only.
     is_shared = spec.of_machine and connection.dialect.name != "sqlite"
-    machine = [machine_id()] if is_shared else []
+    machine = [*([machine_id()] if is_shared else []), *spec.volumes]
     return IdentityHashes(
         keyed_hash(key, places, spec.options, *named),
         keyed_hash(key, places, *named),

@@ -37,6 +37,9 @@ class Spec:
     """The accounts of source and destination (`relay.identity.owner_of`)."""
     of_machine: bool = False
     """Whether a command names files or servers that are other ones on each machine."""
+    volumes: tuple[list[str], ...] = field(default=(), repr=False)
+    """Identities of those files and servers in a container: another container of the same machine
+    may have others of the same names."""
     named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
     """The headers of source and destination that select the object
     (`relay.identity.selecting_headers`)."""

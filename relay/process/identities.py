@@ -1,11 +1,19 @@
-"""Identities of processes, of this machine and of its start, as far as the system shows them.
+"""Identities of processes, of this machine, of its start and of a container's volumes, as far as
+the system shows them.
 
 Never here: what follows if a process has ended (`ledger/leases.py`)."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
+
+INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
+"""The pid namespace of the machine itself (include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
+_MACHINE_ID: Final = "/etc/machine-id"
+_MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def boot_id() -> str:
@@ -17,11 +25,50 @@ def boot_id() -> str:
 
 
 def machine_id() -> str:
-    """Return the id of this machine, or "" if it has none (machine-id(5))."""
+    """Return an id of this machine (machine-id(5)). Without one it is the id of its start; so it is
+    in a container, whose file comes from its image, unless the machine's file is mounted there."""
+    if is_container() and _mount_of(_MACHINE_ID)[4:5] != [_MACHINE_ID]:
+        return boot_id()
     try:
-        return Path("/etc/machine-id").read_text(encoding="ascii").strip()
+        found = Path(_MACHINE_ID).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        return ""
+        return boot_id()
+    return found if found not in ("", "uninitialized") else boot_id()
+
+
+def is_container() -> bool:
+    """Return whether this process runs in a container, with process ids of its own."""
+    return pid_namespace() not in (INITIAL_PID_NAMESPACE, "unknown")
+
+
+def volume_of(path: Path) -> list[str]:
+    """Return the identity of the file system that holds a path, which need not exist: the mounted
+    folder, the type and the source (proc(5), mountinfo). A volume keeps it in each container. A
+    source without a name, as "overlay" or "tmpfs", has many file systems: these have the number
+    of their device too, which lasts as long as they do."""
+    mount = _mount_of(os.path.realpath(path))
+    if not mount:  # a chroot shows only the mounts below it
+        return []
+    kind, source = mount[mount.index("-") + 1 :][:2]
+    return [mount[3], kind, source, *([] if "/" in source else [mount[2]])]
+
+
+def _mount_of(path: str) -> list[str]:
+    """Return the fields of the mount that holds a path, the last one of the longest mount point; []
+    if none is shown."""
+    found: list[str] = []
+    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        mount = line.split(" ")
+        mount[4] = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), mount[4])
+        is_above = os.path.commonpath((path, mount[4])) == mount[4]
+        if is_above and (not found or len(mount[4]) >= len(found[4])):
+            found = mount
+    return found
+
+
+def network_namespace() -> str:
+    """Return the id of this process's network namespace, or "unknown"."""
+    return _namespace("net")
 
 
 def process_identity(pid: int) -> str | None:
@@ -55,7 +102,11 @@ def _is_there(pid: int) -> bool:
 def pid_namespace() -> str:
     """Return the id of this process's pid namespace, or "unknown". Two containers may have the same
     host name."""
+    return _namespace("pid")
+
+
+def _namespace(kind: str) -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return os.readlink(f"/proc/self/ns/{kind}")
     except OSError:
         return "unknown"

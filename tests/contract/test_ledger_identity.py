@@ -19,6 +19,7 @@ from relay.ledger.opening import open_database
 from relay.ledger.rows import SERVER, Listed, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
+from relay.process import identities
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
@@ -211,6 +212,9 @@ def test_a_local_folder_is_another_one_on_each_machine(
         (spec("https://a.example/d", "/srv/d"), True),
         (spec("list+/srv/l", recursive=True), True),
         (spec("http://localhost:9000/d"), True),
+        (spec("http://x.localhost:9000/d"), True),
+        (spec("http://127.1:9000/d"), True),
+        (spec("http://0.0.0.0:9000/d"), True),
         (spec("https://a.example/d", "file:///srv/d", remotes=of_server), False),
         (spec("https://a.example/d"), False),
     ):
@@ -220,6 +224,28 @@ def test_a_local_folder_is_another_one_on_each_machine(
         assert len(ids) == 1
         assert accept("one", one) == first
         assert ledger.is_at(first, one)
+
+
+def test_a_volume_is_another_one_in_each_container(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Containers of one image have one machine id, and each its own volume at /models."""
+    shown = tmp_path / "mountinfo"
+    monkeypatch.setattr(identities, "_MOUNTS", shown)
+    monkeypatch.setattr(identities, "pid_namespace", lambda: "pid:[4026532000]")
+
+    def accept(boot: str, volume: str, to: str = "/models/d") -> str:
+        monkeypatch.setattr(identities, "boot_id", lambda: boot)
+        monkeypatch.setattr(identities, "network_namespace", lambda: volume)
+        shown.write_text(
+            f"1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /{volume} /models rw - ext4 /dev/sda1 rw\n"
+        )
+        return ledger.create(spec("https://a.example/d", to), go_on=True)[0].id
+
+    first = accept("one", "m1")
+    assert accept("one", "m1") == first  # a new container with the same volume resumes it
+    assert accept("one", "m2") != first
+    assert ledger.database.sqlite or accept("two", "m1") != first
 
 
 @pytest.mark.parametrize("verb", ["resume", "retry"])
