@@ -128,6 +128,22 @@ def is_found(name: str) -> bool:
     )
 
 
+def trusted_ledger_url(settings: Settings) -> str:
+    """Return the ledger's URL for a command. The ledger gets the credentials of every migration, so
+    its server must not be named by a relay.toml alone that only lies in the current folder. Raises
+    ConfigError, and as `Settings.ledger_url`."""
+    if is_found("ledger") and not settings.ledger.startswith("sqlite"):
+        raise ConfigError(
+            "no credentials are stored in a database that only the relay.toml of the current folder"
+            " names",
+            hint=(
+                "If you trust that database, name it in RELAY_LEDGER, or name this file in"
+                " RELAY_CONFIG."
+            ),
+        )
+    return settings.ledger_url()
+
+
 def _is_planted(path: Path) -> bool:
     """Return whether another user may have created a file, as in /tmp, or may write to it. The file
     chooses the stores of remotes, and the server that gets a token."""

@@ -23,7 +23,7 @@ from relay.errors import (
     Overloaded,
     ServerUnreachable,
 )
-from relay.settings_sources import is_found, load_settings
+from relay.settings_sources import is_found, load_settings, trusted_ledger_url
 from relay.views.rows import FIELDS, brief, progress_events, reported, summary
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class LocalLedger:
         from relay.ledger.ledger import Ledger
 
         self._settings = settings
-        self._ledger = Ledger.connect(settings.ledger_url())
+        self._ledger = Ledger.connect(trusted_ledger_url(settings))
         self.where = self._ledger.database.where
 
     def migration(self, id: str) -> Members:

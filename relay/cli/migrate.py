@@ -26,7 +26,7 @@ from relay.cli.terminal import confirm, say, say_error
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
-from relay.settings_sources import load_settings
+from relay.settings_sources import load_settings, trusted_ledger_url
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
 
@@ -122,7 +122,7 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     from relay.ledger.ledger import Ledger
 
     engine = engine_for(settings, remotes, *places)
-    ledger = Ledger.connect(settings.ledger_url())
+    ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
         if order.recursive:
             return migrate_tree(ledger, order, engine, settings.slots, quiet, as_json)

@@ -12,13 +12,15 @@ import pytest
 from relay.api import server_settings
 from relay.api.auth import load_tokens
 from relay.api.serving import drain_seconds, gunicorn_settings
-from relay.cli.backends import server_of
+from relay.cli.backends import LocalLedger, server_of
+from relay.cli.exits import Exit
+from relay.cli.migrate import migrate
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
 from relay.config import Settings
 from relay.errors import ConfigError
 from relay.hosts import is_loopback
-from relay.settings_sources import load_settings
+from relay.settings_sources import load_settings, trusted_ledger_url
 from relay.transfer_limits import MIB
 
 
@@ -72,6 +74,23 @@ def test_no_token_goes_to_a_server_that_came_with_a_folder(
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert server_of(load_settings(), None)
+
+
+def test_a_file_of_the_folder_names_no_database_for_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A ledger stores the credentials of every migration; SQLite's file stays on this machine."""
+    url = "postgresql+psycopg://x:x@127.0.0.1:9/relay"
+    (tmp_path / "relay.toml").write_text(f'ledger = "{url}"')
+    with pytest.raises(ConfigError, match=r"only the relay\.toml"):
+        LocalLedger(load_settings())
+    words = [str(tmp_path / "relay.toml"), f"{tmp_path}/to/"]
+    assert migrate(words, standalone_mode=False) == Exit.USAGE
+    monkeypatch.setenv("RELAY_LEDGER", url)
+    assert trusted_ledger_url(load_settings()) == url
+    monkeypatch.delenv("RELAY_LEDGER")
+    (tmp_path / "relay.toml").write_text(f'ledger = "sqlite:///{tmp_path}/l.db"')
+    assert trusted_ledger_url(load_settings()) == f"sqlite:///{tmp_path}/l.db"
 
 
 def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
