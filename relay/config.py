@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from pwd import getpwuid
 from typing import Any
@@ -278,9 +279,10 @@ class Settings(BaseModel):
         ports = frozenset(int(p) for p in self.egress_ports.split(",") if p.strip())
         return EgressPolicy(allow=parse_allow(self.egress_allow), ports=ports)
 
+    @cached_property
     def folders(self) -> tuple[Path, ...]:
-        """Return the allowed folders, links resolved. Raises ConfigError for one that does not
-        exist."""
+        """The allowed folders, links resolved. Raises ConfigError for one that does not exist when
+        the settings are read: one that is away later is an error of its objects."""
         named = [Path(text) for text in self.local_folders.split(":") if text]
         for path in named:
             if not path.is_absolute() or not path.is_dir():

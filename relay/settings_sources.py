@@ -53,7 +53,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     except RecursionError:
         raise ConfigError(f"{_file()}: it is nested too deeply") from None
     settings.egress()
-    settings.folders()
+    _ = settings.folders
     return settings
 
 

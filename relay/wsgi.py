@@ -6,9 +6,14 @@ silently."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from time import sleep
+from typing import TypeVar
 
 from gevent import monkey
+
+T = TypeVar("T")
 
 APP_LOAD_ERROR = 4
 """The exit code of a gunicorn worker that must not be started again."""
@@ -49,24 +54,24 @@ from relay.stores.table import load_all  # noqa: E402
 from relay.views.log import log, start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
-"""Seconds between two attempts to reach an unavailable database."""
+"""Seconds between two attempts to reach an unavailable database, or to read an absent file."""
 
 
-def _opened(address: str, checked: bool) -> Ledger:
-    """Open the ledger. If gunicorn's master has opened it before (`checked`), wait for it after any
-    failure: a worker that does not start ends the whole server, with the transfers of other
-    workers."""
+def _opened(make: Callable[[], T], event: str, checked: bool) -> T:
+    """Make what a worker needs. If gunicorn's master has checked it before (`checked`), wait for it
+    after any failure: a worker that does not start ends the whole server, with the transfers of
+    other workers."""
     said = ""
     while True:
         try:
-            return Ledger.connect(address, SERVER)
+            return make()
         except ConfigError as error:
             if not (error.retryable or checked):
                 raise
             if error.message != said:
                 said = error.message
                 log.error(
-                    "ledger.unavailable",
+                    event,
                     extra={"members": {"detail": said, "hint": error.hint}},
                 )
             sleep(BACK_SECONDS)
@@ -76,7 +81,10 @@ start_logging()
 load_all()
 _accepted = accepted()
 _settings = _accepted.settings
-_engine = TransferEngine(_settings)
-_ledger = _opened(_settings.ledger_url(), checked=bool(_accepted.addresses))
+_checked = bool(_accepted.addresses)
+_engine = _opened(partial(TransferEngine, _settings), "settings.unavailable", _checked)
+_ledger = _opened(
+    partial(Ledger.connect, _settings.ledger_url(), SERVER), "ledger.unavailable", _checked
+)
 _worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)
 app = create_app(_engine, _accepted.tokens, ledger_context(_ledger, _worker, _settings.waiters))

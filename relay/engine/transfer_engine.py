@@ -44,7 +44,7 @@ class TransferEngine:
         """Create the wire from the settings. `policy` replaces the settings' policy, `stores` those
         of the `kinds`."""
         self.remotes = Remotes(
-            settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds
+            settings.remotes, apart=in_native_thread, folders=settings.folders, kinds=kinds
         )
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()

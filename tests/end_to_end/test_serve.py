@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 
 from tests import forked
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
@@ -176,6 +177,34 @@ def await_workers(master: int, count: int) -> None:
     while len(psutil.Process(master).children()) < count and time.monotonic() < until:
         time.sleep(0.02)
     assert len(psutil.Process(master).children()) == count
+
+
+def test_a_worker_is_replaced_while_a_folder_or_the_authorities_are_away(tmp_path: Path) -> None:
+    """An exit of the new worker would end the whole server, with the transfers of the others."""
+    folder, bundle = tmp_path / "nas", tmp_path / "ca.pem"
+    folder.mkdir()
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    with running(
+        SERVE,
+        RELAY_WORKERS="2",
+        RELAY_LOCAL_FOLDERS=str(folder),
+        RELAY_CA_BUNDLE=str(bundle),
+    ) as server:
+        for away in (folder, bundle):
+            await_workers(server.process.pid, 2)
+            away.rename(tmp_path / "away")
+            killed = psutil.Process(server.process.pid).children()[0]
+            killed.kill()
+            killed.wait(10)
+            until = time.monotonic() + 10
+            while len(psutil.Process(server.process.pid).children()) < 2:
+                assert time.monotonic() < until, server.process.poll()
+                time.sleep(0.02)
+            time.sleep(3)  # the new worker reads its settings
+            assert server.ask("GET", "/healthz")[0] == 200
+            (tmp_path / "away").rename(away)
+        await_workers(server.process.pid, 2)
+        assert server.stop() == 0
 
 
 @WAYS

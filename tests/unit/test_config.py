@@ -196,11 +196,11 @@ def test_an_empty_flag_overrides_the_file(monkeypatch: pytest.MonkeyPatch, tmp_p
     """As in `relay serve --local-folders ''`: the flag takes precedence over the file."""
     opened = f'local_folders = "{tmp_path}"\negress_allow = "10.0.0.0/8"\negress_ports = "1"\n'
     (tmp_path / "relay.toml").write_text(opened)
-    assert load_settings().folders()
+    assert load_settings().folders
     monkeypatch.setattr(os, "environ", dict(os.environ))
     hand_on(None, {"local_folders": "", "egress_allow": "", "egress_ports": ""})
     settings = load_settings()
-    assert (settings.folders(), settings.egress().ports) == ((), frozenset())
+    assert (settings.folders, settings.egress().ports) == ((), frozenset())
 
 
 @pytest.mark.parametrize(
