@@ -25,7 +25,7 @@ from relay.ledger.migration_rows import write_event
 from relay.ledger.names import in_chunks
 from relay.ledger.releases import free_parts
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
-from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
+from relay.ledger.schema import RUNNING, migrations, parts, receipts, transfers, uploads
 from relay.ledger.states import (
     COMPLETED,
     PRESENT,
@@ -103,6 +103,8 @@ class _Ending:
     arrived: list[int] = field(default_factory=list)
     """Transfers that no longer need the record of their multipart upload."""
     urls: list[int] = field(default_factory=list)
+    outdated: list[int] = field(default_factory=list)
+    """Transfers whose receipt is of an earlier run."""
     lost: list[Claim] = field(default_factory=list)
 
 
@@ -130,6 +132,8 @@ def settle(
     free_parts(connection, who, ending.back)
     _forget_parts(connection, ending.arrived)
     _forget_urls(connection, ending.urls)
+    for some in in_chunks(ending.outdated):
+        connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     return ending.lost
 
 
@@ -172,6 +176,8 @@ def _end_of(
         ending.rows.append(_settled_columns(end, who, state, size, now, row.before))
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
+        elif row.level is not None:
+            ending.outdated.append(claim.id)
         if row.begun is not None:
             (ending.arrived if has_arrived else ending.back).append(claim.id)
         if claim.url:

@@ -1088,3 +1088,22 @@ def clauses(statement: str) -> tuple[set[str], set[str]]:
     """Return the assignments and the condition of an UPDATE."""
     sets, _, where = statement.partition(" SET ")[2].partition(" WHERE ")
     return set(re.split(r", (?=\w+ = )", sets)), set(where.split(" AND "))
+
+
+def test_a_failed_retry_has_no_receipt(ledger: Ledger) -> None:
+    """The receipt of the unverified object is that of bytes which the failure is not about."""
+    id = ledger.create(OBJECT)[0].id
+    (claim,) = ledger.claim(1)
+    receipt = {"level": "size", "digests": {"crc64nvme": "00"}}
+    ledger.settle(
+        [Settlement(claim, "unverified", bytes=5, seconds=0.5, level="size", receipt=receipt)]
+    )
+    ledger.finish()
+    (row,) = ledger.page(id)
+    assert row.receipt == receipt
+    ledger.act(id, "retry")
+    (claim,) = ledger.claim(1)
+    error = {"code": "not-found", "side": "source", "detail": "gone", "hint": ""}
+    ledger.settle([Settlement(claim, "failed", error=error)])
+    (row,) = ledger.page(id)
+    assert (row.state, row.receipt) == ("failed", None)
