@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,10 @@ def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger
 def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: Ledger) -> None:
     place = parse_location("http://127.0.0.1:9/to/", method="POST", destination=True)
     assert inspected(engine, ledger, place) == UNKNOWN
+    (id,) = (migration.id for migration in ledger.migrations())
+    job = tree_job(parse_location("http://127.0.0.1/a"), place, id=id)
+    single = ArrivalCheck(ledger, engine.runner, replace(job, recursive=False))
+    assert single.find_missing() == []  # another POST would create another object
 
 
 def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:

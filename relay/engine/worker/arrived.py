@@ -79,6 +79,10 @@ class ArrivalCheck:
     def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
         """Return whether an object is gone, or return the error for which that is unknown."""
         place = self.job.destination
+        if place.method == "POST":  # another one would create another object: the receipt stands
+            return row, Unsupported(
+                "the location of an object that was sent by POST is unknown", side="destination"
+            )
         if not self.job.recursive and self._may_have_changed(row):
             return row, True
         if self.job.recursive:
@@ -92,10 +96,6 @@ class ArrivalCheck:
             self.engine.limits.listing_seconds if self.why is None else 0.0, meter
         )
         store = self.engine.stores.destination(place, meter)
-        if place.method == "POST":
-            return row, Unsupported(
-                "the location of an object that was sent by POST is unknown", side="destination"
-            )
         try:
             found = patience.retry(partial(inspect_object, store, place))
         except (NotFound, Rejected):  # Rejected: for example a folder is there, not an object
@@ -105,10 +105,7 @@ class ArrivalCheck:
         return row, found.why if isinstance(found, UnknownObject) else self._is_other(row, found)
 
     def _may_have_changed(self, row: Row) -> bool:
-        """Say if a single object may have changed at the source since it arrived. A POST would
-        create another object, so its receipt stands."""
-        if self.job.destination.method == "POST":
-            return False
+        """Say if a single object may have changed at the source since it arrived."""
         moved = (row.receipt or {}).get("source")
         if moved is None:  # it was skipped
             return True
