@@ -17,7 +17,7 @@ import click
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.formatting import details, summary_line
-from relay.cli.options import PLACES, WORK, endpoint_member, request_of, warn, with_flags
+from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
@@ -160,7 +160,7 @@ def _begins(name: str, text: str) -> click.Command:
     @click.argument("source", metavar="[SRC", required=False)
     @click.argument("destination", metavar="DST]", required=False)
     @click.option("--list", "urls", metavar="LIST", help="A list of fresh URLs for the same names.")
-    @with_flags(PLACES)
+    @with_flags(PLACES, (METHOD,))
     @URL
     def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
         if options["source"] and not options["destination"]:

@@ -52,6 +52,11 @@ PLACES = (
 )
 """Headers for the two stores."""
 
+METHOD = click.option(
+    "--method",
+    type=click.Choice(["PUT", "POST"]),
+    help="HTTP method of the upload (default: PUT).",
+)
 WORK = (
     click.option(
         "--recursive",
@@ -94,11 +99,7 @@ WORK = (
     click.option(
         "--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."
     ),
-    click.option(
-        "--method",
-        type=click.Choice(["PUT", "POST"]),
-        help="HTTP method of the upload (default: PUT).",
-    ),
+    METHOD,
     click.option(
         "--slots",
         type=COUNT,

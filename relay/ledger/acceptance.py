@@ -214,8 +214,8 @@ def other_places() -> KeyReused:
     return KeyReused(
         "the source or the destination is not that of the migration",
         hint=(
-            "Give the same source and destination with fresh credentials, or start a new migration"
-            " with POST /migrate."
+            "Give the same source and destination with fresh credentials ('method': 'POST' as well,"
+            " if it uploads so), or start a new migration with POST /migrate."
         ),
     )
 

@@ -160,6 +160,19 @@ def test_a_share_of_the_limits_is_reported_with_its_use(
     assert (code, "succeeded" in out) == (0, True), err
 
 
+def test_a_migration_by_post_gets_fresh_credentials(
+    server: Server, folders: Path, anywhere: Run
+) -> None:
+    """The method is part of the place."""
+    places = (f"file://{folders}/from/nothing", "http://127.0.0.1:9/inbox/")
+    there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
+    assert run("submit", *places, "--method", "POST", "--wait", **there)[0] == 1
+    code, _, err = anywhere("retry", "1", *places)
+    assert (code, "--method POST" in err) == (2, True), err
+    code, out, err = anywhere("retry", "1", *places, "--method", "POST")
+    assert (code, " running " in out) == (0, True), err
+
+
 def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywhere: Run) -> None:
     assert submitted(server, folders, "--verify", "size", "--wait", "--quiet") == (3, "", "")
     (folders / "to" / "1" / "object 01").unlink()
