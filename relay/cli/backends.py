@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
@@ -38,6 +39,10 @@ PAGE: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
 """Time that a server may be unreachable while a migration is watched: it may be restarted."""
 
+
+LEASE_SECONDS: Final = 35.0
+"""Longest wait for the end of a lease, which lasts for 30 s unless a server has another setting."""
+LOOK_SECONDS: Final = 0.25
 
 AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
 """Errors of a server that is being restarted, of the proxy before it, or of its ledger."""
@@ -167,8 +172,7 @@ class LocalLedger:
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
-        # Release the claims of processes that were killed.
-        self._ledger.reclaim()
+        is_lost = self._await_lost_workers(migration.id)
         if self._ledger.orphans(migration.id):
             # Imported here because the engine takes a while, for which other commands should not
             # wait.
@@ -177,14 +181,27 @@ class LocalLedger:
             yield from sweep(self._settings, self._ledger, migration)
         self._ledger.finish()  # deletes its credentials
         left = self._ledger.migration(id).under_way
-        if (
-            left and not self._ledger.database.sqlite
-        ):  # SQLite's file shows at once which process was killed
+        if left and is_lost:
             yield (
                 f"relay: {left:,} transfers have not stopped yet. If their process was killed, run"
                 " the same command again in half a minute: it removes their unfinished uploads",
-                False,
+                True,
             )
+
+    def _await_lost_workers(self, id: str) -> bool:
+        """Release the claims of a migration's processes that were killed. In another container, or
+        on another machine, such a process looks alive until its lease ends: wait for that, unless
+        the lease is renewed. Return whether some process may still be killed and hold claims."""
+        seen: dict[str, float] = {}
+        end = time.monotonic() + LEASE_SECONDS
+        while True:
+            self._ledger.reclaim()
+            leases = self._ledger.leases_of(id)
+            is_lost = any(until <= seen.get(who, until) < inf for who, until in leases.items())
+            if not is_lost or time.monotonic() > end:
+                return is_lost
+            seen = {**leases, **seen}
+            time.sleep(LOOK_SECONDS)
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As MigrationBackend.limit."""

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
+from relay.cli import backends
 from relay.cli.backends import LocalLedger
 from relay.config import Settings
 from relay.errors import LedgerBusy, LedgerFailed
@@ -359,22 +360,25 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
     assert states(one, id) == ["cancelled"]
 
 
-def test_a_cancel_names_transfers_that_have_not_stopped(postgres: Postgres) -> None:
-    """Their process may have been killed, which shows only when its lease ends."""
-    address = postgres.database()
-    ledger, command = Ledger.connect(address), LocalLedger(Settings(ledger=address))
+def test_a_cancel_names_transfers_that_have_not_stopped(
+    address: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was killed in another container looks alive until its lease ends."""
+    ledger, command = opened(process="7.1@pid:[1]"), LocalLedger(Settings(ledger=address))
     try:
-        ledger.renew()
         id = tree(ledger, 5)
         ledger.claim(1)
         command.control(id, "cancel")
+        monkeypatch.setattr(backends, "LEASE_SECONDS", 0.2)
         ((line, remains),) = command.sweep(id)
         assert line.startswith("relay: 1 transfers have not stopped yet.")
-        assert not remains
-        ledger.leave()
-        assert list(command.sweep(id)) == []
+        assert remains
+        ledger.renew(1)
+        monkeypatch.setattr(backends, "LEASE_SECONDS", 30.0)
+        monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
+        assert list(command.sweep(id)) == [("swept", False)]
+        assert states(ledger, id) == ["cancelled"]
     finally:
-        ledger.close()
         command._ledger.close()
 
 
