@@ -24,8 +24,6 @@ from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
-from relay.ledger.states import PRESENT
-from relay.receipt import State
 from relay.views.rows import summary
 
 
@@ -53,7 +51,7 @@ def migrate_object(
 
         code = work(worker, look, LOOK_SECONDS)
     end = ends[-1] if ends else None
-    if isinstance(end, Outcome) and not _is_handed_back(ledger, migration.id, end):
+    if isinstance(end, Outcome) and _is_recorded(ledger, migration.id, end):
         return _print_outcome(replace(end, id=migration.id), quiet, as_json)
     if code is not None:
         if not quiet:
@@ -64,10 +62,10 @@ def migrate_object(
     return _follow_elsewhere(ledger, ledger.migration(migration.id), quiet, as_json)
 
 
-def _is_handed_back(ledger: Ledger, id: str, end: Outcome) -> bool:
-    """Return whether the ledger did not accept a skip, since another command may have sent what the
-    skip found (`relay/ledger/settling.py`), and the object has not arrived since."""
-    return end.state is State.SKIPPED and not ledger.migration(id).count_in(*PRESENT).objects
+def _is_recorded(ledger: Ledger, id: str, end: Outcome) -> bool:
+    """Return whether the ledger has this end. It accepts none of a lost claim, nor a skip where
+    another command may have sent what the skip found (`relay/ledger/settling.py`)."""
+    return any(row.state == end.state.value for row in ledger.page(id))
 
 
 def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.end_to_end.test_serve import SERVE, running
 
 
@@ -258,6 +260,26 @@ def test_a_tree_another_process_works_on_is_not_listed_again(terminal: Terminal)
     ends = [process.communicate(timeout=100) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], ends
     assert terminal.query("SELECT listings FROM migrations") == 0
+
+
+def test_an_end_that_the_ledger_did_not_accept_is_not_printed(terminal: Terminal) -> None:
+    """The lease had ended meanwhile, and the same command elsewhere replaced the object and
+    failed."""
+    source, there = terminal.home / "from", terminal.home / "to"
+    source.write_bytes(b"one")
+    failpoint = {"RELAY_FAILPOINT": "before-settle:1:sleep:3"}
+    first = terminal.start("migrate", str(source), str(there), **failpoint)
+    eventually(there.exists)
+    error = '{"code": "not-found", "side": "source", "detail": "gone", "hint": ""}'
+    with closing(sqlite3.connect(terminal.ledger, timeout=10)) as other, other:
+        other.execute(
+            "UPDATE transfers SET fence = fence + 1, owner = NULL, state = 'failed', error = ?",
+            (error,),
+        )
+        other.execute("UPDATE tallies SET state = 'failed' WHERE state = 'running'")
+        other.execute("UPDATE migrations SET state = 'failed', ended = ?", (time.time(),))
+    out, err = first.communicate(timeout=100)
+    assert (first.returncode, "verified" in out) == (1, False), out + err
 
 
 class Named(BaseHTTPRequestHandler):
