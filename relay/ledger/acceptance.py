@@ -177,7 +177,10 @@ def _unfinished(
     row = connection.execute(same.where(migrations.c.owner.in_(owners)).limit(1)).first()
     if row is not None:
         return None if row.state == MigrationState.SUCCEEDED else row.id
-    for row in connection.execute(same.where(migrations.c.state == MigrationState.PAUSED).limit(1)):
+    paused = same.where(migrations.c.state == MigrationState.PAUSED).limit(1)
+    # The owner of places of a machine has its id too: another machine has other ones.
+    is_anywhere = marks.owner == marks.older_owner
+    for row in connection.execute(paused) if is_anywhere else ():
         error, _ = split_listing_retry(row.error)
         if error and error["code"] in WITHDRAWN:
             return str(row.id)

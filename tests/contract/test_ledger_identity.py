@@ -226,6 +226,22 @@ def test_a_local_folder_is_another_one_on_each_machine(
         assert ledger.is_at(first, one)
 
 
+def test_a_machine_does_not_resume_what_waits_on_another_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count the objects in the other machine's folder as its own."""
+    one = spec("https://a.example/d", "/srv/d")
+    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "one")
+    id = ledger.create(one, go_on=True)[0].id
+    ledger.pause_for(
+        id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
+    )
+    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "two")
+    assert ledger.create(one, go_on=True)[1] != ledger.database.sqlite
+    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "one")
+    assert ledger.create(one, go_on=True)[0].id == id
+
+
 def test_a_volume_is_another_one_in_each_container(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
