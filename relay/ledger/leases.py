@@ -22,6 +22,8 @@ from relay.ledger.states import ListingState, TransferVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.identities import process_identity
 
+LONGEST_LEASE_SECONDS: Final = 2 * 3600.0
+"""More than any worker's lease (`Settings.lease_seconds`)."""
 _STORAGE: Final = "storage"
 _KEEP_STORAGE: Final = text(
     "INSERT INTO keys (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value ="
@@ -131,7 +133,7 @@ def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
 def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> bool:
     if one_machine and row.boot != who.boot:
         return True  # the machine restarted, and with it the clock and every process
-    if row.until < now:
+    if not now <= row.until <= now + LONGEST_LEASE_SECONDS:  # ended, or the clock was set back
         return True
     if not _is_shown(row, who, one_machine):
         return False

@@ -347,6 +347,18 @@ def test_a_restored_ledger_forgets_the_state_of_the_destination(
     assert (claim.fence, claim.before is not None) == (FORGOTTEN + 1, True)
 
 
+def test_a_lease_of_a_clock_that_was_set_back_has_ended(postgres: Postgres) -> None:
+    """PostgreSQL's clock was hours ahead when the lease was renewed."""
+    address = postgres.database()
+    with closing(Ledger.connect(address)) as lost, closing(Ledger.connect(address)) as ledger:
+        id = tree(lost, 5)
+        lost.renew(3 * 3600)
+        lost.claim(1)
+        ledger.renew()
+        assert ledger.reclaim() == 1
+        assert states(ledger, id) == ["queued"]
+
+
 @pytest.mark.parametrize("clean", [("--clean", "--if-exists"), ()])
 def test_a_dump_restored_into_the_same_database_is_noticed(
     opened: Opened, address: str, tmp_path: Path, clean: tuple[str, ...]
