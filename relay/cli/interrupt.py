@@ -63,7 +63,9 @@ class Interrupt:
     def handled(self) -> Iterator[None]:
         """Handle the signals for the time of a `with` block."""
         watchers = [
-            gevent.signal_handler(number, self._handle, code) for number, code in self.codes.items()
+            gevent.signal_handler(number, self._handle, code)
+            for number, code in self.codes.items()
+            if signal.getsignal(number) is not signal.SIG_IGN  # as in the background of a shell
         ]
         try:
             yield

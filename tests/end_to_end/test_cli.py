@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -322,6 +323,29 @@ def test_interrupted(number: signal.Signals, code: int) -> None:
 def test_interrupted_twice() -> None:
     """B87: the second one ends at once."""
     assert _interrupt(signal.SIGINT, 5)[0] == 130
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """As in the background of a script, whose Ctrl-C is for the script alone."""
+    begun = threading.Event()
+    with Peer(stuck(begun)) as source, Peer(keeping(Cloud())) as destination:
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process = subprocess.Popen(
+                [*RELAY, "migrate", source.url(), destination.url("/b")],
+                cwd=ROOT,
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, old)
+        assert begun.wait(20)
+        process.send_signal(signal.SIGINT)
+        assert not select.select([process.stderr], [], [], 2)[0], "it said that it stops"
+        process.send_signal(signal.SIGTERM)
+        stderr = process.communicate(timeout=10)[1]
+    assert process.returncode == 143, stderr
 
 
 def test_interrupted_with_json() -> None:
