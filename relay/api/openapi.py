@@ -163,7 +163,7 @@ ROUTES = (
         "events",
         "Follow a migration as server-sent events",
         (),
-        problems=(404, 503),
+        problems=(404, 422, 503),
         texts=(_SSE,),
         asked=(
             (

@@ -206,6 +206,7 @@ def _csv(text: str) -> list[dict[str, Any]]:
 
 def test_events_report_each_change_and_end_with_it(server: Server, folders: Path) -> None:
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+    assert server.ask("GET", f"/migrations/{id}/events?after=1")[0] == 422
     with closing(server.connect()) as connection:
         connection.request("GET", f"/migrations/{id}/events")
         text = connection.getresponse().read().decode()
