@@ -674,7 +674,7 @@ def test_an_empty_placeholder_of_a_killed_process_is_ignored(
         (tmp_path / "b").write_bytes(data)
         when = note.stat().st_mtime + seconds
         os.utime(tmp_path / "b", (when, when)) if seconds else None
-    assert remove_lost_uploads(store, place, ["1-2-3"]) is None
+    assert remove_lost_uploads(store, place, ["1-2-3"], {}) is None
     assert [path.name for path in tmp_path.iterdir()] == left
 
 

@@ -175,7 +175,7 @@ def test_a_leftover_that_may_not_be_removed_is_named(
     there: set[str], hidden: set[str], names: list[str] | None
 ) -> None:
     keeps = cast(Destination, Keeps(frozenset(there), frozenset(hidden)))
-    kept = remove_lost_uploads(keeps, FOLDER, ("one", "two"))
+    kept = remove_lost_uploads(keeps, FOLDER, ("one", "two"), {})
     assert (
         None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)
     ) == names
