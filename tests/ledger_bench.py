@@ -31,7 +31,7 @@ from loadtests.bench.report import write_into
 from relay.views.rows import summary
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed, Settlement
+from relay.ledger.rows import ListedObject, Settlement
 from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 
@@ -121,7 +121,7 @@ def listed(ledger: Ledger, objects: int) -> int:
     assert listing is not None
     for first in range(0, objects, PAGE):
         page = [
-            Listed(
+            ListedObject(
                 f"photos/2024/{number:09}.jpg",
                 size=65536,
                 etag=f'"{number:032x}"',

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Efforts, Listed, Settlement, Spec
+from relay.ledger.rows import Claim, Efforts, ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, parts, transfers, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
@@ -35,7 +35,7 @@ def tree(ledger: Ledger, *sizes: int) -> str:
     listing = ledger.claim_listing()
     assert listing is not None
     page = [
-        Listed(f"{i:03}", size=size, etag=f'"{i}"', modified=1.5, url=None)
+        ListedObject(f"{i:03}", size=size, etag=f'"{i}"', modified=1.5, url=None)
         for i, size in enumerate(sizes)
     ]
     assert ledger.add_page(listing, page, page[-1].name if page else None)

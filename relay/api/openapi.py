@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from relay import __version__
 from relay.api.request import Change, Credentials, MigrateRequest
 from relay.api.schemas import (
     LINES,
-    Health,
-    Migration,
-    Migrations,
-    Problem,
-    Ready,
-    Recorded,
-    Root,
-    Told,
-    Transfers,
+    HealthSchema,
+    MigrationSchema,
+    MigrationsSchema,
+    ProblemSchema,
+    ReadySchema,
+    RecordedSchema,
+    RootSchema,
+    ToldSchema,
+    TransfersSchema,
 )
 
 _REF = "#/components/schemas/{model}"
@@ -79,13 +79,13 @@ _REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
 """Statuses that reading a list of fresh URLs adds: it is read before the answer."""
 
 ROUTES = (
-    Route("/", "get", "root", "Name and version of the server", (Root,)),
+    Route("/", "get", "root", "Name and version of the server", (RootSchema,)),
     Route(
         "/migrate",
         "post",
         "migrate",
         "Migrate an object or a tree",
-        (Migration, Recorded),
+        (MigrationSchema, RecordedSchema),
         MigrateRequest,
         _MIGRATE_PROBLEMS,
         moves=True,
@@ -111,7 +111,7 @@ ROUTES = (
         "get",
         "migrations",
         "List migrations, the newest first",
-        (Migrations,),
+        (MigrationsSchema,),
         problems=(422, 503),
         asked=(_PAGE, ("query", "before", _PLACE, "Only migrations with a smaller number.")),
     ),
@@ -120,7 +120,7 @@ ROUTES = (
         "get",
         "migration",
         "Show a migration",
-        (Recorded,),
+        (RecordedSchema,),
         problems=(404, 422, 503),
     ),
     Route(
@@ -128,7 +128,7 @@ ROUTES = (
         "patch",
         "change",
         "Change a migration's priority and limits",
-        (Recorded,),
+        (RecordedSchema,),
         Change,
         _CONTROL_PROBLEMS,
     ),
@@ -137,9 +137,9 @@ ROUTES = (
         "get",
         "transfers",
         "List the objects of a migration",
-        (Transfers,),
+        (TransfersSchema,),
         problems=(404, 422, 503),
-        lines=(Told,),
+        lines=(ToldSchema,),
         texts=(_CSV,),
         asked=(
             (
@@ -180,7 +180,7 @@ ROUTES = (
             "post",
             verb,
             text,
-            (Recorded,),
+            (RecordedSchema,),
             takes,
             tuple({*_CONTROL_PROBLEMS, *(_REFRESH_PROBLEMS if takes else ())}),
             optional=True,
@@ -196,13 +196,13 @@ ROUTES = (
             ),
         )
     ),
-    Route("/healthz", "get", "healthz", "Liveness probe", (Health,), open=True),
+    Route("/healthz", "get", "healthz", "Liveness probe", (HealthSchema,), open=True),
     Route(
         "/readyz",
         "get",
         "readyz",
         "Readiness probe; 503 while the server stops or its ledger is unavailable",
-        (Ready,),
+        (ReadySchema,),
         open=True,
     ),
     Route("/openapi.json", "get", "openapi", "The OpenAPI document", None),
@@ -308,7 +308,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.moves:
         accepted = {
             "description": _ACCEPTED,
-            "content": {"application/json": {"schema": _ref(Recorded)}},
+            "content": {"application/json": {"schema": _ref(RecordedSchema)}},
         }
         operation["responses"]["202"] = accepted
         operation["description"] = _STREAMED
@@ -333,11 +333,11 @@ def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
 
 
 def _problems(route: Route) -> dict[str, Any]:
-    if route.answers == (Ready,):
+    if route.answers == (ReadySchema,):
         return {
             "503": {
                 "description": "The server is stopping, or its ledger is unavailable",
-                "content": {"application/json": {"schema": _ref(Ready)}},
+                "content": {"application/json": {"schema": _ref(ReadySchema)}},
             }
         }
     statuses = () if route.open else sorted({401, 403, *route.problems})
@@ -347,7 +347,7 @@ def _problems(route: Route) -> dict[str, Any]:
 def _problem(status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "description": PHRASES[status],
-        "content": {_PROBLEM_TYPE: {"schema": _ref(Problem)}},
+        "content": {_PROBLEM_TYPE: {"schema": _ref(ProblemSchema)}},
     }
     if status == 503:
         seconds = {
@@ -361,7 +361,20 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
+    return {"$ref": _REF.format(model=_component(model.__name__))}
+
+
+def _component(name: str) -> str:
+    """Return the name of a model's component: that of its class, without "Schema"."""
+    return name.removesuffix("Schema")
+
+
+class _Components(GenerateJsonSchema):
+    """Names the components."""
+
+    def normalize_name(self, name: str) -> str:
+        """As GenerateJsonSchema.normalize_name."""
+        return _component(super().normalize_name(name))
 
 
 def _schemas() -> dict[str, Any]:
@@ -369,17 +382,17 @@ def _schemas() -> dict[str, Any]:
         (model, "validation") for model in (MigrateRequest, Credentials, Change)
     ]
     answers: tuple[type[BaseModel], ...] = (
-        Migration,
-        Migrations,
-        Recorded,
-        Transfers,
-        Problem,
-        Ready,
-        Health,
-        Root,
-        Told,
+        MigrationSchema,
+        MigrationsSchema,
+        RecordedSchema,
+        TransfersSchema,
+        ProblemSchema,
+        ReadySchema,
+        HealthSchema,
+        RootSchema,
+        ToldSchema,
         *LINES,
     )
     modes += [(model, "serialization") for model in answers]
-    _, schemas = models_json_schema(modes, ref_template=_REF)
-    return dict(schemas["$defs"])
+    _, schemas = models_json_schema(modes, ref_template=_REF, schema_generator=_Components)
+    return {name: {**schema, "title": name} for name, schema in schemas["$defs"].items()}

@@ -62,7 +62,7 @@ _Text = Annotated[str, Tag("text")]
 _KIND = Discriminator(_kind)
 
 
-class Limits(_Strict):
+class LimitsSchema(_Strict):
     """Limits of one migration, for all workers together; null removes a limit."""
 
     slots: int | None = Field(
@@ -147,8 +147,8 @@ class MigrateRequest(_Strict):
         le=100,
         description="Priority among the migrations in the ledger; a greater number runs first.",
     )
-    limits: Limits = Field(
-        default_factory=lambda: Limits.model_validate({}),
+    limits: LimitsSchema = Field(
+        default_factory=lambda: LimitsSchema.model_validate({}),
         description="Limits of the migration. They may be changed while it runs.",
     )
 
@@ -159,8 +159,8 @@ class Change(_Strict):
     priority: int = Field(
         0, ge=-100, le=100, description="The new priority; a greater number runs first."
     )
-    limits: Limits = Field(
-        default_factory=lambda: Limits.model_validate({}),
+    limits: LimitsSchema = Field(
+        default_factory=lambda: LimitsSchema.model_validate({}),
         description="The new limits. A lower limit does not interrupt transfers that are running.",
     )
 

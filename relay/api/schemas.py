@@ -1,4 +1,6 @@
-"""Response schemas for the OpenAPI document. A test checks every real response against them."""
+"""Response schemas for the OpenAPI document. A test checks every real response against them.
+
+The name of a component is that of its class without "Schema"."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from relay.ledger.states import ListingState, MigrationState, TransferState
 from relay.receipt import Level, State
 
 
-class _Answer(BaseModel):
+class _Schema(BaseModel):
     # Every member is always present, so the schema requires it and a generated client has no
     # optional members.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
@@ -21,7 +23,7 @@ class _Answer(BaseModel):
 Digests = dict[str, str]
 
 
-class Version(_Answer):
+class VersionSchema(_Schema):
     """One version of an object, as its store reported it; null where it did not."""
 
     etag: str | None
@@ -35,7 +37,7 @@ class Version(_Answer):
     )
 
 
-class Receipt(_Answer):
+class ReceiptSchema(_Schema):
     """The source and the destination of a transfer, and the proof of the copy."""
 
     level: Annotated[str, OneOf(Level)] = Field(description="How the copy was verified.")
@@ -46,14 +48,14 @@ class Receipt(_Answer):
             " algorithm."
         )
     )
-    source: Version
-    destination: Version
+    source: VersionSchema
+    destination: VersionSchema
     attempts: int = Field(description="Number of attempts, the first included.")
     bytes_resent: int = Field(description="Number of bytes that were sent again.")
     notes: list[str] = Field(description="Remarks about the transfer, for people.")
 
 
-class Migration(_Answer):
+class MigrationSchema(_Schema):
     """The result of moving one object."""
 
     id: str
@@ -64,10 +66,10 @@ class Migration(_Answer):
     destination: str = Field(description="URL without query and headers.")
     bytes: int = Field(description="Size of the object in bytes.")
     seconds: float = Field(description="Duration in seconds.")
-    receipt: Receipt | None = Field(description="null if the object was skipped.")
+    receipt: ReceiptSchema | None = Field(description="null if the object was skipped.")
 
 
-class Trouble(_Answer):
+class TroubleSchema(_Schema):
     """A failure that is being retried."""
 
     what: str = Field(description="What failed: the object, one of its parts, or its completion.")
@@ -79,7 +81,7 @@ class Trouble(_Answer):
     again: float = Field(description="Time of the next or the current retry, likewise.")
 
 
-class Retried(Trouble):
+class RetriedSchema(TroubleSchema):
     """A failure of one object, or of the listing, that is being retried."""
 
     name: str = Field(
@@ -89,14 +91,14 @@ class Retried(Trouble):
     )
 
 
-class Outage(_Answer):
+class OutageSchema(_Schema):
     """Why the ledger is unavailable at the moment."""
 
     code: str = Field(description="The problem code, as in a problem's type.")
     detail: str
 
 
-class Listed(_Answer):
+class ListedSchema(_Schema):
     """A migration in the ledger, as lists show it."""
 
     id: str
@@ -120,18 +122,18 @@ class Listed(_Answer):
             " cancel they stop within about a second, and the number becomes 0."
         )
     )
-    retried: list[Retried] = Field(
+    retried: list[RetriedSchema] = Field(
         description=(
             "Failures that any worker is retrying: the listing first, then at most five objects,"
             " the longest-lasting failure first."
         )
     )
-    trouble: Outage | None = Field(
+    trouble: OutageSchema | None = Field(
         description="Why the server process that answers can't use the ledger; null while it can."
     )
 
 
-class Limited(_Answer):
+class LimitedSchema(_Schema):
     """Limits of a migration, for all workers together; null is unlimited."""
 
     slots: int | None = Field(description="Maximum number of concurrent transfers.")
@@ -143,12 +145,12 @@ class Limited(_Answer):
     )
 
 
-class Recorded(Listed):
+class RecordedSchema(ListedSchema):
     """A migration in the ledger, with all members."""
 
     options: dict[str, str | bool]
     priority: int = Field(description="A greater number runs first.")
-    limits: Limited
+    limits: LimitedSchema
     levels: dict[str, int] = Field(
         description="Number of objects that were verified on each level."
     )
@@ -159,14 +161,14 @@ class Recorded(Listed):
     )
 
 
-class Migrations(_Answer):
+class MigrationsSchema(_Schema):
     """A page of migrations, the newest first."""
 
-    migrations: list[Listed]
+    migrations: list[ListedSchema]
     next: str | None = Field(description="URL of the next page, with older migrations, or null.")
 
 
-class Told(_Answer):
+class ToldSchema(_Schema):
     """One object of a migration, as a line of a report."""
 
     name: str
@@ -181,28 +183,28 @@ class Told(_Answer):
     detail: str | None
 
 
-class TransferRow(Told):
+class TransferRowSchema(ToldSchema):
     """One object of a migration, with its receipt."""
 
     id: int
     receipt: dict[str, object] | None
 
 
-class Transfers(_Answer):
+class TransfersSchema(_Schema):
     """A page of objects, in the order in which they were listed."""
 
-    transfers: list[TransferRow]
+    transfers: list[TransferRowSchema]
     next: str | None = Field(description="URL of the next page, or null.")
 
 
-class FieldError(_Answer):
+class FieldErrorSchema(_Schema):
     """One invalid member of the request."""
 
     pointer: str = Field(description="A JSON Pointer into the request (RFC 6901).")
     detail: str
 
 
-class Problem(BaseModel):
+class ProblemSchema(BaseModel):
     """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -215,10 +217,10 @@ class Problem(BaseModel):
     retryable: bool
     hint: str
     instance: str
-    errors: list[FieldError] = []
+    errors: list[FieldErrorSchema] = []
 
 
-class Progress(_Answer):
+class ProgressSchema(_Schema):
     """A line of progress of a transfer; `rate` in bytes per second."""
 
     event: Literal["progress"]
@@ -229,36 +231,36 @@ class Progress(_Answer):
     attempt: int
     seconds: float
     rate: int
-    trouble: Trouble | None = Field(
+    trouble: TroubleSchema | None = Field(
         description="The failure that is being retried; null without one."
     )
 
 
-class ResultLine(Migration):
+class ResultLineSchema(MigrationSchema):
     """The last line of a stream whose transfer succeeded."""
 
     event: Literal["result"]
 
 
-class ProblemLine(Problem):
+class ProblemLineSchema(ProblemSchema):
     """The last line of a stream whose transfer failed."""
 
     event: Literal["problem"]
 
 
-class RecordedProgress(Listed):
+class RecordedProgressSchema(ListedSchema):
     """A line of progress of a migration in the ledger."""
 
     event: Literal["progress"]
 
 
-class RecordedResult(Recorded):
+class RecordedResultSchema(RecordedSchema):
     """The last line of a migration in the ledger that has ended or was paused; see `state`."""
 
     event: Literal["result"]
 
 
-class Slots(_Answer):
+class SlotsSchema(_Schema):
     """The transfer slots of one server process."""
 
     held: int
@@ -266,23 +268,23 @@ class Slots(_Answer):
     waiting: int = Field(description="Number of transfers that wait for a slot.")
 
 
-class Ready(_Answer):
+class ReadySchema(_Schema):
     """Whether the server process that answers accepts new transfers."""
 
     ready: bool
     ledger: str = Field(description="`ok`, or the problem code of the ledger's failure.")
     tls: str = Field(description="The TLS library and its version.")
     running: int = Field(description="Number of running transfers.")
-    slots: Slots
+    slots: SlotsSchema
 
 
-class Health(_Answer):
+class HealthSchema(_Schema):
     """The server process is alive."""
 
     status: Literal["ok"]
 
 
-class Root(_Answer):
+class RootSchema(_Schema):
     """The server's name and version."""
 
     name: str
@@ -291,10 +293,10 @@ class Root(_Answer):
 
 
 LINES: tuple[type[BaseModel], ...] = (
-    Progress,
-    ResultLine,
-    ProblemLine,
-    RecordedProgress,
-    RecordedResult,
+    ProgressSchema,
+    ResultLineSchema,
+    ProblemLineSchema,
+    RecordedProgressSchema,
+    RecordedResultSchema,
 )
 """The kinds of line of an `application/x-ndjson` answer that follows a migration."""

@@ -29,7 +29,7 @@ from relay.views.rows import FIELDS, brief, progress_events, reported, summary
 
 if TYPE_CHECKING:
     from relay.cli.client import Client
-    from relay.cli.response_checks import Brief, Page, Rows
+    from relay.cli.response_checks import Brief, MigrationPage, ReportPage
 
 Members = dict[str, Any]
 Event = tuple[str, Members]
@@ -255,7 +255,7 @@ class RemoteServer:
     def newest(self, limit: int) -> Iterator[Members]:
         """As MigrationBackend.newest."""
         first = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
-        return islice(self._paged(first, self._shapes.Page, "migrations"), limit)
+        return islice(self._paged(first, self._shapes.MigrationPage, "migrations"), limit)
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As MigrationBackend.rows."""
@@ -263,10 +263,12 @@ class RemoteServer:
         # speaks HTTP/1.0 to the server.
         query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
         first = f"{_path(id)}/transfers?{urlencode(query)}"
-        for row in self._paged(first, self._shapes.Rows, "transfers"):
+        for row in self._paged(first, self._shapes.ReportPage, "transfers"):
             yield {name: row[name] for name in FIELDS}
 
-    def _paged(self, path: str | None, shape: type[Page | Rows], member: str) -> Iterator[Members]:
+    def _paged(
+        self, path: str | None, shape: type[MigrationPage | ReportPage], member: str
+    ) -> Iterator[Members]:
         """Yield the entries of a list, from the first page on. A page is requested when it is
         needed."""
         while path:
@@ -349,7 +351,9 @@ class RemoteServer:
     def _migration(self, members: Members) -> Members:
         return self._checked(self._shapes.Whole, members)
 
-    def _checked(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
+    def _checked(
+        self, shape: type[Brief | MigrationPage | ReportPage], members: Members
+    ) -> Members:
         """Return members that have the shape's types. Raises NotRelay for others."""
         name = self._shapes.wrong_member(shape, members)
         if name is not None:

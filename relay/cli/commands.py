@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Command:
     """One command in the help of `relay`."""
 
     function: str
@@ -17,67 +17,69 @@ class Entry:
     help: str
 
 
-GROUPS: Mapping[str, Mapping[str, Entry]] = {
+GROUPS: Mapping[str, Mapping[str, Command]] = {
     "Move": {
-        "migrate": Entry(
+        "migrate": Command(
             function="migrate:migrate", help="Move one object or a tree, and prove each object."
         ),
-        "plan": Entry(function="plan:plan", help="Show what migrate would do; write nothing."),
-        "submit": Entry(function="migration_commands:submit", help="Hand a migration to a server."),
+        "plan": Command(function="plan:plan", help="Show what migrate would do; write nothing."),
+        "submit": Command(
+            function="migration_commands:submit", help="Hand a migration to a server."
+        ),
     },
     "Watch": {
-        "status": Entry(
+        "status": Command(
             function="migration_commands:status", help="Show the newest migrations, or one of them."
         ),
-        "watch": Entry(
+        "watch": Command(
             function="migration_commands:watch_command",
             help="Show the progress of a migration until it ends.",
         ),
-        "report": Entry(
+        "report": Command(
             function="migration_commands:report",
             help="Print one row for each object: its proof, or its error.",
         ),
     },
     "Control": {
-        "pause": Entry(function="migration_commands:pause", help="Pause a migration."),
-        "resume": Entry(
+        "pause": Command(function="migration_commands:pause", help="Pause a migration."),
+        "resume": Command(
             function="migration_commands:resume",
             help="Resume a paused migration, optionally with fresh credentials.",
         ),
-        "retry": Entry(
+        "retry": Command(
             function="migration_commands:retry", help="Queue failed and unverified objects again."
         ),
-        "limit": Entry(
+        "limit": Command(
             function="migration_commands:limit",
             help="Change the limits of a migration while it runs.",
         ),
-        "cancel": Entry(
+        "cancel": Command(
             function="migration_commands:cancel",
             help="Cancel a migration and remove its unfinished uploads.",
         ),
     },
     "Inspect stores": {
-        "ls": Entry(function="ls:ls", help="List a folder."),
-        "doctor": Entry(
+        "ls": Command(function="ls:ls", help="List a folder."),
+        "doctor": Command(
             function="doctor:doctor",
             help="Test what a store supports, and which verification to expect.",
         ),
-        "remotes": Entry(function="remotes:remotes", help="List the remotes that you can name."),
-        "obscure": Entry(
+        "remotes": Command(function="remotes:remotes", help="List the remotes that you can name."),
+        "obscure": Command(
             function="remotes:obscure", help="Print a password as relay.toml's `pass` needs it."
         ),
     },
     "Serve": {
-        "serve": Entry(
+        "serve": Command(
             function="serve:serve", help="Run the server: the HTTP API and its workers."
         ),
-        "completion": Entry(
+        "completion": Command(
             function="completion:completion", help="Print a completion script for your shell."
         ),
     },
 }
 """Every command, in the order of the help."""
 
-COMMANDS: Mapping[str, Entry] = {
+COMMANDS: Mapping[str, Command] = {
     name: entry for group in GROUPS.values() for name, entry in group.items()
 }

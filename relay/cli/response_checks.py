@@ -68,14 +68,14 @@ class Whole(Brief):
     error: _Error | None
 
 
-class Page(_Shape):
+class MigrationPage(_Shape):
     """A page of migrations; `next` is the URL of older ones, at the same server."""
 
     migrations: list[Brief]
     next: str | None
 
 
-class Row(_Shape):
+class ReportRow(_Shape):
     """One object of a migration."""
 
     name: str
@@ -90,10 +90,10 @@ class Row(_Shape):
     detail: str | None
 
 
-class Rows(_Shape):
+class ReportPage(_Shape):
     """A page of rows; `next` is the URL of the following page."""
 
-    transfers: list[Row]
+    transfers: list[ReportRow]
     next: str | None
 
 

@@ -148,7 +148,7 @@ Show = Callable[[Watch, Worker], None]
 def _display(quiet: bool) -> AbstractContextManager[Show]:
     if quiet:
         return nullcontext(lambda *_: None)
-    return _bars() if has_bars() else nullcontext(_Lines().show)
+    return _bars() if has_bars() else nullcontext(_TreeLines().show)
 
 
 def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
@@ -218,7 +218,7 @@ def transfer_label(active: ActiveTransfer) -> str:
     return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"
 
 
-class _Lines:
+class _TreeLines:
     """A plain line every few seconds, for logs."""
 
     def __init__(self) -> None:

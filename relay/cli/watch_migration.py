@@ -141,7 +141,9 @@ def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
     if quiet:
         return nullcontext((lambda _: None, lambda _: None))
     return (
-        _bar() if has_bars() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+        _bar()
+        if has_bars()
+        else nullcontext((_MigrationLines().show, lambda text: say(text, sys.stderr)))
     )
 
 
@@ -167,7 +169,7 @@ def _bar() -> Iterator[tuple[Show, Tell]]:
         yield show, progress.tell
 
 
-class _Lines:
+class _MigrationLines:
     """A plain line every few seconds, for logs."""
 
     def __init__(self) -> None:

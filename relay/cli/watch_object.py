@@ -29,7 +29,7 @@ def display(quiet: bool) -> AbstractContextManager[Show]:
     seconds."""
     if quiet:
         return nullcontext(lambda _: None)
-    return _bar() if has_bars() else nullcontext(_Lines().show)
+    return _bar() if has_bars() else nullcontext(_ObjectLines().show)
 
 
 def _retry_lines(transfer: Transfer | PartHelper) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _bar() -> Iterator[Show]:
         yield show
 
 
-class _Lines:
+class _ObjectLines:
     """A plain line every few seconds, for logs."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from relay.engine.plan import IfExists
 from relay.engine.proof_levels import predict_level
 from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
-from relay.ledger.rows import Claim, Listed
+from relay.ledger.rows import Claim, ListedObject
 from relay.receipt import Level
 from relay.stores.interfaces import (
     Destination,
@@ -84,7 +84,7 @@ class DryRunReport:
         """The number of inspected objects."""
         return sum(self.looks.values())
 
-    def count(self, one: Listed, limits: Limits) -> None:
+    def count(self, one: ListedObject, limits: Limits) -> None:
         """Count an object that can be moved."""
         self.objects += 1
         self.bytes += one.size or 0
@@ -158,7 +158,7 @@ class DryRun:
 
     # -- counting
 
-    def _count_entries(self, made: DryRunReport) -> Iterator[Listed]:
+    def _count_entries(self, made: DryRunReport) -> Iterator[ListedObject]:
         for one in self._each_entry():
             why = self._refusal_reason(one)
             if why is not None:
@@ -167,17 +167,19 @@ class DryRun:
             made.count(one, self.limits)
             yield one
 
-    def _each_entry(self) -> Iterator[Listed]:
+    def _each_entry(self) -> Iterator[ListedObject]:
         source = self.stores.source(self.job.source, self.listing)
         if not self.job.recursive:
             found = source.head(self.job.source)
-            yield Listed("", size=found.version.size if isinstance(found, ObjectInfo) else None)
+            yield ListedObject(
+                "", size=found.version.size if isinstance(found, ObjectInfo) else None
+            )
             return
         for entry in source.list(self.job.source, True):
             if not entry.is_listed_further:
                 yield listed_object(entry)
 
-    def _refusal_reason(self, one: Listed) -> str | None:
+    def _refusal_reason(self, one: ListedObject) -> str | None:
         """Return why an object can't be moved, or None if no reason is known."""
         if one.error is not None:
             return str(one.error["detail"])
@@ -192,7 +194,7 @@ class DryRun:
 
     # -- inspecting
 
-    def _compare(self, one: Listed) -> Comparison:
+    def _compare(self, one: ListedObject) -> Comparison:
         """Inspect one object on both sides. If a store does not answer, the result is `untold`."""
         plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
@@ -250,7 +252,7 @@ class DryRun:
         return self.stores.destination(self.job.destination, Watchdog(self.limits))
 
 
-def _hypothetical_claim(migration: str, one: Listed) -> Claim:
+def _hypothetical_claim(migration: str, one: ListedObject) -> Claim:
     """Return the claim that a worker would have of an object."""
     return Claim(
         id=0,
@@ -267,9 +269,9 @@ def _hypothetical_claim(migration: str, one: Listed) -> Claim:
     )
 
 
-def _sample(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:
+def _sample(entries: Iterable[ListedObject], size: int, random: Random) -> list[ListedObject]:
     """Return `size` of the entries, each equally likely (Vitter 1985, algorithm R)."""
-    kept: list[Listed] = []
+    kept: list[ListedObject] = []
     for number, one in enumerate(entries):
         if number < size:
             kept.append(one)

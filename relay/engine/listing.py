@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from relay.digest import as_hex
 from relay.errors import KeyTooLong, NotFound, RelayError, UnsafeKey
 from relay.identity import place_identity
-from relay.ledger.rows import Listed, Listing
+from relay.ledger.rows import ListedObject, ListingClaim
 from relay.location import parse_location
 from relay.parsing import UNSAFE_CHARACTERS
 from relay.process.failpoints import reach
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 def write_listing(
     ledger: Ledger,
-    listing: Listing,
+    listing: ListingClaim,
     entries: Iterator[Entry],
     go_on: Callable[[], bool],
     fail_on_empty: bool = False,
@@ -78,14 +78,14 @@ def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
         yield page
 
 
-def listed_object(entry: Entry) -> Listed:
+def listed_object(entry: Entry) -> ListedObject:
     """Return an entry as the ledger keeps it, with an error if it is already clear that the object
     can't be moved."""
     modified = entry.modified.timestamp() if entry.modified else None
     if len(entry.name) > NAME_CHARACTERS:
         raw = _raw_bytes(entry.name)
         beginning = _escape_name(raw[:_SHOWN_BYTES], of=raw)
-        return Listed(
+        return ListedObject(
             beginning,
             size=entry.size,
             error=_TOO_LONG,
@@ -94,16 +94,16 @@ def listed_object(entry: Entry) -> Listed:
     if UNSAFE_CHARACTERS.search(entry.name):
         raw = _raw_bytes(entry.name)
         readable = _escape_name(raw)  # databases refuse some of these characters
-        return Listed(readable, size=entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
+        return ListedObject(readable, size=entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
     if entry.error is not None:
-        return Listed(
+        return ListedObject(
             entry.name,
             size=entry.size,
             error=error_members(entry.error),
             identity=f"unusable {entry.name}",
         )
     identity = None if entry.url is None else place_identity(parse_location(entry.url))
-    return Listed(
+    return ListedObject(
         entry.name,
         size=entry.size,
         etag=entry.etag,

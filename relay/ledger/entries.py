@@ -35,8 +35,8 @@ from relay.ledger.rows import (
     MARKED,
     REMAINING,
     SENT,
-    Listed,
-    Listing,
+    ListedObject,
+    ListingClaim,
     PriorState,
 )
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
@@ -54,8 +54,8 @@ _OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
 
 def write_page(
     connection: Connection,
-    listing: Listing,
-    page: Sequence[Listed],
+    listing: ListingClaim,
+    page: Sequence[ListedObject],
     if_exists: str,
     folded: Callable[[str], str | None],
     is_empty: bool = False,
@@ -78,7 +78,9 @@ def write_page(
 class _ListedRows:
     """The entries of a page: the `new` ones, and those of an `earlier` listing with their rows."""
 
-    def __init__(self, connection: Connection, listing: Listing, page: Sequence[Listed]) -> None:
+    def __init__(
+        self, connection: Connection, listing: ListingClaim, page: Sequence[ListedObject]
+    ) -> None:
         key = key_of(connection)
         marked = [_with_mark(key, clamp_numbers(one)) for one in page]
         if listing.counted:
@@ -86,8 +88,8 @@ class _ListedRows:
         else:  # an older relay started the listing, and wrote no identities
             marked = _older_names(connection, listing, marked)
         known = rows_of(connection, listing, [one.name for one in marked])
-        self.new: list[Listed] = []
-        self.earlier: list[tuple[Listed, Any]] = []
+        self.new: list[ListedObject] = []
+        self.earlier: list[tuple[ListedObject, Any]] = []
         seen: dict[str, str | None] = {}
         for one in marked:
             row = known.get(one.name)
@@ -103,7 +105,7 @@ class _ListedRows:
                 self.earlier.append((one, row))
 
     def _conflict(
-        self, one: Listed, row: Any, listing: Listing, seen: Mapping[str, str | None]
+        self, one: ListedObject, row: Any, listing: ListingClaim, seen: Mapping[str, str | None]
     ) -> Mapping[str, Any] | None:
         """Return the error of an entry whose name belongs to another object: of this listing, or to
         one that is being moved, from the URL that an earlier list had for the name."""
@@ -117,7 +119,7 @@ class _ListedRows:
         return _UNDER_WAY if is_moving else None
 
 
-def clamp_numbers(one: Listed) -> Listed:
+def clamp_numbers(one: ListedObject) -> ListedObject:
     """Return an entry whose values every database accepts: an impossible size, time or ETag becomes
     None. An entry of a list of URLs with an impossible size fails, since no object could match
     it."""
@@ -131,13 +133,13 @@ def clamp_numbers(one: Listed) -> Listed:
     return replace(one, size=size, modified=modified, etag=etag)
 
 
-def _with_mark(key: bytes, one: Listed) -> Listed:
+def _with_mark(key: bytes, one: ListedObject) -> ListedObject:
     if one.identity is None:
         return one
     return replace(one, identity=keyed_hash(key, one.identity)[:32])
 
 
-def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:
+def _separate_names(page: Sequence[ListedObject]) -> Iterable[ListedObject]:
     """Yield a page in which no two URLs share a name: URLs that did get names of their own, under
     which they fail."""
     identities: dict[str, set[str]] = {}
@@ -148,7 +150,7 @@ def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:
         yield _rename(one, _CLASH) if one.identity and len(identities[one.name]) > 1 else one
 
 
-def _rename(one: Listed, why: Mapping[str, Any]) -> Listed:
+def _rename(one: ListedObject, why: Mapping[str, Any]) -> ListedObject:
     error = why if one.error is None else one.error
     suffix = (one.identity or hashlib.sha256(one.name.encode()).hexdigest())[:16]
     return replace(one, name=f"{one.name} ~{suffix}", url=None, error=error)
@@ -182,7 +184,9 @@ _UNDER_WAY: Final = {
 }
 
 
-def _older_names(connection: Connection, listing: Listing, page: Sequence[Listed]) -> list[Listed]:
+def _older_names(
+    connection: Connection, listing: ListingClaim, page: Sequence[ListedObject]
+) -> list[ListedObject]:
     """Return a page with the names of an older relay for the entries that it has written."""
     older = {
         one.name: found[1] for one in page if one.url and (found := _OLDER_NAME.fullmatch(one.name))
@@ -193,7 +197,7 @@ def _older_names(connection: Connection, listing: Listing, page: Sequence[Listed
     ]
 
 
-def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> dict[str, Any]:
+def rows_of(connection: Connection, listing: ListingClaim, names: Sequence[str]) -> dict[str, Any]:
     """Return the rows of a migration's transfers by their names. During a repeated listing the rows
     are locked until this transaction ends."""
     found: dict[str, Any] = {}
@@ -211,8 +215,8 @@ def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> d
 
 def _insert(
     connection: Connection,
-    listing: Listing,
-    new: Sequence[Listed],
+    listing: ListingClaim,
+    new: Sequence[ListedObject],
     if_exists: str,
     changes: CounterDelta,
     folded: Callable[[str], str | None],
@@ -269,7 +273,7 @@ def _store_last_used_id(connection: Connection, highest: int) -> None:
         connection.execute(insert(keys), {"name": _USED, "value": str(highest)})
 
 
-def _listed_columns(one: Listed, listing: Listing) -> dict[str, Any]:
+def _listed_columns(one: ListedObject, listing: ListingClaim) -> dict[str, Any]:
     """Return the columns of an object's row that a listing gives."""
     return {
         "error": json.dumps(one.error) if one.error else None,
@@ -297,7 +301,7 @@ class _Step:
 
 def _list_again(
     connection: Connection,
-    listing: Listing,
+    listing: ListingClaim,
     reported: _ListedRows,
     if_exists: str,
     is_empty: bool,
@@ -363,7 +367,7 @@ def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     return columns
 
 
-def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
+def _step(one: ListedObject, row: Any, if_exists: str, is_empty: bool) -> _Step:
     if row.state == TransferState.RUNNING:
         return _Step(TransferState.RUNNING, restarts=False)
     if one.error is not None:
@@ -373,7 +377,7 @@ def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
     return _Step(TransferState.QUEUED, restarts=row.state != TransferState.QUEUED)
 
 
-def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
+def _is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
     """Return whether an object may differ from the one that has arrived. If the listing gives
     nothing to compare but the size, return True for the options under which the transfer then
     inspects the destination, or overwrites it."""
@@ -435,7 +439,7 @@ _VANISHED: Final = {
 }
 
 
-def forget_gone(connection: Connection, listing: Listing) -> int:
+def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
     left nothing behind: they could only fail again. One with leftovers stays, and so does a
     cancelled one that the destination had accepted: other migrations must know of it. A transfer

@@ -47,8 +47,8 @@ from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
     TERMINAL,
     Claim,
-    Listed,
-    Listing,
+    ListedObject,
+    ListingClaim,
     Migration,
     MigrationView,
     Orphan,
@@ -227,7 +227,7 @@ class Ledger:
 
     def page(
         self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000
-    ) -> list[pages.Row]:
+    ) -> list[pages.TransferRow]:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
 
@@ -325,7 +325,7 @@ class Ledger:
         """As listings.release_unknown_listings."""
         self.database.run(lambda c: listings.release_unknown_listings(c, self.who, doubted))
 
-    def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
+    def claim_listing(self, only: str | None = None, alone: bool = True) -> ListingClaim | None:
         """As listings.claim_listing; reads first."""
         if not self.database.run(
             lambda c: listings.has_due_listing(c, self.who, only, alone), write=False
@@ -333,11 +333,13 @@ class Ledger:
             return None
         return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
 
-    def learn_empty(self, listing: Listing, empty: bool) -> None:
+    def learn_empty(self, listing: ListingClaim, empty: bool) -> None:
         """As listings.learn_empty."""
         self.database.run(lambda c: listings.learn_empty(c, self.who, listing, empty))
 
-    def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
+    def add_page(
+        self, listing: ListingClaim, page: Sequence[ListedObject], cursor: str | None
+    ) -> bool:
         """As listings.add_page. The listing then holds by its next fence."""
         wanted = self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
         listing.fence += 1
@@ -351,11 +353,11 @@ class Ledger:
         """As listings.renew_urls."""
         self.database.run(lambda c: listings.renew_urls(c, id, urls))
 
-    def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
+    def end_listing(self, listing: ListingClaim, error: Mapping[str, Any] | None = None) -> None:
         """As listings.end_listing."""
         self.database.run(lambda c: listings.end_listing(c, self.who, listing, error))
 
-    def hand_back_listing(self, listing: Listing) -> None:
+    def hand_back_listing(self, listing: ListingClaim) -> None:
         """As listings.hand_back_listing."""
         self.database.run(lambda c: listings.hand_back_listing(c, self.who, listing))
 
@@ -421,7 +423,7 @@ class Ledger:
         """As retried.note."""
         self.database.run(lambda c: retried.note(c, self.who.id, troubles))
 
-    def note_listing(self, listing: Listing, trouble: Mapping[str, Any] | None) -> None:
+    def note_listing(self, listing: ListingClaim, trouble: Mapping[str, Any] | None) -> None:
         """As retried.note_listing."""
         self.database.run(lambda c: retried.note_listing(c, self.who.id, listing, trouble))
 

@@ -19,7 +19,7 @@ from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.folded_names import folded_digest, mark_folded
 from relay.ledger.migration_rows import of_kind, write_event
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.rows import Listed, Listing
+from relay.ledger.rows import ListedObject, ListingClaim
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
@@ -42,7 +42,7 @@ def has_due_listing(
 
 def claim_listing(
     connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
-) -> Listing | None:
+) -> ListingClaim | None:
     """Claim the listing of one migration; return None if none is due. A suspect listing is claimed
     only if the worker is `alone`, so that a crash affects no other claim."""
     query = (
@@ -59,7 +59,7 @@ def claim_listing(
             listing=ListingState.RUNNING, listing_owner=who.id, listing_fence=fence, error=None
         )  # the error may be a pending retry of a lost worker
     )
-    return Listing(
+    return ListingClaim(
         migration_id=row.id,
         fence=fence,
         cursor=row.cursor,
@@ -70,7 +70,7 @@ def claim_listing(
     )
 
 
-def learn_empty(connection: Connection, who: WorkerId, listing: Listing, empty: bool) -> None:
+def learn_empty(connection: Connection, who: WorkerId, listing: ListingClaim, empty: bool) -> None:
     """Record whether the destination was empty when the listing began, and when that was seen. A
     destination that was empty once stays recorded as empty at the start. Raises LeaseLost."""
     values: dict[str, Any] = {"looked": time.time() if empty else None}
@@ -80,8 +80,8 @@ def learn_empty(connection: Connection, who: WorkerId, listing: Listing, empty: 
 def add_page(
     connection: Connection,
     who: WorkerId,
-    listing: Listing,
-    page: Sequence[Listed],
+    listing: ListingClaim,
+    page: Sequence[ListedObject],
     cursor: str | None,
 ) -> bool:
     """Write a page of objects, and the cursor behind it. Return False if the migration is paused or
@@ -141,7 +141,10 @@ def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None
 
 
 def end_listing(
-    connection: Connection, who: WorkerId, listing: Listing, error: Mapping[str, Any] | None = None
+    connection: Connection,
+    who: WorkerId,
+    listing: ListingClaim,
+    error: Mapping[str, Any] | None = None,
 ) -> None:
     """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
     if error is not None:
@@ -161,7 +164,7 @@ def end_listing(
     write_event(connection, listing.migration_id, EventKind.LISTING_DONE, members)
 
 
-def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -> None:
+def hand_back_listing(connection: Connection, who: WorkerId, listing: ListingClaim) -> None:
     """Release a listing, so that another worker can resume it. Raises LeaseLost."""
     _change(connection, who, listing, {"listing": ListingState.DUE, "listing_owner": None})
 
@@ -177,7 +180,7 @@ def release_unknown_listings(connection: Connection, who: WorkerId, doubted: boo
 
 
 def _change(
-    connection: Connection, who: WorkerId, listing: Listing, values: Mapping[str, Any]
+    connection: Connection, who: WorkerId, listing: ListingClaim, values: Mapping[str, Any]
 ) -> Any:
     held = (
         (migrations.c.id == listing.migration_id)

@@ -13,7 +13,7 @@ from relay.ledger.schema import receipts, transfers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TransferRow:
     """One transfer, as reports and the API show it."""
 
     id: int
@@ -36,7 +36,7 @@ def page(
     states: Iterable[str] = (),
     after: int = 0,
     limit: int = 1000,
-) -> list[Row]:
+) -> list[TransferRow]:
     """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
     `states`, only those in one of them."""
     query = (
@@ -50,7 +50,7 @@ def page(
     if wanted:
         query = query.where(transfers.c.state.in_(wanted))
     return [
-        Row(
+        TransferRow(
             id=row.id,
             name=row.name,
             state=row.state,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from relay.ledger.rows import Claim, Listing
+from relay.ledger.rows import Claim, ListingClaim
 from relay.ledger.schema import RUNNING, migrations, transfers
 from relay.ledger.states import ListingState, MigrationState
 
@@ -46,7 +46,7 @@ def note(
 
 
 def note_listing(
-    connection: Connection, owner: str, listing: Listing, trouble: Mapping[str, Any] | None
+    connection: Connection, owner: str, listing: ListingClaim, trouble: Mapping[str, Any] | None
 ) -> None:
     """Write the pending retry of a listing; None removes it. A listing that the owner has lost is
     unchanged, and so is a migration that does not run: its column has the error for which it was

@@ -142,7 +142,7 @@ class MigrationView:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedObject:
     """One object of a listing."""
 
     name: str
@@ -161,7 +161,7 @@ class Listed:
 
 
 @dataclass(eq=False, kw_only=True)
-class Listing:
+class ListingClaim:
     """The right to list a migration's source, from `cursor` on."""
 
     migration_id: str

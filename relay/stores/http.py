@@ -25,7 +25,7 @@ from relay.stores.http_uploads import (
     put_object,
     unkept_metadata,
 )
-from relay.stores.index_pages import ACCEPT, Page, read_entries
+from relay.stores.index_pages import ACCEPT, IndexPage, read_entries
 from relay.stores.interfaces import (
     ByteRange,
     Entry,
@@ -81,7 +81,7 @@ class HttpStore:
         response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT), *FRESH))
         if response.head.status != 200:
             raise self._client.refusal(response, "GET", final)
-        page = Page(
+        page = IndexPage(
             shown=str(final),
             side=self._client.side,
             paths=(final.path, folder.path),

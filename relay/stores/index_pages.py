@@ -66,7 +66,7 @@ _EXACT = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class IndexPage:
     """One answer that should be a folder's index. `paths` are the percent-encoded paths that its
     links may begin with, the page's own first; `shown` names the page in a message. `framed`: its
     framing proves its end."""
@@ -132,7 +132,7 @@ class Page:
         )
 
 
-def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, None]:
+def read_entries(pieces: Iterable[bytes], page: IndexPage) -> Generator[Entry, None, None]:
     """Yield the entries of a page, in its order, to its proven end.
 
     Raises the errors of `pieces`; Unsupported for a page that is not an index, or without any link
@@ -176,7 +176,7 @@ def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
 # -- JSON
 
 
-def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+def _json(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
     """Yield the entries of a JSON listing, row by row. Raises Unsupported, after the last row, for
     a list that Caddy may have cut."""
     buffer, begun, number = "", False, 0
@@ -202,14 +202,14 @@ def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
     page.refuse_cut_page()
 
 
-def _check_end(rest: str, texts: Iterator[str], page: Page) -> None:
+def _check_end(rest: str, texts: Iterator[str], page: IndexPage) -> None:
     """Read the page to its end. Raises Unsupported if text follows the list."""
     for text in (rest, *texts):
         if text.strip():
             page.refuse()
 
 
-def _row_of(buffer: str, page: Page) -> tuple[dict[str, Any] | None, str]:
+def _row_of(buffer: str, page: IndexPage) -> tuple[dict[str, Any] | None, str]:
     """Return the first row in the buffer, and the rest from its ',' or ']' on; None if the row is
     not complete yet."""
     if not buffer:
@@ -237,7 +237,7 @@ def _integer(text: str) -> int | None:
 _DECODER: Final = json.JSONDecoder(parse_int=_integer)
 
 
-def _entry_of_row(row: dict[str, Any], number: int, page: Page) -> Entry | None:
+def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | None:
     """Return the entry of a row; None if it is neither a file nor a folder. Raises Unsupported if
     the first row has no name."""
     given = row.get("name")
@@ -270,7 +270,7 @@ def _when(text: Any) -> datetime | None:
 # -- HTML
 
 
-def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
     """Yield the entries of an HTML page."""
     folders, astray, found = [segments_of(path) for path in page.paths], 0, False
     parser, links = _Parser(), 0
@@ -332,7 +332,7 @@ def _is_view(name: str, value: str) -> bool:
     return (name + value.lower()) in _SORTED or name in _VIEWS or value.lower() in ("asc", "desc")
 
 
-def _entry(link: Link, behind: str, page: Page) -> Entry:
+def _entry(link: Link, behind: str, page: IndexPage) -> Entry:
     if link.leads is LinkTarget.ODD:
         name = _redact_link(link.name)
         return Entry(name, error=_unclear_name_error(name, page.side))
@@ -363,7 +363,9 @@ def _unclear_name_error(name: str, side: Side) -> UnsafeKey:
     )
 
 
-def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
+def _links(
+    parser: _Parser, texts: Iterator[str], page: IndexPage
+) -> Iterator[tuple[str, str, str]]:
     """Yield the links of an index, each with its own text and the text after it. Raises as
     `read_entries`."""
     characters = 0
@@ -407,7 +409,7 @@ class _Parser(HTMLParser):
         """Whether the text so far ends within a tag, a comment or a script."""
         return "<" in self.rawdata or self.cdata_elem is not None
 
-    def read(self, text: str | None, page: Page) -> None:
+    def read(self, text: str | None, page: IndexPage) -> None:
         """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for
         an element without an end."""
         try:

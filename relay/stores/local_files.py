@@ -29,7 +29,7 @@ from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupp
 from relay.parsing import http_text, moment
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
-from relay.stores.local_folders import Folders
+from relay.stores.local_folders import AllowedFolders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
@@ -142,7 +142,7 @@ def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
     return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),)
 
 
-def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
+def stat_regular(folders: AllowedFolders, path: Path) -> tuple[os.stat_result, Version]:
     """Return the stat and the version of a regular file, past the caches of a mount, which may show
     a deleted file (NFS for a minute, sshfs for 20 seconds). NFS asks its server for a fresh stat, a
     FUSE file system at an open. Raises OSError."""
@@ -161,7 +161,7 @@ def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]
 
 
 def open_settled(
-    folders: Folders, path: Path, *, settled: bool
+    folders: AllowedFolders, path: Path, *, settled: bool
 ) -> tuple[int, os.stat_result, Version]:
     """Open a regular file; return its descriptor, stat and version. Raises OSError, also for a pipe
     or a device, which may have no end. A file of size 0 that has bytes (in /proc) gets a version
@@ -303,7 +303,7 @@ def _release(stream: Stream, reusable: bool) -> None:
 # -- listing a folder
 
 
-def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
+def names_in(folders: AllowedFolders, folder: Path) -> tuple[int, Iterator[str]]:
     """Open a folder; return its descriptor and its names in order. Raises OSError.
 
     Names are returned instead of entries, since a folder may have millions, and a name takes a
@@ -321,7 +321,7 @@ def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
 
 
 def scan_folder(
-    folders: Folders,
+    folders: AllowedFolders,
     folder: Path,
     descriptor: int,
     names: Iterable[str],
@@ -358,7 +358,7 @@ def _name_of(raw: str) -> str:
 
 
 def _entry(
-    folders: Folders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side
+    folders: AllowedFolders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side
 ) -> Entry | None:
     """Return the entry of a name, or None for a temporary name at a destination. Raises
     FileNotFoundError if there is nothing of that name."""

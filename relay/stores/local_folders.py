@@ -43,7 +43,7 @@ class _How(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Folders:
+class AllowedFolders:
     """The local folders that may be opened, with everything below them; None allows all."""
 
     allowed: tuple[Path, ...] | None = None

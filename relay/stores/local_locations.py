@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 from relay.errors import InvalidURL, LocalDenied
 from relay.location import Location
 from relay.stores.interfaces import check_segments
-from relay.stores.local_folders import Folders
+from relay.stores.local_folders import AllowedFolders
 
 PATH_BYTES = 4096
 """Maximum length of a path in Linux, and so more folders than any path has."""
@@ -24,7 +24,7 @@ class LocalAccount:
     """The local file system; on a server, only the folders that its operator allowed."""
 
     store: str = "local"
-    folders: Folders = Folders()
+    folders: AllowedFolders = AllowedFolders()
     owner: str = ""
 
     def shown(self, path: str) -> str:
@@ -37,7 +37,12 @@ class LocalAccount:
         check_segments(path, PATH_BYTES)
 
 
-def local_location(path: Path, *, destination: bool, folders: Folders = Folders()) -> Location:  # noqa: B008 - frozen
+def local_location(
+    path: Path,
+    *,
+    destination: bool,
+    folders: AllowedFolders = AllowedFolders(),  # noqa: B008 - frozen
+) -> Location:
     """Return the Location of an absolute path, with the links of its folder resolved. The target of
     an existing folder ends in '/'.
 
@@ -65,9 +70,13 @@ def local_location(path: Path, *, destination: bool, folders: Folders = Folders(
     return Location("file", "", 0, target, account=LocalAccount(folders=folders))
 
 
-def folders_of(location: Location) -> Folders:
+def folders_of(location: Location) -> AllowedFolders:
     """Return the allowed folders of a Location; none for a Location that is not local."""
-    return location.account.folders if isinstance(location.account, LocalAccount) else Folders(())
+    return (
+        location.account.folders
+        if isinstance(location.account, LocalAccount)
+        else AllowedFolders(())
+    )
 
 
 def path_of(location: Location) -> Path:

@@ -30,7 +30,7 @@ from typing import Final, TypeVar
 from relay.file_names import NAME_BYTES
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import fresh, require_regular
-from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync_folder
+from relay.stores.local_folders import FOLDER, UNSYNCED, AllowedFolders, sync_folder
 from relay.stores.metadata import DATED_SECONDS
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class TemporaryFile:
         os.close(self.folder)
 
 
-def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
+def begin(folders: AllowedFolders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
     """Create the temporary file for `place`; make missing folders.
 
     Raises IsADirectoryError, ENXIO if `place` is not a regular file, FileExistsError (with
@@ -152,7 +152,10 @@ def _sync(descriptor: int) -> bool:
 
 
 def retry_unnamed(
-    publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path
+    publish: Callable[[AllowedFolders, Path, Path], T],
+    folders: AllowedFolders,
+    part: Path,
+    place: Path,
 ) -> T:
     """Do `replace` or `link`. Raises EINVAL if it fails with ENOENT although the temporary file
     exists: some file systems answer that to a name that they don't allow (exfat-fuse)."""
@@ -163,7 +166,7 @@ def retry_unnamed(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
 
-def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
+def replace(folders: AllowedFolders, part: Path, place: Path) -> os.stat_result:
     """Rename the temporary file to `place`, replacing a file there and keeping its mode; return the
     stat of `place`."""
     with folders.opened(part.parent, FOLDER) as folder:
@@ -175,7 +178,7 @@ def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
         return _stat_placed(folder, path.name)
 
 
-def link(folders: Folders, part: Path, place: Path) -> bool:
+def link(folders: AllowedFolders, part: Path, place: Path) -> bool:
     """Give the temporary file the name `place`. Return whether it still has its temporary name too,
     for `settle`.
 
@@ -203,7 +206,7 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
         return False
 
 
-def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
+def settle(folders: AllowedFolders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
     """Remove the temporary name after `link`, if it is still there (`linked`); return the stat of
     `place`."""
     with folders.opened(part.parent, FOLDER) as folder:
@@ -212,7 +215,7 @@ def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.sta
         return _stat_placed(folder, _target(folders, part, place).name)
 
 
-def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
+def remove(folders: AllowedFolders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
     """Delete the file at `place` if `is_ours` accepts its stat; return whether it was deleted.
     Raises FileNotFoundError."""
     path = folders.target(place)
@@ -225,7 +228,7 @@ def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bo
         return True
 
 
-def remove_folder(folders: Folders, path: Path) -> None:
+def remove_folder(folders: AllowedFolders, path: Path) -> None:
     """Delete an empty folder."""
     with folders.opened(path.parent, FOLDER) as folder:
         os.rmdir(path.name, dir_fd=folder)
@@ -243,7 +246,7 @@ def _stat_name(folder: int, name: str) -> os.stat_result | None:
         return None
 
 
-def _target(folders: Folders, part: Path, place: Path) -> Path:
+def _target(folders: AllowedFolders, part: Path, place: Path) -> Path:
     path = folders.target(place)
     if path.parent != part.parent:
         raise OSError(errno.ESTALE, "since the upload began, its link leads to a different folder")

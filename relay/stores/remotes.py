@@ -24,7 +24,7 @@ from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, Uns
 from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
-from relay.stores.local_folders import Folders
+from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
@@ -245,7 +245,7 @@ class Remotes:
             raise InvalidType("a local folder does not support POST", hint="Omit the method.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
-        folders = Folders(self._folders)
+        folders = AllowedFolders(self._folders)
         location: Location = self._apart(
             lambda: local_location(path, destination=asked.destination, folders=folders)
         )

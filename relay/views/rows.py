@@ -12,7 +12,7 @@ from relay.ledger.states import ENDED
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
     from relay.ledger.ledger import Ledger
-    from relay.ledger.pages import Row
+    from relay.ledger.pages import TransferRow
     from relay.ledger.rows import Migration
 
 PATIENCE = 60
@@ -101,7 +101,7 @@ def progress_events(
         sleep(1.0)
 
 
-def reported(row: Row) -> dict[str, Any]:
+def reported(row: TransferRow) -> dict[str, Any]:
     """Return the line of an object in a report, as plain values."""
     receipt, error = row.receipt or {}, row.error or {}
     digests = receipt.get("digests") or {}

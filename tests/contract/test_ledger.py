@@ -22,7 +22,7 @@ from relay.ledger.rows import (
     Claim,
     Count,
     Efforts,
-    Listed,
+    ListedObject,
     MigrationView,
     PartLease,
     PriorState,
@@ -310,7 +310,7 @@ def test_a_listing_resumes_where_another_worker_stopped(opened: Opened) -> None:
     listing = one.claim_listing()
     assert listing is not None
     assert two.claim_listing() is None
-    one.add_page(listing, [Listed("a", size=1), Listed("b", size=2)], "b")
+    one.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=2)], "b")
     assert len(two.claim(5)) == 2
     one.renew(-1)
     two.reclaim()
@@ -318,8 +318,8 @@ def test_a_listing_resumes_where_another_worker_stopped(opened: Opened) -> None:
     assert again is not None
     assert again.cursor == "b"
     with pytest.raises(LeaseLost):
-        one.add_page(listing, [Listed("z", size=1)], "z")
-    two.add_page(again, [Listed("b", size=2), Listed("c", size=3)], "c")
+        one.add_page(listing, [ListedObject("z", size=1)], "z")
+    two.add_page(again, [ListedObject("b", size=2), ListedObject("c", size=3)], "c")
     two.end_listing(again)
     assert [row.name for row in two.page(migration.id)] == ["a", "b", "c"]
     assert two.migration(migration.id).count_in().objects == 3
@@ -356,7 +356,7 @@ def test_a_resume_lists_again_after_a_failed_listing(
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", size=1)], "a")
+    ledger.add_page(listing, [ListedObject("a", size=1)], "a")
     denied = {"code": "store-permission-denied", "side": "source", "detail": "no", "hint": ""}
     ledger.end_listing(listing, denied)
     if pauses_by_itself:
@@ -368,7 +368,7 @@ def test_a_resume_lists_again_after_a_failed_listing(
     assert ledger.finish() == []
     again = ledger.claim_listing()
     assert again is not None and again.cursor == "a"
-    ledger.add_page(again, [Listed("b", size=1)], "b")
+    ledger.add_page(again, [ListedObject("b", size=1)], "b")
     ledger.end_listing(again)
     ledger.settle([verified(claim) for claim in ledger.claim(1)])
     assert [(one.state, one.entries) for one in ledger.finish()] == [("succeeded", 2)]
@@ -379,7 +379,7 @@ def test_a_listing_stops_when_its_migration_is_paused(ledger: Ledger) -> None:
     listing = ledger.claim_listing()
     assert listing is not None
     ledger.act(migration.id, "pause")
-    assert not ledger.add_page(listing, [Listed("a", size=1)], "a")
+    assert not ledger.add_page(listing, [ListedObject("a", size=1)], "a")
     ledger.hand_back_listing(listing)
     assert ledger.claim_listing() is None
     ledger.act(migration.id, "resume")

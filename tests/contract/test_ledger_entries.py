@@ -13,7 +13,7 @@ from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
 from relay.ledger import endings
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Listing, PriorState, Settlement, Spec
+from relay.ledger.rows import Claim, ListedObject, ListingClaim, PriorState, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
 from relay.receipt import Version
 from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
@@ -25,21 +25,25 @@ SPECS = {
 }
 
 
-def listed(name: str, size: int | None = 5, **more: Any) -> Listed:
-    return Listed(name, size=size, **more)
+def listed(name: str, size: int | None = 5, **more: Any) -> ListedObject:
+    return ListedObject(name, size=size, **more)
 
 
-def url(name: str, identity: str, **more: Any) -> Listed:
-    return Listed(name, size=5, url=f"https://a.example/{identity}", identity=identity, **more)
+def url(name: str, identity: str, **more: Any) -> ListedObject:
+    return ListedObject(
+        name, size=5, url=f"https://a.example/{identity}", identity=identity, **more
+    )
 
 
-def begin(ledger: Ledger, *pages: list[Listed], spec: Spec = TREE) -> tuple[str, Listing]:
+def begin(
+    ledger: Ledger, *pages: list[ListedObject], spec: Spec = TREE
+) -> tuple[str, ListingClaim]:
     """Accept a tree and list some pages of it."""
     id = ledger.create(spec)[0].id
     return id, go_on(ledger, id, *pages)
 
 
-def go_on(ledger: Ledger, id: str, *pages: list[Listed]) -> Listing:
+def go_on(ledger: Ledger, id: str, *pages: list[ListedObject]) -> ListingClaim:
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     for page in pages:
@@ -47,7 +51,7 @@ def go_on(ledger: Ledger, id: str, *pages: list[Listed]) -> Listing:
     return listing
 
 
-def list_again(ledger: Ledger, id: str, *pages: list[Listed]) -> None:
+def list_again(ledger: Ledger, id: str, *pages: list[ListedObject]) -> None:
     """List it again to its end, as the same command does."""
     ledger.list_again(id)
     ledger.end_listing(go_on(ledger, id, *pages))
@@ -266,7 +270,7 @@ def test_a_listing_without_versions_checks_the_destination(
     ledger: Ledger, exists: str, state: str
 ) -> None:
     """Not under `fail`, where any existing object is an error: it is ours."""
-    id, listing = begin(ledger, [Listed("a"), Listed("bad")], spec=SPECS[exists])
+    id, listing = begin(ledger, [ListedObject("a"), ListedObject("bad")], spec=SPECS[exists])
     ledger.end_listing(listing)
     ledger.settle(
         [
@@ -275,7 +279,7 @@ def test_a_listing_without_versions_checks_the_destination(
         ]
     )
     ledger.finish()
-    list_again(ledger, id, [Listed("a"), Listed("bad")])
+    list_again(ledger, id, [ListedObject("a"), ListedObject("bad")])
     assert rows(ledger, id) == {"a": state, "bad": "queued"}
 
 

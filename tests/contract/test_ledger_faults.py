@@ -22,7 +22,7 @@ from relay.ledger.claims import SUSPECT, ClaimRequest
 from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
-from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
+from relay.ledger.rows import Claim, ListedObject, PollResult, Settlement, Spec, UploadRecord
 from relay.ledger.schema import keys, migrations, runners, tallies, transfers
 from relay.ledger.workers import LEASE_SECONDS
 from relay.receipt import Version
@@ -395,7 +395,7 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     two.reclaim()
     listing = two.claim_listing()
     assert listing is not None
-    assert two.add_page(listing, [Listed("a", size=1)], "a")
+    assert two.add_page(listing, [ListedObject("a", size=1)], "a")
     (claim,) = two.claim(5)
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
@@ -413,7 +413,7 @@ def test_f74_a_reboot_is_remembered_by_a_later_listing(opened: Opened) -> None:
     two.list_again(id)
     listing = two.claim_listing()
     assert listing is not None
-    assert two.add_page(listing, [Listed("000", size=5), Listed("a", size=1)], "a")
+    assert two.add_page(listing, [ListedObject("000", size=5), ListedObject("a", size=1)], "a")
     claims = two.claim(5)
     assert [claim.fence for claim in claims] == [FORGOTTEN + 2, FORGOTTEN + 1]
     assert all(claim.before is not None and not claim.before.known for claim in claims)
@@ -456,7 +456,7 @@ def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> No
     assert second is not None
     assert second.fence > first.fence
     with pytest.raises(LeaseLost):
-        ledger.add_page(first, [Listed("a", size=1)], "a")
+        ledger.add_page(first, [ListedObject("a", size=1)], "a")
 
 
 def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None:
@@ -465,10 +465,10 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", size=5)], "a")
+    ledger.add_page(listing, [ListedObject("a", size=5)], "a")
     columns = (migrations.c.cursor, migrations.c.entries, migrations.c.listing_fence)
     older = ledger.database.run(lambda c: c.execute(select(*columns)).one()._asdict())
-    ledger.add_page(listing, [Listed("b", size=5)], "b")
+    ledger.add_page(listing, [ListedObject("b", size=5)], "b")
 
     def lose(connection: Connection) -> None:
         connection.execute(delete(transfers).where(transfers.c.name == "b"))
@@ -477,14 +477,14 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None
 
     ledger.database.run(lose)
     with pytest.raises(LeaseLost):
-        ledger.add_page(listing, [Listed("c", size=5)], "c")
+        ledger.add_page(listing, [ListedObject("c", size=5)], "c")
     with pytest.raises(LeaseLost):
         ledger.end_listing(listing)
     ledger.release_unknown_listings(True)
     again = ledger.claim_listing()
     assert again is not None
     assert again.cursor == "a"
-    ledger.add_page(again, [Listed("b", size=5), Listed("c", size=5)], "c")
+    ledger.add_page(again, [ListedObject("b", size=5), ListedObject("c", size=5)], "c")
     ledger.end_listing(again)
     assert {claim.name: claim.fence for claim in ledger.claim(5)} == {
         "a": 1,
@@ -652,7 +652,7 @@ def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", size=1)], "a")
+    ledger.add_page(listing, [ListedObject("a", size=1)], "a")
     ledger.pause_for(
         id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""}
     )

@@ -21,7 +21,7 @@ from relay.ledger.claims import SUSPECT
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
-from relay.ledger.rows import Listed, Settlement, Spec
+from relay.ledger.rows import ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
 from relay.process import identities
@@ -188,7 +188,7 @@ def test_a_listing_that_makes_progress_is_not_suspect(opened: Opened) -> None:
         ledger = opened()
         listing = ledger.claim_listing()
         assert listing is not None
-        ledger.add_page(listing, [Listed(f"{number}", size=5)], f"{number}")
+        ledger.add_page(listing, [ListedObject(f"{number}", size=5)], f"{number}")
         ledger.renew(-1)
         watcher.reclaim()
     assert watcher.migration(id).listing == "due"
@@ -319,7 +319,9 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     id = ledger.create(spec)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed(name, size=5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"]
+    page = [
+        ListedObject(name, size=5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"
+    ]
     ledger.add_page(listing, page, "b")
     ledger.end_listing(listing)
     first, second = ledger.claim(2)

@@ -16,7 +16,7 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import open_database
-from relay.ledger.rows import SERVER, Listed, Spec
+from relay.ledger.rows import SERVER, ListedObject, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
 from relay.process import identities
@@ -362,7 +362,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     id = older(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
     listing = ledger.claim_listing(only=id)
     assert listing is not None
-    ledger.add_page(listing, [Listed("a", size=5), Listed("b", size=5)], "b")
+    ledger.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
     ledger.settle([verified(ledger.claim(1, only=id)[0])])
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
@@ -371,15 +371,17 @@ def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
     id = older(ledger, TREE)
     first = ledger.claim_listing()
     assert first is not None and not first.counted
-    ledger.add_page(first, [Listed("a/b~01234567", size=5, url="https://a.example/b?x")], None)
+    ledger.add_page(
+        first, [ListedObject("a/b~01234567", size=5, url="https://a.example/b?x")], None
+    )
     values = {"identity": None}
     ledger.database.run(lambda c: c.execute(update(transfers).values(**values)))
     ledger.hand_back_listing(first)
     again = ledger.claim_listing()
     assert again is not None
     page = [
-        Listed("a/b~0123456789abcdef", size=5, url="https://a.example/b?x", identity="x"),
-        Listed("a/c~0123456789abcdef", size=5),
+        ListedObject("a/b~0123456789abcdef", size=5, url="https://a.example/b?x", identity="x"),
+        ListedObject("a/c~0123456789abcdef", size=5),
     ]
     ledger.add_page(again, page, None)
     assert [row.name for row in ledger.page(id)] == ["a/b~01234567", "a/c~0123456789abcdef"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
+from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.receipt import Version
 from tests.ledgers import Opened, verified
 
@@ -61,7 +61,7 @@ def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") ->
 def relist(ledger: Ledger, id: str, name: str) -> None:
     listing = ledger.claim_listing(id)
     assert listing is not None
-    ledger.add_page(listing, [Listed(name, size=5), Listed("other", size=5)], None)
+    ledger.add_page(listing, [ListedObject(name, size=5), ListedObject("other", size=5)], None)
     ledger.end_listing(listing)
 
 

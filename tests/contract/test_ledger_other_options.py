@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
+from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.ledger.unproved import names_left
 from relay.receipt import Version
 from tests.ledgers import Opened, learn_empty, states, verified
@@ -29,7 +29,7 @@ def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
     assert new
     listing = ledger.claim_listing(migration.id)
     assert listing is not None
-    assert ledger.add_page(listing, [Listed(name, size=5) for name in names], None)
+    assert ledger.add_page(listing, [ListedObject(name, size=5) for name in names], None)
     ledger.end_listing(listing)
     return migration.id
 
@@ -362,9 +362,9 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened)
     }
 
 
-@pytest.mark.parametrize("page", [[], [Listed("fresh", size=5)]])
+@pytest.mark.parametrize("page", [[], [ListedObject("fresh", size=5)]])
 def test_later_migrations_without_an_object_do_not_hide_its_leftover(
-    opened: Opened, page: list[Listed]
+    opened: Opened, page: list[ListedObject]
 ) -> None:
     """Their source did not answer, or denied a folder."""
     ledger = killed(opened, FIRST)

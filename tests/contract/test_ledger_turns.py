@@ -21,7 +21,7 @@ from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Count, Listed, PriorState, Settlement
+from relay.ledger.rows import Claim, Count, ListedObject, PriorState, Settlement
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
 from tests.values import UPLOAD
@@ -391,7 +391,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
         ids.append(one.create(spec)[0].id)
         listing = one.claim_listing()
         assert listing is not None
-        one.add_page(listing, [Listed("x", size=5)], "x")
+        one.add_page(listing, [ListedObject("x", size=5)], "x")
         one.end_listing(listing)
     (claim,) = one.claim(1, only=ids[0])
     one.settle([Settlement(claim, "hand_back")])

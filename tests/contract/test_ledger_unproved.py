@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event
 from relay.engine.worker.conversions import hints_of_claim
 from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
+from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.receipt import Version
 from tests.ledgers import verified
 
@@ -100,7 +100,9 @@ def test_an_unproved_name_may_have_been_sent_before(
     )[0].id
     listing = ledger.claim_listing(only=id)
     assert listing is not None
-    ledger.add_page(listing, [Listed(name, size=5) for name in ("name", "Name", "plain")], "z")
+    ledger.add_page(
+        listing, [ListedObject(name, size=5) for name in ("name", "Name", "plain")], "z"
+    )
     assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
     ledger.release_unknown_claims(())  # as after a failure: the last claims may be forgotten
     ledger.release_unknown_claims(())
@@ -115,7 +117,7 @@ def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
         id = ledger.create(Spec("a", "b", options=options, secret={}, places=("a", "b")))[0].id
         listing = ledger.claim_listing(only=id)
         assert listing is not None
-        ledger.add_page(listing, [Listed(name, size=5) for name in names], names[-1])
+        ledger.add_page(listing, [ListedObject(name, size=5) for name in names], names[-1])
         ledger.end_listing(listing)
         claims = {found.name: found for found in ledger.claim(9, only=id)}
         if verify == "auto":

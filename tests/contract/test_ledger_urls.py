@@ -4,7 +4,7 @@ last pause."""
 from __future__ import annotations
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed, Spec
+from relay.ledger.rows import ListedObject, Spec
 from tests.ledgers import OBJECT, TREE, Opened, verified
 
 
@@ -13,7 +13,7 @@ def listed(ledger: Ledger, count: int) -> str:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed(f"{i:04}", size=5, url=f"https://a.example/{i}?old") for i in range(count)]
+    page = [ListedObject(f"{i:04}", size=5, url=f"https://a.example/{i}?old") for i in range(count)]
     assert ledger.add_page(listing, page, None)
     ledger.end_listing(listing)
     return migration.id
@@ -26,7 +26,7 @@ def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
     id = ledger.create(spec)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
-    page = [Listed("a", size=5, url="https://a/a?token=1", identity="a")]
+    page = [ListedObject("a", size=5, url="https://a/a?token=1", identity="a")]
     ledger.add_page(listing, page, "a")
     ledger.end_listing(listing)
     ledger.act(id, "cancel")

@@ -15,7 +15,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import AGAIN_SECONDS, OrphanSweeper
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Settlement
+from relay.ledger.rows import Claim, ListedObject, Settlement
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 from tests.values import UPLOAD
 
@@ -75,7 +75,7 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     listing = ledger.claim_listing()
     assert listing is not None
     ledger.add_page(
-        listing, [Listed("object", size=30, etag='"e"', modified=1.5, url=None)], "object"
+        listing, [ListedObject("object", size=30, etag='"e"', modified=1.5, url=None)], "object"
     )
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1)

@@ -19,7 +19,7 @@ import pytest
 
 from relay.api.app import create_app
 from relay.api.migration_routes import ledger_context
-from relay.api.schemas import Recorded
+from relay.api.schemas import RecordedSchema
 from relay.api.serving import _run_worker
 from relay.cli.local_run import work
 from relay.cli.tree import Watch
@@ -345,5 +345,5 @@ print(next(iter(lines.response)).decode())
     assert (first["event"], first["number"]) == ("progress", 3)
     assert troubled["trouble"] == {"code": "ledger-failed", "detail": LedgerFailed.title}
     assert well["trouble"] is None
-    Recorded.model_validate(troubled, strict=True)
-    Recorded.model_validate(well, strict=True)
+    RecordedSchema.model_validate(troubled, strict=True)
+    RecordedSchema.model_validate(well, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.api.schemas import Problem, Recorded
+from relay.api.schemas import ProblemSchema, RecordedSchema
 from simulators.destination import Destination
 from simulators.proxy import Proxy
 from tests.end_to_end.test_migrations import ended, wait_for
@@ -75,7 +75,7 @@ def patch(server: Server, id: str, **members: Any) -> dict[str, Any]:
     answers = [server.ask("PATCH", f"/migrations/{id}", members) for _ in range(2)]
     assert [status for status, _ in answers] == [200, 200], answers
     assert answers[0][1]["limits"] == answers[1][1]["limits"]
-    Recorded.model_validate(answers[1][1], strict=True)
+    RecordedSchema.model_validate(answers[1][1], strict=True)
     return answers[1][1]
 
 
@@ -182,7 +182,7 @@ def test_invalid_limits_are_refused_by_name(
     server, request, id = paused
     code, body = server.ask("PATCH", f"/migrations/{id}", members)
     assert code == status, body
-    Problem.model_validate(body, strict=True)
+    ProblemSchema.model_validate(body, strict=True)
     assert [error["pointer"] for error in body.get("errors", [])] == (
         [] if pointer is None else [pointer]
     )

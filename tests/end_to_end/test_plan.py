@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.engine.dry_run import _sample
-from relay.ledger.rows import Listed
+from relay.ledger.rows import ListedObject
 from tests.end_to_end.test_client import run
 from tests.faults.clouds import DATA, Cloud, keeping
 from tests.faults.plain_shelf import Shelf
@@ -176,7 +176,7 @@ def test_a_sample_all_or_no_objects_are_inspected(tmp_path: Path) -> None:
 def test_every_entry_is_as_likely_in_a_sample() -> None:
     chance, seen = random.Random(3), Counter[str]()
     for _ in range(4000):
-        kept = _sample((Listed(str(i)) for i in range(20)), 5, chance)
+        kept = _sample((ListedObject(str(i)) for i in range(20)), 5, chance)
         assert len({one.name for one in kept}) == 5
         seen.update(one.name for one in kept)
     assert len(seen) == 20

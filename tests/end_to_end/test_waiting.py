@@ -19,7 +19,7 @@ import psutil
 import pytest
 import trustme
 
-from relay.api.schemas import Recorded
+from relay.api.schemas import RecordedSchema
 from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, running
 from tests.faults.clouds import Cloud, keeping
 from tests.scripted import Peer, Talk
@@ -293,5 +293,5 @@ def look(server: Server) -> dict[str, Any]:
     time.sleep(0.05)  # another process's work can only be polled
     status, body = server.ask("GET", "/migrations/1")
     assert status == 200
-    Recorded.model_validate(body, strict=True)
+    RecordedSchema.model_validate(body, strict=True)
     return body

@@ -25,7 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
-from relay.ledger.rows import Claim, Count, Listed, Listing
+from relay.ledger.rows import Claim, Count, ListedObject, ListingClaim
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
@@ -125,7 +125,9 @@ def test_f76_a_worker_lists_a_lost_page_again(
     pages: list[str] = []
     add_page = Ledger.add_page
 
-    def lose_second(self: Ledger, listing: Listing, page: list[Listed], cursor: str | None) -> bool:
+    def lose_second(
+        self: Ledger, listing: ListingClaim, page: list[ListedObject], cursor: str | None
+    ) -> bool:
         pages.append(page[0].name)
         if len(pages) != 2:
             return add_page(self, listing, page, cursor)
@@ -498,7 +500,7 @@ def both(ledger: Ledger) -> list[Claim]:
     """List a tree of two objects, and claim both."""
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed("000", size=30, etag='"e"'), Listed("001")], "001")
+    ledger.add_page(listing, [ListedObject("000", size=30, etag='"e"'), ListedObject("001")], "001")
     ledger.end_listing(listing)
     return ledger.claim(2)
 

@@ -51,7 +51,7 @@ from relay.stores import local_files, local_folders, local_upload
 from relay.stores.interfaces import ByteRange, ObjectInfo, PutResult
 from relay.stores.local import LocalStore
 from relay.stores.local_files import FileStream
-from relay.stores.local_folders import Folders
+from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
 from relay.transfer_limits import Limits
@@ -600,13 +600,13 @@ def test_a_deleted_file_that_a_mount_still_shows_is_not_there(
     path.write_bytes(b"bytes")
     found, place = path.stat(), local_location(path, destination=True)
     monkeypatch.setattr(local_files, "_is_numbered", lambda device: numbered)
-    monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
+    monkeypatch.setattr(AllowedFolders, "stat", lambda folders, path: found)
     assert isinstance(store.head(place), ObjectInfo)
     if not numbered:
         refuse(monkeypatch, os, "open", errno.EACCES)  # for another user's file
         assert isinstance(store.head(place), ObjectInfo)
         monkeypatch.undo()
-        monkeypatch.setattr(Folders, "stat", lambda folders, path: found)
+        monkeypatch.setattr(AllowedFolders, "stat", lambda folders, path: found)
     path.unlink()
     with pytest.raises(NotFound):
         store.head(place)
@@ -898,7 +898,7 @@ def put(store: LocalStore, path: Path) -> PutResult:
 
 def below(path: Path) -> Location:
     """Return a place of a server, which opens it below an allowed folder."""
-    return local_location(path, destination=False, folders=Folders((path.parent, path)))
+    return local_location(path, destination=False, folders=AllowedFolders((path.parent, path)))
 
 
 class Held(FileStream):

@@ -19,13 +19,13 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Settlement
+from relay.ledger.rows import Claim, ListedObject, Settlement
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
 from relay.stores.interfaces import PutResult
 from relay.stores.local import LocalStore
-from relay.stores.local_folders import Folders
+from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
 from relay.stores.opening import Stores
 from relay.stores.remotes import Remotes
@@ -58,7 +58,7 @@ class House:
         (self.outside / "key").write_bytes(b"PRIVATE")
         (self.open / "deep" / "fine").write_bytes(b"fine")
         (self.other / "fine").write_bytes(b"fine")
-        self.folders = Folders((self.open, self.other))
+        self.folders = AllowedFolders((self.open, self.other))
         self.before = self.outer
 
     def made(self, name: str) -> Path:
@@ -426,7 +426,7 @@ def claims(ledger: Ledger, *names: str) -> dict[str, Claim]:
     ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed(name) for name in names], None)
+    ledger.add_page(listing, [ListedObject(name) for name in names], None)
     ledger.end_listing(listing)
     return {claim.name: claim for claim in ledger.claim(10)}
 

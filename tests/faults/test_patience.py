@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from relay.cli.formatting import headline
-from relay.cli.watch_object import _Lines
+from relay.cli.watch_object import _ObjectLines
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
@@ -508,7 +508,7 @@ def test_the_terminal_names_the_reason_of_a_wait(
 ) -> None:
     engine = Engine(certificates.ca_file, QUICK, retry_budget=30)
     transfer = engine.runner.transfer(engine.plan("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
-    lines = _Lines()
+    lines = _ObjectLines()
     lines.show(transfer)
     transfer._pending_retries.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
     lines._next = 0.0

@@ -19,7 +19,7 @@ from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed, Settlement
+from relay.ledger.rows import ListedObject, Settlement
 from relay.location import Location
 from relay.receipt import State
 from relay.throttle import Bounds
@@ -97,7 +97,7 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(only=made.id)
     assert listing is not None
-    other.add_page(listing, [Listed("a", size=5), Listed("b", size=5)], "b")
+    other.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
     other.end_listing(listing)
     one, two = other.claim(2, only=made.id)
     other.settle(
@@ -165,7 +165,7 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     listing = ledger.claim_listing(made.id)
     assert listing is not None
     ledger.learn_empty(listing, True)
-    ledger.add_page(listing, [Listed("a", size=5)], "a")
+    ledger.add_page(listing, [ListedObject("a", size=5)], "a")
     (ledger.end_listing if listed else ledger.hand_back_listing)(listing)
     (tmp_path / "to" / "a").write_bytes(b"newer")
     again, new = accept(ledger, order, runner, quiet=True)
@@ -191,7 +191,7 @@ def test_a_killed_tree_of_another_container_is_listed_again(tmp_path: Path, live
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(made.id)
     assert listing is not None
-    other.add_page(listing, [Listed("a", size=5)], "a")
+    other.add_page(listing, [ListedObject("a", size=5)], "a")
     other.end_listing(listing)
     assert other.claim(1, made.id)
     other.renew(0.5)

@@ -25,7 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed, Settlement
+from relay.ledger.rows import ListedObject, Settlement
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import HttpStore
@@ -360,7 +360,7 @@ def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
     listing = ledger.claim_listing()
     assert listing is not None
     for page in pages:
-        assert ledger.add_page(listing, [Listed(name, size=1) for name in page], page[-1])
+        assert ledger.add_page(listing, [ListedObject(name, size=1) for name in page], page[-1])
     ledger.end_listing(listing)
     return migration.id
 
@@ -437,10 +437,10 @@ def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> Non
     ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
-    ledger.add_page(listing, [Listed(first, size=1), Listed("later", size=1)], "1")
+    ledger.add_page(listing, [ListedObject(first, size=1), ListedObject("later", size=1)], "1")
     before = next(claim for claim in ledger.claim(2) if claim.name == first)
     assert not before.twins
-    ledger.add_page(listing, [Listed(other, size=1)], "2")
+    ledger.add_page(listing, [ListedObject(other, size=1)], "2")
     (claim,) = ledger.claim(1)
     assert ledger.enter_folded(claim) is None
     ledger.settle([Settlement(before, "hand_back")])

@@ -45,7 +45,7 @@ from relay.stores.interfaces import is_temporary_name, temporary_names
 from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.webdav.account import webdav_location
-from relay.stores.webdav.folders import Folders
+from relay.stores.webdav.folders import DavFolders
 from relay.stores.webdav.properties import Properties
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
@@ -1211,7 +1211,7 @@ def test_a_lost_answer_about_a_folder_makes_no_folder(wire: Wire) -> None:
         where = webdav_location(peer.url("/to/a"), destination=True)
         client = HttpClient(wire, "destination", Watchdog(wire.limits))
         with pytest.raises(ConnectionLost):
-            Folders(client, Properties(client)).exists(where.with_target("/to/"))
+            DavFolders(client, Properties(client)).exists(where.with_target("/to/"))
     assert b"MKCOL" not in dav.asked
 
 
@@ -1223,7 +1223,7 @@ def test_a_busy_answer_about_a_folder_makes_the_folder(wire: Wire, busy: int) ->
     with Peer([dav] * 9) as peer:
         where = webdav_location(peer.url("/to/deep/a"), destination=True)
         client = HttpClient(wire, "destination", Watchdog(wire.limits))
-        Folders(client, Properties(client)).make_above(where)
+        DavFolders(client, Properties(client)).make_above(where)
     assert {path.rstrip(b"/") for path in dav.folders} >= {b"/to", b"/to/deep"}
 
 

@@ -23,7 +23,7 @@ from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace
 from relay.stores.s3.listed_pages import ListedPage
-from relay.stores.s3.listing import Listing
+from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing, decoded, encoded
 from relay.stores.s3.sigv4 import Signer
 from relay.transfer_limits import Limits
@@ -306,16 +306,16 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bucket], list[str]]:
     """Return a function that lists a bucket as a store does, its pages all being slow."""
 
     def names(bucket: Bucket) -> list[str]:
-        def page(_: Listing, __: Location, asked: dict[str, str], ___: str) -> ListedPage:
+        def page(_: S3Listing, __: Location, asked: dict[str, str], ___: str) -> ListedPage:
             token = asked.get("continuation-token")
             if token is None and not asked.keys() & {"start-after", "marker"}:
                 return bucket.page(0)
             return bucket.fetch(asked.get("start-after", asked.get("marker")), token)
 
-        monkeypatch.setattr(Listing, "page", page)
+        monkeypatch.setattr(S3Listing, "page", page)
         monkeypatch.setattr(listing, "SLOW_SECONDS", 0.0)
         monkeypatch.setattr(listing, "PAGE", bucket.size)
-        found = Listing(Client())  # type: ignore[arg-type]
+        found = S3Listing(Client())  # type: ignore[arg-type]
         account = S3Account("bucket", "/bucket", cast(Signer, None))
         location = Location("https", "s3.example.com", 443, "/bucket/", account=account)
         with gevent.Timeout(60):

@@ -79,7 +79,7 @@ def test_one_object(app: Flask) -> None:
         response = app.test_client().post("/migrate", json=_order(source, destination))
     assert response.status_code == 200, response.text
     assert response.mimetype == "application/json"
-    migration = schemas.Migration.model_validate_json(response.data, strict=True)
+    migration = schemas.MigrationSchema.model_validate_json(response.data, strict=True)
     assert (migration.state, migration.bytes) == ("verified", len(DATA))
     assert migration.receipt is not None and migration.receipt.level == "read_back"
     assert kept.objects == {b"/b": DATA}
@@ -160,7 +160,7 @@ def test_a_failure_names_its_side(app: Flask) -> None:
     refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
     with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
         response = app.test_client().post("/migrate", json=_order(source, destination))
-    problem = schemas.Problem.model_validate_json(response.data, strict=True)
+    problem = schemas.ProblemSchema.model_validate_json(response.data, strict=True)
     assert (response.status_code, problem.side, problem.retryable) == (502, "destination", False)
     assert response.mimetype == "application/problem+json"
 
@@ -174,7 +174,7 @@ def test_a_source_with_a_fragment_is_refused(app: Flask, scheme: str, form: Any)
         "destination": "http://127.0.0.1:9/b",
     }
     response = app.test_client().post("/migrate", json=order)
-    problem = schemas.Problem.model_validate_json(response.data)
+    problem = schemas.ProblemSchema.model_validate_json(response.data)
     assert (response.status_code, "%23" in problem.hint) == (422, True)
     assert problem.errors and problem.errors[0].pointer == (
         "/source" if form is str else "/source/url"
@@ -203,7 +203,9 @@ def test_stream(app: Flask) -> None:
                 if len(lines) == 3:
                     gate.set()
     for line in lines:
-        TypeAdapter(schemas.Progress | schemas.ResultLine).validate_python(line, strict=True)
+        TypeAdapter(schemas.ProgressSchema | schemas.ResultLineSchema).validate_python(
+            line, strict=True
+        )
     assert [line["event"] for line in lines[:3]] == ["progress"] * 3
     assert lines[2]["bytes"] == len(DATA) // 2
     assert lines[1]["rate"] > 0
@@ -220,7 +222,7 @@ def test_stream_that_fails(app: Flask) -> None:
     ):
         with _stream(app, _order(source, destination)) as response:
             lines = [json.loads(line) for line in response.response]
-    last = schemas.ProblemLine.model_validate(lines[-1], strict=True)
+    last = schemas.ProblemLineSchema.model_validate(lines[-1], strict=True)
     assert last.type == PROBLEMS_URI + "source-truncated"
     assert last.instance == f"urn:uuid:{lines[0]['id']}"
     assert kept.objects == {}
@@ -291,7 +293,7 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
     client = app.test_client()
     ready = client.get("/readyz")
     assert ready.status_code == 503
-    assert schemas.Ready.model_validate_json(ready.data, strict=True).ready is False
+    assert schemas.ReadySchema.model_validate_json(ready.data, strict=True).ready is False
     refused = client.post("/migrate", data=b"not even JSON")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.headers["Connection"] == "close"
@@ -300,7 +302,11 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
 
 @pytest.mark.parametrize(
     ("path", "model"),
-    [("/readyz", schemas.Ready), ("/healthz", schemas.Health), ("/", schemas.Root)],
+    [
+        ("/readyz", schemas.ReadySchema),
+        ("/healthz", schemas.HealthSchema),
+        ("/", schemas.RootSchema),
+    ],
 )
 def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
     """Each matches the document."""
@@ -328,7 +334,7 @@ def test_other_paths_and_methods(
     """about:blank problems; a 405 names the methods."""
     response = app.test_client().open(path, method=method)
     assert response.status_code == status
-    problem = schemas.Problem.model_validate_json(response.data, strict=True)
+    problem = schemas.ProblemSchema.model_validate_json(response.data, strict=True)
     assert (problem.type, problem.title, problem.status) == (
         "about:blank",
         HTTPStatus(status).phrase,
@@ -369,7 +375,7 @@ def test_problems_of_all_errors() -> None:
     assert Throttled in kinds
     assert len({kind.code for kind in kinds}) == len(kinds)
     for kind in kinds:
-        schemas.Problem.model_validate(problem(kind("the fact")), strict=True)
+        schemas.ProblemSchema.model_validate(problem(kind("the fact")), strict=True)
         if kind is not RelayError:
             assert kind.status in openapi.PHRASES, kind
 

@@ -6,7 +6,8 @@ Each rule is a function of source text, and is shown to fail on a text that brea
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,21 @@ def writes(text: str) -> list[str]:
         ):
             found.append(name)
     return found
+
+
+def classes(text: str) -> list[str]:
+    """Return the names of the classes that a text defines, at any level."""
+    return [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that stand more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def test_a_class_name_stands_once() -> None:
+    assert repeated(name for _, text in modules("relay") for name in classes(text)) == []
+    assert repeated(classes("class _A:\n  class B: ...\nclass B: ...\nclass C: ...")) == ["B"]
 
 
 def test_the_arrows_point_one_way() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.errors import StoreError, Unsupported
 from relay.stores import index_pages
 from relay.stores.index_links import LinkTarget, read_link, segments_of
-from relay.stores.index_pages import Page, read_entries
+from relay.stores.index_pages import IndexPage, read_entries
 from relay.stores.interfaces import Entry
 
 
@@ -23,7 +23,7 @@ def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
     try:
         return list(
             read_entries(
-                pieces, Page(shown="the page", side="source", paths=(path,), host="a.example")
+                pieces, IndexPage(shown="the page", side="source", paths=(path,), host="a.example")
             )
         )
     except (StoreError, Unsupported):
@@ -108,7 +108,7 @@ def test_a_list_with_caddys_maximum_of_rows_may_be_cut(
 ) -> None:
     """Caddy omits the rest of the folder without a sign."""
     monkeypatch.setattr(index_pages, "_CADDY_ROWS", rows)
-    page = Page(shown="http://host/pub/", side="source", paths=("/pub/",))
+    page = IndexPage(shown="http://host/pub/", side="source", paths=("/pub/",))
     if is_cut:
         with pytest.raises(Unsupported, match="cuts"):
             list(read_entries([text.encode()], page))
@@ -247,7 +247,7 @@ def test_the_query_of_a_link_is_not_shown(links: tuple[str, ...]) -> None:
     """It may be a signature; two links that differ in it alone stay two."""
     anchors = "".join(f'<a href="{link}">b</a>' for link in links)
     text = f"<html><title>Index of /a</title>{anchors}</html>"
-    page = Page(shown="https://h/a/", side="source", paths=("/a/",), host="h")
+    page = IndexPage(shown="https://h/a/", side="source", paths=("/a/",), host="h")
     shown: list[str] = []
     try:
         for entry in read_entries([text.encode()], page):

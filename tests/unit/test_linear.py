@@ -18,10 +18,10 @@ from relay.redirects import redirect_target
 from relay.stores import index_pages
 from relay.stores.error_messages import message_of, without_query
 from relay.stores.index_links import read_link, same_text
-from relay.stores.index_pages import Page, read_entries
+from relay.stores.index_pages import IndexPage, read_entries
 from relay.stores.interfaces import Entry
 
-PAGE = Page(shown="x", side="source", paths=("/a/",), host="h")
+PAGE = IndexPage(shown="x", side="source", paths=("/a/",), host="h")
 PLACE = parse_location("https://h/a/b")
 MARKS = "\u0301\u0316"
 MOST_SECONDS = 2.0

@@ -8,7 +8,7 @@ import pytest
 
 from relay.errors import ConnectionLost, ProtocolViolation, Unsupported
 from relay.stores.index_links import LinkTarget, read_link, segments_of
-from relay.stores.index_pages import PENDING_CHARACTERS, Page, read_entries
+from relay.stores.index_pages import PENDING_CHARACTERS, IndexPage, read_entries
 
 FOLDER = "/a b (c)/ü/"
 ASKED = "/a%20b%20(c)/%C3%BC/"
@@ -66,7 +66,9 @@ def test_other_links(href: str, leads: LinkTarget) -> None:
 def listed(text: str | bytes, framed: bool = True, path: str = "/t/") -> list[tuple[str, bool]]:
     data = text if isinstance(text, bytes) else text.encode()
     pieces = (data[first : first + 11] for first in range(0, len(data), 11))
-    page = Page(shown="the page", side="source", paths=(path,), host="a.example", framed=framed)
+    page = IndexPage(
+        shown="the page", side="source", paths=(path,), host="a.example", framed=framed
+    )
     return [(entry.name, entry.error is not None) for entry in read_entries(pieces, page)]
 
 
@@ -100,7 +102,7 @@ def test_the_icon_of_a_file_is_a_link_too() -> None:
         + "</html>"
     )
     data = text.encode()
-    page = Page(shown="the page", side="source", paths=("/t/",))
+    page = IndexPage(shown="the page", side="source", paths=("/t/",))
     assert [(entry.name, entry.size) for entry in read_entries(iter([data]), page)] == [
         (n, 7) for n in "abc"
     ]
@@ -159,7 +161,7 @@ def test_an_element_without_an_end_is_refused(element: str) -> None:
         for _ in range(64):
             yield b"x" * (16 << 10)
 
-    page = Page(shown="the page", side="source", paths=("/t/",))
+    page = IndexPage(shown="the page", side="source", paths=("/t/",))
     try:
         found = list(read_entries(pieces(), page))  # type: ignore[arg-type]
     except (ProtocolViolation, Unsupported, ConnectionLost):

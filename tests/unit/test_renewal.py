@@ -28,7 +28,7 @@ from relay.errors import (
     UnknownMember,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listed, Migration
+from relay.ledger.rows import ListedObject, Migration
 from relay.location import Location
 
 PLACES = {
@@ -61,7 +61,7 @@ def accepted(ledger: Ledger, runner: TransferEngine, source: str = PLACES["sourc
     assert listing is not None
     urls = [None, "https://a.example/b?old", "https://a.example/c?old"]
     ledger.add_page(
-        listing, [Listed(name, url=url) for name, url in zip("abc", urls, strict=True)], None
+        listing, [ListedObject(name, url=url) for name, url in zip("abc", urls, strict=True)], None
     )
     ledger.end_listing(listing)
     return ledger.migration(id)

@@ -28,7 +28,7 @@ from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import NotFound, Rejected, RelayError, Unsupported
 from relay.ledger.ledger import Ledger
-from relay.ledger.pages import Row
+from relay.ledger.pages import TransferRow
 from relay.ledger.states import TransferState
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, UnknownObject
@@ -70,13 +70,13 @@ class ArrivalCheck:
             tell(self.answered + self.unanswered)
         return found
 
-    def _pages(self) -> Iterator[list[Row]]:
+    def _pages(self) -> Iterator[list[TransferRow]]:
         page = self.ledger.page(self.job.id, ARRIVED)
         while page:
             yield page
             page = self.ledger.page(self.job.id, ARRIVED, page[-1].id)
 
-    def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
+    def _is_missing(self, row: TransferRow) -> tuple[TransferRow, bool | RelayError]:
         """Return whether an object is gone, or return the error for which that is unknown."""
         place = self.job.destination
         if place.method == "POST":  # another one would create another object: the receipt stands
@@ -104,7 +104,7 @@ class ArrivalCheck:
             return row, error
         return row, found.why if isinstance(found, UnknownObject) else self._is_other(row, found)
 
-    def _may_have_changed(self, row: Row) -> bool:
+    def _may_have_changed(self, row: TransferRow) -> bool:
         """Say if a single object may have changed at the source since it arrived."""
         moved = (row.receipt or {}).get("source")
         if moved is None:  # it was skipped
@@ -117,7 +117,7 @@ class ArrivalCheck:
         was = Version(moved["size"], moved["etag"], moved["last_modified"])
         return isinstance(found, UnknownObject) or not is_same(was, found.version)
 
-    def _is_other(self, row: Row, found: ObjectInfo) -> bool:
+    def _is_other(self, row: TransferRow, found: ObjectInfo) -> bool:
         """Return whether the object has another length than the one that arrived. An object that
         was skipped as unchanged had its source's length; another skipped one may never have."""
         size = found.version.size

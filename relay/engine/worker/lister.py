@@ -26,7 +26,7 @@ from relay.errors import (
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listing, MigrationView
+from relay.ledger.rows import ListingClaim, MigrationView
 from relay.ledger.states import STOPPED
 from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog
@@ -55,9 +55,9 @@ class Lister:
 
     def __post_init__(self) -> None:
         """Start without listings."""
-        self._meters: dict[Listing, Watchdog] = {}
+        self._meters: dict[ListingClaim, Watchdog] = {}
 
-    def troubles(self) -> dict[Listing, PendingRetry | None]:
+    def troubles(self) -> dict[ListingClaim, PendingRetry | None]:
         """Return the pending retry of each running listing, or None for a listing without one."""
         return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
 
@@ -98,7 +98,7 @@ class Lister:
                 self.is_suspect = False
             self.over.wait(LOOK_SECONDS)
 
-    def _list(self, id: str, listing: Listing) -> None:
+    def _list(self, id: str, listing: ListingClaim) -> None:
         meter = self._meters[listing] = Watchdog(self.engine.limits)
 
         def stop(_: object) -> None:
@@ -136,7 +136,7 @@ class Lister:
             self.over.unlink(stop)
         self.found()
 
-    def _job(self, listing: Listing) -> MigrationJob | None:
+    def _job(self, listing: ListingClaim) -> MigrationJob | None:
         """Return the listing's job, or None if this process can't locate it; the listing is then
         handed back."""
         try:

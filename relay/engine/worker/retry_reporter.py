@@ -15,7 +15,7 @@ from relay.engine.worker.active_transfers import ActiveTransfers
 from relay.engine.worker.lister import Lister
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Listing
+from relay.ledger.rows import ListingClaim
 
 REPORT_SECONDS = 1.0
 """How often the pending retries are compared with those in the ledger."""
@@ -34,7 +34,7 @@ class RetryReporter:
     def __post_init__(self) -> None:
         """Start with nothing recorded."""
         self._transfers: dict[int, PendingRetry] = {}
-        self._listings: dict[Listing, PendingRetry] = {}
+        self._listings: dict[ListingClaim, PendingRetry] = {}
 
     def run(self, stopped: Event) -> None:
         """Record changes until `stopped` is set."""

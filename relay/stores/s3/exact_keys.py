@@ -25,15 +25,15 @@ from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, PutResult
 from relay.stores.s3.account import aws_host, key_of
 from relay.stores.s3.client import S3Client
-from relay.stores.s3.listing import Listing
-from relay.stores.s3.objects import Objects
+from relay.stores.s3.listing import S3Listing
+from relay.stores.s3.objects import S3Objects
 from relay.stores.s3.quirks import FOLDS, KEEPS
 
 
 class ExactKeys:
     """HEAD and uploads of a bucket, checked for keys that the endpoint changes."""
 
-    def __init__(self, client: S3Client, objects: Objects, listing: Listing) -> None:
+    def __init__(self, client: S3Client, objects: S3Objects, listing: S3Listing) -> None:
         self._client, self._objects, self._listing = client, objects, listing
 
     def head(self, location: Location) -> ObjectInfo:

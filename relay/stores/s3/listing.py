@@ -43,7 +43,7 @@ TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 `marker` instead."""
 
 
-class Listing:
+class S3Listing:
     """The listing of a bucket."""
 
     def __init__(self, client: S3Client) -> None:
@@ -131,7 +131,7 @@ class Listing:
         def fetch(after: str | None, token: str | None) -> ListedPage:
             place = {"continuation-token": token} if token else {"start-after": after or ""}
             client = self._client.for_concurrent_use()
-            return Listing(client).page(location, {**plain, **place}, prefix)
+            return S3Listing(client).page(location, {**plain, **place}, prefix)
 
         listing = ParallelListing(fetch, page)
         try:

@@ -36,7 +36,7 @@ DELETED: Final = frozenset({200, 204, 404})
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
-class Objects:
+class S3Objects:
     """The objects of a bucket: HEAD, GET and DELETE."""
 
     def __init__(self, client: S3Client) -> None:

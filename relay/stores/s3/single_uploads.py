@@ -18,7 +18,7 @@ from relay.stores.interfaces import PutResult
 from relay.stores.s3.checksums import coded, sent_md5
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
-from relay.stores.s3.objects import Objects
+from relay.stores.s3.objects import S3Objects
 from relay.stores.s3.quirks import NO_TRAILERS, TRAILERS, UNSEEN
 from relay.stores.s3.responses import TRAILER
 from relay.stores.s3.upload_answers import read_upload, upload_refusal
@@ -31,7 +31,7 @@ class SingleUploads:
     """Uploads of whole objects, each in one request."""
 
     def __init__(
-        self, client: S3Client, fields: UploadFields, objects: Objects, keys: ExactKeys
+        self, client: S3Client, fields: UploadFields, objects: S3Objects, keys: ExactKeys
     ) -> None:
         self._client = client
         self._fields = fields

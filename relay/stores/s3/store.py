@@ -34,9 +34,9 @@ from relay.stores.s3.copies import Copies
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.growing_uploads import GrowingUploads
 from relay.stores.s3.limits import limits_of
-from relay.stores.s3.listing import Listing
+from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.multipart import MultipartUploads, part_limits
-from relay.stores.s3.objects import Objects
+from relay.stores.s3.objects import S3Objects
 from relay.stores.s3.single_uploads import SingleUploads
 from relay.stores.s3.upload_fields import UploadFields
 from relay.stores.s3.upload_listing import UploadListing
@@ -50,7 +50,7 @@ class S3Store:
 
     def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
         self._client = client = S3Client(wire, side, meter)
-        self._objects, self._listing = Objects(client), Listing(client)
+        self._objects, self._listing = S3Objects(client), S3Listing(client)
         self._keys = ExactKeys(client, self._objects, self._listing)
 
     # The rest is made when it is used: most objects are small, and each has two stores of its own.

@@ -24,7 +24,7 @@ BUSY = frozenset({408, 425, 429, 502, 503, 504})
 """Statuses of a PROPFIND that prove nothing about the folder."""
 
 
-class Folders:
+class DavFolders:
     """The folders of one server, as far as these credentials see them."""
 
     def __init__(self, client: HttpClient, properties: Properties) -> None:

@@ -19,7 +19,7 @@ from relay.stores.multistatus import is_object, read_row
 from relay.stores.webdav.properties import Properties
 
 
-class Listing:
+class DavListing:
     """The listing of one server's folders."""
 
     def __init__(self, client: HttpClient, properties: Properties) -> None:

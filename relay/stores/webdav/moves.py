@@ -28,7 +28,7 @@ from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_uploads import delete_object
 from relay.stores.multistatus import shows_type
-from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD, Properties
 from relay.stores.webdav.staged_names import cut_of, longer_names
 from relay.wire.exchange import Response
@@ -58,7 +58,7 @@ def is_late(error: RelayError) -> bool:
 class Moves:
     """The moves and copies within one server."""
 
-    def __init__(self, client: HttpClient, properties: Properties, objects: Objects) -> None:
+    def __init__(self, client: HttpClient, properties: Properties, objects: DavObjects) -> None:
         self._client, self._properties, self._objects = client, properties, objects
 
     def send(self, method: str, source: Location, there: Location, fields: Fields) -> Response:

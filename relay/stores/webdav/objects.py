@@ -52,7 +52,7 @@ class DavHeads(HttpHeads):
         return replace(version, digests={**kept, **version.digests})
 
 
-class Objects:
+class DavObjects:
     """The objects of one server."""
 
     def __init__(self, client: HttpClient, properties: Properties) -> None:

@@ -25,10 +25,10 @@ from relay.stores.interfaces import (
     PutResult,
     UnknownObject,
 )
-from relay.stores.webdav.folders import Folders
-from relay.stores.webdav.listing import Listing
+from relay.stores.webdav.folders import DavFolders
+from relay.stores.webdav.listing import DavListing
 from relay.stores.webdav.moves import Moves
-from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames, staged_locations
 from relay.stores.webdav.uploads import StagedUploads
@@ -45,18 +45,18 @@ class WebDavStore:
         """`first_name`: index of the temporary name that is tried first."""
         self._client = client = HttpClient(wire, side, meter)
         self._properties = Properties(client)
-        self._objects = Objects(client, self._properties)
+        self._objects = DavObjects(client, self._properties)
         self._names = StagedNames(wire.memory, first_name)
 
     # The rest is made when it is used: most objects are small, and each has two stores of its own.
 
     @cached_property
-    def _listing(self) -> Listing:
-        return Listing(self._client, self._properties)
+    def _listing(self) -> DavListing:
+        return DavListing(self._client, self._properties)
 
     @cached_property
-    def _folders(self) -> Folders:
-        return Folders(self._client, self._properties)
+    def _folders(self) -> DavFolders:
+        return DavFolders(self._client, self._properties)
 
     @cached_property
     def _moves(self) -> Moves:

@@ -28,9 +28,9 @@ from relay.stores.http_uploads import (
 )
 from relay.stores.interfaces import PutResult
 from relay.stores.metadata import MTIME, require
-from relay.stores.webdav.folders import Folders, folder_of
+from relay.stores.webdav.folders import DavFolders, folder_of
 from relay.stores.webdav.moves import DONE, Moves, is_late
-from relay.stores.webdav.objects import Objects
+from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD
 from relay.stores.webdav.staged_names import StagedNames
 from relay.wire.body import Body
@@ -51,8 +51,8 @@ class StagedUploads:
     def __init__(
         self,
         client: HttpClient,
-        objects: Objects,
-        folders: Folders,
+        objects: DavObjects,
+        folders: DavFolders,
         names: StagedNames,
         moves: Moves,
     ) -> None:
