@@ -23,8 +23,8 @@ from relay.api.schemas import (
     ProblemSchema,
     ReadySchema,
     RecordedSchema,
+    ReportLineSchema,
     RootSchema,
-    ToldSchema,
     TransfersSchema,
 )
 
@@ -139,7 +139,7 @@ ROUTES = (
         "List the objects of a migration",
         (TransfersSchema,),
         problems=(404, 422, 503),
-        lines=(ToldSchema,),
+        lines=(ReportLineSchema,),
         texts=(_CSV,),
         asked=(
             (
@@ -390,7 +390,7 @@ def _schemas() -> dict[str, Any]:
         ReadySchema,
         HealthSchema,
         RootSchema,
-        ToldSchema,
+        ReportLineSchema,
         *LINES,
     )
     modes += [(model, "serialization") for model in answers]

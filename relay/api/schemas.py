@@ -168,7 +168,7 @@ class MigrationsSchema(_Schema):
     next: str | None = Field(description="URL of the next page, with older migrations, or null.")
 
 
-class ToldSchema(_Schema):
+class ReportLineSchema(_Schema):
     """One object of a migration, as a line of a report."""
 
     name: str
@@ -183,7 +183,7 @@ class ToldSchema(_Schema):
     detail: str | None
 
 
-class TransferRowSchema(ToldSchema):
+class TransferRowSchema(ReportLineSchema):
     """One object of a migration, with its receipt."""
 
     id: int

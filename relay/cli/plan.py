@@ -80,7 +80,7 @@ def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
     """Return the plan as plain values. `fates` are those of the compared objects."""
     fates: dict[str, int] = {}
     for answer, count in made.looks.items():
-        fate = FATES[surveyor.job.if_exists].get(answer, "untold")
+        fate = FATES[surveyor.job.if_exists].get(answer, "unknown")
         fates[fate] = fates.get(fate, 0) + count
     parted = surveyor.parted and not surveyor.copies and (made.ranges > 0 or not made.looked)
     return {

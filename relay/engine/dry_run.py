@@ -48,7 +48,7 @@ class Comparison:
     """One object compared on both sides."""
 
     answer: str
-    """`new`, `unchanged`, `differs`, or `untold` if one side does not answer for the object."""
+    """`new`, `unchanged`, `differs`, or `unknown` if one side does not answer for the object."""
     _: KW_ONLY
     ranges: bool = False
     """Whether the source serves ranges of the object."""
@@ -195,7 +195,7 @@ class DryRun:
     # -- inspecting
 
     def _compare(self, one: ListedObject) -> Comparison:
-        """Inspect one object on both sides. If a store does not answer, the result is `untold`."""
+        """Inspect one object on both sides. If a store does not answer, the result is `unknown`."""
         plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
             found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
@@ -206,7 +206,7 @@ class DryRun:
                 place = name_after_source(plan.destination, plan.source)
         except RelayError as error:
             refusal = None if error.retryable else (one.name, error.message)
-            return Comparison("untold", refusal=refusal)
+            return Comparison("unknown", refusal=refusal)
         destination = self._destination()
         ranges = isinstance(found, ObjectInfo) and found.ranges
         unkept = isinstance(found, ObjectInfo) and bool(
@@ -218,12 +218,12 @@ class DryRun:
             return Comparison("new", ranges=ranges, unkept=unkept)
         except RelayError as error:
             refusal = (one.name, error.message) if self._is_refused_for(error) else None
-            return Comparison("untold", ranges=ranges, unkept=unkept, refusal=refusal)
+            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         if plan.if_exists_at(place) is IfExists.FAIL is not plan.if_exists:
             refusal = (one.name, existing(plan, place).message)
-            return Comparison("untold", ranges=ranges, unkept=unkept, refusal=refusal)
+            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
-            return Comparison("untold", ranges=ranges, unkept=unkept)
+            return Comparison("unknown", ranges=ranges, unkept=unkept)
         why = proof_of_equality(found.version, there.version)
         is_modified = needs_full_times(why, found.version, there.version) and is_modified_since(
             found.metadata, there.metadata

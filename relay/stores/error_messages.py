@@ -17,7 +17,7 @@ from relay.wire.http1 import Fields, Head
 
 SECRET_CHARACTERS: Final = 4
 """Minimum length of a value that is hidden: a shorter secret looks like an ordinary word."""
-TOLD_CHARACTERS: Final = 200
+MESSAGE_CHARACTERS: Final = 200
 """Maximum length of a store's message, in characters."""
 _TEXTUAL: Final = ("xml", "json", "text/plain")
 _SCHEMES: Final = frozenset({"basic", "bearer", "token", "digest", "session"})
@@ -75,9 +75,8 @@ def message_of(text: str, secrets: tuple[str, ...] = ()) -> str:
         return _format(secrets, *_of_xml(text))
     if text.startswith("{"):
         return _format(secrets, *_of_json(text))
-    return (
-        _format(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
-    )
+    is_message = 0 < len(text) <= MESSAGE_CHARACTERS
+    return _format(secrets, text.partition("\n")[0]) if is_message else ""
 
 
 def without_query(text: str) -> str:
@@ -91,7 +90,7 @@ def _format(secrets: tuple[str, ...], *parts: str) -> str:
     reported = ": ".join(
         dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part)
     )
-    return reported if len(reported) <= TOLD_CHARACTERS else f"{reported[:TOLD_CHARACTERS]}…"
+    return reported if len(reported) <= MESSAGE_CHARACTERS else f"{reported[:MESSAGE_CHARACTERS]}…"
 
 
 def _of_xml(text: str) -> tuple[str, ...]:

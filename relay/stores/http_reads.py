@@ -36,7 +36,7 @@ from relay.wire.http1 import Fields, Head
 
 WITH_DIGEST: Fields = (("Want-Repr-Digest", WANT),)
 """Fields of every request that reads or writes an object (RFC 9530)."""
-HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
+HEAD_INCONCLUSIVE = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Statuses of HEAD that say nothing about GET: many presigned URLs and small servers support only
 GET."""
 PAGES = frozenset({"text/html", "application/xhtml+xml"})
@@ -85,7 +85,7 @@ class HttpReads:
             return UnknownObject(self._elsewhere(location, final))
         if (stale := self._stale_error(final, response.head)) is not None:
             return UnknownObject(stale)
-        if response.head.status in HEAD_UNTOLD or (advice and response.head.status in GONE):
+        if response.head.status in HEAD_INCONCLUSIVE or (advice and response.head.status in GONE):
             return UnknownObject(self._client.refusal(response, "HEAD", final))
         if response.head.status != 200:
             raise self._client.refusal(response, "HEAD", final)

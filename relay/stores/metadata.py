@@ -29,9 +29,9 @@ DATED_SECONDS: Final = 2.0
 """Coarsest resolution of a file's time, in seconds (FAT)."""
 EXACT_SECONDS: Final = 0.01
 """Coarsest resolution of a file's time that has a fraction, in seconds (exFAT)."""
-UNTOLD: Final = "untold"
+UNREAD: Final = "unread"
 """A note about metadata that the source has and does not return."""
-_ANYHOW: Final = frozenset({MTIME, STRICT, UNTOLD, "content-type"})
+_ANYHOW: Final = frozenset({MTIME, STRICT, UNREAD, "content-type"})
 """Members that no note names: those that are not fields, and the content type."""
 
 USER: Final = "x-amz-meta-"
@@ -103,7 +103,7 @@ def unkept_notes(
     if lost:
         own = {name.lower() for name, _ in location.headers}
         lost = [name for name in lost if name.lower() not in own]
-    return (*note(lost, holder), *[text for name, text in metadata if name == UNTOLD])
+    return (*note(lost, holder), *[text for name, text in metadata if name == UNREAD])
 
 
 def unshown_notes(

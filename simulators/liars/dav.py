@@ -179,7 +179,7 @@ class DavLiar(PlainLiar):
             size = ("²", "9" * 23, "")[int(self.manners.roll("size", path) * 3)]
         tag, date = self.tag(held), self.date(held)
         props = "<D:resourcetype/>"
-        if not self.manners.does("lengths-untold"):
+        if not self.manners.does("lengths-none"):
             props += f"<D:getcontentlength>{size}</D:getcontentlength>"
         props += f"<D:getetag>{escape(tag)}</D:getetag>" if tag else ""
         props += f"<D:getlastmodified>{date}</D:getlastmodified>" if date else ""

@@ -92,7 +92,7 @@ FRAMINGS: Final[Rows] = {
     "late-end": "the last chunk is sent a while after the bytes",
 }
 DIGESTS: Final[Rows] = {
-    "digest-told": "RFC 9530: each answer has a digest of the object",
+    "digest-sent": "RFC 9530: each answer has a digest of the object",
     "digest-long": "a digest field of 48 KB, on which a quadratic pattern takes seconds",
 }
 CHANGES: Final[Rows] = {
@@ -207,7 +207,7 @@ MOVES: Final[Rows] = {
 }
 PROPFIND: Final[Rows] = {
     "status-inside": "a 207 with the status 404 for the folder itself",
-    "lengths-untold": "RFC 4918 section 15.4: no getcontentlength",
+    "lengths-none": "RFC 4918 section 15.4: no getcontentlength",
 }
 
 VERSIONS: Final[Rows] = {

@@ -133,7 +133,7 @@ class Telling:
         """Return the fields that describe an object."""
         reported = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
         fields = [(name, value) for name, value in reported if value is not None]
-        if self.manners.does("digest-told"):
+        if self.manners.does("digest-sent"):
             fields.append(
                 (
                     "Repr-Digest",

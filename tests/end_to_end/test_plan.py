@@ -122,7 +122,7 @@ def test_a_destination_that_refuses_to_be_inspected(
     with Peer([refused] * 9) as there:
         words = ("-r", str(tmp_path / "from"), "far:bucket/to", "--if-exists", exists)
         found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
-    assert (found, plan["fates"], plan["refused"]) == (code, {"untold": 1}, code)
+    assert (found, plan["fates"], plan["refused"]) == (code, {"unknown": 1}, code)
 
 
 def test_an_object_that_its_source_denies_is_reported(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_object_that_its_source_denies_is_reported(tmp_path: Path) -> None:
     with Peer([lists_alone] * 9) as there:
         words = ("-r", "far:bucket/from", str(tmp_path / "to"))
         found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
-    assert (found, plan["fates"], plan["refused"]) == (1, {"untold": 1}, 1)
+    assert (found, plan["fates"], plan["refused"]) == (1, {"unknown": 1}, 1)
     assert plan["names"][0]["name"] == "one"
 
 

@@ -44,7 +44,7 @@ LONG_AGO = ("Last-Modified: Mon, 02 Jan 2023 03:04:05 GMT",)
 AGES: dict[str, Callable[[], tuple[str, ...]]] = {
     "long ago": lambda: LONG_AGO,
     "just now": lambda: (f"Last-Modified: {formatdate(time() - 2, usegmt=True)}",),
-    "untold": tuple,
+    "no date": tuple,
 }
 ANSWERS = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
 

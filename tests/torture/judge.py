@@ -128,7 +128,7 @@ def temporary(name: str) -> bool:
     return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
 
-def told_of(name: str, played: Played) -> bool:
+def is_reported(name: str, played: Played) -> bool:
     """Return whether a failure or a receipt reports a possible leftover of this object, or of
     another one that the destination treats as this object, in this migration or an earlier one."""
     names = tuple({name, *(event.name for event in events(played, name))})
@@ -224,7 +224,7 @@ def whole(played: Played) -> Iterator[str]:
             continue
         if row is not None and row.state in ARRIVED:
             yield f"{name!r} is {row.state}, and the object there is not a version of the source ({len(held.data)} bytes)"
-        elif not told_of(name, played):
+        elif not is_reported(name, played):
             yield f"a piece lies at {name!r}, and nothing says so: {row}"
 
 
@@ -364,7 +364,7 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
                 break
             asked.clear()
         if sent.op.kind in ("head", "get", "list"):
-            unsized = sent.op.kind == "list" and played.case.has("destination", "lengths-untold")
+            unsized = sent.op.kind == "list" and played.case.has("destination", "lengths-none")
             asked.append(
                 (200 <= sent.status < 300 and not (unsized and not written))
                 or (written and sent.status == 404 and sent.op.kind == "get")
@@ -548,11 +548,11 @@ def honest(played: Played) -> Iterator[str]:
 MILD = frozenset((
     "busy-503", "busy-429", "error-500", "drops", "answer-lost", "closes-each", "interim", "head-403", "head-404",
     "head-405", "head-500", "head-drops", "head-zero", "head-zero-page", "head-no-length", "tag-none", "tag-weak", "tag-unquoted",
-    "tag-long", "date-none", "date-odd", "conditions-ignored", "conditions-501", "range-ignored", "digest-told",
+    "tag-long", "date-none", "date-odd", "conditions-ignored", "conditions-501", "range-ignored", "digest-sent",
     "digest-long", "redirects", "chunked", "trickles", "late-end", "get-cut", "flips-once", "short-once",
     "early-2xx", "stale", "late", "negative-cache", "deleted-shown", "stale-head", "put-page", "digest-of-nothing", "hides-names", "folder-404", "folder-403",
     "folder-500", "folder-page", "list-503-once", "list-repeats", "href-url", "href-encoding", "href-absolute",
-    "list-json", "lengths-untold", "propfind-405", "list-v1", "list-unsorted", "clock-skew", "trailers-501",
+    "list-json", "lengths-none", "propfind-405", "list-v1", "list-unsorted", "clock-skew", "trailers-501",
     "trailers-401", "trailers-400", "trailers-stored", "trailers-unheard", "checksum-echoed", "complete-error",
     "part-damaged", "part-emptied", "parts-swapped", "begin-plain", "other-upload", "move-502", "parts-refused",
     "locked", "overwrite-always",

@@ -21,7 +21,7 @@ from simulators.liars.shelf import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
-from tests.torture.judge import RULES, arrives, current, respected, told_of
+from tests.torture.judge import RULES, arrives, current, is_reported, respected
 from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
@@ -425,4 +425,4 @@ def test_a_leftover_is_named_with_its_place(tmp_path: Path, message: str, excuse
         row = Row("a", "failed", "store-timeout", "destination", message, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
         played.runs.append(ended(1))
-        assert told_of("sub/ü", played) is excused
+        assert is_reported("sub/ü", played) is excused

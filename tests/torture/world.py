@@ -38,7 +38,7 @@ OLDER, OLD, NEWER = 1_690_000_000.0, 1_700_000_000.0, 1_750_000_000.0
 objects at the destination."""
 COMMAND_SECONDS = 150.0
 """Seconds after which a command counts as hung."""
-TOLD = 3
+REPORT_SEEDS = 3
 """In one of this number of seeds, relay reports all finished migrations."""
 FORMATS = ("table", "jsonl", "csv", "html")
 ROLES = ("source", "destination")
@@ -133,7 +133,7 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
         for step in case.steps:
             if not _played(case, step, played, zygote, folder, environment):
                 break
-        if case.seed % TOLD == 0 and not case.served and played.last.code is not None:
+        if case.seed % REPORT_SEEDS == 0 and not case.served and played.last.code is not None:
             _tell(played, zygote, folder, environment)
         _read_ledger(played, folder / "ledger.db")
         played.leaks = _leaks(folder, played)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.stores.error_messages import TOLD_CHARACTERS, may_have_message, message_of
+from relay.stores.error_messages import MESSAGE_CHARACTERS, may_have_message, message_of
 from relay.wire.http1 import Head
 
 
@@ -39,7 +39,7 @@ def test_the_message_of_a_store(text: str, message: str) -> None:
 
 def test_it_is_short_and_printable() -> None:
     found = message_of(f"<Error><Code>A</Code><Message>{'x' * 9000}\u202e</Message></Error>")
-    assert len(found) <= TOLD_CHARACTERS + 1
+    assert len(found) <= MESSAGE_CHARACTERS + 1
     assert found.isprintable()
     assert message_of("{" * 100_000) == ""
 

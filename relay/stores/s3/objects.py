@@ -18,7 +18,7 @@ from relay.receipt import Version
 from relay.stores.http_fields import ENCODED, is_transcoded, printable, strong_tag
 from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
-from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
+from relay.stores.metadata import MTIME, TAGGING, UNREAD, USER
 from relay.stores.s3.account import at_query, at_version, in_query
 from relay.stores.s3.client import WITH_CHECKSUM, S3Client
 from relay.stores.s3.quirks import UNTRUE_WHOLE
@@ -190,7 +190,7 @@ class S3Heads:
         missing = count(reported("x-amz-missing-meta"))  # docs.aws.amazon.com, "GetObject"
         if missing:
             fields += (
-                (UNTOLD, f"the source does not return {missing} fields of the object's metadata"),
+                (UNREAD, f"the source does not return {missing} fields of the object's metadata"),
             )
         return fields
 
@@ -203,7 +203,7 @@ class S3Heads:
             with closing(client.document_rows(response, "GET", location, "Tagging")) as sets:
                 rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
         except (Rejected, PermissionDenied, NotFound) as error:
-            return ((UNTOLD, f"the object's tags can't be read at the source: {error.message}"),)
+            return ((UNREAD, f"the object's tags can't be read at the source: {error.message}"),)
         tags = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in rows)
         return ((TAGGING, "&".join(f"{in_query(key)}={in_query(value)}" for key, value in tags)),)
 
