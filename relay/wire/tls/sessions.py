@@ -97,17 +97,15 @@ class Resumable:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
-    def find(self, host: str, port: int) -> Any:
-        """Return the session to resume, or None."""
-        return self._kept.get((host, port))
-
-    def keeper(self, host: str, port: int) -> Callable[[Any], None]:
-        """Return a function that keeps a session with this host and port."""
+    def find(self, host: str, port: int) -> tuple[Any, Callable[[Any], None]]:
+        """Return the session with this host and port to resume, or None; and a function that keeps
+        a newer one."""
+        origin = host, port
 
         def keep(session: Any) -> None:
-            self._kept[(host, port)] = session
-            self._kept.move_to_end((host, port))
+            self._kept[origin] = session
+            self._kept.move_to_end(origin)
             while len(self._kept) > MOST_ORIGINS:
                 self._kept.popitem(last=False)
 
-        return keep
+        return self._kept.get(origin), keep

@@ -39,8 +39,7 @@ class StandardContext:
 
     def session(self, host: str, port: int) -> StandardSession:
         """As TlsContext.session."""
-        resumed, keep = self._resumable.find(host, port), self._resumable.keeper(host, port)
-        return StandardSession(self._context, host, resumed, keep)
+        return StandardSession(self._context, host, *self._resumable.find(host, port))
 
 
 class StandardSession:

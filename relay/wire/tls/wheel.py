@@ -128,8 +128,7 @@ class WheelContext:
 
     def session(self, host: str, port: int) -> WheelSession:
         """As TlsContext.session."""
-        resumed, keep = self._resumable.find(host, port), self._resumable.keeper(host, port)
-        return WheelSession(SSL.Connection(self._context), host, resumed, keep)
+        return WheelSession(SSL.Connection(self._context), host, *self._resumable.find(host, port))
 
 
 def _trust_system(context: SSL.Context) -> None:
