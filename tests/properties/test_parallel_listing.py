@@ -22,9 +22,9 @@ from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace
-from relay.stores.s3.listed_pages import ListedPage
+from relay.stores.s3.listed_pages import ListedPage, bytes_of, text_of
 from relay.stores.s3.listing import S3Listing
-from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing, decoded, encoded
+from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing
 from relay.stores.s3.sigv4 import Signer
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
@@ -33,17 +33,14 @@ KEY = st.one_of(
     st.text(min_size=1, max_size=6),
     st.text("ab/", min_size=1, max_size=6),
     st.text("0123456789", min_size=1, max_size=6),
-    st.binary(min_size=1, max_size=4).map(decoded),
+    st.binary(min_size=1, max_size=4).map(text_of),
     st.integers(0, 2000).map(lambda number: f"photos/IMG_{number:06}.jpg"),
     st.integers(0, 2000).map(lambda number: f"2024//{number}\x01"),
 )
 
 
 def is_key(text: str) -> bool:
-    try:
-        return decoded(encoded(text)) == text
-    except UnicodeError:
-        return False
+    return text_of(bytes_of(text)) == text
 
 
 KEYS = st.sets(KEY.filter(is_key), min_size=2, max_size=120)
@@ -75,13 +72,13 @@ class Bucket:
         else:
             assert after is not None
             self.lows.append(after)
-            begin = self.starts(self.keys, encoded(after))
+            begin = self.starts(self.keys, bytes_of(after))
         return self.page(begin)
 
     def page(self, begin: int) -> ListedPage:
         keys = self.keys[begin : begin + self.size]
         more = begin + self.size < len(self.keys)
-        rows = tuple((key, Entry(decoded(key))) for key in keys)
+        rows = tuple((key, Entry(text_of(key))) for key in keys)
         return ListedPage(
             entries=tuple(entry for _, entry in rows),
             truncated=more,
@@ -120,7 +117,7 @@ def listed(bucket: Bucket) -> list[bytes]:
 
 
 def ordered(keys: set[str]) -> list[bytes]:
-    return sorted(encoded(key) for key in keys)
+    return sorted(bytes_of(key) for key in keys)
 
 
 @given(KEYS, st.integers(1, 7), st.integers(0, 1 << 30))
@@ -347,10 +344,10 @@ def test_a_page_without_a_token_is_not_the_last_one(
         if page.truncated is False:
             return page
         assert page.last is not None
-        return replace(page, token=None, truncated=truncated, after=decoded(page.last))
+        return replace(page, token=None, truncated=truncated, after=text_of(page.last))
 
     beyond(bucket, b"00150", without_token)
-    assert entries(bucket) == [decoded(key) for key in bucket.keys]
+    assert entries(bucket) == [text_of(key) for key in bucket.keys]
 
 
 def test_empty_pages_without_an_end_are_an_error(

@@ -67,6 +67,19 @@ class ListedPage:
         return self.truncated is False and not self.token
 
 
+def bytes_of(key: str) -> bytes:
+    """Return a key's bytes, by which S3 sorts. (Bytes that are not UTF-8 are surrogates in it.)"""
+    try:
+        return key.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return key.encode(errors="surrogatepass")
+
+
+def text_of(key: bytes) -> str:
+    """Return the text of a key, as a page has it."""
+    return key.decode(errors="surrogateescape")
+
+
 def read_page(
     rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False
 ) -> ListedPage:
@@ -106,13 +119,13 @@ def read_page(
     made = [_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True)]
     entries = [Entry(name[rest:]) for name in found]
     entries += filter(None, made)
-    order = [_in_bytes(key) for key in keys]
+    order = [bytes_of(key) for key in keys]
     marker = reported.get("NextMarker")
     return ListedPage(
         entries=tuple(entries),
         truncated=is_truncated(reported.get("IsTruncated", "true" if marker else "")),
         token=reported.get("NextContinuationToken") or None,
-        after=decode(marker) if marker else max((*found, *keys), key=_in_bytes, default=None),
+        after=decode(marker) if marker else max((*found, *keys), key=bytes_of, default=None),
         first=order[0] if order else None,
         last=order[-1] if order else None,
         ascending=all(one < other for one, other in pairwise(order)),
@@ -132,14 +145,6 @@ def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
     etag = strong_tag(row.get("ETag"))
     modified = iso_date(row.get("LastModified", "").strip())
     return Entry(name, size, etag, modified, after=after)
-
-
-def _in_bytes(key: str) -> bytes:
-    """Return a key's bytes, by which S3 sorts. (Bytes that are not UTF-8 are surrogates in it.)"""
-    try:
-        return key.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        return key.encode(errors="surrogatepass")
 
 
 def _ends_in_slash() -> UnsafeKey:

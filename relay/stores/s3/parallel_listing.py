@@ -31,7 +31,7 @@ from gevent.event import Event
 
 from relay.stores.interfaces import Entry
 from relay.stores.s3.key_ranges import KeySpace
-from relay.stores.s3.listed_pages import ListedPage
+from relay.stores.s3.listed_pages import ListedPage, bytes_of, text_of
 
 CURSORS: Final = 12
 """Maximum number of ranges, and of concurrent requests."""
@@ -89,7 +89,7 @@ class _Range:
         """Return the last key that it was shown, or `low` before the first one."""
         if self.last is not None and self.last.last is not None:
             return self.last.last
-        return encoded(self.low)
+        return bytes_of(self.low)
 
 
 class ParallelListing:
@@ -100,11 +100,11 @@ class ParallelListing:
         assert page.last is not None and page.token is not None, "it is not the last page"
         self._fetch, self._cursors = fetch, cursors
         self._space = KeySpace()
-        self._space.learn(decoded(key) for key, _ in page.rows)
+        self._space.learn(text_of(key) for key, _ in page.rows)
         self._width = 2
         """Maximum number of ranges now: doubled by each range that has a second page, and halved by
         each that is empty."""
-        head = _Range(low=decoded(page.last), newest=page, last=page, undivided=1)
+        head = _Range(low=text_of(page.last), newest=page, last=page, undivided=1)
         self._ranges = deque([head])
         self._changed = Event()
         self._is_single = False
@@ -177,14 +177,14 @@ class ParallelListing:
         page = one.last
         if one.is_at_end or not one.undivided or page is None or page.last is None:
             return []
-        first, last = decoded(page.first or page.last), decoded(page.last)
+        first, last = text_of(page.first or page.last), text_of(page.last)
         if self._space.pages_between(first, last, one.high) <= RANGE_PAGES + 1:
             return []
         count = max(1, self._width - len(self._ranges))
         found, before = [], page.last
         for mark in self._space.ahead(first, last, RANGE_PAGES, count):
-            key = encoded(mark)
-            if key > before and (one.high is None or key < encoded(one.high)):
+            key = bytes_of(mark)
+            if key > before and (one.high is None or key < bytes_of(one.high)):
                 found.append(mark)
                 before = key
         return found
@@ -257,7 +257,7 @@ class ParallelListing:
         if inside.rows:
             one.pages.append(inside)
             one.last = inside
-            self._space.learn(decoded(key) for key, _ in inside.rows)
+            self._space.learn(text_of(key) for key, _ in inside.rows)
         if beyond is not None:
             one.rest, one.next = beyond, beyond.first
         elif page.is_last:
@@ -269,9 +269,9 @@ class ParallelListing:
 
 def _cut(page: ListedPage, high: str | None) -> tuple[ListedPage, ListedPage | None]:
     """Return the parts of a page up to `high`, and beyond it if it has any."""
-    if high is None or page.last is None or page.last <= encoded(high):
+    if high is None or page.last is None or page.last <= bytes_of(high):
         return page, None
-    count = bisect_right(page.rows, encoded(high), key=lambda row: row[0])
+    count = bisect_right(page.rows, bytes_of(high), key=lambda row: row[0])
     return _part(page, page.rows[:count]), _part(page, page.rows[count:])
 
 
@@ -283,13 +283,3 @@ def _part(page: ListedPage, rows: tuple[tuple[bytes, Entry | None], ...]) -> Lis
         first=rows[0][0] if rows else None,
         last=rows[-1][0] if rows else None,
     )
-
-
-def encoded(key: str) -> bytes:
-    """Return a key's bytes, by which S3 sorts."""
-    return key.encode(errors="surrogateescape")
-
-
-def decoded(key: bytes) -> str:
-    """Return the text of a key, as a page has it."""
-    return key.decode(errors="surrogateescape")
