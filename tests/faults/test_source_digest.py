@@ -11,7 +11,7 @@ import pytest
 
 from relay.digest import Digester
 from relay.engine.plan import Verify
-from relay.engine.transfer.verify import Sent, prove_object
+from relay.engine.transfer.verify import Sent, Verification
 from relay.errors import IntegrityMismatch, SourceDigestWrong
 from relay.ledger.rows import PriorState
 from relay.location import parse_location
@@ -85,14 +85,14 @@ def test_a_digest_that_contradicts_the_bytes_blames_the_source(ours: bool) -> No
     )
     place = parse_location("http://a.example/a", destination=True)
     with pytest.raises(IntegrityMismatch) as caught:
-        prove_object(
-            None,
-            PutResult(Version(), place, theirs),
-            sent,
-            Verify.AUTO,
-            lambda: False,
-            PriorState(known=True),
-        )  # type: ignore[arg-type]
+        Verification(
+            destination=None,  # type: ignore[arg-type]
+            stored=PutResult(Version(), place, theirs),
+            sent=sent,
+            verify=Verify.AUTO,
+            before=PriorState(known=True),
+            poll=lambda: False,
+        ).prove()
     assert caught.value.side == ("source" if ours else "destination")
 
 

@@ -20,7 +20,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.target import Target
-from relay.engine.transfer.verify import Proof, Sent, prove_object
+from relay.engine.transfer.verify import Proof, Sent, Verification
 from relay.errors import (
     CredentialsWithdrawn,
     DestinationLost,
@@ -107,9 +107,9 @@ class Finalizer:
         object is from before this attempt and may be another writer's: then it is not deleted.
         `moved` is the number of bytes that were sent, if not all.
 
-        Raises as `prove_object`, CredentialsWithdrawn, MetadataUnkept, LeaseLost, LedgerFailed, and
-        UploadGone if what was found in place of our upload is not known to be ours. On failure the
-        object is deleted, or the error says that it may remain."""
+        Raises as `Verification.prove`, CredentialsWithdrawn, MetadataUnkept, LeaseLost,
+        LedgerFailed, and UploadGone if what was found in place of our upload is not known to be
+        ours. On failure the object is deleted, or the error says that it may remain."""
         before = _EARLIER if keep else self._target.before
         assert before is not None, "the place is inspected before anything is sent"
         self._begin_verification(stored, keep)
@@ -148,11 +148,17 @@ class Finalizer:
             self._note_taken(stored)
 
     def _prove(self, stored: PutResult, sent: Sent, before: PriorState) -> Proof:
-        """Return the proof about the stored object. Raises as `prove_object`, CredentialsWithdrawn,
-        and IntegrityMismatch if nothing but its size proves an object that was found in place of
-        our upload."""
-        destination, verify = self._target.destination, self._context.plan.verify
-        proof = prove_object(destination, stored, sent, verify, self._settle_poll(), before)
+        """Return the proof about the stored object. Raises as `Verification.prove`,
+        CredentialsWithdrawn, and IntegrityMismatch if nothing but its size proves an object that
+        was found in place of our upload."""
+        proof = Verification(
+            destination=self._target.destination,
+            stored=stored,
+            sent=sent,
+            verify=self._context.plan.verify,
+            before=before,
+            poll=self._settle_poll(),
+        ).prove()
         if stored.found and proof.level is Level.SIZE:
             raise IntegrityMismatch(
                 f"nothing proves that the object at {self._target.place} is ours",

@@ -27,6 +27,7 @@ from relay.errors import (
     PreconditionFailed,
     RedirectRefused,
     Rejected,
+    RelayError,
     SourceChanged,
     StoreError,
     Unauthenticated,
@@ -90,126 +91,118 @@ class Sent:
         return {**self.declared, **self.digests}
 
 
-def prove_object(
-    destination: Destination,
-    stored: PutResult,
-    sent: Sent,
-    verify: Verify,
-    poll: Callable[[], bool],
-    before: PriorState,
-) -> Proof:
-    """Return the strongest available proof. `poll()` waits a moment and returns True while the
-    destination may still be eventually consistent: show nothing yet, or what was there `before`,
-    or process the upload.
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The verification of one object that the destination acknowledged."""
 
-    Raises IntegrityMismatch if the destination has other bytes, DestinationLost if it has none or
-    still the prior object, and the destination's StoreErrors if the inspection breaks."""
-    if verify is Verify.AUTO and (proof := _proof_from_response(stored, sent)) is not None:
-        return proof
-    if stored.readable is None:
-        note = "the destination did not say where the object can be read"
-        return Proof(Level.SIZE, stored.version, notes=(note,))
-    while True:
+    destination: Destination
+    stored: PutResult
+    sent: Sent
+    verify: Verify
+    before: PriorState
+    """The state of the destination before the upload."""
+    poll: Callable[[], bool]
+    """Waits a moment. Returns True while the destination may still be eventually consistent: show
+    nothing yet, or what was there `before`, or process the upload."""
+
+    def prove(self) -> Proof:
+        """Return the strongest available proof.
+
+        Raises IntegrityMismatch if the destination has other bytes, DestinationLost if it has none
+        or still the prior object, and the destination's StoreErrors if the inspection breaks."""
+        if self.verify is Verify.AUTO and (proof := self._proof_from_response()) is not None:
+            return proof
+        place = self.stored.readable
+        if place is None:
+            note = "the destination did not say where the object can be read"
+            return Proof(Level.SIZE, self.stored.version, notes=(note,))
+        while True:
+            result = self._prove_shown(place)
+            if isinstance(result, Proof):
+                return result
+            if not self.poll():
+                raise result
+
+    def _proof_from_response(self) -> Proof | None:
+        """Return the proof by the digest in the answer to the upload, or None without one. Raises
+        IntegrityMismatch, unless the digest is ambiguous and a HEAD may resolve that."""
+        stored = self.stored
         try:
-            return _prove_visible(destination, stored, sent, verify, poll, before)
+            proof = _proof_by_digest(stored.version, stored.digests, self.sent)
+        except IntegrityMismatch:
+            if stored.ambiguous and stored.readable is not None:
+                return None  # the answer to HEAD decides
+            raise
+        if proof is None:
+            return None
+        return Proof(proof.level, proof.version.sized(self.sent.bytes), notes=proof.notes)
+
+    def _prove_shown(self, place: Location) -> Proof | RelayError:
+        """Return the proof about what the destination shows now, or the failure where a later
+        request may have another result. Raises the other failures, as `prove`."""
+        try:
+            return self._prove_found(place, _find(self.destination, place))
+        except DestinationLost as error:
+            return error
         except Unavailable as error:
             if error.store_status != TOO_EARLY:
                 raise
-            if not poll():
-                error.hint = _PROCESSED
-                raise
+            error.hint = _PROCESSED
+            return error
 
-
-def _prove_visible(
-    destination: Destination,
-    stored: PutResult,
-    sent: Sent,
-    verify: Verify,
-    poll: Callable[[], bool],
-    before: PriorState,
-) -> Proof:
-    """Return the proof about the object, once it is visible. Raises as `prove_object`."""
-    assert stored.readable is not None, "it can be inspected"
-    while True:
-        found = _wait_until_visible(destination, stored.readable, poll)
+    def _prove_found(self, place: Location, found: ObjectInfo | None) -> Proof | RelayError:
+        """As `_prove_shown`; `found` is None if the destination does not permit a HEAD."""
         try:
-            return _prove_shown(destination, stored, found, sent, verify)
-        except DestinationLost:
-            if not poll():
-                raise
+            proof = self._prove_version(place, found)
         except (IntegrityMismatch, PreconditionFailed) as error:
-            if not _may_show_prior(before, stored.version, found):
+            if not self._may_show_prior(found):
                 raise
-            if poll():
-                continue
-            if found is not None and is_same(before.version, found.version):
-                raise DestinationLost(f"{stored.readable} still shows the prior object") from error
-            raise
-
-
-def _prove_shown(
-    destination: Destination,
-    stored: PutResult,
-    found: ObjectInfo | None,
-    sent: Sent,
-    verify: Verify,
-) -> Proof:
-    """Return the proof about the version that the destination shows now. Raises as `prove_object`,
-    and PreconditionFailed if another writer has replaced the object."""
-    assert stored.readable is not None, "it was inspected"
-    version = _merge_versions(stored, found)
-    # Only a tag that reads show can pin a read: JuiceFS has one in the answer to an upload alone.
-    pin = found.version if found is not None else version
-    replaced = found is not None and has_other_tag(stored.version, found.version)
-    ours = found is not None and is_named(stored.version, found.version)
-    try:
-        proof = _prove_found(destination, stored, version, pin, sent, verify, ours)
+            if found is not None and is_same(self.before.version, found.version):
+                return DestinationLost(f"{place} still shows the prior object")
+            return error
         shown = found.metadata if found is not None and found.described else None
         return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
-    except IntegrityMismatch as error:
-        if replaced:
-            raise _overwritten_error(stored.readable) from error
-        raise
 
+    def _may_show_prior(self, found: ObjectInfo | None) -> bool:
+        """Return whether the destination may still show the prior object, as caches and replicas do
+        for a while."""
+        if self.before.known and self.before.version is None:
+            return False
+        ours = self.stored.version.strong_etag
+        return found is None or ours is None or ours != found.version.strong_etag
 
-def _may_show_prior(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
-    """Return whether a destination may still show the prior object, as caches and replicas do for a
-    while."""
-    if before.known and before.version is None:
-        return False
-    return (
-        found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
-    )
+    def _prove_version(self, place: Location, found: ObjectInfo | None) -> Proof:
+        """Return the proof about the found version. Raises as `prove`, and PreconditionFailed if
+        another writer has replaced the object."""
+        try:
+            return self._compare(place, found)
+        except IntegrityMismatch as error:
+            if found is not None and has_other_tag(self.stored.version, found.version):
+                raise _overwritten_error(place) from error
+            raise
 
-
-def _prove_found(
-    destination: Destination,
-    stored: PutResult,
-    version: Version,
-    pin: Version,
-    sent: Sent,
-    verify: Verify,
-    ours: bool,
-) -> Proof:
-    """Return the proof about the found version; it is read back under `pin`. `ours` says that it is
-    certainly the version of our multipart upload: only then do the digests of its parts prove it.
-    Raises as `prove_object`."""
-    assert stored.readable is not None, "it was inspected"
-    if version.size is not None and version.size != sent.bytes:
-        raise IntegrityMismatch(
-            f"the destination has {version.size} of {sent.bytes} bytes",
-            side="destination",
-            seen=f"{version.size} bytes",
-        )
-    if verify is Verify.SIZE:
-        return Proof(Level.SIZE, version, notes=_length_note(version))
-    if verify is Verify.AUTO:
-        proof = _proof_by_digest(version, version.digests, sent)
-        if proof is not None:
-            return proof
-        if stored.parts_checked and ours and version.size is not None:
-            return Proof(Level.PART_DIGESTS, version)
-    return _read_back(destination, stored.readable, version, pin, sent)
+    def _compare(self, place: Location, found: ObjectInfo | None) -> Proof:
+        """Compare the found version with what was sent: its size, its digests, its bytes."""
+        version = _merge_versions(self.stored, found)
+        if version.size is not None and version.size != self.sent.bytes:
+            raise IntegrityMismatch(
+                f"the destination has {version.size} of {self.sent.bytes} bytes",
+                side="destination",
+                seen=f"{version.size} bytes",
+            )
+        if self.verify is Verify.SIZE:
+            return Proof(Level.SIZE, version, notes=_length_note(version))
+        if self.verify is Verify.AUTO:
+            proof = _proof_by_digest(version, version.digests, self.sent)
+            if proof is not None:
+                return proof
+            # The digests of its parts prove only what is certainly our multipart upload.
+            ours = found is not None and is_named(self.stored.version, found.version)
+            if self.stored.parts_checked and ours and version.size is not None:
+                return Proof(Level.PART_DIGESTS, version)
+        # Only a tag that reads show pins a read: JuiceFS has one only in the answer to an upload.
+        pin = found.version if found is not None else version
+        return _read_back(self.destination, place, version, pin, self.sent)
 
 
 def _length_note(version: Version) -> tuple[str, ...]:
@@ -217,20 +210,6 @@ def _length_note(version: Version) -> tuple[str, ...]:
     if version.size is not None:
         return ()
     return ("the destination does not report the object's size",)
-
-
-def _proof_from_response(stored: PutResult, sent: Sent) -> Proof | None:
-    """Return the proof by the digest in the answer to the upload, or None without one. Raises
-    IntegrityMismatch, unless the digest is ambiguous and a HEAD may resolve that."""
-    try:
-        proof = _proof_by_digest(stored.version, stored.digests, sent)
-    except IntegrityMismatch:
-        if stored.ambiguous and stored.readable is not None:
-            return None  # the answer to HEAD decides
-        raise
-    if proof is None:
-        return None
-    return Proof(proof.level, proof.version.sized(sent.bytes), notes=proof.notes)
 
 
 def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
@@ -257,25 +236,21 @@ def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | N
     )
 
 
-def _wait_until_visible(
-    destination: Destination, location: Location, poll: Callable[[], bool]
-) -> ObjectInfo | None:
-    """Send HEAD until the object is visible. Return None if the destination does not permit it.
-    Raises DestinationLost if the object never appears, and StoreError."""
-    while True:
-        try:
-            found = destination.head(location)
-            if isinstance(found, UnknownObject) and isinstance(found.why, NotFound):
-                found = inspect_object(destination, location)
-            return found if isinstance(found, ObjectInfo) else None
-        except NotFound:
-            if not poll():
-                raise DestinationLost(f"{location} was acknowledged, but does not exist") from None
-        except KeyCollision as error:
-            error.hint = REPLACED_ANOTHER
-            raise
-        except CANT_READ:
-            return None
+def _find(destination: Destination, location: Location) -> ObjectInfo | None:
+    """Return what HEAD shows, or None if the destination does not permit it. Raises DestinationLost
+    if it shows nothing, and StoreError."""
+    try:
+        found = destination.head(location)
+        if isinstance(found, UnknownObject) and isinstance(found.why, NotFound):
+            found = inspect_object(destination, location)
+        return found if isinstance(found, ObjectInfo) else None
+    except NotFound:
+        raise DestinationLost(f"{location} was acknowledged, but does not exist") from None
+    except KeyCollision as error:
+        error.hint = REPLACED_ANOTHER
+        raise
+    except CANT_READ:
+        return None
 
 
 def _merge_versions(stored: PutResult, found: ObjectInfo | None) -> Version:
