@@ -26,6 +26,7 @@ from relay.errors import (
     ConnectionLost,
     DestinationLost,
     EgressDenied,
+    Leftover,
     NotFound,
     PreconditionFailed,
     RelayError,
@@ -112,9 +113,7 @@ def remove_failed_upload(
     Raises no StoreError: `error` is the failure that is reported.
     """
     if not broken.before.known:
-        _add_remains_hint(
-            error, "A partial object", broken.place, "the destination does not permit a check"
-        )
+        error.leave(Leftover.PARTIAL, broken.place, "the destination does not permit a check")
         return False
     whole = False
     failure: RelayError | None = None
@@ -146,7 +145,7 @@ def remove_failed_upload(
             failure = other
             break
     if failure is not None:
-        _add_remains_hint(error, "A partial object", broken.place, failure.message)
+        error.leave(Leftover.PARTIAL, broken.place, failure.message)
     return whole
 
 
@@ -200,13 +199,12 @@ def remove_object(
     is_exposed = stored.place is None and stored.version.id is None
     why = _may_be_another(stored, before) if is_exposed else ""
     if why:
-        _add_remains_hint(error, "A damaged object", stored.readable, why)
+        error.leave(Leftover.DAMAGED, stored.readable, why)
         return False
     unseen = is_exposed and before is not None and not before.known
     if unseen and not _is_written_since(destination, stored.readable, since):
-        _add_remains_hint(
-            error,
-            "A damaged object",
+        error.leave(
+            Leftover.DAMAGED,
             stored.readable,
             "nothing shows that it was not there before the upload",
         )
@@ -219,8 +217,8 @@ def remove_object(
     except RelayError as other:
         failure = other
     if failure is not None:
-        what = "A damaged object" if stored.place is None else "An unpublished object"
-        _add_remains_hint(error, what, place, failure.message)
+        what = Leftover.DAMAGED if stored.place is None else Leftover.UNPUBLISHED
+        error.leave(what, place, failure.message)
     return failure is None
 
 
@@ -244,10 +242,6 @@ def _is_written_since(destination: Destination, place: Location, since: float) -
         return False
     changed = http_date(found.version.last_modified) if isinstance(found, ObjectInfo) else None
     return changed is not None and changed.timestamp() >= int(since)
-
-
-def _add_remains_hint(error: RelayError, what: str, place: Location, why: str) -> None:
-    error.leave(what, place, why)
 
 
 # -- of processes that were killed
@@ -294,7 +288,7 @@ def remove_lost_uploads(
                 is_there = _is_there(destination, left)
                 if is_there or (is_there is None and kept is None):
                     kept = kept or error
-                    kept.leave("An unpublished object", left, error.message)
+                    kept.leave(Leftover.UNPUBLISHED, left, error.message)
     remains.update(kept.remains if kept is not None else {})
     return kept
 

@@ -88,8 +88,8 @@ from relay.errors.request import (
     VerificationUnavailable,
 )
 from relay.errors.root import (
-    WHOLE,
     ConfigError,
+    Leftover,
     RelayError,
     Side,
     is_whole,
@@ -137,7 +137,6 @@ from relay.errors.transfers import (
 )
 
 __all__ = [
-    "KeyCollision",
     "AlreadyExists",
     "Cancelled",
     "CertificateRefused",
@@ -157,14 +156,15 @@ __all__ = [
     "InvalidHeader",
     "InvalidType",
     "InvalidURL",
-    "NamesUnknown",
     "JsonTooDeep",
+    "KeyCollision",
     "KeyReused",
     "KeyTooLong",
     "LeaseLost",
     "LedgerBusy",
     "LedgerFailed",
     "LedgerRefused",
+    "Leftover",
     "LengthRequired",
     "LocalDenied",
     "Locked",
@@ -172,6 +172,7 @@ __all__ = [
     "MetadataUnkept",
     "MigrationUnknown",
     "MissingMember",
+    "NamesUnknown",
     "NotFound",
     "NotRelay",
     "OutputFailed",
@@ -194,9 +195,9 @@ __all__ = [
     "ServerUnreachable",
     "Side",
     "SourceChanged",
+    "SourceDigestWrong",
     "SourceOverrun",
     "SourceTruncated",
-    "SourceDigestWrong",
     "SourceUnstable",
     "Stalled",
     "StoreError",
@@ -217,7 +218,6 @@ __all__ = [
     "UnsupportedScheme",
     "UploadGone",
     "VerificationUnavailable",
-    "WHOLE",
     "is_whole",
     "remaining",
 ]

@@ -6,23 +6,35 @@ Decided here: an error's members, and how it is printed. Never here: the failure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final, Literal
+from enum import StrEnum
+from typing import ClassVar, Literal
 
 Side = Literal["source", "destination", "relay", "request"]
 
 
-def remaining(what: str, place: object, why: str) -> str:
+class Leftover(StrEnum):
+    """A kind of leftover of ours at a destination. The sentence about it begins with the value, and
+    the ledger keeps only the sentence."""
+
+    PARTIAL = "A partial object"
+    DAMAGED = "A damaged object"
+    DAMAGED_UPLOAD = "A damaged upload of ours"
+    UNPUBLISHED = "An unpublished object"
+    WHOLE = "The whole object"
+    """It may be the only whole object at the destination, so nothing deletes it."""
+    COPY = "A copy"
+    UPLOAD = "An unfinished upload"
+    SENT = "What was sent"
+
+
+def remaining(kind: Leftover, place: object, why: str) -> str:
     """Return the sentence that names a leftover of ours and the reason why it is still there."""
-    return f"{what} may remain at {place} ({why}); check, and delete it."
-
-
-WHOLE: Final = "The whole object"
-"""How the sentence about an upload begins that may be the only whole object at the destination."""
+    return f"{kind} may remain at {place} ({why}); check, and delete it."
 
 
 def is_whole(sentence: str) -> bool:
     """Return whether a sentence about a leftover names the only whole object."""
-    return sentence.startswith(WHOLE)
+    return sentence.startswith(Leftover.WHOLE)
 
 
 class RelayError(Exception):
@@ -62,9 +74,9 @@ class RelayError(Exception):
         self.remains: dict[str, str] = {}
         """Sentences about our leftovers, by their places; the hint has them too."""
 
-    def leave(self, what: str, place: object, why: str) -> None:
+    def leave(self, kind: Leftover, place: object, why: str) -> None:
         """Report that something of ours may remain at a place, since it could not be removed."""
-        self.keep({str(place): remaining(what, place, why)})
+        self.keep({str(place): remaining(kind, place, why)})
 
     def keep(self, remains: Mapping[str, str]) -> None:
         """Report also the leftovers of earlier failures, at places that this error does not

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from relay.errors import (
+    Leftover,
     LengthRequired,
     Locked,
     NotFound,
@@ -195,7 +196,7 @@ class HttpClient:
             )
             if method in ("PUT", "POST"):
                 undone.leave(
-                    "What was sent", location, "the server may store it, but did not confirm it"
+                    Leftover.SENT, location, "the server may store it, but did not confirm it"
                 )
             return undone
         if status == 412 and method == "GET":

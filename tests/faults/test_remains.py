@@ -13,8 +13,8 @@ import pytest
 from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import (
-    WHOLE,
     Cancelled,
+    Leftover,
     NotFound,
     RelayError,
     SourceChanged,
@@ -506,7 +506,7 @@ def test_a_whole_object_is_deleted_where_the_place_has_another(
         transfer.known = ObjectHints(
             token="0123456789abcdef-1-2",
             lost=("0123456789abcdef-1-1",),
-            remains={str(left): remaining(WHOLE, left, "deleted")},
+            remains={str(left): remaining(Leftover.WHOLE, left, "deleted")},
         )
         if moves:
             outcome = engine.runner.run(transfer)

@@ -14,7 +14,7 @@ NAME = re.compile(r"\b[A-Z]\w+(?: \([^)]+\))?")
 def kinds() -> list[type[errors.RelayError]]:
     """Return every error that leaves the package."""
     found = [getattr(errors, name) for name in errors.__all__]
-    return [kind for kind in found if isinstance(kind, type)]
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseException)]
 
 
 def drawn(tree: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.conversions import settlement_of
 from relay.errors import (
+    Leftover,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -52,7 +53,7 @@ RECEIPT = Receipt(
 
 
 def left(error: RelayError, place: str) -> RelayError:
-    error.leave("A partial object", place, "refused")
+    error.leave(Leftover.PARTIAL, place, "refused")
     return error
 
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, cast
+from typing import cast
 from urllib.parse import unquote
 
 from relay.engine.cleanup import abort_upload, uploads_of
 from relay.engine.multipart.journal import Journal
 from relay.engine.plan import Plan
-from relay.errors import RelayError, StoreError, remaining
+from relay.errors import Leftover, RelayError, StoreError, remaining
 from relay.ledger.rows import UploadRecord
 from relay.location import Location
 from relay.process.failpoints import reach
@@ -28,8 +28,6 @@ from relay.stores.interfaces import Begins, Destination, PartsDestination, Store
 from relay.transfer_limits import Limits
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
-
-_UPLOAD: Final = "An unfinished upload"
 
 
 def _describe_upload(upload: Upload) -> str:
@@ -120,7 +118,7 @@ class UploadLifecycle:
             if error.retryable:
                 raise
             self.remains[_describe_upload(upload)] = remaining(
-                _UPLOAD, _describe_upload(upload), error.message
+                Leftover.UPLOAD, _describe_upload(upload), error.message
             )
         else:
             self.remains.pop(_describe_upload(upload), None)
@@ -136,7 +134,7 @@ class UploadLifecycle:
             self._abort_and_forget(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.leave(_UPLOAD, _describe_upload(upload), failure.message)
+                error.leave(Leftover.UPLOAD, _describe_upload(upload), failure.message)
 
     def _abort_and_forget(self, upload: Upload, written: bool = True) -> None:
         """Abort the upload, then remove its note. After a crash in between, the next attempt finds

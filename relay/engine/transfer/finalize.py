@@ -26,6 +26,7 @@ from relay.errors import (
     DestinationLost,
     DestinationMutates,
     IntegrityMismatch,
+    Leftover,
     NotFound,
     RelayError,
     UploadGone,
@@ -268,7 +269,7 @@ class Finalizer:
         ):
             self._note_removed(stored)
         elif is_post:  # the next attempt does not replace it
-            failure.leave("What was sent", stored.readable or place, "nothing has proved it")
+            failure.leave(Leftover.SENT, stored.readable or place, "nothing has proved it")
         return failure
 
     def _note_removed(self, stored: PutResult) -> None:
@@ -356,7 +357,7 @@ class Finalizer:
                 f"{stored.place} has {version.size} bytes after {size} bytes were published there;"
                 " it was not deleted"
             )
-            altered.leave("A damaged object", stored.place, "it may be another writer's")
+            altered.leave(Leftover.DAMAGED, stored.place, "it may be another writer's")
             raise altered
         return replace(version, size=size if version.size is None else version.size)
 

@@ -45,6 +45,7 @@ from relay.errors import (
     DestinationLost,
     IntegrityMismatch,
     KeyCollision,
+    Leftover,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -379,7 +380,7 @@ class DestinationCheck:
                 retryable=False,
                 hint="It was not overwritten, as 'if_exists' says.",
             )
-            error.leave("A damaged upload of ours", place, "or it is another writer's object")
+            error.leave(Leftover.DAMAGED_UPLOAD, place, "or it is another writer's object")
             raise error
         self._progress.replaces = True
 

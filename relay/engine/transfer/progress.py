@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from relay.engine.multipart.upload import MultipartUpload
-from relay.errors import remaining
+from relay.errors import Leftover, remaining
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.wire.body import Body
@@ -112,7 +112,7 @@ class Progress:
             return
         if shows:
             left = str(was.place)
-            self.remains.setdefault(left, remaining("What was sent", left, "nothing has proved it"))
+            self.remains.setdefault(left, remaining(Leftover.SENT, left, "nothing has proved it"))
         self.before, self.unproved = None, None
 
     def note_unsent(self) -> None:

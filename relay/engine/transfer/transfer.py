@@ -34,6 +34,7 @@ from relay.errors import (
     IntegrityMismatch,
     LeaseLost,
     LedgerFailed,
+    Leftover,
     PermissionDenied,
     RelayError,
     SourceDigestWrong,
@@ -208,7 +209,7 @@ class Transfer:
         if self.known.lapsed and self.plan.destination.method == "POST":  # no attempt replaces it
             place = str(self.plan.destination)
             why = "a process crashed while it sent the object"
-            self._progress.remains.setdefault(place, remaining("What was sent", place, why))
+            self._progress.remains.setdefault(place, remaining(Leftover.SENT, place, why))
         if self.known.lapsed and self._may_show(context, before):
             self._progress.unproved = (
                 self.plan.destination
@@ -231,7 +232,7 @@ class Transfer:
             if left is not None and not (
                 isinstance(error, RESUMABLE_ENDS) and self._note_unproved()
             ):
-                error.leave("What was sent", left, "nothing has proved it")
+                error.leave(Leftover.SENT, left, "nothing has proved it")
             raise
         finally:
             self._progress.phase = "settled"

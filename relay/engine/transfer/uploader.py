@@ -32,6 +32,7 @@ from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
     LeaseLost,
+    Leftover,
     LengthRequired,
     PreconditionFailed,
     RangeIgnored,
@@ -210,7 +211,7 @@ class Uploader:
         if stays and (_may_be_whole(body, error) or (is_checked and not body.complete)):
             if is_post:  # the next attempt does not replace it
                 why = "its answer does not show whether it was stored"
-                error.leave("What was sent", target.place, why)
+                error.leave(Leftover.SENT, target.place, why)
             elif target.shows_unproved:
                 self._progress.unproved = target.place
         try:

@@ -28,7 +28,7 @@ from relay.engine.worker.helped_uploads import HelpedUploads
 from relay.engine.worker.lease import Lease
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import RefusalJudge
-from relay.errors import LeaseLost, RelayError
+from relay.errors import LeaseLost, Leftover, RelayError
 from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import LAPSES
@@ -138,7 +138,7 @@ def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -
     at its destination. One that a kill or a timeout of its greenlet ended is tried again."""
     failure = bug(error)
     if transfer is not None and transfer.has_sent:
-        failure.leave("What was sent", transfer.plan.destination, "nothing has proved it")
+        failure.leave(Leftover.SENT, transfer.plan.destination, "nothing has proved it")
     again = not isinstance(error, Exception) and claim.attempts < LAPSES
     end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
     return end if again else replace(end, verb=TransferVerb.FAILED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from relay.engine.cleanup import lost_upload_tokens, upload_token
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import ObjectHints
-from relay.errors import remaining
+from relay.errors import Leftover, remaining
 from relay.ledger.folded_names import MARKED
 from relay.ledger.rows import Claim, Settlement
 from relay.parsing import http_text
@@ -45,7 +45,7 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     if outcome.state is State.UNVERIFIED:
         # Reported if the next attempt fails.
         place = str(outcome.destination)
-        remains[place] = remaining("What was sent", place, "at most its length was proved")
+        remains[place] = remaining(Leftover.SENT, place, "at most its length was proved")
         sent = proof.destination if proof else None
     return Settlement(
         claim,

@@ -42,6 +42,7 @@ from relay.errors import (
     DestinationLost,
     InvalidURL,
     LedgerFailed,
+    Leftover,
     NotFound,
     RelayError,
     SourceChanged,
@@ -274,5 +275,5 @@ def _size(source: Source, place: Location) -> int | None:
 
 def _may_remain(error: RelayError, place: Location | str) -> RelayError:
     """Return the error, with a note that a leftover of ours may remain at `place`."""
-    error.leave("What was sent", place, error.message)
+    error.leave(Leftover.SENT, place, error.message)
     return error

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relay.errors import (
+    Leftover,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -102,7 +103,7 @@ class ExactKeys:
         try:
             self._objects.delete(location, version)
         except RelayError as failure:
-            error.leave("A damaged object", location, failure.message)
+            error.leave(Leftover.DAMAGED, location, failure.message)
 
     def _is_doubtful(self, location: Location) -> bool:
         """Return whether a destination's key has an empty segment, and the endpoint is not known to

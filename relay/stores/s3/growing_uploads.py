@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from relay.errors import Rejected, RelayError
+from relay.errors import Leftover, Rejected, RelayError
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.stores.interfaces import Begins, Part, PutResult, Upload
@@ -85,7 +85,7 @@ class GrowingUploads:
             abort_upload(S3Client(wire, self._client.side, Watchdog(wire.limits)), upload)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.leave("An unfinished upload", upload.location, failure.message)
+                error.leave(Leftover.UPLOAD, upload.location, failure.message)
 
 
 def _too_many(what: str, most: int, step: int) -> Rejected:

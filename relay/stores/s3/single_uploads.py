@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.errors import NotFound, PermissionDenied, RelayError, Unavailable
+from relay.errors import Leftover, NotFound, PermissionDenied, RelayError, Unavailable
 from relay.location import Location
 from relay.stores.http_fields import upload_fields
 from relay.stores.interfaces import PutResult
@@ -95,7 +95,7 @@ class SingleUploads:
             quirks.learn(quirks.unseen)
             return replace(stored, notes=(UNSEEN,))
         except RelayError as error:
-            error.leave("What was sent", place, "it was stored, but could not be inspected")
+            error.leave(Leftover.SENT, place, "it was stored, but could not be inspected")
             raise
         if found.version.size != coded_bytes:
             quirks.learn(TRAILERS)

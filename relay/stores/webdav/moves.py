@@ -15,9 +15,9 @@ from time import monotonic
 import gevent
 
 from relay.errors import (
-    WHOLE,
     ConnectionLost,
     DestinationLost,
+    Leftover,
     Rejected,
     RelayError,
     StoreError,
@@ -153,7 +153,7 @@ class Moves:
         status = getattr(failure, "store_status", None)
         if is_there is False or (is_there is None and (status is None or status >= 500)):
             why = "the server may have deleted the one that it was to replace"
-            failure.leave(WHOLE, part, why)
+            failure.leave(Leftover.WHOLE, part, why)
         raise failure
 
     def _is_moved(self, part: Location, place: Location, error: StoreError) -> bool:
@@ -165,7 +165,7 @@ class Moves:
         if not late and not isinstance(error, ConnectionLost | StoreTimeout):
             return False
         if late:
-            error.leave("An unpublished object", part, "the server may still move it")
+            error.leave(Leftover.UNPUBLISHED, part, "the server may still move it")
         seconds = self._client.wire.limits.head_seconds
         until = monotonic() + late * LATE * seconds
         try:
@@ -248,7 +248,7 @@ class Moves:
         try:
             delete_object(self._client, part, Version())
         except RelayError as failure:
-            error.leave("An unpublished object", part, failure.message)
+            error.leave(Leftover.UNPUBLISHED, part, failure.message)
 
     def _check_moved(self, part: Location, place: Location) -> None:
         """Check that a MOVE that may have overwritten an object was done. The replaced object may

@@ -15,7 +15,7 @@ from typing import Final
 
 import gevent
 
-from relay.errors import PreconditionFailed, Rejected, RelayError
+from relay.errors import Leftover, PreconditionFailed, Rejected, RelayError
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
@@ -150,7 +150,7 @@ class StagedUploads:
         self._names.avoid_last(location)
         slow = Rejected(error.message, side=self._client.side)
         slow.keep(error.remains)
-        slow.leave("A copy", part, "the server did not answer, and may still finish it")
+        slow.leave(Leftover.COPY, part, "the server did not answer, and may still finish it")
         return slow
 
     def _copy_refusal(self, response: Response, location: Location) -> RelayError:
@@ -190,7 +190,7 @@ class StagedUploads:
                 if not other.retryable:
                     break
         if failure is not None and isinstance(error, RelayError):
-            error.leave("A partial object", part, failure.message)
+            error.leave(Leftover.PARTIAL, part, failure.message)
 
 
 def time_fields(metadata: Fields) -> Fields:
