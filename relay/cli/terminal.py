@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
@@ -224,17 +224,13 @@ def _rows(outcome: Outcome, receipt: Receipt) -> Iterable[tuple[str, str]]:
     yield "level", receipt.level.value
     yield "bytes", size(receipt.bytes)
     yield "time", f"{outcome.seconds:.2f} s, {decimal(int(receipt.bytes / seconds))}/s"
-    yield from _digests(receipt.to_json()["digests"])
+    yield from receipt.to_json()["digests"].items()
     yield from _version("read", receipt.source)
     yield from _version("written", receipt.destination)
     resent = f", {decimal(receipt.bytes_resent)} sent again" if receipt.bytes_resent else ""
     yield "attempts", f"{receipt.attempts}{resent}"
     for note in receipt.notes:
         yield "note", note
-
-
-def _digests(digests: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    return digests.items()
 
 
 def _version(name: str, version: Version) -> Iterable[tuple[str, str]]:

@@ -262,7 +262,11 @@ class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
             (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
         )
         self.body = Body(
-            self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop
+            self._stream,
+            self._framing,
+            Head(200, "OK", "1.1", fields),
+            self._meter,
+            lambda stream, reusable: stream.close(),
         )
         return self.body
 
@@ -276,7 +280,3 @@ class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
         with suppress(OSError):
             self._feeder.sendall(self._data[: self._until])
             self._feeder.shutdown(socket.SHUT_WR)
-
-
-def _drop(stream: Stream, reusable: bool) -> None:
-    stream.close()

@@ -79,7 +79,7 @@ class CounterDelta:
                 "migration": migration,
                 "state": state,
                 "objects": count,
-                "bytes": _clamp(self._bytes[migration, state]),
+                "bytes": max(-MOST, min(self._bytes[migration, state], MOST - 1)),
             }
             for (migration, state), count in sorted(self._objects.items())
             if count or self._bytes[migration, state]
@@ -93,10 +93,6 @@ class CounterDelta:
         ]
         if amounts:
             connection.execute(_COUNT, amounts)
-
-
-def _clamp(size: int) -> int:
-    return max(-MOST, min(size, MOST - 1))
 
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:

@@ -230,11 +230,7 @@ def _row_of(buffer: str, page: IndexPage) -> tuple[dict[str, Any] | None, str]:
     return row, buffer[buffer.index(rest[0], end) :]
 
 
-def _integer(text: str) -> int | None:
-    return count(text.removeprefix("+"))
-
-
-_DECODER: Final = json.JSONDecoder(parse_int=_integer)
+_DECODER: Final = json.JSONDecoder(parse_int=lambda text: count(text.removeprefix("+")))
 
 
 def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | None:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from relay.errors import ConfigError
 from relay.process.small_files import read_small
@@ -64,8 +64,10 @@ def read(path: Path) -> dict[str, dict[str, str]]:
         elif line and line[0] not in "#;":
             if not found:
                 raise ConfigError(f"{path}: line {number} is not in a section", hint=_FORM)
-            name, value = _option(line) or _refuse(path, number)
-            options[name] = value
+            option = _option(line)
+            if option is None:  # the message does not quote the line, which may be a secret
+                raise ConfigError(f"{path} can't be parsed: see line {number}", hint=_FORM)
+            options[option[0]] = option[1]
     return found
 
 
@@ -83,11 +85,6 @@ def _option(line: str) -> tuple[str, str] | None:
                 return None
             value = value[len(quote) : -len(quote)]
     return found["quoted"] or found["plain"].strip(), value
-
-
-def _refuse(path: Path, number: int) -> NoReturn:
-    # The message does not quote the line, which may be a secret.
-    raise ConfigError(f"{path} can't be parsed: see line {number}", hint=_FORM)
 
 
 def obscure(password: str) -> str:

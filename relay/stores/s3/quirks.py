@@ -187,9 +187,11 @@ class EndpointQuirks:
             and not self.has(TRAILERS)
             and not (conditional and refusal.named.lower() == CONDITION.lower())
         ):
-            self._try(NO_TRAILERS)
+            self.learn(NO_TRAILERS)
+            self.learn(_TRIAL + NO_TRAILERS)
             return TRAILER
-        self._withdraw(NO_TRAILERS)
+        if self.forget(_TRIAL + NO_TRAILERS):  # it was only tried, and did not help
+            self.forget(NO_TRAILERS)
         if conditional:
             self.learn(self._refused_precondition)
             return CONDITION
@@ -229,12 +231,3 @@ class EndpointQuirks:
         cause of an earlier refusal."""
         if self.forget(self._refused_tags):
             self.learn(self.untagged)
-
-    def _try(self, fact: str) -> None:
-        self.learn(fact)
-        self.learn(_TRIAL + fact)
-
-    def _withdraw(self, fact: str) -> None:
-        """Forget a fact that was only tried, and did not help."""
-        if self.forget(_TRIAL + fact):
-            self.forget(fact)
