@@ -122,3 +122,14 @@ def eventually(good: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise TimeoutError(good)
+
+
+def bucket_terminal(home: Path, url: str, **settings: str) -> Terminal:
+    """Return a terminal that has keys of the buckets at `url`."""
+    return Terminal(
+        home,
+        AWS_ACCESS_KEY_ID="KEY",
+        AWS_SECRET_ACCESS_KEY="SECRET",
+        AWS_ENDPOINT_URL_S3=url,
+        **settings,
+    )

@@ -22,6 +22,8 @@ SIZE = PART + 1000
 """The size of an object of two parts."""
 IN_PARTS = replace(QUICK, parted_bytes=PART, part_bytes=PART, parts_in_flight=1)
 """Limits under which an object of two parts is a multipart upload, one part after the other."""
+PARTED = {"RELAY_PARTED_BYTES": str(PART), "RELAY_PART_BYTES": str(PART)}
+"""Settings of a command under which an object of two parts is a multipart upload."""
 
 
 def document(name: str, *members: tuple[str, str]) -> bytes:

@@ -45,11 +45,13 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def located(folder: Path, source: str, destination: str) -> None:
+def located(folder: Path, source: str, destination: str) -> tuple[str, str]:
+    """Return the two places of a tree, below `folder`."""
     order = MigrationRequest(
         Endpoint(f"{folder}/{source}"), Endpoint(f"{folder}/{destination}"), recursive=True
     )
-    order.locate(Remotes(folders=None))
+    here, there = order.locate(Remotes(folders=None))
+    return here.path.removeprefix(f"{folder}/"), there.path.removeprefix(f"{folder}/")
 
 
 @pytest.mark.parametrize(
@@ -73,18 +75,20 @@ def test_a_folder_in_itself_by_a_link_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("source", "destination"),
+    ("source", "destination", "there"),
     [
-        ("from", "apart"),
-        ("from", "far/new"),
-        ("from", "nowhere/yet"),
-        ("nowhere", "apart"),
-        ("from", "loop"),
+        ("from", "apart", "apart/"),
+        ("from", "far/new", "apart/new/"),
+        ("from", "nowhere/yet", "nowhere/yet/"),
+        ("nowhere", "apart", "apart/"),
+        ("from", "loop", "loop/"),
     ],
 )
-def test_a_sibling_folder_is_not_refused(folders: Path, source: str, destination: str) -> None:
+def test_a_sibling_folder_is_not_refused(
+    folders: Path, source: str, destination: str, there: str
+) -> None:
     """Also through a link in the source, which is not followed."""
-    located(folders, source, destination)
+    assert located(folders, source, destination) == (f"{source}/", there)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
             order = MigrationRequest(Endpoint(f"{folders}/from/a"), Endpoint(f"{folders}/from/A"))
             order.locate(Remotes(folders=None))
     else:
-        located(folders, source, destination)
+        assert located(folders, source, destination) == (f"{source}/", f"{destination}/")
 
 
 @pytest.mark.parametrize(
@@ -263,4 +267,5 @@ def test_a_repetition_of_the_destinations_name_is_refused(name: str, refused: bo
 
 def test_a_destination_at_the_root_cannot_repeat_a_name() -> None:
     job = tree_job(parse_location("https://a.example/in/"), parse_location("https://b.example/"))
-    assert job.plan(claim_of("a/a/a/a/a/a/a/a/b"))
+    name = "a/a/a/a/a/a/a/a/b"
+    assert job.plan(claim_of(name)).destination.path == f"/{name}"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from relay.stores.interfaces import is_temporary_name
-from tests.end_to_end.terminal import Terminal
-from tests.faults.buckets import PART, SIZE, Bucket, document, many, refusal, reply
+from tests.end_to_end.terminal import Terminal, bucket_terminal
+from tests.faults.buckets import PARTED, SIZE, Bucket, document, many, refusal, reply
 from tests.faults.test_webdav import EMPTY, Dav
 from tests.scripted import Peer, Talk
 
@@ -144,8 +144,7 @@ def test_an_unfinished_upload_in_a_versioned_store_is_noted(
             f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'
             'access_key_id = "key"\nsecret_access_key = "secret"\n'
         )
-        limits = {"RELAY_PART_BYTES": str(PART), "RELAY_PARTED_BYTES": str(PART)}
-        terminal = Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_RETRY_BUDGET="2", **limits)
+        terminal = Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_RETRY_BUDGET="2", **PARTED)
         words = ("migrate", str(tmp_path / "from"), "far:bucket/a", "--json")
         assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
         (tmp_path / "from").write_bytes(b"b" * SIZE)
@@ -172,22 +171,10 @@ class Fickle(Bucket):
         return copied if self.copies else refusal(403, "AccessDenied")
 
 
-def parting(tmp_path: Path, server: Peer) -> Terminal:
-    """Return a terminal whose objects of more than one part are multipart uploads to a bucket."""
-    return Terminal(
-        tmp_path,
-        AWS_ACCESS_KEY_ID="A",
-        AWS_SECRET_ACCESS_KEY="s",
-        AWS_ENDPOINT_URL_S3=server.url(""),
-        RELAY_PART_BYTES=str(PART),
-        RELAY_PARTED_BYTES=str(PART),
-    )
-
-
 def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> None:
     bucket = Fickle(sums=True, fields=("Accept-Ranges: bytes",), whole=b"a" * SIZE)
     with Peer(many(bucket)) as server:
-        terminal = parting(tmp_path, server)
+        terminal = bucket_terminal(tmp_path, server.url(""), **PARTED)
         words = ("migrate", "s3://bucket/old", "s3://bucket/new")
         assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
         bucket.copies = True
@@ -208,7 +195,7 @@ def test_an_unfinished_upload_of_a_source_without_ranges_is_noted(tmp_path: Path
             talk.send(b"" if request.startswith(b"HEAD") else data)
 
     with Peer([source] * 20) as here, Peer(many(bucket)) as server:
-        terminal = parting(tmp_path, server)
+        terminal = bucket_terminal(tmp_path, server.url(""), **PARTED)
         code, out, err = terminal.run("migrate", here.url("/a"), "s3://bucket/a", "--json")
     assert (code, bucket.whole) == (0, data), err
     assert any("An unfinished upload" in note for note in json.loads(out)["receipt"]["notes"])

@@ -37,7 +37,7 @@ from relay.stores.http import HttpStore
 from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
 from tests.conftest import Engine
-from tests.end_to_end.terminal import Terminal, eventually
+from tests.end_to_end.terminal import Terminal, bucket_terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.shelf import Shelf as Bucket
@@ -272,12 +272,7 @@ def test_a_store_that_shows_the_old_object_deletes_nothing(
 
 def bucket(tmp_path: Path, peer: Peer) -> Terminal:
     """A terminal that knows the scripted bucket."""
-    settings = {
-        "AWS_ACCESS_KEY_ID": "A",
-        "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_ENDPOINT_URL_S3": peer.url(""),
-    }
-    return Terminal(tmp_path, **settings, RELAY_RETRY_BUDGET="3")
+    return bucket_terminal(tmp_path, peer.url(""), RELAY_RETRY_BUDGET="3")
 
 
 @pytest.mark.parametrize("end", ["exit", "kill9"])

@@ -21,8 +21,8 @@ from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.s3.quirks import UNSEEN
-from tests.end_to_end.terminal import Terminal
-from tests.faults.buckets import EMPTY_PAGE, GONE, PART, SIZE, Bucket, many, refusal, reply
+from tests.end_to_end.terminal import bucket_terminal
+from tests.faults.buckets import EMPTY_PAGE, GONE, PART, PARTED, SIZE, Bucket, many, refusal, reply
 from tests.scripted import Peer
 
 DENIED = refusal(403, "AccessDenied")
@@ -187,16 +187,8 @@ def test_a_killed_upload_is_resumed_unseen(
     bucket, (file, data) = WriteOnly(sums=True), (tmp_path / "a", bytes(range(250)) * (size // 250))
     file.write_bytes(data)
     with Peer(many(bucket)) as peer:
-        terminal = Terminal(
-            tmp_path,
-            AWS_ACCESS_KEY_ID="KEY",
-            AWS_SECRET_ACCESS_KEY="SECRET",
-            AWS_ENDPOINT_URL_S3=peer.url(""),
-            RELAY_PARTED_BYTES=str(PART),
-            RELAY_PART_BYTES=str(PART),
-            RELAY_PARTS_IN_FLIGHT="1",
-            RELAY_RETRY_BUDGET="3",
-        )
+        settings = {**PARTED, "RELAY_PARTS_IN_FLIGHT": "1", "RELAY_RETRY_BUDGET": "3"}
+        terminal = bucket_terminal(tmp_path, peer.url(""), **settings)
         words = ("migrate", str(file), "s3://bucket/a")
         assert terminal.run(*words, RELAY_FAILPOINT=f"{moment}:1:kill9")[0] == -9
         code, _, err = terminal.run(*words)

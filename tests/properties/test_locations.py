@@ -107,9 +107,11 @@ def test_any_string_parses_or_is_refused(text: str, destination: bool) -> None:
 @given(st.from_regex(r"[a-z0-9-]{0,59}", fullmatch=True))
 def test_any_punycode_parses_or_is_refused(encoded: str) -> None:
     try:
-        parse_location(f"http://xn--{encoded}/")
-    except RequestError:
-        pass
+        location = parse_location(f"http://xn--{encoded}/")
+    except RequestError as error:
+        assert error.status == 422
+        return
+    assert parse_location(location.url) == location
 
 
 @given(locations, likely)

@@ -123,34 +123,50 @@ def test_bytes_of_helpers_are_not_reported_as_ours(moving: Moving, line: str) ->
     assert transfer_label(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
-def test_say_survives_a_closed_pipe() -> None:
-    """A stream that is closed, or that fails, causes no error."""
-    closed = io.StringIO()
-    closed.close()
-    assert say_to(closed) is None
+class Gone(io.StringIO):
+    """A terminal whose writes fail; without a code as those of a closed stream."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__()
+        self._code = code
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self._code is None:
+            raise ValueError("I/O operation on closed file")
+        raise OSError(self._code, os.strerror(self._code))
 
 
-def say_to(stream: io.StringIO) -> None:
-    """Print to a closed output, without touching this process's own stdout."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("relay.cli.terminal._forget", lambda _: None)
-        say("hello", stream)
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the descriptors that were replaced after a failed write; none is in this process."""
+    numbers: list[int] = []
+    monkeypatch.setattr("relay.cli.terminal._forget", numbers.append)
+    return numbers
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE, None])
+@pytest.mark.parametrize(("name", "descriptor"), [("stdout", 1), ("stderr", 2)])
+def test_say_forgets_an_output_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    forgotten: list[int],
+    name: str,
+    descriptor: int,
+    code: int | None,
+) -> None:
+    monkeypatch.setattr(sys, name, Gone(code))
+    say("hello", getattr(sys, name))
+    assert forgotten == [descriptor]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE])
-def test_bars_survive_their_terminal(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_bars_survive_their_terminal(
+    monkeypatch: pytest.MonkeyPatch, forgotten: list[int], code: int
+) -> None:
     """Its window was closed, and the command continues, as after `disown`."""
-
-    class Gone(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-        def write(self, text: str) -> int:
-            raise OSError(code, "it is gone")
-
-    forgotten: list[int] = []
-    monkeypatch.setattr("relay.cli.terminal._forget", forgotten.append)
-    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(sys, "stderr", Gone(code))
     with bars() as shown:
         shown.add_task("moving")
         shown.head = ("a line",)
@@ -275,20 +291,12 @@ def test_an_unsafe_name_is_shown_readably_and_uniquely(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EPIPE, None])
 def test_an_unwritable_output_fails_the_command(
-    monkeypatch: pytest.MonkeyPatch, code: int | None
+    monkeypatch: pytest.MonkeyPatch, forgotten: list[int], code: int | None
 ) -> None:
-    class Full(io.StringIO):
-        def flush(self) -> None:
-            raise (
-                ValueError("I/O operation on closed file")
-                if code is None
-                else OSError(code, os.strerror(code))
-            )
-
-    monkeypatch.setattr("relay.cli.terminal._forget", lambda _: None)
-    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stdout", Gone(code))
     with pytest.raises(ReaderGone if code in (errno.EPIPE, None) else errors.OutputFailed):
         tell("hello")
+    assert forgotten == [1]
 
 
 @pytest.mark.parametrize(

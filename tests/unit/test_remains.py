@@ -90,54 +90,53 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
     monkeypatch.setattr(Attempt, "run", run)
 
 
-def test_a_later_failure_names_earlier_leftovers(
-    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+def named(place: str) -> str:
+    """Return the sentence about the leftover at a place."""
+    return f"A partial object may remain at {place} (refused); check, and delete it."
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_later_failure_names_an_earlier_leftover_once(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer, times: int, again: bool
 ) -> None:
-    ending(monkeypatch, busy("place/one"), Rejected("last", side="source"))
-    with pytest.raises(Rejected) as raised:
-        transfer.run()
-    assert raised.value.hint.count("A partial object may remain at place/one") == 1
-
-
-def test_a_leftover_is_named_once(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
-    last = left(Rejected("last", side="destination"), "place/one")
-    ending(monkeypatch, busy("place/one"), busy("place/one"), last)
+    last: RelayError = Rejected("last", side="destination")
+    last = left(last, "place/one") if again else last
+    ending(monkeypatch, *(busy("place/one") for _ in range(times)), last)
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("may remain") == 1
+    assert named("place/one") in raised.value.hint
 
 
-def test_a_success_notes_leftovers_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+@pytest.mark.parametrize(
+    ("place", "end", "notes"),
+    [
+        ("place/.temporary", done(State.VERIFIED), (named("place/.temporary"),)),
+        ("place/.temporary", done(State.SKIPPED, "same"), ("same", named("place/.temporary"))),
+        (str(PLACE), done(State.VERIFIED), ()),
+    ],
+)
+def test_a_good_end_notes_a_leftover_that_it_has_not_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+    transfer: Transfer,
+    place: str,
+    end: Outcome,
+    notes: tuple[str, ...],
 ) -> None:
-    ending(monkeypatch, busy("place/.temporary"), done(State.VERIFIED))
+    ending(monkeypatch, busy(place), end)
     ended = transfer.run()
-    assert ended.receipt is not None
-    assert [note for note in ended.receipt.notes if "place/.temporary" in note]
+    assert (ended.receipt or ended).notes == notes
 
 
-def test_a_leftover_at_the_objects_own_place_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
-) -> None:
-    ending(monkeypatch, busy(str(PLACE)), done(State.VERIFIED))
-    ended = transfer.run()
-    assert ended.receipt is not None and not ended.receipt.notes
-
-
+@pytest.mark.parametrize("state", State)
 def test_a_leftover_elsewhere_is_kept_at_every_end(
-    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer, state: State
 ) -> None:
-    for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
-        ending(monkeypatch, busy("place/.temporary"), done(state))
-        kept = settlement_of(claim_of(size=1), transfer.run(), 0).remains
-        assert kept.keys() - {str(PLACE)} == {"place/.temporary"}
-        assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
-
-
-def test_a_skip_notes_leftovers_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
-    ending(monkeypatch, busy("place/.temporary"), done(State.SKIPPED, "unchanged"))
-    notes = transfer.run().notes
-    assert notes[0] == "unchanged" and "place/.temporary" in notes[1]
+    ending(monkeypatch, busy("place/.temporary"), done(state))
+    kept = settlement_of(claim_of(size=1), transfer.run(), 0).remains
+    unproved = {str(PLACE)} if state is State.UNVERIFIED else set()
+    assert kept.keys() == {"place/.temporary"} | unproved
 
 
 @dataclass
@@ -190,9 +189,7 @@ def test_the_receipt_names_leftovers_of_a_lost_process(
     transfer._progress.remains |= left(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains
-    assert transfer.run().notes == (
-        "A partial object may remain at place/lost (refused); check, and delete it.",
-    )
+    assert transfer.run().notes == (named("place/lost"),)
 
 
 @pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])

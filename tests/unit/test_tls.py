@@ -513,6 +513,7 @@ def test_the_authorities_of_the_environment_are_trusted(
     value = bundle if variable == "SSL_CERT_FILE" else f"{bundle.parent}/none:{bundle.parent}"
     monkeypatch.setenv(variable, str(value))
     server.shake_hands(client_context(library=library).session(HOST, 443))
+    assert server.tls.version() is not None, "the handshake is complete"
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
