@@ -187,14 +187,14 @@ class Wire:
         """Do the exchange on one connection; None if a kept-alive one turned out to be dead, or out
         of step."""
         stream, reused = self.pool.take(request.origin, request.side, fresh, request.target)
-        attempt = _Attempt(self, request, stream)
+        exchange = _Exchange(self, request, stream)
         try:
-            return attempt.run()
+            return exchange.run()
         except (ConnectionLost, ProtocolViolation) as error:
             self.pool.discard(stream)
-            if not reused or attempt.answers.final is not None or error.side != request.side:
+            if not reused or exchange.answers.final is not None or error.side != request.side:
                 raise
-            if attempt.is_untouched:
+            if exchange.is_untouched:
                 return None
             if isinstance(error, ConnectionLost):
                 raise
@@ -257,7 +257,7 @@ def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
     return pump(body, outlet)
 
 
-class _Attempt:
+class _Exchange:
     """One exchange on one connection."""
 
     def __init__(self, wire: Wire, request: Request, stream: Stream) -> None:

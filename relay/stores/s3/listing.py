@@ -83,26 +83,26 @@ class S3Listing:
         On each page S3 says if there are more. If a page does not say, the next one is requested
         all the same. The page was the last one if the next is empty, or if the next is the same and
         shorter than a full page: then the server does not support pages."""
-        progress = _Progress(location, self._client.side)
+        history = _PageHistory(location, self._client.side)
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
         tries = TRIES
         try:
             while True:
                 page = ahead.result()
-                if progress.is_repetition(page):
+                if history.is_repetition(page):
                     return
                 if page.is_last:
                     yield page
                     return
                 asked = _next_page_query(asked, page)
-                progress.check(page, asked)
+                history.check(page, asked)
                 if tries and page.token and self._is_worth_dividing(page, asked):
                     tries -= 1
                     last = yield from self._pages_in_parallel(location, asked, prefix, page)
                     if last is None:
                         return
                     asked = _next_page_query(asked, last)
-                    progress.check(last, asked)
+                    history.check(last, asked)
                     ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
                     continue
                 ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
@@ -183,7 +183,7 @@ def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, st
     }
 
 
-class _Progress:
+class _PageHistory:
     """The pages of one listing so far: whether it would never end."""
 
     def __init__(self, location: Location, side: Side) -> None:
