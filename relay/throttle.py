@@ -52,6 +52,10 @@ class Slots:
             self._semaphore.release()
 
     def _acquire(self, admitted: bool, tick: Callable[[], None]) -> None:
+        if self.waiting:
+            # A slot that this greenlet has just released is for the first one that waits, which
+            # takes it once the hub runs.
+            gevent.sleep(0)
         if self._semaphore.acquire(blocking=False):
             return
         if self.waiting >= self._waiters and not admitted:

@@ -140,6 +140,23 @@ def test_the_queue_is_bounded_and_a_slot_is_always_released() -> None:
         assert slots.held == 1
 
 
+def test_a_released_slot_goes_to_the_transfer_that_waits() -> None:
+    """Not to the next object of a tree, whose greenlet asks again at once: a server's requests
+    waited as long as a tree ran."""
+    slots, order = Slots(1, waiters=1, wait_seconds=30), ""
+
+    def move(name: str, objects: int) -> None:
+        nonlocal order
+        for _ in range(objects):
+            with slots.slot(admitted=name == "t"):
+                order += name
+                gevent.sleep(0)
+
+    moving = [gevent.spawn(move, "t", 3), gevent.spawn(move, "r", 1)]
+    gevent.joinall(moving, timeout=20, raise_error=True)
+    assert order == "trtt"
+
+
 def _refused(slots: Slots) -> bool:
     try:
         with slots.slot():
