@@ -6,7 +6,8 @@ objects from one to the other, one after the other in several rounds, with serve
 both. For the long line both go through two proxies, one for each bucket, with latency and a limit
 for each connection. The listing is that of a simulated bucket. Each mover is one process that is
 started, works, and ends: its wall time, CPU seconds and peak memory are the system's own counts,
-start included. (Only the sections of relay's server are its own alone, with one worker and with
+start included. With `--before COMMIT` (`make bench-before`) the relay of an earlier commit is
+another mover. (Only the sections of relay's server are its own alone, with one worker and with
 two: `workers.py`.) The arrived objects are compared by size and digest by AWS's own client.
 
 Decided here: the comparison. Never here: relay's code; relay runs as its users run it.
@@ -30,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtests.bench.clouds import buckets, filled, remotes
+from loadtests.bench.earlier_relay import add_earlier_relay, extract_code
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port
 from loadtests.bench.ports import free_ports
@@ -277,6 +279,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", metavar="COMMIT", help="add the relay of an earlier commit")
     parser.add_argument(
         "--size", type=int, default=1024, metavar="MIB", help="of the large object (default 1024)"
     )
@@ -386,6 +389,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         try:
             with ExitStack() as stack:
                 section = makers[name](stack, home)
+                if args.before:
+                    code = extract_code(args.before, home / "before")
+                    add_earlier_relay(section, code, args.before)
                 run(section, args.rounds, args.timeout)
                 sections.append(section)
         finally:

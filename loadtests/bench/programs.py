@@ -6,9 +6,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from loadtests.bench.processes import clean_environment
 from loadtests.bench.runs import Mover, Program
+
+RELAY: Final = (sys.executable, "-m", "relay")
+"""How relay is started."""
 
 
 def relay_mover(
@@ -18,10 +22,9 @@ def relay_mover(
     name: str = "relay",
 ) -> Program:
     """Return relay with its flags `words(target)`, in a ledger of this folder."""
-    program = [sys.executable, "-m", "relay"]
 
     def command(target: str) -> Sequence[str]:
-        return [*program, *words(target)]
+        return [*RELAY, *words(target)]
 
     ledger = {"RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}"}
     return Program(name, command, environment | ledger)
