@@ -1,10 +1,11 @@
 """Read XML documents as they arrive: one child of the root after the other.
 
-Theory of operation. The parser (expat) gets small pieces, and each child of the root is yielded as
-soon as it ends, so memory does not grow with the document. Reading ends without an error only after
-the end of the root: then the document is complete. A document type is refused, so entities can't be
-declared: no store's answer has one, and entities may grow without end, or fetch files
-(docs.python.org, "XML vulnerabilities").
+Theory of operation. The parser (expat) gets small pieces, and each child of the root is yielded
+once the next one begins, so memory does not grow with the document. The tree is built by the C code
+of the standard library alone: Python code for each element would take half of a listing's time.
+Reading ends without an error only after the end of the root: then the document is complete. A
+document type is refused, so entities can't be declared: no store's answer has one, and entities may
+grow without end, or fetch files (docs.python.org, "XML vulnerabilities").
 
 A key may contain characters that XML 1.0 does not allow (section 2.2), and some servers send them
 nevertheless, plain or as a reference. That must not end a whole listing. So such a character is
@@ -18,15 +19,15 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final, cast
-from xml.etree.ElementTree import Element, ParseError, XMLPullParser
+from functools import lru_cache
+from typing import Final
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side
 
 CHILD_BYTES: Final = 256 << 10
 """Maximum size of one child of the root: the longest key has 1,024 bytes, and all its properties a
 few more."""
-DEEPEST: Final = 64
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 """Delimiters of an escaped character, which is written in hex between them: noncharacters, which
 are reserved for internal use (Unicode 15.0, section 23.7)."""
@@ -51,12 +52,13 @@ class Document:
     def __init__(self, pieces: Iterable[bytes], what: str, side: Side) -> None:
         self._pieces, self._what, self._side = iter(pieces), what, side
         self._readable = _Readable()
-        self._parser: XMLPullParser[Element] = XMLPullParser(("start", "end"))
-        self._root: Element | None = None
+        builder = TreeBuilder()
+        self._above = builder.start("document", {})
+        """An element above the root: by it the root is known before its end."""
+        self._parser = XMLParser(target=builder)
         self._before = ""
         """The last characters before the root, which may be the beginning of a document type."""
         self._over = False
-        self._depth = 0
         self._ended: list[Element] = []
         self._since = 0
         self._is_coded = False
@@ -65,9 +67,9 @@ class Document:
     @property
     def root(self) -> str:
         """The name of the root."""
-        while self._root is None:
+        while not self._above:
             self._read()
-        return self._root.tag
+        return self._above[0].tag
 
     def __iter__(self) -> Iterator[Element]:
         """Yield the children, to the proven end of the document. A child without text gets an empty
@@ -90,40 +92,33 @@ class Document:
             self._parser.feed(text)
             if piece is None:
                 self._parser.close()
-            self._take()
+            self._take(is_last=piece is None)
         except (ParseError, ValueError):
             raise self._cut() from None
         self._over = piece is None
         if self._ended:
             self._since = 0
-        if self._since > CHILD_BYTES or self._depth - 1 > DEEPEST:
-            message = (
-                f"{self._what} has one element of more than {CHILD_BYTES} bytes, or {DEEPEST}"
-                " levels"
-            )
+        if self._since > CHILD_BYTES:
+            message = f"{self._what} has one element of more than {CHILD_BYTES} bytes"
             raise ProtocolViolation(message, side=self._side)
 
     def _refuse_type(self, text: str) -> None:
         """Raise ConnectionLost for a document type, before the parser sees it."""
-        if self._root is None:  # a document type can only precede the root
+        if not self._above:  # a document type can only precede the root
             text = self._before + text
             if _TYPE in text:
                 raise self._cut()
             self._before = text[1 - len(_TYPE) :]
 
-    def _take(self) -> None:
-        """Collect the children that have ended from the parser's events. (Reading all events at
-        once costs half as much as a Python callback for each.) Raises ParseError."""
-        for event, element in cast(Iterator[tuple[str, Element]], self._parser.read_events()):
-            if event == "start":
-                self._depth += 1
-                self._root = element if self._root is None else self._root
-                continue
-            self._depth -= 1
-            if self._depth == 1:
-                self._ended.append(self._readied(element))
-        if self._root is not None:
-            self._root.clear()  # the children were collected; memory must not grow
+    def _take(self, *, is_last: bool) -> None:
+        """Take the children that have ended out of the tree, so that memory does not grow: all of
+        them after the `is_last` piece, else all before the newest one."""
+        if not self._above:
+            return
+        root = self._above[0]
+        count = len(root) if is_last else max(0, len(root) - 1)
+        self._ended = [self._readied(child) for child in root[:count]]
+        del root[:count]
 
     def _readied(self, child: Element) -> Element:
         child.text = child.text or ""
@@ -176,6 +171,7 @@ def _decoded(found: re.Match[str]) -> str:
     return chr(int(found[1], 16))
 
 
+@lru_cache(maxsize=256)  # a page repeats a few names thousands of times
 def plain_name(name: str) -> str:
     """Return an element's name without its namespace."""
     return name.rpartition("}")[2]

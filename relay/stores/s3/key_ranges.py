@@ -1,16 +1,20 @@
 """Places in the space of keys where a listing may be divided.
 
 Theory of operation. A key is read as a number, whose digits are the characters that keys of this
-bucket have. The distance between the first and the last key of a page tells how much of the space a
-page covers; so the key that is some pages ahead can be estimated. A wrong estimate costs requests,
-never a key: a listing may start after any text.
+bucket have. The distance between the first and the last key of some pages tells how much of the
+space a page covers; so the key that is some pages ahead can be estimated. Where folders hold as
+many keys as a page, most of that distance is between pages. So the widest of several estimates
+counts: too wide a range is divided again, while one without keys costs a request. A wrong estimate
+costs requests, never a key: a listing may start after any text.
 
 Decided here: the estimate. Never here: how ranges are listed (`parallel_listing.py`)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 DIGITS: Final = 64
@@ -19,12 +23,26 @@ PRECISION: Final = 8
 """Number of characters that count after the first one in which two keys of a page differ."""
 
 
+RECENT_PAGES: Final = 16
+"""Number of pages in the order of the listing whose mean width is an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Some pages in a row: their first and last key, and their number."""
+
+    first: str
+    last: str
+    pages: int = 1
+
+
 class KeySpace:
     """The characters that keys have, and the estimates that follow from them."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._characters: list[str] = []
+        self._recent: deque[tuple[str, str]] = deque(maxlen=RECENT_PAGES)
 
     def learn(self, keys: Iterable[str]) -> None:
         """Learn the characters of some keys."""
@@ -33,33 +51,49 @@ class KeySpace:
             self._known |= fresh
             self._characters = sorted(self._known)
 
-    def pages_between(self, first: str, last: str, end: str | None) -> float:
-        """Return how many pages are between `last` and `end`, by a page from `first` to `last`;
-        infinity without an end."""
+    def note_page(self, first: str, last: str) -> None:
+        """Note the first and the last key of the next page in the order of the listing."""
+        self._recent.append((first, last))
+
+    def pages_between(self, page: Span, pages: Span, end: str | None) -> float:
+        """Return how many pages are between the last key of a `page` and `end`; infinity without an
+        end. `pages` are that page and those before it in its range."""
         if end is None:
             return float("inf")
-        length = _length(first, last)
-        page = self._value(last, length) - self._value(first, length)
-        if page <= 0:
+        length = _length(page)
+        width = self._width(page, pages, length)
+        if width <= 0:
             return 0.0
-        return max(0, self._value(end, length) - self._value(last, length)) / page
+        return max(0, self._value(end, length) - self._value(page.last, length)) / width
 
-    def ahead(self, first: str, last: str, pages: int, count: int) -> list[str]:
-        """Return at most `count` texts, in ascending order: the first is about `pages` pages after
-        `last`, by a page from `first` to `last`, the second as many after the first, and so on."""
-        length = _length(first, last)
+    def ahead(self, page: Span, pages: Span, distance: int, count: int) -> list[str]:
+        """Return at most `count` texts, in ascending order: the first is about `distance` pages
+        after the last key of a `page`, the second as many after the first, and so on. `pages` are
+        that page and those before it in its range."""
+        length = _length(page)
         base = len(self._characters) + 1
-        begin = self._value(last, length)
-        page = begin - self._value(first, length)
+        begin, width = self._value(page.last, length), self._width(page, pages, length)
         found: list[str] = []
         for number in range(1, count + 1):
-            value = begin + number * pages * page
-            if page <= 0 or value >= base**length:
+            value = begin + number * distance * width
+            if width <= 0 or value >= base**length:
                 break
             text = self._text(value, length)
-            if text > (found[-1] if found else last):
+            if text > (found[-1] if found else page.last):
                 found.append(text)
         return found
+
+    def _width(self, page: Span, pages: Span, length: int) -> int:
+        """Return how much of the space a page covers: the widest of the newest page, the mean of
+        its range, and the mean of the last pages of the listing."""
+        spans = [page, pages]
+        if self._recent:
+            first, last = self._recent[0][0], self._recent[-1][1]
+            spans.append(Span(first=first, last=last, pages=len(self._recent)))
+        return max(
+            (self._value(span.last, length) - self._value(span.first, length)) // span.pages
+            for span in spans
+        )
 
     def _value(self, key: str, length: int) -> int:
         """Return a key as a number: its first `length` characters, a missing one as 0."""
@@ -84,9 +118,9 @@ class KeySpace:
         return text
 
 
-def _length(first: str, last: str) -> int:
-    """Return the number of characters that count for a page from `first` to `last`."""
-    pairs = enumerate(zip(first, last, strict=False))
-    shorter = min(len(first), len(last))
+def _length(page: Span) -> int:
+    """Return the number of characters that count for a page."""
+    pairs = enumerate(zip(page.first, page.last, strict=False))
+    shorter = min(len(page.first), len(page.last))
     same = next((index for index, (one, other) in pairs if one != other), shorter)
     return min(same + PRECISION, DIGITS)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Final, cast
 
 import gevent
@@ -32,8 +32,8 @@ PAGE: Final = 1000
 BARREN: Final = 10_000
 """Maximum number of empty pages in a row: a page that skips a thousand deleted objects is empty."""
 SLOW_SECONDS: Final = 0.05
-"""Duration of a page from which several cursors list the rest: less than the parsing of a page and
-the ledger take together."""
+"""Time that a page is waited for, from which several cursors list the rest: less than the parsing
+of a page and the ledger take together."""
 TRIES: Final = 3
 """How often one listing is divided: a bucket that is changed all the time is listed by one
 cursor."""
@@ -49,7 +49,7 @@ class S3Listing:
     def __init__(self, client: S3Client) -> None:
         self._client = client
         self._seconds = 0.0
-        """How long the last page took, from the request to its last byte."""
+        """Time that the last page was waited for, from the request to its last byte."""
 
     def entries(
         self, location: Location, recursive: bool = False, after: str | None = None
@@ -163,11 +163,12 @@ class S3Listing:
         """Request one page, once. Raises as `document_rows` and `read_page`."""
         client, quirks = self._client, self._client.quirks(location)
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
-        began = monotonic()
+        began, used = monotonic(), thread_time()
         response = client.send("GET", at_bucket(location, query), ())
         with closing(client.document_rows(response, "GET", location, "ListBucketResult")) as rows:
             page = read_page(rows, prefix, location, client.side, plain=quirks.has(PLAIN_KEYS))
-        self._seconds = monotonic() - began
+        # Where this thread computes all the while, other cursors would only wait for it.
+        self._seconds = monotonic() - began - (thread_time() - used)
         if page.plain:
             quirks.learn(PLAIN_KEYS)
         return page

@@ -30,7 +30,7 @@ import gevent
 from gevent.event import Event
 
 from relay.stores.interfaces import Entry
-from relay.stores.s3.key_ranges import KeySpace
+from relay.stores.s3.key_ranges import KeySpace, Span
 from relay.stores.s3.listed_pages import ListedPage, bytes_of, text_of
 
 CURSORS: Final = 12
@@ -69,6 +69,10 @@ class _Range:
     """The part of its last page that is beyond `high`."""
     last: ListedPage | None = None
     """Its newest page with keys."""
+    opening: bytes | None = None
+    """The first key that it has, ..."""
+    filled: int = 0
+    """... and the number of its pages with keys."""
     error: Exception | None = None
     is_unclear: bool = False
     """Only one cursor can say what follows its newest page."""
@@ -84,6 +88,15 @@ class _Range:
     def is_at_end(self) -> bool:
         """Return whether no further page of it is requested."""
         return self.next is not None or self.error is not None or self.is_unclear
+
+    def add(self, page: ListedPage) -> None:
+        """Add a page that has keys."""
+        self.pages.append(page)
+        self.note(page)
+
+    def note(self, page: ListedPage) -> None:
+        """Note a page that has keys as its newest one."""
+        self.last, self.opening, self.filled = page, self.opening or page.first, self.filled + 1
 
     def last_key(self) -> bytes:
         """Return the last key that it was shown, or `low` before the first one."""
@@ -104,7 +117,9 @@ class ParallelListing:
         self._width = 2
         """Maximum number of ranges now: doubled by each range that has a second page, and halved by
         each that is empty."""
-        head = _Range(low=text_of(page.last), newest=page, last=page, undivided=1)
+        self._note_order(page)
+        head = _Range(low=text_of(page.last), newest=page, undivided=1)
+        head.note(page)
         self._ranges = deque([head])
         self._changed = Event()
         self._is_single = False
@@ -120,12 +135,14 @@ class ParallelListing:
 
     def pages(self) -> Generator[ListedPage, None, ListedPage | None]:
         """Yield the pages in the order of the keys. Return None at the end of the listing, or the
-        last page, if one cursor must continue after it. Raises the errors of `fetch`, once every
+        last page, if one cursor must continue after it, as after a range whose first page
+        failed: the server may refuse `start-after`. Raises the other errors of `fetch`, once every
         page before the failed one was yielded."""
         while True:
             head = self._ranges[0]
             self._advance()
             if head.pages:
+                self._note_order(head.pages[0])
                 yield head.pages.popleft()
             elif head.error is not None:
                 raise head.error
@@ -137,6 +154,10 @@ class ParallelListing:
                 return None
             else:
                 self._pass_seam(head, self._ranges[1])
+
+    def _note_order(self, page: ListedPage) -> None:
+        if page.first is not None and page.last is not None:
+            self._space.note_page(text_of(page.first), text_of(page.last))
 
     def _wait(self) -> None:
         self._changed.wait()
@@ -177,12 +198,14 @@ class ParallelListing:
         page = one.last
         if one.is_at_end or not one.undivided or page is None or page.last is None:
             return []
-        first, last = text_of(page.first or page.last), text_of(page.last)
-        if self._space.pages_between(first, last, one.high) <= RANGE_PAGES + 1:
+        newest = Span(first=text_of(page.first or page.last), last=text_of(page.last))
+        first = text_of(one.opening or page.last)
+        pages = Span(first=first, last=newest.last, pages=max(1, one.filled))
+        if self._space.pages_between(newest, pages, one.high) <= RANGE_PAGES + 1:
             return []
         count = max(1, self._width - len(self._ranges))
         found, before = [], page.last
-        for mark in self._space.ahead(first, last, RANGE_PAGES, count):
+        for mark in self._space.ahead(newest, pages, RANGE_PAGES, count):
             key = bytes_of(mark)
             if key > before and (one.high is None or key < bytes_of(one.high)):
                 found.append(mark)
@@ -255,8 +278,7 @@ class ParallelListing:
         if one.fetched == 2:
             self._width = min(2 * self._width, self._cursors)
         if inside.rows:
-            one.pages.append(inside)
-            one.last = inside
+            one.add(inside)
             self._space.learn(text_of(key) for key, _ in inside.rows)
         if beyond is not None:
             one.rest, one.next = beyond, beyond.first
