@@ -1,4 +1,4 @@
-"""The ledger's tables. A change needs a new file in `versions/`, and a new HEAD.
+"""The ledger's tables. A change needs a new file in `versions/`, a new HEAD, and a new `new.sql`.
 
 Theory of operation. While a transfer's state is `running`, its row belongs to the worker and claim
 in `owner` and `fence`. Every change compares both, so that a worker that was thought lost changes

@@ -17,6 +17,7 @@ from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnkno
 from relay.ledger import database, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS
 from relay.ledger.ledger import Ledger
+from relay.ledger.opening import NEW_FILE
 from relay.ledger.releases import LAPSES
 from relay.ledger.rows import (
     Claim,
@@ -36,6 +37,7 @@ from relay.process.identities import pid_namespace
 from relay.receipt import Version
 from relay.throttle import Bounds
 from relay.views.rows import progress_events
+from tests import new_ledger
 from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
 from tests.values import PART, UPLOAD
 
@@ -1051,6 +1053,21 @@ def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
     assert newest == schema.HEAD
     kept = {path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")}
     assert kept == {path.name.partition("_")[0] for path in VERSIONS.glob("0*.py")} - {schema.HEAD}
+
+
+def test_a_new_file_is_the_one_that_all_versions_make(tmp_path: Path) -> None:
+    """It is made from a script, without Alembic; `python -m tests.new_ledger` writes that."""
+    versions = new_ledger.script(tmp_path / "by versions")
+    assert NEW_FILE.read_text(encoding="utf-8") == versions
+    ledger = Ledger.connect(f"sqlite:///{tmp_path / 'by script'}")
+    ledger.close()
+    made = [
+        new_ledger.statements(tmp_path / name).splitlines() for name in ("by versions", "by script")
+    ]
+    assert made[0] == made[1]
+    with closing(sqlite3.connect(tmp_path / "by script")) as file:
+        ((identity,),) = file.execute("SELECT value FROM keys WHERE name = 'identity'").fetchall()
+    assert len(identity) == 64
 
 
 def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:

@@ -1,0 +1,141 @@
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+CREATE TABLE migrations (
+	id VARCHAR(36) NOT NULL, 
+	number INTEGER NOT NULL, 
+	state VARCHAR(12) NOT NULL, 
+	source TEXT NOT NULL, 
+	destination TEXT NOT NULL, 
+	options TEXT NOT NULL, 
+	spec VARCHAR(64) NOT NULL, 
+	"key" VARCHAR(255), 
+	priority INTEGER DEFAULT 0 NOT NULL, 
+	listing VARCHAR(12) NOT NULL, 
+	listing_owner VARCHAR(36), 
+	listing_fence INTEGER DEFAULT 0 NOT NULL, 
+	cursor TEXT, 
+	destination_empty BOOLEAN DEFAULT false NOT NULL, 
+	error TEXT, 
+	created FLOAT NOT NULL, 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, 
+	PRIMARY KEY (id), 
+	UNIQUE (number), 
+	UNIQUE ("key")
+);
+CREATE TABLE secrets (
+	migration_id VARCHAR(36) NOT NULL, 
+	locations TEXT NOT NULL, 
+	PRIMARY KEY (migration_id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE transfers (
+	id INTEGER NOT NULL, 
+	migration_id VARCHAR(36) NOT NULL, 
+	name TEXT NOT NULL, 
+	url TEXT, 
+	size BIGINT, 
+	etag TEXT, 
+	modified FLOAT, 
+	state VARCHAR(12) NOT NULL, 
+	owner VARCHAR(36), 
+	fence INTEGER DEFAULT 0 NOT NULL, 
+	attempts INTEGER DEFAULT 0 NOT NULL, 
+	lapses INTEGER DEFAULT 0 NOT NULL, 
+	not_before FLOAT DEFAULT 0 NOT NULL, 
+	bytes BIGINT, 
+	resent BIGINT DEFAULT 0 NOT NULL, 
+	seconds FLOAT, 
+	level VARCHAR(16), 
+	error TEXT, 
+	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, 
+	PRIMARY KEY (id), 
+	UNIQUE (migration_id, name), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE INDEX transfers_by_state ON transfers (migration_id, state, id);
+CREATE INDEX transfers_running ON transfers (owner) WHERE state = 'running';
+CREATE TABLE uploads (
+	transfer_id INTEGER NOT NULL, 
+	upload_id TEXT NOT NULL, 
+	checked BOOLEAN NOT NULL, 
+	place TEXT NOT NULL, 
+	etag TEXT NOT NULL, 
+	size BIGINT NOT NULL, 
+	part_bytes BIGINT NOT NULL, 
+	digest TEXT, 
+	begun FLOAT NOT NULL, pinned TEXT, digested BOOLEAN DEFAULT true NOT NULL, total INTEGER DEFAULT 0 NOT NULL, next INTEGER DEFAULT 1 NOT NULL, there BIGINT DEFAULT 0 NOT NULL, 
+	PRIMARY KEY (transfer_id), 
+	FOREIGN KEY(transfer_id) REFERENCES transfers (id) ON DELETE CASCADE
+);
+CREATE TABLE parts (
+	transfer_id INTEGER NOT NULL, 
+	number INTEGER NOT NULL, 
+	size BIGINT NOT NULL, 
+	etag TEXT NOT NULL, 
+	digest VARCHAR(16) NOT NULL, 
+	checked BOOLEAN NOT NULL, owner VARCHAR(36), 
+	PRIMARY KEY (transfer_id, number), 
+	FOREIGN KEY(transfer_id) REFERENCES transfers (id) ON DELETE CASCADE
+);
+CREATE TABLE receipts (
+	transfer_id INTEGER NOT NULL, 
+	receipt TEXT NOT NULL, 
+	PRIMARY KEY (transfer_id), 
+	FOREIGN KEY(transfer_id) REFERENCES transfers (id) ON DELETE CASCADE
+);
+CREATE TABLE tallies (
+	migration_id VARCHAR(36) NOT NULL, 
+	state VARCHAR(12) NOT NULL, 
+	objects BIGINT NOT NULL, 
+	bytes BIGINT NOT NULL, 
+	PRIMARY KEY (migration_id, state), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE runners (
+	id VARCHAR(36) NOT NULL, 
+	host TEXT NOT NULL, 
+	boot VARCHAR(64) NOT NULL, 
+	process VARCHAR(64) NOT NULL, 
+	until FLOAT NOT NULL, 
+	PRIMARY KEY (id)
+);
+CREATE TABLE events (
+	id INTEGER NOT NULL, 
+	migration_id VARCHAR(36) NOT NULL, 
+	at FLOAT NOT NULL, 
+	kind VARCHAR(24) NOT NULL, 
+	members TEXT NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE INDEX events_of ON events (migration_id, id);
+CREATE INDEX parts_taken ON parts (transfer_id, number) WHERE etag = '';
+CREATE INDEX transfers_large ON transfers (migration_id, size) WHERE state = 'queued' AND size >= 67108864;
+CREATE INDEX transfers_lapsed ON transfers (id) WHERE lapses > 0;
+CREATE TABLE counters (
+	migration_id VARCHAR(36) NOT NULL, 
+	kind VARCHAR(12) NOT NULL, 
+	name VARCHAR(16) NOT NULL, 
+	amount BIGINT NOT NULL, 
+	PRIMARY KEY (migration_id, kind, name), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE keys (
+	name VARCHAR(32) NOT NULL, 
+	value TEXT NOT NULL, 
+	PRIMARY KEY (name)
+);
+CREATE INDEX transfers_folded ON transfers (migration_id, folded) WHERE folded IS NOT NULL;
+CREATE INDEX migrations_by_destination ON migrations (destination);
+CREATE INDEX migrations_by_places ON migrations (places);
+CREATE TABLE links (
+	migration_id VARCHAR(36) NOT NULL, 
+	mark VARCHAR(32) NOT NULL, 
+	path TEXT NOT NULL, 
+	target TEXT NOT NULL, 
+	PRIMARY KEY (migration_id, mark), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+INSERT INTO alembic_version VALUES ('0009');
