@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 MOST: Final = 2**63 - 1
@@ -71,9 +70,17 @@ def http_date(text: str | None) -> datetime | None:
             return datetime(
                 year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC
             )
-        return _in_utc(parsedate_to_datetime(text))
+        return _in_utc(_unusual_date(text))
     except (ValueError, TypeError, IndexError, OverflowError, ArithmeticError):
         return None
+
+
+def _unusual_date(text: str) -> datetime:
+    """Read a date of RFC 5322. Raises as email.utils."""
+    # Imported here because it takes a hundredth of a second, and few servers send such a date.
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(text)
 
 
 def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:

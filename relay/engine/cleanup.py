@@ -41,7 +41,7 @@ from relay.location import Location
 from relay.parsing import http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
-from relay.stores.http_client import FINAL
+from relay.stores.http_fields import FINAL
 from relay.stores.interfaces import (
     Destination,
     ObjectInfo,

@@ -6,7 +6,6 @@ statuses a verb may have (`http.py`, and the other stores over HTTP)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from relay.errors import (
     Leftover,
@@ -28,7 +27,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
-from relay.stores.http_fields import printable, retry_after
+from relay.stores.http_fields import FINAL, printable, retry_after
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
@@ -57,8 +56,6 @@ ERRORS: Mapping[int, type[StoreError]] = {
     507: StoreFull,
 }
 """The error of each status that has one of its own."""
-FINAL: Final = frozenset({501, 505, 506, 508, 510, 511})
-"""Statuses of a server error that a retry does not change."""
 
 
 def error_kind(status: int) -> type[StoreError]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import Final
 
 from relay.location import Location
 from relay.parsing import count, http_date
@@ -14,7 +15,10 @@ from relay.wire.http1 import Fields, Head
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 
-
+FINAL: Final = frozenset({501, 505, 506, 508, 510, 511})
+"""Statuses of a server error that a retry does not change."""
+PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+"""Content types of web pages: a folder's page, or a login page."""
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google Cloud Storage for the stored bytes; without this field it decompresses gzip
 objects."""

@@ -27,7 +27,7 @@ from relay.parsing import count
 from relay.receipt import Version
 from relay.redirects import redirect_target
 from relay.stores.http_client import MOVED, HttpClient
-from relay.stores.http_fields import ENCODED, is_transcoded, strong_tag
+from relay.stores.http_fields import ENCODED, PAGES, is_transcoded, strong_tag
 from relay.stores.http_objects import FRESH, ObjectHeads, ReadAnswer, read_fields
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject, UnknownObject
@@ -39,8 +39,6 @@ WITH_DIGEST: Fields = (("Want-Repr-Digest", WANT),)
 HEAD_INCONCLUSIVE = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Statuses of HEAD that say nothing about GET: many presigned URLs and small servers support only
 GET."""
-PAGES = frozenset({"text/html", "application/xhtml+xml"})
-"""Content types of web pages: a folder's page, or a login page."""
 FOLDER = "httpd/unix-directory"
 """Content type of a folder itself, as Apache's mod_dav and others report it."""
 GONE = frozenset({404, 410})

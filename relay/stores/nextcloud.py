@@ -11,9 +11,8 @@ Decided here: where the parts are, and how they become one file. Never here: the
 
 from __future__ import annotations
 
-import re
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from relay.digest import Digests
 from relay.errors import (
@@ -34,7 +33,7 @@ from relay.stores.http_uploads import DELETED, STORED
 from relay.stores.interfaces import Begins, Part, PartLimits, PutResult, Upload
 from relay.stores.metadata import require, unkept_notes
 from relay.stores.multistatus import version_of
-from relay.stores.webdav.account import WebDavAccount
+from relay.stores.webdav.account import NEXTCLOUD_FILES
 from relay.stores.webdav.folders import MADE
 from relay.stores.webdav.moves import DONE
 from relay.stores.webdav.store import WebDavStore
@@ -57,19 +56,6 @@ files, and takes objects of any size in one request."""
 HOLDER = "the destination, for an object in parts,"
 UNKNOWN_TAG = "unknown"
 """The tag of a part of which the server shows none: a resumed upload sends the part again."""
-_FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
-
-
-@dataclass(frozen=True)
-class NextcloudAccount(WebDavAccount):
-    """One user's files on a Nextcloud server."""
-
-    store: str = "nextcloud"
-
-
-def is_nextcloud(path: str) -> bool:
-    """Return whether a path is below a user's files on a Nextcloud server."""
-    return _FILES.fullmatch(path) is not None
 
 
 class NextcloudStore(WebDavStore):
@@ -208,7 +194,7 @@ class NextcloudStore(WebDavStore):
 
 def _uploads(location: Location, id: str, name: str = "") -> Location:
     """Return the location of an upload's folder, or of a file in it."""
-    found = _FILES.fullmatch(location.path)
+    found = NEXTCLOUD_FILES.fullmatch(location.path)
     if found is None:
         raise NotFound(f"{location} is not below the files of a user", side="destination")
     return replace(location, target=f"{found['root']}/uploads/{found['user']}/{id}/{name}")

@@ -26,7 +26,6 @@ from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
-from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
 from relay.stores.options import headers as options_headers
 from relay.stores.options import request_fields as asked_always
@@ -42,7 +41,12 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.stores.table import KINDS
 from relay.stores.url_lists import SCHEME as LIST
 from relay.stores.url_lists import list_location
-from relay.stores.webdav.account import http_url, webdav_location
+from relay.stores.webdav.account import (
+    NextcloudAccount,
+    http_url,
+    is_nextcloud,
+    webdav_location,
+)
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
 DEEPEST_ALIAS = 8

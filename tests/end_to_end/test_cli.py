@@ -456,17 +456,51 @@ def _read(descriptor: int) -> str:
 LOADED = """
 import sys
 from relay.cli.__main__ import main
-code = main(["--help"])
-print(code, *sorted({"sqlalchemy", "flask", "gunicorn", "botocore"} & set(sys.modules)), file=sys.stderr)
+unwanted, *words = sys.argv[1:]
+code = main(words)
+print(code, *sorted(set(unwanted.split()) & set(sys.modules)), file=sys.stderr)
 """
+TO_SERVE = "flask gunicorn requests pydantic"
+FOR_STORES = "botocore OpenSSL relay.stores.s3.store relay.stores.webdav.store"
+OF_SQLALCHEMY = "sqlalchemy asyncio email.utils importlib.metadata"
+UNWANTED = f"{TO_SERVE} {FOR_STORES} alembic"
+"""Modules that take a hundredth of a second or more, and that a command with local files alone does
+not need."""
+
+
+def loaded(unwanted: str, *words: str, **variables: str) -> tuple[str, list[str]]:
+    """Run a command; return its output, and its exit code with the unwanted modules that it has
+    loaded."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED, unwanted, *words],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return ran.stdout, ran.stderr.splitlines()[-1].split()
+
+
+def test_ls_of_a_folder_loads_only_what_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(DATA)
+    unwanted = f"{UNWANTED} {OF_SQLALCHEMY} awscrt relay.engine.transfer_engine"
+    assert loaded(unwanted, "ls", f"{tmp_path}/") == ("a\n", ["0"])
+
+
+def test_migrate_of_a_file_loads_only_what_it_needs(tmp_path: Path) -> None:
+    """Neither does a new ledger need Alembic."""
+    (tmp_path / "a").write_bytes(DATA)
+    words = "migrate", "-q", f"{tmp_path}/a", f"{tmp_path}/b"
+    ledger = f"sqlite:///{tmp_path}/new.db"
+    assert loaded(UNWANTED, *words, RELAY_LEDGER=ledger) == ("", ["0"])
+    assert (tmp_path / "b").read_bytes() == DATA
 
 
 def test_the_help_names_each_command_in_one_line_and_loads_none() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert ran.stderr.split() == ["0"]
-    lines = re.findall(r"^  ([a-z]+) +(\S.*)$", ran.stdout, re.M)
+    stdout, code = loaded(f"{UNWANTED} {OF_SQLALCHEMY} awscrt tomllib", "--help")
+    assert code == ["0"]
+    lines = re.findall(r"^  ([a-z]+) +(\S.*)$", stdout, re.M)
     assert {"migrate", "status", "serve", "completion"} <= {name for name, _ in lines}
     assert all(text.endswith(".") and len(text) <= 64 for _, text in lines)
 

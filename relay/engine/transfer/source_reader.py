@@ -38,7 +38,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http_reads import PAGES
+from relay.stores.http_fields import PAGES
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
     ByteRange,

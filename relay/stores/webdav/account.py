@@ -5,6 +5,7 @@ requests (`store.py`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,6 +21,8 @@ SCHEMES: Final[Mapping[str, str]] = {
 }
 DEEPEST: Final = 100
 """Maximum number of folders that are made for one object."""
+NEXTCLOUD_FILES: Final = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
+"""A path below a user's files on a Nextcloud server."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,18 @@ class WebDavAccount:
     def check(self, path: str) -> None:
         """As Account.check: nearly every WebDAV server keeps its objects in a file system."""
         check_segments(path, DEEPEST)
+
+
+@dataclass(frozen=True)
+class NextcloudAccount(WebDavAccount):
+    """One user's files on a Nextcloud server."""
+
+    store: str = "nextcloud"
+
+
+def is_nextcloud(path: str) -> bool:
+    """Return whether a path is below a user's files on a Nextcloud server."""
+    return NEXTCLOUD_FILES.fullmatch(path) is not None
 
 
 def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
