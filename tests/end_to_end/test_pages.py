@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.terminal import Terminal
-from tests.scripted import Peer, Talk
+from tests.scripted import Peer, Talk, length_of
 
 INDEX = b"<html><title>Index of %s</title><a href='../'>up</a>%s</html>"
 HTML, PLAIN = b"text/html; charset=utf-8", b"text/plain"
@@ -149,3 +149,40 @@ def test_a_page_of_another_name_is_refused_too(
         printed
     )
     assert moved or "which is an HTML page" in printed
+
+
+ROWS = (
+    b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/d/</d:href><d:propstat><d:prop>'
+    b"<d:resourcetype><d:collection/></d:resourcetype></d:prop></d:propstat></d:response>"
+    b"<d:response><d:href>/d/photo.jpg</d:href><d:propstat><d:prop><d:resourcetype/>"
+    b'<d:getcontentlength>9</d:getcontentlength><d:getetag>"p"</d:getetag></d:prop></d:propstat>'
+    b"</d:response></d:multistatus>"
+)
+
+
+def gated(talk: Talk) -> None:
+    """A WebDAV server behind a proxy that redirects readers to its login page: their session has
+    ended since the folder was listed."""
+    while head := talk.head():
+        method, path = head.split(b" ")[:2]
+        talk.body(length_of(head))
+        if method == b"PROPFIND":
+            status, data = b"207 X", ROWS
+        elif path == b"/login":
+            status, data = b'200 X\r\nETag: W/"l"\r\nContent-Type: %s' % HTML, b"<p>Log in"
+        else:
+            status, data = b"302 X\r\nLocation: /login", b""
+        printed = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(data))
+        talk.send(printed + (data if method != b"HEAD" else b""))
+
+
+@pytest.mark.parametrize("words", [["-r", "/d/"], ["/d/photo.jpg"]])
+def test_a_login_page_before_a_webdav_source_is_not_an_object(
+    tmp_path: Path, words: list[str]
+) -> None:
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    with Peer([gated] * 20) as peer:
+        source = f"webdav+{peer.url(words[-1])}"
+        code, out, err = terminal.run("migrate", *words[:-1], source, f"{tmp_path}/to/")
+    assert (code, list(tmp_path.glob("to/*"))) == (1, [])
+    assert "redirect to a login page" in out + err

@@ -32,9 +32,11 @@ from relay.errors import (
     Cancelled,
     LeaseLost,
     LedgerFailed,
+    RangeIgnored,
     RelayError,
     SourceChanged,
     SourceUnstable,
+    Unavailable,
     UploadGone,
 )
 from relay.ledger.rows import StoredPart
@@ -280,7 +282,13 @@ class PartWorkers:
         self._fully_sent.discard(gevent.getcurrent())
         permit.begin()
         source = context.stores.source(context.source, meter)
-        body = source.get(context.source, context.found.version, span).body
+        try:
+            body = source.get(context.source, context.found.version, span).body
+        except RangeIgnored as error:
+            if not self.taken:
+                raise
+            # The source has ranges: this is another server behind its name, or a login page.
+            raise Unavailable(error.message, side=error.side) from None
         assert body is not None, "an OpenedObject has a body"
         body.on_close(lambda: self._release_source(body, permit))
         with closing(body), self._write_slot(meter):

@@ -106,8 +106,10 @@ class SourceReader:
 
     def _check_description(self, found: F) -> F:
         """Return `found`, marked as strict with metadata=strict. Raises NotFound if the answer is
-        about another object than the listed one."""
+        about another object than the listed one, Rejected if it is a page in place of the
+        object."""
         self._refuse_other_name(found)
+        self._refuse_other_page(found)
         if self._context.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
@@ -196,7 +198,7 @@ class SourceReader:
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
-        self._refuse_page(opened)
+        self._refuse_folder_page(opened)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
         if body.length is None and (length := self._declared_length(opened)) is not None:
@@ -218,40 +220,41 @@ class SourceReader:
             return None
         return listed_length(opened.version, known.listed)
 
-    def _refuse_page(self, opened: OpenedObject) -> None:
-        """Raise Rejected if the answer is an HTML page in place of the object:
+    def _refuse_other_page(self, found: ObjectInfo) -> None:
+        """Raise Rejected if the source redirects to an HTML page of another name: a server, or a
+        proxy in front of it, redirects a reader without credentials to a login page. (A redirect
+        may drop the extension of a page, or the whole name of a folder's index.)"""
+        place = self._context.plan.source
+        if found.location is place or not self._may_be_wrong_page(found):
+            return
+        named = guess_type(place.path)
+        page = named[0] in PAGES
+        there = _last_segment(found.location)
+        here = _last_segment(place)
+        stem = here.split(".")[0]
+        away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
+        if away and (self._is_listed or (any(named) and not page)):
+            hint = "Check the credentials: many servers redirect to a login page without them."
+            raise Rejected(
+                f"{place} redirects to {found.location}, which is an HTML page",
+                side="source",
+                hint=hint,
+            )
 
-        - a redirect to another name: a server redirects a reader without credentials to a login
-          page. (A redirect may drop the extension of a page, or the whole name of a folder's
-          index.)
+    def _refuse_folder_page(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the answer is the page of a folder in place of the object:
+
         - a folder that a listing gave as an object. A server may answer for a folder with or
           without its '/', so the other form is requested.
         - a folder that the caller named as an object, if its page is a listing."""
         known, place = self._context.known, self._context.plan.source
-        kind = next(
-            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
-        )
-        if place.store != "http" or kind.partition(";")[0].strip().lower() not in PAGES:
+        if place.store != "http" or not self._may_be_wrong_page(opened):
             return
-        listed = known.listed is not None and known.promised is None
-        named = guess_type(place.path)
-        if known.promised is not None and known.promised.digests:
+        if guess_type(place.path)[0] in PAGES:
             return
-        page = named[0] in PAGES
-        there = _last_segment(opened.location)
-        here = _last_segment(place)
-        stem = here.split(".")[0]
-        away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
-        if away and (listed or (any(named) and not page)):
-            hint = "Check the credentials: many servers redirect to a login page without them."
-            raise Rejected(
-                f"{place} redirects to {opened.location}, which is an HTML page",
-                side="source",
-                hint=hint,
-            )
-        if not page and known.listed is None and known.promised is None and self._is_index(place):
+        if known.listed is None and known.promised is None and self._is_index(place):
             raise _folder_error(place)
-        if page or not listed:
+        if not self._is_listed:
             return
         try:
             found = self._source.head(place.folder())
@@ -266,6 +269,18 @@ class SourceReader:
             return
         if found.location.path.endswith("/"):
             raise _folder_error(place)
+
+    @property
+    def _is_listed(self) -> bool:
+        """Whether the object comes from the listing of a folder."""
+        return self._context.known.listed is not None and self._context.known.promised is None
+
+    def _may_be_wrong_page(self, found: ObjectInfo) -> bool:
+        """Return whether the answer is an HTML page, and no promised digest will be compared."""
+        promised = self._context.known.promised
+        kind = next((value for name, value in found.metadata if name.lower() == "content-type"), "")
+        is_page = kind.partition(";")[0].strip().lower() in PAGES
+        return is_page and not (promised is not None and promised.digests)
 
     def _is_index(self, place: Location) -> bool:
         """Return whether a place that ends in '/' is certainly a folder: its page lists an
