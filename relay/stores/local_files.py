@@ -108,10 +108,11 @@ def _libc_statx() -> Callable[..., int] | None:
 
 
 def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
-    """Return the version of a file, with an ETag that relay makes of its identity, times and size.
+    """Return the version of a file, with an ETag that relay makes of its inode, times and size.
     `sized` is False if the system does not report the size."""
+    # No device number: NFS, btrfs, ZFS and others get another one each time they are mounted.
     number = found.st_ino if _is_numbered(found.st_dev) else 0
-    tag = (found.st_dev, number, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    tag = (number, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
     etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
     return Version(
         size=found.st_size if sized else None, etag=etag, last_modified=http_text(found.st_mtime)

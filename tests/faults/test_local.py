@@ -1008,6 +1008,19 @@ def test_a_file_is_the_same_under_another_inode_number(
     assert (len(tags) == 1) == same
 
 
+def test_a_file_is_the_same_after_another_mount(tmp_path: Path) -> None:
+    """NFS, btrfs and ZFS have another device number then, and so has a disk that is plugged in
+    again."""
+    (tmp_path / "a").write_bytes(b"bytes")
+    found = (tmp_path / "a").stat()
+    printed = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+    tags = {
+        local_files.version_of(SimpleNamespace(**printed | {"st_dev": device})).etag  # type: ignore[arg-type]
+        for device in (found.st_dev, found.st_dev + 1)
+    }
+    assert len(tags) == 1
+
+
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
 @pytest.mark.parametrize("theirs", [True, False])
 def test_a_link_with_a_lost_first_answer_is_ours(
