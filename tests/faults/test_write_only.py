@@ -23,7 +23,8 @@ from relay.ledger.rows import Migration
 from relay.stores.s3.quirks import UNSEEN
 from tests.end_to_end.terminal import bucket_terminal
 from tests.faults.buckets import EMPTY_PAGE, GONE, PART, PARTED, SIZE, Bucket, many, refusal, reply
-from tests.scripted import Peer
+from tests.faults.test_window import DATA, PARTS, Ranges
+from tests.scripted import Peer, Talk
 
 DENIED = refusal(403, "AccessDenied")
 
@@ -177,11 +178,17 @@ def test_a_head_denied_for_expired_credentials_fails_nothing(
 
 
 @pytest.mark.parametrize(
-    ("size", "moment", "end"), [(1000, "after-put-sent", 0), (3 * PART, "after-part-row", 3)]
+    ("size", "moment", "end", "later"),
+    [
+        (1000, "after-put-sent", 0, PART),
+        (3 * PART, "after-part-row", 3, PART),
+        (3 * PART, "after-part-row", 3, 2 * PART),
+    ],
 )
 def test_a_killed_upload_is_resumed_unseen(
-    tmp_path: Path, size: int, moment: str, end: int
+    tmp_path: Path, size: int, moment: str, end: int, later: int
 ) -> None:
+    """Also if its parts would have another size now."""
     bucket, (file, data) = WriteOnly(sums=True), (tmp_path / "a", bytes(range(250)) * (size // 250))
     file.write_bytes(data)
     with Peer(many(bucket)) as peer:
@@ -189,10 +196,11 @@ def test_a_killed_upload_is_resumed_unseen(
         terminal = bucket_terminal(tmp_path, peer.url(""), **settings)
         words = ("migrate", str(file), "s3://bucket/a")
         assert terminal.run(*words, RELAY_FAILPOINT=f"{moment}:1:kill9")[0] == -9
-        code, _, err = terminal.run(*words)
+        code, _, err = terminal.run(*words, RELAY_PART_BYTES=str(later))
     assert code == end, err
     assert bucket.whole == data
     assert bucket.asked.count("part") <= 4
+    assert "abort" not in bucket.asked
 
 
 def test_f38_a_lost_answer_to_complete_denies_nothing(ledger: Ledger, tmp_path: Path) -> None:
@@ -201,3 +209,45 @@ def test_f38_a_lost_answer_to_complete_denies_nothing(ledger: Ledger, tmp_path: 
         migration, rows = moved(ledger, tmp_path, peer, IfExists.OVERWRITE)
     assert migration.error is None
     assert {row.state for row in rows if row.name == "large"} == {"unverified"}
+
+
+@dataclass
+class Session:
+    """A proxy before a source, which redirects to its login page after some requests."""
+
+    source: Ranges
+    requests: int
+
+    def __call__(self, talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            while request := read():
+                method, path = request.split(b" ", 2)[:2]
+                if path == b"/login":
+                    page = reply(200, b"<p>Log in", "Content-Type: text/html", 'ETag: "l"')
+                    talk.send(page.partition(b"<p>")[0] if method == b"HEAD" else page)
+                elif self.requests:
+                    self.requests -= 1
+                    return request
+                else:
+                    talk.send(reply(302, b"", "Location: /login"))
+            return b""
+
+        talk.head = head  # type: ignore[method-assign]
+        self.source(talk)
+
+
+def test_arrived_parts_outlive_the_session_of_their_source(tmp_path: Path) -> None:
+    bucket, session = WriteOnly(sums=True), Session(Ranges(), requests=3)
+    with Peer([session] * 40) as here, Peer(many(bucket)) as there:
+        settings = {**PARTED, "RELAY_PARTS_IN_FLIGHT": "1", "RELAY_RETRY_BUDGET": "1"}
+        allowed = {"RELAY_EGRESS_ALLOW": "127.0.0.0/8"}
+        terminal = bucket_terminal(tmp_path, there.url(""), **settings, **allowed)
+        words = ("migrate", here.url("/a.bin"), "s3://bucket/a")
+        code, _, err = terminal.run(*words)
+        assert (code, "login page" in err, "abort" in bucket.asked) == (1, True, False), err
+        session.requests = 100
+        assert terminal.run(*words)[0] == 3
+    assert bucket.whole == DATA
+    assert bucket.asked.count("part") == PARTS

@@ -136,8 +136,8 @@ class MultipartUpload:
     """Number of consecutive attempts that resumed the upload and had no part accepted."""
 
     def __post_init__(self) -> None:
-        """Split the object into parts; nothing moves yet. Raises Rejected as
-        `split_into_ranges`."""
+        """Split the object into parts; nothing moves yet. Raises Rejected as `split_into_ranges`,
+        LeaseLost, LedgerFailed."""
         size = self.context.found.version.size
         assert size is not None, "only an object of known size is split"
         self._destination = cast(
@@ -146,8 +146,10 @@ class MultipartUpload:
         )
         limits = self._destination.part_limits(self.context.place)
         assert limits is not None, "only a store with multipart uploads has limits of parts"
-        wished = COPY_BYTES if self.context.copying else self.context.limits.part_bytes
-        self._workers = PartWorkers(self.context, split_into_ranges(size, wished, limits))
+        self._written = self.journal.recorded_upload() if self.journal is not None else None
+        self._workers = PartWorkers(
+            self.context, split_into_ranges(size, self._wished_part_bytes(), limits)
+        )
         self._lifecycle = UploadLifecycle(
             stores=self.context.stores,
             limits=self.context.limits,
@@ -162,6 +164,17 @@ class MultipartUpload:
         """Number of completion requests."""
         self.discarded = ""
         """The note about a resumed upload that this attempt aborted."""
+
+    def _wished_part_bytes(self) -> int:
+        """Return the part size of the recorded upload of this version, so that it is resumed also
+        under another setting; without one that of the settings."""
+        version, written = self.context.found.version, self._written
+        if self.context.copying:
+            return COPY_BYTES
+        if written is None or written.pinned is None:
+            return self.context.limits.part_bytes
+        is_same = (written.etag, written.size) == (version.etag, version.size)
+        return written.part_bytes if is_same else self.context.limits.part_bytes
 
     @property
     def bytes(self) -> int:
@@ -195,7 +208,7 @@ class MultipartUpload:
         unless it can be resumed: there is a journal, and some parts have arrived.
 
         Raises RangeIgnored if the source ignores ranges; then nothing is at the destination."""
-        written = self.journal.recorded_upload() if self.journal is not None else None
+        written = self._written
         if written is not None:
             moved = self._resume_completed(written)
             if moved is not None:
