@@ -14,7 +14,7 @@ import errno
 import socket as _socket
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -295,10 +295,14 @@ class Pool:
         which.add(origin)
 
     def _newest(self, origin: Origin, target: str) -> Stream | None:
-        """Return the newest idle connection that may carry an exchange about `target`."""
+        """Return the newest idle connection that may carry an exchange about `target`.
+
+        Only the newest ones are examined, and the oldest: it is the first to be quiet for a
+        moment, however many others are opened meanwhile."""
+        idle = self._by_origin.get(origin, [])
         trusted = origin in self._quiet_origins and origin not in self._chatty_origins
         now = monotonic()
-        for stream in islice(reversed(self._by_origin.get(origin, ())), LOOKED_AT):
+        for stream in chain(islice(reversed(idle), LOOKED_AT), idle[:1]):
             doubt = stream.doubt
             if (
                 trusted

@@ -298,3 +298,20 @@ def test_a_quiet_origin_is_remembered(wire: Wire, monkeypatch: pytest.MonkeyPatc
         for name in "abc":
             read(wire, peer.url(f"/{name}"), "HEAD")
         assert peer.connections == 1
+
+
+def test_a_busy_origin_becomes_known_by_its_oldest_connection(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(talk: Talk) -> None:
+        while talk.head():
+            talk.send(HEADED)
+
+    clock = [0.0]
+    monkeypatch.setattr(dial, "monotonic", lambda: clock[0])
+    with Peer(script) as peer:
+        a_moment = 2 * dial.LOOKED_AT
+        for number in range(2 * a_moment):
+            clock[0] = number * dial.QUIET_SECONDS / a_moment
+            read(wire, peer.url(f"/{number}"), "HEAD")
+        assert peer.connections == a_moment
