@@ -14,7 +14,7 @@ Never here: correctness. A killed process cleans nothing; a later verification m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -272,10 +272,8 @@ def remove_lost_uploads(
     """Delete the temporary uploads of earlier attempts, and update the sentences in `remains` about
     them. Return the first failure, which names all that remain, or None.
 
-    The only whole object stays, unless an object has `arrived` or is at the place."""
-    whole = {name for name, text in remains.items() if is_whole(text)}
-    if whole and (arrived or _is_there(destination, place)):
-        whole.clear()
+    The only whole object stays, unless an object has `arrived`."""
+    whole = set() if arrived else _whole_names(destination, place, remains)
     kept: StoreError | None = None
     for one in tokens:
         for left in destination.staged_locations(place, one):
@@ -291,6 +289,13 @@ def remove_lost_uploads(
                     kept.leave(Leftover.UNPUBLISHED, left, error.message)
     remains.update(kept.remains if kept is not None else {})
     return kept
+
+
+def _whole_names(destination: Destination, place: Location, remains: Mapping[str, str]) -> set[str]:
+    """Return the names of an object's uploads that may be the only whole object: those that
+    `remains` names so, while the place has no object."""
+    whole = {name for name, text in remains.items() if is_whole(text)}
+    return set() if whole and _is_there(destination, place) else whole
 
 
 def _is_there(destination: Destination, place: Location) -> bool | None:
@@ -322,13 +327,17 @@ def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
     return refused
 
 
-def abort_upload(destination: Destination, upload: Upload) -> None:
-    """Abort an upload, and delete the object that was completed from it and not published. Retries
-    after retryable errors. Raises StoreError."""
+def abort_upload(destination: Destination, upload: Upload, remains: Mapping[str, str]) -> None:
+    """Abort an upload, and delete the object that was completed from it and not published, unless
+    `remains` names it as the only whole one. Retries after retryable errors. Raises
+    StoreError."""
     refused = _retry_removal(lambda: cast(PartsDestination, destination).abort(upload))
     if refused is not None:
         raise refused
+    whole = _whole_names(destination, upload.location, remains)
     for left in destination.staged_locations(upload.location, upload.id):
+        if str(left) in whole:
+            continue
         try:
             destination.delete(left, Version())
         except StoreError:  # most uploads were never completed

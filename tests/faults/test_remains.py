@@ -518,3 +518,40 @@ def test_a_whole_object_is_deleted_where_the_place_has_another(
     assert dav.objects == (there or {left.path.encode(): DATA})
     assert (str(left) in caught.value.remains) == (not there)
     assert transfer.frees_slot == bool(there)
+
+
+@dataclass
+class Assembling(Dying):
+    """Nextcloud, which assembles the chunks of an upload by a MOVE."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if not path.endswith(b"/.file"):
+            return super()._done(method, path, request, body)
+        chunks = sorted(name for name in self.objects if name.startswith(path[: -len(b".file")]))
+        self.objects[path] = b"".join(map(self.objects.pop, chunks))
+        return Dav._done(self, method, path, request, body)
+
+
+def test_the_only_whole_object_of_assembled_chunks_stays(tmp_path: Path) -> None:
+    files, size = "/remote.php/dav/files/ann/", 5 << 20
+    final, folder = f"{files}a".encode(), plant(tmp_path, DATA * (-(-size // len(DATA))))
+    dav = Assembling(objects={final: b"old"})
+    dav.final = final
+    terminal = Terminal(
+        tmp_path,
+        RELAY_SETTLE_SECONDS="0.1",
+        RELAY_RETRY_BUDGET="0",
+        RELAY_PARTED_BYTES=str(size),
+        RELAY_PART_BYTES=str(size),
+    )
+    with Peer([dav] * 90) as there:
+        words = str(folder), f"webdav+{there.url(files)}", "--if-exists", "overwrite"
+        assert terminal.tree(*words)[0] == 1
+        [kept] = dav.objects
+        assert "The whole object may remain" in errors(terminal)
+        code, *output = terminal.run("cancel", "1")
+        assert (code, list(dav.objects)) == (1, [kept])
+        assert kept.decode() in "".join(output)
+        dav.fails = 0
+        assert terminal.tree(*words)[0] == 0
+    assert dav.objects[final] == (folder / "a").read_bytes()

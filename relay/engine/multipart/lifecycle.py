@@ -145,7 +145,8 @@ class UploadLifecycle:
         if self.journal is not None and written:
             self.journal.check_lease()
         reach("before-abort")
-        abort_upload(self._without_cancellation(upload.location), upload)
+        destination = self._without_cancellation(upload.location)
+        abort_upload(destination, upload, self.remains)
         reach("after-abort")
         if self.journal is not None and written:
             self.journal.forget()

@@ -137,7 +137,7 @@ class OrphanSweeper:
                         " now"
                     )
                 for upload in uploads_of(destination, place, begun, self.engine.limits):
-                    abort_upload(destination, upload)
+                    abort_upload(destination, upload, claim.remains)
             remains = dict(claim.remains)
             failure = remove_lost_uploads(
                 destination,
