@@ -38,7 +38,8 @@ class Watchdog:
         self.throttle: Throttle | None = None if whole is None else whole.throttle
         """The limits of the transfer's migration, if it has or may get some."""
         self.committed = False
-        """Whether the object may be visible at the destination: too late for an optional cancel."""
+        """Whether a request that makes the object visible is under way: too late for an optional
+        cancel. False again while a failed one waits for its retry."""
         self.borne: tuple[RelayError, int, float, float] | None = None
         """The failure that is being retried: the error, the number of failures, the time of the
         first and of the next attempt (seconds since 1970)."""

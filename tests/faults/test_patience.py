@@ -276,6 +276,23 @@ def test_an_upload_that_cannot_be_completed_is_aborted(
     assert notes.upload is None
 
 
+def test_a_wait_for_another_completion_can_be_stopped(certificates: Certificates) -> None:
+    engine, bucket, notes = in_parts(certificates, 600), Shelf(sums=True), Book()
+    bucket.answers["complete"] = [refusal(503, "SlowDown", "Retry-After: 60")]
+    waits: list[bool] = []
+
+    def stop(_: float) -> None:
+        waits.append(transfer.meter.committed)
+        transfer.cancel()
+
+    with Peer([Ranges()] * 20) as here, Peer(many(bucket)) as there:
+        transfer = attempt(engine, here, there, notes)
+        transfer.sleep = stop
+        with pytest.raises(Cancelled):
+            engine.runner.run(transfer)
+    assert waits == [False]
+
+
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 @pytest.mark.parametrize("if_exists", [IfExists.SKIP, IfExists.FAIL])
 @pytest.mark.parametrize("status", [500, 503, 504])
@@ -590,6 +607,25 @@ def test_a_stopped_listing_waits_for_no_retry(ledger: Ledger, tmp_path: Path, ve
         worker.stop()
         working.join(20)
         runner.wire.pool.close()
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+def test_a_stopped_object_waits_for_no_retry(ledger: Ledger, verb: str) -> None:
+    """Its last bytes were sent: until the answer came, it was too late for a stop."""
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=600))
+    busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n"
+    source, destination = serving(Cloud(), sending(GET_HEAD, DATA)), keeping(Cloud(), busy)
+    with Peer([source] * 9) as here, Peer([destination] * 9) as there:
+        order = MigrationRequest(Endpoint(here.url("/x")), Endpoint(there.url("/y")))
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        working = gevent.spawn(Worker(ledger, runner, 1, id).run)
+        with gevent.Timeout(30):
+            while not ledger.migration(id).retried:
+                gevent.sleep(0.02)
+            ledger.act(id, verb)
+            working.join()
+        runner.wire.pool.close()
+    assert not ledger.migration(id).under_way
 
 
 def test_a_retry_of_the_destination_check_is_visible(ledger: Ledger, tmp_path: Path) -> None:

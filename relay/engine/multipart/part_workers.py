@@ -125,6 +125,7 @@ class PartContext:
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
                         raise
+                    self.meter.committed = False
                     meter.check()  # a cancelled transfer is not retried
                     self.troubles.note(what, error, patience.failures, wait)
                     pause(wait, meter, self.sleep)

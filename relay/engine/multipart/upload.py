@@ -415,7 +415,6 @@ class MultipartUpload:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
         known = self.context.found.version.digests if self.context.copying else digests
         reach("before-complete")
-        self.context.meter.commit()
         stored = self._request_completion(upload, parts, known)
         reach("after-complete")
         return MovedParts(stored, digests, workers.resent)
@@ -428,6 +427,7 @@ class MultipartUpload:
         first request was lost."""
 
         def ask(_: Watchdog) -> PutResult:
+            self.context.meter.commit()
             self._completion_requests += 1
             return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
 

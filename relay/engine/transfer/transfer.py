@@ -305,10 +305,10 @@ class Transfer:
         progress.phase = "waiting"
         with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.check):
             progress.begin_attempt()
-            self.meter.committed = False
             try:
                 return attempt.run()
             finally:
+                self.meter.committed = False
                 self._has_read = self._has_read or progress.moved > 0
                 progress.close()
 
