@@ -33,6 +33,7 @@ from relay.ledger.states import (
     ENDED,
     MIGRATION,
     PENDING,
+    PRESENT,
     EventKind,
     ListingState,
     MigrationState,
@@ -83,7 +84,7 @@ def forgettable_ids(connection: Connection, now: float) -> list[str]:
     )
     of = transfers.c.migration_id == migrations.c.id
     moving = exists().where(of, RUNNING)
-    lapsed = exists().where(of, LAPSED)
+    lapsed = exists().where(of, LAPSED, transfers.c.state.not_in(PRESENT))
     begun = exists().where(of, uploads.c.transfer_id == transfers.c.id)
     return list(connection.execute(ended.where(~moving, ~lapsed, ~begun)).scalars())
 

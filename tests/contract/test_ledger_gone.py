@@ -302,6 +302,22 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
     assert ledger.secret(id) is None
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_arrived_object_of_a_lost_worker_keeps_no_credentials(
+    ledger: Ledger, cancelled: bool
+) -> None:
+    """Nothing removes leftovers of an object that has arrived."""
+    id = ended_as(ledger, SECRET, "unverified")
+    lapsed = update(transfers).where(transfers.c.migration_id == id)
+    ledger.database.run(lambda c: c.execute(lapsed.values(lapses=1)))
+    if cancelled:
+        ledger.act(id, "cancel")
+    else:
+        age(ledger, id)
+    ledger.finish()
+    assert ledger.secret(id) is None
+
+
 def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
     """A name and a path can be retried at any time."""
     plain = Spec("a:x", "b:x", options={}, secret={"source": {"text": "a:x", "headers": []}})
