@@ -18,6 +18,7 @@ from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
 from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
+from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
@@ -31,12 +32,13 @@ from relay.errors import (
     Unavailable,
 )
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import UploadRecord
 from relay.receipt import State
 from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes
 from relay.views.rows import brief
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.buckets import IN_PARTS, Bucket, document, many, place, refusal, reply
+from tests.faults.buckets import IN_PARTS, PART, Bucket, document, many, place, refusal, reply
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.faults.test_window import DATA as LARGE
 from tests.faults.test_window import PARTS, Ranges
@@ -291,6 +293,28 @@ def test_a_wait_for_another_completion_can_be_stopped(certificates: Certificates
         with pytest.raises(Cancelled):
             engine.runner.run(transfer)
     assert waits == [False]
+
+
+def test_an_upload_under_an_earlier_name_is_aborted(certificates: Certificates) -> None:
+    """The source named its newest release otherwise then."""
+    engine, bucket = in_parts(certificates), Shelf(sums=True)
+    source = Ranges(more="Content-Disposition: attachment; filename=two\r\n")
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        folder = replace(place(there), target="/bucket/a/")
+        transfer = engine.runner.transfer(engine.plan(here.url("/latest"), folder))
+        begun = UploadRecord(
+            upload_id="up/0",
+            checked=True,
+            place=str(folder.named("one")),
+            etag='"e"',
+            size=len(LARGE),
+            part_bytes=PART,
+            total=PARTS,
+        )
+        transfer.journal, transfer.known = Book(begun), ObjectHints(begun=True)
+        assert engine.runner.run(transfer).destination == folder.named("two")
+    deleted = [request.split(b" ")[1] for request in bucket.requests if request[:6] == b"DELETE"]
+    assert deleted == [b"/bucket/a/one?uploadId=up%2F0"]
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])

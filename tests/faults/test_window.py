@@ -34,6 +34,8 @@ class Ranges:
     """The part that is denied."""
     unranged: int = 0
     """The part whose first request is answered with the whole object."""
+    more: str = ""
+    """Further fields of each answer."""
 
     def __call__(self, talk: Talk) -> None:
         while request := talk.head():
@@ -56,7 +58,7 @@ class Ranges:
                 else "Accept-Ranges: bytes\r\n"
             )
             status = "206 X" if found else "200 X"
-            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{fields}\r\n'
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{self.more}{fields}\r\n'
             talk.send(head.encode(), b"" if request.startswith(b"HEAD") else DATA[first : last + 1])
 
 

@@ -160,11 +160,13 @@ class Attempt:
         return self._check.skip_outcome(found)
 
     def _forget_other_place(self) -> None:
-        """Forget the knowledge of an earlier attempt, if the source had another name then."""
+        """Forget the knowledge of an earlier attempt, and abort its multipart upload, if the source
+        had another name then."""
         progress, target = self._progress, self._target
         is_resumed = self._context.known.begun and progress.attempt == 1
         shows = progress.unproved is not None or (is_resumed and target.shows_unproved)
         progress.forget_other_place(target.place, shows=shows)
+        self._discard_multipart(but=str(target.place))
 
     def _refuse_itself(self, found: ObjectInfo | None) -> None:
         """Raise SameObject if the place is the source itself, or the target of a redirect of it."""
@@ -188,9 +190,9 @@ class Attempt:
         is_rid = failure is None and not any(map(is_whole, remains.values()))
         self._progress.is_rid = is_rid and self._target.publishes_atomically
 
-    def _discard_multipart(self) -> None:
-        """Abort the multipart upload of an earlier attempt, which this one does not resume. Raises
-        as `UploadLifecycle.abort_lost_uploads`."""
+    def _discard_multipart(self, but: str = "") -> None:
+        """Abort the multipart upload of an earlier attempt, which this one does not resume; not one
+        to the place `but`. Raises as `UploadLifecycle.abort_lost_uploads`."""
         context, known = self._context, self._context.known
         has_predecessor = self._progress.attempt > 1 or known.begun or bool(known.lost)
         if context.journal is None or not has_predecessor:
@@ -201,5 +203,5 @@ class Attempt:
         if written is None:
             return
         place = location_of_upload(context.plan, written)
-        if place is not None:
+        if place is not None and written.place != but:
             context.upload_lifecycle.abort_lost_uploads(place, written)
