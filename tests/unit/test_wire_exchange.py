@@ -471,6 +471,13 @@ def test_plain_http_on_a_tls_port_is_refused_clearly(wire: Wire) -> None:
         do(wire, peer.url().replace("http:", "https:"))
 
 
+def test_an_internal_error_of_a_handshake_is_retryable(wire: Wire) -> None:
+    alert = b"\x15\x03\x03\x00\x02\x02\x50"
+    with Peer(lambda talk: talk.send(alert)) as peer, pytest.raises(ConnectFailed) as caught:
+        do(wire, peer.url().replace("http:", "https:"))
+    assert caught.value.retryable
+
+
 # -- the interface of requests
 
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from relay.errors import CertificateRefused, ConnectionLost, Side
+from relay.errors import CertificateRefused, ConnectFailed, ConnectionLost, Side
 from relay.wire.buffers import BUFFERS
 from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted, WantsBytes
@@ -45,7 +45,7 @@ class TlsStream(Stream):
         """Shake hands. `wait` is called with a function that waits, and raises when time is up.
 
         Raises CertificateRefused if the peer can't be trusted or offers no acceptable TLS version,
-        ConnectionLost if it hangs up."""
+        ConnectFailed for an internal error of the peer, ConnectionLost if it hangs up."""
         while True:
             try:
                 self._tls.shake_hands()
@@ -62,9 +62,10 @@ class TlsStream(Stream):
                     "the connection was closed during the TLS handshake", side=self.side
                 ) from None
             except Broken as error:
-                raise CertificateRefused(
-                    f"the TLS handshake failed ({error})", side=self.side
-                ) from None
+                # An "internal error" of the peer is unrelated to us (RFC 8446 section 6.2).
+                passes = "alert internal error" in str(error)
+                failure = ConnectFailed if passes else CertificateRefused
+                raise failure(f"the TLS handshake failed ({error})", side=self.side) from None
             else:
                 return self._flush_all(wait)
 
