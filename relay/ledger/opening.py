@@ -1,8 +1,8 @@
 """Open the ledger's database: create it if it is missing, check it, upgrade its schema.
 
-Theory of operation. A file is opened only if it is a relay ledger, undamaged, and not of a newer
-relay. An existing file is never replaced. Commits reach the disk before they return
-(`synchronous=FULL`): acknowledged work survives a power failure.
+Theory of operation. A file is opened only if it is a relay ledger, undamaged (as far as it is
+scanned), and not of a newer relay. An existing file is never replaced. Commits reach the disk
+before they return (`synchronous=FULL`): acknowledged work survives a power failure.
 
 Decided here: which database may be a ledger, and how SQLAlchemy connects to it. Never here: how a
 transaction is run (`database.py`)."""
@@ -33,6 +33,10 @@ ALIVE: Final = {
 """How soon a PostgreSQL server that vanished without closing its connections is noticed. The
 defaults are two hours, and a quarter of an hour
 (postgresql.org/docs/current/libpq-connect.html)."""
+SCANNED_BYTES: Final = 64 << 20
+"""Longest SQLite file that is scanned for damage when it is opened. Each command would read a
+ledger of millions of objects from the disk, for minutes, and gunicorn ends a worker that does not
+start within one. Damage in a longer file is reported once it is read."""
 _HERE: Final = Path(__file__).parent
 NEW_FILE: Final = _HERE / "new.sql"
 """The tables of a new SQLite file, as `versions/` make them. `python -m tests.new_ledger` writes
@@ -159,12 +163,15 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
+_LENGTH: Final = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+
+
 def _check_version(connection: Connection) -> str | None:
     """Return the version of the schema, or None for an empty database. Raises LedgerFailed for a
     database that is damaged, of another program, or of a newer relay."""
     where = redact(connection.engine.url)
     sqlite = connection.dialect.name == "sqlite"
-    if sqlite:
+    if sqlite and connection.exec_driver_sql(_LENGTH).scalar_one() <= SCANNED_BYTES:
         reported = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if reported != "ok":
             raise LedgerFailed(f"the ledger {where} is damaged ({reported})", hint=KEEP_HINT)

@@ -583,10 +583,9 @@ def test_f72_a_locked_file_is_reported_and_nothing_half_done(
         ledger.close()
 
 
-@pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
-def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
-    """Its first page, or the first of a table (SQLite keeps no digests: only a damaged tree
-    shows)."""
+def damaged_ledger(file: Path, table: str | None) -> bytearray:
+    """Make a ledger with a damaged page: its first, or the first of a table (SQLite keeps no
+    digests: only a damaged tree shows). Return its bytes."""
     ledger = Ledger.connect(f"sqlite:///{file}")
     ledger.renew()
     tree(ledger, *[5] * 300)
@@ -600,11 +599,33 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
     data = bytearray(file.read_bytes())
     data[place : place + 64] = bytes(byte ^ 0xFF for byte in data[place : place + 64])
     file.write_bytes(data)
+    return data
+
+
+@pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
+def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
+    data = damaged_ledger(file, table)
     with pytest.raises(ConfigError) as caught:
         Ledger.connect(f"sqlite:///{file}")
     assert str(file) in caught.value.message
     assert caught.value.hint
     assert file.read_bytes() == data
+
+
+def test_f75_a_long_file_is_not_scanned_and_its_damage_is_reported(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan takes minutes, and each command and each worker would make it."""
+    monkeypatch.setattr(opening, "SCANNED_BYTES", 0)
+    damaged_ledger(file, "transfers")
+    ledger = Ledger.connect(f"sqlite:///{file}")
+    try:
+        (found,) = ledger.migrations()
+        with pytest.raises(LedgerFailed) as caught:
+            ledger.page(found.id)
+        assert caught.value.hint == database.KEEP_HINT
+    finally:
+        ledger.close()
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
