@@ -169,7 +169,8 @@ def _unfinished(
     connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
 ) -> str | None:
     """Return the id of the newest migration of the same request and accounts, unless it succeeded.
-    Without one, return a migration that is paused for other credentials: the account may differ."""
+    Without one, return a migration that is paused for other credentials: the account may differ,
+    but not the machine, if its files or servers are meant."""
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
     newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
     same = newest.where(migrations.c.spec == marks.spec)
@@ -177,10 +178,9 @@ def _unfinished(
     row = connection.execute(same.where(migrations.c.owner.in_(owners)).limit(1)).first()
     if row is not None:
         return None if row.state == MigrationState.SUCCEEDED else row.id
-    paused = same.where(migrations.c.state == MigrationState.PAUSED).limit(1)
-    # The owner of places of a machine has its id too: another machine has other ones.
-    is_anywhere = marks.owner == marks.older_owner
-    for row in connection.execute(paused) if is_anywhere else ():
+    is_paused = migrations.c.state == MigrationState.PAUSED
+    is_here = migrations.c.owner.endswith(marks.machine)
+    for row in connection.execute(same.where(is_paused, is_here).limit(1)):
         error, _ = split_listing_retry(row.error)
         if error and error["code"] in WITHDRAWN:
             return str(row.id)

@@ -33,6 +33,9 @@ class IdentityHashes:
     spec: str
     places: str
     owner: str
+    """That of the accounts; its second half is `machine`, if there is one."""
+    machine: str
+    """Half a hash, of the machine and the volumes that the locations depend on; or empty."""
     older_owner: str
     """The hash of the accounts of an older relay, which hashed neither the machine nor volumes."""
 
@@ -44,12 +47,15 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     named = [spec.named] if any(spec.named) else []  # no headers: the hash of an older relay
     # SQLite's file is used on one machine only.
     is_shared = spec.of_machine and connection.dialect.name != "sqlite"
-    machine = [*([machine_id()] if is_shared else []), *spec.volumes]
+    ids = [*([machine_id()] if is_shared else []), *spec.volumes]
+    accounts = keyed_hash(key, spec.owners)
+    machine = keyed_hash(key, *ids)[32:] if ids else ""
     return IdentityHashes(
         keyed_hash(key, places, spec.options, *named),
         keyed_hash(key, places, *named),
-        keyed_hash(key, spec.owners, *machine),
-        keyed_hash(key, spec.owners),
+        accounts[:32] + machine if machine else accounts,
+        machine,
+        accounts,
     )
 
 

@@ -26,6 +26,7 @@ from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.ledgers import OBJECT, TREE, tree, verified
 
 TO = "https://b.example/x"
+WITHDRAWN = {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
 
 
 def far(**options: str) -> Mapping[str, Mapping[str, str]]:
@@ -44,9 +45,8 @@ def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **m
 def profile(name: str, key: str = "KEY", endpoint: str | None = None) -> Remotes:
     """Return the remote of `s3://` under one of AWS's profiles."""
     signer = Signer(lambda: AwsCredentials(key, "SECRET", None), "us-east-1")
-    return Remotes(
-        {}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}")
-    )
+    found = S3Config(signer, endpoint, owner=f"{name} {key}")
+    return Remotes({}, environment={}, folders=None, aws=lambda _: found)
 
 
 S3 = "s3://bucket/key"
@@ -229,17 +229,19 @@ def test_a_local_folder_is_another_one_on_each_machine(
 def test_a_machine_does_not_resume_what_waits_on_another_one(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would count the objects in the other machine's folder as its own."""
-    one = spec("https://a.example/d", "/srv/d")
-    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "one")
-    id = ledger.create(one, go_on=True)[0].id
-    ledger.pause_for(
-        id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
-    )
-    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "two")
-    assert ledger.create(one, go_on=True)[1] != ledger.database.sqlite
-    monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: "one")
-    assert ledger.create(one, go_on=True)[0].id == id
+    """It would count the objects in the other machine's folder as its own. On the same machine,
+    another account is that of other credentials."""
+    one, renewed = (profile("p", key) for key in ("KEY", "NEW"))
+
+    def accept(machine: str, remotes: Remotes) -> str:
+        monkeypatch.setattr("relay.ledger.identity_hashes.machine_id", lambda: machine)
+        return ledger.create(spec(S3, "/srv/d", remotes), go_on=True)[0].id
+
+    id = accept("one", one)
+    ledger.pause_for(id, WITHDRAWN)
+    for remotes in (one, renewed):
+        assert (accept("two", remotes) == id) == ledger.database.sqlite
+    assert [accept("one", remotes) for remotes in (renewed, one)] == [id, id]
 
 
 def test_a_volume_is_another_one_in_each_container(
@@ -250,18 +252,21 @@ def test_a_volume_is_another_one_in_each_container(
     monkeypatch.setattr(identities, "_MOUNTS", shown)
     monkeypatch.setattr(identities, "pid_namespace", lambda: "pid:[4026532000]")
 
-    def accept(boot: str, volume: str, to: str = "/models/d") -> str:
+    def accept(boot: str, volume: str, key: str = "KEY") -> str:
         monkeypatch.setattr(identities, "boot_id", lambda: boot)
         monkeypatch.setattr(identities, "network_namespace", lambda: volume)
         shown.write_text(
             f"1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /{volume} /models rw - ext4 /dev/sda1 rw\n"
         )
-        return ledger.create(spec("https://a.example/d", to), go_on=True)[0].id
+        return ledger.create(spec(S3, "/models/d", profile("p", key)), go_on=True)[0].id
 
     first = accept("one", "m1")
     assert accept("one", "m1") == first  # a new container with the same volume resumes it
     assert accept("one", "m2") != first
     assert ledger.database.sqlite or accept("two", "m1") != first
+    ledger.pause_for(first, WITHDRAWN)
+    assert accept("one", "m3", "NEW") != first
+    assert accept("one", "m1", "NEW") == first
 
 
 @pytest.mark.parametrize("verb", ["resume", "retry"])
@@ -289,9 +294,7 @@ def test_other_credentials_resume_a_waiting_migration(
 ) -> None:
     one, other = OTHERS["a remote's account"]
     id = ledger.create(one, go_on=True)[0].id
-    ledger.pause_for(
-        id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
-    )
+    ledger.pause_for(id, WITHDRAWN)
     assert ledger.create(other, go_on=True)[0].id == id
     ledger.act(id, "resume")
     assert ledger.create(other, go_on=True)[0].id == id
