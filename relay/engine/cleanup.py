@@ -327,10 +327,10 @@ def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
     return refused
 
 
-def abort_upload(destination: Destination, upload: Upload, remains: Mapping[str, str]) -> None:
+def abort_upload(destination: Destination, upload: Upload, remains: dict[str, str]) -> None:
     """Abort an upload, and delete the object that was completed from it and not published, unless
-    `remains` names it as the only whole one. Retries after retryable errors. Raises
-    StoreError."""
+    `remains` names it as the only whole one. The names of deleted objects are removed from
+    `remains`. Retries after retryable errors. Raises StoreError."""
     refused = _retry_removal(lambda: cast(PartsDestination, destination).abort(upload))
     if refused is not None:
         raise refused
@@ -343,6 +343,7 @@ def abort_upload(destination: Destination, upload: Upload, remains: Mapping[str,
         except StoreError:  # most uploads were never completed
             if _is_there(destination, left) is not False:
                 raise
+        remains.pop(str(left), None)
 
 
 def uploads_of(

@@ -482,6 +482,11 @@ def test_the_only_whole_object_stays_until_another_has_arrived(
             assert kept.decode() in "".join(output)
             terminal.run("sweep")
             assert list(dav.objects) == [kept]
+            away, other = (folder / "a").rename(tmp_path / "a"), folder / "b"
+            other.write_bytes(b"b")
+            terminal.tree(*words)  # the source no longer lists the object
+            other.unlink()
+            away.rename(folder / "a")
         dav.fails = 0
         dav.asked.clear()
         code, report = terminal.tree(*words)

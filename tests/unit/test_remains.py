@@ -13,6 +13,7 @@ import pytest
 from relay.config import Settings
 from relay.engine.cleanup import (
     FailedUpload,
+    abort_upload,
     remove_failed_upload,
     remove_lost_uploads,
     remove_object,
@@ -33,11 +34,12 @@ from relay.errors import (
     Rejected,
     RelayError,
     Unavailable,
+    remaining,
 )
 from relay.ledger.rows import PriorState
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
-from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject
+from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject, Upload
 from tests.values import claim_of, outcome_of
 
 SOURCE, PLACE = parse_location("http://127.0.0.1/a"), parse_location("http://127.0.0.1/b")
@@ -180,6 +182,26 @@ def test_a_leftover_that_may_not_be_removed_is_named(
         None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)
     ) == names
     assert kept is None or all(f"may remain at {FOLDER}{name}" in kept.hint for name in names or ())
+
+
+class Assembled(Keeps):
+    """A destination that shows the object of an upload before it is published."""
+
+    def abort(self, upload: Upload) -> None:
+        """Delete nothing."""
+
+    def delete(self, location: Location, version: Version) -> None:
+        self.there -= {location.name}
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_an_abort_keeps_the_only_whole_object(is_replaced: bool) -> None:
+    """The server deleted the object that it was to replace, as for an upload without parts."""
+    shown = Assembled(frozenset({"one.part", *([FOLDER.name] if is_replaced else [])}))
+    left = shown.staged_locations(FOLDER, "one")[0]
+    remains = {str(left): remaining(Leftover.WHOLE, left, "deleted")}
+    abort_upload(cast(Destination, shown), Upload(FOLDER, "one", checked=False), remains)
+    assert (left.name in shown.there, bool(remains)) == (not is_replaced, not is_replaced)
 
 
 def test_the_receipt_names_leftovers_of_a_lost_process(

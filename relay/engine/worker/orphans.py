@@ -129,6 +129,7 @@ class OrphanSweeper:
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
             destination = self.engine.stores.destination(plan.destination, meter)
+            remains = dict(claim.remains)
             if begun is not None:
                 place = location_of_upload(plan, begun)
                 if place is None:
@@ -137,8 +138,7 @@ class OrphanSweeper:
                         " now"
                     )
                 for upload in uploads_of(destination, place, begun, self.engine.limits):
-                    abort_upload(destination, upload, claim.remains)
-            remains = dict(claim.remains)
+                    abort_upload(destination, upload, remains)
             failure = remove_lost_uploads(
                 destination,
                 self._probable_place(plan, meter),
@@ -148,13 +148,13 @@ class OrphanSweeper:
             if failure is not None:
                 raise failure
             remaining = self._remove_shown(destination, plan, orphan, meter)
-        whole = _shows_whole_alone(destination, plan)
-        left = dict(remaining.remains) if remaining is not None else {}
-        self.ledger.note_removed(orphan, left, is_unproved=whole)
         kept = {name: text for name, text in remains.items() if is_whole(text)}
         if kept:
             remaining = remaining or DestinationLost(f"the whole object is at {', '.join(kept)}")
             remaining.keep(kept)
+        whole = _shows_whole_alone(destination, plan)
+        left = remaining.remains if remaining is not None else {}
+        self.ledger.note_removed(orphan, left, is_unproved=whole)
         return remaining
 
     def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:
