@@ -1407,3 +1407,26 @@ def test_a_retry_does_not_replace_the_upload_that_stays(patient: Engine, lost: b
     assert dav.asked.count(b"PUT") == 2
     assert dav.alone == 1
     assert dav.objects[FINAL] == DATA
+
+
+def test_uploads_that_stay_take_no_name_from_later_objects(patient: Engine) -> None:
+    """Each object has a name for its retries, which is not that of the upload that stays."""
+
+    class Keeping(Deleting):
+        is_replaced = False
+
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            self.is_replaced |= method == b"PUT" and path in self.objects
+            return super()._done(method, path, request, body)
+
+    dav, script = Keeping(), serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 40) as source, Peer([dav] * 200) as destination:
+        for number in range(4):
+            there = webdav_location(destination.url(f"/{number}"), destination=True)
+            dav.final, dav.fails = there.path.encode(), 3
+            dav.objects[dav.final] = b"old"
+            transfer = patient.runner.transfer(patient.plan(source.url(), there))
+            transfer.known = ObjectHints(token=f"{number}123456789abcdef")
+            assert patient.runner.run(transfer).state is State.VERIFIED
+    assert dav.objects == {b"/%d" % number: DATA for number in range(4)}
+    assert not dav.is_replaced

@@ -70,13 +70,16 @@ class StagedNames:
         which = self._which(location) if self._given is None else self._given
         if which < 2:
             self._memory.learn(location.origin, _tried(which + 1, location))
+            self._memory.learn(location.origin, _avoided(location))
         return which < 2
 
     def accept(self, location: Location) -> None:
-        """Remember that the server took the temporary name of the upload to `location`."""
-        which = self._which(location)
-        self._memory.forget(location.origin, _tried(which, location))
-        self._memory.learn(location.origin, _named(which))
+        """Remember that the server took the temporary name of the upload to `location`. After
+        `avoid_last` that holds for this object alone: no earlier name was refused."""
+        memory, origin, which = self._memory, location.origin, self._which(location)
+        if not memory.has(origin, _avoided(location)):
+            memory.forget(origin, _tried(which, location))
+            memory.learn(origin, _named(which))
 
 
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
@@ -119,3 +122,8 @@ def _tried(which: int, location: Location) -> str:
     """Return the fact that the kinds of temporary names before this one were refused for an
     object."""
     return f"temporary name {which} {location.path}"
+
+
+def _avoided(location: Location) -> str:
+    """Return the fact that an object has another temporary name, though none was refused."""
+    return f"avoided names {location.path}"
