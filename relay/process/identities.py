@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,12 +45,16 @@ def is_container() -> bool:
 def volume_of(path: Path) -> list[str]:
     """Return the identity of the file system that holds a path, which need not exist: the mounted
     folder, the type and the source (proc(5), mountinfo). A volume keeps it in each container. A
+    disk may have another name at the next start (/dev/nvme2n1), so its file system's id counts. A
     source without a name, as "overlay" or "tmpfs", has many file systems: these have the number
     of their device too, which lasts as long as they do."""
     mount = _mount_of(os.path.realpath(path))
     if not mount:  # a chroot shows only the mounts below it
         return []
     kind, source = mount[mount.index("-") + 1 :][:2]
+    if source.startswith("/dev/"):
+        with suppress(OSError):
+            source = f"/{os.statvfs(mount[4]).f_fsid:x}"
     return [mount[3], kind, source, *([] if "/" in source else [mount[2]])]
 
 

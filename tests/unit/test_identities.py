@@ -40,6 +40,15 @@ def test_a_volume_is_what_is_mounted(path: str, volume: list[str]) -> None:
     assert identities.volume_of(Path(path)) == volume
 
 
+def test_a_disk_keeps_its_identity_under_another_name(container: Path, tmp_path: Path) -> None:
+    volumes = []
+    for disk in ("nvme1n1", "nvme2n1"):
+        container.write_text(f"{MOUNTS}5 1 8:2 /v {tmp_path} rw - ext4 /dev/{disk} rw\n")
+        volumes.append(identities.volume_of(tmp_path / "d"))
+    assert volumes[0] == volumes[1]
+    assert volumes[0][:2] == ["/v", "ext4"]
+
+
 def test_the_machine_id_of_an_image_is_that_of_no_machine(
     container: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
