@@ -118,7 +118,7 @@ def trusted_ledger_url(settings: Settings) -> str:
     """Return the ledger's URL for a command. The ledger gets the credentials of every migration, so
     its server must not be named by a relay.toml alone that only lies in the current folder. Raises
     ConfigError, and as `Settings.ledger_url`."""
-    if is_found("ledger") and not settings.ledger.startswith("sqlite"):
+    if settings.ledger and not settings.ledger.startswith("sqlite") and is_found("ledger"):
         raise ConfigError(
             "no credentials are stored in a database that only the relay.toml of the current folder"
             " names",

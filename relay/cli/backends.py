@@ -38,12 +38,10 @@ SSE = "text/event-stream"
 PAGE: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
 """Time that a server may be unreachable while a migration is watched: it may be restarted."""
-
-
 LEASE_SECONDS: Final = 35.0
 """Longest wait for the end of a lease, which lasts for 30 s unless a server has another setting."""
 LOOK_SECONDS: Final = 0.25
-
+"""Seconds between two looks at the leases."""
 AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
 """Errors of a server that is being restarted, of the proxy before it, or of its ledger."""
 

@@ -317,9 +317,8 @@ def _list_again(
         values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
         if row.state == TransferState.RUNNING and one.error is None:
             # If that is another version, the end of the claim does not settle it (`settling.py`).
-            digests = json.dumps(one.digests) if one.digests else None
-            values |= {"size": one.size, "etag": one.etag, "modified": one.modified}
-            values |= {"digests": digests}
+            columns = _listed_columns(one, listing)
+            values |= {name: columns[name] for name in ("size", "etag", "modified", "digests")}
             running = (TransferState.RUNNING, TransferState.RUNNING)
             changes.count_transition(listing.migration_id, *running, row.size, one.size)
         if step.restarts:

@@ -19,9 +19,8 @@ from relay.ledger.names import has_name, md5
 from relay.ledger.rows import Claim
 from relay.ledger.schema import links, migrations, transfers
 
-_UPLOADED = links.c.mark < "g"
-"""A link that an object is written through. The mark of a skip begins with a later letter than the
-digits of an MD5."""
+_UPLOADED = ~links.c.mark.startswith("s")
+"""Condition on a link: an object is written through it, and not only skipped."""
 
 
 def is_kept(

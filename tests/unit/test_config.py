@@ -91,6 +91,8 @@ def test_a_file_of_the_folder_names_no_database_for_credentials(
     monkeypatch.delenv("RELAY_LEDGER")
     (tmp_path / "relay.toml").write_text(f'ledger = "sqlite:///{tmp_path}/l.db"')
     assert trusted_ledger_url(load_settings()) == f"sqlite:///{tmp_path}/l.db"
+    (tmp_path / "relay.toml").write_text('ledger = ""')
+    assert trusted_ledger_url(load_settings()).endswith("/relay/ledger.db")
 
 
 def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
