@@ -46,6 +46,7 @@ FRESH_SECONDS = 10
 """Maximum age in seconds of an answer about a destination: a cache may have just asked for it."""
 HEAD_KNOWN = "answers HEAD with 200"
 HEAD_UNANSWERED = "does not answer HEAD"
+UNDIGESTED = "shows no digest"
 
 
 class HttpReads:
@@ -90,7 +91,19 @@ class HttpReads:
         if _kind_of(response.head) == FOLDER:
             raise folder_there(location) if side == "destination" else folder_here(location)
         memory.learn(location.origin, known)
-        return self._answer(response, final).info()
+        found = self._answer(response, final).info()
+        self._learn_digests(location, found)
+        return found
+
+    def _learn_digests(self, location: Location, found: ObjectInfo) -> None:
+        """Remember whether a destination's HEAD shows a digest of its objects."""
+        if self._client.side == "source":
+            return
+        memory, fact = self._client.wire.memory, shows_no_digest(location)
+        if found.version.digests:
+            memory.forget(location.origin, fact)
+        else:
+            memory.learn(location.origin, fact)
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
@@ -224,8 +237,19 @@ def _kind_of(head: Head) -> str:
 
 def _head_known(location: Location) -> str:
     """Return the fact that the server of a location answers HEAD."""
+    return HEAD_KNOWN + _server_of(location)
+
+
+def shows_no_digest(location: Location) -> str:
+    """Return the fact that HEAD lately showed no digest of an object on this server: an object must
+    be read back then, and its GET says what HEAD would."""
+    return UNDIGESTED + _server_of(location)
+
+
+def _server_of(location: Location) -> str:
+    """Return the words that name the server of a location in a fact about its origin."""
     first, slash, _ = location.path[1:].partition("/")
-    return f"{HEAD_KNOWN} below /{first}/" if slash else HEAD_KNOWN
+    return f" below /{first}/" if slash else ""
 
 
 def folder_there(location: Location) -> Rejected:

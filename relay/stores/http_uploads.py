@@ -13,7 +13,7 @@ from relay.receipt import Version
 from relay.redirects import redirect_target
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import strong_tag, upload_fields
-from relay.stores.http_reads import WITH_DIGEST
+from relay.stores.http_reads import WITH_DIGEST, shows_no_digest
 from relay.stores.interfaces import PutResult
 from relay.stores.metadata import CARRIED, unkept_notes
 from relay.wire.body import Body
@@ -82,6 +82,7 @@ def _read_upload(
         readable,
         digests,
         ambiguous=text,
+        undigested=client.wire.memory.has(location.origin, shows_no_digest(location)),
     )
 
 

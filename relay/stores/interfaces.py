@@ -184,6 +184,9 @@ class PutResult:
     found: bool = False
     """The answer was lost and the object was found afterwards. It may be another writer's unless
     its digest matches."""
+    undigested: bool = False
+    """HEAD lately showed no digest of the store's objects. So it proves no bytes, and an object
+    that is read back needs none."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
@@ -39,8 +40,9 @@ from relay.errors import (
     UnsafeKey,
 )
 from relay.location import Location
-from relay.receipt import State
+from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
+from relay.stores.http_reads import shows_no_digest
 from relay.stores.interfaces import is_temporary_name, temporary_names
 from relay.stores.local_locations import local_location
 from relay.stores.remotes import Remotes
@@ -205,6 +207,64 @@ def test_f36_a_damaged_upload_is_never_published(engine: Engine) -> None:
         migrate(engine, dav)
     assert dav.objects == {}
     assert b"MOVE" not in dav.asked
+
+
+# -- a server whose HEAD shows no digest: its objects are read back at once
+
+
+def outcome_of(engine: Engine, dav: Dav, **options: object) -> Outcome:
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        # The facts about a server are those of its address.
+        engine.runner.wire.memory.learn(
+            place(destination).origin, shows_no_digest(place(destination))
+        )
+        return engine.migrate(source.url(), place(destination), **options)
+
+
+def test_an_object_is_read_back_without_a_head(engine: Engine) -> None:
+    dav = Dav(folders={b"/", b"/new/", b"/new/folder/"})
+    done = outcome_of(engine, dav)
+    assert done.receipt is not None
+    assert done.receipt.level is Level.READ_BACK
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked[dav.asked.index(b"PUT") :][:3] == [b"PUT", b"GET", b"MOVE"]
+
+
+def test_a_head_without_a_digest_is_remembered(engine: Engine) -> None:
+    dav, script = Dav(), serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
+        for name in ("a", "b"):
+            dav.asked.clear()
+            engine.migrate(source.url("/a"), webdav_location(peer.url(f"/to/{name}")))
+    assert dav.asked[dav.asked.index(b"PUT") :][:3] == [b"PUT", b"GET", b"MOVE"]
+
+
+def test_a_damaged_upload_that_is_read_at_once_is_not_published(engine: Engine) -> None:
+    dav = Dav(damage=True)
+    with pytest.raises(IntegrityMismatch):
+        outcome_of(engine, dav)
+    assert dav.objects == {}
+    assert b"MOVE" not in dav.asked
+
+
+@pytest.mark.parametrize("status", [401, 403, 405])
+def test_an_upload_that_may_not_be_read_back_has_its_size_compared(
+    engine: Engine, status: int
+) -> None:
+    done = outcome_of(engine, Dav(answers={b"GET": [EMPTY % status] * 9}))
+    assert done.receipt is not None
+    assert done.receipt.level is Level.SIZE
+    assert any("could not be read back" in note for note in done.receipt.notes)
+    assert not any("does not report" in note for note in done.receipt.notes)
+
+
+def test_an_upload_that_is_read_back_late_is_waited_for(engine: Engine) -> None:
+    engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
+    dav = Dav(answers={b"GET": [NO], b"HEAD": [NO]})
+    assert outcome_of(engine, dav).state is State.VERIFIED
+    assert dav.asked.count(b"PUT") == 1
+    assert dav.objects == {FINAL: DATA}
 
 
 @pytest.mark.parametrize("status", [405, 501])

@@ -3,7 +3,8 @@
 Theory of operation. After the destination acknowledged the object, three proofs are tried in this
 order: the digest in its answer to the upload; the digest in its answer to HEAD; the bytes read
 back. A digest that differs is a failure. A proof that is not available lowers the level and adds a
-note: "could not verify" is never success.
+note: "could not verify" is never success. Where HEAD is known to show no digest, the bytes are read
+back without it; unless they are the right ones, HEAD and another read decide.
 
 Decided here: which proof is enough. Never here: what happens after a failure (`finalize.py`).
 """
@@ -38,6 +39,7 @@ from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject
+from relay.wire.body import Body
 from relay.wire.pump import drain
 
 CANT_READ = (NotFound, PermissionDenied, RedirectRefused, Unauthenticated, Rejected)
@@ -116,6 +118,8 @@ class Verification:
         if place is None:
             note = "the destination did not say where the object can be read"
             return Proof(Level.SIZE, self.stored.version, notes=(note,))
+        if self.stored.undigested and (proof := self._read_back_at_once(place)) is not None:
+            return proof
         while True:
             result = self._prove_shown(place)
             if isinstance(result, Proof):
@@ -136,6 +140,31 @@ class Verification:
         if proof is None:
             return None
         return Proof(proof.level, proof.version.sized(self.sent.bytes), notes=proof.notes)
+
+    def _read_back_at_once(self, place: Location) -> Proof | None:
+        """Return the proof by the bytes, read without a HEAD before. None where the answer to GET
+        is none: then HEAD shows whether the object is late, wrong or not for us to read. Raises
+        StoreError if the read breaks."""
+        if self.verify is Verify.SIZE:
+            return None
+        try:
+            opened = self.destination.get(place)
+        except (*CANT_READ, KeyCollision, PreconditionFailed, SourceChanged):
+            return None
+        except Unavailable as error:
+            if error.store_status != TOO_EARLY:
+                raise
+            return None
+        body = opened.body
+        assert body is not None  # an Opened has one
+        if opened.version.size not in (None, self.sent.bytes):
+            body.close()
+            return None
+        if not _has_sent_bytes(body, self.sent):
+            return None
+        tag = opened.version.etag or self.stored.version.etag
+        version = replace(opened.version, size=body.count, etag=tag)
+        return Proof(Level.READ_BACK, version, read=True, shown=opened.metadata)
 
     def _prove_shown(self, place: Location) -> Proof | RelayError:
         """Return the proof about what the destination shows now, or the failure where a later
@@ -279,15 +308,7 @@ def _read_back(
         raise _overwritten_error(location) from error
     body = opened.body
     assert body is not None  # an Opened has one
-    ours = sent.digests or sent.declared
-    try:
-        body.digest_with(tuple(ours))
-        reach("during-verify")
-        drain(body)
-    finally:
-        body.close()
-    _, differing = compare(ours, body.digests)
-    if body.count != sent.bytes or differing or not ours:
+    if not _has_sent_bytes(body, sent):
         raise IntegrityMismatch(
             f"{body.count} bytes of {sent.bytes} were read back, and they differ from those that"
             " were sent",
@@ -297,6 +318,19 @@ def _read_back(
     return Proof(
         Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag)
     )
+
+
+def _has_sent_bytes(body: Body, sent: Sent) -> bool:
+    """Read a body to its end and close it. Return whether its bytes are those that were sent."""
+    ours = sent.digests or sent.declared
+    try:
+        body.digest_with(tuple(ours))
+        reach("during-verify")
+        drain(body)
+    finally:
+        body.close()
+    _, differing = compare(ours, body.digests)
+    return bool(ours) and body.count == sent.bytes and not differing
 
 
 def _overwritten_error(location: Location) -> StoreError:
