@@ -5,6 +5,11 @@ Only facts that may be wrong without harm: a folder existed, a request was not u
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gevent.event import Event
+
 from relay.location import Origin
 
 FACTS = 50_000
@@ -18,6 +23,7 @@ class CapabilityCache:
     def __init__(self, most: int = FACTS) -> None:
         self._most = most
         self._facts: dict[tuple[Origin, str], None] = {}
+        self._learners: dict[tuple[Origin, str], Event] = {}
 
     def has(self, origin: Origin, fact: str) -> bool:
         """Return whether the cache has this fact."""
@@ -36,3 +42,25 @@ class CapabilityCache:
     def forget(self, origin: Origin, fact: str) -> bool:
         """Forget the fact; return whether it was known."""
         return self._facts.pop((origin, fact), 0) is None
+
+    @contextmanager
+    def learning(
+        self, origin: Origin, fact: str, tick: Callable[[], None], tick_seconds: float
+    ) -> Iterator[None]:
+        """Run a block that learns a fact. If another greenlet is in such a block for the same fact,
+        wait for its end first, with a `tick` every `tick_seconds`: the fact may be known then.
+
+        Only the first one is waited for. If it does not learn the fact, the others run at once."""
+        key = (origin, fact)
+        first = self._learners.get(key)
+        if first is not None:
+            while not first.wait(tick_seconds):
+                tick()
+            yield
+            return
+        self._learners[key] = ended = Event()
+        try:
+            yield
+        finally:
+            del self._learners[key]
+            ended.set()

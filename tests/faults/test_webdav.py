@@ -582,6 +582,36 @@ def test_a_name_that_is_refused_late_is_changed(
     assert dav.objects == {FINAL: DATA, b"/late/object.bin": DATA}
 
 
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_new_folder_is_made_once_for_concurrent_objects(patient: Engine, fails: int) -> None:
+    """If the first one fails, the others make it."""
+
+    class Slow(Dav):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"PROPFIND":
+                time.sleep(0.3)  # all objects are under way by then
+            return super()._done(method, path, request, body)
+
+    dav = Slow(answers={b"MKCOL": [EMPTY % 403] * fails})
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 16) as source, Peer([dav] * 90) as peer:
+
+        def move(name: str) -> bool:
+            there = webdav_location(peer.url(f"/new/folder/{name}"), destination=True)
+            with suppress(PermissionDenied):
+                return patient.migrate(source.url(f"/{name}"), there).state is State.VERIFIED
+            return False
+
+        moves = [gevent.spawn(move, name) for name in "abcdefgh"]
+        gevent.joinall(moves, timeout=60)
+    assert sum(one.value for one in moves) == 8 - fails
+    assert dav.folders == {b"/", b"/new/", b"/new/folder/"}
+    if not fails:
+        assert dav.asked.count(b"MKCOL") == 2
+        before = dav.asked[: dav.asked.index(b"PUT")]
+        assert before.count(b"PROPFIND") == 2
+
+
 @pytest.mark.parametrize("status", [403, 409, 500])
 def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int) -> None:
     """Two objects of one new folder: Apache answers 403 to the second MKCOL while the first one

@@ -34,7 +34,18 @@ class DavFolders:
         """Make the missing folders above `location` (section 9.3). Raises StoreError.
 
         A folder that was found is not checked again; if it is removed meanwhile, `explain_removed`
-        handles the failure of the upload."""
+        handles the failure of the upload. The first object of a folder makes it; others that come
+        meanwhile wait for that."""
+        client, folder = self._client, folder_of(location)
+        memory, fact = client.wire.memory, _known(folder)
+        if folder.path == "/" or memory.has(folder.origin, fact):
+            return
+        meter = client.meter
+        with memory.learning(folder.origin, fact, meter.check, meter.tick_seconds):
+            self._make_missing(location)
+
+    def _make_missing(self, location: Location) -> None:
+        """As `make_above`, whatever others do meanwhile."""
         path, missing = location.path.rpartition("/")[0], []
         while path and not self.exists(location.with_target(f"{path}/")):
             missing.append(path)
