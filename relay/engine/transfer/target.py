@@ -23,6 +23,8 @@ class Target:
     """True if an upload that breaks off is never visible at the destination."""
     before: PriorState | None
     """The state of the place before this attempt sends a byte; None until it was inspected."""
+    _shows_unproved: bool | None
+    """As `shows_unproved`, once that was asked for this place."""
 
     def __init__(self, context: TransferContext) -> None:
         self._context = context
@@ -33,12 +35,14 @@ class Target:
         self.destination = context.stores.destination(context.plan.destination, context.meter)
         self.publishes_atomically = self.destination.publishes_atomically(context.needs_digest)
         self.place, self.before = context.plan.destination, None
+        self._shows_unproved = None
 
     def name_after(self, found: ObjectInfo) -> None:
         """Complete a place that ends in '/' with the source's name. Raises InvalidURL where it has
         no safe name."""
         source = self._context.plan.source
         self.place = name_after_source(self.place, source, found.disposition, found.location)
+        self._shows_unproved = None
 
     @property
     def if_exists(self) -> IfExists:
@@ -64,4 +68,6 @@ class Target:
     def shows_unproved(self) -> bool:
         """True if an object is visible at its place before it is verified: only then may a partial
         or damaged object of ours be there."""
-        return not self.destination.staged_locations(self.place, "")
+        if self._shows_unproved is None:
+            self._shows_unproved = not self.destination.staged_locations(self.place, "")
+        return self._shows_unproved

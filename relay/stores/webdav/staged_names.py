@@ -35,8 +35,8 @@ class StagedNames:
 
     def choose(self, location: Location, token: str | None) -> Location:
         """Return the staged location of an upload, with a temporary name that the server takes."""
-        self._given = self._which(location)
-        return staged_locations(location, token or uuid.uuid4().hex)[self._given]
+        self._given = which = self._which(location)
+        return _staged(location, _names_of(location, token or uuid.uuid4().hex)[which])
 
     def _which(self, location: Location) -> int:
         """Return the index of the temporary name for an upload: one that the server accepted
@@ -85,13 +85,23 @@ class StagedNames:
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
     """As Destination.staged_locations: the temporary names in the order in which they are tried,
     and then their longer names."""
-    folder, _, name = location.path.rpartition("/")
-    names = temporary_names(token, unquote(name, errors="surrogateescape"))
-    quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
-    parts = tuple(location.with_target(f"{folder}/{one}") for one in quoted)
+    parts = tuple(_staged(location, name) for name in _names_of(location, token))
     if cut_of(location) is None:
         return parts
     return (*parts, *(one for part in parts for one in longer_names(part, location)))
+
+
+def _names_of(location: Location, token: str) -> tuple[str, ...]:
+    """Return the temporary names in the order in which they are tried."""
+    name = location.path.rpartition("/")[2]
+    return temporary_names(token, unquote(name, errors="surrogateescape"))
+
+
+def _staged(location: Location, name: str) -> Location:
+    """Return the location of a temporary name beside the object."""
+    folder = location.path.rpartition("/")[0]
+    quoted = quote(name, safe="-_.~", errors="surrogateescape")
+    return location.with_target(f"{folder}/{quoted}")
 
 
 def cut_of(place: Location) -> tuple[str, str] | None:
