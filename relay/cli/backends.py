@@ -86,24 +86,26 @@ class MigrationBackend(Protocol):
         """Yield the events of a migration, and a `progress` each second, until it ends."""
 
 
-def migrations_of(url: str | None) -> MigrationBackend:
-    """Return the server that `--url` or RELAY_URL names, else the ledger of this machine. Raises
-    ConfigError."""
+def migrations_of(url: str | None, *, gives_credentials: bool = False) -> MigrationBackend:
+    """Return the server that `--url` or RELAY_URL names, else the ledger of this machine. Raises as
+    `server_of`."""
     settings = load_settings()
-    return server_of(settings, url) or LocalLedger(settings)
+    return server_of(settings, url, gives_credentials) or LocalLedger(settings)
 
 
-def server_of(settings: Settings, url: str | None) -> RemoteServer | None:
-    """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
+def server_of(
+    settings: Settings, url: str | None, gives_credentials: bool = False
+) -> RemoteServer | None:
+    """Return the server that `--url` or RELAY_URL names, or None.
+
+    Raises ConfigError, also for a server that only a relay.toml names which lies in the current
+    folder, if it would get a token that is not in that file, or the credentials of stores."""
     if not (url or settings.url):
         return None
-    if (
-        not url
-        and is_found("url")
-        and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE"))
-    ):
+    has_secrets = gives_credentials or settings.token_file or os.environ.get("RELAY_TOKEN")
+    if not url and has_secrets and is_found("url"):
         raise ConfigError(
-            "no token of the environment is sent to a server that only the relay.toml of the"
+            "no token and no credentials are sent to a server that only the relay.toml of the"
             " current folder names",
             hint=(
                 "If you trust that server, name it in RELAY_URL or --url, or name this file in"

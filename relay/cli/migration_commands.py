@@ -171,7 +171,7 @@ def _begins(name: str, text: str) -> click.Command:
         if urls is not None:
             places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)
-        known = migrations_of(url)
+        known = migrations_of(url, gives_credentials=bool(places))
         confirm(summary_line(known.control(id, name, places or None)))
         if known.needs_command(id):
             say(
@@ -290,7 +290,7 @@ def submit(
     command is interrupted. SRC and DST are the server's remotes, its folders, and hosts of its
     network.
     """
-    there = server_of(load_settings(), url)
+    there = server_of(load_settings(), url, gives_credentials=True)
     if there is None:
         raise click.UsageError(
             "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from"

@@ -15,6 +15,7 @@ from relay.api.serving import drain_seconds, gunicorn_settings
 from relay.cli.backends import LocalLedger, server_of
 from relay.cli.exits import Exit
 from relay.cli.migrate import migrate
+from relay.cli.migration_commands import resume, submit
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
 from relay.config import SETTINGS, Settings
@@ -67,13 +68,27 @@ def test_no_token_goes_to_a_server_that_came_with_a_folder(
     (tmp_path / "token").chmod(0o600)
     assert server_of(load_settings(), None)
     monkeypatch.setenv(token, str(tmp_path / "token"))
-    with pytest.raises(ConfigError, match="no token of the environment"):
+    with pytest.raises(ConfigError, match="no token"):
         server_of(load_settings(), None)
     assert server_of(load_settings(), "http://127.0.0.1:9")
     for name, value in (("RELAY_URL", "http://127.0.0.1:9"), ("RELAY_CONFIG", "relay.toml")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert server_of(load_settings(), None)
+
+
+def test_a_server_that_came_with_a_folder_gets_no_secrets(tmp_path: Path) -> None:
+    """Neither a file of the user that the same relay.toml names as its token, nor the credentials
+    of a migration."""
+    found = 'url = "http://127.0.0.1:9"\n'
+    (tmp_path / "relay.toml").write_text(f"{found}token = 'its-own-0123456789'\n")
+    assert server_of(load_settings(), None)
+    for words in (["a", "b"], ["7", "https://a.invalid/x?sig=1", "https://b.invalid/x"]):
+        with pytest.raises(ConfigError, match="no credentials"):
+            (submit if words[0] == "a" else resume)(words, standalone_mode=False)
+    (tmp_path / "relay.toml").write_text(f"{found}token_file = '/home/user/.vault-token'\n")
+    with pytest.raises(ConfigError, match="no token"):
+        server_of(load_settings(), None)
 
 
 def test_a_file_of_the_folder_names_no_database_for_credentials(
