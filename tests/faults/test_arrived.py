@@ -67,6 +67,7 @@ GONE, THERE, UNKNOWN = (1, 0), (0, 0), (0, 1)
         (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNKNOWN),
         (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNKNOWN),
         (b"12345", {b"HEAD": empty(503)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty(421)}, "verified", UNKNOWN),
         (
             b"12345",
             {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"},

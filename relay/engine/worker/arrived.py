@@ -98,10 +98,12 @@ class ArrivalCheck:
         store = self.engine.stores.destination(place, meter)
         try:
             found = patience.retry(partial(inspect_object, store, place))
-        except (NotFound, Rejected):  # Rejected: for example a folder is there, not an object
+        except NotFound:
             return row, True
         except RelayError as error:
-            return row, error
+            # Without a status, for example a folder is there, not an object.
+            is_other = isinstance(error, Rejected) and error.store_status is None
+            return row, is_other or error
         return row, found.why if isinstance(found, UnknownObject) else self._is_other(row, found)
 
     def _may_have_changed(self, row: TransferRow) -> bool:
