@@ -17,6 +17,9 @@ from sqlalchemy import Connection
 from relay.cli import backends
 from relay.cli.backends import LocalLedger
 from relay.config import Settings
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import JOBS
+from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
@@ -448,3 +451,13 @@ def test_a_retry_keeps_credentials_about_to_expire(
             await_waiting(dsn)
             other.commit()
     assert one.secret(id) == OBJECT.secret
+
+
+def test_a_worker_keeps_the_limits_of_its_migrations(ledger: Ledger) -> None:
+    """A server sees many migrations, and forgets the limits of those that it does not work on."""
+    id, worker = tree(ledger, 5), Worker(ledger, TransferEngine(Settings()), 1)
+    worker._settle_and_claim()
+    kept = worker._jobs.throttle(id)
+    for number in range(JOBS + 1):
+        worker._jobs.throttle(str(number))
+    assert worker._jobs.throttle(id) is kept

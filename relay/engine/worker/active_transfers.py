@@ -15,7 +15,6 @@ from relay.engine.worker.part_helper import PartHelper
 from relay.errors import Cancelled, LeaseLost
 from relay.ledger.rows import Claim, MigrationView
 from relay.ledger.states import STOPPED, MigrationState
-from relay.throttle import Throttle
 
 
 @dataclass(eq=False)
@@ -53,7 +52,7 @@ class ActiveTransfers:
         `MigrationCache.job` and `MigrationJob.plan`."""
         job = self._jobs.job(claim.migration_id, claim.renewed)
         transfer = self._engine.transfer(job.plan(claim), str(claim.id))
-        transfer.meter.throttle = self._throttle(claim.migration_id)
+        transfer.meter.throttle = self._jobs.throttle(claim.migration_id)
         return transfer
 
     def add(self, claim: Claim, transfer: Transfer | PartHelper) -> ActiveTransfer:
@@ -71,7 +70,7 @@ class ActiveTransfers:
     def is_at_limit(self, id: str) -> bool:
         """Return whether a migration has reached its bound on concurrent transfers in this process:
         the bound may have been lowered after the claim."""
-        most = self._throttle(id).bounds.transfers
+        most = self._jobs.throttle(id).bounds.transfers
         return (
             most is not None
             and sum(one.claim.migration_id == id for one in self.by_claim.values()) >= most
@@ -81,7 +80,7 @@ class ActiveTransfers:
         """Apply the current bounds of the migrations, and cancel the transfers of paused and
         cancelled ones. A transfer that has passed its commit point runs to its end."""
         for id, view in views.items():
-            self._throttle(id).allow(view.bounds, view.place, view.of)
+            self._jobs.throttle(id).allow(view.bounds, view.place, view.of)
         for active in tuple(self.by_claim.values()):
             # None if the transfer started while the ledger was asked.
             current = views.get(active.claim.migration_id)
@@ -100,7 +99,3 @@ class ActiveTransfers:
         """Cancel every transfer because other workers may have claimed it."""
         for active in tuple(self.by_claim.values()):
             active.transfer.cancel(LeaseLost("the lease of this process had expired"))
-
-    def _throttle(self, id: str) -> Throttle:
-        """Return the throttle of a migration's transfers in this process."""
-        return self._jobs.throttle(id, self.migrations)

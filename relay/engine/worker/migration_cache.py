@@ -47,6 +47,8 @@ class MigrationCache:
         self._throttles: dict[str, Throttle] = {}
         self._passed: dict[str, int] = {}
         self._reading = BoundedSemaphore(1)
+        self.in_use: Callable[[], Collection[str]] = tuple
+        """Returns the ids of the migrations that this process works on: their throttles stay."""
 
     def job(self, id: str, renewed: int) -> MigrationJob:
         """Return a migration's job, with credentials at least as new as `renewed`. Raises
@@ -167,14 +169,13 @@ class MigrationCache:
 
     # -- throttles
 
-    def throttle(self, id: str, used: Callable[[], Collection[str]] = tuple) -> Throttle:
-        """Return the throttle of a migration's transfers in this process. `used` returns the ids of
-        migrations with running transfers; it is called when there are too many throttles."""
+    def throttle(self, id: str) -> Throttle:
+        """Return the throttle of a migration's transfers in this process."""
         found = self._throttles.get(id)
         if found is None:
             found = self._throttles[id] = Throttle()
             if len(self._throttles) > JOBS:
-                kept = {id, *used()}
+                kept = {id, *self.in_use()}
                 self._throttles = {
                     name: one for name, one in self._throttles.items() if name in kept
                 }

@@ -125,6 +125,7 @@ class Worker:
             self.only,
             self._is_alone,
         )
+        jobs.in_use = self._migrations
         self._sweeper = OrphanSweeper(self.ledger, self.engine, jobs, self._over, self.only)
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
 
@@ -277,8 +278,9 @@ class Worker:
         of claims."""
         began, registration = self.clock(), self._lease.registration
         ends = self._claims.settlements
-        watched = self._claims.migrations() | self._active.migrations() | self._lister.migrations()
-        result = self._claims.settle_and_claim(ends, self._claim_request(), self.only, watched)
+        result = self._claims.settle_and_claim(
+            ends, self._claim_request(), self.only, self._migrations()
+        )
         self._pace.note_poll(len(ends), began)
         try:
             self._active.apply(result.standings)
@@ -287,6 +289,10 @@ class Worker:
             for claim in result.claims:
                 self._queue.put((claim, registration))
         return len(result.claims)
+
+    def _migrations(self) -> set[str]:
+        """Return the ids of the migrations that this process works on."""
+        return self._claims.migrations() | self._active.migrations() | self._lister.migrations()
 
     def _claim_request(self) -> ClaimRequest:
         """Return the number of transfers to claim."""
