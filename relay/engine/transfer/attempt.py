@@ -57,8 +57,10 @@ class Attempt:
             outcome = step()
             if outcome is not None:
                 return outcome
-        self._discard_multipart()  # none is resumed by an upload in one request
         opened, body = self._source_reader.open_body(self._found)
+        # An upload in one request resumes no parts. But the source must have shown an object: HEAD
+        # may have described a login page.
+        self._discard_multipart()
         skipped = self._skip_opened(opened)
         if skipped is not None:
             return skipped

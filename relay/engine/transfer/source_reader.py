@@ -106,10 +106,8 @@ class SourceReader:
 
     def _check_description(self, found: F) -> F:
         """Return `found`, marked as strict with metadata=strict. Raises NotFound if the answer is
-        about another object than the listed one, Rejected if it is a page in place of the
-        object."""
+        about another object than the listed one."""
         self._refuse_other_name(found)
-        self._refuse_other_page(found)
         if self._context.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
@@ -198,6 +196,7 @@ class SourceReader:
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
+        self._refuse_other_page(opened)
         self._refuse_folder_page(opened)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
@@ -220,23 +219,23 @@ class SourceReader:
             return None
         return listed_length(opened.version, known.listed)
 
-    def _refuse_other_page(self, found: ObjectInfo) -> None:
+    def _refuse_other_page(self, opened: OpenedObject) -> None:
         """Raise Rejected if the source redirects to an HTML page of another name: a server, or a
         proxy in front of it, redirects a reader without credentials to a login page. (A redirect
         may drop the extension of a page, or the whole name of a folder's index.)"""
         place = self._context.plan.source
-        if found.location is place or not self._may_be_wrong_page(found):
+        if opened.location is place or not self._may_be_wrong_page(opened):
             return
         named = guess_type(place.path)
         page = named[0] in PAGES
-        there = _last_segment(found.location)
+        there = _last_segment(opened.location)
         here = _last_segment(place)
         stem = here.split(".")[0]
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
         if away and (self._is_listed or (any(named) and not page)):
             hint = "Check the credentials: many servers redirect to a login page without them."
             raise Rejected(
-                f"{place} redirects to {found.location}, which is an HTML page",
+                f"{place} redirects to {opened.location}, which is an HTML page",
                 side="source",
                 hint=hint,
             )
@@ -275,10 +274,12 @@ class SourceReader:
         """Whether the object comes from the listing of a folder."""
         return self._context.known.listed is not None and self._context.known.promised is None
 
-    def _may_be_wrong_page(self, found: ObjectInfo) -> bool:
+    def _may_be_wrong_page(self, opened: OpenedObject) -> bool:
         """Return whether the answer is an HTML page, and no promised digest will be compared."""
         promised = self._context.known.promised
-        kind = next((value for name, value in found.metadata if name.lower() == "content-type"), "")
+        kind = next(
+            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
+        )
         is_page = kind.partition(";")[0].strip().lower() in PAGES
         return is_page and not (promised is not None and promised.digests)
 
