@@ -227,7 +227,7 @@ PHRASES: Mapping[int, str] = {
     502: "A store failed, refused the request, or sent unexpected bytes; `side` names the store",
     503: (
         "No slot is free, a store asks to slow down, the ledger is unavailable, or the server is"
-        " stopping; Retry-After says when to retry"
+        " stopping; a Retry-After, if it is known, says when to retry"
     ),
     504: "A store did not answer in time, or the transfer stalled",
 }

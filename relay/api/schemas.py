@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from relay.api.choices import OneOf
+from relay.engine.transfer.progress import Phase
 from relay.errors import Side
 from relay.ledger.states import ListingState, MigrationState, TransferState
 from relay.receipt import Level, State
@@ -156,8 +157,11 @@ class RecordedSchema(ListedSchema):
     )
     bytes_resent: int = Field(description="Number of bytes that were sent again.")
     retries: int = Field(description="Number of retries.")
-    error: dict[str, str] | None = Field(
-        description="Why the whole migration failed, or waits for fresh credentials."
+    error: dict[str, str | list[str]] | None = Field(
+        description=(
+            "Why the whole migration failed, or waits for fresh credentials; `remains`, if it is"
+            " there, names what may be left at the destination."
+        )
     )
 
 
@@ -225,7 +229,7 @@ class ProgressSchema(_Schema):
 
     event: Literal["progress"]
     id: str
-    phase: Literal["waiting", "opening", "piping", "verifying", "settled"]
+    phase: Phase
     bytes: int
     total: int | None
     attempt: int

@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from openapi_schema_validator import OAS31Validator
 
+from relay.engine.listing import error_members
+from relay.engine.transfer.progress import Phase
+from relay.errors import StoreFull
 from tests.end_to_end.test_serve import SERVE, Server, running
 
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -83,6 +86,19 @@ class CheckedServer:
                 found: dict[str, Any] = item[method.lower()]
                 return found
         raise AssertionError(path)
+
+
+def test_rare_values_match_the_openapi_document(document: dict[str, Any]) -> None:
+    """Each phase of a transfer, and the error of a migration that leaves something behind."""
+    full = StoreFull("full", side="destination")
+    full.leave("An unfinished upload", "s3://bucket/key", "denied")
+    schemas = document["components"]["schemas"]
+    for name, member, values in (
+        ("Progress", "phase", get_args(Phase)),
+        ("Recorded", "error", [dict(error_members(full))]),
+    ):
+        for value in values:
+            OAS31Validator(schemas[name]["properties"][member]).validate(value)
 
 
 def test_every_response_matches_the_openapi_document(

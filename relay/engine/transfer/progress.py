@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from relay.engine.multipart.upload import MultipartUpload
 from relay.errors import Leftover, remaining
@@ -10,13 +11,15 @@ from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.wire.body import Body
 
+Phase = Literal["waiting", "opening", "copying", "piping", "verifying", "settled"]
+"""What a transfer does at the moment."""
+
 
 @dataclass(eq=False)
 class Progress:
     """The progress of one transfer."""
 
-    phase: str = "waiting"
-    """One of waiting, opening, copying, piping, verifying, settled."""
+    phase: Phase = "waiting"
     attempt: int = 0
     """The number of the attempt, from 1; 0 before the first."""
     total: int | None = None

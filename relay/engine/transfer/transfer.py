@@ -26,7 +26,7 @@ from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.attempt import Attempt
 from relay.engine.transfer.context import ObjectHints, TransferContext
 from relay.engine.transfer.finalize import ReadableAccounts
-from relay.engine.transfer.progress import Progress
+from relay.engine.transfer.progress import Phase, Progress
 from relay.engine.transfer.target import Target
 from relay.errors import (
     Cancelled,
@@ -93,8 +93,8 @@ class Transfer:
     # -- the interface for other greenlets
 
     @property
-    def phase(self) -> str:
-        """The current phase: waiting, opening, copying, piping, verifying, settled."""
+    def phase(self) -> Phase:
+        """The current phase."""
         return self._progress.phase
 
     @property

@@ -15,6 +15,7 @@ from typing import cast
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import PartContext, PartWorkers, ranges_of
 from relay.engine.retries import PendingRetry
+from relay.engine.transfer.progress import Phase
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
@@ -57,7 +58,7 @@ class PartHelper:
         return self.context.meter
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         """The phase, as of a Transfer."""
         return "piping"
 
