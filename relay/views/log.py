@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 import gevent
 
+from relay.errors.bugs import traced
+
 log = logging.getLogger("relay")
 
 SILENCED = ("urllib3", "requests")
-CHAIN_LIMIT, FRAMES_LIMIT = 5, 30
-"""Maximum number of exceptions of a chain, and of each one's last frames, in one line."""
 
 
 class JsonLines(logging.Formatter):
@@ -32,32 +31,11 @@ class JsonLines(logging.Formatter):
         members: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": getattr(record, "event", record.getMessage()),
         }
         if record.exc_info and record.exc_info[1] is not None:
             members |= traced(record.exc_info[1])
         return json.dumps(members | getattr(record, "members", {}))
-
-
-def traced(error: BaseException) -> dict[str, Any]:
-    """Return the type of an exception, and where it and its causes were raised; the first cause
-    comes last."""
-    places: list[dict[str, Any]] = []
-    cause: BaseException | None = error
-    while cause is not None and len(places) < CHAIN_LIMIT:
-        frames = traceback.extract_tb(cause.__traceback__, limit=-FRAMES_LIMIT)
-        places.append(
-            {"type": _type(cause), "at": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]}
-        )
-        cause = cause.__cause__ or cause.__context__
-    return {"error": _type(error), "traceback": places}
-
-
-def _type(error: BaseException) -> str:
-    kind = type(error)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _Stderr(logging.StreamHandler[Any]):

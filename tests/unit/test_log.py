@@ -75,5 +75,6 @@ def test_every_failure_is_logged_like_this(
         gevent.get_hub().print_exception("a greenlet", OSError, error, error.__traceback__)
     (line,) = capsys.readouterr().err.splitlines()
     members = json.loads(line)
-    assert "OSError" in members.get("error", members["event"])
+    assert (members["event"], members["error"]) == ("bug", "OSError")
+    assert "test_log.py" in members["traceback"][0]["at"][-1]
     assert SECRET not in line
