@@ -25,6 +25,7 @@ from relay.cli.interrupt import Interrupted, look_for_signals
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
 from relay.errors import ConfigError, OutputFailed, RelayError
 from relay.errors.bugs import bug
+from relay.process.cooperative import importing
 from relay.process.core_dumps import forbid_dumps
 from relay.views.log import start_logging
 
@@ -44,7 +45,8 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].function.partition(":")
-        found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
+        with importing():
+            found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -26,6 +26,7 @@ from relay.cli.terminal import confirm, say, say_error
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
+from relay.process.cooperative import importing
 from relay.settings_sources import load_settings, trusted_ledger_url
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
@@ -117,9 +118,10 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     warn(options, quiet)
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
-    from relay.cli.single import migrate_object
-    from relay.cli.tree import migrate_tree
-    from relay.ledger.ledger import Ledger
+    with importing():
+        from relay.cli.single import migrate_object
+        from relay.cli.tree import migrate_tree
+        from relay.ledger.ledger import Ledger
 
     engine = engine_for(settings, remotes, *places)
     ledger = Ledger.connect(trusted_ledger_url(settings))
