@@ -730,13 +730,14 @@ def dumping() -> Iterator[None]:
 
 @WAYS
 def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str, ...]) -> None:
-    """It contains credentials, and pieces of objects, which are never written to a disk."""
+    """It contains credentials, and pieces of objects, which are never written to a disk. A limit of
+    one byte also stops an image that the system would pipe to a program."""
     with dumping(), running(command, RELAY_WORKERS="2") as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
         processes = [master, *master.children(recursive=True)]
         assert len(processes) >= 2
-        assert {process.rlimit(psutil.RLIMIT_CORE)[0] for process in processes} == {0}
+        assert {process.rlimit(psutil.RLIMIT_CORE)[0] for process in processes} == {1}
 
 
 def test_no_command_leaves_an_image_of_its_memory() -> None:
@@ -750,4 +751,4 @@ def test_no_command_leaves_an_image_of_its_memory() -> None:
             capture_output=True,
             text=True,
         )
-    assert done.stdout.splitlines()[-1] == "0", done.stderr
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
