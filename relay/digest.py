@@ -157,21 +157,25 @@ def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
     left out: it proves nothing, and the object does not fail. If two fields disagree, the newer one
     counts. Not for a partial answer (206), whose `Digest` and `Content-MD5` may be those of other
     bytes."""
-    found = dict(_decoded([("md5", (field("content-md5") or "").strip())]))
+    found: dict[str, bytes] = {}
+    text = field("content-md5")
+    if text:  # most answers have none of these fields
+        found.update(_decoded([("md5", text.strip())]))
     for name in ("x-goog-hash", "digest"):
-        found.update(_decoded((key.lower(), value) for key, value in _members(field(name))))
-    found.update(
-        _decoded(
-            (key, value[1:-1]) for key, value in _members(field("repr-digest")) if _is_bytes(value)
-        )
-    )
+        text = field(name)
+        if text:
+            found.update(_decoded((key.lower(), value) for key, value in _members(text)))
+    text = field("repr-digest")
+    if text:
+        members = ((key, value[1:-1]) for key, value in _members(text) if _is_bytes(value))
+        found.update(_decoded(members))
     return found
 
 
-def _members(text: str | None) -> Iterator[tuple[str, str]]:
+def _members(text: str) -> Iterator[tuple[str, str]]:
     """Yield the names and values of a field's members, parameters left out. A digest holds neither
     ',' nor ';'."""
-    for member in (text or "")[:FIELD_CHARACTERS].split(","):
+    for member in text[:FIELD_CHARACTERS].split(","):
         name, equals, value = member.partition(";")[0].partition("=")
         if equals:
             yield name.strip(" \t"), value.strip(" \t")

@@ -42,12 +42,10 @@ class StagedNames:
         """Return the index of the temporary name for an upload: one that the server accepted
         before, or the next one after a refusal."""
         memory, origin = self._memory, location.origin
-        facts = (
-            (which, fact)
-            for which in (2, 1, 0)
-            for fact in (_named(which), _tried(which, location))
-        )
-        return next((which for which, fact in facts if memory.has(origin, fact)), self._first)
+        for which in (2, 1, 0):
+            if memory.has(origin, _named(which)) or memory.has(origin, _tried(which, location)):
+                return which
+        return self._first
 
     def explain_refusal(self, location: Location, error: RelayError) -> RelayError:
         """Return the refusal of an upload. It is made retryable, with the next temporary name, if
