@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -116,6 +117,12 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     remotes = Remotes(settings.remotes, folders=None)
     places = order.locate(remotes)
     warn(options, quiet)
+    if settings.url and not quiet:
+        say(
+            "relay: this migration is in the ledger of this machine; `relay status`, `cancel` and"
+            " the others ask the server of RELAY_URL: unset it for them",
+            sys.stderr,
+        )
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
     with importing():

@@ -137,6 +137,15 @@ def test_a_finished_command_runs_again(clouds: Terminal, tmp_path: Path) -> None
     assert clouds.query("SELECT count(*) FROM migrations") == 3  # the unverified one was resumed
 
 
+def test_a_command_says_that_the_others_ask_a_server(clouds: Terminal, tmp_path: Path) -> None:
+    """Its table names `relay retry 1` and others: the server's migration 1 is another one."""
+    (tmp_path / "from").write_bytes(DATA)
+    words, url = ("migrate", str(tmp_path / "from"), str(tmp_path / "to")), "http://127.0.0.1:1"
+    assert "RELAY_URL" in clouds.run(*words, RELAY_URL=url)[2]
+    assert "RELAY_URL" not in clouds.run(*words)[2]
+    assert clouds.run(*words, "-q", RELAY_URL=url) == (0, "", "")
+
+
 def test_a_paused_migration_says_so(
     seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
 ) -> None:
