@@ -212,14 +212,9 @@ class Wire:
         an answer to HEAD. Such an answer announces fewer bytes than HEAD did, and is discarded. An
         answer of the length that HEAD announced is the right one."""
         doubt, head = response.body.connection.doubt, response.head
-        spans = any(name.lower() == "range" for name, _ in request.fields)
-        if (
-            doubt is None
-            or doubt.length is None
-            or request.method != "GET"
-            or spans
-            or head.status != 200
-        ):
+        if doubt is None or doubt.length is None or request.method != "GET" or head.status != 200:
+            return False
+        if any(name.lower() == "range" for name, _ in request.fields):
             return False
         if head.length == doubt.length:
             self.pool.trust(request.origin)
@@ -230,8 +225,9 @@ class Wire:
     def expects(self, request: Request) -> bool:
         """Return whether the request should send `Expect` first: not if the destination lately
         ignored one."""
-        silent = self._ignores_expect.get(request.origin, -1e9)
-        return request.expect and monotonic() - silent > 300
+        if not request.expect:
+            return False
+        return monotonic() - self._ignores_expect.get(request.origin, -1e9) > 300
 
     def note_ignores_expect(self, origin: Origin) -> None:
         """Remember that this origin answers no Expect."""
