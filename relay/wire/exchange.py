@@ -30,7 +30,7 @@ from relay.transfer_limits import Limits
 from relay.wire.body import Body
 from relay.wire.capabilities import CapabilityCache
 from relay.wire.dial import Pool
-from relay.wire.http1 import Fields, Head, framing_of, request_head
+from relay.wire.http1 import Fields, Head, framing_of, lower_names, request_head
 from relay.wire.pump import BodyWriter, pump
 from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import ReuseDoubt, Stream
@@ -314,7 +314,7 @@ class _Exchange:
 
     def _fields(self, expect: bool) -> list[tuple[str, str]]:
         request = self.request
-        own = {name.lower() for name, _ in request.fields}
+        own = lower_names(request.fields)
         fields = [("Host", request.host)]
         fields += [pair for name, pair in _ALWAYS.items() if name not in own]
         fields += request.fields

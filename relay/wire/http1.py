@@ -56,8 +56,7 @@ class Head:
     def __post_init__(self) -> None:
         """Put the fields in order."""
         found: dict[str, str] = {}
-        for name, value in self.fields:
-            key = name.lower()
+        for key, (_, value) in zip(lower_names(self.fields), self.fields, strict=False):
             found[key] = f"{found[key]}, {value}" if key in found else value
         object.__setattr__(self, "by_name", found)
 
@@ -87,6 +86,12 @@ class Head:
         return None if text is None else int(text)
 
 
+def lower_names(fields: Fields) -> list[str]:
+    """Return the names of fields in lower case, in order; `[""]` without fields. (All at once takes
+    a quarter of the time of one after the other. No name contains a line end.)"""
+    return "\n".join([name for name, _ in fields]).lower().split("\n")
+
+
 def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """Write a request's head. Raises ValueError for anything that could end a line: that is a bug,
     or an attack."""
@@ -103,13 +108,24 @@ class _Collector:
 
     def __init__(self) -> None:
         self.reason = b""
-        self.fields: list[tuple[str, str]] = []
+        self._lines: list[bytes] = []
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.decode("ascii"), value.decode("latin-1").strip(" \t")))
+        self._lines += (name, value)
+
+    def fields(self) -> Fields:
+        """Return the fields, all decoded at once; httptools refuses a name that is not ASCII.
+        Raises ValueError."""
+        if not self._lines:
+            return ()
+        texts = b"\n".join(self._lines).decode("latin-1").split("\n")
+        if len(texts) != len(self._lines):
+            raise ValueError("a field has a line end in it")
+        values = [value.strip(" \t") for value in texts[1::2]]
+        return tuple(zip(texts[::2], values, strict=True))
 
 
 def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | None:
@@ -144,11 +160,12 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
     parser = httptools.HttpResponseParser(collector)
     try:
         parser.feed_data(data)
+        fields = collector.fields()
     except httptools.HttpParserUpgrade:
         raise ProtocolViolation("the store switched protocols (101) unasked", side=side) from None
-    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+    except (httptools.HttpParserError, ValueError) as error:
         raise ProtocolViolation(f"the answer's head is malformed: {error}", side=side) from None
-    if len(collector.fields) > limits.head_fields:
+    if len(fields) > limits.head_fields:
         raise ProtocolViolation(
             f"the answer has more than {limits.head_fields} header fields", side=side
         )
@@ -156,7 +173,7 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
         parser.get_status_code(),
         collector.reason.decode("latin-1"),
         parser.get_http_version(),
-        tuple(collector.fields),
+        fields,
     )
     if head.status == 101 or head.version not in ("1.0", "1.1"):
         raise ProtocolViolation(
