@@ -61,7 +61,7 @@ class HttpHeads:
 
 def metadata_with_time(head: Head) -> Fields:
     """Return the metadata in a head, with the object's time of modification."""
-    found = metadata_of_head(head.by_name.get, head.fields)
+    found = metadata_of_head(head)
     changed = http_date(head.get("last-modified"))
     seconds = changed.timestamp() if changed else -1
     return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found

@@ -17,7 +17,7 @@ from typing import Final
 
 from relay.errors import MetadataUnkept
 from relay.location import Location
-from relay.wire.http1 import Fields
+from relay.wire.http1 import Fields, Head
 
 MTIME: Final = "mtime"
 """The object's time of modification: seconds since 1970, with a fraction if that is known. Each
@@ -39,6 +39,8 @@ USER: Final = "x-amz-meta-"
 USER_PREFIXES: Final = (USER, "x-goog-meta-", "x-ms-meta-")
 """The same prefix at all stores that are read by signed URLs (cloud.google.com, "Object metadata",
 learn.microsoft.com, "Setting and retrieving properties and metadata")."""
+_INFIX: Final = "-meta-"
+"""Part of all these prefixes. Most answers have no such field."""
 TAGGING: Final = "x-amz-tagging"
 CARRIED: Final = (
     "content-type",
@@ -57,26 +59,33 @@ _NAMED: Final = 20
 """Maximum number of names in a note."""
 
 
-def metadata_of_head(get: Callable[[str], str | None], fields: Fields) -> Fields:
-    """Return the object's metadata in an answer's head. `get` returns one field, with repeated
-    fields joined; `fields` are all of them.
-
-    Empty fields are ignored, except for user metadata."""
+def metadata_of_head(head: Head) -> Fields:
+    """Return the object's metadata in an answer's head. Empty fields are ignored, except for user
+    metadata."""
     found: list[tuple[str, str]] = []
     for name, title in _TITLES:
-        value = get(name)
+        if name not in head.by_name:
+            continue
+        value: str | None = head.by_name[name]
         if value and name == "content-encoding":
             value = _coding(value)
         if value:
             found.append((title, value))
+    if [name for name in head.by_name if _INFIX in name]:
+        found += _user_metadata(head.fields)
+    return tuple(found)
+
+
+def _user_metadata(fields: Fields) -> Fields:
+    """Return the user metadata among fields under S3's names. Fields that become one keep all
+    values."""
     users: dict[str, tuple[str, list[str]]] = {}
     for name, value in fields:
         key = name.lower()
         if key.startswith(USER_PREFIXES):
             rest = len(next(one for one in USER_PREFIXES if key.startswith(one)))
             users.setdefault(key[rest:], (USER + name[rest:], []))[1].append(value)
-    found += [(name, ", ".join(values)) for name, values in users.values()]
-    return tuple(found)
+    return tuple((name, ", ".join(values)) for name, values in users.values())
 
 
 def _coding(value: str) -> str | None:
