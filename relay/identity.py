@@ -50,7 +50,7 @@ def same_object(one: Location, other: Location) -> bool:
 
 def _same_bytes(one: str, other: str) -> bool:
     """Return whether two paths are the same once they are decoded."""
-    if one.isascii() and other.isascii() and "%" not in one and "%" not in other:
+    if "%" not in one and "%" not in other:
         return one == other
     return unquote_to_bytes(one) == unquote_to_bytes(other)
 

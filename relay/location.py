@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -105,26 +105,23 @@ class Location:
     headers: Headers = ()
     account: Account | None = None
     """None for a plain HTTP server."""
+    origin: Origin = field(init=False, compare=False)
+    """The scheme, host and port."""
+    path: str = field(init=False, compare=False)
+    """The target up to its '?', as given."""
+    store: str = field(init=False, compare=False)
+    """The name of its store."""
 
-    @property
-    def store(self) -> str:
-        """The name of its store."""
-        return self.account.store if self.account else "http"
-
-    @property
-    def origin(self) -> Origin:
-        """The scheme, host and port."""
-        return Origin(self.scheme, self.host, self.port)
+    def __post_init__(self) -> None:
+        """Derive what every object needs a dozen times."""
+        object.__setattr__(self, "origin", Origin(self.scheme, self.host, self.port))
+        object.__setattr__(self, "path", self.target.partition("?")[0])
+        object.__setattr__(self, "store", self.account.store if self.account else "http")
 
     @property
     def url(self) -> str:
         """The whole URL. SECRET: never in a log, an error or an answer."""
         return f"{self.origin}{self.target}"
-
-    @property
-    def path(self) -> str:
-        """The target up to its '?', as given."""
-        return self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
