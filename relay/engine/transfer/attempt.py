@@ -172,10 +172,11 @@ class Attempt:
 
     def _refuse_itself(self, found: ObjectInfo | None) -> None:
         """Raise SameObject if the place is the source itself, or the target of a redirect of it."""
-        source, place = self._context.plan.source, self._target.place
-        redirected = source if found is None else found.location
-        if same_object(source, place) or (
-            redirected is not source and same_object(redirected, place)
+        plan, place = self._context.plan, self._target.place
+        answered = plan.source if found is None else found.location
+        # The plan has compared its own two locations.
+        if (place is not plan.destination and same_object(plan.source, place)) or (
+            answered is not plan.source and same_object(answered, place)
         ):
             raise SameObject(f"{place} is both source and destination")
 
