@@ -19,6 +19,12 @@ class Target:
 
     destination: Destination
     place: Location
+    is_folder: bool
+    """True if the place ends in '/': then it needs an object's name."""
+    if_exists: IfExists
+    """What to do with an existing object at the place."""
+    if_absent: bool
+    """True if an existing object must not be overwritten."""
     publishes_atomically: bool
     """True if an upload that breaks off is never visible at the destination."""
     before: PriorState | None
@@ -34,30 +40,23 @@ class Target:
         context = self._context
         self.destination = context.stores.destination(context.plan.destination, context.meter)
         self.publishes_atomically = self.destination.publishes_atomically(context.needs_digest)
-        self.place, self.before = context.plan.destination, None
-        self._shows_unproved = None
+        self._set_place(context.plan.destination)
+        self.before = None
 
     def name_after(self, found: ObjectInfo) -> None:
         """Complete a place that ends in '/' with the source's name. Raises InvalidURL where it has
         no safe name."""
-        source = self._context.plan.source
-        self.place = name_after_source(self.place, source, found.disposition, found.location)
+        if self.is_folder:
+            source = self._context.plan.source
+            named = name_after_source(self.place, source, found.disposition, found.location)
+            self._set_place(named)
+
+    def _set_place(self, place: Location) -> None:
+        """Set the place, and what follows from it."""
+        self.place, self.is_folder = place, place.path.endswith("/")
+        self.if_exists = self._context.plan.if_exists_at(place)
+        self.if_absent = self.if_exists.only_if_absent
         self._shows_unproved = None
-
-    @property
-    def if_exists(self) -> IfExists:
-        """What to do with an existing object at the place."""
-        return self._context.plan.if_exists_at(self.place)
-
-    @property
-    def if_absent(self) -> bool:
-        """True if an existing object must not be overwritten."""
-        return self.if_exists.only_if_absent
-
-    @property
-    def is_folder(self) -> bool:
-        """True if the place ends in '/': then it needs an object's name."""
-        return self.place.path.endswith("/")
 
     @property
     def part_limits(self) -> PartLimits | None:
