@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -356,7 +357,7 @@ class Throttle:
         if gate is None:
             return lambda: None
         gate.enter(who, look, tick_seconds)
-        return lambda: gate.leave(who)
+        return partial(gate.leave, who)
 
 
 def throttle_of(bounds: Bounds) -> Throttle | None:

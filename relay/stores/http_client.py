@@ -103,9 +103,12 @@ class HttpClient:
         # slot of the store's limit.
         leave = throttle.enter(self.side, self.meter, self.meter.check, self.meter.tick_seconds)
         try:
-            return self._exchange(request)
-        finally:
+            response = self._exchange(request)
+        except BaseException:
             leave()
+            raise
+        response.body.on_close(leave)  # a request is under way until its answer was read
+        return response
 
     def _exchange(self, request: Request) -> Response:
         """Do the exchange when the concurrency limit of this side of the store permits it."""

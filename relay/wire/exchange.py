@@ -146,19 +146,6 @@ class Wire:
             raise ValueError("a body can be sent once")
         if isinstance(request.body, Body):
             request.body.await_end()
-        meter = request.meter
-        if meter.throttle is None:
-            return self._exchange_retrying(request)
-        leave = meter.throttle.enter(request.side, meter, meter.check, meter.tick_seconds)
-        try:
-            response = self._exchange_retrying(request)
-        except BaseException:
-            leave()
-            raise
-        response.body.on_close(leave)  # a request is under way until its answer was read
-        return response
-
-    def _exchange_retrying(self, request: Request) -> Response:
         response = self._attempt(request, fresh=False)
         if response is None or self._may_be_another(request, response):
             first = response

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from relay.errors import Cancelled, ConnectFailed, Stalled
 from relay.location import parse_location
 from relay.stores.http import HttpStore
+from relay.stores.http_client import HttpClient
 from relay.throttle import (
     BURST_SECONDS,
     Bounds,
@@ -22,7 +23,7 @@ from relay.throttle import (
 )
 from relay.transfer_limits import Limits
 from relay.wire.body import Body
-from relay.wire.exchange import Request, Response, Wire
+from relay.wire.exchange import Response, Wire
 from relay.wire.pump import YieldTimer
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
@@ -292,11 +293,8 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
     throttle.allow(Bounds(connections=1))
 
     def ask(peer: Peer, meter: Watchdog) -> Response:
-        place = parse_location(peer.url())
         meter.throttle = throttle
-        return wire.exchange(
-            Request("GET", place.origin, place.host_header, place.target, "source", meter)
-        )
+        return HttpClient(wire, "source", meter).send("GET", parse_location(peer.url()), ())
 
     with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
         first = ask(peer, Watchdog(QUICK))
@@ -338,9 +336,7 @@ def test_a_failed_request_releases_its_permit(wire: Wire) -> None:
     meter.throttle = throttle = Throttle()
     place = parse_location("http://127.0.0.1:1/nobody")
     with pytest.raises(ConnectFailed):
-        wire.exchange(
-            Request("GET", place.origin, place.host_header, place.target, "source", meter)
-        )
+        HttpClient(wire, "source", meter).send("GET", place, ())
     assert throttle.gates["source"].under_way == 0
 
 
