@@ -7,11 +7,11 @@ what a transfer is."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from time import monotonic
+from types import TracebackType
 from typing import Final
 
 import gevent
@@ -35,30 +35,30 @@ class Slots:
         self.held = 0
         self.waiting = 0
 
-    @contextmanager
-    def slot(
-        self, admitted: bool = False, tick: Callable[[], None] = lambda: None
-    ) -> Iterator[None]:
-        """Hold one slot. Raises Overloaded if the queue is full or the wait too long; no slot is
-        held then.
+    def slot(self, admitted: bool = False, tick: Callable[[], None] = lambda: None) -> HeldSlot:
+        """Hold one slot for the time of a `with` block. Entering it raises Overloaded if the queue
+        is full or the wait too long; no slot is held then.
 
         With `admitted`, for a transfer that held a slot before, neither limit applies. `tick` is
         called at least once a second while it waits, and may raise."""
-        self._acquire(admitted, tick)
-        self.held += 1
-        try:
-            yield
-        finally:
-            self.held -= 1
-            self._semaphore.release()
+        return HeldSlot(self, admitted, tick)
 
-    def _acquire(self, admitted: bool, tick: Callable[[], None]) -> None:
+    def acquire(self, admitted: bool, tick: Callable[[], None]) -> None:
+        """Take a slot; arguments and errors as those of `slot`."""
         if self.waiting:
             # A slot that this greenlet has just released is for the first one that waits, which
             # takes it once the hub runs.
             gevent.sleep(0)
-        if self._semaphore.acquire(blocking=False):
-            return
+        if not self._semaphore.acquire(blocking=False):
+            self._wait(admitted, tick)
+        self.held += 1
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.held -= 1
+        self._semaphore.release()
+
+    def _wait(self, admitted: bool, tick: Callable[[], None]) -> None:
         if self.waiting >= self._waiters and not admitted:
             raise Overloaded(
                 f"{self._slots} transfers run and {self.waiting} wait; the queue is full",
@@ -75,6 +75,29 @@ class Slots:
                     )
         finally:
             self.waiting -= 1
+
+
+class HeldSlot:
+    """A slot for the time of a `with` block. (A generator would do, at twice the cost, for each
+    object.)"""
+
+    __slots__ = ("_admitted", "_slots", "_tick")
+
+    def __init__(self, slots: Slots, admitted: bool, tick: Callable[[], None]) -> None:
+        self._slots, self._admitted, self._tick = slots, admitted, tick
+
+    def __enter__(self) -> None:
+        """Take it."""
+        self._slots.acquire(self._admitted, self._tick)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back."""
+        self._slots.release()
 
 
 HOLD_CEILING = 60.0
