@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from relay.errors import ConfigError
 from relay.stores.metadata import squeeze_blanks
-from relay.wire.http1 import Fields
+from relay.wire.http1 import Fields, lower_names
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
@@ -32,6 +32,7 @@ SKEW = timedelta(minutes=1)
 RENEW_SECONDS: Final = 60.0
 """Time after a renewal in which the settings are not read again."""
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_SECOND: Final = timedelta(seconds=1)
 
 
 _SENT: Final = re.compile(r"[!-~]+")
@@ -95,7 +96,7 @@ class Signer:
         self.region, self._service = region, service
         self._keys = _Keys(credentials, clock, reread)
         self._moves = 0
-        self._derived: tuple[tuple[str, str, str], hmac.HMAC] | None = None
+        self._derived: tuple[tuple[str, str, str], bytes] | None = None
         self._stamped: tuple[datetime, str] | None = None
 
     def in_region(self, region: str) -> Signer:
@@ -164,13 +165,13 @@ class Signer:
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
+        # Our own fields have lower-case names, and values without blanks.
+        given = zip(lower_names(fields), fields, strict=False)
+        named = [(key, squeeze_blanks(text)) for key, (_, text) in given if key[:6] == "x-amz-"]
         signed: dict[str, str] = {}
-        for name, value in (*fields, *own):
-            key = name.lower()
-            if key.startswith("x-amz-"):
-                text = squeeze_blanks(value)
-                # A repeated field is signed as a server joins it.
-                signed[key] = f"{signed[key]},{text}" if key in signed else text
+        for key, text in (*named, *own):
+            # A repeated field is signed as a server joins it.
+            signed[key] = f"{signed[key]},{text}" if key in signed else text
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
@@ -186,30 +187,32 @@ class Signer:
         ]
         scope = f"{stamp[:8]}/{region}/{self._service}/aws4_request"
         digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
-        signing = self._keyed(credentials.secret, stamp[:8], region)
-        signing.update(f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}".encode())
+        signing_key = self._key(credentials.secret, stamp[:8], region)
+        signature = hmac.digest(
+            signing_key, f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}".encode(), "sha256"
+        )
         signed_by = (
             f"Credential={credentials.key_id}/{scope}, SignedHeaders={names},"
-            f" Signature={signing.hexdigest()}"
+            f" Signature={signature.hex()}"
         )
         return (*own, ("Authorization", f"{_ALGORITHM} {signed_by}"))
 
     def _stamp_of(self, now: datetime) -> str:
         """Return a time in the format of a signature. Cached for a second: formatting costs as much
         as the signature itself."""
-        second = now.replace(microsecond=0)
-        if self._stamped is None or self._stamped[0] != second:
+        if self._stamped is None or not self._stamped[0] <= now < self._stamped[0] + _SECOND:
+            second = now.replace(microsecond=0)
             self._stamped = (second, second.strftime("%Y%m%dT%H%M%SZ"))
         return self._stamped[1]
 
-    def _keyed(self, secret: str, day: str, region: str) -> hmac.HMAC:
-        """Return a new HMAC with the signing key. The key is derived once a day."""
+    def _key(self, secret: str, day: str, region: str) -> bytes:
+        """Return the signing key. It is derived once a day."""
         if self._derived is None or self._derived[0] != (secret, day, region):
             key = f"AWS4{secret}".encode()
             for step in (day, region, self._service, "aws4_request"):
                 key = hmac.digest(key, step.encode(), "sha256")
-            self._derived = ((secret, day, region), hmac.new(key, digestmod="sha256"))
-        return self._derived[1].copy()
+            self._derived = ((secret, day, region), key)
+        return self._derived[1]
 
 
 class _Keys:
