@@ -72,7 +72,9 @@ def strong_tag(text: str | None) -> str | None:
     """Return an ETag or version id that can be sent back to the store, or None if it is missing,
     too long, or has characters that a field may not have. It is never shortened: that would name
     another version."""
-    text = text.strip() if text else ""
+    if not text:
+        return None
+    text = text.strip()
     if not 0 < len(text) <= TAG_CHARACTERS or not text.isprintable():
         return None
     return text if text.isascii() or max(text) <= "\xff" else None

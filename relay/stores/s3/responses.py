@@ -43,15 +43,15 @@ def parse_document(text: str) -> Element | None:
 def checksums(head: Head) -> Digests:
     """Return the digests of the whole object in an answer's head. A checksum of the parts'
     checksums ("…-3", COMPOSITE) is not one."""
-    if head.by_name.get("x-amz-checksum-type", "").upper() == "COMPOSITE":
+    reported = head.by_name
+    if "x-amz-checksum-type" in reported and reported["x-amz-checksum-type"].upper() == "COMPOSITE":
         return {}
     found: dict[str, bytes] = {}
     for theirs, ours in _OURS.items():
-        text = head.by_name.get(theirs)
-        if text is None:
+        if theirs not in reported:
             continue
         try:
-            value = base64.b64decode(text, validate=True)
+            value = base64.b64decode(reported[theirs], validate=True)
         except ValueError:
             continue
         if len(value) == ALGORITHMS[ours].width:

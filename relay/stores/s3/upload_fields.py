@@ -36,7 +36,6 @@ from relay.wire.http1 import Fields
 
 _HELD: Final = frozenset({*CARRIED, *SYSTEM, TAGGING})
 """Fields that S3 keeps besides user metadata."""
-_UNLIMITED: Final = 1 << 62
 
 
 class UploadFields:
@@ -96,7 +95,7 @@ class UploadFields:
         quirks = self._client.quirks(location)
         own = {name.lower() for name, _ in location.headers}
         encodes, small = quirks.has(ENCODES), self._is_small(location)
-        room = METADATA_BYTES - metadata_bytes(location.headers) if small else _UNLIMITED
+        room = METADATA_BYTES - metadata_bytes(location.headers) if small else 0
         held: list[tuple[str, str]] = []
         large: list[str] = []
         named = {name.lower(): (name, value) for name, value in metadata}
@@ -108,11 +107,12 @@ class UploadFields:
             if key in own or not _is_held(key):
                 continue
             pair = (name, encode_value(value) if encodes else value)
-            size = metadata_bytes((pair,))
-            if small and size > room and size:
-                large.append(name)
-                continue
-            room -= size
+            if small:
+                size = metadata_bytes((pair,))
+                if size > room and size:
+                    large.append(name)
+                    continue
+                room -= size
             held.append(pair)
         return tuple(held), large
 
