@@ -318,16 +318,16 @@ class SourceReader:
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
         """Keep the digests of a whole read of this version. Raises SourceUnstable if an earlier
         read of the same version had other digests."""
-        etag = opened.version.strong_etag
-        if not body.complete or etag is None or not body.digests:
+        etag, digests = opened.version.strong_etag, body.digests
+        if not body.complete or etag is None or not digests:
             return
         if self._earlier_read is not None and self._earlier_read[0] == etag:
-            _, differing = compare(self._earlier_read[1], body.digests)
+            _, differing = compare(self._earlier_read[1], digests)
             if differing:
                 raise SourceUnstable(
                     f"two reads of {opened.location} returned different bytes under the ETag {etag}"
                 )
-        self._earlier_read = (etag, body.digests)
+        self._earlier_read = (etag, digests)
 
 
 def _folder_error(place: Location) -> Rejected:

@@ -51,17 +51,11 @@ class S3Store:
     def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
         self._client = client = S3Client(wire, side, meter)
         self._objects, self._listing = S3Objects(client), S3Listing(client)
-        self._keys = ExactKeys(client, self._objects, self._listing)
+        self._keys = keys = ExactKeys(client, self._objects, self._listing)
+        self._fields = fields = UploadFields(client)
+        self._single = SingleUploads(client, fields, self._objects, keys)
 
     # The rest is made when it is used: most objects are small, and each has two stores of its own.
-
-    @cached_property
-    def _fields(self) -> UploadFields:
-        return UploadFields(self._client)
-
-    @cached_property
-    def _single(self) -> SingleUploads:
-        return SingleUploads(self._client, self._fields, self._objects, self._keys)
 
     @cached_property
     def _uploads(self) -> UploadListing:
