@@ -37,6 +37,11 @@ class PrefetchSizer:
     clock: Callable[[], float] = monotonic
     rate: float = 0.0
     seconds: float = 0.0
+    ahead: int = 0
+    """The number of claims to hold besides the running ones, which last until the poll after the
+    next is over."""
+    low: int = 0
+    """The number of queued claims at which the next poll is due: they just last for it."""
     _turned: float | None = None
 
     def note_poll(self, ended: int, began: float) -> None:
@@ -47,14 +52,6 @@ class PrefetchSizer:
         weight = 1.0 - exp(-since / MEMORY_SECONDS) if self.rate else 1.0
         self.rate += weight * (ended / max(since, GATHER_SECONDS) - self.rate)
         self.seconds += weight * (now - began - self.seconds)
-
-    @property
-    def ahead(self) -> int:
-        """The number of claims to hold besides the running ones, which last until the poll after
-        the next is over."""
-        return min(ceil(self.rate * (LONGEST_SECONDS + 3 * self.seconds)), AHEAD * self.slots)
-
-    @property
-    def low(self) -> int:
-        """The number of queued claims at which the next poll is due: they just last for it."""
-        return min(ceil(self.rate * 2 * self.seconds), self.ahead // 2)
+        lasting = ceil(self.rate * (LONGEST_SECONDS + 3 * self.seconds))
+        self.ahead = min(lasting, AHEAD * self.slots)
+        self.low = min(ceil(self.rate * 2 * self.seconds), self.ahead // 2)
