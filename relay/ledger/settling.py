@@ -38,6 +38,7 @@ from relay.ledger.states import (
 from relay.ledger.unproved import adopt, find_unproved_skips
 from relay.ledger.workers import WorkerId
 
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
 MANY: Final = 10
 """Maximum number of earlier claims whose leftovers are searched for at a destination. With more,
 the ledger records the claims that have left nothing."""
@@ -175,7 +176,7 @@ def _end_of(
         changes.count_resent_bytes(claim.migration_id, end.resent)
         ending.rows.append(_settled_columns(end, who, state, size, now, row.before))
         if end.receipt is not None:
-            ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
+            ending.receipts[claim.id] = _COMPACT.encode(end.receipt)
         elif row.level is not None:
             ending.outdated.append(claim.id)
         if row.begun is not None:
@@ -212,7 +213,7 @@ def _settled_columns(
         "more_resent": end.resent,
         "new_seconds": end.seconds,
         "new_level": end.level,
-        "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
+        "new_error": None if end.error is None else _COMPACT.encode(end.error),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": now,
         "new_lapses": _lapses(end, state),

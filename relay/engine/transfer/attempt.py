@@ -117,6 +117,9 @@ class Attempt:
         found = self._found
         if found is None or self._target.before is None:
             return None
+        size, limits = found.version.size, self._context.limits
+        if size is None or size < limits.parted_bytes:
+            return None  # whatever the destination's limits are
         if not self._context.is_multipart(found, self._target.part_limits):
             return None
         self._check.prepare_upload()
