@@ -241,7 +241,8 @@ class Pool:
             usable = (
                 not stream.closed and age < self._limits.idle_seconds and not _has_spoken(stream)
             )
-            self._observe(origin, stream, usable, age)
+            if stream.doubt is not None:
+                self._observe(origin, stream, usable, age)
             if usable:
                 stream.side = side
                 return stream, True
@@ -277,12 +278,10 @@ class Pool:
         self._learn(self._quiet_origins, origin)
 
     def _observe(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
-        """Learn from a connection that was idle for `age` seconds whether its origin sends bytes
-        behind its answers to HEAD.
+        """Learn from a connection in doubt that was idle for `age` seconds whether its origin sends
+        bytes behind its answers to HEAD.
 
         Bytes that come much later announce that the server closes the connection."""
-        if stream.doubt is None:
-            return
         if not quiet and not stream.closed and age < LATE_SECONDS and _has_bytes(stream):
             self._learn(self._chatty_origins, origin)
         elif quiet and (age >= QUIET_SECONDS or origin in self._quiet_origins):
@@ -301,15 +300,11 @@ class Pool:
         moment, however many others are opened meanwhile."""
         idle = self._by_origin.get(origin, [])
         trusted = origin in self._quiet_origins and origin not in self._chatty_origins
-        now = monotonic()
         for stream in chain(islice(reversed(idle), LOOKED_AT), idle[:1]):
             doubt = stream.doubt
-            if (
-                trusted
-                or doubt is None
-                or doubt.target == target
-                or now - self._idle[stream].since >= QUIET_SECONDS
-            ):
+            if trusted or doubt is None or doubt.target == target:
+                return stream
+            if monotonic() - self._idle[stream].since >= QUIET_SECONDS:
                 return stream
         return None
 

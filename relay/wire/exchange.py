@@ -294,7 +294,7 @@ class _Exchange:
             data = data[sent:]
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
                 self.meter.check()
-            if self.meter.clock() > deadline:
+            if (data or not sent) and self.meter.clock() > deadline:
                 raise StoreTimeout(
                     "the request's head could not be sent in time", side=request.side
                 )
