@@ -204,7 +204,7 @@ def _copy(body: Body, outlet: BodyWriter) -> bool:
             outlet.waited = False
             if count and not outlet.write(view[:count], last=body.remaining == 0):
                 return False
-        if count == 0:
+        if body.complete:
             return True
         if count is None:
             outlet.stream.flush_now()

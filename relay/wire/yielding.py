@@ -36,8 +36,9 @@ class YieldTimer:
 
     def __init__(self, meter: Watchdog) -> None:
         self.meter = meter
-        self._yield_at = monotonic() + meter.limits.yield_seconds
-        self._tick_at = monotonic() + meter.tick_seconds
+        now = monotonic()
+        self._yield_at = now + meter.limits.yield_seconds
+        self._tick_at = now + meter.tick_seconds
 
     def step(self, stream: Stream) -> None:
         """Call once a piece. Yields to the hub, and ticks, when it is time. Raises what the meter
@@ -73,5 +74,6 @@ class YieldTimer:
 
     def note_spent(self, granted: int, count: int | None) -> None:
         """Note how many of the `allowed` bytes came (None: none yet)."""
-        if self.meter.throttle is not None:
-            self.meter.throttle.bucket.put_back(granted - (count or 0))
+        throttle = self.meter.throttle
+        if throttle is not None and throttle.bucket.rate is not None:
+            throttle.bucket.put_back(granted - (count or 0))
