@@ -32,22 +32,24 @@ class Buffers:
         A larger one will do: the kernel clears the pages of a new buffer one by one, which costs
         more than the copy itself."""
         rounded = 1 << (size - 1).bit_length()
-        fitting: int | None = rounded
-        if not self._free.get(rounded):
-            fitting = min(
-                (kept for kept, free in self._free.items() if kept >= rounded and free),
-                default=None,
-            )
-        if fitting is None:
+        free = self._free.get(rounded) or self._larger(rounded)
+        if not free:
             return memoryview(bytearray(rounded))
-        self._kept -= fitting
-        return self._free[fitting].pop()
+        found = free.pop()
+        self._kept -= len(found)
+        return found
+
+    def _larger(self, size: int) -> list[memoryview]:
+        """Return the free buffers of the smallest size above `size` that has some, else none."""
+        sizes = [kept for kept, free in self._free.items() if kept > size and free]
+        return self._free[min(sizes)] if sizes else []
 
     def give(self, view: memoryview) -> None:
         """Take a whole buffer back, for the next borrower if there is room."""
-        if self._kept + len(view) <= self._kept_bytes:
-            self._free.setdefault(len(view), []).append(view)
-            self._kept += len(view)
+        size = len(view)
+        if self._kept + size <= self._kept_bytes:
+            self._free.setdefault(size, []).append(view)
+            self._kept += size
 
 
 class Loan:
