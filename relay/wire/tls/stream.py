@@ -39,6 +39,8 @@ class TlsStream(Stream):
         super().__init__(sock, side)
         self._tls = session
         self._cipher = memoryview(b"")
+        self._is_drained = False
+        """Whether the last piece of cipher text was all that the socket had."""
         self._is_remembered = False
 
     def handshake(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
@@ -102,12 +104,14 @@ class TlsStream(Stream):
         return done or None
 
     def _pull_for(self, done: int) -> bool:
-        """Pull, and return whether reading may continue. A broken connection can wait while `done`
-        bytes are in hand.
+        """Pull, and return whether reading may continue. With `done` bytes in hand an empty socket
+        is not read again, and a broken connection can wait.
 
         So can what TLS itself has to say, such as the answer to a key update (RFC 8446 section
         4.6.3). But if nothing has come, the peer may be waiting for it: for our part of another
         handshake of TLS 1.2."""
+        if done and self._is_drained:
+            return False
         try:
             if self._pull() is not None:
                 return True
@@ -134,6 +138,7 @@ class TlsStream(Stream):
         if not count:
             self._tls.feed_end()
             return False
+        self._is_drained = count < PIECE_BYTES
         self._tls.feed(piece, count)
         return True
 
@@ -159,20 +164,33 @@ class TlsStream(Stream):
     def write_now(self, view: memoryview, more: bool = False) -> int:
         """As Stream's. Takes at most one piece, and nothing while an earlier one waits; with
         `more`, a short piece is encrypted now and sent with the next."""
-        if (self._cipher or self._tls.unsent() > HELD_BYTES) and not self.flush_now():
+        if not self._has_room():
             return 0
-        try:
-            count = self._tls.write(view[:PIECE_BYTES])
-        except Broken as error:
-            raise ConnectionLost(f"the connection broke ({error})", side=self.side) from None
+        count = self._encrypt(view[:PIECE_BYTES])
         if not (more and self._tls.unsent() <= HELD_BYTES):
             self.flush_now()
         return count
 
     def write_both(self, view: memoryview, tail: bytes) -> int:
-        """As Stream's. Takes bytes of the first piece only; once that is encrypted, the second is
-        sent along."""
-        return self.write_now(view, more=True) if view else 0
+        """As Stream's. If the first piece is encrypted whole, both are sent with one call."""
+        if not self._has_room():
+            return 0
+        count = self._encrypt(view[:PIECE_BYTES]) if view else 0
+        if tail and count == len(view):
+            count += self._encrypt(memoryview(tail))
+        self.flush_now()
+        return count
+
+    def _has_room(self) -> bool:
+        """Return whether more may be encrypted: no cipher text waits but a short piece."""
+        return not (self._cipher or self._tls.unsent() > HELD_BYTES) or self.flush_now()
+
+    def _encrypt(self, view: memoryview) -> int:
+        """Encrypt a piece, and return how many of its bytes were taken. Raises ConnectionLost."""
+        try:
+            return self._tls.write(view)
+        except Broken as error:
+            raise ConnectionLost(f"the connection broke ({error})", side=self.side) from None
 
     @property
     def unsent(self) -> bool:
