@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from relay.digest import Digests, compare
 from relay.errors import (
     Leftover,
     LengthRequired,
@@ -148,6 +149,18 @@ class HttpClient:
             return True
         finally:
             body.close()
+
+    def trust_proved(
+        self, response: Response, location: Location, ours: Digests, theirs: Digests
+    ) -> None:
+        """Learn from the answer to an upload whose bytes had the digests `ours`. If it reports one
+        of them, it is the answer to this very request, and not a body that came late behind an
+        answer to HEAD: its server sends none, so its connections need not be quiet first."""
+        if response.body.connection.doubt is None:
+            return
+        agreeing, differing = compare(ours, theirs)
+        if agreeing is not None and not differing:
+            self.wire.pool.trust(location.origin)
 
     # -- refusals
 

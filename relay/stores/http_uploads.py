@@ -51,7 +51,9 @@ def put_object(
     response = client.send(method, location, fields, body, client.expects_continue(body))
     if response.head.status not in STORED:
         raise client.refusal(response, method, location)
-    return _read_upload(client, response, method, location)
+    stored = _read_upload(client, response, method, location)
+    client.trust_proved(response, location, body.digests, stored.digests)
+    return stored
 
 
 def delete_object(client: HttpClient, location: Location, version: Version) -> None:

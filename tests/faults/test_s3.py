@@ -226,6 +226,18 @@ def test_a_clock_that_is_set_back_delays_no_renewal(monkeypatch: pytest.MonkeyPa
     assert len(asked) == 2
 
 
+def test_a_digest_in_an_answer_ends_the_doubt_about_head(engine: Engine, source: Spawned) -> None:
+    """The second object uses the connection of the first, though HEAD announced a body there."""
+    absent = b"HTTP/1.1 404 X\r\nContent-Length: 11\r\n\r\n"
+    bucket = Bucket(sums=True, answers={"head": [absent] * 4})
+    with Peer(many(bucket)) as peer:
+        for key in "abcd":
+            there = place(peer).with_target(f"/bucket/{key}")
+            engine.migrate(source.url("/objects/a?size=1000"), there, if_exists="changed")
+        assert peer.connections == 1
+    assert bucket.asked == ["head", "put"] * 4
+
+
 def test_f54_a_store_without_checksums_is_read_back(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"begin whole": [refusal(400, "InvalidArgument")]})
     with Peer(many(bucket)) as peer:

@@ -51,7 +51,9 @@ class SingleUploads:
         response = client.send("PUT", location, fields, body, expects, wrapping)
         if response.head.status != 200:
             raise upload_refusal(client, response, "PUT", location, fields, wrapping, metadata)
-        stored = read_upload(client, response, location, body.digests.get("md5"))
+        digests = body.digests
+        stored = read_upload(client, response, location, digests.get("md5"))
+        client.http.trust_proved(response, location, digests, stored.digests)
         if wrapping:
             coded_bytes = body.count + len(wrapping.before) + wrapping.after_bytes
             stored = self._check_coding(location, stored, coded_bytes)
