@@ -68,9 +68,10 @@ class Body:
             ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
         )
         self._chunked = ChunkReader(stream, self._chunks) if self._chunks else None
-        meter.restart()
         if self.length == 0:
             self._note_end()
+        else:
+            meter.restart()
 
     # -- promises
 
