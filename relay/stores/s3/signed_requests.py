@@ -61,12 +61,11 @@ class SignedRequests:
     ) -> tuple[Location, Fields]:
         """Return the location that a request is sent to, and the fields that sign it."""
         try:
-            self._credentials = signer.credentials()
+            self._credentials = credentials = signer.credentials()
             self._region, self._skew = signer.region, signer.skew
             there = in_region(location, self._region)
-            return there, signer.fields(
-                method, there.host_header, there.target, there.headers + fields, payload
-            )
+            host, sent = there.host_header, there.headers + fields
+            return there, signer.fields_by(credentials, method, host, there.target, sent, payload)
         except ConfigError as error:
             # They were about to be renewed, which may succeed in a moment.
             raise CredentialsWithdrawn(

@@ -158,10 +158,21 @@ class Signer:
         self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED
     ) -> Fields:
         """Return the fields that sign a request with these `fields`; both are sent."""
-        credentials, now, region = self.credentials(), self._keys.now(), self.region
+        return self.fields_by(self.credentials(), method, host, target, fields, payload)
+
+    def fields_by(
+        self,
+        credentials: AwsCredentials | None,
+        method: str,
+        host: str,
+        target: str,
+        fields: Fields,
+        payload: str,
+    ) -> Fields:
+        """As `fields`, by the current credentials, which the caller has got."""
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
-        stamp = self._stamp_of(now)
+        stamp, region = self._stamp_of(self._keys.now()), self.region
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
