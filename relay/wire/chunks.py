@@ -33,7 +33,7 @@ class ChunkReader:
         Returns before `view` is full once it took `STEPS`. Raises SourceTruncated,
         ProtocolViolation, ConnectionLost."""
         done = 0
-        self._data, self._at = self._stream.leftover, 0
+        self._data, self._at = bytes(self._stream.leftover), 0
         try:
             for _ in range(STEPS):
                 if self._chunks.done or done == len(view):
@@ -80,7 +80,7 @@ class ChunkReader:
         """Fetch the available bytes; None if there are none."""
         self._give_back()
         filled = self._stream.fill()
-        self._data = self._stream.leftover
+        self._data = bytes(self._stream.leftover)
         if filled is False:
             raise self._chunks.truncated_error()
         return None if filled is None else 0

@@ -128,9 +128,9 @@ class _Collector:
         return tuple(zip(texts[::2], values, strict=True))
 
 
-def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | None:
-    """Take one head off the front of `data`: the head and what follows it, or None if it is not
-    whole yet.
+def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, memoryview] | None:
+    """Take one head off the front of `data`: the head and what follows it, without a copy, or None
+    if it is not whole yet.
 
     Raises ProtocolViolation for a head that is malformed, ambiguous or beyond the limits, as early
     as that shows."""
@@ -142,7 +142,8 @@ def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | 
     if end < 0:
         _refuse_early(data, side)
         return None
-    return parse_head(data[: end + len(HEAD_END)], limits, side), data[end + len(HEAD_END) :]
+    begin = end + len(HEAD_END)
+    return parse_head(data[:begin], limits, side), memoryview(data)[begin:]
 
 
 def _refuse_early(data: bytes, side: Side) -> None:

@@ -47,10 +47,11 @@ class ResponseReader:
     def _parse(self) -> None:
         while self.final is None and self.stream.leftover:
             self.bytes_received = True
-            split = split_head(self.stream.leftover, self.limits, self.stream.side)
+            split = split_head(bytes(self.stream.leftover), self.limits, self.stream.side)
             if split is None:
                 return
-            head, self.stream.leftover = split
+            head, rest = split
+            self.stream.leftover = rest or b""  # an empty view would keep the head
             if head.interim:
                 self._skip(head)
             else:

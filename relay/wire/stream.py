@@ -68,7 +68,7 @@ class Stream:
         self._either = loop.io(descriptor, READ | WRITE)
         self._arrivals = _poll()
         self._arrivals.register(descriptor, 1)
-        self.leftover = b""
+        self.leftover: bytes | memoryview = b""
         self.pushed = 0
         """Number of bytes that the socket has taken in all."""
         self._held = b""
@@ -103,7 +103,7 @@ class Stream:
     def _take_leftover(self, view: memoryview) -> int:
         count = min(len(view), len(self.leftover))
         view[:count] = self.leftover[:count]
-        self.leftover = self.leftover[count:]
+        self.leftover = self.leftover[count:] or b""  # an empty view would keep what it is part of
         return count
 
     def fill(self) -> bool | None:
@@ -116,7 +116,7 @@ class Stream:
             finally:
                 self.leftover = kept
             if count:
-                self.leftover += piece[:count]
+                self.leftover = b"".join((kept, piece[:count]))
         return None if count is None else count > 0
 
     def has_arrived(self) -> bool:
