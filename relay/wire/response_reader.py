@@ -71,9 +71,9 @@ class ResponseReader:
         Raises StoreTimeout, ConnectionLost when the connection ended first, ProtocolViolation, and
         what the meter raises."""
         deadline = self.meter.clock() + seconds
-        # Mostly no bytes are there yet, so the first wait comes before the first read; but TLS may
-        # hold bytes that no wait would report.
-        ended = self.final is not None or self.closed_early or (self.stream.secure and self.poll())
+        # Mostly no bytes are there yet, so the first wait comes before the first read. (It also
+        # reports bytes that TLS holds.)
+        ended = self.final is not None or self.closed_early
         while not ended:
             if until is not None and until():
                 return None
