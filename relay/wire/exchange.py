@@ -224,7 +224,8 @@ class Wire:
 
 
 def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
-    """Send a Body with its wrapping; the end of the wrapping is sent only after a whole Body."""
+    """Send a Body and the end of its wrapping, which is sent only after a whole Body. The beginning
+    went with the request's head."""
 
     def after() -> bytes:
         text = wrapping.after()
@@ -234,9 +235,7 @@ def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
             )
         return text
 
-    outlet.tail = after
-    if not outlet.write(memoryview(wrapping.before), more=True):
-        return False
+    outlet.tail, outlet.sent = after, len(wrapping.before)
     return pump(body, outlet)
 
 
@@ -271,8 +270,10 @@ class _Exchange:
         self._write_head(expect)
         if self.length == 0 or self.request.body is None:
             return self._response(self._final(SENT_BARE))
-        if expect and not self._ask_first():
-            return self._early_response()
+        if expect:
+            if not self._ask_first():
+                return self._early_response()
+            self._write(self._wrapping_before(), follows=True)
         return self._response(self._final(SENT)) if self._send_body() else self._early_response()
 
     def _final(self, failpoints: Mapping[str, str]) -> Head:
@@ -285,10 +286,19 @@ class _Exchange:
     # -- the request
 
     def _write_head(self, expect: bool) -> None:
+        """Write the head. If the body follows at once, both go together, and the beginning of its
+        wrapping too."""
         request = self.request
-        data = memoryview(request_head(request.method, request.target, self._fields(expect)))
-        deadline = self.meter.clock() + self.limits.head_seconds
+        head = request_head(request.method, request.target, self._fields(expect))
         follows = not expect and request.body is not None and self.length != 0
+        self._write(head + self._wrapping_before() if follows else head, follows)
+
+    def _wrapping_before(self) -> bytes:
+        return self.request.wrapping.before if self.request.wrapping else b""
+
+    def _write(self, text: bytes, follows: bool) -> None:
+        """Write bytes that precede the payload; `follows` says that more comes at once."""
+        data, deadline = memoryview(text), self.meter.clock() + self.limits.head_seconds
         while data or not (follows or self.stream.flush_now()):
             sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
@@ -296,7 +306,7 @@ class _Exchange:
                 self.meter.check()
             if (data or not sent) and self.meter.clock() > deadline:
                 raise StoreTimeout(
-                    "the request's head could not be sent in time", side=request.side
+                    "the request's head could not be sent in time", side=self.request.side
                 )
 
     def _fields(self, expect: bool) -> list[tuple[str, str]]:

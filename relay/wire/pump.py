@@ -84,6 +84,8 @@ class BodyWriter:
             return False
         sent = self.stream.write_both(view, tail)
         self._note_sent(min(sent, len(view)))
+        if sent == len(view) + len(tail):
+            return True
         rest = memoryview(tail)[max(0, sent - len(view)) :]
         if not self._send(view[sent:], more=True, payload=True):
             return False
