@@ -62,7 +62,7 @@ class HttpHeads:
 def metadata_with_time(head: Head) -> Fields:
     """Return the metadata in a head, with the object's time of modification."""
     found = metadata_of_head(head)
-    changed = http_date(head.get("last-modified"))
+    changed = http_date(head.by_name.get("last-modified"))
     seconds = changed.timestamp() if changed else -1
     return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
 
@@ -93,7 +93,7 @@ class ReadAnswer:
         return ObjectInfo(
             self._heads.version(head),
             self._final,
-            head.get("content-disposition"),
+            head.by_name.get("content-disposition"),
             self._heads.metadata(head, self._final),
             ranges="bytes" in (head.get("accept-ranges") or "").lower(),
         )
@@ -109,7 +109,7 @@ class ReadAnswer:
             body.close()
             raise
         return OpenedObject(
-            version, self._final, head.get("content-disposition"), metadata, body=body
+            version, self._final, head.by_name.get("content-disposition"), metadata, body=body
         )
 
     def open_range(self, pinned: Version | None, span: ByteRange) -> OpenedObject:
@@ -131,7 +131,7 @@ class ReadAnswer:
             body.close()
             raise
         return OpenedObject(
-            known, self._final, head.get("content-disposition"), metadata, body=body
+            known, self._final, head.by_name.get("content-disposition"), metadata, body=body
         )
 
     def _check_range(self, known: Version, span: ByteRange) -> int:

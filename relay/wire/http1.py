@@ -205,7 +205,7 @@ def framing_of(method: str, head: Head, side: Side) -> Framing:
 
 def _check_length(head: Head, side: Side) -> None:
     """Accept one length of plain digits that fits 63 bits, and nothing that int() would forgive."""
-    text = head.get("content-length")  # of several, with commas between
+    text = head.by_name.get("content-length")  # of several, with commas between
     if text is None:
         return
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
