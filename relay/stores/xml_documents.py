@@ -34,7 +34,9 @@ are reserved for internal use (Unicode 15.0, section 23.7)."""
 _FORBIDDEN: Final = re.compile(
     f"[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff{_OPEN}{_CLOSE}]"
 )
-_REFERENCE: Final = re.compile(r"&#(?:x0{0,6}([0-9A-Fa-f]{1,6})|0{0,7}([0-9]{1,7}));")
+_REFERENCE: Final = re.compile(r"&#(?!3[49];)(?:x0{0,6}([0-9A-Fa-f]{1,6})|0{0,7}([0-9]{1,7}));")
+"""A reference to a character, except for quotes: they are allowed, and some servers refer to both
+quotes of each ETag so."""
 _CODED: Final = re.compile(f"{_OPEN}([0-9a-f]{{1,6}}){_CLOSE}")
 _LONGEST_REFERENCE: Final = 18
 _TYPE: Final = "<!DOCTYPE"
