@@ -62,7 +62,8 @@ class TlsSession(Protocol):
         """Return the number of bytes of cipher text to send."""
 
     def take(self) -> memoryview:
-        """Return cipher text to send, in order. It is valid until `give_back`."""
+        """Return cipher text to send, in order; empty if there is none. It is valid until
+        `give_back`."""
 
     def give_back(self) -> None:
         """Free the cipher text that `take` returned."""

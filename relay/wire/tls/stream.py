@@ -99,19 +99,17 @@ class TlsStream(Stream):
             if not count:
                 return done
             done += count
-            if done == len(view):
+            if done == len(view) or self._is_drained:
                 break
         return done or None
 
     def _pull_for(self, done: int) -> bool:
-        """Pull, and return whether reading may continue. With `done` bytes in hand an empty socket
-        is not read again, and a broken connection can wait.
+        """Pull, and return whether reading may continue. A broken connection can wait while `done`
+        bytes are in hand.
 
         So can what TLS itself has to say, such as the answer to a key update (RFC 8446 section
         4.6.3). But if nothing has come, the peer may be waiting for it: for our part of another
         handshake of TLS 1.2."""
-        if done and self._is_drained:
-            return False
         try:
             if self._pull() is not None:
                 return True
@@ -199,9 +197,7 @@ class TlsStream(Stream):
 
     def flush_now(self) -> bool:
         """As Stream's. Raises ConnectionLost."""
-        while self._cipher or self._tls.unsent():
-            if not self._cipher:
-                self._cipher = self._tls.take()
+        while self._cipher or self._take_cipher():
             sent = self._push((self._cipher,))
             if not sent:
                 return False
@@ -209,6 +205,11 @@ class TlsStream(Stream):
             if not self._cipher:
                 self._tls.give_back()
         return True
+
+    def _take_cipher(self) -> bool:
+        """Take cipher text to send; return whether there was some."""
+        self._cipher = self._tls.take()
+        return bool(self._cipher)
 
     # -- the end
 

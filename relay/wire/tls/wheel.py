@@ -33,6 +33,7 @@ from relay.wire.tls.sessions import (
 )
 from relay.wire.tls.trust import bundle_blocks, bundle_error
 
+NOTHING: Final = memoryview(b"")
 TAKEN_BYTES: Final = 512 * 1024
 """Maximum number of bytes of cipher text that are taken at once."""
 CIPHERS: Final = (
@@ -260,7 +261,9 @@ class WheelSession:
     def take(self) -> memoryview:
         """As TlsSession.take."""
         size = min(self.unsent(), TAKEN_BYTES)
-        self._taken = buffer = BUFFERS.take(max(size, 1))
+        if not size:
+            return NOTHING
+        self._taken = buffer = BUFFERS.take(size)
         with _ffi.from_buffer("char[]", buffer, require_writable=True) as data:
             _lib.BIO_read(self._outgoing, data, size)
         return buffer[:size]
