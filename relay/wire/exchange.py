@@ -142,9 +142,9 @@ class Wire:
         Stalled, Cancelled, ProtocolViolation, PrematureResponse, and the errors of a Body that is
         sent. On any of them the connection is closed; a Body that is sent is left to its owner to
         close. ValueError for a Body that was read already."""
-        if isinstance(request.body, Body) and request.body.count:
-            raise ValueError("a body can be sent once")
         if isinstance(request.body, Body):
+            if request.body.count:
+                raise ValueError("a body can be sent once")
             request.body.await_end()
         response = self._attempt(request, fresh=False)
         if response is None or self._may_be_another(request, response):

@@ -73,11 +73,10 @@ class Head:
     def keeps_alive(self) -> bool:
         """Return whether the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0
         never does here."""
-        said = self.by_name.get("connection")
-        closes = said is not None and "close" in {
-            option.strip().lower() for option in said.split(",")
-        }
-        return self.version == "1.1" and not closes
+        if self.version != "1.1":
+            return False
+        said = self.by_name.get("connection", "").lower()
+        return "close" not in said or "close" not in map(str.strip, said.split(","))
 
     @property
     def length(self) -> int | None:
@@ -121,11 +120,19 @@ class _Collector:
         Raises ValueError."""
         if not self._lines:
             return ()
-        texts = b"\n".join(self._lines).decode("latin-1").split("\n")
+        text = b"\n".join(self._lines).decode("latin-1")
+        texts = text.split("\n")
         if len(texts) != len(self._lines):
             raise ValueError("a field has a line end in it")
-        values = [value.strip(" \t") for value in texts[1::2]]
+        values = texts[1::2]
+        if _has_blank_ends(text):
+            values = [value.strip(" \t") for value in values]
         return tuple(zip(texts[::2], values, strict=True))
+
+
+def _has_blank_ends(text: str) -> bool:
+    """Return whether some line may begin or end with a blank."""
+    return "\n " in text or " \n" in text or "\t" in text or text[:1] == " " or text[-1:] == " "
 
 
 def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, memoryview] | None:
@@ -195,23 +202,25 @@ def framing_of(method: str, head: Head, side: Side) -> Framing:
         raise ProtocolViolation(
             "the answer has both a Content-Length and a Transfer-Encoding", side=side
         )
-    _check_length(head, side)
+    length = _checked_length(head, side)
     if method == "HEAD" or head.status in (204, 304):
         return Framing.NONE
     if coding is not None:
         return Framing.CHUNKED
-    return Framing.CLOSE if head.length is None else Framing.LENGTH
+    return Framing.CLOSE if length is None else Framing.LENGTH
 
 
-def _check_length(head: Head, side: Side) -> None:
-    """Accept one length of plain digits that fits 63 bits, and nothing that int() would forgive."""
+def _checked_length(head: Head, side: Side) -> str | None:
+    """Return the announced length, or None. Accepts one length of plain digits that fits 63 bits,
+    and nothing that int() would forgive."""
     text = head.by_name.get("content-length")  # of several, with commas between
     if text is None:
-        return
+        return None
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
         raise ProtocolViolation(
             f"the answer's Content-Length is not one length: {text!r:.40}", side=side
         )
+    return text
 
 
 class _At(Enum):
