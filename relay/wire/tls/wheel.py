@@ -23,6 +23,7 @@ from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
 
 from relay.wire.buffers import BUFFERS
+from relay.wire.stream import HELD_BYTES
 from relay.wire.tls.sessions import (
     MOST_RECORDS,
     Broken,
@@ -263,7 +264,10 @@ class WheelSession:
         size = min(self.unsent(), TAKEN_BYTES)
         if not size:
             return NOTHING
-        self._taken = buffer = BUFFERS.take(size)
+        if size <= HELD_BYTES:  # a request's head; the pool would cost more
+            buffer = memoryview(bytearray(size))
+        else:
+            self._taken = buffer = BUFFERS.take(size)
         with _ffi.from_buffer("char[]", buffer, require_writable=True) as data:
             _lib.BIO_read(self._outgoing, data, size)
         return buffer[:size]
