@@ -180,9 +180,8 @@ class S3Heads:
             kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
             fields = (*kept, (MTIME, changed))
         for name in SYSTEM:
-            value = reported(name)
-            if value:
-                fields += ((name, value),)
+            if name in head.by_name and head.by_name[name]:
+                fields += ((name, head.by_name[name]),)
         if self._client.side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
             if self._tags is None:
                 self._tags = self._fetch_tags(location)

@@ -71,7 +71,9 @@ def document_checksums(root: Element) -> Digests:
 def version_id(head: Head) -> str | None:
     """Return the version id in an answer's head; None for "null", that of a bucket without
     versions."""
-    reported = strong_tag(head.by_name.get("x-amz-version-id"))
+    if "x-amz-version-id" not in head.by_name:
+        return None
+    reported = strong_tag(head.by_name["x-amz-version-id"])
     return None if reported == "null" else reported
 
 
