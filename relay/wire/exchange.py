@@ -209,12 +209,9 @@ class Wire:
         response.body.close()
         return True
 
-    def expects(self, request: Request) -> bool:
-        """Return whether the request should send `Expect` first: not if the destination lately
-        ignored one."""
-        if not request.expect:
-            return False
-        return monotonic() - self._ignores_expect.get(request.origin, -1e9) > 300
+    def ignores_expect(self, origin: Origin) -> bool:
+        """Return whether this origin lately ignored an `Expect`."""
+        return monotonic() - self._ignores_expect.get(origin, -1e9) <= 300
 
     def note_ignores_expect(self, origin: Origin) -> None:
         """Remember that this origin answers no Expect."""
@@ -266,7 +263,7 @@ class _Exchange:
 
     def run(self) -> Response:
         """Do the exchange. Raises as `Wire.exchange`."""
-        expect = self.wire.expects(self.request)
+        expect = self.request.expect and not self.wire.ignores_expect(self.request.origin)
         self._write_head(expect)
         if self.length == 0 or self.request.body is None:
             return self._response(self._final(SENT_BARE))

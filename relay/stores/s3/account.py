@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final, cast
+from typing import Final
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from relay.errors import KeyTooLong
@@ -62,7 +62,8 @@ class S3Account:
 
 def account_of(location: Location) -> S3Account:
     """Return the account of a location in S3."""
-    return cast(S3Account, location.account)
+    account: S3Account = location.account  # type: ignore[assignment]
+    return account
 
 
 def key_of(location: Location) -> str:

@@ -81,8 +81,10 @@ class UploadFields:
     def notes(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
         """Return notes on what was left out of an accepted upload."""
         notes = self.unkept_metadata(location, metadata)
+        if not if_absent:
+            return notes
         quirks = self._client.quirks(location)
-        if not (if_absent and quirks.omits_precondition):
+        if not quirks.omits_precondition:
             return notes
         quirks.note_precondition_ignored()
         return (*notes, UNCONDITIONAL)
