@@ -5,6 +5,7 @@ transfer are stored. Never here: when an object is claimed (`worker.py`)."""
 
 from __future__ import annotations
 
+from relay.digest import Digests
 from relay.engine.cleanup import lost_upload_tokens, upload_token
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import ObjectHints
@@ -18,7 +19,9 @@ from relay.receipt import State, Version
 def hints_of_claim(claim: Claim) -> ObjectHints:
     """Return the hints about a claimed object for its transfer."""
     listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
-    digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
+    digests: Digests = {}
+    if claim.digests:
+        digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
     return ObjectHints(
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
