@@ -13,7 +13,7 @@ from relay.cli.headers import exposed_secrets, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify
-from relay.headers import Headers
+from relay.headers import Headers, parse_headers
 from relay.location import FRAGMENT_HINT, has_fragment
 from relay.stores.url_lists import SCHEME as LIST
 from relay.throttle import Bounds
@@ -140,8 +140,12 @@ def bounds_of(options: Mapping[str, Any]) -> Bounds:
 
 
 def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """Return one side in the form of a request to a server. Raises as `read_headers`."""
-    members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
+    """Return one side in the form of a request to a server. Raises as `read_headers` and
+    `parse_headers`."""
+    headers = parse_headers(
+        headers_of(options, side)
+    )  # an object would keep one of two equal names
+    members: dict[str, Any] = {"url": options[side], "headers": dict(headers)}
     if side == "destination" and options.get("method"):
         members["method"] = options["method"]
     return members

@@ -215,6 +215,13 @@ def test_an_unknown_migration_is_an_error(anywhere: Run) -> None:
         (("status", "--url", "http://127.0.0.1/?x"), "RELAY_URL"),
         (("status", "--url", "http://127.0.0.1/#x"), "RELAY_URL"),
         (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", "two\nlines"), "--key"),
+        (
+            (
+                *("submit", "a", "b", "--url", "http://127.0.0.1:1"),
+                *("--source-header", "X-A: 1", "--source-header", "X-A: 2"),
+            ),
+            "repeated",
+        ),
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
