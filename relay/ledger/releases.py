@@ -139,10 +139,9 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
             "state": TRANSFER[step].to,
             "owner": None,
             "lapses": transfers.c.lapses + more,
-        }
-        values["ended"] = now
-        if step == TransferVerb.QUARANTINE:
-            values["error"] = error
+            "ended": now,
+            "error": error if step == TransferVerb.QUARANTINE else None,
+        }  # else the error may be a pending retry of the lost worker
         for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)

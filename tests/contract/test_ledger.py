@@ -547,6 +547,11 @@ def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
     )
     assert two.migration(id).retried == ()
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
+    one.note_retried([(third, trouble)])
+    one.renew(-1)
+    two.reclaim()
+    assert len(two.claim(1)) == 1
+    assert two.migration(id).retried == ()  # that of a lost worker
 
 
 def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
