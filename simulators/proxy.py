@@ -75,6 +75,7 @@ class Proxy:
         self._upstreams: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._carried: dict[Direction, int] = {"up": 0, "down": 0}
+        self._turns: list[_Turns] = []
         self._listener = Listener(self._serve, bind, port)
         self.port = self._listener.port
         self._bind = bind
@@ -94,6 +95,13 @@ class Proxy:
         """Return the number of bytes forwarded so far: `up` to the target, or `down` from it."""
         with self._lock:
             return self._carried[direction]
+
+    @property
+    def round_trips(self) -> int:
+        """The number of times that a client has sent bytes after it had received some, or at
+        first. The opening of TCP connections is not counted."""
+        with self._lock:
+            return sum(turns.count for turns in self._turns)
 
     def _count(self, direction: Direction, size: int) -> None:
         with self._lock:
@@ -132,17 +140,31 @@ class Proxy:
                 self._upstreams.discard(upstream)
 
     def _link(self, client: socket.socket, upstream: socket.socket) -> None:
-        dead = threading.Event()
-        up = _Lane(
-            client, upstream, "up", self._toxics, self._stopped, dead, self._random, self._count
-        )
-        down = _Lane(
-            upstream, client, "down", self._toxics, self._stopped, dead, self._random, self._count
-        )
+        dead, turns = threading.Event(), _Turns()
+        with self._lock:
+            self._turns.append(turns)
+        common = self._toxics, self._stopped, dead, self._random, self._count, turns
+        up = _Lane(client, upstream, "up", *common)
+        down = _Lane(upstream, client, "down", *common)
         thread = threading.Thread(target=up.run, daemon=True)
         thread.start()
         down.run()
         thread.join()
+
+
+class _Turns:
+    """Counts how often bytes go up after others came down, on one connection."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last: Direction | None = None
+        self._lock = threading.Lock()
+
+    def note(self, direction: Direction) -> None:
+        """Note bytes, before they are forwarded: the answer to them may come at once."""
+        with self._lock:
+            self.count += direction == "up" and self._last != "up"
+            self._last = direction
 
 
 class _Over(Exception):
@@ -162,9 +184,11 @@ class _Lane:
         dead: threading.Event,
         chance: random.Random,
         count: Callable[[Direction, int], None],
+        turns: _Turns,
     ) -> None:
         self._reads, self._writes, self._toxics = reads, writes, toxics
         self._count = partial(count, direction)
+        self._turn = partial(turns.note, direction)
         self._stopped, self._dead, self._chance = stopped, dead, chance
         self._passed, self._due = 0, time.monotonic()
         self._swallows = False
@@ -245,6 +269,7 @@ class _Lane:
         if self._flip is not None and start <= self._flip < self._passed:
             place = self._flip - start
             block = block[:place] + bytes((block[place] ^ 1,)) + block[place + 1 :]
+        self._turn()
         size = self._toxics.slice or len(block)
         if self._toxics.rate is not None:
             size = min(size, max(1, int(self._toxics.rate * _TICK_SECONDS)))

@@ -36,6 +36,19 @@ def test_without_toxics_all_passes(source: Source) -> None:
         assert proxy.url("/x") == f"http://127.0.0.1:{proxy.port}/x"
 
 
+def test_round_trips_are_counted_on_each_connection(source: Source) -> None:
+    with Proxy(f"127.0.0.1:{source.port}") as proxy:
+        for count in (1, 2):
+            get(proxy.port, TARGET)
+            assert proxy.round_trips == count
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            for count in (3, 4):
+                client.sendall(b"HEAD /a?size=1 HTTP/1.1\r\n")
+                client.sendall(b"Host: a\r\n\r\n")
+                assert client.recv(4096).endswith(b"\r\n\r\n")
+                assert proxy.round_trips == count
+
+
 def test_latency_and_jitter_delay_but_keep_order(source: Source) -> None:
     started = time.monotonic()
     reply = through(source, latency=0.06, jitter=0.02)
