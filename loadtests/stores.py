@@ -42,7 +42,7 @@ from loadtests.bench.runs import MIB, Program, Section, run, say, table
 from loadtests.bench.seaweed import weed
 from loadtests.bench.tls_front import tls_front
 from loadtests.bench.tools import find_tools, versions
-from loadtests.wan import s3_line, s3_wan
+from loadtests.wan import s3_line, s3_small_wan, s3_wan
 from loadtests.workers import line_of_workers, small_of_workers
 from simulators.spawn import spawn
 
@@ -52,6 +52,7 @@ SECTIONS = (
     "s3-small",
     "s3-many",
     "s3-small-tls",
+    "s3-small-wan",
     "workers",
     "workers-line",
     "dav-small",
@@ -290,6 +291,13 @@ def arguments() -> argparse.Namespace:
         "--many", type=int, default=10_000, metavar="COUNT", help="and many of them (default 10000)"
     )
     parser.add_argument(
+        "--distant",
+        type=int,
+        default=3000,
+        metavar="COUNT",
+        help="small objects over high latency (default 3000)",
+    )
+    parser.add_argument(
         "--names", type=int, default=1_000_000, metavar="COUNT", help="of the listing"
     )
     parser.add_argument(
@@ -359,6 +367,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "s3-small",
         "s3-many",
         "s3-small-tls",
+        "s3-small-wan",
         "workers",
         "workers-line",
     }:
@@ -370,6 +379,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
         "s3-small-tls": lambda stack, home: s3_small(
             stack, home, tools.rclone, args.small, "s3-small-tls", tools.nginx
+        ),
+        "s3-small-wan": lambda stack, home: s3_small_wan(
+            stack, home, tools.rclone, tools.nginx, args.distant
         ),
         "workers": lambda stack, home: small_of_workers(stack, home, args.many),
         "workers-line": line_of_workers,

@@ -1,5 +1,6 @@
-"""One large object from bucket to bucket over a network with high latency: two proxies delay the
-bytes, and limit the rate of each connection.
+"""From bucket to bucket over a network with high latency: one large object, or many small ones
+over TLS. Two proxies delay the bytes; with the large object they also limit the rate of each
+connection.
 
 Decided here: the network, and the programs that are compared. Beside relay and rclone runs curl,
 which reads and writes the same number of bytes over the same number of connections, without moving
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.clouds import buckets, remotes
+from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.runs import MIB, Mover, Program, Section
 from loadtests.bench.seaweed import Seaweed
+from loadtests.bench.tls_front import tls_front
 from simulators.spawn import spawn
 
 LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
@@ -45,6 +47,20 @@ BEST += (
     "--s3-no-check-bucket",
 )
 SOURCE = "a:bench-from/large"
+SMALL = 64 * 1024
+SLOTS = 64
+"""Objects that move at a time in the rows where that number is given."""
+BEST_SMALL = (
+    "--transfers",
+    f"{SLOTS}",
+    "--checkers",
+    f"{SLOTS}",
+    "--no-check-dest",
+    "--s3-no-head",
+    "--s3-no-check-bucket",
+    "--buffer-size",
+    "0",
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,41 @@ def s3_line(stack: ExitStack, home: Path, curl: str, size: int) -> Section:
         " a connection"
     )
     return Section("s3-line", title, 1, size, movers, line.check, lines=lines)
+
+
+def s3_small_wan(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int) -> Section:
+    """Small objects by the thousand over TLS, where each request waits for the line."""
+    server = stack.enter_context(buckets(home))
+    front, ca = stack.enter_context(tls_front(nginx, home, server.endpoint.partition("//")[2]))
+    target = front.partition("//")[2]
+    proxies = {
+        name: stack.enter_context(spawn("proxy", "0", target, "--latency", LATENCY))
+        for name in ("a", "b")
+    }
+    urls = {name: proxy.url().replace("tcp://", "https://") for name, proxy in proxies.items()}
+    environment, conf = remotes(home, urls)
+    environment |= {"RELAY_CA_BUNDLE": str(ca)}
+    ends = ("a:bench-from/small", "b:bench-to/{}")
+
+    def relay(*flags: str) -> Callable[[str], Sequence[str]]:
+        words = ("migrate", "-r", "-q", "--no-server-copy", *flags, *ends)
+        return lambda target: [word.format(target) for word in words]
+
+    def peer(*flags: str) -> Callable[[str], Sequence[str]]:
+        words = ("copy", *ends, *flags, "--ca-cert", str(ca))
+        return lambda target: [word.format(target) for word in words]
+
+    movers: list[Mover] = [
+        relay_mover(home, environment, relay()),
+        relay_mover(home, environment, relay("--slots", f"{SLOTS}"), f"relay, `--slots {SLOTS}`"),
+        rclone_mover(home, rclone, conf, "rclone", peer()),
+        rclone_mover(
+            home, rclone, conf, f"rclone, best flags, {SLOTS} transfers", peer(*BEST_SMALL)
+        ),
+    ]
+    title = f"{count:,} objects of 64 KiB, S3 to S3 over TLS, {LATENCY} each way"
+    check = filled(server, count, SMALL)
+    return Section("s3-small-wan", title, count, count * SMALL, movers, check)
 
 
 def _migrate(target: str) -> Sequence[str]:

@@ -1,5 +1,5 @@
-"""The benchmark of relay's workers runs to its end, and every object that it counts was moved by
-one of them."""
+"""Sections of the benchmark of stores run to their end: of relay's workers, where every counted
+object was moved by one of them, and of small objects over a line with latency."""
 
 from __future__ import annotations
 
@@ -14,38 +14,33 @@ from loadtests.bench.postgres import programs
 from loadtests.bench.seaweed import weed
 
 ROOT = Path(__file__).resolve().parents[2]
-OPEN, CLOSE = "<!-- bench-stores workers -->", "<!-- /bench-stores workers -->"
+
+pytestmark = [
+    pytest.mark.campaign,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(
+        weed() is None or shutil.which("rclone") is None, reason="SeaweedFS and rclone are wanted"
+    ),
+]
 
 
-@pytest.mark.campaign
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(
-    weed() is None or shutil.which("rclone") is None, reason="SeaweedFS and rclone are wanted"
-)
-def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{OPEN}\n{CLOSE}\nafter\n")
-    words = [
-        "--only",
-        "workers",
-        "--rounds",
-        "1",
-        "--many",
-        "300",
-        "--folder",
-        str(tmp_path),
-        "--write",
-        str(page),
-    ]
-    command = [sys.executable, "-m", "loadtests.stores", *words]
+def measured(section: str, folder: Path, *words: str) -> list[list[str]]:
+    """Run one round of a section; return the cells of its rows, as they stand in a page."""
+    page = folder / "README.md"
+    opening, closing = f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
+    page.write_text(f"before\n{opening}\n{closing}\nafter\n")
+    words = ("--only", section, "--rounds", "1", "--folder", f"{folder}", *words)
+    command = [sys.executable, "-m", "loadtests.stores", *words, "--write", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stderr
-    rows = [
-        line.split("|")
-        for line in page.read_text().splitlines()
-        if "worker" in line and line.startswith("| ")
-    ]
-    moved = {row[1].strip(): [int(count) for count in row[-3].split(",")] for row in rows}
+    assert list(folder.iterdir()) == [page]
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
+
+
+def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) -> None:
+    rows = measured("workers", tmp_path, "--many", "300")
+    moved = {row[0]: [int(count) for count in row[-2].split(",")] for row in rows}
     kinds = ["SQLite", "PostgreSQL"] if programs() else ["SQLite"]
     assert list(moved) == [
         f"{count}, {kind}" for kind in kinds for count in ("one worker", "two workers")
@@ -54,4 +49,14 @@ def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) ->
     assert all(
         len(counts) == (2 if name.startswith("two") else 1) for name, counts in moved.items()
     )
-    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_a_short_run_over_high_latency_fills_its_table(tmp_path: Path) -> None:
+    rows = measured("s3-small-wan", tmp_path, "--distant", "60")
+    assert [row[0] for row in rows] == [
+        "relay",
+        "relay, `--slots 64`",
+        "rclone",
+        "rclone, best flags, 64 transfers",
+    ]
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows)
