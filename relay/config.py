@@ -55,7 +55,13 @@ class Settings:
     )
 
     slots: int = setting(
-        10, ge=1, le=100_000, description="Maximum number of concurrent transfers in a worker."
+        10,
+        ge=1,
+        le=100_000,
+        description=(
+            "Maximum number of concurrent transfers in a worker. Unless it is set, `relay migrate"
+            " -r` takes up to 64 while throughput grows."
+        ),
     )
     waiters: int = setting(
         100,
@@ -291,14 +297,18 @@ class Settings:
 
     def memory_ceiling_bytes(self) -> int:
         """Return the maximum memory of the payload in all workers together, in bytes, besides about
-        60 MiB a worker for the program.
+        60 MiB a worker for the program."""
+        return self.workers * self.slots * self.slot_bytes()
+
+    def slot_bytes(self) -> int:
+        """Return the maximum memory of the payload of one slot, in bytes.
 
         Each part that moves holds at most one buffer, and TLS as much again in each direction on
         each side. An object of unknown length on its way to S3 also holds one part in memory, and
         its parts do not move concurrently."""
         parted = self.parts_in_flight * 5 * self.buffer_bytes
         growing = self.part_bytes + 5 * self.buffer_bytes
-        return self.workers * self.slots * max(parted, growing)
+        return max(parted, growing)
 
 
 SETTINGS: Mapping[str, Field[Any]] = {one.name: one for one in fields(Settings)}

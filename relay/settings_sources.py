@@ -105,6 +105,13 @@ def _in_file() -> dict[str, Any]:
     return tomllib.loads(read_small(path))
 
 
+def is_given(name: str, flags: Mapping[str, Any]) -> bool:
+    """Return whether one of `flags`, a variable or the file has a setting: otherwise its default
+    holds. Raises as `load_settings`."""
+    in_variables = os.environ.get(f"RELAY_{name.upper()}")
+    return flags.get(name) is not None or bool(in_variables) or name in _in_file()
+
+
 def is_found(name: str) -> bool:
     """Return whether only the relay.toml of the current folder has a setting: the file may be part
     of a cloned repository, without the user's knowledge. Raises as `load_settings`."""

@@ -123,6 +123,12 @@ class ListedSchema(_Schema):
             " cancel they stop within about a second, and the number becomes 0."
         )
     )
+    slots: int | None = Field(
+        description=(
+            "Present number of slots of the workers that run its transfers; null while none runs. A"
+            " command's number grows while that helps, a server's is its setting."
+        )
+    )
     retried: list[RetriedSchema] = Field(
         description=(
             "Failures that any worker is retrying: the listing first, then at most five objects,"

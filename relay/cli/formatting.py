@@ -104,6 +104,9 @@ def progress_lines(migration: Members, rate: float, here: int = 0) -> tuple[str,
         state += f", waiting for the ledger: {plain(trouble['detail'])}"
     if failed:
         text += f", {failed:,} failed"
+    slots = migration.get("slots")  # an older server does not have it
+    if slots is not None:
+        text += f", {slots:,} slots"
     return (text + state, *retry_lines(migration))
 
 
@@ -210,6 +213,8 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
             f"{under_way(migration):,} transfers, {decimal(bytes_at_destination(migration))} at the"
             " destination",
         )
+    if migration.get("slots") is not None:  # an older server does not have it
+        yield "slots", f"{migration['slots']:,}"
     if _is_listing(migration):
         yield "listing", "the source is still being listed"
     for text in retry_lines(migration):

@@ -24,11 +24,14 @@ from relay.cli.options import (
     with_flags,
 )
 from relay.cli.terminal import confirm, say, say_error
+from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
+from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.process.cooperative import importing
-from relay.settings_sources import load_settings, trusted_ledger_url
+from relay.process.memory import available_bytes
+from relay.settings_sources import is_given, load_settings, trusted_ledger_url
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
 
@@ -107,7 +110,11 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
 
 
 def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
-    settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
+    flags = {name: options[name] for name in (*LIMITS, "slots")}
+    settings = load_settings(flags)
+    first, grows = settings.slots, not is_given("slots", flags)
+    if grows:  # the pools and queues of the most slots that there may be
+        settings = load_settings({**flags, "slots": max(first, MOST_SLOTS)})
     order = replace(
         order_of(options),
         # `--slots` limits this process only. As a limit for all workers it would prevent claims
@@ -134,10 +141,22 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
         if order.recursive:
-            return migrate_tree(ledger, order, engine, settings.slots, quiet, as_json)
+            growth = _growth_of(first, settings) if grows else None
+            return migrate_tree(ledger, order, engine, first, growth, quiet, as_json)
         return migrate_object(ledger, order, engine, quiet, as_json)
     finally:
         ledger.close()
+
+
+def _growth_of(first: int, settings: Settings) -> SlotGrowth:
+    """Return the growth from the `first` number of slots to that of the settings, as far as there
+    is memory for their payload."""
+
+    def room() -> int:
+        available = available_bytes()
+        return settings.slots if available is None else available // settings.slot_bytes()
+
+    return SlotGrowth(first=first, most=settings.slots, room=room)
 
 
 def order_of(options: Mapping[str, Any]) -> MigrationRequest:

@@ -52,6 +52,7 @@ class Brief(_Shape):
     bytes: dict[str, Count]
     bytes_in_parts: Count = 0
     under_way: Count = 0
+    slots: Count | None = None
     retried: list[_Retried] = []
     trouble: _Trouble | None = None
 

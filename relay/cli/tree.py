@@ -31,6 +31,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.engine.worker.part_helper import PartHelper
+from relay.engine.worker.slot_growth import SlotGrowth
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
@@ -53,10 +54,12 @@ def migrate_tree(
     order: MigrationRequest,
     engine: TransferEngine,
     slots: int,
+    growth: SlotGrowth | None,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Run the migration to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
+    """Run the migration to its end, or to Ctrl-C; return the exit code. `growth` changes the number
+    of slots; None keeps it. Raises RelayError."""
     began = time()
     migration, new = accept(ledger, order, engine, quiet)
     if not new and not quiet:
@@ -67,7 +70,9 @@ def migrate_tree(
             sys.stderr,
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _last=brief(migration))
-    worker = Worker(ledger, engine, slots, migration.id, watch.note_end, watch.note_moved)
+    worker = Worker(
+        ledger, engine, slots, migration.id, watch.note_end, watch.note_moved, growth=growth
+    )
     with _display(quiet) as show:
         if quiet:
             code = work(worker, lambda: None, LOOK_SECONDS)
@@ -160,7 +165,8 @@ def _heads(watch: Watch, worker: Worker) -> tuple[Members, int, tuple[str, ...]]
     """Return the state of the migration, the bytes that need no further transfer, and both in
     words."""
     here = sum(active.transfer.under_way for active in worker.active.values())
-    reported, rate = watch.poll(here)
+    found, rate = watch.poll(here)
+    reported: Members = {**found, "slots": worker.slots}
     if worker.trouble is not None:
         reported = {
             **reported,

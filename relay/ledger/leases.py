@@ -36,17 +36,19 @@ class RenewedMeanwhile(Exception):
 
 
 def renew(
-    connection: Connection, database: Database, who: WorkerId, seconds: float = LEASE_SECONDS
+    connection: Connection,
+    database: Database,
+    who: WorkerId,
+    seconds: float = LEASE_SECONDS,
+    slots: int | None = None,
 ) -> bool:
-    """Renew a worker's lease for `seconds` from now. Returns False, and registers the worker, if it
-    was not registered or had been removed as lost."""
-    until = database.clock(connection) + seconds
-    changed = connection.execute(
-        update(runners).where(runners.c.id == who.id).values(until=until)
-    ).rowcount
-    if changed:
+    """Renew a worker's lease for `seconds` from now, and note the present number of its slots.
+    Returns False, and registers the worker, if it was not registered or had been removed as
+    lost."""
+    row: dict[str, Any] = {"until": database.clock(connection) + seconds, "slots": slots}
+    if connection.execute(update(runners).where(runners.c.id == who.id).values(row)).rowcount:
         return True
-    row = {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process, "until": until}
+    row |= {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process}
     connection.execute(insert(runners), row)
     _distrust_restored_ledger(connection, database)
     return False

@@ -233,10 +233,10 @@ class Ledger:
 
     # -- workers and claims
 
-    def renew(self, seconds: float = LEASE_SECONDS) -> bool:
+    def renew(self, seconds: float = LEASE_SECONDS, slots: int | None = None) -> bool:
         """As leases.renew. Also raises LedgerFailed if the file was removed or replaced."""
         self.database.check_file()
-        return self.database.run(lambda c: leases.renew(c, self.database, self.who, seconds))
+        return self.database.run(lambda c: leases.renew(c, self.database, self.who, seconds, slots))
 
     def leave(self) -> None:
         """As leases.leave."""

@@ -32,9 +32,11 @@ from relay.ledger.retried import retried_of, split_listing_retry
 from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
     NOT_THERE,
+    RUNNING,
     events,
     migrations,
     parts,
+    runners,
     secrets,
     transfers,
 )
@@ -102,7 +104,9 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
     arrived = parts_of(connection, ids)
     efforts = efforts_of(connection, ids)
     sharers = movers_of(connection, ids)
-    retried = retried_of(connection, [id for id in ids if TransferState.RUNNING in tallies[id]])
+    moving = [id for id in ids if TransferState.RUNNING in tallies[id]]
+    retried = retried_of(connection, moving)
+    slots = slots_of(connection, moving)
     return [
         replace(
             _migration(
@@ -113,6 +117,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
                 sharers[row.id],
             ),
             retried=(*_listing_retried(row), *retried.get(row.id, ())),
+            slots=slots.get(row.id),
         )
         for row in rows
     ]
@@ -229,3 +234,20 @@ def select_helpers(ids: Sequence[str]) -> Select[Any]:
 def movers_of(connection: Connection, ids: Sequence[str]) -> Counter[str]:
     """Return the number of helpers of each migration."""
     return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))
+
+
+def slots_of(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Return the number of slots of the workers that run transfers of each migration. Workers of an
+    older relay do not count."""
+    if not ids:
+        return {}
+    query = (
+        select(transfers.c.migration_id, runners.c.id, runners.c.slots)
+        .join(runners, runners.c.id == transfers.c.owner)
+        .where(transfers.c.migration_id.in_(ids), RUNNING, runners.c.slots.is_not(None))
+        .distinct()
+    )
+    found: Counter[str] = Counter()
+    for row in connection.execute(query):
+        found[row.migration_id] += row.slots
+    return dict(found)

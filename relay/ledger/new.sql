@@ -98,7 +98,7 @@ CREATE TABLE runners (
 	host TEXT NOT NULL, 
 	boot VARCHAR(64) NOT NULL, 
 	process VARCHAR(64) NOT NULL, 
-	until FLOAT NOT NULL, 
+	until FLOAT NOT NULL, slots INTEGER, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE events (
@@ -138,4 +138,4 @@ CREATE TABLE links (
 	PRIMARY KEY (migration_id, mark), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0009');
+INSERT INTO alembic_version VALUES ('0010');

@@ -112,6 +112,9 @@ class Migration:
     retried: tuple[Mapping[str, Any], ...] = ()
     """The pending retries, each with the object's name, the error and the time of the next attempt
     (`retried.py`)."""
+    slots: int | None = None
+    """Number of slots of the workers that run its transfers; None if none runs, or is an older
+    relay."""
 
     @property
     def recursive(self) -> bool:

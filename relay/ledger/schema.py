@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -263,9 +263,11 @@ runners = Table(
     Column("boot", String(64), nullable=False),
     Column("process", String(64), nullable=False),
     Column("until", Float, nullable=False),
+    Column("slots", Integer),
 )
 """The workers, and when their leases expire. `process` is the process id with its start time, so
-that a killed worker is recognized at once on the same machine."""
+that a killed worker is recognized at once on the same machine. `slots` is the present number of its
+slots, null in a row of an older relay."""
 
 links = Table(
     "links",

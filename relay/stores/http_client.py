@@ -119,7 +119,9 @@ class HttpClient:
         try:
             response = self.wire.exchange(request)
             complained = response.head.status in COMPLAINTS
-            after = retry_after(response.head.get("retry-after")) if complained else None
+            if complained:
+                self.wire.complaints += 1
+                after = retry_after(response.head.get("retry-after"))
         finally:
             flow.leave(turn, complained, after)
         return response

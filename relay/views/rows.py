@@ -61,6 +61,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
+        "slots": migration.slots,
         "retried": [dict(trouble) for trouble in migration.retried],
         "trouble": None,
     }

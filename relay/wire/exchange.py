@@ -121,6 +121,8 @@ class Wire:
         self.pool, self.limits = pool, limits
         self._ignores_expect: dict[Origin, float] = {}
         self._limiters: dict[tuple[Origin, Side], AdaptiveLimiter] = {}
+        self.complaints = 0
+        """Number of answers by which stores asked for fewer requests."""
         self.memory = CapabilityCache()
 
     def limiter(self, origin: Origin, side: Side) -> AdaptiveLimiter:

@@ -397,7 +397,7 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
         gate.wait()
         return publish(*args, **options)
 
-    def renewing(self: Ledger, seconds: float) -> bool:
+    def renewing(self: Ledger, seconds: float, slots: int | None) -> bool:
         if worker.stopping:
             gate.set()
         return renew(self, seconds)

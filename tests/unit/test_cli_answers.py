@@ -41,7 +41,7 @@ ROW = {
     "error": None,
     "detail": None,
 }
-NEWER = {"bytes_in_parts", "under_way", "retried", "trouble"}
+NEWER = {"bytes_in_parts", "under_way", "slots", "retried", "trouble"}
 """Members that older servers leave out."""
 
 

@@ -22,6 +22,7 @@ ENDED: dict[str, Any] = {
     "bytes": {"failed": 0, "verified": 2048},
     "bytes_in_parts": 0,
     "under_way": 0,
+    "slots": None,
     "retried": [],
     "trouble": None,
     "options": {
@@ -89,6 +90,7 @@ def test_a_running_migration_reports_its_waits_with_reasons() -> None:
         "created": time.time() - 7500,
         "listing": "running",
         "under_way": 4,
+        "slots": 20,
         "retried": [retried],
         "trouble": {"detail": "the disk is full"},
         "priority": 5,
@@ -96,12 +98,13 @@ def test_a_running_migration_reports_its_waits_with_reasons() -> None:
     rows = dict(details(running))
     assert rows["time"].endswith("2 h 5 min so far")
     assert rows["under way"].startswith("4 transfers")
+    assert rows["slots"] == "20"
     assert "still being listed" in rows["listing"]
     assert "a.jpg" in rows["retry"] and "in 30 s" in rows["retry"] and "503" in rows["retry"]
     assert "the disk is full" in rows["ledger"] and rows["priority"] == "5"
 
 
-@pytest.mark.parametrize("missing", ["trouble", "retried", "under_way", "bytes_in_parts"])
+@pytest.mark.parametrize("missing", ["trouble", "retried", "under_way", "slots", "bytes_in_parts"])
 def test_an_older_server_may_leave_members_out(missing: str) -> None:
     assert (
         dict(details({name: value for name, value in ENDED.items() if name != missing}))["state"]

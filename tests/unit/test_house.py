@@ -39,6 +39,7 @@ ORDER: tuple[str, ...] = (
     "relay.descriptors",
     "relay.process.cooperative",
     "relay.process.core_dumps",
+    "relay.process.memory",
     "relay.wire.capabilities",
     "relay.wire.native",
     "relay.wire.names",

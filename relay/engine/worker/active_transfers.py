@@ -43,6 +43,20 @@ class ActiveTransfers:
         self.by_claim: dict[int, ActiveTransfer] = {}
         """The running transfers, by the id of their claim."""
 
+    @property
+    def moved(self) -> int:
+        """Number of bytes that the running transfers have moved so far."""
+        return sum(active.transfer.moved for active in self.by_claim.values())
+
+    @property
+    def failing(self) -> int:
+        """Number of running transfers that wait for a retry. Those that help are reported by the
+        worker that has the claim."""
+        return sum(
+            isinstance(active.transfer, Transfer) and active.transfer.trouble is not None
+            for active in self.by_claim.values()
+        )
+
     def migrations(self) -> set[str]:
         """Return the ids of the migrations with running transfers."""
         return {active.claim.migration_id for active in self.by_claim.values()}

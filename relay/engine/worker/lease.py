@@ -35,17 +35,25 @@ def boottime() -> float:
 class Lease:
     """The lease of one worker. `seconds` is the time for which a renewal lasts."""
 
-    def __init__(self, ledger: Ledger, seconds: float, clock: Callable[[], float]) -> None:
-        self._ledger, self._seconds, self._clock = ledger, seconds, clock
-        self._renewed = -inf
+    def __init__(
+        self,
+        ledger: Ledger,
+        seconds: float,
+        clock: Callable[[], float],
+        slots: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`slots` returns the present number of the worker's slots. A renewal notes it, for other
+        processes to show, and comes early if the number has changed."""
+        self._ledger, self._seconds, self._clock, self._slots = ledger, seconds, clock, slots
+        self._renewed, self._noted = -inf, slots()
         self.registration = 0
         """The number of the worker's current registration: one more after each lost lease."""
 
     def renew(self) -> bool:
         """Renew the lease. Returns False if the worker had been removed as lost. Raises
         LedgerFailed."""
-        asked = self._clock()
-        held = self._ledger.renew(self._seconds)
+        asked, self._noted = self._clock(), self._slots()
+        held = self._ledger.renew(self._seconds, self._noted)
         self._renewed = asked
         if not held:
             self.registration += 1
@@ -71,7 +79,7 @@ class Lease:
         every = min(RENEW_SECONDS, self._seconds / 4)
         due = self._clock() + every
         while not stopped.wait(CHECK_SECONDS):
-            if self._clock() < due:
+            if self._clock() < due and self._slots() == self._noted:
                 continue
             due = self._clock() + every
             try:

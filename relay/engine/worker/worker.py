@@ -1,13 +1,13 @@
 """The worker of one process: list trees, claim transfers from the ledger, run them, settle them.
 
-Theory of operation. A fixed number of greenlets, one per slot, each run one transfer after the
-other (`claim_runner.py`). One greenlet polls the ledger for them: in one transaction it settles the
-ended claims and claims as many transfers as there is room for. It waits a moment between two polls,
-so that many small objects share a transaction (`prefetch.py`). One greenlet lists trees
-(`lister.py`), one removes orphaned uploads (`orphans.py`), one renews the lease (`lease.py`), and
-one records pending retries (`retry_reporter.py`). After `stop` nothing new is claimed, running
-transfers are handed back with the parts that they have uploaded, and the worker is removed from the
-ledger.
+Theory of operation. Some greenlets, one per slot, each run one transfer after the other
+(`claim_runner.py`); their number may grow with the throughput (`slot_growth.py`). One greenlet
+polls the ledger for them: in one transaction it settles the ended claims and claims as many
+transfers as there is room for. It waits a moment between two polls, so that many small objects
+share a transaction (`prefetch.py`). One greenlet lists trees (`lister.py`), one removes orphaned
+uploads (`orphans.py`), one renews the lease (`lease.py`), and one records pending retries
+(`retry_reporter.py`). After `stop` nothing new is claimed, running transfers are handed back with
+the parts that they have uploaded, and the worker is removed from the ledger.
 
 While the ledger does not answer, nothing is acknowledged and no transfer starts; ended transfers
 wait to be settled. If the lease is lost, the running transfers are cancelled: other workers may
@@ -19,6 +19,7 @@ is settled (`failure_policy.py`), and how an object moves."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from math import inf
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Group
 from gevent.queue import SimpleQueue
 
 from relay.engine.outcome import Outcome
@@ -42,6 +44,7 @@ from relay.engine.worker.orphans import OrphanSweeper
 from relay.engine.worker.prefetch import GATHER_SECONDS, LONGEST_SECONDS, PrefetchSizer
 from relay.engine.worker.refusals import RefusalJudge
 from relay.engine.worker.retry_reporter import RetryReporter
+from relay.engine.worker.slot_growth import Load, SlotGrowth
 from relay.errors import LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
@@ -55,6 +58,8 @@ LOOK_SECONDS = 1.0
 IDLE_SECONDS = (0.03, 0.25)
 """First and longest wait before the next poll of an idle worker; the wait doubles each time.
 Another process may be listing, or moving the last objects."""
+LOAD_SECONDS = 0.1
+"""How often the load is measured, if the number of slots may grow."""
 TROUBLE_SECONDS = RENEW_SECONDS + 1.0
 """How long `trouble` shows a failed write to the ledger: until a writer has tried again."""
 
@@ -67,6 +72,7 @@ class Worker:
     ledger: Ledger
     engine: TransferEngine
     slots: int
+    """The present number of slots."""
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Called with every transfer that ended in this process."""
@@ -75,9 +81,16 @@ class Worker:
     transfer or its help with the object's parts."""
     clock: Callable[[], float] = boottime
     lease_seconds: float = 30.0
+    growth: SlotGrowth | None = None
+    """Changes the number of slots; None keeps it."""
 
     def __post_init__(self) -> None:
         """Start without claims."""
+        self._slot_greenlets = Group()
+        self._live_slots = 0
+        self._large_slots = self.slots
+        self._ended_objects, self._moved_bytes = 0, 0
+        self._is_full = False
         self._queue: SimpleQueue[tuple[Claim | PartLease, int] | None] = SimpleQueue()
         self._wake = Event()
         self._hungry = Event()
@@ -87,7 +100,7 @@ class Worker:
         self._trouble: RelayError | None = None
         self._met: RelayError | None = None
         self._met_until = -inf
-        self._lease = Lease(self.ledger, self.lease_seconds, self.clock)
+        self._lease = Lease(self.ledger, self.lease_seconds, self.clock, lambda: self.slots)
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
         self._jobs = jobs = MigrationCache(self.ledger, self.engine)
@@ -99,7 +112,7 @@ class Worker:
             active=self._active,
             over=self._over,
             clock=self.clock,
-            moved=self.moved,
+            moved=self._note_moved,
             only=self.only,
         )
         self._claim_runner = ClaimRunner(
@@ -113,7 +126,7 @@ class Worker:
             failures=self._failures,
             over=self._over,
             ended=self.ended,
-            moved=self.moved,
+            moved=self._note_moved,
         )
         self._lister = Lister(
             self.ledger,
@@ -174,7 +187,7 @@ class Worker:
         before the first poll."""
         self._lease.renew()
         self.ledger.reclaim()
-        workers = [gevent.spawn(self._work) for _ in range(self.slots)]
+        self._set_slots(self.slots)
         keep_lease = partial(
             self._lease.keep,
             self._stopped,
@@ -183,23 +196,59 @@ class Worker:
             failed=self._note_trouble,
         )
         report_retries = partial(self._reporter.run, self._stopped)
-        tasks = (self._lister.run, self._sweeper.run, keep_lease, report_retries)
+        tasks: list[Callable[[], None]]
+        tasks = [self._lister.run, self._sweeper.run, keep_lease, report_retries]
+        if self.growth is not None:
+            tasks.append(partial(self._adapt_slots, self.growth))
         others = [gevent.spawn(task) for task in tasks]
         try:
             while not self.stopping and not self._poll():
                 self._wait_for_settlements()
         finally:
             self.stop()
-            for _ in workers:
+            for _ in range(self._live_slots):
                 self._queue.put(None)
-            gevent.joinall(workers)
+            self._slot_greenlets.join()
             self._stopped.set()  # only now, so that the running transfers kept their lease
             gevent.joinall(others)
             self._leave()
 
+    def _set_slots(self, slots: int) -> None:
+        """Change the number of slots. A slot too many ends with its present transfer."""
+        self.slots = self._pace.slots = slots
+        while self._live_slots < slots:
+            self._live_slots += 1
+            self._slot_greenlets.spawn(self._work)
+
+    def _adapt_slots(self, growth: SlotGrowth) -> None:
+        """Let `growth` choose the number of slots until the worker stops."""
+        while not self._over.wait(LOAD_SECONDS):
+            slots = growth.note(self._load())
+            if slots != self.slots:
+                self._set_slots(slots)
+                self._wake.set()
+                self._hungry.set()
+
+    def _load(self) -> Load:
+        return Load(
+            objects=self._ended_objects,
+            bytes=self._moved_bytes + self._active.moved,
+            cpu_seconds=time.thread_time(),  # that of all greenlets
+            complaints=self.engine.wire.complaints,
+            failing=self._active.failing,
+            is_full=self._is_full,
+        )
+
     def _work(self) -> None:
-        """Run queued claims, and help with queued part leases, until the worker stops."""
-        while (item := self._queue.get()) is not None:
+        """Run one slot: queued claims, and help with queued part leases, until the worker stops or
+        has a slot too many."""
+        try:
+            self._run_queued()
+        finally:
+            self._live_slots -= 1
+
+    def _run_queued(self) -> None:
+        while self._live_slots <= self.slots and (item := self._queue.get()) is not None:
             if self._queue.qsize() <= self._pace.low:
                 self._hungry.set()
             claim, registration = item
@@ -214,8 +263,13 @@ class Worker:
             self._note_end(end)
 
     def _note_end(self, end: Settlement) -> None:
+        self._ended_objects += end.verb != TransferVerb.HAND_BACK
         self._claims.add_settlement(end)
         self._wake.set()
+
+    def _note_moved(self, count: int) -> None:
+        self._moved_bytes += count
+        self.moved(count)
 
     def _help(self, lease: PartLease) -> None:
         try:
@@ -288,6 +342,7 @@ class Worker:
         finally:
             for claim in result.claims:
                 self._queue.put((claim, registration))
+        self._is_full = self._claims.running > self.slots
         return len(result.claims)
 
     def _migrations(self) -> set[str]:
@@ -295,12 +350,13 @@ class Worker:
         return self._claims.migrations() | self._active.migrations() | self._lister.migrations()
 
     def _claim_request(self) -> ClaimRequest:
-        """Return the number of transfers to claim."""
+        """Return the number of transfers to claim. Slots beyond the first number are for small
+        objects: large ones have several connections each already."""
         busy = self._claims.running + len(self._helped.claims)
         room = 0 if self._runs_suspect() else self.slots + self._pace.ahead - busy
-        most = (self.slots + 1) // 2 - self._claims.large
+        most = (self._large_slots + 1) // 2 - self._claims.large
         return ClaimRequest(
-            all=room, large=most, only_large=self.slots - busy, alone=self._is_alone()
+            all=room, large=most, only_large=self._large_slots - busy, alone=self._is_alone()
         )
 
     def _is_alone(self) -> bool:
