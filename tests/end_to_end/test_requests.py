@@ -37,8 +37,8 @@ SIZE = 5000
 OF_FOLDERS = ("list", "folder", "mkcol")
 ROUND_TRIPS, CONNECTIONS = "round trips", "connections"
 SIDES = ("source", "destination")
-SLOTS = 10
-"""The slots with which a command begins."""
+SLOTS = 1
+"""Objects of a tree that move at a time."""
 LISTING = 1
 """Connections of the listing and of the first inspections, beside those of the slots."""
 Cost = Mapping[str, float]
@@ -133,7 +133,7 @@ def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
             folder / f"{count}",
             "-r",
             "--slots",
-            "1",
+            f"{SLOTS}",
             checkout=checkout,
         )
         for count in (FEW, MORE)
