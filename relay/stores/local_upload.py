@@ -94,9 +94,8 @@ def begin(folders: AllowedFolders, place: Path, name: str, *, if_absent: bool) -
         old = _stat_name(folder, path.name)
         if if_absent and old is not None:
             raise FileExistsError(errno.EEXIST, "it exists")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         # Until it gets the mode of the file that it replaces, no other user may read it.
-        descriptor = os.open(name, flags, 0o666 if old is None else 0o600, dir_fd=folder)
+        descriptor = _create(folder, name, 0o666 if old is None else 0o600)
         notes = () if old is None or _copy_owner(descriptor, old) else (UNOWNED,)
         return TemporaryFile(
             folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes
@@ -104,6 +103,17 @@ def begin(folders: AllowedFolders, place: Path, name: str, *, if_absent: bool) -
     except BaseException:
         os.close(folder)
         raise
+
+
+def _create(folder: int, name: str, mode: int) -> int:
+    """Create a temporary file and return its descriptor. An earlier attempt may have left one of
+    that name, which it could not delete: it is ours."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, mode, dir_fd=folder)
+    except FileExistsError:
+        os.unlink(name, dir_fd=folder)
+        return os.open(name, flags, mode, dir_fd=folder)
 
 
 def write(part: TemporaryFile, data: memoryview) -> None:

@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
@@ -28,6 +29,7 @@ from gevent.monkey import get_original
 from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.cleanup import remove_lost_uploads
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import (
     AlreadyExists,
@@ -44,6 +46,7 @@ from relay.errors import (
     UnsafeKey,
     UnsupportedScheme,
 )
+from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.settings_sources import load_settings
@@ -61,6 +64,7 @@ from relay.wire.http1 import Framing, Head
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.test_withdrawn import runner_of, worked
 from tests.scripted import Peer
 
 MIB = 1 << 20
@@ -1019,6 +1023,36 @@ def test_a_file_is_the_same_after_another_mount(tmp_path: Path) -> None:
         for device in (found.st_dev, found.st_dev + 1)
     }
     assert len(tags) == 1
+
+
+def test_an_attempt_writes_where_the_last_one_could_not_delete(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a mount with `soft` while the server is away (nfs(5))."""
+    away, fsync, unlink = ["fsync", "unlink"], os.fsync, os.unlink
+
+    def synced(descriptor: int) -> None:
+        if "fsync" in away and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            away.remove("fsync")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def unlinked(name: str, **more: Any) -> None:
+        if "unlink" in away and ".relay-" in name:
+            away.remove("unlink")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(name, **more)
+
+    monkeypatch.setattr(local_upload.os, "fsync", synced)
+    monkeypatch.setattr(local_upload.os, "unlink", unlinked)
+    (tmp_path / "a").write_bytes(DATA)
+    places = (Endpoint(f"file://{tmp_path}/{name}") for name in ("a", "to/b"))
+    runner = runner_of(tmp_path, retry_budget=5)
+    id = ledger.create(MigrationRequest(*places).spec(runner.remotes))[0].id
+    worked(ledger, runner, id)
+    assert not away
+    assert [(row.state, row.error) for row in ledger.page(id)] == [("verified", None)]
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
