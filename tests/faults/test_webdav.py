@@ -53,7 +53,7 @@ from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.faults.test_ours import plant
 from tests.scripted import Peer, Talk
@@ -894,18 +894,20 @@ class SlowMoves(Dav):
 
     gateway = False
     seconds = 1.5
+    over = threading.Event()
+    """Set to finish at once."""
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method != b"MOVE" or (b"Overwrite: F" in request and FINAL in self.objects):
             return super()._done(method, path, request, body)
         self.objects.pop(FINAL, None)
         if self.gateway:
-            threading.Timer(self.seconds, self._end, (path,)).start()
+            threading.Thread(target=self._end, args=(path,), daemon=True).start()
             return EMPTY % 504
-        time.sleep(self.seconds)
         return self._end(path)
 
     def _end(self, path: bytes) -> bytes:
+        self.over.wait(self.seconds)
         if path not in self.objects:
             return EMPTY % 500
         self.objects[FINAL] = self.objects.pop(path)
@@ -917,7 +919,7 @@ class SlowMoves(Dav):
 def test_a_move_that_takes_too_long_is_waited_for(
     certificates: Certificates, gateway: bool, old: dict[bytes, bytes]
 ) -> None:
-    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=0.4))
+    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=1))
     dav = SlowMoves(objects=dict(old))
     dav.gateway = gateway
     assert migrate(engine, dav) is State.VERIFIED
@@ -928,18 +930,19 @@ def test_a_move_that_takes_too_long_is_waited_for(
 
 @pytest.mark.parametrize("old", [{}, {FINAL: b"old"}], ids=["new", "replaced"])
 def test_the_upload_of_a_move_without_an_answer_is_named(
-    certificates: Certificates, old: dict[bytes, bytes]
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, old: dict[bytes, bytes]
 ) -> None:
-    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=0.2))
+    monkeypatch.setattr("relay.stores.webdav.moves.LATE", 1)
+    engine = Engine(certificates.ca_file, replace(QUICK, head_seconds=1))
     dav = SlowMoves(objects=dict(old))
-    dav.gateway, dav.seconds = True, 3
+    dav.gateway, dav.seconds, dav.over = True, 60, threading.Event()
     with pytest.raises(Unavailable) as caught:
         migrate(engine, dav)
     [left] = dav.objects
     assert left.decode() in caught.value.hint
     assert b"DELETE" not in dav.asked
-    time.sleep(3)
-    assert dav.objects == {FINAL: DATA}
+    dav.over.set()
+    eventually(lambda: dav.objects == {FINAL: DATA})
 
 
 def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:
