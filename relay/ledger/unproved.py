@@ -42,8 +42,8 @@ from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
 MOST: Final = 10
-"""Maximum number of other migrations that are asked about an object and know it, and of migrations
-of other sources that are asked."""
+"""Number of other migrations that know an object after which no more are asked about it, and
+maximum number of migrations of other sources that are asked."""
 _BEGUN: Final = transfers.c.fence > 0
 """Condition on a transfer: a worker has claimed it."""
 
@@ -127,37 +127,38 @@ def _recorded(
     connection: Connection, mine: Any, names: Sequence[str], place: str | None
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """Yield each migration that knows some of our objects: our name of the object, the migration,
-    its transfer, and the text of the state that it left. About one object at most MOST migrations
-    to the same destination are asked, those with the latest event first."""
+    its transfer, and the text of the state that it left. The migrations to the same destination are
+    asked MOST at a time, those with the latest event first, until MOST know an object."""
     others = _others(connection, mine)
     for some in in_chunks(names):
         more = dict.fromkeys(some, MOST)
-        for other in others:
-            for row in _begun(connection, other.id, list(more)):
+        for asked in in_chunks(others, MOST):
+            by_id = {other.id: other for other in asked}
+            for row in _begun(connection, list(by_id), list(more)):
+                other = by_id[row.migration_id]
                 left = _left(row, other)
-                if left is None or row.name not in more:
-                    continue
-                yield row.name, other, row, left
-                more[row.name] -= 1
-                if not more[row.name]:
-                    del more[row.name]
+                if left is not None and row.name in more:
+                    yield row.name, other, row, left
+                    more[row.name] -= 1
+            more = {name: count for name, count in more.items() if count > 0}
     for other, ours in nested(connection, mine, names, _query(mine), place):
-        for row in _begun(connection, other.id, list(ours)):
+        for row in _begun(connection, [other.id], list(ours)):
             left = _left(row, other)
             if left is not None and row.name in ours:
                 yield ours[row.name], other, row, left
 
 
-def _begun(connection: Connection, id: str, names: Sequence[str]) -> Iterator[Any]:
-    """Yield a migration's transfers with some names that a worker has claimed."""
+def _begun(connection: Connection, ids: Sequence[str], names: Sequence[str]) -> Iterator[Any]:
+    """Yield the transfers of some migrations with some names that a worker has claimed."""
     columns = (
+        transfers.c.migration_id,
         transfers.c.name,
         transfers.c.state,
         transfers.c.lapses,
         transfers.c.before,
         transfers.c.ended,
     )
-    begun = (transfers.c.migration_id == id) & _BEGUN
+    begun = transfers.c.migration_id.in_(ids) & _BEGUN
     for some in in_chunks(names):
         yield from connection.execute(
             select(*columns).where(begun, has_name(connection, some))
