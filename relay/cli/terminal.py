@@ -216,6 +216,8 @@ def receipt_lines(outcome: Outcome) -> Iterable[str]:
     ]
     if outcome.receipt is not None:
         rows += _rows(outcome, outcome.receipt)
+    else:  # a skip: its reason, and what earlier attempts may have left
+        rows += [("note", note) for note in outcome.notes]
     return [in_columns(name, value) for name, value in rows]
 
 

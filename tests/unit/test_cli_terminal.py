@@ -54,6 +54,8 @@ def test_receipt() -> None:
     assert rows["state"] == "unverified"
     assert rows["attempts"] == "2, 1.5 MB sent again"
     assert rows["note"].startswith("note\\n")
+    skipped = outcome_of(State.SKIPPED, place, place, notes=("unchanged", "a piece may remain"))
+    assert [line.split(maxsplit=1)[1] for line in receipt_lines(skipped)][3:] == list(skipped.notes)
 
 
 @pytest.mark.parametrize(
