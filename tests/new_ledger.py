@@ -17,14 +17,14 @@ from relay.ledger.opening import NEW_FILE, _run_versions
 from relay.ledger.schema import HEAD
 
 
-def script(file: Path) -> str:
-    """Make an empty file a ledger by all versions, and return the statements that make its
-    tables."""
+def script(file: Path, last: str = HEAD) -> str:
+    """Make an empty file a ledger by all versions up to the `last`, and return the statements that
+    make its tables."""
     engine = create_engine(f"sqlite:///{file}")
     with engine.begin() as connection:
-        _run_versions(connection)
+        _run_versions(connection, last)
     engine.dispose()
-    return f"{statements(file)}INSERT INTO alembic_version VALUES ('{HEAD}');\n"
+    return f"{statements(file)}INSERT INTO alembic_version VALUES ('{last}');\n"
 
 
 def statements(file: Path) -> str:

@@ -206,9 +206,10 @@ def _upgrade(connection: Connection) -> None:
     tables = connection.dialect.get_table_names(connection)
     if "alembic_version" in tables and _version(connection) == HEAD:
         return
-    if sqlite and not tables:
+    is_new_file = sqlite and not tables
+    if is_new_file:
         _create_tables(connection)
-    else:
+    if not is_new_file or _version(connection) != HEAD:
         _run_versions(connection)
     if sqlite:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -223,8 +224,8 @@ def _create_tables(connection: Connection) -> None:
     connection.exec_driver_sql("INSERT INTO keys VALUES ('identity', ?)", (token_hex(32),))
 
 
-def _run_versions(connection: Connection) -> None:
-    """Run the missing versions by Alembic."""
+def _run_versions(connection: Connection, last: str = "head") -> None:
+    """Run the missing versions by Alembic, up to the `last`."""
     # Imported here because it takes 0.1 s, and only an upgrade needs it.
     from alembic import command
     from alembic.config import Config
@@ -232,7 +233,7 @@ def _run_versions(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_HERE))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, last)
 
 
 _START = "Check the disk or the database that RELAY_LEDGER names, and start relay again."

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import inspect, update
 
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
-from relay.ledger import database, schema, settling
+from relay.ledger import database, opening, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import NEW_FILE
@@ -1073,6 +1073,19 @@ def test_a_new_file_is_the_one_that_all_versions_make(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "by script")) as file:
         ((identity,),) = file.execute("SELECT value FROM keys WHERE name = 'identity'").fetchall()
     assert len(identity) == 64
+
+
+def test_a_new_file_gets_the_versions_that_its_script_misses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a version was added, and the script not written again."""
+    older = sorted(path.name.partition("_")[0] for path in VERSIONS.glob("0*.py"))[-2]
+    (tmp_path / "older.sql").write_text(new_ledger.script(tmp_path / "older", older))
+    monkeypatch.setattr(opening, "NEW_FILE", tmp_path / "older.sql")
+    new_ledger.script(tmp_path / "by versions")
+    Ledger.connect(f"sqlite:///{tmp_path / 'by script'}").close()
+    made = [new_ledger.statements(tmp_path / name) for name in ("by versions", "by script")]
+    assert sorted(made[0].split(";\n")) == sorted(made[1].split(";\n"))
 
 
 def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
