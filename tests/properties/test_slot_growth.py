@@ -77,7 +77,7 @@ def passed(growth: SlotGrowth, load: Load, now: list[float], seconds: float, mos
 def test_it_finds_the_plateau_and_leaves_it_when_the_rate_falls(most: float, part: float) -> None:
     now = [0.0]
     growth = SlotGrowth(first=FIRST, most=MOST, clock=lambda: now[0])
-    load = passed(growth, Load(objects=0, bytes=0, cpu_seconds=0.0, complaints=0), now, 9, most)
+    load = passed(growth, Load(objects=0, bytes=0, cpu_seconds=0.0, complaints=0), now, 11, most)
     reached = growth.slots
     # Enough for three quarters of what the stores allow, or all slots that there may be.
     assert reached / 0.2 >= 0.75 * most or reached == MOST

@@ -182,6 +182,7 @@ def test_an_overloaded_store_gets_fewer_requests_and_accepts_all(
     assert all(job.successful() for job in jobs)
     assert counts["taken"] == 60
     assert counts["refused"] < 40
+    assert runner.wire.complaints == counts["refused"]
 
 
 def test_transfers_with_bounded_requests_stay_below_the_limit(

@@ -98,6 +98,14 @@ def test_a_busy_process_gets_no_more_slots() -> None:
     assert set(Stores(cpu=1.01 * BUSY / rate).run(600)) == {FIRST}
 
 
+def test_slots_of_a_busy_process_go_when_the_rate_falls() -> None:
+    stores = Stores(cpu=1.01 * BUSY / (2 * FIRST / 0.2))
+    stores.run(30)
+    assert stores.growth.slots == 2 * FIRST
+    stores.objects = 0.4 * 2 * FIRST / 0.2
+    assert FIRST in stores.run(12)
+
+
 def test_large_objects_on_a_full_line_get_no_more_slots() -> None:
     stores = Stores(seconds=1.0, size=32 * OBJECT_BYTES, bytes_per_second=50e6)
     seen = stores.run(600)
@@ -153,9 +161,18 @@ def test_only_several_failing_transfers_are_a_complaint(failing: int, left: int)
     assert stores.run(TICK) == [left]
 
 
+def test_a_short_pause_does_not_start_the_climb_again() -> None:
+    stores = Stores()
+    stores.run(20)
+    stores.objects = 0.0
+    stores.run(1.5)
+    stores.objects = 1e9
+    assert set(stores.run(20)) == {MOST_SLOTS}
+
+
 def test_a_lower_rate_starts_the_climb_again() -> None:
     stores = Stores()
-    stores.run(10)
+    stores.run(15)
     stores.objects = FIRST / 0.2
     assert FIRST in stores.run(10)
     seen = stores.run(120)

@@ -82,10 +82,13 @@ class SlotGrowth:
         self.slots = self.first
         self._window: tuple[float, Load] | None = None
         self._is_settled = False
-        self._best = 0.0
-        """The highest rate with the present number; during a trial, with the number before."""
+        self._usual_rate = 0.0
+        """The highest rate over LONGEST_SECONDS with the number that is kept; 0 before the
+        first."""
         self._tried_from: int | None = None
         """The number to which an unsuccessful trial returns; None without a trial."""
+        self._rate_before = 0.0
+        """The rate before the trial."""
         self._complaints = 0
         self._deaf_until = self._held_until = -inf
         self._hold_seconds = HOLD_SECONDS[0]
@@ -96,7 +99,7 @@ class SlotGrowth:
         if self._has_complaint(load, now):
             self._deaf_until = now + DEAF_SECONDS
             self._hold(now)
-            self._change(max(self.first, self.slots // 2), best=0.0)
+            self._keep(max(self.first, self.slots // 2))
         elif self._window is None or not load.is_full:
             self._open_window(now, load, is_settled=False)
         else:
@@ -118,39 +121,56 @@ class SlotGrowth:
                 self._open_window(now, load, is_settled=True)
             return
         enough = seconds >= SHORTEST_SECONDS and objects >= OBJECTS * self.slots
-        if enough or seconds >= LONGEST_SECONDS:
+        if seconds >= LONGEST_SECONDS or (enough and self._may_grow(now)):
             self._open_window(now, load, is_settled=True)
             rate = max(0.0, load.work - before.work) / seconds
-            self._decide(now, rate, (load.cpu_seconds - before.cpu_seconds) / seconds)
+            busy = (load.cpu_seconds - before.cpu_seconds) / seconds
+            if self._tried_from is not None:
+                self._judge_trial(now, rate, busy, self._tried_from)
+            elif rate < self._usual_rate / 2:
+                self._keep(self.first)
+            else:
+                # A shorter time may have an unusually high rate.
+                self._usual_rate = max(self._usual_rate, rate * (seconds >= LONGEST_SECONDS))
+                self._try_more(now, rate, busy)
 
-    def _decide(self, now: float, rate: float, busy: float) -> None:
-        """Decide by the rate of work, and the share of one CPU that this process took."""
-        if self._tried_from is not None:
-            if rate < self._best * (1 + GAIN * (self.slots / self._tried_from - 1)):
-                self._hold(now)
-                self._change(self._tried_from, best=self._best)
-                return
-            self._tried_from, self._best = None, rate
-            self._hold_seconds = HOLD_SECONDS[0]
-        elif rate < self._best / 2 and self.slots > self.first:
-            self._change(self.first, best=0.0)
+    def _may_grow(self, now: float) -> bool:
+        """Return whether a short time is enough for the next decision."""
+        is_due = now >= self._held_until and self.slots < self.most
+        return is_due or self._tried_from is not None
+
+    def _judge_trial(self, now: float, rate: float, busy: float, before: int) -> None:
+        """Keep the number if the rate has grown with it, else return to the one `before`."""
+        if rate < self._rate_before * (1 + GAIN * (self.slots / before - 1)):
+            self._hold(now)
+            self._change(before)
             return
-        self._best = max(self._best, rate)
-        if rate <= 0 or busy >= BUSY or now < self._held_until or self.slots >= self.most:
+        self._keep(self.slots)
+        self._hold_seconds = HOLD_SECONDS[0]
+        self._try_more(now, rate, busy)
+
+    def _try_more(self, now: float, rate: float, busy: float) -> None:
+        """Try twice as many slots, unless they can't help. `busy` is the share of one CPU that this
+        process took."""
+        if not self._may_grow(now):
             return
-        more = min(2 * self.slots, self.most, self.slots + self.room())
-        if more > self.slots:
-            before = self.slots
-            self._change(more, best=rate)
-            self._tried_from = before
+        before, more = self.slots, min(2 * self.slots, self.most, self.slots + self.room())
+        if rate <= 0 or busy >= BUSY or more <= before:
+            self._held_until = now + LONGEST_SECONDS
+            return
+        self._change(more)
+        self._tried_from, self._rate_before = before, rate
 
     def _hold(self, now: float) -> None:
         self._held_until = now + self._hold_seconds
         self._hold_seconds = min(2 * self._hold_seconds, HOLD_SECONDS[1])
 
-    def _change(self, slots: int, best: float) -> None:
-        self.slots, self._best = slots, best
-        self._tried_from = self._window = None
+    def _keep(self, slots: int) -> None:
+        self._change(slots)
+        self._usual_rate = 0.0
+
+    def _change(self, slots: int) -> None:
+        self.slots, self._tried_from, self._window = slots, None, None
 
     def _open_window(self, now: float, load: Load, is_settled: bool) -> None:
         self._window, self._is_settled = (now, load), is_settled
