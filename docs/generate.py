@@ -22,7 +22,7 @@ from relay.api.openapi import document
 from relay.cli.__main__ import cli
 from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
-from relay.config import SETTINGS
+from relay.config import Settings
 from relay.ledger.states import MIGRATION, TRANSFER, Transition
 
 DOCS = Path(__file__).resolve().parent
@@ -100,7 +100,7 @@ def _option(option: click.Option, context: click.Context) -> str:
 
 def settings() -> str:
     """Return the page of settings: each variable with its default and bounds."""
-    rows = "".join(_setting(name) for name in SETTINGS)
+    rows = "".join(_setting(name) for name in Settings.model_fields)
     return f"""# Settings
 
 Flags win over `RELAY_*` variables, those over `relay.toml`, those over the defaults. In `relay.toml` a setting stands
@@ -113,12 +113,18 @@ Sizes are bytes and times are seconds.
 
 
 def _setting(name: str) -> str:
-    field = SETTINGS[name]
-    shown = "" if name == "remotes" or field.default in (None, "") else code(field.default)
+    field = Settings.model_fields[name]
+    assert field.description, f"{name} has no description"
+    shown = "" if field.default in (None, "", {}) else code(field.default)
     signs = {"ge": "≥", "gt": "\\>", "le": "≤", "lt": "\\<"}
-    bounds = [f"{signs[kind]} {bound}" for kind, bound in field.metadata["bounds"].items()]
+    bounds = [
+        f"{signs[kind]} {getattr(bound, kind)}"
+        for bound in field.metadata
+        for kind in signs
+        if hasattr(bound, kind)
+    ]
     variable = "`[remotes.NAME]`" if name == "remotes" else f"`RELAY_{name.upper()}`"
-    return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(field.metadata['description'])} |\n"
+    return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(field.description)} |\n"
 
 
 # -- the API

@@ -12,7 +12,6 @@ import json  # noqa: E402
 import resource  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
@@ -58,11 +57,7 @@ def main() -> int:
     """Make the transfers, all at once, and print the report."""
     order: dict[str, Any] = json.loads(sys.argv[1])
     runner = TransferEngine(
-        Settings(
-            egress_allow="127.0.0.1",
-            retry_budget=0,
-            ca_bundle=Path(order["ca"]) if order.get("ca") else None,
-        )
+        Settings(egress_allow="127.0.0.1", retry_budget=0, ca_bundle=order.get("ca"))
     )
     opened: list[str] = []
     plans = [

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from relay.cli.terminal import say
-from relay.config import SETTINGS
+from relay.config import Settings
 
 NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
 """Settings without a flag: those of the server's clients, and a table."""
@@ -23,11 +23,11 @@ unset."""
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name, field in reversed(list(SETTINGS.items())):
+    for name, field in reversed(Settings.model_fields.items()):
         if name in NOT_SERVED:
             continue
         shown = f"  [default: {field.default}]" if field.default not in (None, "") else ""
-        text = f"{field.metadata['description']}{shown}"
+        text = f"{field.description}{shown}"
         command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(
             command
         )

@@ -460,9 +460,9 @@ unwanted, *words = sys.argv[1:]
 code = main(words)
 print(code, *sorted(set(unwanted.split()) & set(sys.modules)), file=sys.stderr)
 """
-TO_SERVE = "flask gunicorn requests pydantic"
+TO_SERVE = "flask gunicorn requests"
 FOR_STORES = "botocore OpenSSL relay.stores.s3.store relay.stores.webdav.store"
-OF_SQLALCHEMY = "sqlalchemy asyncio email.utils importlib.metadata"
+OF_SQLALCHEMY = "sqlalchemy asyncio"
 UNWANTED = f"{TO_SERVE} {FOR_STORES} alembic"
 """Modules that take a hundredth of a second or more, and that a command with local files alone does
 not need."""

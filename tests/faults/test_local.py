@@ -517,7 +517,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
             raise OSError(errno.EIO, "it was not uploaded")
 
     monkeypatch.setattr(os, "close", closed)
-    engine.runner.settings = replace(engine.runner.settings, retry_budget=60)
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
     before = len(os.listdir("/proc/self/fd"))
     outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"))  # type: ignore[arg-type]
     assert outcome.state is State.VERIFIED
@@ -958,7 +958,7 @@ def test_a_name_the_file_system_refuses_fails_at_once(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, if_exists: str
 ) -> None:
     """exfat-fuse reports such a name as absent."""
-    engine.runner.settings = replace(engine.runner.settings, retry_budget=60)
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

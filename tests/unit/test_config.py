@@ -18,7 +18,7 @@ from relay.cli.migrate import migrate
 from relay.cli.migration_commands import resume, submit
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
-from relay.config import SETTINGS, Settings
+from relay.config import Settings
 from relay.errors import ConfigError
 from relay.hosts import is_loopback
 from relay.settings_sources import load_settings, trusted_ledger_url
@@ -257,7 +257,9 @@ def test_serve_has_a_flag_for_each_setting() -> None:
     """A new setting needs a flag, with a line of help; remotes are tables, which only a file can
     hold."""
     flags = {option.name: option for option in serve.params if isinstance(option, click.Option)}
-    assert set(flags) == set(SETTINGS) - {"remotes", "url", "token", "token_file"} | {"config"}
+    assert set(flags) == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"} | {
+        "config"
+    }
     assert all(option.help and len(option.help) > 20 for option in flags.values())
 
 
