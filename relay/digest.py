@@ -160,15 +160,15 @@ def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     text = field("content-md5")
     if text:  # most answers have none of these fields
-        found.update(_decoded([("md5", text.strip())]))
+        found.update(_decode_pairs([("md5", text.strip())]))
     for name in ("x-goog-hash", "digest"):
         text = field(name)
         if text:
-            found.update(_decoded((key.lower(), value) for key, value in _members(text)))
+            found.update(_decode_pairs((key.lower(), value) for key, value in _members(text)))
     text = field("repr-digest")
     if text:
         members = ((key, value[1:-1]) for key, value in _members(text) if _is_bytes(value))
-        found.update(_decoded(members))
+        found.update(_decode_pairs(members))
     return found
 
 
@@ -186,7 +186,7 @@ def _is_bytes(value: str) -> bool:
     return len(value) >= 2 and value[0] == value[-1] == ":"
 
 
-def _decoded(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, bytes]]:
+def _decode_pairs(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, bytes]]:
     for name, text in pairs:
         try:
             value = base64.b64decode(text.encode("ascii", "replace"), validate=True)

@@ -157,7 +157,7 @@ class Allowed:
         """Return whether this entry's network includes an address, or the IPv4 address that it
         maps."""
         return self.network is not None and any(
-            form in self.network for form in (address, _unmapped(address))
+            form in self.network for form in (address, _unmap(address))
         )
 
 
@@ -187,15 +187,15 @@ class EgressPolicy:
             return
         name = host.lower().removesuffix(".")
         if any(own_port == port and own_host.lower() == name for own_host, own_port in self.own):
-            raise _denied(host)
+            raise _denial(host)
         if self._names(name, port):
             return
         # With a network open on this port the address decides; that check is at least as strict.
         undecided = any(entry.network is not None and entry.has_port(port) for entry in self.allow)
         if not is_host_name(host.lower()) or _looks_numeric(name) or name in METADATA_NAMES:
-            raise _denied(host)
+            raise _denial(host)
         if _is_local_name(name) and not undecided:
-            raise _denied(host)
+            raise _denial(host)
         if port not in self.ports and not undecided:
             raise _port_denied(host, port)
 
@@ -207,7 +207,7 @@ class EgressPolicy:
         returns it, maybe with a zone; an unreadable one is refused."""
         parsed = _parse_address(address)
         if parsed is None:
-            raise _denied(host)
+            raise _denial(host)
         self._check(host, parsed, port)
 
     def check_connected(self, host: str, local: str, remote: str, port: int) -> None:
@@ -219,8 +219,8 @@ class EgressPolicy:
         self.check_address(host, remote, port)
         here, there = _parse_address(local), _parse_address(remote)
         wild = any(own_port == port and own_host in _WILDCARDS for own_host, own_port in self.own)
-        if wild and (here is None or there is None or _unmapped(here) == _unmapped(there)):
-            raise _denied(host)
+        if wild and (here is None or there is None or _unmap(here) == _unmap(there)):
+            raise _denial(host)
 
     def allowing(self, *hosts: str) -> EgressPolicy:
         """Return a copy that also allows these hosts, as a Location has them; the CLI allows the
@@ -229,16 +229,16 @@ class EgressPolicy:
 
     def _check(self, host: str, address: Address, port: int) -> None:
         if self._is_own(address, port):
-            raise _denied(host)
+            raise _denial(host)
         named = self._names(host.lower().removesuffix("."), port)
-        forms = (address, *_embedded(address))
+        forms = (address, *_embedded_addresses(address))
         closed = [form for form in forms if not self._opens(form, port)]
         if any(form in METADATA for form in closed):
-            raise _denied(host)
+            raise _denial(host)
         if named:
             return
         if not all(_is_public(form) for form in closed):
-            raise _denied(host)
+            raise _denial(host)
         if closed and port not in self.ports:
             raise _port_denied(host, port)
 
@@ -249,7 +249,7 @@ class EgressPolicy:
         return any(entry.has_address(address) and entry.has_port(port) for entry in self.allow)
 
     def _is_own(self, address: Address, port: int) -> bool:
-        dialled = _unmapped(address)
+        dialled = _unmap(address)
         local = dialled.is_unspecified or any(dialled in network for network in _LOOPBACK)
         for host, own_port in self.own:
             if own_port != port:
@@ -260,7 +260,7 @@ class EgressPolicy:
             if own is None:
                 continue
             # Dialling 0.0.0.0 or :: connects to loopback.
-            if _unmapped(own) == dialled or (dialled.is_unspecified and own.is_loopback):
+            if _unmap(own) == dialled or (dialled.is_unspecified and own.is_loopback):
                 return True
         return False
 
@@ -342,7 +342,7 @@ def _is_public(address: Address) -> bool:
     return not any(first <= number <= last for first, last in _SPANS[address.version])
 
 
-def _unmapped(address: Address) -> Address:
+def _unmap(address: Address) -> Address:
     # The only embedding that a kernel resolves: connecting to ::ffff:10.0.0.1 is connecting to
     # 10.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
@@ -366,7 +366,7 @@ _EMBEDDINGS: Final = tuple(
 )
 
 
-def _embedded(address: Address) -> tuple[ipaddress.IPv4Address, ...]:
+def _embedded_addresses(address: Address) -> tuple[ipaddress.IPv4Address, ...]:
     """Return the IPv4 addresses that this IPv6 address may lead to; none for '::' and '::1'."""
     number = int(address)
     if address.version == 4 or number <= 1:
@@ -388,7 +388,7 @@ def _looks_numeric(name: str) -> bool:
     return re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rpartition(".")[2]) is not None
 
 
-def _denied(host: str) -> EgressDenied:
+def _denial(host: str) -> EgressDenied:
     return EgressDenied(f"connecting to {host!r} is not allowed")
 
 

@@ -1,7 +1,7 @@
 """Name an object whose destination is a folder: the source's own name for it, made safe.
 
 Decided here: which name is taken from a Content-Disposition or a path, and when there is none.
-Never here: the place where it is written (`Location.named`, which checks again).
+Never here: the place where it is written (`Location.object_named`, which checks again).
 
 The grammar is RFC 6266 §4.1 with RFC 8187 for `filename*`. Two well-kept parsers were tried and
 rejected: werkzeug's uses the last form, replaces bytes that are not UTF-8 by U+FFFD, and returns a
@@ -68,7 +68,7 @@ def name_after_source(
             pointer="/destination",
             hint="Give the whole URL of the destination, with the object's name.",
         )
-    return place.named(name)
+    return place.object_named(name)
 
 
 def is_named_by_answer(folder: Location, source: Location, place: Location) -> bool:
@@ -77,7 +77,7 @@ def is_named_by_answer(folder: Location, source: Location, place: Location) -> b
     if not folder.path.endswith("/"):
         return False
     name = safe_name(None, source)
-    return name is None or folder.named(name) != place
+    return name is None or folder.object_named(name) != place
 
 
 def _names(header: str) -> Iterator[str]:

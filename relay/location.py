@@ -80,7 +80,7 @@ class Account(Protocol):
         """The owner of the account, if it is known without the headers: part of the identity of a
         migration."""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return the printed form of a path at this place, without secrets."""
 
     def check(self, path: str) -> None:
@@ -153,7 +153,7 @@ class Location:
             raise InvalidURL("a target begins with '/' and has no fragment")
         return replace(self, target=target)
 
-    def named(self, name: str) -> Location:
+    def object_named(self, name: str) -> Location:
         """Return the object `name` inside this folder: the path must end in '/'; the query is kept.
 
         Raises UnsafeKey for a name that is empty, '.' or '..', or holds a separator or a control
@@ -210,7 +210,7 @@ class Location:
     def __str__(self) -> str:
         """Return the URL without its secrets: no query, no headers."""
         if self.account is not None:
-            return self.account.shown(self.path)
+            return self.account.printed_form(self.path)
         return f"{self.origin}{self.path}" + ("?…" if "?" in self.target else "")
 
     def __repr__(self) -> str:

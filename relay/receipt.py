@@ -52,7 +52,7 @@ class Version:
         tag = self.etag
         return tag if tag and not tag.startswith("W/") and tag != "*" and '",' not in tag else None
 
-    def sized(self, size: int | None) -> Version:
+    def with_size(self, size: int | None) -> Version:
         """The same with its size, in bytes. (`replace` costs twice as much, for each object.)"""
         return Version(size, self.etag, self.last_modified, self.digests, self.id)
 

@@ -23,7 +23,7 @@ def redirect_target(location: Location, reference: str, side: Side = "source") -
     RedirectRefused on a step from https to http, another scheme, or a reference that does not
     parse. The dial checks address and port."""
     try:
-        there = parse_location(_absolute(location, _encoded(reference)))
+        there = parse_location(_absolute(location, _encode(reference)))
     except RequestError as error:
         raise RedirectRefused(f"{location} redirects, and {error.message}", side=side) from None
     if location.scheme == "https" and there.scheme == "http":
@@ -35,7 +35,7 @@ def redirect_target(location: Location, reference: str, side: Side = "source") -
     )
 
 
-def _encoded(reference: str) -> str:
+def _encode(reference: str) -> str:
     """Percent-encode the blanks and the bytes beyond ASCII of a field's value, which is Latin-1
     text."""
     return _BLANK_OR_BEYOND.sub(lambda found: f"%{ord(found.group()):02X}", reference.strip(" \t"))

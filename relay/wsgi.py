@@ -44,7 +44,7 @@ _check_patched()
 
 from relay.api.app import create_app  # noqa: E402
 from relay.api.migration_routes import ledger_context  # noqa: E402
-from relay.api.server_settings import accepted  # noqa: E402
+from relay.api.server_settings import accepted_settings  # noqa: E402
 from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
@@ -57,7 +57,7 @@ BACK_SECONDS = 1.0
 """Seconds between two attempts to reach an unavailable database, or to read an absent file."""
 
 
-def _opened(make: Callable[[], T], event: str, checked: bool) -> T:
+def _make_when_available(make: Callable[[], T], event: str, checked: bool) -> T:
     """Make what a worker needs. If gunicorn's master has checked it before (`checked`), wait for it
     after any failure: a worker that does not start ends the whole server, with the transfers of
     other workers."""
@@ -79,11 +79,11 @@ def _opened(make: Callable[[], T], event: str, checked: bool) -> T:
 
 start_logging()
 load_all()
-_accepted = accepted()
+_accepted = accepted_settings()
 _settings = _accepted.settings
 _checked = bool(_accepted.addresses)
-_engine = _opened(partial(TransferEngine, _settings), "settings.unavailable", _checked)
-_ledger = _opened(
+_engine = _make_when_available(partial(TransferEngine, _settings), "settings.unavailable", _checked)
+_ledger = _make_when_available(
     partial(Ledger.connect, _settings.ledger_url(), SERVER), "ledger.unavailable", _checked
 )
 _worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)

@@ -54,12 +54,12 @@ class PollCache:
 
     def migration(self, id: str) -> Migration:
         """Return a migration as it was at most `seconds` ago. Raises as the ledger does."""
-        found = self._cached(id)
+        found = self._cached_migration(id)
         if found is not None:
             return found
         with self._turn:
             # Another client may have queried it while this one waited for its turn.
-            found = self._cached(id)
+            found = self._cached_migration(id)
             if found is None:
                 found = self._look(id)
                 self._seen = {
@@ -68,7 +68,7 @@ class PollCache:
                 self._seen[id] = self._clock(), found
         return found
 
-    def _cached(self, id: str) -> Migration | None:
+    def _cached_migration(self, id: str) -> Migration | None:
         when, found = self._seen.get(id, (None, None))
         return found if when is not None and self._is_fresh(when) else None
 

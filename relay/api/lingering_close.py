@@ -29,7 +29,9 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 def with_lingering_close(app: WsgiApp) -> WsgiApp:
     """Return a WSGI application that closes connections like this after `app` has answered."""
 
-    def parted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def lingering_app(
+        environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             if _closes(headers) or _is_unread(environ):
                 # gunicorn drops a Connection header, as WSGI requires (PEP 3333), so it has to be
@@ -43,7 +45,7 @@ def with_lingering_close(app: WsgiApp) -> WsgiApp:
 
         return ClosingIterator(app(environ, start), [lambda: _linger_if_unread(environ)])
 
-    return parted
+    return lingering_app
 
 
 def _closes(headers: list[tuple[str, str]]) -> bool:

@@ -75,7 +75,7 @@ def migrate_view(
             )
         )
         if has_works and order.existing is not IfExists.OVERWRITE:
-            transfer.known = _known_at(
+            transfer.known = _hints_at(
                 order.spec_at(source, destination, engine.remotes), works().ledger
             )
         transfer.meter.throttle = throttle_of(order.bounds)
@@ -87,7 +87,7 @@ def migrate_view(
     return migrate
 
 
-def _known_at(spec: Spec, ledger: Ledger) -> ObjectHints:
+def _hints_at(spec: Spec, ledger: Ledger) -> ObjectHints:
     """Return what the ledger knows about the object at the destination: an unproved one of ours
     does not count as existing. Raises LedgerFailed."""
     left = ledger.find_unproved_at(spec)

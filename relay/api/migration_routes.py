@@ -37,7 +37,7 @@ from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
-from relay.views.rows import FIELDS, brief, csv_line, progress_events, reported, summary
+from relay.views.rows import FIELDS, brief, csv_line, progress_events, report_line, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5
@@ -105,7 +105,7 @@ def ledger_routes(
 ) -> tuple[tuple[str, str, View], ...]:
     """Return the paths, methods and views of the operations on migrations."""
 
-    def listed() -> Response:
+    def list_migrations() -> Response:
         limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
         found = works().ledger.migrations(limit, before or None)
         rows = [brief(migration) for migration in found]
@@ -151,7 +151,7 @@ def ledger_routes(
         return view
 
     return (
-        ("/migrations", "GET", listed),
+        ("/migrations", "GET", list_migrations),
         ("/migrations/<id>", "GET", one),
         ("/migrations/<id>", "PATCH", change),
         ("/migrations/<id>/transfers", "GET", transfers),
@@ -244,7 +244,7 @@ def _await_end(
     with works.waiters.place() as has_place:
         while has_place and not engine.draining and _is_active(migration):
             left = until - monotonic()
-            if left <= 0 or _hung_up(min(LOOK_SECONDS, left)):
+            if left <= 0 or _has_hung_up(min(LOOK_SECONDS, left)):
                 break
             # The migration is accepted: after an error the client would send it again.
             with suppress(LedgerFailed):
@@ -260,7 +260,7 @@ def _is_active(migration: Migration) -> bool:
     return migration.state not in ENDED and migration.under_way > 0
 
 
-def _hung_up(seconds: float) -> bool:
+def _has_hung_up(seconds: float) -> bool:
     """Wait up to `seconds`, and return whether the client closed its connection; returns at once
     then."""
     sock = request.environ.get("gunicorn.socket")
@@ -352,7 +352,9 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
     return _json(
         {
-            "transfers": [{"id": row.id, **reported(row), "receipt": row.receipt} for row in found],
+            "transfers": [
+                {"id": row.id, **report_line(row), "receipt": row.receipt} for row in found
+            ],
             "next": more,
         }
     )
@@ -361,7 +363,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
 def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     after = 0
     while found := ledger.page(id, states, after):
-        yield from (reported(row) for row in found)
+        yield from (report_line(row) for row in found)
         after = found[-1].id
 
 

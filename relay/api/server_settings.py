@@ -68,7 +68,7 @@ class Holder:
 _HOLDER = Holder()
 
 
-def accepted() -> Accepted:
+def accepted_settings() -> Accepted:
     """Return the settings of this process, or of the master that forked it; read them if it has
     none.
 
@@ -82,7 +82,7 @@ def accepted() -> Accepted:
 def accept_or_exit() -> Settings:
     """Return the settings, read and checked; a mistake ends the process with one line."""
     try:
-        return accepted().settings
+        return accepted_settings().settings
     except ConfigError as error:
         refuse(Refused(error.message, error.hint))
 
@@ -94,7 +94,7 @@ def accept_again() -> bool:
     The old settings stay until all of the new ones are checked. Raises nothing, because an
     exception here ends gunicorn's master, and all its workers with it."""
     try:
-        _HOLDER.held = _reread(accepted())
+        _HOLDER.held = _reread(accepted_settings())
     except ConfigError as error:
         _report_kept(Refused(error.message, error.hint))
     except Refused as refused:
@@ -126,9 +126,9 @@ def check_start(addresses: Iterable[Any], inherited: bool) -> None:
     already. A mistake ends the process with one line.
     """
     try:
-        _check_ledger(accepted().settings)
+        _check_ledger(accepted_settings().settings)
         if not inherited:
-            _check_open(addresses, accepted().settings)
+            _check_open(addresses, accepted_settings().settings)
             _check_free(addresses)
     except Refused as refused:
         refuse(refused)
@@ -137,7 +137,7 @@ def check_start(addresses: Iterable[Any], inherited: bool) -> None:
 def check_listening(addresses: Iterable[Any]) -> None:
     """Check the addresses that a server listens on, and keep them for reloads. A wrong address ends
     the process."""
-    _HOLDER.held = replace(accepted(), addresses=tuple(addresses))
+    _HOLDER.held = replace(accepted_settings(), addresses=tuple(addresses))
     try:
         _check_open(_HOLDER.held.addresses, _HOLDER.held.settings)
     except Refused as refused:

@@ -58,7 +58,7 @@ def read_object(environ: dict[str, Any], limit_bytes: int, seconds: float) -> Ma
 def parse(raw: bytes) -> Any:
     """Parse strict JSON (RFC 8259, and RFC 7493 on duplicates and surrogates). Raises a
     RequestError."""
-    text = _decoded(raw)
+    text = _text_of(raw)
     if raw.count(b"[") + raw.count(b"{") > BRACKETS_LIMIT:
         raise JsonTooDeep(f"the JSON has more than {BRACKETS_LIMIT} opening brackets")
     try:
@@ -98,7 +98,7 @@ def _check_declared(environ: Mapping[str, Any]) -> None:
         raise UnsupportedMediaType("a request body with a Content-Encoding is not taken")
 
 
-def announced(environ: Mapping[str, Any]) -> int | None:
+def announced_length(environ: Mapping[str, Any]) -> int | None:
     """Return the announced length of the body: 0 if it has no body, None if it comes in chunks."""
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None
@@ -109,7 +109,7 @@ def announced(environ: Mapping[str, Any]) -> int | None:
 
 
 def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
-    length = announced(environ)
+    length = announced_length(environ)
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)
     late = RequestTimeout(f"the body did not arrive within {seconds:g} s")
@@ -147,7 +147,7 @@ def _too_large(limit_bytes: int) -> RequestTooLarge:
 # -- the document
 
 
-def _decoded(raw: bytes) -> str:
+def _text_of(raw: bytes) -> str:
     if not raw.strip():
         raise MalformedRequest("the body is empty")
     if raw.startswith(b"\xef\xbb\xbf"):

@@ -25,7 +25,7 @@ from relay.errors import (
     ServerUnreachable,
 )
 from relay.settings_sources import is_found, load_settings, trusted_ledger_url
-from relay.views.rows import FIELDS, brief, progress_events, reported, summary
+from relay.views.rows import FIELDS, brief, progress_events, report_line, summary
 
 if TYPE_CHECKING:
     from relay.cli.client import Client
@@ -148,7 +148,7 @@ class LocalLedger:
         """As MigrationBackend.rows."""
         id, after = self._ledger.migration(id).id, 0
         while page := self._ledger.page(id, states, after):
-            yield from (reported(row) for row in page)
+            yield from (report_line(row) for row in page)
             after = page[-1].id
 
     def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
@@ -182,8 +182,9 @@ class LocalLedger:
         self._ledger.finish()  # deletes its credentials
         left = self._ledger.migration(id).under_way
         if left and is_lost:
+            which = "1 transfer has" if left == 1 else f"{left:,} transfers have"
             yield (
-                f"relay: {left:,} transfers have not stopped yet. If their process was killed, run"
+                f"relay: {which} not stopped yet. If their process was killed, run"
                 " the same command again in half a minute: it removes their unfinished uploads",
                 True,
             )
@@ -255,7 +256,9 @@ class RemoteServer:
     def newest(self, limit: int) -> Iterator[Members]:
         """As MigrationBackend.newest."""
         first = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
-        return islice(self._paged(first, self._shapes.MigrationPage, "migrations"), limit)
+        return islice(
+            self._entries_of_pages(first, self._shapes.MigrationPage, "migrations"), limit
+        )
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As MigrationBackend.rows."""
@@ -263,16 +266,16 @@ class RemoteServer:
         # speaks HTTP/1.0 to the server.
         query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
         first = f"{_path(id)}/transfers?{urlencode(query)}"
-        for row in self._paged(first, self._shapes.ReportPage, "transfers"):
+        for row in self._entries_of_pages(first, self._shapes.ReportPage, "transfers"):
             yield {name: row[name] for name in FIELDS}
 
-    def _paged(
+    def _entries_of_pages(
         self, path: str | None, shape: type[MigrationPage | ReportPage], member: str
     ) -> Iterator[Members]:
         """Yield the entries of a list, from the first page on. A page is requested when it is
         needed."""
         while path:
-            page = self._checked(shape, self._client.ask("GET", path))
+            page = self._check_members(shape, self._client.ask("GET", path))
             yield from page[member]
             # A proxy may have removed a prefix, so only the part from /migrations on is used.
             prefix, here, rest = (page["next"] or "").rpartition("/migrations")
@@ -316,7 +319,7 @@ class RemoteServer:
             try:
                 for number, kind, members in self._events(id, since):
                     if kind == "progress":
-                        self._checked(self._shapes.Brief, members)
+                        self._check_members(self._shapes.Brief, members)
                     since, seen = number or since, self._clock()
                     ended = kind == "progress" and members.get("ended") is not None
                     yield kind, members
@@ -349,9 +352,9 @@ class RemoteServer:
                 fields = {}
 
     def _migration(self, members: Members) -> Members:
-        return self._checked(self._shapes.Whole, members)
+        return self._check_members(self._shapes.Whole, members)
 
-    def _checked(
+    def _check_members(
         self, shape: type[Brief | MigrationPage | ReportPage], members: Members
     ) -> Members:
         """Return members that have the shape's types. Raises NotRelay for others."""

@@ -51,7 +51,7 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None, ca_bundle: Path | None = None) -> None:
         """`url` is the prefix of the server's URLs. Raises ConfigError for an invalid one."""
-        self.url = _checked(url)
+        self.url = _check_url(url)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers.update(
@@ -141,7 +141,8 @@ class Client:
         if problem is None:
             return self._not_relay(response)
         kind = (
-            RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused
+            RelayError.class_of(str(problem.get("type", "")).rpartition(PROBLEMS)[2])
+            or ServerRefused
         )
         side, hint = problem.get("side"), str(problem.get("hint") or "") or None
         reported = kind(
@@ -199,7 +200,7 @@ _WRITE = (
 )
 
 
-def _checked(url: str) -> str:
+def _check_url(url: str) -> str:
     try:
         found = parse_location(url)
     except RequestError as error:

@@ -169,7 +169,8 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     if migration["retries"] or migration["bytes_resent"]:
         yield (
             "again",
-            f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again",
+            f"{_count_of(migration['retries'], 'attempt')},"
+            f" {decimal(migration['bytes_resent'])} sent again",
         )
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"
@@ -210,8 +211,8 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     if ended is None:
         yield (
             "under way",
-            f"{under_way(migration):,} transfers, {decimal(bytes_at_destination(migration))} at the"
-            " destination",
+            f"{_count_of(under_way(migration), 'transfer')},"
+            f" {decimal(bytes_at_destination(migration))} at the destination",
         )
     if migration.get("slots") is not None:  # an older server does not have it
         yield "slots", f"{migration['slots']:,}"
@@ -234,6 +235,10 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     yield "limits", ", ".join(limits) or "none"
     if migration["priority"]:
         yield "priority", str(migration["priority"])
+
+
+def _count_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _option(name: str, value: object) -> str:

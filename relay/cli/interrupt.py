@@ -60,7 +60,7 @@ class Interrupt:
         self.code: Exit | None = None
 
     @contextmanager
-    def handled(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Handle the signals for the time of a `with` block."""
         watchers = [
             gevent.signal_handler(number, self._handle, code)
@@ -97,5 +97,5 @@ def interrupt_as_exception(says: str = "") -> Iterator[None]:
     came = Interrupt(
         lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says
     )
-    with came.handled():
+    with came.handle_signals():
         yield

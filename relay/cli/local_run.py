@@ -28,7 +28,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME
-from relay.views.rows import reported
+from relay.views.rows import report_line
 
 STOP_SECONDS: Final = 10.0
 AGAIN: Final = 5
@@ -163,7 +163,7 @@ def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
     """Return the first NAMED failed objects of a migration, each with its `side` and `hint`, for
     the table of its end."""
     return [
-        {**reported(row), **{name: (row.error or {}).get(name) for name in ("side", "hint")}}
+        {**report_line(row), **{name: (row.error or {}).get(name) for name in ("side", "hint")}}
         for row in ledger.page(migration.id, [TransferState.FAILED], limit=NAMED)
     ]
 
@@ -186,7 +186,7 @@ def work(
     job = gevent.spawn(_run_worker, worker)
     stopped = Interrupt(worker.stop, STOP_SECONDS)
     last_line: float | None = None
-    with stopped.handled():
+    with stopped.handle_signals():
         while not job.ready() and not stopped.is_late():
             job.join(look_seconds)
             look()

@@ -82,7 +82,11 @@ def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
     for answer, count in made.looks.items():
         fate = FATES[surveyor.job.if_exists].get(answer, "unknown")
         fates[fate] = fates.get(fate, 0) + count
-    parted = surveyor.parted and not surveyor.copies and (made.ranges > 0 or not made.looked)
+    parted = (
+        surveyor.offers_parts
+        and not surveyor.copies
+        and (made.ranges > 0 or not made.inspected_count)
+    )
     return {
         "source": str(surveyor.job.source),
         "destination": str(surveyor.job.destination),
@@ -91,7 +95,7 @@ def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
         "unsized": made.unsized,
         "refused": made.refused,
         "names": [{"name": name, "why": why} for name, why in made.names],
-        "looked": made.looked,
+        "looked": made.inspected_count,
         "found": dict(sorted(made.looks.items())),
         "fates": dict(sorted(fates.items())),
         "in_parts": {

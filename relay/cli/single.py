@@ -94,5 +94,5 @@ def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json
 def _error_of(migration: Migration) -> RelayError:
     """Return the recorded error of a migration as an exception."""
     error = migration.error or {}
-    kind = RelayError.named(error["code"]) or RelayError
+    kind = RelayError.class_of(error["code"]) or RelayError
     return kind(error["detail"], side=error["side"], hint=error["hint"])

@@ -28,6 +28,9 @@ if (
     from relay.receipt import Receipt, Version
 
 
+LINE_SECONDS: Final = 5.0
+"""Time between two lines of progress where no bars are shown, in seconds."""
+
 _ACTED_ON: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal may act on: the control characters but tab and the end of a line."""
 
@@ -141,7 +144,7 @@ def _tell(text: str, hint: str | None) -> None:
 
 def _write(text: str, stream: TextIO) -> None:
     if stream.isatty():  # a file, or another program, gets the text unchanged
-        text = _ACTED_ON.sub(lambda found: _escaped(found[0]), text)
+        text = _ACTED_ON.sub(lambda found: _escape(found[0]), text)
     stream.write(text + "\n")
     stream.flush()
 
@@ -189,10 +192,10 @@ def plain(text: str) -> str:
     error texts."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     byte = ord(char) - 0xDC00  # of a name that is not UTF-8 (PEP 383)
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
 

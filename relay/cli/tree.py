@@ -25,7 +25,7 @@ from relay.cli.formatting import (
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
-from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
+from relay.cli.terminal import LINE_SECONDS, confirm, has_bars, in_columns, plain, say
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.transfer_engine import TransferEngine
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 LOOK_SECONDS = 0.25
-LINE_SECONDS = 5.0
 SHOWN = 5
 """Maximum number of active transfers that have a bar of their own."""
 
@@ -220,8 +219,8 @@ def transfer_label(active: ActiveTransfer) -> str:
     """Return the line of a transfer of this process. Of an object that several processes move, the
     bar shows the whole object, so the line has the bytes of this process."""
     name, transfer = plain(active.claim.name)[-48:], active.transfer
-    shared = isinstance(transfer, PartHelper) or transfer.moved != transfer.bytes
-    return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"
+    shared = isinstance(transfer, PartHelper) or transfer.moved_bytes != transfer.bytes
+    return f"  {name}, {decimal(transfer.moved_bytes)} of it here" if shared else f"  {name}"
 
 
 class _TreeLines:

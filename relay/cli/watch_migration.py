@@ -31,11 +31,10 @@ from relay.cli.formatting import (
     under_way,
 )
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
-from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
+from relay.cli.terminal import LINE_SECONDS, confirm, has_bars, in_columns, plain, say
 from relay.ledger.states import PRESENT, EventKind, MigrationState, TransferState
 from relay.views.progress import Rate
 
-LINE_SECONDS = 5.0
 NEEDS_COMMAND = "the `relay migrate` command of this migration moves it: if none runs, run it again"
 
 _STARTS = (EventKind.RETRY, EventKind.LIST_AGAIN)

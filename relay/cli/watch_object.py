@@ -13,13 +13,12 @@ from time import monotonic
 from rich.filesize import decimal
 
 from relay.cli.formatting import retry_line
-from relay.cli.terminal import has_bars, say
+from relay.cli.terminal import LINE_SECONDS, has_bars, say
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.worker.part_helper import PartHelper
 from relay.views.progress import Rate
 
 LOOK_SECONDS = 0.1
-LINE_SECONDS = 5.0
 
 Show = Callable[[Transfer | PartHelper], None]
 

@@ -160,7 +160,7 @@ def probe_ranges(scratch: ScratchFolder) -> Finding:
     return Finding(
         "ranges",
         Answer.YES if good else Answer.NO,
-        "large objects go in parts" if good else "wrong bytes",
+        "as a source: large objects are read in parts" if good else "wrong bytes",
     )
 
 
@@ -172,7 +172,9 @@ def probe_if_match(scratch: ScratchFolder) -> Finding:
         )
         cast(Body, opened.body).close()
     except (SourceChanged, PreconditionFailed):
-        return Finding("if-match", Answer.YES, "a source that changes is never blended")
+        return Finding(
+            "if-match", Answer.YES, "as a source: two versions of an object are never mixed"
+        )
     except RelayError as error:
         return Finding("if-match", Answer.NO, error.message)
     return Finding(
@@ -220,7 +222,7 @@ def probe_multipart(scratch: ScratchFolder) -> Finding:
     limits = store.part_limits(place)
     if limits is None:
         return Finding(
-            "parts", Answer.NO, "not offered: one request per object; a broken upload restarts"
+            "parts", Answer.NO, "as a destination: one request per object; a broken upload restarts"
         )
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))

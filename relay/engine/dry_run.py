@@ -80,7 +80,7 @@ class DryRunReport:
     unkept: int = 0
 
     @property
-    def looked(self) -> int:
+    def inspected_count(self) -> int:
         """The number of inspected objects."""
         return sum(self.looks.values())
 
@@ -141,7 +141,7 @@ class DryRun:
         return made
 
     @property
-    def parted(self) -> bool:
+    def offers_parts(self) -> bool:
         """Whether the destination offers multipart uploads."""
         return self._part_limits() is not None
 

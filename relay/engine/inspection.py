@@ -152,7 +152,7 @@ def existing(plan: Plan, place: Location) -> AlreadyExists:
     return AlreadyExists(f"{place} exists{why}")
 
 
-def undescribed(place: Location) -> Rejected:
+def undescribed_error(place: Location) -> Rejected:
     """Return the error for a destination that does not show whether an object exists, if nothing
     may be overwritten."""
     return Rejected(

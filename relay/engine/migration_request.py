@@ -15,7 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
-from relay.engine.plan import IfExists, Metadata, Plan, Verify
+from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
@@ -154,7 +154,7 @@ class MigrationRequest:
         )
         refuse_unprovable(self.verify, destination)
         if not self.recursive:
-            Plan(source, destination)
+            refuse_same_object(source, destination)
             if source.store == destination.store == "local" and same_file(source, destination):
                 raise SameObject(f"{source} and {destination} are the same file")
             return source, destination

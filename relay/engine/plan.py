@@ -66,8 +66,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse an upload that would truncate its own source."""
-        if same_object(self.source, self.destination):
-            raise SameObject(f"{self.destination} is both source and destination")
+        refuse_same_object(self.source, self.destination)
 
     def if_exists_at(self, place: Location) -> IfExists:
         """Return what to do with an existing object at `place`, the destination with its name. A
@@ -80,3 +79,9 @@ class Plan:
         if not self.replaces_named and is_named_by_answer(self.destination, self.source, place):
             return IfExists.FAIL
         return self.if_exists
+
+
+def refuse_same_object(source: Location, destination: Location) -> None:
+    """Raise SameObject for a source that is its own destination."""
+    if same_object(source, destination):
+        raise SameObject(f"{destination} is both source and destination")

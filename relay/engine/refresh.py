@@ -108,7 +108,8 @@ def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
             _refuse_repeated_name(seen, name)
             if name in missing:
                 count += 1
-                unknown += [_describe_entry(entry)] if len(unknown) < SHOWN else []
+                if len(unknown) < SHOWN:
+                    unknown.append(_describe_entry(entry))
     if unknown:
         more = f", and {count - len(unknown):,} more" if count > len(unknown) else ""
         raise NamesUnknown(f"not in the migration: {', '.join(unknown)}{more}", pointer="/list")

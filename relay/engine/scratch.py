@@ -158,14 +158,14 @@ class ScratchFolder:
         right one. Raises the store's error if it refuses the right one."""
         digester = Digester(("crc64nvme",))
         digester.update(DATA)
-        self._put_with(digester.digests()["crc64nvme"])
+        self._put_with_checksum(digester.digests()["crc64nvme"])
         try:
-            self._put_with(WRONG)
+            self._put_with_checksum(WRONG)
         except (IntegrityMismatch, Rejected):
             return True
         return False
 
-    def _put_with(self, checksum: bytes) -> None:
+    def _put_with_checksum(self, checksum: bytes) -> None:
         field = (CHECKED[self.folder.store], b64encode(checksum).decode())
         with body_from_bytes(DATA, self.meter()) as body:
             self._send(

@@ -23,12 +23,12 @@ def bug(error: BaseException) -> RelayError:
     Both name its type; the log adds the traceback. Neither has its text, which may hold a presigned
     URL (a password) or the output of a helper program."""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    more = {"event": "bug", "members": traced(error)}
+    more = {"event": "bug", "members": trace_of(error)}
     log.error("unexpected %s\n%s", type(error).__name__, frames, extra=more)
     return RelayError(f"an unexpected {type(error).__name__}; the traceback is in the log")
 
 
-def traced(error: BaseException) -> dict[str, Any]:
+def trace_of(error: BaseException) -> dict[str, Any]:
     """Return the type of an exception, and where it and its causes were raised; the first cause
     comes last."""
     places: list[dict[str, Any]] = []

@@ -91,7 +91,7 @@ class RelayError(Exception):
         return f"{self.side}: {self.message}"
 
     @classmethod
-    def named(cls, code: str) -> type[RelayError] | None:
+    def class_of(cls, code: str) -> type[RelayError] | None:
         """Return the error class with this code, or None where this version does not know it."""
         waiting: list[type[RelayError]] = [cls]
         while waiting:

@@ -106,7 +106,7 @@ def _adopt_unfinished(
 ) -> str | None:
     """Return the id of the migration that this request resumes, or None. From now on it has this
     request's hashes and kind of worker."""
-    id = _unfinished(connection, spec, marks, runner)
+    id = _unfinished_migration(connection, spec, marks, runner)
     if id is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
@@ -165,7 +165,7 @@ def _lock_acceptance(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ACCEPTING})
 
 
-def _unfinished(
+def _unfinished_migration(
     connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
 ) -> str | None:
     """Return the id of the newest migration of the same request and accounts, unless it succeeded.

@@ -126,14 +126,14 @@ class Ledger:
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
         """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
 
-        def acted(connection: Connection) -> Migration:
+        def act(connection: Connection) -> Migration:
             found = actions.act(connection, id, verb, fresh)
             if verb not in (MigrationVerb.RESUME, MigrationVerb.RETRY):
                 return found
             self._resume(connection, found.id)
             return migration_rows.one(connection, found.id)
 
-        return self.database.run(acted)
+        return self.database.run(act)
 
     def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As actions.list_again."""
@@ -297,13 +297,13 @@ class Ledger:
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
         """As settling.settle."""
 
-        def settled(connection: Connection) -> list[Claim]:
+        def settle_claims(connection: Connection) -> list[Claim]:
             changes = CounterDelta()
             lost = settling.settle(connection, self.who, ends, changes)
             changes.write(connection)
             return lost
 
-        return self.database.run(settled)
+        return self.database.run(settle_claims)
 
     def check_claim(self, claim: Claim) -> None:
         """As claims.check_claim."""
@@ -313,11 +313,11 @@ class Ledger:
         """As release_unknown_claims, and distrust recent commits: the database that failed
         may have been replaced by an older copy."""
 
-        def disowned(connection: Connection) -> int:
+        def release(connection: Connection) -> int:
             distrust_recent_commits(connection, ended=False)
             return release_unknown_claims(connection, self.who, kept, shared)
 
-        return self.database.run(disowned)
+        return self.database.run(release)
 
     # -- listings
 

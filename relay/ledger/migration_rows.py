@@ -28,7 +28,7 @@ from relay.errors import (
     MigrationUnknown,
 )
 from relay.ledger.counters import efforts_of, parts_of, tallies_of
-from relay.ledger.retried import retried_of, split_listing_retry
+from relay.ledger.retried import pending_retries, split_listing_retry
 from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
     NOT_THERE,
@@ -105,7 +105,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
     efforts = efforts_of(connection, ids)
     sharers = movers_of(connection, ids)
     moving = [id for id in ids if TransferState.RUNNING in tallies[id]]
-    retried = retried_of(connection, moving)
+    retried = pending_retries(connection, moving)
     slots = slots_of(connection, moving)
     return [
         replace(

@@ -33,7 +33,7 @@ _FOLDERS: Final = ("/", ":")
 """Ends of the printed form of a folder."""
 
 
-def nested(
+def nested_rows(
     connection: Connection,
     mine: Any,
     names: Sequence[str],

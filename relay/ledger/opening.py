@@ -149,7 +149,7 @@ def _engine(url: URL) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def connected(connection: Any, _: Any) -> None:
+    def prepare_connection(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins no transaction by itself
         for pragma in (
             "journal_mode=WAL",

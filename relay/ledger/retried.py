@@ -71,7 +71,7 @@ def split_listing_retry(
     return reported, None
 
 
-def retried_of(
+def pending_retries(
     connection: Connection, ids: Sequence[str]
 ) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Return up to SHOWN pending retries of each migration, the longest-lasting first."""

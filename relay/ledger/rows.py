@@ -279,8 +279,8 @@ class PriorState:
             return ARRIVED
         kept: dict[str, Any] = {
             "known": self.known,
-            "version": _named(self.version),
-            "sent": _named(self.sent),
+            "version": _members_of(self.version),
+            "sent": _members_of(self.sent),
         }
         kept |= {} if self.since is None else {"since": self.since}
         kept |= {} if self.place is None else {"place": self.place}
@@ -293,7 +293,7 @@ class PriorState:
         )
 
 
-def _named(version: Version | None) -> dict[str, Any] | None:
+def _members_of(version: Version | None) -> dict[str, Any] | None:
     if version is None:
         return None
     return {

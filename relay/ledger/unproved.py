@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.nested import left_near, names_later, nested
+from relay.ledger.nested import left_near, names_later, nested_rows
 from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
@@ -108,7 +108,7 @@ def _lefts(
     """Return as `find_unproved`, each with the time at which its migration last had the object."""
     found: dict[str, tuple[float, str]] = {}
     accepted = cache(partial(_accepted_after, connection, mine))
-    for name, other, row, left in _recorded(connection, mine, names, place):
+    for name, other, row, left in _recorded_objects(connection, mine, names, place):
         at = _had_last(row, other, left)
         at = at if left == ARRIVED else max(at, accepted(other.id))
         if at > found.get(name, (-1.0, ""))[0]:
@@ -117,13 +117,13 @@ def _lefts(
     # An object that its source names may have arrived under another name.
     is_one_place = place is None or not names_later(mine)
     for some in in_chunks(sorted(lefts) if is_one_place else ()):
-        for row in _arrived(connection, mine, some):
+        for row in _arrival_times(connection, mine, some):
             if row.name in lefts and row.ended > lefts[row.name][0]:
                 del lefts[row.name]
     return lefts
 
 
-def _recorded(
+def _recorded_objects(
     connection: Connection, mine: Any, names: Sequence[str], place: str | None
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """Yield each migration that knows some of our objects: our name of the object, the migration,
@@ -134,21 +134,23 @@ def _recorded(
         more = dict.fromkeys(some, MOST)
         for asked in in_chunks(others, MOST):
             by_id = {other.id: other for other in asked}
-            for row in _begun(connection, list(by_id), list(more)):
+            for row in _begun_transfers(connection, list(by_id), list(more)):
                 other = by_id[row.migration_id]
-                left = _left(row, other)
+                left = _text_left(row, other)
                 if left is not None and row.name in more:
                     yield row.name, other, row, left
                     more[row.name] -= 1
             more = {name: count for name, count in more.items() if count > 0}
-    for other, ours in nested(connection, mine, names, _query(mine), place):
-        for row in _begun(connection, [other.id], list(ours)):
-            left = _left(row, other)
+    for other, ours in nested_rows(connection, mine, names, _query(mine), place):
+        for row in _begun_transfers(connection, [other.id], list(ours)):
+            left = _text_left(row, other)
             if left is not None and row.name in ours:
                 yield ours[row.name], other, row, left
 
 
-def _begun(connection: Connection, ids: Sequence[str], names: Sequence[str]) -> Iterator[Any]:
+def _begun_transfers(
+    connection: Connection, ids: Sequence[str], names: Sequence[str]
+) -> Iterator[Any]:
     """Yield the transfers of some migrations with some names that a worker has claimed."""
     columns = (
         transfers.c.migration_id,
@@ -194,7 +196,7 @@ def _accepted_after(connection: Connection, mine: Any, other: str) -> float:
     return float(connection.execute(query).scalar() or 0.0)
 
 
-def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
+def _arrival_times(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
     """Return when some objects last arrived in succeeded migrations of the same locations, as far
     as the clock was not set back since."""
     succeeded = (migrations.c.places == mine.places) & (
@@ -325,7 +327,7 @@ def _is_other(mine: Any) -> ColumnElement[bool]:
     return unproved & ~is_mine
 
 
-def _left(row: Any, other: Any) -> str | None:
+def _text_left(row: Any, other: Any) -> str | None:
     """Return the text of the state that a row of another migration may have left: ARRIVED if it
     left nothing, None if it never sent anything, so that an earlier migration's state counts.
 

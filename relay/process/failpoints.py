@@ -104,7 +104,7 @@ def _sleep_for(text: str) -> Callable[[], None]:
 ACTIONS: Mapping[str, Callable[[], None]] = {"kill9": _kill, "exit": _exit, "raise": _raise}
 
 
-def armed(text: str) -> Failpoint:
+def failpoint_of(text: str) -> Failpoint:
     """Return the failpoint that the variable's text names. Raises ConfigError for a wrong text."""
     name, _, rest = text.partition(":")
     count, _, action = rest.partition(":")
@@ -128,19 +128,19 @@ def check(environment: Mapping[str, str]) -> None:
     """Raise ConfigError if the variable is set to a wrong text. Each start calls this first."""
     text = environment.get(VARIABLE)
     if text:
-        armed(text)
+        failpoint_of(text)
 
 
 def _ignore(name: str) -> None:
     """Do nothing: no failpoint is armed."""
 
 
-def _bound(text: str | None) -> Callable[[str], None]:
+def _reach_of(text: str | None) -> Callable[[str], None]:
     try:
-        return armed(text).reach if text else _ignore
+        return failpoint_of(text).reach if text else _ignore
     except ConfigError:
         return _ignore  # `check` refuses the start
 
 
-reach: Callable[[str], None] = _bound(os.environ.get(VARIABLE))
+reach: Callable[[str], None] = _reach_of(os.environ.get(VARIABLE))
 """Reach a place. The action is decided when this module is imported."""

@@ -93,7 +93,8 @@ class _Above:
     def note(self, entry: Entry) -> None:
         """Add an entry of the folder."""
         self._mark = hash((self._mark, entry.name, entry.size, entry.etag, entry.modified))
-        self._objects += not entry.is_listed_further
+        if not entry.is_listed_further:
+            self._objects += 1
 
     def is_circle(self) -> bool:
         """Finish the folder; return whether ALIKE folders above it or more have the same

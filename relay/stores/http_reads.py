@@ -81,7 +81,7 @@ class HttpReads:
         self._refuse_folder(location, final)
         refuse_negotiated(location, response.head.get("content-location"), side)
         if self._leads_elsewhere(location, final):
-            return UnknownObject(self._elsewhere(location, final))
+            return UnknownObject(self._redirect_refusal(location, final))
         if (stale := self._stale_error(final, response.head)) is not None:
             return UnknownObject(stale)
         if response.head.status in HEAD_INCONCLUSIVE or (advice and response.head.status in GONE):
@@ -126,7 +126,7 @@ class HttpReads:
             other = response.head.get("content-location")
             refuse_negotiated(location, other, self._client.side)
             if self._leads_elsewhere(location, final) and _is_unlike(response.head, pinned, span):
-                raise self._elsewhere(location, final)
+                raise self._redirect_refusal(location, final)
             if (stale := self._stale_error(final, response.head)) is not None:
                 raise stale
         except RelayError:
@@ -186,7 +186,7 @@ class HttpReads:
             return False
         return segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
 
-    def _elsewhere(self, location: Location, final: Location) -> RedirectRefused:
+    def _redirect_refusal(self, location: Location, final: Location) -> RedirectRefused:
         return RedirectRefused(
             f"{location} redirects to {final}, which does not show whether the object exists",
             side=self._client.side,

@@ -169,7 +169,9 @@ class LocalStore:
         while waiting:
             folder = waiting.pop()
             try:
-                for entry in self._scanned(location, root / os.fsdecode(folder.encode(*UTF_8))):
+                for entry in self._folder_entries(
+                    location, root / os.fsdecode(folder.encode(*UTF_8))
+                ):
                     entry = replace(entry, name=folder + entry.name)
                     if entry.folder and recursive:
                         waiting.append(entry.name)
@@ -182,7 +184,7 @@ class LocalStore:
                     raise failed from None
                 yield Entry(folder, error=failed)
 
-    def _scanned(self, location: Location, folder: Path) -> Iterator[Entry]:
+    def _folder_entries(self, location: Location, folder: Path) -> Iterator[Entry]:
         """Yield the entries of one folder, ordered by name, and last those that could not be found
         at first. A name that was removed meanwhile is left out. Raises OSError, and RelayError."""
         folders = folders_of(location)

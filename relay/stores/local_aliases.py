@@ -61,7 +61,7 @@ def leads_into(place: Location, tree: Location, folder: Location) -> bool:
 
 def link_out_of(place: Location, tree: Location) -> LinkOut | None:
     """Return the link by which a place in a `tree` leads elsewhere, or None."""
-    return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
+    return in_native_thread(lambda: _link_out(path_of(place), path_of(tree)))
 
 
 def is_at(place: Location, there: str) -> bool:
@@ -74,7 +74,7 @@ def _led_into(place: Path, tree: Path, folder: Path) -> bool:
     return there != own and Path(there).is_relative_to(os.path.realpath(folder))
 
 
-def _led_from(place: Path, tree: Path) -> LinkOut | None:
+def _link_out(place: Path, tree: Path) -> LinkOut | None:
     there, own = _real_paths(place, tree)
     if there == own:
         return None
@@ -107,9 +107,7 @@ def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
     if whole and len(one.parts) != len(other.parts):
         return False
     pairs = list(zip(one.parts, other.parts, strict=False))
-    if one.parts == other.parts or any(
-        _folded(first) != _folded(second) for first, second in pairs
-    ):
+    if one.parts == other.parts or any(_fold(first) != _fold(second) for first, second in pairs):
         return False
     return all(
         first == second
@@ -126,12 +124,12 @@ def _listed_names(path: Path) -> list[str]:
             if names and os.path.lexists(Path(*names, name)):
                 listed = os.listdir(Path(*names))
         if listed and name not in listed:
-            name = next((found for found in listed if _folded(found) == _folded(name)), name)
+            name = next((found for found in listed if _fold(found) == _fold(name)), name)
         names.append(name)
     return names
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return normalize("NFC", normalize("NFD", name).casefold())
 
 

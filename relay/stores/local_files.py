@@ -90,7 +90,7 @@ def fresh(folder: int, name: str = "") -> os.stat_result:
     return os.stat(name, dir_fd=folder, follow_symlinks=False) if name else os.fstat(folder)
 
 
-def _reopened(file: int) -> os.stat_result:
+def _stat_reopened(file: int) -> os.stat_result:
     """Stat an open file as another open finds it. sshfs keeps attributes for 20 seconds, whatever
     the kernel asks, but asks its server at each open (`dcache_stat_timeout`). Raises OSError."""
     with suppress(OSError):  # without /proc, or without the permission to open it again
@@ -151,7 +151,7 @@ def stat_regular(folders: AllowedFolders, path: Path) -> tuple[os.stat_result, V
     opens = not found.st_size or not _is_numbered(found.st_dev)
     flags = os.O_RDONLY | os.O_NONBLOCK if opens else os.O_PATH
     try:
-        with folders.opened(path, flags) as descriptor:
+        with folders.open_briefly(path, flags) as descriptor:
             found = require_regular(fresh(descriptor))
             sized = bool(found.st_size) or not opens or not os.pread(descriptor, 1, 0)
             return found, version_of(found, sized=sized)
@@ -207,7 +207,7 @@ class FileStream(Stream):
     def read_now(self, view: memoryview) -> int | None:
         """As Stream's."""
         try:
-            count = None if self._slow else self._cached(view)
+            count = None if self._slow else self._read_cached(view)
             if count is None:
                 count = in_native_thread(partial(os.preadv, self._descriptor, [view], self._at))
         except OSError as error:
@@ -215,7 +215,7 @@ class FileStream(Stream):
         self._at += count
         return count
 
-    def _cached(self, view: memoryview) -> int | None:
+    def _read_cached(self, view: memoryview) -> int | None:
         """Read from the page cache; None if a disk must be read, or if the file system does not
         support RWF_NOWAIT."""
         try:
@@ -234,19 +234,19 @@ class FileStream(Stream):
         """Raise SourceChanged if the file was changed since it was opened, or is longer than its
         size."""
         try:
-            changed = in_native_thread(self._changed) if self._slow else self._changed()
+            changed = in_native_thread(self._has_changed) if self._slow else self._has_changed()
         except OSError as error:
             raise self.lost_error(error) from None
         if changed:
             raise SourceChanged("the file was changed while it was read", side=self.side)
 
-    def _changed(self) -> bool:
+    def _has_changed(self) -> bool:
         longer = (
             self._whole
             and self._version.size is not None
             and bool(os.pread(self._descriptor, 1, self._at))
         )
-        found = _reopened(self._descriptor) if self._slow else os.fstat(self._descriptor)
+        found = _stat_reopened(self._descriptor) if self._slow else os.fstat(self._descriptor)
         return longer or version_of(found).etag != self._version.etag
 
     def close(self) -> None:

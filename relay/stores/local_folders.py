@@ -67,7 +67,7 @@ class AllowedFolders:
         return _open_below(root, path, flags)
 
     @contextmanager
-    def opened(self, path: Path, flags: int) -> Iterator[int]:
+    def open_briefly(self, path: Path, flags: int) -> Iterator[int]:
         """As `open`, for the time of a `with` block."""
         descriptor = self.open(path, flags)
         try:
@@ -79,7 +79,7 @@ class AllowedFolders:
         """Return the stat of a file or folder; links are followed."""
         if self.allowed is None:
             return path.stat()
-        with self.opened(path, os.O_PATH) as descriptor:
+        with self.open_briefly(path, os.O_PATH) as descriptor:
             return os.fstat(descriptor)
 
     def resolve(self, path: Path) -> Path:

@@ -27,7 +27,7 @@ class LocalAccount:
     folders: AllowedFolders = AllowedFolders()
     owner: str = ""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return the path for people, and for tables that take text alone: bytes that are not UTF-8
         become escapes."""
         return unquote_to_bytes(path).decode("utf-8", "backslashreplace")

@@ -69,7 +69,7 @@ class TemporaryFile:
     path: Path
     notes: tuple[str, ...] = ()
 
-    def shut(self) -> None:
+    def close_file(self) -> None:
         """Close the file. Raises OSError: a mount may send the bytes to its server only now
         (close(2))."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -79,7 +79,7 @@ class TemporaryFile:
     def close(self) -> None:
         """Close both descriptors."""
         with suppress(OSError):
-            self.shut()
+            self.close_file()
         os.close(self.folder)
 
 
@@ -133,7 +133,7 @@ def finish(
     dated = changed is not None and _set_modified(part.descriptor, changed)
     if not _sync(part.descriptor):
         notes += (UNSAFE,)
-    part.shut()
+    part.close_file()
     found = fresh(part.folder, part.name)
     # A mount may give the file the time of its upload instead.
     if changed is not None and not (
@@ -179,7 +179,7 @@ def retry_unnamed(
 def replace(folders: AllowedFolders, part: Path, place: Path) -> os.stat_result:
     """Rename the temporary file to `place`, replacing a file there and keeping its mode; return the
     stat of `place`."""
-    with folders.opened(part.parent, FOLDER) as folder:
+    with folders.open_briefly(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         old = _stat_name(folder, path.name)
         if old is not None:
@@ -193,7 +193,7 @@ def link(folders: AllowedFolders, part: Path, place: Path) -> bool:
     for `settle`.
 
     Raises FileExistsError if `place` exists."""
-    with folders.opened(part.parent, FOLDER) as folder:
+    with folders.open_briefly(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         _stat_name(folder, path.name)
         try:
@@ -219,7 +219,7 @@ def link(folders: AllowedFolders, part: Path, place: Path) -> bool:
 def settle(folders: AllowedFolders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
     """Remove the temporary name after `link`, if it is still there (`linked`); return the stat of
     `place`."""
-    with folders.opened(part.parent, FOLDER) as folder:
+    with folders.open_briefly(part.parent, FOLDER) as folder:
         if linked:
             os.unlink(part.name, dir_fd=folder)
         return _stat_placed(folder, _target(folders, part, place).name)
@@ -229,7 +229,7 @@ def remove(folders: AllowedFolders, place: Path, is_ours: Callable[[os.stat_resu
     """Delete the file at `place` if `is_ours` accepts its stat; return whether it was deleted.
     Raises FileNotFoundError."""
     path = folders.target(place)
-    with folders.opened(path.parent, FOLDER) as folder:
+    with folders.open_briefly(path.parent, FOLDER) as folder:
         if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
             return False
         if path.name.startswith(PREFIX) and path.name.endswith(_NOTE):
@@ -240,7 +240,7 @@ def remove(folders: AllowedFolders, place: Path, is_ours: Callable[[os.stat_resu
 
 def remove_folder(folders: AllowedFolders, path: Path) -> None:
     """Delete an empty folder."""
-    with folders.opened(path.parent, FOLDER) as folder:
+    with folders.open_briefly(path.parent, FOLDER) as folder:
         os.rmdir(path.name, dir_fd=folder)
 
 

@@ -92,7 +92,7 @@ class NextcloudStore(WebDavStore):
         self._folders.make_above(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
-        response = self._client.send("MKCOL", folder, self._assembled_at(location, id))
+        response = self._client.send("MKCOL", folder, self._assembly_fields(location, id))
         if response.head.status in NO_UPLOADS:
             response.body.close()
             raise RangeIgnored(
@@ -111,7 +111,7 @@ class NextcloudStore(WebDavStore):
         PROPFIND shows it, unless the server keeps the parts in a bucket."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
         expects = not upload.welcome and self._client.expects_continue(body)
-        fields = self._assembled_at(upload.location, upload.id)
+        fields = self._assembly_fields(upload.location, upload.id)
         response = self._client.send("PUT", place, fields, body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
@@ -133,7 +133,7 @@ class NextcloudStore(WebDavStore):
             return None
         return None if row is None else version_of(row).etag
 
-    def _assembled_at(self, location: Location, id: str) -> Fields:
+    def _assembly_fields(self, location: Location, id: str) -> Fields:
         """Return the field that names the place at which the parts are assembled. It is never the
         object's own: a server with its files in a bucket assembles them in the file that has the
         place, and moves that (nextcloud/server, ChunkingV2Plugin.php)."""

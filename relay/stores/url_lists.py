@@ -67,7 +67,7 @@ class ListAccount:
         """As Account.owner: that of the list itself."""
         return self.inner.account.owner if self.inner.account else ""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return `list+https://host/urls.txt`."""
         return f"{SCHEME}{self.inner}"
 
@@ -108,9 +108,9 @@ class ListStore:
         Ignores `after` and starts at the beginning. Raises ProtocolViolation for a list that is not
         text; Unsupported, after the last entry, if the list may have been cut off."""
         patience = ListingRetries(self._wire.limits.listing_seconds, self._meter)
-        return patience.entries(partial(self._listed, location))
+        return patience.entries(partial(self._read_entries, location))
 
-    def _listed(self, location: Location) -> Generator[Entry, None, None]:
+    def _read_entries(self, location: Location) -> Generator[Entry, None, None]:
         """Read the list once."""
         assert isinstance(location.account, ListAccount), "a ListStore only gets lists"
         inner = location.account.inner

@@ -119,14 +119,14 @@ class Document:
             return
         root = self._above[0]
         count = len(root) if is_last else max(0, len(root) - 1)
-        self._ended = [self._readied(child) for child in root[:count]]
+        self._ended = [self._ready(child) for child in root[:count]]
         del root[:count]
 
-    def _readied(self, child: Element) -> Element:
+    def _ready(self, child: Element) -> Element:
         child.text = child.text or ""
         if self._is_coded:
             for element in child.iter():
-                element.text = _CODED.sub(_decoded, element.text or "")
+                element.text = _CODED.sub(_decode_reference, element.text or "")
         return child
 
     def _cut(self) -> ConnectionLost:
@@ -152,15 +152,15 @@ class _Readable:
         begun = text.rfind("&", max(0, len(text) - _LONGEST_REFERENCE))
         if begun >= 0 and not final and ";" not in text[begun:]:
             text, self._held = text[:begun], text[begun:]
-        text = _FORBIDDEN.sub(_coded, text)
-        return _REFERENCE.sub(_checked, text) if "&#" in text else text
+        text = _FORBIDDEN.sub(_coding, text)
+        return _REFERENCE.sub(_check_reference, text) if "&#" in text else text
 
 
-def _coded(found: re.Match[str]) -> str:
+def _coding(found: re.Match[str]) -> str:
     return f"{_OPEN}{ord(found[0]):x}{_CLOSE}"
 
 
-def _checked(found: re.Match[str]) -> str:
+def _check_reference(found: re.Match[str]) -> str:
     """Return a reference unchanged, or escaped if its character is not allowed, or is a
     delimiter."""
     number = int(found[1], 16) if found[1] else int(found[2])
@@ -169,7 +169,7 @@ def _checked(found: re.Match[str]) -> str:
     return f"{_OPEN}{number:x}{_CLOSE}" if _FORBIDDEN.match(chr(number)) else found[0]
 
 
-def _decoded(found: re.Match[str]) -> str:
+def _decode_reference(found: re.Match[str]) -> str:
     return chr(int(found[1], 16))
 
 

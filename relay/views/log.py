@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from relay.errors.bugs import traced
+from relay.errors.bugs import trace_of
 
 log = logging.getLogger("relay")
 
@@ -34,7 +34,7 @@ class JsonLines(logging.Formatter):
             "event": getattr(record, "event", record.getMessage()),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            members |= traced(record.exc_info[1])
+            members |= trace_of(record.exc_info[1])
         return json.dumps(members | getattr(record, "members", {}))
 
 

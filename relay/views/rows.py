@@ -102,7 +102,7 @@ def progress_events(
         sleep(1.0)
 
 
-def reported(row: TransferRow) -> dict[str, Any]:
+def report_line(row: TransferRow) -> dict[str, Any]:
     """Return the line of an object in a report, as plain values."""
     receipt, error = row.receipt or {}, row.error or {}
     digests = receipt.get("digests") or {}

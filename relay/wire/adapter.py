@@ -178,7 +178,7 @@ class WireSession(requests.Session):
                         f"more than {self.max_redirects} redirects, one after the other",
                         side="source",
                     )
-                req = _followed(req, target)
+                req = _follow(req, target)
             except RelayError:
                 if yield_requests:
                     return  # it is not followed
@@ -194,7 +194,7 @@ class WireSession(requests.Session):
             yield resp
 
 
-def _followed(request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
+def _follow(request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
     """Return the request as it follows a redirect. Raises RedirectRefused."""
     here = parse_location(request.url or "")
     there = redirect_target(here, target)

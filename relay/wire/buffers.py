@@ -62,7 +62,7 @@ class Loan:
         self._buffers, self._size = buffers, size
 
     def __enter__(self) -> memoryview:
-        """Take it."""
+        """Take the buffer."""
         self._view = self._buffers.take(self._size)
         return self._view[: self._size]
 
@@ -72,7 +72,7 @@ class Loan:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give it back."""
+        """Return the buffer to its pool."""
         self._buffers.give(self._view)
 
 

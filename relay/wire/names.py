@@ -19,7 +19,7 @@ from gevent.event import AsyncResult
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from relay.wire.native import caught
+from relay.wire.native import catch
 
 Addresses = Sequence[tuple[Any, ...]]
 Resolver = Callable[[str, int], Addresses]
@@ -53,7 +53,7 @@ class Names:
                 self._pool is None
             ):  # not before it is needed: a worker is forked before it has a loop
                 self._pool = ThreadPool(self._most)
-            begun: AsyncResult[Any] = self._pool.spawn(caught, lambda: self._look_up(host, port))
+            begun: AsyncResult[Any] = self._pool.spawn(catch, lambda: self._look_up(host, port))
             waiting = begun
             if (
                 not waiting.ready() and asked not in self._lookups

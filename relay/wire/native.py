@@ -16,7 +16,7 @@ def in_native_thread(do: Callable[[], T]) -> T:
     `do` has ended, even if the caller's greenlet is killed or its time is up: a thread can't be
     stopped, and its descriptor or buffer belongs to the caller again only then.
     """
-    waiting: AsyncResult[Any] = gevent.get_hub().threadpool.spawn(caught, do)
+    waiting: AsyncResult[Any] = gevent.get_hub().threadpool.spawn(catch, do)
     try:
         result, error = cast(Any, waiting.get())
     except BaseException:
@@ -36,7 +36,7 @@ def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
             continue
 
 
-def caught(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+def catch(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """Return the result of `do`, or its exception: a thread pool prints every exception that it
     gets."""
     try:

@@ -152,7 +152,7 @@ def drain(body: Body) -> None:
     body.meter.restart()
     pace = YieldTimer(body.meter)
     while True:
-        granted = pace.allowed(min(PIECE_BYTES, body.meter.limits.buffer_bytes))
+        granted = pace.allowance(min(PIECE_BYTES, body.meter.limits.buffer_bytes))
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
         pace.note_spent(granted, count)
@@ -172,7 +172,7 @@ def fill(body: Body, view: memoryview) -> int:
     body.meter.restart()
     pace, done = YieldTimer(body.meter), 0
     while done < len(view):
-        granted = pace.allowed(len(view) - done)
+        granted = pace.allowance(len(view) - done)
         count = body.read_now(view[done : done + granted])
         pace.note_spent(granted, count)
         if count == 0:
@@ -199,7 +199,7 @@ def _copy(body: Body, outlet: BodyWriter) -> bool:
     largest = min(limits.buffer_bytes, PIECE_BYTES) if outlet.stream.secure else limits.buffer_bytes
     piece = min(RECEIVE_BYTES, largest)
     while True:
-        granted = pace.allowed(piece)
+        granted = pace.allowance(piece)
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
             pace.note_spent(granted, count)
@@ -230,7 +230,7 @@ def _splice(body: Body, outlet: BodyWriter) -> bool:
     if not _send_leftover(body, outlet, pace) or not outlet.flush():
         return False
     while body.remaining:
-        granted = pace.allowed(min(body.remaining, SPLICE_BYTES))
+        granted = pace.allowance(min(body.remaining, SPLICE_BYTES))
         ends = PIPES.take()
         empty = False
         try:
@@ -257,7 +257,7 @@ def _splice(body: Body, outlet: BodyWriter) -> bool:
 def _send_leftover(body: Body, outlet: BodyWriter, pace: YieldTimer) -> bool:
     """Forward the bytes of the body that the head parser had read."""
     while body.connection.leftover and body.remaining:
-        granted = pace.allowed(RECEIVE_BYTES)
+        granted = pace.allowance(RECEIVE_BYTES)
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
             pace.note_spent(granted, count)

@@ -55,7 +55,7 @@ class YieldTimer:
         """Record that a wait has let the others run."""
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
-    def allowed(self, wanted: int) -> int:
+    def allowance(self, wanted: int) -> int:
         """Return the number of the `wanted` bytes that may be read now, at least one; waits for the
         throttle. `note_spent` returns those that were not read. Raises what `Watchdog.check`
         raises."""
@@ -73,7 +73,7 @@ class YieldTimer:
         return granted
 
     def note_spent(self, granted: int, count: int | None) -> None:
-        """Note how many of the `allowed` bytes came (None: none yet)."""
+        """Note how many of the `allowance` bytes came (None: none yet)."""
         throttle = self.meter.throttle
         if throttle is not None and throttle.bucket.rate is not None:
             throttle.bucket.put_back(granted - (count or 0))

@@ -35,7 +35,7 @@ class MemoryAccount:
     store: str = "memory"
     owner: str = ""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return `memory://name`: the printed form, without secrets."""
         return f"memory:/{unquote(path)}"
 

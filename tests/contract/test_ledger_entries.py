@@ -89,9 +89,7 @@ def test_a_migration_that_is_listed_again_does_not_end(
 
 
 @pytest.mark.parametrize("digest", ["aa", "bb"])
-def test_a_running_object_with_another_digest_in_a_new_list_moves_again(
-    ledger: Ledger, digest: str
-) -> None:
+def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, digest: str) -> None:
     id, listing = begin(ledger, [listed("a", digests={"crc32c": "aa"})])
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1, only=id)
@@ -431,7 +429,7 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
 
 
 @pytest.mark.parametrize("is_sent", [True, False])
-def test_a_cancelled_object_gone_from_the_source_is_kept_if_it_was_sent(
+def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
     ledger: Ledger, is_sent: bool
 ) -> None:
     """Its command was interrupted before the proof."""

@@ -612,7 +612,7 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
     assert file.read_bytes() == data
 
 
-def test_f75_a_long_file_is_not_scanned_and_its_damage_is_reported(
+def test_f75_a_long_file_is_not_scanned_and_damage_is_reported(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scan takes minutes, and each command and each worker would make it."""

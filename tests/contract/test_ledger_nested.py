@@ -125,7 +125,7 @@ def test_an_object_that_its_source_named_is_known_by_its_place(
 
 
 @pytest.mark.parametrize("first", [("https://h/to/", "a b/ü"), ("https://h/to/a%20b/%C3%BC", "")])
-def test_a_skip_of_an_object_that_its_source_named_is_judged_by_its_place(
+def test_a_skip_of_a_source_named_object_is_judged_by_place(
     ledger: Ledger, first: tuple[str, str]
 ) -> None:
     place = "https://h/to/a%20b/%C3%BC"
@@ -178,7 +178,7 @@ def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(opened: Opened) -> 
     assert found.before is not None and not found.before.known
 
 
-def test_another_object_in_the_folder_of_a_remote_has_no_leftover(ledger: Ledger) -> None:
+def test_another_object_in_the_remotes_folder_has_no_leftover(ledger: Ledger) -> None:
     """Its source names it."""
     left = claim(ledger, accept(ledger, ("dav:", ""), "changed"))
     ledger.note_prior_states([(left, PriorState(known=True, place="dav:x"))])

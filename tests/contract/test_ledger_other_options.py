@@ -363,7 +363,7 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened)
 
 
 @pytest.mark.parametrize("page", [[], [ListedObject("fresh", size=5)]])
-def test_later_migrations_without_an_object_do_not_hide_its_leftover(
+def test_later_migrations_without_it_do_not_hide_a_leftover(
     opened: Opened, page: list[ListedObject]
 ) -> None:
     """Their source did not answer, or denied a folder."""

@@ -374,7 +374,7 @@ def test_a_cancel_names_transfers_that_have_not_stopped(
         command.control(id, "cancel")
         monkeypatch.setattr(backends, "LEASE_SECONDS", 0.2)
         ((line, remains),) = command.sweep(id)
-        assert line.startswith("relay: 1 transfers have not stopped yet.")
+        assert line.startswith("relay: 1 transfer has not stopped yet.")
         assert remains
         ledger.renew(1)
         monkeypatch.setattr(backends, "LEASE_SECONDS", 30.0)

@@ -184,7 +184,7 @@ def test_b67_names_of_unfinished_uploads_are_reserved(wsgidav: str, local: Path)
         Remotes(folders=None).locate(f"{local}/folder/", destination=True),
     ):
         for give in (
-            folder.named,
+            folder.object_named,
             lambda name, at=folder: at.below(f"deep/{name}", destination=True),
         ):
             with pytest.raises(ReservedKey):

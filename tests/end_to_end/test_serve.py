@@ -179,7 +179,7 @@ def await_workers(master: int, count: int) -> None:
     assert len(psutil.Process(master).children()) == count
 
 
-def test_a_worker_is_replaced_while_a_folder_or_the_authorities_are_away(tmp_path: Path) -> None:
+def test_a_worker_is_replaced_while_a_folder_or_bundle_is_away(tmp_path: Path) -> None:
     """An exit of the new worker would end the whole server, with the transfers of the others."""
     folder, bundle = tmp_path / "nas", tmp_path / "ca.pem"
     folder.mkdir()

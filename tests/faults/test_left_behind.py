@@ -183,7 +183,7 @@ def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> N
     assert "complete" not in bucket.asked and "abort" in bucket.asked
 
 
-def test_an_unfinished_upload_of_a_source_without_ranges_is_noted(tmp_path: Path) -> None:
+def test_an_unfinished_upload_without_source_ranges_is_noted(tmp_path: Path) -> None:
     """The source announces ranges and sends the whole object; the bucket refuses each abort."""
     bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, sums=True)
     data = b"a" * SIZE

@@ -542,8 +542,8 @@ def test_a_mount_may_give_a_file_the_time_of_its_upload(
 
     def finished(part: local_upload.TemporaryFile, *words: object) -> object:
         if not late:
-            shut = part.shut
-            part.shut = lambda: (shut(), dated(part))  # type: ignore[assignment, method-assign, func-returns-value]
+            shut = part.close_file
+            part.close_file = lambda: (shut(), dated(part))  # type: ignore[assignment, method-assign, func-returns-value]
         found = finish(part, *words)  # type: ignore[arg-type]
         if late:
             dated(part)
@@ -628,7 +628,7 @@ def test_a_change_a_mount_hides_until_the_next_open_is_found(
     def cached(stream: FileStream, view: memoryview) -> None:
         stream._slow = True
 
-    monkeypatch.setattr(FileStream, "_cached", cached)
+    monkeypatch.setattr(FileStream, "_read_cached", cached)
     path, store = tmp_path / "a", LocalStore(wire, "source", Watchdog(Limits()))
     for change in (False, True):
         path.write_bytes(b"first and second")

@@ -12,7 +12,7 @@ from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location
 from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks, unshown_notes
-from relay.stores.s3.checksums import coded
+from relay.stores.s3.checksums import coding_fields
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav.account import webdav_location
 from relay.transfer_limits import Limits
@@ -268,6 +268,6 @@ def test_metadata_in_another_form_is_not_lost(value: str) -> None:
 def test_only_aws_gets_the_framing_in_content_encoding(
     host: str, metadata: tuple[tuple[str, str], ...], coding: str | None
 ) -> None:
-    fields = coded(parse_location(f"https://{host}/k"), metadata, 5)
+    fields = coding_fields(parse_location(f"https://{host}/k"), metadata, 5)
     assert dict(fields).get("Content-Encoding") == coding
     assert ("x-amz-decoded-content-length", "5") in fields

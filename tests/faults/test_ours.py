@@ -679,7 +679,7 @@ def test_a_piece_over_an_unverified_object_of_ours_is_ours(tmp_path: Path, delet
 
 
 @pytest.mark.parametrize("if_exists", ["changed", "skip"])
-def test_an_object_published_while_it_is_cancelled_stays_unverified(
+def test_an_object_published_during_a_cancel_stays_unverified(
     engine: Engine,
     ledger: Ledger,
     tmp_path: Path,

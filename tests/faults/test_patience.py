@@ -305,14 +305,14 @@ def test_an_upload_under_an_earlier_name_is_aborted(certificates: Certificates) 
         begun = UploadRecord(
             upload_id="up/0",
             checked=True,
-            place=str(folder.named("one")),
+            place=str(folder.object_named("one")),
             etag='"e"',
             size=len(LARGE),
             part_bytes=PART,
             total=PARTS,
         )
         transfer.journal, transfer.known = Book(begun), ObjectHints(begun=True)
-        assert engine.runner.run(transfer).destination == folder.named("two")
+        assert engine.runner.run(transfer).destination == folder.object_named("two")
     deleted = [request.split(b" ")[1] for request in bucket.requests if request[:6] == b"DELETE"]
     assert deleted == [b"/bucket/a/one?uploadId=up%2F0"]
 

@@ -249,9 +249,7 @@ def test_a_damaged_upload_that_is_read_at_once_is_not_published(engine: Engine) 
 
 
 @pytest.mark.parametrize("status", [401, 403, 405])
-def test_an_upload_that_may_not_be_read_back_has_its_size_compared(
-    engine: Engine, status: int
-) -> None:
+def test_an_upload_that_denies_reading_has_its_size_compared(engine: Engine, status: int) -> None:
     done = outcome_of(engine, Dav(answers={b"GET": [EMPTY % status] * 9}))
     assert done.receipt is not None
     assert done.receipt.level is Level.SIZE
@@ -1353,7 +1351,7 @@ def test_an_upload_that_the_server_still_processes_is_waited_for(
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_an_upload_that_the_server_never_ends_to_process_is_reported(engine: Engine) -> None:
+def test_an_upload_that_is_processed_forever_is_reported(engine: Engine) -> None:
     dav = Dav(answers={b"GET": [EMPTY % 425] * 99})
     with pytest.raises(Unavailable, match="425") as caught:
         migrate(engine, dav)
@@ -1403,14 +1401,14 @@ class Dying(Deleting):
         return b"" if answer == EMPTY % 500 else answer
 
 
-def test_a_move_whose_answer_is_lost_after_the_deletion_is_sent_again(engine: Engine) -> None:
+def test_a_move_answered_by_silence_after_deletion_is_resent(engine: Engine) -> None:
     dav = Dying(objects={FINAL: b"old"})
     assert migrate(engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_an_upload_stays_where_the_server_died_after_the_deletion(engine: Engine) -> None:
+def test_an_upload_stays_if_the_server_died_after_the_deletion(engine: Engine) -> None:
     dav = Dying(objects={FINAL: b"old"})
     dav.fails = 99
     with pytest.raises(RelayError) as caught:

@@ -148,7 +148,7 @@ def test_printing_shows_no_secret(location: Location, secret: str) -> None:
 def test_a_name_is_kept_or_refused(name: str) -> None:
     folder = parse_location("https://host/a/?q=1", destination=True)
     try:
-        there = folder.named(name)
+        there = folder.object_named(name)
     except UnsafeKey:
         return
     assert there.name == name

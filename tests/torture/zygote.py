@@ -131,7 +131,7 @@ def arm(text: str | None) -> None:
     """Bind `reach` in every module that has imported it, as the import of a fresh process would."""
     if not text:
         return
-    bound = failpoints.armed(text).reach
+    bound = failpoints.failpoint_of(text).reach
     for name, module in list(sys.modules.items()):
         if name.startswith("relay.") and getattr(module, "reach", None) is not None:
             module.reach = bound  # type: ignore[attr-defined]

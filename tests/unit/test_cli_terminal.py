@@ -108,7 +108,7 @@ class Moving:
     """A transfer as a line shows it."""
 
     bytes: int
-    moved: int
+    moved_bytes: int
 
 
 @pytest.mark.parametrize(

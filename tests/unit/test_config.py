@@ -172,9 +172,12 @@ def test_a_reload_without_the_file_keeps_the_settings(
     file = tmp_path / "relay.toml"
     file.write_text(f'slots = 3\nbind = "127.0.0.1:0"\nledger = "sqlite:///{tmp_path}/relay.db"\n')
     monkeypatch.setattr(server_settings, "_HOLDER", server_settings.Holder())
-    assert server_settings.accepted().settings.slots == 3
+    assert server_settings.accepted_settings().settings.slots == 3
     file.rename(tmp_path / "kept")
-    assert (server_settings.accept_again(), server_settings.accepted().settings.slots) == (False, 3)
+    assert (server_settings.accept_again(), server_settings.accepted_settings().settings.slots) == (
+        False,
+        3,
+    )
     assert "not reloaded: relay.toml was removed" in capsys.readouterr().err
     (tmp_path / "kept").rename(file)
     assert server_settings.accept_again()

@@ -133,4 +133,4 @@ def test_a_safe_name_can_be_given() -> None:
     for header, _ in VECTORS:
         name = safe_name(header, HERE)
         assert name is not None
-        assert folder.named(name).name == name
+        assert folder.object_named(name).name == name

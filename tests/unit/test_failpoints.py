@@ -14,7 +14,7 @@ import pytest
 
 from relay.errors import ConfigError
 from relay.process import failpoints
-from relay.process.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, armed
+from relay.process.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, failpoint_of
 from relay.wire import exchange
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_only_the_visit_that_was_asked_for_acts() -> None:
 )
 def test_a_wrong_failpoint_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="RELAY_FAILPOINT"):
-        armed(text)
+        failpoint_of(text)
 
 
 def test_without_the_variable_a_place_does_nothing() -> None:
@@ -111,4 +111,4 @@ def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> Non
 
 def test_a_failpoint_that_raises_looks_like_a_bug() -> None:
     with pytest.raises(FailpointReached):
-        armed("after-pin:1:raise").reach("after-pin")
+        failpoint_of("after-pin:1:raise").reach("after-pin")

@@ -6,6 +6,7 @@ Each rule is a function of source text, and is shown to fail on a text that brea
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -100,6 +101,16 @@ opened to be read. A local folder is where a user wants the bytes. The ledger cr
 and no body reaches it."""
 
 
+PARTICIPLE = re.compile(
+    r"[a-z]*ed|(?:for|out|over)?(?:begun|built|caught|done|drawn|found|given|gone|heard|held|"
+    r"hidden|kept|known|led|left|lent|lost|made|met|named|said|seen|sent|shown|shut|sought|spent|"
+    r"taken|thrown|understood|withdrawn|written)"
+)
+"""A past participle; words such as `read`, `put` and `cut` may be verbs."""
+VERBS_AND_NOUNS = frozenset({"done", "feed", "untagged", "unversioned"})
+"""Names that are right: a verb, and adjectives of values."""
+
+
 def modules(package: str) -> Iterator[tuple[str, str]]:
     """Yield every module's name and text."""
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -175,6 +186,22 @@ def classes(text: str) -> list[str]:
 def repeated(names: Iterable[str]) -> list[str]:
     """Return the names that stand more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def participles(text: str) -> list[str]:
+    """Return the functions of a text, properties too, whose name is one past participle."""
+    nodes = ast.walk(ast.parse(text))
+    names = [node.name.strip("_") for node in nodes if isinstance(node, ast.FunctionDef)]
+    return [name for name in names if PARTICIPLE.fullmatch(name) and name not in VERBS_AND_NOUNS]
+
+
+def test_no_function_is_named_by_a_bare_participle() -> None:
+    found = {name: bad for name, text in modules("relay") if (bad := participles(text))}
+    assert not found
+    assert participles("def _taken(): ...\ndef moved(): ...\ndef take(): ...") == [
+        "taken",
+        "moved",
+    ]
 
 
 def test_a_class_name_stands_once() -> None:

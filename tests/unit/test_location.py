@@ -387,13 +387,13 @@ def test_with_target() -> None:
 
 def test_named() -> None:
     folder = parse_location("http://h/dir/?token=1", destination=True)
-    assert folder.named("a b/é%".replace("/", "")).target == "/dir/a%20b%C3%A9%25?token=1"
-    assert folder.named("é ~").name == "é ~"
+    assert folder.object_named("a b/é%".replace("/", "")).target == "/dir/a%20b%C3%A9%25?token=1"
+    assert folder.object_named("é ~").name == "é ~"
     for name in ("", ".", "..", "a/b", "a\\b", "a\0", "a\n", "\ud800", "a\u202eb", "..;a"):
         with pytest.raises(errors.UnsafeKey):
-            folder.named(name)
+            folder.object_named(name)
     with pytest.raises(AssertionError):
-        parse_location("http://h/dir").named("x")
+        parse_location("http://h/dir").object_named("x")
 
 
 # -- headers

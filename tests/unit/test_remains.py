@@ -149,7 +149,7 @@ class Keeps:
     hidden: frozenset[str] = frozenset()
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
-        return tuple(location.named(f"{token}.{end}") for end in ("part", "upload"))
+        return tuple(location.object_named(f"{token}.{end}") for end in ("part", "upload"))
 
     def delete(self, location: Location, version: Version) -> None:
         raise PermissionDenied("DELETE was answered 403", side="destination")

@@ -85,7 +85,7 @@ def test_invalid_objects_of_a_bucket(text: str, error: type[RequestError]) -> No
 def test_a_destination_may_be_a_folder() -> None:
     assert split_key("bucket", destination=True) == ("bucket", "")
     folder = BUCKETS.locate("s3://bucket/a/", destination=True)
-    assert str(folder.named("b c")) == "s3://bucket/a/b c"
+    assert str(folder.object_named("b c")) == "s3://bucket/a/b c"
 
 
 def test_a_key_is_parsed() -> None:

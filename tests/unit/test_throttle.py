@@ -133,7 +133,7 @@ def test_a_throttled_stream_is_not_stalled(clock: Clock) -> None:
     meter.throttle.allow(Bounds(bytes_per_second=10))
     pace, moved = YieldTimer(meter), 0
     while clock.now < 60:
-        granted = pace.allowed(1 << 20)
+        granted = pace.allowance(1 << 20)
         pace.note_spent(granted, granted)
         meter.moved += granted
         moved += granted
@@ -150,7 +150,7 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
     meter.throttle.allow(Bounds(bytes_per_second=1))
     meter.cancel()
     with pytest.raises(Cancelled):
-        YieldTimer(meter).allowed(1)
+        YieldTimer(meter).allowance(1)
     assert clock.now <= meter.tick_seconds
     assert throttle_is_idle(meter.throttle)
 

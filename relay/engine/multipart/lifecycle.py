@@ -40,7 +40,7 @@ def location_of_upload(plan: Plan, begun: UploadRecord) -> Location | None:
     destination."""
     place = plan.destination
     if place.path.endswith("/"):
-        place = place.named(unquote(begun.place.rpartition("/")[2]))
+        place = place.object_named(unquote(begun.place.rpartition("/")[2]))
     return place if str(place) == begun.place else None
 
 

@@ -176,7 +176,7 @@ class PartWorkers:
         return sum(part.size for part in self.done.values()) + self.under_way
 
     @property
-    def moved(self) -> int:
+    def moved_bytes(self) -> int:
         """The bytes that this object has moved, including those of parts in flight; without those
         of other workers and earlier attempts."""
         return self._moved_here + self.under_way

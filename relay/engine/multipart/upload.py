@@ -182,9 +182,9 @@ class MultipartUpload:
         return self._workers.bytes
 
     @property
-    def moved(self) -> int:
-        """As PartWorkers.moved."""
-        return self._workers.moved
+    def moved_bytes(self) -> int:
+        """As PartWorkers.moved_bytes."""
+        return self._workers.moved_bytes
 
     @property
     def under_way(self) -> int:
@@ -192,7 +192,7 @@ class MultipartUpload:
         return self._workers.under_way
 
     @property
-    def sent(self) -> int:
+    def bytes_at_risk(self) -> int:
         """The bytes of this attempt that must be sent again if it fails."""
         if self._is_journalled:
             return self._workers.resent + self._workers.under_way
@@ -215,7 +215,10 @@ class MultipartUpload:
                 return moved
         upload: Upload | None = None
         try:
-            upload = (written and self._resume(written)) or self._create()
+            if written is not None:
+                upload = self._resume(written)
+            if upload is None:
+                upload = self._create()
             self._move_all(upload)
             return self._complete(upload)
         except BaseException as error:
@@ -385,7 +388,8 @@ class MultipartUpload:
         left = journal.outstanding_parts()
         if not left:
             written = journal.recorded_upload()
-            for part in written.parts if written is not None else ():
+            recorded = () if written is None else written.parts
+            for part in recorded:
                 if part.number not in workers.done:
                     workers.record_part(part)
             if len(workers.done) < len(workers.spans):

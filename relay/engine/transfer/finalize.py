@@ -130,7 +130,7 @@ class Finalizer:
             level=proof.level,
             bytes=sent.bytes,
             digests=sent.digests,
-            source=found.version.sized(sent.bytes),
+            source=found.version.with_size(sent.bytes),
             destination=version,
             attempts=self._progress.attempt,
             bytes_resent=self._progress.resent,

@@ -28,7 +28,7 @@ from relay.engine.inspection import (
     inspect_object,
     inspect_prior_state,
     is_piece,
-    undescribed,
+    undescribed_error,
 )
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import COMBINED
@@ -112,7 +112,7 @@ class DestinationCheck:
                 raise
             before = PriorState(known=False)
         if not before.known and target.if_absent and not destination.honours_preconditions(place):
-            raise undescribed(place)
+            raise undescribed_error(place)
         was = progress.before.version if progress.before is not None else None
         if before.version is None:
             is_unchanged = before.known and not before.assumed

@@ -62,12 +62,12 @@ class Progress:
     def bytes(self) -> int:
         """The bytes of the object that have moved, including parts that other workers or earlier
         attempts have moved."""
-        return self.parts.bytes if self.parts is not None else self.moved
+        return self.parts.bytes if self.parts is not None else self.moved_bytes
 
     @property
-    def moved(self) -> int:
+    def moved_bytes(self) -> int:
         """The bytes of the object that this attempt has moved."""
-        return self.parts.moved if self.parts is not None else self.copied or self.under_way
+        return self.parts.moved_bytes if self.parts is not None else self.copied or self.under_way
 
     @property
     def under_way(self) -> int:
@@ -88,8 +88,9 @@ class Progress:
 
     def note_sending(self) -> None:
         """Note that this attempt is about to send bytes."""
-        self.sendings += not self.sends
-        self.sends = True
+        if not self.sends:
+            self.sends = True
+            self.sendings += 1
 
     @property
     def to_note(self) -> PriorState | None:

@@ -108,9 +108,9 @@ class Transfer:
         return self._progress.bytes
 
     @property
-    def moved(self) -> int:
-        """As Progress.moved."""
-        return self._progress.moved
+    def moved_bytes(self) -> int:
+        """As Progress.moved_bytes."""
+        return self._progress.moved_bytes
 
     @property
     def under_way(self) -> int:
@@ -134,7 +134,7 @@ class Transfer:
         return self._progress.noted and not self._progress.sendings
 
     @property
-    def untouched(self) -> bool:
+    def has_sent_nothing(self) -> bool:
         """True if neither this process nor an earlier one has sent a byte to the destination."""
         return not (self.known.begun or self._progress.sendings or self._progress.noted)
 
@@ -148,7 +148,7 @@ class Transfer:
         """The pending retry that has lasted longest; None without one, or once bytes move again."""
         worst, progress = self._pending_retries.worst, self._progress
         if worst is not None and worst.what == WHOLE:
-            moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
+            moves = progress.phase not in ("waiting", "opening") and progress.moved_bytes > 0
             return None if moves else worst
         return worst
 
@@ -309,7 +309,7 @@ class Transfer:
                 return attempt.run()
             finally:
                 self.meter.committed = False
-                self._has_read = self._has_read or progress.moved > 0
+                self._has_read = self._has_read or progress.moved_bytes > 0
                 progress.close()
 
     def _classify_denial(self, error: PermissionDenied) -> StoreError:

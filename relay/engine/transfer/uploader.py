@@ -83,7 +83,7 @@ class Uploader:
         try:
             moved = parts.run()
         except RelayError as error:
-            progress.resent += parts.sent
+            progress.resent += parts.bytes_at_risk
             progress.note_failed_parts(parts)
             if isinstance(error, RangeIgnored):
                 progress.parts = None

@@ -88,7 +88,7 @@ class Sent:
     """The digests that the source declared."""
 
     @property
-    def known(self) -> Digests:
+    def every_digest(self) -> Digests:
         """Every digest that the object must have."""
         return {**self.declared, **self.digests}
 
@@ -139,7 +139,7 @@ class Verification:
             raise
         if proof is None:
             return None
-        return Proof(proof.level, proof.version.sized(self.sent.bytes), notes=proof.notes)
+        return Proof(proof.level, proof.version.with_size(self.sent.bytes), notes=proof.notes)
 
     def _read_back_at_once(self, place: Location) -> Proof | None:
         """Return the proof by the bytes, read without a HEAD before. None where the answer to GET
@@ -245,7 +245,7 @@ def _proof_by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | N
     """Return the proof by the destination's own digests, or None if none can be compared. Raises
     IntegrityMismatch; its side is the source if the object arrived as sent, and only a digest that
     the source declared differs."""
-    agreeing, differing = compare(sent.known, theirs)
+    agreeing, differing = compare(sent.every_digest, theirs)
     if not differing and agreeing is None:
         return None
     if not differing:

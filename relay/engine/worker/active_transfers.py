@@ -44,9 +44,9 @@ class ActiveTransfers:
         """The running transfers, by the id of their claim."""
 
     @property
-    def moved(self) -> int:
+    def moved_bytes(self) -> int:
         """Number of bytes that the running transfers have moved so far."""
-        return sum(active.transfer.moved for active in self.by_claim.values())
+        return sum(active.transfer.moved_bytes for active in self.by_claim.values())
 
     @property
     def failing(self) -> int:

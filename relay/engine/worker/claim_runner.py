@@ -100,7 +100,7 @@ class ClaimRunner:
             # and before it registered again.
             return hand_back(claim, transfer, error)
         except RelayError as error:
-            self.moved(transfer.moved if transfer else 0)
+            self.moved(transfer.moved_bytes if transfer else 0)
             stopped = self.over.is_set() or (active is not None and active.stopped)
             return self.failures.settle(claim, transfer, error, stopped=stopped)
         except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
@@ -126,7 +126,7 @@ class ClaimRunner:
         self, active: ActiveTransfer, transfer: Transfer, outcome: Outcome
     ) -> Settlement:
         # Bytes that were read of a skipped object do not count as moved.
-        self.moved(min(transfer.moved, outcome.bytes))
+        self.moved(min(transfer.moved_bytes, outcome.bytes))
         self.ended(active.claim, outcome)
         self.jobs.note_success(active.claim)
         self.judge.note_success(active.claim, active.began)

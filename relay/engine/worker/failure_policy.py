@@ -78,5 +78,5 @@ def hand_back(
         resent=transfer.resent,
         unsent=transfer.unsent,
         rid=transfer.frees_slot,
-        untouched=transfer.untouched,
+        untouched=transfer.has_sent_nothing,
     )

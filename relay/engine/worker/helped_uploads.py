@@ -94,7 +94,7 @@ class HelpedUploads:
             helper.run()
         finally:
             self.active.remove(active)
-            self.moved(helper.moved)
+            self.moved(helper.moved_bytes)
 
     def _shun(self, lease: PartLease) -> None:
         """Leave this object to other workers for SHUN_SECONDS."""

@@ -54,10 +54,10 @@ class MigrationCache:
         """Return a migration's job, with credentials at least as new as `renewed`. Raises
         ConfigError if its credentials were deleted or its locations have changed, and the errors of
         MigrationRequest.locate."""
-        found = self._known(id, renewed)
+        found = self._cached_job(id, renewed)
         if found is None:
             with self._reading:  # many claims need the same job at once: the first one reads it
-                found = self._known(id, renewed) or self._read(id)
+                found = self._cached_job(id, renewed) or self._read(id)
         return found
 
     def locations_of(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
@@ -83,7 +83,7 @@ class MigrationCache:
             return Settlement(claim, TransferVerb.HAND_BACK)
         return None
 
-    def _known(self, id: str, renewed: int) -> MigrationJob | None:
+    def _cached_job(self, id: str, renewed: int) -> MigrationJob | None:
         known, job = self._jobs.get(id, (-1, None))
         return job if known >= renewed else None
 

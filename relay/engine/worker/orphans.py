@@ -173,7 +173,7 @@ class OrphanSweeper:
         try:
             return name_after_source(place, plan.source, disposition, answered)
         except InvalidURL:
-            return place.named("object")
+            return place.object_named("object")
 
     def _remove_shown(
         self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog

@@ -68,9 +68,9 @@ class PartHelper:
         return self._window.bytes
 
     @property
-    def moved(self) -> int:
+    def moved_bytes(self) -> int:
         """The same as `bytes`: other workers' parts are not known here."""
-        return self._window.moved
+        return self._window.moved_bytes
 
     @property
     def under_way(self) -> int:

@@ -232,7 +232,7 @@ class Worker:
     def _load(self) -> Load:
         return Load(
             objects=self._ended_objects,
-            bytes=self._moved_bytes + self._active.moved,
+            bytes=self._moved_bytes + self._active.moved_bytes,
             cpu_seconds=time.thread_time(),  # that of all greenlets
             complaints=self.engine.wire.complaints,
             failing=self._active.failing,

@@ -48,7 +48,7 @@ class S3Account:
     asked: Fields = field(default=(), compare=False)
     """Fields of every request."""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return `s3://bucket/key`."""
         return f"s3://{self.bucket}{unquote(path.removeprefix(self.prefix))}"
 

@@ -90,10 +90,10 @@ def _ours() -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - a foreign library's: any kind
-        raise ConfigError(_failed(error), hint=_LOOK) from None
+        raise ConfigError(_failure_text(error), hint=_LOOK) from None
 
 
-def _failed(error: Exception) -> str:
+def _failure_text(error: Exception) -> str:
     name = type(error).__name__
     if name in _PLAIN:
         return f"AWS's settings: {' '.join(str(error).split())[:300]}"

@@ -54,7 +54,7 @@ def trailer(body: Body) -> Wrapping:
     return Wrapping(b"%x\r\n" % body.length, after, len(between) + len(end) + _CODED_BYTES + 4)
 
 
-def coded(location: Location, metadata: Fields, length: int) -> Fields:
+def coding_fields(location: Location, metadata: Fields, length: int) -> Fields:
     """Add the fields that announce the coding. As in MinIO's client, `x-amz-content-sha256` names
     it.
 

@@ -49,7 +49,7 @@ class Copies:
             return False
         if there.endpoint != here.endpoint or not there.signer.same_key(here.signer):
             return False
-        return not self._client.quirks(location).has(_refused(there, here))
+        return not self._client.quirks(location).has(_refusal_fact(there, here))
 
     def copy(
         self, source: Location, found: ObjectInfo, location: Location, if_absent: bool
@@ -84,7 +84,9 @@ class Copies:
             return tuple(pair for pair in found.metadata if pair[0].lower() == REDIRECT)
         metadata = found.metadata
         require(metadata, location, self._fields.unkept_metadata(location, metadata))
-        kept = upload_fields(location, self._fields.kept(location, metadata), if_absent=False)
+        kept = upload_fields(
+            location, self._fields.accepted_fields(location, metadata), if_absent=False
+        )
         return (
             ("x-amz-metadata-directive", "REPLACE"),
             *(pair for pair in kept if pair[0] != TAGGING),
@@ -115,7 +117,7 @@ class Copies:
         unless a copy between them succeeded before: then only this object can't be copied, such as
         one in an archive."""
         quirks = self._client.quirks(location)
-        refused = _refused(account_of(source), account_of(location))
+        refused = _refusal_fact(account_of(source), account_of(location))
         succeeded = f"{refused} done"
         try:
             root = self._client.document(response, "PUT", location)
@@ -143,6 +145,6 @@ def _copy_source(source: Location, found: ObjectInfo) -> Fields:
     return (*named, ("x-amz-copy-source-if-match", etag)) if etag else named
 
 
-def _refused(source: S3Account, destination: S3Account) -> str:
+def _refusal_fact(source: S3Account, destination: S3Account) -> str:
     """Return the fact that copies from one bucket to another are refused."""
     return f"copy {source.bucket} {destination.bucket}"

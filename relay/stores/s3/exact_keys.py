@@ -46,7 +46,7 @@ class ExactKeys:
             if not quirks.has(FOLDS):
                 quirks.learn(KEEPS if self._is_listed(location) else FOLDS)
             if quirks.has(FOLDS):
-                raise _folded(location)
+                raise _folded_error(location)
         return found
 
     def exists(self, location: Location) -> bool:
@@ -64,7 +64,7 @@ class ExactKeys:
         if not self._is_doubtful(location):
             return
         if self._client.quirks(location).has(FOLDS):
-            raise _folded(location)
+            raise _folded_error(location)
         try:
             self.exists(location)
         except PermissionDenied as error:
@@ -141,7 +141,7 @@ class ExactKeys:
         return False
 
 
-def _folded(location: Location) -> Rejected:
+def _folded_error(location: Location) -> Rejected:
     return Rejected(
         f"{location} has an empty segment, and this store treats '//' as '/'",
         side="destination",

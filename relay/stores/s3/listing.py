@@ -252,11 +252,11 @@ class _Ahead:
     """A request for a page that runs in the background."""
 
     def __init__(self, do: Callable[[], ListedPage]) -> None:
-        self._job = gevent.spawn(self._caught, do)
+        self._job = gevent.spawn(self._catch, do)
         gevent.sleep(0)  # let it send its request now
 
     @staticmethod
-    def _caught(do: Callable[[], ListedPage]) -> tuple[ListedPage | None, BaseException | None]:
+    def _catch(do: Callable[[], ListedPage]) -> tuple[ListedPage | None, BaseException | None]:
         try:
             return do(), None
         except BaseException as error:  # noqa: BLE001 - raised again by `result`

@@ -14,7 +14,7 @@ from relay.location import Location
 from relay.stores.http_fields import upload_fields
 from relay.stores.interfaces import Part, PartLimits, Upload
 from relay.stores.s3.account import at_query
-from relay.stores.s3.checksums import coded, digest_of, sent_md5
+from relay.stores.s3.checksums import coding_fields, digest_of, sent_md5
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.limits import FEW_PARTS, limits_of
@@ -76,7 +76,7 @@ class MultipartUploads:
         """As PartsDestination.put_part."""
         assert body.length is not None, "a part has a length"
         wrapping = self._fields.wrapping(upload.location, body, part=True)
-        fields = coded(upload.location, (), body.length) if wrapping else ()
+        fields = coding_fields(upload.location, (), body.length) if wrapping else ()
         part = self._send_part(upload, number, body, fields, wrapping)
         if wrapping and part.checked:
             self._client.quirks(upload.location).learn(PART_TRAILERS)

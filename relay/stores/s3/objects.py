@@ -70,7 +70,7 @@ class S3Objects:
         """Send a HEAD; S3 answers it by the same rules as GET. Remembers that HEAD of a
         destination's bucket gives an answer."""
         client = self._client
-        response = self._read("HEAD", location, self._asked())
+        response = self._read("HEAD", location, self._read_fields())
         response.body.close()
         if response.head.status != 200:
             error = client.refusal(response, "HEAD", location)
@@ -111,7 +111,7 @@ class S3Objects:
     def _get(
         self, location: Location, pinned: Version | None, span: ByteRange | None
     ) -> OpenedObject:
-        response = self._read("GET", location, self._asked() + read_fields(pinned, span))
+        response = self._read("GET", location, self._read_fields() + read_fields(pinned, span))
         status = response.head.status
         if span is not None and status in (200, 206, 416):
             return self._answer(response, location).open_range(pinned, span)
@@ -148,7 +148,7 @@ class S3Objects:
         response.body.close()
         return self._client.send(method, location, (*fields, ENCODED))
 
-    def _asked(self) -> Fields:
+    def _read_fields(self) -> Fields:
         """Return the fields of a read: at a destination no cache may answer it (RFC 9111 section
         5.2)."""
         return WITH_CHECKSUM + FRESH if self._client.side == "destination" else WITH_CHECKSUM

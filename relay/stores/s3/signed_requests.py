@@ -48,7 +48,7 @@ class SignedRequests:
         signer, fields = account.signer, fields + account.asked
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         while True:
-            there, signed = self._signed(signer, method, location, fields, payload)
+            there, signed = self._sign(signer, method, location, fields, payload)
             response = self._http.send(method, there, fields + signed, body, expect, wrapping)
             if response.head.status not in (301, 307, 400) or isinstance(body, Body):
                 return response
@@ -56,7 +56,7 @@ class SignedRequests:
                 return response
             response.body.close()
 
-    def _signed(
+    def _sign(
         self, signer: Signer, method: str, location: Location, fields: Fields, payload: str
     ) -> tuple[Location, Fields]:
         """Return the location that a request is sent to, and the fields that sign it."""

@@ -15,7 +15,7 @@ from relay.errors import Leftover, NotFound, PermissionDenied, RelayError, Unava
 from relay.location import Location
 from relay.stores.http_fields import upload_fields
 from relay.stores.interfaces import PutResult
-from relay.stores.s3.checksums import coded, sent_md5
+from relay.stores.s3.checksums import coding_fields, sent_md5
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.objects import S3Objects
@@ -45,7 +45,7 @@ class SingleUploads:
         if wrapping and client.quirks(location).needs_md5:
             body.add_digest("md5")
         described = self._fields.metadata(location, metadata)
-        announced = coded(location, described, body.length) if wrapping else described
+        announced = coding_fields(location, described, body.length) if wrapping else described
         fields = upload_fields(location, announced, self._fields.conditional(location, if_absent))
         expects = client.http.expects_continue(body)
         response = client.send("PUT", location, fields, body, expects, wrapping)

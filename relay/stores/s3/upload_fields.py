@@ -53,9 +53,9 @@ class UploadFields:
         Raises MetadataUnkept if all metadata is required and some is not accepted."""
         if STRICT in dict(metadata):
             require(metadata, location, self.unkept_metadata(location, metadata))
-        return (*self.kept(location, metadata), *self.remote_options(location))
+        return (*self.accepted_fields(location, metadata), *self.remote_options(location))
 
-    def kept(self, location: Location, metadata: Fields) -> Fields:
+    def accepted_fields(self, location: Location, metadata: Fields) -> Fields:
         """Return the fields of the metadata that the bucket and the endpoint accept."""
         return self._kept_and_large(location, metadata)[0]
 

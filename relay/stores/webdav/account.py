@@ -33,7 +33,7 @@ class WebDavAccount:
     store: str = "webdav"
     owner: str = ""
 
-    def shown(self, path: str) -> str:
+    def printed_form(self, path: str) -> str:
         """Return `webdav+https://host/path`."""
         return f"{self.shown_origin}{path}"
 

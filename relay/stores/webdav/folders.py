@@ -37,7 +37,7 @@ class DavFolders:
         handles the failure of the upload. The first object of a folder makes it; others that come
         meanwhile wait for that."""
         client, folder = self._client, folder_of(location)
-        memory, fact = client.wire.memory, _known(folder)
+        memory, fact = client.wire.memory, _folder_fact(folder)
         if folder.path == "/" or memory.has(folder.origin, fact):
             return
         meter = client.meter
@@ -60,7 +60,7 @@ class DavFolders:
         or is busy, or its answer can't be read, MKCOL is sent instead: then the folder exists,
         unless the one above is missing too (409). Raises StoreError if the server is still busy."""
         memory = self._client.wire.memory
-        if memory.has(folder.origin, _known(folder)):
+        if memory.has(folder.origin, _folder_fact(folder)):
             return True
         response = self._properties.find(folder)
         try:
@@ -71,7 +71,7 @@ class DavFolders:
             return False
         if status in NO_METHOD | BUSY:
             return self._make(folder, missing_above=True)
-        memory.learn(folder.origin, _known(folder))
+        memory.learn(folder.origin, _folder_fact(folder))
         return True
 
     def _make(self, folder: Location, missing_above: bool = False) -> bool:
@@ -88,7 +88,7 @@ class DavFolders:
             if not self._is_listed(folder):
                 raise refusal
         response.body.close()
-        self._client.wire.memory.learn(folder.origin, _known(folder))
+        self._client.wire.memory.learn(folder.origin, _folder_fact(folder))
         return True
 
     def _is_listed(self, folder: Location) -> bool:
@@ -104,7 +104,7 @@ class DavFolders:
         if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
             return error
         folder = folder_of(location)
-        if not self._client.wire.memory.forget(folder.origin, _known(folder)):
+        if not self._client.wire.memory.forget(folder.origin, _folder_fact(folder)):
             return error
         return Unavailable(
             f"{error.message}; its folder may have been removed",
@@ -118,6 +118,6 @@ def folder_of(location: Location) -> Location:
     return location.with_target(f"{location.path.rpartition('/')[0]}/")
 
 
-def _known(folder: Location) -> str:
+def _folder_fact(folder: Location) -> str:
     """Return the fact that a folder exists, as seen with these credentials."""
     return f"folder {folder.path} {hash(folder.headers)}"

@@ -30,7 +30,7 @@ from relay.stores.http_uploads import delete_object
 from relay.stores.multistatus import shows_type
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD, Properties
-from relay.stores.webdav.staged_names import cut_of, longer_names
+from relay.stores.webdav.staged_names import cut_place, longer_names
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 
@@ -207,7 +207,7 @@ class Moves:
 
         The object is moved from a temporary name to a longer one, and back. A server that cuts the
         longer one takes it for the first, to which the object can't be moved (section 9.9.4)."""
-        cut, memory = cut_of(place), self._client.wire.memory
+        cut, memory = cut_place(place), self._client.wire.memory
         fact = f"whole names {cut}"
         if cut is None or memory.has(place.origin, fact):
             return

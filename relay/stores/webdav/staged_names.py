@@ -36,14 +36,16 @@ class StagedNames:
     def choose(self, location: Location, token: str | None) -> Location:
         """Return the staged location of an upload, with a temporary name that the server takes."""
         self._given = which = self._which(location)
-        return _staged(location, _names_of(location, token or uuid.uuid4().hex)[which])
+        return _staged_location(location, _names_of(location, token or uuid.uuid4().hex)[which])
 
     def _which(self, location: Location) -> int:
         """Return the index of the temporary name for an upload: one that the server accepted
         before, or the next one after a refusal."""
         memory, origin = self._memory, location.origin
         for which in (2, 1, 0):
-            if memory.has(origin, _named(which)) or memory.has(origin, _tried(which, location)):
+            if memory.has(origin, _accepted_fact(which)) or memory.has(
+                origin, _refused_fact(which, location)
+            ):
                 return which
         return self._first
 
@@ -54,10 +56,14 @@ class StagedNames:
             return error  # it is not about the name; the same one is tried again
         memory = self._memory
         which = self._which(location) if self._given is None else self._given
-        tried = memory.forget(location.origin, _tried(which, location))
+        tried = memory.forget(location.origin, _refused_fact(which, location))
         refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
-        if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
-            memory.learn(location.origin, _tried(which + 1, location))
+        if (
+            refused
+            and which < 2
+            and (tried or not memory.has(location.origin, _accepted_fact(which)))
+        ):
+            memory.learn(location.origin, _refused_fact(which + 1, location))
             error.retryable = True
             error.message = f"{error.message}, with a temporary name; the next one is tried"
         return error
@@ -67,24 +73,24 @@ class StagedNames:
         one is kept, or the server may still write there. Return False if no other name is left."""
         which = self._which(location) if self._given is None else self._given
         if which < 2:
-            self._memory.learn(location.origin, _tried(which + 1, location))
-            self._memory.learn(location.origin, _avoided(location))
+            self._memory.learn(location.origin, _refused_fact(which + 1, location))
+            self._memory.learn(location.origin, _avoided_fact(location))
         return which < 2
 
     def accept(self, location: Location) -> None:
         """Remember that the server took the temporary name of the upload to `location`. After
         `avoid_last` that holds for this object alone: no earlier name was refused."""
         memory, origin, which = self._memory, location.origin, self._which(location)
-        if not memory.has(origin, _avoided(location)):
-            memory.forget(origin, _tried(which, location))
-            memory.learn(origin, _named(which))
+        if not memory.has(origin, _avoided_fact(location)):
+            memory.forget(origin, _refused_fact(which, location))
+            memory.learn(origin, _accepted_fact(which))
 
 
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
     """As Destination.staged_locations: the temporary names in the order in which they are tried,
     and then their longer names."""
-    parts = tuple(_staged(location, name) for name in _names_of(location, token))
-    if cut_of(location) is None:
+    parts = tuple(_staged_location(location, name) for name in _names_of(location, token))
+    if cut_place(location) is None:
         return parts
     return (*parts, *(one for part in parts for one in longer_names(part, location)))
 
@@ -95,14 +101,14 @@ def _names_of(location: Location, token: str) -> tuple[str, ...]:
     return temporary_names(token, unquote(name, errors="surrogateescape"))
 
 
-def _staged(location: Location, name: str) -> Location:
+def _staged_location(location: Location, name: str) -> Location:
     """Return the location of a temporary name beside the object."""
     folder = location.path.rpartition("/")[0]
     quoted = quote(name, safe="-_.~", errors="surrogateescape")
     return location.with_target(f"{folder}/{quoted}")
 
 
-def cut_of(place: Location) -> tuple[str, str] | None:
+def cut_place(place: Location) -> tuple[str, str] | None:
     """Return the folder and the character at which some servers cut the name `place` in a
     Destination; None for other names."""
     cut = _CUT.search(place.path)
@@ -110,9 +116,9 @@ def cut_of(place: Location) -> tuple[str, str] | None:
 
 
 def longer_names(part: Location, place: Location) -> tuple[Location, ...]:
-    """Return two temporary names of an upload to a `place` that has a `cut_of`: one that no server
-    cuts, and a longer one that such a server takes for the first."""
-    cut = cut_of(place)
+    """Return two temporary names of an upload to a `place` whose name some servers cut: one that no
+    server cuts, and a longer one that such a server takes for the first."""
+    cut = cut_place(place)
     if cut is None:
         return ()
     name = _CUT.sub("", part.path.rpartition("/")[2])
@@ -121,17 +127,17 @@ def longer_names(part: Location, place: Location) -> tuple[Location, ...]:
     return part.with_target(path), part.with_target(longer)
 
 
-def _named(which: int) -> str:
+def _accepted_fact(which: int) -> str:
     """Return the fact that a server accepts this kind of temporary name."""
     return f"temporary names {which}"
 
 
-def _tried(which: int, location: Location) -> str:
+def _refused_fact(which: int, location: Location) -> str:
     """Return the fact that the kinds of temporary names before this one were refused for an
     object."""
     return f"temporary name {which} {location.path}"
 
 
-def _avoided(location: Location) -> str:
+def _avoided_fact(location: Location) -> str:
     """Return the fact that an object has another temporary name, though none was refused."""
     return f"avoided names {location.path}"
