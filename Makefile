@@ -1,4 +1,4 @@
-# The words of the house. CI runs the same ones. Every command works on a fresh machine with Python 3.11 and make.
+# The commands of a developer; CI runs the same ones. Each works on a fresh machine with Python 3.11 and make.
 
 PYTHON ?= python3
 VENV := .venv

@@ -18,10 +18,10 @@ from simulators import certificates, proxy, source, speed
 from simulators.bucket import Bucket
 from simulators.destination import DIGESTS, Destination
 from simulators.faults import BadFault, describe
-from simulators.intake import ALGORITHMS
 from simulators.quantities import parse_bytes, parse_rate, parse_seconds
 from simulators.server import Options
 from simulators.source import Source
+from simulators.upload_body import ALGORITHMS
 
 
 class _Running(Protocol):

@@ -2,7 +2,7 @@
 a branch.
 
 Decided here: how an answer becomes steps (`compose`) and how steps become bytes on a connection
-(`play`). Never here: why an answer is wrong (`spoil`)."""
+(`play`). Never here: why an answer is wrong (`apply_faults`)."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from typing import Any, Final, Self
 
 from simulators import message
 from simulators.answer import Answer, End, Filler, Pause, Step, Text, plain
+from simulators.apply_faults import replaces
 from simulators.faults import Plan
-from simulators.intake import Body, Edit, Gate, Sink, paced, receive
 from simulators.journal import Journal
 from simulators.message import BadRequest, Request
 from simulators.server import Exchange, Hangup, Options, Server
-from simulators.spoil import replaces
+from simulators.upload_body import Body, Edit, Gate, Sink, paced, receive
 
 DIGESTS: Final = ("crc32c", "crc64nvme")
 _REPR_DIGESTS: Final = {

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from simulators.flaws import CHUNK_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS
+from simulators.malformed import CHUNK_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS
 from simulators.message import Request
 from simulators.quantities import parse_bytes, parse_rate, parse_seconds
 

@@ -1,5 +1,5 @@
-"""The loop of both clouds: read a head, get the answer, spoil it, send it, record it. Decided here:
-the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never here:
+"""The loop of both clouds: read a head, get the answer, apply the faults, send it, record it.
+Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never here:
 the meaning of a path.
 
 A journal entry exists as soon as its head was read: method, path, query, headers, faults, started.
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from simulators.answer import Answer, Player, Text, compose, plain
+from simulators.apply_faults import apply_faults
 from simulators.content import Content
 from simulators.faults import BadFault, Faults, Plan
 from simulators.journal import Journal
 from simulators.listener import Listener
 from simulators.message import BadRequest, Request, parse_request
-from simulators.spoil import spoil
 from simulators.wire import Connection, Gone, TooLarge
 
 _JSON: Final = [("Content-Type", "application/json")]
@@ -184,7 +184,7 @@ class Server:
         sent, outcome = connection.sent, "gone"
         try:
             answer = self._answer(exchange)
-            spoil(answer, request, exchange.plan, self._content)
+            apply_faults(answer, request, exchange.plan, self._content)
             self.journal.update(entry, {"status": answer.status})
             keeps = self._send(connection, answer, request)
             outcome = "kept" if keeps else "ended"

@@ -3,7 +3,7 @@
 The size is `?size=N`, else a deterministic one between two bounds. The name of the content is the
 path as sent, without the query, so `Content(seed).read(path, offset, length)` equals the bytes that
 a client must have received. Decided here: the meaning of GET and HEAD. Never here: the faults of
-the answer (`spoil`)."""
+the answer (`apply_faults`)."""
 
 from __future__ import annotations
 

@@ -60,51 +60,51 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy)
     warn(options)
-    surveyor = DryRun(job, engine.stores, engine.limits, None if every else sample)
-    with reporting_retries(surveyor.listing):
-        made = surveyor.run()
-    members = _members(surveyor, made)
+    dry_run = DryRun(job, engine.stores, engine.limits, None if every else sample)
+    with reporting_retries(dry_run.listing):
+        report = dry_run.run()
+    members = _members(dry_run, report)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in (
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
         ):
             tell(text)
-    loses_metadata = job.metadata is Metadata.STRICT and made.unkept > 0
-    is_empty = job.fail_on_empty and made.objects == 0
-    if made.refused or loses_metadata or is_empty or members["fates"].get("failed"):
+    loses_metadata = job.metadata is Metadata.STRICT and report.unkept > 0
+    is_empty = job.fail_on_empty and report.objects == 0
+    if report.refused or loses_metadata or is_empty or members["fates"].get("failed"):
         return Exit.FAILED
     return Exit.VERIFIED
 
 
-def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
+def _members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
     """Return the plan as plain values. `fates` are those of the compared objects."""
     fates: dict[str, int] = {}
-    for answer, count in made.looks.items():
-        fate = FATES[surveyor.job.if_exists].get(answer, "unknown")
+    for answer, count in report.looks.items():
+        fate = FATES[dry_run.job.if_exists].get(answer, "unknown")
         fates[fate] = fates.get(fate, 0) + count
     parted = (
-        surveyor.offers_parts
-        and not surveyor.copies
-        and (made.ranges > 0 or not made.inspected_count)
+        dry_run.offers_parts
+        and not dry_run.copies
+        and (report.ranges > 0 or not report.inspected_count)
     )
     return {
-        "source": str(surveyor.job.source),
-        "destination": str(surveyor.job.destination),
-        "objects": made.objects,
-        "bytes": made.bytes,
-        "unsized": made.unsized,
-        "refused": made.refused,
-        "names": [{"name": name, "why": why} for name, why in made.names],
-        "looked": made.inspected_count,
-        "found": dict(sorted(made.looks.items())),
+        "source": str(dry_run.job.source),
+        "destination": str(dry_run.job.destination),
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "unsized": report.unsized,
+        "refused": report.refused,
+        "names": [{"name": name, "why": why} for name, why in report.names],
+        "looked": report.inspected_count,
+        "found": dict(sorted(report.looks.items())),
         "fates": dict(sorted(fates.items())),
         "in_parts": {
-            "objects": made.large if parted else 0,
-            "bytes": made.large_bytes if parted else 0,
+            "objects": report.large if parted else 0,
+            "bytes": report.large_bytes if parted else 0,
         },
-        "server_copy": surveyor.copies,
-        "unkept": made.unkept,
-        "level": surveyor.level(made).value,
+        "server_copy": dry_run.copies,
+        "unkept": report.unkept,
+        "level": dry_run.level(report).value,
     }
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from typing import Final, Self
 
 from simulators.answer import Answer, End, Player, Text, compose, plain
-from simulators.intake import Body
 from simulators.liars.keeping import Keeping
 from simulators.liars.manners import Manners
 from simulators.liars.operations import WRITES, Op, Sent
@@ -22,6 +21,7 @@ from simulators.liars.telling import Telling
 from simulators.liars.unsafe import names
 from simulators.listener import Listener
 from simulators.message import BadRequest, Request, body_length, parse_request
+from simulators.upload_body import Body
 from simulators.wire import Connection, Gone, TooLarge
 
 TROUBLED: Final = 0.4

@@ -16,7 +16,7 @@ from simulators.client import Reply, get, head, put, talk
 from simulators.content import Content
 from simulators.destination import Destination
 from simulators.faults import BadFault, parse_spec
-from simulators.flaws import CHUNK_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS
+from simulators.malformed import CHUNK_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS
 from simulators.source import Source
 
 SIZE = 1000

@@ -29,7 +29,7 @@ from simulators.answer import (
 )
 from simulators.content import Content
 from simulators.faults import Fault, Plan
-from simulators.flaws import CHUNKED_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS, flawed_chunks
+from simulators.malformed import CHUNKED_FLAWS, FRAME_FLAWS, HEAD_FLAWS, RANGE_FLAWS, flawed_chunks
 from simulators.message import Request
 
 _BREATH_SECONDS: Final = 0.0005
@@ -38,7 +38,7 @@ _BOMB_BLOCKS: Final = 10 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-def spoil(answer: Answer, request: Request, plan: Plan, content: Content | None) -> None:
+def apply_faults(answer: Answer, request: Request, plan: Plan, content: Content | None) -> None:
     """Change the answer as the plan requires. A fault that struck an upload's body already is
     skipped."""
     if not plan.faults:
