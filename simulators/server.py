@@ -1,6 +1,6 @@
 """The loop of both clouds: read a head, get the answer, apply the faults, send it, record it.
-Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults apply. Never here:
-the meaning of a path.
+Decided here: the loop of one connection, the control paths (`/_journal`, ...) and which faults
+apply. Never here: the meaning of a path.
 
 A journal entry exists as soon as its head was read: method, path, query, headers, faults, started.
 When the exchange is over it also has status, sent (bytes, head included), body_bytes (of an

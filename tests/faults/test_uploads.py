@@ -588,7 +588,7 @@ def test_a_multipart_copy_counts_its_fruitless_resumes(
     class Dead:
         """A resumed upload that accepts no part; in the end the store permits no copies."""
 
-        bytes = moved = under_way = 0
+        bytes = moved_bytes = under_way = 0
         discarded = "discarded"
 
         def __init__(self, *_: object, fruitless: int = 0) -> None:
