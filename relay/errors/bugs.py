@@ -23,7 +23,7 @@ def bug(error: BaseException) -> RelayError:
     Both name its type; the log adds the traceback. Neither has its text, which may hold a presigned
     URL (a password) or the output of a helper program."""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    more = {"event": "bug", "members": trace_of(error)}
+    more = {"event": "error.unexpected", "members": trace_of(error)}
     log.error("unexpected %s\n%s", type(error).__name__, frames, extra=more)
     return RelayError(f"an unexpected {type(error).__name__}; the traceback is in the log")
 

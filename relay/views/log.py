@@ -67,4 +67,4 @@ def start_logging(level: int = logging.INFO) -> None:
 def _print_exception(context: Any, kind: Any, error: Any, trace: Any) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):  # the process ends; not a bug
         return
-    log.error("bug", exc_info=error if isinstance(error, BaseException) else None)
+    log.error("error.unexpected", exc_info=error if isinstance(error, BaseException) else None)

@@ -28,7 +28,9 @@ def raised() -> Exception:
 
 def line_of(**more: Any) -> str:
     """Return the line of a record."""
-    record = logging.LogRecord("relay.x", logging.ERROR, __file__, 1, "bug", (), **more)
+    record = logging.LogRecord(
+        "relay.x", logging.ERROR, __file__, 1, "error.unexpected", (), **more
+    )
     return JsonLines().format(record)
 
 
@@ -37,7 +39,7 @@ def test_a_bug_is_logged_by_type_and_place_without_its_text() -> None:
     error = raised()
     line = line_of(exc_info=(type(error), error, error.__traceback__))
     members = json.loads(line)
-    assert (members["event"], members["error"]) == ("bug", "OSError")
+    assert (members["event"], members["error"]) == ("error.unexpected", "OSError")
     assert [cause["type"] for cause in members["traceback"]] == ["OSError", "KeyError"]
     assert all("test_log.py" in cause["at"][-1] for cause in members["traceback"])
     assert SECRET not in line and "\n" not in line
@@ -67,7 +69,7 @@ def test_every_failure_is_logged_like_this(
         try:
             raise raised()
         except OSError:
-            logging.getLogger("relay.worker").exception("bug")
+            logging.getLogger("relay.worker").exception("error.unexpected")
     elif where == "bug":
         assert SECRET not in bug(raised()).message
     else:
@@ -75,6 +77,6 @@ def test_every_failure_is_logged_like_this(
         gevent.get_hub().print_exception("a greenlet", OSError, error, error.__traceback__)
     (line,) = capsys.readouterr().err.splitlines()
     members = json.loads(line)
-    assert (members["event"], members["error"]) == ("bug", "OSError")
+    assert (members["event"], members["error"]) == ("error.unexpected", "OSError")
     assert "test_log.py" in members["traceback"][0]["at"][-1]
     assert SECRET not in line
