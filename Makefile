@@ -15,7 +15,7 @@ help:
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
-	@echo "make bench-before BASE=commit  10,000 small objects by this relay, by that of an earlier commit, and by rclone (about five minutes)"
+	@echo "make bench-before BASE=commit  5,000 small objects by this relay, by that of an earlier commit, and by rclone (about five minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
@@ -58,7 +58,7 @@ bench-ledger: $(VENV)/installed
 	@$(BIN)/python -m tests.ledger_bench $(BENCH)
 
 bench-before: $(VENV)/installed
-	@$(BIN)/python -m loadtests.stores --only s3-many --before $(or $(BASE),HEAD) $(BENCH)
+	@$(BIN)/python -m loadtests.stores --only s3-many --many 5000 --before $(or $(BASE),HEAD) $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)
