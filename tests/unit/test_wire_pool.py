@@ -62,7 +62,7 @@ def test_idle_connections_of_unused_origins_are_closed(
     with gevent.Timeout(5):
         while pool.open:
             gevent.sleep(0.02)  # no request is sent meanwhile
-    assert opened() == before
+    assert opened() <= before  # an earlier test's file may be closed meanwhile
 
 
 def test_used_connections_stay_open(listener: socket.socket) -> None:
