@@ -1382,15 +1382,19 @@ def test_a_move_that_deleted_the_old_object_is_sent_again(engine: Engine) -> Non
     assert dav.asked.count(b"PUT") == 1
 
 
-def test_an_upload_stays_where_the_old_object_is_deleted(engine: Engine) -> None:
-    """Without it the destination would have neither the old object nor the new one."""
-    dav = Deleting(objects={FINAL: b"old"})
+def assert_the_upload_stays(engine: Engine, dav: Deleting, error: type[RelayError]) -> None:
+    """Migrate while every MOVE fails. Without the upload the destination would have neither the old
+    object nor the new one."""
     dav.fails = 99
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(error) as caught:
         migrate(engine, dav)
     [(left, data)] = dav.objects.items()
     assert data == DATA
     assert left.decode() in caught.value.hint
+
+
+def test_an_upload_stays_where_the_old_object_is_deleted(engine: Engine) -> None:
+    assert_the_upload_stays(engine, Deleting(objects={FINAL: b"old"}), Unavailable)
 
 
 class Dying(Deleting):
@@ -1409,13 +1413,7 @@ def test_a_move_answered_by_silence_after_deletion_is_resent(engine: Engine) -> 
 
 
 def test_an_upload_stays_if_the_server_died_after_the_deletion(engine: Engine) -> None:
-    dav = Dying(objects={FINAL: b"old"})
-    dav.fails = 99
-    with pytest.raises(RelayError) as caught:
-        migrate(engine, dav)
-    [(left, data)] = dav.objects.items()
-    assert data == DATA
-    assert left.decode() in caught.value.hint
+    assert_the_upload_stays(engine, Dying(objects={FINAL: b"old"}), RelayError)
 
 
 def test_an_upload_stays_where_the_old_object_may_be_deleted(engine: Engine) -> None:
@@ -1428,13 +1426,7 @@ def test_an_upload_stays_where_the_old_object_may_be_deleted(engine: Engine) -> 
             unknown = replaced and method in (b"HEAD", b"PROPFIND") and path == FINAL
             return EMPTY % 503 if unknown else answer
 
-    dav = Gone(objects={FINAL: b"old"})
-    dav.fails = 99
-    with pytest.raises(RelayError) as caught:
-        migrate(engine, dav)
-    [(left, data)] = dav.objects.items()
-    assert data == DATA
-    assert left.decode() in caught.value.hint
+    assert_the_upload_stays(engine, Gone(objects={FINAL: b"old"}), RelayError)
 
 
 @pytest.mark.parametrize("moves", [False, True])
