@@ -17,7 +17,7 @@ from typing import Any, Final
 from gevent.pool import Pool
 
 from relay.engine.comparison import needs_full_times, proof_of_equality
-from relay.engine.inspection import existing, inspect_object
+from relay.engine.inspection import existing_error, inspect_object
 from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists
@@ -220,7 +220,7 @@ class DryRun:
             refusal = (one.name, error.message) if self._is_refused_for(error) else None
             return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         if plan.if_exists_at(place) is IfExists.FAIL is not plan.if_exists:
-            refusal = (one.name, existing(plan, place).message)
+            refusal = (one.name, existing_error(plan, place).message)
             return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
             return Comparison("unknown", ranges=ranges, unkept=unkept)

@@ -145,7 +145,7 @@ def _open_beginning(
     return body
 
 
-def existing(plan: Plan, place: Location) -> AlreadyExists:
+def existing_error(plan: Plan, place: Location) -> AlreadyExists:
     """Return the error for an object at the plan's `place` that must not be overwritten."""
     chosen = is_named_by_answer(plan.destination, plan.source, place)
     why = ", and the source's answer chose that name" if chosen else ""

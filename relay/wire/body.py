@@ -16,9 +16,9 @@ go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
-from relay.digest import Digester, Digests, as_hex, compare, parse_fields
+from relay.digest import Digester, Digests, as_hex, compare
 from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
 from relay.transfer_limits import Limits
 from relay.wire.buffers import BUFFERS
@@ -325,8 +325,3 @@ class Body:
             return self.read(limits.text_bytes).decode("utf-8", "replace")
         finally:
             self.close()
-
-
-def declared_digests(head: Head) -> Mapping[str, bytes]:
-    """Return the whole-representation digests that an answer declares (none for a partial one)."""
-    return {} if head.status == 206 else parse_fields(head.get)

@@ -24,7 +24,7 @@ from relay.engine.comparison import (
     proof_of_equality,
 )
 from relay.engine.inspection import (
-    existing,
+    existing_error,
     inspect_object,
     inspect_prior_state,
     is_piece,
@@ -172,7 +172,7 @@ class DestinationCheck:
             case IfExists.CHANGED:
                 return self._skip_if_unchanged(there, found)
             case IfExists.FAIL:
-                raise existing(self._context.plan, self._target.place)
+                raise existing_error(self._context.plan, self._target.place)
             case IfExists.SKIP:
                 return self._skip()
             case IfExists.OVERWRITE:
@@ -246,7 +246,7 @@ class DestinationCheck:
             ) from None
         self._require_shown(error)
         if self._target.if_exists is IfExists.FAIL:
-            raise existing(self._context.plan, self._target.place) from None
+            raise existing_error(self._context.plan, self._target.place) from None
         return self._skip()
 
     def _skip(self, notes: tuple[str, ...] = ()) -> Outcome:
