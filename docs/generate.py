@@ -73,7 +73,7 @@ def _command(parent: click.Context, name: str) -> str:
     assert command is not None
     context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join(["relay", name, *command.collect_usage_pieces(context)])
-    text = "\n\n".join(_unwrapped(part) for part in (command.help or "").split("\n\n"))
+    text = "\n\n".join(_unwrap_text(part) for part in (command.help or "").split("\n\n"))
     rows = "".join(
         _option(parameter, context)
         for parameter in command.params
@@ -83,7 +83,7 @@ def _command(parent: click.Context, name: str) -> str:
     return f"## relay {name}\n\n```\n{usage}\n```\n\n{text}\n\n{table}"
 
 
-def _unwrapped(text: str) -> str:
+def _unwrap_text(text: str) -> str:
     return re.sub(r"(?<![`\w])'([^'\n]+)'", r"`\1`", re.sub(r"\s+", " ", text).strip())
 
 
@@ -179,11 +179,11 @@ def _content(part: Mapping[str, Any]) -> str:
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
-    said = f"{_said(schema)}\n\n" if "description" in schema else ""
+    said = f"{_description_of(schema)}\n\n" if "description" in schema else ""
     needed = schema.get("required", ())
     rows = "".join(
         f"| {code(member)} | {_type(kind)} | {'yes' if member in needed else ''} |"
-        f" {_said(kind)} |\n"
+        f" {_description_of(kind)} |\n"
         for member, kind in schema.get("properties", {}).items()
     )
     table = (
@@ -194,7 +194,7 @@ def _schema(name: str, schema: Mapping[str, Any]) -> str:
     return f"### {name}\n\n{said}{table}"
 
 
-def _said(schema: Mapping[str, Any]) -> str:
+def _description_of(schema: Mapping[str, Any]) -> str:
     return cell(schema.get("description", ""))
 
 

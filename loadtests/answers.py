@@ -12,7 +12,7 @@ def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> st
 
     `there` are the fields of the destination's answer about the object, None if it does not have
     it."""
-    answer = parsed(text)
+    answer = parse_object(text)
     if status != 200:
         return f"{status} {answer.get('side', '?')}: {answer.get('detail', text[:200])}"
     receipt = answer.get("receipt") or {}
@@ -34,7 +34,7 @@ def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> st
 
 def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> str | None:
     """Return the defect of the refusal of an impossible migration, or None for a right one."""
-    answer = parsed(text)
+    answer = parse_object(text)
     if status < 400:
         return f"answered {status} {answer.get('state')} where it must refuse"
     if not kind.startswith("application/problem+json") or not answer.get("detail"):
@@ -48,7 +48,7 @@ def wrong_refusal(status: int, kind: str, text: str, side: str, there: bool) -> 
     )
 
 
-def parsed(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
     """Return a JSON object, or an empty one for anything else."""
     try:
         found = json.loads(text)

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from loadtests.bench.baseline import build
 from loadtests.bench.concurrent import AT_ONCE, run_hub, run_memory
+from loadtests.bench.contestants import Programs, baselines, movers, relay_by_ssl
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
-from loadtests.bench.movers import Programs, baselines, movers, relay_by_ssl
 from loadtests.bench.nginx import CIPHER, Nginx
 from loadtests.bench.processes import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, check_outputs, write_into
@@ -103,7 +103,7 @@ def check(args: argparse.Namespace) -> Tools:
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
         raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
     large = AT_ONCE if {"memory", "hub"} & set(args.only) else 1
-    many = sum(2 * section.bytes for section in _asked(args) if section.count > 1)
+    many = sum(2 * section.bytes for section in _chosen_sections(args) if section.count > 1)
     needed = (large + 1) * args.size + args.naive_size + many + args.streams * SIZE + 64 * MIB
     free = shutil.disk_usage(args.folder).free
     if free < needed:
@@ -114,7 +114,7 @@ def check(args: argparse.Namespace) -> Tools:
     return tools
 
 
-def _asked(args: argparse.Namespace) -> list[Section]:
+def _chosen_sections(args: argparse.Namespace) -> list[Section]:
     return [
         section
         for name, section in all_sections(args.size, args.small).items()
@@ -124,7 +124,7 @@ def _asked(args: argparse.Namespace) -> list[Section]:
 
 def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
     """Run the sections in a folder that the caller removes."""
-    sections = _asked(args)
+    sections = _chosen_sections(args)
     report = Report(tuple(sections), args.rounds, versions(tools), bool(args.cipher))
     if "streams" in args.only:
         raise_open_files(args.streams * FILES_PER_STREAM + 1024)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
             with closing(Relay(folder, clouds.ca, args.timeout)) as relay:
                 _with_relay(args, tools, clouds, relay, report)
         if "streams" in args.only:
-            report.verdicts += _guarded(
+            report.verdicts += _measure_guarded(
                 "streams", lambda: run_streams(clouds, args.streams, max(args.timeout, 120.0), say)
             )
     return report
@@ -163,13 +163,13 @@ def _with_relay(
             clouds.source_url(scheme, WARM), clouds.destination_url(scheme, "warm.bin"), "auto"
         )
     if "memory" in args.only:  # first, while the worker is as small as it will ever be
-        report.verdicts += _guarded(
+        report.verdicts += _measure_guarded(
             "memory", lambda: run_memory(relay, clouds, SCHEMES, args.size, say)
         )
     if report.sections:
         _compare(args, tools, clouds, relay, report)
     if "hub" in args.only:
-        report.verdicts += _guarded("hub", lambda: _hub(args, clouds))
+        report.verdicts += _measure_guarded("hub", lambda: _hub(args, clouds))
 
 
 def _compare(
@@ -209,7 +209,7 @@ def _hub(args: argparse.Namespace, clouds: Nginx) -> list[Verdict]:
         return run_hub(relay, ticks, clouds, SCHEMES, args.hub_seconds, say)
 
 
-def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict]:
+def _measure_guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict]:
     """Let one section fail without losing the others."""
     try:
         return measure()
@@ -225,7 +225,7 @@ def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict
         ]
 
 
-def _stopped(*_: object) -> NoReturn:
+def _stop_at_signal(*_: object) -> NoReturn:
     """Unwind, which stops and removes everything; it is not interrupted, and takes a bounded
     time."""
     for number in _SIGNALS:
@@ -238,7 +238,7 @@ def main() -> int:
     Ctrl-C."""
     args = arguments()
     for number in _SIGNALS:
-        signal.signal(number, _stopped)
+        signal.signal(number, _stop_at_signal)
     try:
         tools = check(args)
         with tempfile.TemporaryDirectory(

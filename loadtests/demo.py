@@ -54,7 +54,7 @@ class Result:
     answer: dict[str, Any]
 
     @property
-    def verified(self) -> bool:
+    def is_verified(self) -> bool:
         """Return whether relay reports it as verified."""
         return self.answer.get("state") == "verified"
 
@@ -261,7 +261,7 @@ def conclude(
             and entry.get("digests", {}).get("crc64nvme") == ours
             and entry.get("size") == result.job.size
         )
-        good += result.verified and same
+        good += result.is_verified and same
         moved, took = result.answer.get("bytes", 0), result.answer.get("seconds") or 1
         table.add_row(
             result.job.name,

@@ -59,7 +59,7 @@ class Destination(Protocol):
     def leftovers(self, tree: str) -> int:
         """Return the number of unfinished uploads."""
 
-    def sent(self) -> int | None:
+    def bytes_received(self) -> int | None:
         """Return the number of bytes received so far, or None if it is unknown."""
 
     def remove(self, tree: str) -> None:
@@ -88,7 +88,7 @@ class Folder:
     def leftovers(self, tree: str) -> int:
         return sum(1 for _ in (self.root / tree).rglob(".relay-*"))
 
-    def sent(self) -> int | None:
+    def bytes_received(self) -> int | None:
         return None
 
     def remove(self, tree: str) -> None:
@@ -112,8 +112,8 @@ class WebDav(Folder):
         except (HTTPError, URLError, OSError):
             return None
 
-    def sent(self) -> int | None:
-        return self.proxy.carried("up")
+    def bytes_received(self) -> int | None:
+        return self.proxy.bytes_carried("up")
 
 
 @dataclass
@@ -145,8 +145,8 @@ class Bucket:
         )
         return len(found.get("Uploads", ()))
 
-    def sent(self) -> int | None:
-        return self.proxy.carried("up")
+    def bytes_received(self) -> int | None:
+        return self.proxy.bytes_carried("up")
 
     def remove(self, tree: str) -> None:
         client = _client(self.server)
@@ -175,7 +175,9 @@ def sha256(data: bytes) -> str:
 
 
 @contextmanager
-def opened(name: str, home: Path, rate: float) -> Iterator[tuple[Destination, dict[str, str]]]:
+def run_destination(
+    name: str, home: Path, rate: float
+) -> Iterator[tuple[Destination, dict[str, str]]]:
     """Run a store; yield it and relay's environment."""
     environment = clean_environment(home) | {
         "RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}",

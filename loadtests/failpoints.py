@@ -47,7 +47,7 @@ class Place:
     """Further words of the command."""
 
     @property
-    def shown(self) -> str:
+    def full_name(self) -> str:
         """The name, after those of the earlier kills."""
         changes = ("the source changes",) if self.changed else ()
         return ", then ".join((*self.first, *changes, self.name))
@@ -106,7 +106,7 @@ class Row:
         again = "not counted" if self.again is None else f"{max(self.again, 0) / MIB:.1f} MiB"
         said = "; ".join(self.wrong[:5]) or "none"
         return (
-            f"| {self.store} | {self.place.shown} | {self.visit} | {self.looks:,} | {again} |"
+            f"| {self.store} | {self.place.full_name} | {self.visit} | {self.looks:,} | {again} |"
             f" {said} |"
         )
 
@@ -150,14 +150,14 @@ class _Trial:
         chance, place = random.Random(self._tree), self._row.place
         objects = plant(self._source, self._sizes, chance)
         reader = Reader(self._destination, self._tree, self._sizes)
-        before = self._destination.sent()
+        before = self._destination.bytes_received()
         try:
             for name in place.first:
-                self._killed(name, 1)
+                self._kill_at(name, 1)
             if place.changed:
                 objects |= plant(self._source, {"a large one": LARGE}, chance)
-            self._killed(place.name, self._row.visit)
-            self._ended()
+            self._kill_at(place.name, self._row.visit)
+            self._run_to_end()
         finally:
             reader.stop()
         self._row.looks = reader.looks
@@ -167,21 +167,21 @@ class _Trial:
         self._destination.remove(self._tree)
         shutil.rmtree(self._source)
 
-    def _killed(self, name: str, visit: int) -> None:
+    def _kill_at(self, name: str, visit: int) -> None:
         ended = run(self._command, self._environment | {"RELAY_FAILPOINT": f"{name}:{visit}:kill9"})
         if ended.code == 0:
             self._row.wrong.append(f"{name} was never reached {visit} times")
         elif ended.code != -signal.SIGKILL:
             self._row.wrong.append(f"on the way to {name}: exit code {ended.code}: {ended.said}")
 
-    def _ended(self) -> None:
+    def _run_to_end(self) -> None:
         ended = run(self._command, self._environment)
         if ended.code != 0:
             self._row.wrong.append(f"{self._tree}: exit code {ended.code}: {ended.said}")
 
     def _count(self, before: int | None) -> None:
         """Compare the sent bytes with the limit: the bytes in flight at each crash, and no more."""
-        place, sent = self._row.place, self._destination.sent()
+        place, sent = self._row.place, self._destination.bytes_received()
         if before is None or sent is None:
             return
         self._row.again = sent - before - sum(self._sizes.values())

@@ -128,7 +128,7 @@ class SmallFiles(Migrating):
     weight = 4
 
     @task
-    def small(self) -> None:
+    def move_small(self) -> None:
         """Move one."""
         self.migrate(SMALL, random.randint(64 * KIB, MIB))
 
@@ -139,7 +139,7 @@ class BigFiles(Migrating):
     weight = 2
 
     @task
-    def big(self) -> None:
+    def move_big(self) -> None:
         """Move one."""
         self.migrate(BIG, random.randint(50_000_000, 200_000_000))
 
@@ -150,7 +150,7 @@ class Mixed(Migrating):
     weight = 3
 
     @task
-    def mixed(self) -> None:
+    def move_mixed(self) -> None:
         """Move one."""
         ranges = ((64 * KIB, MIB), (MIB, 20 * MIB), (100_000_000, 200_000_000))
         self.migrate("mixed", random.randint(*random.choices(ranges, weights=(85, 14, 1))[0]))
@@ -165,7 +165,7 @@ class SlowClouds(Migrating):
         return options.slow_source, options.slow_destination
 
     @task
-    def slow(self) -> None:
+    def move_slowly(self) -> None:
         """Move one."""
         self.migrate("slow", random.randint(MIB, 4 * MIB))
 

@@ -51,20 +51,22 @@ class ProcessMetrics:
     @property
     def minutes(self) -> float:
         """Length of the interval of the slopes in minutes."""
-        counted = self._counted()
+        counted = self._settled_samples()
         return (counted[-1].at - counted[0].at) / 60 if counted else 0.0
 
     @property
     def rss_slope(self) -> float:
         """Growth of memory in MiB a minute, by least squares."""
-        return slope([(sample.at / 60, sample.rss / MIB) for sample in self._counted()])
+        return slope([(sample.at / 60, sample.rss / MIB) for sample in self._settled_samples()])
 
     @property
     def descriptor_slope(self) -> float:
         """Growth of the number of open descriptors a minute."""
-        return slope([(sample.at / 60, float(sample.descriptors)) for sample in self._counted()])
+        return slope(
+            [(sample.at / 60, float(sample.descriptors)) for sample in self._settled_samples()]
+        )
 
-    def _counted(self) -> list[ProcessSample]:
+    def _settled_samples(self) -> list[ProcessSample]:
         return [sample for sample in self.samples if sample.at - self.samples[0].at >= self.settle]
 
 

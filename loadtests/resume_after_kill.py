@@ -90,7 +90,7 @@ def compare(home: Path, size: int, part: int, rate: float) -> bool:
     with ExitStack() as stack:
         server = stack.enter_context(seaweedfs(home, "half"))
         proxy = stack.enter_context(Proxy(server.endpoint.removeprefix("http://"), rate=rate))
-        digest = _planted(server, size)
+        digest = _plant_object(server, size)
         print(
             f"**One object of {size // MIB:,} MiB, S3 to S3, SIGKILL at its half, the same command"
             " again**\n"
@@ -104,13 +104,13 @@ def compare(home: Path, size: int, part: int, rate: float) -> bool:
         movers = (_relay(home, ends, part), _rclone(home, ends, rclone))
         found = []
         for mover in movers:
-            found.append(_halved(mover, server, proxy, size, digest))
+            found.append(_kill_at_half(mover, server, proxy, size, digest))
             print(found[-1], flush=True)
     relay = found[0]
     return relay.whole and not relay.left and relay.share <= most(size, part)
 
 
-def _planted(server: Seaweed, size: int) -> str:
+def _plant_object(server: Seaweed, size: int) -> str:
     data = random.Random(4).randbytes(MIB) * (size // MIB)
     server.client().put_object(Bucket=server.bucket, Key="from/object", Body=data)
     return hashlib.sha256(data).hexdigest()
@@ -148,15 +148,15 @@ def _rclone(home: Path, ends: dict[str, str], rclone: str) -> Mover:
     return Mover("rclone", "rclone/object", [rclone, *words], clean_environment(home))
 
 
-def _halved(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str) -> Halved:
+def _kill_at_half(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str) -> Halved:
     """Kill a mover at its half, run it again, check the destination, and delete the object."""
-    before = proxy.carried("up")
-    process = _started(mover)
-    _await_half(mover, process, lambda: proxy.carried("up") - before, size)
+    before = proxy.bytes_carried("up")
+    process = _start_mover(mover)
+    _await_half(mover, process, lambda: proxy.bytes_carried("up") - before, size)
     process.kill()
     process.wait()
     killed = _quiet(proxy)
-    process = _started(mover)
+    process = _start_mover(mover)
     try:
         if process.wait(SECONDS):
             raise BenchError(
@@ -180,7 +180,7 @@ def _halved(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest: str)
     return Halved(mover.name, size, killed - before, second, whole, len(left))
 
 
-def _started(mover: Mover) -> subprocess.Popen[bytes]:
+def _start_mover(mover: Mover) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         mover.command,
         env=mover.environment,
@@ -204,10 +204,10 @@ def _await_half(
 def _quiet(proxy: Proxy) -> int:
     """Return the bytes that have passed, once the proxy is quiet: bytes that a dead process sent may
     still be in flight."""
-    last, since = proxy.carried("up"), time.monotonic()
+    last, since = proxy.bytes_carried("up"), time.monotonic()
     while time.monotonic() - since < QUIET_SECONDS:
         time.sleep(LOOK_SECONDS)
-        if (now := proxy.carried("up")) != last:
+        if (now := proxy.bytes_carried("up")) != last:
             last, since = now, time.monotonic()
     return last
 

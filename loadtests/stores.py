@@ -30,7 +30,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.earlier_relay import add_earlier_relay, extract_code
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port
@@ -39,7 +38,8 @@ from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.report import write_into
 from loadtests.bench.runs import MIB, Program, Section, run, say, table
-from loadtests.bench.seaweed import weed
+from loadtests.bench.seaweed import find_weed
+from loadtests.bench.seaweed_buckets import buckets, fill_bucket, remotes
 from loadtests.bench.tls_front import tls_front
 from loadtests.bench.tools import find_tools, versions
 from loadtests.wan import s3_line, s3_small_wan, s3_wan
@@ -112,7 +112,7 @@ def s3_small(
         )
     environment, conf = remotes(home, {"a": endpoint, "b": endpoint})
     environment |= trust
-    check = filled(server, count, SMALL)
+    check = fill_bucket(server, count, SMALL)
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
         order = ["copy", "a:bench-from/small", "b:bench-to/{}", *flags, *trusting]
@@ -212,7 +212,7 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
                 f"{target}: {len(found)} of {count} objects arrived, or not all of them whole"
             )
 
-    def reported(*flags: str) -> Callable[[str], Sequence[str]]:
+    def relay_words(*flags: str) -> Callable[[str], Sequence[str]]:
         ends = f"http://{old}/small", f"webdav://{new}/{{}}"
         return lambda target: [
             "migrate",
@@ -225,12 +225,12 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
         ]
 
     movers = [
-        relay_mover(home, environment, reported()),
+        relay_mover(home, environment, relay_words()),
         replace(
             relay_mover(
                 home,
                 environment,
-                reported("--verify", "size"),
+                relay_words("--verify", "size"),
                 "relay, `--verify size`: rclone's proof",
             ),
             well=frozenset({UNVERIFIED}),
@@ -361,7 +361,7 @@ def main() -> int:
 def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Section], str]:
     """Return the sections, measured, and a line about this machine."""
     tools = find_tools()
-    if weed() is None and set(names) & {
+    if find_weed() is None and set(names) & {
         "s3-wan",
         "s3-line",
         "s3-small",

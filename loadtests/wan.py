@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.runs import MIB, Mover, Program, Section
 from loadtests.bench.seaweed import Seaweed
+from loadtests.bench.seaweed_buckets import buckets, fill_bucket, remotes
 from loadtests.bench.tls_front import tls_front
 from simulators.spawn import spawn
 
@@ -153,7 +153,7 @@ def s3_small_wan(stack: ExitStack, home: Path, rclone: str, nginx: str, count: i
         ),
     ]
     title = f"{count:,} objects of 64 KiB, S3 to S3 over TLS, {LATENCY} each way"
-    check = filled(server, count, SMALL)
+    check = fill_bucket(server, count, SMALL)
     return Section("s3-small-wan", title, count, count * SMALL, movers, check)
 
 

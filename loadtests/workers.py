@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.postgres import postgresql, programs
 from loadtests.bench.processes import memory
 from loadtests.bench.runs import MIB, Cost, Section
+from loadtests.bench.seaweed_buckets import buckets, fill_bucket, remotes
 from loadtests.bench.server import Relay
 from simulators.spawn import spawn
 
@@ -50,8 +50,8 @@ class Workers:
     ledger: Ledgers
     settings: Mapping[str, str]
 
-    def measured(self, target: str, seconds: float) -> Cost:
-        """As Mover.measured; the server's start is not included."""
+    def measure_move(self, target: str, seconds: float) -> Cost:
+        """As Mover.measure_move; the server's start is not included."""
         with tempfile.TemporaryDirectory() as folder:
             moved = Path(folder, "moved")
             moved.mkdir()
@@ -78,7 +78,7 @@ class Workers:
             raise BenchError(
                 f"POST /migrate answered {status}: {answer[:300].decode(errors='replace')}"
             )
-        found = ended(relay, json.loads(answer)["id"], seconds)
+        found = await_end(relay, json.loads(answer)["id"], seconds)
         after = [threads(pid) for pid in relay.workers]
         spent = [
             {id: late - old.get(id, 0.0) for id, late in new.items()}
@@ -88,11 +88,15 @@ class Workers:
         main = sum(each[pid] for pid, each in zip(relay.workers, spent, strict=True))
         peak = sum(memory(pid, "VmHWM") for pid in relay.workers)
         return Cost(
-            found["ended"] - found["created"], cpu, peak, counted(moved, relay.workers), cpu - main
+            found["ended"] - found["created"],
+            cpu,
+            peak,
+            objects_by_worker(moved, relay.workers),
+            cpu - main,
         )
 
 
-def ended(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
+def await_end(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
     """Wait until a migration has ended, and return it. Raises BenchError if it fails or takes too
     long.
 
@@ -122,7 +126,7 @@ def threads(pid: int) -> dict[int, float]:
     return found
 
 
-def counted(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
+def objects_by_worker(folder: Path, workers: Sequence[int]) -> tuple[int, ...]:
     """Return the number of objects that each worker reports as moved, after its last report."""
     time.sleep(2 * LOOK_SECONDS)
     return tuple(
@@ -156,7 +160,7 @@ def small_of_workers(stack: ExitStack, home: Path, count: int) -> Section:
     too."""
     server = stack.enter_context(buckets(home))
     environment, _ = remotes(home, {"a": server.endpoint, "b": server.endpoint})
-    check = filled(server, count, SMALL)
+    check = fill_bucket(server, count, SMALL)
     settings = {"RELAY_CONFIG": environment["RELAY_CONFIG"], "RELAY_SLOTS": str(SLOTS)}
     found = stack.enter_context(ledgers())
     title = (
@@ -177,7 +181,7 @@ def line_of_workers(stack: ExitStack, home: Path) -> Section:
     environment, _ = remotes(
         home, {name: url.replace("tcp://", "http://") for name, url in ends.items()}
     )
-    check = filled(server, LINE_COUNT, LINE_BYTES)
+    check = fill_bucket(server, LINE_COUNT, LINE_BYTES)
     settings = {"RELAY_CONFIG": environment["RELAY_CONFIG"], "RELAY_SLOTS": str(LINE_SLOTS)}
     found = stack.enter_context(ledgers())
     title = (

@@ -221,7 +221,7 @@ def _start_source(options: argparse.Namespace) -> Iterator[None]:
             options=network,
         )
 
-    with _announced("source", options, make):
+    with _run_and_announce("source", options, make):
         yield
 
 
@@ -233,7 +233,7 @@ def _start_destination(options: argparse.Namespace) -> Iterator[None]:
             digests=options.digest, keep_bytes=kept, receive_buffer=options.rcvbuf, options=network
         )
 
-    with _announced("destination", options, make):
+    with _run_and_announce("destination", options, make):
         yield
 
 
@@ -258,7 +258,7 @@ def _start_proxy(options: argparse.Namespace) -> Iterator[None]:
 
 
 @contextmanager
-def _announced(
+def _run_and_announce(
     word: str, options: argparse.Namespace, make: Callable[[Options], Source | Destination]
 ) -> Iterator[None]:
     """Start a server, print its address, and stop it at the end."""

@@ -144,13 +144,13 @@ def compose(answer: Answer) -> Iterator[Step]:
     yield Text(_head(answer))
     yield Slices(0)
     if not answer.bodiless:
-        yield from chunked(answer.body) if answer.framing == "chunked" else answer.body
+        yield from chunked_steps(answer.body) if answer.framing == "chunked" else answer.body
     yield from answer.after
     if not answer.keep or answer.framing == "close":
         yield End("finish")
 
 
-def chunked(body: list[Step]) -> Iterator[Step]:
+def chunked_steps(body: list[Step]) -> Iterator[Step]:
     """Yield a body in the chunked coding (RFC 9112 §7.1), in chunks of at most CHUNK_BYTES."""
     for step in pieces(body):
         if isinstance(step, Payload):
@@ -279,13 +279,13 @@ class Player:
     def _send(self, block: bytes | memoryview) -> None:
         if self._rate is not None:
             size = max(1, int(self._rate * _PACE_SECONDS))
-            self._sliced(block, size, size / self._rate)
+            self._send_slices(block, size, size / self._rate)
         elif self._slices.count:
-            self._sliced(block, self._slices.count, self._slices.seconds)
+            self._send_slices(block, self._slices.count, self._slices.seconds)
         elif block:
             self._connection.send(block)
 
-    def _sliced(self, block: bytes | memoryview, size: int, seconds: float) -> None:
+    def _send_slices(self, block: bytes | memoryview, size: int, seconds: float) -> None:
         due = time.monotonic()
         for start in range(0, len(block), size):
             self._connection.send(block[start : start + size])

@@ -199,7 +199,7 @@ def _spoil_body(answer: Answer, plan: Plan) -> None:
     if flip is not None:
         place = _place(answer)
         size = int(place[2]) if place else whole
-        answer.body = _flipped(answer.body, flip.bytes(0, size) - (place[0] if place else 0))
+        answer.body = _flip_byte(answer.body, flip.bytes(0, size) - (place[0] if place else 0))
     stall = plan.get("stall_after")
     if stall is not None:
         before, after = split(answer.body, stall.bytes(0, whole))
@@ -215,21 +215,21 @@ def _spoil_body(answer: Answer, plan: Plan) -> None:
         answer.body.insert(0, Pace(drip.rate(0)))
 
 
-def _flipped(body: list[Step], offset: int) -> list[Step]:
+def _flip_byte(body: list[Step], offset: int) -> list[Step]:
     if offset < 0:
         return body
     before, rest = split(body, offset)
     byte, after = split(rest, 1)
-    return [*before, *(_turned(step) for step in byte), *after]
+    return [*before, *(_flip_step(step) for step in byte), *after]
 
 
-def _turned(step: Step) -> Step:
+def _flip_step(step: Step) -> Step:
     if isinstance(step, Span):
         return Span(step.name, step.offset, step.length, flipped=True)
     if isinstance(step, Text):
         return Text(bytes(byte ^ 1 for byte in step.block))
     if isinstance(step, Filler):
-        return _turned(part(step, 0, step.length)) if step.times else step
+        return _flip_step(part(step, 0, step.length)) if step.times else step
     return step
 
 

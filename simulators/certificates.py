@@ -32,7 +32,7 @@ def server_context(
     authority = trustme.CA()
     issue: Callable[[], trustme.LeafCert] = {
         "good": lambda: authority.issue_cert(*_NAMES),
-        "expired": lambda: _expired(authority),
+        "expired": lambda: _expired_certificate(authority),
         "wrong-name": lambda: authority.issue_cert("wrong.example"),
         "self-signed": _self_signed,
     }[variant]
@@ -54,7 +54,7 @@ def _speak_only(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
 
 
-def _expired(authority: trustme.CA) -> trustme.LeafCert:
+def _expired_certificate(authority: trustme.CA) -> trustme.LeafCert:
     now = datetime.datetime.now(datetime.UTC)
     day = datetime.timedelta(days=1)
     return authority.issue_cert(*_NAMES, not_before=now - 2 * day, not_after=now - day)

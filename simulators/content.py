@@ -66,12 +66,12 @@ class Content:
     def crc32c(self, name: str, size: int) -> int:
         """CRC-32C of the first `size` bytes of `name`, in a time that hardly grows with the
         size."""
-        return self._combined(name, size, checksums.crc32c, checksums.combine_crc32c)
+        return self._combined_checksum(name, size, checksums.crc32c, checksums.combine_crc32c)
 
     def crc64nvme(self, name: str, size: int) -> int:
         """CRC-64/NVME of the first `size` bytes of `name`, in a time that hardly grows with the
         size."""
-        return self._combined(name, size, checksums.crc64nvme, checksums.combine_crc64nvme)
+        return self._combined_checksum(name, size, checksums.crc64nvme, checksums.combine_crc64nvme)
 
     def digest(self, algorithm: str, name: str, size: int) -> str:
         """Return the hex digest of an object; hashlib's names read every byte, the CRCs do not."""
@@ -84,7 +84,7 @@ class Content:
             state.update(view)
         return state.hexdigest()
 
-    def _combined(
+    def _combined_checksum(
         self, name: str, size: int, crc: Callable[..., int], combine: Callable[[int, int, int], int]
     ) -> int:
         start = self._start(name)

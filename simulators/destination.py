@@ -21,7 +21,7 @@ from simulators.faults import Plan
 from simulators.journal import Journal
 from simulators.message import BadRequest, Request
 from simulators.server import Exchange, Hangup, Options, Server
-from simulators.upload_body import Body, Edit, Gate, Sink, paced, receive
+from simulators.upload_body import Body, Edit, Gate, Sink, paced_reader, receive
 
 DIGESTS: Final = ("crc32c", "crc64nvme")
 _REPR_DIGESTS: Final = {
@@ -126,7 +126,7 @@ class Destination:
                 " them back"
             )
             return plain(405, text, [("Allow", "HEAD, PUT, POST, DELETE")])
-        return _ranged(request, stored, stored.kept, fields)
+        return _ranged_answer(request, stored, stored.kept, fields)
 
     def _delete(self, request: Request) -> Answer:
         with self._lock:
@@ -203,7 +203,7 @@ class Destination:
 
     def _receive(self, exchange: Exchange, length: int | None, sink: Sink) -> None:
         rate = exchange.plan.get("drip")
-        slow = paced(exchange.connection, rate.rate(0)) if rate else None
+        slow = paced_reader(exchange.connection, rate.rate(0)) if rate else None
         gates = _gates(exchange, length or 0)
         receive(Body(exchange.connection, length), sink, gates, slow or (lambda ready: ready))
 
@@ -260,7 +260,7 @@ def _refusal(request: Request, stored: Stored | None) -> Answer | None:
     return None
 
 
-def _ranged(
+def _ranged_answer(
     request: Request, stored: Stored, kept: memoryview, fields: list[tuple[str, str]]
 ) -> Answer:
     if not message.range_holds(request, stored.etag, _MODIFIED):

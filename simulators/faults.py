@@ -216,14 +216,14 @@ class Faults:
         ):
             if spec:
                 items += parse_spec(spec)
-        return Plan(tuple(self._met(items, request))) if items else Plan()
+        return Plan(tuple(self._active_faults(items, request))) if items else Plan()
 
-    def _met(self, items: Iterable[Item], request: Request) -> Iterator[Fault]:
+    def _active_faults(self, items: Iterable[Item], request: Request) -> Iterator[Fault]:
         for item in items:
             if isinstance(item, Fault):
                 yield item
             elif self._holds(item, request):
-                yield from self._met(item.items, request)
+                yield from self._active_faults(item.items, request)
 
     def _holds(self, condition: Condition, request: Request) -> bool:
         if condition.kind == "on":

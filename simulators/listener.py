@@ -62,14 +62,14 @@ class Listener:
         """Close the port and every connection, and wait for the threads. Safe to call twice."""
         with self._lock:
             self._stopping = True
-        _shut(self._socket)  # wakes accept(2), which close(2) would not
+        _shut_down(self._socket)  # wakes accept(2), which close(2) would not
         if self._acceptor is not None:
             self._acceptor.join(_JOIN_SECONDS)
         self._socket.close()
         with self._lock:
             live = dict(self._live)
         for thread, sock in live.items():
-            _shut(sock)
+            _shut_down(sock)
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
 
@@ -97,7 +97,7 @@ class Listener:
             if self._greet is not None:
                 self._greet(Connection(sock))
             if self._tls is not None:
-                sock = self._secured(sock, self._tls)
+                sock = self._wrap_in_tls(sock, self._tls)
             self._serve(Connection(sock))
         except OSError:
             pass  # a handshake that failed, or a socket shut by stop()
@@ -106,7 +106,7 @@ class Listener:
             with self._lock:
                 self._live.pop(threading.current_thread(), None)
 
-    def _secured(self, sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    def _wrap_in_tls(self, sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
         secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._live[threading.current_thread()] = secured
@@ -118,7 +118,7 @@ class Listener:
         return secured
 
 
-def _shut(sock: socket.socket) -> None:
+def _shut_down(sock: socket.socket) -> None:
     try:
         # Not SSLSocket.shutdown: it drops the TLS object under the thread that reads from it.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

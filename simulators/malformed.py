@@ -53,7 +53,7 @@ def _forever(start: bytes, pattern: bytes) -> Callable[[list[Step], list[Step]],
     return flaw
 
 
-def _sized(
+def _size_flaw(
     size_line: Callable[[int], bytes], ends: bool = True
 ) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     """Return a flaw in the size of the last chunk."""
@@ -119,15 +119,15 @@ CHUNK_FLAWS: Final[Mapping[str, Callable[[list[Step], list[Step]], Iterator[Step
     "no_last": _ending(b""),
     "no_final_crlf": _ending(b"0\r\n"),
     "cut_trailers": _ending(b"0\r\nX-Check: cu"),
-    "negative": _sized(lambda size: b"-%x\r\n" % size),
-    "plus": _sized(lambda size: b"+%x\r\n" % size),
-    "huge_size": _sized(lambda size: b"1%016x\r\n" % size),
-    "not_hex": _sized(lambda size: b"zz\r\n"),
-    "underscore": _sized(lambda size: b"0_%x\r\n" % size),
-    "hex_prefix": _sized(lambda size: b"0x%x\r\n" % size),
-    "empty_size": _sized(lambda size: b"\r\n"),
-    "space": _sized(lambda size: b" %x\r\n" % size),
-    "long_ext": _sized(lambda size: b"%x;a=%s\r\n" % (size, b"b" * _MEGABYTE)),
+    "negative": _size_flaw(lambda size: b"-%x\r\n" % size),
+    "plus": _size_flaw(lambda size: b"+%x\r\n" % size),
+    "huge_size": _size_flaw(lambda size: b"1%016x\r\n" % size),
+    "not_hex": _size_flaw(lambda size: b"zz\r\n"),
+    "underscore": _size_flaw(lambda size: b"0_%x\r\n" % size),
+    "hex_prefix": _size_flaw(lambda size: b"0x%x\r\n" % size),
+    "empty_size": _size_flaw(lambda size: b"\r\n"),
+    "space": _size_flaw(lambda size: b" %x\r\n" % size),
+    "long_ext": _size_flaw(lambda size: b"%x;a=%s\r\n" % (size, b"b" * _MEGABYTE)),
     "endless_trailers": _forever(b"0\r\n", b"X-Trailer: and another\r\n"),
     "endless": _forever(b"", b"10\r\nsixteen bytes...\r\n"),
     "bare_lf": _lines(b"\n"),
@@ -136,8 +136,8 @@ CHUNK_FLAWS: Final[Mapping[str, Callable[[list[Step], list[Step]], Iterator[Step
     "long_data": _after_data(b"more", drop=False),
     # The ones below are legal, and keep the connection.
     "tiny": _tiny,
-    "ext": _sized(lambda size: b'%x;a=b;c="d"\r\n' % size, ends=False),
-    "leading_zeros": _sized(lambda size: b"0000%x\r\n" % size, ends=False),
+    "ext": _size_flaw(lambda size: b'%x;a=b;c="d"\r\n' % size, ends=False),
+    "leading_zeros": _size_flaw(lambda size: b"0000%x\r\n" % size, ends=False),
     "trailers": lambda first, rest: iter(
         (*_chunk(first), *_chunk(rest), Text(b"0\r\nX-Check: whole\r\n\r\n"))
     ),

@@ -91,7 +91,7 @@ class Proxy:
         """The number of connections accepted so far."""
         return self._listener.accepted
 
-    def carried(self, direction: Direction) -> int:
+    def bytes_carried(self, direction: Direction) -> int:
         """Return the number of bytes forwarded so far: `up` to the target, or `down` from it."""
         with self._lock:
             return self._carried[direction]
@@ -118,7 +118,7 @@ class Proxy:
         with self._lock:
             upstreams = list(self._upstreams)
         for upstream in upstreams:
-            _shut(upstream, socket.SHUT_RDWR)
+            _shut_down(upstream, socket.SHUT_RDWR)
         self._listener.stop()
 
     def _serve(self, connection: Connection) -> None:
@@ -207,11 +207,11 @@ class _Lane:
             if self._toxics.slow_close is not None:
                 self._sleep(self._toxics.slow_close)
             if not (self._swallows or self._dead.is_set()):
-                _shut(self._writes, socket.SHUT_WR)
+                _shut_down(self._writes, socket.SHUT_WR)
         except (_Over, OSError):
             if not self._dead.is_set():
-                _shut(self._reads, socket.SHUT_RDWR)
-                _shut(self._writes, socket.SHUT_RDWR)
+                _shut_down(self._reads, socket.SHUT_RDWR)
+                _shut_down(self._writes, socket.SHUT_RDWR)
 
     def _places(
         self, direction: Direction, struck: bool
@@ -246,7 +246,7 @@ class _Lane:
                 self._sleep(due - time.monotonic())
                 self._pass(block)
         except BaseException:
-            _shut(self._reads, socket.SHUT_RDWR)
+            _shut_down(self._reads, socket.SHUT_RDWR)
             raise
         finally:
             queue.close()
@@ -300,7 +300,7 @@ class _Lane:
             raise _Over
 
     def _half_close(self) -> None:
-        _shut(self._writes, socket.SHUT_WR)
+        _shut_down(self._writes, socket.SHUT_WR)
         self._swallows = True
 
     def _cut(self) -> None:
@@ -365,7 +365,7 @@ class _Late:
             return not self._over
 
 
-def _shut(sock: socket.socket, how: int) -> None:
+def _shut_down(sock: socket.socket, how: int) -> None:
     try:
         sock.shutdown(how)
     except OSError:

@@ -125,7 +125,7 @@ class Server:
             request = parse_request(head)
             control = self._controls.get(request.path)
             if control is not None:
-                return self._send(connection, _controlled(control, request), request)
+                return self._send(connection, _answer_control(control, request), request)
             plan = self.faults.plan(request)
         except (BadRequest, BadFault, TooLarge) as error:
             return self._refuse(connection, error)
@@ -222,7 +222,7 @@ class Server:
         return False
 
 
-def _controlled(journal: Journal, request: Request) -> Answer:
+def _answer_control(journal: Journal, request: Request) -> Answer:
     if request.method == "DELETE":
         journal.clear()
         return plain(204)

@@ -94,7 +94,7 @@ class Source:
         refusal = _refusal(request, current, fields)
         if refusal is not None:
             return refusal
-        answer = self._found(request, current, fields, plan)
+        answer = self._found_answer(request, current, fields, plan)
         answer.framing = self._framing
         return answer
 
@@ -149,7 +149,7 @@ class Source:
             fields.append(("Repr-Digest", message.repr_digest(digests)))
         return fields
 
-    def _found(
+    def _found_answer(
         self,
         request: Request,
         current: Representation,

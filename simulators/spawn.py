@@ -73,7 +73,7 @@ def spawn(*arguments: str) -> Iterator[Spawned]:
     command = [sys.executable, "-m", "simulators", *_with_port(arguments)]
     process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        yield _started(process)
+        yield _await_start(process)
     finally:
         process.terminate()
         try:
@@ -92,7 +92,7 @@ def _with_port(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return (word, "0", *rest)
 
 
-def _started(process: subprocess.Popen[str]) -> Spawned:
+def _await_start(process: subprocess.Popen[str]) -> Spawned:
     ca = None
     for line in process.stdout or ():
         written = _CA.match(line)

@@ -176,7 +176,7 @@ def receive(body: Body, sink: Sink, gates: Sequence[Gate], pace: Callable[[int],
         taken += count
 
 
-def paced(connection: Connection, bytes_per_second: float) -> Callable[[int], int]:
+def paced_reader(connection: Connection, bytes_per_second: float) -> Callable[[int], int]:
     """Return a `pace` that limits the rate to `bytes_per_second`: in steps of 50 ms, or of one byte
     where the rate is below twenty."""
     size = max(1, int(bytes_per_second * 0.05))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.bench import seaweed
-from loadtests.bench.seaweed import KEY, REGION, SECRET, weed
+from loadtests.bench.seaweed import KEY, REGION, SECRET, find_weed
 from relay.stores.s3.aws_settings import S3Config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
-__all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "weed"]
+__all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "find_weed"]
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ _PERIOD = 0.1
 def _count(worker: object) -> None:
     moved = 0
 
-    def ended(claim: object, end: object) -> None:
+    def count_ended(claim: object, end: object) -> None:
         nonlocal moved
         moved += 1
 
     # The worker gave its own callback to its claim runner when it was made.
-    worker._claim_runner.ended = ended  # type: ignore[attr-defined]
+    worker._claim_runner.ended = count_ended  # type: ignore[attr-defined]
     written = 0
     while True:
         if moved != written:

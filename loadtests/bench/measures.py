@@ -133,7 +133,7 @@ def compare(
         else [
             Verdict(
                 f"{sides}: CPU per GiB, of the baseline's",
-                reported(above),
+                figure_text(above),
                 f"≤ {most_of_baseline:.2f}",
                 sound and baseline.whole and above is not None and above <= most_of_baseline,
             )
@@ -143,20 +143,20 @@ def compare(
         *held,
         Verdict(
             f"{sides}: CPU per GiB, of rclone's",
-            reported(cpu),
+            figure_text(cpu),
             f"≤ {most_cpu:.2f}",
             sound and cpu is not None and cpu <= most_cpu,
         ),
         Verdict(
             f"{sides}: throughput, of rclone's",
-            reported(rate),
+            figure_text(rate),
             "≥ 1.00",
             sound and rate is not None and rate >= 1,
         ),
     ]
 
 
-def reported(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
     """Return a figure with a sensible number of digits."""
     if value is None:
         return "–"

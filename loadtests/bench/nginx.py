@@ -130,9 +130,9 @@ class Nginx:
             **self._ports,
         )
         (folder / "nginx.conf").write_text(config)
-        self._process = self._started(nginx)
+        self._process = self._start_nginx(nginx)
 
-    def _started(self, nginx: str) -> subprocess.Popen[bytes]:
+    def _start_nginx(self, nginx: str) -> subprocess.Popen[bytes]:
         log = self.folder / "nginx.log"
         command = [
             nginx,

@@ -155,7 +155,7 @@ class Pipeline:
             timer = Timer(self._seconds, _kill, running)
             timer.start()
             try:
-                spent = sum(_finished(process) for process in running)
+                spent = sum(_await_end(process) for process in running)
             finally:
                 timer.cancel()
         finally:
@@ -191,7 +191,7 @@ def _kill(*running: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _finished(process: subprocess.Popen[bytes]) -> float:
+def _await_end(process: subprocess.Popen[bytes]) -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime

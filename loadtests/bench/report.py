@@ -16,9 +16,9 @@ from loadtests.bench.measures import (
     BenchError,
     Row,
     Verdict,
+    figure_text,
     find,
     ratio,
-    reported,
 )
 from loadtests.bench.sections import MANY, Section
 
@@ -139,18 +139,20 @@ class Report:
 def _cells(row: Row, base: Row | None, section: Section) -> list[str]:
     small = "" if row.size == section.bytes else f" ({_size(row.size)}, scaled)"
     if section.count >= MANY:
-        rate, cpu = reported(row.object_rate), reported(row.object_cpu)
+        rate, cpu = figure_text(row.object_rate), figure_text(row.object_cpu)
     else:
-        rate = reported(row.rate)
-        cpu = reported(row.cpu) + (
-            f" ({reported(row.cpu_range[0])}–{reported(row.cpu_range[1])})" if row.cpu_range else ""
+        rate = figure_text(row.rate)
+        cpu = figure_text(row.cpu) + (
+            f" ({figure_text(row.cpu_range[0])}–{figure_text(row.cpu_range[1])})"
+            if row.cpu_range
+            else ""
         )
     return [
         row.label + small,
         rate,
         cpu,
-        reported(ratio(row.cpu, base.cpu if base else None)),
-        reported(ratio(row.rate, base.rate if base else None)),
+        figure_text(ratio(row.cpu, base.cpu if base else None)),
+        figure_text(ratio(row.rate, base.rate if base else None)),
         "yes" if row.whole else "**no**",
     ]
 

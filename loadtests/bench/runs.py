@@ -50,7 +50,7 @@ class Mover(Protocol):
     def name(self) -> str:
         """Its name in the table."""
 
-    def measured(self, target: str, seconds: float) -> Cost:
+    def measure_move(self, target: str, seconds: float) -> Cost:
         """Move all objects once, to `target`. Raises BenchError if it fails, or takes longer than
         `seconds`."""
 
@@ -66,7 +66,7 @@ class Program:
     well: frozenset[int] = frozenset({0})
     """The exit codes of a successful move."""
 
-    def measured(self, target: str, seconds: float) -> Cost:
+    def measure_move(self, target: str, seconds: float) -> Cost:
         """As Mover's; its start is part of its cost."""
         before = time.monotonic()
         with tempfile.TemporaryFile() as said:
@@ -77,7 +77,7 @@ class Program:
                 stdout=subprocess.DEVNULL,
                 stderr=said,
             )
-            status, usage, peak = _waited(process, before + seconds, self.name)
+            status, usage, peak = _await_end(process, before + seconds, self.name)
             if status not in self.well:
                 said.seek(0)
                 text = said.read()[-400:].decode(errors="replace")
@@ -103,7 +103,7 @@ class Section:
     costs: dict[str, list[Cost]] = field(default_factory=dict)
 
 
-def _waited(
+def _await_end(
     process: subprocess.Popen[bytes], until: float, name: str
 ) -> tuple[int, resource.struct_rusage, int]:
     """Return status, use and peak memory; ru_maxrss would include our own memory, which the process
@@ -134,7 +134,7 @@ def run(section: Section, rounds: int, seconds: float) -> None:
     for turn in range(rounds + 1):
         for number, mover in enumerate(section.movers):
             target = f"{section.name}-{turn}-{number}"
-            cost = mover.measured(target, seconds)
+            cost = mover.measure_move(target, seconds)
             section.check(target)
             say(
                 f"{section.name} {turn}/{rounds} {mover.name}: {cost.wall:.2f} s, {cost.cpu:.2f}"
@@ -172,7 +172,7 @@ def table(section: Section, rounds: int) -> list[str]:
             f" {each:.3g} | {cpu / median(c.cpu for c in best):.2f} |"
             f" {max(c.memory for c in costs) / MIB:.0f} MiB |"
             + (
-                _served(costs)
+                _worker_shares(costs)
                 if served
                 else f" {speed / section.lines[mover.name]:.2f} |"
                 if limited
@@ -186,7 +186,7 @@ def _figure(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
-def _served(costs: Sequence[Cost]) -> str:
+def _worker_shares(costs: Sequence[Cost]) -> str:
     """Return what each worker has moved, in the run of the median, and the share of CPU in native
     threads."""
     usual = sorted(costs, key=lambda cost: cost.wall)[len(costs) // 2]

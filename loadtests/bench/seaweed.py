@@ -69,7 +69,7 @@ ATTEMPTS = 3
 """The number of starts after which a server counts as broken."""
 
 
-def weed() -> str | None:
+def find_weed() -> str | None:
     """Return where the program is, or None."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
@@ -99,7 +99,7 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
 
 
 def _start(home: Path, bucket: str) -> tuple[subprocess.Popen[bytes], Seaweed]:
-    program = weed()
+    program = find_weed()
     assert program is not None
     names = ("master", "volume", "filer", "s3")
     ports = dict(

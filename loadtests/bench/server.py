@@ -138,7 +138,7 @@ class Relay:
         finally:
             connection.close()
 
-    def measured(self, job: Job, verify: str) -> Cost:
+    def measure_job(self, job: Job, verify: str) -> Cost:
         """Move a job's objects, and return the cost; CPU is that of the workers."""
         spent, began = cpu_seconds(self.workers), monotonic()
         self.migrate_all(job.pairs, verify, job.section.at_once)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from loadtests.bench.contestants import Mover
 from loadtests.bench.measures import MIB, BenchError, Row, Sample
-from loadtests.bench.movers import Mover
 from loadtests.bench.nginx import Nginx
 from loadtests.bench.processes import touch_memory
 from loadtests.bench.sections import SMALL, Job, Section

@@ -43,7 +43,7 @@ def find_tools() -> Tools:
     if missing:
         raise BenchError(f"missing: {', '.join(missing)}")
     tools = Tools(**{name: where or "" for name, where in found.items()})
-    built = _said([tools.nginx, "-V"])
+    built = _output_of([tools.nginx, "-V"])
     for module in ("http_dav_module", "http_ssl_module"):
         if module not in built:
             raise BenchError(
@@ -60,9 +60,9 @@ def versions(tools: Tools) -> dict[str, str]:
         "OpenSSL": _number(ssl.OPENSSL_VERSION),
         "gevent": version("gevent"),
         "gunicorn": version("gunicorn"),
-        "nginx": _number(_said([tools.nginx, "-v"])),
-        "rclone": _number(_said([tools.rclone, "--config", os.devnull, "version"])),
-        "curl": _number(_said([tools.curl, "--version"])),
+        "nginx": _number(_output_of([tools.nginx, "-v"])),
+        "rclone": _number(_output_of([tools.rclone, "--config", os.devnull, "version"])),
+        "curl": _number(_output_of([tools.curl, "--version"])),
         "requests": version("requests"),
         "Linux": platform.release().split("-")[0],
     }
@@ -74,7 +74,7 @@ def python_versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _said(command: list[str]) -> str:
+def _output_of(command: list[str]) -> str:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False
     )

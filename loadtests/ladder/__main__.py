@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.measures import MIB, BenchError, reported
+from loadtests.bench.measures import MIB, BenchError, figure_text
 from loadtests.bench.report import check_outputs, machine, write_into
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import ROOT, python_versions
@@ -128,8 +128,8 @@ def table(rows: list[Row], rounds: int) -> str:
         cells = [
             row.rung.number,
             row.rung.idea + (f" (failed: {row.failure})" if row.failure else ""),
-            reported(row.rate),
-            reported(row.cpu),
+            figure_text(row.rate),
+            figure_text(row.cpu),
             f"{row.disk / 1e6:,.0f} MB",
             f"{row.peak / MIB:.0f} MiB",
             f"{row.whole} of {len(objects.sizes)}",

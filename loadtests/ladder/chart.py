@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from loadtests.bench.measures import reported
+from loadtests.bench.measures import figure_text
 from loadtests.ladder.measure import Row
 
 WIDTH, LINE, LEFT, BAR = 860, 30, 318, 190
@@ -53,5 +53,5 @@ def _bar(x: int, y: int, kind: str, value: float | None, most: float) -> list[st
     length = max(1.0, BAR * value / most)
     return [
         f'<rect class="{kind}" x="{x}" y="{y}" width="{length:.1f}" height="20" rx="2"/>',
-        f'<text x="{x + length + 6:.1f}" y="{y + 15}">{reported(value)}</text>',
+        f'<text x="{x + length + 6:.1f}" y="{y + 15}">{figure_text(value)}</text>',
     ]

@@ -232,7 +232,7 @@ def _run(
         )
     try:
         with Watch(servers or [process.pid]) as watch:
-            spent = _finished(process, limit)
+            spent = _await_end(process, limit)
         wall = monotonic() - began
     finally:
         stop(process)
@@ -244,7 +244,7 @@ def _run(
     return wall, spent, watch
 
 
-def _finished(process: subprocess.Popen[bytes], limit: float) -> float:
+def _await_end(process: subprocess.Popen[bytes], limit: float) -> float:
     """Wait for the program's end and return its CPU seconds; a late one is killed."""
     until = monotonic() + limit
     while True:

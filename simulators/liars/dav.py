@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from simulators.answer import Answer, End, Text, plain
 from simulators.liars.operations import Op
 from simulators.liars.plain import ROOT, PlainLiar, otherwise
-from simulators.liars.shelf import Held
+from simulators.liars.stored_objects import Held
 from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
 
@@ -51,7 +51,7 @@ class DavLiar(PlainLiar):
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
         if op.kind == "list":
-            return self.listed(replace(op, name=self.meant_name(op.name)), request)
+            return self.answer_listing(replace(op, name=self.meant_name(op.name)), request)
         if op.kind == "mkcol":
             return self._mkcol(op.name.rstrip("/"))
         if op.kind == "move":
@@ -82,7 +82,7 @@ class DavLiar(PlainLiar):
             return self.refusal(405)
         if not self.shelf.has_folder(name.rpartition("/")[0]):
             return self.refusal(409)
-        self.shelf.folders.add(self.shelf.spelled(name))
+        self.shelf.folders.add(self.shelf.spelling_of(name))
         return plain(201)
 
     def _move(self, op: Op, request: Request) -> Answer:
@@ -107,10 +107,10 @@ class DavLiar(PlainLiar):
 
     # -- PROPFIND
 
-    def listed(self, op: Op, request: Request) -> Answer:
+    def answer_listing(self, op: Op, request: Request) -> Answer:
         """Answer a PROPFIND."""
         folder = op.name.rstrip("/")
-        held = self.seen(op.name) if op.name else None
+        held = self.visible_object(op.name) if op.name else None
         if not self.shelf.has_folder(folder):
             if held is None:
                 return self.refusal(404)
@@ -144,7 +144,7 @@ class DavLiar(PlainLiar):
         below = f"{folder}/" if folder else ""
         for name, _ in self.rows(below):
             path = below + name.rstrip("/")
-            held = self.seen(path)
+            held = self.visible_object(path)
             if name.endswith("/"):
                 yield self._folder_row(path)
             elif held is not None:

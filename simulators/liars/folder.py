@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from simulators.liars.manners import Manners
 from simulators.liars.operations import Op, Sent
-from simulators.liars.shelf import Shelf, Who
+from simulators.liars.stored_objects import Shelf, Who
 from simulators.liars.unsafe import names, note
 
 OUTSIDE: Final = b"<a file outside of the folder, which is somebody else's>"
@@ -78,7 +78,7 @@ class FolderLiar:
             self._arrange_folders(modified)
         if self.role == "destination":
             self._arrange_places(names, modified, tree)
-        self._marks = dict(self._found())
+        self._marks = dict(self._find_files())
         self._beside = {path: _mark(path.stat()) for path in self._files_outside()}
 
     def _arrange_files(self, modified: float) -> None:
@@ -155,7 +155,7 @@ class FolderLiar:
 
     def look(self) -> None:
         """Record the changes since the last call in the journal, as relay's."""
-        found = dict(self._found())
+        found = dict(self._find_files())
         for name, mark in found.items():
             if self._marks.get(name) != mark and self.role == "destination":
                 self.shelf.put(name, (self.tree / name).read_bytes(), "relay")
@@ -190,7 +190,7 @@ class FolderLiar:
             self.manners.habits & {"place-link", "place-folder-link"}
         )
 
-    def _found(self) -> list[tuple[str, Mark]]:
+    def _find_files(self) -> list[tuple[str, Mark]]:
         rows = []
         for folder, _, files in os.walk(self.tree, followlinks=self.role == "destination"):
             for file in files:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from simulators.liars.manners import Manners
 from simulators.liars.operations import Op
-from simulators.liars.shelf import Held, Shelf
+from simulators.liars.stored_objects import Held, Shelf
 
 
 class Keeping:
@@ -15,7 +15,7 @@ class Keeping:
     manners: Manners
     shelf: Shelf
 
-    def stored(
+    def store_upload(
         self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = ""
     ) -> Held | None:
         """Store an upload as this store does: whole, or changed by its habits. None if it
@@ -24,7 +24,7 @@ class Keeping:
         if body and (
             self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)
         ):
-            body = flipped(body)
+            body = flip_byte(body)
         elif len(body) > 1 and self.manners.once("short-once", op.name):
             body = body[: len(body) * 2 // 3]
         elif self.manners.picks("mutates", op.name):
@@ -48,7 +48,7 @@ class Keeping:
         self.shelf.put(name, others(f"{habit} {name}", length), "other")
 
 
-def flipped(data: bytes) -> bytes:
+def flip_byte(data: bytes) -> bytes:
     """Return the bytes with the middle one changed."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]

@@ -60,7 +60,7 @@ class PlainLiar(Liar):
         if op.kind == "stray":
             return plain(200, TRAP.decode())
         asked, op = op, replace(op, name=self.meant_name(op.name))
-        answer = self._answered(op, request, body)
+        answer = self._answer_request(op, request, body)
         if op.name != asked.name and answer.status < 300:
             answer.put("Content-Location", quote(op.name.rpartition("/")[2]))
         return answer
@@ -78,9 +78,9 @@ class PlainLiar(Liar):
             return found
         return name
 
-    def _answered(self, op: Op, request: Request, body: bytes) -> Answer:
+    def _answer_request(self, op: Op, request: Request, body: bytes) -> Answer:
         if op.kind in ("list", "folder"):
-            return self.listed(op, request)
+            return self.answer_listing(op, request)
         if op.kind in ("get", "head"):
             if self.shelf.has_folder(op.name) and self.shelf.get(op.name) is None:
                 return plain(301, "", [("Location", f"{ROOT}{quote(op.name)}/")])
@@ -89,7 +89,7 @@ class PlainLiar(Liar):
             return self.read(op, request)
         if op.kind == "put":
             return self._put(op, request, body)
-        return self.deleted(op, request)
+        return self.answer_delete(op, request)
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """As Liar's: some keep the received bytes."""
@@ -104,7 +104,7 @@ class PlainLiar(Liar):
         if ODD.search(op.name) and self.manners.does("names-refused"):
             return self.refusal(400)
         old = self.shelf.get(op.name)
-        held = self.stored(
+        held = self.store_upload(
             op, body, {"Content-Type": request.get("content-type") or "application/octet-stream"}
         )
         tag = held and self.tag(held)
@@ -119,7 +119,7 @@ class PlainLiar(Liar):
             return Answer(201, [*fields, ("Content-MD5", EMPTY_MD5)])
         return plain(204 if old else 201, "", fields)
 
-    def deleted(self, op: Op, request: Request) -> Answer:
+    def answer_delete(self, op: Op, request: Request) -> Answer:
         """Answer a DELETE."""
         for status in (403, 405):
             if self.manners.does(f"delete-{status}"):
@@ -131,7 +131,7 @@ class PlainLiar(Liar):
 
     # -- folders
 
-    def listed(self, op: Op, request: Request) -> Answer:
+    def answer_listing(self, op: Op, request: Request) -> Answer:
         """Answer the GET of a folder with a page of links, as nginx writes one."""
         folder = op.name
         for status in (403, 404, 500):
@@ -218,7 +218,7 @@ class PlainLiar(Liar):
         """Yield the names right below a folder, folders with their '/', and their lengths; as the
         habits have it."""
         seen: dict[str, int] = {}
-        folder = self.shelf.spelled(folder)
+        folder = self.shelf.spelling_of(folder)
         for name in self.shelf.names():
             held = self.shelf.get(name)
             if name.startswith(folder) and held is not None:

@@ -18,11 +18,11 @@ from xml.sax.saxutils import escape
 from awscrt import checksums
 
 from simulators.answer import Answer, Text, plain
-from simulators.liars.keeping import flipped
+from simulators.liars.keeping import flip_byte
 from simulators.liars.operations import Op
-from simulators.liars.s3_listing import listed, parts_listed, uploads_listed
+from simulators.liars.s3_listing import answer_listing, parts_listed, uploads_listed
 from simulators.liars.serving import Liar
-from simulators.liars.shelf import Held, Upload
+from simulators.liars.stored_objects import Held, Upload
 from simulators.message import BadRequest, Request
 
 BUCKET = "bucket"
@@ -48,7 +48,7 @@ class S3Liar(Liar):
         """Return the endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
-    def allowed(self, request: Request) -> bool:
+    def is_allowed(self, request: Request) -> bool:
         """As Liar's: by the access key that the signature names; the signature itself is not
         checked."""
         authorization = request.get("authorization") or ""
@@ -94,13 +94,13 @@ class S3Liar(Liar):
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
-        if skewed := self._skewed(op):
+        if skewed := self._refuse_skew(op):
             skewed.put("Date", formatdate(time.time() + 3600, usegmt=True))
             return skewed
         if op.kind in ("get", "head"):
             return self.read(op, request)
         if op.kind == "list":
-            return listed(self, op, request.query)
+            return answer_listing(self, op, request.query)
         if op.kind == "uploads":
             return uploads_listed(self, request.query)
         if op.kind == "tags":
@@ -113,14 +113,14 @@ class S3Liar(Liar):
 
     # -- one request an object
 
-    def described(self, held: Held) -> list[tuple[str, str]]:
+    def object_fields(self, held: Held) -> list[tuple[str, str]]:
         """As Liar's, and the checksum that the store has."""
-        fields = [(name, value) for name, value in super().described(held) if name != "_tag"]
+        fields = [(name, value) for name, value in super().object_fields(held) if name != "_tag"]
         fields += self._versions(held)
         return fields if self._sumless else [*fields, (SUM, crc64nvme(held.data))]
 
     @property
-    def _versioned(self) -> bool:
+    def _is_versioned(self) -> bool:
         return self.manners.has("versioned") or self.manners.has("versions-later")
 
     def _versions(self, held: Held) -> list[tuple[str, str]]:
@@ -143,8 +143,8 @@ class S3Liar(Liar):
 
     def meant(self, op: Op) -> Held | None:
         """As Telling's; a named version is returned, independent of later writes."""
-        if not (op.version and self._versioned):
-            return self.seen(op.name, op.kind)
+        if not (op.version and self._is_versioned):
+            return self.visible_object(op.name, op.kind)
         if op.version == "null":
             first = self._first_of.get(op.name)
             return first and self.shelf.version(op.name, first.serial)
@@ -154,7 +154,7 @@ class S3Liar(Liar):
     def absent(self, op: Op) -> Answer:
         """As Telling's; with the delete marker, if there is one."""
         answer = self.refusal(404, "NoSuchVersion" if op.version else "NoSuchKey")
-        if self._versioned and self.shelf.before(op.name) is not None:
+        if self._is_versioned and self.shelf.before(op.name) is not None:
             answer.put("x-amz-delete-marker", "true")
         return answer
 
@@ -167,7 +167,7 @@ class S3Liar(Liar):
         """As Liar's: the MD5 of an object that was uploaded in one request."""
         return f'"{held.fields.get("_tag") or hashlib.md5(held.data).hexdigest()}"'
 
-    def _decoded(self, request: Request, body: bytes) -> bytes | Answer:
+    def _decode_upload(self, request: Request, body: bytes) -> bytes | Answer:
         """Return an upload's own bytes, without their chunk coding, or the refusal of damaged
         ones."""
         if request.get("x-amz-trailer") is None:
@@ -191,7 +191,7 @@ class S3Liar(Liar):
             return self.refusal(400, "BadDigest")
         return data
 
-    def _taken(self, data: bytes) -> list[tuple[str, str]]:
+    def _upload_fields(self, data: bytes) -> list[tuple[str, str]]:
         fields = [("ETag", f'"{hashlib.md5(data).hexdigest()}"')]
         return fields if self._sumless else [*fields, (SUM, crc64nvme(data))]
 
@@ -212,7 +212,7 @@ class S3Liar(Liar):
             upload.parts[op.number] = b""
             upload.stuck.add(op.number)
 
-    def _skewed(self, op: Op) -> Answer | None:
+    def _refuse_skew(self, op: Op) -> Answer | None:
         if self.manners.once("clock-skew"):
             return self.refusal(403, "RequestTimeTooSkewed")
         return None
@@ -220,13 +220,13 @@ class S3Liar(Liar):
     def _put(self, op: Op, request: Request, body: bytes) -> Answer:
         if refused := self.conditional(request, op.name):
             return refused
-        data = self._decoded(request, body)
+        data = self._decode_upload(request, body)
         if isinstance(data, Answer):
             return data
-        held = self.stored(op, data, _metadata(request))
+        held = self.store_upload(op, data, _metadata(request))
         if held is None:
             return plain(200, "", [("ETag", f'"{hashlib.sha256(data).hexdigest()[:32]}"')])
-        return plain(200, "", [*self._taken(held.data), *self._versions(held)])
+        return plain(200, "", [*self._upload_fields(held.data), *self._versions(held)])
 
     def _delete(self, op: Op, request: Request) -> Answer:
         for status in (403, 405):
@@ -235,12 +235,12 @@ class S3Liar(Liar):
         held = self.meant(op)
         if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
-        if op.version and self._versioned:
+        if op.version and self._is_versioned:
             if held is not None:
                 self.shelf.remove(op.name, held, "relay")
             return plain(204, "", [("x-amz-version-id", op.version)])
         self.shelf.delete(op.name, "relay", asked_tag=request.get("if-match"))
-        return plain(204, "", [("x-amz-delete-marker", "true")] if self._versioned else [])
+        return plain(204, "", [("x-amz-delete-marker", "true")] if self._is_versioned else [])
 
     # -- multipart uploads
 
@@ -279,16 +279,16 @@ class S3Liar(Liar):
         return _document("InitiateMultipartUploadResult", text)
 
     def _part(self, op: Op, request: Request, body: bytes, upload: Upload) -> Answer:
-        data = self._decoded(request, body)
+        data = self._decode_upload(request, body)
         if isinstance(data, Answer):
             return data
         if op.number in upload.stuck:
-            return plain(200, "", self._taken(data))
-        kept = flipped(data) if data and self.manners.once("part-damaged", op.name) else data
+            return plain(200, "", self._upload_fields(data))
+        kept = flip_byte(data) if data and self.manners.once("part-damaged", op.name) else data
         with self.shelf.lock:
             upload.parts[op.number] = kept
             upload.sent.append(op.number)
-        return plain(200, "", self._taken(kept))
+        return plain(200, "", self._upload_fields(kept))
 
     def _complete(self, op: Op, request: Request, body: bytes, upload: Upload) -> Answer:
         if refused := self.conditional(request, op.name):
@@ -318,7 +318,7 @@ class S3Liar(Liar):
             return self.refusal(400, "BadDigest")
         upload.state = "completed"
         tag = f"{hashlib.md5(data).hexdigest()}-{len(rows)}"
-        held = self.stored(op, data, {**upload.fields, "_tag": tag}, why="completed")
+        held = self.store_upload(op, data, {**upload.fields, "_tag": tag}, why="completed")
         text = f"<Key>{escape(op.name)}</Key><ETag>&quot;{tag}&quot;</ETag>"
         if held is not None and not self._sumless:
             text += f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"

@@ -1,7 +1,7 @@
 """The listings of a lying S3: ListObjectsV2, ListParts and ListMultipartUploads, three names a
 page.
 
-Decided here: pages, and their defects. Never here: which objects exist (`shelf.py`).
+Decided here: pages, and their defects. Never here: which objects exist (`stored_objects.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from simulators.answer import Answer, End, Text
-from simulators.liars.shelf import Held, Upload
+from simulators.liars.stored_objects import Held, Upload
 from simulators.liars.unsafe import note
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ ERROR: Final = (
 )
 
 
-def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
+def answer_listing(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     """Answer ListObjectsV2."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token", "").partition(":")[2] or query.get("start-after", "")
@@ -57,7 +57,7 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
         note(liar.manners, liar.kind)
     code: Callable[[str], str] = quote
     if shown and not more and liar.manners.does("list-odd-key"):
-        code = _escaped
+        code = _escape_name
         text = text.replace("<EncodingType>url</EncodingType>", "")
         text += "<Contents><Key>odd&#1;.txt</Key><Size>3</Size></Contents>"
     text += "".join(_row(liar, row, delimiter, code) for row in shown)
@@ -75,7 +75,9 @@ def _rows(liar: S3Liar, prefix: str, delimiter: str) -> list[str]:
     names: set[str] = set()
     every = [*liar.shelf.names(), *(["ghost.bin"] if liar.manners.does("list-ghost") else [])]
     for name in every:
-        if name.startswith(prefix) and (name == "ghost.bin" or liar.seen(name) is not None):
+        if name.startswith(prefix) and (
+            name == "ghost.bin" or liar.visible_object(name) is not None
+        ):
             end = name.find(delimiter, len(prefix)) if delimiter else -1
             names.add(name if end < 0 else name[: end + 1])
     return sorted(names, key=str.encode)
@@ -84,7 +86,9 @@ def _rows(liar: S3Liar, prefix: str, delimiter: str) -> list[str]:
 def _row(liar: S3Liar, name: str, delimiter: str, code: Callable[[str], str]) -> str:
     if delimiter and name.endswith(delimiter):
         return f"<CommonPrefixes><Prefix>{code(name)}</Prefix></CommonPrefixes>"
-    held = liar.seen(name) or Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0)
+    held = liar.visible_object(name) or Held(
+        data=b"123456789", by="source", serial=0, modified=0.0, at=0.0
+    )
     size = str(len(held.data))
     if liar.manners.picks("list-bad-size", name):
         size = ("²", "9" * 23, "")[int(liar.manners.roll("size", name) * 3)]
@@ -95,7 +99,7 @@ def _row(liar: S3Liar, name: str, delimiter: str, code: Callable[[str], str]) ->
     )
 
 
-def _escaped(name: str) -> str:
+def _escape_name(name: str) -> str:
     return "".join(f"&#{ord(char)};" if char < " " else escape(char) for char in name)
 
 

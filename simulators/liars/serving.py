@@ -16,7 +16,7 @@ from simulators.answer import Answer, End, Player, Text, compose, plain
 from simulators.liars.keeping import Keeping
 from simulators.liars.manners import Manners
 from simulators.liars.operations import WRITES, Op, Sent
-from simulators.liars.shelf import FOLDS, Shelf
+from simulators.liars.stored_objects import FOLDS, Shelf
 from simulators.liars.telling import Telling
 from simulators.liars.unsafe import names
 from simulators.listener import Listener
@@ -81,7 +81,7 @@ class Liar(Telling, Keeping, ABC):
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """Handle an upload that broke off after these bytes."""
 
-    def allowed(self, request: Request) -> bool:
+    def is_allowed(self, request: Request) -> bool:
         """Return whether a request has accepted credentials."""
         return (request.get("authorization") or "").removeprefix("Bearer ") in self.secrets
 
@@ -89,7 +89,7 @@ class Liar(Telling, Keeping, ABC):
         """Accept only this secret from now on; it does not expire."""
         self.secrets, self._renewed = {secret}, True
 
-    def _expired(self) -> Answer | None:
+    def _refuse_expired(self) -> Answer | None:
         """Return the refusal of expired credentials, or None."""
         self._lives -= 1
         if self._lives >= 0 or self._renewed:
@@ -126,15 +126,17 @@ class Liar(Telling, Keeping, ABC):
         sent = Sent(op=op, headers=list(request.headers))
         self.log.append(sent)
         self.node.number = next(self._turns)
-        if not self.allowed(request):
-            return self._refused(connection, request, self.refusal(401, "InvalidAccessKeyId"), sent)
-        if (expired := self._expired()) is not None:
-            return self._refused(connection, request, expired, sent)
+        if not self.is_allowed(request):
+            return self._answer_early(
+                connection, request, self.refusal(401, "InvalidAccessKeyId"), sent
+            )
+        if (expired := self._refuse_expired()) is not None:
+            return self._answer_early(connection, request, expired, sent)
         if self.watch is not None:
             self.watch(op)
         early = self._trouble(op, connection)
         if early is not None and self.manners.roll("early", op.kind, op.name) < 0.5:
-            return self._refused(connection, request, early, sent)
+            return self._answer_early(connection, request, early, sent)
         if op.kind == "put" and self._first("early-2xx", op):
             sent.whole = False
             status = 200 if self.kind == "s3" else 201
@@ -170,7 +172,7 @@ class Liar(Telling, Keeping, ABC):
         sent.bytes = len(got)
         return bytes(got)
 
-    def _refused(
+    def _answer_early(
         self, connection: Connection, request: Request, answer: Answer, sent: Sent
     ) -> bool:
         """Answer before the body was read."""

@@ -1,7 +1,7 @@
 """The descriptions of an object by a store: its fields, its bytes, and the defects of both.
 
 Decided here: HEAD and GET of an object, and preconditions. Never here: the stored objects
-(`shelf.py`), paths."""
+(`stored_objects.py`), paths."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import time
 from email.utils import formatdate
 from typing import Final
 
-from simulators.answer import Answer, End, Pause, Text, chunked, plain
+from simulators.answer import Answer, End, Pause, Text, chunked_steps, plain
 from simulators.liars.manners import Manners
 from simulators.liars.operations import Op
-from simulators.liars.shelf import LATE_SECONDS, Held, Shelf
+from simulators.liars.stored_objects import LATE_SECONDS, Held, Shelf
 from simulators.message import Request, if_match_fails, if_none_match_fails, parse_range
 
 LOGIN: Final = (
@@ -41,7 +41,7 @@ class Telling:
         """Return a refusal in the form of this protocol."""
         return plain(status, code)
 
-    def seen(self, name: str, kind: str = "list") -> Held | None:
+    def visible_object(self, name: str, kind: str = "list") -> Held | None:
         """Return the object that readers see under a name in a response of this kind."""
         held = self.shelf.get(name)
         before = self.shelf.before(name)
@@ -62,7 +62,7 @@ class Telling:
 
     def meant(self, op: Op) -> Held | None:
         """Return the object of a HEAD or a GET."""
-        return self.seen(op.name, op.kind)
+        return self.visible_object(op.name, op.kind)
 
     def absent(self, op: Op) -> Answer:
         """Return the response about an object that does not exist."""
@@ -120,16 +120,16 @@ class Telling:
             return self.refusal(412, "PreconditionFailed")
         if op.kind == "get" and self.role == "source" and self.manners.once("login-page", op.name):
             return Answer(200, [("Content-Type", "text/html")], [Text(LOGIN)])
-        answer = Answer(200, self.described(held), [Text(held.data)])
+        answer = Answer(200, self.object_fields(held), [Text(held.data)])
         if op.kind == "head":
             self._spoil_head(answer, held)
         else:
-            self._ranged(answer, request, held)
+            self._apply_range(answer, request, held)
             self._spoil_get(answer, op)
         self._change(op)
         return answer
 
-    def described(self, held: Held) -> list[tuple[str, str]]:
+    def object_fields(self, held: Held) -> list[tuple[str, str]]:
         """Return the fields that describe an object."""
         reported = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
         fields = [(name, value) for name, value in reported if value is not None]
@@ -144,7 +144,7 @@ class Telling:
             fields.append(("Repr-Digest", "sha-256=:" + "AAAA, " * 8000))
         return [*fields, ("Accept-Ranges", "bytes"), *held.fields.items()]
 
-    def _ranged(self, answer: Answer, request: Request, held: Held) -> None:
+    def _apply_range(self, answer: Answer, request: Request, held: Held) -> None:
         if request.get("range") is None or self.manners.does("range-ignored"):
             return
         span = parse_range(request.get("range"), len(held.data))
@@ -184,14 +184,16 @@ class Telling:
             answer.body = [step for step in answer.body if isinstance(step, Text) and step.length]
         elif self.manners.does("late-end"):
             answer.framing, answer.frame_fields = "length", [("Transfer-Encoding", "chunked")]
-            *steps, last = chunked([Text(block)]) if block else [Text(b""), Text(b"0\r\n\r\n")]
+            *steps, last = (
+                chunked_steps([Text(block)]) if block else [Text(b""), Text(b"0\r\n\r\n")]
+            )
             answer.body = [*steps, Pause(0.15), last]
 
     @staticmethod
     def _cut(answer: Answer, block: bytes) -> None:
         half = block[: len(block) // 2]
         if answer.framing == "chunked":
-            *steps, _ = chunked([Text(half)])  # without the last chunk
+            *steps, _ = chunked_steps([Text(half)])  # without the last chunk
             answer.frame_fields, answer.framing, answer.body = (
                 [("Transfer-Encoding", "chunked")],
                 "length",

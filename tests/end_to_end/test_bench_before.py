@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench.seaweed import weed
+from loadtests.bench.seaweed import find_weed
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
@@ -16,7 +16,7 @@ GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
 pytestmark = [
     pytest.mark.campaign,
     pytest.mark.timeout(240),
-    pytest.mark.skipif(weed() is None, reason="SeaweedFS is wanted"),
+    pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is wanted"),
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an earlier commit is wanted"),
 ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench.postgres import programs
-from loadtests.bench.seaweed import weed
+from loadtests.bench.seaweed import find_weed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.campaign,
     pytest.mark.timeout(240),
     pytest.mark.skipif(
-        weed() is None or shutil.which("rclone") is None, reason="SeaweedFS and rclone are wanted"
+        find_weed() is None or shutil.which("rclone") is None,
+        reason="SeaweedFS and rclone are wanted",
     ),
 ]
 

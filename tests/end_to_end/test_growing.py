@@ -98,7 +98,7 @@ def test_f51_f59_a_kill_leaves_no_upload_and_resumes(
     written = terminal.query("SELECT upload_id FROM uploads")
     assert written is not None, "the ledger knows that something may be there"
     assert left <= {written} or written == ""
-    before = way.carried("up")
+    before = way.bytes_carried("up")
     code, out, err = terminal.run(*command)
     assert code == 0, out + err
     assert uploads(seaweed) == []
@@ -109,7 +109,7 @@ def test_f51_f59_a_kill_leaves_no_upload_and_resumes(
         == hashlib.sha256(source.content.read(f"/{name}", 0, SIZE)).digest()
     )
     if place in LATE:
-        assert way.carried("up") - before < PART, "what had arrived was sent again"
+        assert way.bytes_carried("up") - before < PART, "what had arrived was sent again"
 
 
 @pytest.mark.parametrize("place", ["before-abort:1", "after-abort-sent:1", "after-abort:1"])

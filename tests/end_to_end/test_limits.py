@@ -90,9 +90,9 @@ def until(good: Callable[[], bool]) -> None:
 
 def passed(way: Proxy) -> tuple[int, float]:
     """Return the number of bytes that pass in a while, and its duration."""
-    before, since = way.carried("up"), time.monotonic()
+    before, since = way.bytes_carried("up"), time.monotonic()
     until(lambda: time.monotonic() - since >= WINDOW_SECONDS)
-    return way.carried("up") - before, time.monotonic() - since
+    return way.bytes_carried("up") - before, time.monotonic() - since
 
 
 def test_a_rate_is_lowered_and_lifted_during_a_transfer(
@@ -106,7 +106,7 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     assert status == 202
     assert body["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
     id, rate = body["id"], 100
-    until(lambda: way.carried("up") > 1_000_000)
+    until(lambda: way.bytes_carried("up") > 1_000_000)
     assert (
         patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
     )
@@ -116,9 +116,9 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
         return count <= rate * seconds + SLACK_BYTES / 100
 
     until(slow)
-    before, since = way.carried("up"), time.monotonic()
+    before, since = way.bytes_carried("up"), time.monotonic()
     until(lambda: time.monotonic() - since >= 3 * WINDOW_SECONDS)
-    count = way.carried("up") - before
+    count = way.bytes_carried("up") - before
     assert 0 < count <= rate * (time.monotonic() - since) + SLACK_BYTES / 100
     assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "running"
     patch(server, id, limits={"bytes_per_second": None})
@@ -141,10 +141,10 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
     until(
         lambda: server.ask("GET", f"/migrations/{body['id']}")[1]["objects"].get("running", 0) > 0
     )
-    while way.carried("up") < 1_500_000:
+    while way.bytes_carried("up") < 1_500_000:
         seen = server.ask("GET", f"/migrations/{body['id']}")[1]
         most = max(most, seen["objects"].get("running", 0))
-        assert way.carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
+        assert way.bytes_carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
         time.sleep(0.02)
     assert most == 2  # the number of objects that may have a request each
     patch(

@@ -62,12 +62,12 @@ def test_the_same_command_resumes_in_the_middle(
     if end == signal.SIGINT:
         assert "run the same command again to resume" in err
     kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
-    before = slow.carried("up")
+    before = slow.bytes_carried("up")
     code, out, err = clouds.run(*words)
     assert code == 0, out + err
     assert f"resuming migration 1: {kept / 1e6:.1f} MB have arrived already" in err
     assert "whole_digest" in out
-    assert slow.carried("up") - before <= LARGE - kept + 2 * PART
+    assert slow.bytes_carried("up") - before <= LARGE - kept + 2 * PART
     assert_there(seaweed, planted)
     code, out, _ = clouds.run("status", "1", "--json")
     assert (code, json.loads(out)["state"]) == (0, "succeeded")

@@ -231,7 +231,7 @@ def test_a_large_object_resumes_in_the_middle(
     out, err = first.communicate(timeout=30)
     assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
     kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
-    before = slow.carried("up")
+    before = slow.bytes_carried("up")
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
     report = json.loads(out)
@@ -241,7 +241,7 @@ def test_a_large_object_resumes_in_the_middle(
         {"whole_digest": 1},
     )
     assert report["bytes_here"] == LARGE - kept
-    sent = slow.carried("up") - before
+    sent = slow.bytes_carried("up") - before
     assert (
         sent <= LARGE - kept + 2 * 5 * MIB
     )  # bytes of the dead process may still be on the slow route
@@ -436,7 +436,7 @@ def test_two_terminals_move_the_parts_of_one_object(
     assert [t["bytes_resent"] for t in report] == [0, 0]
     assert sum(t["bytes_here"] for t in report) == LARGE
     assert min(t["bytes_here"] for t in report) > 0
-    assert slow.carried("up") <= LARGE + 128 * 1024
+    assert slow.bytes_carried("up") <= LARGE + 128 * 1024
 
 
 @SLOWER
@@ -463,7 +463,7 @@ def test_a_helper_completes_the_object_of_an_ended_owner(
         {"verified": 1},
         {"whole_digest": 1},
     )
-    assert slow.carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
+    assert slow.bytes_carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
 
 
 @SLOWER

@@ -20,7 +20,7 @@ from simulators.liars.habits import BY_NAME
 from simulators.liars.operations import WRITES
 from simulators.liars.plain import PlainLiar
 from simulators.liars.serving import Liar
-from simulators.liars.shelf import REMOVED, Event, Held
+from simulators.liars.stored_objects import REMOVED, Event, Held
 from simulators.liars.telling import LOGIN
 from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case

@@ -17,7 +17,7 @@ from simulators.liars.operations import Op, Sent
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import S3Liar
 from simulators.liars.serving import Liar
-from simulators.liars.shelf import Shelf
+from simulators.liars.stored_objects import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
@@ -214,10 +214,12 @@ def test_an_old_object_is_shown_for_a_while(
     with PlainLiar("destination", Manners((habit,), 1), {"TWO"}) as store:
         store.shelf.put("a", b"old", "before")
         store.shelf.put("a", b"new", "relay")
-        shown = [store.seen("a", kind) for kind in ("get", "head", "list")]
+        shown = [store.visible_object("a", kind) for kind in ("get", "head", "list")]
         assert [held and held.data for held in shown] == [get, head, listing]
         store.shelf.settle()
-        assert [store.seen("a", kind) for kind in ("get", "head")] == [store.shelf.get("a")] * 2
+        assert [store.visible_object("a", kind) for kind in ("get", "head")] == [
+            store.shelf.get("a")
+        ] * 2
 
 
 def test_a_404_is_repeated_where_it_was_given_before() -> None:
@@ -226,7 +228,7 @@ def test_a_404_is_repeated_where_it_was_given_before() -> None:
         for name in ("a", "b"):
             store.shelf.put(name, b"new", "relay")
         assert [sent(store, "GET", f"/d/{name}")[0] for name in ("a", "b")] == [404, 200]
-        assert store.seen("a") is not None  # a listing does not come from the cache
+        assert store.visible_object("a") is not None  # a listing does not come from the cache
 
 
 def test_a_deleted_object_is_shown_for_a_while() -> None:

@@ -25,7 +25,7 @@ from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
 from simulators.liars.serving import Liar
-from simulators.liars.shelf import Upload, Who
+from simulators.liars.stored_objects import Upload, Who
 from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case, Step
 from tests.torture.commands import Ended, Zygote

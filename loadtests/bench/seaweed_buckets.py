@@ -55,7 +55,7 @@ def remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
     return clean_environment(home) | {"RELAY_CONFIG": str(toml)}, conf
 
 
-def filled(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
+def fill_bucket(server: Seaweed, count: int, size: int) -> Callable[[str], None]:
     """Put `count` objects of `size` bytes below `small/` of the first bucket; return a function
     that checks that all of them are below a name of the second bucket, and removes them there. It
     raises BenchError if one is missing."""

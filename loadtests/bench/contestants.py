@@ -144,7 +144,7 @@ def relay_by_ssl(relay: Relay) -> Mover:
     return Mover(
         "relay-ssl",
         label,
-        lambda job: relay.measured(job, "size"),
+        lambda job: relay.measure_job(job, "size"),
         sections=("tls", "eight-tls", "small-tls"),
     )
 
@@ -169,17 +169,17 @@ def movers(relay: Relay, two: Relay, programs: Programs) -> list[Mover]:
     """Return the others in the table's order; `two` is a relay with two workers."""
     off, on = ("--multi-thread-streams", "0"), ("--multi-thread-streams", "8")
     return [
-        Mover("relay", "**relay**, `verify: size`", lambda job: relay.measured(job, "size")),
+        Mover("relay", "**relay**, `verify: size`", lambda job: relay.measure_job(job, "size")),
         Mover(
             "relay-2",
             "relay with two workers",
-            lambda job: two.measured(job, "size"),
+            lambda job: two.measure_job(job, "size"),
             (*EIGHT, *SMALL),
         ),
         Mover(
             "relay-auto",
             "relay, `verify: auto` (digests, reads back)",
-            lambda job: relay.measured(job, "auto"),
+            lambda job: relay.measure_job(job, "auto"),
         ),
         Mover(BASE, "`rclone` `:http:` → `:webdav:`", programs.rclone, (*ONE, *EIGHT, "small")),
         Mover(BEST_BASE, "`rclone` with its best flags", programs.rclone_best),

@@ -98,19 +98,19 @@ class Shelf:
         """Return the folded form of a name."""
         return self._fold(name)
 
-    def spelled(self, name: str) -> str:
+    def spelling_of(self, name: str) -> str:
         """Return a name with its folders as the store spells them. A folder's name ends with
         '/'."""
         folder, slash, last = name.rpartition("/")
         if not (self._one_spelling and slash):
             return name
-        above = self.spelled(folder)
+        above = self.spelling_of(folder)
         known = (one for one in self.folders if self.key(one) == self.key(above))
         return f"{next(known, above)}/{last}"
 
     def has_folder(self, name: str) -> bool:
         """Return whether a folder of this name exists, without its final '/'."""
-        return self.spelled(f"{name}/").removesuffix("/") in self.folders
+        return self.spelling_of(f"{name}/").removesuffix("/") in self.folders
 
     def get(self, name: str) -> Held | None:
         """Return the object of a name."""
@@ -153,11 +153,11 @@ class Shelf:
                 whole=whole,
                 fields=fields or {},
             )
-            shown = self._held[key][0] if key in self._held else self.spelled(name)
+            shown = self._held[key][0] if key in self._held else self.spelling_of(name)
             self._held[key] = (shown, held)
             self._old[key] = (old, time.monotonic())
             self.events.append(Event(name=name, by=by, old=old, held=held, why=why))
-            parts = self.spelled(name).split("/")[:-1]
+            parts = self.spelling_of(name).split("/")[:-1]
             self.folders |= {"/".join(parts[: n + 1]) for n in range(len(parts))}
             return held
 
