@@ -233,7 +233,7 @@ def hub_errors_fail() -> Iterator[None]:
 
 
 @pytest.fixture
-def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def splice_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the list of byte counts that os.splice moved; it grows."""
     counts: list[int] = []
     real = os.splice

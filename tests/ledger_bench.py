@@ -74,9 +74,9 @@ class Ticker:
     def run(self) -> None:
         """Wake until stopped."""
         while not self._over:
-            due, waited = time.monotonic() + TICK_SECONDS, starved()
+            due, waited = time.monotonic() + TICK_SECONDS, starved_seconds()
             gevent.sleep(TICK_SECONDS)
-            self.late = max(self.late, time.monotonic() - due - (starved() - waited))
+            self.late = max(self.late, time.monotonic() - due - (starved_seconds() - waited))
             self.wakes += 1
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class Ticker:
         self._over = True
 
 
-def starved() -> float:
+def starved_seconds() -> float:
     """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5):
     schedstat)."""
     text = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
@@ -102,7 +102,7 @@ class Step:
     late: float
 
 
-def measured(name: str, do: Callable[[], int]) -> Step:
+def measure_step(name: str, do: Callable[[], int]) -> Step:
     """Run it beside a ticker."""
     ticker = Ticker()
     ticking = gevent.spawn(ticker.run)
@@ -115,7 +115,7 @@ def measured(name: str, do: Callable[[], int]) -> Step:
     return step
 
 
-def listed(ledger: Ledger, objects: int) -> int:
+def list_objects(ledger: Ledger, objects: int) -> int:
     """Write a tree's listing."""
     listing = ledger.claim_listing()
     assert listing is not None
@@ -134,7 +134,7 @@ def listed(ledger: Ledger, objects: int) -> int:
     return objects
 
 
-def worked(ledger: Ledger) -> int:
+def work_off(ledger: Ledger) -> int:
     """Claim and settle everything, poll by poll, like a worker with small objects."""
     done, ends = 0, list[Settlement]()
     while True:
@@ -158,14 +158,14 @@ def worked(ledger: Ledger) -> int:
         done += len(claims)
 
 
-def looked(ledger: Ledger, id: str, objects: int) -> int:
+def look_often(ledger: Ledger, id: str, objects: int) -> int:
     """Read the state, as `GET /migrations/{id}` and each step of `relay watch` do."""
     for _ in range(LOOKS):
         assert summary(ledger.migration(id))["levels"] == {"whole_digest": objects}
     return LOOKS
 
 
-def paged(ledger: Ledger, id: str) -> int:
+def read_pages(ledger: Ledger, id: str) -> int:
     """Read every row, page by page."""
     count = after = 0
     while rows := ledger.page(id, after=after):
@@ -181,10 +181,10 @@ def run(address: str, objects: int) -> list[Step]:
         ledger.renew(3600.0)
         migration, _ = ledger.create(TREE)
         steps = [
-            measured("list", lambda: listed(ledger, objects)),
-            measured("claim and settle", lambda: worked(ledger)),
-            measured("look", lambda: looked(ledger, migration.id, objects)),
-            measured("page through", lambda: paged(ledger, migration.id)),
+            measure_step("list", lambda: list_objects(ledger, objects)),
+            measure_step("claim and settle", lambda: work_off(ledger)),
+            measure_step("look", lambda: look_often(ledger, migration.id, objects)),
+            measure_step("page through", lambda: read_pages(ledger, migration.id)),
         ]
         ledger.finish()
         assert [step.count for step in steps] == [objects, objects, LOOKS, objects]

@@ -43,7 +43,7 @@ def tree(ledger: Ledger, *sizes: int) -> str:
     return migration.id
 
 
-def verified(claim: Claim, size: int = 5) -> Settlement:
+def verified_end(claim: Claim, size: int = 5) -> Settlement:
     """Return the good end of a claim."""
     return Settlement(
         claim,

@@ -40,7 +40,7 @@ def count(text: str) -> int:
     return sum(len(pattern.findall(text)) for pattern in IDIOMS.values())
 
 
-def found(text: str) -> Iterable[tuple[int, str, str]]:
+def find_idioms(text: str) -> Iterable[tuple[int, str, str]]:
     """Yield the line number, the idiom's name and the words of each."""
     for number, line in enumerate(text.splitlines(), 1):
         for name, pattern in IDIOMS.items():
@@ -72,7 +72,7 @@ def main(words: list[str], root: Path = ROOT, baseline: Path = BASELINE) -> int:
         sys.stderr.write(
             f"{name}: {now[name]} private idioms, {known} before (CONTRIBUTING.md, Plain English)\n"
         )
-        for number, idiom, text in found((root / name).read_text(encoding="utf-8")):
+        for number, idiom, text in find_idioms((root / name).read_text(encoding="utf-8")):
             sys.stderr.write(f"  {name}:{number}: {text!r}: {idiom}\n")
     if "--write" in words:
         lower = {name: min(number, before.get(name, 0)) for name, number in now.items()}

@@ -62,7 +62,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def opened(address: str) -> Iterator[Opened]:
+def open_ledger(address: str) -> Iterator[Opened]:
     """Return a function that opens the ledger for one more registered worker."""
     made: list[Ledger] = []
 
@@ -82,9 +82,9 @@ def opened(address: str) -> Iterator[Opened]:
 
 
 @pytest.fixture
-def ledger(opened: Opened) -> Ledger:
+def ledger(open_ledger: Opened) -> Ledger:
     """Return the ledger, as one worker sees it."""
-    return opened()
+    return open_ledger()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import Destination
 from tests.conftest import Engine
-from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, sending, serving
 from tests.scripted import Peer
 
 DATA = random.Random(11).randbytes(200_000)

@@ -24,7 +24,7 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place
-from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, sending, serving
 from tests.scripted import Peer
 from tests.seaweed import Seaweed
 

@@ -38,7 +38,16 @@ from relay.receipt import Version
 from relay.throttle import Bounds
 from relay.views.rows import progress_events
 from tests import new_ledger
-from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
+from tests.ledgers import (
+    OBJECT,
+    TREE,
+    Opened,
+    assert_counted,
+    learn_empty,
+    states,
+    tree,
+    verified_end,
+)
 from tests.values import PART, UPLOAD
 
 VERSIONS = Path(database.__file__).parent / "versions"
@@ -55,7 +64,7 @@ def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None
     assert (claim.name, claim.attempts, claim.fence) == ("", 1, 1)
     assert ledger.claim(10) == []
     assert ledger.finish() == []
-    assert ledger.settle([verified(claim, 7)]) == []
+    assert ledger.settle([verified_end(claim, 7)]) == []
     (ended,) = ledger.finish()
     assert (ended.state, ended.tally) == ("succeeded", {"verified": Count(1, 7)})
     assert ended.ended is not None
@@ -75,7 +84,7 @@ def test_secrets_are_kept_only_as_long_as_they_are_needed(ledger: Ledger) -> Non
     assert "secret" not in repr(migration) + repr(OBJECT)
     ledger.renew_secret(migration.id, {"source": "fresh"})
     assert ledger.secret(migration.id) == {"source": "fresh"}
-    ledger.settle([verified(ledger.claim(1)[0])])
+    ledger.settle([verified_end(ledger.claim(1)[0])])
     ledger.finish()
     assert ledger.secret(migration.id) is None
 
@@ -98,14 +107,16 @@ def test_the_same_request_resumes_until_it_has_succeeded(ledger: Ledger) -> None
     found, new = ledger.create(same, go_on=True)
     assert (found.id, new) == (migration.id, False)
     assert ledger.create(TREE, go_on=True)[1]
-    ledger.settle([verified(ledger.claim(1, only=migration.id)[0])])
+    ledger.settle([verified_end(ledger.claim(1, only=migration.id)[0])])
     ledger.finish()
     found, new = ledger.create(OBJECT, go_on=True)
     assert (found.id != migration.id, new) == (True, True)
 
 
-def test_two_equal_requests_at_once_become_one_migration(ledger: Ledger, opened: Opened) -> None:
-    ledgers = (ledger, opened())
+def test_two_equal_requests_at_once_become_one_migration(
+    ledger: Ledger, open_ledger: Opened
+) -> None:
+    ledgers = (ledger, open_ledger())
     for number in range(20):
         spec = replace(OBJECT, source=f"https://a.example/{number}")
         both = [gevent.spawn(one.create, spec, go_on=True) for one in ledgers]
@@ -147,7 +158,7 @@ def test_a_cancel_ends_queued_rows_and_lets_running_ones_settle(ledger: Ledger) 
     first, second = ledger.claim(2)
     ledger.act(id, "cancel")
     assert states(ledger, id) == ["running", "running", "cancelled"]
-    ledger.settle([verified(first), Settlement(second, "hand_back")])
+    ledger.settle([verified_end(first), Settlement(second, "hand_back")])
     assert states(ledger, id) == ["verified", "cancelled", "cancelled"]
     with pytest.raises(IllegalTransition, match="cancelled"):
         ledger.act(id, "pause")
@@ -157,7 +168,7 @@ def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6)
     good, bad = ledger.claim(2)
     error = {"code": "not-found", "side": "source", "detail": "gone"}
-    ledger.settle([verified(good), Settlement(bad, "failed", error=error)])
+    ledger.settle([verified_end(good), Settlement(bad, "failed", error=error)])
     (ended,) = ledger.finish()
     assert ended.state == "partial"
     assert ledger.page(id, ["failed"])[0].error == error
@@ -166,7 +177,7 @@ def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     assert states(ledger, id) == ["verified", "queued"]
     (again,) = ledger.claim(5)
     assert (again.name, again.attempts, again.fence) == ("001", 1, 2)
-    ledger.settle([verified(again)])
+    ledger.settle([verified_end(again)])
     assert ledger.finish()[0].state == "succeeded"
 
 
@@ -193,8 +204,8 @@ def test_the_ends_of_transfers_decide_the_end_of_the_migration(
 # -- claims
 
 
-def test_two_runners_never_hold_one_transfer(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_two_runners_never_hold_one_transfer(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     tree(one, *[5] * 20)
     mine, yours = one.claim(12), two.claim(12)
     assert len(mine) + len(yours) == 20
@@ -211,8 +222,8 @@ def test_a_handed_back_row_waits_for_its_delay(ledger: Ledger) -> None:
     assert (again.id, again.attempts) == (second.id, 2)
 
 
-def test_a_leaving_worker_hands_back_without_a_lapse(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_leaving_worker_hands_back_without_a_lapse(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     tree(one, 5, 6)
     assert len(one.claim(2)) == 2
     one.leave()
@@ -220,11 +231,11 @@ def test_a_leaving_worker_hands_back_without_a_lapse(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("how", ["time", "boot", "process"])
-def test_claims_of_a_lost_worker_go_to_others(opened: Opened, how: str) -> None:
-    two = opened()
+def test_claims_of_a_lost_worker_go_to_others(open_ledger: Opened, how: str) -> None:
+    two = open_ledger()
     if how != "time" and not two.database.sqlite:
         pytest.skip("only one machine has one boot and one list of processes")
-    one = opened(
+    one = open_ledger(
         process=f"1.1@{pid_namespace()}" if how == "process" else None,
         boot="earlier" if how == "boot" else None,
     )
@@ -239,15 +250,15 @@ def test_claims_of_a_lost_worker_go_to_others(opened: Opened, how: str) -> None:
     assert yours.fence > mine.fence
     assert one.settle([Settlement(mine, "failed")]) == [mine]
     assert states(two, id) == ["running"]
-    assert two.settle([verified(yours)]) == []
+    assert two.settle([verified_end(yours)]) == []
     assert states(two, id) == ["verified"]
 
 
-def test_a_transfer_that_kills_every_worker_is_quarantined(opened: Opened) -> None:
-    watcher = opened()
+def test_a_transfer_that_kills_every_worker_is_quarantined(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = tree(watcher, 5)
     for _ in range(LAPSES):
-        doomed = opened()
+        doomed = open_ledger()
         assert len(doomed.claim(1)) == 1
         doomed.renew(-1)
         watcher.reclaim()
@@ -258,11 +269,11 @@ def test_a_transfer_that_kills_every_worker_is_quarantined(opened: Opened) -> No
     assert states(watcher, id) == ["failed"]
 
 
-def test_a_resume_resets_the_crash_count(opened: Opened) -> None:
-    watcher = opened()
+def test_a_resume_resets_the_crash_count(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = tree(watcher, 5)
     for _ in range(LAPSES + 2):
-        doomed = opened()
+        doomed = open_ledger()
         assert len(doomed.claim(1)) == 1
         doomed.renew(-1)
         watcher.reclaim()
@@ -270,8 +281,8 @@ def test_a_resume_resets_the_crash_count(opened: Opened) -> None:
     assert states(watcher, id) == ["queued"]
 
 
-def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
     one.claim(1)
     one.act(id, "cancel")
@@ -295,9 +306,9 @@ def test_one_migration_alone_can_be_claimed_from(ledger: Ledger) -> None:
 # -- listings
 
 
-def test_a_listing_of_a_removed_worker_is_reclaimed(opened: Opened) -> None:
+def test_a_listing_of_a_removed_worker_is_reclaimed(open_ledger: Opened) -> None:
     """It was thought lost, claimed the listing before it noticed that, and was killed."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     one.create(TREE)
     one.renew(-1)
     two.reclaim()
@@ -306,8 +317,8 @@ def test_a_listing_of_a_removed_worker_is_reclaimed(opened: Opened) -> None:
     assert two.claim_listing() is not None
 
 
-def test_a_listing_resumes_where_another_worker_stopped(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_listing_resumes_where_another_worker_stopped(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     migration, _ = one.create(TREE)
     listing = one.claim_listing()
     assert listing is not None
@@ -366,13 +377,13 @@ def test_a_resume_lists_again_after_a_failed_listing(
     else:
         ledger.act(id, "pause")
     assert ledger.act(id, "resume").error is None
-    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
     assert ledger.finish() == []
     again = ledger.claim_listing()
     assert again is not None and again.cursor == "a"
     ledger.add_page(again, [ListedObject("b", size=1)], "b")
     ledger.end_listing(again)
-    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
     assert [(one.state, one.entries) for one in ledger.finish()] == [("succeeded", 2)]
 
 
@@ -450,12 +461,12 @@ def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     second = ledger.recorded_upload(again)
     assert second is not None
     assert (second.upload_id, second.parts) == ("upload-2", ())
-    ledger.settle([verified(again)])
+    ledger.settle([verified_end(again)])
     assert ledger.recorded_upload(again) is None
 
 
-def test_a_replaced_worker_records_nothing_of_an_upload(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_replaced_worker_records_nothing_of_an_upload(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     tree(one, 30)
     (mine,) = one.claim(1)
     one.record_upload(mine, PINNED_UPLOAD)
@@ -476,11 +487,11 @@ def test_a_replaced_worker_records_nothing_of_an_upload(opened: Opened) -> None:
 
 
 def test_each_part_has_one_worker_and_fresh_parts_go_first(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     claim = uploading(one)
-    three = opened()
+    three = open_ledger()
     first = three.join_upload()
     assert first is not None
     assert [first.first, one.take_part(claim, "upload-1", None)] == [1, 2]
@@ -516,12 +527,12 @@ def test_bytes_of_incomplete_parts_are_reported(ledger: Ledger) -> None:
     ledger.settle([Settlement(claim, "hand_back")])
     assert ledger.migration(id).in_parts == 20
     (again,) = ledger.claim(1)
-    ledger.settle([verified(again, 30)])
+    ledger.settle([verified_end(again, 30)])
     assert ledger.migration(id).in_parts == 0
 
 
-def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_running_retry_is_visible_everywhere(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30, 40, 50)
     first, second, third = one.claim(3)
     assert two.migration(id).retried == ()
@@ -543,7 +554,7 @@ def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
     one.note_retried([(second, None)])
     assert [row["name"] for row in two.migrations()[0].retried] == [first.name]
     one.settle(
-        [verified(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})]
+        [verified_end(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})]
     )
     assert two.migration(id).retried == ()
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
@@ -554,8 +565,8 @@ def test_a_running_retry_is_visible_everywhere(opened: Opened) -> None:
     assert two.migration(id).retried == ()  # that of a lost worker
 
 
-def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = one.create(TREE)[0].id
     listing = one.claim_listing()
     assert listing is not None
@@ -603,8 +614,8 @@ def test_a_retried_listing_is_visible_in_the_ledger(opened: Opened) -> None:
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
 
 
-def test_a_worker_helps_with_shared_objects_of_others_alone(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_worker_helps_with_shared_objects_of_others_alone(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     (claim,) = one.claim(1)
     one.record_upload(claim, replace(PINNED_UPLOAD, upload_id=""))
@@ -622,9 +633,9 @@ def test_a_worker_helps_with_shared_objects_of_others_alone(opened: Opened) -> N
 
 
 def test_the_parts_of_a_lost_helper_are_free_again(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     claim = uploading(one)
     assert one.take_part(claim, "upload-1", None) == 1
     share = two.join_upload()
@@ -642,9 +653,9 @@ def test_the_parts_of_a_lost_helper_are_free_again(
 
 
 def test_a_helper_continues_after_the_owner_is_lost(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two, three = opened(), opened(), opened()
+    one, two, three = open_ledger(), open_ledger(), open_ledger()
     tree(one, 30)
     (claim,) = one.claim(1)
     one.record_upload(claim, PINNED_UPLOAD)
@@ -661,8 +672,8 @@ def test_a_helper_continues_after_the_owner_is_lost(
     assert three.outstanding_parts(again) == {1: True, 3: False}
 
 
-def test_a_part_of_an_aborted_upload_is_refused(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_part_of_an_aborted_upload_is_refused(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     claim = uploading(one)
     share = two.join_upload()
     assert share is not None
@@ -675,8 +686,8 @@ def test_a_part_of_an_aborted_upload_is_refused(opened: Opened) -> None:
     assert two.take_part(share.claim, "upload-1", None) is None
 
 
-def test_handing_back_an_upload_frees_its_parts(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_handing_back_an_upload_frees_its_parts(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     claim = uploading(one)
     assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "hand_back")])
@@ -710,7 +721,7 @@ def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     assert ledger.outstanding_parts(claim) == {1: False}
 
 
-def helped(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
+def lease_part(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
     """Accept a tree with two slots, and let one worker upload an object, and another help it;
     return the migration's id and their rights."""
     id = tree(one, 30, 40)
@@ -722,9 +733,9 @@ def helped(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
     return id, claim, share
 
 
-def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> None:
-    one, two, three = opened(), opened(), opened()
-    id, claim, share = helped(one, two)
+def test_a_helper_counts_against_the_bounds_of_a_migration(open_ledger: Opened) -> None:
+    one, two, three = open_ledger(), open_ledger(), open_ledger()
+    id, claim, share = lease_part(one, two)
     assert three.claim(5) == []
     assert three.join_upload() is None
     assert {runner.migration_views([id])[id].of for runner in (one, two)} == {2}
@@ -733,8 +744,8 @@ def test_a_helper_counts_against_the_bounds_of_a_migration(opened: Opened) -> No
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_a_paused_object_rests_once_its_helpers_leave(opened: Opened, verb: str) -> None:
-    one, two = opened(), opened()
+def test_a_paused_object_rests_once_its_helpers_leave(open_ledger: Opened, verb: str) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
     (claim,) = one.claim(1)
@@ -770,9 +781,9 @@ def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
-def test_a_helper_of_an_ownerless_transfer_counts(opened: Opened, how: str) -> None:
-    one, two, three = opened(), opened(), opened()
-    id, claim, share = helped(one, two)
+def test_a_helper_of_an_ownerless_transfer_counts(open_ledger: Opened, how: str) -> None:
+    one, two, three = open_ledger(), open_ledger(), open_ledger()
+    id, claim, share = lease_part(one, two)
     if how == "lost":
         one.renew(-1)
         assert three.reclaim() == 1
@@ -789,15 +800,15 @@ def test_a_helper_of_an_ownerless_transfer_counts(opened: Opened, how: str) -> N
     assert len(three.claim(5)) == (0 if how == "failed" else 1)
 
 
-def test_bytes_resent_by_a_helper_are_counted(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_bytes_resent_by_a_helper_are_counted(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     (claim,) = one.claim(1)
     one.record_upload(claim, PINNED_UPLOAD)
     share = two.join_upload()
     assert share is not None
     two.release_parts(share.claim, resent=7)
-    one.settle([replace(verified(claim), resent=4)])
+    one.settle([replace(verified_end(claim), resent=4)])
     (row,) = one.page(id)
     assert row.resent == 11
 
@@ -870,24 +881,24 @@ def test_limits_end_with_their_migration(ledger: Ledger) -> None:
 
 
 def test_the_slots_of_a_migration_bound_all_workers_together(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, *[5] * 20)
     one.limit(id, {"slots": 3})
     mine, yours = one.claim(2), two.claim(10)
     assert (len(mine), len(yours)) == (2, 1)
-    one.settle([verified(mine[0])])
+    one.settle([verified_end(mine[0])])
     assert len(two.claim(10)) == 1
     one.limit(id, {"connections": 2})
-    two.settle([verified(yours[0])])
+    two.settle([verified_end(yours[0])])
     assert two.claim(10) == []
     one.limit(id, {"slots": None, "connections": None})
     assert len(two.claim(100)) == 16
 
 
-def test_concurrent_claims_of_workers_respect_the_slots(opened: Opened) -> None:
-    runners = [opened() for _ in range(4)]
+def test_concurrent_claims_of_workers_respect_the_slots(open_ledger: Opened) -> None:
+    runners = [open_ledger() for _ in range(4)]
     id = tree(runners[0], *[5] * 40)
     runners[0].limit(id, {"slots": 5})
     jobs = [gevent.spawn(runner.claim, 4) for runner in runners for _ in range(3)]
@@ -902,8 +913,8 @@ def test_a_limited_migration_does_not_delay_others(ledger: Ledger) -> None:
     assert [claim.migration_id for claim in ledger.claim(10)] == [id, other.id]
 
 
-def test_the_workers_of_a_migration_know_their_ranks(opened: Opened) -> None:
-    one, two, three = opened(), opened(), opened()
+def test_the_workers_of_a_migration_know_their_ranks(open_ledger: Opened) -> None:
+    one, two, three = open_ledger(), open_ledger(), open_ledger()
     id = tree(one, *[5] * 10)
     assert two.migration_views([id])[id] == MigrationView(
         state="running", bounds=Bounds(), place=0, of=1
@@ -949,7 +960,7 @@ def test_an_empty_destination_is_trusted_once_for_a_while(ledger: Ledger) -> Non
     (second,) = ledger.claim(1)
     assert not second.empty
     learn_empty(ledger, id, True)
-    ledger.settle([verified(second)])
+    ledger.settle([verified_end(second)])
     long_ago = (
         update(migrations)
         .where(migrations.c.id == id)
@@ -958,7 +969,7 @@ def test_an_empty_destination_is_trusted_once_for_a_while(ledger: Ledger) -> Non
     ledger.database.run(lambda c: c.execute(long_ago))
     (third,) = ledger.claim(1)
     assert not third.empty
-    ledger.settle([verified(third)])
+    ledger.settle([verified_end(third)])
     ledger.finish()
     ledger.act(id, "retry")
     (again,) = ledger.claim(1)
@@ -984,8 +995,8 @@ def test_the_prior_state_is_recorded_for_good(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("end", ["untouched", "sent", "lapsed"])
-def test_a_claim_that_sent_nothing_is_known(opened: Opened, end: str) -> None:
-    one, two = opened(), opened()
+def test_a_claim_that_sent_nothing_is_known(open_ledger: Opened, end: str) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
     (first,) = one.claim(1)
     assert not first.untouched

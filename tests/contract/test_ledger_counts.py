@@ -20,7 +20,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart
 from relay.receipt import Version
 from relay.views.rows import summary
-from tests.ledgers import Opened, assert_counted, states, tree, verified
+from tests.ledgers import Opened, assert_counted, states, tree, verified_end
 from tests.values import UPLOAD
 
 PART = 10
@@ -65,18 +65,18 @@ class Runner:
                     pinned = Version(30, '"e"')
                     begun = replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=pinned)
                     self.ledger.record_upload(claim, begun)
-                self._moved(claim)
+                self._finish_part(claim)
 
-    def shared(self, _: int) -> None:
+    def share_upload(self, _: int) -> None:
         """Help with a claim of the other worker, or move a part of it."""
         if self.share is None:
             self.share = self.ledger.join_upload(self.id)
             if self.share is not None:
                 self.moving[self.share.claim.id] = self.share.first
         else:
-            self._moved(self.share.claim)
+            self._finish_part(self.share.claim)
 
-    def _moved(self, claim: Claim) -> None:
+    def _finish_part(self, claim: Claim) -> None:
         number = self.moving.pop(claim.id, None)
         done = (
             None
@@ -103,18 +103,18 @@ class Runner:
                 if self.ledger.recorded_upload(claim) is not None:
                     self.ledger.resume_upload(claim, "u", [1 + number % 3], 3)
 
-    def lost(self, _: int) -> None:
+    def lose_worker(self, _: int) -> None:
         """Be presumed dead, and return without knowing it."""
         self.ledger.renew(-1)
         self.other.reclaim()
         self.ledger.renew()
 
-    def disowned(self, _: int) -> None:
+    def disown_claims(self, _: int) -> None:
         """Forget all its claims."""
         self.held, self.share = [], None
         self.ledger.release_unknown_claims(())
 
-    def commanded(self, number: int) -> None:
+    def obey_command(self, number: int) -> None:
         """Do as a user commands."""
         with suppress(IllegalTransition):
             self.ledger.act(self.id, ("pause", "resume", "cancel", "retry", "resume")[number % 5])
@@ -125,12 +125,12 @@ DEEDS = (
     Runner.turn,
     Runner.turn,
     Runner.part,
-    Runner.shared,
+    Runner.share_upload,
     Runner.gave_back,
     Runner.went_on,
-    Runner.lost,
-    Runner.disowned,
-    Runner.commanded,
+    Runner.lose_worker,
+    Runner.disown_claims,
+    Runner.obey_command,
 )
 Story = list[tuple[Callable[[Runner, int], None], int, int]]
 STORIES: st.SearchStrategy[Story] = st.lists(
@@ -139,7 +139,7 @@ STORIES: st.SearchStrategy[Story] = st.lists(
 SHARED: Story = [
     (Runner.turn, 0, 1),
     *[(Runner.part, 0, 1)] * 2,
-    *[(Runner.shared, 1, 1)] * 2,
+    *[(Runner.share_upload, 1, 1)] * 2,
     (Runner.gave_back, 1, 4),
     (Runner.went_on, 0, 0),
     *[(Runner.part, 0, 1)] * 2,
@@ -149,22 +149,22 @@ AGAIN: Story = [
     (Runner.turn, 0, 4),
     (Runner.turn, 0, 5),
     (Runner.turn, 0, 4),
-    (Runner.commanded, 0, 2),
-    (Runner.commanded, 0, 3),
+    (Runner.obey_command, 0, 2),
+    (Runner.obey_command, 0, 3),
     *[(Runner.turn, 0, 4), (Runner.turn, 0, 3)] * 2,
 ]
 """Each object ends in another way, the migration is cancelled, and everything that it permits is
 retried."""
 
 
-def test_counters_always_equal_the_rows(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_counters_always_equal_the_rows(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
 
     @given(STORIES)
     @example(SHARED)
     @example(AGAIN)
     @settings(max_examples=20)
-    def counted(story: Story) -> None:
+    def check_counts(story: Story) -> None:
         id = tree(one, 30, 30, 30, 30)
         runners = (Runner(one, two, id), Runner(two, one, id))
         for deed, runner, number in story:
@@ -174,13 +174,13 @@ def test_counters_always_equal_the_rows(opened: Opened) -> None:
             ledger.release_unknown_claims(())
         states(two, id)
 
-    counted()
+    check_counts()
 
 
 def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 31)
     first, second = ledger.claim(2)
-    ledger.settle([verified(first), Settlement(second, "hand_back", resent=3)])
+    ledger.settle([verified_end(first), Settlement(second, "hand_back", resent=3)])
     ledger.settle(
         [
             Settlement(
@@ -197,7 +197,7 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     )
     ledger.finish()
     ledger.act(id, "retry")
-    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
     report = summary(ledger.migration(id))
     assert (report["levels"], report["bytes_resent"], report["retries"]) == (
         {"whole_digest": 2},
@@ -227,7 +227,7 @@ def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: 
             ledger.renew()
             id = tree(ledger, *[30] * objects)
             ledger.limit(id, {"slots": 2})
-            ledger.settle([verified(claim) for claim in ledger.claim(1)])
+            ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
             claims = ledger.claim(2)
             ledger.record_upload(
                 claims[0],

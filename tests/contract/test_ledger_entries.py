@@ -16,7 +16,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListedObject, ListingClaim, PriorState, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
 from relay.receipt import Version
-from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
+from tests.ledgers import TREE, assert_counted, learn_empty, states, verified_end
 
 NOW = time.time()
 SPECS = {
@@ -25,7 +25,7 @@ SPECS = {
 }
 
 
-def listed(name: str, size: int | None = 5, **more: Any) -> ListedObject:
+def listed_object(name: str, size: int | None = 5, **more: Any) -> ListedObject:
     return ListedObject(name, size=size, **more)
 
 
@@ -57,17 +57,17 @@ def list_again(ledger: Ledger, id: str, *pages: list[ListedObject]) -> None:
     ledger.end_listing(go_on(ledger, id, *pages))
 
 
-def ended(ledger: Ledger, id: str, **verbs: str) -> str:
+def settle_by_name(ledger: Ledger, id: str, **verbs: str) -> str:
     """Settle each claim by its name, the rest as verified; return the migration's state."""
     claims = ledger.claim(100, only=id)
-    ledger.settle([settled(claim, verbs.get(claim.name, "verified")) for claim in claims])
+    ledger.settle([settlement_of(claim, verbs.get(claim.name, "verified")) for claim in claims])
     ledger.finish()
     return ledger.migration(id).state
 
 
-def settled(claim: Claim, verb: str) -> Settlement:
+def settlement_of(claim: Claim, verb: str) -> Settlement:
     if verb == "verified":
-        return verified(claim, claim.size or 5)
+        return verified_end(claim, claim.size or 5)
     return Settlement(claim, verb, error={"code": "not-found"} if verb == "failed" else None)
 
 
@@ -79,9 +79,9 @@ def test_a_migration_that_is_listed_again_does_not_end(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process lists it again while its end waits for the row lock."""
-    id, listing = begin(ledger, [listed("a")])
+    id, listing = begin(ledger, [listed_object("a")])
     ledger.end_listing(listing)
-    ledger.settle([verified(claim) for claim in ledger.claim(1, only=id)])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1, only=id)])
     monkeypatch.setattr(endings, "finishable_ids", lambda connection: [id])
     ledger.list_again(id, anyway=True)
     assert ledger.finish() == []
@@ -90,12 +90,12 @@ def test_a_migration_that_is_listed_again_does_not_end(
 
 @pytest.mark.parametrize("digest", ["aa", "bb"])
 def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, digest: str) -> None:
-    id, listing = begin(ledger, [listed("a", digests={"crc32c": "aa"})])
+    id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1, only=id)
     ledger.list_again(id, anyway=True)
-    ledger.end_listing(go_on(ledger, id, [listed("a", digests={"crc32c": digest})]))
-    ledger.settle([verified(claim)])
+    ledger.end_listing(go_on(ledger, id, [listed_object("a", digests={"crc32c": digest})]))
+    ledger.settle([verified_end(claim)])
     assert rows(ledger, id) == {"a": "verified" if digest == "aa" else "queued"}
     assert [again.digests for again in ledger.claim(1, only=id)] == (
         [] if digest == "aa" else [{"crc32c": "bb"}]
@@ -112,7 +112,7 @@ def test_a_second_url_of_a_name_fails(ledger: Ledger, arrived: bool, pages: int)
     first = [url("n4", "four"), one] + ([two] if pages == 1 else [])
     id, listing = begin(ledger, first)
     if arrived:
-        ended(ledger, id)
+        settle_by_name(ledger, id)
     if pages == 2:
         ledger.add_page(listing, [url("n6", "six"), two], "n6")
     ledger.end_listing(listing)
@@ -123,7 +123,7 @@ def test_a_second_url_of_a_name_fails(ledger: Ledger, arrived: bool, pages: int)
         row.state == "failed" and "same name" in (row.error or {})["detail"] for row in clashes
     )
     assert ledger.migration(id).entries == len(found) == (3 if pages == 1 else 4)
-    assert ended(ledger, id) == "partial"
+    assert settle_by_name(ledger, id) == "partial"
     assert_counted(ledger, id)
 
 
@@ -131,7 +131,7 @@ def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> 
     """Also if its signatures are fresh by now: identities have none."""
     page = [url("n4", "four"), url("n5", "five")]
     id, listing = begin(ledger, page, [url("n5", "other")])
-    ended(ledger, id)
+    settle_by_name(ledger, id)
     before = rows(ledger, id)
     ledger.hand_back_listing(listing)
     fresh = [replace(one, url=f"{one.url}?fresh") for one in page]
@@ -141,22 +141,26 @@ def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> 
 
 
 def test_an_unusable_entry_hides_no_object_of_its_name(ledger: Ledger) -> None:
-    wrong = listed("line 7", error={"code": "invalid-url"}, identity="unusable line 7")
+    wrong = listed_object("line 7", error={"code": "invalid-url"}, identity="unusable line 7")
     id, _ = begin(
         ledger,
         [wrong, url("line 7", "seven")],
-        [listed("b", error={"code": "x"}, identity="unusable b")],
+        [listed_object("b", error={"code": "x"}, identity="unusable b")],
     )
     assert len(rows(ledger, id)) == ledger.migration(id).entries == 3
     assert sorted(rows(ledger, id).values()) == ["failed"] * 3
 
 
 def test_an_entry_that_is_listed_twice_is_one(ledger: Ledger) -> None:
-    id, listing = begin(ledger, [listed("a"), listed("b"), listed("a")], [listed("b"), listed("c")])
+    id, listing = begin(
+        ledger,
+        [listed_object("a"), listed_object("b"), listed_object("a")],
+        [listed_object("b"), listed_object("c")],
+    )
     ledger.end_listing(listing)
     assert rows(ledger, id) == {"a": "queued", "b": "queued", "c": "queued"}
     assert ledger.migration(id).entries == 3
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 # -- names and numbers of any kind
@@ -168,13 +172,13 @@ def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
     long = "/".join(
         "".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40)
     )
-    id, listing = begin(ledger, [listed(long + "a"), listed(long + "b")])
-    assert ledger.add_page(listing, [listed(long + "a"), listed("c")], "c")
+    id, listing = begin(ledger, [listed_object(long + "a"), listed_object(long + "b")])
+    assert ledger.add_page(listing, [listed_object(long + "a"), listed_object("c")], "c")
     ledger.end_listing(listing)
     assert set(rows(ledger, id)) == {long + "a", long + "b", "c"}
     assert ledger.unknown_names(id, [long + "a", long + "c", "c"]) == {long + "c"}
     ledger.renew_urls(id, {long + "a": "https://a.example/fresh"})
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 NUMBERS: dict[str, dict[str, Any]] = {
@@ -189,12 +193,12 @@ NUMBERS: dict[str, dict[str, Any]] = {
 
 def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> None:
     """A promise with such a value can never be kept; in any other entry the value is unknown."""
-    odd = [replace(listed(what), **members) for what, members in NUMBERS.items()]
+    odd = [replace(listed_object(what), **members) for what, members in NUMBERS.items()]
     promised = [
         replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name)
         for one in odd
     ]
-    id, listing = begin(ledger, [listed("a"), *odd, *promised, listed("b")])
+    id, listing = begin(ledger, [listed_object("a"), *odd, *promised, listed_object("b")])
     ledger.end_listing(listing)
     wrong = {f"promised {what}" for what, members in NUMBERS.items() if "size" in members}
     found = rows(ledger, id)
@@ -204,8 +208,8 @@ def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> Non
 
 def test_the_sum_of_listed_sizes_may_exceed_64_bits(ledger: Ledger) -> None:
     """2,000 objects of the largest accepted size, as a hostile listing has them."""
-    pages = [[listed(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
-    id, listing = begin(ledger, *pages, [listed("more", 2**53)])
+    pages = [[listed_object(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
+    id, listing = begin(ledger, *pages, [listed_object("more", 2**53)])
     ledger.end_listing(listing)
     assert ledger.migration(id).count_in("queued").objects == 2001
     ledger.act(id, "cancel")
@@ -221,11 +225,17 @@ def test_the_sum_of_listed_sizes_may_exceed_64_bits(ledger: Ledger) -> None:
 def test_the_same_command_lists_again_and_moves_the_differences(
     ledger: Ledger,
 ) -> None:
-    first = [listed(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
+    first = [listed_object(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
     id, listing = begin(ledger, first)
     ledger.end_listing(listing)
-    assert ended(ledger, id, failed="failed", cut="unverified") == "partial"
-    second = [first[0], first[1], listed("changed", 7, modified=2.0), first[3], listed("new", 3)]
+    assert settle_by_name(ledger, id, failed="failed", cut="unverified") == "partial"
+    second = [
+        first[0],
+        first[1],
+        listed_object("changed", 7, modified=2.0),
+        first[3],
+        listed_object("new", 3),
+    ]
     list_again(ledger, id, second)
     found = {row.name: row for row in ledger.page(id)}
     assert {name: row.state for name, row in found.items()} == {
@@ -241,19 +251,19 @@ def test_the_same_command_lists_again_and_moves_the_differences(
         None,
     )
     states(ledger, id)
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
     assert ledger.migration(id).entries == 5
     states(ledger, id)
 
 
 def test_any_changed_member_of_an_entry_requeues_the_object(ledger: Ledger) -> None:
     members: list[dict[str, Any]] = [{"size": 6}, {"etag": '"b"'}, {"modified": 2.0}, {}]
-    first = [listed(f"{i}", etag='"a"', modified=1.0) for i in range(len(members))]
-    id, listing = begin(ledger, [*first, listed("bad")])
+    first = [listed_object(f"{i}", etag='"a"', modified=1.0) for i in range(len(members))]
+    id, listing = begin(ledger, [*first, listed_object("bad")])
     ledger.end_listing(listing)
-    ended(ledger, id, bad="failed")
+    settle_by_name(ledger, id, bad="failed")
     again = [replace(one, **member) for one, member in zip(first, members, strict=True)]
-    list_again(ledger, id, [*again, listed("bad")])
+    list_again(ledger, id, [*again, listed_object("bad")])
     assert rows(ledger, id) == {
         "0": "queued",
         "1": "queued",
@@ -300,10 +310,12 @@ def test_a_listing_without_versions_checks_the_destination(
 def test_the_same_size_is_not_the_same_object(
     ledger: Ledger, first: dict[str, Any], second: dict[str, Any], state: str
 ) -> None:
-    id, listing = begin(ledger, [listed("a", **first), listed("bad")], spec=SPECS["changed"])
+    id, listing = begin(
+        ledger, [listed_object("a", **first), listed_object("bad")], spec=SPECS["changed"]
+    )
     ledger.end_listing(listing)
-    ended(ledger, id, bad="failed")
-    list_again(ledger, id, [listed("a", **second), listed("bad")])
+    settle_by_name(ledger, id, bad="failed")
+    list_again(ledger, id, [listed_object("a", **second), listed_object("bad")])
     assert rows(ledger, id) == {"a": state, "bad": "queued"}
 
 
@@ -313,10 +325,14 @@ def test_a_destination_that_was_emptied_gets_every_object(
     ledger: Ledger, exists: str, empty: bool
 ) -> None:
     """The user has emptied the destination since, to start from the beginning."""
-    page = [listed("a", etag="1"), listed("b", etag="1"), listed("bad", etag="1")]
+    page = [
+        listed_object("a", etag="1"),
+        listed_object("b", etag="1"),
+        listed_object("bad", etag="1"),
+    ]
     id, listing = begin(ledger, page, spec=SPECS[exists])
     ledger.end_listing(listing)
-    assert ended(ledger, id, b="skipped", bad="failed") == "partial"
+    assert settle_by_name(ledger, id, b="skipped", bad="failed") == "partial"
     ledger.list_again(id)
     learn_empty(ledger, id, empty)
     ledger.end_listing(go_on(ledger, id, page))
@@ -324,16 +340,22 @@ def test_a_destination_that_was_emptied_gets_every_object(
         {"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}
     ) | {"bad": "queued"}
     states(ledger, id)
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None:
-    page = [listed("a"), listed("b"), listed("kept"), listed("bad"), listed("running")]
+    page = [
+        listed_object("a"),
+        listed_object("b"),
+        listed_object("kept"),
+        listed_object("bad"),
+        listed_object("running"),
+    ]
     id, listing = begin(ledger, page)
     ledger.end_listing(listing)
     ends = {"a": "verified", "b": "skipped", "kept": "verified", "bad": "failed"}
     ledger.settle(
-        [settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+        [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
     )
     gone = [row.id for row in ledger.page(id) if row.name != "kept"]
     for _ in range(2):  # repeated, it has the same effect
@@ -362,7 +384,7 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
     ledger.end_listing(listing)
     ends = {"a": "verified", "kept": "verified"} | ({"bad": "failed"} if state == "partial" else {})
     ledger.settle(
-        [settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+        [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
     )
     ledger.finish()
     if state == "paused":
@@ -384,9 +406,9 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     """Arrived objects stay, and so does a row that has started an upload: it must still be
     aborted."""
     names = ["arrived", "gone", "begun", "lost", "bad"]
-    id, listing = begin(ledger, [listed(name) for name in names])
+    id, listing = begin(ledger, [listed_object(name) for name in names])
     ledger.end_listing(listing)
-    ended(ledger, id, gone="failed", begun="failed", lost="failed", bad="failed")
+    settle_by_name(ledger, id, gone="failed", begun="failed", lost="failed", bad="failed")
     ids = {row.name: row.id for row in ledger.page(id)}
     begun = dict(upload_id="u", checked=True, place="p", etag="e", size=5, part_bytes=5, begun=0.0)
     ledger.database.run(
@@ -394,7 +416,7 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     )
     lapsed = update(transfers).where(transfers.c.id == ids["lost"]).values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
-    list_again(ledger, id, [listed("bad")])
+    list_again(ledger, id, [listed_object("bad")])
     assert rows(ledger, id) == {
         "arrived": "verified",
         "begun": "failed",
@@ -407,22 +429,22 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
 
 def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
     """Otherwise a later migration would mistake its partial upload for an existing object."""
-    id, listing = begin(ledger, [listed("kept"), listed("unproved")])
+    id, listing = begin(ledger, [listed_object("kept"), listed_object("unproved")])
     ledger.end_listing(listing)
     claims = {claim.name: claim for claim in ledger.claim(2)}
     remains = {"there/unproved": "What was sent may remain."}
     unverified = Settlement(
         claims["unproved"], "unverified", bytes=5, remains=remains, sent=Version(5)
     )
-    ledger.settle([verified(claims["kept"]), unverified])
+    ledger.settle([verified_end(claims["kept"]), unverified])
     ledger.finish()
-    list_again(ledger, id, [listed("kept"), listed("unproved")])
+    list_again(ledger, id, [listed_object("kept"), listed_object("unproved")])
     ledger.act(id, "cancel")
     assert rows(ledger, id) == {"kept": "verified", "unproved": "cancelled"}
-    list_again(ledger, id, [listed("kept")])
+    list_again(ledger, id, [listed_object("kept")])
     assert rows(ledger, id) == {"kept": "verified", "unproved": "cancelled"}
     skips = replace(TREE, options={**TREE.options, "if_exists": "skip"})
-    begin(ledger, [listed("unproved")], spec=skips)
+    begin(ledger, [listed_object("unproved")], spec=skips)
     (claim,) = ledger.claim(9)
     assert claim.before is not None
     assert claim.before.sent == Version(5)
@@ -433,14 +455,14 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
     ledger: Ledger, is_sent: bool
 ) -> None:
     """Its command was interrupted before the proof."""
-    id, listing = begin(ledger, [listed("kept"), listed("sent")])
+    id, listing = begin(ledger, [listed_object("kept"), listed_object("sent")])
     ledger.end_listing(listing)
     kept, sent = ledger.claim(2)
     prior = PriorState(known=True, sent=Version(5, '"e"') if is_sent else None)
     ledger.note_prior_states([(sent, prior)])
-    ledger.settle([verified(kept), Settlement(sent, "hand_back")])
+    ledger.settle([verified_end(kept), Settlement(sent, "hand_back")])
     ledger.act(id, "cancel")
-    list_again(ledger, id, [listed("kept")])
+    list_again(ledger, id, [listed_object("kept")])
     assert rows(ledger, id) == {"kept": "verified"} | ({"sent": "cancelled"} if is_sent else {})
     states(ledger, id)
 
@@ -448,10 +470,10 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
 @pytest.mark.parametrize("first", ["the listing", "the transfer"])
 def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> None:
     """Its transfer fails before or after the end of the listing that no longer names it."""
-    id, listing = begin(ledger, [listed("kept"), listed("gone")])
+    id, listing = begin(ledger, [listed_object("kept"), listed_object("gone")])
     ledger.end_listing(listing)
     ledger.list_again(id, anyway=True)
-    listing = go_on(ledger, id, [listed("kept")])
+    listing = go_on(ledger, id, [listed_object("kept")])
     if first == "the listing":
         ledger.end_listing(listing)
     for claim in ledger.claim(9):
@@ -469,22 +491,26 @@ def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> N
         "failed",
         {"kept": "failed", "gone": "failed"},
     )
-    list_again(ledger, id, [listed("kept")])
+    list_again(ledger, id, [listed_object("kept")])
     assert rows(ledger, id) == {"kept": "queued"}
     states(ledger, id)
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None:
     """And not by a listing's entry, which knows nothing of that."""
-    id, listing = begin(ledger, [listed("lost"), listed("begun"), listed("arrived")])
+    id, listing = begin(
+        ledger, [listed_object("lost"), listed_object("begun"), listed_object("arrived")]
+    )
     ledger.end_listing(listing)
-    ended(ledger, id, lost="failed", begun="failed")
+    settle_by_name(ledger, id, lost="failed", begun="failed")
     lapsed = update(transfers).where(transfers.c.name == "lost").values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
     error = {"code": "store-rejected", "side": "source", "detail": "a loop of links"}
     list_again(
-        ledger, id, [listed(name, None, error=error) for name in ("lost", "begun", "arrived")]
+        ledger,
+        id,
+        [listed_object(name, None, error=error) for name in ("lost", "begun", "arrived")],
     )
     assert rows(ledger, id) == {"lost": "queued", "begun": "failed", "arrived": "verified"}
     states(ledger, id)
@@ -492,25 +518,35 @@ def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None
 
 def test_the_id_of_a_forgotten_row_is_not_reused(ledger: Ledger) -> None:
     """Temporary names contain it. SQLite by itself assigns the highest one again."""
-    id, listing = begin(ledger, [listed("kept"), listed("gone"), listed("gone too")])
+    id, listing = begin(
+        ledger, [listed_object("kept"), listed_object("gone"), listed_object("gone too")]
+    )
     ledger.end_listing(listing)
-    ended(ledger, id, **{"gone": "failed", "gone too": "failed"})
+    settle_by_name(ledger, id, **{"gone": "failed", "gone too": "failed"})
     used = {row.id for row in ledger.page(id)}
     for name in ("new", "newer"):
-        list_again(ledger, id, [listed("kept", modified=1.0), listed(name), listed(f"{name}, too")])
+        list_again(
+            ledger,
+            id,
+            [
+                listed_object("kept", modified=1.0),
+                listed_object(name),
+                listed_object(f"{name}, too"),
+            ],
+        )
         found = {row.id for row in ledger.page(id) if row.name.startswith(name)}
         assert len(found) == 2 and not found & used
         used |= found
-        ended(ledger, id, **{name: "failed", f"{name}, too": "failed"})
+        settle_by_name(ledger, id, **{name: "failed", f"{name}, too": "failed"})
         states(ledger, id)
     other = ledger.create(replace(TREE, source="a:other"))[0].id
-    ledger.end_listing(go_on(ledger, other, [listed(f"{number}") for number in range(5)]))
+    ledger.end_listing(go_on(ledger, other, [listed_object(f"{number}") for number in range(5)]))
     assert not used & {row.id for row in ledger.page(other)}
 
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
 def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> None:
-    id, listing = begin(ledger, [listed("a")])
+    id, listing = begin(ledger, [listed_object("a")])
     ledger.end_listing(listing)
     looked = []
     for number in range(40):
@@ -534,23 +570,23 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
 
 def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
     """Like a source that is not mounted: a failed object must still be moved, and reported."""
-    id, listing = begin(ledger, [listed("arrived"), listed("bad")])
+    id, listing = begin(ledger, [listed_object("arrived"), listed_object("bad")])
     ledger.end_listing(listing)
-    ended(ledger, id, bad="failed")
+    settle_by_name(ledger, id, bad="failed")
     for page in ((), ([],)):
         list_again(ledger, id, *page)
         assert rows(ledger, id) == {"arrived": "verified", "bad": "failed"}
         ledger.finish()
         assert ledger.migration(id).state == "partial"
         states(ledger, id)
-    list_again(ledger, id, [listed("arrived", modified=1.0)])
+    list_again(ledger, id, [listed_object("arrived", modified=1.0)])
     assert rows(ledger, id) == {"arrived": "verified"}
 
 
 def test_a_later_list_may_have_another_url_for_a_name(ledger: Ledger) -> None:
     id, listing = begin(ledger, [url("a", "one"), url("b", "two"), url("c", "three")])
     ledger.end_listing(listing)
-    assert ended(ledger, id, b="failed") == "partial"
+    assert settle_by_name(ledger, id, b="failed") == "partial"
     list_again(ledger, id, [url("a", "one"), url("b", "fresh"), url("c", "other")])
     assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
     assert {claim.name: claim.url for claim in ledger.claim(9)} == {
@@ -567,13 +603,13 @@ def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> No
     ledger.act(id, "cancel")
     page = [url("a", "one"), url("b", "fresh")]
     list_again(ledger, id, page)
-    ledger.settle([verified(claim) for claim in running])
+    ledger.settle([verified_end(claim) for claim in running])
     ledger.finish()
     assert ledger.migration(id).state == "partial"
     assert sorted(states(ledger, id)) == ["failed", "verified", "verified"]
     list_again(ledger, id, page)
     assert rows(ledger, id) == {"a": "verified", "b": "queued"}
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 @pytest.mark.parametrize("verb", ["verified", "skipped"])
@@ -586,7 +622,7 @@ def test_an_older_version_settles_no_version_listed_meanwhile(
 ) -> None:
     """The object was past its commit point when its migration was cancelled. Then it changed at the
     source, and the same command was given again."""
-    first = listed("a", etag="1", modified=1.0)
+    first = listed_object("a", etag="1", modified=1.0)
     id, listing = begin(ledger, [first])
     ledger.end_listing(listing)
     (claim,) = ledger.claim(9)
@@ -594,23 +630,23 @@ def test_an_older_version_settles_no_version_listed_meanwhile(
     list_again(ledger, id, [replace(first, **member)])
     assert rows(ledger, id) == {"a": "running"}
     states(ledger, id)
-    assert not ledger.settle([settled(claim, verb)])
+    assert not ledger.settle([settlement_of(claim, verb)])
     assert rows(ledger, id) == {"a": state or verb}
     states(ledger, id)
     if state is not None:
-        assert ended(ledger, id) == "succeeded"
+        assert settle_by_name(ledger, id) == "succeeded"
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     states(ledger, id)
 
 
 def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
-    id, listing = begin(ledger, [listed("a"), listed("b")])
-    ledger.settle([verified(ledger.claim(1)[0])])
+    id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
+    ledger.settle([verified_end(ledger.claim(1)[0])])
     ledger.act(id, "cancel")
-    list_again(ledger, id, [listed("a"), listed("b"), listed("c")])
+    list_again(ledger, id, [listed_object("a"), listed_object("b"), listed_object("c")])
     assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
 
 
 # -- the counts add up
@@ -618,10 +654,10 @@ def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
 
 def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
     """As if any part of relay had lost an entry."""
-    id, listing = begin(ledger, [listed("a"), listed("b")])
+    id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
     ledger.end_listing(listing)
     (claim, lost) = ledger.claim(2)
-    ledger.settle([verified(claim)])
+    ledger.settle([verified_end(claim)])
     ledger.database.run(lambda c: c.execute(delete(transfers).where(transfers.c.id == lost.id)))
     ledger.database.run(lambda c: c.exec_driver_sql("DELETE FROM tallies WHERE state = 'running'"))
     ledger.finish()
@@ -632,9 +668,9 @@ def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
 
 def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
     """No worker would run it: an object that is found missing needs another migration."""
-    id, listing = begin(ledger, [listed("a")])
+    id, listing = begin(ledger, [listed_object("a")])
     ledger.end_listing(listing)
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"
     (row,) = ledger.page(id)
     with pytest.raises(IllegalTransition):
         ledger.begin_again(id, [row.id])
@@ -652,24 +688,27 @@ def test_a_row_is_kept_until_its_leftovers_are_checked(
 ) -> None:
     """After any end of its claim: the source may have lost it, and the migration may be cancelled
     meanwhile."""
-    id, listing = begin(ledger, [listed("a"), listed("b")])
+    id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
     ledger.end_listing(listing)
     a, b = ledger.claim(2)
     if cancels == "before":
         ledger.act(id, "cancel")
     error = {"code": "unavailable"} if verb == "failed" else None
     ledger.settle(
-        [verified(a), Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"})]
+        [
+            verified_end(a),
+            Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"}),
+        ]
     )
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
     assert (orphan.claim.id, orphan.claim.fence) == (b.id, b.fence)
-    list_again(ledger, id, [listed("a")])
+    list_again(ledger, id, [listed_object("a")])
     assert rows(ledger, id).keys() == {"a", "b"}
     ledger.finish()
     assert ledger.migration(id).state == "partial"
     ledger.note_removed(orphan)
-    list_again(ledger, id, [listed("a")])
+    list_again(ledger, id, [listed_object("a")])
     assert rows(ledger, id) == {"a": "verified"}
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
@@ -680,31 +719,31 @@ def test_a_row_is_kept_until_its_leftovers_are_checked(
 def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) -> None:
     """Its receipt named it, and the next object replaces that one; a prior object is another
     matter."""
-    id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])
+    id, listing = begin(ledger, [listed_object("a", etag="1"), listed_object("b")])
     ledger.end_listing(listing)
 
-    def claimed() -> Claim:
+    def claim_first() -> Claim:
         claims = {claim.name: claim for claim in ledger.claim(2)}
         ledger.settle(
-            [settled(claims["b"], "failed")]
+            [settlement_of(claims["b"], "failed")]
         )  # a succeeded migration is a new one next time
         return claims["a"]
 
-    left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claimed()
+    left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claim_first()
     ledger.note_prior_states([(claim, PriorState(known=True))])
-    ledger.settle([replace(verified(claim), verb=verb, remains=left)])
+    ledger.settle([replace(verified_end(claim), verb=verb, remains=left)])
     ledger.finish()
     if verb == "unverified":
         ledger.act(id, "retry")
     else:
-        list_again(ledger, id, [listed("a", 6, etag="2"), listed("b")])
-    again = claimed()
+        list_again(ledger, id, [listed_object("a", 6, etag="2"), listed_object("b")])
+    again = claim_first()
     assert again.remains == left
     assert (again.before is None) is (verb != "unverified")
-    ledger.settle([verified(again)])
+    ledger.settle([verified_end(again)])
     ledger.finish()
-    list_again(ledger, id, [listed("a", 7, etag="3"), listed("b")])
-    last = claimed()
+    list_again(ledger, id, [listed_object("a", 7, etag="3"), listed_object("b")])
+    last = claim_first()
     assert (last.remains, last.before) == ({}, None)
 
 
@@ -721,4 +760,4 @@ def test_a_retry_lists_a_page_that_came_after_a_cancel(ledger: Ledger) -> None:
     assert again is not None and again.cursor != "b"
     assert ledger.add_page(again, [url("b", "two")], "b")
     ledger.end_listing(again)
-    assert ended(ledger, id) == "succeeded"
+    assert settle_by_name(ledger, id) == "succeeded"

@@ -35,7 +35,7 @@ from tests.ledgers import (
     lossy,
     states,
     tree,
-    verified,
+    verified_end,
 )
 from tests.postgres import Pooler, Postgres, programs
 from tests.values import UPLOAD
@@ -71,12 +71,12 @@ def at_once(count: int, do: Callable[[int], T]) -> list[T]:
 
 
 def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    watcher = opened()
+    watcher = open_ledger()
     ids = [tree(watcher, *[5] * 5000) for _ in range(2)]
     for _ in range(4):
-        doomed = opened()
+        doomed = open_ledger()
         assert len(doomed.claim(2500)) == 2500
         doomed.renew(-1)
     assert watcher.migration(ids[1]).count_in("running").objects == 5000
@@ -92,16 +92,16 @@ def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_f69_a_changed_clock_neither_ends_nor_extends_a_lease(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, hours: int
+    open_ledger: Opened, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
     (mine,) = one.claim(1)
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
     assert two.reclaim() == 0
     assert one.renew()
-    assert one.settle([verified(mine)]) == []
+    assert one.settle([verified_end(mine)]) == []
     assert len(two.claim(1)) == 1
     two.renew(-1)
     assert one.reclaim() == 1
@@ -114,7 +114,7 @@ def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> 
         first.renew()
         id = tree(first, 5)
 
-        def claimed(_: int) -> tuple[Claim, ...]:
+        def claim_some(_: int) -> tuple[Claim, ...]:
             ledger = Ledger.connect(address)
             try:
                 ledger.renew()
@@ -122,7 +122,7 @@ def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> 
             finally:
                 ledger.close()
 
-        found = [claim for claims in at_once(8, claimed) for claim in claims]
+        found = [claim for claims in at_once(8, claim_some) for claim in claims]
         assert [(claim.fence, claim.attempts) for claim in found] == [(1, 1)]
         assert states(first, id) == ["running"]
     finally:
@@ -130,9 +130,9 @@ def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> 
 
 
 def test_f62_a_replaced_worker_cannot_publish(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     tree(one, 5)
     (mine,) = one.claim(1)
     one.check_claim(mine)
@@ -144,12 +144,12 @@ def test_f62_a_replaced_worker_cannot_publish(
     two.check_claim(yours)
 
 
-def test_f81_an_object_that_kills_workers_fails_alone(opened: Opened) -> None:
+def test_f81_an_object_that_kills_workers_fails_alone(open_ledger: Opened) -> None:
     """Object 000 kills every worker that claims it: at first with all claims beside it, then only
     itself."""
-    watcher, lives = opened(), []
+    watcher, lives = open_ledger(), []
     id = tree(watcher, 5, 6, 7, 8)
-    while claims := (runner := opened()).claim(4):
+    while claims := (runner := open_ledger()).claim(4):
         names = [claim.name for claim in claims]
         if "000" in names:
             lives.append(names)
@@ -158,7 +158,7 @@ def test_f81_an_object_that_kills_workers_fails_alone(opened: Opened) -> None:
             watcher.reclaim()
         else:
             assert len(claims) == 1
-            runner.settle([verified(claim) for claim in claims])
+            runner.settle([verified_end(claim) for claim in claims])
     assert lives == [["000", "001", "002", "003"]] * SUSPECT + [["000"]] * (LAPSES - SUSPECT)
     assert states(watcher, id) == ["failed", "verified", "verified", "verified"]
     (row,) = watcher.page(id, ["failed"])
@@ -167,9 +167,9 @@ def test_f81_an_object_that_kills_workers_fails_alone(opened: Opened) -> None:
 
 
 def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     tree(one, 5, 30)
     suspect, shared = one.claim(2)
     one.record_upload(shared, PINNED_UPLOAD)
@@ -182,14 +182,14 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
     assert [claim.id for claim in two.claim(2)] == [suspect.id]
 
 
-def test_f81_a_suspect_does_not_delay_other_workers(opened: Opened) -> None:
+def test_f81_a_suspect_does_not_delay_other_workers(open_ledger: Opened) -> None:
     """Nor does each poll look for it with a lock while another transfer runs."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     tree(one, 5)
     (suspect,) = one.claim(1)
     hand_back_suspect(one, suspect)
 
-    def seen(alone: bool) -> PollResult | None:
+    def peek_at_rows(alone: bool) -> PollResult | None:
         return two.database.run(
             lambda c: poll.peek(
                 c, two.who, ClaimRequest(all=5, large=5, only_large=5, alone=alone)
@@ -197,12 +197,12 @@ def test_f81_a_suspect_does_not_delay_other_workers(opened: Opened) -> None:
             write=False,
         )
 
-    assert seen(alone=False) == PollResult((), (), {})
-    assert seen(alone=True) is None
+    assert peek_at_rows(alone=False) == PollResult((), (), {})
+    assert peek_at_rows(alone=True) is None
 
 
-def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_parts_of_a_failed_object_are_free_on_retry(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     (claim,) = one.claim(1)
     one.record_upload(claim, PINNED_UPLOAD)
@@ -215,9 +215,9 @@ def test_parts_of_a_failed_object_are_free_on_retry(opened: Opened) -> None:
     assert [two.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
-def test_f81_claims_of_an_unregistered_worker_are_freed(opened: Opened) -> None:
+def test_f81_claims_of_an_unregistered_worker_are_freed(open_ledger: Opened) -> None:
     """A worker that slept through its lease, claimed again before it noticed, and ended."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
     one.renew(-1)
     two.reclaim()
@@ -232,7 +232,7 @@ def test_f81_claims_of_an_unregistered_worker_are_freed(opened: Opened) -> None:
 def test_f92_twenty_requests_with_one_key_are_one_migration(address: str) -> None:
     Ledger.connect(address).close()
 
-    def accepted(index: int) -> tuple[str, bool]:
+    def accept_object(index: int) -> tuple[str, bool]:
         ledger = Ledger.connect(address)
         try:
             migration, new = ledger.create(OBJECT, "photos-2026")
@@ -240,7 +240,7 @@ def test_f92_twenty_requests_with_one_key_are_one_migration(address: str) -> Non
         finally:
             ledger.close()
 
-    found = at_once(20, accepted)
+    found = at_once(20, accept_object)
     assert len({id for id, _ in found}) == 1
     assert [new for _, new in found].count(True) == 1
 
@@ -248,7 +248,7 @@ def test_f92_twenty_requests_with_one_key_are_one_migration(address: str) -> Non
 def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
     Ledger.connect(address).close()
 
-    def accepted(index: int) -> int:
+    def accept_object(index: int) -> int:
         ledger = Ledger.connect(address)
         try:
             return ledger.create(Spec(f"https://a/{index}", "https://b/x", options={}, secret={}))[
@@ -257,14 +257,14 @@ def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
         finally:
             ledger.close()
 
-    assert sorted(at_once(12, accepted)) == list(range(1, 13))
+    assert sorted(at_once(12, accept_object)) == list(range(1, 13))
 
 
 # -- an upload that was not recorded
 
 
-def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_f59_an_upload_is_recorded_before_it_is_created(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     tree(one, 30)
     (mine,) = one.claim(1)
     before = time.time()
@@ -284,10 +284,10 @@ def test_f59_an_upload_is_recorded_before_it_is_created(opened: Opened) -> None:
 
 
 def test_only_the_holder_of_a_listing_learns_of_emptiness(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
     """An inspection that took longer than its lease says nothing about later uploads of others."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = one.create(TREE)[0].id
     late = one.claim_listing()
     assert late is not None
@@ -306,9 +306,9 @@ def test_only_the_holder_of_a_listing_learns_of_emptiness(
 
 
 @pytest.mark.parametrize("host", ["here", "elsewhere"])
-def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host: str) -> None:
+def test_f74_a_reboot_forgets_the_state_of_the_destination(open_ledger: Opened, host: str) -> None:
     """Also if the container, or the machine, that opens SQLite's file has another name now."""
-    one = opened(boot="earlier")
+    one = open_ledger(boot="earlier")
     if host == "elsewhere":
         if not one.database.sqlite:
             pytest.skip("a machine that is lost elsewhere loses no commit of PostgreSQL")
@@ -316,7 +316,7 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
     id = tree(one, 5)
     learn_empty(one, id, True)
     single, _ = one.create(OBJECT)
-    two = opened()
+    two = open_ledger()
     if not two.database.sqlite:
         one.renew(-1)
     two.reclaim()
@@ -327,20 +327,20 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(opened: Opened, host:
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_restored_ledger_forgets_the_state_of_the_destination(
-    opened: Opened, paused: bool
+    open_ledger: Opened, paused: bool
 ) -> None:
     """A worker registers in a database that is not where the last one was: a backup, or a replica
     that took over. Objects may have been sent since."""
-    one = opened()
+    one = open_ledger()
     id = tree(one, 5)
     learn_empty(one, id, True)
-    opened()
+    open_ledger()
     assert one.migration(id).destination_empty
     moved = update(keys).where(keys.c.name == "storage").values(value="elsewhere")
     assert one.database.run(lambda c: c.execute(moved)).rowcount == 1
     if paused:
         one.act(id, "pause")
-    opened()
+    open_ledger()
     assert not one.migration(id).destination_empty
     one.act(id, "resume")
     (claim,) = one.claim(1)
@@ -361,9 +361,9 @@ def test_a_lease_of_a_clock_that_was_set_back_has_ended(postgres: Postgres) -> N
 
 @pytest.mark.parametrize("clean", [("--clean", "--if-exists"), ()])
 def test_a_dump_restored_into_the_same_database_is_noticed(
-    opened: Opened, address: str, tmp_path: Path, clean: tuple[str, ...]
+    open_ledger: Opened, address: str, tmp_path: Path, clean: tuple[str, ...]
 ) -> None:
-    one = opened()
+    one = open_ledger()
     if one.database.sqlite:
         pytest.skip("a restored file is another one")
     one.create(OBJECT)
@@ -374,23 +374,23 @@ def test_a_dump_restored_into_the_same_database_is_noticed(
     subprocess.run([tools / "pg_dump", "-Fc", "-f", copy, url], check=True)
     one.close()
     if not clean:
-        other = opened()
+        other = open_ledger()
         other.database.run(lambda c: c.execute(text("DROP SCHEMA public CASCADE")))
         other.database.run(lambda c: c.execute(text("CREATE SCHEMA public")))
         other.close()
     subprocess.run([tools / "pg_restore", *clean, "-d", url, copy], check=clean != ())
-    (claim,) = opened().claim(5)
+    (claim,) = open_ledger().claim(5)
     assert claim.attempts == 2
 
 
 def test_f74_a_listing_after_a_reboot_takes_new_fences(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
     """Its rows may be gone with their claims, and their ids may be assigned again."""
-    one = opened(boot="earlier")
+    one = open_ledger(boot="earlier")
     one.create(TREE)
     assert one.claim_listing() is not None
-    two = opened()
+    two = open_ledger()
     one.renew(-1)
     two.reclaim()
     listing = two.claim_listing()
@@ -400,14 +400,14 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
-def test_f74_a_reboot_is_remembered_by_a_later_listing(opened: Opened) -> None:
+def test_f74_a_reboot_is_remembered_by_a_later_listing(open_ledger: Opened) -> None:
     """The migration had ended; it may have been listed again, and lost that with its claims."""
-    one = opened(boot="earlier")
+    one = open_ledger(boot="earlier")
     id = tree(one, 5)
     (claim,) = one.claim(1)
     one.settle([Settlement(claim, "failed")])
     one.finish()
-    two = opened()
+    two = open_ledger()
     one.renew(-1)
     two.reclaim()
     two.list_again(id)
@@ -420,9 +420,9 @@ def test_f74_a_reboot_is_remembered_by_a_later_listing(opened: Opened) -> None:
 
 
 def test_f76_claims_unknown_to_the_worker_are_handed_back(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    ledger = opened()
+    ledger = open_ledger()
     id = tree(ledger, 5, 6, 7)
     kept, _ = ledger.claim(2)
     assert ledger.release_unknown_claims([kept]) == 1
@@ -431,11 +431,11 @@ def test_f76_claims_unknown_to_the_worker_are_handed_back(
 
 
 def test_a_doubt_of_another_worker_ends_known_emptiness(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
     """The knowledge of an empty destination is stored with its migration alone, and a doubt deletes
     it."""
-    one, other = opened(), opened()
+    one, other = open_ledger(), open_ledger()
     learn_empty(one, tree(one, 5), True)
     (claim,) = one.claim(1)
     assert (claim.empty, claim.before) == (True, None)
@@ -445,8 +445,8 @@ def test_a_doubt_of_another_worker_ends_known_emptiness(
     assert again.before is not None
 
 
-def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> None:
-    ledger = opened()
+def test_f76_a_listing_claim_without_an_answer_is_repeated(open_ledger: Opened) -> None:
+    ledger = open_ledger()
     ledger.create(TREE)
     first = ledger.claim_listing()
     assert first is not None
@@ -459,9 +459,9 @@ def test_f76_a_listing_claim_without_an_answer_is_repeated(opened: Opened) -> No
         ledger.add_page(first, [ListedObject("a", size=1)], "a")
 
 
-def test_f76_a_page_that_the_ledger_lost_is_listed_again(opened: Opened) -> None:
+def test_f76_a_page_that_the_ledger_lost_is_listed_again(open_ledger: Opened) -> None:
     """As after the failover of a database whose copy lacks the newest commits."""
-    ledger = opened()
+    ledger = open_ledger()
     id = ledger.create(TREE)[0].id
     listing = ledger.claim_listing()
     assert listing is not None
@@ -519,8 +519,8 @@ def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres
         assert (claim.fence, claim.lapses) == (2, 0)
         lose()
         with pytest.raises(LedgerFailed):
-            far.settle([verified(claim)])
-        assert far.settle([verified(claim)]) == [claim]
+            far.settle([verified_end(claim)])
+        assert far.settle([verified_end(claim)]) == [claim]
         assert states(near, id) == ["verified"]
         assert near.finish()[0].state == "succeeded"
 
@@ -532,7 +532,7 @@ def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
         id = tree(ledger, 5)
         (claim,) = ledger.claim(1)
         postgres.control("restart", "-m", "immediate")
-        assert ledger.settle([verified(claim)]) == []
+        assert ledger.settle([verified_end(claim)]) == []
         assert states(ledger, id) == ["verified"]
     finally:
         ledger.close()
@@ -689,11 +689,11 @@ def test_a_silent_database_is_noticed_within_the_lease(
     """Its host lost power, or its address went to another: no packet ever ends the connection."""
     with closing(Ledger.connect(postgres.database())) as ledger:
 
-        def asked(connection: Connection) -> dict[str, str]:
+        def connection_parameters(connection: Connection) -> dict[str, str]:
             found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
             return found
 
-        settings = ledger.database.run(asked, write=False)
+        settings = ledger.database.run(connection_parameters, write=False)
     idle, interval, count, unanswered = (int(settings[name]) for name in opening.ALIVE)
     assert idle + interval * count < LEASE_SECONDS
     assert unanswered / 1000 < LEASE_SECONDS

@@ -26,17 +26,17 @@ from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
 from relay.process import identities
 from relay.process.identities import boot_id, pid_namespace, process_identity
-from tests.ledgers import TREE, Opened, tree, verified
+from tests.ledgers import TREE, Opened, tree, verified_end
 
 # -- leases
 
 
 def test_a_late_renewal_either_holds_or_is_reported(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    open_ledger: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It renews right after the check for lost workers. It must learn that another worker gets its
     claim."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     if two.database.sqlite:
         pytest.skip("its transactions have one lock")
     tree(one, 5)
@@ -46,7 +46,7 @@ def test_a_late_renewal_either_holds_or_is_reported(
     renewals: list[gevent.Greenlet[..., bool]] = []
     look = leases._is_gone
 
-    def looked(*args: object) -> bool:
+    def count_look(*args: object) -> bool:
         nonlocal looks
         gone = look(*args)  # type: ignore[arg-type]
         looks += gone
@@ -55,7 +55,7 @@ def test_a_late_renewal_either_holds_or_is_reported(
             renewals[0].join(10)
         return gone
 
-    monkeypatch.setattr(leases, "_is_gone", looked)
+    monkeypatch.setattr(leases, "_is_gone", count_look)
     taken = two.reclaim()
     renewals[0].join(10)
     holds = renewals[0].value
@@ -68,9 +68,9 @@ def test_a_late_renewal_either_holds_or_is_reported(
         assert len(two.claim(1)) == 1
 
 
-def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
+def test_a_claim_takes_no_more_rows_than_it_names(open_ledger: Opened) -> None:
     """PostgreSQL may run a subquery with a limit again for each row that it compares."""
-    ledger = opened()
+    ledger = open_ledger()
     if ledger.database.sqlite:
         pytest.skip("SQLite runs it once")
     id = tree(ledger, *[5] * 300)
@@ -79,7 +79,7 @@ def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
         for name in ("hashjoin", "mergejoin", "hashagg", "material", "sort")
     ]
 
-    def taken(connection: object) -> int:
+    def explain_and_claim(connection: object) -> int:
         for plan in plans:
             connection.execute(text(plan))  # type: ignore[attr-defined]
         changes = claims.CounterDelta()
@@ -88,7 +88,7 @@ def test_a_claim_takes_no_more_rows_than_it_names(opened: Opened) -> None:
         changes.write(connection)  # type: ignore[arg-type]
         return len(found)
 
-    assert [ledger.database.run(taken) for _ in range(5)] == [3] * 5
+    assert [ledger.database.run(explain_and_claim) for _ in range(5)] == [3] * 5
     assert ledger.migration(id).count_in("running").objects == 15
 
 
@@ -120,7 +120,7 @@ OTHERS: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_an_invisible_process_is_judged_by_time(
-    opened: Opened, what: str, monkeypatch: pytest.MonkeyPatch
+    open_ledger: Opened, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "one that /proc hides":
         monkeypatch.setattr(
@@ -133,7 +133,7 @@ def test_an_invisible_process_is_judged_by_time(
         assert process_identity(2**22 + 1) is None
         monkeypatch.undo()
         monkeypatch.setattr(leases, "process_identity", lambda pid: str(pid))
-    one, two = opened(process=OTHERS[what]()), opened()
+    one, two = open_ledger(process=OTHERS[what]()), open_ledger()
     tree(one, 5)
     assert len(one.claim(1)) == 1
     assert two.reclaim() == 0
@@ -141,12 +141,12 @@ def test_an_invisible_process_is_judged_by_time(
     assert two.reclaim() == 1
 
 
-def test_a_dead_process_of_this_host_is_noticed_at_once(opened: Opened) -> None:
-    two = opened()
+def test_a_dead_process_of_this_host_is_noticed_at_once(open_ledger: Opened) -> None:
+    two = open_ledger()
     if not two.database.sqlite:
         pytest.skip("only one machine has one list of processes")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    one = opened(process=process_identity(child.pid))
+    one = open_ledger(process=process_identity(child.pid))
     tree(one, 5)
     one.claim(1)
     assert two.reclaim() == 0
@@ -158,20 +158,20 @@ def test_a_dead_process_of_this_host_is_noticed_at_once(opened: Opened) -> None:
 # -- listings
 
 
-def doomed(opened: Opened, id: str) -> Ledger:
+def lose_lister(open_ledger: Opened, id: str) -> Ledger:
     """Let a worker claim a listing and be lost."""
-    ledger = opened()
+    ledger = open_ledger()
     assert ledger.claim_listing(only=id) is not None
     ledger.renew(-1)
     return ledger
 
 
-def test_a_listing_that_kills_every_runner_is_set_aside(opened: Opened) -> None:
-    watcher = opened()
+def test_a_listing_that_kills_every_runner_is_set_aside(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = watcher.create(TREE)[0].id
     for _ in range(LAPSES):
         assert watcher.migration(id).listing == "due"
-        doomed(opened, id)
+        lose_lister(open_ledger, id)
         watcher.reclaim()
     found = watcher.migration(id)
     assert (found.listing, (found.error or {})["code"]) == ("failed", "quarantined")
@@ -181,11 +181,11 @@ def test_a_listing_that_kills_every_runner_is_set_aside(opened: Opened) -> None:
     assert watcher.claim_listing() is not None
 
 
-def test_a_listing_that_makes_progress_is_not_suspect(opened: Opened) -> None:
-    watcher = opened()
+def test_a_listing_that_makes_progress_is_not_suspect(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = watcher.create(TREE)[0].id
     for number in range(2 * LAPSES):
-        ledger = opened()
+        ledger = open_ledger()
         listing = ledger.claim_listing()
         assert listing is not None
         ledger.add_page(listing, [ListedObject(f"{number}", size=5)], f"{number}")
@@ -194,22 +194,22 @@ def test_a_listing_that_makes_progress_is_not_suspect(opened: Opened) -> None:
     assert watcher.migration(id).listing == "due"
 
 
-def test_a_suspect_listing_goes_to_an_idle_worker(opened: Opened) -> None:
-    watcher = opened()
+def test_a_suspect_listing_goes_to_an_idle_worker(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = watcher.create(TREE)[0].id
     for _ in range(SUSPECT):
-        doomed(opened, id)
+        lose_lister(open_ledger, id)
         watcher.reclaim()
     assert watcher.claim_listing(alone=False) is None
     listing = watcher.claim_listing(alone=True)
     assert listing is not None and listing.lapses == SUSPECT
 
 
-def test_a_resume_resets_the_crash_count_of_a_listing_too(opened: Opened) -> None:
-    watcher = opened()
+def test_a_resume_resets_the_crash_count_of_a_listing_too(open_ledger: Opened) -> None:
+    watcher = open_ledger()
     id = watcher.create(TREE)[0].id
     for _ in range(LAPSES + 2):
-        doomed(opened, id)
+        lose_lister(open_ledger, id)
         watcher.reclaim()
         watcher.reset_crash_counts(id)
     assert watcher.migration(id).listing == "due"
@@ -341,7 +341,7 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     ledger.add_page(listing, page, "b")
     ledger.end_listing(listing)
     first, second = ledger.claim(2)
-    ledger.settle([verified(first), Settlement(second, "failed")])
+    ledger.settle([verified_end(first), Settlement(second, "failed")])
     ledger.finish()
     age(ledger, id)
     ledger.finish()

@@ -23,7 +23,7 @@ from relay.process import identities
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
-from tests.ledgers import OBJECT, TREE, tree, verified
+from tests.ledgers import OBJECT, TREE, tree, verified_end
 
 TO = "https://b.example/x"
 WITHDRAWN = {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
@@ -366,7 +366,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     ledger.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
-    ledger.settle([verified(ledger.claim(1, only=id)[0])])
+    ledger.settle([verified_end(ledger.claim(1, only=id)[0])])
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
 

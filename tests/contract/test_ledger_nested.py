@@ -10,7 +10,7 @@ import pytest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.receipt import Version
-from tests.ledgers import Opened, verified
+from tests.ledgers import Opened, verified_end
 
 SENT = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
 REMAINS = {"place": "something"}
@@ -70,7 +70,7 @@ def claim(ledger: Ledger, id: str) -> Claim:
     claims = {found.name: found for found in ledger.claim(9, only=id)}
     if (other := claims.pop("other", None)) is not None:
         assert other.before is None
-        ledger.settle([verified(other)])
+        ledger.settle([verified_end(other)])
     (found,) = claims.values()
     return found
 
@@ -96,7 +96,7 @@ def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: s
     id = accept(ledger, second, "skip")
     found = claim(ledger, id)
     assert_doubted(found)
-    ledger.settle([verified(found)])
+    ledger.settle([verified_end(found)])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     assert claim(ledger, accept(ledger, second, "skip")).before is None
@@ -120,7 +120,7 @@ def test_an_object_that_its_source_named_is_known_by_its_place(
             ledger.act(id, "retry")
         found = claim(ledger, id or accept(ledger, second, "skip", "another source"))
         assert found.before is not None and not found.before.known and found.fence > 1
-        ledger.settle([verified(found)])
+        ledger.settle([verified_end(found)])
         ledger.finish()
 
 
@@ -168,9 +168,9 @@ def test_a_repeated_command_learns_of_leftovers_of_another(ledger: Ledger, pair:
     assert_doubted(claim(ledger, id))
 
 
-def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(opened: Opened) -> None:
+def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(open_ledger: Opened) -> None:
     """It records nothing before bytes are sent."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))
     one.renew(-1)
     two.reclaim()

@@ -8,11 +8,11 @@ import pytest
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement
-from tests.ledgers import Opened, states, tree, verified
+from tests.ledgers import Opened, states, tree, verified_end
 from tests.values import PART, UPLOAD
 
 
-def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
+def leave_upload(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
     """Accept a tree of one object, start its upload, and abandon it; return its migration's id and
     the claim."""
     id = tree(ledger, 30)
@@ -28,7 +28,7 @@ def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
 
 
 def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None:
-    id, claim = left(ledger)
+    id, claim = leave_upload(ledger)
     assert ledger.orphans() == []
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
@@ -48,8 +48,8 @@ def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None
     assert ledger.migration(id).in_parts == 0
 
 
-def test_an_orphan_of_a_lost_worker_needs_no_upload(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_an_orphan_of_a_lost_worker_needs_no_upload(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
     (claim,) = one.claim(1)
     two.act(id, "cancel")
@@ -64,16 +64,16 @@ def test_an_orphan_of_a_lost_worker_needs_no_upload(opened: Opened) -> None:
 
 
 def test_a_failed_object_waits_before_it_is_an_orphan(ledger: Ledger) -> None:
-    _, claim = left(ledger, verb="failed")
+    _, claim = leave_upload(ledger, verb="failed")
     assert ledger.orphans() == []
     (orphan,) = ledger.orphans(kept=-1)
     assert orphan.claim.id == claim.id
 
 
 def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     for _ in range(5):
         (claim,) = one.claim(1)
@@ -87,15 +87,15 @@ def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
 
 
 def test_a_queued_or_arrived_object_is_not_an_orphan(ledger: Ledger) -> None:
-    left(ledger)
+    leave_upload(ledger)
     (claim,) = ledger.claim(1)
-    ledger.settle([verified(claim, 30)])
+    ledger.settle([verified_end(claim, 30)])
     assert ledger.orphans(kept=-1) == []
 
 
 @pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["restarted", "resumed"])
 def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
-    id, _ = left(ledger)
+    id, _ = leave_upload(ledger)
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
     ledger.act(id, "retry")
@@ -109,7 +109,7 @@ def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
 
 
 def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
-    id, _ = left(ledger)
+    id, _ = leave_upload(ledger)
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
     ledger.note_removed(orphan)
@@ -120,10 +120,10 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("verbs", [("cancel", "retry"), ("cancel", "retry", "cancel", "retry")])
 def test_leftovers_of_a_lost_worker_are_kept_until_removed(
-    opened: Opened, verbs: tuple[str, ...]
+    open_ledger: Opened, verbs: tuple[str, ...]
 ) -> None:
     """A user may resume it and then cancel it again before any worker has started."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
     one.claim(1)
     one.renew(-1)
@@ -140,9 +140,9 @@ def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     ("rid", "remains", "lapses"), [(False, {}, 1), (True, {}, 0), (True, {"place": "x"}, 1)]
 )
 def test_a_failure_without_leftovers_needs_no_inspection(
-    opened: Opened, rid: bool, remains: dict[str, str], lapses: int
+    open_ledger: Opened, rid: bool, remains: dict[str, str], lapses: int
 ) -> None:
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
     one.claim(1)
     one.renew(-1)

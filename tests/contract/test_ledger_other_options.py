@@ -14,7 +14,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.ledger.unproved import names_left
 from relay.receipt import Version
-from tests.ledgers import Opened, learn_empty, states, verified
+from tests.ledgers import Opened, learn_empty, states, verified_end
 
 OPTIONS = {"recursive": True, "if_exists": "changed"}
 FIRST = Spec("a:photos", "b:photos", options=OPTIONS, secret={}, places=("a", "b"))
@@ -23,7 +23,7 @@ NAMES = ("fresh", "noted", "handed", "arrived", "left", "killed")
 THERE = Version(3, '"e"')
 
 
-def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
+def list_tree(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
     """Accept a tree, list it to its end, and return its id."""
     migration, new = ledger.create(spec, go_on=True)
     assert new
@@ -34,10 +34,10 @@ def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
     return migration.id
 
 
-def killed(opened: Opened, spec: Spec) -> Ledger:
+def lose_at_work(open_ledger: Opened, spec: Spec) -> Ledger:
     """Return a ledger in which the worker of a migration was lost in the middle of its work."""
-    one, two = opened(), opened()
-    id = listed(one, spec)
+    one, two = open_ledger(), open_ledger()
+    id = list_tree(one, spec)
     learn_empty(one, id, True)  # then nothing need be recorded before bytes are sent
     claims = {claim.name: claim for claim in one.claim(9, id)}
     one.note_prior_states(
@@ -51,7 +51,7 @@ def killed(opened: Opened, spec: Spec) -> Ledger:
         [
             Settlement(claims["fresh"], "failed"),
             Settlement(claims["handed"], "hand_back"),
-            verified(claims["arrived"]),
+            verified_end(claims["arrived"]),
             Settlement(claims["left"], "failed", remains=remains),
         ]
     )
@@ -61,13 +61,13 @@ def killed(opened: Opened, spec: Spec) -> Ledger:
     return two
 
 
-def claimed(ledger: Ledger, id: str) -> dict[str, Claim]:
+def claims_by_name(ledger: Ledger, id: str) -> dict[str, Claim]:
     return {claim.name: claim for claim in ledger.claim(9, id)}
 
 
-def test_possible_leftovers_are_inherited(opened: Opened) -> None:
-    ledger = killed(opened, FIRST)
-    claims = claimed(ledger, listed(ledger, SECOND))
+def test_possible_leftovers_are_inherited(open_ledger: Opened) -> None:
+    ledger = lose_at_work(open_ledger, FIRST)
+    claims = claims_by_name(ledger, list_tree(ledger, SECOND))
     assert {name: claim.fence for name, claim in claims.items() if claim.fence > 1} == {
         "noted": 2,
         "left": 2,
@@ -83,11 +83,11 @@ def test_possible_leftovers_are_inherited(opened: Opened) -> None:
 
 
 def test_equal_names_of_places_do_not_share_a_prior_state(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
     """Since then a remote's endpoint, or the source, has changed."""
-    ledger = killed(opened, FIRST)
-    claims = claimed(ledger, listed(ledger, replace(SECOND, places=("a", "c"))))
+    ledger = lose_at_work(open_ledger, FIRST)
+    claims = claims_by_name(ledger, list_tree(ledger, replace(SECOND, places=("a", "c"))))
     found = {name: claim.before for name, claim in claims.items() if claim.before is not None}
     assert found.keys() == {"noted", "left", "killed"}
     assert {(before.known, before.version, before.sent) for before in found.values()} == {
@@ -105,10 +105,10 @@ def test_equal_names_of_places_do_not_share_a_prior_state(
     ],
 )
 def test_a_single_object_takes_over_too(
-    opened: Opened, destination: str, places: tuple[str, str], takes: bool
+    open_ledger: Opened, destination: str, places: tuple[str, str], takes: bool
 ) -> None:
     """Not that of another source, where its name at the destination is its source's."""
-    one, two = opened(), opened()
+    one, two = open_ledger(), open_ledger()
     spec = Spec(
         "a:x", destination, options={"if_exists": "overwrite"}, secret={}, places=("a", "b")
     )
@@ -134,71 +134,73 @@ def test_a_single_object_takes_over_too(
     ids=["an overwrite", "another destination"],
 )
 def test_an_overwrite_or_another_place_inherits_nothing(
-    opened: Opened, other: dict[str, Any]
+    open_ledger: Opened, other: dict[str, Any]
 ) -> None:
-    ledger = killed(opened, FIRST)
-    claims = claimed(ledger, listed(ledger, replace(SECOND, **other)))
+    ledger = lose_at_work(open_ledger, FIRST)
+    claims = claims_by_name(ledger, list_tree(ledger, replace(SECOND, **other)))
     assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
 
 
-def test_nothing_is_inherited_from_a_later_success(opened: Opened) -> None:
+def test_nothing_is_inherited_from_a_later_success(open_ledger: Opened) -> None:
     """It names neither the work of the newer migration nor earlier leftovers."""
-    ledger = killed(opened, FIRST)
-    id = listed(ledger, SECOND)
-    ledger.settle([verified(claim) for claim in ledger.claim(9, id)])
+    ledger = lose_at_work(open_ledger, FIRST)
+    id = list_tree(ledger, SECOND)
+    ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
-    claims = claimed(ledger, listed(ledger, third))
+    claims = claims_by_name(ledger, list_tree(ledger, third))
     assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
 
 
-def test_the_newest_migration_to_start_an_object_decides(opened: Opened) -> None:
-    ledger = killed(opened, FIRST)
-    id = listed(ledger, SECOND)
+def test_the_newest_migration_to_start_an_object_decides(open_ledger: Opened) -> None:
+    ledger = lose_at_work(open_ledger, FIRST)
+    id = list_tree(ledger, SECOND)
     claims = ledger.claim(9, id)
     ledger.settle(
-        [verified(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims]
+        [verified_end(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims]
     )
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
-    found = claimed(ledger, listed(ledger, third))
+    found = claims_by_name(ledger, list_tree(ledger, third))
     assert {name for name, claim in found.items() if claim.fence > 1} == {"left", "killed"}
 
 
-def lost(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+def lose_worker(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Lose the worker that holds a claim."""
     ledger.renew(-1)
-    opened().reclaim()
+    open_ledger().reclaim()
 
 
-def failed(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+def fail_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """End a claim with a leftover at its place."""
     ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})])
 
 
-def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+def handed_back(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Record the prior state of a claim, and hand it back, as at Ctrl-C."""
     ledger.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([Settlement(claim, "hand_back")])
 
 
-@pytest.mark.parametrize("leave", [lost, failed, handed_back])
+@pytest.mark.parametrize("leave", [lose_worker, fail_claim, handed_back])
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_a_leftover_is_known_after_another_moved_the_object(
-    opened: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
+    open_ledger: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
 ) -> None:
     """Two commands move it at the same time; the one that was accepted first claims it last."""
-    one, two = opened(), opened()
-    first = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a", "b"))
+    one, two = open_ledger(), open_ledger()
+    first = list_tree(
+        one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a", "b")
+    )
     (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
-    second = listed(two, FIRST, ("a",) if succeeds else ("a", "b"))
-    two.settle([verified(claim) for claim in two.claim(9, second) if claim.name == "a"])
+    second = list_tree(two, FIRST, ("a",) if succeeds else ("a", "b"))
+    two.settle([verified_end(claim) for claim in two.claim(9, second) if claim.name == "a"])
     two.finish()
-    leave(opened, one, mine)
+    leave(open_ledger, one, mine)
     if not succeeds:
         two.act(second, "pause")  # its latest news do not concern this object
     (found,) = (
-        claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a"
+        claim for claim in two.claim(9, list_tree(two, SECOND, ("a", "b"))) if claim.name == "a"
     )
     assert found.before is not None
 
@@ -209,15 +211,17 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
 ) -> None:
     """The clock was a day fast when an object arrived, and was set back before another command left
     an object there."""
-    first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
+    first = list_tree(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
     with monkeypatch.context() as fast:
         fast.setattr(time, "time", lambda now=time.time: now() + 86400.0)
-        ledger.settle([verified(claim) for claim in ledger.claim(9, first) if claim.name == "a"])
+        ledger.settle(
+            [verified_end(claim) for claim in ledger.claim(9, first) if claim.name == "a"]
+        )
         ledger.finish()
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (claim,) = ledger.claim(9, listed(ledger, overwrites, ("a",)))
+    (claim,) = ledger.claim(9, list_tree(ledger, overwrites, ("a",)))
     ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
-    (found,) = ledger.claim(9, listed(ledger, SECOND, ("a",)))
+    (found,) = ledger.claim(9, list_tree(ledger, SECOND, ("a",)))
     assert found.before is not None
 
 
@@ -226,58 +230,58 @@ def test_an_arrival_before_a_slow_clock_hides_no_leftover(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, succeeds: bool
 ) -> None:
     """The machine has no clock of its own, and the network had not set it yet."""
-    first = listed(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
-    ends = {"a": verified, "b": lambda claim: Settlement(claim, "failed")}
+    first = list_tree(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
+    ends = {"a": verified_end, "b": lambda claim: Settlement(claim, "failed")}
     ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, first)])
     ledger.finish()
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
     with monkeypatch.context() as slow:
         slow.setattr(time, "time", lambda now=time.time: now() - 86400.0)
-        (claim,) = ledger.claim(9, listed(ledger, overwrites, ("a",)))
+        (claim,) = ledger.claim(9, list_tree(ledger, overwrites, ("a",)))
         ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
-    (found,) = ledger.claim(9, listed(ledger, SECOND, ("a",)))
+    (found,) = ledger.claim(9, list_tree(ledger, SECOND, ("a",)))
     assert found.before is not None
     if not succeeds:
         ledger.act(first, "retry")
         assert states(ledger, first) == ["queued", "queued"]
 
 
-def arrived(ledger: Ledger, spec: Spec) -> str:
+def arrive_and_fail(ledger: Ledger, spec: Spec) -> str:
     """Accept a tree in which one object arrives, and one fails."""
-    id = listed(ledger, spec, ("a", "b"))
-    ends = {"a": verified, "b": lambda claim: Settlement(claim, "failed")}
+    id = list_tree(ledger, spec, ("a", "b"))
+    ends = {"a": verified_end, "b": lambda claim: Settlement(claim, "failed")}
     ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, id)])
     ledger.finish()
     return id
 
 
-@pytest.mark.parametrize("leave", [None, lost, failed])
+@pytest.mark.parametrize("leave", [None, lose_worker, fail_claim])
 def test_a_second_overwrite_of_an_arrival_is_not_skipped(
-    opened: Opened, leave: Callable[[Opened, Ledger, Claim], None] | None
+    open_ledger: Opened, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
     """It was gone from its destination, so the same command sends it again, and notes nothing."""
-    one, two = opened(), opened()
-    first = arrived(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}))
+    one, two = open_ledger(), open_ledger()
+    first = arrive_and_fail(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}))
     one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
     one.act(first, "retry")
     (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
     if leave is not None:
-        leave(opened, one, mine)
-    (found,) = two.claim(9, listed(two, SECOND, ("a",)))
+        leave(open_ledger, one, mine)
+    (found,) = two.claim(9, list_tree(two, SECOND, ("a",)))
     assert found.before is not None and not found.before.known
 
 
-def test_a_restarted_object_hides_no_leftover_of_others(opened: Opened) -> None:
+def test_a_restarted_object_hides_no_leftover_of_others(open_ledger: Opened) -> None:
     """It has not been sent again so far."""
-    one, two = opened(), opened()
-    first = arrived(one, FIRST)
+    one, two = open_ledger(), open_ledger()
+    first = arrive_and_fail(one, FIRST)
     one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
     one.act(first, "retry")
     assert len(one.claim(9, first)) == 2
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (claim,) = two.claim(9, listed(two, overwrites, ("a",)))
-    failed(opened, two, claim)
-    (found,) = two.claim(9, listed(two, SECOND, ("a",)))
+    (claim,) = two.claim(9, list_tree(two, overwrites, ("a",)))
+    fail_claim(open_ledger, two, claim)
+    (found,) = two.claim(9, list_tree(two, SECOND, ("a",)))
     assert found.before is not None
 
 
@@ -288,9 +292,9 @@ def test_an_arrival_that_others_left_unproved_moves_again(
     ledger: Ledger, wish: str, again: str, verb: str
 ) -> None:
     """It may have the same length, so the destination does not show that it is another one."""
-    id = arrived(ledger, replace(FIRST, options={**OPTIONS, "if_exists": wish}))
+    id = arrive_and_fail(ledger, replace(FIRST, options={**OPTIONS, "if_exists": wish}))
     other = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite", "verify": "size"})
-    for claim in ledger.claim(9, listed(ledger, other, ("a", "b", "c"))):
+    for claim in ledger.claim(9, list_tree(ledger, other, ("a", "b", "c"))):
         remains = {} if verb == "verified" else {f"b/{claim.name}": "What was sent may remain"}
         ledger.settle([Settlement(claim, verb, remains=remains)])
     ledger.finish()
@@ -303,25 +307,25 @@ def test_an_arrival_that_others_left_unproved_moves_again(
     assert states(ledger, id) == ["queued", "queued"]
     claims = ledger.claim(9, id)
     assert all((claim.before is None) == (wish == "overwrite") for claim in claims)
-    ledger.settle([verified(claim) for claim in claims])
+    ledger.settle([verified_end(claim) for claim in claims])
     ledger.begin_again(id, [])  # it has arrived since
     assert states(ledger, id) == ["verified", "verified"]
 
 
-@pytest.mark.parametrize("leave", [None, lost, failed, handed_back])
+@pytest.mark.parametrize("leave", [None, lose_worker, fail_claim, handed_back])
 @pytest.mark.parametrize("wish", ["skip", "changed"])
 def test_an_object_another_command_is_sending_is_not_skipped(
-    opened: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
+    open_ledger: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None
 ) -> None:
     """The other command started it after this one had listed it: the visible object is unproved,
     until the other command has proved it."""
-    one, two = opened(), opened()
-    id = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))
+    one, two = open_ledger(), open_ledger()
+    id = list_tree(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (mine,) = two.claim(9, listed(two, overwrites, ("a",)))
+    (mine,) = two.claim(9, list_tree(two, overwrites, ("a",)))
     claims = one.claim(9, id)
     if leave is not None:
-        leave(opened, two, mine)
+        leave(open_ledger, two, mine)
     assert not one.settle([Settlement(claim, "skipped") for claim in claims])
     assert states(one, id) == ["queued", "skipped"]
     (claim,) = one.claim(9, id)
@@ -332,30 +336,30 @@ def test_an_object_another_command_is_sending_is_not_skipped(
 
 
 def test_an_object_another_command_has_proved_is_skipped(ledger: Ledger) -> None:
-    id = listed(ledger, SECOND, ("a",))
+    id = list_tree(ledger, SECOND, ("a",))
     claims = ledger.claim(9, id)
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    ledger.settle([verified(claim) for claim in ledger.claim(9, listed(ledger, overwrites))])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(9, list_tree(ledger, overwrites))])
     ledger.settle([Settlement(claim, "skipped") for claim in claims])
     assert states(ledger, id) == ["skipped"]
 
 
-def test_an_unsent_waiting_object_hides_nothing(opened: Opened) -> None:
-    one = opened()
-    first = listed(one, FIRST, ("a",))
-    second = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a",))
-    failed(opened, one, *one.claim(1, second))
+def test_an_unsent_waiting_object_hides_nothing(open_ledger: Opened) -> None:
+    one = open_ledger()
+    first = list_tree(one, FIRST, ("a",))
+    second = list_tree(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a",))
+    fail_claim(open_ledger, one, *one.claim(1, second))
     (claim,) = one.claim(1, first)
     one.settle([Settlement(claim, "failed", unsent=True)])
-    (found,) = one.claim(1, listed(one, SECOND, ("a",)))
+    (found,) = one.claim(1, list_tree(one, SECOND, ("a",)))
     assert found.before is not None
 
 
-def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened) -> None:
-    ledger = killed(opened, FIRST)
+def test_many_other_sources_hide_no_migration_of_the_same_places(open_ledger: Opened) -> None:
+    ledger = lose_at_work(open_ledger, FIRST)
     for number in range(12):
-        listed(ledger, replace(FIRST, places=(f"c{number}", "b")), ("x",))
-    assert {claim.name for claim in ledger.claim(9, listed(ledger, SECOND)) if claim.before} == {
+        list_tree(ledger, replace(FIRST, places=(f"c{number}", "b")), ("x",))
+    assert {claim.name for claim in ledger.claim(9, list_tree(ledger, SECOND)) if claim.before} == {
         "noted",
         "left",
         "killed",
@@ -364,10 +368,10 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened)
 
 @pytest.mark.parametrize("page", [[], [ListedObject("fresh", size=5)]])
 def test_later_migrations_without_it_do_not_hide_a_leftover(
-    opened: Opened, page: list[ListedObject]
+    open_ledger: Opened, page: list[ListedObject]
 ) -> None:
     """Their source did not answer, or denied a folder."""
-    ledger = killed(opened, FIRST)
+    ledger = lose_at_work(open_ledger, FIRST)
     error = {"code": "connect-failed", "side": "source", "detail": "no", "hint": ""}
     for _ in range(10):
         id = ledger.create(FIRST)[0].id
@@ -375,9 +379,9 @@ def test_later_migrations_without_it_do_not_hide_a_leftover(
         assert listing is not None
         ledger.add_page(listing, page, None)
         ledger.end_listing(listing, error)
-        ledger.settle([verified(claim) for claim in ledger.claim(9, id)])
+        ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
         ledger.finish()
-    claims = claimed(ledger, listed(ledger, SECOND))
+    claims = claims_by_name(ledger, list_tree(ledger, SECOND))
     assert {name for name, claim in claims.items() if claim.before} == {"noted", "left", "killed"}
     for claim in claims.values():
         ledger.settle([Settlement(claim, "failed")])

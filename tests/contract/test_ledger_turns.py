@@ -25,7 +25,7 @@ from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Count, ListedObject, PriorState, Settlement
-from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
+from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified_end
 from tests.postgres import Postgres
 from tests.values import UPLOAD
 
@@ -36,7 +36,7 @@ def test_a_poll_settles_claims_and_reports_the_states(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     other, _ = ledger.create(OBJECT)
     first, second = ledger.settle_and_claim((), ClaimRequest(all=2), id).claims
-    ends = [verified(first), Settlement(second, "failed", error={"code": "x"})]
+    ends = [verified_end(first), Settlement(second, "failed", error={"code": "x"})]
     turn = ledger.settle_and_claim(ends, ALL, watched=[id])
     assert [claim.name for claim in turn.claims] == ["002", ""]
     assert turn.lost == ()
@@ -54,7 +54,7 @@ def test_a_poll_claims_into_the_room_that_it_settles(ledger: Ledger) -> None:
     mine = ledger.settle_and_claim((), ALL).claims
     assert len(mine) == 2
     assert ledger.settle_and_claim((), ALL).claims == ()
-    assert len(ledger.settle_and_claim([verified(mine[0])], ALL).claims) == 1
+    assert len(ledger.settle_and_claim([verified_end(mine[0])], ALL).claims) == 1
     assert states(ledger, id) == ["verified", "running", "running", "queued"]
 
 
@@ -66,18 +66,18 @@ def test_a_poll_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
     assert states(ledger, id) == ["running"]
 
 
-def test_a_lost_claim_is_named_and_the_rest_settled(opened: Opened) -> None:
-    one, two = opened(), opened()
+def test_a_lost_claim_is_named_and_the_rest_settled(open_ledger: Opened) -> None:
+    one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
     claims = one.settle_and_claim((), ALL).claims
     one.renew(-1)
     two.reclaim()
     (yours,) = two.settle_and_claim((), ClaimRequest(all=1)).claims
     one.renew()
-    turn = one.settle_and_claim([verified(claim) for claim in claims], ClaimRequest(all=0))
+    turn = one.settle_and_claim([verified_end(claim) for claim in claims], ClaimRequest(all=0))
     assert turn.lost == claims
     assert states(two, id) == ["running", "queued"]
-    assert two.settle_and_claim([verified(yours)], ALL).lost == ()
+    assert two.settle_and_claim([verified_end(yours)], ALL).lost == ()
 
 
 def test_part_records_end_with_arrival_and_outlive_a_hand_back(
@@ -90,7 +90,9 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
             claim, replace(UPLOAD, upload_id="u", checked=False, size=claim.size or 0, total=4)
         )
         assert ledger.take_part(claim, "u", None) == 1
-    again = ledger.settle_and_claim([verified(first), Settlement(second, "hand_back")], ALL).claims
+    again = ledger.settle_and_claim(
+        [verified_end(first), Settlement(second, "hand_back")], ALL
+    ).claims
     assert [claim.id for claim in again] == [second.id]
     assert ledger.recorded_upload(first) is None
     assert ledger.recorded_upload(second) is not None
@@ -116,12 +118,12 @@ def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
     ledger.finish()
     ledger.act(id, "retry")
     (claim,) = ledger.claim(1)
-    ledger.settle([verified(claim)])
+    ledger.settle([verified_end(claim)])
     assert [row.receipt for row in ledger.page(id)] == [{"level": "whole_digest"}]
 
 
-def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> None:
-    runners = [opened(), opened()]
+def test_one_tree_worked_on_by_two_runners_is_counted_right(open_ledger: Opened) -> None:
+    runners = [open_ledger(), open_ledger()]
     id = tree(runners[0], *range(1, 301))
     moved: list[int] = [0, 0]
     waiting: list[tuple[Settlement, ...]] = [(), ()]
@@ -130,7 +132,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> N
             turn = ledger.settle_and_claim(waiting[number], ClaimRequest(all=17))
             assert turn.lost == ()
             moved[number] += len(turn.claims)
-            waiting[number] = tuple(verified(claim, claim.size or 0) for claim in turn.claims)
+            waiting[number] = tuple(verified_end(claim, claim.size or 0) for claim in turn.claims)
     assert min(moved) > 0
     assert set(states(runners[0], id)) == {"verified"}
     assert [migration.state for migration in runners[1].finish()] == ["succeeded"]
@@ -142,7 +144,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> N
 
 
 @contextmanager
-def kept(ledger: Ledger) -> Iterator[None]:
+def block_writers(ledger: Ledger) -> Iterator[None]:
     """Keep every other connection from writing."""
     with closing(sqlite3.connect(str(ledger.database.url.database), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -174,11 +176,11 @@ def test_an_idle_worker_delays_no_other(
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.0)
     tree(file, 5)
     (claim,) = file.claim(1)
-    with kept(file):
+    with block_writers(file):
         assert NOTHING_TO_DO[name](file) == ()
         with pytest.raises(LedgerBusy):
-            file.settle_and_claim([verified(claim)], ALL)
-    assert file.settle_and_claim([verified(claim)], ALL).lost == ()
+            file.settle_and_claim([verified_end(claim)], ALL)
+    assert file.settle_and_claim([verified_end(claim)], ALL).lost == ()
 
 
 def test_f72_a_locked_ledger_is_polled_until_free(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_f62_a_worker_presumed_dead_settles_nothing(
             "UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,)
         )
         other.execute("UPDATE tallies SET objects = 1 - objects, bytes = 5 - bytes")
-        with beside(lambda: one.settle([verified(claim)])) as found:
+        with beside(lambda: one.settle([verified_end(claim)])) as found:
             await_waiting(dsn)
             other.commit()
     assert found == [[claim]]
@@ -311,10 +313,10 @@ def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -
         (claim,) = far.settle_and_claim((), ClaimRequest(all=1)).claims
         lose_next()
         with pytest.raises(LedgerFailed):
-            far.settle_and_claim([verified(claim)], ALL)
+            far.settle_and_claim([verified_end(claim)], ALL)
         assert states(near, id) == ["verified", "running"]
         assert far.release_unknown_claims([claim]) == 1
-        turn = far.settle_and_claim([verified(claim)], ALL)
+        turn = far.settle_and_claim([verified_end(claim)], ALL)
         assert turn.lost == (claim,)
         assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
         assert states(near, id) == ["verified", "running"]
@@ -326,20 +328,20 @@ def test_a_claim_during_a_cancel_is_counted_once(
     one, two, dsn = pair
     id = tree(one, 5, 6, 7)
 
-    def claimed(connection: Connection) -> list[Claim]:
+    def claim_while_waiting(connection: Connection) -> list[Claim]:
         claims = poll.settle_and_claim(connection, one.who, (), ClaimRequest(all=1), id).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)
 
     thread = threading.Thread(target=lambda: two.act(id, "cancel"))
-    (claim,) = one.database.run(claimed)
+    (claim,) = one.database.run(claim_while_waiting)
     thread.join(30)
     assert states(one, id) == ["running", "cancelled", "cancelled"]
     one.settle([Settlement(claim, "hand_back")])
     two.act(id, "retry")
     assert states(one, id) == ["queued"] * 3
-    one.settle([verified(claim) for claim in one.claim(3)])
+    one.settle([verified_end(claim) for claim in one.claim(3)])
     assert [migration.state for migration in one.finish()] == ["succeeded"]
 
 
@@ -364,10 +366,10 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
 
 
 def test_a_cancel_names_transfers_that_have_not_stopped(
-    address: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+    address: str, open_ledger: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was killed in another container looks alive until its lease ends."""
-    ledger, command = opened(process="7.1@pid:[1]"), LocalLedger(Settings(ledger=address))
+    ledger, command = open_ledger(process="7.1@pid:[1]"), LocalLedger(Settings(ledger=address))
     try:
         id = tree(ledger, 5)
         ledger.claim(1)

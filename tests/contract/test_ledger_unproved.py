@@ -15,7 +15,7 @@ from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.receipt import Version
-from tests.ledgers import verified
+from tests.ledgers import verified_end
 
 THERE = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
 UNPROVED = PriorState(known=False, sent=THERE, remains={"b": "something"})
@@ -38,17 +38,17 @@ def claim(ledger: Ledger, id: str) -> Claim:
     return found
 
 
-def kept(found: Claim) -> PriorState | None:
+def prior_state(found: Claim) -> PriorState | None:
     """Return the claim's knowledge, except for the time at which its migration was accepted."""
     return found.before and replace(found.before, since=None)
 
 
 def end(ledger: Ledger, found: Claim, verb: str, **more: Any) -> None:
-    ledger.settle([verified(found) if verb == "verified" else Settlement(found, verb, **more)])
+    ledger.settle([verified_end(found) if verb == "verified" else Settlement(found, verb, **more)])
     ledger.finish()
 
 
-def unverified(ledger: Ledger, id: str) -> None:
+def end_unverified(ledger: Ledger, id: str) -> None:
     end(ledger, claim(ledger, id), "unverified", remains=UNPROVED.remains, sent=THERE)
 
 
@@ -58,11 +58,11 @@ def test_an_unverified_object_and_its_name_are_known_later(
     ledger: Ledger, first: str, wish: str
 ) -> None:
     """With any options, and by any account; from then on it is in its own row."""
-    unverified(ledger, accept(ledger, first, verify="size"))
+    end_unverified(ledger, accept(ledger, first, verify="size"))
     id = accept(ledger, wish, owner="another")
     for _ in range(2):
         found = claim(ledger, id)
-        assert kept(found) == UNPROVED
+        assert prior_state(found) == UNPROVED
         assert found.fence > 1  # as if it had started
         end(ledger, found, "hand_back")
 
@@ -71,23 +71,23 @@ def test_the_next_attempt_knows_notes_before_a_failure(ledger: Ledger) -> None:
     found = claim(ledger, accept(ledger))
     ledger.note_prior_states([(found, OLD)])
     end(ledger, found, "failed", **FAILED)
-    assert kept(claim(ledger, accept(ledger))) == OLD
+    assert prior_state(claim(ledger, accept(ledger))) == OLD
 
 
 @pytest.mark.parametrize("verb", ["verified", "skipped"])
 def test_an_arrived_object_is_not_unproved(ledger: Ledger, verb: str) -> None:
-    unverified(ledger, accept(ledger))
+    end_unverified(ledger, accept(ledger))
     end(ledger, claim(ledger, accept(ledger)), verb)
     assert claim(ledger, accept(ledger)).before is None
 
 
 def test_a_failure_without_sent_bytes_hides_nothing(ledger: Ledger) -> None:
-    unverified(ledger, accept(ledger))
+    end_unverified(ledger, accept(ledger))
     for _ in range(2):
         failed = claim(ledger, accept(ledger, "overwrite"))
         assert failed.before is None  # everything is overwritten, so a prior object does not matter
         end(ledger, failed, "failed", **FAILED)
-    assert kept(claim(ledger, accept(ledger))) == UNPROVED
+    assert prior_state(claim(ledger, accept(ledger))) == UNPROVED
 
 
 def test_an_unproved_name_may_have_been_sent_before(
@@ -124,7 +124,7 @@ def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
             end(ledger, claims["a"], "unverified", remains=UNPROVED.remains, sent=THERE)
             end(ledger, claims["b"], "verified")
             end(ledger, claims["c"], "failed", **FAILED)
-    assert {name: kept(found) for name, found in claims.items()} == {
+    assert {name: prior_state(found) for name, found in claims.items()} == {
         "a": UNPROVED,
         "b": None,
         "c": None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import ListedObject, Spec
-from tests.ledgers import OBJECT, TREE, Opened, verified
+from tests.ledgers import OBJECT, TREE, Opened, verified_end
 
 
-def listed(ledger: Ledger, count: int) -> str:
+def list_urls(ledger: Ledger, count: int) -> str:
     """Accept a list of `count` URLs, read to its end; return its migration's id."""
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
@@ -43,7 +43,7 @@ def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
 
 
 def test_unknown_names_are_reported_however_many(ledger: Ledger) -> None:
-    id = listed(ledger, 1200)
+    id = list_urls(ledger, 1200)
     known = [f"{i:04}" for i in range(1200)]
     assert ledger.unknown_names(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
     assert ledger.unknown_names(id, []) == set()
@@ -51,12 +51,12 @@ def test_unknown_names_are_reported_however_many(ledger: Ledger) -> None:
 
 
 def test_fresh_urls_reach_the_next_claim_of_pending_objects(
-    opened: Opened,
+    open_ledger: Opened,
 ) -> None:
-    one, two = opened(), opened()
-    id = listed(one, 4)
+    one, two = open_ledger(), open_ledger()
+    id = list_urls(one, 4)
     first, second = one.claim(2)
-    one.settle([verified(first)])
+    one.settle([verified_end(first)])
     two.renew_urls(
         id,
         {

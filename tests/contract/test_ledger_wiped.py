@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.ledger.ledger import Ledger
-from tests.ledgers import OBJECT, verified
+from tests.ledgers import OBJECT, verified_end
 
 SECRET = "Bearer-of-a-secret-0123456789"
 
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(file: Path) -> Iterator[Ledger]:
+def first_ledger(file: Path) -> Iterator[Ledger]:
     made = Ledger.connect(f"sqlite:///{file}")
     yield made
     made.close()
@@ -36,32 +36,34 @@ def standing(file: Path, text: str) -> list[str]:
     ]
 
 
-def moved(ledger: Ledger) -> None:
+def move_object(ledger: Ledger) -> None:
     """Let a migration with a secret succeed."""
     ledger.create(replace(OBJECT, secret={"source": SECRET}))
-    ledger.settle([verified(ledger.claim(1)[0])])
+    ledger.settle([verified_end(ledger.claim(1)[0])])
 
 
-def test_the_secret_of_a_succeeded_migration_is_wiped(file: Path, opened: Ledger) -> None:
-    moved(opened)
+def test_the_secret_of_a_succeeded_migration_is_wiped(file: Path, first_ledger: Ledger) -> None:
+    move_object(first_ledger)
     assert standing(file, SECRET)  # it was needed until now
-    assert opened.finish()
+    assert first_ledger.finish()
     assert not standing(file, SECRET)
 
 
-def test_a_replaced_secret_is_wiped(file: Path, opened: Ledger) -> None:
-    migration, _ = opened.create(replace(OBJECT, secret={"source": SECRET}))
-    opened.renew_secret(migration.id, {"source": "fresh"})
-    opened.finish()
+def test_a_replaced_secret_is_wiped(file: Path, first_ledger: Ledger) -> None:
+    migration, _ = first_ledger.create(replace(OBJECT, secret={"source": SECRET}))
+    first_ledger.renew_secret(migration.id, {"source": "fresh"})
+    first_ledger.finish()
     assert not standing(file, SECRET)
 
 
-def test_a_secret_is_wiped_once_other_readers_have_finished(file: Path, opened: Ledger) -> None:
-    moved(opened)
+def test_a_secret_is_wiped_once_other_readers_have_finished(
+    file: Path, first_ledger: Ledger
+) -> None:
+    move_object(first_ledger)
     with closing(sqlite3.connect(file, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM migrations").fetchone()  # holds this state of the log
-        assert opened.finish()
+        assert first_ledger.finish()
         assert standing(file, SECRET)
-    assert opened.finish() == []
+    assert first_ledger.finish() == []
     assert not standing(file, SECRET)

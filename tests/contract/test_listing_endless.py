@@ -21,7 +21,7 @@ from tests.contract.test_listing_evidence import (
     bucket,
     dav,
     index,
-    listed,
+    list_place,
     place_of,
     reply,
     serving,
@@ -83,7 +83,7 @@ def test_empty_pages_end_where_several_cursors_list_them(
         gevent.Timeout(60),
         pytest.raises(ProtocolViolation, match="in a row are empty"),
     ):
-        listed(wire, place_of("s3", peer))
+        list_place(wire, place_of("s3", peer))
 
 
 @pytest.mark.parametrize("kind", ["webdav", "http"])
@@ -102,7 +102,7 @@ def test_folders_that_branch_and_hold_nothing_end(
         return reply(207, dav(*((path + name, FOLDER) for name in ("", "one/", "two/"))))
 
     with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="hold no object"):
-        listed(wire, place_of(kind, peer))
+        list_place(wire, place_of(kind, peer))
     assert count[0] <= 202
 
 
@@ -165,7 +165,7 @@ def test_a_circle_of_branching_folders_ends(wire: Wire, kind: str, around: int) 
         )
 
     with Peer(serving(tell)) as peer:
-        found = listed(wire, place_of(kind, peer))
+        found = list_place(wire, place_of(kind, peer))
     assert count[0] < 2 ** (4 * around)
     assert {type(entry.error) for entry in found} == {type(None), ProtocolViolation}
     assert "one/two/one/object-1" in {entry.name for entry in found} or around == 1
@@ -179,6 +179,6 @@ def test_folders_that_look_alike_and_end_are_listed_to_their_end(wire: Wire) -> 
         return reply(200, index(target, *names))
 
     with Peer(serving(tell)) as peer:
-        found = {entry.name: entry.error for entry in listed(wire, place_of("http", peer))}
+        found = {entry.name: entry.error for entry in list_place(wire, place_of("http", peer))}
     assert found.keys() == {f"{'1/' * depth}object" for depth in range(4)} | {"1/1/1/1/"}
     assert [name for name, error in found.items() if error is not None] == ["1/1/1/1/"]

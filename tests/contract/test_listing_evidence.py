@@ -101,7 +101,7 @@ def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
     return list_location(place) if kind == "list" else place
 
 
-def listed(
+def list_place(
     wire: Wire, place: Location, seconds: float = 0.0, recursive: bool = True, **more: str
 ) -> list[Entry]:
     wire = Wire(wire.pool, replace(wire.limits, listing_seconds=seconds))
@@ -145,7 +145,7 @@ OTHERS = {
 def test_another_document_is_an_error_not_an_empty_folder(wire: Wire, kind: str, what: str) -> None:
     answer = reply(STATUS.get(kind, 200), OTHERS[what])
     with Peer(serving(lambda *_: answer)) as peer, pytest.raises(RelayError):
-        listed(wire, place_of(kind, peer))
+        list_place(wire, place_of(kind, peer))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +166,7 @@ def test_a_truncated_listing_is_an_error_in_every_framing(
         cuts.append(reply(status, piece))
     for cut in cuts:
         with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
-            listed(wire, place_of(kind, peer))
+            list_place(wire, place_of(kind, peer))
 
 
 LINKS = "<a href='a'>a</a>  2024-01-01 10:00  12\n<a href='b'>b</a>"
@@ -181,9 +181,9 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(
 ) -> None:
     page = f"{begin}<title>Index of /f/</title>{LINKS}"
     with Peer(serving(lambda *_: reply(200, page + end))) as peer, pytest.raises(ConnectionLost):
-        listed(wire, place_of("http", peer))
+        list_place(wire, place_of("http", peer))
     with Peer(serving(lambda *_: reply(200, f"{page}</html>\n"))) as peer:
-        assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
+        assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
@@ -193,7 +193,7 @@ def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
         Peer(serving(lambda *_: reply(200, page))) as peer,
         pytest.raises(Unsupported, match="a part of the folder"),
     ):
-        listed(wire, place_of("http", peer))
+        list_place(wire, place_of("http", peer))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
 def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> None:
     page = f"<html><title>Index of /f/</title><a href='{other}'>x</a>{LINKS}</html>"
     with Peer(serving(lambda *_: reply(200, page))) as peer:
-        assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
+        assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["index.html", "index.htm", None])
@@ -219,10 +219,10 @@ def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None) -> No
     with Peer([serving(answer)] * 3) as peer:
         place = place_of("http", peer)
         if name is None:
-            assert [entry.name for entry in listed(wire, place)] == ["a.txt"]
+            assert [entry.name for entry in list_place(wire, place)] == ["a.txt"]
         else:
             with pytest.raises(Unsupported, match="stored page"):
-                listed(wire, place)
+                list_place(wire, place)
 
 
 def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
@@ -262,10 +262,10 @@ def test_a_status_inside_a_multistatus_counts_as_its_own(
 ) -> None:
     element = f"<d:status>HTTP/1.1 {status} X</d:status>"
     with Peer(serving(lambda *_: reply(207, dav(("/f/", element))))) as peer, pytest.raises(error):
-        listed(wire, place_of("webdav", peer))
+        list_place(wire, place_of("webdav", peer))
     rows = dav(("/f/", FOLDER), ("/f/a", element), ("/f/b", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        found = listed(wire, place_of("webdav", peer))
+        found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [
         ("a", error),
         ("b", None),
@@ -301,7 +301,7 @@ def test_a_page_that_fails_once_is_asked_for_again(wire: Wire, kind: str, name: 
         return answers.pop() if answers else good(kind)
 
     with Peer(serving(tell)) as peer:
-        found = listed(wire, place_of(kind, peer), seconds=20)
+        found = list_place(wire, place_of(kind, peer), seconds=20)
     assert [entry.name for entry in found] == NAMES[kind]
     assert not answers
 
@@ -311,11 +311,11 @@ def test_trouble_that_does_not_pass_ends_within_the_budget(wire: Wire, kind: str
     asked = []
     with Peer(serving(lambda *_: asked.append(1) or reply(503, "", "Retry-After: 0"))) as peer:  # type: ignore[func-returns-value]
         with pytest.raises((Unavailable, Throttled)):
-            listed(wire, place_of(kind, peer), seconds=1.0)
+            list_place(wire, place_of(kind, peer), seconds=1.0)
         assert len(asked) > 1
         asked.clear()
         with pytest.raises((Unavailable, Throttled)):
-            listed(wire, place_of(kind, peer))
+            list_place(wire, place_of(kind, peer))
         assert len(asked) == 1
 
 
@@ -325,7 +325,7 @@ def test_a_refusal_is_not_asked_for_again(wire: Wire) -> None:
         Peer(serving(lambda *_: asked.append(1) or reply(403, ""))) as peer,
         pytest.raises(PermissionDenied),
     ):  # type: ignore[func-returns-value]
-        listed(wire, place_of("http", peer), seconds=20)
+        list_place(wire, place_of("http", peer), seconds=20)
     assert len(asked) == 1
 
 
@@ -344,7 +344,7 @@ def test_a_repeated_page_is_yielded_once_without_loss(wire: Wire, changed: bool)
         return answers.pop() if answers else reply(200, index("/f/", *second))
 
     with Peer(serving(tell)) as peer:
-        found = [entry.name for entry in listed(wire, place_of("http", peer), seconds=20)]
+        found = [entry.name for entry in list_place(wire, place_of("http", peer), seconds=20)]
     assert set(found) == {*names, *second} if changed else found == names
 
 
@@ -383,7 +383,7 @@ def test_one_folder_that_cannot_be_listed_is_its_own_failure(
         return reply(207, dav((target, FOLDER), *rows))
 
     with Peer(serving(tell)) as peer:
-        found = {entry.name: entry.error for entry in listed(wire, place_of(kind, peer))}
+        found = {entry.name: entry.error for entry in list_place(wire, place_of(kind, peer))}
     assert found.keys() == {"a", "in/", "z/c"}
     assert found["a"] is found["z/c"] is None
     assert isinstance(found["in/"], StoreError | Unsupported)
@@ -399,7 +399,7 @@ def test_withdrawn_credentials_fail_the_tree_not_a_folder(wire: Wire) -> None:
         return reply(200, index(target, *TREE[target])) if asked == ["/f/"] else reply(401, "")
 
     with Peer(serving(tell)) as peer, pytest.raises(Unauthenticated):
-        listed(wire, place_of("http", peer))
+        list_place(wire, place_of("http", peer))
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
@@ -451,10 +451,10 @@ def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -
     empty listing must not succeed."""
     with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
         with pytest.raises(Rejected, match="is an object"):
-            listed(wire, place_of("webdav", peer, "f/a/"))
+            list_place(wire, place_of("webdav", peer, "f/a/"))
     for rows in ([(href, FOLDER)], [(href, FILE), ("/f/a/b", FILE)]):
         with Peer(serving(lambda method, target, rows=rows: reply(207, dav(*rows)))) as peer:  # type: ignore[misc]
-            assert [entry.name for entry in listed(wire, place_of("webdav", peer, "f/a/"))] == [
+            assert [entry.name for entry in list_place(wire, place_of("webdav", peer, "f/a/"))] == [
                 "b"
             ][: len(rows) - 1]
 
@@ -462,7 +462,7 @@ def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -
 # -- S3's pages
 
 
-def paged(
+def paged_bucket(
     keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] | None = None
 ) -> Answers:
     """Return a bucket of `step` keys a page, in their own order; without `tokens` one that
@@ -494,14 +494,14 @@ def test_a_bucket_is_listed_by_tokens_or_by_markers(
     wire: Wire, tokens: bool, recursive: bool
 ) -> None:
     names = [f"f/{number:03} +ü" for number in range(25)]
-    with Peer(serving(paged(names, 10, tokens))) as peer:
-        found = listed(wire, place_of("s3", peer), recursive=recursive)
+    with Peer(serving(paged_bucket(names, 10, tokens))) as peer:
+        found = list_place(wire, place_of("s3", peer), recursive=recursive)
     assert [f"f/{entry.name}" for entry in found] == names
 
 
 @pytest.mark.parametrize("status", [400, 405, 501])
 def test_a_server_without_list_v2_is_asked_with_v1(wire: Wire, status: int) -> None:
-    older = paged([f"f/{number}" for number in range(5)], 2, tokens=False)
+    older = paged_bucket([f"f/{number}" for number in range(5)], 2, tokens=False)
 
     def tell(method: str, target: str) -> bytes:
         newer = "list-type" in target
@@ -512,7 +512,7 @@ def test_a_server_without_list_v2_is_asked_with_v1(wire: Wire, status: int) -> N
         )
 
     with Peer(serving(tell)) as peer:
-        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == list("01234")
+        assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == list("01234")
 
 
 KEYS = ["a b", "a%20b", "a%2Bb", "a+b", "caf\u00e9", "x&y", "z+"]
@@ -541,7 +541,7 @@ def test_keys_with_a_false_encoding_mark_stay_as_they_are(
         return reply(200, f"<ListBucketResult>{kind}{more}{rows}</ListBucketResult>")
 
     with Peer(serving(tell)) as peer:
-        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == KEYS
+        assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == KEYS
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10])
@@ -556,7 +556,7 @@ def test_pages_that_go_round_in_a_circle_end(wire: Wire, length: int) -> None:
         )
 
     with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="repeats its pages"):
-        listed(wire, place_of("s3", peer))
+        list_place(wire, place_of("s3", peer))
     assert count[0] < 5 * length + 5
 
 
@@ -569,7 +569,7 @@ def test_the_same_page_under_ever_new_tokens_ends(wire: Wire) -> None:
         return reply(200, bucket("f/a", "f/b", more=f"<IsTruncated>true</IsTruncated>{token}"))
 
     with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="repeats its pages"):
-        listed(wire, place_of("s3", peer))
+        list_place(wire, place_of("s3", peer))
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
@@ -591,14 +591,14 @@ def test_a_page_that_lacks_its_token_ends_no_listing(
         return reply(200, bucket(*rest[:1000], more=more))
 
     with Peer(serving(tell)) as peer:
-        found = listed(wire, place_of("s3", peer))
+        found = list_place(wire, place_of("s3", peer))
     assert [f"f/{entry.name}" for entry in found] == names
 
 
 def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None:
     in_order, shuffled = ["f/!x", "f/a", "f/z/", "f/z/!b"], ["f/b", "f/a", "f/c", "f/d"]
-    with Peer(serving(paged(in_order, 2, tokens=True))) as peer:
-        found = listed(wire, place_of("s3", peer))
+    with Peer(serving(paged_bucket(in_order, 2, tokens=True))) as peer:
+        found = list_place(wire, place_of("s3", peer))
     assert [(entry.name, entry.after) for entry in found] == [
         ("!x", "!x"),
         ("a", "a"),
@@ -606,17 +606,17 @@ def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None
         ("z/!b", "z/!b"),
     ]
     for keys in (shuffled, ["f/c", "f/d", "f/a", "f/b"]):
-        with Peer(serving(paged(keys, 2, tokens=True))) as peer:
-            assert listed(wire, place_of("s3", peer))[-1].after == ""
+        with Peer(serving(paged_bucket(keys, 2, tokens=True))) as peer:
+            assert list_place(wire, place_of("s3", peer))[-1].after == ""
     asked: list[dict[str, str]] = []
-    with Peer(serving(paged(in_order, 2, tokens=True, asked=asked))) as peer:
-        found = listed(wire, place_of("s3", peer), after="z/")
+    with Peer(serving(paged_bucket(in_order, 2, tokens=True, asked=asked))) as peer:
+        found = list_place(wire, place_of("s3", peer), after="z/")
     assert ([entry.name for entry in found], asked[0]["start-after"]) == (["z/!b"], "f/z/")
 
 
 def test_an_object_with_the_key_of_the_folder_is_reported(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
-        found = listed(wire, place_of("s3", peer))
+        found = list_place(wire, place_of("s3", peer))
     assert [(entry.name, entry.error is not None) for entry in found] == [
         ("(an object)", True),
         ("a", False),
@@ -632,7 +632,7 @@ def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: s
         "webdav": reply(207, dav((f"/f/x{char}", FILE), ("/f/good", FILE))),
     }
     with Peer(serving(lambda *_: answers[kind])) as peer:
-        found = [entry.name for entry in listed(wire, place_of(kind, peer))]
+        found = [entry.name for entry in list_place(wire, place_of(kind, peer))]
     assert len(found) == 2
     assert found[1] == "good"
 
@@ -641,7 +641,7 @@ def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: s
 def test_a_folder_without_a_valid_url_fails_alone(wire: Wire, char: str) -> None:
     rows = dav(("/f/", FOLDER), (f"/f/x{char}/", FOLDER), ("/f/good", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        found = listed(wire, place_of("webdav", peer))
+        found = list_place(wire, place_of("webdav", peer))
     assert sorted((entry.name == "good", type(entry.error)) for entry in found)[1] == (
         True,
         type(None),
@@ -653,7 +653,7 @@ def test_a_folder_without_a_valid_url_fails_alone(wire: Wire, char: str) -> None
 def test_a_webdav_name_that_leads_elsewhere_is_its_own_failure(wire: Wire, name: str) -> None:
     rows = dav(("/f/", FOLDER), (f"/f/{name}", FILE), ("/f/good", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        found = listed(wire, place_of("webdav", peer))
+        found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, type(entry.error)) for entry in found] == [
         (name.rstrip("/"), UnsafeKey),
         ("good", type(None)),
@@ -673,7 +673,7 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
         return reply(200, f"<ListBucketResult>{rows}</ListBucketResult>")
 
     with Peer(serving(answers)) as peer:
-        assert [entry.name for entry in listed(wire, place_of("s3", peer))][1:] == ["zz"]
+        assert [entry.name for entry in list_place(wire, place_of("s3", peer))][1:] == ["zz"]
     assert ("continuation-token=t%" if tokens else "marker=f%2Fx%") in asked[1]
 
 
@@ -686,7 +686,7 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
 def test_a_webdav_folder_may_be_spelled_in_another_way(wire: Wire, spelled: str) -> None:
     rows = dav((spelled, FOLDER), (f"{spelled}a", FILE), (f"{spelled}b", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        assert [entry.name for entry in listed(wire, place_of("webdav", peer, "%C3%BC/"))] == [
+        assert [entry.name for entry in list_place(wire, place_of("webdav", peer, "%C3%BC/"))] == [
             "a",
             "b",
         ]
@@ -734,7 +734,7 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
         b'"http://a.example/11","ele""ven",11',
     ]
     with Peer(serving(lambda *_: reply(200, b"\n".join(lines)))) as peer:
-        found = listed(wire, place_of("list", peer, "list.csv"))
+        found = list_place(wire, place_of("list", peer, "list.csv"))
     good = [(entry.name, entry.size) for entry in found if entry.error is None]
     assert good == [("one", 1), ('ele"ven', 11)]
     assert [entry.name for entry in found if entry.error] == [
@@ -746,7 +746,7 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
             Peer(serving(lambda *_, first=first: reply(200, first))) as peer,
             pytest.raises(ProtocolViolation),
         ):
-            listed(wire, place_of("list", peer, "list.csv"))
+            list_place(wire, place_of("list", peer, "list.csv"))
 
 
 @pytest.mark.parametrize(
@@ -762,7 +762,7 @@ def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, truncated: str) -
         return reply(200, bucket("f/b", more="<IsTruncated>0</IsTruncated>") if goes_on else first)
 
     with Peer(serving(tell)) as peer:
-        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == ["a", "b"]
+        assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 9])
@@ -780,7 +780,7 @@ def test_a_page_without_a_mark_is_whole_if_nothing_follows(
         return reply(200, bucket(*names[first : first + (step if pages else 5)]))
 
     with Peer(serving(tell)) as peer:
-        assert [f"f/{entry.name}" for entry in listed(wire, place_of("s3", peer))] == names
+        assert [f"f/{entry.name}" for entry in list_place(wire, place_of("s3", peer))] == names
     assert len(asked) == (-(-5 // step) + 1 if pages else 2)
 
 
@@ -789,7 +789,7 @@ def test_a_repeated_full_page_without_a_mark_is_incomplete(
 ) -> None:
     page = bucket(*(f"f/{number:04}" for number in range(1000)))
     with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(ProtocolViolation):
-        listed(wire, place_of("s3", peer))
+        list_place(wire, place_of("s3", peer))
 
 
 def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
@@ -827,7 +827,7 @@ def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
         ("/f/e/", tag),
     )
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        found = listed(wire, place_of("webdav", peer), recursive=False)
+        found = list_place(wire, place_of("webdav", peer), recursive=False)
     assert [(entry.name, entry.error is None) for entry in found] == [
         ("a", False),
         ("b", False),
@@ -900,7 +900,7 @@ def test_a_row_of_a_multistatus_may_hold_several_statuses(wire: Wire, status: in
     more = f"<d:href>/f/b</d:href><d:href>/f/c</d:href><d:status>HTTP/1.1 {status} X</d:status>"
     rows = dav(("/f/", FOLDER), ("/f/a", more), ("/f/d", FILE))
     with Peer(serving(lambda *_: reply(207, rows))) as peer:
-        found = listed(wire, place_of("webdav", peer))
+        found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, entry.error is None) for entry in found] == [
         ("a", False),
         ("b", False),

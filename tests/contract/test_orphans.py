@@ -32,14 +32,14 @@ class Forsaken:
     key: str
     now: list[float] = field(default_factory=lambda: [0.0])
 
-    def begun(self, key: str) -> str:
+    def begin_upload(self, key: str) -> str:
         """Start an upload at the server; return its id."""
         id: str = self.seaweed.client().create_multipart_upload(
             Bucket=self.seaweed.bucket, Key=key
         )["UploadId"]
         return id
 
-    def cancelled(self, upload: str) -> None:
+    def cancel_upload(self, upload: str) -> None:
         """Record that this upload was started, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
         self.ledger.record_upload(self.claim, replace(UPLOAD, upload_id=upload, place=place))
@@ -102,9 +102,9 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
 
 
 def test_f51_only_our_own_upload_is_aborted(forsaken: Forsaken) -> None:
-    mine, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
-    same = forsaken.begun(forsaken.key)
-    forsaken.cancelled(mine)
+    mine, another = forsaken.begin_upload(forsaken.key), forsaken.begin_upload(f"{forsaken.key}-2")
+    same = forsaken.begin_upload(forsaken.key)
+    forsaken.cancel_upload(mine)
     assert forsaken.sweeper.sweep() == (1, [])
     assert forsaken.uploads == {another, same}
     assert forsaken.sweeper.sweep() == (0, [])
@@ -113,22 +113,22 @@ def test_f51_only_our_own_upload_is_aborted(forsaken: Forsaken) -> None:
 def test_f51_an_upload_without_a_recorded_id_is_found(
     forsaken: Forsaken,
 ) -> None:
-    lost, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
-    forsaken.cancelled("")
+    lost, another = forsaken.begin_upload(forsaken.key), forsaken.begin_upload(f"{forsaken.key}-2")
+    forsaken.cancel_upload("")
     assert forsaken.sweeper.sweep() == (1, [])
     assert lost not in forsaken.uploads
     assert forsaken.uploads == {another}
 
 
 def test_an_orphan_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
-    forsaken.cancelled("0123456789abcdef0123456789abcdef")
+    forsaken.cancel_upload("0123456789abcdef0123456789abcdef")
     assert forsaken.sweeper.sweep() == (1, [])
     assert forsaken.ledger.orphans() == []
 
 
 def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_path: Path) -> None:
-    mine = forsaken.begun(forsaken.key)
-    forsaken.cancelled(mine)
+    mine = forsaken.begin_upload(forsaken.key)
+    forsaken.cancel_upload(mine)
     remotes = forsaken.sweeper.engine.remotes
     forsaken.sweeper.engine.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
     count, ((orphan, error),) = forsaken.sweeper.sweep()
@@ -143,7 +143,7 @@ def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_pat
 
 
 def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> None:
-    mine = forsaken.begun(forsaken.key)
+    mine = forsaken.begin_upload(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
     forsaken.ledger.record_upload(forsaken.claim, replace(UPLOAD, upload_id=mine, place=place))
     forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
@@ -154,8 +154,8 @@ def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> Non
 
 
 def test_a_stopping_worker_removes_nothing_more(forsaken: Forsaken) -> None:
-    mine = forsaken.begun(forsaken.key)
-    forsaken.cancelled(mine)
+    mine = forsaken.begin_upload(forsaken.key)
+    forsaken.cancel_upload(mine)
     forsaken.sweeper.over.set()
     assert forsaken.sweeper.sweep() == (0, [])
     assert forsaken.uploads == {mine}

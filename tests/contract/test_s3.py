@@ -41,7 +41,7 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, sending, serving
 from tests.scripted import Peer
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
@@ -112,7 +112,7 @@ class Target:
             return False
         return True
 
-    def unfinished(self) -> list[Any]:
+    def unfinished_uploads(self) -> list[Any]:
         """Return the unfinished uploads of the whole bucket."""
         return list(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
 
@@ -138,7 +138,7 @@ def test_an_object_arrives_with_the_digest_of_the_server(
     theirs = target.get()
     assert theirs["Body"].read() == contents.read("/objects/a", 0, size)
     assert "aws-chunked" not in theirs.get("ContentEncoding", "")
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 @pytest.mark.parametrize("server_copy", [True, False])
@@ -195,7 +195,7 @@ def test_the_modification_time_survives_a_bucket(
 
 
 @pytest.fixture(scope="module")
-def versioned(seaweed: Seaweed) -> str:
+def versioned_bucket(seaweed: Seaweed) -> str:
     """Return a bucket that keeps every version."""
     client = seaweed.client()
     client.create_bucket(Bucket="versioned")
@@ -205,22 +205,28 @@ def versioned(seaweed: Seaweed) -> str:
 
 @pytest.mark.parametrize("size", [SMALL, SIZE])
 def test_the_listed_version_is_read_even_if_a_newer_exists(
-    engine: Engine, client: Any, seaweed: Seaweed, wire: Wire, versioned: str, key: str, size: int
+    engine: Engine,
+    client: Any,
+    seaweed: Seaweed,
+    wire: Wire,
+    versioned_bucket: str,
+    key: str,
+    size: int,
 ) -> None:
     data = os.urandom(size)
-    first = client.put_object(Bucket=versioned, Key=key, Body=data)["VersionId"]
-    old, new = (s3_location(seaweed.config, versioned, name) for name in (key, f"{key} new"))
+    first = client.put_object(Bucket=versioned_bucket, Key=key, Body=data)["VersionId"]
+    old, new = (s3_location(seaweed.config, versioned_bucket, name) for name in (key, f"{key} new"))
     store = S3Store(wire, "source", Watchdog(Limits()))
     found = store.head(old)
     assert isinstance(found, ObjectInfo)
     assert found.version.id == first
-    client.put_object(Bucket=versioned, Key=key, Body=b"newer")
+    client.put_object(Bucket=versioned_bucket, Key=key, Body=b"newer")
     body = store.get(old, found.version).body
     assert body is not None
     assert body.read() == data
     body.close()
     receipt = receipt_of(engine.migrate(old, new, server_copy=False))
-    kept = client.list_object_versions(Bucket=versioned, Prefix=f"{key} new")["Versions"]
+    kept = client.list_object_versions(Bucket=versioned_bucket, Prefix=f"{key} new")["Versions"]
     assert [receipt.destination.id] == [row["VersionId"] for row in kept]
     assert receipt.bytes == 5
 
@@ -230,20 +236,20 @@ def test_only_our_own_version_is_removed(
     client: Any,
     seaweed: Seaweed,
     wire: Wire,
-    versioned: str,
+    versioned_bucket: str,
     source: Spawned,
     key: str,
 ) -> None:
     """As after a failed verification, if another writer has written meanwhile."""
-    theirs = client.put_object(Bucket=versioned, Key=key, Body=b"theirs")["VersionId"]
-    place = s3_location(seaweed.config, versioned, key)
+    theirs = client.put_object(Bucket=versioned_bucket, Key=key, Body=b"theirs")["VersionId"]
+    place = s3_location(seaweed.config, versioned_bucket, key)
     ours = receipt_of(engine.migrate(source.url(f"/objects/a?size={SMALL}"), place)).destination
     assert ours.id not in (None, theirs)
-    last = client.put_object(Bucket=versioned, Key=key, Body=b"last")["VersionId"]
+    last = client.put_object(Bucket=versioned_bucket, Key=key, Body=b"last")["VersionId"]
     S3Store(wire, "destination", Watchdog(Limits())).delete(place, ours)
-    listed = client.list_object_versions(Bucket=versioned, Prefix=key)
+    listed = client.list_object_versions(Bucket=versioned_bucket, Prefix=key)
     assert {row["VersionId"] for row in listed["Versions"]} == {theirs, last}
-    assert client.get_object(Bucket=versioned, Key=key)["Body"].read() == b"last"
+    assert client.get_object(Bucket=versioned_bucket, Key=key)["Body"].read() == b"last"
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
@@ -265,7 +271,7 @@ def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
     assert outcome.receipt.level is (Level.WHOLE_DIGEST if verify == "auto" else Level.SIZE)
     theirs = target.read()
     assert theirs == contents.read("/objects/grows", 0, size)
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 @pytest.mark.parametrize("cut", [0, PART - 1, PART, PART + 1, SIZE - 1])
@@ -282,7 +288,7 @@ def test_a_truncated_object_of_unknown_length_leaves_nothing(
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
     assert not target.is_there()
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 def test_level_size_is_requested_and_reported(
@@ -336,7 +342,7 @@ def test_a_part_that_always_ends_early_leaves_nothing(
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/never{part}?size={SIZE}&fault={fault}"), place)
     assert not target.is_there()
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +368,7 @@ def test_a_source_that_changes_midway_is_not_mixed(
     with pytest.raises(error):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
     assert not target.is_there()
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,7 @@ def test_an_existing_object_is_left_alone_on_request(
         is State.SKIPPED
     )
     assert target.read() == b"old"
-    assert not target.unfinished()
+    assert not target.unfinished_uploads()
 
 
 def test_a_folder_takes_the_sources_name(

@@ -15,7 +15,7 @@ from relay.stores.interfaces import ObjectInfo, Store
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, content, put
-from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, sending, serving
 from tests.scripted import Peer, Talk
 
 

@@ -18,7 +18,7 @@ from relay.stores.table import KINDS
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, put
-from tests.faults.clouds import Cloud, keeping
+from tests.faults.scripted_peers import Cloud, keeping
 from tests.scripted import Peer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -83,7 +83,7 @@ def lay_out(recipe: dict[str, Any]) -> None:
     run("ip", "link", "set", "lo", "up")
 
 
-def started(recipe: dict[str, Any], notify: str | None) -> subprocess.Popen[str]:
+def start_command(recipe: dict[str, Any], notify: str | None) -> subprocess.Popen[str]:
     """Start the recipe's command as its user."""
     rights = ["--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all"]
     who = [
@@ -140,7 +140,7 @@ def healthy(recipe: dict[str, Any]) -> bool:
 
 def once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, Any]:
     """Start the server, ask it, stop it; return the observations."""
-    server = started(
+    server = start_command(
         recipe, f"@{NOTIFY}" if notified else None
     )  # '@' for the zero byte, as systemd writes it
     until = time.monotonic() + 40

@@ -62,7 +62,7 @@ def page(kind: str, text: bytes, status: str = "200 OK") -> Sends:
     return send
 
 
-def filled(begin: bytes, again: bytes, end: bytes = b"", length: int = PAGE) -> bytes:
+def repetitive_page(begin: bytes, again: bytes, end: bytes = b"", length: int = PAGE) -> bytes:
     """Return a page that repeats something up to just below a length."""
     return begin + again * ((length - len(begin) - len(end) - 1) // len(again)) + end
 
@@ -86,20 +86,23 @@ def rows(begin: bytes, row: bytes, end: bytes) -> bytes:
 PAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "index: closing cells alone": (
         "text/html",
-        lambda: filled(INDEX + b"<a href=f>f</a>", b"</td>", b"</pre></html>"),
+        lambda: repetitive_page(INDEX + b"<a href=f>f</a>", b"</td>", b"</pre></html>"),
     ),
     "index: one text without an end": (
         "text/html",
-        lambda: filled(INDEX + b"<a href=f>f</a>", b"x "),
+        lambda: repetitive_page(INDEX + b"<a href=f>f</a>", b"x "),
     ),
     "index: a tag that never ends": (
         "text/html",
-        lambda: filled(INDEX + b"<a href=f>f</a><a", b" x=y"),
+        lambda: repetitive_page(INDEX + b"<a href=f>f</a><a", b" x=y"),
     ),
-    "index: open brackets": ("text/html", lambda: filled(INDEX + b"<a href=f>f</a>", b"<")),
+    "index: open brackets": (
+        "text/html",
+        lambda: repetitive_page(INDEX + b"<a href=f>f</a>", b"<"),
+    ),
     "index: one long link": (
         "text/html",
-        lambda: filled(INDEX + b'<a href="', b"%41", b'">x</a></pre></html>'),
+        lambda: repetitive_page(INDEX + b'<a href="', b"%41", b'">x</a></pre></html>'),
     ),
     "index: files": (
         "text/html",
@@ -107,28 +110,31 @@ PAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "s3: empty elements": (
         "application/xml",
-        lambda: filled(S3_PAGE, b"<a/>", b"</ListBucketResult>"),
+        lambda: repetitive_page(S3_PAGE, b"<a/>", b"</ListBucketResult>"),
     ),
-    "s3: elements inside of one another": ("application/xml", lambda: filled(S3_PAGE, b"<a>")),
+    "s3: elements inside of one another": (
+        "application/xml",
+        lambda: repetitive_page(S3_PAGE, b"<a>"),
+    ),
     "s3: one long text": (
         "application/xml",
-        lambda: filled(S3_PAGE + b"<Name>", b"x&amp;", b"</Name></ListBucketResult>"),
+        lambda: repetitive_page(S3_PAGE + b"<Name>", b"x&amp;", b"</Name></ListBucketResult>"),
     ),
     "s3: objects": ("application/xml", lambda: rows(S3_PAGE, S3_ROW, b"</ListBucketResult>")),
     "webdav: empty elements": (
         "application/xml",
-        lambda: filled(DAV_PAGE, b"<a/>", b"</d:multistatus>"),
+        lambda: repetitive_page(DAV_PAGE, b"<a/>", b"</d:multistatus>"),
     ),
     "webdav: one long attribute": (
         "application/xml",
-        lambda: filled(DAV_PAGE + b'<a b="', b"x", b'"/></d:multistatus>'),
+        lambda: repetitive_page(DAV_PAGE + b'<a b="', b"x", b'"/></d:multistatus>'),
     ),
     "webdav: files": ("application/xml", lambda: rows(DAV_PAGE, DAV_ROW, b"</d:multistatus>")),
     "list: a quote that is never closed": (
         "text/csv",
-        lambda: filled(b'name,url\n"', b"http://127.0.0.1:1/x\n"),
+        lambda: repetitive_page(b'name,url\n"', b"http://127.0.0.1:1/x\n"),
     ),
-    "list: one line": ("text/csv", lambda: filled(b"name,url\n", b"x,")),
+    "list: one line": ("text/csv", lambda: repetitive_page(b"name,url\n", b"x,")),
 }
 FIELDS = {
     "Repr-Digest": "sha-256=:" + "A" * FIELD,
@@ -144,7 +150,7 @@ FIELDS = {
 }
 
 
-def located(name: str, peer: Peer) -> str:
+def folder_name(name: str, peer: Peer) -> str:
     """Return the folder to list, as a user names it."""
     if name.startswith("s3"):
         return "s3://bkt/f/"
@@ -164,7 +170,7 @@ def answering(sends: Sends) -> Callable[[Talk], None]:
     return script
 
 
-def watched(server: Server, order: dict[str, object]) -> Watched:
+def watch_migration(server: Server, order: dict[str, object]) -> Watched:
     """Start a migration, and probe until it has ended, or for the maximum time."""
     (worker,) = psutil.Process(server.process.pid).children()
     seen, before = Watched(), worker.memory_info().rss
@@ -173,9 +179,9 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
         assert status == 202, body
         until = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < until:
-            worked, begun = spent(worker), time.monotonic()
+            worked, begun = cpu_seconds(worker), time.monotonic()
             assert exchange(probe, "GET", "/healthz")[0] == 200
-            late = min(time.monotonic() - begun, spent(worker) - worked)
+            late = min(time.monotonic() - begun, cpu_seconds(worker) - worked)
             seen.latest, seen.answers = max(seen.latest, late), seen.answers + 1
             seen.grown = max(seen.grown, worker.memory_info().rss - before)
             if (
@@ -188,7 +194,7 @@ def watched(server: Server, order: dict[str, object]) -> Watched:
     return seen
 
 
-def spent(worker: psutil.Process) -> float:
+def cpu_seconds(worker: psutil.Process) -> float:
     """Return a process's processor time in seconds."""
     times = worker.cpu_times()
     return float(times.user + times.system)
@@ -209,7 +215,7 @@ def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
             with running(SERVE, RELAY_RETRY_BUDGET="0", **aws) as server:
                 await_workers(server.process.pid, 1)
                 assert server.ask("GET", "/healthz")[0] == 200
-                seen = [watched(server, order(peer)) for order in orders]
+                seen = [watch_migration(server, order(peer)) for order in orders]
             if all(
                 one.latest <= LATEST_SECONDS + TICK_SECONDS and one.grown <= GROWN_BYTES
                 for one in seen
@@ -226,7 +232,7 @@ def test_reading_a_page_of_16_mib_delays_no_answer(name: str) -> None:
     check(
         page(kind, text(), status),
         lambda peer: {
-            "source": located(name, peer),
+            "source": folder_name(name, peer),
             "destination": peer.url("/to/"),
             "recursive": True,
         },

@@ -56,12 +56,12 @@ def test_relay_is_compared_with_rclone_and_the_baseline() -> None:
     def row(key: str, cpu: float) -> Row:
         return Row(key, key, "plain", 1 << 30, samples=[Sample(Cost(1.0, cpu), whole=True)])
 
-    def met(relay: float) -> list[bool]:
+    def verdicts_met(relay: float) -> list[bool]:
         rows = [row("relay", relay), row("rclone", 1.0), row("baseline", 0.4)]
         return [
             verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_baseline=1.25)
         ]
 
-    assert met(0.5) == [True, True, True]
-    assert met(0.52) == [False, True, True]
-    assert met(0.6) == [False, False, True]
+    assert verdicts_met(0.5) == [True, True, True]
+    assert verdicts_met(0.52) == [False, True, True]
+    assert verdicts_met(0.6) == [False, False, True]

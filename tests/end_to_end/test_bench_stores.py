@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-def measured(section: str, folder: Path, *words: str) -> list[list[str]]:
+def measure_section(section: str, folder: Path, *words: str) -> list[list[str]]:
     """Run one round of a section; return the cells of its rows, as they stand in a page."""
     page = folder / "README.md"
     opening, closing = f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
@@ -40,7 +40,7 @@ def measured(section: str, folder: Path, *words: str) -> list[list[str]]:
 
 
 def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) -> None:
-    rows = measured("workers", tmp_path, "--many", "300")
+    rows = measure_section("workers", tmp_path, "--many", "300")
     moved = {row[0]: [int(count) for count in row[-2].split(",")] for row in rows}
     kinds = ["SQLite", "PostgreSQL"] if programs() else ["SQLite"]
     assert list(moved) == [
@@ -53,7 +53,7 @@ def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) ->
 
 
 def test_a_short_run_over_high_latency_fills_its_table(tmp_path: Path) -> None:
-    rows = measured("s3-small-wan", tmp_path, "--distant", "60")
+    rows = measure_section("s3-small-wan", tmp_path, "--distant", "60")
     assert [row[0] for row in rows] == [
         "relay",
         "relay, `--slots 64`",

@@ -20,7 +20,7 @@ import pytest
 
 from relay.stores.rclone_conf import reveal
 from tests import forked
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -468,7 +468,7 @@ UNWANTED = f"{TO_SERVE} {FOR_STORES} alembic"
 not need."""
 
 
-def loaded(unwanted: str, *words: str, **variables: str) -> tuple[str, list[str]]:
+def loaded_modules(unwanted: str, *words: str, **variables: str) -> tuple[str, list[str]]:
     """Run a command; return its output, and its exit code with the unwanted modules that it has
     loaded."""
     ran = subprocess.run(
@@ -485,7 +485,7 @@ def loaded(unwanted: str, *words: str, **variables: str) -> tuple[str, list[str]
 def test_ls_of_a_folder_loads_only_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(DATA)
     unwanted = f"{UNWANTED} {OF_SQLALCHEMY} awscrt relay.engine.transfer_engine"
-    assert loaded(unwanted, "ls", f"{tmp_path}/") == ("a\n", ["0"])
+    assert loaded_modules(unwanted, "ls", f"{tmp_path}/") == ("a\n", ["0"])
 
 
 def test_migrate_of_a_file_loads_only_what_it_needs(tmp_path: Path) -> None:
@@ -493,12 +493,12 @@ def test_migrate_of_a_file_loads_only_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(DATA)
     words = "migrate", "-q", f"{tmp_path}/a", f"{tmp_path}/b"
     ledger = f"sqlite:///{tmp_path}/new.db"
-    assert loaded(UNWANTED, *words, RELAY_LEDGER=ledger) == ("", ["0"])
+    assert loaded_modules(UNWANTED, *words, RELAY_LEDGER=ledger) == ("", ["0"])
     assert (tmp_path / "b").read_bytes() == DATA
 
 
 def test_the_help_names_each_command_in_one_line_and_loads_none() -> None:
-    stdout, code = loaded(f"{UNWANTED} {OF_SQLALCHEMY} awscrt tomllib", "--help")
+    stdout, code = loaded_modules(f"{UNWANTED} {OF_SQLALCHEMY} awscrt tomllib", "--help")
     assert code == ["0"]
     lines = re.findall(r"^  ([a-z]+) +(\S.*)$", stdout, re.M)
     assert {"migrate", "status", "serve", "completion"} <= {name for name, _ in lines}

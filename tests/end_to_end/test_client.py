@@ -91,7 +91,7 @@ def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
     return lambda *words: run(*words, **(there if request.param == "server" else here))
 
 
-def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[int, str, str]:
+def submit_tree(server: Server, folders: Path, *words: str, **more: str) -> tuple[int, str, str]:
     """Submit the tree to the server."""
     places = (f"file://{folders}/from", f"file://{folders}/to")
     url = f"http://{server.host}:{server.port}"
@@ -104,7 +104,7 @@ def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[
 def test_a_migration_is_submitted_awaited_and_inspected(
     server: Server, folders: Path, anywhere: Run
 ) -> None:
-    code, out, err = submitted(
+    code, out, err = submit_tree(
         server, folders, "--wait", "--slots", "2", "--priority", "4", "--key", "photos"
     )
     assert code == 0, err
@@ -114,7 +114,7 @@ def test_a_migration_is_submitted_awaited_and_inspected(
     table = dict(row.split(maxsplit=1) for row in rows)
     assert (table["state"], table["objects"]) == ("succeeded", f"{COUNT} verified")
     assert len(list((folders / "to").rglob("object *"))) == COUNT
-    assert submitted(server, folders, "--key", "photos")[1].split()[2] == id
+    assert submit_tree(server, folders, "--key", "photos")[1].split()[2] == id
 
     assert anywhere("status")[1].split()[:2] == ["1", "succeeded"]
     (brief,) = [json.loads(line) for line in anywhere("status", "--json")[1].splitlines()]
@@ -137,7 +137,7 @@ def test_a_migration_is_submitted_awaited_and_inspected(
 def test_a_share_of_the_limits_is_reported_with_its_use(
     server: Server, folders: Path, anywhere: Run
 ) -> None:
-    code, out, _ = submitted(server, folders, "--bytes-per-second", "1", "--json")
+    code, out, _ = submit_tree(server, folders, "--bytes-per-second", "1", "--json")
     assert code == 0
     assert json.loads(out)["limits"]["bytes_per_second"] == 1
     code, out, _ = anywhere(
@@ -174,10 +174,10 @@ def test_a_migration_by_post_gets_fresh_credentials(
 
 
 def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywhere: Run) -> None:
-    assert submitted(server, folders, "--verify", "size", "--wait", "--quiet") == (3, "", "")
+    assert submit_tree(server, folders, "--verify", "size", "--wait", "--quiet") == (3, "", "")
     (folders / "to" / "1" / "object 01").unlink()
     (folders / "to" / "1" / "object 01" / "in the way").mkdir(parents=True)
-    code, out, err = submitted(server, folders, "--wait", "--json")
+    code, out, err = submit_tree(server, folders, "--wait", "--json")
     assert code == 1
     assert json.loads(out)["objects"]["failed"] == 1
     assert "1/object 01 failed: destination: " in err
@@ -339,7 +339,7 @@ def test_a_token_that_is_missing_wrong_or_open_to_others(server: Server, folders
 def test_a_watch_that_is_interrupted_leaves_the_migration_alone(
     server: Server, folders: Path
 ) -> None:
-    submitted(server, folders, "--bytes-per-second", "1")
+    submit_tree(server, folders, "--bytes-per-second", "1")
     there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
     watching = start("watch", "1", **there)
     assert watching.stderr is not None
@@ -354,7 +354,7 @@ def test_a_watch_that_is_interrupted_leaves_the_migration_alone(
 
 def test_a_watch_outlives_its_server(settings: dict[str, str], folders: Path) -> None:
     with running(SERVE, **settings) as first:
-        submitted(first, folders, "--bytes-per-second", "1")
+        submit_tree(first, folders, "--bytes-per-second", "1")
         there = {"RELAY_URL": f"http://{first.host}:{first.port}", "RELAY_TOKEN": TOKEN}
         watching = start("watch", "1", "--json", **there)
         assert watching.stderr is not None

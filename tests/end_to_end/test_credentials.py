@@ -21,7 +21,7 @@ from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.test_client import run
 from tests.end_to_end.test_limits import until
-from tests.end_to_end.test_migrations import ended, wait_for
+from tests.end_to_end.test_migrations import has_ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, running
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
@@ -61,7 +61,7 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
         yield made
 
 
-def paused(migration: dict[str, Any]) -> bool:
+def is_paused(migration: dict[str, Any]) -> bool:
     """Return whether it waits, and none of its transfers runs."""
     return migration["state"] == "paused" and not migration["under_way"]
 
@@ -100,7 +100,7 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
         status, document = server.ask("POST", "/migrate", order, **asked)
         assert status == 202, document
         id = document["id"]
-        document = wait_for(server, id, paused)
+        document = wait_for(server, id, is_paused)
         assert (document["error"]["code"], document["error"]["side"]) == (
             "store-credentials-withdrawn",
             "source",
@@ -111,14 +111,14 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
 
         # A resume without fresh credentials is denied again, and loses nothing either.
         assert server.ask("POST", f"/migrations/{id}/resume")[0] == 200
-        assert wait_for(server, id, paused)["error"]["code"] == "store-credentials-withdrawn"
+        assert wait_for(server, id, is_paused)["error"]["code"] == "store-credentials-withdrawn"
         assert kept_in(tmp_path / "relay.db", seaweed, key) == kept
 
         before, asked_for = way.bytes_carried("up"), len(source.journal.snapshot())
         fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
         status, document = server.ask("POST", f"/migrations/{id}/resume", fresh)
         assert (status, document["error"]) == (200, None)
-        document = wait_for(server, id, ended)
+        document = wait_for(server, id, has_ended)
         assert (document["state"], document["objects"], document["levels"]) == (
             "succeeded",
             {"verified": 1},
@@ -152,7 +152,7 @@ def test_f25_a_presigned_get_is_read_in_parts(
         assert connection.getresponse().status == 403
     order = {"source": url, "destination": f"far:{seaweed.bucket}/signed/to"}
     body = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
-    body = wait_for(server, body["id"], ended)
+    body = wait_for(server, body["id"], has_ended)
     assert (body["state"], body["levels"]) == ("succeeded", {"whole_digest": 1}), body
     (row,) = server.ask("GET", f"/migrations/{body['id']}/transfers")[1]["transfers"]
     assert row["receipt"]["destination"]["etag"].endswith(f'-{SIZE // PART}"')
@@ -165,7 +165,7 @@ def test_f25_a_presigned_get_is_read_in_parts(
 SMALL = ("first", "second", "third")
 
 
-def listed(source: Source, file: Path, signature: str, fault: str = "", also: str = "") -> str:
+def write_list(source: Source, file: Path, signature: str, fault: str = "", also: str = "") -> str:
     """Write a list of URLs with this signature, of small objects and a large one; return it as a
     source."""
     lines = [
@@ -191,7 +191,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
     seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path
 ) -> None:
     with Source(seed="f25") as source:
-        stale = listed(
+        stale = write_list(
             source, tmp_path / "stale.csv", "stale-secret", "on(GET,after(6,status(403)))"
         )
         order = {
@@ -200,7 +200,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
             "recursive": True,
         }
         id = server.ask("POST", "/migrate", order)[1]["id"]
-        document = wait_for(server, id, paused)
+        document = wait_for(server, id, is_paused)
         assert (document["error"]["code"], document["error"]["side"]) == (
             "store-credentials-withdrawn",
             "source",
@@ -213,7 +213,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
             f"{name},https://a.example/{name}?X-Amz-Signature=fresh-secret"
             for name in ("x", "y", "z", "w")
         )
-        listed(source, tmp_path / "others.csv", "fresh-secret", also=others)
+        write_list(source, tmp_path / "others.csv", "fresh-secret", also=others)
         status, wrong = server.ask(
             "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/others.csv"}
         )
@@ -223,12 +223,12 @@ def test_f25_a_list_resumes_with_fresh_urls(
         assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "paused"
 
         before, asked_for = way.bytes_carried("up"), len(source.journal.snapshot())
-        listed(source, tmp_path / "fresh.csv", "fresh-secret")
+        write_list(source, tmp_path / "fresh.csv", "fresh-secret")
         status, document = server.ask(
             "POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"}
         )
         assert (status, document["error"]) == (200, None), document
-        document = wait_for(server, id, ended)
+        document = wait_for(server, id, has_ended)
         assert (document["state"], document["objects"]) == (
             "succeeded",
             {"verified": len(SMALL) + 1},
@@ -349,7 +349,7 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
         )
         assert status == 202
         id = document["id"]
-        document = wait_for(server, id, paused)
+        document = wait_for(server, id, is_paused)
         assert document["error"]["side"] == "source"
         assert "failed" not in document["objects"]
         kept = kept_in(tmp_path / "relay.db", seaweed, f"{prefix}/large")
@@ -362,7 +362,7 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
         fresh = order_of(guarded, seaweed, "second", prefix)
         del fresh["recursive"]
         assert server.ask("POST", f"/migrations/{id}/resume", fresh)[0] == 200
-        document = wait_for(server, id, ended)
+        document = wait_for(server, id, has_ended)
         assert (document["state"], document["objects"]) == ("succeeded", {"verified": len(tree)})
         assert len([line for line in guarded.served if "large" in line]) == (SIZE - kept) // PART
     client = seaweed.client()

@@ -33,7 +33,7 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def marked(mark: str) -> list[list[str]]:
+def marked_commands(mark: str) -> list[list[str]]:
     """Return the command lines of the running processes with this in their environment: other tests
     run servers meanwhile."""
     found = []
@@ -62,7 +62,7 @@ def test_the_demo_verifies_everything_and_leaves_nothing() -> None:
     assert done.stdout.count("whole_digest") == 12
     assert done.stdout.count("the same") >= 12
     assert "Try next" in done.stdout
-    assert marked(mark) == []
+    assert marked_commands(mark) == []
 
 
 def test_a_process_left_by_the_demo_would_be_seen() -> None:
@@ -72,9 +72,9 @@ def test_a_process_left_by_the_demo_would_be_seen() -> None:
         env={**os.environ, "MARK_OF_THIS_DEMO": mark},
         stdin=subprocess.PIPE,
     ) as left:
-        assert marked(mark) == [left.args]
+        assert marked_commands(mark) == [left.args]
         left.communicate(timeout=30)
-    assert marked(mark) == []
+    assert marked_commands(mark) == []
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
     }
 
 
-def composed(tmp_path: Path) -> dict[str, Any]:
+def compose_recipe(tmp_path: Path) -> dict[str, Any]:
     """Return the recipe of compose.yaml: the image with its additions."""
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
     recipe = container(tmp_path)
@@ -159,12 +159,14 @@ def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
     restart."""
     if ROOT.is_relative_to("/tmp"):
         pytest.skip("the checkout lies in /tmp, which the recipes cover with a folder of their own")
-    for number, recipe_of in enumerate((container, composed, service)):
+    for number, recipe_of in enumerate((container, compose_recipe, service)):
         folder = tmp_path / str(number)
         folder.mkdir()
         recipe = recipe_of(folder)
         check_possible()
-        for migrations, seen in enumerate(started(recipe, times=2 if number == 0 else 1), start=1):
+        for migrations, seen in enumerate(
+            start_recipe(recipe, times=2 if number == 0 else 1), start=1
+        ):
             assert seen["healthy"], (recipe_of.__name__, seen)
             assert (seen["ready"][0], seen["ready"][1]["ledger"]) == (200, "ok"), recipe_of.__name__
             assert (seen["accepted"], seen["migrations"], seen["exit"]) == (202, migrations, 0), (
@@ -179,7 +181,7 @@ def test_a_container_without_tokens_does_not_start(tmp_path: Path) -> None:
     """Inside a container everything comes from outside."""
     recipe = container(tmp_path, token=False)
     check_possible()
-    seen = started(recipe)[0]
+    seen = start_recipe(recipe)[0]
     assert (seen["healthy"], seen["exit"]) == (False, 2)
     assert "RELAY_TOKENS_FILE" in seen["output"]
 
@@ -194,7 +196,7 @@ def check_possible() -> None:
         pytest.skip("no namespaces of its own may be made here")
 
 
-def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
+def start_recipe(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
     """Start a recipe several times in namespaces of its own; return the observations."""
     recipe = recipe | {
         "times": times,

@@ -15,7 +15,7 @@ from tests.seaweed import Seaweed
 pytestmark = pytest.mark.timeout(60)
 
 
-def examined(
+def examine(
     location: str, *words: str, code: int = 0, **settings: str
 ) -> dict[str, tuple[str, str]]:
     """Run it; return the answers with their meanings."""
@@ -28,14 +28,14 @@ def examined(
 
 
 def test_a_local_folder(tmp_path: Path) -> None:
-    found = examined(str(tmp_path))
+    found = examine(str(tmp_path))
     assert {what for what, (answer, _) in found.items() if answer == "no"} == {"digests", "parts"}
     assert found["expect"][1] == "read_back"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_s3(seaweed: Seaweed) -> None:
-    found = examined(f"s3://{seaweed.bucket}/doctor/", **seaweed.environment)
+    found = examine(f"s3://{seaweed.bucket}/doctor/", **seaweed.environment)
     for what in (
         "write and read",
         "digests",
@@ -57,7 +57,7 @@ def test_s3(seaweed: Seaweed) -> None:
 
 def test_webdav(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fixture
     (wsgidav_root / "doctor").mkdir()
-    found = examined(f"webdav+{wsgidav}/doctor/")
+    found = examine(f"webdav+{wsgidav}/doctor/")
     for what in ("write and read", "ranges", "appears whole", "broken upload", "listing", "delete"):
         assert found[what][0] == "yes", (what, found[what])
     assert found["names"] == (
@@ -70,13 +70,13 @@ def test_webdav(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fix
 
 def test_plain_http_that_shows_broken_uploads(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fixture
     """WsgiDAV writes to the final name, and requires existing folders."""
-    found = examined(f"{wsgidav}/nowhere/", code=1)
+    found = examine(f"{wsgidav}/nowhere/", code=1)
     assert found["write and read"][0] == "no"
     assert not (wsgidav_root / "nowhere").exists()
 
 
 def test_plain_http(nginx: str) -> None:  # noqa: F811 - a fixture
-    found = examined(f"{nginx}/doctor/")
+    found = examine(f"{nginx}/doctor/")
     for what in ("write and read", "ranges", "if-match", "broken upload", "delete"):
         assert found[what][0] == "yes", (what, found[what])
     assert found["parts"][0] == "no"
@@ -100,12 +100,12 @@ def test_an_unusable_profile_is_reported(location: str, code: int, says: str) ->
 
 def test_wrong_credentials_are_reported(seaweed: Seaweed) -> None:
     wrong = seaweed.environment | {"AWS_SECRET_ACCESS_KEY": "x" * 20}
-    found = examined(f"s3://{seaweed.bucket}/doctor/", code=1, **wrong)
+    found = examine(f"s3://{seaweed.bucket}/doctor/", code=1, **wrong)
     assert found["write and read"][0] == "no"
 
 
 def test_read_only_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"1")
-    found = examined(str(tmp_path), "--read-only")
+    found = examine(str(tmp_path), "--read-only")
     assert found["read"][0] == found["listing"][0] == "yes"
     assert [path.name for path in tmp_path.iterdir()] == ["one"]

@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a ledger whose migration 1 has succeeded, and whose migration 2 has
     failed."""
     home = tmp_path_factory.mktemp("used")
@@ -46,9 +46,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def terminal(used: Path, tmp_path: Path) -> Terminal:
+def terminal(used_home: Path, tmp_path: Path) -> Terminal:
     """Return a terminal with a copy of that."""
-    return Terminal(Path(shutil.copytree(used, tmp_path / "home")))
+    return Terminal(Path(shutil.copytree(used_home, tmp_path / "home")))
 
 
 def written_to(

@@ -23,10 +23,10 @@ import pytest
 from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.end_to_end.test_migrations import digests, ended, wait_for
-from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated, running
+from tests.end_to_end.test_migrations import digests, has_ended, wait_for
+from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated_source, running
 from tests.end_to_end.test_serve import order as one_object
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, looked_at, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, looked_at, sending, serving
 from tests.postgres import Postgres, postgresql, programs
 from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
@@ -152,9 +152,9 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
                 eventually(
                     lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
                 )
-                wait_for(server, body["id"], ended)
+                wait_for(server, body["id"], has_ended)
         with running(SERVE, **settings, **more) as server:
-            done = wait_for(server, body["id"], ended)
+            done = wait_for(server, body["id"], has_ended)
             assert (done["state"], done["objects"]) == ("succeeded", {"verified": 1})
             _, page = server.ask("GET", f"/migrations/{body['id']}/transfers")
         assert page["transfers"][0]["attempts"] == 2
@@ -183,7 +183,7 @@ def test_f51_a_server_removes_parts_of_a_cancelled_migration(
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
             eventually(lambda: in_ledger(folders, "SELECT count(*) FROM uploads") == 0)
             assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
-            assert "Contents" not in listed(store)
+            assert "Contents" not in list_bucket(store)
 
 
 def test_f62_a_worker_past_its_lease_publishes_nothing(
@@ -193,7 +193,10 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
     finishes before it wakes."""
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
-    with Peer([gated(Cloud(), gate, begun), fast]) as source, running(SERVE, **settings) as sleeper:
+    with (
+        Peer([gated_source(Cloud(), gate, begun), fast]) as source,
+        running(SERVE, **settings) as sleeper,
+    ):
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
         id = sleeper.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
         assert begun.wait(20)
@@ -201,14 +204,14 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
         worker.suspend()
         try:
             with running(SERVE, **settings) as other:
-                migration = wait_for(other, id, ended)
+                migration = wait_for(other, id, has_ended)
                 assert migration["objects"] == {"verified": 1}
                 seen = inodes(folders / "to")
                 gate.set()
                 worker.resume()
                 eventually(lambda: sleeper.ask("GET", "/readyz")[1]["running"] == 0)
                 assert inodes(folders / "to") == seen
-                assert wait_for(other, id, ended)["objects"] == {"verified": 1}
+                assert wait_for(other, id, has_ended)["objects"] == {"verified": 1}
         finally:
             gate.set()
             worker.resume()
@@ -227,7 +230,7 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
     watched = (*GUNICORN[:-1], "--timeout", "8", GUNICORN[-1])
     with (
-        Peer([gated(Cloud(), gate, begun), fast]) as source,
+        Peer([gated_source(Cloud(), gate, begun), fast]) as source,
         running(watched, **settings) as server,
     ):
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
@@ -236,7 +239,7 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
         blocked = worker_of(server)
         blocked.suspend()
         eventually(lambda: not blocked.is_running() or blocked.status() == psutil.STATUS_ZOMBIE)
-        assert wait_for(server, id, ended)["objects"] == {"verified": 1}
+        assert wait_for(server, id, has_ended)["objects"] == {"verified": 1}
         gate.set()
         assert worker_of(server).pid != blocked.pid
     assert [(path.name, path.read_bytes() == DATA) for path in (folders / "to").iterdir()] == [
@@ -290,7 +293,9 @@ def test_f65_without_descriptors_new_work_is_refused(
 ) -> None:
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
-        Peer([gated(Cloud(), gate, begun), serving(Cloud(), sending(GET_HEAD, DATA))]) as source,
+        Peer(
+            [gated_source(Cloud(), gate, begun), serving(Cloud(), sending(GET_HEAD, DATA))]
+        ) as source,
         Peer(keeping(kept)) as destination,
         running(SERVE, **settings) as server,
         closing(server.connect()) as connection,
@@ -331,7 +336,7 @@ def test_f81_an_object_that_kills_workers_is_quarantined(
     with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
         eventually(lambda: in_ledger(folders, "SELECT state FROM migrations") == "partial")
-        migration = wait_for(server, id, ended)
+        migration = wait_for(server, id, has_ended)
         assert migration["objects"] == {"failed": 1, "verified": SMALL}
         _, page = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
     assert [(row["name"], row["error"]) for row in page["transfers"]] == [
@@ -347,7 +352,7 @@ def test_f81_an_object_that_kills_workers_is_quarantined(
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def lock_ledger(file: Path) -> Iterator[None]:
     """Lock the ledger against every other process."""
     with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -362,7 +367,7 @@ def test_f72_a_locked_ledger_is_a_503_and_delays_no_other(
     settings |= {"RELAY_LEASE_SECONDS": "60"}
     with running(SERVE, **settings) as server:
         assert server.ask("GET", "/readyz")[0] == 200
-        with locked(folders / "ledger.db"):
+        with lock_ledger(folders / "ledger.db"):
             asked = threading.Thread(
                 target=lambda: answers.append(server.ask("POST", "/migrate", order(folders)))
             )
@@ -499,7 +504,7 @@ def test_f76_a_database_restart_loses_nothing(
             )
             postgres.control("restart", "-m", "immediate")
             eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        migration = wait_for(server, id, ended)
+        migration = wait_for(server, id, has_ended)
         assert migration["state"] == "succeeded"
         assert sum(migration["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
@@ -551,7 +556,7 @@ def test_f77_a_database_restored_to_an_older_state_converges(
         postgres.replaced_by(older)
         postgres.again()
         eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
-        migration = wait_for(server, id, ended)
+        migration = wait_for(server, id, has_ended)
         assert migration["state"] == "succeeded"
         assert sum(migration["objects"].values()) == MANY
     assert digests(folders / "to") == digests(folders / "many")
@@ -575,7 +580,7 @@ def test_f92_the_request_of_a_vanished_client_counts(
             gone.sendall(head.encode() + body)
             eventually(lambda: bool(server.ask("GET", "/migrations")[1]["migrations"]))
         (found,) = server.ask("GET", "/migrations")[1]["migrations"]
-        assert wait_for(server, found["id"], ended)["objects"] == {"verified": SMALL}
+        assert wait_for(server, found["id"], has_ended)["objects"] == {"verified": SMALL}
         headers = {"Idempotency-Key": "once", "Prefer": "wait=60"}
         status, again = server.ask("POST", "/migrate", order(folders), **headers)
         assert (status, again["id"]) == (200, found["id"])
@@ -637,7 +642,7 @@ def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
         with running(SERVE, **settings, **more, RELAY_FAILPOINT=f"{place}:1:sleep:4") as server:
             id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
             eventually(lambda: bool(server.ask("GET", "/readyz")[1]["running"]))
-            eventually(lambda: place != "after-put-sent" or "Contents" in listed(store))
+            eventually(lambda: place != "after-put-sent" or "Contents" in list_bucket(store))
             eventually(
                 lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None
             )
@@ -646,7 +651,7 @@ def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
                 server, id, lambda migration: not migration["objects"].get("running")
             )
             assert migration["objects"] == {state: 1}
-        found = {row["Key"]: row["Size"] for row in listed(store).get("Contents", ())}
+        found = {row["Key"]: row["Size"] for row in list_bucket(store).get("Contents", ())}
         assert found == ({"to/b": size} if state == "verified" else {})
         assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
 
@@ -662,6 +667,6 @@ BEGUN = {
 """The state of the ledger shortly before a place."""
 
 
-def listed(store: Seaweed) -> Any:
+def list_bucket(store: Seaweed) -> Any:
     """Return the requested objects that the bucket holds."""
     return store.client().list_objects_v2(Bucket="faults", Prefix="to/")

@@ -2,7 +2,7 @@
 
 A functional law, not a measure of speed: the pump yields on its own clock. The test measures the
 CPU time of the process between two wakes of a greenlet that wakes every 10 ms (see
-tests.moving.Ticker), since on two cores the clouds compete with us for the processor and can make
+tests.transfer_program.Ticker), since on two cores the clouds compete with us for the processor and can make
 any process late."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from simulators.spawn import spawn
-from tests.faults.test_disk import moved
+from tests.faults.test_disk import run_mover
 
 LATEST_SECONDS = 0.1
 
@@ -30,7 +30,7 @@ def test_four_transfers_at_full_speed_let_others_run(
     ):
         both.write_text(ca.read_text() + other.read_text() if tls else "")
         pairs = [(source.url(f"/objects/{n}?size=256MiB"), there.url(f"/{n}")) for n in range(4)]
-        report = moved(pairs=pairs, verify=verify, ca=str(both) if tls else None)
+        report = run_mover(pairs=pairs, verify=verify, ca=str(both) if tls else None)
     assert report["states"] == ["verified" if verify == "auto" else "unverified"] * 4
     assert report["ticks"] > 5
     assert report["busy"] < LATEST_SECONDS

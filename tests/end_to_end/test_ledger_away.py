@@ -33,8 +33,8 @@ from relay.ledger.ledger import Ledger
 from relay.views.rows import PATIENCE, progress_events
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_reload import line_about
-from tests.end_to_end.test_serve import SERVE, await_workers, gated, order, running
-from tests.faults.clouds import DATA, Cloud, keeping
+from tests.end_to_end.test_serve import SERVE, await_workers, gated_source, order, running
+from tests.faults.scripted_peers import DATA, Cloud, keeping
 from tests.postgres import Postgres, postgresql
 from tests.scripted import Peer
 
@@ -87,7 +87,7 @@ def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
     kept, gate, begun, answers = Cloud(), threading.Event(), threading.Event(), []
     with (
-        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(keeping(kept)) as destination,
         running(SERVE, RELAY_WORKERS="2", RELAY_LEDGER=f"sqlite:///{ledger}") as server,
     ):
@@ -183,7 +183,7 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
 ) -> None:
     """No worker would run accepted migrations then: readyz and the log say so, without possible
     secrets."""
-    ledger, runner, _ = accepted(tmp_path)
+    ledger, runner, _ = accept_tree(tmp_path)
     worker = Worker(ledger, runner, 1)
 
     def broken(*_: Any, **__: Any) -> Any:
@@ -201,7 +201,7 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
 # -- a read-only ledger
 
 
-def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
+def accept_tree(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_text("a")
     ledger, runner = (
@@ -218,7 +218,7 @@ def test_the_log_names_a_migration_that_ended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also for a migration of one object: its objects send no request that could fail."""
-    ledger, runner, id = accepted(tmp_path)
+    ledger, runner, id = accept_tree(tmp_path)
     with caplog.at_level(logging.INFO, "relay.worker"):
         Worker(ledger, runner, 1, id).run()
     ledger.close()
@@ -248,7 +248,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wait_for_a_full_ledger_names_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, runner, id = accepted(tmp_path)
+    ledger, runner, id = accept_tree(tmp_path)
     worker = Worker(ledger, runner, 1, id)
     worker._lease.renew()
     monkeypatch.setattr(worker._lease, "renew", lambda: True)
@@ -271,7 +271,7 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
 def test_its_progress_display_outlasts_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, _, id = accepted(tmp_path)
+    ledger, _, id = accept_tree(tmp_path)
     watch = Watch(ledger, id)
     before = watch.poll(0)[0]
     away = [True]

@@ -12,7 +12,7 @@ import pytest
 from relay.api.schemas import ProblemSchema, RecordedSchema
 from simulators.destination import Destination
 from simulators.proxy import Proxy
-from tests.end_to_end.test_migrations import ended, wait_for
+from tests.end_to_end.test_migrations import has_ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, running
 
 WINDOW_SECONDS = 1.5
@@ -53,7 +53,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def paused(
+def paused_migration(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Server, dict[str, Any], str]]:
     """Return a server, a request to it, and its migration, which is paused."""
@@ -88,7 +88,7 @@ def until(good: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
-def passed(way: Proxy) -> tuple[int, float]:
+def measure_rate(way: Proxy) -> tuple[int, float]:
     """Return the number of bytes that pass in a while, and its duration."""
     before, since = way.bytes_carried("up"), time.monotonic()
     until(lambda: time.monotonic() - since >= WINDOW_SECONDS)
@@ -112,7 +112,7 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     )
 
     def slow() -> bool:
-        count, seconds = passed(way)
+        count, seconds = measure_rate(way)
         return count <= rate * seconds + SLACK_BYTES / 100
 
     until(slow)
@@ -122,7 +122,7 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
     assert 0 < count <= rate * (time.monotonic() - since) + SLACK_BYTES / 100
     assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "running"
     patch(server, id, limits={"bytes_per_second": None})
-    done = wait_for(server, id, ended)
+    done = wait_for(server, id, has_ended)
     assert (done["state"], done["objects"], done["retries"]) == ("succeeded", {"verified": 1}, 0)
 
 
@@ -153,7 +153,7 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
         limits={"slots": None, "bytes_per_second": None, "connections": None},
         priority=0,
     )
-    done = wait_for(server, body["id"], ended)
+    done = wait_for(server, body["id"], has_ended)
     assert (done["state"], done["objects"], done["priority"]) == ("succeeded", {"verified": 40}, 0)
 
 
@@ -177,9 +177,12 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
     ],
 )
 def test_invalid_limits_are_refused_by_name(
-    paused: tuple[Server, dict[str, Any], str], members: Any, status: int, pointer: str | None
+    paused_migration: tuple[Server, dict[str, Any], str],
+    members: Any,
+    status: int,
+    pointer: str | None,
 ) -> None:
-    server, request, id = paused
+    server, request, id = paused_migration
     code, body = server.ask("PATCH", f"/migrations/{id}", members)
     assert code == status, body
     ProblemSchema.model_validate(body, strict=True)

@@ -83,7 +83,7 @@ def wait_for(server: Server, id: str, good: Callable[[dict[str, Any]], bool]) ->
     raise TimeoutError(body)
 
 
-def ended(migration: dict[str, Any]) -> bool:
+def has_ended(migration: dict[str, Any]) -> bool:
     return migration["state"] in ("succeeded", "partial", "failed", "cancelled")
 
 
@@ -100,7 +100,7 @@ def test_a_tree_is_accepted_at_once_and_followed_to_its_end(server: Server, fold
         status, accepted, response = exchange(connection, "POST", "/migrate", order(folders))
     assert (status, accepted["state"]) == (202, "running")
     assert response.headers["Location"] == f"/migrations/{accepted['id']}"
-    done = wait_for(server, accepted["id"], ended)
+    done = wait_for(server, accepted["id"], has_ended)
     assert (done["state"], done["objects"], done["listing"]) == (
         "succeeded",
         {"verified": MANY},
@@ -160,7 +160,7 @@ def test_one_object_may_be_accepted_at_once_too(server: Server, folders: Path) -
     request["destination"] += "/alone"
     status, body = server.ask("POST", "/migrate", request, Prefer="respond-async")
     assert status == 202
-    assert wait_for(server, body["id"], ended)["objects"] == {"verified": 1}
+    assert wait_for(server, body["id"], has_ended)["objects"] == {"verified": 1}
     assert (folders / "to" / "alone").read_bytes() == (folders / "from/1/object 00001").read_bytes()
 
 
@@ -250,7 +250,7 @@ def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
     document = wait_for(server, id, lambda document: not document["objects"].get("running"))
     assert set(document["objects"]) <= {"verified", "cancelled"}
     assert server.ask("POST", f"/migrations/{id}/retry")[0] == 200
-    assert wait_for(server, id, ended)["objects"] == {"verified": MANY}
+    assert wait_for(server, id, has_ended)["objects"] == {"verified": MANY}
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
     )
     assert (status, "is not that of the migration" in body["detail"]) == (422, True)
     assert server.ask("POST", f"/migrations/{id}/resume", places)[0] == 200
-    assert wait_for(server, id, ended)["state"] == "succeeded"
+    assert wait_for(server, id, has_ended)["state"] == "succeeded"
 
 
 # -- an accepted migration is never lost
@@ -313,7 +313,7 @@ def test_a_restarted_server_resumes(
             worker.kill()
         first.finish()
     with running(SERVE, **settings) as second:
-        migration = wait_for(second, id, ended)
+        migration = wait_for(second, id, has_ended)
         assert (migration["state"], migration["objects"]) == ("succeeded", {"verified": MANY})
         _, page = second.ask("GET", f"/migrations/{id}/transfers?limit=1000")
         most = max(row["attempts"] for row in page["transfers"])
@@ -343,7 +343,7 @@ def _two_workers(settings: dict[str, str], folders: Path) -> None:
         workers = psutil.Process(server.process.pid).children()
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
-        migration = wait_for(server, id, ended)
+        migration = wait_for(server, id, has_ended)
     assert (migration["state"], migration["objects"]) == ("succeeded", {"verified": MANY})
     assert digests(folders / "to") == digests(folders / "from")
 

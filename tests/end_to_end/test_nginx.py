@@ -26,7 +26,7 @@ from relay.location import parse_location
 from relay.receipt import Level, State
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.clouds import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, sending, serving
 from tests.scripted import Peer
 
 pytestmark = pytest.mark.nginx
@@ -96,7 +96,7 @@ class Nginx:
         """Return the URL to write an object to."""
         return f"{scheme}://127.0.0.1:{self.ports[f'destination_{scheme}']}/{quote(name)}"
 
-    def stored(self, name: str) -> Path:
+    def stored_file(self, name: str) -> Path:
         """Return the file of that object's name at the destination."""
         return self.home / "destination" / name
 
@@ -155,7 +155,7 @@ def await_listening(process: subprocess.Popen[bytes], made: Nginx) -> None:
                 sleep(0.02)
 
 
-def proved(outcome: Outcome) -> Level:
+def proved_level(outcome: Outcome) -> Level:
     """Return the level of a transfer's receipt."""
     assert outcome.receipt is not None
     return outcome.receipt.level
@@ -181,14 +181,14 @@ def test_an_object_goes_from_nginx_to_nginx(
     engine: Engine, nginx: Nginx, scheme: str, verify: str, level: Level, state: State, size: int
 ) -> None:
     data = DATA * (size // len(DATA)) + DATA[: size % len(DATA)]
-    there = nginx.stored("moved")
+    there = nginx.stored_file("moved")
     outcome = engine.migrate(
         nginx.source(scheme, "moving", data), nginx.destination(scheme, "moved"), verify=verify
     )
     same = there.read_bytes() == data
     there.unlink()
     assert same
-    assert (outcome.state, proved(outcome), outcome.bytes) == (state, level, size)
+    assert (outcome.state, proved_level(outcome), outcome.bytes) == (state, level, size)
     assert outcome.receipt is not None
     assert outcome.receipt.source.etag  # nginx computes one from time and size
     assert outcome.receipt.destination.size == size
@@ -197,8 +197,8 @@ def test_an_object_goes_from_nginx_to_nginx(
 @pytest.mark.parametrize(("here", "there"), [("http", "https"), ("https", "http")])
 def test_between_plain_and_tls(engine: Engine, nginx: Nginx, here: str, there: str) -> None:
     outcome = engine.migrate(nginx.source(here, "a", DATA), nginx.destination(there, "mixed"))
-    assert proved(outcome) is Level.READ_BACK
-    assert nginx.stored("mixed").read_bytes() == DATA
+    assert proved_level(outcome) is Level.READ_BACK
+    assert nginx.stored_file("mixed").read_bytes() == DATA
 
 
 @SCHEMES
@@ -208,7 +208,7 @@ def test_between_plain_and_tls(engine: Engine, nginx: Nginx, here: str, there: s
 def test_an_existing_object(
     engine: Engine, nginx: Nginx, scheme: str, if_exists: str, state: State | None
 ) -> None:
-    there = nginx.stored("taken")
+    there = nginx.stored_file("taken")
     there.write_bytes(b"what was there before, of another length")
     urls = nginx.source(scheme, "a", DATA), nginx.destination(scheme, "taken")
     if state is None:
@@ -223,7 +223,7 @@ def test_an_existing_object(
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_skip_and_fail_write_an_absent_object(engine: Engine, nginx: Nginx, if_exists: str) -> None:
-    there = nginx.stored(f"fresh-{if_exists}")
+    there = nginx.stored_file(f"fresh-{if_exists}")
     outcome = engine.migrate(
         nginx.source("http", "a", DATA), nginx.destination("http", there.name), if_exists=if_exists
     )
@@ -253,7 +253,7 @@ def test_f31_a_too_large_upload_is_reported_as_413(
         413,
         False,
     )
-    assert not nginx.stored("small/large").exists()
+    assert not nginx.stored_file("small/large").exists()
     engine.assert_nothing_left()
 
 
@@ -270,7 +270,7 @@ def test_f31_an_upload_of_unknown_length_is_refused_midway(
     ):
         engine.migrate(source.url(), nginx.destination(scheme, "small/unknown"))
     assert (caught.value.side, caught.value.store_status) == ("destination", 413)
-    assert not nginx.stored("small/unknown").exists()
+    assert not nginx.stored_file("small/unknown").exists()
 
 
 def test_an_upload_of_unknown_length_that_fits_is_accepted(engine: Engine, nginx: Nginx) -> None:
@@ -278,31 +278,31 @@ def test_an_upload_of_unknown_length_that_fits_is_accepted(engine: Engine, nginx
     coded = b"%x\r\n" % len(DATA) + DATA + b"\r\n0\r\n\r\n"
     with Peer(serving(Cloud(), sending(head, coded))) as source:
         assert (
-            proved(engine.migrate(source.url(), nginx.destination("http", "small/short")))
+            proved_level(engine.migrate(source.url(), nginx.destination("http", "small/short")))
             is Level.READ_BACK
         )
-    assert nginx.stored("small/short").read_bytes() == DATA
+    assert nginx.stored_file("small/short").read_bytes() == DATA
 
 
 def test_f31_an_upload_at_the_limit_is_accepted(engine: Engine, nginx: Nginx) -> None:
     # The other side of the limit, so that the test above cannot pass for another reason.
     data = DATA * 3 + DATA[: MIB - 3 * len(DATA)]
     engine.migrate(nginx.source("http", "fits", data), nginx.destination("http", "small/fits"))
-    assert nginx.stored("small/fits").read_bytes() == data
+    assert nginx.stored_file("small/fits").read_bytes() == data
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_that_needs_percent_encoding(engine: Engine, nginx: Nginx, name: str) -> None:
     outcome = engine.migrate(nginx.source("http", name, DATA), nginx.destination("http", name))
-    assert proved(outcome) is Level.READ_BACK
-    assert nginx.stored(name).read_bytes() == DATA
+    assert proved_level(outcome) is Level.READ_BACK
+    assert nginx.stored_file(name).read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_folder_takes_the_name_of_its_source(engine: Engine, nginx: Nginx, name: str) -> None:
     outcome = engine.migrate(nginx.source("http", name, DATA), nginx.destination("http", "folder/"))
     assert outcome.state is State.VERIFIED
-    (only,) = nginx.stored("folder").iterdir()
+    (only,) = nginx.stored_file("folder").iterdir()
     assert only.read_bytes() == DATA
     assert str(outcome.destination).endswith("/folder/" + quote(only.name))
     only.unlink()
@@ -310,15 +310,15 @@ def test_a_folder_takes_the_name_of_its_source(engine: Engine, nginx: Nginx, nam
 
 def test_an_unreadable_destination_is_unverified(engine: Engine, nginx: Nginx) -> None:
     outcome = engine.migrate(nginx.source("http", "a", DATA), nginx.destination("http", "blind/a"))
-    assert (outcome.state, proved(outcome)) == (State.UNVERIFIED, Level.SIZE)
-    assert nginx.stored("blind/a").read_bytes() == DATA
+    assert (outcome.state, proved_level(outcome)) == (State.UNVERIFIED, Level.SIZE)
+    assert nginx.stored_file("blind/a").read_bytes() == DATA
 
 
 def test_an_object_absent_at_the_source_leaves_nothing(engine: Engine, nginx: Nginx) -> None:
     with pytest.raises(NotFound) as caught:
         engine.migrate(nginx.source("http", "nowhere"), nginx.destination("http", "nothing"))
     assert caught.value.side == "source"
-    assert not nginx.stored("nothing").exists()
+    assert not nginx.stored_file("nothing").exists()
 
 
 def test_the_source_is_pinned_by_its_entity_tag(engine: Engine, nginx: Nginx) -> None:

@@ -160,7 +160,7 @@ ROWS = (
 )
 
 
-def gated(talk: Talk) -> None:
+def serve_login_page(talk: Talk) -> None:
     """A WebDAV server behind a proxy that redirects readers to its login page: their session has
     ended since the folder was listed."""
     while head := talk.head():
@@ -181,7 +181,7 @@ def test_a_login_page_before_a_webdav_source_is_not_an_object(
     tmp_path: Path, words: list[str]
 ) -> None:
     terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
-    with Peer([gated] * 20) as peer:
+    with Peer([serve_login_page] * 20) as peer:
         source = f"webdav+{peer.url(words[-1])}"
         code, out, err = terminal.run("migrate", *words[:-1], source, f"{tmp_path}/to/")
     assert (code, list(tmp_path.glob("to/*"))) == (1, [])

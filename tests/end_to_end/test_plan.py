@@ -13,15 +13,15 @@ import pytest
 from relay.engine.dry_run import _sample
 from relay.ledger.rows import ListedObject
 from tests.end_to_end.test_client import run
-from tests.faults.clouds import DATA, Cloud, keeping
-from tests.faults.plain_shelf import Shelf
+from tests.faults.scripted_http import Shelf
+from tests.faults.scripted_peers import DATA, Cloud, keeping
 from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
 
 
-def planned(tmp_path: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+def plan_move(tmp_path: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
     """Plan, and assert that no ledger exists afterwards."""
     ledger = tmp_path / "relay.db"
     code, out, err = run("plan", *words, "--json", RELAY_LEDGER=f"sqlite:///{ledger}", **more)
@@ -61,7 +61,7 @@ def test_the_fate_of_each_object(
     tree(tmp_path / "to", same=b"1234", other=b"1", elsewhere=b"")
     before = contents(tmp_path)
     places = (str(tmp_path / "from"), str(tmp_path / "to"))
-    found, report = planned(tmp_path, "-r", *places, "--if-exists", exists)
+    found, report = plan_move(tmp_path, "-r", *places, "--if-exists", exists)
     assert (found, report["fates"]) == (code, fates)
     assert (report["objects"], report["bytes"], report["looked"]) == (4, 109, 4)
     assert report["found"] == {"differs": 1, "new": 2, "unchanged": 1}
@@ -82,7 +82,7 @@ def test_an_empty_source_is_reported(tmp_path: Path, flags: tuple[str, ...], cod
     """And fails if the migration would."""
     (tmp_path / "from").mkdir()
     words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
-    found, report = planned(tmp_path, *words)
+    found, report = plan_move(tmp_path, *words)
     assert (found, report["objects"]) == (code, 0)
     found, out, _ = run("plan", *words)
     assert (found, "nothing was found" in out) == (code, True)
@@ -101,7 +101,7 @@ def test_the_objects_of_a_list_are_inspected_at_their_urls(tmp_path: Path) -> No
             "".join(f"{there.url(name)}\n" for name in ("/same", "/other", "/new"))
         )
         words = ("-r", f"list+{tmp_path}/list", str(tmp_path / "to"), "--if-exists", "skip")
-        found, plan = planned(tmp_path, *words, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+        found, plan = plan_move(tmp_path, *words, RELAY_EGRESS_ALLOW="127.0.0.0/8")
     assert (found, plan["fates"]) == (0, {"moved": 1, "skipped": 2})
 
 
@@ -114,14 +114,14 @@ def test_a_destination_that_refuses_to_be_inspected(
 ) -> None:
     """The plan fails where the migration would, before it sends anything."""
 
-    def refused(talk: Talk) -> None:
+    def refuse_all(talk: Talk) -> None:
         while talk.head():
             talk.send(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
 
     tree(tmp_path / "from", one=b"1")
-    with Peer([refused] * 9) as there:
+    with Peer([refuse_all] * 9) as there:
         words = ("-r", str(tmp_path / "from"), "far:bucket/to", "--if-exists", exists)
-        found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
     assert (found, plan["fates"], plan["refused"]) == (code, {"unknown": 1}, code)
 
 
@@ -140,7 +140,7 @@ def test_an_object_that_its_source_denies_is_reported(tmp_path: Path) -> None:
 
     with Peer([lists_alone] * 9) as there:
         words = ("-r", "far:bucket/from", str(tmp_path / "to"))
-        found, plan = planned(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
     assert (found, plan["fates"], plan["refused"]) == (1, {"unknown": 1}, 1)
     assert plan["names"][0]["name"] == "one"
 
@@ -156,7 +156,7 @@ def far(tmp_path: Path, there: Peer) -> str:
 
 def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
-    code, report = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    code, report = plan_move(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert (code, report["objects"], report["refused"]) == (1, 1, 1)
     assert "bidi" in report["names"][0]["why"]
     code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
@@ -168,7 +168,9 @@ def test_a_sample_all_or_no_objects_are_inspected(tmp_path: Path) -> None:
     tree(tmp_path / "from", **{f"f{i:03}": b"x" for i in range(300)})
     tree(tmp_path / "to", **{f"f{i:03}": b"x" for i in range(300)})
     for words, looked in ((("--sample", "20"), 20), (("--whole",), 300), (("--sample", "0"), 0)):
-        code, report = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words)
+        code, report = plan_move(
+            tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words
+        )
         assert (code, report["objects"], report["looked"]) == (0, 300, looked)
         assert report["fates"] == ({"skipped": looked} if looked else {})
 
@@ -194,7 +196,7 @@ def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
 
     with Peer(source) as peer, Peer(keeping(kept)) as destination:
-        code, report = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
+        code, report = plan_move(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
     assert (code, report["objects"], report["bytes"], report["fates"]) == (
         0,
         1,
@@ -234,9 +236,9 @@ def test_a_bucket_offers_parts_and_server_copies(seaweed: Seaweed, tmp_path: Pat
     for name, size in (("large", 3 * MIB), ("small", 1000)):
         client.put_object(Bucket=seaweed.bucket, Key=f"plan/{name}", Body=bytes(size))
     places = (f"weed:{seaweed.bucket}/plan", f"weed:{seaweed.bucket}/copy")
-    code, report = planned(tmp_path, "-r", *places, **more)
+    code, report = plan_move(tmp_path, "-r", *places, **more)
     assert (code, report["server_copy"], report["in_parts"]["objects"]) == (0, True, 0)
-    code, report = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
+    code, report = plan_move(tmp_path, "-r", *places, "--no-server-copy", **more)
     assert (code, report["server_copy"], report["in_parts"]) == (
         0,
         False,

@@ -26,7 +26,7 @@ def rclone() -> str | None:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Terminal]:
+def rclone_terminal(tmp_path: Path) -> Iterator[Terminal]:
     """Return a terminal with a remote that `rclone serve s3` serves from a folder, in which there
     is a bucket."""
     program = rclone()
@@ -54,10 +54,10 @@ def served(tmp_path: Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.timeout(240)
-def test_six_kills_on_the_way_lose_nothing(served: Terminal) -> None:
+def test_six_kills_on_the_way_lose_nothing(rclone_terminal: Terminal) -> None:
     """The same command, killed six times during and after parts: the seventh completes the
     upload."""
-    folder = served.home / "from"
+    folder = rclone_terminal.home / "from"
     folder.mkdir()
     data = {
         f"{number}.bin": random.Random(number).randbytes((42 - 8 * number) * MIB + number)
@@ -66,16 +66,16 @@ def test_six_kills_on_the_way_lose_nothing(served: Terminal) -> None:
     for name, content in data.items():
         (folder / name).write_bytes(content)
     for place in KILLS:
-        process = served.start(
+        process = rclone_terminal.start(
             "migrate", "-r", str(folder), "there:bucket/", RELAY_FAILPOINT=f"{place}:kill9"
         )
         out, err = process.communicate(timeout=100)
         assert process.returncode == -9, (place, out, err)
-    code, out, err = served.run("migrate", "-r", str(folder), "there:bucket/")
+    code, out, err = rclone_terminal.run("migrate", "-r", str(folder), "there:bucket/")
     assert code == 0, out + err
     arrived = {
         path.name: path.read_bytes()
-        for path in (served.home / "served" / "bucket").iterdir()
+        for path in (rclone_terminal.home / "served" / "bucket").iterdir()
         if path.is_file()
     }
     assert arrived.keys() == data.keys()

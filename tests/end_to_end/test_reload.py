@@ -24,12 +24,12 @@ from tests.end_to_end.test_serve import (
     Server,
     await_workers,
     environment,
-    gated,
+    gated_source,
     order,
     running,
     start,
 )
-from tests.faults.clouds import DATA, Cloud, keeping
+from tests.faults.scripted_peers import DATA, Cloud, keeping
 from tests.scripted import Peer
 
 FREE = {"RELAY_BIND": "", "RELAY_LEDGER": ""}
@@ -70,7 +70,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def taken() -> Iterator[str]:
+def taken_address() -> Iterator[str]:
     """Return an address at which another process listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield f"127.0.0.1:{sock.getsockname()[1]}"
@@ -115,12 +115,12 @@ MISTAKES = {
 }
 
 
-def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> None:
+def test_mistakes_change_nothing(config: Config, tokens: Path, taken_address: str) -> None:
     """The same worker serves on, one line names the mistake, and the next correct settings are
     applied."""
     named = {
         "tokens": tokens,
-        "taken": taken,
+        "taken": taken_address,
         "nowhere": tokens.parent / "nowhere",
         "pipe": tokens.parent / "pipe",
     }
@@ -150,7 +150,7 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
     effect."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
-        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(keeping(kept)) as destination,
         running(command, RELAY_CONFIG=str(config.path)) as server,
     ):

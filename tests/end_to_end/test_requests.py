@@ -64,7 +64,7 @@ def options(kind: str, url: str) -> dict[str, str]:
     return {"type": TYPES[kind], "url": url}
 
 
-def moved(
+def count_requests(
     pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT
 ) -> Counter[str]:
     """Migrate objects from an honest store to another; return the requests, by store and verb, and
@@ -127,7 +127,7 @@ def moved(
 def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
     """Return the cost of an object between two kinds of stores."""
     few, more = (
-        moved(
+        count_requests(
             pair,
             [f"tree/{i:03}" for i in range(count)],
             folder / f"{count}",
@@ -138,7 +138,7 @@ def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
         )
         for count in (FEW, MORE)
     )
-    alone = moved(pair, ["tree/000"], folder / "alone", checkout=checkout)
+    alone = count_requests(pair, ["tree/000"], folder / "alone", checkout=checkout)
     tree = {kind: (more[kind] - few[kind]) / (MORE - FEW) for kind in more}
     return Costs(
         tree=of_objects(tree),
@@ -232,8 +232,8 @@ def test_an_honest_store_gets_the_minimum_of_requests(
             alone = f"{now.alone_run[name]:g}"
             sys.stdout.write(f"  {name:23} {f'{count:g} in all':>11} {alone:>16}\n")
     grown = GROWN.get(pair, Costs(tree={}, alone={}))
-    assert now.tree == added(before.tree, grown.tree)
-    assert now.alone == added(before.alone, grown.alone)
+    assert now.tree == sum_of(before.tree, grown.tree)
+    assert now.alone == sum_of(before.alone, grown.alone)
     for run in (now.tree_run, now.alone_run):
         # No request waits twice, as for a `100 Continue`: each costs one round trip.
         requests = Counter[str]()
@@ -248,7 +248,7 @@ def test_an_honest_store_gets_the_minimum_of_requests(
     assert all(now.alone_run[f"{side} {CONNECTIONS}"] == 1 for side in kept)
 
 
-def added(one: Cost, other: Cost) -> Cost:
+def sum_of(one: Cost, other: Cost) -> Cost:
     """Return the sum of two costs."""
     return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {*one, *other}}
 

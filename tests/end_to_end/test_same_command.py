@@ -304,7 +304,7 @@ class Named(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def named() -> Iterator[str]:
+def named_url() -> Iterator[str]:
     """Return the URL of report.pdf, whose query is the name in the answer."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Named) as server:
         threading.Thread(
@@ -314,36 +314,36 @@ def named() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_source_does_not_choose_the_file_to_overwrite(terminal: Terminal, named: str) -> None:
+def test_a_source_does_not_choose_the_file_to_overwrite(terminal: Terminal, named_url: str) -> None:
     """CVE-2010-2252 of wget: only a name in the user's own URL replaces a file by default."""
     folder = terminal.home / "docs"
     folder.mkdir()
     for name in ("thesis.docx", ".bashrc", "report.pdf"):
         (folder / name).write_text("mine")
-    plan = ("plan", f"{named}thesis.docx", f"{folder}/")
+    plan = ("plan", f"{named_url}thesis.docx", f"{folder}/")
     assert terminal.run(*plan)[0] == 1
-    code, out, err = terminal.run("migrate", f"{named}thesis.docx", f"{folder}/")
+    code, out, err = terminal.run("migrate", f"{named_url}thesis.docx", f"{folder}/")
     assert (folder / "thesis.docx").read_text() == "mine", out + err
     assert code == 1
     assert "--if-exists overwrite" in err
     assert terminal.run(*plan, "--if-exists", "overwrite")[0] == 0
     code, out, err = terminal.run(
-        "migrate", f"{named}thesis.docx", f"{folder}/", "--if-exists", "overwrite"
+        "migrate", f"{named_url}thesis.docx", f"{folder}/", "--if-exists", "overwrite"
     )
     assert (code, (folder / "thesis.docx").read_text()) == (0, "evil"), out + err
     # A name that begins with a dot is not taken from an answer, and the user wrote the URL's name.
-    code, out, err = terminal.run("migrate", f"{named}.bashrc", f"{folder}/")
+    code, out, err = terminal.run("migrate", f"{named_url}.bashrc", f"{folder}/")
     assert (folder / ".bashrc").read_text() == "mine", out + err
     assert (code, (folder / "report.pdf").read_text()) == (0, "evil"), out + err
 
 
 def test_an_arrived_object_that_its_source_names_moves_again(
-    terminal: Terminal, named: str
+    terminal: Terminal, named_url: str
 ) -> None:
     """The command was killed before it recorded the end of the migration: the file is its own."""
     folder = terminal.home / "docs"
     folder.mkdir()
-    command = ("migrate", f"{named}export.csv", f"{folder}/")
+    command = ("migrate", f"{named_url}export.csv", f"{folder}/")
     for place in ("after-publish", "after-settle"):
         code, out, err = terminal.run(*command, RELAY_FAILPOINT=f"{place}:1:kill9")
         assert code == -signal.SIGKILL, out + err

@@ -26,7 +26,7 @@ import pytest
 import trustme
 
 from tests import forked
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -154,7 +154,7 @@ def order(source: Peer, destination: Peer, **members: Any) -> dict[str, Any]:
     return {"source": source.url("/a"), "destination": destination.url("/b")} | members
 
 
-def gated(cloud: Cloud, gate: threading.Event, begun: threading.Event) -> Script:
+def gated_source(cloud: Cloud, gate: threading.Event, begun: threading.Event) -> Script:
     """A source that sends half, signals that it has `begun`, waits, and sends the rest."""
 
     def get(talk: Talk, _: bytes) -> None:
@@ -539,7 +539,7 @@ def test_dns_rebinding(server: Server) -> None:
 def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
     """The transfer is cancelled within seconds, and the destination stays empty."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
-    with Peer(gated(Cloud(), gate, begun)) as source, Peer(keeping(kept)) as destination:
+    with Peer(gated_source(Cloud(), gate, begun)) as source, Peer(keeping(kept)) as destination:
         with closing(server.connect()) as connection:
             wanted = json.dumps(order(source, destination))
             headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
@@ -563,7 +563,7 @@ def test_drain(command: tuple[str, ...]) -> None:
     (F61)."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
-        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(keeping(kept)) as destination,
         running(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as connection,
@@ -580,7 +580,7 @@ def test_drain(command: tuple[str, ...]) -> None:
         assert exchange(connection, "GET", "/readyz")[0] == 200
         (worker,) = psutil.Process(server.process.pid).children()
         server.process.send_signal(signal.SIGTERM)
-        status, ready = refused(server, connection, order(source, destination))
+        status, ready = await_drain(server, connection, order(source, destination))
         assert (status, ready) == (503, True)
         gate.set()
         asked.join(20)
@@ -592,7 +592,7 @@ def test_drain(command: tuple[str, ...]) -> None:
     assert "ERROR" not in server.stderr and "WARNING" not in server.stderr, server.stderr
 
 
-def refused(
+def await_drain(
     server: Server, connection: http.client.HTTPConnection, wanted: dict[str, Any]
 ) -> tuple[int, bool]:
     """Make requests on a kept connection until the drain shows; then a POST: its status, and
@@ -634,7 +634,7 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
     """The other order: the first thing after the signal on a kept connection is a POST."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
     with (
-        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(keeping(kept)) as destination,
         running(RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as probe,
@@ -664,7 +664,7 @@ def test_a_late_transfer_is_cancelled_with_an_answer() -> None:
     """Seconds before gunicorn's SIGKILL the client is informed, and the destination stays empty."""
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
-        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(keeping(kept)) as destination,
         running(RELAY_GRACEFUL_TIMEOUT="5") as server,
     ):

@@ -14,7 +14,7 @@ import pytest
 from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.terminal import Terminal
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, serving
 from tests.scripted import Peer, Talk
 from tests.seaweed import Seaweed
 
@@ -24,7 +24,7 @@ ACKNOWLEDGED = "SELECT count(*) FROM parts WHERE etag != ''"
 
 
 @pytest.fixture
-def planted(seaweed: Seaweed, request: pytest.FixtureRequest) -> tuple[bytes, str]:
+def large_object(seaweed: Seaweed, request: pytest.FixtureRequest) -> tuple[bytes, str]:
     """Plant one large object; return its bytes and its future key."""
     name = request.node.name
     data = random.Random(name).randbytes(LARGE)
@@ -32,18 +32,21 @@ def planted(seaweed: Seaweed, request: pytest.FixtureRequest) -> tuple[bytes, st
     return data, f"{name}/to"
 
 
-def assert_there(seaweed: Seaweed, planted: tuple[bytes, str]) -> None:
+def assert_there(seaweed: Seaweed, large_object: tuple[bytes, str]) -> None:
     client = seaweed.client()
-    assert client.get_object(Bucket=seaweed.bucket, Key=planted[1])["Body"].read() == planted[0]
+    assert (
+        client.get_object(Bucket=seaweed.bucket, Key=large_object[1])["Body"].read()
+        == large_object[0]
+    )
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
 
 
-def words_of(seaweed: Seaweed, planted: tuple[bytes, str], *more: str) -> tuple[str, ...]:
-    source = planted[1].removesuffix("to") + "from"
+def words_of(seaweed: Seaweed, large_object: tuple[bytes, str], *more: str) -> tuple[str, ...]:
+    source = large_object[1].removesuffix("to") + "from"
     return (
         "migrate",
         f"near:{seaweed.bucket}/{source}",
-        f"far:{seaweed.bucket}/{planted[1]}",
+        f"far:{seaweed.bucket}/{large_object[1]}",
         *more,
     )
 
@@ -51,9 +54,13 @@ def words_of(seaweed: Seaweed, planted: tuple[bytes, str], *more: str) -> tuple[
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_the_same_command_resumes_in_the_middle(
-    seaweed: Seaweed, slow: Proxy, clouds: Terminal, planted: tuple[bytes, str], end: signal.Signals
+    seaweed: Seaweed,
+    slow: Proxy,
+    clouds: Terminal,
+    large_object: tuple[bytes, str],
+    end: signal.Signals,
 ) -> None:
-    words = words_of(seaweed, planted)
+    words = words_of(seaweed, large_object)
     first = clouds.start(*words)
     clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 3)
     first.send_signal(end)
@@ -68,7 +75,7 @@ def test_the_same_command_resumes_in_the_middle(
     assert f"resuming migration 1: {kept / 1e6:.1f} MB have arrived already" in err
     assert "whole_digest" in out
     assert slow.bytes_carried("up") - before <= LARGE - kept + 2 * PART
-    assert_there(seaweed, planted)
+    assert_there(seaweed, large_object)
     code, out, _ = clouds.run("status", "1", "--json")
     assert (code, json.loads(out)["state"]) == (0, "succeeded")
 
@@ -76,9 +83,9 @@ def test_the_same_command_resumes_in_the_middle(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
 def test_a_second_terminal_takes_its_share_of_the_parts(
-    seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
+    seaweed: Seaweed, clouds: Terminal, large_object: tuple[bytes, str]
 ) -> None:
-    words = words_of(seaweed, planted, "--json")
+    words = words_of(seaweed, large_object, "--json")
     one = clouds.start(*words)
     clouds.wait_for(one, ACKNOWLEDGED, lambda count: count >= 1)
     two = clouds.start(*words)
@@ -93,7 +100,7 @@ def test_a_second_terminal_takes_its_share_of_the_parts(
         {"verified": 1},
     )
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
-    assert_there(seaweed, planted)
+    assert_there(seaweed, large_object)
 
 
 @pytest.mark.timeout(120)
@@ -147,10 +154,10 @@ def test_a_command_says_that_the_others_ask_a_server(clouds: Terminal, tmp_path:
 
 
 def test_a_paused_migration_says_so(
-    seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
+    seaweed: Seaweed, clouds: Terminal, large_object: tuple[bytes, str]
 ) -> None:
     first = clouds.start(
-        *words_of(seaweed, planted), "--bytes-per-second", "4M"
+        *words_of(seaweed, large_object), "--bytes-per-second", "4M"
     )  # slow enough to be paused before its end
     clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 1)
     assert clouds.run("pause", "1")[0] == 0
@@ -158,8 +165,8 @@ def test_a_paused_migration_says_so(
     assert first.returncode == 1, out + err
     assert "paused" in out
     assert "`relay resume 1`, or the same command, resumes it" in out + err
-    assert clouds.run(*words_of(seaweed, planted), "-q") == (0, "", "")
-    assert_there(seaweed, planted)
+    assert clouds.run(*words_of(seaweed, large_object), "-q") == (0, "", "")
+    assert_there(seaweed, large_object)
 
 
 def test_a_failure_in_another_terminal_is_explained(clouds: Terminal, tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ MOVERS = "SELECT count(DISTINCT owner) FROM parts"
 
 
 @pytest.fixture
-def shared(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[bytes, str]]:
+def shared_object(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[bytes, str]]:
     """Plant one large object; return its bytes and its prefix. In the end it must be at `to`,
     alone."""
     name, client = request.node.name, seaweed.client()
@@ -424,9 +424,9 @@ def two_movers(
 @SLOWER
 @pytest.mark.timeout(120)
 def test_two_terminals_move_the_parts_of_one_object(
-    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str]
+    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared_object: tuple[bytes, str]
 ) -> None:
-    words = words_of(seaweed, shared[1])
+    words = words_of(seaweed, shared_object[1])
     report = [
         json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)
     ]
@@ -447,11 +447,11 @@ def test_a_helper_completes_the_object_of_an_ended_owner(
     seaweed: Seaweed,
     slow: Proxy,
     clouds: Terminal,
-    shared: tuple[bytes, str],
+    shared_object: tuple[bytes, str],
     which: int,
     end: signal.Signals,
 ) -> None:
-    words = words_of(seaweed, shared[1])
+    words = words_of(seaweed, shared_object[1])
     movers = two_movers(clouds, words)
     movers[which].send_signal(end)
     movers[which].communicate(timeout=30)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.terminal import Terminal
-from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty
 from tests.scripted import Peer
 
 NAMES = [f"{number}" for number in range(6)]
@@ -33,7 +33,7 @@ def source_of(terminal: Terminal, kind: str, peer: Peer) -> str:
     return str(folder)
 
 
-def stocked() -> Shelf:
+def stocked_shelf() -> Shelf:
     """Return a server that has NAMES below /from/, and nothing below /to/."""
     return Shelf({f"/from/{name}".encode(): f"object {name}".encode() for name in NAMES})
 
@@ -81,7 +81,7 @@ def refuse_one(shelf: Shelf, method: bytes, path: bytes) -> None:
 def test_a_removed_object_arrives_again(
     terminal: Terminal, kind: str, how: str, if_exists: str
 ) -> None:
-    shelf = stocked()
+    shelf = stocked_shelf()
     with Peer(shelf) as peer:
         words = (
             "migrate",
@@ -101,7 +101,7 @@ def test_a_removed_object_arrives_again(
 
 def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
     """The process was killed when the object had arrived, and before that was recorded."""
-    shelf = stocked()
+    shelf = stocked_shelf()
     with Peer(shelf) as peer:
         words = ("migrate", peer.url("/from/1"), peer.url("/to/1"))
         stop(terminal, shelf, words, "killed")
@@ -112,7 +112,7 @@ def test_one_object_that_was_removed_arrives_again(terminal: Terminal) -> None:
 
 def test_an_object_still_there_is_inspected_and_not_resent(terminal: Terminal) -> None:
     """Some objects were removed, one was replaced, and one is in an unknown state."""
-    shelf = stocked()
+    shelf = stocked_shelf()
     with Peer(shelf) as peer:
         words = (
             "migrate",

@@ -21,7 +21,7 @@ import trustme
 
 from relay.api.schemas import RecordedSchema
 from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, running
-from tests.faults.clouds import Cloud, keeping
+from tests.faults.scripted_peers import Cloud, keeping
 from tests.scripted import Peer, Talk
 
 HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer": "wait=3600"}
@@ -58,7 +58,7 @@ def request_of(wanted: dict[str, Any], **headers: str) -> bytes:
     return f"POST /migrate HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-def held(worker: psutil.Process, port: int) -> int:
+def count_connections(worker: psutil.Process, port: int) -> int:
     """Return the number of client connections that a worker holds."""
     return sum(c.laddr.port == port for c in worker.net_connections("tcp") if c.raddr)
 
@@ -66,9 +66,9 @@ def held(worker: psutil.Process, port: int) -> int:
 def until_held(worker: psutil.Process, port: int, count: int) -> None:
     """Wait until a worker holds `count` requests."""
     until = time.monotonic() + 20
-    while held(worker, port) != count and time.monotonic() < until:
+    while count_connections(worker, port) != count and time.monotonic() < until:
         time.sleep(0.05)
-    assert held(worker, port) == count
+    assert count_connections(worker, port) == count
 
 
 def until_there(server: Server) -> None:
@@ -149,7 +149,7 @@ def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
 
 
 @pytest.fixture
-def certified(tmp_path: Path) -> Path:
+def certificate(tmp_path: Path) -> Path:
     """Return a file with a key and a certificate of its own."""
     authority = trustme.CA()
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
@@ -158,9 +158,9 @@ def certified(tmp_path: Path) -> Path:
     return tmp_path / "pem"
 
 
-def test_a_client_over_gunicorns_tls_is_noticed(certified: Path) -> None:
+def test_a_client_over_gunicorns_tls_is_noticed(certificate: Path) -> None:
     """Also after it has sent bytes behind its request, where no byte can be peeked at."""
-    flags = f"--certfile {certified} --keyfile {certified}"
+    flags = f"--certfile {certificate} --keyfile {certificate}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 

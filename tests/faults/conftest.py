@@ -10,7 +10,7 @@ import pytest
 
 from relay.ledger.ledger import Ledger
 from tests.conftest import Certificates
-from tests.faults.clouds import Peers
+from tests.faults.scripted_peers import Peers
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from relay.receipt import State
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
 from tests.scripted import Peer, Talk, length_of
 
 NO_HEAD = {
@@ -56,10 +56,10 @@ def test_another_server_of_the_host_may_lack_head(engine: Engine, if_exists: str
     """Behind one name a proxy has a server for each folder: the source's answers HEAD, the other
     does not."""
 
-    def routed(shelf: Shelf, method: bytes, path: bytes) -> None:
+    def refuse_by_path(shelf: Shelf, method: bytes, path: bytes) -> None:
         shelf.refused = {b"HEAD": empty(404)} if path.startswith(b"/api/") else {}
 
-    shelf = Shelf({b"/static/a": DATA, b"/api/a": b"of somebody else"}, before=routed)
+    shelf = Shelf({b"/static/a": DATA, b"/api/a": b"of somebody else"}, before=refuse_by_path)
     with Peer(shelf) as peer:
         places = peer.url("/static/a"), peer.url("/api/a")
         if if_exists == "skip":

@@ -16,15 +16,15 @@ from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
-from tests.faults.plain_shelf import Shelf, empty
-from tests.ledgers import tree, verified
+from tests.faults.scripted_http import Shelf, empty
+from tests.ledgers import tree, verified_end
 from tests.scripted import Peer
 from tests.values import tree_job
 
 NAME = b"/to/000"
 
 
-def inspected(
+def inspect_arrival(
     engine: Engine, ledger: Ledger, destination: Location, state: str = "verified"
 ) -> tuple[int, int]:
     """Let one object of 5 bytes arrive; return the number of objects now gone, and of those in an
@@ -33,7 +33,7 @@ def inspected(
     (claim,) = ledger.claim(1)
     ledger.settle(
         [
-            verified(claim)
+            verified_end(claim)
             if state == "verified"
             else Settlement(claim, TransferVerb.SKIPPED, bytes=5)
         ]
@@ -89,7 +89,9 @@ def test_a_plain_server(
     )
     with Peer(shelf) as peer:
         assert (
-            inspected(engine, ledger, parse_location(peer.url("/to/"), destination=True), state)
+            inspect_arrival(
+                engine, ledger, parse_location(peer.url("/to/"), destination=True), state
+            )
             == expected
         )
     assert {method for method in shelf.methods} <= {b"HEAD", b"GET"}
@@ -108,7 +110,7 @@ def test_a_folder_of_this_machine(
     elif there != "nothing":
         place.write_bytes(b"12345" if there == "file" else b"123")
     assert (
-        inspected(engine, ledger, local_location(tmp_path / "to", destination=True).folder())
+        inspect_arrival(engine, ledger, local_location(tmp_path / "to", destination=True).folder())
         == expected
     )
 
@@ -120,13 +122,14 @@ def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger
     shelf = Shelf({NAME: b""}, refused={b"PROPFIND": answer}, tagged=False)
     with Peer(shelf) as peer:
         assert (
-            inspected(engine, ledger, webdav_location(peer.url("/to/"), destination=True)) == GONE
+            inspect_arrival(engine, ledger, webdav_location(peer.url("/to/"), destination=True))
+            == GONE
         )
 
 
 def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: Ledger) -> None:
     place = parse_location("http://127.0.0.1:9/to/", method="POST", destination=True)
-    assert inspected(engine, ledger, place) == UNKNOWN
+    assert inspect_arrival(engine, ledger, place) == UNKNOWN
     (id,) = (migration.id for migration in ledger.migrations())
     job = tree_job(parse_location("http://127.0.0.1/a"), place, id=id)
     single = ArrivalCheck(ledger, engine.runner, replace(job, recursive=False))
@@ -136,7 +139,7 @@ def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: L
 def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:
     """The wait happens once and not once per object; every page is inspected."""
     id = tree(ledger, *(5 for _ in range(1500)))
-    ledger.settle([verified(claim) for claim in ledger.claim(1500)])
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1500)])
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)

@@ -30,25 +30,25 @@ from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
 from tests.conftest import Engine
-from tests.faults.clouds import DATA as CLOUD_DATA
-from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
-from tests.faults.plain_shelf import Meanwhile
+from tests.faults.scripted_http import Meanwhile
+from tests.faults.scripted_peers import DATA as CLOUD_DATA
+from tests.faults.scripted_peers import GET_HEAD, Cloud, keeping, sending, serving
 from tests.faults.test_explosions import exploding
-from tests.ledgers import hand_back_suspect, verified
+from tests.ledgers import hand_back_suspect, verified_end
 from tests.scripted import Peer, Talk
 from tests.values import UPLOAD
 
 DATA = b"bytes " * 1000
 
 
-def accepted(ledger: Ledger, folder: Path, runner: TransferEngine) -> str:
+def accept_object(ledger: Ledger, folder: Path, runner: TransferEngine) -> str:
     """Accept one object; return its migration's id."""
     (folder / "from").write_bytes(DATA)
     order = MigrationRequest(Endpoint(f"file://{folder}/from"), Endpoint(f"file://{folder}/to"))
     return ledger.create(order.spec(runner.remotes))[0].id
 
 
-def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
+def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     """Work on a migration until it has ended."""
     worker = Worker(ledger, runner, 1, id)
     with gevent.Timeout(30):
@@ -68,10 +68,10 @@ def test_f67_a_kill_at_the_commit_commits_once(
     after: bool,
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = accepted(ledger, tmp_path, runner)
-    commits = counted(monkeypatch, LocalStore.publish)
+    id = accept_object(ledger, tmp_path, runner)
+    commits = count_publishes(monkeypatch, LocalStore.publish)
     monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, kind(), 1, after))
-    worked(ledger, runner, id)
+    run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
     assert (row.state, row.attempts, row.level) == ("verified", 2, "read_back")
     assert commits == ["publish"]
@@ -82,7 +82,7 @@ def test_f67_a_kill_at_the_commit_commits_once(
     assert (tmp_path / "to").read_bytes() == DATA
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Any]) -> list[str]:
+def count_publishes(monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Any]) -> list[str]:
     """Let every publish that is made be counted."""
     commits: list[str] = []
 
@@ -98,13 +98,13 @@ def test_f67_a_kill_at_every_attempt_ends(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = accepted(ledger, tmp_path, runner)
+    id = accept_object(ledger, tmp_path, runner)
 
-    def killed(*_: Any, **__: Any) -> None:
+    def kill(*_: Any, **__: Any) -> None:
         raise gevent.Timeout(1)
 
-    monkeypatch.setattr(LocalStore, "publish", killed)
-    worked(ledger, runner, id)
+    monkeypatch.setattr(LocalStore, "publish", kill)
+    run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
     assert (row.state, row.attempts) == ("failed", LAPSES)
     assert not (tmp_path / "to").exists()
@@ -136,7 +136,7 @@ def test_f76_a_worker_lists_a_lost_page_again(
 
     monkeypatch.setattr(Ledger, "add_page", lose_second)
     monkeypatch.setattr("relay.engine.listing.PAGE", 1)
-    worked(ledger, runner, id)
+    run_worker(ledger, runner, id)
     assert len(pages) > 4  # the third was refused
     assert {row.name: row.state for row in ledger.page(id)} == dict.fromkeys("abc", "verified")
     assert ledger.migration(id).state == "succeeded"
@@ -158,7 +158,7 @@ def test_f67_a_bug_after_the_upload_leaves_a_note(
         id = ledger.create(MigrationRequest(source, there).spec(runner.remotes))[0].id
         with monkeypatch.context() as patched:
             patched.setattr(Finalizer, "verify_and_publish", fail)
-            worked(ledger, runner, id)
+            run_worker(ledger, runner, id)
         (row,) = ledger.page(id)
         assert row.state == "failed"
         assert row.error is not None
@@ -166,7 +166,7 @@ def test_f67_a_bug_after_the_upload_leaves_a_note(
         cloud.objects["/to"] = DATA[:-1]
         skips = MigrationRequest(source, there, if_exists=IfExists.SKIP)
         again = ledger.create(skips.spec(runner.remotes))[0].id
-        worked(ledger, runner, again)
+        run_worker(ledger, runner, again)
         assert [row.state for row in ledger.page(again)] != ["skipped"]
         runner.wire.pool.close()
 
@@ -176,16 +176,16 @@ def test_f67_an_exit_at_the_commit_hands_back_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = accepted(ledger, tmp_path, runner)
-    commits = counted(monkeypatch, LocalStore.publish)
+    id = accept_object(ledger, tmp_path, runner)
+    commits = count_publishes(monkeypatch, LocalStore.publish)
     monkeypatch.setattr(
         LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after)
     )
     with pytest.raises(SystemExit):
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
     assert row.state == "queued"
-    worked(ledger, TransferEngine(Settings(local_folders=str(tmp_path))), id)
+    run_worker(ledger, TransferEngine(Settings(local_folders=str(tmp_path))), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert commits == ["publish"]
     assert (tmp_path / "to").read_bytes() == DATA
@@ -193,7 +193,7 @@ def test_f67_an_exit_at_the_commit_hands_back_once(
 
 @pytest.mark.parametrize("verify", ["size", "auto"])
 def test_f62_a_lost_lease_never_completes_the_object(
-    ledger: Ledger, tmp_path: Path, engine: Engine, spliced: list[int], verify: str
+    ledger: Ledger, tmp_path: Path, engine: Engine, splice_counts: list[int], verify: str
 ) -> None:
     """This also holds if the kernel moves the bytes: the last of them are held back until the
     ledger has been asked."""
@@ -228,7 +228,7 @@ def test_f62_a_lost_lease_never_completes_the_object(
         finally:
             other.close()
     assert (cloud.objects, cloud.broken) == ({}, 1)
-    assert bool(spliced) == (verify == "size")
+    assert bool(splice_counts) == (verify == "size")
 
 
 def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
@@ -288,7 +288,7 @@ def failure(run: Callable[[], object]) -> RelayError | None:
 # -- rounds
 
 
-def planted(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) -> str:
+def accept_tree(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) -> str:
     """Accept a tree of `count` objects; return its migration's id."""
     (folder / "tree").mkdir()
     for number in range(count):
@@ -307,8 +307,8 @@ def test_f76_a_poll_without_an_answer_happens_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LedgerFailed, nth: int
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 60)
-    commits = counted(monkeypatch, LocalStore.publish)
+    id = accept_tree(ledger, tmp_path, runner, 60)
+    commits = count_publishes(monkeypatch, LocalStore.publish)
     turn, raised = (
         exploding(Ledger.settle_and_claim, error, nth, "after" in error.message),
         list[LedgerFailed](),
@@ -339,18 +339,18 @@ def test_a_new_worker_claims_only_for_its_slots(
 ) -> None:
     """A tree of few large objects is shared with a second worker."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 20)
+    id = accept_tree(ledger, tmp_path, runner, 20)
     gate, begun, publish = Event(), Event(), LocalStore.publish
     waiting: list[int] = []
 
-    def held(*args: Any, **options: Any) -> Any:
+    def publish_late(*args: Any, **options: Any) -> Any:
         waiting.append(1)
         if len(waiting) == 3:
             begun.set()
         gate.wait()
         return publish(*args, **options)
 
-    monkeypatch.setattr(LocalStore, "publish", held)
+    monkeypatch.setattr(LocalStore, "publish", publish_late)
     worker = Worker(ledger, runner, 3, id)
     working = gevent.spawn(worker.run)
     with gevent.Timeout(60):
@@ -368,7 +368,7 @@ def test_a_round_of_claims_loads_its_migration_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 40)
+    id = accept_tree(ledger, tmp_path, runner, 40)
     asked: list[str] = []
     secret = Ledger.secret
 
@@ -388,11 +388,11 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
     """Running transfers take longer to stop than the lease lasts: at least until its next
     renewal."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = accepted(ledger, tmp_path, runner)
+    id = accept_object(ledger, tmp_path, runner)
     gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
     worker = Worker(ledger, runner, 1, id, lease_seconds=0.4)
 
-    def held(*args: Any, **options: Any) -> Any:
+    def publish_late(*args: Any, **options: Any) -> Any:
         begun.set()
         gate.wait()
         return publish(*args, **options)
@@ -402,7 +402,7 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
             gate.set()
         return renew(self, seconds)
 
-    monkeypatch.setattr(LocalStore, "publish", held)
+    monkeypatch.setattr(LocalStore, "publish", publish_late)
     monkeypatch.setattr(Ledger, "renew", renewing)
     working = gevent.spawn(worker.run)
     with gevent.Timeout(60):
@@ -448,22 +448,22 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
 ) -> None:
     """The suspect is claimed alone; while it runs, the worker helps with no parts."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 2)
+    id = accept_tree(ledger, tmp_path, runner, 2)
     sharing, enough, begun, gate = Event(), Event(), Event(), Event()
     publish = LocalStore.publish
 
-    def shared(self: PartHelper) -> None:
+    def share_briefly(self: PartHelper) -> None:
         sharing.set()
         enough.wait()
         self.ledger.release_parts(self.share.claim)
 
-    def held(*args: Any, **options: Any) -> Any:
+    def publish_late(*args: Any, **options: Any) -> Any:
         begun.set()
         gate.wait()
         return publish(*args, **options)
 
-    monkeypatch.setattr(PartHelper, "run", shared)
-    monkeypatch.setattr(LocalStore, "publish", held)
+    monkeypatch.setattr(PartHelper, "run", share_briefly)
+    monkeypatch.setattr(LocalStore, "publish", publish_late)
     other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     try:
         other.renew()
@@ -490,7 +490,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
             enough.set()
             while ledger.page(id)[1].state != "verified":
                 gevent.sleep(0.01)
-            other.settle([verified(mine)])
+            other.settle([verified_end(mine)])
             working.get()
     finally:
         other.close()

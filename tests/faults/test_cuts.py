@@ -7,7 +7,7 @@ import pytest
 
 from relay.errors import RelayError
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import Cloud, keeping, looked_at, sending, serving
+from tests.faults.scripted_peers import Cloud, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk
 
 OBJECT = b"0123456789abcdefghijklmnopqrstuv"

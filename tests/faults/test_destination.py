@@ -30,7 +30,16 @@ from relay.errors import (
 )
 from relay.receipt import Level, State
 from tests.conftest import Engine
-from tests.faults.clouds import DATA, TAGGED, Cloud, Peers, keeping, looked_at, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    TAGGED,
+    Cloud,
+    Peers,
+    keeping,
+    looked_at,
+    sending,
+    serving,
+)
 from tests.scripted import Peer, Script, Talk, answer
 
 BIG = (

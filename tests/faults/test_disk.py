@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
 
 
-def moved(**order: Any) -> dict[str, Any]:
+def run_mover(**order: Any) -> dict[str, Any]:
     """Run the moving program and return its report."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.moving", json.dumps(order)],
+        [sys.executable, "-m", "tests.transfer_program", json.dumps(order)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -38,7 +38,7 @@ def test_objects_larger_than_the_process_may_write_are_moved(verify: str, framin
         pairs = [
             (source.url(f"/objects/{n}?size=64MiB"), destination.url(f"/{n}")) for n in range(3)
         ]
-        report = moved(pairs=pairs, verify=verify, fsize=MIB)
+        report = run_mover(pairs=pairs, verify=verify, fsize=MIB)
     assert report["states"] == ["verified" if verify == "auto" else "unverified"] * 3
     assert report["written"] < MIB
     assert report["opened"] == []
@@ -53,11 +53,11 @@ def test_objects_over_tls_touch_no_disk(tmp_path: Path) -> None:
         both = tmp_path / "both.pem"
         both.write_text(ca.read_text() + other.read_text())
         pairs = [(source.url("/objects/a?size=64MiB"), there.url("/a"))]
-        report = moved(pairs=pairs, verify="auto", fsize=MIB, ca=str(both))
+        report = run_mover(pairs=pairs, verify="auto", fsize=MIB, ca=str(both))
     assert (report["states"], report["opened"]) == (["verified"], [])
     assert report["written"] < MIB
 
 
 def test_the_watch_sees_a_file_that_is_written(tmp_path: Path) -> None:
     control = str(tmp_path / "control")
-    assert moved(pairs=[], verify="auto", fsize=MIB, control=control)["opened"] == [control]
+    assert run_mover(pairs=[], verify="auto", fsize=MIB, control=control)["opened"] == [control]

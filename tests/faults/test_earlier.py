@@ -17,17 +17,17 @@ from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer_engine import TransferEngine
 from relay.ledger.ledger import Ledger
 from tests.conftest import Engine
-from tests.faults.buckets import GONE, crc64nvme, reply
-from tests.faults.clouds import DATA
-from tests.faults.plain_shelf import Shelf, empty
-from tests.faults.shelf import Shelf as Bucket
-from tests.faults.shelf import _tag
-from tests.faults.test_ours import THEIRS, bucket, claimed, flipped, hurried, plant
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA
+from tests.faults.scripted_s3 import GONE, crc64nvme, reply
+from tests.faults.scripted_s3_objects import Shelf as Bucket
+from tests.faults.scripted_s3_objects import _tag
+from tests.faults.test_ours import THEIRS, bucket, flip_byte, hurried_terminal, plant, work_until
 from tests.scripted import Peer
 
 WRITTEN, LATER = (formatdate(time.time() + more, usegmt=True).encode() for more in (0, 3600))
 """The time at which the destination wrote, by its own report: after the source's files."""
-BAD = flipped(DATA)
+BAD = flip_byte(DATA)
 
 
 class Commands:
@@ -50,7 +50,7 @@ class Commands:
             **options,
         )
         id = self._ledger.create(order.spec(self._engine.runner.remotes))[0].id
-        claimed(self._ledger, self._engine, id, attempts=1000)
+        work_until(self._ledger, self._engine, id, attempts=1000)
         (row,) = self._ledger.page(id)
         self.states.append(row.state)
         return row.state
@@ -72,7 +72,7 @@ def test_the_next_migration_judges_an_unverified_object(
 ) -> None:
     """The object there is equally long, newer, and damaged."""
     shelf = Shelf(
-        damages=flipped, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN
+        damages=flip_byte, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN
     )
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
@@ -102,7 +102,7 @@ def test_an_unverified_object_is_proved_and_not_resent(commands: Any, wish: str)
 @pytest.mark.parametrize("wish", ["changed", "skip"])
 def test_a_repeated_unverified_request_stays_unverified(commands: Any, wish: str) -> None:
     """Each command is another migration."""
-    shelf = Shelf(damages=flipped, dated=WRITTEN)
+    shelf = Shelf(damages=flip_byte, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
         assert {made.migrate("size", wish) for _ in range(3)} == {"unverified"}
@@ -111,7 +111,7 @@ def test_a_repeated_unverified_request_stays_unverified(commands: Any, wish: str
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
 def test_a_damaged_leftover_is_not_a_prior_object(commands: Any, wish: str) -> None:
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, dated=WRITTEN)
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
         assert [made.migrate("auto", wish) for _ in range(3)] == ["failed"] * 3
@@ -140,7 +140,7 @@ def test_a_file_that_was_left_unverified_is_not_skipped(
 def test_an_unverified_file_stays_unverified_on_repeat(
     tmp_path: Path,
 ) -> None:
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     for _ in range(2):
         assert terminal.tree(folder, tmp_path / "to", "--verify", "size")[0] == 3
 
@@ -152,8 +152,8 @@ def test_an_unverified_file_stays_unverified_on_repeat(
 def test_a_leftover_of_a_killed_process_is_not_a_prior_object(
     tmp_path: Path, before: str, wish: str
 ) -> None:
-    shelf = Shelf(damages=flipped, dated=WRITTEN, tags_uploads=True)
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    shelf = Shelf(damages=flip_byte, dated=WRITTEN, tags_uploads=True)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists")
         assert terminal.run(*words, before, RELAY_FAILPOINT="before-verify:1:kill9")[0] == -9
@@ -221,7 +221,7 @@ def test_a_killed_process_that_sent_nothing_owns_nothing(
     shelf, folder, terminal = (
         Shelf({b"/to/a": THEIRS}, dated=WRITTEN),
         plant(tmp_path),
-        hurried(tmp_path),
+        hurried_terminal(tmp_path),
     )
     with Peer(shelf) as there:
         words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "skip")

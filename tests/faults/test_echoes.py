@@ -15,7 +15,7 @@ from relay.stores.webdav.account import webdav_location
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
-from tests.faults.buckets import document, place, reply
+from tests.faults.scripted_s3 import document, place, reply
 from tests.scripted import Peer, answer
 
 TOKEN, SIGNATURE, PASSWORD = "s3cr3t-t0ken", "s1gn+4ture/", "p4ss:w0rd"

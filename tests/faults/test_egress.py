@@ -28,7 +28,7 @@ from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
 from relay.wire.tls.choice import client_context
 from tests.conftest import Engine
-from tests.faults.clouds import Cloud, serving
+from tests.faults.scripted_peers import Cloud, serving
 from tests.scripted import Peer, Talk
 
 PUBLIC = "93.184.216.34"
@@ -108,7 +108,7 @@ class Resolver:
 
 
 @pytest.fixture
-def recorded() -> Iterator[list[str]]:
+def connected_addresses() -> Iterator[list[str]]:
     """Return the addresses that were connected to in this test."""
     Recorder.connected = []
     yield Recorder.connected
@@ -132,7 +132,7 @@ def migrate(made: TransferEngine, source: str, destination: str) -> None:
 
 
 @pytest.mark.parametrize("host", CLOSED)
-def test_b27_to_b33_as_source_and_destination(recorded: list[str], host: str) -> None:
+def test_b27_to_b33_as_source_and_destination(connected_addresses: list[str], host: str) -> None:
     for scheme in ("http", "https"):
         for source, destination in ((host, "public.example"), ("public.example", host)):
             with pytest.raises(EgressDenied):
@@ -141,18 +141,18 @@ def test_b27_to_b33_as_source_and_destination(recorded: list[str], host: str) ->
                     f"{scheme}://{source}/a",
                     f"{scheme}://{destination}/b",
                 )
-    assert recorded == []
+    assert connected_addresses == []
 
 
 @pytest.mark.parametrize("address", numeric(CLOSED))
-def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], address: str) -> None:
+def test_b27_to_b33_where_a_name_leads_there(connected_addresses: list[str], address: str) -> None:
     with pytest.raises(EgressDenied) as caught:
         migrate(
             runner({"evil.example": [[address]]}),
             "http://evil.example/a",
             "http://public.example/b",
         )
-    assert recorded == []
+    assert connected_addresses == []
     assert caught.value.side == "source"
     assert address not in caught.value.message
 
@@ -182,32 +182,32 @@ def test_b37_as_the_target_of_a_redirect(engine: Engine, host: str) -> None:
 
 @pytest.mark.parametrize("order", [[PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC], [PUBLIC, "::1"]])
 def test_b34_one_closed_address_among_open_ones_is_enough(
-    recorded: list[str], order: list[str]
+    connected_addresses: list[str], order: list[str]
 ) -> None:
     with pytest.raises(EgressDenied):
         migrate(
             runner({"mixed.example": [order]}), "http://mixed.example/a", "http://public.example/b"
         )
-    assert recorded == []
+    assert connected_addresses == []
 
 
-def test_b35_an_answer_that_changes_is_checked_each_time(recorded: list[str]) -> None:
+def test_b35_an_answer_that_changes_is_checked_each_time(connected_addresses: list[str]) -> None:
     made = runner({"rebind.example": [[PUBLIC], ["127.0.0.1"]], "public.example": [[PUBLIC]]})
     with pytest.raises(ConnectFailed):
         migrate(made, "http://rebind.example/a", "http://public.example/b")
     with pytest.raises(EgressDenied):
         migrate(made, "http://rebind.example/a", "http://public.example/b")
-    assert recorded == [PUBLIC]
+    assert connected_addresses == [PUBLIC]
 
 
-def test_f91_the_next_address_is_tried_and_each_was_checked(recorded: list[str]) -> None:
+def test_f91_the_next_address_is_tried_and_each_was_checked(connected_addresses: list[str]) -> None:
     made = runner({"both.example": [["2606:2800:220:1::1", PUBLIC]]})
     with pytest.raises(ConnectFailed):
         migrate(made, "http://both.example/a", "http://public.example/b")
-    assert recorded == ["2606:2800:220:1::1", PUBLIC]
+    assert connected_addresses == ["2606:2800:220:1::1", PUBLIC]
 
 
-def test_f30_no_such_name_and_too_many_addresses(recorded: list[str]) -> None:
+def test_f30_no_such_name_and_too_many_addresses(connected_addresses: list[str]) -> None:
     with pytest.raises(ConnectFailed):
         migrate(runner({"none.example": [[]]}), "http://none.example/a", "http://public.example/b")
     many = [f"93.184.{i // 250}.{i % 250 + 1}" for i in range(300)]
@@ -215,10 +215,10 @@ def test_f30_no_such_name_and_too_many_addresses(recorded: list[str]) -> None:
         migrate(
             runner({"many.example": [many]}), "http://many.example/a", "http://public.example/b"
         )
-    assert len(recorded) == Limits().addresses
+    assert len(connected_addresses) == Limits().addresses
 
 
-def test_f30_a_slow_resolver_is_a_timeout(recorded: list[str]) -> None:
+def test_f30_a_slow_resolver_is_a_timeout(connected_addresses: list[str]) -> None:
     import gevent
 
     made = runner({})
@@ -229,7 +229,7 @@ def test_f30_a_slow_resolver_is_a_timeout(recorded: list[str]) -> None:
     made.wire.pool = Pool(slow, limits)
     with pytest.raises(StoreTimeout):
         migrate(made, "http://slow.example/a", "http://public.example/b")
-    assert recorded == []
+    assert connected_addresses == []
 
 
 @pytest.mark.netns

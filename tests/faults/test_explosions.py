@@ -29,7 +29,7 @@ from relay.wire.buffers import PIPES
 from relay.wire.stream import Stream
 from relay.wire.tls.stream import TlsStream
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer
 
 
@@ -94,7 +94,7 @@ def exploding(
     """Wrap a call so that its `nth` one raises `error`, before or after it did its work."""
     calls = 0
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def explode_at(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls != nth:
@@ -103,7 +103,7 @@ def exploding(
             original(*args, **kwargs)
         raise error
 
-    return wrapped
+    return explode_at
 
 
 def greenlets() -> int:

@@ -23,7 +23,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import UploadRecord
 from relay.receipt import State
 from tests.conftest import Engine
-from tests.faults.buckets import IN_PARTS, PART, Bucket, Scripted, many, patient, place, refusal
+from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, Scripted, many, patient, place, refusal
 from tests.scripted import Peer, Script, Talk
 
 SIZE = 2 * PART + 1000
@@ -82,14 +82,14 @@ def order(source: Peer) -> MigrationRequest:
     return MigrationRequest(Endpoint(source.url("/x")), Endpoint("far:bucket/a/b.bin"))
 
 
-def moved(ledger: Ledger, runner: TransferEngine, source: Peer) -> str:
+def move_once(ledger: Ledger, runner: TransferEngine, source: Peer) -> str:
     """Move the object by a migration of its own; return that migration's id."""
     id = ledger.create(order(source).spec(runner.remotes))[0].id
-    worked(ledger, runner, id)
+    run_worker(ledger, runner, id)
     return id
 
 
-def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
+def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     with gevent.Timeout(60):
         Worker(ledger, runner, 1, id).run()
     runner.wire.pool.close()
@@ -101,7 +101,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
 ) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
     with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
-        id = moved(ledger, runner_of(there), source)
+        id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     begun = [known for operation, known in bucket.known if operation.startswith("begin")]
     assert begun == [""]
@@ -115,7 +115,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
 def test_f51_an_object_of_one_request_has_no_row(ledger: Ledger, tmp_path: Path) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
     with Peer(many(bucket)) as there, Peer(growing(1000)) as source:
-        id = moved(ledger, runner_of(there), source)
+        id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert {known for _, known in bucket.known} == {None}
 
@@ -137,7 +137,7 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
         ledger=tmp_path / "ledger.db",
     )
     with Peer(many(bucket)) as there, Peer(growing(SIZE, cut)) as source:
-        id = moved(ledger, runner_of(there), source)
+        id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["failed"]
     assert bucket.known[-1] == ("abort", "up/1")
     assert ledger.orphans(kept=0) == []
@@ -148,7 +148,7 @@ def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
     ways = [growing(SIZE), growing(SIZE, PART + 10)]
     with Peer(many(bucket)) as there, Peer(lambda talk: ways[-1](talk)) as source:
-        id = moved(ledger, runner_of(there), source)
+        id = move_once(ledger, runner_of(there), source)
         (row,) = ledger.page(id)
         assert row.error is not None
         assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
@@ -159,7 +159,7 @@ def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_
         bucket.asked.clear()
         ways.pop()
         ledger.act(id, "retry", order(source).secret())
-        worked(ledger, runner_of(there), id)
+        run_worker(ledger, runner_of(there), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert bucket.asked.index("abort") < next(
         i for i, one in enumerate(bucket.asked) if one.startswith("begin")

@@ -24,7 +24,7 @@ from relay.location import parse_location
 from relay.stores import local_aliases
 from relay.stores.remotes import Remotes
 from tests.end_to_end.test_cli import ROOT, environment
-from tests.faults.shelf import Shelf
+from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer
 from tests.values import claim_of, tree_job
 
@@ -45,7 +45,7 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def located(folder: Path, source: str, destination: str) -> tuple[str, str]:
+def locate_tree(folder: Path, source: str, destination: str) -> tuple[str, str]:
     """Return the two places of a tree, below `folder`."""
     order = MigrationRequest(
         Endpoint(f"{folder}/{source}"), Endpoint(f"{folder}/{destination}"), recursive=True
@@ -71,7 +71,7 @@ def test_a_folder_in_itself_by_a_link_is_refused(
     folders: Path, source: str, destination: str
 ) -> None:
     with pytest.raises(SameObject, match="one contains the other"):
-        located(folders, source, destination)
+        locate_tree(folders, source, destination)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_sibling_folder_is_not_refused(
     folders: Path, source: str, destination: str, there: str
 ) -> None:
     """Also through a link in the source, which is not followed."""
-    assert located(folders, source, destination) == (f"{source}/", there)
+    assert locate_tree(folders, source, destination) == (f"{source}/", there)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
         (folders / destination.partition("/")[0]).mkdir()
     if folds and not twice:
         with pytest.raises(SameObject, match="one contains the other"):
-            located(folders, source, destination)
+            locate_tree(folders, source, destination)
         with pytest.raises(SameObject, match="the same file"):
             order = MigrationRequest(Endpoint(f"{folders}/from/a"), Endpoint(f"{folders}/from/A"))
             order.locate(Remotes(folders=None))
     else:
-        assert located(folders, source, destination) == (f"{source}/", f"{destination}/")
+        assert locate_tree(folders, source, destination) == (f"{source}/", f"{destination}/")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: 
 @pytest.mark.parametrize("ends", [("loop", "apart"), ("from", "loop/new")])
 def test_a_loop_of_links_is_refused(folders: Path, ends: tuple[str, str]) -> None:
     with pytest.raises(InvalidURL, match="loop"):
-        located(folders, *ends)
+        locate_tree(folders, *ends)
 
 
 MOUNTED = """
@@ -195,13 +195,13 @@ class Growing(Shelf):
             self.written.notify_all()
         return done
 
-    def _listed(self, query: dict[str, list[str]]) -> bytes:
+    def _listing_page(self, query: dict[str, list[str]]) -> bytes:
         after = unquote(query.get("continuation-token", [""])[0]).removeprefix("in/")
         if after and after.count("copy/") < TURNS:
             copies = {f"in/copy/{after[:-1]}{name}" for name in "ab"}
             with self.written:
                 assert self.written.wait_for(lambda: copies <= self.objects.keys(), 30), after
-        return super()._listed(query)
+        return super()._listing_page(query)
 
 
 def test_a_listing_that_meets_its_own_output_ends_and_says_why(

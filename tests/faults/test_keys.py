@@ -21,9 +21,9 @@ from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
-from tests.faults.buckets import refusal
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.shelf import Shelf
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_s3 import refusal
+from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer
 
 KEYS = ("a/b", "a//b", "a///b", "/a/b", "//a", "c//", "ü//日本", "a b//+")
@@ -35,7 +35,7 @@ def folding(key: str) -> str:
     return re.sub("/+", "/", key).removeprefix("/")
 
 
-def located(peer: Peer, key: str) -> Location:
+def location_of(peer: Peer, key: str) -> Location:
     return s3_location(
         S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")),
         "bucket",
@@ -52,7 +52,9 @@ def remotes(source: Peer, destination: Peer) -> Remotes:
     return Remotes(named, folders=())
 
 
-def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str, tuple[str, str]]:
+def move_tree(
+    ledger: Ledger, engine: Engine, order: MigrationRequest
+) -> dict[str, tuple[str, str]]:
     """Move a tree; return the state of each object, and the errors."""
     id = ledger.create(order.spec(engine.runner.remotes))[0].id
     with gevent.Timeout(60):
@@ -79,7 +81,7 @@ def test_b58_keys_with_empty_segments_move_between_buckets(
             source.objects[folder + key] = b""
     with Peer([source] * 60) as there, Peer([shelf] * 60) as here:
         engine.runner.remotes = remotes(there, here)
-        found = worked(
+        found = move_tree(
             ledger,
             engine,
             MigrationRequest(
@@ -109,7 +111,7 @@ def test_b58_one_object_by_its_url(engine: Engine, key: str) -> None:
 def test_b58_copies_within_a_store_too(engine: Engine) -> None:
     shelf = Shelf({"a//b": b"two", "a/b": b"one"})
     with Peer([shelf] * 9) as peer:
-        from_, to = located(peer, "a//b"), located(peer, "c//d")
+        from_, to = location_of(peer, "a//b"), location_of(peer, "c//d")
         assert engine.migrate(from_, replace(to, account=from_.account)).state is State.VERIFIED
     assert shelf.objects == {"a//b": b"two", "a/b": b"one", "c//d": b"two"}
     assert not any(line.startswith("GET /bucket/a") for line in shelf.asked)
@@ -119,7 +121,7 @@ def test_the_treatment_of_slashes_is_determined_once(engine: Engine) -> None:
     shelf = Shelf()
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
         for number in range(3):
-            engine.migrate(there.url(), located(here, f"a//{number}"))
+            engine.migrate(there.url(), location_of(here, f"a//{number}"))
     assert sum("list-type" in line for line in shelf.asked) == 1
     assert (
         len(shelf.asked) == 6
@@ -136,11 +138,11 @@ def test_b58_a_store_that_folds_slashes_loses_nothing(
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
         for key in ("a//b", "a//c"):
             with pytest.raises(Rejected) as caught:
-                engine.migrate(there.url(), located(here, key))
+                engine.migrate(there.url(), location_of(here, key))
             assert "treats '//' as '/'" in caught.value.message
             assert (caught.value.side, caught.value.retryable) == ("destination", False)
         assert sum(line.startswith("PUT") for line in shelf.asked) == (0 if there_before else 1)
-        assert engine.migrate(there.url(), located(here, "c/d")).state is State.VERIFIED
+        assert engine.migrate(there.url(), location_of(here, "c/d")).state is State.VERIFIED
     assert shelf.objects == ({"a/b": b"precious"} if there_before else {}) | {"c/d": DATA}
     engine.assert_nothing_left()
 
@@ -159,7 +161,7 @@ def test_b58_a_leftover_under_a_folded_name_is_named(
     shelf = Keeping(folds=folding)
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
         with pytest.raises(Rejected, match="treats '//' as '/'") as caught:
-            engine.migrate(there.url(), located(here, "a//b"))
+            engine.migrate(there.url(), location_of(here, "a//b"))
     assert shelf.objects == {"a/b": DATA}
     assert "may remain at s3://bucket/a//b" in caught.value.hint
 
@@ -171,7 +173,7 @@ def test_b58_a_concurrent_writer_of_the_other_name_is_safe(
     shelf = Shelf(folds=folding, meanwhile=[{"a/b": b"precious"}])
     with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
         with pytest.raises(Rejected, match="treats '//' as '/'"):
-            engine.migrate(there.url(), located(here, "a//b"))
+            engine.migrate(there.url(), location_of(here, "a//b"))
     assert shelf.objects == {"a/b": b"precious"}
     engine.assert_nothing_left()
 
@@ -184,7 +186,7 @@ def test_b58_a_denied_listing_says_names_are_unproved(
     shelf = Shelf(dict(before), lists=False, folds=folds)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as there, Peer([shelf] * 9) as here:
         with pytest.raises(Rejected) as caught:
-            engine.migrate(there.url(), located(here, "a//b"))
+            engine.migrate(there.url(), location_of(here, "a//b"))
     assert "it is unknown if this store keeps such names" in caught.value.message
     assert shelf.objects == before
 
@@ -198,7 +200,7 @@ def test_b58_trees_of_folders_refuse_empty_segments_singly(
         order = MigrationRequest(
             Endpoint("from:bucket/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True
         )
-        found = worked(ledger, engine, order)
+        found = move_tree(ledger, engine, order)
     assert {name for name, (state, _) in found.items() if state == "verified"} == {"a/b"}
     assert all("empty" in why for name, (_, why) in found.items() if name != "a/b")
     assert [path.name for path in (tmp_path / "to").rglob("*")] == ["a", "b"]
@@ -207,4 +209,4 @@ def test_b58_trees_of_folders_refuse_empty_segments_singly(
 @pytest.mark.parametrize("name", ["a/./b", "a/../b", "./a", ".."])
 def test_b57_dot_segments_are_refused_at_s3_too(name: str) -> None:
     with Peer(Shelf()) as peer, pytest.raises(UnsafeKey, match="segment"):
-        located(peer, "").below(name, destination=True)
+        location_of(peer, "").below(name, destination=True)

@@ -12,7 +12,7 @@ import pytest
 
 from relay.stores.interfaces import is_temporary_name
 from tests.end_to_end.terminal import Terminal, bucket_terminal
-from tests.faults.buckets import PARTED, SIZE, Bucket, document, many, refusal, reply
+from tests.faults.scripted_s3 import PARTED, SIZE, Bucket, document, many, refusal, reply
 from tests.faults.test_webdav import EMPTY, Dav
 from tests.scripted import Peer, Talk
 
@@ -32,7 +32,7 @@ class Keeping(Dav):
         return super()._done(method, path, request, body)
 
     @property
-    def left(self) -> list[str]:
+    def unpublished_names(self) -> list[str]:
         """The unpublished names."""
         return [
             name
@@ -58,7 +58,7 @@ class Killed:
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Iterator[Killed]:
+def killed_move(tmp_path: Path) -> Iterator[Killed]:
     folder, dav = tmp_path / "from", Keeping()
     folder.mkdir()
     (folder / "a").write_bytes(b"bytes")
@@ -68,27 +68,27 @@ def killed(tmp_path: Path) -> Iterator[Killed]:
         )
         code, *_ = made.terminal.run("migrate", "-r", str(folder), made.to, RELAY_FAILPOINT=KILL)
         assert code == -9
-        assert len(dav.left) == 1
+        assert len(dav.unpublished_names) == 1
         yield made
 
 
-def test_a_cancel_names_leftovers_and_can_be_repeated(killed: Killed) -> None:
-    killed.dav.keeps = True
+def test_a_cancel_names_leftovers_and_can_be_repeated(killed_move: Killed) -> None:
+    killed_move.dav.keeps = True
     for _ in range(2):
-        code, _, err = killed.terminal.run("cancel", "1")
+        code, _, err = killed_move.terminal.run("cancel", "1")
         assert code == 1
         assert "may remain at webdav+" in err and "nothing unfinished is left" not in err
-    killed.dav.keeps = False
-    code, _, err = killed.terminal.run("cancel", "1")
+    killed_move.dav.keeps = False
+    code, _, err = killed_move.terminal.run("cancel", "1")
     assert (code, "nothing unfinished is left" in err) == (0, True)
-    assert killed.dav.left == []
+    assert killed_move.dav.unpublished_names == []
 
 
-def test_the_receipt_notes_leftovers_of_the_next_attempt(killed: Killed) -> None:
-    killed.dav.keeps = True
-    code, output = killed.again()
+def test_the_receipt_notes_leftovers_of_the_next_attempt(killed_move: Killed) -> None:
+    killed_move.dav.keeps = True
+    code, output = killed_move.again()
     assert code == 0
-    assert f"may remain at {killed.to}{killed.dav.left[0]}" in output
+    assert f"may remain at {killed_move.to}{killed_move.dav.unpublished_names[0]}" in output
 
 
 @pytest.mark.parametrize("source", ["there", "gone"])
@@ -99,37 +99,41 @@ def test_a_cancel_removes_a_leftover_named_by_its_source(tmp_path: Path, source:
         terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="2")
         to = f"webdav+{server.url('/to/')}"
         assert terminal.run("migrate", str(file), to, RELAY_FAILPOINT=KILL)[0] == -9
-        assert len(dav.left) == 1
+        assert len(dav.unpublished_names) == 1
         if source == "gone":
             file.unlink()
         assert "nothing unfinished is left" in terminal.run("cancel", "1")[2]
-    assert dav.left == []
+    assert dav.unpublished_names == []
 
 
 @pytest.mark.parametrize("verb", ["retry", None])
-def test_an_object_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
-    (killed.folder / "a").unlink()
-    (killed.folder / "b").write_bytes(b"other")
-    code, output = killed.again()
-    assert (code in (0, 1), killed.dav.left) == (True, []), output
+def test_an_object_gone_from_the_source_leaves_nothing(
+    killed_move: Killed, verb: str | None
+) -> None:
+    (killed_move.folder / "a").unlink()
+    (killed_move.folder / "b").write_bytes(b"other")
+    code, output = killed_move.again()
+    assert (code in (0, 1), killed_move.dav.unpublished_names) == (True, []), output
     if code == 1:  # it failed after the source was listed again: the next listing forgets it
         if verb is not None:
-            assert killed.terminal.run(verb, "1")[0] == 0
-            killed.again()
-        assert killed.again()[0] == 0
-    assert set(killed.dav.objects) == {b"/to/b"}
+            assert killed_move.terminal.run(verb, "1")[0] == 0
+            killed_move.again()
+        assert killed_move.again()[0] == 0
+    assert set(killed_move.dav.objects) == {b"/to/b"}
 
 
 @pytest.mark.parametrize("verb", ["retry", None])
-def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str | None) -> None:
-    killed.dav.keeps = True
-    (killed.folder / "a").unlink()
+def test_nothing_is_forgotten_while_something_is_left(
+    killed_move: Killed, verb: str | None
+) -> None:
+    killed_move.dav.keeps = True
+    (killed_move.folder / "a").unlink()
     for _ in range(3):
-        code, output = killed.again()
+        code, output = killed_move.again()
         assert code == 1
-        assert f"may remain at {killed.to}{killed.dav.left[0]}" in output
+        assert f"may remain at {killed_move.to}{killed_move.dav.unpublished_names[0]}" in output
         if verb is not None:
-            assert killed.terminal.run(verb, "1")[0] == 0
+            assert killed_move.terminal.run(verb, "1")[0] == 0
 
 
 def test_an_unfinished_upload_in_a_versioned_store_is_noted(

@@ -63,8 +63,8 @@ from relay.wire.exchange import Wire
 from relay.wire.http1 import Framing, Head
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
-from tests.faults.test_withdrawn import runner_of, worked
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.test_withdrawn import run_worker, runner_of
 from tests.scripted import Peer
 
 MIB = 1 << 20
@@ -342,11 +342,11 @@ def test_a_replaced_private_file_is_never_more_visible(
     (tmp_path / "b").chmod(0o600)
     modes, rename = set(), os.rename
 
-    def watched(*names: str, **options: int) -> None:
+    def rename_watched(*names: str, **options: int) -> None:
         modes.update(path.stat().st_mode & 0o077 for path in tmp_path.glob(".relay-*"))
         rename(*names, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(os, "rename", watched)
+    monkeypatch.setattr(os, "rename", rename_watched)
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
     assert modes == {0}
 
@@ -507,7 +507,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
     (tmp_path / "a").write_bytes(b"new")
     close, this_thread, threads = os.close, get_original("_thread", "get_ident"), []
 
-    def closed(descriptor: int) -> None:
+    def close_and_count(descriptor: int) -> None:
         name = os.readlink(f"/proc/self/fd/{descriptor}")
         close(descriptor)
         if (
@@ -516,7 +516,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
             threads.append(this_thread())
             raise OSError(errno.EIO, "it was not uploaded")
 
-    monkeypatch.setattr(os, "close", closed)
+    monkeypatch.setattr(os, "close", close_and_count)
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
     before = len(os.listdir("/proc/self/fd"))
     outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"))  # type: ignore[arg-type]
@@ -537,19 +537,19 @@ def test_a_mount_may_give_a_file_the_time_of_its_upload(
     (tmp_path / "to").mkdir()
     place, finish = tmp_path / "to" / "b", local_upload.finish
 
-    def dated(part: local_upload.TemporaryFile) -> None:
+    def set_date(part: local_upload.TemporaryFile) -> None:
         os.utime(part.path, (10**9, 10**9))
 
-    def finished(part: local_upload.TemporaryFile, *words: object) -> object:
+    def finish_dated(part: local_upload.TemporaryFile, *words: object) -> object:
         if not late:
             shut = part.close_file
-            part.close_file = lambda: (shut(), dated(part))  # type: ignore[assignment, method-assign, func-returns-value]
+            part.close_file = lambda: (shut(), set_date(part))  # type: ignore[assignment, method-assign, func-returns-value]
         found = finish(part, *words)  # type: ignore[arg-type]
         if late:
-            dated(part)
+            set_date(part)
         return found
 
-    monkeypatch.setattr(local_upload, "finish", finished)
+    monkeypatch.setattr(local_upload, "finish", finish_dated)
     outcome = engine.migrate(here(tmp_path / "a"), there(place))  # type: ignore[arg-type]
     assert outcome.state is State.VERIFIED
     assert outcome.receipt is not None
@@ -582,12 +582,12 @@ def test_a_file_that_can_not_be_closed_was_not_read(
     assert body is not None
     descriptor = body.connection.fileno()
 
-    def closed(file: int) -> None:
+    def fail_close(file: int) -> None:
         close(file)
         if file == descriptor:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "close", closed)
+    monkeypatch.setattr(os, "close", fail_close)
     if not whole:
         return body.close()
     with pytest.raises(ConnectionLost):
@@ -625,10 +625,10 @@ def test_a_change_a_mount_hides_until_the_next_open_is_found(
         local_files, "fresh", lambda file, name="": kept.setdefault(file, os.fstat(file))
     )
 
-    def cached(stream: FileStream, view: memoryview) -> None:
+    def mark_cached(stream: FileStream, view: memoryview) -> None:
         stream._slow = True
 
-    monkeypatch.setattr(FileStream, "_read_cached", cached)
+    monkeypatch.setattr(FileStream, "_read_cached", mark_cached)
     path, store = tmp_path / "a", LocalStore(wire, "source", Watchdog(Limits()))
     for change in (False, True):
         path.write_bytes(b"first and second")
@@ -731,10 +731,10 @@ def test_a_failing_disk_is_not_one_without_fsync(
 def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int) -> None:
     """Let a function fail as a system call fails."""
 
-    def refused(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, name, refused)
+    monkeypatch.setattr(module, name, refuse)
 
 
 @pytest.mark.parametrize(
@@ -763,11 +763,11 @@ def test_every_folder_that_is_made_is_on_the_disk(
     (tmp_path / "a").write_bytes(b"new")
     synced, fsync = set(), os.fsync
 
-    def watched(descriptor: int) -> None:
+    def note_sync(descriptor: int) -> None:
         synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "fsync", note_sync)
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "x" / "y" / "z" / "b"))  # type: ignore[arg-type]
     assert {
         str(path) for path in (tmp_path, tmp_path / "x", tmp_path / "x/y", tmp_path / "x/y/z")
@@ -846,7 +846,7 @@ def test_a_hanging_mount_delays_no_other(
         [],
     )
 
-    def slowed(call: Callable[..., object]) -> Callable[..., object]:
+    def slow_down(call: Callable[..., object]) -> Callable[..., object]:
         def slow(*words: object, **more: object) -> object:
             hung.append(call)
             pause(0.2)
@@ -856,10 +856,10 @@ def test_a_hanging_mount_delays_no_other(
 
     mounted = SimpleNamespace(**vars(os))
     for name in names:
-        setattr(mounted, name, slowed(getattr(os, name)))
+        setattr(mounted, name, slow_down(getattr(os, name)))
     if "preadv" in names:
         mounted.preadv = lambda *words: (
-            refuse_now(*words) if len(words) == 4 else slowed(os.preadv)(*words)
+            refuse_now(*words) if len(words) == 4 else slow_down(os.preadv)(*words)
         )
     for module in (local_files, local_folders, local_upload):
         monkeypatch.setattr(module, "os", mounted)
@@ -1031,25 +1031,25 @@ def test_an_attempt_writes_where_the_last_one_could_not_delete(
     """As on a mount with `soft` while the server is away (nfs(5))."""
     away, fsync, unlink = ["fsync", "unlink"], os.fsync, os.unlink
 
-    def synced(descriptor: int) -> None:
+    def fail_fsync(descriptor: int) -> None:
         if "fsync" in away and stat.S_ISREG(os.fstat(descriptor).st_mode):
             away.remove("fsync")
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(descriptor)
 
-    def unlinked(name: str, **more: Any) -> None:
+    def fail_unlink(name: str, **more: Any) -> None:
         if "unlink" in away and ".relay-" in name:
             away.remove("unlink")
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         unlink(name, **more)
 
-    monkeypatch.setattr(local_upload.os, "fsync", synced)
-    monkeypatch.setattr(local_upload.os, "unlink", unlinked)
+    monkeypatch.setattr(local_upload.os, "fsync", fail_fsync)
+    monkeypatch.setattr(local_upload.os, "unlink", fail_unlink)
     (tmp_path / "a").write_bytes(DATA)
     places = (Endpoint(f"file://{tmp_path}/{name}") for name in ("a", "to/b"))
     runner = runner_of(tmp_path, retry_budget=5)
     id = ledger.create(MigrationRequest(*places).spec(runner.remotes))[0].id
-    worked(ledger, runner, id)
+    run_worker(ledger, runner, id)
     assert not away
     assert [(row.state, row.error) for row in ledger.page(id)] == [("verified", None)]
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["b"]

@@ -61,7 +61,7 @@ class House:
         self.folders = AllowedFolders((self.open, self.other))
         self.before = self.outer
 
-    def made(self, name: str) -> Path:
+    def make_link(self, name: str) -> Path:
         """Make a link in the allowed folder that leads out of it."""
         link(self.open / name, self.outside)
         return self.open / name
@@ -99,7 +99,7 @@ OUT: dict[str, Callable[[House], None]] = {
     "by a whole path": lambda house: link(house.open / "x" / "key", house.outside / "key"),
     "by dots": lambda house: link(house.open / "x" / "key", "../../outside/key"),
     "by its folder": lambda house: link(house.open / "x", house.outside),
-    "by two links": lambda house: link(house.open / "x" / "key", house.made("y") / "key"),
+    "by two links": lambda house: link(house.open / "x" / "key", house.make_link("y") / "key"),
     "to nothing yet": lambda house: link(house.open / "x" / "key", house.outside / "new"),
     "to a folder that is not there": lambda house: link(
         house.open / "x" / "key", house.outside / "new" / "deep" / "x"
@@ -160,7 +160,7 @@ def test_a_folder_replaced_by_a_link_is_not_entered(house: House, store: LocalSt
     entries = store.list(house.root(), recursive=True)
     assert next(entries).name == "a"  # and `deep` was seen as a folder
     (house.open / "deep").rename(house.open / "old")
-    house.made("deep")
+    house.make_link("deep")
     assert [(entry.name, type(entry.error)) for entry in entries] == [("deep/", LocalDenied)]
 
 
@@ -314,7 +314,7 @@ def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) 
 # -- a link in a tree that is the destination
 
 
-def planned(folder: Path, claim: Claim, if_exists: str) -> Plan:
+def plan_of(folder: Path, claim: Claim, if_exists: str) -> Plan:
     """Return the plan of an object of the tree in `from`, which goes to the one in `to`."""
     source, destination = (
         local_location(folder / name, destination=name == "to").folder() for name in ("from", "to")
@@ -325,7 +325,7 @@ def planned(folder: Path, claim: Claim, if_exists: str) -> Plan:
 
 def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
     """Move one object of the tree in `from` to the one in `to`."""
-    plan = planned(folder, claim_of(name), if_exists)
+    plan = plan_of(folder, claim_of(name), if_exists)
     return engine.runner.run(engine.runner.transfer(plan))
 
 
@@ -339,7 +339,7 @@ def trees(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def held(folder: Path) -> dict[str, bytes]:
+def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -353,10 +353,10 @@ def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
     """It is not overwritten, and a file with its own content does not count as the arrived
     object."""
     link(trees / "to" / linked, target)
-    before = held(trees)
+    before = files_below(trees)
     with pytest.raises(SameObject, match="into the source"):
         arrive(engine, trees, name, if_exists)
-    assert held(trees) == before
+    assert files_below(trees) == before
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
@@ -380,10 +380,10 @@ def test_no_link_makes_two_objects_of_a_tree_one(
     engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
 ) -> None:
     link(trees / "to" / linked, target)
-    before = held(trees)
+    before = files_below(trees)
     with pytest.raises(KeyCollision, match="another place of the same tree"):
         arrive(engine, trees, name, if_exists)
-    assert held(trees) == before
+    assert files_below(trees) == before
 
 
 def test_a_link_that_leads_out_of_a_tree_is_written_through(engine: Engine, trees: Path) -> None:
@@ -516,6 +516,6 @@ def test_a_prior_object_is_left_there_for_both(engine: Engine, ledger: Ledger, t
 
 def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: str) -> Outcome:
     """Move an object that is claimed from a ledger."""
-    transfer = engine.runner.transfer(planned(folder, claim, if_exists))
+    transfer = engine.runner.transfer(plan_of(folder, claim, if_exists))
     transfer.journal = ClaimJournal(ledger, claim, sure=lambda: True)
     return engine.runner.run(transfer)

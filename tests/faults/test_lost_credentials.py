@@ -14,7 +14,7 @@ from relay.stores.s3.aws_settings import aws_config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
-from tests.faults.buckets import Bucket, many, place
+from tests.faults.scripted_s3 import Bucket, many, place
 from tests.scripted import Peer
 
 SECRET = "wJalrXUtnFEMI-THE-SECRET"
@@ -64,14 +64,14 @@ def test_a_denied_role_fails_at_once(aws: Path, monkeypatch: pytest.MonkeyPatch)
     )
     text = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
 
-    def denied(talk: object) -> None:
+    def deny(talk: object) -> None:
         talk.head()  # type: ignore[attr-defined]
         talk.send(
             b"HTTP/1.1 403 X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
             % (len(text), text)
         )  # type: ignore[attr-defined]
 
-    with Peer([denied] * 9) as peer:
+    with Peer([deny] * 9) as peer:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", peer.url(""))
         with pytest.raises(ConfigError, match="AssumeRole was answered AccessDenied"):
             aws_config()
@@ -110,7 +110,7 @@ def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path)
     assert not signer.same_key(Signer(lambda: None, "us-east-1"))
 
 
-def withdrawn(times: int) -> Signer:
+def withdrawn_signer(times: int) -> Signer:
     """Return a signer without credentials for a number of requests."""
     left = [times]
 
@@ -125,13 +125,13 @@ def withdrawn(times: int) -> Signer:
 
 def test_credentials_that_come_back_are_waited_for(patient: Engine, source: Spawned) -> None:
     with Peer(many(bucket := Bucket())) as peer:
-        patient.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn(2)))
+        patient.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn_signer(2)))
     assert bucket.whole is not None
 
 
 def test_credentials_that_stay_away_are_withdrawn(engine: Engine, source: Spawned) -> None:
     with Peer(many(Bucket())) as peer, pytest.raises(CredentialsWithdrawn) as caught:
-        engine.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn(1000)))
+        engine.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn_signer(1000)))
     assert caught.value.retryable
     assert caught.value.side == "destination"
 

@@ -18,8 +18,8 @@ from relay.stores.webdav.account import webdav_location
 from relay.transfer_limits import Limits
 from relay.wire.http1 import Head
 from tests.conftest import Engine
-from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
-from tests.faults.clouds import Cloud, keeping
+from tests.faults.scripted_peers import Cloud, keeping
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer
 
@@ -34,7 +34,7 @@ def engine_limits() -> Limits:
     return IN_PARTS
 
 
-def described(*fields: str, size: int = 5) -> Bucket:
+def bucket_with(*fields: str, size: int = 5) -> Bucket:
     """Return a bucket whose object has these fields."""
     bucket = Bucket(fields=("Accept-Ranges: bytes", *fields))
     bucket.whole = random.Random(1).randbytes(size)
@@ -82,7 +82,7 @@ def test_metadata_a_bucket_can_keep_moves_with_the_object(
 ) -> None:
     new = Bucket(sums=True)
     # UTF-8 of a name in the test's own text is on the wire in the bucket's answer
-    old = described(field.encode("latin-1").decode("utf-8"), size=size)
+    old = bucket_with(field.encode("latin-1").decode("utf-8"), size=size)
     outcome = move(engine, old, new, metadata="strict")
     assert notes(outcome) == ""
     name, _, value = field.partition(": ")
@@ -93,14 +93,14 @@ def test_metadata_a_bucket_can_keep_moves_with_the_object(
 
 def test_a_repeated_field_is_joined(engine: Engine) -> None:
     new = Bucket()
-    move(engine, described("x-amz-meta-a: 1", "x-amz-meta-a: 2"), new)
+    move(engine, bucket_with("x-amz-meta-a: 1", "x-amz-meta-a: 2"), new)
     assert "x-amz-meta-a: 1, 2\r\n" in uploads(new)[0]
 
 
 def test_metadata_over_the_limit_is_left_out_with_a_note(engine: Engine) -> None:
     fields = [f"x-amz-meta-{letter}: {LONG}" for letter in "abc"]
     new = Bucket({"put": [refusal(400, "MetadataTooLarge")]})
-    outcome = move(engine, described(*fields), new)
+    outcome = move(engine, bucket_with(*fields), new)
     assert "x-amz-meta-b, x-amz-meta-c" in notes(outcome)
     first, second = uploads(new)
     assert all(letter in first for letter in fields)
@@ -110,7 +110,7 @@ def test_metadata_over_the_limit_is_left_out_with_a_note(engine: Engine) -> None
 
 def test_a_store_that_takes_ascii_alone_gets_rfc_2047(engine: Engine) -> None:
     new = Bucket({"put": [refusal(403, "SignatureDoesNotMatch")]})
-    outcome = move(engine, described("x-amz-meta-author: Jørn"), new)
+    outcome = move(engine, bucket_with("x-amz-meta-author: Jørn"), new)
     assert notes(outcome) == ""
     assert "x-amz-meta-author: =?UTF-8?B?SsO4cm4=?=\r\n" in uploads(new)[-1]
 
@@ -119,7 +119,7 @@ TAGGED = ("x-amz-tagging-count: 3",)
 
 
 def test_unreadable_tags_are_noted(engine: Engine) -> None:
-    old = described(*TAGGED)
+    old = bucket_with(*TAGGED)
     old.answers["tags"] = [refusal(403, "AccessDenied")] * 9
     outcome = move(engine, old, Bucket())
     assert "the object's tags can't be read at the source" in notes(outcome)
@@ -132,7 +132,7 @@ def test_unreadable_tags_are_noted(engine: Engine) -> None:
 def test_strict_tags_are_never_left_out(engine: Engine, code: str) -> None:
     text = b"<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
     for metadata, kept in (("keep", True), ("strict", False)):
-        old, new = described(*TAGGED), Bucket(refuses={b"x-amz-tagging": refusal(400, code)})
+        old, new = bucket_with(*TAGGED), Bucket(refuses={b"x-amz-tagging": refusal(400, code)})
         old.answers["tags"] = [reply(200, text)] * 9
         if kept:
             assert "tags" in notes(move(engine, old, new, metadata=metadata))
@@ -151,7 +151,7 @@ def test_metadata_that_a_store_cannot_keep_is_noted(
 ) -> None:
     dav, cloud = Dav(), Cloud()
     with (
-        Peer(many(described(*OWN))) as old,
+        Peer(many(bucket_with(*OWN))) as old,
         Peer([dav] * 40) as davs,
         Peer([keeping(cloud)] * 40) as plain,
     ):
@@ -230,7 +230,7 @@ def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) ->
     is required."""
     dav, cloud = Dav(), Cloud()
     with (
-        Peer(many(described(*CODED))) as old,
+        Peer(many(bucket_with(*CODED))) as old,
         Peer([dav] * 40) as davs,
         Peer([keeping(cloud)] * 40) as plain,
     ):

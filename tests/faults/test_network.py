@@ -38,7 +38,7 @@ def through(engine: Engine, source: str, destination: str, size: int = SIZE) -> 
     return engine.runner.run(engine.runner.transfer(plan)).state
 
 
-def received(destination: Spawned) -> list[bool]:
+def uploads_received(destination: Spawned) -> list[bool]:
     """Return, for each upload that the destination saw, whether it was whole."""
     return [bool(entry["complete"]) for entry in destination.get_json("/_received")]
 
@@ -67,7 +67,7 @@ def test_a_network_that_is_only_bad_loses_nothing(
     with Proxy(target(source if side == "source" else destination), **toxics) as proxy:  # type: ignore[arg-type]
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
         assert through(engine, *pair, size=size) is State.VERIFIED
-    assert received(destination) == [True]
+    assert uploads_received(destination) == [True]
 
 
 @settings(
@@ -91,7 +91,7 @@ def test_f85_cut_anywhere(
         with pytest.raises(RelayError) as caught:
             through(engine, *pair)
     assert caught.value.side == ("source" if at_source else "destination")
-    assert not any(received(destination))
+    assert not any(uploads_received(destination))
 
 
 @pytest.mark.parametrize("direction", ["up", "down", "both"])
@@ -127,7 +127,7 @@ def test_f87_a_half_closed_connection_is_a_failure(
         with pytest.raises(RelayError) as caught:
             through(engine, *pair)
     assert caught.value.side == side
-    assert not any(received(destination))
+    assert not any(uploads_received(destination))
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
@@ -157,7 +157,7 @@ def test_f89_a_flipped_bit_in_tls_is_a_broken_connection(
             through(made, proxy.url(scheme="https"), destination.base)
         made.assert_nothing_left()
     assert caught.value.side == "source"
-    assert not any(received(destination))
+    assert not any(uploads_received(destination))
 
 
 def test_f90_a_full_backlog_is_a_connect_timeout(

@@ -14,8 +14,8 @@ import pytest
 from relay.errors import RelayError
 from relay.receipt import State
 from tests.conftest import Engine
-from tests.faults.buckets import Bucket, many, patient, place, reply
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_s3 import Bucket, many, patient, place, reply
 from tests.scripted import Peer
 
 OLD = b"the old object, and the only one" * 3

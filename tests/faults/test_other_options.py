@@ -16,12 +16,12 @@ import pytest
 from relay.errors import Cancelled
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.buckets import PART, SIZE, Bucket, many
-from tests.faults.clouds import DATA as CLOUD_DATA
-from tests.faults.clouds import GET_HEAD, Cloud, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA as CLOUD_DATA
+from tests.faults.scripted_peers import GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_s3 import PART, SIZE, Bucket, many
 from tests.faults.test_explosions import failure
-from tests.faults.test_ours import flipped, hurried, plant
+from tests.faults.test_ours import flip_byte, hurried_terminal, plant
 from tests.scripted import Peer, Talk, length_of
 
 DATA = bytes(range(256)) * 8000
@@ -57,7 +57,7 @@ class Straight(Shelf):
         return Shelf._tag(data) + (self.age if data in self.theirs.values() else NEW)
 
 
-def killed(terminal: Terminal, shelf: Straight, *words: str) -> None:
+def kill_at_upload(terminal: Terminal, shelf: Straight, *words: str) -> None:
     """Run a command, and kill its process in the middle of its first upload."""
     process = terminal.start(*words)
     assert shelf.has_piece.wait(60), process.communicate()
@@ -78,13 +78,13 @@ def killed(terminal: Terminal, shelf: Straight, *words: str) -> None:
 def test_a_piece_is_resumed_by_a_command_of_other_options(
     tmp_path: Path, tree: bool, first: tuple[str, ...], then: tuple[str, ...]
 ) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     with Peer(shelf) as there:
         source, place = (
             (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
         )
         words = ("migrate", *(["-r"] if tree else []), source, place)
-        killed(terminal, shelf, *words, *first)
+        kill_at_upload(terminal, shelf, *words, *first)
         assert terminal.run(*words, *then)[0] == 0
     assert shelf.objects == {b"/to/a": DATA}
 
@@ -97,9 +97,9 @@ def test_a_piece_of_an_overwrite_is_not_skipped(
 ) -> None:
     """An overwriting command records no prior state: then an object is neither believed nor
     replaced."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     with Peer(shelf) as there:
-        killed(
+        kill_at_upload(
             terminal,
             shelf,
             "migrate",
@@ -128,12 +128,12 @@ def test_a_piece_of_an_overwrite_is_not_skipped(
 def test_a_piece_is_known_if_the_source_named_the_object(
     tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
 ) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     with Peer(shelf) as there:
         one, other = (
             (*words[:-2], f"{folder}{words[-2]}", there.url(words[-1])) for words in (first, then)
         )
-        killed(terminal, shelf, "migrate", *one)
+        kill_at_upload(terminal, shelf, "migrate", *one)
         for _ in range(2):
             assert terminal.run("migrate", *other, "--if-exists", "skip")[0] == 1
     assert len(shelf.objects[b"/to/a"]) == shelf.piece
@@ -152,7 +152,7 @@ def test_a_piece_is_recognised_by_another_name_of_its_place(
             tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3", RELAY_CONFIG=str(config)
         )
         one, other = ("far:to/", there.url("/to/"))[:: 1 if remote_first else -1]
-        killed(terminal, shelf, "migrate", "-r", str(folder), one, "--if-exists", "changed")
+        kill_at_upload(terminal, shelf, "migrate", "-r", str(folder), one, "--if-exists", "changed")
         code, printed = terminal.tree(folder, other, "--if-exists", "skip")
     assert (code, printed["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
@@ -164,7 +164,7 @@ def test_a_piece_is_recognised_by_another_name_of_its_place(
 def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, again: str) -> None:
     """The first command has listed its object before the second, which is killed, sends a piece of
     it."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     with Peer(shelf) as there:
         source, place = (
             (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
@@ -173,7 +173,7 @@ def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, a
         assert terminal.run(*words, "skip", RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
         if again == "retry":
             terminal.run("cancel", "1")
-        killed(terminal, shelf, *words, between)
+        kill_at_upload(terminal, shelf, *words, between)
         if again == "retry":
             terminal.run("retry", "1")
         terminal.run(*words, "skip")
@@ -185,13 +185,17 @@ FIRST = "SELECT transfers.state FROM transfers JOIN migrations ON migrations.id 
 
 
 def test_an_arrived_object_written_over_is_not_skipped(tmp_path: Path) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists")
         assert terminal.tree(*words, "skip")[1]["objects"] == {"verified": 1, "failed": 1}
         shelf.held = True
-        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words, "overwrite")
         code, printed = terminal.tree(*words, "skip")
     assert (code, printed["objects"]) == (1, {"failed": 2})
 
@@ -209,12 +213,12 @@ def test_an_arrival_damaged_by_another_command_moves_again(
 ) -> None:
     """It has the object's length, so that its destination does not show the damage."""
     shelf = Straight(refused={b"DELETE": empty(405)}, held=False)
-    folder, terminal = plant(tmp_path, DATA), hurried(tmp_path)
+    folder, terminal = plant(tmp_path, DATA), hurried_terminal(tmp_path)
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists")
         assert terminal.tree(*words, wish)[1]["objects"] == {"verified": 1, "failed": 1}
-        shelf.damages = flipped
+        shelf.damages = flip_byte
         other = (*words, "overwrite", "--metadata", "strict")
         assert terminal.tree(*other)[1]["objects"] == {"failed": 2}
         shelf.damages = lambda data: data
@@ -227,7 +231,11 @@ def test_an_arrival_damaged_by_another_command_moves_again(
 def test_a_piece_of_an_older_command_stays_known(
     tmp_path: Path,
 ) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists")
@@ -237,7 +245,7 @@ def test_a_piece_of_an_older_command_stays_known(
         assert terminal.tree(*words, "changed")[0] == 0
         (folder / "b").write_bytes(DATA)
         shelf.held = True
-        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words, "overwrite")
         code, printed = terminal.tree(*words, "skip")
     assert (code, printed["objects"]) == (1, {"failed": 1, "skipped": 1})
 
@@ -246,7 +254,11 @@ def test_a_resumed_piece_is_newer_than_an_arrived_object(
     tmp_path: Path,
 ) -> None:
     """By a migration that was accepted later and did not succeed."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     for name in "bc":
         (folder / name).symlink_to(folder / name)
     with Peer(shelf) as there:
@@ -261,15 +273,15 @@ def test_a_resumed_piece_is_newer_than_an_arrived_object(
         }
         (folder / "b").write_bytes(DATA)
         shelf.held = True
-        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words, "overwrite")
         assert terminal.tree(*words, "skip")[1]["objects"] == {"skipped": 1, "failed": 2}
 
 
 def test_an_unlisted_object_of_a_success_has_not_arrived(tmp_path: Path) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists")
-        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words, "overwrite")
         (folder / "a").rename(tmp_path / "aside")
         (folder / "b").write_bytes(b"another")
         assert terminal.tree(*words, "changed")[1]["objects"] == {"verified": 1}
@@ -284,13 +296,13 @@ class Silent(Straight):
     def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
         self.piece = length_of(request)
         going_on = super()._put(talk, path, request)
-        self.objects[path] = flipped(self.objects[path])
+        self.objects[path] = flip_byte(self.objects[path])
         return going_on
 
 
 @pytest.mark.parametrize("tree", [True, False])
 def test_an_object_sent_during_ctrl_c_is_not_skipped(tmp_path: Path, tree: bool) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Silent()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Silent()
     with Peer(shelf) as there:
         source, place = (
             (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
@@ -302,7 +314,7 @@ def test_an_object_sent_during_ctrl_c_is_not_skipped(tmp_path: Path, tree: bool)
         assert "stopped" in process.communicate()[1]
         assert process.returncode == 130
         shelf.goes_on.set()
-        eventually(lambda: shelf.objects[b"/to/a"] == flipped(DATA))
+        eventually(lambda: shelf.objects[b"/to/a"] == flip_byte(DATA))
         assert terminal.run(*words, "skip")[0] == 1
 
 
@@ -312,8 +324,8 @@ def test_a_damaged_object_is_not_unchanged_to_other_options(
     tmp_path: Path, first: str, then: str
 ) -> None:
     """It has the object's length, and is newer."""
-    shelf = Straight(refused={b"DELETE": empty(405)}, held=False, damages=flipped)
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    shelf = Straight(refused={b"DELETE": empty(405)}, held=False, damages=flip_byte)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(folder, there.url("/to/"), "--if-exists", first)[0] == 1
         again = ("--if-exists", then, "--verify", "read_back")
@@ -330,7 +342,7 @@ def test_an_object_of_another_writer_is_skipped_after_a_failure(
 ) -> None:
     """A migration inherits state only of an object of which bytes may have been sent."""
     shelf = Straight({b"/to/a": b"theirs"}, held=False)
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(folder, there.url("/to/"), "--if-exists", "fail")[0] == 1
         code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
@@ -347,14 +359,14 @@ def test_a_ledger_with_lost_commits_permits_no_overwrite(
     equally long."""
     sources = {"a": DATA, "b": b"something", "c": b"one\ntwo\n", "d": b"same length"}
     theirs = {b"/to/b": b"", b"/to/c": b"one\n", b"/to/d": b"SAME LENGTH"}
-    folder, terminal = tmp_path / "from", hurried(tmp_path)
+    folder, terminal = tmp_path / "from", hurried_terminal(tmp_path)
     folder.mkdir()
     for name, data in sources.items():
         (folder / name).write_bytes(data)
     shelf = Straight(dict(theirs), theirs=theirs, age=OLD if older else NEW)
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--slots", "1", "--if-exists", if_exists)
-        killed(terminal, shelf, "migrate", "-r", *words)
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words)
         with sqlite3.connect(terminal.ledger) as connection:
             connection.execute("UPDATE runners SET boot = 'earlier'")
         code, printed = terminal.tree(*words)
@@ -368,7 +380,7 @@ def test_a_ledger_with_lost_commits_permits_no_overwrite(
 def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
     """The backup was made before the first object was listed; an upload was killed since, on a
     machine that was not restarted."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried_terminal(tmp_path), Straight()
     backup = tmp_path / "backup.db"
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists", "skip")
@@ -376,7 +388,7 @@ def test_a_piece_is_not_skipped_with_a_restored_ledger(tmp_path: Path) -> None:
         assert accepted[0] == -9
         with sqlite3.connect(terminal.ledger) as now, sqlite3.connect(backup) as then:
             now.backup(then)
-        killed(terminal, shelf, "migrate", "-r", *words)
+        kill_at_upload(terminal, shelf, "migrate", "-r", *words)
         for name in ("-wal", "-shm"):
             terminal.ledger.with_name(terminal.ledger.name + name).unlink(missing_ok=True)
         backup.rename(terminal.ledger)
@@ -390,7 +402,11 @@ def test_a_relisted_object_is_not_skipped_with_a_restored_ledger(
     tmp_path: Path, whole: bool
 ) -> None:
     """Its row had failed when the backup was made; it was half sent, or damaged, since."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     (folder / "b").write_bytes(b"b")
     (folder / "a").unlink()
     (folder / "a").symlink_to(folder / "a")
@@ -404,13 +420,13 @@ def test_a_relisted_object_is_not_skipped_with_a_restored_ledger(
         (folder / "a").write_bytes(DATA)
         os.utime(folder / "a", (1e9, 1e9))
         if whole:
-            shelf.damages = flipped
+            shelf.damages = flip_byte
             crash = {"RELAY_FAILPOINT": "before-verify:1:kill9"}
             assert terminal.run("migrate", "-r", *words, **crash)[0] == -9
             shelf.damages = lambda data: data
         else:
             shelf.held = True
-            killed(terminal, shelf, "migrate", "-r", *words)
+            kill_at_upload(terminal, shelf, "migrate", "-r", *words)
         for name in ("-wal", "-shm"):
             terminal.ledger.with_name(terminal.ledger.name + name).unlink(missing_ok=True)
         backup.rename(terminal.ledger)
@@ -419,7 +435,11 @@ def test_a_relisted_object_is_not_skipped_with_a_restored_ledger(
 
 
 def test_an_unchanged_object_that_was_cut_since_moves_again(tmp_path: Path) -> None:
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
         shelf.objects[b"/to/a"] = DATA
@@ -433,12 +453,12 @@ def test_an_unchanged_object_that_was_cut_since_moves_again(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("end", ["killed", "cancelled", "cancelled before a retry"])
 def test_a_leftover_stays_known_while_its_object_is_away(tmp_path: Path, end: str) -> None:
-    folder, terminal = plant(tmp_path, DATA), hurried(tmp_path)
+    folder, terminal = plant(tmp_path, DATA), hurried_terminal(tmp_path)
     shelf = Straight(refused={b"DELETE": empty(405)})
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists", "skip")
         if end == "killed":
-            killed(terminal, shelf, "migrate", "-r", *words)
+            kill_at_upload(terminal, shelf, "migrate", "-r", *words)
             assert terminal.run("cancel", "1")[0] == 1
         else:
             process = terminal.start("migrate", "-r", *words, RELAY_RETRY_BUDGET="60")
@@ -464,7 +484,11 @@ def test_a_leftover_stays_known_while_its_object_is_away(tmp_path: Path, end: st
 def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
     """An older version, which begins like the object, or an empty object: the arrived one was
     proved."""
-    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    folder, terminal, shelf = (
+        plant(tmp_path, DATA),
+        hurried_terminal(tmp_path),
+        Straight(held=False),
+    )
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists", "fail")
@@ -501,7 +525,7 @@ def test_an_upload_completed_during_ctrl_c_is_not_skipped(
         goes_on.wait(60)
         talk.reset()
 
-    bucket = Bucket({"complete": [hold]}, mangle=flipped if damaged else bytes)
+    bucket = Bucket({"complete": [hold]}, mangle=flip_byte if damaged else bytes)
     folder = plant(tmp_path, b"a" * SIZE)
     with Peer(many(bucket)) as server:
         config = tmp_path / "relay.toml"

@@ -38,9 +38,9 @@ from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, bucket_terminal, eventually
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
-from tests.faults.shelf import Shelf as Bucket
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.scripted import Peer
 
 THEIRS = b"a newer object of somebody else"
@@ -51,11 +51,11 @@ def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
         return engine.migrate(source.url("/a"), there.url("/a"), **options).state
 
 
-def flipped(data: bytes) -> bytes:
+def flip_byte(data: bytes) -> bytes:
     return bytes([data[0] ^ 255]) + data[1:]
 
 
-def hurried(tmp_path: Path) -> Terminal:
+def hurried_terminal(tmp_path: Path) -> Terminal:
     """A terminal with a short retry budget: failures that repeat are the rule here."""
     return Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3")
 
@@ -78,14 +78,14 @@ def test_a_damaged_object_of_ours_is_never_a_prior_object(
 ) -> None:
     """The destination damages the object, and refuses DELETE: the same command, repeated, fails
     twice."""
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tags_uploads=tags_uploads)
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte, tags_uploads=tags_uploads)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
             code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
             assert (code, report["objects"]) == (1, {"failed": 1})
     shelf.damages = lambda data: data
-    assert shelf.objects == {b"/to/a": flipped(DATA)}
+    assert shelf.objects == {b"/to/a": flip_byte(DATA)}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_piece_of_ours_is_resumed(
     """A connection breaks, and the server keeps the bytes received."""
     shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
     with Peer(shelf) as there:
-        code, report = hurried(tmp_path).tree(
+        code, report = hurried_terminal(tmp_path).tree(
             plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
         )
     assert (code, report["objects"]) == (0, {"verified": 1})
@@ -120,7 +120,7 @@ def test_an_object_of_another_writer_is_left_untrusted(tmp_path: Path, if_exists
 
     shelf.before = before
     with Peer(shelf) as there:
-        code, report = hurried(tmp_path).tree(
+        code, report = hurried_terminal(tmp_path).tree(
             plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
         )
     assert (code, report["objects"]) == (1, {"failed": 1})
@@ -129,7 +129,7 @@ def test_an_object_of_another_writer_is_left_untrusted(tmp_path: Path, if_exists
 
 
 def test_unverified_stays_unverified_on_repeat(tmp_path: Path) -> None:
-    shelf, folder, terminal = Shelf(), plant(tmp_path), hurried(tmp_path)
+    shelf, folder, terminal = Shelf(), plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_unverified_stays_unverified_on_repeat(tmp_path: Path) -> None:
 
 def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
     """An object that is left alone has no note."""
-    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
+    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
             code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
@@ -165,7 +165,7 @@ def test_a_prior_object_of_our_size_is_not_ours(
             one.refused[b"PUT"] = empty(503)
 
     shelf.before = before
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         ways = (folder, there.url("/to/")) if words else (folder / "a", there.url("/to/a"))
         command = (
@@ -237,13 +237,13 @@ def test_a_prior_object_that_shows_is_not_a_mismatch(
     old = bytes(len(DATA))
     shelf, looks = Shelf({b"/a": old}, tags_uploads=tags_uploads, tagged=tagged), [4]
 
-    def shown(one: Shelf, path: bytes) -> bytes | None:
+    def show_old(one: Shelf, path: bytes) -> bytes | None:
         if one.methods[-1] in (b"HEAD", b"GET") and b"PUT" in one.methods and looks[0]:
             looks[0] -= 1
             return old
         return one.objects.get(path)
 
-    shelf.shown = shown
+    shelf.shown = show_old
     assert migrate(engine, shelf) is State.VERIFIED
     assert shelf.objects == {b"/a": DATA}
     assert b"DELETE" not in shelf.methods
@@ -308,7 +308,7 @@ def test_a_prior_object_fails_each_time_under_fail(tmp_path: Path) -> None:
     folder, to = plant(tmp_path), tmp_path / "to"
     to.mkdir()
     (to / "a").write_bytes(DATA)
-    terminal = hurried(tmp_path)
+    terminal = hurried_terminal(tmp_path)
     for _ in range(3):
         code, report = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
         assert (code, report["objects"]) == (1, {"failed": 1})
@@ -348,7 +348,7 @@ def test_a_leftover_of_a_cancelled_command_is_not_skipped(tmp_path: Path, if_exi
     with Peer(shelf) as peer:
         terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
         terminal.run("migrate", "-r", *words, if_exists, RELAY_FAILPOINT="before-verify:1:kill9")
-        shelf.objects["to/a"] = flipped(shelf.objects["to/a"])
+        shelf.objects["to/a"] = flip_byte(shelf.objects["to/a"])
         assert terminal.run("cancel", "1")[0] == 0
         assert terminal.query("SELECT max(lapses) FROM transfers") == 0
         code, reported = terminal.tree(*words, "skip")
@@ -362,7 +362,7 @@ def test_a_leftover_of_a_failed_retry_is_not_skipped(tmp_path: Path, if_exists: 
     with Peer(shelf) as peer:
         terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
         terminal.run("migrate", "-r", *words, if_exists, RELAY_FAILPOINT="before-verify:1:kill9")
-        shelf.objects["to/a"] = flipped(shelf.objects["to/a"])
+        shelf.objects["to/a"] = flip_byte(shelf.objects["to/a"])
         (folder / "a").rename(tmp_path / "away")
         assert terminal.tree(*words, if_exists)[0] == 1
         (tmp_path / "away").rename(folder / "a")
@@ -385,7 +385,7 @@ def test_a_leftover_with_the_date_of_its_source_is_not_skipped(tmp_path: Path) -
     with Peer(shelf) as peer:
         terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
         terminal.run("migrate", "-r", *words, "overwrite", RELAY_FAILPOINT="before-verify:1:kill9")
-        shelf.objects["to/a"] = flipped(shelf.objects["to/a"])
+        shelf.objects["to/a"] = flip_byte(shelf.objects["to/a"])
         code, reported = terminal.tree(*words, "skip")
     assert (code, reported["objects"]) == (1, {"failed": 1})
 
@@ -393,8 +393,8 @@ def test_a_leftover_with_the_date_of_its_source_is_not_skipped(tmp_path: Path) -
 class Stale(Bucket):
     """A bucket whose listing is always empty."""
 
-    def _listed(self, query: dict[str, list[str]]) -> bytes:
-        return Bucket()._listed(query)
+    def _listing_page(self, query: dict[str, list[str]]) -> bytes:
+        return Bucket()._listing_page(query)
 
 
 @pytest.mark.parametrize(
@@ -450,13 +450,13 @@ def test_an_unrecorded_damaged_object_is_known_later(
     """The ledger is unreachable when the damage shows, and answers when the object is handed
     back."""
     with (
-        Peer(Shelf(damages=flipped)) as there,
+        Peer(Shelf(damages=flip_byte)) as there,
         Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
     ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         monkeypatch.setattr(claim_runner, "ClaimJournal", Away)
-        claimed(ledger, engine, id, attempts=1)
+        work_until(ledger, engine, id, attempts=1)
         other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[
             0
         ].id
@@ -492,11 +492,11 @@ def test_an_object_after_an_empty_attempt_is_not_ours(
                 patched.setattr(SourceReader, "open_body", refusing("source"))
             else:
                 patched.setattr(HttpStore, "put", refusing("destination"))
-            claimed(ledger, engine, id, attempts=1)
+            work_until(ledger, engine, id, attempts=1)
         shelf.objects[b"/a"] = THEIRS
         if ledger.migration(id).state != "running":
             ledger.act(id, "retry")
-        claimed(ledger, engine, id)
+        work_until(ledger, engine, id)
     (row,) = ledger.page(id)
     assert (row.state, (row.error or {}).get("code")) == (
         ("skipped", None) if if_exists == "skip" else ("failed", "destination-exists")
@@ -513,7 +513,7 @@ def refusing(side: str) -> Callable[..., Any]:
     return refuse
 
 
-def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
+def work_until(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
     """Work on a migration to its end, or until an object had `attempts` attempts."""
     work = Worker(ledger, engine.runner, 1, id)
     failed = work._failures.settle
@@ -628,7 +628,7 @@ def test_an_object_stored_before_a_503_is_not_skipped(tmp_path: Path) -> None:
 
     def before(shelf: Shelf, method: bytes, path: bytes) -> None:
         if method == b"PUT":
-            shelf.objects[path] = flipped(DATA)
+            shelf.objects[path] = flip_byte(DATA)
 
     refused = {b"PUT": empty(503), b"DELETE": empty(405)}
     shelf = Shelf(refused=refused, before=before)
@@ -662,7 +662,7 @@ def test_a_piece_over_an_unverified_object_of_ours_is_ours(tmp_path: Path, delet
             one.dated = dates.pop(0) if dates else one.dated
 
     shelf.before = before
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists", "skip", "--verify", "size")
         assert terminal.tree(*words)[0] == 3
@@ -698,15 +698,15 @@ def test_an_object_published_during_a_cancel_stays_unverified(
     monkeypatch.setattr(engine.runner, "remotes", remotes)
     publish = LocalStore.publish
 
-    def cancelled(*words: Any, **options: Any) -> Version:
+    def publish_and_cancel(*words: Any, **options: Any) -> Version:
         publish(*words, **options)
         raise Cancelled("interrupted")
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalStore, "publish", cancelled)
-        claimed(ledger, engine, id, attempts=1)
+        patched.setattr(LocalStore, "publish", publish_and_cancel)
+        work_until(ledger, engine, id, attempts=1)
     assert (tmp_path / "to").read_bytes() == DATA
-    claimed(ledger, engine, id)
+    work_until(ledger, engine, id)
     assert [row.state for row in ledger.page(id)] == ["unverified"]
 
 
@@ -715,12 +715,12 @@ def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
     engine: Engine, ledger: Ledger, if_exists: str
 ) -> None:
     """The object is moved in its request, without a record. Others are skipped."""
-    shelf = Shelf(damages=flipped, dated=b"Thu, 07 Nov 2199 10:00:00 GMT")
+    shelf = Shelf(damages=flip_byte, dated=b"Thu, 07 Nov 2199 10:00:00 GMT")
     shelf.refused[b"DELETE"] = empty(405)
     dated = GET_HEAD[:-2] + b"Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n\r\n"
     with Peer(shelf) as there, Peer(serving(Cloud(), sending(dated, DATA), dated)) as source:
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
-        claimed(ledger, engine, ledger.create(order.spec(engine.runner.remotes))[0].id)
+        work_until(ledger, engine, ledger.create(order.spec(engine.runner.remotes))[0].id)
         works = ledger_context(ledger, Worker(ledger, engine.runner, 1), 1)
         client, shelf.damages = create_app(engine.runner, (), works).test_client(), bytes
         answers = []

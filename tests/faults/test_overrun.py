@@ -21,8 +21,8 @@ from relay.errors import SourceOverrun, SourceTruncated
 from relay.receipt import State, Version
 from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
-from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place
-from tests.faults.clouds import Cloud, keeping, serving
+from tests.faults.scripted_peers import Cloud, keeping, serving
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place
 from tests.scripted import Peer, Script, Talk
 from tests.unit.test_pump import Bench, bench
 
@@ -148,14 +148,14 @@ def test_f10_more_than_a_list_promised_is_never_committed(
         Peer(serving(Cloud(), giving(framed, DATA, b"more", late=late))) as here,
         Peer(holding(cloud)) as there,
     ):
-        transfer = promised(engine, here, there, size)
+        transfer = promised_transfer(engine, here, there, size)
         with pytest.raises(SourceOverrun) as caught:
             engine.runner.run(transfer)
     assert caught.value.side == "source"
     assert cloud.objects == {b"/b": OLD}
 
 
-def promised(engine: Engine, here: Peer, there: Peer, size: int) -> Transfer:
+def promised_transfer(engine: Engine, here: Peer, there: Peer, size: int) -> Transfer:
     """Return a transfer of an object whose size comes from a list."""
     transfer = engine.runner.transfer(engine.plan(here.url("/a"), there.url("/b")))
     version = Version(size=size)
@@ -166,7 +166,7 @@ def promised(engine: Engine, here: Peer, there: Peer, size: int) -> Transfer:
 def test_f10_an_empty_object_that_a_list_promised_arrives(engine: Engine, framed: Framed) -> None:
     cloud = Cloud()
     with Peer(serving(Cloud(), giving(framed, late=0.1))) as here, Peer(holding(cloud)) as there:
-        outcome = engine.runner.run(promised(engine, here, there, 0))
+        outcome = engine.runner.run(promised_transfer(engine, here, there, 0))
     assert outcome.state is State.VERIFIED
     assert cloud.objects == {b"/b": b""}
 

@@ -38,8 +38,8 @@ from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes
 from relay.views.rows import brief
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.buckets import IN_PARTS, PART, Bucket, document, many, place, refusal, reply
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, document, many, place, refusal, reply
 from tests.faults.test_window import DATA as LARGE
 from tests.faults.test_window import PARTS, Ranges
 from tests.faults.test_withdrawn import Notes
@@ -202,7 +202,7 @@ def attempt(engine: Engine, here: Peer, there: Peer, notes: Notes, begun: bool =
     return made
 
 
-def sent(bucket: Bucket) -> int:
+def parts_sent(bucket: Bucket) -> int:
     return bucket.asked.count("part")
 
 
@@ -213,24 +213,24 @@ def test_parts_outlive_the_deadline_of_their_object(certificates: Certificates) 
         Shelf(sums=True),
         Book(),
     )
-    bucket.answers["part"] = [taken(1), lambda talk: talk.linger(3)]
+    bucket.answers["part"] = [accept_part(1), lambda talk: talk.linger(3)]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
         with pytest.raises(StoreTimeout) as caught:
             engine.runner.run(attempt(engine, here, there, notes))
         assert not caught.value.retryable
         assert "abort" not in bucket.asked
         assert notes.upload is not None
-        kept, before = len(notes.upload.parts), sent(bucket)
+        kept, before = len(notes.upload.parts), parts_sent(bucket)
         assert kept == 1
         engine.runner.limits = engine.runner.wire.limits = IN_PARTS
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
     assert outcome.state is State.VERIFIED
     assert bucket.whole == LARGE
-    assert sent(bucket) - before == PARTS - kept
+    assert parts_sent(bucket) - before == PARTS - kept
     engine.assert_nothing_left()
 
 
-def taken(number: int) -> Callable[[Talk], None]:
+def accept_part(number: int) -> Callable[[Talk], None]:
     return lambda talk: talk.send(reply(200, b"", f'ETag: "part-{number}"'))
 
 
@@ -245,19 +245,19 @@ REFUSALS = {
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
 def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, answer: bytes) -> None:
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
-    bucket.answers["part"] = [taken(1), taken(2), answer, answer]
+    bucket.answers["part"] = [accept_part(1), accept_part(2), answer, answer]
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
         assert "abort" not in bucket.asked
         bucket.answers.clear()
-        before = sent(bucket)
+        before = parts_sent(bucket)
         assert (
             engine.runner.run(attempt(engine, here, there, notes, begun=True)).state
             is State.VERIFIED
         )
     assert bucket.whole == LARGE
-    assert sent(bucket) - before == PARTS - 2
+    assert parts_sent(bucket) - before == PARTS - 2
     engine.assert_nothing_left()
 
 
@@ -341,7 +341,7 @@ def test_an_object_found_at_the_second_complete_is_proved(
         else:
             assert engine.runner.run(transfer).state is State.VERIFIED
     assert bucket.whole == (LARGE[::-1] if damaged else LARGE)
-    assert sent(bucket) == PARTS
+    assert parts_sent(bucket) == PARTS
     engine.assert_nothing_left()
 
 
@@ -351,7 +351,7 @@ def test_a_cancelled_upload_is_aborted(certificates: Certificates) -> None:
         transfer = attempt(engine, here, there, notes)
 
         def cancel(talk: Talk) -> None:
-            taken(1)(talk)
+            accept_part(1)(talk)
             transfer.cancel(Cancelled("the migration was cancelled", retryable=False))
 
         bucket.answers["part"] = [cancel]
@@ -365,7 +365,7 @@ def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, note
     """Let one attempt, without retries, send two parts and fail; the next ones have twenty seconds
     of retries."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
-    bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+    bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(503, "SlowDown")]
     with pytest.raises(RelayError):
         engine.runner.run(attempt(engine, here, there, notes))
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
@@ -384,7 +384,7 @@ def test_a_resumed_upload_that_takes_no_part_restarts(
     assert any("was restarted" in note for note in outcome.receipt.notes)
     assert bucket.whole == LARGE
     assert bucket.uploads == 2
-    assert sent(bucket) < 6 * PARTS
+    assert parts_sent(bucket) < 6 * PARTS
     engine.assert_nothing_left()
 
 
@@ -414,7 +414,7 @@ def test_an_outage_of_a_store_costs_no_part(
     """An outage says nothing about the upload, after any number of requests."""
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
-        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+        bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(503, "SlowDown")]
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
         engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0.4})
@@ -488,7 +488,7 @@ def test_progress_names_the_pending_retry(
 
 def test_a_retried_part_is_named_by_number(certificates: Certificates) -> None:
     engine, source, bucket = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True)
-    bucket.answers["part"] = [taken(1), refusal(503, "SlowDown", "Retry-After: 1")]
+    bucket.answers["part"] = [accept_part(1), refusal(503, "SlowDown", "Retry-After: 1")]
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
         transfer = engine.runner.transfer(engine.plan(here.url("/a"), place(there)))
         running = gevent.spawn(engine.runner.run, transfer)

@@ -24,7 +24,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER
 from relay.ledger.schema import migrations
 from relay.stores.local import LocalStore
-from tests.faults.test_claims import planted
+from tests.faults.test_claims import accept_tree
 
 COUNT = 30
 
@@ -83,7 +83,7 @@ def runner_of(folder: Path, **settings: Any) -> TransferEngine:
     )
 
 
-def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
+def list_request(folder: Path, web: Web, private: range) -> MigrationRequest:
     """Return the request for a list of URLs, some of which are private."""
     lines = [web.url(f"/{'private' if n in private else 'open'}/{n}") for n in range(COUNT)]
     (folder / "urls.txt").write_text("\n".join(lines))
@@ -92,7 +92,7 @@ def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
     )
 
 
-def worked(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> dict[str, int]:
+def run_worker(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> dict[str, int]:
     """Work on a migration until it rests; return the number of its objects in each state."""
     with gevent.Timeout(60):
         Worker(ledger, runner, slots, id).run()
@@ -106,14 +106,14 @@ def test_a_private_object_of_a_list_stops_no_other(
 ) -> None:
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
-    id = ledger.create(listed(tmp_path, web, private).spec(runner.remotes))[0].id
-    found = worked(ledger, runner, id, slots)
+    id = ledger.create(list_request(tmp_path, web, private).spec(runner.remotes))[0].id
+    found = run_worker(ledger, runner, id, slots)
     last = private[-1] == COUNT - 1
     if (
         last and ledger.migration(id).state == "paused"
     ):  # no other object was left to decide it: it is resumed once
         ledger.act(id, "resume")
-        found = worked(ledger, runner, id, slots)
+        found = run_worker(ledger, runner, id, slots)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
     assert ledger.migration(id).state == "partial"
     errors = {(row.error or {})["code"] for row in ledger.page(id, ["failed"])}
@@ -125,14 +125,14 @@ def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, we
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
     private = range(2 * PATIENCE)
-    id = ledger.create(listed(tmp_path, web, private).spec(runner.remotes))[0].id
-    assert "failed" not in worked(ledger, runner, id)
+    id = ledger.create(list_request(tmp_path, web, private).spec(runner.remotes))[0].id
+    assert "failed" not in run_worker(ledger, runner, id)
     assert ledger.migration(id).state == "paused"
     ledger.act(id, "resume")
-    found = worked(ledger, runner, id)
+    found = run_worker(ledger, runner, id)
     if ledger.migration(id).state == "paused":
         ledger.act(id, "resume")
-        found = worked(ledger, runner, id)
+        found = run_worker(ledger, runner, id)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
 
 
@@ -141,8 +141,8 @@ def test_a_migration_that_is_denied_everything_waits(
 ) -> None:
     web.refused = lambda path, _: True
     runner = runner_of(tmp_path)
-    id = ledger.create(listed(tmp_path, web, range(0)).spec(runner.remotes))[0].id
-    assert worked(ledger, runner, id) == {"queued": COUNT}
+    id = ledger.create(list_request(tmp_path, web, range(0)).spec(runner.remotes))[0].id
+    assert run_worker(ledger, runner, id) == {"queued": COUNT}
     found = ledger.migration(id)
     assert (found.state, (found.error or {})["side"]) == ("paused", "source")
     assert len(web.asked) <= 2 * PATIENCE
@@ -154,7 +154,7 @@ def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, we
     web.bodies["/list.txt"] = "\n".join(web.url(f"/open/{n}") for n in range(COUNT)).encode()
     let_in: set[str] = set()
 
-    def refused(path: str, given: str | None) -> bool:
+    def is_refused(path: str, given: str | None) -> bool:
         good = (
             "Bearer one"
             if len(let_in) < 10 or path in let_in and len(let_in) == 10
@@ -164,7 +164,7 @@ def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, we
             let_in.add(path)
         return given != good and path != "/list.txt"
 
-    web.refused = refused
+    web.refused = is_refused
     runner = runner_of(tmp_path)
 
     def order(token: str) -> MigrationRequest:
@@ -174,11 +174,11 @@ def test_withdrawn_credentials_fail_no_object(ledger: Ledger, tmp_path: Path, we
         return MigrationRequest(source, Endpoint(f"file://{tmp_path}/to"), recursive=True)
 
     id = ledger.create(order("one").spec(runner.remotes))[0].id
-    found = worked(ledger, runner, id)
+    found = run_worker(ledger, runner, id)
     assert "failed" not in found and found["verified"] >= 9
     assert ledger.migration(id).state == "paused"
     ledger.act(id, "resume", order("two").spec(runner.remotes))
-    assert worked(ledger, runner, id) == {"verified": COUNT}
+    assert run_worker(ledger, runner, id) == {"verified": COUNT}
 
 
 # -- places that cannot be located
@@ -236,17 +236,17 @@ def test_an_unknown_location_waits_and_never_fails(
         ledger.act(id, "resume")
     else:
         ledger.database.run(lambda c: c.exec_driver_sql("UPDATE transfers SET not_before = 0"))
-    assert worked(ledger, first, id) == {"verified": 1}
+    assert run_worker(ledger, first, id) == {"verified": 1}
 
 
 def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path) -> None:
     first = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, first, 3)
+    id = accept_tree(ledger, tmp_path, first, 3)
     of_kind(ledger, id, SERVER)
-    assert worked(ledger, TransferEngine(Settings(local_folders="/usr")), id) == {}
+    assert run_worker(ledger, TransferEngine(Settings(local_folders="/usr")), id) == {}
     assert (ledger.migration(id).state, ledger.migration(id).listing) == ("paused", "due")
     ledger.act(id, "resume")
-    assert worked(ledger, first, id) == {"verified": 3}
+    assert run_worker(ledger, first, id) == {"verified": 3}
 
 
 # -- values that the ledger refuses, and unexpected errors
@@ -256,7 +256,7 @@ def test_an_end_the_ledger_refuses_fails_that_object_alone(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 10)
+    id = accept_tree(ledger, tmp_path, runner, 10)
     for name in ("settle_and_claim", "settle"):
         real = getattr(Ledger, name)
 
@@ -266,7 +266,7 @@ def test_an_end_the_ledger_refuses_fails_that_object_alone(
             return real(self, ends, *args, **more)
 
         monkeypatch.setattr(Ledger, name, picky)
-    assert worked(ledger, runner, id) == {"failed": 1, "verified": 9}
+    assert run_worker(ledger, runner, id) == {"failed": 1, "verified": 9}
     (row,) = ledger.page(id, ["failed"])
     assert (row.name, (row.error or {})["code"]) == ("003", "ledger-refused")
 
@@ -283,16 +283,16 @@ def test_an_unexpected_error_keeps_its_type_alone(
         raise ZeroDivisionError("https://a.example/?token=" + "neddih"[::-1])
 
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
-    id = planted(ledger, tmp_path, runner, 1)
+    id = accept_tree(ledger, tmp_path, runner, 1)
     monkeypatch.setattr(LocalStore, "put", explode)
-    assert worked(ledger, runner, id) == {"failed": 1}
+    assert run_worker(ledger, runner, id) == {"failed": 1}
     monkeypatch.setattr(LocalStore, "list", explode)
     other = ledger.create(
         MigrationRequest(
             Endpoint(f"file://{tmp_path}/tree"), Endpoint(f"file://{tmp_path}/new"), recursive=True
         ).spec(runner.remotes)
     )[0].id
-    worked(ledger, runner, other)
+    run_worker(ledger, runner, other)
     kept = "".join(str(row.error) for row in ledger.page(id)) + str(ledger.migration(other).error)
     kept += str(ledger.events(id)) + str(ledger.events(other)) + caplog.text
     assert "ZeroDivisionError" in kept and "hidden" not in kept

@@ -30,11 +30,11 @@ from relay.stores.webdav.store import WebDavStore
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.buckets import GONE, refusal
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.plain_shelf import Meanwhile, Shelf, empty
-from tests.faults.shelf import Shelf as Bucket
-from tests.faults.test_ours import THEIRS, flipped, hurried, plant
+from tests.faults.scripted_http import Meanwhile, Shelf, empty
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_s3 import GONE, refusal
+from tests.faults.scripted_s3_objects import Shelf as Bucket
+from tests.faults.test_ours import THEIRS, flip_byte, hurried_terminal, plant
 from tests.faults.test_webdav import Dav, Deleting
 from tests.scripted import Peer, Talk
 
@@ -47,8 +47,8 @@ def errors(terminal: Terminal) -> str:
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists: str) -> None:
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped)
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         for round in ("sent", "not read"):
             code, report = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
@@ -56,7 +56,7 @@ def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists
             assert REMAINS in errors(terminal), round
             (folder / "a").chmod(0)
             shelf.refused[b"HEAD"] = empty(503)
-        assert shelf.objects == {b"/to/a": flipped(DATA)}
+        assert shelf.objects == {b"/to/a": flip_byte(DATA)}
         (folder / "a").chmod(0o600)
         shelf.refused.clear()
         shelf.objects.clear()
@@ -72,7 +72,7 @@ def test_a_piece_of_a_killed_process_is_named_on_failure(
     tmp_path: Path, if_exists: str, fails: str
 ) -> None:
     shelf, data = Shelf(), bytes(300_000)
-    folder, terminal = plant(tmp_path, data), hurried(tmp_path)
+    folder, terminal = plant(tmp_path, data), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
         code, *_ = terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")
@@ -102,7 +102,7 @@ def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> 
         begun.set()
         gate.wait(60)
 
-    terminal = hurried(tmp_path)
+    terminal = hurried_terminal(tmp_path)
     with Peer(serving(Cloud(), half)) as source, Peer(shelf) as there:
         moving = terminal.start("migrate", source.url("/a"), there.url("/to/a"))
         assert begun.wait(30)
@@ -120,7 +120,7 @@ def test_an_object_of_the_right_length_is_named_on_failure(
     tmp_path: Path,
 ) -> None:
     shelf = Shelf()
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         code, _ = terminal.tree(
             folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
@@ -212,7 +212,7 @@ def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: 
 def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
     """Kill a migration in the middle of its object, and let the server keep the piece."""
     data = bytes(range(256)) * 2000
-    folder, terminal = plant(tmp_path, data), hurried(tmp_path)
+    folder, terminal = plant(tmp_path, data), hurried_terminal(tmp_path)
     words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "overwrite"
     assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
     eventually(lambda: b"/to/a" in shelf.objects)
@@ -273,7 +273,7 @@ def test_a_cancel_leaves_an_untouched_older_version(
     log = b"one line\n" * 1000
     folder, terminal, shelf = (
         plant(tmp_path, log),
-        hurried(tmp_path),
+        hurried_terminal(tmp_path),
         Shelf({b"/to/a": log[:4500]}, dated=dated),
     )
     with Peer(shelf) as there:
@@ -290,7 +290,7 @@ def test_a_cancel_leaves_an_untouched_older_version(
 def test_a_cancel_names_a_piece_of_a_source_that_changed(tmp_path: Path, tagged: bool) -> None:
     """Only a source's entity tag shows that it changed."""
     data = bytes(range(256)) * 2000
-    terminal, shelf = hurried(tmp_path), Shelf(dated=NOW)
+    terminal, shelf = hurried_terminal(tmp_path), Shelf(dated=NOW)
     source = Shelf({b"/a": data}, tagged=tagged)
     with Peer(source) as here, Peer(shelf) as there:
         words = "migrate", here.url("/a"), there.url("/a")
@@ -308,7 +308,7 @@ def test_a_cancel_leaves_an_object_that_replaced_an_older(tmp_path: Path) -> Non
     log = b"one line\n" * 50_000
     folder, terminal, shelf = (
         plant(tmp_path, log),
-        hurried(tmp_path),
+        hurried_terminal(tmp_path),
         Shelf({b"/to/a": log[:4500]}, dated=NOW),
     )
     with Peer(shelf) as there:
@@ -404,7 +404,7 @@ class CuttingMove(Dav):
 
 def test_a_deleted_temporary_upload_does_not_clear_the_place(tmp_path: Path) -> None:
     dav = CuttingMove(objects={b"/to/a": THEIRS.ljust(len(DATA), b" ")}, folders={b"/", b"/to/"})
-    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(dav) as there:
         words = there.url("/to/").replace("http:", "webdav+http:"), "--if-exists", "overwrite"
         for _ in range(2):
@@ -424,7 +424,7 @@ class Versioned(Bucket):
     def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
         if method == "PUT":
             super()._done(method, key, request, body)
-            self.kept.append(flipped(self.objects[key]))
+            self.kept.append(flip_byte(self.objects[key]))
         if method == "DELETE":
             self.kept.pop()
         self.objects.clear()
@@ -444,7 +444,7 @@ class Versioned(Bucket):
 def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) -> None:
     """A killed attempt has left a damaged version; the next ones delete their own."""
     bucket = Versioned()
-    bucket.kept.append(flipped(DATA))
+    bucket.kept.append(flip_byte(DATA))
     with Peer([bucket] * 20) as peer, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
         config = S3Config(
             Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
@@ -454,7 +454,7 @@ def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) 
         transfer = replace(engine.runner.transfer(engine.plan(source.url("/a"), new)), known=known)
         with pytest.raises(RelayError) as caught:
             engine.runner.run(transfer)
-    assert bucket.kept == [flipped(DATA)]
+    assert bucket.kept == [flip_byte(DATA)]
     assert list(caught.value.remains) == [str(new)]
 
 

@@ -39,7 +39,7 @@ from relay.transfer_limits import Limits
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Engine
-from tests.faults.buckets import (
+from tests.faults.scripted_s3 import (
     IN_PARTS,
     PART,
     SIZE,
@@ -51,7 +51,7 @@ from tests.faults.buckets import (
     refusal,
     reply,
 )
-from tests.faults.shelf import Shelf
+from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer, Talk
 
 
@@ -366,7 +366,7 @@ def old() -> Bucket:
 
 
 @pytest.fixture
-def tagged(old: Bucket) -> Iterator[Peer]:
+def tagged_server(old: Bucket) -> Iterator[Peer]:
     """Return the server of it."""
     with Peer(many(old)) as peer:
         yield peer
@@ -384,12 +384,14 @@ def tags_of(bucket: Bucket) -> list[bool]:
     return found
 
 
-def test_a_bucket_without_tags_gets_the_object_with_a_note(engine: Engine, tagged: Peer) -> None:
+def test_a_bucket_without_tags_gets_the_object_with_a_note(
+    engine: Engine, tagged_server: Peer
+) -> None:
     """It is detected once."""
     bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
     with Peer(many(bucket)) as new:
         for tries in ([True, False], [False]):
-            outcome = patient(engine).migrate(place(tagged), place(new))
+            outcome = patient(engine).migrate(place(tagged_server), place(new))
             assert outcome.receipt is not None
             assert UNTAGGED in outcome.receipt.notes
             assert tags_of(bucket) == tries
@@ -397,14 +399,14 @@ def test_a_bucket_without_tags_gets_the_object_with_a_note(engine: Engine, tagge
 
 
 def test_a_multipart_object_without_its_tags_has_a_note(
-    engine: Engine, tagged: Peer, old: Bucket
+    engine: Engine, tagged_server: Peer, old: Bucket
 ) -> None:
     bucket, old.whole = (
         Bucket(refuses={b"x-amz-tagging": DENIED}, sums=True),
         random.Random(1).randbytes(SIZE),
     )
     with Peer(many(bucket)) as new:
-        outcome = patient(engine).migrate(place(tagged), place(new))
+        outcome = patient(engine).migrate(place(tagged_server), place(new))
     assert outcome.receipt is not None
     assert outcome.receipt.notes == (UNTAGGED,)
     assert bucket.asked.count("part") == 2
@@ -413,16 +415,16 @@ def test_a_multipart_object_without_its_tags_has_a_note(
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
 def test_an_upload_refused_without_tags_too_is_not_remembered(
-    engine: Engine, tagged: Peer, refused: bytes
+    engine: Engine, tagged_server: Peer, refused: bytes
 ) -> None:
     bucket = Bucket({"put": [refused] * 8})
     with Peer(many(bucket)) as new:
         with pytest.raises((PermissionDenied, Rejected)) as caught:
-            patient(engine).migrate(place(tagged), place(new))
+            patient(engine).migrate(place(tagged_server), place(new))
         assert not caught.value.retryable
         assert set(tags_of(bucket)) == {True, False}
         bucket.answers.clear()
-        outcome = engine.migrate(place(tagged), place(new))
+        outcome = engine.migrate(place(tagged_server), place(new))
     assert outcome.receipt is not None
     assert outcome.receipt.notes == ()
     assert tags_of(bucket) == [True]
@@ -431,7 +433,7 @@ def test_an_upload_refused_without_tags_too_is_not_remembered(
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
 @pytest.mark.parametrize("tags", [True, False], ids=["with tags", "without tags"])
 def test_an_endpoint_without_checksums_keeps_tags(
-    engine: Engine, tagged: Peer, refused: bytes, tags: bool
+    engine: Engine, tagged_server: Peer, refused: bytes, tags: bool
 ) -> None:
     bucket = Bucket(
         refuses={b"x-amz-trailer": refused} | ({} if tags else {b"x-amz-tagging": refused}),
@@ -439,7 +441,7 @@ def test_an_endpoint_without_checksums_keeps_tags(
     )
     with Peer(many(bucket)) as new:
         for _ in range(2):
-            outcome = patient(engine).migrate(place(tagged), place(new))
+            outcome = patient(engine).migrate(place(tagged_server), place(new))
             assert outcome.receipt is not None
             assert outcome.receipt.level is Level.WHOLE_DIGEST
             assert (UNTAGGED in outcome.receipt.notes) is not tags

@@ -37,7 +37,7 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, Engine
-from tests.faults.buckets import (
+from tests.faults.scripted_s3 import (
     IN_PARTS,
     SIZE,
     Bucket,
@@ -133,8 +133,8 @@ def test_parts_stored_with_their_coding_are_resent_plain(
     engine: Engine, source: Spawned, contents: Content
 ) -> None:
     class Blind(Bucket):
-        def _decoded(self, request: bytes, body: bytes) -> bytes:
-            return body if b"partNumber=" in request else super()._decoded(request, body)
+        def _decode_upload(self, request: bytes, body: bytes) -> bytes:
+            return body if b"partNumber=" in request else super()._decode_upload(request, body)
 
         def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
             if operation == "parts" and self.parts:

@@ -23,7 +23,7 @@ from relay.ledger.rows import ListedObject, Settlement
 from relay.location import Location
 from relay.receipt import State
 from relay.throttle import Bounds
-from tests.ledgers import verified
+from tests.ledgers import verified_end
 from tests.values import outcome_of
 
 
@@ -32,7 +32,7 @@ def ledger_of(folder: Path) -> Ledger:
     return Ledger.connect(f"sqlite:///{folder}/ledger.db")
 
 
-def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
+def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> str:
     """Work on a migration until it has ended; return its state."""
     with gevent.Timeout(30):
         Worker(ledger, runner, 2, id).run()
@@ -57,7 +57,7 @@ def test_another_process_ends_the_migration_between_polls(
     order = MigrationRequest(*places, recursive=recursive, bounds=Bounds(slots=2))
     made, _ = accept(ledger, order, runner, quiet=True)
     if before == "failed":
-        assert worked(ledger, runner, made.id) == "failed"
+        assert run_worker(ledger, runner, made.id) == "failed"
     elif before != "running":
         ledger.act(made.id, {"paused": "pause", "cancelled": "cancel"}[before])
     (tmp_path / "from").mkdir()
@@ -68,12 +68,12 @@ def test_another_process_ends_the_migration_between_polls(
         if not begun:
             begun.append(step)
             found, _ = accept(other, order, runner, quiet=True)
-            assert worked(other, runner, found.id) == "succeeded"
+            assert run_worker(other, runner, found.id) == "succeeded"
         return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
     found, _ = accept(ledger, order, runner, quiet=True)
-    assert worked(ledger, runner, found.id) == "succeeded"
+    assert run_worker(ledger, runner, found.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"bytes"
     ledger.close()
     other.close()
@@ -101,19 +101,19 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
     other.end_listing(listing)
     one, two = other.claim(2, only=made.id)
     other.settle(
-        [verified(one, 5), Settlement(two, "hand_back")]
+        [verified_end(one, 5), Settlement(two, "hand_back")]
     )  # and another writer removes the arrived object
     real, begun = getattr(ledger, step), []
 
     def after_the_other(*arguments: Any, **named: Any) -> Any:
         if not begun:
             begun.append(step)
-            assert worked(other, runner, made.id) == "succeeded"
+            assert run_worker(other, runner, made.id) == "succeeded"
         return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
     found, _ = accept(ledger, order, runner, quiet=True)
-    assert begun and worked(ledger, runner, found.id) == "succeeded"
+    assert begun and run_worker(ledger, runner, found.id) == "succeeded"
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["a", "b"]
     assert all(ledger.secret(each.id) is None for each in ledger.migrations())
     assert not any(each.count_in("queued").objects for each in ledger.migrations())
@@ -173,7 +173,7 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     (claim,) = ledger.claim(1)
     assert not claim.empty
     ledger.settle([Settlement(claim, "hand_back", untouched=True)])
-    assert worked(ledger, runner, made.id) == "succeeded"
+    assert run_worker(ledger, runner, made.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"newer"
     ledger.close()
 
@@ -217,7 +217,7 @@ def test_a_skip_that_was_handed_back_is_not_a_success(
     )
     ledger = ledger_of(tmp_path)
 
-    def stopped(worker: Worker, look: object, seconds: float) -> Exit:
+    def stop_worker(worker: Worker, look: object, seconds: float) -> Exit:
         assert worker.only is not None
         found = Location("memory", "", 0, "/a")
         skip = outcome_of(State.SKIPPED, found, found, bytes=0)
@@ -228,7 +228,7 @@ def test_a_skip_that_was_handed_back_is_not_a_success(
             ledger.act(worker.only, verb)
         return Exit.INTERRUPTED
 
-    monkeypatch.setattr(single, "work", stopped)
+    monkeypatch.setattr(single, "work", stop_worker)
     with pytest.raises(Interrupted):
         single.migrate_object(ledger, order, runner, quiet=True, as_json=False)
     ledger.close()

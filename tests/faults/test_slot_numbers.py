@@ -17,7 +17,7 @@ from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Count
 from relay.stores.local import LocalStore
-from tests.faults.test_claims import DATA, planted
+from tests.faults.test_claims import DATA, accept_tree
 
 COUNT = 60
 
@@ -42,7 +42,7 @@ class Gate:
         self.opened, self.waiting, self.most, self.commits = Event(), 0, 0, 0
         publish = LocalStore.publish
 
-        def held(*args: Any, **options: Any) -> Any:
+        def run_held(*args: Any, **options: Any) -> Any:
             self.waiting += 1
             self.most = max(self.most, self.waiting)
             self.opened.wait()
@@ -51,7 +51,7 @@ class Gate:
             self.commits += 1
             return publish(*args, **options)
 
-        monkeypatch.setattr(LocalStore, "publish", held)
+        monkeypatch.setattr(LocalStore, "publish", run_held)
 
     def await_waiting(self, count: int) -> None:
         with gevent.Timeout(30):
@@ -69,15 +69,15 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
-def scripted(*numbers: int) -> Scripted:
+def scripted_growth(*numbers: int) -> Scripted:
     return Scripted(first=numbers[0]).follow(iter(numbers))
 
 
 def test_more_slots_move_more_objects_at_a_time(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, gate: Gate
 ) -> None:
-    id = planted(ledger, tmp_path, runner, COUNT)
-    growth = scripted(2, 2, 8)
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
+    growth = scripted_growth(2, 2, 8)
     worker = Worker(ledger, runner, 2, id, growth=growth)
     working = gevent.spawn(worker.run)
     gate.await_waiting(8)
@@ -92,8 +92,8 @@ def test_more_slots_move_more_objects_at_a_time(
 def test_fewer_slots_end_with_their_objects(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, gate: Gate
 ) -> None:
-    id = planted(ledger, tmp_path, runner, COUNT)
-    worker = Worker(ledger, runner, 8, id, growth=scripted(8, 8, 1))
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
+    worker = Worker(ledger, runner, 8, id, growth=scripted_growth(8, 8, 1))
     working = gevent.spawn(worker.run)
     gate.await_waiting(8)
     with gevent.Timeout(30):
@@ -115,10 +115,10 @@ def test_a_number_that_goes_up_and_down_loses_no_object(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.engine.worker.worker.LOAD_SECONDS", 0.001)
-    id = planted(ledger, tmp_path, runner, COUNT)
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
     numbers = [1 + index * 7 % 20 for index in range(10_000)]
     with gevent.Timeout(60):
-        Worker(ledger, runner, 1, id, growth=scripted(*numbers)).run()
+        Worker(ledger, runner, 1, id, growth=scripted_growth(*numbers)).run()
     assert ledger.migration(id).tally == {"verified": Count(COUNT, COUNT * len(DATA))}
     assert all(row.attempts == 1 for row in ledger.page(id))
     assert runner.slots.held == 0
@@ -127,8 +127,8 @@ def test_a_number_that_goes_up_and_down_loses_no_object(
 def test_a_stop_with_more_slots_hands_their_objects_back(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, gate: Gate
 ) -> None:
-    id = planted(ledger, tmp_path, runner, COUNT)
-    worker = Worker(ledger, runner, 2, id, growth=scripted(2, 8))
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
+    worker = Worker(ledger, runner, 2, id, growth=scripted_growth(2, 8))
     working = gevent.spawn(worker.run)
     gate.await_waiting(8)
     worker.stop()
@@ -146,8 +146,8 @@ def test_the_load_counts_what_has_moved(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.engine.worker.worker.LOAD_SECONDS", 0.001)
-    id = planted(ledger, tmp_path, runner, COUNT)
-    growth = scripted(1)
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
+    growth = scripted_growth(1)
     worker = Worker(ledger, runner, 1, id, growth=growth)
     with gevent.Timeout(60):
         worker.run()
@@ -164,8 +164,8 @@ def test_the_load_counts_what_has_moved(
 def test_other_processes_see_the_present_number(
     ledger: Ledger, tmp_path: Path, runner: TransferEngine, gate: Gate
 ) -> None:
-    id = planted(ledger, tmp_path, runner, COUNT)
-    worker = Worker(ledger, runner, 2, id, growth=scripted(2, 2, 5), lease_seconds=0.4)
+    id = accept_tree(ledger, tmp_path, runner, COUNT)
+    worker = Worker(ledger, runner, 2, id, growth=scripted_growth(2, 2, 5), lease_seconds=0.4)
     working = gevent.spawn(worker.run)
     gate.await_waiting(5)
     with gevent.Timeout(30):

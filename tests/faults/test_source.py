@@ -32,7 +32,7 @@ from relay.errors import (
 from relay.ledger.rows import PriorState
 from relay.receipt import Level, State
 from tests.conftest import Engine
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, Peers, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, Peers, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

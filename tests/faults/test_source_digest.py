@@ -19,8 +19,8 @@ from relay.receipt import State, Version
 from relay.stores.interfaces import PutResult
 from tests.conftest import Certificates, Engine
 from tests.end_to_end.terminal import eventually
-from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place
 from tests.scripted import Peer, Talk
 
 WRONG = base64.b64encode(hashlib.sha256(b"the composite of some parts").digest()).decode()

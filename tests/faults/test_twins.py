@@ -36,9 +36,9 @@ from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
-from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty
 from tests.faults.test_explosions import exploding
-from tests.ledgers import TREE, verified
+from tests.ledgers import TREE, verified_end
 from tests.scripted import Peer, Talk, length_of
 
 Folding = Callable[[bytes], bytes]
@@ -48,7 +48,7 @@ def _without_case(path: bytes) -> bytes:
     return path.lower()
 
 
-def _composed(path: bytes) -> bytes:
+def _compose_path(path: bytes) -> bytes:
     return quote(unicodedata.normalize("NFC", unquote(path.decode())), safe="/.").encode()
 
 
@@ -58,13 +58,13 @@ def _without_ends(path: bytes) -> bytes:
     ).encode()
 
 
-def _trimmed(path: bytes) -> bytes:
+def _trim_path(path: bytes) -> bytes:
     return quote(
         "/".join(one.strip(" ") for one in unquote(path.decode()).split("/")), safe="/."
     ).encode()
 
 
-def _decoded(path: bytes) -> bytes:
+def _decode_path(path: bytes) -> bytes:
     return quote(unquote(unquote(path.decode())), safe="/.").encode()
 
 
@@ -75,12 +75,12 @@ def _as_a_form(path: bytes) -> bytes:
 FOLDING = {
     "case": (_without_case, "a/Photo.jpg", "a/photo.jpg"),
     "case of a folder": (_without_case, "A/photo.jpg", "a/photo.jpg"),
-    "form": (_composed, "caf\u00e9", "cafe\u0301"),
+    "form": (_compose_path, "caf\u00e9", "cafe\u0301"),
     "dots": (_without_ends, "name", "name."),
     "blanks": (_without_ends, "name", "name "),
-    "blanks before": (_trimmed, "name", " name"),
-    "blanks before, a folder's": (_trimmed, "x/name/a", "x/ name/a"),
-    "encoding": (_decoded, "a b", "a%20b"),
+    "blanks before": (_trim_path, "name", " name"),
+    "blanks before, a folder's": (_trim_path, "x/name/a", "x/ name/a"),
+    "encoding": (_decode_path, "a b", "a%20b"),
     "a form": (_as_a_form, "a b", "a+b"),
     "a form, a folder's": (_as_a_form, "c+d/e", "c d/e"),
 }
@@ -219,7 +219,7 @@ def _listing(shelf: Shelf, path: bytes) -> bytes | None:
 FOLDERS = {
     "case": (_without_case, "Photos/a.jpg", "photos/a.jpg"),
     "case, deep": (_without_case, "x/Photos/2024/a.jpg", "x/photos/2024/a.jpg"),
-    "form": (_composed, "caf\u00e9/a", "cafe\u0301/a"),
+    "form": (_compose_path, "caf\u00e9/a", "cafe\u0301/a"),
     "dots": (_without_ends, "name/a", "name./a"),
     "a form": (_as_a_form, "c d/a", "c+d/a"),
     "an object": (_without_case, "A", "a"),
@@ -336,7 +336,7 @@ def test_folding_changes_only_names_that_stores_fold() -> None:
     "name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"]
 )
 def test_an_undecodable_name_folds_like_any_other(ledger: Ledger, name: str) -> None:
-    _listed(ledger, (name, "b"), (name.lower() + " ",))
+    _list_tree(ledger, (name, "b"), (name.lower() + " ",))
     assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
 
 
@@ -355,7 +355,7 @@ def test_the_form_of_a_hostile_name_is_made_at_once(name: str) -> None:
     assert time.process_time() - began < 2
 
 
-def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
+def _list_tree(ledger: Ledger, *pages: tuple[str, ...]) -> str:
     migration, _ = ledger.create(TREE)
     listing = ledger.claim_listing()
     assert listing is not None
@@ -366,16 +366,16 @@ def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
 
 
 def test_only_names_that_may_fold_are_marked(ledger: Ledger) -> None:
-    _listed(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
+    _list_tree(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
     assert sorted(claim.name for claim in ledger.claim(20) if claim.twins) == ["A", "C", "a", "c "]
 
 
 def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> None:
-    _listed(ledger, ("A", "a"))
+    _list_tree(ledger, ("A", "a"))
     one, other = ledger.claim(2)
     assert ledger.enter_folded(one) == ()
     assert ledger.enter_folded(other) is None
-    ledger.settle([Settlement(other, "hand_back"), verified(one)])
+    ledger.settle([Settlement(other, "hand_back"), verified_end(one)])
     (again,) = ledger.claim(1)
     assert ledger.enter_folded(again) == (one.name,)
     ledger.leave_folded(again)
@@ -393,10 +393,10 @@ def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> 
 def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> None:
     """The same command restarts it, and a collision ends that: the first object is still there, and
     the other name must not claim it as its own."""
-    id = _listed(ledger, ("A", "a"))
+    id = _list_tree(ledger, ("A", "a"))
     one, other = ledger.claim(2)
     assert ledger.enter_folded(one) == ()
-    ledger.settle([verified(one), Settlement(other, "hand_back")])
+    ledger.settle([verified_end(one), Settlement(other, "hand_back")])
     ledger.begin_again(id, [one.id])
 
     claims = {claim.name: claim for claim in ledger.claim(2)}
@@ -409,7 +409,7 @@ def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> No
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds: int) -> None:
     """Neither is under way: a past transfer of either only means that it may be there."""
-    _listed(ledger, ("A", "a"))
+    _list_tree(ledger, ("A", "a"))
     for _ in range(rounds):
         for number in range(2):
             claims = ledger.claim(2)
@@ -425,7 +425,7 @@ def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds
     ledger.settle([Settlement(other, "hand_back")])
     (other,) = ledger.claim(1)
     assert ledger.enter_folded(other) is None
-    ledger.settle([verified(one)])
+    ledger.settle([verified_end(one)])
     assert ledger.enter_folded(other) == (one.name,)
 
 

@@ -25,11 +25,11 @@ from relay.receipt import State
 from relay.stores.local_locations import local_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
-from tests.faults.buckets import Bucket, many, place
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, asked, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
-from tests.faults.shelf import Shelf as Keys
-from tests.faults.test_ours import THEIRS, hurried, plant
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, read_requests, sending, serving
+from tests.faults.scripted_s3 import Bucket, many, place
+from tests.faults.scripted_s3_objects import Shelf as Keys
+from tests.faults.test_ours import THEIRS, hurried_terminal, plant
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk, length_of
 
@@ -66,7 +66,7 @@ def test_an_unreadable_upload_is_not_an_existing_object(
 def test_a_piece_under_changing_tags_is_named_by_a_later_skip(tmp_path: Path) -> None:
     """No read of the piece can be pinned, so nothing proves that it is a piece of ours: the failure
     names its place."""
-    folder, terminal, shelf = plant(tmp_path, bytes(300_000)), hurried(tmp_path), Nodes()
+    folder, terminal, shelf = plant(tmp_path, bytes(300_000)), hurried_terminal(tmp_path), Nodes()
     words = ("migrate", "-r", str(folder))
     with Peer(shelf) as there:
         assert terminal.run(*words, there.url("/to/"), RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
@@ -99,7 +99,7 @@ class Form:
         self.answers, self.methods = list(answers), list[bytes]()
 
     def __call__(self, talk: Talk) -> None:
-        for request, _ in asked(talk):
+        for request, _ in read_requests(talk):
             method = request.split()[0]
             self.methods.append(method)
             if method != b"POST":
@@ -259,7 +259,7 @@ def test_an_altered_object_is_not_prior_for_the_next_command(
     tmp_path: Path, becomes: bytes, kept: bool
 ) -> None:
     """A MOVE that copies cuts an object short on a full disk, or another writer was faster."""
-    dav, folder, terminal = Altering(becomes=becomes), plant(tmp_path), hurried(tmp_path)
+    dav, folder, terminal = Altering(becomes=becomes), plant(tmp_path), hurried_terminal(tmp_path)
     with Peer([dav] * 60) as there:
         words = (folder, f"webdav+{there.url('/to/')}", "--if-exists", "skip")
         assert terminal.tree(*words)[0] == 1
@@ -324,7 +324,7 @@ class Garbling(Keys):
     """It damages a copy, and its answer to it is not HTTP."""
 
     def __call__(self, talk: Talk) -> None:
-        for request, body in asked(talk):
+        for request, body in read_requests(talk):
             method, target = request.decode().split(" ", 2)[:2]
             done = self._done(method, target.removeprefix("/bucket/"), request, body)
             if b"x-amz-copy-source:" in request:
@@ -354,7 +354,7 @@ def test_an_upload_answered_by_an_error_is_not_prior_later(tmp_path: Path, statu
     assert (code, "may remain" in err) == (1, True)
 
 
-def named(name: str) -> bytes:
+def head_naming(name: str) -> bytes:
     return GET_HEAD[:-2] + f'Content-Disposition: attachment; filename="{name}"\r\n\r\n'.encode()
 
 
@@ -368,7 +368,7 @@ def test_a_new_name_of_the_source_has_a_prior_object_of_its_own(
     reads = count(int(killed))
 
     def get(talk: Talk, _: bytes) -> None:
-        talk.send(named("two" if next(reads) else "one"), DATA)
+        talk.send(head_naming("two" if next(reads) else "one"), DATA)
 
     shelf = Once({b"/to/two": prior})
     with Peer([serving(Cloud(), get)] * 9) as source, Peer([shelf] * 20) as there:

@@ -16,10 +16,10 @@ from simulators.liars.dav import DavLiar
 from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from tests.conftest import Engine
-from tests.faults.buckets import Bucket, many, place
-from tests.faults.clouds import DATA, Cloud, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
-from tests.faults.test_ours import hurried
+from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_peers import DATA, Cloud, sending, serving
+from tests.faults.scripted_s3 import Bucket, many, place
+from tests.faults.test_ours import hurried_terminal
 from tests.scripted import Peer, Talk
 
 OLD, NEW = 1e9, 1.2e9
@@ -63,7 +63,7 @@ def test_a_destination_without_head_is_compared_by_get(
     there = Dated(objects={b"/b": data}, refused={b"HEAD": empty(head)}, ranges=ranges)
     with Peer(there) as peer:
         words = "migrate", str(tmp_path / "a"), peer.url("/b"), "--if-exists", "changed"
-        code, out, _ = hurried(tmp_path).run(*words)
+        code, out, _ = hurried_terminal(tmp_path).run(*words)
     assert code == 0, out
     assert b"PUT" not in there.methods
 
@@ -77,7 +77,7 @@ def test_a_source_without_head_is_compared_by_get(tmp_path: Path, head: int, siz
     there = Dated(objects={b"/b": DATA})
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
-        code, out, _ = hurried(tmp_path).run(*words)
+        code, out, _ = hurried_terminal(tmp_path).run(*words)
     assert code == 0, out
     assert (b"PUT" in there.methods) is (size != len(DATA))
     assert there.objects[b"/b"] == DATA.ljust(size, b" ")
@@ -89,7 +89,7 @@ def test_a_tree_of_a_source_without_head_is_compared_by_get(
     tmp_path: Path, kind: type[PlainLiar], habit: str
 ) -> None:
     """Whether its listing has entity tags, like WebDAV's, or none, like a page of links."""
-    terminal, headers, there = hurried(tmp_path), tmp_path / "headers", Dated()
+    terminal, headers, there = hurried_terminal(tmp_path), tmp_path / "headers", Dated()
     headers.write_text(f"Authorization: Bearer {SECRET}\n")
     headers.chmod(0o600)
     with kind("source", Manners([habit], 1), [SECRET]) as source, Peer(there) as destination:
@@ -114,7 +114,7 @@ def test_a_damaged_object_of_ours_is_not_a_prior_object(tmp_path: Path, head: in
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
         for _ in range(2):
-            code, out, _ = hurried(tmp_path).run(*words)
+            code, out, _ = hurried_terminal(tmp_path).run(*words)
             assert code == 1, out
 
 
@@ -172,7 +172,7 @@ def test_a_small_object_that_contradicts_its_list_has_changed(
 @pytest.mark.parametrize("if_exists", ["changed", "skip", "fail", "overwrite"])
 def test_an_equally_long_change_is_moved_at_level_size(tmp_path: Path, if_exists: str) -> None:
     """The unproved object of the first run is ours, but of an older version of the source."""
-    terminal, here, there = hurried(tmp_path), tmp_path / "here", tmp_path / "there"
+    terminal, here, there = hurried_terminal(tmp_path), tmp_path / "here", tmp_path / "there"
     here.mkdir()
     for text, modified in (("old", OLD), ("new", NEW)):
         (here / "a").write_text(text)

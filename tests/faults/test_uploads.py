@@ -44,7 +44,8 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Engine
-from tests.faults.buckets import (
+from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_s3 import (
     DONE,
     GONE,
     IN_PARTS,
@@ -57,8 +58,7 @@ from tests.faults.buckets import (
     refusal,
     reply,
 )
-from tests.faults.clouds import Cloud, sending, serving
-from tests.faults.shelf import Shelf
+from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer, Talk
 
 SMALL = 1000
@@ -283,11 +283,11 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
 ) -> None:
     bucket = Bucket()
 
-    def overwritten(talk: Talk) -> None:
+    def overwrite(talk: Talk) -> None:
         bucket.whole, bucket.tag = theirs, "theirs"
         talk.send(reply(200, DONE))
 
-    bucket.answers["complete"] = [overwritten]
+    bucket.answers["complete"] = [overwrite]
     with Peer(many(bucket)) as peer, pytest.raises(PreconditionFailed) as caught:
         patient(engine).migrate(url(source, SIZE), place(peer))
     assert "Another writer" in caught.value.hint

@@ -33,8 +33,8 @@ from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import UNSEEN
 from relay.transfer_limits import Limits
 from tests.conftest import Engine
-from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
-from tests.faults.clouds import (
+from tests.faults.scripted_http import Shelf
+from tests.faults.scripted_peers import (
     DATA,
     GET_HEAD,
     TAGGED,
@@ -42,11 +42,21 @@ from tests.faults.clouds import (
     Versions,
     keeping,
     looked_at,
-    received,
+    receive_upload,
     sending,
     serving,
 )
-from tests.faults.plain_shelf import Shelf
+from tests.faults.scripted_s3 import (
+    IN_PARTS,
+    PART,
+    SIZE,
+    Bucket,
+    many,
+    patient,
+    place,
+    refusal,
+    reply,
+)
 from tests.scripted import Peer, Script, Talk, answer, length_of
 
 OLD, NEW = b"o" * SIZE, b"n" * SIZE
@@ -192,7 +202,7 @@ def test_f15_equal_bytes_in_two_readings_pass(engine: Engine) -> None:
 LISTED = Version(len(DATA), None, "Wed, 21 Oct 2015 07:28:00 GMT")
 
 
-def listed(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
+def listed_transfer(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
     """Return the transfer of a listed object."""
     transfer = engine.runner.transfer(engine.plan(source, destination))
     return replace(transfer, known=ObjectHints(listed=version))
@@ -213,7 +223,7 @@ def test_f27_f28_an_object_that_differs_from_its_listing_fails(
         Peer(keeping(cloud)) as peer,
         pytest.raises(SourceChanged) as caught,
     ):
-        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+        engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
     assert str(len(DATA)) in caught.value.message
     assert cloud.objects == {}
 
@@ -267,7 +277,7 @@ def test_an_object_served_for_a_listed_one_is_not_moved(
     ).encode()
     script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
     with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
-        transfer = listed(engine, there.url("/a"), peer.url("/b"), Version())
+        transfer = listed_transfer(engine, there.url("/a"), peer.url("/b"), Version())
         with pytest.raises(NotFound) if is_gone else nullcontext():
             engine.runner.run(transfer)
     assert cloud.objects == ({} if is_gone else {b"/b": b"new"})
@@ -277,7 +287,7 @@ def test_f10_an_object_changed_since_its_listing_is_moved(engine: Engine) -> Non
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
     script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
     with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
-        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+        engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": b"new"}
 
 
@@ -289,7 +299,7 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
         Peer([serving(source, sending(head, DATA), head)] * 4) as there,
         Peer(keeping(cloud)) as peer,
     ):
-        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+        engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": DATA}
     assert source.methods == [b"GET"]
 
@@ -320,7 +330,7 @@ def test_f10_when_a_size_that_differs_is_another_version(
 # -- F58, B66: the same object by another name
 
 
-def _refused(engine: Engine, source: str | Location, destination: str) -> None:
+def _assert_refused(engine: Engine, source: str | Location, destination: str) -> None:
     with pytest.raises(SameObject):
         engine.migrate(source, destination)
 
@@ -334,7 +344,7 @@ def test_b66_a_redirect_that_leads_to_the_destination_is_refused(engine: Engine)
             % peer.url("/b").encode()
         )
         with Peer(answer(moved, keep=True)) as there:
-            _refused(engine, there.url("/a"), peer.url("/b"))
+            _assert_refused(engine, there.url("/a"), peer.url("/b"))
     assert cloud.objects == {b"/b": DATA}
     assert b"PUT" not in cloud.methods
 
@@ -346,7 +356,7 @@ def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposi
     cloud = Cloud()
     head = GET_HEAD[:-2] + name + b"\r\n"
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
-        _refused(
+        _assert_refused(
             engine, peer.url("/folder/other" if disposition else "/folder/a"), peer.url("/folder/")
         )
     assert b"PUT" not in cloud.methods
@@ -361,7 +371,7 @@ def test_f58_one_object_by_two_host_names_is_refused(
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
     cloud = Cloud()
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
-        _refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
+        _assert_refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
     assert b"PUT" not in cloud.methods
 
 
@@ -369,7 +379,7 @@ def test_f58_an_object_onto_itself_is_refused_without_tags_too(engine: Engine) -
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', b"Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n")
     cloud = Cloud()
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
-        _refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
+        _assert_refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
     assert b"PUT" not in cloud.methods
 
 
@@ -384,7 +394,7 @@ def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
     def there(talk: Talk) -> None:
         while request := talk.head():
             if request.startswith(b"PUT"):
-                cloud.objects[b"/a"] = received(talk, request) or b""
+                cloud.objects[b"/a"] = receive_upload(talk, request) or b""
                 talk.send(b"HTTP/1.1 201 X\r\nContent-Length: 0\r\n\r\n")
             else:
                 talk.send(other_head, DATA if request.startswith(b"GET") else b"")
@@ -429,7 +439,7 @@ def test_f58_a_local_file_served_by_the_destination_is_kept(
     with Peer([shelf] * 4) as peer:
         place = local_location(file, destination=False)
         if same:
-            _refused(engine, place, peer.url("/files/b"))
+            _assert_refused(engine, place, peer.url("/files/b"))
         else:
             assert engine.migrate(place, peer.url("/files/b")).state is State.VERIFIED
     assert shelf.objects == {name: DATA}
@@ -628,7 +638,7 @@ class Denying(Bucket):
             return refusal(403, "AccessDenied")
         return super()._answer(operation, request, body)
 
-    def _taken(self, data: bytes, tag: str) -> bytes:
+    def _upload_reply(self, data: bytes, tag: str) -> bytes:
         return reply(200, b"", f'ETag: "{tag}"', "x-amz-version-id: v1")
 
 

@@ -54,7 +54,7 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, receive_upload, sending, serving
 from tests.faults.test_ours import plant
 from tests.scripted import Peer, Talk
 
@@ -89,7 +89,7 @@ class Dav:
             self.asked.append(method)
             if b"100-continue" in request:
                 talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request)
+            body = receive_upload(talk, request)
             if body is None:
                 if self.late is not None:
                     assert self.late.wait(10)

@@ -16,7 +16,7 @@ from relay.errors import PermissionDenied
 from relay.receipt import State
 from relay.transfer_limits import Limits
 from tests.conftest import Engine
-from tests.faults.buckets import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
+from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
 from tests.scripted import Peer, Talk
 
 PARTS = 4
@@ -67,7 +67,7 @@ def engine_limits() -> Limits:
     return replace(IN_PARTS, head_seconds=20.0)
 
 
-def moved(engine: Engine, source: Ranges, bucket: Bucket) -> None:
+def move_object(engine: Engine, source: Ranges, bucket: Bucket) -> None:
     with Peer([source] * 20) as here, Peer(many(bucket)) as there:
         outcome = engine.migrate(here.url("/a"), place(there))
     assert outcome.state is State.VERIFIED
@@ -83,7 +83,7 @@ def test_the_next_part_is_read_before_the_last_is_acknowledged(engine: Engine) -
         talk.send(reply(200, b"", 'ETag: "part-1"'))
 
     bucket.answers["part"] = [late]
-    moved(engine, source, bucket)
+    move_object(engine, source, bucket)
     assert seen == [True]
     assert source.asked == [1, 2, 3, 4]
 
@@ -102,7 +102,7 @@ def test_unacknowledged_parts_are_bounded(engine: Engine) -> None:
         talk.send(reply(200, b"", 'ETag: "part-2"'))
 
     bucket.answers["part"] = [late, next_one]
-    moved(engine, source, bucket)
+    move_object(engine, source, bucket)
     assert early == [False]
     assert second.is_set()
 
@@ -113,7 +113,7 @@ def test_expect_continue_is_sent_first_and_after_a_failure(
     source, bucket = Ranges(), Bucket(sums=True)
     taken = reply(200, b"", 'ETag: "part-1"')
     bucket.answers["part"] = [lambda talk: talk.send(taken), refusal(503, "SlowDown")]
-    moved(patient(engine), source, bucket)
+    move_object(patient(engine), source, bucket)
     parts = [request for request in bucket.requests if b"partNumber=" in request.split(b" ", 2)[1]]
     asked = [b"100-continue" in request.lower() for request in parts]
     assert len(parts) == PARTS + 1
@@ -172,6 +172,6 @@ def test_a_part_that_fails_after_another_is_not_sent_again(
 def test_one_answer_without_its_range_costs_one_part(engine: Engine) -> None:
     """As of another server behind the same name: the parts that arrived are kept."""
     source, bucket = Ranges(unranged=3), Bucket(sums=True)
-    moved(patient(engine), source, bucket)
+    move_object(patient(engine), source, bucket)
     assert source.asked == [1, 2, 3, 3, 4]
     assert (bucket.asked.count("part"), "abort" in bucket.asked) == (PARTS, False)

@@ -23,8 +23,8 @@ from relay.receipt import Level, State
 from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS
 from tests.conftest import Certificates, Engine
-from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place, refusal, reply
-from tests.faults.clouds import Cloud, keeping
+from tests.faults.scripted_peers import Cloud, keeping
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place, refusal, reply
 from tests.scripted import Peer, Script, Talk
 
 DATA = b"bytes " * 1000
@@ -46,7 +46,7 @@ class Gate:
     def before(self, script: Script) -> Script:
         """Let `script` see only permitted requests."""
 
-        def guarded(talk: Talk) -> None:
+        def guard(talk: Talk) -> None:
             read = talk.head
 
             def head() -> bytes:
@@ -68,7 +68,7 @@ class Gate:
             talk.head = head  # type: ignore[method-assign]
             script(talk)
 
-        return guarded
+        return guard
 
 
 def order(folder: Path, peer: Peer, token: str) -> MigrationRequest:
@@ -84,7 +84,7 @@ def runner_of(folder: Path, retry_budget: float = 0) -> TransferEngine:
     )
 
 
-def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
+def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     with gevent.Timeout(30):
         Worker(ledger, runner, 1, id).run()
     runner.wire.pool.close()
@@ -98,7 +98,7 @@ def test_f25_an_unprovable_object_waits_and_is_not_resent(
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         found = ledger.migration(id)
         assert (found.state, found.error and found.error["code"]) == (
             "paused",
@@ -108,7 +108,7 @@ def test_f25_an_unprovable_object_waits_and_is_not_resent(
         assert [row.state for row in ledger.page(id)] == ["queued"]
         assert set(gate.denied) == {b"HEAD", b"GET"}
         ledger.act(id, "resume", order(tmp_path, peer, "second").secret())
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         (row,) = ledger.page(id)
         assert (row.state, row.level) == ("verified", "read_back")
     assert cloud.objects == {b"/to": DATA}
@@ -136,13 +136,13 @@ def test_f25_a_resume_that_the_destination_denies_says_so(
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         for token in ("third", "fourth"):
             ledger.act(id, "resume", order(tmp_path, peer, token).secret())
-            worked(ledger, runner, id)
+            run_worker(ledger, runner, id)
             paused_again(ledger, id, refusal, "destination")
         ledger.act(id, "resume", order(tmp_path, peer, "second").secret())
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         assert [row.state for row in ledger.page(id)] == ["verified"]
     assert cloud.methods.count(b"PUT") == 1
 
@@ -188,13 +188,13 @@ def test_f25_a_resume_that_the_source_denies_says_so(
 
     with Peer(gate.before(breaking(keeping(cloud)))) as peer:
         id = ledger.create(to_folder("first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         for token in ("third", "fourth"):
             ledger.act(id, "resume", to_folder(token).secret())
-            worked(ledger, runner, id)
+            run_worker(ledger, runner, id)
             paused_again(ledger, id, refusal, "source")
         ledger.act(id, "resume", to_folder("second").secret())
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         assert [row.state for row in ledger.page(id)] == ["verified"]
     assert (tmp_path / "to").read_bytes() == DATA
 
@@ -218,11 +218,11 @@ def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, 
     with Peer(gate.before(keeping(cloud))) as peer:
         tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         assert ledger.migration(id).state == "paused"
         gate.shut = f" /to/{shut} ".encode()
         ledger.act(id, "resume", tree("second").secret())
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
     assert {row.name: row.state for row in ledger.page(id)} == {
         name: "failed" if name == shut else "verified" for name in ("a", "b", "c")
     }
@@ -236,9 +236,9 @@ def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_pa
     with Peer(gate.before(keeping(cloud))) as peer:
         tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         ledger.act(id, "resume", tree("third").secret())
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
         found = ledger.migration(id)
         assert found.error is not None
         assert (found.state, found.error["code"]) == ("paused", "store-credentials-withdrawn")
@@ -254,7 +254,7 @@ def test_f25_a_destination_that_denies_reading_is_unverified(
     cloud, runner = Cloud(), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
     assert (row.state, row.level) == ("unverified", "size")
     assert cloud.objects == {b"/to": DATA}
@@ -265,7 +265,7 @@ def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: P
     cloud, runner = Cloud(), runner_of(tmp_path)
     with Peer(gate.before(keeping(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
-        worked(ledger, runner, id)
+        run_worker(ledger, runner, id)
     assert [row.state for row in ledger.page(id)] == ["unverified"]
 
 

@@ -22,7 +22,17 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.s3.quirks import UNSEEN
 from tests.end_to_end.terminal import bucket_terminal
-from tests.faults.buckets import EMPTY_PAGE, GONE, PART, PARTED, SIZE, Bucket, many, refusal, reply
+from tests.faults.scripted_s3 import (
+    EMPTY_PAGE,
+    GONE,
+    PART,
+    PARTED,
+    SIZE,
+    Bucket,
+    many,
+    refusal,
+    reply,
+)
 from tests.faults.test_window import DATA, PARTS, Ranges
 from tests.scripted import Peer, Talk
 
@@ -41,7 +51,7 @@ class WriteOnly(Bucket):
         target = request.split(b" ", 2)[1]
         key = target.partition(b"?")[0]
         if operation in ("head", "get"):
-            return self._denied(operation, key, b"list-type" in target)
+            return self._deny(operation, key, b"list-type" in target)
         if operation == "parts":
             return DENIED
         answer = super()._answer(operation, request, body)
@@ -49,7 +59,7 @@ class WriteOnly(Bucket):
             self.there.add(key)
         return answer
 
-    def _denied(self, operation: str, key: bytes, listing: bool) -> bytes:
+    def _deny(self, operation: str, key: bytes, listing: bool) -> bytes:
         if self.lists and listing:
             return reply(200, EMPTY_PAGE)
         if self.lists and key not in self.there:
@@ -74,7 +84,7 @@ PROVEN = ("knows MD5", "knows MD5, and denies the rest", "tells checksums")
 WITHOUT_CHECKSUMS = ("tells none", "tells none, and keeps the coding")
 
 
-def moved(
+def move_tree(
     ledger: Ledger, folder: Path, peer: Peer, if_exists: IfExists | None = None
 ) -> tuple[Migration, list[Any]]:
     """Move a tree of small objects and a large one, with one slot; return the migration and its
@@ -115,7 +125,7 @@ def test_f54_each_object_gets_the_level_that_its_upload_proves(
     level = ("verified", "whole_digest") if kind in PROVEN else ("unverified", "size")
     with Peer(many(bucket)) as peer:
         for _ in range(2):
-            migration, rows = moved(ledger, tmp_path, peer, if_exists)
+            migration, rows = move_tree(ledger, tmp_path, peer, if_exists)
             assert migration.error is None
             found = {row.name: (row.state, row.level) for row in rows}
             assert found == {f"{i}": level for i in range(4)} | {"large": ("unverified", "size")}
@@ -127,7 +137,7 @@ def test_f54_an_object_that_may_hold_the_coding_is_noted(
 ) -> None:
     bucket = BUCKETS[kind]()
     with Peer(many(bucket)) as peer:
-        _, rows = moved(ledger, tmp_path, peer)
+        _, rows = move_tree(ledger, tmp_path, peer)
         noted = [row.name for row in rows if UNSEEN in row.receipt["notes"]]
         assert noted == ["0"]
     small = [
@@ -142,7 +152,7 @@ def test_f54_an_unseen_existing_object_is_not_overwritten(ledger: Ledger, tmp_pa
     """Nothing can show then that the object is absent."""
     bucket = BUCKETS["knows MD5"]()
     with Peer(many(bucket)) as peer:
-        _, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
+        _, rows = move_tree(ledger, tmp_path, peer, IfExists.SKIP)
     assert {(row.state, row.error["code"]) for row in rows} == {
         ("failed", "store-permission-denied")
     }
@@ -173,7 +183,7 @@ def test_a_head_denied_for_expired_credentials_fails_nothing(
     """HEAD has no body, and MinIO answers 403 for keys that it no longer knows."""
     bucket = Expiring(sums=True)
     with Peer(many(bucket)) as peer:
-        migration, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
+        migration, rows = move_tree(ledger, tmp_path, peer, IfExists.SKIP)
     assert sorted(row.state for row in rows) == ["queued"] * 3 + ["verified"] * 2
     assert migration.error is not None
     assert migration.error["code"] == "store-unauthenticated"
@@ -208,7 +218,7 @@ def test_a_killed_upload_is_resumed_unseen(
 def test_f38_a_lost_answer_to_complete_denies_nothing(ledger: Ledger, tmp_path: Path) -> None:
     bucket = WriteOnly({"complete": [b""]}, sums=True)
     with Peer(many(bucket)) as peer:
-        migration, rows = moved(ledger, tmp_path, peer, IfExists.OVERWRITE)
+        migration, rows = move_tree(ledger, tmp_path, peer, IfExists.OVERWRITE)
     assert migration.error is None
     assert {row.state for row in rows if row.name == "large"} == {"unverified"}
 

@@ -91,7 +91,7 @@ class Bucket:
         )
 
 
-def listed(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
+def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     """Return the listed keys, by several cursors and, if these give up, by one. An error leaves
     those before it in `found`."""
     page = bucket.page(0)
@@ -118,7 +118,7 @@ def listed(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     return found
 
 
-def ordered(keys: set[str]) -> list[bytes]:
+def sorted_keys(keys: set[str]) -> list[bytes]:
     return sorted(bytes_of(key) for key in keys)
 
 
@@ -130,8 +130,8 @@ def test_several_cursors_find_the_keys_of_one(keys: set[str], size: int, seed: i
         for _ in range(dice.randrange(4)):
             gevent.sleep(0)
 
-    bucket = Bucket(ordered(keys), size, latency=latency)
-    assert listed(bucket) == bucket.keys
+    bucket = Bucket(sorted_keys(keys), size, latency=latency)
+    assert list_keys(bucket) == bucket.keys
 
 
 def ignores(keys: list[bytes], after: bytes) -> int:
@@ -165,13 +165,13 @@ def includes(keys: list[bytes], after: bytes) -> int:
 def test_a_misunderstood_start_after_loses_no_key(
     keys: set[str], size: int, starts: Callable[[list[bytes], bytes], int]
 ) -> None:
-    bucket = Bucket(ordered(keys), size, starts)
-    assert listed(bucket) == bucket.keys
+    bucket = Bucket(sorted_keys(keys), size, starts)
+    assert list_keys(bucket) == bucket.keys
 
 
 @given(KEYS, st.integers(1, 7), st.integers(0, 1 << 30))
 def test_a_bucket_that_is_changed_loses_no_old_key(keys: set[str], size: int, seed: int) -> None:
-    dice, old = random.Random(seed), ordered(keys)
+    dice, old = random.Random(seed), sorted_keys(keys)
     bucket = Bucket(list(old), size)
     added: list[bytes] = []
 
@@ -186,7 +186,7 @@ def test_a_bucket_that_is_changed_loses_no_old_key(keys: set[str], size: int, se
                 bucket.keys = sorted([*bucket.keys, key])
 
     bucket.changes = changes
-    found = listed(bucket)
+    found = list_keys(bucket)
     assert set(old) <= set(found)
     assert len(found) == len(set(found))
 
@@ -194,7 +194,7 @@ def test_a_bucket_that_is_changed_loses_no_old_key(keys: set[str], size: int, se
 @given(KEYS, st.integers(2, 7), st.integers(0, 1 << 30))
 def test_another_order_of_keys_loses_no_key(keys: set[str], size: int, seed: int) -> None:
     """The tokens of such a server lead through all of its keys."""
-    shuffled = ordered(keys)
+    shuffled = sorted_keys(keys)
     random.Random(seed).shuffle(shuffled)
     bucket = Bucket(shuffled, size)
     places = {key: index for index, key in enumerate(shuffled)}
@@ -210,7 +210,7 @@ def test_another_order_of_keys_loses_no_key(keys: set[str], size: int, seed: int
     bucket.starts = lambda keys, after: next(
         (index for index, key in enumerate(keys) if key > after), len(keys)
     )
-    assert set(listed(bucket)) == set(shuffled)
+    assert set(list_keys(bucket)) == set(shuffled)
 
 
 SHAPES = {
@@ -243,7 +243,7 @@ def test_the_requests_are_concurrent_and_few(shape: str) -> None:
         waiting.append(done)
         done.wait()
 
-    bucket = Bucket(ordered(set(SHAPES[shape])), 1000, latency=latency)
+    bucket = Bucket(sorted_keys(set(SHAPES[shape])), 1000, latency=latency)
 
     def turn() -> None:
         nonlocal clock
@@ -257,7 +257,7 @@ def test_the_requests_are_concurrent_and_few(shape: str) -> None:
 
     ticking = gevent.spawn(turn)
     try:
-        assert listed(bucket) == bucket.keys
+        assert list_keys(bucket) == bucket.keys
     finally:
         ticking.kill()
     pages = len(bucket.keys) / 1000
@@ -266,7 +266,7 @@ def test_the_requests_are_concurrent_and_few(shape: str) -> None:
 
 
 def test_an_error_follows_the_pages_before_it() -> None:
-    bucket = Bucket(ordered({f"{number:05}" for number in range(1000)}), 10)
+    bucket = Bucket(sorted_keys({f"{number:05}" for number in range(1000)}), 10)
     fetch = bucket.fetch
 
     def failing(after: str | None, token: str | None) -> ListedPage:
@@ -278,7 +278,7 @@ def test_an_error_follows_the_pages_before_it() -> None:
     bucket.fetch = failing  # type: ignore[method-assign]
     found: list[bytes] = []
     with pytest.raises(StoreTimeout):
-        listed(bucket, found)
+        list_keys(bucket, found)
     assert found == bucket.keys[: len(found)]
     assert 450 <= len(found) <= 500
 
@@ -330,18 +330,18 @@ def beyond(bucket: Bucket, key: bytes, change: Callable[[ListedPage], ListedPage
     """Let the bucket change its pages beyond a key."""
     fetch = bucket.fetch
 
-    def changed(after: str | None, token: str | None) -> ListedPage:
+    def fetch_changed(after: str | None, token: str | None) -> ListedPage:
         page = fetch(after, token)
         return change(page) if page.last is None or page.last > key else page
 
-    bucket.fetch = changed  # type: ignore[method-assign]
+    bucket.fetch = fetch_changed  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("truncated", [True, None])
 def test_a_page_without_a_token_is_not_the_last_one(
     entries: Callable[[Bucket], list[str]], truncated: bool | None
 ) -> None:
-    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+    bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def without_token(page: ListedPage) -> ListedPage:
         if not page.rows and truncated is None:
@@ -359,7 +359,7 @@ def test_empty_pages_without_an_end_are_an_error(
     entries: Callable[[Bucket], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "BARREN", 300)
-    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+    bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def empty(page: ListedPage) -> ListedPage:
         number = bucket.requests
@@ -371,7 +371,7 @@ def test_empty_pages_without_an_end_are_an_error(
 
 
 def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[str]]) -> None:
-    bucket = Bucket(ordered({f"{number:05}" for number in range(300)}), 10)
+    bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def broken(page: ListedPage) -> ListedPage:
         raise ZeroDivisionError

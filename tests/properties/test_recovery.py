@@ -28,7 +28,9 @@ EVENTS = st.lists(
 writer replaces it; a power cut loses the last records."""
 
 
-def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:
+def play_events(
+    events: list[tuple[str, int]],
+) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:
     """Return the recorded parts, the parts that the destination lists, and those that hold the
     object's bytes for certain."""
     there: dict[int, Part] = {}
@@ -67,7 +69,7 @@ def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...
 
 @given(EVENTS)
 def test_only_parts_that_certainly_exist_are_kept(events: list[tuple[str, int]]) -> None:
-    begun, listed, good = played(events)
+    begun, listed, good = play_events(events)
     for part in confirmed_parts(begun, listed):
         assert good[part.number] == part.etag
         assert part.size == SPANS[part.number].length
@@ -75,14 +77,14 @@ def test_only_parts_that_certainly_exist_are_kept(events: list[tuple[str, int]])
 
 @given(EVENTS)
 def test_parts_that_both_know_are_never_resent(events: list[tuple[str, int]]) -> None:
-    begun, listed, good = played(events)
+    begun, listed, good = play_events(events)
     known = {part.number for part in begun.parts if good.get(part.number) == part.etag}
     assert {part.number for part in confirmed_parts(begun, listed)} == known
 
 
 @given(EVENTS)
 def test_kept_and_sent_are_the_whole_object_once(events: list[tuple[str, int]]) -> None:
-    begun, listed, _ = played(events)
+    begun, listed, _ = play_events(events)
     have = {part.number for part in confirmed_parts(begun, listed)}
     sent = {number for number in SPANS if number not in have}
     spans = sorted((SPANS[number] for number in have | sent), key=lambda span: span.first)
@@ -94,14 +96,14 @@ def test_kept_and_sent_are_the_whole_object_once(events: list[tuple[str, int]]) 
 @given(EVENTS)
 def test_asking_again_changes_nothing(events: list[tuple[str, int]]) -> None:
     """Recovery may be killed too: what it keeps is kept again."""
-    begun, listed, _ = played(events)
+    begun, listed, _ = play_events(events)
     first = confirmed_parts(begun, listed)
     assert confirmed_parts(replace(begun, parts=first), listed) == first
 
 
 @given(st.sampled_from(["place", "etag", "size", "part_bytes"]))
 def test_an_upload_of_anything_else_does_not_fit(member: str) -> None:
-    begun, _, _ = played([])
+    begun, _, _ = play_events([])
     asked = {"place": "place", "etag": '"v"', "size": SIZE, "step": STEP}
     assert can_resume(begun, **asked)  # type: ignore[arg-type]
     other = replace(begun, **{member: "another" if member in ("place", "etag") else 9})

@@ -62,7 +62,9 @@ def test_the_number_stays_within_its_bounds(taken: list[Step], room: int, first:
         assert slots <= before or (step.is_full and slots - before <= room)
 
 
-def passed(growth: SlotGrowth, load: Load, now: list[float], seconds: float, most: float) -> Load:
+def pass_time(
+    growth: SlotGrowth, load: Load, now: list[float], seconds: float, most: float
+) -> Load:
     """Let time pass on stores that take 0.2 s for an object, and at most `most` a second."""
     objects = float(load.objects)
     for _ in range(round(seconds / TICK)):
@@ -77,13 +79,13 @@ def passed(growth: SlotGrowth, load: Load, now: list[float], seconds: float, mos
 def test_it_finds_the_plateau_and_leaves_it_when_the_rate_falls(most: float, part: float) -> None:
     now = [0.0]
     growth = SlotGrowth(first=FIRST, most=MOST, clock=lambda: now[0])
-    load = passed(growth, Load(objects=0, bytes=0, cpu_seconds=0.0, complaints=0), now, 11, most)
+    load = pass_time(growth, Load(objects=0, bytes=0, cpu_seconds=0.0, complaints=0), now, 11, most)
     reached = growth.slots
     # Enough for three quarters of what the stores allow, or all slots that there may be.
     assert reached / 0.2 >= 0.75 * most or reached == MOST
     assert reached == FIRST or reached / 2 / 0.2 < most  # and no doubling too many
     lowest, left = reached, part * min(most, reached / 0.2)
     for _ in range(round(2 * HOLD_SECONDS[0] / TICK)):
-        load = passed(growth, load, now, TICK, left)
+        load = pass_time(growth, load, now, TICK, left)
         lowest = min(lowest, growth.slots)
     assert lowest == FIRST

@@ -30,7 +30,7 @@ def by_length(payload: bytes, _: Sequence[int]) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
 
 
-def chunked(payload: bytes, sizes: Sequence[int]) -> bytes:
+def chunked_response(payload: bytes, sizes: Sequence[int]) -> bytes:
     coded, rest = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", payload
     for size in [*sizes, 65536]:
         piece, rest = rest[:size], rest[size:]
@@ -39,10 +39,10 @@ def chunked(payload: bytes, sizes: Sequence[int]) -> bytes:
     return coded + b"0\r\nT: 1\r\n\r\n"
 
 
-codings = st.sampled_from([by_length, chunked])
+codings = st.sampled_from([by_length, chunked_response])
 
 
-def fed(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ignore[type-arg]
+def fed_stream(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ignore[type-arg]
     """Return a stream into which a greenlet feeds the pieces, each on its own, and then the end."""
     near, far = socket.socketpair()
     far.setblocking(True)
@@ -56,7 +56,7 @@ def fed(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ign
     return Stream(near, "source"), gevent.spawn(feed)
 
 
-def answered(stream: Stream) -> Body:
+def read_response(stream: Stream) -> Body:
     """Read the head from a stream, and return its body."""
     meter = Watchdog(LIMITS)
     head = ResponseReader(stream, meter).wait(5)
@@ -78,9 +78,9 @@ def test_any_split_gives_the_same_body(
     payload: bytes, code: object, chunks: list[int], sizes: list[int]
 ) -> None:
     surplus = b"HTTP/1.1 200"
-    stream, feeder = fed(cut_up(code(payload, chunks) + surplus, sizes))  # type: ignore[operator]
+    stream, feeder = fed_stream(cut_up(code(payload, chunks) + surplus, sizes))  # type: ignore[operator]
     try:
-        body = answered(stream)
+        body = read_response(stream)
         body.digest_with(("crc64nvme",))
         assert body.read() == payload
         expected = Digester(("crc64nvme",))
@@ -104,10 +104,10 @@ def test_any_cut_raises(
 ) -> None:
     whole = code(payload, chunks)  # type: ignore[operator]
     cut = data.draw(st.integers(min_value=0, max_value=len(whole) - 1))
-    stream, feeder = fed(cut_up(whole[:cut], sizes))
+    stream, feeder = fed_stream(cut_up(whole[:cut], sizes))
     try:
         with pytest.raises(RelayError):
-            answered(stream).read()
+            read_response(stream).read()
     finally:
         feeder.join()
         stream.close()
@@ -116,9 +116,9 @@ def test_any_cut_raises(
 @settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=5000))
 def test_any_bytes_are_a_response_or_our_own_error(noise: bytes) -> None:
-    stream, feeder = fed([b"HTTP/1.1 ", noise])
+    stream, feeder = fed_stream([b"HTTP/1.1 ", noise])
     try:
-        answered(stream).read()
+        read_response(stream).read()
     except RelayError as error:
         assert error.side == "source"
         assert isinstance(error, ProtocolViolation) or error.retryable
@@ -137,11 +137,11 @@ def test_any_body_is_piped_byte_for_byte(
     digest: bool,
     to_chunked: bool,
 ) -> None:
-    stream, feeder = fed(cut_up(code(payload, chunks), sizes))  # type: ignore[operator]
+    stream, feeder = fed_stream(cut_up(code(payload, chunks), sizes))  # type: ignore[operator]
     near, far = socket.socketpair()
     outlet_stream = Stream(near, "destination")
     try:
-        body = answered(stream)
+        body = read_response(stream)
         if digest:
             body.digest_with(("crc32c",))
         meter = Watchdog(LIMITS)
@@ -152,7 +152,7 @@ def test_any_body_is_piped_byte_for_byte(
         received = b""
         while piece := far.recv(65536):
             received += piece
-        assert (unchunked(received) if to_chunked else received) == payload
+        assert (join_chunks(received) if to_chunked else received) == payload
     finally:
         feeder.join()
         stream.close()
@@ -160,7 +160,7 @@ def test_any_body_is_piped_byte_for_byte(
         far.close()
 
 
-def unchunked(coded: bytes) -> bytes:
+def join_chunks(coded: bytes) -> bytes:
     payload = b""
     while True:
         line, _, coded = coded.partition(b"\r\n")

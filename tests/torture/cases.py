@@ -286,7 +286,7 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
     migrate = Step(kind="migrate")
     dice = random.random()
     if any(name.startswith("expires-") for _, name in traits):
-        return _expired(random, dice)
+        return _expiry_history(random, dice)
     if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
         # A command that skips existing objects must not mistake the piece for an object.
         skip = Step(kind="migrate", options=("skip", _options(random, tree, traits)[1]))
@@ -316,7 +316,7 @@ def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step,
     return (*killed, Step(kind="retry") if random.random() < 0.2 else migrate)
 
 
-def _expired(random: Random, dice: float) -> tuple[Step, ...]:
+def _expiry_history(random: Random, dice: float) -> tuple[Step, ...]:
     """Return a history in which credentials expire and are replaced."""
     fresh = Step(kind="fresh", how=random.choice(("same", "other")))
     if dice < 0.6:

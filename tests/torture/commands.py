@@ -47,7 +47,7 @@ class Child:
     begun: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Its stdout so far."""
         return _text(self.out)
 

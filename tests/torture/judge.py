@@ -83,7 +83,11 @@ def judge(played: Played) -> list[Violation]:
     """Return all violations."""
     if played.last.code is None:
         return [Violation("ends", f"the command hung: {played.last.err[-600:]}")]
-    return [Violation(rule.__name__, text) for rule in RULES for text in rule(played)]
+    return [
+        Violation(rule.__name__.removeprefix("check_"), text)
+        for rule in RULES
+        for text in rule(played)
+    ]
 
 
 # -- the evidence of the rules
@@ -138,7 +142,7 @@ def is_reported(name: str, played: Played) -> bool:
 def remaining(played: Played) -> list[str]:
     """Return the places of possible leftovers that rows, receipts and the last command name."""
     messages = (row.message for row in (*played.rows.values(), *played.earlier))
-    text = " ".join((*messages, _said(played)))
+    text = " ".join((*messages, _whole_output(played)))
     return [_plain(place) for place in REMAINS.findall(text)]
 
 
@@ -148,7 +152,7 @@ def _plain(place: str) -> str:
     return unquote(text)
 
 
-def _said(played: Played) -> str:
+def _whole_output(played: Played) -> str:
     """Return the output of the last command and of a cancel, and the error of the whole
     migration."""
     cancels = "".join(run.out + run.err for run in played.reports if run.words[:1] == ("cancel",))
@@ -190,7 +194,7 @@ def _of_parts(row: Row) -> bool:
 # -- the rules
 
 
-def ends(played: Played) -> Iterator[str]:
+def check_endings(played: Played) -> Iterator[str]:
     """Each command ends with a documented exit code and without a traceback."""
     for run in (*played.runs, *played.reports):
         killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
@@ -203,7 +207,7 @@ def ends(played: Played) -> Iterator[str]:
                 break
 
 
-def whole(played: Played) -> Iterator[str]:
+def check_whole_objects(played: Played) -> Iterator[str]:
     """An object is a prior one, a whole version of the source, or another writer's: never a piece
     or a mixture."""
     shelf = played.destination.shelf
@@ -228,7 +232,7 @@ def whole(played: Played) -> Iterator[str]:
             yield f"a piece lies at {name!r}, and nothing says so: {row}"
 
 
-def verified(played: Played) -> Iterator[str]:
+def check_verified_objects(played: Played) -> Iterator[str]:
     """A verified object is there: as relay wrote it, or as another writer wrote it later."""
     for row in played.rows.values():
         name = played.name(row.name)
@@ -257,7 +261,7 @@ def verified(played: Played) -> Iterator[str]:
                 yield f"{name!r} is verified, and relay never wrote it whole"
 
 
-def skipped(played: Played) -> Iterator[str]:
+def check_skipped_objects(played: Played) -> Iterator[str]:
     """A skipped object was there before, from another writer or whole."""
     wish = played.wish
     for row in played.rows.values():
@@ -280,7 +284,7 @@ def _as_long(played: Played, name: str, held: Held) -> bool:
     return not (zero | {len(held.data)}).isdisjoint(map(len, versions(played, name)))
 
 
-def respected(played: Played) -> Iterator[str]:
+def check_wishes(played: Played) -> Iterator[str]:
     """`skip` and `fail` overwrite nothing that was there before relay, and `changed` leaves equal
     objects."""
     case = played.case
@@ -372,7 +376,7 @@ def _unshown(played: Played, name: str, written: bool = False) -> bool:
     return bool(asked) and not any(asked)
 
 
-def current(played: Played) -> Iterator[str]:
+def check_versions(played: Played) -> Iterator[str]:
     """A migration proves or writes the object that the source had when it started, not one that was
     replaced earlier."""
     if played.replaced is None or played.migration.get("number", 0) <= played.replaced:
@@ -386,7 +390,7 @@ def current(played: Played) -> Iterator[str]:
         yield f"{name!r} is verified, and is the object that the source had before"
 
 
-def kept(played: Played) -> Iterator[str]:
+def check_deletions(played: Played) -> Iterator[str]:
     """Relay deletes only what it wrote."""
     blind = played.case.has("destination", "conditions-ignored")
     for event in played.destination.shelf.events:
@@ -407,7 +411,7 @@ def kept(played: Played) -> Iterator[str]:
             yield f"an upload of {upload.by}'s to {upload.name!r} was aborted"
 
 
-def accounted(played: Played) -> Iterator[str]:
+def check_accounts(played: Played) -> Iterator[str]:
     """Every object of the source is accounted for by name, or the listing's failure is reported;
     the exit code agrees."""
     states = {row.state for row in played.rows.values()}
@@ -430,10 +434,10 @@ def accounted(played: Played) -> Iterator[str]:
     ):
         yield f"exit 1, and nothing says why: {states} {played.migration.get('state')} {played.last.err[-300:]}"
     if played.case.tree and listed == "done":
-        yield from _unnamed(played)
+        yield from _unnamed_objects(played)
 
 
-def _unnamed(played: Played) -> Iterator[str]:
+def _unnamed_objects(played: Played) -> Iterator[str]:
     # An object that vanished before the last command listed the source does not belong to it.
     wanted = {name for name, _ in played.case.objects if played.source.shelf.get(name) is not None}
     for name in sorted(wanted - played.rows.keys()):
@@ -467,7 +471,7 @@ def _stands_for(row: Row, played: Played) -> bool:
     return row.state == "failed" or (waits and played.case.has("source", "href-bare"))
 
 
-def within(played: Played) -> Iterator[str]:
+def check_places(played: Played) -> Iterator[str]:
     """Nothing is read or written outside the two places, and no store gets the other's
     credentials."""
     for sent in played.source.log:
@@ -489,13 +493,13 @@ def within(played: Played) -> Iterator[str]:
                 yield f"{name!r} was read from outside of the folders that the server may read"
 
 
-def secret(played: Played) -> Iterator[str]:
+def check_secrets(played: Played) -> Iterator[str]:
     """No secret is stored where it can be read."""
     for role, place in played.leaks:
         yield f"the secret of the {role} stands in {place}"
 
 
-def tidy(played: Played) -> Iterator[str]:
+def check_leftovers(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left without a report."""
     if played.last.code == 130:
         return
@@ -517,7 +521,7 @@ def tidy(played: Played) -> Iterator[str]:
             yield f"{name!r} is left, and no statement names it"
 
 
-def honest(played: Played) -> Iterator[str]:
+def check_honest_stores(played: Played) -> Iterator[str]:
     """Between stores without habits everything is verified and nothing is sent twice."""
     case = played.case
     if case.traits or len(case.steps) > 1:
@@ -564,7 +568,7 @@ UNTRUE = ("head-404", "head-zero", "head-zero-page")
 it."""
 
 
-def arrives(played: Played) -> Iterator[str]:
+def check_arrivals(played: Played) -> Iterator[str]:
     """If stores only have tolerable habits, every object arrives."""
     case = played.case
     mild = all(name in MILD for _, name in case.traits)
@@ -609,18 +613,18 @@ def _may_be_anothers(played: Played, row: Row) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    ends,
-    whole,
-    verified,
-    skipped,
-    respected,
-    current,
-    kept,
-    accounted,
-    within,
-    secret,
-    tidy,
-    honest,
-    arrives,
+    check_endings,
+    check_whole_objects,
+    check_verified_objects,
+    check_skipped_objects,
+    check_wishes,
+    check_versions,
+    check_deletions,
+    check_accounts,
+    check_places,
+    check_secrets,
+    check_leftovers,
+    check_honest_stores,
+    check_arrivals,
 )
 """Every rule."""

@@ -176,7 +176,7 @@ def prove() -> Iterator[tuple[Planted, int | None]]:
     """Yield each fault with the seed that found it, or None."""
     for fault in PLANTED:
         with tempfile.TemporaryDirectory() as folder:
-            yield fault, _found(fault, Path(folder))
+            yield fault, _find_seed(fault, Path(folder))
 
 
 def order(fault: Planted) -> list[int]:
@@ -193,7 +193,7 @@ def order(fault: Planted) -> list[int]:
     return sorted(range(1, SEEDS + 1), key=foreign)
 
 
-def _found(fault: Planted, folder: Path) -> int | None:
+def _find_seed(fault: Planted, folder: Path) -> int | None:
     checkout = folder / "checkout"
     shutil.copytree(
         ROOT / "relay", checkout / "relay", ignore=shutil.ignore_patterns("__pycache__")

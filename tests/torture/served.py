@@ -71,10 +71,10 @@ def serve(
     )
     code = None
     try:
-        found = _until(lambda: _LISTENS.search(child.said), START_SECONDS)
+        found = _until(lambda: _LISTENS.search(child.output), START_SECONDS)
         if found is not None:
             asked = Asked(int(found[1]))
-            code = _moved(asked, order) if verb is None else _act(asked, verb, fresh)
+            code = _move_tree(asked, order) if verb is None else _act(asked, verb, fresh)
             (folder / f"{child.out.stem}.answers.out").write_text(asked.answers)
     finally:
         child.kill(signal.SIGTERM)
@@ -88,11 +88,11 @@ def serve(
     )
 
 
-def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
+def _move_tree(asked: Asked, order: Mapping[str, Any]) -> int | None:
     answer = asked.ask("POST", "/migrate", order)
     if answer["_status"] >= 400:
         return 2
-    return _ended(asked, f"/migrations/{answer['id']}")
+    return _await_end(asked, f"/migrations/{answer['id']}")
 
 
 def _act(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
@@ -103,10 +103,10 @@ def _act(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
         return 2
     if found.get("state") in VERBS:
         asked.ask("POST", f"{path}/{verb}", fresh or None)
-    return _ended(asked, path)
+    return _await_end(asked, path)
 
 
-def _ended(asked: Asked, path: str) -> int | None:
+def _await_end(asked: Asked, path: str) -> int | None:
     """Wait for the end of a migration, and request every report about it."""
     ended = _until(lambda: _over(asked.ask("GET", path)), END_SECONDS)
     if ended is None:

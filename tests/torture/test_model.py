@@ -21,11 +21,11 @@ from simulators.liars.stored_objects import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
-from tests.torture.judge import RULES, arrives, current, is_reported, respected
+from tests.torture.judge import RULES, check_arrivals, check_versions, check_wishes, is_reported
 from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
-WHERE = {"accounted", "within", "kept"}
+WHERE = {"check_accounts", "check_places", "check_deletions"}
 
 
 def case(**members: object) -> Case:
@@ -42,15 +42,15 @@ def broken(source: Store, destination: Store, **members: object) -> list[str]:
         case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows
     )  # type: ignore[arg-type]
     played.migration = {"listing": "done", "state": stage, "error": None}
-    played.runs.append(ended(1 if rows else 0))
+    played.runs.append(ended_with(1 if rows else 0))
     return [text for rule in RULES if rule.__name__ in WHERE for text in rule(played)]
 
 
-def ended(code: int) -> Ended:
+def ended_with(code: int) -> Ended:
     return Ended(words=(), code=code, out="", err="", seconds=0.0)
 
 
-def asked(store: Liar, path: str, credentials: str) -> tuple[int, bytes, str | None]:
+def ask_object(store: Liar, path: str, credentials: str) -> tuple[int, bytes, str | None]:
     """Return the status of a GET, its bytes, and the version that it names."""
     with closing(HTTPConnection("127.0.0.1", store.port, timeout=10)) as connection:
         connection.request("GET", path, headers={"Authorization": credentials})
@@ -101,9 +101,9 @@ def test_a_bucket_that_keeps_versions_gives_each_by_its_name(habit: str, id: str
         store.shelf.put("a", b"one", "source")
         store.shelf.put("a", b"two", "source")
         key = "AWS4-HMAC-SHA256 Credential=KEY/x"
-        assert asked(store, "/bucket/a", key) == (200, b"two", "v2.")
-        assert asked(store, f"/bucket/a?versionId={id}", key) == (200, b"one", id)
-        assert asked(store, "/bucket/a?versionId=v77.", key)[0] == 404
+        assert ask_object(store, "/bucket/a", key) == (200, b"two", "v2.")
+        assert ask_object(store, f"/bucket/a?versionId={id}", key) == (200, b"one", id)
+        assert ask_object(store, "/bucket/a?versionId=v77.", key)[0] == 404
 
 
 def test_the_judge_sees_the_removal_of_a_foreign_version(tmp_path: Path) -> None:
@@ -160,7 +160,9 @@ def test_a_file_outside_and_a_pipe_are_left_alone(tmp_path: Path) -> None:
 # -- other names, caches and nodes
 
 
-def sent(store: Liar, method: str, path: str, body: bytes = b"", **fields: str) -> tuple[int, str]:
+def send_request(
+    store: Liar, method: str, path: str, body: bytes = b"", **fields: str
+) -> tuple[int, str]:
     """Return the status of a request, and the Content-Location or the body of its answer."""
     headers = {"Authorization": "Bearer TWO", **{name.title(): fields[name] for name in fields}}
     with closing(HTTPConnection("127.0.0.1", store.port, timeout=10)) as connection:
@@ -174,12 +176,12 @@ def test_a_missing_name_is_answered_by_one_with_an_ending() -> None:
     with DavLiar("destination", Manners(("negotiates",), 1), {"TWO"}) as store:
         store.shelf.put("read.me", b"theirs", "before")
         store.shelf.put("part", b"ours", "relay")
-        assert sent(store, "HEAD", "/d/read") == (200, "read.me")
-        assert sent(store, "HEAD", "/d/rea")[0] == 404
-        assert "/d/read.me</D:href>" in sent(store, "PROPFIND", "/d/read", depth="0")[1]
+        assert send_request(store, "HEAD", "/d/read") == (200, "read.me")
+        assert send_request(store, "HEAD", "/d/rea")[0] == 404
+        assert "/d/read.me</D:href>" in send_request(store, "PROPFIND", "/d/read", depth="0")[1]
         moved = {"destination": f"http://127.0.0.1:{store.port}/d/read"}
-        assert sent(store, "MOVE", "/d/part", overwrite="F", **moved)[0] == 412
-        assert sent(store, "PUT", "/d/read", b"ours")[0] == 204
+        assert send_request(store, "MOVE", "/d/part", overwrite="F", **moved)[0] == 412
+        assert send_request(store, "PUT", "/d/read", b"ours")[0] == 204
         assert store.shelf.names() == ["part", "read.me"]
         assert store.manners.met["negotiates"] >= 4
 
@@ -224,10 +226,10 @@ def test_an_old_object_is_shown_for_a_while(
 
 def test_a_404_is_repeated_where_it_was_given_before() -> None:
     with PlainLiar("destination", Manners(("negative-cache",), 1), {"TWO"}) as store:
-        assert sent(store, "HEAD", "/d/a")[0] == 404
+        assert send_request(store, "HEAD", "/d/a")[0] == 404
         for name in ("a", "b"):
             store.shelf.put(name, b"new", "relay")
-        assert [sent(store, "GET", f"/d/{name}")[0] for name in ("a", "b")] == [404, 200]
+        assert [send_request(store, "GET", f"/d/{name}")[0] for name in ("a", "b")] == [404, 200]
         assert store.visible_object("a") is not None  # a listing does not come from the cache
 
 
@@ -235,9 +237,9 @@ def test_a_deleted_object_is_shown_for_a_while() -> None:
     with PlainLiar("destination", Manners(("deleted-shown",), 1), {"TWO"}) as store:
         store.shelf.put("a", b"data", "before")
         store.shelf.delete("a", "relay")
-        assert sent(store, "GET", "/d/a") == (200, "data")
+        assert send_request(store, "GET", "/d/a") == (200, "data")
         store.shelf.settle()
-        assert sent(store, "GET", "/d/a")[0] == 404
+        assert send_request(store, "GET", "/d/a")[0] == 404
 
 
 def test_each_of_two_nodes_refuses_the_tag_of_the_other() -> None:
@@ -245,7 +247,9 @@ def test_each_of_two_nodes_refuses_the_tag_of_the_other() -> None:
         store.shelf.put("a", b"data", "source")
         store.node.number = 0
         tag = store.tag(store.shelf.get("a"))  # type: ignore[arg-type]
-        statuses = [sent(store, "GET", "/d/a", **{"if-match": tag or ""})[0] for _ in range(4)]
+        statuses = [
+            send_request(store, "GET", "/d/a", **{"if-match": tag or ""})[0] for _ in range(4)
+        ]
         assert statuses == [200, 412, 200, 412]
 
 
@@ -254,7 +258,7 @@ def test_the_first_move_of_an_object_loses_its_end() -> None:
         for expected in (b"si", b"six"):
             store.shelf.put("part", b"six", "relay")
             where = {"destination": f"http://127.0.0.1:{store.port}/d/a"}
-            assert sent(store, "MOVE", "/d/part", overwrite="T", **where)[0] in (201, 204)
+            assert send_request(store, "MOVE", "/d/part", overwrite="T", **where)[0] in (201, 204)
             held = store.shelf.get("a")
             assert held is not None and held.data == expected
 
@@ -273,7 +277,7 @@ def test_the_if_exists_of_each_command_counts(tmp_path: Path, wish: str, number:
     played = Played(case=made, source=source, destination=destination, secrets={})
     played.begun = [(2, "overwrite"), (3, wish)]
     destination.shelf.put("b", b"ours", "relay")
-    assert len(list(respected(played))) == number
+    assert len(list(check_wishes(played))) == number
 
 
 @pytest.mark.parametrize(("number", "violations"), [(1, 0), (2, 1)])
@@ -288,7 +292,7 @@ def test_a_later_migration_writes_a_replaced_object(
     made = case(objects=(("a", 3),))
     played = Played(case=made, source=source, destination=destination, secrets={}, rows=rows)
     played.replaced, played.migration = 1, {"number": number}
-    assert len(list(current(played))) == violations
+    assert len(list(check_versions(played))) == violations
 
 
 # -- names, links and credentials
@@ -373,7 +377,7 @@ def test_only_objects_of_another_writer_may_stay_absent(
             "a", "failed", code, "destination", "A damaged upload of ours may remain at …", ""
         )
         played = Played(case=made, source=source, destination=to, secrets={}, rows={"a": row})
-        assert (list(arrives(played)) == []) is excused
+        assert (list(check_arrivals(played)) == []) is excused
 
 
 def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None:
@@ -395,11 +399,11 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
     with PlainLiar("source", Manners((habit,), 1), {"OLD"}) as store:
         store.shelf.put("ü", b"data", "source")
         path = f"/d/{quote('ü')}"
-        answers = [asked(store, path, "Bearer OLD")[0] for _ in range(16)]
+        answers = [ask_object(store, path, "Bearer OLD")[0] for _ in range(16)]
         assert (answers[0], answers[-1]) == (200, status)
         store.renew("NEW")
-        assert asked(store, path, "Bearer OLD")[0] == 401
-        assert [asked(store, path, "Bearer NEW")[0] for _ in range(16)] == [200] * 16
+        assert ask_object(store, path, "Bearer OLD")[0] == 401
+        assert [ask_object(store, path, "Bearer NEW")[0] for _ in range(16)] == [200] * 16
 
 
 @pytest.mark.parametrize(
@@ -426,5 +430,5 @@ def test_a_leftover_is_named_with_its_place(tmp_path: Path, message: str, excuse
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
         row = Row("a", "failed", "store-timeout", "destination", message, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
-        played.runs.append(ended(1))
+        played.runs.append(ended_with(1))
         assert is_reported("sub/ü", played) is excused

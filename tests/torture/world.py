@@ -131,7 +131,7 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
         environment = _environment(case, folder)
         _configure(folder, source, destination, secrets)
         for step in case.steps:
-            if not _played(case, step, played, zygote, folder, environment):
+            if not _play_step(case, step, played, zygote, folder, environment):
                 break
         if case.seed % REPORT_SEEDS == 0 and not case.served and played.last.code is not None:
             _tell(played, zygote, folder, environment)
@@ -308,7 +308,7 @@ def _secret(played: Played, role: str) -> str:
     return played.secrets.get(f"fresh {role}", played.secrets[role])
 
 
-def _played(
+def _play_step(
     case: Case,
     step: Step,
     played: Played,

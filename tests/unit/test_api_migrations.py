@@ -23,7 +23,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Overloaded, RelayError, Throttled
 from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Talk
 
 TOKEN = "planted-secret-0123456789"
@@ -56,7 +56,7 @@ def _order(source: Peer, destination: Peer, **members: Any) -> dict[str, Any]:
     return {"source": source.url("/a"), "destination": destination.url("/b")} | members
 
 
-def _held(gate: threading.Event) -> Any:
+def _gated_source(gate: threading.Event) -> Any:
     """A source that sends half, waits, and sends the rest."""
 
     def get(talk: Talk, _: bytes) -> None:
@@ -194,7 +194,7 @@ def test_stream(app: Flask) -> None:
     """The first line comes at once, others while it runs, the result last; each has its documented
     shape."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
-    with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
+    with Peer(serving(cloud, _gated_source(gate))) as source, Peer(keeping(kept)) as destination:
         with _stream(app, _order(source, destination)) as response:
             assert response.mimetype == "application/x-ndjson"
             lines = []
@@ -235,7 +235,7 @@ def test_a_client_that_leaves_a_stream_cancels(
     """T46: if the client leaves at any time, the transfer ends, the slot is released, and the
     destination stays empty."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
-    with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
+    with Peer(serving(cloud, _gated_source(gate))) as source, Peer(keeping(kept)) as destination:
         response = _stream(app, _order(source, destination))
         stream = iter(response.response)
         for _ in range(lines):

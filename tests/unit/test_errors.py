@@ -17,7 +17,7 @@ def kinds() -> list[type[errors.RelayError]]:
     return [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseException)]
 
 
-def drawn(tree: str) -> dict[str, str]:
+def parents_in(tree: str) -> dict[str, str]:
     """Return the parent of each name in a drawing: the name one step less indented, or before the
     brackets."""
     parents: dict[str, str] = {}
@@ -37,9 +37,9 @@ def drawn(tree: str) -> dict[str, str]:
 
 def test_the_error_tree_matches_its_drawing() -> None:
     real = {kind.__name__: kind.__mro__[1].__name__ for kind in kinds()}
-    assert drawn(TREE) == {**real, "RelayError": ""}
+    assert parents_in(TREE) == {**real, "RelayError": ""}
     small = {"Aa": "", "Bb": "Aa", "Cc": "Bb", "Dd": "Aa", "Ee": "Dd"}
-    assert drawn("The tree;\n  Aa   a.py\n  ├─ Dd  Bb (Cc)\n  │  └─ Ee\n") == small
+    assert parents_in("The tree;\n  Aa   a.py\n  ├─ Dd  Bb (Cc)\n  │  └─ Ee\n") == small
 
 
 def test_every_error_is_our_own() -> None:

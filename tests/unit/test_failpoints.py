@@ -20,7 +20,7 @@ from relay.wire import exchange
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def visited() -> list[str]:
+def failpoint_names() -> list[str]:
     """Return the names of every failpoint in relay's source."""
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "relay").rglob("*.py")]
     named = [name for text in texts for name in re.findall(r"\breach\(\"([a-z-]+)\"\)", text)]
@@ -28,7 +28,7 @@ def visited() -> list[str]:
 
 
 def test_every_name_is_a_place_and_every_place_has_a_name() -> None:
-    found = set(visited()) - {"name"}  # which the module's own text lists
+    found = set(failpoint_names()) - {"name"}  # which the module's own text lists
     assert found == set(POINTS)
 
 

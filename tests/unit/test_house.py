@@ -119,7 +119,7 @@ def modules(package: str) -> Iterator[tuple[str, str]]:
         yield name, path.read_text(encoding="utf-8")
 
 
-def imported(text: str) -> set[str]:
+def imports_of(text: str) -> set[str]:
     """Return the names of the modules that a text imports, at any level."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -144,7 +144,7 @@ def against_the_arrows(name: str, text: str) -> list[str]:
     here = floor(name)
     if here is None:
         return []
-    there = {other: floor(other) for other in imported(text)}
+    there = {other: floor(other) for other in imports_of(text)}
     wrong = [
         other for other, row in there.items() if (row is not None and row > here) or other in TOPS
     ]
@@ -183,7 +183,7 @@ def classes(text: str) -> list[str]:
     return [node.name.removeprefix("_") for node in nodes if isinstance(node, ast.ClassDef)]
 
 
-def repeated(names: Iterable[str]) -> list[str]:
+def repeated_names(names: Iterable[str]) -> list[str]:
     """Return the names that stand more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
@@ -195,7 +195,7 @@ def participles(text: str) -> list[str]:
     return [name for name in names if PARTICIPLE.fullmatch(name) and name not in VERBS_AND_NOUNS]
 
 
-@pytest.mark.parametrize("package", ["relay", "simulators", "loadtests", "docs", "deploy"])
+@pytest.mark.parametrize("package", ["relay", "simulators", "loadtests", "tests", "docs", "deploy"])
 def test_no_function_is_named_by_a_bare_participle(package: str) -> None:
     found = {name: bad for name, text in modules(package) if (bad := participles(text))}
     assert not found
@@ -209,8 +209,8 @@ def test_a_bare_participle_is_found() -> None:
 
 
 def test_a_class_name_stands_once() -> None:
-    assert repeated(name for _, text in modules("relay") for name in classes(text)) == []
-    assert repeated(classes("class A:\n  class _B: ...\nclass B: ...\nclass C: ...")) == ["B"]
+    assert repeated_names(name for _, text in modules("relay") for name in classes(text)) == []
+    assert repeated_names(classes("class A:\n  class _B: ...\nclass B: ...\nclass C: ...")) == ["B"]
 
 
 def test_the_arrows_point_one_way() -> None:
@@ -243,7 +243,7 @@ def test_values_and_laws_know_no_sockets(name: str) -> None:
     assert not [
         other
         for text in texts
-        for other in imported(text)
+        for other in imports_of(text)
         if other.split(".")[0] in FORBIDDEN_TO_PURE
     ]
 
@@ -254,7 +254,7 @@ def test_the_outside_never_imports_relay(package: str) -> None:
     assert not {
         name
         for name, text in modules(package)
-        if any(i.split(".")[0] == "relay" for i in imported(text))
+        if any(i.split(".")[0] == "relay" for i in imports_of(text))
     }
 
 

@@ -30,7 +30,7 @@ def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
         return None
 
 
-def linked(href: str, path: str) -> str | None:
+def name_of_link(href: str, path: str) -> str | None:
     """Return the name that a link leads to, right below the path."""
     link = read_link(href, segments_of(path), "a.example")
     return link.name if link.leads is LinkTarget.BELOW else None
@@ -200,12 +200,12 @@ def test_an_invalid_list(text: str) -> None:
     ],
 )
 def test_links_that_are_not_entries_of_the_folder(href: str) -> None:
-    assert linked(href, "/pub/") is None
+    assert name_of_link(href, "/pub/") is None
 
 
 @pytest.mark.parametrize(("href", "name"), [("%ff", "\udcff"), ("a%5cb", "a\\b"), ("%00", "\0")])
 def test_b61_a_name_that_cannot_be_moved_is_named(href: str, name: str) -> None:
-    assert linked(href, "/pub/") == name
+    assert name_of_link(href, "/pub/") == name
 
 
 @given(st.text(min_size=1).filter(lambda name: name not in (".", "..") and "/" not in name))
@@ -215,17 +215,17 @@ def test_every_name_is_found_again(name: str) -> None:
     except UnicodeEncodeError:
         return
     assert (
-        linked(f"./{href}", "/pub/")
-        == linked(f"/pub/{href}", "/pub/")
-        == linked(href, "/pub/")
+        name_of_link(f"./{href}", "/pub/")
+        == name_of_link(f"/pub/{href}", "/pub/")
+        == name_of_link(href, "/pub/")
         == name
     )
-    assert linked(f"{href}/", "/pub/") == f"{name}/"
+    assert name_of_link(f"{href}/", "/pub/") == f"{name}/"
 
 
 @given(st.text())
 def test_no_link_ever_leaves_the_folder(href: str) -> None:
-    name = linked(href, "/pub/")
+    name = name_of_link(href, "/pub/")
     assert name is None or (
         name.removesuffix("/") not in ("", ".", "..") and "/" not in name.removesuffix("/")
     )

@@ -128,7 +128,7 @@ def test_the_queue_is_bounded_and_a_slot_is_always_released() -> None:
     with pytest.raises(Overloaded) as late, slots.slot():
         pass
     assert late.value.retry_after
-    waiter = gevent.spawn(_refused, slots)
+    waiter = gevent.spawn(_is_refused, slots)
     gevent.sleep(0)
     assert slots.waiting == 1
     with pytest.raises(Overloaded, match="the queue is full"), slots.slot():
@@ -157,7 +157,7 @@ def test_a_released_slot_goes_to_the_transfer_that_waits() -> None:
     assert order == "trtt"
 
 
-def _refused(slots: Slots) -> bool:
+def _is_refused(slots: Slots) -> bool:
     try:
         with slots.slot():
             return False

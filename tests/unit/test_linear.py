@@ -28,7 +28,7 @@ MOST_SECONDS = 2.0
 """In CPU seconds, with room for a slow machine; each of these took from ten seconds to hours."""
 
 
-def listed(text: str) -> None:
+def read_page(text: str) -> None:
     """Read a page that repeats this text without end."""
     data = f"<html><title>Index of /a</title>{text}".encode()
     with suppress(RelayError):
@@ -37,11 +37,11 @@ def listed(text: str) -> None:
 
 COSTLY: dict[str, Callable[[], object]] = {
     **{
-        f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
+        f"page {part!r}": (lambda part=part: read_page(part * (120_000 // len(part))))
         for part in ("<a ", "<a/", "<a x=")
     },
     **{
-        f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
+        f"page {part!r}": (lambda part=part: read_page(part * (120_000 // len(part))))
         for part in ("<!--", "<", "</", "<?")
     },
     **{

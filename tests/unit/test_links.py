@@ -63,7 +63,7 @@ def test_other_links(href: str, leads: LinkTarget) -> None:
     assert read_link(href, segments_of(ASKED), "host.example").leads is leads
 
 
-def listed(text: str | bytes, framed: bool = True, path: str = "/t/") -> list[tuple[str, bool]]:
+def read_links(text: str | bytes, framed: bool = True, path: str = "/t/") -> list[tuple[str, bool]]:
     data = text if isinstance(text, bytes) else text.encode()
     pieces = (data[first : first + 11] for first in range(0, len(data), 11))
     page = IndexPage(
@@ -77,19 +77,23 @@ HEAD = "<html><title>Index of /t/</title>"
 
 def test_a_page_without_an_understood_link_is_an_error() -> None:
     with pytest.raises(Unsupported, match="none of the 2 links"):
-        listed(HEAD + '<a href="../">up</a><a href="/in/t/x">x</a><a href="/in/t/y">y</a></html>')
+        read_links(
+            HEAD + '<a href="../">up</a><a href="/in/t/x">x</a><a href="/in/t/y">y</a></html>'
+        )
     assert (
-        listed(
+        read_links(
             HEAD
             + '<a href="../">up</a><a href="?C=N">Name</a><a href="https://nginx.org/">nginx</a></html>'
         )
         == []
     )
-    assert listed(HEAD + '<a href="/style/">s</a><a href="x">x</a></html>') == [("x", False)]
+    assert read_links(HEAD + '<a href="/style/">s</a><a href="x">x</a></html>') == [("x", False)]
 
 
 def test_an_ambiguous_link_fails_alone() -> None:
-    found = listed(HEAD + '<a href="x?id=1">x</a><a href="note:y">y</a><a href="z">z</a></html>')
+    found = read_links(
+        HEAD + '<a href="x?id=1">x</a><a href="note:y">y</a><a href="z">z</a></html>'
+    )
     assert found == [("x?~d9fc91d4", True), ("note:y", True), ("z", False)]
 
 
@@ -111,25 +115,25 @@ def test_the_icon_of_a_file_is_a_link_too() -> None:
 @pytest.mark.parametrize("framed", [True, False])
 def test_a_page_must_have_its_own_end(framed: bool) -> None:
     whole = HEAD + '<a href="x">x</a></html>'
-    assert listed(whole, framed) == [("x", False)]
+    assert read_links(whole, framed) == [("x", False)]
     with pytest.raises(ConnectionLost):
-        listed(whole.removesuffix("</html>"), framed)
+        read_links(whole.removesuffix("</html>"), framed)
     without = whole.removeprefix("<html>").removesuffix(
         "</html>"
     )  # HTML permits it, and only the framing shows the end
     if framed:
-        assert listed(without) == [("x", False)]
+        assert read_links(without) == [("x", False)]
     else:
         with pytest.raises(ConnectionLost):
-            listed(without, framed)
+            read_links(without, framed)
 
 
 @pytest.mark.parametrize("length", range(1, 40))
 def test_a_list_in_json_is_whole_or_cut(length: int) -> None:
     whole = '[{"name": "a"}, {"name": "b", "size": 2}]\n'
-    assert listed(whole) == [("a", False), ("b", False)]
+    assert read_links(whole) == [("a", False), ("b", False)]
     with pytest.raises(ConnectionLost):
-        listed(whole[:length])
+        read_links(whole[:length])
 
 
 def test_one_bad_row_of_a_list_in_json_is_its_own_failure() -> None:
@@ -138,16 +142,16 @@ def test_one_bad_row_of_a_list_in_json_is_its_own_failure() -> None:
         + "9" * 5000
         + "}]"
     )
-    assert listed(text) == [
+    assert read_links(text) == [
         ("a", False),
         ("row 2 of the list", True),
         ("row 3 of the list", True),
         ("d", False),
     ]
-    assert listed("[]") == []
+    assert read_links("[]") == []
     for no_list in ('[{"name": "a"}, 1]', '[{"name": "a"}] more', "[" * 5000, '[{"a":' * 4000):
         with pytest.raises((Unsupported, ConnectionLost)):
-            listed(no_list)
+            read_links(no_list)
 
 
 @pytest.mark.parametrize(

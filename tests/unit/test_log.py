@@ -15,7 +15,7 @@ from relay.views.problems import bug
 SECRET = "planted-secret-0123456789"
 
 
-def raised() -> Exception:
+def secret_error() -> Exception:
     """Return an exception with a cause, both of which hold a secret."""
     try:
         try:
@@ -36,7 +36,7 @@ def line_of(**more: Any) -> str:
 
 def test_a_bug_is_logged_by_type_and_place_without_its_text() -> None:
     """The text of its cause too: either may contain a URL, and a URL may contain a password."""
-    error = raised()
+    error = secret_error()
     line = line_of(exc_info=(type(error), error, error.__traceback__))
     members = json.loads(line)
     assert (members["event"], members["error"]) == ("error.unexpected", "OSError")
@@ -67,13 +67,13 @@ def test_every_failure_is_logged_like_this(
     start_logging()
     if where == "log.exception":
         try:
-            raise raised()
+            raise secret_error()
         except OSError:
             logging.getLogger("relay.worker").exception("error.unexpected")
     elif where == "bug":
-        assert SECRET not in bug(raised()).message
+        assert SECRET not in bug(secret_error()).message
     else:
-        error = raised()
+        error = secret_error()
         gevent.get_hub().print_exception("a greenlet", OSError, error, error.__traceback__)
     (line,) = capsys.readouterr().err.splitlines()
     members = json.loads(line)

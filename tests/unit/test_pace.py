@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def paced(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
+def sizer_at(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
     """Return the sizer of a worker that moved `objects` a second for ten seconds, with polls
     of `turn` seconds."""
     clock = Clock()
@@ -38,14 +38,14 @@ def test_without_a_measure_a_worker_claims_for_its_slots() -> None:
 
 @pytest.mark.parametrize("objects", [20, 200, 500])
 def test_claims_ahead_last_a_fraction_of_a_second(objects: int) -> None:
-    pace = paced(objects, 0.0)
+    pace = sizer_at(objects, 0.0)
     assert pace.rate == pytest.approx(objects, rel=0.01)
     assert pace.ahead == pytest.approx(objects * LONGEST_SECONDS, abs=1)
     assert pace.low == 0
 
 
 def test_waiting_for_the_lock_claims_more_and_earlier() -> None:
-    free, kept = paced(200, 0.01), paced(200, 0.08)
+    free, kept = sizer_at(200, 0.01), sizer_at(200, 0.08)
     assert kept.ahead > free.ahead
     assert kept.low > free.low
     assert kept.low == pytest.approx(
@@ -56,7 +56,7 @@ def test_waiting_for_the_lock_claims_more_and_earlier() -> None:
 
 @pytest.mark.parametrize("slots", [1, 8, 32])
 def test_prefetching_is_bounded(slots: int) -> None:
-    pace = paced(100_000, 0.05, slots)
+    pace = sizer_at(100_000, 0.05, slots)
     assert (pace.ahead, pace.low) == (AHEAD * slots, AHEAD * slots // 2)
 
 

@@ -40,8 +40,8 @@ from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import RECEIVE_BYTES, Stream
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA as CLOUD_DATA
-from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA as CLOUD_DATA
+from tests.faults.scripted_peers import GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer
 
 LIMITS = Limits(stall_seconds=1, head_seconds=2, tick_seconds=0.1)
@@ -54,14 +54,14 @@ TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
 WAYS = pytest.mark.parametrize("way", ["splice", "copy"])
 
 
-def coded(data: bytes, size: int = 70_000) -> bytes:
+def chunk_data(data: bytes, size: int = 70_000) -> bytes:
     """Return data in chunks of `size`, and the last chunk."""
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
     return b"".join(b"%x\r\n" % len(piece) + piece + b"\r\n" for piece in pieces) + b"0\r\n\r\n"
 
 
 @contextmanager
-def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+def connected_sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Return the two ends of a TCP connection over loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
@@ -122,8 +122,8 @@ def bench(
     """Set up a source that answers with `head` and sends `pieces` (and then its FIN), and a silent
     destination."""
     with (
-        connected() as (near_source, far_source),
-        connected() as (near_destination, far_destination),
+        connected_sockets() as (near_source, far_source),
+        connected_sockets() as (near_destination, far_destination),
     ):
         meter = Watchdog(limits)
         far_source.sendall(head)
@@ -179,14 +179,19 @@ def nothing_is_left() -> Iterator[None]:
         (BY_LENGTH % len(DATA), DATA, False, False, True),
         (BY_LENGTH % len(DATA), DATA, False, True, False),
         (BY_LENGTH % len(DATA), DATA, True, False, False),
-        (CHUNKED, coded(DATA), False, False, False),
-        (CHUNKED, coded(DATA), True, True, False),
+        (CHUNKED, chunk_data(DATA), False, False, False),
+        (CHUNKED, chunk_data(DATA), True, True, False),
         (CLOSED, DATA, True, False, False),
     ],
     ids=["length", "digest", "to chunked", "from chunked", "chunked and digest", "from close"],
 )
 def test_unread_bytes_are_spliced(
-    spliced: list[int], head: bytes, feed: bytes, to_chunked: bool, digest: bool, splices: bool
+    splice_counts: list[int],
+    head: bytes,
+    feed: bytes,
+    to_chunked: bool,
+    digest: bool,
+    splices: bool,
 ) -> None:
     with bench(head, feed, chunked=to_chunked) as made:
         if digest:
@@ -196,11 +201,11 @@ def test_unread_bytes_are_spliced(
         received = made.end()
     assert made.body.count == made.outlet.sent == made.outlet.meter.moved == len(DATA)
     assert made.body.complete
-    assert (decoded(received) if to_chunked else received) == DATA
-    assert sum(spliced) == (2 * len(DATA) if splices else 0)  # into the pipe, and out of it
+    assert (join_chunks(received) if to_chunked else received) == DATA
+    assert sum(splice_counts) == (2 * len(DATA) if splices else 0)  # into the pipe, and out of it
 
 
-def decoded(received: bytes) -> bytes:
+def join_chunks(received: bytes) -> bytes:
     data, place = b"", 0
     while True:
         end = received.index(b"\r\n", place)
@@ -212,12 +217,12 @@ def decoded(received: bytes) -> bytes:
         place = end + 2 + size + 2
 
 
-def test_bytes_that_came_with_the_head_are_not_lost(spliced: list[int]) -> None:
+def test_bytes_that_came_with_the_head_are_not_lost(splice_counts: list[int]) -> None:
     with bench(BY_LENGTH % len(DATA) + DATA[:1000], DATA[1000:]) as made:
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == DATA
-    assert 0 < sum(spliced) < 2 * len(DATA)
+    assert 0 < sum(splice_counts) < 2 * len(DATA)
 
 
 @pytest.mark.parametrize("verify", ["size", "auto"])
@@ -227,7 +232,7 @@ def test_bytes_that_came_with_the_head_are_not_lost(spliced: list[int]) -> None:
 def test_only_plain_transfers_at_level_size_are_spliced(
     engine: Engine,
     certificates: Certificates,
-    spliced: list[int],
+    splice_counts: list[int],
     here: bool,
     there: bool,
     verify: str,
@@ -241,14 +246,14 @@ def test_only_plain_transfers_at_level_size_are_spliced(
     ):
         engine.migrate(source.url(), destination.url("/b"), verify=verify)
     assert cloud.objects == {b"/b": CLOUD_DATA}
-    assert bool(spliced) == (verify == "size" and not here and not there)
+    assert bool(splice_counts) == (verify == "size" and not here and not there)
 
 
 # -- the size of a piece
 
 
 @pytest.fixture
-def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def lent_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the sizes of the buffers that the pump borrows, as it does."""
     sizes: list[int] = []
 
@@ -264,7 +269,7 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_the_piece_grows_while_all_is_taken_at_once(lent: list[int]) -> None:
+def test_the_piece_grows_while_all_is_taken_at_once(lent_sizes: list[int]) -> None:
     data = DATA[:300_000]  # fits into the socket's own buffer
     with bench(BY_LENGTH % len(data)) as made:
         made.body.connection.leftover = data  # all of it is in memory: only the destination decides
@@ -272,10 +277,10 @@ def test_the_piece_grows_while_all_is_taken_at_once(lent: list[int]) -> None:
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == data
-    assert lent[:2] == [RECEIVE_BYTES, 2 * RECEIVE_BYTES]
+    assert lent_sizes[:2] == [RECEIVE_BYTES, 2 * RECEIVE_BYTES]
 
 
-def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
+def test_the_piece_never_grows_beyond_its_limit(lent_sizes: list[int]) -> None:
     limits = replace(LIMITS, buffer_bytes=2 * SMALLEST_PIECE)
     with bench(BY_LENGTH % len(DATA), limits=limits) as made:
         made.body.connection.leftover = DATA
@@ -283,10 +288,10 @@ def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == DATA
-    assert max(lent) == limits.buffer_bytes
+    assert max(lent_sizes) == limits.buffer_bytes
 
 
-def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> None:
+def test_the_piece_shrinks_while_the_destination_is_slow(lent_sizes: list[int]) -> None:
     """The sockets between hold less than one piece, so that every larger one makes the pump
     wait."""
     data = DATA[: 20 * SMALLEST_PIECE]  # windows this small are slow: the kernel acknowledges late
@@ -303,9 +308,9 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> Non
         made.start(work)
         assert pump(made.body, made.outlet)
         assert made.end() == data
-    assert lent[0] == RECEIVE_BYTES
-    assert min(lent) == SMALLEST_PIECE
-    assert sum(lent[4:]) / len(lent[4:]) < 2 * SMALLEST_PIECE
+    assert lent_sizes[0] == RECEIVE_BYTES
+    assert min(lent_sizes) == SMALLEST_PIECE
+    assert sum(lent_sizes[4:]) / len(lent_sizes[4:]) < 2 * SMALLEST_PIECE
 
 
 # -- what ends the wrapping of a body
@@ -346,7 +351,7 @@ def test_a_tail_that_the_socket_does_not_take_comes_later() -> None:
     """The text before the body, the body and the tail are three pieces of one call, which may end
     in any of them."""
     for taken in range(12):
-        with connected() as (near, far):
+        with connected_sockets() as (near, far):
             stream = Stream(near, "destination")
             assert stream.write_now(memoryview(b"before"), more=True) == 6
             whole = stream._push
@@ -372,7 +377,7 @@ TAKING = (
 )
 
 
-def starved() -> float:
+def starved_seconds() -> float:
     """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5):
     schedstat)."""
     with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
@@ -392,9 +397,11 @@ class Ticker:
     def run(self) -> None:
         """Tick until killed."""
         while True:
-            wall, others = monotonic(), starved()
+            wall, others = monotonic(), starved_seconds()
             gevent.sleep(0.005)
-            self.latest = max(self.latest, monotonic() - wall - 0.005 - (starved() - others))
+            self.latest = max(
+                self.latest, monotonic() - wall - 0.005 - (starved_seconds() - others)
+            )
             self.ticks += 1
 
 
@@ -688,7 +695,7 @@ def test_damage_is_found_before_the_upload_can_be_whole(
 ) -> None:
     """The source's declared digest differs: the sent bytes lack the last one, or the last chunk."""
     data = DATA[:size]
-    head, feed = (BY_LENGTH % size, data) if framing == "length" else (CHUNKED, coded(data))
+    head, feed = (BY_LENGTH % size, data) if framing == "length" else (CHUNKED, chunk_data(data))
     with bench(head, feed, chunked=to_chunked) as made:
         if framing == "promised":
             made.body.promise(size)

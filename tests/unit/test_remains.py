@@ -54,14 +54,14 @@ RECEIPT = Receipt(
 )
 
 
-def left(error: RelayError, place: str) -> RelayError:
+def with_leftover(error: RelayError, place: str) -> RelayError:
     error.leave(Leftover.PARTIAL, place, "refused")
     return error
 
 
 def busy(place: str) -> RelayError:
     """Return a retryable failure with a leftover at a place."""
-    return left(Unavailable("busy", side="destination"), place)
+    return with_leftover(Unavailable("busy", side="destination"), place)
 
 
 def done(state: State, *notes: str) -> Outcome:
@@ -92,7 +92,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
     monkeypatch.setattr(Attempt, "run", run)
 
 
-def named(place: str) -> str:
+def sentence_about(place: str) -> str:
     """Return the sentence about the leftover at a place."""
     return f"A partial object may remain at {place} (refused); check, and delete it."
 
@@ -103,19 +103,23 @@ def test_a_later_failure_names_an_earlier_leftover_once(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer, times: int, again: bool
 ) -> None:
     last: RelayError = Rejected("last", side="destination")
-    last = left(last, "place/one") if again else last
+    last = with_leftover(last, "place/one") if again else last
     ending(monkeypatch, *(busy("place/one") for _ in range(times)), last)
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("may remain") == 1
-    assert named("place/one") in raised.value.hint
+    assert sentence_about("place/one") in raised.value.hint
 
 
 @pytest.mark.parametrize(
     ("place", "end", "notes"),
     [
-        ("place/.temporary", done(State.VERIFIED), (named("place/.temporary"),)),
-        ("place/.temporary", done(State.SKIPPED, "same"), ("same", named("place/.temporary"))),
+        ("place/.temporary", done(State.VERIFIED), (sentence_about("place/.temporary"),)),
+        (
+            "place/.temporary",
+            done(State.SKIPPED, "same"),
+            ("same", sentence_about("place/.temporary")),
+        ),
         (str(PLACE), done(State.VERIFIED), ()),
     ],
 )
@@ -208,10 +212,10 @@ def test_the_receipt_names_leftovers_of_a_lost_process(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
     ending(monkeypatch, done(State.SKIPPED))
-    transfer._progress.remains |= left(
+    transfer._progress.remains |= with_leftover(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains
-    assert transfer.run().notes == (named("place/lost"),)
+    assert transfer.run().notes == (sentence_about("place/lost"),)
 
 
 @pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])
@@ -228,7 +232,8 @@ def test_a_unique_name_is_removed_with_any_tag(place: Location | None, asked: Ve
 @pytest.mark.parametrize("sendings", [1, 2])
 def test_leftovers_are_kept_with_every_outcome_of_a_412(sendings: int) -> None:
     refused = cast(
-        PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary")
+        PreconditionFailed,
+        with_leftover(PreconditionFailed("412", side="destination"), "place/temporary"),
     )
     progress = Progress(sendings=sendings)
 

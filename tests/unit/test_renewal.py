@@ -52,7 +52,9 @@ def runner(tmp_path: Path) -> Iterator[TransferEngine]:
     made.wire.pool.close()
 
 
-def accepted(ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]) -> Migration:
+def accept_three(
+    ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]
+) -> Migration:
     """Accept a migration of three objects, the first of which has arrived and no longer has a
     URL."""
     order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
@@ -82,7 +84,7 @@ def place(runner: TransferEngine, file: Path, *lines: str) -> Location:
 
 
 def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: TransferEngine) -> None:
-    migration = accepted(ledger, runner)
+    migration = accept_three(ledger, runner)
     for given in ("https://a.example/fresh.csv?secret", "list+https://a.example/fresh.csv?secret"):
         alone = parse_fresh({"list": given}, migration, runner.remotes)
         assert (alone.spec, str(alone.urls)) == (None, "list+https://a.example/fresh.csv?…")
@@ -123,7 +125,7 @@ def test_its_mistakes_are_reported(
     pointer: str | None,
 ) -> None:
     with pytest.raises(error) as caught:
-        parse_fresh(members, accepted(ledger, runner), runner.remotes)
+        parse_fresh(members, accept_three(ledger, runner), runner.remotes)
     assert caught.value.pointer == pointer
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
 
@@ -134,7 +136,7 @@ def test_its_mistakes_are_reported(
 def test_urls_are_taken_by_their_names_and_others_stay(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
-    migration = accepted(ledger, runner)
+    migration = accept_three(ledger, runner)
     refresh_urls(
         ledger,
         runner,
@@ -204,7 +206,7 @@ def test_a_list_that_is_refused_has_changed_nothing(
     lines, error, message = REFUSED[what]
     if what == "too long":
         monkeypatch.setattr(refresh, "MOST_NAMES", 2)
-    migration = accepted(ledger, runner)
+    migration = accept_three(ledger, runner)
     ledger.act(migration.id, "pause")
     before = urls_of(ledger)
     with pytest.raises(error) as caught:
@@ -224,7 +226,7 @@ def test_a_missing_list_is_a_failure_of_the_source(
         refresh_urls(
             ledger,
             runner,
-            accepted(ledger, runner),
+            accept_three(ledger, runner),
             runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True),
         )
     assert caught.value.side == "source"
@@ -233,7 +235,7 @@ def test_a_missing_list_is_a_failure_of_the_source(
 def test_only_a_migration_of_a_list_takes_one(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
-    migration = accepted(ledger, runner, "https://a.example/folder/")
+    migration = accept_three(ledger, runner, "https://a.example/folder/")
     urls = place(runner, tmp_path / "l", "name,url", "b,https://a.example/b")
     with pytest.raises(InvalidType, match="not made from a list"):
         refresh_urls(ledger, runner, migration, urls)
@@ -256,7 +258,7 @@ def test_not_after_its_urls_were_forgotten(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
     """Its own list, which is read again then, would replace the fresh URLs."""
-    migration = accepted(ledger, runner)
+    migration = accept_three(ledger, runner)
     ledger.act(migration.id, "cancel")
     ledger.finish()
     assert set(urls_of(ledger).values()) == {None}
@@ -271,7 +273,7 @@ def test_not_after_its_urls_were_forgotten(
 def test_a_wrong_state_is_reported_before_the_list_is_read(
     ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
-    migration = accepted(ledger, runner)
+    migration = accept_three(ledger, runner)
     ledger.act(migration.id, "cancel")
     nowhere = Refresh(urls=runner.remotes.locate(f"list+file://{tmp_path}/nowhere", folder=True))
     with pytest.raises(IllegalTransition, match="cancelled"):

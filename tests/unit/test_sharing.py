@@ -81,7 +81,7 @@ def test_(server, number, tmp_path, capsys):
 """
 
 
-def shared(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_shared(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the tests of a folder in three processes."""
     command = [
         sys.executable,
@@ -106,7 +106,7 @@ def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(SERVER.format(log=str(log)))
     for number in range(8):
         (tmp_path / f"test_{number}.py").write_text(SHARED.format(log=str(log)))
-    done = shared(tmp_path)
+    done = run_shared(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 passed" in done.stdout
     assert all(f"\ntest_{number}.py ....." in done.stdout for number in range(8))
@@ -120,7 +120,7 @@ def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:
 def test_it_stops_at_the_first_failure_where_that_is_asked(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / f"test_{number}.py").write_text(FAILS + PASSES)
-    done = shared(tmp_path, "-x")
+    done = run_shared(tmp_path, "-x")
     assert done.returncode == 1, done.stderr
     assert "1 failed" in done.stdout
 
@@ -130,7 +130,7 @@ def test_a_skip_is_shown_with_its_reason(tmp_path: Path) -> None:
         "import pytest\ndef test_skipped(): pytest.skip('no server')\n@pytest.mark.xfail\n" + FAILS
     )
     (tmp_path / "test_0.py").write_text(skipped)
-    done = shared(tmp_path, "-ra")
+    done = run_shared(tmp_path, "-ra")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SKIPPED [1] test_0.py:2: no server" in done.stdout
     assert "1 skipped, 1 xfailed" in done.stdout
@@ -139,6 +139,6 @@ def test_a_skip_is_shown_with_its_reason(tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_read_fails_the_run(tmp_path: Path) -> None:
     (tmp_path / "test_0.py").write_text("import nothing_like_it\n")
     (tmp_path / "test_1.py").write_text(PASSES)
-    done = shared(tmp_path)
+    done = run_shared(tmp_path)
     assert done.returncode == 2, done.stdout
     assert "nothing_like_it" in done.stdout

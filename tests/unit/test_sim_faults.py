@@ -110,10 +110,10 @@ def test_every_chunk_flaw(source: Source, word: str) -> None:
     assert reply.fields["transfer-encoding"] == "chunked" and "content-length" not in reply.fields
     legal = word in ("tiny", "ext", "leading_zeros", "trailers")
     assert reply.ending == ("open" if legal or endless else "fin")
-    assert _dechunked(reply.body) == (whole() if legal else None)
+    assert _join_chunks(reply.body) == (whole() if legal else None)
 
 
-def _dechunked(wire: bytes) -> bytes | None:
+def _join_chunks(wire: bytes) -> bytes | None:
     """A strict reader of the chunked coding (RFC 9112 §7.1): None for malformed or cut bodies."""
     body = b""
     while True:
@@ -196,7 +196,7 @@ def test_framing_close_and_cut_is_undetectable_but_for_the_size(source: Source) 
     reply = ask(source, "framing(close);close_after(60%)")
     assert (reply.body, reply.ending) == (whole()[:600], "fin")
     assert not {"content-length", "transfer-encoding"} & set(reply.fields)
-    assert _dechunked(ask(source, "framing(chunked)").body) == whole()
+    assert _join_chunks(ask(source, "framing(chunked)").body) == whole()
 
 
 def test_etag_seq_changes_version_and_bytes_but_not_size(source: Source) -> None:

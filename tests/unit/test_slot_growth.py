@@ -197,7 +197,7 @@ class System:
         return available_bytes(self.folder / "meminfo", self.folder)
 
 
-def limited(most: str) -> dict[str, str]:
+def group_files(most: str) -> dict[str, str]:
     """Return the files of a control group that has 900 bytes in use, 100 of them page cache."""
     return {"memory_max": most, "memory_current": "900\n", "memory_stat": "a 1\ninactive_file 100"}
 
@@ -210,9 +210,9 @@ Files = Callable[[], dict[str, str]]
     [
         (lambda: {}, None),
         (lambda: {"meminfo": MEMINFO}, 2 << 20),
-        (lambda: {"meminfo": MEMINFO, **limited("max\n")}, 2 << 20),
-        (lambda: {"meminfo": MEMINFO, **limited("1000\n")}, 200),
-        (lambda: limited("500\n"), 0),
+        (lambda: {"meminfo": MEMINFO, **group_files("max\n")}, 2 << 20),
+        (lambda: {"meminfo": MEMINFO, **group_files("1000\n")}, 200),
+        (lambda: group_files("500\n"), 0),
         (lambda: {"meminfo": "nothing of it"}, None),
     ],
     ids=["none", "a machine", "no limit", "a limit", "over the limit", "another form"],

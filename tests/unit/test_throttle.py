@@ -27,7 +27,7 @@ from relay.wire.exchange import Response, Wire
 from relay.wire.pump import YieldTimer
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, answer
 from tests.unit.test_flow import Clock
 

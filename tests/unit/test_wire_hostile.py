@@ -114,7 +114,7 @@ def test_a_head_of_60_kilobytes_is_read_or_refused_at_once(line: bytes) -> None:
     assert thread_time() - before < HELD
 
 
-def pumped(made: Bench) -> None:
+def pump_all(made: Bench) -> None:
     made.take_all()
     assert pump(made.body, made.outlet)
 
@@ -123,15 +123,15 @@ def whole(made: Bench) -> None:
     assert made.body.read() == b"x" * 60_000
 
 
-def filled(made: Bench) -> None:
+def fill_all(made: Bench) -> None:
     assert fill(made.body, memoryview(bytearray(60_000))) == 60_000
 
 
 READERS: dict[str, Callable[[Bench], None]] = {
-    "pump": pumped,
+    "pump": pump_all,
     "read": whole,
     "drain": lambda made: drain(made.body),
-    "fill": filled,
+    "fill": fill_all,
 }
 
 

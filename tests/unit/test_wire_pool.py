@@ -48,21 +48,21 @@ def used_once(pool: Pool, there: Origin) -> Stream:
     return stream
 
 
-def opened() -> int:
+def count_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 def test_idle_connections_of_unused_origins_are_closed(
     listener: socket.socket,
 ) -> None:
-    pool, before = pool_of(SHORT), opened()
+    pool, before = pool_of(SHORT), count_descriptors()
     for number in range(40):
         used_once(pool, origin(listener, number))
     assert pool.open == 40
     with gevent.Timeout(5):
         while pool.open:
             gevent.sleep(0.02)  # no request is sent meanwhile
-    assert opened() <= before  # an earlier test's file may be closed meanwhile
+    assert count_descriptors() <= before  # an earlier test's file may be closed meanwhile
 
 
 def test_used_connections_stay_open(listener: socket.socket) -> None:

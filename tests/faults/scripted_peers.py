@@ -88,7 +88,7 @@ def keeping(
             if method in (b"PUT", b"POST"):
                 if b"100-continue" in request:
                     talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-                body = received(talk, request)
+                body = receive_upload(talk, request)
                 if body is None:
                     cloud.broken += 1
                     return
@@ -132,18 +132,18 @@ def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
         )
 
 
-def asked(talk: Talk) -> Iterator[tuple[bytes, bytes]]:
+def read_requests(talk: Talk) -> Iterator[tuple[bytes, bytes]]:
     """Yield each request and its body; end when an upload breaks off."""
     while request := talk.head():
         if b"100-continue" in request:
             talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
+        body = receive_upload(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
         if body is None:
             return
         yield request, body
 
 
-def received(talk: Talk, request: bytes) -> bytes | None:
+def receive_upload(talk: Talk, request: bytes) -> bytes | None:
     """Read an upload's body; None if it broke off."""
     if b"chunked" not in request.lower():
         length = length_of(request)

@@ -14,7 +14,7 @@ from relay.location import Location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.conftest import QUICK, Engine
-from tests.faults.clouds import asked
+from tests.faults.scripted_peers import read_requests
 from tests.scripted import Peer, Talk
 
 PART = 5 << 20
@@ -95,7 +95,7 @@ class Bucket:
     """The Last-Modified of the last upload; None leaves the field out."""
 
     def __call__(self, talk: Talk) -> None:
-        for request, body in asked(talk):
+        for request, body in read_requests(talk):
             operation = self._operation(request)
             self.asked.append(operation)
             self.requests.append(request)
@@ -125,21 +125,21 @@ class Bucket:
         return {b"PUT": "part", b"POST": "complete", b"DELETE": "abort", b"GET": "parts"}[method]
 
     def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
-        refused = self._refused(operation, request)
+        refused = self._refuse_upload(operation, request)
         if refused is not None:
             return refused
         if operation.startswith(("begin", "list")):
             return BEGUN if operation != "list" else reply(200, EMPTY_PAGE)
         if operation == "part":
             number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
-            self.parts[number] = self._decoded(request, body)
-            return self._taken(self.parts[number], f"part-{number}")
+            self.parts[number] = self._decode_upload(request, body)
+            return self._upload_reply(self.parts[number], f"part-{number}")
         if operation == "complete":
-            return self._completed()
+            return self._complete_upload()
         if operation == "put":
-            self.whole = self.mangle(data := self._decoded(request, body))
+            self.whole = self.mangle(data := self._decode_upload(request, body))
             self.tag, self.changed = self._tag(data, "one"), formatdate(usegmt=True)
-            return self._taken(data, "one")
+            return self._upload_reply(data, "one")
         if operation == "parts":
             listed = document("ListPartsResult", ("UploadId", "up/1"), ("IsTruncated", "false"))
             return GONE if self.whole is not None else reply(200, listed)
@@ -149,7 +149,7 @@ class Bucket:
             return b"HTTP/1.1 204 X\r\n\r\n"
         if self.whole is None:
             return GONE
-        fields = (*self.fields, *self._sums(self.whole), *self._changed())
+        fields = (*self.fields, *self._sums(self.whole), *self._change_date())
         extra = "".join(f"{line}\r\n" for line in fields)
         span = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
         first, last = map(int, span.groups()) if span else (0, len(self.whole) - 1)
@@ -159,7 +159,7 @@ class Bucket:
         head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "{self.tag}"\r\n{extra}\r\n'
         return head.encode() + (self.whole[first : last + 1] if operation == "get" else b"")
 
-    def _refused(self, operation: str, request: bytes) -> bytes | None:
+    def _refuse_upload(self, operation: str, request: bytes) -> bytes | None:
         if operation not in ("put", "part", "complete", "begin", "begin whole"):
             return None
         if self.old and operation != "begin whole" and b"x-amz-trailer" in request:
@@ -170,17 +170,17 @@ class Bucket:
             (answer for name, answer in self.refuses.items() if b"\r\n" + name in request), None
         )
 
-    def _taken(self, data: bytes, tag: str) -> bytes:
+    def _upload_reply(self, data: bytes, tag: str) -> bytes:
         return reply(200, b"", f'ETag: "{self._tag(data, tag)}"', *self._sums(data))
 
     def _sums(self, data: bytes) -> tuple[str, ...]:
         return (f"x-amz-checksum-crc64nvme: {crc64nvme(data)}",) if self.sums else ()
 
-    def _changed(self) -> tuple[str, ...]:
+    def _change_date(self) -> tuple[str, ...]:
         dated = any(line.lower().startswith("last-modified:") for line in self.fields)
         return () if dated or self.changed is None else (f"Last-Modified: {self.changed}",)
 
-    def _completed(self) -> bytes:
+    def _complete_upload(self) -> bytes:
         if not self.parts:
             return refusal(404, "NoSuchUpload")
         self.whole = self.mangle(
@@ -190,7 +190,7 @@ class Bucket:
         self.parts.clear()
         return reply(200, DONE)
 
-    def _decoded(self, request: bytes, body: bytes) -> bytes:
+    def _decode_upload(self, request: bytes, body: bytes) -> bytes:
         if b"x-amz-trailer" not in request or self.blind:
             return body
         size, _, rest = body.partition(b"\r\n")

@@ -1,7 +1,7 @@
 """A program for tests: moves objects between two clouds in a patched process of its own, and
 reports about itself.
 
-Usage: python -m tests.moving '{"pairs": [[source, destination], …], "verify": "auto", "fsize":
+Usage: python -m tests.transfer_program '{"pairs": [[source, destination], …], "verify": "auto", "fsize":
 bytes or null, …}'"""
 
 from gevent import monkey
@@ -47,7 +47,7 @@ class Ticker:
             self.ticks += 1
 
 
-def written() -> int:
+def written_bytes() -> int:
     """Return the bytes that this process has sent to a disk."""
     with open("/proc/self/io") as lines:
         return int(dict(line.split(": ") for line in lines)["write_bytes"])
@@ -74,7 +74,7 @@ def main() -> int:
     if order.get("control"):  # shows that the watch can detect a write
         with open(order["control"], "w") as file:
             file.write("x")
-    before, ticker = written(), Ticker()
+    before, ticker = written_bytes(), Ticker()
     ticking = gevent.spawn(ticker.run)
     jobs = [gevent.spawn(settle, runner, plan) for plan in plans]
     gevent.joinall(jobs)
@@ -84,7 +84,7 @@ def main() -> int:
         "late": ticker.late,
         "busy": ticker.busy,
         "ticks": ticker.ticks,
-        "written": written() - before,
+        "written": written_bytes() - before,
         "opened": opened,
     }
     sys.stdout.write(json.dumps(report) + "\n")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, quote, unquote
 
-from tests.faults.buckets import GONE, crc64nvme, document, refusal, reply
-from tests.faults.clouds import asked
+from tests.faults.scripted_peers import read_requests
+from tests.faults.scripted_s3 import GONE, crc64nvme, document, refusal, reply
 from tests.scripted import Talk
 
 PREFIX = "/bucket/"
@@ -31,14 +31,14 @@ class Shelf:
     """The requests' methods and targets, byte for byte."""
 
     def __call__(self, talk: Talk) -> None:
-        for request, body in asked(talk):
+        for request, body in read_requests(talk):
             method, target = request.decode().split(" ", 2)[:2]
             self.asked.append(f"{method} {target}")
             path, _, query = target.partition("?")
             if method == "PUT" and self.meanwhile:
                 self.objects |= self.meanwhile.pop()
             if "list-type" in query:
-                talk.send(self._listed(parse_qs(query, keep_blank_values=True)))
+                talk.send(self._listing_page(parse_qs(query, keep_blank_values=True)))
             else:
                 key = self.folds(unquote(path.removeprefix(PREFIX)))
                 talk.send(self._done(method, key, request, body))
@@ -73,7 +73,7 @@ class Shelf:
         head = f"HTTP/1.1 200 X\r\nContent-Length: {len(data)}\r\n{fields}\r\n".encode()
         return head + (data if method == "GET" else b"")
 
-    def _listed(self, query: dict[str, list[str]]) -> bytes:
+    def _listing_page(self, query: dict[str, list[str]]) -> bytes:
         if not self.lists:
             return refusal(403, "AccessDenied")
         asked = {name: values[0] for name, values in query.items()}
