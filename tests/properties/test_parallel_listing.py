@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 
 from relay.errors import ProtocolViolation, StoreTimeout
 from relay.location import Location
-from relay.stores.interfaces import Entry
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace, Span
-from relay.stores.s3.listed_pages import ListedPage, bytes_of, text_of
+from relay.stores.s3.listed_pages import ListedObject, ListedPage, bytes_of, text_of
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing
 from relay.stores.s3.sigv4 import Signer
@@ -78,16 +77,11 @@ class Bucket:
     def page(self, begin: int) -> ListedPage:
         keys = self.keys[begin : begin + self.size]
         more = begin + self.size < len(self.keys)
-        rows = tuple((key, Entry(text_of(key))) for key in keys)
         return ListedPage(
-            entries=tuple(entry for _, entry in rows),
+            objects=tuple(ListedObject(text_of(key), "1", "", "") for key in keys),
             truncated=more,
             token=keys[-1].hex() if more else None,
             after=None,
-            first=keys[0] if keys else None,
-            last=keys[-1] if keys else None,
-            ascending=all(one < other for one, other in pairwise(keys)),
-            rows=rows,
         )
 
 
@@ -96,7 +90,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     those before it in `found`."""
     page = bucket.page(0)
     found = found if found is not None else []
-    found += [key for key, _ in page.rows]
+    found += [bytes_of(row.key) for row in page.objects]
     if page.token is None:
         return found
     several = ParallelListing(bucket.fetch, page)
@@ -104,7 +98,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     pages = several.pages()
     try:
         while True:
-            found += [key for key, _ in next(pages).rows]
+            found += [bytes_of(row.key) for row in next(pages).objects]
             held = sum(len(one.pages) for one in several._ranges)
             assert held <= CURSORS * HELD
     except StopIteration as end:
@@ -113,7 +107,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     assert not any(one.job for one in several._ranges)
     while token is not None:
         page = bucket.fetch(None, token)
-        found += [key for key, _ in page.rows]
+        found += [bytes_of(row.key) for row in page.objects]
         token = page.token
     return found
 
@@ -344,7 +338,7 @@ def test_a_page_without_a_token_is_not_the_last_one(
     bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def without_token(page: ListedPage) -> ListedPage:
-        if not page.rows and truncated is None:
+        if not page.objects and truncated is None:
             return replace(page, token=None, truncated=None)
         if page.truncated is False:
             return page
@@ -363,7 +357,7 @@ def test_empty_pages_without_an_end_are_an_error(
 
     def empty(page: ListedPage) -> ListedPage:
         number = bucket.requests
-        return replace(page, entries=(), rows=(), first=None, last=None, token=f"{number:08x}ff")
+        return replace(page, objects=(), token=f"{number:08x}ff")
 
     beyond(bucket, b"00150", empty)
     with pytest.raises(ProtocolViolation):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from functools import cached_property
+from operator import lt
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus, unquote_to_bytes
 from xml.etree.ElementTree import Element
 
@@ -36,23 +37,53 @@ Elements"). Most servers send `Name` and `IsTruncated`; a server of the first fo
 `Marker` of the request."""
 
 
+class ListedObject(NamedTuple):
+    """An object as a page has it: the texts of its key, decoded, and of its other elements."""
+
+    key: str
+    size: str
+    etag: str
+    modified: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
-    """One page of a bucket's listing. `first` and `last` are the bytes of its first and last key;
-    `ascending`: the keys come in the order of their bytes. `after` is the marker for a listing
-    without tokens. `truncated` is None if the page does not say whether there are more."""
+    """One page of a bucket's listing. `folders` are the names of its folders; `prefix_length` is
+    the number of characters of each key that belong to the listed folder. `after` is the marker for
+    a listing without tokens. `truncated` is None if the page does not say whether there are more.
 
-    entries: tuple[Entry, ...]
+    Its entries are made when they are first used. So the next page can be requested before."""
+
+    folders: tuple[str, ...] = ()
+    objects: tuple[ListedObject, ...]
+    prefix_length: int = 0
     truncated: bool | None
     token: str | None
     after: str | None
-    first: bytes | None = None
-    last: bytes | None = None
-    ascending: bool = True
     plain: bool = False
     """Its keys are not percent-encoded, whatever the page says."""
-    rows: tuple[tuple[bytes, Entry | None], ...] = ()
-    """The bytes of each key, with its entry; None for the marker of the listed folder."""
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its folders and objects, except for the marker of the listed folder."""
+        made = (_entry(row.key[self.prefix_length :], row) for row in self.objects)
+        return (*map(Entry, self.folders), *filter(None, made))
+
+    @property
+    def first(self) -> bytes | None:
+        """The bytes of its first key."""
+        return bytes_of(self.objects[0].key) if self.objects else None
+
+    @property
+    def last(self) -> bytes | None:
+        """The bytes of its last key."""
+        return bytes_of(self.objects[-1].key) if self.objects else None
+
+    @cached_property
+    def ascending(self) -> bool:
+        """Whether the keys come in the order of their bytes."""
+        order = [bytes_of(row.key) for row in self.objects]
+        return all(map(lt, order, order[1:]))
 
     @property
     def is_undecided(self) -> bool:
@@ -115,37 +146,35 @@ def read_page(
     keys = [decode(row.get("Key", "")) for row in objects]
     if not all(name.startswith(prefix) for name in (*found, *keys)):
         raise ProtocolViolation(f"the listing of {location} has keys of other folders", side=side)
-    rest = len(prefix)
-    made = [_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True)]
-    entries = [Entry(name[rest:]) for name in found]
-    entries += filter(None, made)
-    order = [bytes_of(key) for key in keys]
     marker = reported.get("NextMarker")
     token = reported.get("NextContinuationToken") or None
     after = None if token else max((*found, *keys), key=bytes_of, default=None)
     return ListedPage(
-        entries=tuple(entries),
+        folders=tuple(name[len(prefix) :] for name in found),
+        objects=tuple(map(_listed_object, keys, objects)),
+        prefix_length=len(prefix),
         truncated=is_truncated(reported.get("IsTruncated", "true" if marker else "")),
         token=token,
         after=decode(marker) if marker else after,
-        first=order[0] if order else None,
-        last=order[-1] if order else None,
-        ascending=all(one < other for one, other in pairwise(order)),
         plain=plain,
-        rows=tuple(zip(order, made, strict=True)),
     )
 
 
-def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
+def _listed_object(key: str, row: Mapping[str, str]) -> ListedObject:
+    get = row.get
+    return ListedObject(key, get("Size", ""), get("ETag", ""), get("LastModified", ""))
+
+
+def _entry(name: str, row: ListedObject) -> Entry | None:
     """Return the entry of one object; None for the marker of the listed folder."""
-    size = count(row.get("Size", "").strip())
+    size = count(row.size.strip())
     after = None if UNSAFE_CHARACTERS.search(name) else name or None
     if (not name or name.endswith("/")) and size != 0:
         return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
     if not name:
         return None
-    etag = strong_tag(row.get("ETag"))
-    modified = iso_date(row.get("LastModified", "").strip())
+    etag = strong_tag(row.etag)
+    modified = iso_date(row.modified.strip())
     return Entry(name, size, etag, modified, after=after)
 
 

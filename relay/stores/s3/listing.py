@@ -115,10 +115,10 @@ class S3Listing:
         pages are full, in order, and slow."""
         return (
             "delimiter" not in asked
-            and page.ascending
-            and len(page.rows) >= PAGE
-            and len(page.entries) <= len(page.rows)
             and self._seconds >= SLOW_SECONDS
+            and len(page.objects) >= PAGE
+            and not page.folders
+            and page.ascending
         )
 
     def _pages_in_parallel(
@@ -215,7 +215,7 @@ class _PageHistory:
                 " pages"
             )
             raise ProtocolViolation(message, side=self._side)
-        self._empty = 0 if page.entries else self._empty + 1
+        self._empty = 0 if page.folders or page.objects else self._empty + 1
         if self._empty > BARREN:
             message = (
                 f"{self._location}: {BARREN} pages in a row are empty, and the listing continues"
@@ -223,9 +223,9 @@ class _PageHistory:
             raise ProtocolViolation(message, side=self._side)
 
     def _has_come_before(self, page: ListedPage) -> bool:
-        if not page.entries:
+        if not (page.folders or page.objects):
             return False
-        ends = (page.first, page.last, page.entries[0].name, page.entries[-1].name)
+        ends = (page.first, page.last, page.folders[:1], page.folders[-1:])
         return self._pages.comes_again(ends)
 
 

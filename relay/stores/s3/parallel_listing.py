@@ -29,7 +29,6 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from relay.stores.interfaces import Entry
 from relay.stores.s3.key_ranges import KeySpace, Span
 from relay.stores.s3.listed_pages import ListedPage, bytes_of, text_of
 
@@ -113,7 +112,7 @@ class ParallelListing:
         assert page.last is not None and page.token is not None, "it is not the last page"
         self._fetch, self._cursors = fetch, cursors
         self._space = KeySpace()
-        self._space.learn(text_of(key) for key, _ in page.rows)
+        self._space.learn(row.key for row in page.objects)
         self._width = 2
         """Maximum number of ranges now: doubled by each range that has a second page, and halved by
         each that is empty."""
@@ -267,7 +266,7 @@ class ParallelListing:
     def _add(self, one: _Range, page: ListedPage) -> None:
         """Add a page to a range, up to the range's end."""
         one.newest, one.fetched, one.undivided = page, one.fetched + 1, one.undivided + 1
-        one.empty = 0 if page.rows else one.empty + 1
+        one.empty = 0 if page.objects else one.empty + 1
         if one.first is None:
             one.first = page.first or (END if page.is_last else None)
         if page.first is not None and not (page.ascending and page.first > one.last_key()):
@@ -277,9 +276,9 @@ class ParallelListing:
         inside, beyond = _cut(page, one.high)
         if one.fetched == 2:
             self._width = min(2 * self._width, self._cursors)
-        if inside.rows:
+        if inside.objects:
             one.add(inside)
-            self._space.learn(text_of(key) for key, _ in inside.rows)
+            self._space.learn(row.key for row in inside.objects)
         if beyond is not None:
             one.rest, one.next = beyond, beyond.first
         elif page.is_last:
@@ -293,15 +292,6 @@ def _cut(page: ListedPage, high: str | None) -> tuple[ListedPage, ListedPage | N
     """Return the parts of a page up to `high`, and beyond it if it has any."""
     if high is None or page.last is None or page.last <= bytes_of(high):
         return page, None
-    count = bisect_right(page.rows, bytes_of(high), key=lambda row: row[0])
-    return _part(page, page.rows[:count]), _part(page, page.rows[count:])
-
-
-def _part(page: ListedPage, rows: tuple[tuple[bytes, Entry | None], ...]) -> ListedPage:
-    return replace(
-        page,
-        rows=rows,
-        entries=tuple(entry for _, entry in rows if entry is not None),
-        first=rows[0][0] if rows else None,
-        last=rows[-1][0] if rows else None,
-    )
+    count = bisect_right(page.objects, bytes_of(high), key=lambda row: bytes_of(row.key))
+    inside = replace(page, objects=page.objects[:count])
+    return inside, replace(page, objects=page.objects[count:])
