@@ -268,8 +268,8 @@ class Pool:
             return self.discard(stream)
         self._idle[stream] = _Idle(origin, monotonic())
         self._by_origin.setdefault(origin, []).append(stream)
-        while len(self._idle) > self._limits.idle_connections:
-            self._end_oldest()
+        if len(self._idle) > self._limits.idle_connections:
+            self._end(self._dispensable())
         if self._timer is None:
             self._wait(self._limits.idle_seconds)
 
@@ -297,7 +297,7 @@ class Pool:
         """Return the newest idle connection that may carry an exchange about `target`.
 
         Only the newest ones are examined, and the oldest: it is the first to be quiet for a
-        moment, however many others are opened meanwhile."""
+        moment, however many others are opened meanwhile (`_is_witness`)."""
         idle = self._by_origin.get(origin, [])
         trusted = origin in self._quiet_origins and origin not in self._chatty_origins
         for stream in chain(islice(reversed(idle), LOOKED_AT), idle[:1]):
@@ -315,8 +315,8 @@ class Pool:
 
     def close(self) -> None:
         """Close every idle connection."""
-        while self._idle:
-            self._end_oldest()
+        for stream in list(self._idle):
+            self._end(stream)
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
@@ -334,14 +334,33 @@ class Pool:
         self._timer = None
         now = monotonic()
         while self._idle:
-            oldest = next(iter(self._idle.values()))
-            left = oldest.since + self._limits.idle_seconds - now
+            stream, idle = next(iter(self._idle.items()))
+            left = idle.since + self._limits.idle_seconds - now
             if left > 0:
                 return self._wait(left)
-            self._end_oldest()
+            self._end(stream)
 
-    def _end_oldest(self) -> None:
-        stream = next(iter(self._idle))
+    def _dispensable(self) -> Stream:
+        """Return the oldest idle connection that is no witness; the oldest one if all are."""
+        for stream, idle in self._idle.items():
+            if not self._is_witness(stream, idle):
+                return stream
+        return next(iter(self._idle))
+
+    def _is_witness(self, stream: Stream, idle: _Idle) -> bool:
+        """Return whether this connection is the first that will show whether its origin sends
+        bytes behind its answers to HEAD.
+
+        A busy process opens more connections than it keeps. If it closed this one, no connection
+        would ever be quiet for a moment, and each target would get one of its own."""
+        return (
+            stream.doubt is not None
+            and idle.origin not in self._quiet_origins
+            and idle.origin not in self._chatty_origins
+            and self._by_origin[idle.origin][0] is stream
+        )
+
+    def _end(self, stream: Stream) -> None:
         self._forget(stream)
         self.discard(stream)
 

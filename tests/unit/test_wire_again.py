@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -315,3 +316,22 @@ def test_a_busy_origin_becomes_known_by_its_oldest_connection(
             clock[0] = number * dial.QUIET_SECONDS / a_moment
             read(wire, peer.url(f"/{number}"), "HEAD")
         assert peer.connections == a_moment
+
+
+def test_a_pool_of_few_connections_keeps_the_one_that_will_tell(
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def script(talk: Talk) -> None:
+        while talk.head():
+            talk.send(HEADED)
+
+    clock = [0.0]
+    monkeypatch.setattr(dial, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(wire.pool, "_limits", replace(QUICK, idle_connections=2))
+    with Peer(script) as peer:
+        for number in range(40):
+            clock[0] = number * dial.QUIET_SECONDS / 20
+            read(wire, peer.url(f"/{number}"), "HEAD")
+        assert peer.connections == 20
+        assert wire.pool.open <= 2
