@@ -21,7 +21,7 @@ from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace, Span
-from relay.stores.s3.listed_pages import ListedObject, ListedPage, bytes_of, text_of
+from relay.stores.s3.listed_pages import ListedKey, ListedPage, bytes_of, text_of
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing
 from relay.stores.s3.sigv4 import Signer
@@ -78,7 +78,7 @@ class Bucket:
         keys = self.keys[begin : begin + self.size]
         more = begin + self.size < len(self.keys)
         return ListedPage(
-            objects=tuple(ListedObject(text_of(key), "1", "", "") for key in keys),
+            objects=tuple(ListedKey(text_of(key), "1", "", "") for key in keys),
             truncated=more,
             token=keys[-1].hex() if more else None,
             after=None,

@@ -37,8 +37,8 @@ Elements"). Most servers send `Name` and `IsTruncated`; a server of the first fo
 `Marker` of the request."""
 
 
-class ListedObject(NamedTuple):
-    """An object as a page has it: the texts of its key, decoded, and of its other elements."""
+class ListedKey(NamedTuple):
+    """An object as a page has it: its decoded key, and the texts of its other elements."""
 
     key: str
     size: str
@@ -55,7 +55,7 @@ class ListedPage:
     Its entries are made when they are first used. So the next page can be requested before."""
 
     folders: tuple[str, ...] = ()
-    objects: tuple[ListedObject, ...]
+    objects: tuple[ListedKey, ...]
     prefix_length: int = 0
     truncated: bool | None
     token: str | None
@@ -151,7 +151,7 @@ def read_page(
     after = None if token else max((*found, *keys), key=bytes_of, default=None)
     return ListedPage(
         folders=tuple(name[len(prefix) :] for name in found),
-        objects=tuple(map(_listed_object, keys, objects)),
+        objects=tuple(map(_listed_key, keys, objects)),
         prefix_length=len(prefix),
         truncated=is_truncated(reported.get("IsTruncated", "true" if marker else "")),
         token=token,
@@ -160,12 +160,12 @@ def read_page(
     )
 
 
-def _listed_object(key: str, row: Mapping[str, str]) -> ListedObject:
+def _listed_key(key: str, row: Mapping[str, str]) -> ListedKey:
     get = row.get
-    return ListedObject(key, get("Size", ""), get("ETag", ""), get("LastModified", ""))
+    return ListedKey(key, get("Size", ""), get("ETag", ""), get("LastModified", ""))
 
 
-def _entry(name: str, row: ListedObject) -> Entry | None:
+def _entry(name: str, row: ListedKey) -> Entry | None:
     """Return the entry of one object; None for the marker of the listed folder."""
     size = count(row.size.strip())
     after = None if UNSAFE_CHARACTERS.search(name) else name or None
