@@ -199,7 +199,7 @@ def engine(certificates: Certificates, engine_limits: Limits) -> Iterator[Engine
 
 
 @pytest.fixture
-def patient(certificates: Certificates) -> Iterator[Engine]:
+def patient_engine(certificates: Certificates) -> Iterator[Engine]:
     """Return an engine with a retry budget of 10 seconds."""
     made = Engine(certificates.ca_file, retry_budget=10)
     yield made

@@ -107,7 +107,7 @@ def assert_counted(ledger: Ledger, id: str) -> None:
 
 
 @contextmanager
-def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
+def lossy_ledger(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
     """Give a ledger, a function that loses the response to its next COMMIT, and the same ledger
     over a connection that loses none."""
     address = postgres.database()

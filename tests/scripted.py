@@ -47,7 +47,7 @@ class Talk:
             pass
         return bytes(self.received[:length])
 
-    def everything(self) -> bytes:
+    def read_all(self) -> bytes:
         """Read to the end of the stream."""
         while self._more():
             pass
@@ -76,7 +76,7 @@ class Talk:
     def linger(self, seconds: float = 20.0) -> None:
         """Keep the connection open until the other side ends it."""
         self.sock.settimeout(seconds)
-        self.everything()
+        self.read_all()
 
 
 def answer(*pieces: bytes, keep: bool = False) -> Script:
@@ -91,7 +91,7 @@ def answer(*pieces: bytes, keep: bool = False) -> Script:
     return script
 
 
-def taking(reply: bytes, store: list[bytes]) -> Script:
+def taking_script(reply: bytes, store: list[bytes]) -> Script:
     """Accept uploads with a Content-Length, keep whole ones in `store`, and answer them; HEAD and
     GET read them."""
 

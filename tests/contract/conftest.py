@@ -109,7 +109,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; autoindex on; }}
             location /json/ {{ alias {home}/files/; autoindex on; autoindex_format json; }} }} }}"""
     )
-    with listening([binary, "-p", str(home), "-c", str(home / "nginx.conf")], port) as url:
+    with run_server([binary, "-p", str(home), "-c", str(home / "nginx.conf")], port) as url:
         yield url
 
 
@@ -131,7 +131,9 @@ def wsgidav(wsgidav_root: Path) -> Iterator[str]:
         "--root",
         str(root),
     ]
-    with listening([sys.executable, *command, "--auth", "anonymous", "--quiet"], port, root) as url:
+    with run_server(
+        [sys.executable, *command, "--auth", "anonymous", "--quiet"], port, root
+    ) as url:
         yield url
 
 
@@ -173,7 +175,7 @@ def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
     root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
     for folder in (FILES, "remote.php/dav/uploads/ann"):
         (root / folder).mkdir(parents=True)
-    with listening(
+    with run_server(
         [sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)], port
     ) as url:
         yield Nextcloud(url, root)
@@ -190,7 +192,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def listening(command: list[str], port: int, folder: Path | None = None) -> Iterator[str]:
+def run_server(command: list[str], port: int, folder: Path | None = None) -> Iterator[str]:
     """Run a server for the block, and yield its URL as soon as it listens."""
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

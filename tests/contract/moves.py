@@ -10,7 +10,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import Destination
 from tests.conftest import Engine
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.scripted import Peer
 
 DATA = random.Random(11).randbytes(200_000)
@@ -19,7 +19,7 @@ DATA = random.Random(11).randbytes(200_000)
 def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) -> State:
     """Put an object by a whole transfer from a scripted source."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
-    with Peer(serving(Cloud(), sending(head, data))) as source:
+    with Peer(source_script(Cloud(), fixed_answer(head, data))) as source:
         return engine.migrate(source.url(), place, **options).state
 
 

@@ -29,7 +29,7 @@ _REFUSED = (".part", ".filepart")
 """File name endings that it forbids (docs.nextcloud.com, "Forbidden file names")."""
 
 
-def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def refuse_names(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Refuse to create a forbidden name; pass every other request to `app`."""
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -44,7 +44,7 @@ def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[byte
     return answer
 
 
-def dating(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def refuse_early_times(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Refuse a time of the first day of 1970, as its `MtimeSanitizer` does; pass every other
     request to `app`."""
 
@@ -58,7 +58,7 @@ def dating(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]
     return answer
 
 
-def without_tags(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def leave_out_tags(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Leave the tag out of an answer about a chunk (apps/dav/lib/Upload/UploadFolder.php)."""
     forgotten: list[str] = []
 
@@ -83,7 +83,9 @@ def without_tags(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[
     return answer
 
 
-def assembling(root: Path, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def assemble_chunks(
+    root: Path, app: Callable[..., Iterable[bytes]]
+) -> Callable[..., Iterable[bytes]]:
     """Assemble the chunks of an upload on a MOVE of its `.file`; pass every other request to
     `app`.
 
@@ -128,7 +130,9 @@ def main() -> None:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    app = refusing(dating(assembling(root, without_tags(WsgiDAVApp(config)))))
+    app = refuse_names(
+        refuse_early_times(assemble_chunks(root, leave_out_tags(WsgiDAVApp(config))))
+    )
     server = Server(("127.0.0.1", port), app, numthreads=10)
     server.start()
 

@@ -24,7 +24,7 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.scripted import Peer
 from tests.seaweed import Seaweed
 
@@ -47,7 +47,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def put(engine: Engine, place: Location, data: bytes = DATA) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: image/x-raw\r\nContent-Length: %d\r\n\r\n" % len(data)
-    with Peer(serving(Cloud(), sending(head, data))) as peer:
+    with Peer(source_script(Cloud(), fixed_answer(head, data))) as peer:
         assert engine.migrate(peer.url(), place).state is State.VERIFIED
 
 

@@ -244,14 +244,14 @@ def instructions(ledger: Ledger, do: Callable[[], object]) -> int:
     """Return the number of instructions that SQLite needs for it."""
     count = [0]
 
-    def one_more() -> None:
+    def count_one() -> None:
         count[0] += 1
 
     def listen(connection: Connection, handler: Callable[[], None] | None) -> None:
         driver = cast(sqlite3.Connection, connection.connection.driver_connection)
         driver.set_progress_handler(handler, 1)
 
-    ledger.database.run(lambda c: listen(c, one_more), write=False)
+    ledger.database.run(lambda c: listen(c, count_one), write=False)
     do()
     ledger.database.run(lambda c: listen(c, None), write=False)
     return count[0]

@@ -32,7 +32,7 @@ from tests.ledgers import (
     Opened,
     hand_back_suspect,
     learn_empty,
-    lossy,
+    lossy_ledger,
     states,
     tree,
     verified_end,
@@ -45,7 +45,7 @@ T = TypeVar("T")
 PINNED_UPLOAD = replace(UPLOAD, pinned=Version(30, '"e"', id="v1"))
 
 
-def at_once(count: int, do: Callable[[int], T]) -> list[T]:
+def run_at_once(count: int, do: Callable[[int], T]) -> list[T]:
     """Call `do` in `count` threads, all of which start when the last is ready. Raises the exception
     of one of them."""
     barrier, found, failed = threading.Barrier(count), [], []
@@ -122,7 +122,7 @@ def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> 
             finally:
                 ledger.close()
 
-        found = [claim for claims in at_once(8, claim_some) for claim in claims]
+        found = [claim for claims in run_at_once(8, claim_some) for claim in claims]
         assert [(claim.fence, claim.attempts) for claim in found] == [(1, 1)]
         assert states(first, id) == ["running"]
     finally:
@@ -240,7 +240,7 @@ def test_f92_twenty_requests_with_one_key_are_one_migration(address: str) -> Non
         finally:
             ledger.close()
 
-    found = at_once(20, accept_object)
+    found = run_at_once(20, accept_object)
     assert len({id for id, _ in found}) == 1
     assert [new for _, new in found].count(True) == 1
 
@@ -257,7 +257,7 @@ def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
         finally:
             ledger.close()
 
-    assert sorted(at_once(12, accept_object)) == list(range(1, 13))
+    assert sorted(run_at_once(12, accept_object)) == list(range(1, 13))
 
 
 # -- an upload that was not recorded
@@ -497,7 +497,7 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(open_ledger: Opened) ->
 def test_f76_an_acceptance_without_an_answer_is_found_by_key(
     postgres: Postgres,
 ) -> None:
-    with lossy(postgres) as (far, lose, near):
+    with lossy_ledger(postgres) as (far, lose, near):
         lose()
         with pytest.raises(LedgerFailed):
             far.create(OBJECT, "key-1")
@@ -507,7 +507,7 @@ def test_f76_an_acceptance_without_an_answer_is_found_by_key(
 
 
 def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres) -> None:
-    with lossy(postgres) as (far, lose, near):
+    with lossy_ledger(postgres) as (far, lose, near):
         id = tree(near, 5)
         lose()
         with pytest.raises(LedgerFailed):

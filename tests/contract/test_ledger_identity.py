@@ -29,7 +29,7 @@ TO = "https://b.example/x"
 WITHDRAWN = {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""}
 
 
-def far(**options: str) -> Mapping[str, Mapping[str, str]]:
+def far_settings(**options: str) -> Mapping[str, Mapping[str, str]]:
     """Return the settings of one remote."""
     return {"far": {"type": "s3", "endpoint": "http://one.example", **options}}
 
@@ -87,15 +87,21 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
     ),
     "an option": (spec("https://a.example/d"), spec("https://a.example/d", server_copy=False)),
     "a remote's endpoint": (
-        spec("far:bucket/key", remotes=Remotes(far(), environment={})),
+        spec("far:bucket/key", remotes=Remotes(far_settings(), environment={})),
         spec(
             "far:bucket/key",
-            remotes=Remotes({"far": {**far()["far"], "endpoint": "http://two.example"}}),
+            remotes=Remotes({"far": {**far_settings()["far"], "endpoint": "http://two.example"}}),
         ),
     ),
     "a remote's account": (
-        spec("far:bucket/key", remotes=Remotes(far(access_key_id="A", secret_access_key="S"))),
-        spec("far:bucket/key", remotes=Remotes(far(access_key_id="B", secret_access_key="S"))),
+        spec(
+            "far:bucket/key",
+            remotes=Remotes(far_settings(access_key_id="A", secret_access_key="S")),
+        ),
+        spec(
+            "far:bucket/key",
+            remotes=Remotes(far_settings(access_key_id="B", secret_access_key="S")),
+        ),
     ),
     "a remote's url": (
         spec("web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/dav"}})),
@@ -170,11 +176,15 @@ SAME: dict[str, tuple[Spec, Spec]] = {
     "a key that expires": (
         spec(
             "far:bucket/key",
-            remotes=Remotes(far(access_key_id="A", secret_access_key="S", session_token="1")),
+            remotes=Remotes(
+                far_settings(access_key_id="A", secret_access_key="S", session_token="1")
+            ),
         ),
         spec(
             "far:bucket/key",
-            remotes=Remotes(far(access_key_id="B", secret_access_key="S", session_token="2")),
+            remotes=Remotes(
+                far_settings(access_key_id="B", secret_access_key="S", session_token="2")
+            ),
         ),
     ),
 }
@@ -319,7 +329,7 @@ def test_stored_identities_confirm_no_guessed_query_secret(tmp_path: Path) -> No
 # -- migrations that an older relay accepted
 
 
-def older(ledger: Ledger, one: Spec) -> str:
+def accept_as_older_relay(ledger: Ledger, one: Spec) -> str:
     """Accept a migration as an older relay did; return its id."""
     id = ledger.create(one)[0].id
     values = {
@@ -347,7 +357,7 @@ def test_an_older_migration_resumes_if_certainly_the_same(
         (*SAME["a signature of AWS's"], OTHERS["a query beside a signature"][1]),
         (spec("/a/b", "/c/d"), spec("/a/b", "/c/d"), spec("/a/b", "/c/e")),
     ):
-        id = older(ledger, one)
+        id = accept_as_older_relay(ledger, one)
         assert ledger.create(other, go_on=True)[1]
         assert ledger.is_at(id, same) and not ledger.is_at(id, other)
         assert ledger.create(same, go_on=True)[0].id == id
@@ -358,11 +368,11 @@ def test_an_older_migration_resumes_if_certainly_the_same(
 def test_an_older_migration_of_a_remote_resumes_if_empty(
     ledger: Ledger,
 ) -> None:
-    remotes = Remotes(far(), environment={})
+    remotes = Remotes(far_settings(), environment={})
     one = spec("far:bucket/key", remotes=remotes)
-    id = older(ledger, one)
+    id = accept_as_older_relay(ledger, one)
     assert ledger.create(one, go_on=True)[0].id == id
-    id = older(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
+    id = accept_as_older_relay(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     ledger.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
@@ -371,7 +381,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
 
 
 def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
-    id = older(ledger, TREE)
+    id = accept_as_older_relay(ledger, TREE)
     first = ledger.claim_listing()
     assert first is not None and not first.counted
     ledger.add_page(
@@ -432,7 +442,7 @@ def test_a_server_shows_its_own_migrations_and_a_terminal_all(ledger: Ledger, ad
 def test_migrations_of_an_older_relay_run_anywhere(ledger: Ledger, address: str) -> None:
     theirs = server(address)
     try:
-        id = older(ledger, OBJECT)
+        id = accept_as_older_relay(ledger, OBJECT)
         assert theirs.migration(id).id == id
         assert [claim.migration_id for claim in theirs.claim(1)] == [id]
     finally:

@@ -25,7 +25,7 @@ from relay.ledger import database, poll
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Count, ListedObject, PriorState, Settlement
-from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified_end
+from tests.ledgers import OBJECT, TREE, Opened, lossy_ledger, states, tree, verified_end
 from tests.postgres import Postgres
 from tests.values import UPLOAD
 
@@ -235,7 +235,7 @@ def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
 
 
 @contextmanager
-def beside(do: Callable[[], Any]) -> Iterator[list[Any]]:
+def run_beside(do: Callable[[], Any]) -> Iterator[list[Any]]:
     """Run something in a thread; yield the list that has its result at the end of the block."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(do()))
@@ -282,7 +282,7 @@ def test_f62_a_worker_presumed_dead_while_settling_settles(
         other.execute(
             "UPDATE transfers SET state = 'verified', owner = NULL WHERE id = %s", (claim.id,)
         )
-        with beside(two.reclaim) as found:
+        with run_beside(two.reclaim) as found:
             await_waiting(dsn)
             other.commit()
     assert found == [0]
@@ -300,7 +300,7 @@ def test_f62_a_worker_presumed_dead_settles_nothing(
             "UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,)
         )
         other.execute("UPDATE tallies SET objects = 1 - objects, bytes = 5 - bytes")
-        with beside(lambda: one.settle([verified_end(claim)])) as found:
+        with run_beside(lambda: one.settle([verified_end(claim)])) as found:
             await_waiting(dsn)
             other.commit()
     assert found == [[claim]]
@@ -308,7 +308,7 @@ def test_f62_a_worker_presumed_dead_settles_nothing(
 
 
 def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -> None:
-    with lossy(postgres) as (far, lose_next, near):
+    with lossy_ledger(postgres) as (far, lose_next, near):
         id = tree(near, 5, 6)
         (claim,) = far.settle_and_claim((), ClaimRequest(all=1)).claims
         lose_next()
@@ -356,7 +356,7 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
     def hand_back(connection: Connection) -> None:
         back = [Settlement(claim, "hand_back")]
         poll.settle_and_claim(connection, one.who, back, ClaimRequest(all=0), id)
-        with beside(lambda: two.act(id, "cancel")) as found:
+        with run_beside(lambda: two.act(id, "cancel")) as found:
             pass
         assert [migration.state for migration in found] == ["cancelled"]
 
@@ -407,7 +407,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
     with psycopg.connect(dsn) as other:
         claimed = "UPDATE transfers SET state = 'running', owner = %s, fence = fence + 1"
         other.execute(f"{claimed} WHERE migration_id = %s", (two.who.id, ids[0]))
-        with beside(lambda: one.act(ids[0], "resume")) as found:
+        with run_beside(lambda: one.act(ids[0], "resume")) as found:
             await_waiting(dsn)
             other.commit()
     assert [migration.state for migration in found] == ["running"]
@@ -433,7 +433,7 @@ def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
     with psycopg.connect(dsn) as other:
         other.execute("SET deadlock_timeout = '20s'")
         other.execute("SELECT id FROM migrations FOR NO KEY UPDATE")
-        with beside(poll) as found:
+        with run_beside(poll) as found:
             await_waiting(dsn)
             other.execute("SELECT id FROM transfers FOR UPDATE")
             other.commit()
@@ -449,7 +449,7 @@ def test_a_retry_keeps_credentials_about_to_expire(
     one.act(id, "cancel")
     with psycopg.connect(dsn) as other:
         other.execute("UPDATE migrations SET state = 'running'")
-        with beside(two.finish):
+        with run_beside(two.finish):
             await_waiting(dsn)
             other.commit()
     assert one.secret(id) == OBJECT.secret

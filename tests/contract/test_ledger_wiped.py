@@ -29,7 +29,7 @@ def first_ledger(file: Path) -> Iterator[Ledger]:
     made.close()
 
 
-def standing(file: Path, text: str) -> list[str]:
+def files_with(file: Path, text: str) -> list[str]:
     """Return the files of a ledger that contain a text."""
     return [
         path.name for path in sorted(file.parent.iterdir()) if text.encode() in path.read_bytes()
@@ -44,16 +44,16 @@ def move_object(ledger: Ledger) -> None:
 
 def test_the_secret_of_a_succeeded_migration_is_wiped(file: Path, first_ledger: Ledger) -> None:
     move_object(first_ledger)
-    assert standing(file, SECRET)  # it was needed until now
+    assert files_with(file, SECRET)  # it was needed until now
     assert first_ledger.finish()
-    assert not standing(file, SECRET)
+    assert not files_with(file, SECRET)
 
 
 def test_a_replaced_secret_is_wiped(file: Path, first_ledger: Ledger) -> None:
     migration, _ = first_ledger.create(replace(OBJECT, secret={"source": SECRET}))
     first_ledger.renew_secret(migration.id, {"source": "fresh"})
     first_ledger.finish()
-    assert not standing(file, SECRET)
+    assert not files_with(file, SECRET)
 
 
 def test_a_secret_is_wiped_once_other_readers_have_finished(
@@ -64,6 +64,6 @@ def test_a_secret_is_wiped_once_other_readers_have_finished(
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM migrations").fetchone()  # holds this state of the log
         assert first_ledger.finish()
-        assert standing(file, SECRET)
+        assert files_with(file, SECRET)
     assert first_ledger.finish() == []
-    assert not standing(file, SECRET)
+    assert not files_with(file, SECRET)

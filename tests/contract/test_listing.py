@@ -241,7 +241,7 @@ def dav(*hrefs: str) -> bytes:
     return reply(207, f'<d:multistatus xmlns:d="DAV:">{rows}</d:multistatus>')
 
 
-def telling(reply: bytes) -> Script:
+def answer_script(reply: bytes) -> Script:
     """Read one request to its end, and answer it."""
 
     def script(talk: Talk) -> None:
@@ -271,7 +271,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
 def test_b68_a_webdav_listing_that_leads_out_is_refused(
     wire: Wire, page: bytes, error: type[RelayError]
 ) -> None:
-    with Peer(telling(page)) as peer:
+    with Peer(answer_script(page)) as peer:
         place = webdav_location(peer.url("/folder/"))
         with pytest.raises(error):
             list(store(wire, place).list(place))
@@ -279,7 +279,7 @@ def test_b68_a_webdav_listing_that_leads_out_is_refused(
 
 def test_a_webdav_listing_may_hold_whole_or_unescaped_urls(wire: Wire) -> None:
     with Peer(
-        telling(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))
+        answer_script(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))
     ) as peer:
         place = webdav_location(peer.url("/folder/"))
         assert list(store(wire, place).list(place)) == [Entry("b c"), Entry("d")]
@@ -298,7 +298,7 @@ def keys(*names: str, coded: bool = False) -> bytes:
 
 @pytest.mark.parametrize("name", ["elsewhere", "folde", "Folder/a", "/folder/a"])
 def test_b68_a_listing_outside_the_prefix_is_refused(wire: Wire, name: str) -> None:
-    with Peer(telling(keys("folder/good", name))) as peer, pytest.raises(ProtocolViolation):
+    with Peer(answer_script(keys("folder/good", name))) as peer, pytest.raises(ProtocolViolation):
         place = bucket_at(peer, "folder/")
         list(store(wire, place).list(place, True))
 
@@ -308,7 +308,7 @@ def test_b63_a_key_with_a_final_slash_fails_unless_a_marker(
 ) -> None:
     page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
     for answer, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
-        with Peer(telling(answer)) as peer:
+        with Peer(answer_script(answer)) as peer:
             place = bucket_at(peer, "folder/")
             found = list(store(wire, place).list(place, True))
         assert [entry.name for entry in found] == names
@@ -331,7 +331,7 @@ def test_b61_an_undecodable_name_is_named_and_never_replaced(wire: Wire, scheme:
             200, "<title>Index of /folder/</title><a href='bad%ff'>bad</a><a href='good'>good</a>"
         ),
     }
-    with Peer(telling(pages[scheme])) as peer:
+    with Peer(answer_script(pages[scheme])) as peer:
         if scheme == "s3":
             place = bucket_at(peer, "folder/")
         elif scheme == "webdav":
@@ -371,7 +371,7 @@ def test_b68_outward_links_of_an_index_are_not_listed(wire: Wire) -> None:
         "good",
     )
     page = "<title>Index of /folder/</title>" + "".join(f"<a href='{link}'>x</a>" for link in links)
-    with Peer(telling(reply(200, page))) as peer:
+    with Peer(answer_script(reply(200, page))) as peer:
         place = parse_location(peer.url("/folder/"))
         assert [entry.name for entry in store(wire, place).list(place)] == ["good"]
 
@@ -392,7 +392,7 @@ def test_b68_outward_links_of_an_index_are_not_listed(wire: Wire) -> None:
 def test_an_endless_or_invalid_bucket_listing_is_refused(
     wire: Wire, page: str, error: type[RelayError]
 ) -> None:
-    with Peer(telling(reply(200, page))) as peer:
+    with Peer(answer_script(reply(200, page))) as peer:
         place = bucket_at(peer)
         with pytest.raises(error):
             list(store(wire, place).list(place))
@@ -421,11 +421,11 @@ def test_an_empty_object_of_a_bucket_is_not_a_page(wire: Wire) -> None:
     """S3 gives each length: a page of a proxy after a HEAD of length 0 is another object. A web
     server may not know its length."""
     page = reply(200, "<html>Log in</html>")
-    with Peer(telling(page)) as peer:
+    with Peer(answer_script(page)) as peer:
         place = bucket_at(peer, "empty")
         with pytest.raises(SourceChanged):
             store(wire, place).get(place, Version(size=0, etag='"e"'))
-    with Peer(telling(page)) as peer:
+    with Peer(answer_script(page)) as peer:
         place = parse_location(peer.url("/empty"))
         opened = store(wire, place).get(place, Version(size=0))
         assert opened.body is not None

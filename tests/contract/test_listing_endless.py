@@ -18,13 +18,13 @@ from relay.wire.watchdog import Watchdog
 from tests.contract.test_listing_evidence import (
     FILE,
     FOLDER,
+    answers_script,
     bucket,
     dav,
     index,
     list_place,
     place_of,
     reply,
-    serving,
 )
 from tests.scripted import Peer, Talk
 
@@ -55,7 +55,7 @@ def test_empty_pages_under_ever_new_tokens_end(
 
     found = []
     with (
-        Peer(serving(tell)) as peer,
+        Peer(answers_script(tell)) as peer,
         pytest.raises(ProtocolViolation, match="in a row are empty"),
     ):
         for entry in entries_of(wire, place_of("s3", peer)):
@@ -79,7 +79,7 @@ def test_empty_pages_end_where_several_cursors_list_them(
         return reply(200, bucket(*keys, more=more))
 
     with (
-        Peer(serving(tell)) as peer,
+        Peer(answers_script(tell)) as peer,
         gevent.Timeout(60),
         pytest.raises(ProtocolViolation, match="in a row are empty"),
     ):
@@ -101,7 +101,10 @@ def test_folders_that_branch_and_hold_nothing_end(
             return reply(200, index(path, "one/", "two/"))
         return reply(207, dav(*((path + name, FOLDER) for name in ("", "one/", "two/"))))
 
-    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="hold no object"):
+    with (
+        Peer(answers_script(tell)) as peer,
+        pytest.raises(ProtocolViolation, match="hold no object"),
+    ):
         list_place(wire, place_of(kind, peer))
     assert count[0] <= 202
 
@@ -164,7 +167,7 @@ def test_a_circle_of_branching_folders_ends(wire: Wire, kind: str, around: int) 
             ),
         )
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = list_place(wire, place_of(kind, peer))
     assert count[0] < 2 ** (4 * around)
     assert {type(entry.error) for entry in found} == {type(None), ProtocolViolation}
@@ -178,7 +181,7 @@ def test_folders_that_look_alike_and_end_are_listed_to_their_end(wire: Wire) -> 
         names = ("1/", "object") if target.count("1/") < 4 else ("object",)
         return reply(200, index(target, *names))
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = {entry.name: entry.error for entry in list_place(wire, place_of("http", peer))}
     assert found.keys() == {f"{'1/' * depth}object" for depth in range(4)} | {"1/1/1/1/"}
     assert [name for name, error in found.items() if error is not None] == ["1/1/1/1/"]

@@ -43,7 +43,7 @@ Answers = Callable[[str, str], bytes]
 CUT = b"<<the connection ends>>"
 
 
-def serving(answers: Answers) -> Script:
+def answers_script(answers: Answers) -> Script:
     def script(talk: Talk) -> None:
         while head := talk.head():
             method, target, _ = head.decode("latin-1").split(" ", 2)
@@ -62,7 +62,7 @@ def reply(status: int, body: str | bytes, *fields: str) -> bytes:
     return f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\n{more}\r\n".encode() + data
 
 
-def closing(body: str | bytes) -> bytes:
+def closing_answer(body: str | bytes) -> bytes:
     """Return an answer that ends with its connection."""
     data = body if isinstance(body, bytes) else body.encode()
     return b"HTTP/1.0 200 OK\r\n\r\n" + data + CUT
@@ -120,7 +120,7 @@ NAMES = {kind: ["a.example/a", "a.example/b"] if kind == "list" else ["a", "b"] 
 KINDS = tuple(GOOD)
 
 
-def good(kind: str) -> bytes:
+def good_answer(kind: str) -> bytes:
     return reply(STATUS.get(kind, 200), GOOD[kind])
 
 
@@ -144,7 +144,7 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_document_is_an_error_not_an_empty_folder(wire: Wire, kind: str, what: str) -> None:
     answer = reply(STATUS.get(kind, 200), OTHERS[what])
-    with Peer(serving(lambda *_: answer)) as peer, pytest.raises(RelayError):
+    with Peer(answers_script(lambda *_: answer)) as peer, pytest.raises(RelayError):
         list_place(wire, place_of(kind, peer))
 
 
@@ -165,7 +165,7 @@ def test_a_truncated_listing_is_an_error_in_every_framing(
     if kind != "list":  # a proxy frames the bytes of a dead server again
         cuts.append(reply(status, piece))
     for cut in cuts:
-        with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
+        with Peer(answers_script(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
             list_place(wire, place_of(kind, peer))
 
 
@@ -180,9 +180,12 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(
     wire: Wire, begin: str, end: str
 ) -> None:
     page = f"{begin}<title>Index of /f/</title>{LINKS}"
-    with Peer(serving(lambda *_: reply(200, page + end))) as peer, pytest.raises(ConnectionLost):
+    with (
+        Peer(answers_script(lambda *_: reply(200, page + end))) as peer,
+        pytest.raises(ConnectionLost),
+    ):
         list_place(wire, place_of("http", peer))
-    with Peer(serving(lambda *_: reply(200, f"{page}</html>\n"))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, f"{page}</html>\n"))) as peer:
         assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
@@ -190,7 +193,7 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(
 def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
     page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
     with (
-        Peer(serving(lambda *_: reply(200, page))) as peer,
+        Peer(answers_script(lambda *_: reply(200, page))) as peer,
         pytest.raises(Unsupported, match="a part of the folder"),
     ):
         list_place(wire, place_of("http", peer))
@@ -201,7 +204,7 @@ def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
 )
 def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> None:
     page = f"<html><title>Index of /f/</title><a href='{other}'>x</a>{LINKS}</html>"
-    with Peer(serving(lambda *_: reply(200, page))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, page))) as peer:
         assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
@@ -216,7 +219,7 @@ def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None) -> No
         data = dated if known else reply(404, "")
         return data if method == "GET" else data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
-    with Peer([serving(answer)] * 3) as peer:
+    with Peer([answers_script(answer)] * 3) as peer:
         place = place_of("http", peer)
         if name is None:
             assert [entry.name for entry in list_place(wire, place)] == ["a.txt"]
@@ -226,7 +229,7 @@ def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None) -> No
 
 
 def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
-    with Peer(serving(lambda *_: closing(GOOD["list"]))) as peer:
+    with Peer(answers_script(lambda *_: closing_answer(GOOD["list"]))) as peer:
         wire = Wire(wire.pool, wire.limits)
         place = place_of("list", peer)
         found = STORES["list"](wire, "source", Watchdog(wire.limits)).list(place, True)
@@ -236,7 +239,7 @@ def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
 
 
 def test_parts_and_uploads_need_their_own_documents(wire: Wire) -> None:
-    with Peer(serving(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
         store, place = (
             S3Store(wire, "destination", Watchdog(wire.limits)),
             place_of("s3", peer, "f/a"),
@@ -248,7 +251,7 @@ def test_parts_and_uploads_need_their_own_documents(wire: Wire) -> None:
             with pytest.raises(ProtocolViolation):
                 ask()
     circle = "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
-    with Peer(serving(lambda *_: reply(200, f"{circle}</ListPartsResult>"))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, f"{circle}</ListPartsResult>"))) as peer:
         store = S3Store(wire, "destination", Watchdog(wire.limits))
         with pytest.raises(ProtocolViolation):
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
@@ -261,10 +264,13 @@ def test_a_status_inside_a_multistatus_counts_as_its_own(
     wire: Wire, status: int, error: type[RelayError]
 ) -> None:
     element = f"<d:status>HTTP/1.1 {status} X</d:status>"
-    with Peer(serving(lambda *_: reply(207, dav(("/f/", element))))) as peer, pytest.raises(error):
+    with (
+        Peer(answers_script(lambda *_: reply(207, dav(("/f/", element))))) as peer,
+        pytest.raises(error),
+    ):
         list_place(wire, place_of("webdav", peer))
     rows = dav(("/f/", FOLDER), ("/f/a", element), ("/f/b", FILE))
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [
         ("a", error),
@@ -298,9 +304,9 @@ def test_a_page_that_fails_once_is_asked_for_again(wire: Wire, kind: str, name: 
     answers = [dict(troubles(kind))[name]] * 2
 
     def tell(method: str, target: str) -> bytes:
-        return answers.pop() if answers else good(kind)
+        return answers.pop() if answers else good_answer(kind)
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = list_place(wire, place_of(kind, peer), seconds=20)
     assert [entry.name for entry in found] == NAMES[kind]
     assert not answers
@@ -309,7 +315,9 @@ def test_a_page_that_fails_once_is_asked_for_again(wire: Wire, kind: str, name: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_trouble_that_does_not_pass_ends_within_the_budget(wire: Wire, kind: str) -> None:
     asked = []
-    with Peer(serving(lambda *_: asked.append(1) or reply(503, "", "Retry-After: 0"))) as peer:  # type: ignore[func-returns-value]
+    with Peer(
+        answers_script(lambda *_: asked.append(1) or reply(503, "", "Retry-After: 0"))
+    ) as peer:  # type: ignore[func-returns-value]
         with pytest.raises((Unavailable, Throttled)):
             list_place(wire, place_of(kind, peer), seconds=1.0)
         assert len(asked) > 1
@@ -322,7 +330,7 @@ def test_trouble_that_does_not_pass_ends_within_the_budget(wire: Wire, kind: str
 def test_a_refusal_is_not_asked_for_again(wire: Wire) -> None:
     asked = []
     with (
-        Peer(serving(lambda *_: asked.append(1) or reply(403, ""))) as peer,
+        Peer(answers_script(lambda *_: asked.append(1) or reply(403, ""))) as peer,
         pytest.raises(PermissionDenied),
     ):  # type: ignore[func-returns-value]
         list_place(wire, place_of("http", peer), seconds=20)
@@ -343,7 +351,7 @@ def test_a_repeated_page_is_yielded_once_without_loss(wire: Wire, changed: bool)
     def tell(method: str, target: str) -> bytes:
         return answers.pop() if answers else reply(200, index("/f/", *second))
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = [entry.name for entry in list_place(wire, place_of("http", peer), seconds=20)]
     assert set(found) == {*names, *second} if changed else found == names
 
@@ -382,7 +390,7 @@ def test_one_folder_that_cannot_be_listed_is_its_own_failure(
         rows = [(target + name, FOLDER if name.endswith("/") else FILE) for name in names]
         return reply(207, dav((target, FOLDER), *rows))
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = {entry.name: entry.error for entry in list_place(wire, place_of(kind, peer))}
     assert found.keys() == {"a", "in/", "z/c"}
     assert found["a"] is found["z/c"] is None
@@ -398,7 +406,7 @@ def test_withdrawn_credentials_fail_the_tree_not_a_folder(wire: Wire) -> None:
         asked.append(target)
         return reply(200, index(target, *TREE[target])) if asked == ["/f/"] else reply(401, "")
 
-    with Peer(serving(tell)) as peer, pytest.raises(Unauthenticated):
+    with Peer(answers_script(tell)) as peer, pytest.raises(Unauthenticated):
         list_place(wire, place_of("http", peer))
 
 
@@ -409,7 +417,7 @@ def test_a_page_behind_the_url_of_an_object_is_refused(wire: Wire, side: str) ->
         answer = reply(301, "", "Location: /f/sub/") if target == "/f/sub" else reply(200, page)
         return answer if method != "HEAD" else answer.removesuffix(page.encode())
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         place = parse_location(peer.url("/f/sub"))
         store = STORES["http"](wire, side, Watchdog(wire.limits))  # type: ignore[arg-type]
         for ask in (store.head, store.get):
@@ -428,7 +436,7 @@ def test_a_webdav_folder_with_a_page_is_not_an_object(wire: Wire, more: str) -> 
         answer = reply(200, b"5 byt", *(field for field in (more, date) if field))
         return answer if method != "HEAD" else answer.removesuffix(b"5 byt")
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         store = STORES["webdav"](wire, "source", Watchdog(wire.limits))
         with pytest.raises(Rejected, match="is a folder"):
             store.head(webdav_location(peer.url("/f/sub")))
@@ -440,7 +448,7 @@ def test_an_object_without_a_date_in_propfind_is_read(wire: Wire, status: int) -
     def tell(method: str, target: str) -> bytes:
         return reply(status, "") if method == "PROPFIND" else reply(200, "")
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         store = STORES["webdav"](wire, "source", Watchdog(wire.limits))
         assert isinstance(store.head(webdav_location(peer.url("/f/a"))), ObjectInfo)
 
@@ -449,11 +457,11 @@ def test_an_object_without_a_date_in_propfind_is_read(wire: Wire, status: int) -
 def test_a_webdav_object_listed_as_a_folder_is_reported(wire: Wire, href: str) -> None:
     """Many servers answer PROPFIND of `a/` with the entry of `a`, and an object holds nothing: an
     empty listing must not succeed."""
-    with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
+    with Peer(answers_script(lambda method, target: reply(207, dav((href, FILE))))) as peer:
         with pytest.raises(Rejected, match="is an object"):
             list_place(wire, place_of("webdav", peer, "f/a/"))
     for rows in ([(href, FOLDER)], [(href, FILE), ("/f/a/b", FILE)]):
-        with Peer(serving(lambda method, target, rows=rows: reply(207, dav(*rows)))) as peer:  # type: ignore[misc]
+        with Peer(answers_script(lambda method, target, rows=rows: reply(207, dav(*rows)))) as peer:  # type: ignore[misc]
             assert [entry.name for entry in list_place(wire, place_of("webdav", peer, "f/a/"))] == [
                 "b"
             ][: len(rows) - 1]
@@ -494,7 +502,7 @@ def test_a_bucket_is_listed_by_tokens_or_by_markers(
     wire: Wire, tokens: bool, recursive: bool
 ) -> None:
     names = [f"f/{number:03} +ü" for number in range(25)]
-    with Peer(serving(paged_bucket(names, 10, tokens))) as peer:
+    with Peer(answers_script(paged_bucket(names, 10, tokens))) as peer:
         found = list_place(wire, place_of("s3", peer), recursive=recursive)
     assert [f"f/{entry.name}" for entry in found] == names
 
@@ -511,7 +519,7 @@ def test_a_server_without_list_v2_is_asked_with_v1(wire: Wire, status: int) -> N
             else older(method, target)
         )
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == list("01234")
 
 
@@ -540,7 +548,7 @@ def test_keys_with_a_false_encoding_mark_stay_as_they_are(
         kind = "<EncodingType>url</EncodingType>" if says else ""
         return reply(200, f"<ListBucketResult>{kind}{more}{rows}</ListBucketResult>")
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == KEYS
 
 
@@ -555,7 +563,10 @@ def test_pages_that_go_round_in_a_circle_end(wire: Wire, length: int) -> None:
             200, bucket(f"f/{count[0]:05}", more=f"<IsTruncated>true</IsTruncated>{token}")
         )
 
-    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="repeats its pages"):
+    with (
+        Peer(answers_script(tell)) as peer,
+        pytest.raises(ProtocolViolation, match="repeats its pages"),
+    ):
         list_place(wire, place_of("s3", peer))
     assert count[0] < 5 * length + 5
 
@@ -568,7 +579,10 @@ def test_the_same_page_under_ever_new_tokens_ends(wire: Wire) -> None:
         token = f"<NextContinuationToken>t{count[0]}</NextContinuationToken>"
         return reply(200, bucket("f/a", "f/b", more=f"<IsTruncated>true</IsTruncated>{token}"))
 
-    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="repeats its pages"):
+    with (
+        Peer(answers_script(tell)) as peer,
+        pytest.raises(ProtocolViolation, match="repeats its pages"),
+    ):
         list_place(wire, place_of("s3", peer))
 
 
@@ -590,14 +604,14 @@ def test_a_page_that_lacks_its_token_ends_no_listing(
             more += f"<NextContinuationToken>{rest[999]}</NextContinuationToken>"
         return reply(200, bucket(*rest[:1000], more=more))
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         found = list_place(wire, place_of("s3", peer))
     assert [f"f/{entry.name}" for entry in found] == names
 
 
 def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None:
     in_order, shuffled = ["f/!x", "f/a", "f/z/", "f/z/!b"], ["f/b", "f/a", "f/c", "f/d"]
-    with Peer(serving(paged_bucket(in_order, 2, tokens=True))) as peer:
+    with Peer(answers_script(paged_bucket(in_order, 2, tokens=True))) as peer:
         found = list_place(wire, place_of("s3", peer))
     assert [(entry.name, entry.after) for entry in found] == [
         ("!x", "!x"),
@@ -606,16 +620,16 @@ def test_a_listing_resumes_by_key_only_where_keys_are_sorted(wire: Wire) -> None
         ("z/!b", "z/!b"),
     ]
     for keys in (shuffled, ["f/c", "f/d", "f/a", "f/b"]):
-        with Peer(serving(paged_bucket(keys, 2, tokens=True))) as peer:
+        with Peer(answers_script(paged_bucket(keys, 2, tokens=True))) as peer:
             assert list_place(wire, place_of("s3", peer))[-1].after == ""
     asked: list[dict[str, str]] = []
-    with Peer(serving(paged_bucket(in_order, 2, tokens=True, asked=asked))) as peer:
+    with Peer(answers_script(paged_bucket(in_order, 2, tokens=True, asked=asked))) as peer:
         found = list_place(wire, place_of("s3", peer), after="z/")
     assert ([entry.name for entry in found], asked[0]["start-after"]) == (["z/!b"], "f/z/")
 
 
 def test_an_object_with_the_key_of_the_folder_is_reported(wire: Wire) -> None:
-    with Peer(serving(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
         found = list_place(wire, place_of("s3", peer))
     assert [(entry.name, entry.error is not None) for entry in found] == [
         ("(an object)", True),
@@ -631,7 +645,7 @@ def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: s
         "s3": reply(200, f"<ListBucketResult>{rows}</ListBucketResult>"),
         "webdav": reply(207, dav((f"/f/x{char}", FILE), ("/f/good", FILE))),
     }
-    with Peer(serving(lambda *_: answers[kind])) as peer:
+    with Peer(answers_script(lambda *_: answers[kind])) as peer:
         found = [entry.name for entry in list_place(wire, place_of(kind, peer))]
     assert len(found) == 2
     assert found[1] == "good"
@@ -640,7 +654,7 @@ def test_a_character_invalid_in_xml_fails_one_key(wire: Wire, kind: str, char: s
 @pytest.mark.parametrize("char", ["&#xD800;", "&#xDC80;", "%ED%A0%80", "&#xDBFF;%20"])
 def test_a_folder_without_a_valid_url_fails_alone(wire: Wire, char: str) -> None:
     rows = dav(("/f/", FOLDER), (f"/f/x{char}/", FOLDER), ("/f/good", FILE))
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         found = list_place(wire, place_of("webdav", peer))
     assert sorted((entry.name == "good", type(entry.error)) for entry in found)[1] == (
         True,
@@ -652,7 +666,7 @@ def test_a_folder_without_a_valid_url_fails_alone(wire: Wire, char: str) -> None
 @pytest.mark.parametrize("name", ["a%2Fb", "%2e%2e%2f%2e%2e", "..%2Fx/", "%2e%2e", "a%2f/"])
 def test_a_webdav_name_that_leads_elsewhere_is_its_own_failure(wire: Wire, name: str) -> None:
     rows = dav(("/f/", FOLDER), (f"/f/{name}", FILE), ("/f/good", FILE))
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, type(entry.error)) for entry in found] == [
         (name.rstrip("/"), UnsafeKey),
@@ -672,7 +686,7 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
         rows = more if len(asked) == 1 else "<Contents><Key>f/zz</Key></Contents>"
         return reply(200, f"<ListBucketResult>{rows}</ListBucketResult>")
 
-    with Peer(serving(answers)) as peer:
+    with Peer(answers_script(answers)) as peer:
         assert [entry.name for entry in list_place(wire, place_of("s3", peer))][1:] == ["zz"]
     assert ("continuation-token=t%" if tokens else "marker=f%2Fx%") in asked[1]
 
@@ -685,7 +699,7 @@ def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) 
 )
 def test_a_webdav_folder_may_be_spelled_in_another_way(wire: Wire, spelled: str) -> None:
     rows = dav((spelled, FOLDER), (f"{spelled}a", FILE), (f"{spelled}b", FILE))
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         assert [entry.name for entry in list_place(wire, place_of("webdav", peer, "%C3%BC/"))] == [
             "a",
             "b",
@@ -708,7 +722,7 @@ def test_a_folder_of_any_size_yields_to_others(wire: Wire, kind: str) -> None:
             turns.append(gevent.get_hub().loop.now())
             gevent.sleep(0.001)
 
-    with Peer(serving(lambda *_: page)) as peer:
+    with Peer(answers_script(lambda *_: page)) as peer:
         ticker = gevent.spawn(tick)
         store = STORES[place_of(kind, peer).store](wire, "source", Watchdog(wire.limits))
         found = sum(1 for _ in store.list(place_of(kind, peer), True))
@@ -733,7 +747,7 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
         "http://a.example/10,ten,²".encode(),
         b'"http://a.example/11","ele""ven",11',
     ]
-    with Peer(serving(lambda *_: reply(200, b"\n".join(lines)))) as peer:
+    with Peer(answers_script(lambda *_: reply(200, b"\n".join(lines)))) as peer:
         found = list_place(wire, place_of("list", peer, "list.csv"))
     good = [(entry.name, entry.size) for entry in found if entry.error is None]
     assert good == [("one", 1), ('ele"ven', 11)]
@@ -743,7 +757,7 @@ def test_invalid_lines_fail_alone(wire: Wire, tmp_path: Path) -> None:
     assert not any("a.example" in str(entry.error) for entry in found)
     for first in (b"\xff\xfe", b"\0", b"x" * 70_000):
         with (
-            Peer(serving(lambda *_, first=first: reply(200, first))) as peer,
+            Peer(answers_script(lambda *_, first=first: reply(200, first))) as peer,
             pytest.raises(ProtocolViolation),
         ):
             list_place(wire, place_of("list", peer, "list.csv"))
@@ -761,7 +775,7 @@ def test_a_page_with_a_next_marker_is_not_the_last(wire: Wire, truncated: str) -
         goes_on = "marker" in parse_qs(urlsplit(target).query)
         return reply(200, bucket("f/b", more="<IsTruncated>0</IsTruncated>") if goes_on else first)
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         assert [entry.name for entry in list_place(wire, place_of("s3", peer))] == ["a", "b"]
 
 
@@ -779,7 +793,7 @@ def test_a_page_without_a_mark_is_whole_if_nothing_follows(
         first = names.index(marker[0]) + 1 if marker and pages else 0
         return reply(200, bucket(*names[first : first + (step if pages else 5)]))
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         assert [f"f/{entry.name}" for entry in list_place(wire, place_of("s3", peer))] == names
     assert len(asked) == (-(-5 // step) + 1 if pages else 2)
 
@@ -788,7 +802,10 @@ def test_a_repeated_full_page_without_a_mark_is_incomplete(
     wire: Wire,
 ) -> None:
     page = bucket(*(f"f/{number:04}" for number in range(1000)))
-    with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(ProtocolViolation):
+    with (
+        Peer(answers_script(lambda *_: reply(200, page))) as peer,
+        pytest.raises(ProtocolViolation),
+    ):
         list_place(wire, place_of("s3", peer))
 
 
@@ -805,7 +822,7 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
             f"<ListPartsResult><IsTruncated>true</IsTruncated>{following}{row}</ListPartsResult>",
         )
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         store = S3Store(wire, "destination", Watchdog(wire.limits))
         with pytest.raises(ProtocolViolation):
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
@@ -826,7 +843,7 @@ def test_an_untyped_multistatus_entry_is_not_an_object(wire: Wire) -> None:
         ("/f/d", FILE),
         ("/f/e/", tag),
     )
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         found = list_place(wire, place_of("webdav", peer), recursive=False)
     assert [(entry.name, entry.error is None) for entry in found] == [
         ("a", False),
@@ -859,7 +876,7 @@ def test_a_property_of_a_resource_is_read_from_its_own_row(
     def tell(method: str, target: str) -> bytes:
         return reply(207, dav(*rows)) if method == "PROPFIND" else reply(405, "")
 
-    with Peer(serving(tell)) as peer:
+    with Peer(answers_script(tell)) as peer:
         store = STORES["webdav"](wire, "destination", Watchdog(wire.limits))
         if is_folder is False:
             assert isinstance(store.head(place_of("webdav", peer, "f/a")), ObjectInfo)
@@ -884,7 +901,7 @@ def test_a_name_a_server_takes_for_another_object_is_refused(
         named = ("ETag: W/1", "Content-Location: read.me") if kind == "http" else ()
         return reply(200 if named else 405, "", *named)
 
-    with Peer(serving(answer)) as peer:
+    with Peer(answers_script(answer)) as peer:
         store = STORES[kind](wire, "destination", Watchdog(wire.limits))
         place = place_of(kind, peer, name)
         if is_refused:
@@ -899,7 +916,7 @@ def test_a_row_of_a_multistatus_may_hold_several_statuses(wire: Wire, status: in
     """RFC 4918 section 14.24: several addresses have one status."""
     more = f"<d:href>/f/b</d:href><d:href>/f/c</d:href><d:status>HTTP/1.1 {status} X</d:status>"
     rows = dav(("/f/", FOLDER), ("/f/a", more), ("/f/d", FILE))
-    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
         found = list_place(wire, place_of("webdav", peer))
     assert [(entry.name, entry.error is None) for entry in found] == [
         ("a", False),

@@ -56,7 +56,7 @@ class Forsaken:
 
 
 @pytest.fixture
-def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
+def forsaken_upload(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     remote = {"type": "s3", "endpoint": seaweed.endpoint, "region": REGION}
     keys = {"access_key_id": KEY, "secret_access_key": SECRET}
     settings = Settings(
@@ -101,61 +101,73 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     runner.wire.pool.close()
 
 
-def test_f51_only_our_own_upload_is_aborted(forsaken: Forsaken) -> None:
-    mine, another = forsaken.begin_upload(forsaken.key), forsaken.begin_upload(f"{forsaken.key}-2")
-    same = forsaken.begin_upload(forsaken.key)
-    forsaken.cancel_upload(mine)
-    assert forsaken.sweeper.sweep() == (1, [])
-    assert forsaken.uploads == {another, same}
-    assert forsaken.sweeper.sweep() == (0, [])
+def test_f51_only_our_own_upload_is_aborted(forsaken_upload: Forsaken) -> None:
+    mine, another = (
+        forsaken_upload.begin_upload(forsaken_upload.key),
+        forsaken_upload.begin_upload(f"{forsaken_upload.key}-2"),
+    )
+    same = forsaken_upload.begin_upload(forsaken_upload.key)
+    forsaken_upload.cancel_upload(mine)
+    assert forsaken_upload.sweeper.sweep() == (1, [])
+    assert forsaken_upload.uploads == {another, same}
+    assert forsaken_upload.sweeper.sweep() == (0, [])
 
 
 def test_f51_an_upload_without_a_recorded_id_is_found(
-    forsaken: Forsaken,
+    forsaken_upload: Forsaken,
 ) -> None:
-    lost, another = forsaken.begin_upload(forsaken.key), forsaken.begin_upload(f"{forsaken.key}-2")
-    forsaken.cancel_upload("")
-    assert forsaken.sweeper.sweep() == (1, [])
-    assert lost not in forsaken.uploads
-    assert forsaken.uploads == {another}
+    lost, another = (
+        forsaken_upload.begin_upload(forsaken_upload.key),
+        forsaken_upload.begin_upload(f"{forsaken_upload.key}-2"),
+    )
+    forsaken_upload.cancel_upload("")
+    assert forsaken_upload.sweeper.sweep() == (1, [])
+    assert lost not in forsaken_upload.uploads
+    assert forsaken_upload.uploads == {another}
 
 
-def test_an_orphan_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
-    forsaken.cancel_upload("0123456789abcdef0123456789abcdef")
-    assert forsaken.sweeper.sweep() == (1, [])
-    assert forsaken.ledger.orphans() == []
+def test_an_orphan_that_is_gone_already_is_forgotten(forsaken_upload: Forsaken) -> None:
+    forsaken_upload.cancel_upload("0123456789abcdef0123456789abcdef")
+    assert forsaken_upload.sweeper.sweep() == (1, [])
+    assert forsaken_upload.ledger.orphans() == []
 
 
-def test_an_orphan_that_cannot_be_removed_is_retried(forsaken: Forsaken, tmp_path: Path) -> None:
-    mine = forsaken.begin_upload(forsaken.key)
-    forsaken.cancel_upload(mine)
-    remotes = forsaken.sweeper.engine.remotes
-    forsaken.sweeper.engine.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
-    count, ((orphan, error),) = forsaken.sweeper.sweep()
-    assert (count, orphan.claim.id) == (0, forsaken.claim.id)
+def test_an_orphan_that_cannot_be_removed_is_retried(
+    forsaken_upload: Forsaken, tmp_path: Path
+) -> None:
+    mine = forsaken_upload.begin_upload(forsaken_upload.key)
+    forsaken_upload.cancel_upload(mine)
+    remotes = forsaken_upload.sweeper.engine.remotes
+    forsaken_upload.sweeper.engine.remotes = TransferEngine(
+        Settings(local_folders=str(tmp_path))
+    ).remotes
+    count, ((orphan, error),) = forsaken_upload.sweeper.sweep()
+    assert (count, orphan.claim.id) == (0, forsaken_upload.claim.id)
     assert "no remote 'far'" in error.message
-    forsaken.sweeper.engine.remotes = remotes
-    assert forsaken.sweeper.sweep() == (0, [])
-    assert forsaken.uploads == {mine}
-    forsaken.now[0] += AGAIN_SECONDS + 1
-    assert forsaken.sweeper.sweep() == (1, [])
-    assert forsaken.uploads == set()
+    forsaken_upload.sweeper.engine.remotes = remotes
+    assert forsaken_upload.sweeper.sweep() == (0, [])
+    assert forsaken_upload.uploads == {mine}
+    forsaken_upload.now[0] += AGAIN_SECONDS + 1
+    assert forsaken_upload.sweeper.sweep() == (1, [])
+    assert forsaken_upload.uploads == set()
 
 
-def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken: Forsaken) -> None:
-    mine = forsaken.begin_upload(forsaken.key)
-    place = f"s3://{forsaken.seaweed.bucket}/another/place"
-    forsaken.ledger.record_upload(forsaken.claim, replace(UPLOAD, upload_id=mine, place=place))
-    forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
-    forsaken.ledger.act(forsaken.id, "cancel")
-    ((_, error),) = forsaken.sweeper.sweep()[1]
+def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken_upload: Forsaken) -> None:
+    mine = forsaken_upload.begin_upload(forsaken_upload.key)
+    place = f"s3://{forsaken_upload.seaweed.bucket}/another/place"
+    forsaken_upload.ledger.record_upload(
+        forsaken_upload.claim, replace(UPLOAD, upload_id=mine, place=place)
+    )
+    forsaken_upload.ledger.settle([Settlement(forsaken_upload.claim, "hand_back")])
+    forsaken_upload.ledger.act(forsaken_upload.id, "cancel")
+    ((_, error),) = forsaken_upload.sweeper.sweep()[1]
     assert "its remote leads elsewhere" in error.message
-    assert forsaken.uploads == {mine}
+    assert forsaken_upload.uploads == {mine}
 
 
-def test_a_stopping_worker_removes_nothing_more(forsaken: Forsaken) -> None:
-    mine = forsaken.begin_upload(forsaken.key)
-    forsaken.cancel_upload(mine)
-    forsaken.sweeper.over.set()
-    assert forsaken.sweeper.sweep() == (0, [])
-    assert forsaken.uploads == {mine}
+def test_a_stopping_worker_removes_nothing_more(forsaken_upload: Forsaken) -> None:
+    mine = forsaken_upload.begin_upload(forsaken_upload.key)
+    forsaken_upload.cancel_upload(mine)
+    forsaken_upload.sweeper.over.set()
+    assert forsaken_upload.sweeper.sweep() == (0, [])
+    assert forsaken_upload.uploads == {mine}

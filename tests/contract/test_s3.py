@@ -41,7 +41,7 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.scripted import Peer
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
@@ -77,7 +77,7 @@ def client(seaweed: Seaweed) -> Any:
     return seaweed.client()
 
 
-def once(engine: Engine) -> None:
+def retry_nothing(engine: Engine) -> None:
     """Retry nothing."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
 
@@ -283,7 +283,7 @@ def test_a_truncated_object_of_unknown_length_leaves_nothing(
     key: str,
     cut: int,
 ) -> None:
-    once(engine)
+    retry_nothing(engine)
     fault = f"framing(chunked);on(HEAD,status(405));close_after({cut})"
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
@@ -304,9 +304,12 @@ def test_level_size_is_requested_and_reported(
 def test_a_small_source_that_ends_early_leaves_nothing(
     engine: Engine, place: Location, target: Target, cut: int
 ) -> None:
-    once(engine)
+    retry_nothing(engine)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SMALL
-    with Peer(serving(Cloud(), sending(head, bytes(cut)))) as peer, pytest.raises(SourceTruncated):
+    with (
+        Peer(source_script(Cloud(), fixed_answer(head, bytes(cut)))) as peer,
+        pytest.raises(SourceTruncated),
+    ):
         engine.migrate(peer.url(), place)
     assert not target.is_there()
 
@@ -337,7 +340,7 @@ def test_a_part_that_always_ends_early_leaves_nothing(
     target: Target,
     part: int,
 ) -> None:
-    once(engine)
+    retry_nothing(engine)
     fault = f"at({part * PART},on(GET,close_after(-1)))"
     with pytest.raises(SourceTruncated):
         engine.migrate(source.url(f"/objects/never{part}?size={SIZE}&fault={fault}"), place)
@@ -364,7 +367,7 @@ def test_a_source_that_changes_midway_is_not_mixed(
     fault: str,
     error: type[RelayError],
 ) -> None:
-    once(engine)
+    retry_nothing(engine)
     with pytest.raises(error):
         engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
     assert not target.is_there()

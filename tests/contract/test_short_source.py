@@ -136,7 +136,7 @@ def assert_gone(wire: Wire, location: Location, kind: str, error: RelayError, at
     assert not there(wire, location) or (kind == "wsgidav" and "may remain" in error.hint), at
 
 
-def beside(wire: Wire, location: Location) -> list[str]:
+def neighbours_of(wire: Wire, location: Location) -> list[str]:
     """Return the other entries of the folder, if the server lists them."""
     folder = location.with_target(location.path.rpartition("/")[0] + "/")
     store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
@@ -163,7 +163,7 @@ def test_a_small_object_that_ends_at_any_byte(
             engine.migrate(cut.location, place(f"{at}"))
         assert caught.value.side == "source", (at, caught.value)
         assert_gone(wire, place(f"{at}"), kind, caught.value, at)
-    assert beside(wire, place("x")) == []
+    assert neighbours_of(wire, place("x")) == []
 
 
 @pytest.mark.timeout(120)
@@ -177,7 +177,7 @@ def test_a_large_object_that_ends_at_every_border(
             engine.migrate(cut.location, place(f"large-{at}"))
         assert caught.value.side == "source", (at, caught.value)
         assert_gone(wire, place(f"large-{at}"), kind, caught.value, at)
-    assert beside(wire, place("x")) == []
+    assert neighbours_of(wire, place("x")) == []
 
 
 def test_no_upload_is_left_unfinished(engine: Engine, cut: Cut, seaweed: Seaweed) -> None:

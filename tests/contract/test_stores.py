@@ -15,7 +15,7 @@ from relay.stores.interfaces import ObjectInfo, Store
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, content, put
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.scripted import Peer, Talk
 
 
@@ -74,7 +74,7 @@ def test_if_absent_writes_only_an_absent_object(engine: Engine, store: Store, pl
 
 def test_the_level_is_the_strongest_of_the_store(kind: str, engine: Engine, place: Place) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
-    with Peer(serving(Cloud(), sending(head, DATA))) as source:
+    with Peer(source_script(Cloud(), fixed_answer(head, DATA))) as source:
         receipt = engine.migrate(source.url(), place("a")).receipt
     assert receipt is not None
     assert receipt.level is (Level.WHOLE_DIGEST if "digest" in CAN[kind] else Level.READ_BACK)
@@ -98,7 +98,7 @@ def test_a_source_that_ends_early_leaves_no_object(
                 DATA[:cut],
             )
 
-    with Peer(serving(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
+    with Peer(source_script(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
         engine.migrate(source.url(), place("cut"), verify=verify)
     assert caught.value.side == "source"
     left = content(store, place("cut"))
@@ -113,7 +113,7 @@ def test_a_broken_upload_leaves_an_older_object_alone(
     put(engine, place("a"), b"old")
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     with (
-        Peer(serving(Cloud(), sending(head, DATA[:-1]))) as source,
+        Peer(source_script(Cloud(), fixed_answer(head, DATA[:-1]))) as source,
         pytest.raises(RelayError) as caught,
     ):
         engine.migrate(source.url(), place("a"))

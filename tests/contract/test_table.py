@@ -18,7 +18,7 @@ from relay.stores.table import KINDS
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, put
-from tests.faults.scripted_peers import Cloud, keeping
+from tests.faults.scripted_peers import Cloud, destination_script
 from tests.scripted import Peer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def test_a_kind_brings_its_own_types_of_remotes(memory: StoreType) -> None:
 def test_from_a_new_kind_to_an_old_one(engine: Engine, memory: StoreType) -> None:
     remotes, cloud = Remotes(kinds=(*KINDS, memory)), Cloud()
     put(engine, remotes.locate("memory://from/a", destination=True))
-    with Peer(keeping(cloud)) as peer:
+    with Peer(destination_script(cloud)) as peer:
         assert (
             engine.migrate(remotes.locate("memory://from/a"), peer.url("/b")).state
             is State.VERIFIED

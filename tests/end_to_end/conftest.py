@@ -29,7 +29,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 
 @pytest.fixture
-def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+def slow_route(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """Return a slow route to the server; a parameter is the rate of each connection in bytes per
     second."""
     with Proxy(
@@ -39,9 +39,9 @@ def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def clouds(tmp_path: Path, seaweed: Seaweed, slow: Proxy) -> Terminal:
+def clouds(tmp_path: Path, seaweed: Seaweed, slow_route: Proxy) -> Terminal:
     """Return a terminal with two remotes: the server, and the same server by the slow route."""
-    rows = [("near", seaweed.endpoint), ("far", slow.url())]
+    rows = [("near", seaweed.endpoint), ("far", slow_route.url())]
     (tmp_path / "relay.toml").write_text(
         "".join(
             f'[remotes.{name}]\ntype = "s3"\nendpoint = "{endpoint}"\naccess_key_id = "{KEY}"\n'

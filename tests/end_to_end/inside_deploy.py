@@ -127,7 +127,7 @@ def ask(
     return response.status, json.loads(response.read())
 
 
-def healthy(recipe: dict[str, Any]) -> bool:
+def is_healthy(recipe: dict[str, Any]) -> bool:
     """Return whether the recipe's own health check passes, or ours if it has none."""
     check = recipe["health"] or [sys.executable, "-c", recipe["default_health"]]
     return (
@@ -138,13 +138,13 @@ def healthy(recipe: dict[str, Any]) -> bool:
     )
 
 
-def once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, Any]:
+def run_once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str, Any]:
     """Start the server, ask it, stop it; return the observations."""
     server = start_command(
         recipe, f"@{NOTIFY}" if notified else None
     )  # '@' for the zero byte, as systemd writes it
     until = time.monotonic() + 40
-    while not (up := healthy(recipe)) and server.poll() is None and time.monotonic() < until:
+    while not (up := is_healthy(recipe)) and server.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     seen: dict[str, Any] = {"healthy": up}
     if up:
@@ -174,7 +174,7 @@ def main() -> int:
         notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notified.bind(f"\0{NOTIFY}")
         notified.settimeout(30)
-    json.dump([once(recipe, notified) for _ in range(recipe["times"])], sys.stdout)
+    json.dump([run_once(recipe, notified) for _ in range(recipe["times"])], sys.stdout)
     return 0
 
 

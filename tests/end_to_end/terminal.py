@@ -54,7 +54,7 @@ class Terminal:
         assert "Traceback" not in out + err, err
         return code, out, err
 
-    def on_a_tty(
+    def run_on_tty(
         self, *words: str, columns: int = 100, typed: Sequence[tuple[str, bytes]] = (), **more: str
     ) -> tuple[int, str]:
         """Run a command with a terminal of `columns` columns; return its exit code and its output.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from tests.end_to_end.test_serve import SERVE, Server, await_workers, exchange, running
+from tests.end_to_end.test_serve import SERVE, Server, await_workers, exchange, run_server
 from tests.scripted import Peer, Talk, length_of
 
 LATEST_SECONDS = 0.1
@@ -159,7 +159,7 @@ def folder_name(name: str, peer: Peer) -> str:
     return ("list+" if name.startswith("list") else "") + peer.url("/f/")
 
 
-def answering(sends: Sends) -> Callable[[Talk], None]:
+def answer_script(sends: Sends) -> Callable[[Talk], None]:
     """Return a script of a store: a request at a time, and connections that stay."""
 
     def script(talk: Talk) -> None:
@@ -204,7 +204,7 @@ def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
     """Move objects of a store that sends this, one after the other, and assert that the server
     answered meanwhile."""
     seen: list[Watched] = []
-    with Peer(answering(sends)) as peer:
+    with Peer(answer_script(sends)) as peer:
         for _ in range(TRIES):
             aws = {
                 "AWS_ENDPOINT_URL_S3": peer.url("").rstrip("/"),
@@ -212,7 +212,7 @@ def check(sends: Sends, *orders: Callable[[Peer], dict[str, object]]) -> None:
                 "AWS_SECRET_ACCESS_KEY": "s",
                 "AWS_REGION": "us-east-1",
             }
-            with running(SERVE, RELAY_RETRY_BUDGET="0", **aws) as server:
+            with run_server(SERVE, RELAY_RETRY_BUDGET="0", **aws) as server:
                 await_workers(server.process.pid, 1)
                 assert server.ask("GET", "/healthz")[0] == 200
                 seen = [watch_migration(server, order(peer)) for order in orders]

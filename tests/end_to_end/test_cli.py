@@ -20,7 +20,14 @@ import pytest
 
 from relay.stores.rclone_conf import reveal
 from tests import forked
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,12 +49,12 @@ def relay(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([*RELAY, *arguments], code, out, err)
 
 
-def whole() -> Script:
+def whole_source() -> Script:
     """A source of DATA."""
-    return serving(Cloud(), sending(GET_HEAD, DATA))
+    return source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
 
 
-def stuck(begun: threading.Event) -> Script:
+def stuck_source(begun: threading.Event) -> Script:
     """A source that sends half, and then nothing until the client ends the connection."""
 
     def get(talk: Talk, _: bytes) -> None:
@@ -55,7 +62,7 @@ def stuck(begun: threading.Event) -> Script:
         begun.set()
         talk.linger()
 
-    return serving(Cloud(), get)
+    return source_script(Cloud(), get)
 
 
 # -- exit codes
@@ -64,7 +71,7 @@ def stuck(begun: threading.Event) -> Script:
 def test_verified() -> None:
     """0, and a receipt on stdout."""
     kept = Cloud()
-    with Peer(whole()) as source, Peer(keeping(kept)) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(kept)) as destination:
         done = relay("migrate", source.url("/a.bin?sig=" + SECRET), destination.url("/in/"))
     assert done.returncode == 0, done.stderr
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -78,7 +85,7 @@ def test_verified() -> None:
 def test_within_limits() -> None:
     """For one object too."""
     words = ("--bytes-per-second", "10M", "--connections", "1", "--quiet")
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), *words)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -95,7 +102,7 @@ def test_b78_a_proof_that_can_never_be_had_is_wrong_usage() -> None:
 
 def test_unverified() -> None:
     """3: an unverifiable object is not a success."""
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
 
@@ -103,7 +110,7 @@ def test_unverified() -> None:
 def test_skipped() -> None:
     """0: the skip was requested."""
     kept = Cloud(objects={b"/b": b"old"})
-    with Peer(whole()) as source, Peer(keeping(kept)) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(kept)) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--if-exists", "skip")
     assert (done.returncode, done.stdout.split()[1]) == (0, "skipped")
     assert kept.objects == {b"/b": b"old"}
@@ -112,8 +119,10 @@ def test_skipped() -> None:
 def test_failed() -> None:
     """1, the side, the fact and the hint on stderr; stdout stays empty."""
     with (
-        Peer(whole()) as source,
-        Peer(keeping(Cloud(), b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")) as destination,
+        Peer(whole_source()) as source,
+        Peer(
+            destination_script(Cloud(), b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+        ) as destination,
     ):
         done = relay("migrate", source.url(), destination.url("/b?sig=" + SECRET))
     assert (done.returncode, done.stdout) == (1, "")
@@ -198,8 +207,8 @@ def test_headers_from_files(tmp_path: Path) -> None:
         tmp_path / "lines", f"# ours\nAuthorization: Bearer {SECRET}-2\n\nX-Other: 1\n"
     )
     with (
-        Peer(serving(fetched, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(fetched, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         done = relay(
             *("migrate", source.url(), destination.url("/b"), "--method", "POST"),
@@ -216,7 +225,7 @@ def test_headers_from_files(tmp_path: Path) -> None:
 
 def test_a_secret_in_the_process_list_is_warned_of() -> None:
     """B84: it works, with a warning that does not repeat the secret."""
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         done = relay(
             "migrate",
             source.url(),
@@ -253,7 +262,7 @@ def test_bad_header_files(tmp_path: Path, text: str, mode: int, message: str) ->
 
 def test_json() -> None:
     """One JSON object on stdout and nothing else, in success and failure."""
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         good = relay("migrate", source.url(), destination.url("/b"), "--json")
         bad = relay(
             "migrate", source.url(), "http://127.0.0.1:1/b", "--json", "--retry-budget", "0"
@@ -269,8 +278,8 @@ def test_redirects_of_the_named_host_stay_checked() -> None:
     """The hosts on the command line are allowed; any other host must be public."""
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://10.1.2.3/x\r\nContent-Length: 0\r\n\r\n"
     with (
-        Peer(serving(Cloud(), sending(moved), moved)) as source,
-        Peer(keeping(Cloud())) as destination,
+        Peer(source_script(Cloud(), fixed_answer(moved), moved)) as source,
+        Peer(destination_script(Cloud())) as destination,
     ):
         done = relay("migrate", source.url(), destination.url("/b"), "--retry-budget", "0")
     assert done.returncode == 1
@@ -280,7 +289,7 @@ def test_redirects_of_the_named_host_stay_checked() -> None:
 def test_a_hostile_store_does_not_write_to_the_terminal() -> None:
     """Escape sequences in a store's text are shown escaped."""
     hostile = b'HTTP/1.1 201 Created\r\nETag: "\x9b31m\xc2\x9b"\r\nContent-Length: 0\r\n\r\n'
-    with Peer(whole()) as source, Peer(keeping(Cloud(), hostile)) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud(), hostile)) as destination:
         done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size")
     assert not any(
         ord(char) in range(0x7F, 0xA0) or char == "\x1b" for char in done.stdout + done.stderr
@@ -294,7 +303,7 @@ def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, st
     """Send a signal (again) after half of the object; return the exit code, both outputs, and the
     destination's object."""
     begun, kept = threading.Event(), Cloud()
-    with Peer(stuck(begun)) as source, Peer(keeping(kept)) as destination:
+    with Peer(stuck_source(begun)) as source, Peer(destination_script(kept)) as destination:
         process = subprocess.Popen(
             [*RELAY, "migrate", source.url(), destination.url("/b"), *flags],
             cwd=ROOT,
@@ -328,7 +337,7 @@ def test_interrupted_twice() -> None:
 def test_an_ignored_interrupt_stays_ignored() -> None:
     """As in the background of a script, whose Ctrl-C is for the script alone."""
     begun = threading.Event()
-    with Peer(stuck(begun)) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(stuck_source(begun)) as source, Peer(destination_script(Cloud())) as destination:
         old = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             process = subprocess.Popen(
@@ -362,7 +371,7 @@ def test_interrupted_with_json() -> None:
 def test_a_closed_stdout(redirect: str, flags: str) -> None:
     """B87: with a closed reader the exit code is the transfer's; a receipt that cannot be written
     is a failure."""
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         text = f"{sys.executable} -m relay migrate '{source.url()}' '{destination.url('/b')}' --verify size {flags}"
         done = subprocess.run(
             ["bash", "-c", f'{text} {redirect}; exit "${{PIPESTATUS[0]}}"'],
@@ -388,7 +397,7 @@ def test_a_closed_stdout(redirect: str, flags: str) -> None:
 )
 def test_ascii_terminals(more: dict[str, str]) -> None:
     """B87: LANG=C; characters outside it are escaped."""
-    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+    with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         good = relay("migrate", source.url("/a?x=1"), destination.url("/b"), **more)
         bad = relay("migrate", "https://u:p@a.example/", destination.url("/b"), **more)
         helped = relay("migrate", "--help", **more)
@@ -409,7 +418,10 @@ def test_a_terminal_gets_a_bar() -> None:
         gate.wait(20)
         talk.send(DATA[half:])
 
-    with Peer(serving(Cloud(), get)) as source, Peer(keeping(Cloud())) as destination:
+    with (
+        Peer(source_script(Cloud(), get)) as source,
+        Peer(destination_script(Cloud())) as destination,
+    ):
         stdout, drawn, code = _on_a_terminal(
             [*RELAY, "migrate", source.url(), destination.url("/b")],
             lambda text: "150.0/300.0 kB" in text,

@@ -20,7 +20,7 @@ from relay.cli.quantities import parse_bytes
 from relay.views.rows import FIELDS
 from tests import forked
 from tests.end_to_end.test_cli import ROOT, environment
-from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.end_to_end.test_serve import SERVE, Server, run_server
 from tests.scripted import Peer, Talk, answer
 
 TOKEN = "planted-token-0123456789"
@@ -53,7 +53,7 @@ def settings(folders: Path) -> dict[str, str]:
 @pytest.fixture
 def server(settings: dict[str, str]) -> Iterator[Server]:
     """Return the server."""
-    with running(SERVE, **settings) as made:
+    with run_server(SERVE, **settings) as made:
         yield made
 
 
@@ -82,7 +82,7 @@ def run(*words: str, **more: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture(params=["server", "ledger"])
-def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
+def run_anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
     """Return a function that runs a command against a server, or on the ledger that the server also
     uses."""
     server: Server = request.getfixturevalue("server")
@@ -102,7 +102,7 @@ def submit_tree(server: Server, folders: Path, *words: str, **more: str) -> tupl
 
 
 def test_a_migration_is_submitted_awaited_and_inspected(
-    server: Server, folders: Path, anywhere: Run
+    server: Server, folders: Path, run_anywhere: Run
 ) -> None:
     code, out, err = submit_tree(
         server, folders, "--wait", "--slots", "2", "--priority", "4", "--key", "photos"
@@ -116,64 +116,64 @@ def test_a_migration_is_submitted_awaited_and_inspected(
     assert len(list((folders / "to").rglob("object *"))) == COUNT
     assert submit_tree(server, folders, "--key", "photos")[1].split()[2] == id
 
-    assert anywhere("status")[1].split()[:2] == ["1", "succeeded"]
-    (brief,) = [json.loads(line) for line in anywhere("status", "--json")[1].splitlines()]
+    assert run_anywhere("status")[1].split()[:2] == ["1", "succeeded"]
+    (brief,) = [json.loads(line) for line in run_anywhere("status", "--json")[1].splitlines()]
     assert (brief["id"], brief["objects"]) == (id, {"verified": COUNT})
-    whole = json.loads(anywhere("status", "1", "--json")[1])
+    whole = json.loads(run_anywhere("status", "1", "--json")[1])
     assert (whole["id"], whole["priority"], whole["limits"]["slots"]) == (id, 4, 2)
-    assert "succeeded" in anywhere("status", id)[1]
-    assert anywhere("watch", "1", "--quiet") == (0, "", "")
+    assert "succeeded" in run_anywhere("status", id)[1]
+    assert run_anywhere("watch", "1", "--quiet") == (0, "", "")
 
     rows_of = [
-        json.loads(line) for line in anywhere("report", id, "--format", "jsonl")[1].splitlines()
+        json.loads(line) for line in run_anywhere("report", id, "--format", "jsonl")[1].splitlines()
     ]
     assert {row["name"] for row in rows_of} == {f"{i % 3}/object {i:02}" for i in range(COUNT)}
-    sheet = list(csv.DictReader(io.StringIO(anywhere("report", "1", "--format", "csv")[1])))
+    sheet = list(csv.DictReader(io.StringIO(run_anywhere("report", "1", "--format", "csv")[1])))
     assert [row["digest"] for row in sheet] == [row["digest"] for row in rows_of]
-    assert anywhere("report", "1", "--state", "failed")[1] == ""
-    assert anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
+    assert run_anywhere("report", "1", "--state", "failed")[1] == ""
+    assert run_anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
 
 
 def test_a_share_of_the_limits_is_reported_with_its_use(
-    server: Server, folders: Path, anywhere: Run
+    server: Server, folders: Path, run_anywhere: Run
 ) -> None:
     code, out, _ = submit_tree(server, folders, "--bytes-per-second", "1", "--json")
     assert code == 0
     assert json.loads(out)["limits"]["bytes_per_second"] == 1
-    code, out, _ = anywhere(
+    code, out, _ = run_anywhere(
         "limit", "1", "--bytes-per-second", "2K", "--connections", "3", "--priority", "-7"
     )
     assert (code, "priority -7, bytes_per_second 2,000, connections 3" in out) == (0, True)
-    assert " paused " in anywhere("pause", "1")[1]
+    assert " paused " in run_anywhere("pause", "1")[1]
     places = (f"file://{folders}/from", f"file://{folders}/to")
-    assert anywhere("resume", "1", f"file://{folders}/other", places[1])[0] == 2
-    code, out, err = anywhere("resume", "1", *places)
+    assert run_anywhere("resume", "1", f"file://{folders}/other", places[1])[0] == 2
+    code, out, err = run_anywhere("resume", "1", *places)
     assert (code, " running " in out, "same command" in err) == (0, True, False), err
-    assert " cancelled " in anywhere("cancel", "1")[1]
-    code, _, err = anywhere("limit", "1", "--slots", "5")
+    assert " cancelled " in run_anywhere("cancel", "1")[1]
+    code, _, err = run_anywhere("limit", "1", "--slots", "5")
     assert (code, "cancelled" in err) == (1, True)
-    assert " running " in anywhere("retry", "1")[1]
-    assert anywhere("limit", "1", "--bytes-per-second", "none", "--connections", "NONE")[
+    assert " running " in run_anywhere("retry", "1")[1]
+    assert run_anywhere("limit", "1", "--bytes-per-second", "none", "--connections", "NONE")[
         1
     ].endswith("no limits\n")
-    code, out, err = anywhere("watch", "1")
+    code, out, err = run_anywhere("watch", "1")
     assert (code, "succeeded" in out) == (0, True), err
 
 
 def test_a_migration_by_post_gets_fresh_credentials(
-    server: Server, folders: Path, anywhere: Run
+    server: Server, folders: Path, run_anywhere: Run
 ) -> None:
     """The method is part of the place."""
     places = (f"file://{folders}/from/nothing", "http://127.0.0.1:9/inbox/")
     there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
     assert run("submit", *places, "--method", "POST", "--wait", **there)[0] == 1
-    code, _, err = anywhere("retry", "1", *places)
+    code, _, err = run_anywhere("retry", "1", *places)
     assert (code, "--method POST" in err) == (2, True), err
-    code, out, err = anywhere("retry", "1", *places, "--method", "POST")
+    code, out, err = run_anywhere("retry", "1", *places, "--method", "POST")
     assert (code, " running " in out) == (0, True), err
 
 
-def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywhere: Run) -> None:
+def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, run_anywhere: Run) -> None:
     assert submit_tree(server, folders, "--verify", "size", "--wait", "--quiet") == (3, "", "")
     (folders / "to" / "1" / "object 01").unlink()
     (folders / "to" / "1" / "object 01" / "in the way").mkdir(parents=True)
@@ -181,12 +181,12 @@ def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywher
     assert code == 1
     assert json.loads(out)["objects"]["failed"] == 1
     assert "1/object 01 failed: destination: " in err
-    code, out, _ = anywhere("watch", "2")
+    code, out, _ = run_anywhere("watch", "2")
     assert (code, "`relay report 2 --state failed`" in out) == (1, True)
-    assert [anywhere("watch", number, "-q")[0] for number in ("1", "2")] == [3, 1]
+    assert [run_anywhere("watch", number, "-q")[0] for number in ("1", "2")] == [3, 1]
 
 
-def test_an_unknown_migration_is_an_error(anywhere: Run) -> None:
+def test_an_unknown_migration_is_an_error(run_anywhere: Run) -> None:
     for words in (
         ("status", "99"),
         ("watch", "99"),
@@ -194,7 +194,7 @@ def test_an_unknown_migration_is_an_error(anywhere: Run) -> None:
         ("pause", "a b"),
         ("limit", "9", "--slots", "1"),
     ):
-        code, out, err = anywhere(*words)
+        code, out, err = run_anywhere(*words)
         assert (code, out, err.count("\n")) == (1, "", 2), err
         assert "there is no migration" in err
 
@@ -353,7 +353,7 @@ def test_a_watch_that_is_interrupted_leaves_the_migration_alone(
 
 
 def test_a_watch_outlives_its_server(settings: dict[str, str], folders: Path) -> None:
-    with running(SERVE, **settings) as first:
+    with run_server(SERVE, **settings) as first:
         submit_tree(first, folders, "--bytes-per-second", "1")
         there = {"RELAY_URL": f"http://{first.host}:{first.port}", "RELAY_TOKEN": TOKEN}
         watching = start("watch", "1", "--json", **there)
@@ -361,7 +361,7 @@ def test_a_watch_outlives_its_server(settings: dict[str, str], folders: Path) ->
         assert "0 of" in watching.stderr.readline()
         first.process.kill()
         first.finish()
-    with running(SERVE, **settings, RELAY_BIND=there["RELAY_URL"].removeprefix("http://")):
+    with run_server(SERVE, **settings, RELAY_BIND=there["RELAY_URL"].removeprefix("http://")):
         assert run("limit", "1", "--bytes-per-second", "none", **there)[0] == 0
         out, err = watching.communicate(timeout=60)
     assert (watching.returncode, json.loads(out)["state"]) == (0, "succeeded"), err

@@ -22,7 +22,7 @@ from simulators.source import Source
 from tests.end_to_end.test_client import run
 from tests.end_to_end.test_limits import until
 from tests.end_to_end.test_migrations import has_ended, wait_for
-from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.end_to_end.test_serve import SERVE, Server, run_server
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
         "RELAY_SETTLE_SECONDS": "2",
         "RELAY_LOCAL_FOLDERS": str(tmp_path),
     }
-    with running(SERVE, **settings) as made:
+    with run_server(SERVE, **settings) as made:
         yield made
 
 

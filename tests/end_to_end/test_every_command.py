@@ -18,7 +18,7 @@ import pytest
 from relay.cli.commands import COMMANDS
 from tests.end_to_end.terminal import ROOT, Terminal
 from tests.end_to_end.test_cli import environment
-from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.end_to_end.test_serve import SERVE, Server, run_server
 from tests.scripted import Peer, Talk, length_of
 
 REPLY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
@@ -28,7 +28,7 @@ FULL = "the output can't be written (No space left on device)"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Return a server that moves nothing."""
-    with running(SERVE) as made:
+    with run_server(SERVE) as made:
         yield made
 
 
@@ -220,14 +220,14 @@ def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, pr
 def test_ctrl_c_while_a_store_or_a_server_does_not_answer(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    def silent(talk: Talk) -> None:
+    def stay_silent(talk: Talk) -> None:
         talk.head()
         asked.set()
         talk.linger()
 
     asked = threading.Event()
     terminal = Terminal(tmp_path)
-    with Peer([silent] * 9) as peer:
+    with Peer([stay_silent] * 9) as peer:
         url = peer.url("" if "--url" in words else "/f/")
         process = terminal.start(
             *words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "migrate") else [])
@@ -257,13 +257,13 @@ checked for signals."""
 def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
     """That wait has no end: nothing follows."""
 
-    def silent(talk: Talk) -> None:
+    def stay_silent(talk: Talk) -> None:
         talk.head()
         asked.set()
         talk.linger(60)
 
     asked = threading.Event()
-    with Peer([silent]) as peer:
+    with Peer([stay_silent]) as peer:
         process = subprocess.Popen(
             [sys.executable, "-c", BEFORE_A_WAIT, "retry", "1", "--url", peer.url("")],
             cwd=ROOT,
@@ -440,7 +440,7 @@ def test_an_empty_listing_says_so_and_not_on_stdout(
 
 
 def test_a_server_without_migrations_says_so(tmp_path: Path) -> None:
-    with running(SERVE) as empty:
+    with run_server(SERVE) as empty:
         url = f"http://{empty.host}:{empty.port}"
         code, out, err = Terminal(tmp_path).run("status", RELAY_URL=url)
     assert (code, out) == (0, "") and f"no migrations in {url}" in err

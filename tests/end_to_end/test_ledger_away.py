@@ -33,8 +33,8 @@ from relay.ledger.ledger import Ledger
 from relay.views.rows import PATIENCE, progress_events
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_reload import line_about
-from tests.end_to_end.test_serve import SERVE, await_workers, gated_source, order, running
-from tests.faults.scripted_peers import DATA, Cloud, keeping
+from tests.end_to_end.test_serve import SERVE, await_workers, gated_source, order, run_server
+from tests.faults.scripted_peers import DATA, Cloud, destination_script
 from tests.postgres import Postgres, postgresql
 from tests.scripted import Peer
 
@@ -88,8 +88,8 @@ def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
     kept, gate, begun, answers = Cloud(), threading.Event(), threading.Event(), []
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
-        Peer(keeping(kept)) as destination,
-        running(SERVE, RELAY_WORKERS="2", RELAY_LEDGER=f"sqlite:///{ledger}") as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(SERVE, RELAY_WORKERS="2", RELAY_LEDGER=f"sqlite:///{ledger}") as server,
     ):
         asked = threading.Thread(
             target=lambda: answers.append(
@@ -125,7 +125,9 @@ def test_a_worker_without_a_ledger_stops_no_other(tmp_path: Path) -> None:
 def test_a_server_stops_at_once_while_a_worker_waits(tmp_path: Path) -> None:
     """It has no transfers to finish: the drain time does not apply to it."""
     ledger = tmp_path / "ledger.db"
-    with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300") as server:
+    with run_server(
+        SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300"
+    ) as server:
         await_workers(server.process.pid, 1)
         assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"  # the worker has opened it
         (worker,) = psutil.Process(server.process.pid).children()
@@ -160,7 +162,7 @@ os._exit(7)
 def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> None:
     """New workers would only wait for it: the old ones answer, and continue their transfers."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
-    with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}") as server:
+    with run_server(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}") as server:
         await_workers(server.process.pid, 1)
         assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"  # the worker has opened it
         before = psutil.Process(server.process.pid).children()

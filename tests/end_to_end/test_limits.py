@@ -13,7 +13,7 @@ from relay.api.schemas import ProblemSchema, RecordedSchema
 from simulators.destination import Destination
 from simulators.proxy import Proxy
 from tests.end_to_end.test_migrations import has_ended, wait_for
-from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.end_to_end.test_serve import SERVE, Server, run_server
 
 WINDOW_SECONDS = 1.5
 """The interval in which bytes are counted; longer on a busy machine, which only lets more pass."""
@@ -46,7 +46,7 @@ def way(destination: Destination) -> Iterator[Proxy]:
 @pytest.fixture
 def server(folder: Path) -> Iterator[Server]:
     """Return a server with two workers."""
-    with running(
+    with run_server(
         SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_WORKERS="2", RELAY_STALL_SECONDS="2"
     ) as made:
         yield made
@@ -64,7 +64,7 @@ def paused_migration(
         "destination": f"file://{home}/to",
         "recursive": True,
     }
-    with running(SERVE, RELAY_LOCAL_FOLDERS=str(home)) as made:
+    with run_server(SERVE, RELAY_LOCAL_FOLDERS=str(home)) as made:
         id = made.ask("POST", "/migrate", {**request, "limits": {"slots": 2}})[1]["id"]
         assert made.ask("POST", f"/migrations/{id}/pause")[0] == 200
         yield made, request, id
@@ -111,11 +111,11 @@ def test_a_rate_is_lowered_and_lifted_during_a_transfer(
         patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
     )
 
-    def slow() -> bool:
+    def is_slow() -> bool:
         count, seconds = measure_rate(way)
         return count <= rate * seconds + SLACK_BYTES / 100
 
-    until(slow)
+    until(is_slow)
     before, since = way.bytes_carried("up"), time.monotonic()
     until(lambda: time.monotonic() - since >= 3 * WINDOW_SECONDS)
     count = way.bytes_carried("up") - before

@@ -33,17 +33,17 @@ def test_a_list_with_promises(
         digest = contents.digest("md5", f"/objects/{name}", SIZE) if md5 is None else md5
         return f"{name},{url},{size},{digest}"
 
-    def at(name: str) -> str:
+    def url_of(name: str) -> str:
         return source.url(f"/objects/{name}?size={SIZE}")
 
     lines = [
         "name,url,size,md5",
-        line("good", at("good")),
-        line("deep/er", at("deep/er"), ""),
-        line("short", at("short"), SIZE - 1),
-        line("damaged", at("damaged"), md5="0" * 32),
+        line("good", url_of("good")),
+        line("deep/er", url_of("deep/er"), ""),
+        line("short", url_of("short"), SIZE - 1),
+        line("damaged", url_of("damaged"), md5="0" * 32),
         line("gone", source.url("/objects/gone?fault=status(404)")),
-        line("good", at("other")),
+        line("good", url_of("other")),
         "odd,no url,1,",
         "../up,https://a.example/x,,",
     ]

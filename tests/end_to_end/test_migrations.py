@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.end_to_end.test_serve import SERVE, Server, exchange, running
+from tests.end_to_end.test_serve import SERVE, Server, exchange, run_server
 from tests.postgres import postgresql, programs
 
 MANY = 1200
@@ -48,7 +48,7 @@ def settings(folders: Path) -> dict[str, str]:
 @pytest.fixture
 def server(settings: dict[str, str]) -> Iterator[Server]:
     """Return a running server."""
-    with running(SERVE, **settings) as made:
+    with run_server(SERVE, **settings) as made:
         yield made
 
 
@@ -58,7 +58,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Pat
     folder = tmp_path_factory.mktemp("idle")
     (folder / "from").mkdir()
     settings = {"RELAY_LOCAL_FOLDERS": str(folder), "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db"}
-    with running(SERVE, **settings) as made:
+    with run_server(SERVE, **settings) as made:
         yield made, folder
 
 
@@ -130,7 +130,7 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
     (tmp_path / "tokens").chmod(0o600)
     settings = {"RELAY_LOCAL_FOLDERS": str(tmp_path), "RELAY_TOKENS_FILE": str(tmp_path / "tokens")}
-    with running(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         for number, (field, prefix) in enumerate(PREFIXES.items()):
             headers = {
                 "X-Forwarded-Prefix": field,
@@ -304,7 +304,7 @@ def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: 
 def test_a_restarted_server_resumes(
     settings: dict[str, str], folders: Path, end: signal.Signals
 ) -> None:
-    with running(SERVE, **settings) as first:
+    with run_server(SERVE, **settings) as first:
         id = first.ask("POST", "/migrate", order(folders))[1]["id"]
         wait_for(first, id, lambda migration: migration["objects"].get("verified", 0) > 50)
         workers = psutil.Process(first.process.pid).children()
@@ -312,7 +312,7 @@ def test_a_restarted_server_resumes(
         for worker in workers if end is signal.SIGKILL else ():
             worker.kill()
         first.finish()
-    with running(SERVE, **settings) as second:
+    with run_server(SERVE, **settings) as second:
         migration = wait_for(second, id, has_ended)
         assert (migration["state"], migration["objects"]) == ("succeeded", {"verified": MANY})
         _, page = second.ask("GET", f"/migrations/{id}/transfers?limit=1000")
@@ -337,7 +337,7 @@ def test_two_workers_share_a_tree_and_one_may_be_killed(
 
 
 def _two_workers(settings: dict[str, str], folders: Path) -> None:
-    with running(SERVE, **settings, RELAY_WORKERS="2") as server:
+    with run_server(SERVE, **settings, RELAY_WORKERS="2") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
         wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) > 50)
         workers = psutil.Process(server.process.pid).children()
@@ -352,7 +352,7 @@ def test_a_ledger_that_can_not_be_opened_refuses_the_start(folders: Path) -> Non
     (folders / "notes.db").write_bytes(b"somebody's notes " * 300)
     with (
         pytest.raises(AssertionError, match=r"notes\.db"),
-        running(SERVE, RELAY_LEDGER=f"sqlite:///{folders}/notes.db"),
+        run_server(SERVE, RELAY_LEDGER=f"sqlite:///{folders}/notes.db"),
     ):
         pass
 

@@ -26,7 +26,7 @@ from relay.location import parse_location
 from relay.receipt import Level, State
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.scripted import Peer
 
 pytestmark = pytest.mark.nginx
@@ -265,7 +265,7 @@ def test_f31_an_upload_of_unknown_length_is_refused_midway(
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
     with (
-        Peer(serving(Cloud(), sending(head, *[chunk] * 30, b"0\r\n\r\n"))) as source,
+        Peer(source_script(Cloud(), fixed_answer(head, *[chunk] * 30, b"0\r\n\r\n"))) as source,
         pytest.raises(Rejected) as caught,
     ):
         engine.migrate(source.url(), nginx.destination(scheme, "small/unknown"))
@@ -276,7 +276,7 @@ def test_f31_an_upload_of_unknown_length_is_refused_midway(
 def test_an_upload_of_unknown_length_that_fits_is_accepted(engine: Engine, nginx: Nginx) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     coded = b"%x\r\n" % len(DATA) + DATA + b"\r\n0\r\n\r\n"
-    with Peer(serving(Cloud(), sending(head, coded))) as source:
+    with Peer(source_script(Cloud(), fixed_answer(head, coded))) as source:
         assert (
             proved_level(engine.migrate(source.url(), nginx.destination("http", "small/short")))
             is Level.READ_BACK

@@ -17,7 +17,7 @@ from openapi_schema_validator import OAS31Validator
 from relay.engine.listing import error_members
 from relay.engine.transfer.progress import Phase
 from relay.errors import StoreFull
-from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.end_to_end.test_serve import SERVE, Server, run_server
 
 NDJSON = {"Accept": "application/x-ndjson"}
 ASYNC = {"Prefer": "respond-async"}
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """Return a running server."""
-    with running(SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_REQUEST_SECONDS="1") as made:
+    with run_server(SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_REQUEST_SECONDS="1") as made:
         yield made
 
 

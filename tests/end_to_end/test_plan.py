@@ -14,7 +14,7 @@ from relay.engine.dry_run import _sample
 from relay.ledger.rows import ListedObject
 from tests.end_to_end.test_client import run
 from tests.faults.scripted_http import Shelf
-from tests.faults.scripted_peers import DATA, Cloud, keeping
+from tests.faults.scripted_peers import DATA, Cloud, destination_script
 from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
@@ -121,7 +121,7 @@ def test_a_destination_that_refuses_to_be_inspected(
     tree(tmp_path / "from", one=b"1")
     with Peer([refuse_all] * 9) as there:
         words = ("-r", str(tmp_path / "from"), "far:bucket/to", "--if-exists", exists)
-        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far_settings(tmp_path, there))
     assert (found, plan["fates"], plan["refused"]) == (code, {"unknown": 1}, code)
 
 
@@ -140,12 +140,12 @@ def test_an_object_that_its_source_denies_is_reported(tmp_path: Path) -> None:
 
     with Peer([lists_alone] * 9) as there:
         words = ("-r", "far:bucket/from", str(tmp_path / "to"))
-        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far(tmp_path, there))
+        found, plan = plan_move(tmp_path, *words, RELAY_CONFIG=far_settings(tmp_path, there))
     assert (found, plan["fates"], plan["refused"]) == (1, {"unknown": 1}, 1)
     assert plan["names"][0]["name"] == "one"
 
 
-def far(tmp_path: Path, there: Peer) -> str:
+def far_settings(tmp_path: Path, there: Peer) -> str:
     """Return the settings in which `far:` is a bucket at a peer."""
     (tmp_path / "relay.toml").write_text(
         f'[remotes.far]\ntype = "s3"\nendpoint = "{there.url("")}"\n'
@@ -195,7 +195,7 @@ def test_a_plan_of_one_object_sends_only_head(tmp_path: Path) -> None:
             asked.heads.append(request)
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
 
-    with Peer(source) as peer, Peer(keeping(kept)) as destination:
+    with Peer(source) as peer, Peer(destination_script(kept)) as destination:
         code, report = plan_move(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
     assert (code, report["objects"], report["bytes"], report["fates"]) == (
         0,

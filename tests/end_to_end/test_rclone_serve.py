@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench.ports import free_port
-from tests.contract.conftest import listening
+from tests.contract.conftest import run_server
 from tests.end_to_end.conftest import MIB, PARTS
 from tests.end_to_end.terminal import Terminal
 
@@ -43,7 +43,7 @@ def rclone_terminal(tmp_path: Path) -> Iterator[Terminal]:
         f"{KEY},{SECRET}",
         str(tmp_path / "served"),
     ]
-    with listening([program, *words, "--config", "/dev/null"], port) as url:
+    with run_server([program, *words, "--config", "/dev/null"], port) as url:
         (tmp_path / "relay.toml").write_text(
             f'[remotes.there]\ntype = "s3"\nprovider = "Rclone"\nendpoint = "{url.rstrip("/")}"\n'
             f'access_key_id = "{KEY}"\nsecret_access_key = "{SECRET}"\nregion = "us-east-1"\n'

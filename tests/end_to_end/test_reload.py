@@ -26,10 +26,10 @@ from tests.end_to_end.test_serve import (
     environment,
     gated_source,
     order,
-    running,
+    run_server,
     start,
 )
-from tests.faults.scripted_peers import DATA, Cloud, keeping
+from tests.faults.scripted_peers import DATA, Cloud, destination_script
 from tests.scripted import Peer
 
 FREE = {"RELAY_BIND": "", "RELAY_LEDGER": ""}
@@ -125,7 +125,7 @@ def test_mistakes_change_nothing(config: Config, tokens: Path, taken_address: st
         "pipe": tokens.parent / "pipe",
     }
     os.mkfifo(named["pipe"], 0o600)
-    with running(SERVE, RELAY_CONFIG=str(config.path), **FREE) as server:
+    with run_server(SERVE, RELAY_CONFIG=str(config.path), **FREE) as server:
         await_workers(server.process.pid, 1)
         (worker,) = psutil.Process(server.process.pid).children()
         for mistake, values in MISTAKES.items():
@@ -151,8 +151,8 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
-        Peer(keeping(kept)) as destination,
-        running(command, RELAY_CONFIG=str(config.path)) as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(command, RELAY_CONFIG=str(config.path)) as server,
     ):
         asked = threading.Thread(
             target=lambda: answers.append(
@@ -180,7 +180,7 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
 def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
     """Workers that are stopped while they load, or while they wait for a file that they load, end
     as quickly."""
-    with running(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
+    with run_server(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
         await_workers(server.process.pid, 2)
         assert server.ask("GET", "/readyz")[0] == 200
         for _ in range(6):
@@ -194,7 +194,7 @@ def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None
 # -- unix sockets
 
 
-def over_unix(path: Path, line: str = "GET /openapi.json") -> int:
+def ask_over_unix(path: Path, line: str = "GET /openapi.json") -> int:
     """Make a request over a unix socket; return the status."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
@@ -204,7 +204,7 @@ def over_unix(path: Path, line: str = "GET /openapi.json") -> int:
 
 
 @contextmanager
-def on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+def run_on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """Run a server on a unix socket."""
     ledger = f"sqlite:///{path.parent}/{path.name}.db"
     process = subprocess.Popen(
@@ -230,18 +230,18 @@ def test_a_second_server_does_not_take_a_unix_socket(
     """It is refused in one line, and the first keeps its socket; the leftover of a killed server is
     replaced."""
     path = tmp_path / "relay.sock"
-    with on_socket(path, *command):
+    with run_on_socket(path, *command):
         code, stderr = start(
             command, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/other.db"
         )
         assert (code, stderr.count("\n")) == (1, 1), stderr
         assert "a server listens there" in stderr
-        assert over_unix(path) == 200
+        assert ask_over_unix(path) == 200
     assert not path.exists()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with on_socket(path, *command):
-        assert over_unix(path) == 200
+    with run_on_socket(path, *command):
+        assert ask_over_unix(path) == 200
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link", "busy"])
@@ -271,15 +271,15 @@ def test_without_tokens_a_unix_socket_is_its_owners(open_folder: Path, tokens: P
     """By its mode, and by the peer's user if the mode admits others; with tokens a token
     decides."""
     path = open_folder / "relay.sock"
-    with on_socket(path):
+    with run_on_socket(path):
         assert path.stat().st_mode & 0o777 == 0o600
-        assert over_unix(path) == 200
+        assert ask_over_unix(path) == 200
         path.chmod(0o777)
-        assert os.geteuid() != 0 or as_nobody(path) == 403
+        assert os.geteuid() != 0 or ask_as_nobody(path) == 403
     tokens.chmod(0o600)
-    with on_socket(path, RELAY_TOKENS_FILE=str(tokens)):
+    with run_on_socket(path, RELAY_TOKENS_FILE=str(tokens)):
         assert path.stat().st_mode & 0o777 == 0o666
-        assert over_unix(path) == 401
+        assert ask_over_unix(path) == 401
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def as_nobody(path: Path) -> int:
+def ask_as_nobody(path: Path) -> int:
     """Make a request over a unix socket as another user; return the status."""
     program = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]); os.setgid(65534);"

@@ -141,14 +141,14 @@ def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
     alone = count_requests(pair, ["tree/000"], folder / "alone", checkout=checkout)
     tree = {kind: (more[kind] - few[kind]) / (MORE - FEW) for kind in more}
     return Costs(
-        tree=of_objects(tree),
-        alone=of_objects(alone),
+        tree=object_requests(tree),
+        alone=object_requests(alone),
         tree_run=more,
         alone_run=alone,
     )
 
 
-def of_objects(cost: Cost) -> Cost:
+def object_requests(cost: Cost) -> Cost:
     """Return the requests of objects alone, those of folders left out."""
     return {
         kind: cost[kind]
@@ -223,7 +223,8 @@ def test_an_honest_store_gets_the_minimum_of_requests(
     ]
     for kind in sorted({*before.tree, *now.tree, *before.alone, *now.alone}):
         tree, alone = (
-            f"{was.get(kind, 0):g} -> {is_.get(kind, 0):g}" for was, is_ in both(before, now)
+            f"{was.get(kind, 0):g} -> {is_.get(kind, 0):g}"
+            for was, is_ in before_and_now(before, now)
         )
         lines.append(f"  {kind:18} {tree:>16} {alone:>16}")
     with capsys.disabled():
@@ -253,6 +254,6 @@ def sum_of(one: Cost, other: Cost) -> Cost:
     return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {*one, *other}}
 
 
-def both(before: Costs, now: Costs) -> list[tuple[Cost, Cost]]:
+def before_and_now(before: Costs, now: Costs) -> list[tuple[Cost, Cost]]:
     """Return the columns of the table, before and now."""
     return [(before.tree, now.tree), (before.alone, now.alone)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.end_to_end.test_serve import SERVE, running
+from tests.end_to_end.test_serve import SERVE, run_server
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_server_leaves_migrations_of_the_terminal_alone(
     for number in range(200):
         (source / f"f{number}").write_bytes(b"x" * 2000)
     ledger = f"sqlite:///{terminal.ledger}"
-    with running(
+    with run_server(
         SERVE, RELAY_LEDGER=ledger, RELAY_LOCAL_FOLDERS=str(terminal.home / "to")
     ) as server:
         code, report = terminal.tree(source, terminal.home / "to", "--slots", "2")

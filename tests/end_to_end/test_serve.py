@@ -26,7 +26,14 @@ import pytest
 import trustme
 
 from tests import forked
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -109,7 +116,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
+def run_server(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
     """Run a server; its first line names its address."""
     home = tempfile.mkdtemp(
         prefix="relay-ledger-"
@@ -145,7 +152,7 @@ def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Se
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Return a server for the tests that do not change it; it waits one second for a body."""
-    with running(RELAY_REQUEST_SECONDS="1") as made:
+    with run_server(RELAY_REQUEST_SECONDS="1") as made:
         yield made
 
 
@@ -164,7 +171,7 @@ def gated_source(cloud: Cloud, gate: threading.Event, begun: threading.Event) ->
         if gate.wait(30):
             talk.send(DATA[half:])
 
-    return serving(cloud, get)
+    return source_script(cloud, get)
 
 
 # -- start
@@ -184,7 +191,7 @@ def test_a_worker_is_replaced_while_a_folder_or_bundle_is_away(tmp_path: Path) -
     folder, bundle = tmp_path / "nas", tmp_path / "ca.pem"
     folder.mkdir()
     trustme.CA().cert_pem.write_to_path(str(bundle))
-    with running(
+    with run_server(
         SERVE,
         RELAY_WORKERS="2",
         RELAY_LOCAL_FOLDERS=str(folder),
@@ -212,9 +219,9 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
     """The same answers, the same log, the same end; and no secret in any of it (T41)."""
     kept = Cloud()
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
-        running(command, RELAY_WORKERS="2") as server,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
+        run_server(command, RELAY_WORKERS="2") as server,
     ):
         wanted = {
             "source": {"url": source.url(f"/a?sig={SECRET}"), "headers": {"Authorization": SECRET}},
@@ -372,7 +379,7 @@ def test_flags_win(tmp_path: Path) -> None:
     config = tmp_path / "relay.toml"
     config.write_text('slots = 3\nwaiters = 4\negress_allow = "127.0.0.1"\nworkers = 2\n')
     flags = ("--config", str(config), "--slots", "5", "--egress-allow", "")
-    with running((*SERVE, *flags), RELAY_SLOTS="4", RELAY_WORKERS="1") as server:
+    with run_server((*SERVE, *flags), RELAY_SLOTS="4", RELAY_WORKERS="1") as server:
         assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 5
         await_workers(server.process.pid, 1)
         closed = {"source": "http://127.0.0.1:9/a", "destination": "http://127.0.0.1:9/b"}
@@ -386,7 +393,7 @@ def test_tokens(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# ours\n{SECRET}\n")
     tokens.chmod(0o600)
-    with running(RELAY_BIND="0.0.0.0:0", RELAY_TOKENS_FILE=str(tokens)) as server:
+    with run_server(RELAY_BIND="0.0.0.0:0", RELAY_TOKENS_FILE=str(tokens)) as server:
         server.host = "127.0.0.1"
         assert server.ask("GET", "/healthz")[0] == 200
         assert server.ask("GET", "/openapi.json")[0] == 401
@@ -539,7 +546,10 @@ def test_dns_rebinding(server: Server) -> None:
 def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
     """The transfer is cancelled within seconds, and the destination stays empty."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
-    with Peer(gated_source(Cloud(), gate, begun)) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(gated_source(Cloud(), gate, begun)) as source,
+        Peer(destination_script(kept)) as destination,
+    ):
         with closing(server.connect()) as connection:
             wanted = json.dumps(order(source, destination))
             headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
@@ -564,8 +574,8 @@ def test_drain(command: tuple[str, ...]) -> None:
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
-        Peer(keeping(kept)) as destination,
-        running(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
@@ -619,7 +629,7 @@ def await_drain(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
     """Ctrl-C is not a bug."""
-    with running(command) as server:
+    with run_server(command) as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
         for process in (
@@ -635,8 +645,8 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
-        Peer(keeping(kept)) as destination,
-        running(RELAY_GRACEFUL_TIMEOUT="20") as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as probe,
         closing(server.connect()) as poster,
     ):
@@ -665,8 +675,8 @@ def test_a_late_transfer_is_cancelled_with_an_answer() -> None:
     gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
-        Peer(keeping(kept)) as destination,
-        running(RELAY_GRACEFUL_TIMEOUT="5") as server,
+        Peer(destination_script(kept)) as destination,
+        run_server(RELAY_GRACEFUL_TIMEOUT="5") as server,
     ):
         asked = threading.Thread(
             target=lambda: answers.append(
@@ -715,7 +725,7 @@ def test_no_answer_is_html_or_a_redirect(server: Server, head: bytes) -> None:
 
 
 @contextmanager
-def dumping() -> Iterator[None]:
+def allow_core_dumps() -> Iterator[None]:
     """Let processes started meanwhile write core files of any length, as far as this process
     may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -732,7 +742,7 @@ def dumping() -> Iterator[None]:
 def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str, ...]) -> None:
     """It contains credentials, and pieces of objects, which are never written to a disk. A limit of
     one byte also stops an image that the system would pipe to a program."""
-    with dumping(), running(command, RELAY_WORKERS="2") as server:
+    with allow_core_dumps(), run_server(command, RELAY_WORKERS="2") as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
         processes = [master, *master.children(recursive=True)]
@@ -743,7 +753,7 @@ def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str
 def test_no_command_leaves_an_image_of_its_memory() -> None:
     asked = "import resource\nfrom relay.cli.__main__ import main\nmain(['remotes'])\n"
     asked += "print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
-    with dumping():
+    with allow_core_dumps():
         done = subprocess.run(
             [sys.executable, "-c", asked],
             cwd=ROOT,

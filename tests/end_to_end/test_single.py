@@ -14,7 +14,7 @@ import pytest
 from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.terminal import Terminal
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, source_script
 from tests.scripted import Peer, Talk
 from tests.seaweed import Seaweed
 
@@ -55,7 +55,7 @@ def words_of(seaweed: Seaweed, large_object: tuple[bytes, str], *more: str) -> t
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_the_same_command_resumes_in_the_middle(
     seaweed: Seaweed,
-    slow: Proxy,
+    slow_route: Proxy,
     clouds: Terminal,
     large_object: tuple[bytes, str],
     end: signal.Signals,
@@ -69,19 +69,19 @@ def test_the_same_command_resumes_in_the_middle(
     if end == signal.SIGINT:
         assert "run the same command again to resume" in err
     kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
-    before = slow.bytes_carried("up")
+    before = slow_route.bytes_carried("up")
     code, out, err = clouds.run(*words)
     assert code == 0, out + err
     assert f"resuming migration 1: {kept / 1e6:.1f} MB have arrived already" in err
     assert "whole_digest" in out
-    assert slow.bytes_carried("up") - before <= LARGE - kept + 2 * PART
+    assert slow_route.bytes_carried("up") - before <= LARGE - kept + 2 * PART
     assert_there(seaweed, large_object)
     code, out, _ = clouds.run("status", "1", "--json")
     assert (code, json.loads(out)["state"]) == (0, "succeeded")
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
+@pytest.mark.parametrize("slow_route", [2e6], indirect=True, ids=["2MB"])
 def test_a_second_terminal_takes_its_share_of_the_parts(
     seaweed: Seaweed, clouds: Terminal, large_object: tuple[bytes, str]
 ) -> None:
@@ -177,7 +177,7 @@ def test_a_failure_in_another_terminal_is_explained(clouds: Terminal, tmp_path: 
         begun.set()
         gate.wait(60)
 
-    with Peer(serving(Cloud(), cut)) as source:
+    with Peer(source_script(Cloud(), cut)) as source:
         words = ("migrate", source.url(), str(tmp_path / "to"), "--retry-budget", "0")
         mine = clouds.start(*words)
         assert begun.wait(30)

@@ -17,7 +17,7 @@ from tests.end_to_end.terminal import Terminal
 
 
 @pytest.fixture
-def distant(request: pytest.FixtureRequest) -> Iterator[str]:
+def distant_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the URL of a web server 150 ms away each way; the parameter is the number of its small
     objects."""
     with PlainLiar("source", Manners((), 1), {""}) as source:
@@ -28,16 +28,16 @@ def distant(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("distant", "given"),
+    ("distant_url", "given"),
     [(400, {}), (150, {"RELAY_SLOTS": "10"})],
-    indirect=["distant"],
+    indirect=["distant_url"],
     ids=["none", "RELAY_SLOTS"],
 )
 def test_slots_grow_over_a_distant_line_and_are_shown(
-    tmp_path: Path, distant: str, given: dict[str, str]
+    tmp_path: Path, distant_url: str, given: dict[str, str]
 ) -> None:
     terminal = Terminal(tmp_path, **given)
-    process = terminal.start("migrate", "-r", distant, str(tmp_path / "to"))
+    process = terminal.start("migrate", "-r", distant_url, str(tmp_path / "to"))
     terminal.wait_for(process, "SELECT count(*) FROM runners", bool)
     shown, text = set(), ""
     while process.poll() is None:

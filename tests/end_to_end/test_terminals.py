@@ -213,7 +213,7 @@ HOSTILE = [
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Terminal:
+def hostile_terminal(tmp_path: Path) -> Terminal:
     for name in HOSTILE:
         path = tmp_path / "from" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,17 +226,19 @@ def hostile(tmp_path: Path) -> Terminal:
     [(40, {"NO_COLOR": "1"}), (100, {**PLAIN_C, "TERM": "dumb"})],
     ids=["narrow", "dumb"],
 )
-def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[str, str]) -> None:
-    here = f"{hostile.home}/from"
+def test_no_name_acts_on_a_terminal(
+    hostile_terminal: Terminal, columns: int, more: dict[str, str]
+) -> None:
+    here = f"{hostile_terminal.home}/from"
     printed = {
-        words: hostile.on_a_tty(*words, columns=columns, **more)
+        words: hostile_terminal.run_on_tty(*words, columns=columns, **more)
         for words in [
-            ("migrate", "-r", here, f"{hostile.home}/to"),
-            ("migrate", f"{here}/a[/b]", f"{hostile.home}/to/"),
-            ("migrate", f"{here}/esc\x1b]0;owned\x07", f"{hostile.home}/to/"),
+            ("migrate", "-r", here, f"{hostile_terminal.home}/to"),
+            ("migrate", f"{here}/a[/b]", f"{hostile_terminal.home}/to/"),
+            ("migrate", f"{here}/esc\x1b]0;owned\x07", f"{hostile_terminal.home}/to/"),
             ("ls", "-r", "-l", here),
             ("ls", "--json", here),
-            ("plan", "-r", here, f"{hostile.home}/new"),
+            ("plan", "-r", here, f"{hostile_terminal.home}/new"),
             ("status",),
             ("status", "1"),
             ("watch", "1"),
@@ -254,7 +256,7 @@ def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[
             words,
             text,
         )
-    moved = printed["migrate", "-r", here, f"{hostile.home}/to"]
+    moved = printed["migrate", "-r", here, f"{hostile_terminal.home}/to"]
     assert moved[0] == 1
     assert "9 verified" in moved[1] and "5 failed" in moved[1]
     listed = printed["ls", "-r", "-l", here][1].splitlines()
@@ -272,7 +274,7 @@ def test_active_objects_fit_a_narrow_terminal(tmp_path: Path, columns: int) -> N
     os.mkfifo(tmp_path / "from" / "pipe")
     terminal = Terminal(tmp_path)
     words = ("migrate", "-r", "--bytes-per-second", "1M", f"{tmp_path}/from", f"{tmp_path}/to")
-    code, text = terminal.on_a_tty(*words, columns=columns)
+    code, text = terminal.run_on_tty(*words, columns=columns)
     drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
     assert code == 1
     assert "a[b]:smile:" in drawn
@@ -355,7 +357,7 @@ def test_a_terminal_shows_each_retry_with_its_reason(tmp_path: Path, columns: in
     with Peer([busy] * 80) as peer:
         (tmp_path / "list.csv").write_text(f"url,name\n{peer.url('/one')},a[/b]\n")
         words = ("migrate", "-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
-        code, text = terminal.on_a_tty(*words, columns=columns)
+        code, text = terminal.run_on_tty(*words, columns=columns)
     drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
     assert code == 1
     assert re.search(r"a\[/b\] is retried (now|in \d+ s): source: .* 503", " ".join(drawn.split()))
@@ -386,21 +388,21 @@ def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: i
             ("1.0 MB" if tree else "1.0/9.0 MB", CTRL_C),
             ("again to stop at once", CTRL_C),
         ][:times]
-        code, text = terminal.on_a_tty("migrate", *words, f"{tmp_path}/to", typed=typed)
+        code, text = terminal.run_on_tty("migrate", *words, f"{tmp_path}/to", typed=typed)
     assert code == 130, text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), text
     assert "is retried" not in text and '"event"' not in text
 
 
 def test_ctrl_c_during_a_listing_prints_nothing_of_python(tmp_path: Path) -> None:
-    def silent(talk: Talk) -> None:
+    def stay_silent(talk: Talk) -> None:
         talk.head()
         asked.set()
         talk.linger()
 
     asked = threading.Event()
     terminal = Terminal(tmp_path)
-    with Peer(silent) as peer:
+    with Peer(stay_silent) as peer:
         process = terminal.start("ls", peer.url("/f/"))
         assert asked.wait(20)
         process.send_signal(signal.SIGINT)

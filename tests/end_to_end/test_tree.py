@@ -217,7 +217,7 @@ def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_pat
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_large_object_resumes_in_the_middle(
-    seaweed: Seaweed, slow: Proxy, clouds: Terminal, end: signal.Signals
+    seaweed: Seaweed, slow_route: Proxy, clouds: Terminal, end: signal.Signals
 ) -> None:
     client, data = seaweed.client(), random.Random(7).randbytes(LARGE)
     name = f"large-{end.name}"
@@ -231,7 +231,7 @@ def test_a_large_object_resumes_in_the_middle(
     out, err = first.communicate(timeout=30)
     assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
     kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
-    before = slow.bytes_carried("up")
+    before = slow_route.bytes_carried("up")
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
     report = json.loads(out)
@@ -241,7 +241,7 @@ def test_a_large_object_resumes_in_the_middle(
         {"whole_digest": 1},
     )
     assert report["bytes_here"] == LARGE - kept
-    sent = slow.bytes_carried("up") - before
+    sent = slow_route.bytes_carried("up") - before
     assert (
         sent <= LARGE - kept + 2 * 5 * MIB
     )  # bytes of the dead process may still be on the slow route
@@ -270,7 +270,7 @@ def test_f51_a_cancel_removes_unfinished_parts(
     text = config.read_text()
     config.write_text(
         text.replace(seaweed.endpoint, "http://127.0.0.1:9").replace(
-            far_of(text), "http://127.0.0.1:9"
+            far_endpoint(text), "http://127.0.0.1:9"
         )
     )
     code, _, err = clouds.run("cancel", "1", RELAY_RETRY_BUDGET="1")
@@ -288,7 +288,7 @@ def test_f51_a_cancel_removes_unfinished_parts(
     assert clouds.query("SELECT count(*) FROM uploads") == 0
 
 
-def far_of(config: str) -> str:
+def far_endpoint(config: str) -> str:
     """Return the endpoint of the remote `far`."""
     return config.partition("[remotes.far]")[2].partition('endpoint = "')[2].partition('"')[0]
 
@@ -380,7 +380,7 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
 
 # -- one object, two processes
 
-SLOWER = pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
+SLOWER = pytest.mark.parametrize("slow_route", [2e6], indirect=True, ids=["2MB"])
 """So slow that both have started before either has ended."""
 MOVERS = "SELECT count(DISTINCT owner) FROM parts"
 
@@ -409,7 +409,7 @@ def words_of(seaweed: Seaweed, name: str) -> tuple[str, ...]:
     )
 
 
-def two_movers(
+def start_two_movers(
     clouds: Terminal, words: tuple[str, ...]
 ) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
     """Start a process that claims the object, and one that helps with it; return once both move
@@ -424,11 +424,12 @@ def two_movers(
 @SLOWER
 @pytest.mark.timeout(120)
 def test_two_terminals_move_the_parts_of_one_object(
-    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared_object: tuple[bytes, str]
+    seaweed: Seaweed, slow_route: Proxy, clouds: Terminal, shared_object: tuple[bytes, str]
 ) -> None:
     words = words_of(seaweed, shared_object[1])
     report = [
-        json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)
+        json.loads(process.communicate(timeout=60)[0])
+        for process in start_two_movers(clouds, words)
     ]
     assert [(t["state"], t["objects"], t["levels"]) for t in report] == [
         ("succeeded", {"verified": 1}, {"whole_digest": 1})
@@ -436,7 +437,7 @@ def test_two_terminals_move_the_parts_of_one_object(
     assert [t["bytes_resent"] for t in report] == [0, 0]
     assert sum(t["bytes_here"] for t in report) == LARGE
     assert min(t["bytes_here"] for t in report) > 0
-    assert slow.bytes_carried("up") <= LARGE + 128 * 1024
+    assert slow_route.bytes_carried("up") <= LARGE + 128 * 1024
 
 
 @SLOWER
@@ -445,14 +446,14 @@ def test_two_terminals_move_the_parts_of_one_object(
 @pytest.mark.parametrize("which", [0, 1], ids=["owner", "helper"])
 def test_a_helper_completes_the_object_of_an_ended_owner(
     seaweed: Seaweed,
-    slow: Proxy,
+    slow_route: Proxy,
     clouds: Terminal,
     shared_object: tuple[bytes, str],
     which: int,
     end: signal.Signals,
 ) -> None:
     words = words_of(seaweed, shared_object[1])
-    movers = two_movers(clouds, words)
+    movers = start_two_movers(clouds, words)
     movers[which].send_signal(end)
     movers[which].communicate(timeout=30)
     out, err = movers[1 - which].communicate(timeout=60)
@@ -463,7 +464,7 @@ def test_a_helper_completes_the_object_of_an_ended_owner(
         {"verified": 1},
         {"whole_digest": 1},
     )
-    assert slow.bytes_carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
+    assert slow_route.bytes_carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
 
 
 @SLOWER
@@ -474,7 +475,7 @@ def test_a_cancel_of_an_object_of_two_workers_leaves_nothing(
     client = seaweed.client()
     client.put_object(Bucket=seaweed.bucket, Key="cancelled/from/object", Body=bytes(LARGE))
     words = words_of(seaweed, "cancelled")
-    movers = two_movers(clouds, words)
+    movers = start_two_movers(clouds, words)
     assert clouds.run("cancel", "1")[0] == 0
     for process in movers:
         out, err = process.communicate(timeout=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.terminal import Terminal
-from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.scripted import Peer
 
 NAMES = [f"{number}" for number in range(6)]
@@ -64,7 +64,7 @@ def stop(terminal: Terminal, shelf: Shelf, words: tuple[str, ...], how: str) -> 
 
 def refuse_one(shelf: Shelf, method: bytes, path: bytes) -> None:
     """Refuse one object for good."""
-    shelf.refused = {b"PUT": empty(400)} if path == b"/to/5" else {}
+    shelf.refused = {b"PUT": empty_answer(400)} if path == b"/to/5" else {}
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,6 @@ def test_an_object_still_there_is_inspected_and_not_resent(terminal: Terminal) -
 
 def tell_nothing_of_two(shelf: Shelf, method: bytes, path: bytes) -> None:
     """Deny the inspection of one object."""
-    shelf.refused = {b"HEAD": empty(405), b"GET": empty(403)} if path == b"/to/2" else {}
+    shelf.refused = (
+        {b"HEAD": empty_answer(405), b"GET": empty_answer(403)} if path == b"/to/2" else {}
+    )

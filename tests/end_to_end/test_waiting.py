@@ -20,25 +20,25 @@ import pytest
 import trustme
 
 from relay.api.schemas import RecordedSchema
-from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, running
-from tests.faults.scripted_peers import Cloud, keeping
+from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, run_server
+from tests.faults.scripted_peers import Cloud, destination_script
 from tests.scripted import Peer, Talk
 
 HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer": "wait=3600"}
 
 
 @contextmanager
-def endless(
+def run_endless(
     command: tuple[str, ...] = SERVE, **settings: str
 ) -> Iterator[tuple[Server, dict[str, Any]]]:
     """Run a server and a store that never answers; yield the server, and the request for an object
     of that store."""
 
-    def silent(talk: Talk) -> None:
+    def stay_silent(talk: Talk) -> None:
         talk.head()
         talk.linger()
 
-    with Peer(silent) as peer, running(command, **settings) as server:
+    with Peer(stay_silent) as peer, run_server(command, **settings) as server:
         await_workers(server.process.pid, 1)
         yield server, {"source": peer.url("/a"), "destination": peer.url("/b")}
 
@@ -86,7 +86,7 @@ def status_of(sock: socket.socket) -> int:
 def test_clients_that_leave_are_noticed() -> None:
     """They close, break the connection or close their half: nothing continues for them, and others
     wait on."""
-    with endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
+    with run_endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
         (worker,) = psutil.Process(server.process.pid).children()
         gone = [wait_for(server, wanted) for _ in range(60)]
         until_held(worker, server.port, 61)
@@ -105,7 +105,7 @@ def test_clients_that_leave_are_noticed() -> None:
 
 def test_surplus_waiters_are_answered_at_once() -> None:
     """A preference may be ignored (RFC 7240); a released place goes to another client."""
-    with endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
+    with run_endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         first, second = (open_.enter_context(closing(wait_for(server, wanted))) for _ in range(2))
         until_held(worker, server.port, 2)
@@ -125,7 +125,7 @@ def test_surplus_waiters_are_answered_at_once() -> None:
 def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
     """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker ends
     at once."""
-    with endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
+    with run_endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         waits = open_.enter_context(closing(wait_for(server, wanted)))
         until_there(server)
@@ -170,7 +170,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certificate: Path) -> None:
         return sock
 
     with (
-        endless(command=GUNICORN, GUNICORN_CMD_ARGS=flags) as (server, wanted),
+        run_endless(command=GUNICORN, GUNICORN_CMD_ARGS=flags) as (server, wanted),
         ExitStack() as open_,
     ):
         (worker,) = psutil.Process(server.process.pid).children()
@@ -193,7 +193,7 @@ def test_a_client_over_gunicorns_tls_is_noticed(certificate: Path) -> None:
 
 def test_a_paused_migration_at_rest_is_not_waited_for() -> None:
     """It does not resume by itself."""
-    with endless() as (server, wanted):
+    with run_endless() as (server, wanted):
         with closing(wait_for(server, wanted)) as waits:
             until_there(server)
             assert server.ask("POST", "/migrations/1/pause")[1]["state"] == "paused"
@@ -218,8 +218,8 @@ def test_a_retry_is_reported(alone: bool) -> None:
 
     with (
         Peer(source) as peer,
-        Peer(keeping(Cloud())) as there,
-        running(SERVE, RELAY_RETRY_BUDGET="60") as server,
+        Peer(destination_script(Cloud())) as there,
+        run_server(SERVE, RELAY_RETRY_BUDGET="60") as server,
         closing(server.connect()) as connection,
     ):
         wanted = {"source": peer.url("/a"), "destination": there.url("/b")}
@@ -254,7 +254,7 @@ def test_a_retried_listing_is_reported() -> None:
         "RELAY_RETRY_BUDGET": "60",
         "RELAY_WORKERS": "2",
     }  # each worker lists one tree at a time
-    with Peer([busy] * 40) as peer, running(SERVE, **settings) as server, ExitStack() as stack:
+    with Peer([busy] * 40) as peer, run_server(SERVE, **settings) as server, ExitStack() as stack:
         wanted = {"source": peer.url("/f/"), "destination": peer.url("/t/"), "recursive": True}
         assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
         retries = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
@@ -265,12 +265,12 @@ def test_a_retried_listing_is_reported() -> None:
             for line in follow.getresponse()
             if line.startswith(b"data: ")
         )
-        retries.append(first_retried(data))
+        retries.append(first_retry(data))
         headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
         post.request(
             "POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers
         )
-        retries.append(first_retried(post.getresponse()))
+        retries.append(first_retry(post.getresponse()))
     for one in retries:
         assert (one["what"], one["side"], one["error"]) == (
             "the listing",
@@ -280,7 +280,7 @@ def test_a_retried_listing_is_reported() -> None:
         assert "503" in one["detail"] and one["since"] <= one["again"]
 
 
-def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
+def first_retry(lines: Iterable[bytes]) -> dict[str, Any]:
     """Return the name of the first reported retry."""
     found: dict[str, Any] = next(
         rows[0] for line in lines if (rows := json.loads(line).get("retried"))

@@ -127,6 +127,6 @@ class Meanwhile(Shelf):
         return True
 
 
-def empty(status: int) -> bytes:
+def empty_answer(status: int) -> bytes:
     """Return an answer of a status that has no body."""
     return b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status

@@ -43,7 +43,9 @@ class Cloud:
         return [head.split(b" ", 1)[0] for head in self.heads]
 
 
-def serving(cloud: Cloud, get: Callable[[Talk, bytes], None], head: bytes | None = None) -> Script:
+def source_script(
+    cloud: Cloud, get: Callable[[Talk, bytes], None], head: bytes | None = None
+) -> Script:
     """A source: `get(talk, request_head)` plays the answer to GET; HEAD is answered 405, or with
     `head`."""
 
@@ -59,7 +61,7 @@ def serving(cloud: Cloud, get: Callable[[Talk, bytes], None], head: bytes | None
     return script
 
 
-def sending(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None]:
+def fixed_answer(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None]:
     """Play fixed bytes, then a FIN or a RST."""
 
     def get(talk: Talk, _: bytes) -> None:
@@ -75,7 +77,7 @@ TAGGED = b'HTTP/1.1 201 Created\r\nETag: "ours"\r\nContent-Length: 0\r\n\r\n'
 be its own."""
 
 
-def keeping(
+def destination_script(
     cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 ) -> Script:
     """A destination: PUT and POST by length or chunked; it keeps whole uploads; GET, HEAD and

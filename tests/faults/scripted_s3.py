@@ -200,7 +200,7 @@ class Bucket:
         return hashlib.md5(data).hexdigest() if self.old and self.tags else other
 
 
-def patient(engine: Engine, seconds: float = 10) -> Engine:
+def with_retries(engine: Engine, seconds: float = 10) -> Engine:
     """Retry for some seconds; for less time where every attempt is to fail."""
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": seconds})
     return engine
@@ -211,5 +211,5 @@ def place(peer: Peer, signer: Signer | None = None) -> Location:
     return s3_location(S3Config(signer, peer.url("")), "bucket", "a/b.bin")
 
 
-def many(bucket: Bucket) -> list[Bucket]:
+def repeat_script(bucket: Bucket) -> list[Bucket]:
     return [bucket] * 40

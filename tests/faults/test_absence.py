@@ -22,17 +22,17 @@ from relay.receipt import State
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
-from tests.faults.scripted_http import Shelf, empty
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.scripted import Peer, Talk, length_of
 
 NO_HEAD = {
-    str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)
+    str(status): empty_answer(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)
 } | {"hangs up": b""}
 
 
 def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(shelf) as there:
         return engine.migrate(source.url("/a"), there.url("/a"), **options).state
 
 
@@ -57,7 +57,7 @@ def test_another_server_of_the_host_may_lack_head(engine: Engine, if_exists: str
     does not."""
 
     def refuse_by_path(shelf: Shelf, method: bytes, path: bytes) -> None:
-        shelf.refused = {b"HEAD": empty(404)} if path.startswith(b"/api/") else {}
+        shelf.refused = {b"HEAD": empty_answer(404)} if path.startswith(b"/api/") else {}
 
     shelf = Shelf({b"/static/a": DATA, b"/api/a": b"of somebody else"}, before=refuse_by_path)
     with Peer(shelf) as peer:
@@ -85,7 +85,9 @@ def test_every_answer_to_head_lets_an_absent_object_arrive(
 def test_an_unknown_destination_is_not_sent_to_with_fail(
     engine: Engine, status: int, if_exists: str
 ) -> None:
-    shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": empty(405), b"GET": empty(status)})
+    shelf = Shelf(
+        {b"/a": b"of somebody else"}, {b"HEAD": empty_answer(405), b"GET": empty_answer(status)}
+    )
     with pytest.raises(RelayError) as caught:
         migrate(engine, shelf, if_exists=if_exists)
     assert isinstance(caught.value, Unavailable if status >= 500 else Rejected)
@@ -116,7 +118,10 @@ def gate(talk: Talk) -> None:
 def test_a_login_page_is_not_a_prior_object(
     engine: Engine, locate: Callable[..., Location], if_exists: str
 ) -> None:
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([gate] * 20) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer([gate] * 20) as there,
+    ):
         with pytest.raises(StoreError) as caught:
             engine.migrate(
                 source.url("/a"), locate(there.url("/a"), destination=True), if_exists=if_exists
@@ -144,7 +149,10 @@ def test_a_login_page_is_not_a_stored_object(engine: Engine) -> None:
             else:
                 talk.send(b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")
 
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([there] * 20) as peer:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer([there] * 20) as peer,
+    ):
         outcome = engine.migrate(source.url("/a"), peer.url("/a"))
     assert outcome.state is State.UNVERIFIED
     assert outcome.receipt is not None and "could not be read back" in outcome.receipt.notes[0]
@@ -159,7 +167,10 @@ def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
         while head := talk.head():
             talk.send(moved if head.split(b" ")[1] == b"/a" else found)
 
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([there] * 4) as peer:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer([there] * 4) as peer,
+    ):
         assert (
             engine.migrate(source.url("/a"), peer.url("/a"), if_exists="skip").state
             is State.SKIPPED
@@ -170,7 +181,10 @@ def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:
     """Relay requests no byte of an absent object from an honest server, except before its first
     answer."""
     shelf = Shelf()
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as source,
+        Peer(shelf) as there,
+    ):
         for name in "abc":
             assert engine.migrate(
                 source.url("/" + name), there.url("/" + name), if_exists="skip"
@@ -248,7 +262,7 @@ class Negotiates(Shelf):
     ("if_exists", "refused"),
     [
         *((one, {}) for one in ("overwrite", "changed", "skip", "fail")),
-        *((one, {b"HEAD": empty(405)}) for one in ("changed", "skip", "fail")),
+        *((one, {b"HEAD": empty_answer(405)}) for one in ("changed", "skip", "fail")),
     ],
 )
 def test_another_object_served_for_a_name_is_kept(

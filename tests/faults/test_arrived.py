@@ -16,7 +16,7 @@ from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
-from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.ledgers import tree, verified_end
 from tests.scripted import Peer
 from tests.values import tree_job
@@ -54,20 +54,20 @@ GONE, THERE, UNKNOWN = (1, 0), (0, 0), (0, 1)
     ("data", "refused", "state", "expected"),
     [
         (None, {}, "verified", GONE),
-        (None, {b"HEAD": empty(410)}, "verified", GONE),
-        (None, {b"HEAD": empty(405)}, "verified", GONE),
+        (None, {b"HEAD": empty_answer(410)}, "verified", GONE),
+        (None, {b"HEAD": empty_answer(405)}, "verified", GONE),
         (b"12345", {}, "verified", THERE),
-        (b"12345", {b"HEAD": empty(403)}, "verified", THERE),
+        (b"12345", {b"HEAD": empty_answer(403)}, "verified", THERE),
         (b"12345", {b"HEAD": b""}, "verified", THERE),
         (b"1234", {}, "verified", GONE),
         (b"", {}, "verified", GONE),
         (b"1234", {}, "skipped", THERE),
         (b"1234", {}, "unchanged", GONE),
         (None, {}, "skipped", GONE),
-        (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNKNOWN),
-        (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNKNOWN),
-        (b"12345", {b"HEAD": empty(503)}, "verified", UNKNOWN),
-        (b"12345", {b"HEAD": empty(421)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty_answer(403), b"GET": empty_answer(403)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty_answer(401), b"GET": empty_answer(401)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty_answer(503)}, "verified", UNKNOWN),
+        (b"12345", {b"HEAD": empty_answer(421)}, "verified", UNKNOWN),
         (
             b"12345",
             {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"},
@@ -140,7 +140,7 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     """The wait happens once and not once per object; every page is inspected."""
     id = tree(ledger, *(5 for _ in range(1500)))
     ledger.settle([verified_end(claim) for claim in ledger.claim(1500)])
-    with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
+    with Peer(Shelf(refused={b"HEAD": empty_answer(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)
         counts: list[int] = []

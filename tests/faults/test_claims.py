@@ -32,8 +32,14 @@ from relay.stores.local import LocalStore
 from tests.conftest import Engine
 from tests.faults.scripted_http import Meanwhile
 from tests.faults.scripted_peers import DATA as CLOUD_DATA
-from tests.faults.scripted_peers import GET_HEAD, Cloud, keeping, sending, serving
-from tests.faults.test_explosions import exploding
+from tests.faults.scripted_peers import (
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
+from tests.faults.test_explosions import with_explosion
 from tests.ledgers import hand_back_suspect, verified_end
 from tests.scripted import Peer, Talk
 from tests.values import UPLOAD
@@ -70,7 +76,7 @@ def test_f67_a_kill_at_the_commit_commits_once(
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accept_object(ledger, tmp_path, runner)
     commits = count_publishes(monkeypatch, LocalStore.publish)
-    monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, kind(), 1, after))
+    monkeypatch.setattr(LocalStore, "publish", with_explosion(LocalStore.publish, kind(), 1, after))
     run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
     assert (row.state, row.attempts, row.level) == ("verified", 2, "read_back")
@@ -153,7 +159,7 @@ def test_f67_a_bug_after_the_upload_leaves_a_note(
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    with Peer(keeping(cloud)) as peer:
+    with Peer(destination_script(cloud)) as peer:
         source, there = Endpoint(f"file://{tmp_path}/from"), Endpoint(peer.url("/to"))
         id = ledger.create(MigrationRequest(source, there).spec(runner.remotes))[0].id
         with monkeypatch.context() as patched:
@@ -179,7 +185,7 @@ def test_f67_an_exit_at_the_commit_hands_back_once(
     id = accept_object(ledger, tmp_path, runner)
     commits = count_publishes(monkeypatch, LocalStore.publish)
     monkeypatch.setattr(
-        LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after)
+        LocalStore, "publish", with_explosion(LocalStore.publish, SystemExit(1), 1, after)
     )
     with pytest.raises(SystemExit):
         run_worker(ledger, runner, id)
@@ -204,7 +210,7 @@ def test_f62_a_lost_lease_never_completes_the_object(
         if gone.wait(20):
             talk.send(CLOUD_DATA[half:])
 
-    with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
+    with Peer(source_script(Cloud(), get)) as source, Peer(destination_script(cloud)) as peer:
         order = MigrationRequest(
             Endpoint(source.url()), Endpoint(peer.url("/to")), verify=Verify(verify)
         )
@@ -242,7 +248,7 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
         if gone.wait(20):
             talk.send(CLOUD_DATA[half:])
 
-    with Peer(serving(Cloud(), get)) as source, Peer(shelf) as peer:
+    with Peer(source_script(Cloud(), get)) as source, Peer(shelf) as peer:
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
@@ -263,7 +269,10 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
 
 def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
     cloud, empty = Cloud(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    with Peer(serving(Cloud(), sending(empty), empty)) as source, Peer(keeping(cloud)) as peer:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(empty), empty)) as source,
+        Peer(destination_script(cloud)) as peer,
+    ):
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
@@ -310,7 +319,7 @@ def test_f76_a_poll_without_an_answer_happens_once(
     id = accept_tree(ledger, tmp_path, runner, 60)
     commits = count_publishes(monkeypatch, LocalStore.publish)
     turn, raised = (
-        exploding(Ledger.settle_and_claim, error, nth, "after" in error.message),
+        with_explosion(Ledger.settle_and_claim, error, nth, "after" in error.message),
         list[LedgerFailed](),
     )
 
@@ -422,7 +431,7 @@ class Turns:
 
     count: int = 0
 
-    def more(self, worker: Worker, count: int) -> None:
+    def await_polls(self, worker: Worker, count: int) -> None:
         """Wait until it has polled that often again."""
         until = self.count + count
         while self.count < until:
@@ -467,7 +476,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
     other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     try:
         other.renew()
-        mine, suspect = both(other)
+        mine, suspect = claim_both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
         other.record_upload(mine, replace(UPLOAD, place=place, pinned=pinned))
         worker = Worker(ledger, runner, 2, id)
@@ -475,7 +484,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
         with gevent.Timeout(60):
             sharing.wait()
             hand_back_suspect(other, suspect)
-            turns.more(worker, 3)
+            turns.await_polls(worker, 3)
             assert [row.state for row in ledger.page(id)] == ["running", "queued"]
             sharing.clear()
             enough.set()
@@ -484,7 +493,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
             enough.clear()
             later = worker.clock() + 2 * JOIN_SECONDS
             while worker.clock() < later:
-                turns.more(worker, 1)
+                turns.await_polls(worker, 1)
             assert not sharing.is_set()
             gate.set()
             enough.set()
@@ -496,7 +505,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
         other.close()
 
 
-def both(ledger: Ledger) -> list[Claim]:
+def claim_both(ledger: Ledger) -> list[Claim]:
     """List a tree of two objects, and claim both."""
     listing = ledger.claim_listing()
     assert listing is not None
@@ -518,7 +527,7 @@ def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Pa
         if goes_on.wait(60):
             talk.send(CLOUD_DATA[10:])
 
-    with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
+    with Peer(source_script(Cloud(), get)) as source, Peer(destination_script(cloud)) as peer:
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         id = ledger.create(order.spec(runner.remotes))[0].id
         worker = Worker(ledger, runner, 2, id)

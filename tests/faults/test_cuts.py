@@ -7,7 +7,13 @@ import pytest
 
 from relay.errors import RelayError
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import Cloud, keeping, looked_at, sending, serving
+from tests.faults.scripted_peers import (
+    Cloud,
+    destination_script,
+    fixed_answer,
+    looked_at,
+    source_script,
+)
 from tests.scripted import Peer, Script, Talk
 
 OBJECT = b"0123456789abcdefghijklmnopqrstuv"
@@ -18,7 +24,7 @@ CHUNKED = (
 )
 
 
-def cutting_after(count: int) -> Script:
+def cutting_script(count: int) -> Script:
     """A destination that hangs up once it has read `count` bytes of an upload. Inspections before
     it find nothing."""
 
@@ -39,16 +45,16 @@ def test_the_source_is_cut_at_every_byte(
 ) -> None:
     context = certificates.server if tls else None
     cloud = Cloud()
-    with Peer(keeping(cloud), context) as there:
+    with Peer(destination_script(cloud), context) as there:
         for cut in range(len(answer)):
             with (
-                Peer(serving(Cloud(), sending(answer[:cut])), context) as here,
+                Peer(source_script(Cloud(), fixed_answer(answer[:cut])), context) as here,
                 pytest.raises(RelayError) as caught,
             ):
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "source", cut
             assert cloud.objects == {}, cut
-        with Peer(serving(Cloud(), sending(answer)), context) as here:
+        with Peer(source_script(Cloud(), fixed_answer(answer)), context) as here:
             engine.migrate(here.url(), there.url("/b"), verify=verify)
     assert cloud.objects == {b"/b": OBJECT}
 
@@ -60,12 +66,12 @@ def test_the_destination_hangs_up_after_every_byte(
 ) -> None:
     context = certificates.server if tls else None
     cloud = Cloud()
-    with Peer(serving(Cloud(), sending(BY_LENGTH)), context) as here:
-        with Peer(keeping(cloud), context) as there:
+    with Peer(source_script(Cloud(), fixed_answer(BY_LENGTH)), context) as here:
+        with Peer(destination_script(cloud), context) as there:
             engine.migrate(here.url(), there.url("/b"), verify=verify)
         put = next(head for head in cloud.heads if head.startswith(b"PUT"))
         for cut in range(len(put) + len(OBJECT) + 1):
-            with Peer(cutting_after(cut), context) as there, pytest.raises(RelayError) as caught:
+            with Peer(cutting_script(cut), context) as there, pytest.raises(RelayError) as caught:
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "destination", cut
 
@@ -73,7 +79,7 @@ def test_the_destination_hangs_up_after_every_byte(
 @pytest.mark.parametrize("verify", ["auto", "size"])
 def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: str) -> None:
     reply = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
-    with Peer(serving(Cloud(), sending(BY_LENGTH))) as here:
+    with Peer(source_script(Cloud(), fixed_answer(BY_LENGTH))) as here:
         for cut in range(len(reply)):
 
             def script(talk: Talk, cut: int = cut) -> None:

@@ -35,10 +35,10 @@ from tests.faults.scripted_peers import (
     TAGGED,
     Cloud,
     Peers,
-    keeping,
+    destination_script,
+    fixed_answer,
     looked_at,
-    sending,
-    serving,
+    source_script,
 )
 from tests.scripted import Peer, Script, Talk, answer
 
@@ -64,10 +64,10 @@ class Pair:
 @pytest.fixture
 def pair(peers: Peers) -> Pair:
     """Return a source of BIG, over plain TCP and over TLS."""
-    return Pair(peers, peers.start(serving(Cloud(), sending(BIG_HEAD, BIG))))
+    return Pair(peers, peers.start(source_script(Cloud(), fixed_answer(BIG_HEAD, BIG))))
 
 
-def fails(
+def assert_fails(
     engine: Engine,
     pair: Pair,
     kind: type[RelayError] | tuple[type[RelayError], ...],
@@ -97,7 +97,7 @@ ENDS = {
 }
 
 
-def early(status: bytes, after: int, end: str) -> Script:
+def early_script(status: bytes, after: int, end: str) -> Script:
     """Answer after some bytes of the body, then end in one of three ways."""
 
     def script(talk: Talk) -> None:
@@ -130,7 +130,7 @@ def test_f31_an_early_refusal_is_reported(
     engine: Engine, pair: Pair, status: bytes, kind: type[RelayError], end: str, verify: str
 ) -> None:
     for after in (0, 65536):
-        error = fails(engine, pair, kind, early(status, after, end), verify=verify)
+        error = assert_fails(engine, pair, kind, early_script(status, after, end), verify=verify)
         assert status[:3].decode() in error.message
         assert not error.retryable
 
@@ -141,7 +141,9 @@ def test_f32_an_early_success_response_is_a_failure(
     engine: Engine, pair: Pair, end: str, verify: str
 ) -> None:
     for after in (0, 1):
-        fails(engine, pair, PrematureResponse, early(b"201 Created", after, end), verify=verify)
+        assert_fails(
+            engine, pair, PrematureResponse, early_script(b"201 Created", after, end), verify=verify
+        )
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
@@ -154,7 +156,7 @@ def test_f33_a_destination_that_stops_reading_is_a_stall(
         talk.body(1000)
         _stop_reading(talk)
 
-    fails(engine, pair, Stalled, looked_at(script), verify=verify)
+    assert_fails(engine, pair, Stalled, looked_at(script), verify=verify)
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
@@ -162,10 +164,10 @@ def test_f33_a_destination_that_stops_reading_is_a_stall(
 def test_f34_a_connection_that_breaks_in_the_upload(
     engine: Engine, pair: Pair, reset: bool, verify: str
 ) -> None:
-    fails(engine, pair, ConnectionLost, breaking(reset), verify=verify)
+    assert_fails(engine, pair, ConnectionLost, breaking_script(reset), verify=verify)
 
 
-def breaking(reset: bool) -> Script:
+def breaking_script(reset: bool) -> Script:
     """Break the connection after some of the upload."""
 
     def script(talk: Talk) -> None:
@@ -178,10 +180,10 @@ def breaking(reset: bool) -> Script:
     return looked_at(script)
 
 
-def test_f34_a_fresh_body_is_sent_after_it(patient: Engine, pair: Pair) -> None:
+def test_f34_a_fresh_body_is_sent_after_it(patient_engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
-    there = pair.start(breaking(True), keeping(cloud))
-    outcome = patient.migrate(pair.source.url("/a"), there.url("/b"))
+    there = pair.start(breaking_script(True), destination_script(cloud))
+    outcome = patient_engine.migrate(pair.source.url("/a"), there.url("/b"))
     assert cloud.objects == {b"/b": BIG}
     assert outcome.receipt is not None
     assert (outcome.receipt.attempts, outcome.receipt.level) == (2, Level.READ_BACK)
@@ -198,7 +200,7 @@ MANGLED = {
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 
 
-def mangling(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
+def mangling_script(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
     """Keep a mangled object; `tagged` says that the answer to its upload has an entity tag."""
 
     class Objects(dict[bytes, bytes]):
@@ -206,13 +208,13 @@ def mangling(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
             super().__setitem__(key, MANGLED[kind](value))
 
     cloud.objects = Objects()
-    return keeping(cloud, TAGGED if tagged else CREATED)
+    return destination_script(cloud, TAGGED if tagged else CREATED)
 
 
 @pytest.mark.parametrize("kind", MANGLED)
 def test_f35_f36_a_wrong_object_is_found_and_deleted(engine: Engine, pair: Pair, kind: str) -> None:
     cloud = Cloud()
-    error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind))
+    error = assert_fails(engine, pair, IntegrityMismatch, mangling_script(cloud, kind))
     assert error.retryable
     assert cloud.objects == {}
     assert b"DELETE" in cloud.methods
@@ -224,7 +226,9 @@ def test_f45_an_object_of_unknown_writer_is_left_and_named(
 ) -> None:
     """The answer to the upload had no entity tag: the current object may be another writer's."""
     cloud = Cloud()
-    error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind, tagged=False))
+    error = assert_fails(
+        engine, pair, IntegrityMismatch, mangling_script(cloud, kind, tagged=False)
+    )
     assert b"/b" in cloud.objects
     assert b"DELETE" not in cloud.methods
     assert "A damaged object may remain" in (error.hint or "")
@@ -232,13 +236,15 @@ def test_f45_an_object_of_unknown_writer_is_left_and_named(
 
 def test_f35_a_size_that_differs_is_found_at_level_size_too(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
-    fails(engine, pair, IntegrityMismatch, mangling(cloud, "truncated"), verify="size")
+    assert_fails(
+        engine, pair, IntegrityMismatch, mangling_script(cloud, "truncated"), verify="size"
+    )
     assert cloud.objects == {}
 
 
 def test_f36_a_damaged_object_that_can_not_be_deleted_is_named(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
-    keep = mangling(cloud, "flipped")
+    keep = mangling_script(cloud, "flipped")
 
     def no_delete(talk: Talk) -> None:
         read = talk.head
@@ -253,16 +259,16 @@ def test_f36_a_damaged_object_that_can_not_be_deleted_is_named(engine: Engine, p
         talk.head = head  # type: ignore[method-assign]
         keep(talk)
 
-    assert "may remain" in fails(engine, pair, IntegrityMismatch, no_delete).hint
+    assert "may remain" in assert_fails(engine, pair, IntegrityMismatch, no_delete).hint
 
 
 def test_f37_an_acknowledgement_without_an_object(engine: Engine, pair: Pair) -> None:
     def forgetful(talk: Talk) -> None:
         cloud = Cloud()
         cloud.objects = type("Nothing", (dict,), {"__setitem__": lambda *_: None})()
-        keeping(cloud)(talk)
+        destination_script(cloud)(talk)
 
-    fails(engine, pair, DestinationLost, forgetful)
+    assert_fails(engine, pair, DestinationLost, forgetful)
 
 
 @dataclass
@@ -300,7 +306,7 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
 ) -> None:
     """The server named ours v1; the object that we inspect is v2."""
     store = Foreign(theirs, tag=b"v2", is_prior=False)
-    error = fails(engine, pair, PreconditionFailed, store)
+    error = assert_fails(engine, pair, PreconditionFailed, store)
     assert "Another writer" in error.hint
     assert b"DELETE" not in store.asked
 
@@ -314,20 +320,20 @@ def test_an_upload_that_was_not_stored_deletes_no_older_object(
 ) -> None:
     """The server acknowledges the upload, and still names and has the old object."""
     store = Foreign(theirs, tag=b"v1", is_prior=True)
-    error = fails(engine, pair, IntegrityMismatch, store, if_exists=policy)
+    error = assert_fails(engine, pair, IntegrityMismatch, store, if_exists=policy)
     assert "may remain" in error.hint
     assert b"DELETE" not in store.asked
 
 
 @pytest.mark.parametrize("kind", ["truncated", "longer"])
 def test_f52_equal_damage_twice_blames_the_destination(
-    patient: Engine, pair: Pair, kind: str
+    patient_engine: Engine, pair: Pair, kind: str
 ) -> None:
     cloud = Cloud()
-    script = serving(Cloud(), sending(BIG_HEAD, BIG))
+    script = source_script(Cloud(), fixed_answer(BIG_HEAD, BIG))
     source = pair.start(script)
     with pytest.raises(DestinationMutates) as caught:
-        patient.migrate(source.url("/a"), pair.start(mangling(cloud, kind)).url("/b"))
+        patient_engine.migrate(source.url("/a"), pair.start(mangling_script(cloud, kind)).url("/b"))
     assert not caught.value.retryable
     assert cloud.methods.count(b"PUT") == 2
     assert cloud.objects == {}
@@ -339,9 +345,9 @@ def test_f46_an_upload_is_never_redirected(
     engine: Engine, pair: Pair, status: int, after: int
 ) -> None:
     elsewhere = Cloud()
-    other = pair.start(keeping(elsewhere))
+    other = pair.start(destination_script(elsewhere))
     reply = b"%d Moved\r\nLocation: %s" % (status, other.url("/x").encode())
-    error = fails(engine, pair, RedirectRefused, early(reply, after, "close"))
+    error = assert_fails(engine, pair, RedirectRefused, early_script(reply, after, "close"))
     assert str(status) in error.message
     assert elsewhere.heads == []
 
@@ -349,16 +355,18 @@ def test_f46_an_upload_is_never_redirected(
 def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
     refuse = looked_at(answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"))
-    outcome = engine.migrate(pair.source.url("/a"), pair.start(refuse, keeping(cloud)).url("/b"))
+    outcome = engine.migrate(
+        pair.source.url("/a"), pair.start(refuse, destination_script(cloud)).url("/b")
+    )
     assert outcome.state is State.VERIFIED
     silent = Cloud()
 
     def no_100(talk: Talk) -> None:
         send = talk.send
         talk.send = lambda *pieces: send(*(p for p in pieces if b"100 Continue" not in p))  # type: ignore[method-assign]
-        keeping(silent)(talk)
+        destination_script(silent)(talk)
 
-    again = pair.start(serving(Cloud(), sending(BIG_HEAD, BIG)))
+    again = pair.start(source_script(Cloud(), fixed_answer(BIG_HEAD, BIG)))
     outcome = engine.migrate(again.url("/a"), pair.start(no_100).url("/b"))
     assert silent.objects == cloud.objects == {b"/b": BIG}
 
@@ -370,11 +378,11 @@ def test_f56_idle_connections_that_the_destination_closed(engine: Engine, pair: 
         heads = iter([1])
         read = talk.head
         talk.head = lambda: read() if next(heads, None) else b""  # type: ignore[method-assign]
-        keeping(cloud)(talk)
+        destination_script(cloud)(talk)
 
     there = pair.start(one_each)
     for name in ("/1", "/2", "/3"):
-        source = pair.start(serving(Cloud(), sending(BIG_HEAD, BIG)))
+        source = pair.start(source_script(Cloud(), fixed_answer(BIG_HEAD, BIG)))
         outcome = engine.migrate(source.url("/a"), there.url(name))
         assert outcome.receipt is not None
         assert outcome.receipt.attempts == 1
@@ -389,7 +397,10 @@ def test_f57_a_certificate_that_is_not_right(engine: Engine, pair: Pair) -> None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     cloud = Cloud()
-    with Peer(keeping(cloud), context) as there, pytest.raises(CertificateRefused) as caught:
+    with (
+        Peer(destination_script(cloud), context) as there,
+        pytest.raises(CertificateRefused) as caught,
+    ):
         engine.migrate(pair.source.url("/a"), there.url("/b"))
     assert caught.value.side == "destination"
     assert cloud.heads == []
@@ -407,11 +418,11 @@ def test_f90_a_closed_port(engine: Engine, pair: Pair) -> None:
 
 
 def test_a_destination_needs_the_length_of_an_endless_source(engine: Engine, pair: Pair) -> None:
-    chunked = sending(
+    chunked = fixed_answer(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     )
-    source = pair.start(serving(Cloud(), chunked))
-    there = pair.start(early(b"411 Length Required", 0, "close"))
+    source = pair.start(source_script(Cloud(), chunked))
+    there = pair.start(early_script(b"411 Length Required", 0, "close"))
     with pytest.raises(LengthRequired) as caught:
         engine.migrate(source.url("/a"), there.url("/b"))
     assert "length" in caught.value.hint.lower()
@@ -424,23 +435,23 @@ def test_a_2xx_without_a_finished_upload_is_not_believed(
     engine: Engine, pair: Pair, status: bytes
 ) -> None:
     cloud = Cloud()
-    script = keeping(cloud, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
-    fails(engine, pair, Rejected, script)
+    script = destination_script(cloud, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+    assert_fails(engine, pair, Rejected, script)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
 def test_a_passing_failure_is_retryable(engine: Engine, pair: Pair, status: int) -> None:
     cloud = Cloud()
-    script = keeping(cloud, b"HTTP/1.1 %d Later\r\nContent-Length: 0\r\n\r\n" % status)
-    assert fails(engine, pair, Unavailable, script).retryable
+    script = destination_script(cloud, b"HTTP/1.1 %d Later\r\nContent-Length: 0\r\n\r\n" % status)
+    assert assert_fails(engine, pair, Unavailable, script).retryable
 
 
-def digesting(cloud: Cloud, value: bytes) -> Script:
+def digesting_script(cloud: Cloud, value: bytes) -> Script:
     """Answer uploads with a Repr-Digest, and nothing else: the object cannot be inspected."""
     reply = (
         b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nRepr-Digest: crc32c=:" + value + b":\r\n\r\n"
     )
-    keep = keeping(cloud, reply)
+    keep = destination_script(cloud, reply)
 
     def script(talk: Talk) -> None:
         read = talk.head
@@ -463,7 +474,7 @@ def test_the_destinations_own_digest_is_whole_digest(
     engine: Engine, pair: Pair, method: str
 ) -> None:
     cloud = Cloud()
-    there = pair.start(digesting(cloud, CRC))
+    there = pair.start(digesting_script(cloud, CRC))
     outcome = engine.migrate(pair.source.url("/a"), there.url("/b"), method=method)
     assert outcome.receipt is not None
     assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, Level.WHOLE_DIGEST)
@@ -475,12 +486,14 @@ def test_the_destinations_own_digest_is_whole_digest(
 def test_a_destinations_digest_that_differs_is_a_failure(
     engine: Engine, pair: Pair, method: str
 ) -> None:
-    fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAQ=="), method=method)
+    assert_fails(
+        engine, pair, IntegrityMismatch, digesting_script(Cloud(), b"AAAAAQ=="), method=method
+    )
 
 
 def test_an_unverifiable_object_is_never_a_success(engine: Engine, pair: Pair) -> None:
     outcome = engine.migrate(
-        pair.source.url("/a"), pair.start(digesting(Cloud(), b"not a digest")).url("/b")
+        pair.source.url("/a"), pair.start(digesting_script(Cloud(), b"not a digest")).url("/b")
     )
     assert outcome.receipt is not None
     assert (outcome.state, outcome.receipt.level) == (State.UNVERIFIED, Level.SIZE)
@@ -498,7 +511,7 @@ def test_if_exists_where_the_destination_can_be_inspected(
 ) -> None:
     cloud = Cloud()
     cloud.objects[b"/b"] = b"old"
-    there = pair.start(keeping(cloud))
+    there = pair.start(destination_script(cloud))
     if state is None:
         with pytest.raises(AlreadyExists) as caught:
             engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy)
@@ -542,8 +555,10 @@ def test_if_exists_by_precondition_alone(
 def test_a_folder_takes_the_sources_name(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
     head = BIG_HEAD[:-2] + b'Content-Disposition: attachment; filename="../../my file.bin"\r\n\r\n'
-    source = pair.start(serving(Cloud(), sending(head, BIG)))
-    outcome = engine.migrate(source.url("/a"), pair.start(keeping(cloud)).url("/folder/"))
+    source = pair.start(source_script(Cloud(), fixed_answer(head, BIG)))
+    outcome = engine.migrate(
+        source.url("/a"), pair.start(destination_script(cloud)).url("/folder/")
+    )
     assert list(cloud.objects) == [b"/folder/my%20file.bin"]
     assert str(outcome.destination).endswith("/folder/my%20file.bin")
 
@@ -562,10 +577,10 @@ def test_a_digest_of_an_answer_without_content_is_not_used(
 ) -> None:
     cloud = Cloud()
     taken = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n" + field + b"\r\n\r\n"
-    source = serving(
-        Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size))
+    source = source_script(
+        Cloud(), fixed_answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size))
     )
-    with Peer(source) as here, Peer(keeping(cloud, taken)) as there:
+    with Peer(source) as here, Peer(destination_script(cloud, taken)) as there:
         outcome = engine.migrate(here.url("/a"), there.url("/b"))
     assert outcome.state is State.VERIFIED
     assert cloud.objects == {b"/b": bytes(size)}

@@ -17,7 +17,7 @@ from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer_engine import TransferEngine
 from relay.ledger.ledger import Ledger
 from tests.conftest import Engine
-from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA
 from tests.faults.scripted_s3 import GONE, crc64nvme, reply
 from tests.faults.scripted_s3_objects import Shelf as Bucket
@@ -111,7 +111,7 @@ def test_a_repeated_unverified_request_stays_unverified(commands: Any, wish: str
 
 @pytest.mark.parametrize("wish", ["changed", "skip"])
 def test_a_damaged_leftover_is_not_a_prior_object(commands: Any, wish: str) -> None:
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte, dated=WRITTEN)
+    shelf = Shelf(refused={b"DELETE": empty_answer(405)}, damages=flip_byte, dated=WRITTEN)
     with Peer(shelf) as there:
         made = commands(there.url("/to"))
         assert [made.migrate("auto", wish) for _ in range(3)] == ["failed"] * 3

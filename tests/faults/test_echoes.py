@@ -36,7 +36,7 @@ TEXTS = [
 ]
 
 
-def echoes(text: str) -> list[bytes]:
+def echo_answers(text: str) -> list[bytes]:
     """Return answers that repeat this text in every part of a response."""
     error = document("Error", ("Code", "AccessDenied"), ("Message", text))
     return [
@@ -52,7 +52,7 @@ def echoes(text: str) -> list[bytes]:
     ]
 
 
-def at(peer: Peer, kind: str) -> Location:
+def location_at(peer: Peer, kind: str) -> Location:
     url = peer.url("/bucket/a?sig=s1gn%2B4ture%2F")
     if kind == "s3":
         return replace(place(peer), headers=FIELDS, target="/bucket/a?sig=s1gn%2B4ture%2F")
@@ -62,11 +62,11 @@ def at(peer: Peer, kind: str) -> Location:
 @pytest.mark.parametrize("kind", ["http", "webdav", "s3"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_no_message_repeats_secrets_that_a_store_echoes(wire: Wire, text: str, kind: str) -> None:
-    for echo in echoes(text):
+    for echo in echo_answers(text):
         with Peer([answer(echo)] * 4) as peer:
             store = STORES[kind](wire, "source", Watchdog(Limits()))
             with pytest.raises(RelayError) as caught:
-                store.get(at(peer, kind))
+                store.get(location_at(peer, kind))
         shown = f"{caught.value.message} {caught.value.hint}"
         assert not any(one in shown for one in (TOKEN[:6], "s1gn", PASSWORD[:4], "Ym9i")), shown
         assert "403" in shown

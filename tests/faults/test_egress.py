@@ -28,7 +28,7 @@ from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
 from relay.wire.tls.choice import client_context
 from tests.conftest import Engine
-from tests.faults.scripted_peers import Cloud, serving
+from tests.faults.scripted_peers import Cloud, source_script
 from tests.scripted import Peer, Talk
 
 PUBLIC = "93.184.216.34"
@@ -166,7 +166,7 @@ def test_b37_as_the_target_of_a_redirect(engine: Engine, host: str) -> None:
             % host.encode()
         )
 
-    with Peer(serving(Cloud(), redirect)) as here:
+    with Peer(source_script(Cloud(), redirect)) as here:
         engine.runner.wire.pool = Pool(
             Dialer(
                 EgressPolicy(allow=parse_allow(f"127.0.0.1:{here.port}")),

@@ -29,7 +29,14 @@ from relay.wire.buffers import PIPES
 from relay.wire.stream import Stream
 from relay.wire.tls.stream import TlsStream
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer
 
 
@@ -88,7 +95,7 @@ GIVES = frozenset({"connect", "pool take", "respond", "get", "open"})
 not after."""
 
 
-def exploding(
+def with_explosion(
     original: Callable[..., Any], error: BaseException, nth: int, after: bool
 ) -> Callable[..., Any]:
     """Wrap a call so that its `nth` one raises `error`, before or after it did its work."""
@@ -137,8 +144,8 @@ def test_an_explosion_leaves_nothing_behind(
     original = getattr(owner, name)
     exploded = 0
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA)), context) as here,
-        Peer(keeping(Cloud()), context) as there,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA)), context) as here,
+        Peer(destination_script(Cloud()), context) as there,
     ):
         engine.migrate(here.url("/a"), there.url("/b"), verify=verify)
         engine.runner.wire.pool.close()
@@ -147,7 +154,7 @@ def test_an_explosion_leaves_nothing_behind(
         for kind, nth, after in WAYS:
             error = kind()
             monkeypatch.setattr(
-                owner, name, exploding(original, error, nth, after and stage not in GIVES)
+                owner, name, with_explosion(original, error, nth, after and stage not in GIVES)
             )
             try:
                 engine.migrate(here.url("/a"), there.url("/b"), verify=verify)
@@ -197,7 +204,7 @@ def test_a_kill_in_the_middle_leaves_nothing_behind(engine: Engine, verify: str)
         talk.linger()
 
     cloud = Cloud()
-    with Peer(serving(Cloud(), half)) as here, Peer(keeping(cloud)) as there:
+    with Peer(source_script(Cloud(), half)) as here, Peer(destination_script(cloud)) as there:
         running = gevent.spawn(engine.migrate, here.url("/a"), there.url("/b"), verify=verify)
         while engine.last is None or engine.last.bytes == 0:
             gevent.sleep(0.001)
@@ -212,7 +219,7 @@ def test_a_cancel_is_seen_within_about_a_second(engine: Engine) -> None:
         talk.send(GET_HEAD, DATA[: len(DATA) // 2])
         talk.linger()
 
-    with Peer(serving(Cloud(), half)) as here, Peer(keeping(Cloud())) as there:
+    with Peer(source_script(Cloud(), half)) as here, Peer(destination_script(Cloud())) as there:
         running = gevent.spawn(failure, engine, here.url("/a"), there.url("/b"))
         while engine.last is None or engine.last.bytes == 0:
             gevent.sleep(0.001)

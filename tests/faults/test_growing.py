@@ -23,7 +23,16 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import UploadRecord
 from relay.receipt import State
 from tests.conftest import Engine
-from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, Scripted, many, patient, place, refusal
+from tests.faults.scripted_s3 import (
+    IN_PARTS,
+    PART,
+    Bucket,
+    Scripted,
+    place,
+    refusal,
+    repeat_script,
+    with_retries,
+)
 from tests.scripted import Peer, Script, Talk
 
 SIZE = 2 * PART + 1000
@@ -48,7 +57,7 @@ class Watched(Bucket):
         return operation
 
 
-def growing(size: int, cut: int | None = None) -> Script:
+def growing_source(size: int, cut: int | None = None) -> Script:
     """A source without HEAD, ranges, and length; with `cut` its bytes break off there."""
 
     def script(talk: Talk) -> None:
@@ -100,7 +109,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
-    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+    with Peer(repeat_script(bucket)) as there, Peer(growing_source(SIZE)) as source:
         id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     begun = [known for operation, known in bucket.known if operation.startswith("begin")]
@@ -114,7 +123,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
 
 def test_f51_an_object_of_one_request_has_no_row(ledger: Ledger, tmp_path: Path) -> None:
     bucket = Watched(ledger=tmp_path / "ledger.db")
-    with Peer(many(bucket)) as there, Peer(growing(1000)) as source:
+    with Peer(repeat_script(bucket)) as there, Peer(growing_source(1000)) as source:
         id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert {known for _, known in bucket.known} == {None}
@@ -136,7 +145,7 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
         answers={name: list(scripted) for name, scripted in answers.items()},
         ledger=tmp_path / "ledger.db",
     )
-    with Peer(many(bucket)) as there, Peer(growing(SIZE, cut)) as source:
+    with Peer(repeat_script(bucket)) as there, Peer(growing_source(SIZE, cut)) as source:
         id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["failed"]
     assert bucket.known[-1] == ("abort", "up/1")
@@ -146,8 +155,8 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
 def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_path: Path) -> None:
     """The failure reports it, and the next attempt aborts the upload first."""
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
-    ways = [growing(SIZE), growing(SIZE, PART + 10)]
-    with Peer(many(bucket)) as there, Peer(lambda talk: ways[-1](talk)) as source:
+    ways = [growing_source(SIZE), growing_source(SIZE, PART + 10)]
+    with Peer(repeat_script(bucket)) as there, Peer(lambda talk: ways[-1](talk)) as source:
         id = move_once(ledger, runner_of(there), source)
         (row,) = ledger.page(id)
         assert row.error is not None
@@ -166,7 +175,7 @@ def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_
     )
 
 
-def _begin_again(peer: Peer) -> None:
+def _listen_again(peer: Peer) -> None:
     peer._listener = socket.create_server(("127.0.0.1", peer.port), backlog=256)
     peer.__enter__()
 
@@ -177,15 +186,15 @@ def test_an_object_assembled_before_a_restart_is_ours(
     engine: Engine, if_exists: str, damaged: bool
 ) -> None:
     """The answer is lost, and the server is unreachable for a moment."""
-    patient(engine).runner.limits = engine.runner.wire.limits = IN_PARTS
+    with_retries(engine).runner.limits = engine.runner.wire.limits = IN_PARTS
     bucket = Bucket(mangle=(lambda data: b"x" + data[1:]) if damaged else bytes)
-    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+    with Peer(repeat_script(bucket)) as there, Peer(growing_source(SIZE)) as source:
 
         def restart(talk: Talk) -> None:
             there._listener.shutdown(socket.SHUT_RDWR)
             there._listener.close()
             talk.reset()
-            threading.Timer(0.2, _begin_again, [there]).start()
+            threading.Timer(0.2, _listen_again, [there]).start()
 
         bucket.answers["complete"] = [restart]
         with pytest.raises(IntegrityMismatch) if damaged else nullcontext():

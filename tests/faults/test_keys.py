@@ -21,7 +21,7 @@ from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import refusal
 from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer
@@ -31,7 +31,7 @@ KEYS = ("a/b", "a//b", "a///b", "/a/b", "//a", "c//", "ü//日本", "a b//+")
 MOVED = {key: key.encode() for key in KEYS if not key.endswith("/")}
 
 
-def folding(key: str) -> str:
+def fold_key(key: str) -> str:
     return re.sub("/+", "/", key).removeprefix("/")
 
 
@@ -97,7 +97,7 @@ def test_b58_keys_with_empty_segments_move_between_buckets(
 
 @pytest.mark.parametrize("key", ["a//b", "/a", "a///b//c"])
 def test_b58_one_object_by_its_url(engine: Engine, key: str) -> None:
-    shelf, source = Shelf(), serving(Cloud(), sending(GET_HEAD, DATA))
+    shelf, source = Shelf(), source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer(source) as there, Peer([shelf] * 9) as here:
         config = S3Config(
             Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), here.url("")
@@ -119,7 +119,10 @@ def test_b58_copies_within_a_store_too(engine: Engine) -> None:
 
 def test_the_treatment_of_slashes_is_determined_once(engine: Engine) -> None:
     shelf = Shelf()
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
         for number in range(3):
             engine.migrate(there.url(), location_of(here, f"a//{number}"))
     assert sum("list-type" in line for line in shelf.asked) == 1
@@ -134,8 +137,11 @@ def test_b58_a_store_that_folds_slashes_loses_nothing(
 ) -> None:
     """The next one is refused before any byte of it is sent."""
     engine = Engine(certificates.ca_file, Limits(settle_seconds=1))
-    shelf = Shelf({"a/b": b"precious"} if there_before else {}, folds=folding)
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+    shelf = Shelf({"a/b": b"precious"} if there_before else {}, folds=fold_key)
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
         for key in ("a//b", "a//c"):
             with pytest.raises(Rejected) as caught:
                 engine.migrate(there.url(), location_of(here, key))
@@ -158,8 +164,11 @@ def test_b58_a_leftover_under_a_folded_name_is_named(
                 else super()._done(method, key, request, body)
             )
 
-    shelf = Keeping(folds=folding)
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+    shelf = Keeping(folds=fold_key)
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
         with pytest.raises(Rejected, match="treats '//' as '/'") as caught:
             engine.migrate(there.url(), location_of(here, "a//b"))
     assert shelf.objects == {"a/b": DATA}
@@ -170,8 +179,11 @@ def test_b58_a_concurrent_writer_of_the_other_name_is_safe(
     certificates: Certificates,
 ) -> None:
     engine = Engine(certificates.ca_file, retry_budget=10)
-    shelf = Shelf(folds=folding, meanwhile=[{"a/b": b"precious"}])
-    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+    shelf = Shelf(folds=fold_key, meanwhile=[{"a/b": b"precious"}])
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
         with pytest.raises(Rejected, match="treats '//' as '/'"):
             engine.migrate(there.url(), location_of(here, "a//b"))
     assert shelf.objects == {"a/b": b"precious"}
@@ -179,12 +191,15 @@ def test_b58_a_concurrent_writer_of_the_other_name_is_safe(
 
 
 @pytest.mark.parametrize("before", [{}, {"a/b": b"precious"}])
-@pytest.mark.parametrize("folds", [str, folding])
+@pytest.mark.parametrize("folds", [str, fold_key])
 def test_b58_a_denied_listing_says_names_are_unproved(
     engine: Engine, before: dict[str, bytes], folds: Callable[[str], str]
 ) -> None:
     shelf = Shelf(dict(before), lists=False, folds=folds)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as there, Peer([shelf] * 9) as here:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as there,
+        Peer([shelf] * 9) as here,
+    ):
         with pytest.raises(Rejected) as caught:
             engine.migrate(there.url(), location_of(here, "a//b"))
     assert "it is unknown if this store keeps such names" in caught.value.message

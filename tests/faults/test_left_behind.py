@@ -12,7 +12,7 @@ import pytest
 
 from relay.stores.interfaces import is_temporary_name
 from tests.end_to_end.terminal import Terminal, bucket_terminal
-from tests.faults.scripted_s3 import PARTED, SIZE, Bucket, document, many, refusal, reply
+from tests.faults.scripted_s3 import PARTED, SIZE, Bucket, document, refusal, repeat_script, reply
 from tests.faults.test_webdav import EMPTY, Dav
 from tests.scripted import Peer, Talk
 
@@ -51,7 +51,7 @@ class Killed:
     folder: Path
     to: str
 
-    def again(self) -> tuple[int, str]:
+    def run_again(self) -> tuple[int, str]:
         """Repeat the command; return its exit code, and its whole output with that of a report."""
         code, out, err = self.terminal.run("migrate", "-r", str(self.folder), self.to)
         return code, out + err + self.terminal.run("report", "1", "--format", "jsonl")[1]
@@ -86,7 +86,7 @@ def test_a_cancel_names_leftovers_and_can_be_repeated(killed_move: Killed) -> No
 
 def test_the_receipt_notes_leftovers_of_the_next_attempt(killed_move: Killed) -> None:
     killed_move.dav.keeps = True
-    code, output = killed_move.again()
+    code, output = killed_move.run_again()
     assert code == 0
     assert f"may remain at {killed_move.to}{killed_move.dav.unpublished_names[0]}" in output
 
@@ -112,13 +112,13 @@ def test_an_object_gone_from_the_source_leaves_nothing(
 ) -> None:
     (killed_move.folder / "a").unlink()
     (killed_move.folder / "b").write_bytes(b"other")
-    code, output = killed_move.again()
+    code, output = killed_move.run_again()
     assert (code in (0, 1), killed_move.dav.unpublished_names) == (True, []), output
     if code == 1:  # it failed after the source was listed again: the next listing forgets it
         if verb is not None:
             assert killed_move.terminal.run(verb, "1")[0] == 0
-            killed_move.again()
-        assert killed_move.again()[0] == 0
+            killed_move.run_again()
+        assert killed_move.run_again()[0] == 0
     assert set(killed_move.dav.objects) == {b"/to/b"}
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_forgotten_while_something_is_left(
     killed_move.dav.keeps = True
     (killed_move.folder / "a").unlink()
     for _ in range(3):
-        code, output = killed_move.again()
+        code, output = killed_move.run_again()
         assert code == 1
         assert f"may remain at {killed_move.to}{killed_move.dav.unpublished_names[0]}" in output
         if verb is not None:
@@ -142,7 +142,7 @@ def test_an_unfinished_upload_in_a_versioned_store_is_noted(
     """The bucket denies aborting an upload (s3:AbortMultipartUpload)."""
     bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, order=list)
     (tmp_path / "from").write_bytes(b"a" * SIZE)
-    with Peer(many(bucket)) as server:
+    with Peer(repeat_script(bucket)) as server:
         config = tmp_path / "relay.toml"
         config.write_text(
             f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'
@@ -177,7 +177,7 @@ class Fickle(Bucket):
 
 def test_an_unfinished_upload_of_a_copied_object_is_aborted(tmp_path: Path) -> None:
     bucket = Fickle(sums=True, fields=("Accept-Ranges: bytes",), whole=b"a" * SIZE)
-    with Peer(many(bucket)) as server:
+    with Peer(repeat_script(bucket)) as server:
         terminal = bucket_terminal(tmp_path, server.url(""), **PARTED)
         words = ("migrate", "s3://bucket/old", "s3://bucket/new")
         assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
@@ -198,7 +198,7 @@ def test_an_unfinished_upload_without_source_ranges_is_noted(tmp_path: Path) -> 
             talk.send(b"HTTP/1.1 200 X\r\n", head.encode())
             talk.send(b"" if request.startswith(b"HEAD") else data)
 
-    with Peer([source] * 20) as here, Peer(many(bucket)) as server:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as server:
         terminal = bucket_terminal(tmp_path, server.url(""), **PARTED)
         code, out, err = terminal.run("migrate", here.url("/a"), "s3://bucket/a", "--json")
     assert (code, bucket.whole) == (0, data), err

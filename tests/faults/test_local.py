@@ -63,32 +63,39 @@ from relay.wire.exchange import Wire
 from relay.wire.http1 import Framing, Head
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.faults.test_withdrawn import run_worker, runner_of
 from tests.scripted import Peer
 
 MIB = 1 << 20
 
 
-def here(path: Path) -> object:
+def place_here(path: Path) -> Location:
     return local_location(path, destination=False)
 
 
-def there(path: Path) -> object:
+def place_there(path: Path) -> Location:
     return local_location(path, destination=True)
 
 
 def test_a_file_goes_to_a_server_and_comes_back(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "a b ü.raw").write_bytes(DATA)
     cloud = Cloud()
-    with Peer([keeping(cloud)] * 4) as peer:
-        outcome = engine.migrate(here(tmp_path / "a b ü.raw"), peer.url("/a"))  # type: ignore[arg-type]
+    with Peer([destination_script(cloud)] * 4) as peer:
+        outcome = engine.migrate(place_here(tmp_path / "a b ü.raw"), peer.url("/a"))
     assert outcome.state is State.VERIFIED
     assert cloud.objects[b"/a"] == DATA
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as peer:
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as peer:
         back = engine.migrate(
-            peer.url("/new%20name.raw"), there(tmp_path / "deep" / "er" / "x.raw")
-        )  # type: ignore[arg-type]
+            peer.url("/new%20name.raw"), place_there(tmp_path / "deep" / "er" / "x.raw")
+        )
     assert back.receipt is not None
     assert back.receipt.level is Level.READ_BACK
     assert (tmp_path / "deep" / "er" / "x.raw").read_bytes() == DATA
@@ -101,7 +108,7 @@ def test_a_file_goes_to_a_file(engine: Engine, tmp_path: Path, size: int, verify
     data = os.urandom(size)
     (tmp_path / "a").write_bytes(data)
     (tmp_path / "folder").mkdir()
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "folder"), verify=verify)  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "folder"), verify=verify)
     assert (tmp_path / "folder" / "a").read_bytes() == data
 
 
@@ -110,8 +117,8 @@ def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(
 ) -> None:
     coded = gzip.compress(bytes(10 * MIB))
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(coded)
-    with Peer(serving(Cloud(), sending(head, coded))) as peer:
-        outcome = engine.migrate(peer.url(), there(tmp_path / "a"))  # type: ignore[arg-type]
+    with Peer(source_script(Cloud(), fixed_answer(head, coded))) as peer:
+        outcome = engine.migrate(peer.url(), place_there(tmp_path / "a"))
     assert (tmp_path / "a").read_bytes() == coded
     assert outcome.receipt is not None
     assert any("gzip" in note for note in outcome.receipt.notes)
@@ -121,10 +128,10 @@ def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(
 def test_a_source_that_ends_early_changes_nothing(engine: Engine, tmp_path: Path, cut: int) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA[:cut]))) as peer,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA[:cut]))) as peer,
         pytest.raises(SourceTruncated),
     ):
-        engine.migrate(peer.url(), there(tmp_path / "a"))  # type: ignore[arg-type]
+        engine.migrate(peer.url(), place_there(tmp_path / "a"))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
@@ -134,10 +141,10 @@ def test_a_file_that_changes_while_it_is_read_fails(engine: Engine, tmp_path: Pa
 
     def changing(talk: object) -> None:
         path.write_bytes(DATA[::-1])
-        keeping(cloud)(talk)  # type: ignore[arg-type]
+        destination_script(cloud)(talk)  # type: ignore[arg-type]
 
-    with Peer([changing] + [keeping(cloud)] * 3) as peer, pytest.raises(SourceChanged):
-        engine.migrate(here(path), peer.url("/a"))  # type: ignore[arg-type]
+    with Peer([changing] + [destination_script(cloud)] * 3) as peer, pytest.raises(SourceChanged):
+        engine.migrate(place_here(path), peer.url("/a"))
     assert cloud.objects == {}
 
 
@@ -145,12 +152,16 @@ def test_an_existing_file_is_left_alone_on_request(engine: Engine, tmp_path: Pat
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
     with pytest.raises(AlreadyExists):
-        engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail")  # type: ignore[arg-type]
-    outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="skip")  # type: ignore[arg-type]
+        engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"), if_exists="fail")
+    outcome = engine.migrate(
+        place_here(tmp_path / "a"), place_there(tmp_path / "b"), if_exists="skip"
+    )
     assert outcome.state is State.SKIPPED
     assert (tmp_path / "b").read_bytes() == b"old"
     assert (
-        engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"), if_exists="fail").state
+        engine.migrate(
+            place_here(tmp_path / "a"), place_there(tmp_path / "c"), if_exists="fail"
+        ).state
         is State.VERIFIED
     )  # type: ignore[arg-type]
     assert (tmp_path / "c").read_bytes() == b"new"
@@ -164,7 +175,7 @@ def test_only_files_are_read(engine: Engine, tmp_path: Path, what: str) -> None:
     elif what == "folder":
         path.mkdir()
     with pytest.raises((Rejected, NotFound)) as caught:
-        engine.migrate(here(path), there(tmp_path / "b"))  # type: ignore[arg-type]
+        engine.migrate(place_here(path), place_there(tmp_path / "b"))
     assert caught.value.side == "source"
     assert not (tmp_path / "b").exists()
 
@@ -190,7 +201,7 @@ def test_f48_a_full_disk_is_reported_and_nothing_left(
     (tmp_path / "a").write_bytes(bytes(3 * MIB))
     (small_disk / "b").write_bytes(b"old")
     with pytest.raises(Rejected, match="No space") as caught:
-        engine.migrate(here(tmp_path / "a"), there(small_disk / "b"))  # type: ignore[arg-type]
+        engine.migrate(place_here(tmp_path / "a"), place_there(small_disk / "b"))
     assert caught.value.side == "destination"
     assert [(path.name, path.read_bytes()) for path in small_disk.iterdir()] == [("b", b"old")]
 
@@ -303,10 +314,10 @@ def test_an_entry_that_is_not_a_file_is_never_replaced(
     cloud = Cloud()
     cloud.objects[b"/a"] = b"new"
     with pytest.raises(InvalidURL, match="pipe"):  # so that no request reaches the source
-        there(named)
-    place = replace(there(tmp_path / "b"), target=str(named))  # type: ignore[type-var]
+        place_there(named)
+    place = replace(place_there(tmp_path / "b"), target=str(named))  # type: ignore[type-var]
     with (
-        Peer([keeping(cloud)] * 4) as peer,
+        Peer([destination_script(cloud)] * 4) as peer,
         pytest.raises(Rejected, match="not a regular file|leads through"),
     ):
         engine.migrate(peer.url("/a"), place, if_exists=if_exists)  # type: ignore[arg-type]
@@ -327,7 +338,9 @@ def test_an_overwritten_file_keeps_its_mode_and_owner(
     (tmp_path / "b").chmod(mode)
     (tmp_path / "link").symlink_to("b")
     before = (tmp_path / "b").stat()
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / ("b" if by == "itself" else "link")))  # type: ignore[arg-type]
+    engine.migrate(
+        place_here(tmp_path / "a"), place_there(tmp_path / ("b" if by == "itself" else "link"))
+    )
     after = (tmp_path / "b").stat()
     assert (tmp_path / "b").read_bytes() == b"new"
     assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
@@ -347,7 +360,7 @@ def test_a_replaced_private_file_is_never_more_visible(
         rename(*names, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "rename", rename_watched)
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
     assert modes == {0}
 
 
@@ -362,13 +375,13 @@ def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
         os.setxattr(tmp_path / "b", "system.posix_acl_access", access)
     except OSError:
         pytest.skip("the file system has no access lists")
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
     assert os.getxattr(tmp_path / "b", "system.posix_acl_access") == access
     # A file without a list gets none from the default one of its folder.
     (tmp_path / "c").write_bytes(b"old")
     (tmp_path / "c").chmod(0o640)
     os.setxattr(tmp_path, "system.posix_acl_default", access)
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"))  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "c"))
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o640
     assert "system.posix_acl_access" not in os.listxattr(tmp_path / "c")
 
@@ -394,25 +407,25 @@ def test_a_changed_file_with_its_old_time_is_a_failure(
                 file.write(data)
                 file.truncate()
         os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-        keeping(cloud)(talk)  # type: ignore[arg-type]
+        destination_script(cloud)(talk)  # type: ignore[arg-type]
 
     with (
-        Peer([changing] + [keeping(cloud)] * 3) as peer,
+        Peer([changing] + [destination_script(cloud)] * 3) as peer,
         pytest.raises((SourceChanged, SourceTruncated)),
     ):
-        engine.migrate(here(path), peer.url("/a"))  # type: ignore[arg-type]
+        engine.migrate(place_here(path), peer.url("/a"))
     assert cloud.objects == {}
 
 
 def test_a_part_of_a_file_is_pinned_by_its_change_time(wire: Wire, tmp_path: Path) -> None:
     store, path = LocalStore(wire, "source", Watchdog(Limits())), tmp_path / "a"
     path.write_bytes(b"old bytes")
-    was, found = path.stat(), store.head(here(path))  # type: ignore[arg-type]
+    was, found = path.stat(), store.head(place_here(path))
     assert found is not None
     path.write_bytes(b"new bytes")
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     with pytest.raises(SourceChanged):
-        store.get(here(path), found.version, ByteRange(4, 8))  # type: ignore[arg-type]
+        store.get(place_here(path), found.version, ByteRange(4, 8))
 
 
 def test_an_entry_that_cannot_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
@@ -434,7 +447,8 @@ def test_an_entry_that_cannot_be_moved_is_named(wire: Wire, tmp_path: Path) -> N
         (tmp_path / name).symlink_to(target)
     store = LocalStore(wire, "source", Watchdog(Limits()))
     printed = {
-        entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)
+        entry.name: entry.error
+        for entry in store.list(place_here(tmp_path).folder(), recursive=True)
     }  # type: ignore[attr-defined]
     assert {name for name, error in printed.items() if error is None} == {"fine", "ok"}
     assert set(printed) == {"fine", *ours, "fifo", "socket", "device", *links}
@@ -492,10 +506,14 @@ def test_a_folder_without_links(
 
         monkeypatch.setattr(local_upload, "finish", late)
         with pytest.raises(AlreadyExists):
-            engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail")  # type: ignore[arg-type]
+            engine.migrate(
+                place_here(tmp_path / "a"), place_there(tmp_path / "b"), if_exists="fail"
+            )
         assert (tmp_path / "b").read_bytes() == b"theirs"
     else:
-        outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail")  # type: ignore[arg-type]
+        outcome = engine.migrate(
+            place_here(tmp_path / "a"), place_there(tmp_path / "b"), if_exists="fail"
+        )
         assert outcome.state is State.VERIFIED
         assert (tmp_path / "b").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
@@ -519,7 +537,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
     monkeypatch.setattr(os, "close", close_and_count)
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
     before = len(os.listdir("/proc/self/fd"))
-    outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"))  # type: ignore[arg-type]
+    outcome = engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "to" / "b"))
     assert outcome.state is State.VERIFIED
     assert outcome.receipt is not None and outcome.receipt.attempts == 2
     assert threads and threads[0] != this_thread(), "nobody waits for it on the hub"
@@ -550,7 +568,7 @@ def test_a_mount_may_give_a_file_the_time_of_its_upload(
         return found
 
     monkeypatch.setattr(local_upload, "finish", finish_dated)
-    outcome = engine.migrate(here(tmp_path / "a"), there(place))  # type: ignore[arg-type]
+    outcome = engine.migrate(place_here(tmp_path / "a"), place_there(place))
     assert outcome.state is State.VERIFIED
     assert outcome.receipt is not None
     assert (local_upload.UNDATED in outcome.receipt.notes) == (not late)
@@ -653,7 +671,9 @@ def test_a_name_reserved_without_need_is_released(
     refuse(monkeypatch, local_upload, "_renameat2", errno.EINVAL)
     refuse(monkeypatch, os, "rename", errno.EIO)
     with pytest.raises(Unavailable):
-        engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"), if_exists="fail")  # type: ignore[arg-type]
+        engine.migrate(
+            place_here(tmp_path / "a"), place_there(tmp_path / "to" / "b"), if_exists="fail"
+        )
     assert not list((tmp_path / "to").iterdir())
 
 
@@ -710,7 +730,7 @@ def test_a_missing_feature_of_a_file_system_is_noted(
             pytest.skip("only root gives files away")
         os.chown(tmp_path / "b", 1234, 2345)
     refuse(monkeypatch, os, name, code)
-    outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    outcome = engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
     assert outcome.state is State.VERIFIED and outcome.receipt is not None
     assert (tmp_path / "b").read_bytes() == b"new"
     assert [note for found in outcome.receipt.notes if note and note in found] == (
@@ -724,7 +744,7 @@ def test_a_failing_disk_is_not_one_without_fsync(
     (tmp_path / "a").write_bytes(b"new")
     refuse(monkeypatch, os, "fsync", errno.EIO)
     with pytest.raises(RelayError, match="Input/output"):
-        engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+        engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -749,9 +769,9 @@ def test_an_invalid_time_of_change_is_noted_or_kept(
         LocalStore(wire, "source", Watchdog(Limits())),
         LocalStore(wire, "destination", Watchdog(Limits())),
     )
-    body = source.get(here(path)).body  # type: ignore[arg-type]
+    body = source.get(place_here(path)).body
     assert body is not None
-    stored = store.put(there(tmp_path / "b"), body, (("mtime", changed),))  # type: ignore[arg-type]
+    stored = store.put(place_there(tmp_path / "b"), body, (("mtime", changed),))
     noted = any("time of modification" in note for note in stored.notes)
     part = next(tmp_path.glob(".relay-*"))
     assert noted or part.stat().st_mtime == float(changed)
@@ -768,7 +788,7 @@ def test_every_folder_that_is_made_is_on_the_disk(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note_sync)
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "x" / "y" / "z" / "b"))  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "x" / "y" / "z" / "b"))
     assert {
         str(path) for path in (tmp_path, tmp_path / "x", tmp_path / "x/y", tmp_path / "x/y/z")
     } <= synced
@@ -780,7 +800,7 @@ def test_a_file_without_a_size_is_read_to_its_end(
 ) -> None:
     if not Path(name).exists() or Path(name).stat().st_size:
         pytest.skip("it has a size here")
-    outcome = engine.migrate(here(Path(name)), there(tmp_path / "b"))  # type: ignore[arg-type]
+    outcome = engine.migrate(place_here(Path(name)), place_there(tmp_path / "b"))
     assert outcome.state is State.VERIFIED
     assert (tmp_path / "b").read_bytes()[:8] == Path(name).read_bytes()[:8]
     assert (tmp_path / "b").read_bytes().endswith(b"\n")
@@ -794,7 +814,7 @@ def test_a_file_outside_the_page_cache_is_read(
     monkeypatch.setattr(
         os, "preadv", lambda *words: refuse_now(*words) if len(words) == 4 else read(*words)
     )
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == DATA
 
 
@@ -805,9 +825,11 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
         for name in ("a", "b"):
             (folder / name).write_bytes(name.encode())
         os.utime(folder / "b", (seconds, seconds))
-        entries = list(LocalStore(wire, "source", Watchdog(Limits())).list(here(folder).folder()))  # type: ignore[attr-defined]
+        entries = list(
+            LocalStore(wire, "source", Watchdog(Limits())).list(place_here(folder).folder())
+        )  # type: ignore[attr-defined]
         assert [(entry.name, entry.error) for entry in entries] == [("a", None), ("b", None)]
-        engine.migrate(here(folder / "b"), there(folder / "c"))  # type: ignore[arg-type]
+        engine.migrate(place_here(folder / "b"), place_there(folder / "c"))
         assert (folder / "c").read_bytes() == b"b"
 
 
@@ -817,15 +839,18 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
 @pytest.mark.parametrize(
     ("names", "work"),
     [
-        (("open",), lambda store, path: store.head(below(path))),
-        (("open", "fstat"), lambda store, path: store.get(below(path)).body.close()),
-        (("open", "scandir"), lambda store, path: list(store.list(below(path.parent).folder()))),
+        (("open",), lambda store, path: store.head(place_below(path))),
+        (("open", "fstat"), lambda store, path: store.get(place_below(path)).body.close()),
+        (
+            ("open", "scandir"),
+            lambda store, path: list(store.list(place_below(path.parent).folder())),
+        ),
         (("lstat", "open", "stat"), lambda store, path: put(store, path)),
         (("fsync", "write"), lambda store, path: put(store, path)),
         (("rename", "fsync"), lambda store, path: store.publish(put(store, path))),
         (("link", "unlink"), lambda store, path: store.publish(put(store, path), if_absent=True)),
         (("unlink",), lambda store, path: store.delete(put(store, path).readable, Version())),
-        (("preadv",), lambda store, path: store.get(below(path)).body.read()),
+        (("preadv",), lambda store, path: store.get(place_below(path)).body.read()),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
@@ -897,10 +922,10 @@ def put(store: LocalStore, path: Path) -> PutResult:
         Watchdog(Limits()),
         leave,
     )
-    return store.put(below(path.parent / "c"), body)
+    return store.put(place_below(path.parent / "c"), body)
 
 
-def below(path: Path) -> Location:
+def place_below(path: Path) -> Location:
     """Return a place of a server, which opens it below an allowed folder."""
     return local_location(path, destination=False, folders=AllowedFolders((path.parent, path)))
 
@@ -1075,7 +1100,9 @@ def test_a_link_with_a_lost_first_answer_is_ours(
     (tmp_path / "a").write_bytes(DATA)
     with pytest.raises(AlreadyExists) if theirs else nullcontext():
         assert (
-            engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail").state
+            engine.migrate(
+                place_here(tmp_path / "a"), place_there(tmp_path / "b"), if_exists="fail"
+            ).state
             is State.VERIFIED
         )
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]

@@ -59,7 +59,7 @@ class House:
         (self.open / "deep" / "fine").write_bytes(b"fine")
         (self.other / "fine").write_bytes(b"fine")
         self.folders = AllowedFolders((self.open, self.other))
-        self.before = self.outer
+        self.before = self.outside_content
 
     def make_link(self, name: str) -> Path:
         """Make a link in the allowed folder that leads out of it."""
@@ -67,11 +67,11 @@ class House:
         return self.open / name
 
     @property
-    def outer(self) -> dict[str, bytes]:
+    def outside_content(self) -> dict[str, bytes]:
         """The content of the folders outside."""
         return {str(path): path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
 
-    def at(self, name: str, *, destination: bool = False) -> Location:
+    def allowed_place(self, name: str, *, destination: bool = False) -> Location:
         """Return a place that was allowed once, in any current state."""
         return self.root(destination=destination).below(name, destination=destination)
 
@@ -119,24 +119,29 @@ def test_no_link_leads_out(
     name: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path
 ) -> None:
     OUT[name](house)
-    place = house.at("x/key")
+    place = house.allowed_place("x/key")
     found = Version(size=7)
     tries: list[Callable[[], object]] = [
         lambda: store.head(place),
         lambda: store.get(place),
         lambda: store.delete(place, Version()),
         lambda: store.head([*store.staged_locations(place, "token"), place][0]),
-        lambda: store.publish(PutResult(found, house.at("x/.relay-t.part"), {}, place=place)),
         lambda: store.publish(
-            PutResult(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True
+            PutResult(found, house.allowed_place("x/.relay-t.part"), {}, place=place)
         ),
-        lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True)),
-        lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True), if_exists="fail"),
+        lambda: store.publish(
+            PutResult(found, house.allowed_place("x/.relay-t.part"), {}, place=place),
+            if_absent=True,
+        ),
+        lambda: put(engine, tmp_path / "a", house.allowed_place("x/key", destination=True)),
+        lambda: put(
+            engine, tmp_path / "a", house.allowed_place("x/key", destination=True), if_exists="fail"
+        ),
     ]
     for go in tries:
         with pytest.raises(LocalDenied):
             go()
-    assert house.outer == house.before
+    assert house.outside_content == house.before
     assert (house.open / "deep" / "fine").read_bytes() == b"fine"
 
 
@@ -174,11 +179,13 @@ def test_links_that_stay_inside_are_followed(
 ) -> None:
     link(house.open / "second", house.open / "deep" / "fine")
     link(house.open / "link", target.format(root=tmp_path))
-    found = store.head(house.at("link"))
+    found = store.head(house.allowed_place("link"))
     assert found is not None and found.version.size == 4
-    back = engine.migrate(house.at("link"), local_location(tmp_path / "back", destination=True))
+    back = engine.migrate(
+        house.allowed_place("link"), local_location(tmp_path / "back", destination=True)
+    )
     assert back.state is State.VERIFIED and (tmp_path / "back").read_bytes() == b"fine"
-    put(engine, tmp_path / "a", house.at("link", destination=True))
+    put(engine, tmp_path / "a", house.allowed_place("link", destination=True))
     assert (house.open / "link").is_symlink() and (house.open / "link").read_bytes() == b"written"
 
 
@@ -189,14 +196,19 @@ def test_a_folder_replaced_before_publication_is_noticed(
     store = LocalStore(wire, "destination", Watchdog(Limits()))
     (house.outside / "deep" / "fine").write_bytes(b"theirs")
     (house.outside / "deep" / ".relay-x.part").write_bytes(b"theirs")
-    stored = PutResult(Version(), house.at("deep/.relay-x.part"), {}, place=house.at("deep/fine"))
+    stored = PutResult(
+        Version(),
+        house.allowed_place("deep/.relay-x.part"),
+        {},
+        place=house.allowed_place("deep/fine"),
+    )
     (house.open / "deep").rename(house.open / "old")
     link(house.open / "deep", house.outside / "deep")
-    before = house.outer
+    before = house.outside_content
     for if_absent in (False, True):
         with pytest.raises(LocalDenied):
             store.publish(stored, if_absent=if_absent)
-    assert house.outer == before
+    assert house.outside_content == before
 
 
 @pytest.mark.usefixtures("way")
@@ -207,15 +219,15 @@ def test_a_link_made_after_the_resolution_is_refused(
     link(house.open / "link", house.open / "deep" / "fine")
     resolve = os.path.realpath
 
-    def slowly(path: Path) -> str:
+    def resolve_slowly(path: Path) -> str:
         found = resolve(path)
         (house.open / "deep").rename(house.open / "aside")
         link(house.open / "deep", house.outside)
         (house.outside / "fine").write_bytes(b"PRIVATE")
         return found
 
-    place = house.at("link")
-    monkeypatch.setattr(os.path, "realpath", slowly)
+    place = house.allowed_place("link")
+    monkeypatch.setattr(os.path, "realpath", resolve_slowly)
     with pytest.raises(RelayError, match="symbolic links"):
         store.get(place)
 

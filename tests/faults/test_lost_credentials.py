@@ -14,7 +14,7 @@ from relay.stores.s3.aws_settings import aws_config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
-from tests.faults.scripted_s3 import Bucket, many, place
+from tests.faults.scripted_s3 import Bucket, place, repeat_script
 from tests.scripted import Peer
 
 SECRET = "wJalrXUtnFEMI-THE-SECRET"
@@ -123,14 +123,14 @@ def withdrawn_signer(times: int) -> Signer:
     return Signer(credentials, "us-east-1")
 
 
-def test_credentials_that_come_back_are_waited_for(patient: Engine, source: Spawned) -> None:
-    with Peer(many(bucket := Bucket())) as peer:
-        patient.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn_signer(2)))
+def test_credentials_that_come_back_are_waited_for(patient_engine: Engine, source: Spawned) -> None:
+    with Peer(repeat_script(bucket := Bucket())) as peer:
+        patient_engine.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn_signer(2)))
     assert bucket.whole is not None
 
 
 def test_credentials_that_stay_away_are_withdrawn(engine: Engine, source: Spawned) -> None:
-    with Peer(many(Bucket())) as peer, pytest.raises(CredentialsWithdrawn) as caught:
+    with Peer(repeat_script(Bucket())) as peer, pytest.raises(CredentialsWithdrawn) as caught:
         engine.migrate(source.url("/objects/a?size=1000"), place(peer, withdrawn_signer(1000)))
     assert caught.value.retryable
     assert caught.value.side == "destination"

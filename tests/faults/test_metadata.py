@@ -18,8 +18,17 @@ from relay.stores.webdav.account import webdav_location
 from relay.transfer_limits import Limits
 from relay.wire.http1 import Head
 from tests.conftest import Engine
-from tests.faults.scripted_peers import Cloud, keeping
-from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
+from tests.faults.scripted_peers import Cloud, destination_script
+from tests.faults.scripted_s3 import (
+    IN_PARTS,
+    SIZE,
+    Bucket,
+    place,
+    refusal,
+    repeat_script,
+    reply,
+    with_retries,
+)
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer
 
@@ -42,8 +51,8 @@ def bucket_with(*fields: str, size: int = 5) -> Bucket:
 
 
 def move(engine: Engine, old: Bucket, new: Bucket, **options: object) -> Outcome:
-    with Peer(many(old)) as source, Peer(many(new)) as destination:
-        return patient(engine).migrate(place(source), place(destination), **options)
+    with Peer(repeat_script(old)) as source, Peer(repeat_script(new)) as destination:
+        return with_retries(engine).migrate(place(source), place(destination), **options)
 
 
 def notes(outcome: Outcome) -> str:
@@ -151,9 +160,9 @@ def test_metadata_that_a_store_cannot_keep_is_noted(
 ) -> None:
     dav, cloud = Dav(), Cloud()
     with (
-        Peer(many(bucket_with(*OWN))) as old,
+        Peer(repeat_script(bucket_with(*OWN))) as old,
         Peer([dav] * 40) as davs,
-        Peer([keeping(cloud)] * 40) as plain,
+        Peer([destination_script(cloud)] * 40) as plain,
     ):
         places: dict[str, Location | str] = {
             "local": local_location(tmp_path / "a", destination=True),
@@ -230,9 +239,9 @@ def test_an_accepted_but_hidden_member_is_reported(engine: Engine, kind: str) ->
     is required."""
     dav, cloud = Dav(), Cloud()
     with (
-        Peer(many(bucket_with(*CODED))) as old,
+        Peer(repeat_script(bucket_with(*CODED))) as old,
         Peer([dav] * 40) as davs,
-        Peer([keeping(cloud)] * 40) as plain,
+        Peer([destination_script(cloud)] * 40) as plain,
     ):
         there = (
             plain.url("/a") if kind == "http" else webdav_location(davs.url("/a"), destination=True)

@@ -29,7 +29,7 @@ def clouds() -> Iterator[tuple[Spawned, Spawned]]:
         yield source, destination
 
 
-def through(engine: Engine, source: str, destination: str, size: int = SIZE) -> State:
+def migrate_through(engine: Engine, source: str, destination: str, size: int = SIZE) -> State:
     """Migrate between two addresses, either of which may be a proxy's, and return the state."""
     plan = Plan(
         parse_location(f"{source}/objects/a?size={size}"),
@@ -66,7 +66,7 @@ def test_a_network_that_is_only_bad_loses_nothing(
     size = 20_000 if "slice" in toxics else SIZE
     with Proxy(target(source if side == "source" else destination), **toxics) as proxy:  # type: ignore[arg-type]
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
-        assert through(engine, *pair, size=size) is State.VERIFIED
+        assert migrate_through(engine, *pair, size=size) is State.VERIFIED
     assert uploads_received(destination) == [True]
 
 
@@ -89,7 +89,7 @@ def test_f85_cut_anywhere(
     ) as proxy:  # type: ignore[arg-type]
         pair = (proxy.url(), destination.base) if at_source else (source.base, proxy.url())
         with pytest.raises(RelayError) as caught:
-            through(engine, *pair)
+            migrate_through(engine, *pair)
     assert caught.value.side == ("source" if at_source else "destination")
     assert not any(uploads_received(destination))
 
@@ -110,7 +110,7 @@ def test_f86_a_black_hole_ends_by_the_clock(
     ) as proxy:
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
         with pytest.raises(StoreTimeout) as caught:  # A stalled transfer is retryable, too
-            through(engine, *pair, size=20_000_000)
+            migrate_through(engine, *pair, size=20_000_000)
     assert caught.value.side == side
 
 
@@ -125,7 +125,7 @@ def test_f87_a_half_closed_connection_is_a_failure(
     with Proxy(target(cloud), half_close=50_000, direction=direction) as proxy:
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
         with pytest.raises(RelayError) as caught:
-            through(engine, *pair)
+            migrate_through(engine, *pair)
     assert caught.value.side == side
     assert not any(uploads_received(destination))
 
@@ -140,7 +140,7 @@ def test_f89_a_flipped_bit_on_plain_http_is_found(
     with Proxy(target(cloud), flip=100_000, direction=direction) as proxy:
         pair = (proxy.url(), destination.base) if side == "source" else (source.base, proxy.url())
         with pytest.raises(IntegrityMismatch) as caught:
-            through(engine, *pair)
+            migrate_through(engine, *pair)
     assert caught.value.side == side
     assert destination.request("HEAD", "/b")[0] == 404 or side == "source"
 
@@ -154,7 +154,7 @@ def test_f89_a_flipped_bit_in_tls_is_a_broken_connection(
         assert source.ca is not None
         made = Engine(Path(source.ca))
         with Proxy(target(source), flip=100_000) as proxy, pytest.raises(ConnectionLost) as caught:
-            through(made, proxy.url(scheme="https"), destination.base)
+            migrate_through(made, proxy.url(scheme="https"), destination.base)
         made.assert_nothing_left()
     assert caught.value.side == "source"
     assert not any(uploads_received(destination))
@@ -175,7 +175,7 @@ def test_f90_a_full_backlog_is_a_connect_timeout(
             sock.connect_ex(("127.0.0.1", port))
         try:
             with pytest.raises((StoreTimeout, ConnectFailed)) as caught:
-                through(engine, f"http://127.0.0.1:{port}", destination.base)
+                migrate_through(engine, f"http://127.0.0.1:{port}", destination.base)
         finally:
             for sock in waiting:
                 sock.close()

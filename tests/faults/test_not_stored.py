@@ -14,8 +14,8 @@ import pytest
 from relay.errors import RelayError
 from relay.receipt import State
 from tests.conftest import Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.scripted_s3 import Bucket, many, patient, place, reply
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
+from tests.faults.scripted_s3 import Bucket, place, repeat_script, reply, with_retries
 from tests.scripted import Peer
 
 OLD = b"the old object, and the only one" * 3
@@ -60,8 +60,11 @@ def test_a_prior_object_is_not_deleted(
     shelf = Forgetful(
         whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), answer_fields=ANSWERS[what]
     )
-    engine = patient(engine, patience)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
+    engine = with_retries(engine, patience)
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(repeat_script(shelf)) as there,
+    ):
         with pytest.raises(RelayError) as caught:
             engine.migrate(source.url("/a"), place(there), if_exists=if_exists)
     assert caught.value.side == "destination"
@@ -78,8 +81,13 @@ def test_an_object_stored_at_last_arrives(engine: Engine, what: str) -> None:
         answer_fields=ANSWERS[what],
         times=1,
     )
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
-        outcome = patient(engine).migrate(source.url("/a"), place(there), if_exists="overwrite")
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(repeat_script(shelf)) as there,
+    ):
+        outcome = with_retries(engine).migrate(
+            source.url("/a"), place(there), if_exists="overwrite"
+        )
     assert (outcome.state, shelf.whole) == (State.VERIFIED, DATA)
 
 
@@ -90,7 +98,10 @@ def test_the_length_of_the_coding_does_not_prove_ownership(engine: Engine) -> No
         len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4
     )
     shelf = Forgetful(whole=old, tag="old", answer_fields=('ETag: "ours"',), times=1)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(repeat_script(shelf)) as there,
+    ):
         with pytest.raises(RelayError):
             engine.migrate(source.url("/a"), place(there), if_exists="overwrite")
     assert (shelf.whole, "delete" in shelf.asked) == (old, False)

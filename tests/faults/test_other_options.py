@@ -16,10 +16,10 @@ import pytest
 from relay.errors import Cancelled
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.scripted_http import Shelf, empty
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA as CLOUD_DATA
-from tests.faults.scripted_peers import GET_HEAD, Cloud, sending, serving
-from tests.faults.scripted_s3 import PART, SIZE, Bucket, many
+from tests.faults.scripted_peers import GET_HEAD, Cloud, fixed_answer, source_script
+from tests.faults.scripted_s3 import PART, SIZE, Bucket, repeat_script
 from tests.faults.test_explosions import failure
 from tests.faults.test_ours import flip_byte, hurried_terminal, plant
 from tests.scripted import Peer, Talk, length_of
@@ -212,7 +212,7 @@ def test_an_arrival_damaged_by_another_command_moves_again(
     tmp_path: Path, wish: str, end: tuple[int, dict[str, int]]
 ) -> None:
     """It has the object's length, so that its destination does not show the damage."""
-    shelf = Straight(refused={b"DELETE": empty(405)}, held=False)
+    shelf = Straight(refused={b"DELETE": empty_answer(405)}, held=False)
     folder, terminal = plant(tmp_path, DATA), hurried_terminal(tmp_path)
     (folder / "b").symlink_to(folder / "b")
     with Peer(shelf) as there:
@@ -324,7 +324,7 @@ def test_a_damaged_object_is_not_unchanged_to_other_options(
     tmp_path: Path, first: str, then: str
 ) -> None:
     """It has the object's length, and is newer."""
-    shelf = Straight(refused={b"DELETE": empty(405)}, held=False, damages=flip_byte)
+    shelf = Straight(refused={b"DELETE": empty_answer(405)}, held=False, damages=flip_byte)
     folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(folder, there.url("/to/"), "--if-exists", first)[0] == 1
@@ -454,7 +454,7 @@ def test_an_unchanged_object_that_was_cut_since_moves_again(tmp_path: Path) -> N
 @pytest.mark.parametrize("end", ["killed", "cancelled", "cancelled before a retry"])
 def test_a_leftover_stays_known_while_its_object_is_away(tmp_path: Path, end: str) -> None:
     folder, terminal = plant(tmp_path, DATA), hurried_terminal(tmp_path)
-    shelf = Straight(refused={b"DELETE": empty(405)})
+    shelf = Straight(refused={b"DELETE": empty_answer(405)})
     with Peer(shelf) as there:
         words = (str(folder), there.url("/to/"), "--if-exists", "skip")
         if end == "killed":
@@ -464,14 +464,14 @@ def test_a_leftover_stays_known_while_its_object_is_away(tmp_path: Path, end: st
             process = terminal.start("migrate", "-r", *words, RELAY_RETRY_BUDGET="60")
             assert shelf.has_piece.wait(60), process.communicate()
             if end == "cancelled before a retry":
-                shelf.refused |= {method: empty(503) for method in (b"HEAD", b"GET", b"PUT")}
+                shelf.refused |= {method: empty_answer(503) for method in (b"HEAD", b"GET", b"PUT")}
                 asked = len(shelf.methods)
                 shelf.goes_on.set()
                 eventually(lambda: len(shelf.methods) > asked)
             terminal.run("cancel", "1")
             shelf.goes_on.set()
             process.communicate()
-            shelf.refused = {b"DELETE": empty(405)}
+            shelf.refused = {b"DELETE": empty_answer(405)}
         away = (folder / "a").rename(tmp_path / "a")
         (folder / "b").write_bytes(b"b")
         terminal.tree(*words)
@@ -501,7 +501,10 @@ def test_a_replaced_arrival_is_not_overwritten(tmp_path: Path, theirs: bytes) ->
 def test_bytes_sent_before_a_client_left_are_reported(engine: Engine) -> None:
     """Without a ledger no run resumes it."""
     shelf = Straight(piece=len(CLOUD_DATA))
-    with Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA))) as source, Peer(shelf) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, CLOUD_DATA))) as source,
+        Peer(shelf) as there,
+    ):
         job = gevent.spawn(failure, engine, source.url(), there.url("/a"))
         with gevent.Timeout(20):
             while not shelf.has_piece.is_set():
@@ -527,7 +530,7 @@ def test_an_upload_completed_during_ctrl_c_is_not_skipped(
 
     bucket = Bucket({"complete": [hold]}, mangle=flip_byte if damaged else bytes)
     folder = plant(tmp_path, b"a" * SIZE)
-    with Peer(many(bucket)) as server:
+    with Peer(repeat_script(bucket)) as server:
         config = tmp_path / "relay.toml"
         config.write_text(
             f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'

@@ -38,8 +38,8 @@ from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, bucket_terminal, eventually
-from tests.faults.scripted_http import Shelf, empty
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.scripted import Peer
 
@@ -47,7 +47,7 @@ THEIRS = b"a newer object of somebody else"
 
 
 def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(shelf) as there:
         return engine.migrate(source.url("/a"), there.url("/a"), **options).state
 
 
@@ -78,7 +78,9 @@ def test_a_damaged_object_of_ours_is_never_a_prior_object(
 ) -> None:
     """The destination damages the object, and refuses DELETE: the same command, repeated, fails
     twice."""
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte, tags_uploads=tags_uploads)
+    shelf = Shelf(
+        refused={b"DELETE": empty_answer(405)}, damages=flip_byte, tags_uploads=tags_uploads
+    )
     folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
@@ -101,7 +103,7 @@ def test_a_piece_of_ours_is_resumed(
     tmp_path: Path, if_exists: str, kept: int, deletes: bool
 ) -> None:
     """A connection breaks, and the server keeps the bytes received."""
-    shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
+    shelf = Shelf(refused={} if deletes else {b"DELETE": empty_answer(405)}, cut=kept)
     with Peer(shelf) as there:
         code, report = hurried_terminal(tmp_path).tree(
             plant(tmp_path), there.url("/to/"), "--if-exists", if_exists
@@ -157,12 +159,14 @@ def test_a_prior_object_of_our_size_is_not_ours(
     """Nothing but its size can be proved, and an earlier attempt ended before anything was
     stored."""
     old = bytes(len(DATA))
-    shelf = Shelf({b"/to/a": old}, refused={b"GET": empty(403)} if unproved == "denied" else {})
+    shelf = Shelf(
+        {b"/to/a": old}, refused={b"GET": empty_answer(403)} if unproved == "denied" else {}
+    )
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:
         one.refused.pop(b"PUT", None)
         if method == b"PUT" and one.methods.count(b"PUT") == 1 and ends == "an answer":
-            one.refused[b"PUT"] = empty(503)
+            one.refused[b"PUT"] = empty_answer(503)
 
     shelf.before = before
     folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
@@ -451,7 +455,7 @@ def test_an_unrecorded_damaged_object_is_known_later(
     back."""
     with (
         Peer(Shelf(damages=flip_byte)) as there,
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
     ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
@@ -480,7 +484,7 @@ def test_an_object_after_an_empty_attempt_is_not_ours(
     """The ledger failed, the source could not be opened, or the destination could not be
     reached."""
     shelf = Shelf()
-    with Peer(shelf) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+    with Peer(shelf) as there, Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source:
         order = MigrationRequest(
             Endpoint(source.url("/a")), Endpoint(there.url("/a")), if_exists=IfExists(if_exists)
         )
@@ -489,9 +493,9 @@ def test_an_object_after_an_empty_attempt_is_not_ours(
             if stop == "ledger":
                 patched.setattr(claim_runner, "ClaimJournal", Broken)
             elif stop == "source":
-                patched.setattr(SourceReader, "open_body", refusing("source"))
+                patched.setattr(SourceReader, "open_body", refusing_request("source"))
             else:
-                patched.setattr(HttpStore, "put", refusing("destination"))
+                patched.setattr(HttpStore, "put", refusing_request("destination"))
             work_until(ledger, engine, id, attempts=1)
         shelf.objects[b"/a"] = THEIRS
         if ledger.migration(id).state != "running":
@@ -504,7 +508,7 @@ def test_an_object_after_an_empty_attempt_is_not_ours(
     assert shelf.objects == {b"/a": THEIRS}
 
 
-def refusing(side: str) -> Callable[..., Any]:
+def refusing_request(side: str) -> Callable[..., Any]:
     """Return a request that fails before anything was sent."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -564,7 +568,7 @@ def test_a_refusal_of_the_first_attempt_is_not_ours(engine: Engine) -> None:
 def test_a_412_at_an_absent_name_is_not_an_existing_object(engine: Engine, if_exists: str) -> None:
     """A server has other reasons for a 412: an absent object is neither skipped nor an
     obstacle."""
-    shelf = Shelf(refused={b"PUT": empty(412)})
+    shelf = Shelf(refused={b"PUT": empty_answer(412)})
     with pytest.raises(Unavailable) as caught:
         migrate(engine, shelf, if_exists=if_exists)
     assert "but it does not" in caught.value.message
@@ -573,11 +577,15 @@ def test_a_412_at_an_absent_name_is_not_an_existing_object(engine: Engine, if_ex
 
 @pytest.mark.parametrize("answer", [403, 405, 501])
 def test_a_412_is_believed_where_reading_is_denied(engine: Engine, answer: int) -> None:
-    shelf = Shelf(refused={b"PUT": empty(412)})
+    shelf = Shelf(refused={b"PUT": empty_answer(412)})
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:
         if method == b"PUT":
-            one.refused = {b"PUT": empty(412), b"HEAD": empty(answer), b"GET": empty(answer)}
+            one.refused = {
+                b"PUT": empty_answer(412),
+                b"HEAD": empty_answer(answer),
+                b"GET": empty_answer(answer),
+            }
 
     shelf.before = before
     assert migrate(engine, shelf, if_exists="skip") is State.SKIPPED
@@ -589,13 +597,13 @@ def test_a_412_is_not_believed_where_reading_fails_for_a_while(
     engine: Engine, answer: int | None, if_exists: str
 ) -> None:
     """The destination does not show then whether the object exists."""
-    failure = b"" if answer is None else empty(answer)
+    failure = b"" if answer is None else empty_answer(answer)
 
     def before(one: Shelf, method: bytes, _: bytes) -> None:
         if method == b"PUT":
             one.refused |= {b"HEAD": failure, b"GET": failure}
 
-    shelf = Shelf(refused={b"PUT": empty(412)}, before=before)
+    shelf = Shelf(refused={b"PUT": empty_answer(412)}, before=before)
     with pytest.raises(Unavailable, match="does not show"):
         migrate(engine, shelf, if_exists=if_exists)
     assert shelf.objects == {}
@@ -617,7 +625,7 @@ def test_a_prior_beginning_that_another_node_shows_is_kept(engine: Engine) -> No
         assert isinstance(shelf, Nodes)
         shelf.node = b"2" if method == b"PUT" else shelf.node
 
-    shelf = Nodes({b"/a": DATA[:1000]}, refused={b"PUT": empty(503)}, before=before)
+    shelf = Nodes({b"/a": DATA[:1000]}, refused={b"PUT": empty_answer(503)}, before=before)
     with pytest.raises(RelayError):
         migrate(engine, shelf)
     assert shelf.objects == {b"/a": DATA[:1000]}
@@ -630,7 +638,7 @@ def test_an_object_stored_before_a_503_is_not_skipped(tmp_path: Path) -> None:
         if method == b"PUT":
             shelf.objects[path] = flip_byte(DATA)
 
-    refused = {b"PUT": empty(503), b"DELETE": empty(405)}
+    refused = {b"PUT": empty_answer(503), b"DELETE": empty_answer(405)}
     shelf = Shelf(refused=refused, before=before)
     folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
     with Peer(shelf) as there:
@@ -648,14 +656,14 @@ def test_an_object_that_another_name_answers_for_is_not_skipped(engine: Engine) 
             shelf.refused |= {b"HEAD": chosen, b"GET": chosen + b"old"}
 
     with pytest.raises(KeyCollision):
-        migrate(engine, Shelf(refused={b"PUT": empty(412)}, before=before), if_exists="skip")
+        migrate(engine, Shelf(refused={b"PUT": empty_answer(412)}, before=before), if_exists="skip")
 
 
 @pytest.mark.parametrize("deletes", [False, True], ids=["killed", "broken"])
 def test_a_piece_over_an_unverified_object_of_ours_is_ours(tmp_path: Path, deletes: bool) -> None:
     """The source has changed, and the second upload breaks."""
     dates = [b"Sat, 07 Nov 2020 10:00:00 GMT", b"Sun, 08 Nov 2020 10:00:00 GMT"]
-    shelf = Shelf(tags_uploads=True, refused={b"DELETE": empty(405)})
+    shelf = Shelf(tags_uploads=True, refused={b"DELETE": empty_answer(405)})
 
     def before(one: Shelf, method: bytes, path: bytes) -> None:
         if method == b"PUT":
@@ -716,9 +724,12 @@ def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
 ) -> None:
     """The object is moved in its request, without a record. Others are skipped."""
     shelf = Shelf(damages=flip_byte, dated=b"Thu, 07 Nov 2199 10:00:00 GMT")
-    shelf.refused[b"DELETE"] = empty(405)
+    shelf.refused[b"DELETE"] = empty_answer(405)
     dated = GET_HEAD[:-2] + b"Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n\r\n"
-    with Peer(shelf) as there, Peer(serving(Cloud(), sending(dated, DATA), dated)) as source:
+    with (
+        Peer(shelf) as there,
+        Peer(source_script(Cloud(), fixed_answer(dated, DATA), dated)) as source,
+    ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         work_until(ledger, engine, ledger.create(order.spec(engine.runner.remotes))[0].id)
         works = ledger_context(ledger, Worker(ledger, engine.runner, 1), 1)

@@ -21,8 +21,8 @@ from relay.errors import SourceOverrun, SourceTruncated
 from relay.receipt import State, Version
 from relay.transfer_limits import Limits
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import Cloud, keeping, serving
-from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place
+from tests.faults.scripted_peers import Cloud, destination_script, source_script
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, place, repeat_script
 from tests.scripted import Peer, Script, Talk
 from tests.unit.test_pump import Bench, bench
 
@@ -51,7 +51,7 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 VERIFY = pytest.mark.parametrize("verify", ["auto", "size"])
 
 
-def giving(
+def answer_in_pieces(
     framed: Framed, *pieces: bytes, late: float = 0.0, status: bytes = b"200 OK"
 ) -> Callable[[Talk, bytes], None]:
     """Play an answer of these pieces; the later ones, and the end, follow after `late` seconds."""
@@ -69,12 +69,12 @@ def giving(
     return get
 
 
-def holding(cloud: Cloud, piecewise: bool = False) -> Script:
+def holding_script(cloud: Cloud, piecewise: bool = False) -> Script:
     """A destination that has the old object. A `piecewise` one stores the bytes received when the
     stream ends, as servers do that accept an orderly end as the end of the body."""
     cloud.objects[b"/b"] = OLD
     if not piecewise:
-        return keeping(cloud)
+        return destination_script(cloud)
 
     def script(talk: Talk) -> None:
         while request := talk.head():
@@ -115,8 +115,8 @@ def test_f10_more_than_a_head_promised_is_never_committed(
     late: float,
 ) -> None:
     context, cloud = certificates.server if tls else None, Cloud()
-    source = serving(Cloud(), giving(framed, *pieces, late=late), HEAD % len(DATA))
-    with Peer(source, context) as here, Peer(holding(cloud), context) as there:
+    source = source_script(Cloud(), answer_in_pieces(framed, *pieces, late=late), HEAD % len(DATA))
+    with Peer(source, context) as here, Peer(holding_script(cloud), context) as there:
         with pytest.raises(SourceOverrun) as caught:
             engine.migrate(here.url("/a"), there.url("/b"))
     assert caught.value.side == "source"
@@ -129,8 +129,10 @@ def test_f10_a_surplus_never_ends_the_upload_regularly(
     engine: Engine, framed: Framed, late: float
 ) -> None:
     cloud = Cloud()
-    source = serving(Cloud(), giving(framed, DATA, b"more", late=late), HEAD % len(DATA))
-    with Peer(source) as here, Peer(holding(cloud, piecewise=True)) as there:
+    source = source_script(
+        Cloud(), answer_in_pieces(framed, DATA, b"more", late=late), HEAD % len(DATA)
+    )
+    with Peer(source) as here, Peer(holding_script(cloud, piecewise=True)) as there:
         with pytest.raises(SourceOverrun):
             engine.migrate(here.url("/a"), there.url("/b"))
     assert cloud.objects == {b"/b": OLD}
@@ -145,8 +147,8 @@ def test_f10_more_than_a_list_promised_is_never_committed(
     """The upload of an empty object is complete with its head."""
     cloud = Cloud()
     with (
-        Peer(serving(Cloud(), giving(framed, DATA, b"more", late=late))) as here,
-        Peer(holding(cloud)) as there,
+        Peer(source_script(Cloud(), answer_in_pieces(framed, DATA, b"more", late=late))) as here,
+        Peer(holding_script(cloud)) as there,
     ):
         transfer = promised_transfer(engine, here, there, size)
         with pytest.raises(SourceOverrun) as caught:
@@ -165,7 +167,10 @@ def promised_transfer(engine: Engine, here: Peer, there: Peer, size: int) -> Tra
 @FRAMINGS
 def test_f10_an_empty_object_that_a_list_promised_arrives(engine: Engine, framed: Framed) -> None:
     cloud = Cloud()
-    with Peer(serving(Cloud(), giving(framed, late=0.1))) as here, Peer(holding(cloud)) as there:
+    with (
+        Peer(source_script(Cloud(), answer_in_pieces(framed, late=0.1))) as here,
+        Peer(holding_script(cloud)) as there,
+    ):
         outcome = engine.runner.run(promised_transfer(engine, here, there, 0))
     assert outcome.state is State.VERIFIED
     assert cloud.objects == {b"/b": b""}
@@ -179,8 +184,10 @@ def test_f10_a_surplus_is_never_an_object_of_a_bucket(
 ) -> None:
     """With a checksum behind the bytes, and without."""
     bucket = Bucket(whole=OLD, sums=True)
-    source = serving(Cloud(), giving(framed, DATA, b"more", late=late), HEAD % len(DATA))
-    with Peer(source) as here, Peer(many(bucket)) as there:
+    source = source_script(
+        Cloud(), answer_in_pieces(framed, DATA, b"more", late=late), HEAD % len(DATA)
+    )
+    with Peer(source) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(SourceOverrun) as caught:
             engine.migrate(here.url("/a"), place(there), verify=verify)
     assert caught.value.side == "source"
@@ -199,12 +206,14 @@ def test_f10_a_part_of_more_bytes_than_its_range_is_never_a_part(
         span = request.partition(b"bytes=")[2].partition(b"\r\n")[0]
         first, last = map(int, span.split(b"-"))
         status = b"206 X\r\nContent-Range: bytes %d-%d/%d" % (first, last, SIZE)
-        giving(framed, b"x" * (last + 1 - first), b"!", late=0.1, status=status)(talk, request)
+        answer_in_pieces(framed, b"x" * (last + 1 - first), b"!", late=0.1, status=status)(
+            talk, request
+        )
 
     head = (
         b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v"\r\nAccept-Ranges: bytes\r\n\r\n' % SIZE
     )
-    with Peer(serving(Cloud(), get, head)) as here, Peer(many(bucket)) as there:
+    with Peer(source_script(Cloud(), get, head)) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(SourceOverrun) as caught:
             engine.migrate(here.url("/a"), place(there), verify=verify)
     assert caught.value.side == "source"
@@ -220,8 +229,8 @@ def test_f10_an_end_later_than_the_bytes_is_waited_for(
     engine: Engine, certificates: Certificates, framed: Framed, tls: bool, verify: str, late: float
 ) -> None:
     context, cloud = certificates.server if tls else None, Cloud()
-    source = serving(Cloud(), giving(framed, DATA, late=late), HEAD % len(DATA))
-    with Peer(source, context) as here, Peer(holding(cloud), context) as there:
+    source = source_script(Cloud(), answer_in_pieces(framed, DATA, late=late), HEAD % len(DATA))
+    with Peer(source, context) as here, Peer(holding_script(cloud), context) as there:
         outcome = engine.migrate(here.url("/a"), there.url("/b"), verify=verify)
     assert outcome.receipt is not None
     assert (outcome.receipt.attempts, outcome.receipt.bytes_resent, outcome.receipt.notes) == (
@@ -239,8 +248,8 @@ def test_f01_fewer_bytes_than_a_head_promised(
     engine: Engine, certificates: Certificates, framed: Framed, tls: bool
 ) -> None:
     context, cloud = certificates.server if tls else None, Cloud()
-    source = serving(Cloud(), giving(framed, DATA[:-1], late=0.1), HEAD % len(DATA))
-    with Peer(source, context) as here, Peer(holding(cloud), context) as there:
+    source = source_script(Cloud(), answer_in_pieces(framed, DATA[:-1], late=0.1), HEAD % len(DATA))
+    with Peer(source, context) as here, Peer(holding_script(cloud), context) as there:
         with pytest.raises(SourceTruncated):
             engine.migrate(here.url("/a"), there.url("/b"))
     assert cloud.objects == {b"/b": OLD}

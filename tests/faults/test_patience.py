@@ -38,8 +38,24 @@ from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes
 from relay.views.rows import brief
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
-from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, document, many, place, refusal, reply
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
+from tests.faults.scripted_s3 import (
+    IN_PARTS,
+    PART,
+    Bucket,
+    document,
+    place,
+    refusal,
+    repeat_script,
+    reply,
+)
 from tests.faults.test_window import DATA as LARGE
 from tests.faults.test_window import PARTS, Ranges
 from tests.faults.test_withdrawn import Notes
@@ -121,8 +137,11 @@ def test_a_stall_or_a_missing_answer_is_tried_again_by_default(
     """By default a stall is noticed after as many seconds as the budget has; here both are one."""
     limits = replace(QUICK, head_seconds=1, stall_seconds=1, stall_bytes=QUICK.stall_bytes)
     engine, cloud = Engine(certificates.ca_file, limits, retry_budget=1), Cloud()
-    scripts = [serving(Cloud(), stall), *[serving(Cloud(), sending(GET_HEAD, DATA))] * 3]
-    with Peer(scripts) as here, Peer(keeping(cloud)) as there:
+    scripts = [
+        source_script(Cloud(), stall),
+        *[source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 3,
+    ]
+    with Peer(scripts) as here, Peer(destination_script(cloud)) as there:
         outcome = engine.migrate(here.url("/a"), there.url("/b"))
     assert outcome.state is State.VERIFIED
     assert cloud.objects == {b"/b": DATA}
@@ -141,7 +160,11 @@ def test_a_transfer_without_progress_fails(
         if kind is Stalled:
             talk.linger()
 
-    with Peer(serving(Cloud(), get)) as here, Peer(keeping(Cloud())) as there, gevent.Timeout(15):
+    with (
+        Peer(source_script(Cloud(), get)) as here,
+        Peer(destination_script(Cloud())) as there,
+        gevent.Timeout(15),
+    ):
         with pytest.raises(kind):
             engine.migrate(here.url("/a"), there.url("/b"))
     engine.assert_nothing_left()
@@ -188,7 +211,7 @@ class Book(Notes):
         self.numbers = iter([number for number in range(1, total + 1) if number not in there])
 
 
-def in_parts(certificates: Certificates, budget: float = 0, **limits: float) -> Engine:
+def parts_engine(certificates: Certificates, budget: float = 0, **limits: float) -> Engine:
     return Engine(certificates.ca_file, replace(IN_PARTS, **limits), retry_budget=budget)  # type: ignore[arg-type]
 
 
@@ -208,13 +231,13 @@ def parts_sent(bucket: Bucket) -> int:
 
 def test_parts_outlive_the_deadline_of_their_object(certificates: Certificates) -> None:
     engine, source, bucket, notes = (
-        in_parts(certificates, total_seconds=1.0),
+        parts_engine(certificates, total_seconds=1.0),
         Ranges(),
         Shelf(sums=True),
         Book(),
     )
     bucket.answers["part"] = [accept_part(1), lambda talk: talk.linger(3)]
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(StoreTimeout) as caught:
             engine.runner.run(attempt(engine, here, there, notes))
         assert not caught.value.retryable
@@ -244,9 +267,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
 def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, answer: bytes) -> None:
-    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    engine, source, bucket, notes = parts_engine(certificates), Ranges(), Shelf(sums=True), Book()
     bucket.answers["part"] = [accept_part(1), accept_part(2), answer, answer]
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
         assert "abort" not in bucket.asked
@@ -269,9 +292,9 @@ def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, ans
 def test_an_upload_that_cannot_be_completed_is_aborted(
     certificates: Certificates, answer: bytes
 ) -> None:
-    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    engine, source, bucket, notes = parts_engine(certificates), Ranges(), Shelf(sums=True), Book()
     bucket.answers["complete"] = [answer]
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
     assert bucket.asked[-1] == "abort"
@@ -279,7 +302,7 @@ def test_an_upload_that_cannot_be_completed_is_aborted(
 
 
 def test_a_wait_for_another_completion_can_be_stopped(certificates: Certificates) -> None:
-    engine, bucket, notes = in_parts(certificates, 600), Shelf(sums=True), Book()
+    engine, bucket, notes = parts_engine(certificates, 600), Shelf(sums=True), Book()
     bucket.answers["complete"] = [refusal(503, "SlowDown", "Retry-After: 60")]
     waits: list[bool] = []
 
@@ -287,7 +310,7 @@ def test_a_wait_for_another_completion_can_be_stopped(certificates: Certificates
         waits.append(transfer.meter.committed)
         transfer.cancel()
 
-    with Peer([Ranges()] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([Ranges()] * 20) as here, Peer(repeat_script(bucket)) as there:
         transfer = attempt(engine, here, there, notes)
         transfer.sleep = stop
         with pytest.raises(Cancelled):
@@ -297,9 +320,9 @@ def test_a_wait_for_another_completion_can_be_stopped(certificates: Certificates
 
 def test_an_upload_under_an_earlier_name_is_aborted(certificates: Certificates) -> None:
     """The source named its newest release otherwise then."""
-    engine, bucket = in_parts(certificates), Shelf(sums=True)
+    engine, bucket = parts_engine(certificates), Shelf(sums=True)
     source = Ranges(more="Content-Disposition: attachment; filename=two\r\n")
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         folder = replace(place(there), target="/bucket/a/")
         transfer = engine.runner.transfer(engine.plan(here.url("/latest"), folder))
         begun = UploadRecord(
@@ -325,13 +348,18 @@ def test_an_object_found_at_the_second_complete_is_proved(
 ) -> None:
     """The first request completed the upload, and only its answer was lost: the object is neither
     left alone as another writer's, nor an obstacle."""
-    engine, source, bucket, notes = in_parts(certificates, 10), Ranges(), Shelf(sums=True), Book()
+    engine, source, bucket, notes = (
+        parts_engine(certificates, 10),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
     bucket.answers["complete"] = [
         lambda talk: talk.send(refusal(status, "InternalError")),
         refusal(412, "PreconditionFailed"),
     ]
     bucket.mangle = (lambda data: data[::-1]) if damaged else bytes
-    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 60) as here, Peer(repeat_script(bucket)) as there:
         transfer = attempt(engine, here, there, notes)
         transfer.plan = replace(transfer.plan, if_exists=if_exists)
         if damaged:
@@ -346,8 +374,8 @@ def test_an_object_found_at_the_second_complete_is_proved(
 
 
 def test_a_cancelled_upload_is_aborted(certificates: Certificates) -> None:
-    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    engine, source, bucket, notes = parts_engine(certificates), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         transfer = attempt(engine, here, there, notes)
 
         def cancel(talk: Talk) -> None:
@@ -374,8 +402,13 @@ def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, note
 def test_a_resumed_upload_that_takes_no_part_restarts(
     certificates: Certificates,
 ) -> None:
-    engine, source, bucket, notes = in_parts(certificates, 20), Ranges(), Shelf(sums=True), Book()
-    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+    engine, source, bucket, notes = (
+        parts_engine(certificates, 20),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
+    with Peer([source] * 60) as here, Peer(repeat_script(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.spoilt = True
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
@@ -393,8 +426,13 @@ def test_a_resumed_upload_that_cannot_complete_restarts(
     certificates: Certificates, failures: int
 ) -> None:
     """Even if it cannot be aborted at once."""
-    engine, source, bucket, notes = in_parts(certificates, 20), Ranges(), Shelf(sums=True), Book()
-    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+    engine, source, bucket, notes = (
+        parts_engine(certificates, 20),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
+    with Peer([source] * 60) as here, Peer(repeat_script(bucket)) as there:
         leave_two_parts(engine, here, there, bucket, notes)
         bucket.answers["complete"] = [refusal(400, "InvalidPart")] * (2 if failures > 3 else 1)
         bucket.answers["abort"] = [refusal(500, "InternalError")] * failures
@@ -412,8 +450,8 @@ def test_an_outage_of_a_store_costs_no_part(
     certificates: Certificates, status: int, code: str
 ) -> None:
     """An outage says nothing about the upload, after any number of requests."""
-    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
-    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+    engine, source, bucket, notes = parts_engine(certificates), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 60) as here, Peer(repeat_script(bucket)) as there:
         bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(503, "SlowDown")]
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
@@ -456,8 +494,8 @@ def test_progress_names_the_pending_retry(
 ) -> None:
     engine, cloud = Engine(certificates.ca_file, QUICK, retry_budget=30), Cloud()
     go = threading.Event()
-    first = serving(
-        Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+    first = source_script(
+        Cloud(), fixed_answer(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
     )
 
     def later(talk: Talk, _: bytes) -> None:
@@ -465,7 +503,10 @@ def test_progress_names_the_pending_retry(
         go.wait(10)
         talk.send(DATA[200_000:])
 
-    with Peer([first, serving(Cloud(), later)]) as here, Peer(keeping(cloud)) as there:
+    with (
+        Peer([first, source_script(Cloud(), later)]) as here,
+        Peer(destination_script(cloud)) as there,
+    ):
         transfer = engine.runner.transfer(engine.plan(here.url("/a"), there.url("/b")))
         assert "trouble" not in transfer.progress()
         running = gevent.spawn(engine.runner.run, transfer)
@@ -487,9 +528,9 @@ def test_progress_names_the_pending_retry(
 
 
 def test_a_retried_part_is_named_by_number(certificates: Certificates) -> None:
-    engine, source, bucket = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True)
+    engine, source, bucket = parts_engine(certificates, budget=20), Ranges(), Shelf(sums=True)
     bucket.answers["part"] = [accept_part(1), refusal(503, "SlowDown", "Retry-After: 1")]
-    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 60) as here, Peer(repeat_script(bucket)) as there:
         transfer = engine.runner.transfer(engine.plan(here.url("/a"), place(there)))
         running = gevent.spawn(engine.runner.run, transfer)
         with gevent.Timeout(5):
@@ -506,12 +547,12 @@ def test_a_retry_is_visible_in_the_ledger(ledger: Ledger) -> None:
     ended."""
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=30))
     cloud = Cloud()
-    first = serving(
-        Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n")
+    first = source_script(
+        Cloud(), fixed_answer(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n")
     )
     with (
-        Peer([first, serving(Cloud(), sending(GET_HEAD, DATA))]) as here,
-        Peer(keeping(cloud)) as there,
+        Peer([first, source_script(Cloud(), fixed_answer(GET_HEAD, DATA))]) as here,
+        Peer(destination_script(cloud)) as there,
     ):
         order = MigrationRequest(Endpoint(here.url("/x")), Endpoint(there.url("/y")))
         id = ledger.create(order.spec(runner.remotes))[0].id
@@ -576,7 +617,7 @@ def test_a_retried_listing_is_reported(ledger: Ledger) -> None:
             else:
                 talk.send(GET_HEAD, b"" if head.startswith(b"HEAD") else DATA)
 
-    with Peer([folder] * 20) as here, Peer(keeping(Cloud())) as there:
+    with Peer([folder] * 20) as here, Peer(destination_script(Cloud())) as there:
         order = MigrationRequest(
             Endpoint(here.url("/f/")), Endpoint(there.url("/to/")), recursive=True
         )
@@ -638,7 +679,10 @@ def test_a_stopped_object_waits_for_no_retry(ledger: Ledger, verb: str) -> None:
     """Its last bytes were sent: until the answer came, it was too late for a stop."""
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=600))
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n"
-    source, destination = serving(Cloud(), sending(GET_HEAD, DATA)), keeping(Cloud(), busy)
+    source, destination = (
+        source_script(Cloud(), fixed_answer(GET_HEAD, DATA)),
+        destination_script(Cloud(), busy),
+    )
     with Peer([source] * 9) as here, Peer([destination] * 9) as there:
         order = MigrationRequest(Endpoint(here.url("/x")), Endpoint(there.url("/y")))
         id = ledger.create(order.spec(runner.remotes))[0].id

@@ -30,8 +30,8 @@ from relay.stores.webdav.store import WebDavStore
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.scripted_http import Meanwhile, Shelf, empty
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.scripted_http import Meanwhile, Shelf, empty_answer
+from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import GONE, refusal
 from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.faults.test_ours import THEIRS, flip_byte, hurried_terminal, plant
@@ -47,7 +47,7 @@ def errors(terminal: Terminal) -> str:
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
 def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists: str) -> None:
-    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flip_byte)
+    shelf = Shelf(refused={b"DELETE": empty_answer(405)}, damages=flip_byte)
     folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     with Peer(shelf) as there:
         for round in ("sent", "not read"):
@@ -55,7 +55,7 @@ def test_a_leftover_is_named_by_the_next_early_failure(tmp_path: Path, if_exists
             assert (code, report["objects"]) == (1, {"failed": 1}), round
             assert REMAINS in errors(terminal), round
             (folder / "a").chmod(0)
-            shelf.refused[b"HEAD"] = empty(503)
+            shelf.refused[b"HEAD"] = empty_answer(503)
         assert shelf.objects == {b"/to/a": flip_byte(DATA)}
         (folder / "a").chmod(0o600)
         shelf.refused.clear()
@@ -80,7 +80,7 @@ def test_a_piece_of_a_killed_process_is_named_on_failure(
         eventually(lambda: b"/to/a" in shelf.objects)
         assert 0 < len(shelf.objects[b"/to/a"]) < len(data)
         if fails == "upload":
-            shelf.refused[b"PUT"] = empty(400)
+            shelf.refused[b"PUT"] = empty_answer(400)
         else:
             (folder / "a").unlink()
             (folder / "a").symlink_to(folder / "a")
@@ -92,7 +92,7 @@ def test_a_piece_of_a_killed_process_is_named_on_failure(
 
 def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> None:
     shelf, begun, gate = (
-        Shelf(refused={b"DELETE": empty(405)}),
+        Shelf(refused={b"DELETE": empty_answer(405)}),
         threading.Event(),
         threading.Event(),
     )
@@ -103,7 +103,7 @@ def test_a_leftover_of_an_upload_ended_by_ctrl_c_is_recorded(tmp_path: Path) -> 
         gate.wait(60)
 
     terminal = hurried_terminal(tmp_path)
-    with Peer(serving(Cloud(), half)) as source, Peer(shelf) as there:
+    with Peer(source_script(Cloud(), half)) as source, Peer(shelf) as there:
         moving = terminal.start("migrate", source.url("/a"), there.url("/to/a"))
         assert begun.wait(30)
         eventually(lambda: b"PUT" in shelf.methods)
@@ -126,7 +126,7 @@ def test_an_object_of_the_right_length_is_named_on_failure(
             folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
         )
         assert code == 3
-        shelf.refused = {b"PUT": empty(403), b"HEAD": empty(503)}
+        shelf.refused = {b"PUT": empty_answer(403), b"HEAD": empty_answer(503)}
         code, report = terminal.tree(
             folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite"
         )
@@ -144,7 +144,7 @@ def test_an_object_that_became_another_version_is_reported(engine: Engine) -> No
 
     shelf.before = before
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
         Peer(shelf) as there,
         pytest.raises(RelayError) as caught,
     ):
@@ -154,7 +154,9 @@ def test_an_object_that_became_another_version_is_reported(engine: Engine) -> No
 
 
 def test_a_failure_before_the_first_byte_names_nothing(engine: Engine) -> None:
-    gone = Peer(serving(Cloud(), sending(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", b"")))
+    gone = Peer(
+        source_script(Cloud(), fixed_answer(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", b""))
+    )
     with gone as source, Peer(Shelf()) as there, pytest.raises((NotFound, SourceChanged)) as caught:
         engine.migrate(source.url("/a"), there.url("/a"))
     assert REMAINS not in caught.value.hint
@@ -173,7 +175,7 @@ def test_a_failure_before_the_first_byte_names_nothing(engine: Engine) -> None:
 def test_only_a_remaining_name_of_a_lost_attempt_is_named(
     engine: Engine, answer: int, there: bool, is_named: bool
 ) -> None:
-    dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
+    dav = Dav(answers={b"DELETE": [empty_answer(answer)] * 20})
     with Peer([dav] * 20) as peer:
         place = webdav_location(peer.url("/folder/a"), destination=True)
         store = WebDavStore(engine.runner.wire, "destination", Watchdog(QUICK))
@@ -197,7 +199,7 @@ def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: 
 
     shelf.before = before
     with (
-        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
         Peer(shelf) as there,
         pytest.raises(RelayError),
     ):
@@ -209,7 +211,7 @@ def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: 
 # -- objects that no later command writes again
 
 
-def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
+def forsake_piece(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
     """Kill a migration in the middle of its object, and let the server keep the piece."""
     data = bytes(range(256)) * 2000
     folder, terminal = plant(tmp_path, data), hurried_terminal(tmp_path)
@@ -236,7 +238,7 @@ PIECES = [
 def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: str) -> None:
     shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
-        terminal, _ = forsaken(tmp_path, shelf, there)
+        terminal, _ = forsake_piece(tmp_path, shelf, there)
         source = tmp_path / "from" / "a"
         if what == "another's":
             shelf.objects[b"/to/a"] = THEIRS
@@ -326,7 +328,7 @@ def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) ->
     """The server ignores the precondition under which only the piece is to be deleted."""
     shelf, ends = Meanwhile(dated=NOW), []
     with Peer(shelf) as there:
-        terminal, words = forsaken(tmp_path, shelf, there)
+        terminal, words = forsake_piece(tmp_path, shelf, there)
         shelf.again = lambda: ends.append(terminal.run(*words)[0])
         assert terminal.run("cancel", "1")[0] == 0
     assert ends == [0]
@@ -336,21 +338,23 @@ def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) ->
 def test_a_later_cancel_repeats_a_failed_inspection(tmp_path: Path) -> None:
     shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
-        terminal, _ = forsaken(tmp_path, shelf, there)
-        shelf.refused[b"HEAD"] = shelf.refused[b"GET"] = empty(503)
+        terminal, _ = forsake_piece(tmp_path, shelf, there)
+        shelf.refused[b"HEAD"] = shelf.refused[b"GET"] = empty_answer(503)
         assert "may remain" in "".join(terminal.run("cancel", "1")[1:])
         shelf.refused.clear()
         terminal.run("cancel", "1")
     assert shelf.objects == {}
 
 
-def test_a_cancel_between_two_attempts_reports_a_piece(patient: Engine) -> None:
+def test_a_cancel_between_two_attempts_reports_a_piece(patient_engine: Engine) -> None:
     shelf = Shelf(cut=1000, tagged=False)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
-        transfer = patient.runner.transfer(patient.plan(source.url("/a"), there.url("/a")))
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+        transfer = patient_engine.runner.transfer(
+            patient_engine.plan(source.url("/a"), there.url("/a"))
+        )
         transfer.sleep = lambda _: transfer.cancel()
         with pytest.raises(Cancelled) as caught:
-            patient.runner.run(transfer)
+            patient_engine.runner.run(transfer)
     assert shelf.methods.count(b"PUT") == 1
     assert list(caught.value.remains) == [there.url("/a")]
 
@@ -445,7 +449,10 @@ def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) 
     """A killed attempt has left a damaged version; the next ones delete their own."""
     bucket = Versioned()
     bucket.kept.append(flip_byte(DATA))
-    with Peer([bucket] * 20) as peer, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+    with (
+        Peer([bucket] * 20) as peer,
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+    ):
         config = S3Config(
             Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
         )
@@ -500,8 +507,11 @@ def test_the_only_whole_object_stays_until_another_has_arrived(
 def test_a_whole_object_is_deleted_where_the_place_has_another(
     engine: Engine, there: dict[bytes, bytes], moves: bool
 ) -> None:
-    answer = (GET_HEAD, DATA) if moves else (empty(403), b"")
-    dav, script = Dav(), serving(Cloud(), sending(*answer), None if moves else empty(403))
+    answer = (GET_HEAD, DATA) if moves else (empty_answer(403), b"")
+    dav, script = (
+        Dav(),
+        source_script(Cloud(), fixed_answer(*answer), None if moves else empty_answer(403)),
+    )
     with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
         place = webdav_location(peer.url("/to/a"), destination=True)
         store = WebDavStore(engine.runner.wire, "destination", Watchdog(QUICK))

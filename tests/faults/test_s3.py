@@ -45,11 +45,11 @@ from tests.faults.scripted_s3 import (
     SIZE,
     Bucket,
     document,
-    many,
-    patient,
     place,
     refusal,
+    repeat_script,
     reply,
+    with_retries,
 )
 from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer, Talk
@@ -88,7 +88,7 @@ def test_the_code_decides_not_the_status(
     bucket = Bucket(
         {"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]}
     )
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         with pytest.raises(IntegrityMismatch):  # but it knows checksums, so it does not deny those
             engine.migrate(source.url("/objects/a?size=1000"), place(peer))
         with pytest.raises(RelayError) as caught:
@@ -104,7 +104,10 @@ def test_the_code_decides_not_the_status(
 def test_a_refusal_without_a_code_counts_by_its_status(
     engine: Engine, source: Spawned, text: bytes
 ) -> None:
-    with Peer(many(Bucket({"put": [reply(403, text)]}))) as peer, pytest.raises(PermissionDenied):
+    with (
+        Peer(repeat_script(Bucket({"put": [reply(403, text)]}))) as peer,
+        pytest.raises(PermissionDenied),
+    ):
         engine.migrate(source.url("/objects/a?size=1000"), place(peer))
 
 
@@ -112,8 +115,10 @@ def test_f55_a_wrong_clock_is_corrected_by_the_server(engine: Engine, source: Sp
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
-    with Peer(many(Bucket({"put": [skewed]}))) as peer:
-        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    with Peer(repeat_script(Bucket({"put": [skewed]}))) as peer:
+        outcome = with_retries(engine).migrate(
+            source.url("/objects/a?size=1000"), place(peer, signer)
+        )
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
     stamp = dict(signer.fields("GET", "host", "/"))["x-amz-date"]
@@ -135,8 +140,8 @@ def test_f55_two_requests_of_a_wrong_clock_are_both_repeated(
         both.wait(20)
         talk.send(skewed)
 
-    with Peer(many(Bucket({"put": [late, late]}))) as peer:
-        patient(engine)
+    with Peer(repeat_script(Bucket({"put": [late, late]}))) as peer:
+        with_retries(engine)
         url = source.url("/objects/a?size=1000")
         moves = [gevent.spawn(engine.migrate, url, place(peer, signer)) for _ in range(2)]
         assert [move.get(timeout=60).receipt.attempts for move in moves] == [2, 2]
@@ -148,8 +153,8 @@ def test_f55_a_clock_is_corrected_a_limited_number_of_times(
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
     bucket = Bucket({"put": [skewed] * 9})
-    with Peer(many(bucket)) as peer, pytest.raises(Rejected) as caught:
-        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(Rejected) as caught:
+        with_retries(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
     assert "clock" in caught.value.hint
     assert bucket.asked.count("put") == 2
 
@@ -161,8 +166,10 @@ def test_f26_replaced_credentials_are_read_again_once(
     old, new = AwsCredentials("OLD", "SECRET", "token"), AwsCredentials("NEW", "SECRET", "token")
     signer = Signer(lambda: old, "us-east-1", reread=lambda: lambda: new)
     bucket = Bucket({"put": [refusal(403, code)]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(
+            source.url("/objects/a?size=1000"), place(peer, signer)
+        )
     assert outcome.state is State.VERIFIED
     puts = [request for request in bucket.requests if request.startswith(b"PUT")]
     assert [b"Credential=NEW/" in put for put in puts] == [False, True]
@@ -185,8 +192,8 @@ def test_f26_credentials_that_stay_refused_are_final(
         lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", reread=again if reread else None
     )
     bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
-    with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
-        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(Unauthenticated):
+        with_retries(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
     assert len(asked) == (1 if reread else 0)
     assert bucket.asked.count("put") == (2 if reread == "others that are refused too" else 1)
 
@@ -230,7 +237,7 @@ def test_a_digest_in_an_answer_ends_the_doubt_about_head(engine: Engine, source:
     """The second object uses the connection of the first, though HEAD announced a body there."""
     absent = b"HTTP/1.1 404 X\r\nContent-Length: 11\r\n\r\n"
     bucket = Bucket(sums=True, answers={"head": [absent] * 4})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for key in "abcd":
             there = place(peer).with_target(f"/bucket/{key}")
             engine.migrate(source.url("/objects/a?size=1000"), there, if_exists="changed")
@@ -240,7 +247,7 @@ def test_a_digest_in_an_answer_ends_the_doubt_about_head(engine: Engine, source:
 
 def test_f54_a_store_without_checksums_is_read_back(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"begin whole": [refusal(400, "InvalidArgument")]})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked.count("begin") == 1
     assert outcome.receipt is not None
@@ -261,9 +268,11 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
 ) -> None:
     """Detected once: the next object is sent the right way at once."""
     bucket = Bucket({"begin whole": [refusal(501, "NotImplemented")] * 2}, old=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for attempts in (2, 1) if size == 1000 else (1, 1):
-            outcome = patient(engine).migrate(source.url(f"/objects/a?size={size}"), place(peer))
+            outcome = with_retries(engine).migrate(
+                source.url(f"/objects/a?size={size}"), place(peer)
+            )
             assert outcome.receipt is not None
             assert (outcome.receipt.level, outcome.receipt.attempts) == (level, attempts)
             first, bucket.asked[:] = bucket.asked.copy(), []
@@ -293,22 +302,24 @@ def test_digests_of_parts_need_the_layout_of_the_object(
     with Content(SEED) as content:
         if done:
             bucket.whole = content.read("/objects/a", 0, SIZE)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         if done:
-            outcome = patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+            outcome = with_retries(engine).migrate(
+                source.url(f"/objects/a?size={SIZE}"), place(peer)
+            )
             assert outcome.receipt is not None
             assert outcome.receipt.level is Level.READ_BACK
         else:
             with pytest.raises(DestinationMutates):
-                patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+                with_retries(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
             assert bucket.whole == b"o" * SIZE
 
 
 def test_f54_a_store_with_md5_alone_accepts_held_bytes(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(old=True)
     url = source.url("/objects/a?size=1000&fault=framing(chunked);on(HEAD,status(405))")
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url, place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url, place(peer))
     assert outcome.state is State.VERIFIED
     assert b"\r\nContent-MD5: " in next(
         r for r in reversed(bucket.requests) if r.startswith(b"PUT")
@@ -325,8 +336,8 @@ def test_f27_an_uncompared_content_md5_proves_no_part(
         old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")}
     )
     url = source.url(f"/objects/a?size={SIZE}&fault=framing(chunked);on(HEAD,status(405))")
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url, place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url, place(peer))
     parts = [request for request in bucket.requests if b"partNumber" in request]
     assert parts and all(b"\r\nContent-MD5: " in part for part in parts[-2:])
     assert outcome.receipt is not None
@@ -335,8 +346,8 @@ def test_f27_an_uncompared_content_md5_proves_no_part(
 
 def test_f54_a_store_that_keeps_the_coding_is_detected(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(blind=True)
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
     assert "delete" in bucket.asked
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.READ_BACK
@@ -346,15 +357,15 @@ def test_f54_a_store_that_keeps_the_coding_is_detected(engine: Engine, source: S
 
 def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"put": [refusal(503, "SlowDown")]})
-    with Peer(many(bucket)) as peer:
-        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
     assert all(
         b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT")
     )
 
 
 @pytest.fixture
-def old() -> Bucket:
+def old_bucket() -> Bucket:
     """Return a bucket whose object has a tag, for any number of reads."""
     bucket = Bucket(fields=("x-amz-tagging-count: 1", "Accept-Ranges: bytes"))
     bucket.whole = b"bytes"
@@ -366,9 +377,9 @@ def old() -> Bucket:
 
 
 @pytest.fixture
-def tagged_server(old: Bucket) -> Iterator[Peer]:
+def tagged_server(old_bucket: Bucket) -> Iterator[Peer]:
     """Return the server of it."""
-    with Peer(many(old)) as peer:
+    with Peer(repeat_script(old_bucket)) as peer:
         yield peer
 
 
@@ -389,9 +400,9 @@ def test_a_bucket_without_tags_gets_the_object_with_a_note(
 ) -> None:
     """It is detected once."""
     bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
-    with Peer(many(bucket)) as new:
+    with Peer(repeat_script(bucket)) as new:
         for tries in ([True, False], [False]):
-            outcome = patient(engine).migrate(place(tagged_server), place(new))
+            outcome = with_retries(engine).migrate(place(tagged_server), place(new))
             assert outcome.receipt is not None
             assert UNTAGGED in outcome.receipt.notes
             assert tags_of(bucket) == tries
@@ -399,18 +410,18 @@ def test_a_bucket_without_tags_gets_the_object_with_a_note(
 
 
 def test_a_multipart_object_without_its_tags_has_a_note(
-    engine: Engine, tagged_server: Peer, old: Bucket
+    engine: Engine, tagged_server: Peer, old_bucket: Bucket
 ) -> None:
-    bucket, old.whole = (
+    bucket, old_bucket.whole = (
         Bucket(refuses={b"x-amz-tagging": DENIED}, sums=True),
         random.Random(1).randbytes(SIZE),
     )
-    with Peer(many(bucket)) as new:
-        outcome = patient(engine).migrate(place(tagged_server), place(new))
+    with Peer(repeat_script(bucket)) as new:
+        outcome = with_retries(engine).migrate(place(tagged_server), place(new))
     assert outcome.receipt is not None
     assert outcome.receipt.notes == (UNTAGGED,)
     assert bucket.asked.count("part") == 2
-    assert bucket.whole == old.whole
+    assert bucket.whole == old_bucket.whole
 
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
@@ -418,9 +429,9 @@ def test_an_upload_refused_without_tags_too_is_not_remembered(
     engine: Engine, tagged_server: Peer, refused: bytes
 ) -> None:
     bucket = Bucket({"put": [refused] * 8})
-    with Peer(many(bucket)) as new:
+    with Peer(repeat_script(bucket)) as new:
         with pytest.raises((PermissionDenied, Rejected)) as caught:
-            patient(engine).migrate(place(tagged_server), place(new))
+            with_retries(engine).migrate(place(tagged_server), place(new))
         assert not caught.value.retryable
         assert set(tags_of(bucket)) == {True, False}
         bucket.answers.clear()
@@ -439,9 +450,9 @@ def test_an_endpoint_without_checksums_keeps_tags(
         refuses={b"x-amz-trailer": refused} | ({} if tags else {b"x-amz-tagging": refused}),
         old=True,
     )
-    with Peer(many(bucket)) as new:
+    with Peer(repeat_script(bucket)) as new:
         for _ in range(2):
-            outcome = patient(engine).migrate(place(tagged_server), place(new))
+            outcome = with_retries(engine).migrate(place(tagged_server), place(new))
             assert outcome.receipt is not None
             assert outcome.receipt.level is Level.WHOLE_DIGEST
             assert (UNTAGGED in outcome.receipt.notes) is not tags
@@ -452,7 +463,7 @@ def test_f38_an_upload_completed_without_answer_is_not_resent(
     engine: Engine, source: Spawned
 ) -> None:
     bucket = Bucket({"complete": [b""]})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert outcome.receipt is not None
     assert (outcome.receipt.level, outcome.receipt.attempts) == (Level.READ_BACK, 1)
@@ -516,7 +527,7 @@ def test_f38_an_error_names_a_possibly_completed_upload(
     """A gateway's answer leaves the store's work open; a refusal means that the store does
     nothing."""
     bucket = Bucket({"complete": [lambda talk: talk.send(refusal(status, "Code"))]})
-    with Peer(many(bucket)) as peer, pytest.raises(StoreError) as caught:
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(StoreError) as caught:
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert ("may remain" in caught.value.hint) is named
 
@@ -526,8 +537,8 @@ def test_f38_an_object_with_a_lost_answer_is_recognised_as_ours(
 ) -> None:
     """With `fail` the second attempt finds an object: the one that the first attempt sent."""
     bucket = Bucket({"put": [b""]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(
             source.url("/objects/a?size=1000"), place(peer), if_exists="fail"
         )
     assert outcome.state is State.VERIFIED
@@ -541,8 +552,10 @@ def test_a_bucket_of_another_region_is_asked_there(engine: Engine, source: Spawn
     )
     moved = b"HTTP/1.1 301 X\r\nContent-Length: 0\r\nx-amz-bucket-region: eu-west-1\r\n\r\n"
     bucket = Bucket({"head": [moved], "put": [reply(400, elsewhere)]})
-    with Peer(many(bucket)) as peer:
-        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer), if_exists="skip")
+    with Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(
+            source.url("/objects/a?size=1000"), place(peer), if_exists="skip"
+        )
     regions = [
         re.search(rb"Credential=KEY/[0-9]+/([^/]+)/", request) for request in bucket.requests
     ]
@@ -559,8 +572,8 @@ def test_f40_a_part_with_a_passing_refusal_is_resent_alone(
     engine: Engine, source: Spawned, times: int
 ) -> None:
     bucket = Bucket({"part": [refusal(503, "SlowDown") for _ in range(times)]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked.count("part") == 2 + times
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 1
@@ -576,7 +589,7 @@ def test_f40_a_part_with_a_passing_refusal_is_resent_alone(
 
 def test_f41_a_part_without_an_etag_is_not_believed(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"part": [reply(200)]})
-    with Peer(many(bucket)) as peer, pytest.raises(ProtocolViolation):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(ProtocolViolation):
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked[-1] == "abort"
 
@@ -585,8 +598,8 @@ def test_f41_a_part_that_arrived_damaged_is_sent_again(engine: Engine, source: S
     bucket = Bucket(
         {"part": [reply(200, b"", 'ETag: "x"', "x-amz-checksum-crc64nvme: AAAAAAAAAAA=")]}
     )
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked.count("part") == 3
     assert outcome.receipt is not None
     assert outcome.receipt.bytes_resent == PART
@@ -606,7 +619,7 @@ def test_f39_an_error_inside_a_200_aborts_the_upload(
     engine: Engine, source: Spawned, answer: bytes, error: type[RelayError]
 ) -> None:
     bucket = Bucket({"complete": [answer]})
-    with Peer(many(bucket)) as peer, pytest.raises(error):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(error):
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert bucket.asked[-1] == "abort"
     assert bucket.whole is None
@@ -616,7 +629,7 @@ def test_f39_blanks_before_an_answer_to_complete_are_read(engine: Engine, source
     done = document("CompleteMultipartUploadResult", ("ETag", '"whole-2"'))
     bucket = Bucket({"complete": [reply(200, b" " * 500 + b"\n" + done)]})
     bucket.whole = b""  # nothing was assembled, which verification has to detect
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
 
 
@@ -628,9 +641,9 @@ def test_a_cancel_ends_every_part_and_aborts_the_upload(
 ) -> None:
     """While relay waits for bytes, and while a part waits for its next attempt."""
     bucket = Bucket()
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         plan = engine.plan(source.url(f"/objects/c?size={SIZE}&fault={fault}"), place(peer))
-        transfer = patient(engine).runner.transfer(plan)
+        transfer = with_retries(engine).runner.transfer(plan)
         gevent.spawn_later(0.5, transfer.cancel)
         with gevent.Timeout(6), pytest.raises(Cancelled):
             engine.runner.run(transfer)
@@ -642,6 +655,6 @@ def test_an_upload_that_cannot_be_aborted_is_named(engine: Engine, source: Spawn
     bucket = Bucket(
         {"part": [refusal(403, "AccessDenied")], "abort": [refusal(403, "AccessDenied")]}
     )
-    with Peer(many(bucket)) as peer, pytest.raises(PermissionDenied) as caught:
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(PermissionDenied) as caught:
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
     assert "may remain at s3://bucket/a/b.bin" in caught.value.hint

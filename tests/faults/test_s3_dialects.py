@@ -43,11 +43,11 @@ from tests.faults.scripted_s3 import (
     Bucket,
     crc64nvme,
     document,
-    many,
-    patient,
     place,
     refusal,
+    repeat_script,
     reply,
+    with_retries,
 )
 from tests.scripted import Peer
 
@@ -87,9 +87,9 @@ def test_an_upload_with_a_refused_checksum_goes_without(
     engine: Engine, source: Spawned, contents: Content, status: int, code: str, path: str
 ) -> None:
     bucket = Bucket(refuses={b"x-amz-trailer": refusal(status, code)}, old=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for _ in range(2):
-            outcome = patient(engine).migrate(source.url(path), place(peer))
+            outcome = with_retries(engine).migrate(source.url(path), place(peer))
             assert outcome.state is State.VERIFIED
     assert bucket.whole == content_of(contents, path)
     tried = [b"x-amz-trailer" in one for one in bucket.requests if one.startswith(b"PUT")]
@@ -105,9 +105,9 @@ def test_a_lasting_refusal_is_reported_and_not_remembered(
     engine: Engine, source: Spawned, status: int, code: str, error: type[Exception]
 ) -> None:
     bucket = Bucket({"put": [refusal(status, code)] * 2})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         with pytest.raises(error, match=str(status)):
-            patient(engine).migrate(source.url(ONE), place(peer))
+            with_retries(engine).migrate(source.url(ONE), place(peer))
         assert bucket.asked.count("put") == 2
         engine.migrate(source.url(ONE), place(peer))
     assert b"x-amz-trailer" in next(
@@ -117,12 +117,12 @@ def test_a_lasting_refusal_is_reported_and_not_remembered(
 
 def test_an_endpoint_that_took_a_checksum_is_believed(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(sums=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         engine.migrate(source.url(ONE), place(peer))
         bucket.asked.clear()
         bucket.answers["put"] = [refusal(401, "Unauthorized")] * 9
         with pytest.raises(Unauthenticated):
-            patient(engine).migrate(source.url(ONE), place(peer))
+            with_retries(engine).migrate(source.url(ONE), place(peer))
     assert bucket.asked.count("put") == 1
 
 
@@ -151,8 +151,8 @@ def test_parts_stored_with_their_coding_are_resent_plain(
             return super()._answer(operation, request, body)
 
     bucket = Blind()
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(source.url(TWO), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(source.url(TWO), place(peer))
         assert outcome.state is State.VERIFIED
         assert bucket.whole == content_of(contents, TWO)
         assert bucket.asked.count("parts") == 1
@@ -165,7 +165,7 @@ def test_an_object_stored_with_its_coding_is_named_if_it_stays(
     engine: Engine, source: Spawned, contents: Content
 ) -> None:
     bucket = Bucket(blind=True, answers={"delete": [refusal(405, "MethodNotAllowed")] * 9})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         with pytest.raises(IntegrityMismatch) as caught:
             engine.migrate(source.url(ONE), place(peer))
         assert "may remain at s3://bucket/a/b.bin" in caught.value.hint
@@ -178,7 +178,7 @@ def test_a_wrong_length_is_noticed_by_size_alone(
     engine: Engine, source: Spawned, path: str
 ) -> None:
     bucket = Bucket(mangle=lambda data: data + b"more")
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(path), place(peer), verify="size")
 
 
@@ -190,7 +190,7 @@ def test_a_whole_refused_with_equal_parts_is_read_back(
 ) -> None:
     wrong = refusal(400, "BadDigest")
     bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": wrong}, sums=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for completes in (3, 1):
             bucket.asked.clear()
             outcome = engine.migrate(source.url(TWO), place(peer))
@@ -206,7 +206,7 @@ def test_a_whole_refused_for_uncompared_parts_stays_refused(
     engine: Engine, source: Spawned
 ) -> None:
     bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": refusal(400, "BadDigest")})
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(TWO), place(peer))
     assert bucket.asked.count("complete") == 1
 
@@ -247,16 +247,16 @@ def test_a_bucket_that_always_redirects_fails(engine: Engine, source: Spawned) -
             return reply(301, b"" if operation == "head" else code, f"x-amz-bucket-region: {there}")
 
     bucket = Turning()
-    with Peer(many(bucket)) as peer, pytest.raises(Rejected):
-        patient(engine).migrate(source.url(ONE), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(Rejected):
+        with_retries(engine).migrate(source.url(ONE), place(peer))
     assert len(bucket.asked) <= 3 * MOST_REGIONS
 
 
 def test_a_region_in_an_error_text_refuses_no_checksum(engine: Engine, source: Spawned) -> None:
     text = document("Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2"))
     bucket = Bucket({"put": [reply(400, text)]})
-    with Peer(many(bucket)) as peer:
-        patient(engine).migrate(source.url(ONE), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(source.url(ONE), place(peer))
     puts = [one for one in bucket.requests if one.startswith(b"PUT")]
     assert [region_of(one) for one in puts] == ["us-east-1", "eu-south-2"]
     assert all(b"x-amz-trailer" in one for one in puts)
@@ -269,7 +269,7 @@ def test_a_region_in_an_error_text_refuses_no_checksum(engine: Engine, source: S
 def test_a_long_entity_tag_is_sent_back_whole(engine: Engine, length: int) -> None:
     bucket = Bucket(fields=("Accept-Ranges: bytes",))
     bucket.whole, bucket.tag = b"b" * SIZE, "t" * length
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         store = engine.runner.stores.source(place(peer), Watchdog(QUICK))
         found = store.head(place(peer))
         opened = store.get(place(peer), found.version)  # type: ignore[union-attr]
@@ -300,7 +300,7 @@ def test_a_tag_of_one_version_pins_it(tag: str) -> None:
 
 
 def findings(engine: Engine, bucket: Bucket) -> dict[str, Finding]:
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         folder = place(peer).with_target("/bucket/")
         patient = ScratchFolder(engine.runner.stores, folder, lambda: Watchdog(QUICK))
         return {finding.what: finding for finding in probe_writable(patient)}
@@ -353,7 +353,7 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
     monkeypatch.setattr(store, "limits_of", lambda host: small)
     engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
     bucket = Bucket(sums=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(source.url(TWO), place(peer))
     assert outcome.state is State.VERIFIED
     assert bucket.asked.count("part") == 2
@@ -410,7 +410,7 @@ def test_two_concurrent_refused_uploads_are_both_resent(status: int, code: str, 
 
 def test_metadata_that_fits_no_field_is_noted(engine: Engine, tmp_path: Path) -> None:
     bucket = Bucket(fields=("x-amz-missing-meta: 2",), whole=b"bytes")
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(place(peer), local_location(tmp_path / "a", destination=True))
     assert outcome.receipt is not None
     assert "the source does not return 2 fields of the object's metadata" in outcome.receipt.notes
@@ -429,7 +429,7 @@ def test_the_reason_of_a_refused_head_is_asked_for(
 ) -> None:
     bucket = Bucket({"head": [reply(status)] * 3, "get": [refusal(status, code)] * 3})
     there = local_location(tmp_path / "a", destination=True)
-    with Peer(many(bucket)) as peer, pytest.raises(error, match=code):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(error, match=code):
         engine.migrate(place(peer), there)
     assert bucket.asked == ["head", "get"]
 
@@ -443,8 +443,8 @@ def test_a_wrong_clock_is_corrected_after_a_bare_head(engine: Engine, tmp_path: 
     now = f"Date: {format_datetime(datetime.now(UTC), usegmt=True)}"
     bucket = Bucket({"head": [reply(403)], "get": [refusal(403, "RequestTimeTooSkewed", now)]})
     bucket.whole = b"bytes"
-    with Peer(many(bucket)) as peer:
-        patient(engine).migrate(
+    with Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(
             place(peer, wrong), local_location(tmp_path / "a", destination=True)
         )
     assert (tmp_path / "a").read_bytes() == b"bytes"
@@ -459,13 +459,13 @@ def test_a_passing_refusal_of_head_fails_nothing(
     local, bucket = tmp_path / "a", Bucket({"head": [reply(status)]})
     bucket.whole = b"bytes"
     local.write_bytes(b"bytes")
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         if side == "source":
-            outcome = patient(engine).migrate(
+            outcome = with_retries(engine).migrate(
                 place(peer), local_location(local, destination=True), if_exists="overwrite"
             )
         else:
-            outcome = patient(engine).migrate(
+            outcome = with_retries(engine).migrate(
                 local_location(local, destination=False), place(peer), if_exists="skip"
             )
     assert outcome.state == (State.VERIFIED if side == "source" else State.SKIPPED)
@@ -479,8 +479,8 @@ def test_a_lasting_refusal_of_head_fails_at_once(
 ) -> None:
     bucket = Bucket({"head": [reply(status)] * 9})
     bucket.whole = b"bytes"
-    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
-        patient(engine).migrate(place(peer), local_location(tmp_path / "a", destination=True))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(RelayError) as caught:
+        with_retries(engine).migrate(place(peer), local_location(tmp_path / "a", destination=True))
     assert not caught.value.retryable
     assert bucket.asked == ["head", "get", "head"]
 
@@ -493,7 +493,7 @@ def test_an_endpoint_that_refuses_a_part_number_gets_fewer_parts(
     text = f"Part number must be an integer between 1 and {most}, inclusive"
     error = document("Error", ("Code", "InvalidArgument"), ("Message", text))
     bucket = Bucket(sums=True, answers={"part": [reply(400, error)]})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         where = place(peer)
         s3 = store.S3Store(engine.runner.wire, "destination", Watchdog(QUICK))
         upload = s3.begin(where)

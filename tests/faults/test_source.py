@@ -32,7 +32,15 @@ from relay.errors import (
 from relay.ledger.rows import PriorState
 from relay.receipt import Level, State
 from tests.conftest import Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, Peers, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    Peers,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer, Script, Talk, answer
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -60,10 +68,10 @@ class Pair:
 def pair(peers: Peers) -> Pair:
     """Return both clouds, over plain TCP and over TLS."""
     cloud = Cloud()
-    return Pair(peers, cloud, peers.start(keeping(cloud)))
+    return Pair(peers, cloud, peers.start(destination_script(cloud)))
 
 
-def fails(
+def assert_fails(
     engine: Engine, pair: Pair, kind: type[RelayError], *scripts: Script, **options: object
 ) -> RelayError:
     """Assert that the transfer fails with this error, on the source's side, and leaves nothing."""
@@ -89,8 +97,8 @@ CUTS = {"60%": int(len(DATA) * 0.6), "CL-1": len(DATA) - 1, "0": 0, "1": 1}
 @pytest.mark.parametrize("verify", ["auto", "size"])
 @pytest.mark.parametrize("cut", CUTS)
 def test_f01_fin_before_the_length(engine: Engine, pair: Pair, cut: str, verify: str) -> None:
-    get = sending(GET_HEAD, DATA[: CUTS[cut]])
-    error = fails(engine, pair, RelayError, serving(Cloud(), get), verify=verify)
+    get = fixed_answer(GET_HEAD, DATA[: CUTS[cut]])
+    error = assert_fails(engine, pair, RelayError, source_script(Cloud(), get), verify=verify)
     # TLS without close_notify is its own loss; both are retryable and blame the source.
     assert isinstance(error, SourceTruncated | ConnectionLost)
     assert error.retryable
@@ -98,20 +106,22 @@ def test_f01_fin_before_the_length(engine: Engine, pair: Pair, cut: str, verify:
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 def test_f02_reset_in_the_middle(engine: Engine, pair: Pair, verify: str) -> None:
-    fails(
+    assert_fails(
         engine,
         pair,
         ConnectionLost,
-        serving(Cloud(), sending(GET_HEAD, DATA[:-9], reset=True)),
+        source_script(Cloud(), fixed_answer(GET_HEAD, DATA[:-9], reset=True)),
         verify=verify,
     )
 
 
-def test_f01_f02_a_second_attempt_with_a_fresh_body_succeeds(patient: Engine, pair: Pair) -> None:
-    cut = serving(Cloud(), sending(GET_HEAD, DATA[:1000]))
-    reset = serving(Cloud(), sending(GET_HEAD, DATA[:2000], reset=True))
-    whole = serving(Cloud(), sending(GET_HEAD, DATA))
-    outcome = patient.migrate(
+def test_f01_f02_a_second_attempt_with_a_fresh_body_succeeds(
+    patient_engine: Engine, pair: Pair
+) -> None:
+    cut = source_script(Cloud(), fixed_answer(GET_HEAD, DATA[:1000]))
+    reset = source_script(Cloud(), fixed_answer(GET_HEAD, DATA[:2000], reset=True))
+    whole = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
+    outcome = patient_engine.migrate(
         pair.source(cut, reset, whole, whole, whole).url(), pair.there.url("/b")
     )
     assert pair.destination.objects == {b"/b": DATA}
@@ -134,7 +144,9 @@ def close_delimited(pair: Pair, text: bytes, field: bytes = b"") -> Callable[[Ta
 
 
 def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair: Pair) -> None:
-    assert works(engine, pair, serving(Cloud(), close_delimited(pair, DATA))) is State.UNVERIFIED
+    assert (
+        works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA))) is State.UNVERIFIED
+    )
 
 
 @pytest.mark.parametrize("declared", [False, True], ids=["nothing declared", "a digest declared"])
@@ -146,7 +158,7 @@ def test_f27_a_prior_object_proves_no_endless_source(
     pair.destination.objects[b"/b"] = DATA
     crc = crc32c(DATA)
     field = b"Repr-Digest: crc32c=:%s:\r\n" % b64encode(crc.to_bytes(4, "big")) if declared else b""
-    source = pair.source(serving(Cloud(), close_delimited(pair, DATA, field)))
+    source = pair.source(source_script(Cloud(), close_delimited(pair, DATA, field)))
     transfer = engine.runner.transfer(engine.plan(source.url("/a"), pair.there.url("/b")))
     outcome = engine.runner.run(
         replace(transfer, known=ObjectHints(begun=True, before=PriorState(known=True)))
@@ -163,22 +175,28 @@ def test_f27_a_prior_object_proves_no_endless_source(
 def test_f03_close_delimited_is_compared_with_the_size_of_head(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     assert (
-        works(engine, pair, serving(Cloud(), close_delimited(pair, DATA), head)) is State.VERIFIED
+        works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA), head))
+        is State.VERIFIED
     )
 
 
 def test_f03_close_delimited_shorter_than_the_size_of_head(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
-    fails(engine, pair, SourceTruncated, serving(Cloud(), close_delimited(pair, DATA[:-1]), head))
+    assert_fails(
+        engine,
+        pair,
+        SourceTruncated,
+        source_script(Cloud(), close_delimited(pair, DATA[:-1]), head),
+    )
 
 
 def test_f04_ragged_tls_end_of_a_close_delimited_body(engine: Engine, pair: Pair) -> None:
     if pair.tls:
-        fails(
+        assert_fails(
             engine,
             pair,
             ConnectionLost,
-            serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\n\r\n", DATA)),
+            source_script(Cloud(), fixed_answer(b"HTTP/1.1 200 OK\r\n\r\n", DATA)),
         )
 
 
@@ -193,7 +211,9 @@ def test_f04_ragged_tls_end_of_a_close_delimited_body(engine: Engine, pair: Pair
     ids=["no last chunk", "cut chunk", "no final crlf", "cut trailers"],
 )
 def test_f05_f06_chunked_that_is_cut(engine: Engine, pair: Pair, coded: bytes) -> None:
-    error = fails(engine, pair, RelayError, serving(Cloud(), sending(CHUNKED, coded)))
+    error = assert_fails(
+        engine, pair, RelayError, source_script(Cloud(), fixed_answer(CHUNKED, coded))
+    )
     assert isinstance(error, SourceTruncated | ConnectionLost)
 
 
@@ -215,19 +235,21 @@ def test_f05_f06_chunked_that_is_cut(engine: Engine, pair: Pair, coded: bytes) -
     ],
 )
 def test_f07_invalid_chunks(engine: Engine, pair: Pair, coded: bytes) -> None:
-    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(CHUNKED, coded)))
+    assert_fails(
+        engine, pair, ProtocolViolation, source_script(Cloud(), fixed_answer(CHUNKED, coded))
+    )
 
 
 def test_chunked_whole_goes_to_a_destination_that_takes_chunked(engine: Engine, pair: Pair) -> None:
     assert (
-        works(engine, pair, serving(Cloud(), sending(CHUNKED, ONE_CHUNK, b"0\r\n\r\n")))
+        works(engine, pair, source_script(Cloud(), fixed_answer(CHUNKED, ONE_CHUNK, b"0\r\n\r\n")))
         is State.VERIFIED
     )
 
 
 def test_f08_surplus_is_not_forwarded_and_ends_the_connection(engine: Engine, pair: Pair) -> None:
-    whole = serving(
-        Cloud(), sending(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    whole = source_script(
+        Cloud(), fixed_answer(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     )
     assert works(engine, pair, whole) is State.VERIFIED
 
@@ -246,39 +268,45 @@ def test_f08_surplus_is_not_forwarded_and_ends_the_connection(engine: Engine, pa
 )
 def test_f09_contradictory_lengths(engine: Engine, pair: Pair, fields: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\n"
-    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(head, DATA)))
+    assert_fails(engine, pair, ProtocolViolation, source_script(Cloud(), fixed_answer(head, DATA)))
 
 
 @pytest.mark.parametrize("off", [-1, 1])
 def test_f10_another_size_than_that_of_head(engine: Engine, pair: Pair, off: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(DATA) + off)
-    fails(engine, pair, SourceChanged, serving(Cloud(), sending(GET_HEAD, DATA), head))
+    assert_fails(
+        engine, pair, SourceChanged, source_script(Cloud(), fixed_answer(GET_HEAD, DATA), head)
+    )
 
 
 @pytest.mark.parametrize(
     "status", [b"206 Partial Content", b"202 Accepted", b"207 Multi", b"203 Changed"]
 )
 def test_f11_an_answer_that_is_not_200(engine: Engine, pair: Pair, status: bytes) -> None:
-    get = sending(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello")
-    error = fails(engine, pair, RelayError, serving(Cloud(), get))
+    get = fixed_answer(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello")
+    error = assert_fails(engine, pair, RelayError, source_script(Cloud(), get))
     assert not error.retryable
 
 
 def test_f12_f13_the_version_changes_between_head_and_get(engine: Engine, pair: Pair) -> None:
     head = b'HTTP/1.1 200 OK\r\nETag: "v0"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
     seen = Cloud()
-    fails(engine, pair, SourceChanged, serving(seen, sending(GET_HEAD, DATA), head))
+    assert_fails(
+        engine, pair, SourceChanged, source_script(seen, fixed_answer(GET_HEAD, DATA), head)
+    )
     assert b'If-Match: "v0"' in seen.heads[-1]
-    refuse = sending(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
-    fails(engine, pair, SourceChanged, serving(Cloud(), refuse, head))
+    refuse = fixed_answer(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
+    assert_fails(engine, pair, SourceChanged, source_script(Cloud(), refuse, head))
 
 
-def test_f13_a_changed_source_is_read_from_its_first_byte(patient: Engine, pair: Pair) -> None:
+def test_f13_a_changed_source_is_read_from_its_first_byte(
+    patient_engine: Engine, pair: Pair
+) -> None:
     old = b'HTTP/1.1 200 OK\r\nETag: "v0"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
     new = old.replace(b"v0", b"v1")
-    changed = serving(Cloud(), sending(GET_HEAD, DATA), old)
-    same = serving(Cloud(), sending(GET_HEAD, DATA), new)
-    outcome = patient.migrate(pair.source(changed, same, same).url(), pair.there.url("/b"))
+    changed = source_script(Cloud(), fixed_answer(GET_HEAD, DATA), old)
+    same = source_script(Cloud(), fixed_answer(GET_HEAD, DATA), new)
+    outcome = patient_engine.migrate(pair.source(changed, same, same).url(), pair.there.url("/b"))
     assert outcome.receipt is not None
     assert (outcome.receipt.source.etag, outcome.receipt.attempts) == ('"v1"', 2)
 
@@ -287,7 +315,9 @@ def test_f14_a_weak_tag_is_never_a_precondition(engine: Engine, pair: Pair) -> N
     head = b'HTTP/1.1 200 OK\r\nETag: W/"v1"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
     seen = Cloud()
     whole = head.replace(b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK")
-    assert works(engine, pair, serving(seen, sending(whole, DATA), head)) is State.VERIFIED
+    assert (
+        works(engine, pair, source_script(seen, fixed_answer(whole, DATA), head)) is State.VERIFIED
+    )
     assert b"If-Match" not in b"".join(seen.heads)
 
 
@@ -303,8 +333,10 @@ def test_f15_f89_bytes_that_are_not_those_of_the_declared_digest(
         digest,
     )
     flipped = bytes([DATA[0] ^ 1]) + DATA[1:]
-    fails(engine, pair, IntegrityMismatch, serving(Cloud(), sending(head, flipped)))
-    assert works(engine, pair, serving(Cloud(), sending(head, DATA))) is State.VERIFIED
+    assert_fails(
+        engine, pair, IntegrityMismatch, source_script(Cloud(), fixed_answer(head, flipped))
+    )
+    assert works(engine, pair, source_script(Cloud(), fixed_answer(head, DATA))) is State.VERIFIED
 
 
 @pytest.mark.parametrize("field", [b"Content-MD5: %s", b"Digest: md5=%s", b"Digest: MD5=%s"])
@@ -314,19 +346,23 @@ def test_the_older_digest_fields_are_heeded(engine: Engine, pair: Pair, field: b
 
     digest = base64.b64encode(hashlib.md5(DATA, usedforsecurity=False).digest())
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(DATA) + field % digest + b"\r\n\r\n"
-    fails(engine, pair, IntegrityMismatch, serving(Cloud(), sending(head, DATA[::-1])))
+    assert_fails(
+        engine, pair, IntegrityMismatch, source_script(Cloud(), fixed_answer(head, DATA[::-1]))
+    )
 
 
 def test_f16_a_content_coding_is_passed_through_untouched(engine: Engine, pair: Pair) -> None:
     coded = gzip.compress(b"\0" * 10_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(coded)
-    engine.migrate(pair.source(serving(Cloud(), sending(head, coded))).url(), pair.there.url("/b"))
+    engine.migrate(
+        pair.source(source_script(Cloud(), fixed_answer(head, coded))).url(), pair.there.url("/b")
+    )
     assert pair.destination.objects == {b"/b": coded}
     put = next(head for head in pair.destination.heads if head.startswith(b"PUT"))
     assert b"Content-Encoding: gzip" in put
 
 
-def redirecting(target: str, status: int = 302) -> Script:
+def redirect_script(target: str, status: int = 302) -> Script:
     """Answer everything with a redirect."""
     return answer(
         b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
@@ -337,12 +373,12 @@ def redirecting(target: str, status: int = 302) -> Script:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_f18_a_read_is_redirected(engine: Engine, pair: Pair, status: int) -> None:
-    final = pair.source(serving(Cloud(), sending(GET_HEAD, DATA)))
-    assert works(engine, pair, redirecting(final.url("/x"), status)) is State.VERIFIED
+    final = pair.source(source_script(Cloud(), fixed_answer(GET_HEAD, DATA)))
+    assert works(engine, pair, redirect_script(final.url("/x"), status)) is State.VERIFIED
 
 
 def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
-    fails(engine, pair, TooManyRedirects, redirecting("/a"))
+    assert_fails(engine, pair, TooManyRedirects, redirect_script("/a"))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +388,7 @@ def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
 def test_f18_a_redirect_to_another_scheme_is_refused(
     engine: Engine, pair: Pair, target: str
 ) -> None:
-    fails(engine, pair, RedirectRefused, redirecting(target))
+    assert_fails(engine, pair, RedirectRefused, redirect_script(target))
 
 
 @pytest.mark.parametrize(
@@ -363,7 +399,7 @@ def test_f18_a_redirect_to_a_closed_address_is_denied(
     engine: Engine, pair: Pair, target: str
 ) -> None:
     kind = RedirectRefused if pair.tls and target.startswith("http:") else EgressDenied
-    fails(engine, pair, kind, redirecting(target))
+    assert_fails(engine, pair, kind, redirect_script(target))
 
 
 def test_f18_credentials_never_cross_an_origin(engine: Engine, pair: Pair) -> None:
@@ -371,8 +407,8 @@ def test_f18_credentials_never_cross_an_origin(engine: Engine, pair: Pair) -> No
     from relay.location import parse_location
 
     near, far = Cloud(), Cloud()
-    other = pair.source(serving(far, sending(GET_HEAD, DATA)))
-    here = pair.source(_noting(near, redirecting(other.url("/x"))))
+    other = pair.source(source_script(far, fixed_answer(GET_HEAD, DATA)))
+    here = pair.source(_noting_script(near, redirect_script(other.url("/x"))))
     secret = {"Authorization": "Bearer hunter2hunter2", "X-Api-Key": "hunter3"}
     plan = Plan(parse_location(here.url(), headers=secret), parse_location(pair.there.url("/b")))
     engine.runner.run(engine.runner.transfer(plan))
@@ -381,7 +417,7 @@ def test_f18_credentials_never_cross_an_origin(engine: Engine, pair: Pair) -> No
     assert not any(b"hunter" in head for head in far.heads)
 
 
-def _noting(cloud: Cloud, script: Script) -> Script:
+def _noting_script(cloud: Cloud, script: Script) -> Script:
     def noting(talk: Talk) -> None:
         read = talk.head
 
@@ -398,7 +434,7 @@ def _noting(cloud: Cloud, script: Script) -> Script:
 
 
 def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pair) -> None:
-    final = pair.source(serving(Cloud(), sending(GET_HEAD, DATA)))
+    final = pair.source(source_script(Cloud(), fixed_answer(GET_HEAD, DATA)))
 
     def endless(talk: Talk) -> None:
         while talk.head():
@@ -417,14 +453,16 @@ def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pa
 )
 def test_f20_interim_answers(engine: Engine, pair: Pair, interim: bytes) -> None:
     assert (
-        works(engine, pair, serving(Cloud(), sending(interim * 8, GET_HEAD, DATA)))
+        works(engine, pair, source_script(Cloud(), fixed_answer(interim * 8, GET_HEAD, DATA)))
         is State.VERIFIED
     )
-    fails_clean(engine, pair, serving(Cloud(), sending(interim * 100_000, GET_HEAD, DATA)))
+    fails_clean(
+        engine, pair, source_script(Cloud(), fixed_answer(interim * 100_000, GET_HEAD, DATA))
+    )
 
 
 def fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
-    """As `fails` with a ProtocolViolation, at a destination that has an object already: it keeps
+    """As `assert_fails` with a ProtocolViolation, at a destination that has an object already: it keeps
     that one."""
     before = dict(pair.destination.objects)
     with pytest.raises(ProtocolViolation):
@@ -439,7 +477,7 @@ def fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
 )
 def test_f21_header_bombs(engine: Engine, pair: Pair, fields: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 5\r\n\r\nhello"
-    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(head)))
+    assert_fails(engine, pair, ProtocolViolation, source_script(Cloud(), fixed_answer(head)))
 
 
 def test_f22_a_slow_drip_is_a_stall(engine: Engine, pair: Pair) -> None:
@@ -454,17 +492,17 @@ def test_f22_a_slow_drip_is_a_stall(engine: Engine, pair: Pair) -> None:
             except TimeoutError:
                 continue
 
-    fails(engine, pair, Stalled, serving(Cloud(), drip))
+    assert_fails(engine, pair, Stalled, source_script(Cloud(), drip))
 
 
 def test_f23_no_answer_and_no_body(engine: Engine, pair: Pair) -> None:
-    fails(engine, pair, StoreTimeout, lambda talk: talk.linger())
+    assert_fails(engine, pair, StoreTimeout, lambda talk: talk.linger())
 
     def head_only(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD)
         talk.linger()
 
-    fails(engine, pair, Stalled, serving(Cloud(), head_only))
+    assert_fails(engine, pair, Stalled, source_script(Cloud(), head_only))
 
 
 @pytest.mark.parametrize(
@@ -481,23 +519,29 @@ def test_f24_retry_after_is_read(
     engine: Engine, pair: Pair, after: bytes, seconds: float | None
 ) -> None:
     reply = b"HTTP/1.1 429 Slow Down\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"
-    error = fails(engine, pair, Throttled, serving(Cloud(), sending(reply)))
+    error = assert_fails(engine, pair, Throttled, source_script(Cloud(), fixed_answer(reply)))
     assert error.retry_after == seconds
     assert error.retryable
 
 
-def test_f24_a_short_retry_after_is_kept_and_a_long_one_ends(patient: Engine, pair: Pair) -> None:
-    def busy(after: bytes) -> Script:
-        return serving(
+def test_f24_a_short_retry_after_is_kept_and_a_long_one_ends(
+    patient_engine: Engine, pair: Pair
+) -> None:
+    def busy_source(after: bytes) -> Script:
+        return source_script(
             Cloud(),
-            sending(b"HTTP/1.1 503 B\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"),
+            fixed_answer(
+                b"HTTP/1.1 503 B\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"
+            ),
         )
 
-    whole = serving(Cloud(), sending(GET_HEAD, DATA))
-    outcome = patient.migrate(pair.source(busy(b"1"), whole, whole).url(), pair.there.url("/b"))
+    whole = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
+    outcome = patient_engine.migrate(
+        pair.source(busy_source(b"1"), whole, whole).url(), pair.there.url("/b")
+    )
     assert outcome.seconds >= 1
     with pytest.raises(Throttled):
-        patient.migrate(pair.source(busy(b"1000000000")).url(), pair.there.url("/c"))
+        patient_engine.migrate(pair.source(busy_source(b"1000000000")).url(), pair.there.url("/c"))
 
 
 @pytest.mark.parametrize(
@@ -513,23 +557,23 @@ def test_f24_a_short_retry_after_is_kept_and_a_long_one_ends(patient: Engine, pa
 def test_the_message_of_a_source_is_reported(
     engine: Engine, pair: Pair, status: int, kind: type[RelayError]
 ) -> None:
-    reply = sending(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
-    assert str(status) in fails(engine, pair, kind, serving(Cloud(), reply)).message
+    reply = fixed_answer(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
+    assert str(status) in assert_fails(engine, pair, kind, source_script(Cloud(), reply)).message
 
 
 def test_f28_an_empty_body_where_head_announced_bytes(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
-    fails(
+    assert_fails(
         engine,
         pair,
         SourceChanged,
-        serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), head),
+        source_script(Cloud(), fixed_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), head),
     )
 
 
 @pytest.mark.parametrize("verify", ["auto", "size", "read_back"])
 def test_f29_an_empty_object_is_an_object(engine: Engine, pair: Pair, verify: str) -> None:
-    empty = serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    empty = source_script(Cloud(), fixed_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
     outcome = engine.migrate(pair.source(empty).url(), pair.there.url("/b"), verify=verify)
     assert pair.destination.objects == {b"/b": b""}
     put = next(head for head in pair.destination.heads if head.startswith(b"PUT"))

@@ -19,8 +19,15 @@ from relay.receipt import State, Version
 from relay.stores.interfaces import PutResult
 from tests.conftest import Certificates, Engine
 from tests.end_to_end.terminal import eventually
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
-from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, place, repeat_script
 from tests.scripted import Peer, Talk
 
 WRONG = base64.b64encode(hashlib.sha256(b"the composite of some parts").digest()).decode()
@@ -43,8 +50,8 @@ def test_a_wrong_source_digest_shows_after_two_readings(
     head = GET_HEAD.removesuffix(b"\r\n") + field.encode() + b"\r\n\r\n"
     cloud, there = Cloud(), Cloud(objects={b"/a": b"old"})
     with (
-        Peer([serving(cloud, sending(head, DATA))] * 9) as source,
-        Peer(keeping(there)) as destination,
+        Peer([source_script(cloud, fixed_answer(head, DATA))] * 9) as source,
+        Peer(destination_script(there)) as destination,
     ):
         with pytest.raises(SourceDigestWrong) as caught:
             engine.migrate(source.url("/a"), destination.url("/a"))
@@ -68,7 +75,10 @@ def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates)
     def get(talk: Talk, request: bytes) -> None:
         talk.send(head.replace(b'"v1"', b'"%d"' % len(pieces)), pieces.pop(0))
 
-    with Peer(serving(Cloud(), get)) as source, Peer(keeping(there)) as destination:
+    with (
+        Peer(source_script(Cloud(), get)) as source,
+        Peer(destination_script(there)) as destination,
+    ):
         assert engine.migrate(source.url("/a"), destination.url("/a")).state is State.VERIFIED
     assert there.objects == {b"/a": DATA}
 
@@ -122,7 +132,7 @@ def test_a_digest_that_parts_cannot_prove_is_noted(
             talk.send(f"HTTP/1.1 {206 if span else 200} X\r\n{head}\r\n\r\n".encode(), data)
 
     engine, bucket = Engine(certificates.ca_file, IN_PARTS), Bucket(sums=True)
-    with Peer([source] * 9) as peer, Peer(many(bucket)) as there:
+    with Peer([source] * 9) as peer, Peer(repeat_script(bucket)) as there:
         outcome = engine.migrate(peer.url("/a"), place(there), verify=verify)
     assert outcome.receipt is not None
     assert (

@@ -36,15 +36,15 @@ from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
-from tests.faults.scripted_http import Shelf, empty
-from tests.faults.test_explosions import exploding
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.test_explosions import with_explosion
 from tests.ledgers import TREE, verified_end
 from tests.scripted import Peer, Talk, length_of
 
 Folding = Callable[[bytes], bytes]
 
 
-def _without_case(path: bytes) -> bytes:
+def _fold_case(path: bytes) -> bytes:
     return path.lower()
 
 
@@ -52,7 +52,7 @@ def _compose_path(path: bytes) -> bytes:
     return quote(unicodedata.normalize("NFC", unquote(path.decode())), safe="/.").encode()
 
 
-def _without_ends(path: bytes) -> bytes:
+def _trim_ends(path: bytes) -> bytes:
     return quote(
         "/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/."
     ).encode()
@@ -68,21 +68,21 @@ def _decode_path(path: bytes) -> bytes:
     return quote(unquote(unquote(path.decode())), safe="/.").encode()
 
 
-def _as_a_form(path: bytes) -> bytes:
+def _decode_form(path: bytes) -> bytes:
     return quote(unquote(path.decode()).replace("+", " "), safe="/.").encode()
 
 
 FOLDING = {
-    "case": (_without_case, "a/Photo.jpg", "a/photo.jpg"),
-    "case of a folder": (_without_case, "A/photo.jpg", "a/photo.jpg"),
+    "case": (_fold_case, "a/Photo.jpg", "a/photo.jpg"),
+    "case of a folder": (_fold_case, "A/photo.jpg", "a/photo.jpg"),
     "form": (_compose_path, "caf\u00e9", "cafe\u0301"),
-    "dots": (_without_ends, "name", "name."),
-    "blanks": (_without_ends, "name", "name "),
+    "dots": (_trim_ends, "name", "name."),
+    "blanks": (_trim_ends, "name", "name "),
     "blanks before": (_trim_path, "name", " name"),
     "blanks before, a folder's": (_trim_path, "x/name/a", "x/ name/a"),
     "encoding": (_decode_path, "a b", "a%20b"),
-    "a form": (_as_a_form, "a b", "a+b"),
-    "a form, a folder's": (_as_a_form, "c+d/e", "c d/e"),
+    "a form": (_decode_form, "a b", "a+b"),
+    "a form, a folder's": (_decode_form, "c+d/e", "c d/e"),
 }
 
 
@@ -141,7 +141,7 @@ class TwoNodes(Shelf):
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
 def test_b60_the_etags_of_two_nodes_distinguish_nothing(tmp_path: Path, if_exists: str) -> None:
     plant(tmp_path / "from", "name", "Name")
-    shelf, terminal = TwoNodes(folds=_without_case), Terminal(tmp_path)
+    shelf, terminal = TwoNodes(folds=_fold_case), Terminal(tmp_path)
     with Peer(shelf) as there:
         code, _ = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
     assert code == 1
@@ -157,7 +157,7 @@ def test_b60_two_nodes_steady_for_a_while_prove_nothing(
 ) -> None:
     """A balancer that chooses at random may answer the first four requests in any order."""
     monkeypatch.setattr(TwoNodes, "nodes", itertools.chain(first, itertools.cycle((0, 1))))
-    shelf = TwoNodes(folds=_without_case, objects={b"/to/name": b"four"})
+    shelf = TwoNodes(folds=_fold_case, objects={b"/to/name": b"four"})
     with Peer([shelf] * 9) as there:
         store = HttpStore(wire, "destination", Watchdog(Limits()))
         place, twin = (
@@ -173,8 +173,8 @@ def test_b60_an_etag_that_always_changes_distinguishes_nothing(
     tmp_path: Path, head: int, if_exists: str
 ) -> None:
     plant(tmp_path / "from", "name", "Name")
-    shelf, terminal = Balanced(folds=_without_case), Terminal(tmp_path)
-    shelf.refused = {b"HEAD": empty(head)}
+    shelf, terminal = Balanced(folds=_fold_case), Terminal(tmp_path)
+    shelf.refused = {b"HEAD": empty_answer(head)}
     with Peer(shelf) as there:
         code, printed = terminal.tree(
             tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
@@ -217,12 +217,12 @@ def _listing(shelf: Shelf, path: bytes) -> bytes | None:
 
 
 FOLDERS = {
-    "case": (_without_case, "Photos/a.jpg", "photos/a.jpg"),
-    "case, deep": (_without_case, "x/Photos/2024/a.jpg", "x/photos/2024/a.jpg"),
+    "case": (_fold_case, "Photos/a.jpg", "photos/a.jpg"),
+    "case, deep": (_fold_case, "x/Photos/2024/a.jpg", "x/photos/2024/a.jpg"),
     "form": (_compose_path, "caf\u00e9/a", "cafe\u0301/a"),
-    "dots": (_without_ends, "name/a", "name./a"),
-    "a form": (_as_a_form, "c d/a", "c+d/a"),
-    "an object": (_without_case, "A", "a"),
+    "dots": (_trim_ends, "name/a", "name./a"),
+    "a form": (_decode_form, "c d/a", "c+d/a"),
+    "an object": (_fold_case, "A", "a"),
 }
 
 
@@ -275,7 +275,7 @@ def test_b60_two_folders_that_are_listed_prove_no_two_objects(
     """A store of flat keys may fold an object's key, and list the folders as they were spelled."""
     folders = {name.rpartition("/")[0] for name in (one, other)}
     plant(tmp_path / "from", one, *(f"{folder}/beside" for folder in folders))
-    shelf, terminal = Shelf(folds=_unless_beside(folds), shown=_listing), Terminal(tmp_path)
+    shelf, terminal = Shelf(folds=_fold_unless_beside(folds), shown=_listing), Terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(tmp_path / "from", there.url("/to/"))[0] == 0
         plant(tmp_path / "from", other)
@@ -286,7 +286,7 @@ def test_b60_two_folders_that_are_listed_prove_no_two_objects(
     assert len(shelf.objects) == 1 + len(folders)
 
 
-def _unless_beside(folds: Folding) -> Folding:
+def _fold_unless_beside(folds: Folding) -> Folding:
     return lambda path: path if path.endswith((b"/", b"/beside")) else folds(path)
 
 
@@ -462,7 +462,7 @@ def test_a_busy_ledger_fails_no_object(
     monkeypatch.setattr(
         Ledger,
         "enter_folded",
-        exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False),
+        with_explosion(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False),
     )
     with gevent.Timeout(30):
         Worker(ledger, runner, 1, id).run()
@@ -493,7 +493,7 @@ class Unsteady(Shelf):
         self.refuses &= b"/to/name" not in request
         if not self.refuses:
             return super()._other(talk, method, path, request)
-        talk.send(empty(403))
+        talk.send(empty_answer(403))
         return True
 
     def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
@@ -511,7 +511,7 @@ def test_b60_an_object_of_the_other_name_is_not_a_prior_object(tmp_path: Path) -
     """The second object was sent, and its answer lost, before the collision of both names was
     detected."""
     plant(tmp_path / "from", "Name", "name")
-    shelf, terminal = Unsteady(folds=_without_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
+    shelf, terminal = Unsteady(folds=_fold_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
     with Peer(shelf) as there:
         for ends in ({"failed": 2}, {"failed": 1, "verified": 1}):
             code, printed = terminal.tree(

@@ -25,9 +25,16 @@ from relay.receipt import State
 from relay.stores.local_locations import local_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
-from tests.faults.scripted_http import Shelf, empty
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, read_requests, sending, serving
-from tests.faults.scripted_s3 import Bucket, many, place
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    fixed_answer,
+    read_requests,
+    source_script,
+)
+from tests.faults.scripted_s3 import Bucket, place, repeat_script
 from tests.faults.scripted_s3_objects import Shelf as Keys
 from tests.faults.test_ours import THEIRS, hurried_terminal, plant
 from tests.faults.test_webdav import Dav
@@ -41,7 +48,7 @@ class Nodes(Shelf):
 
     def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
         if b"\r\nIf-Match: " in request:
-            talk.send(empty(412))
+            talk.send(empty_answer(412))
             return True
         return super()._other(talk, method, path, request)
 
@@ -57,7 +64,7 @@ def test_an_unreadable_upload_is_not_an_existing_object(
 ) -> None:
     """It may be damaged. The 412 came after the upload, and did not refuse it."""
     shelf = Nodes(tags_uploads=tags_uploads, damages=lambda data: data[:-1] + b"!")
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(shelf) as there:
         with pytest.raises(PreconditionFailed) as caught:
             engine.migrate(source.url("/a"), there.url("/a"), if_exists=if_exists)
         assert caught.value.remains.keys() == {there.url("/a")}
@@ -88,7 +95,7 @@ class Failing(Shelf):
 
     def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
         self.objects[path] = talk.body(length_of(request))[:-1] + b"!"
-        talk.send(empty(self.status))
+        talk.send(empty_answer(self.status))
         return True
 
 
@@ -103,9 +110,9 @@ class Form:
             method = request.split()[0]
             self.methods.append(method)
             if method != b"POST":
-                talk.send(empty(200))
+                talk.send(empty_answer(200))
             elif not self.answers:
-                talk.send(empty(201))
+                talk.send(empty_answer(201))
             elif answer := self.answers.pop(0):
                 talk.send(answer)
             else:
@@ -117,18 +124,20 @@ def test_the_page_that_accepts_uploads_is_not_a_prior_object(
     engine: Engine, if_exists: str
 ) -> None:
     form = Form()
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(form) as there:
         outcome = engine.migrate(
             source.url("/a"), there.url("/upload"), method="POST", if_exists=if_exists
         )
     assert (outcome.state, form.methods) == (State.UNVERIFIED, [b"POST"])
 
 
-@pytest.mark.parametrize("answer", [b"", empty(502)], ids=["lost", "502"])
-def test_a_repeated_post_names_the_possible_first_object(patient: Engine, answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"", empty_answer(502)], ids=["lost", "502"])
+def test_a_repeated_post_names_the_possible_first_object(
+    patient_engine: Engine, answer: bytes
+) -> None:
     form = Form(answer)
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(form) as there:
-        outcome = patient.migrate(source.url("/a"), there.url("/upload"), method="POST")
+    with Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source, Peer(form) as there:
+        outcome = patient_engine.migrate(source.url("/a"), there.url("/upload"), method="POST")
         assert outcome.remains.keys() == {there.url("/upload")}
     assert form.methods == [b"POST"] * 2
     assert outcome.receipt is not None
@@ -136,7 +145,10 @@ def test_a_repeated_post_names_the_possible_first_object(patient: Engine, answer
 
 
 def test_a_post_after_a_crash_names_the_possible_first_object(engine: Engine) -> None:
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form()) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(Form()) as there,
+    ):
         plan = engine.plan(source.url("/a"), there.url("/upload"), method="POST")
         hints = ObjectHints(begun=True, lapsed=True)
         outcome = engine.runner.run(replace(engine.runner.transfer(plan), known=hints))
@@ -146,7 +158,10 @@ def test_a_post_after_a_crash_names_the_possible_first_object(engine: Engine) ->
 @pytest.mark.parametrize("status", [302, 303])
 def test_a_post_answered_by_a_page_names_its_possible_object(engine: Engine, status: int) -> None:
     seen = b"HTTP/1.1 %d X\r\nLocation: /done\r\nContent-Length: 0\r\n\r\n" % status
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Form(seen)) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(Form(seen)) as there,
+    ):
         with pytest.raises(RedirectRefused) as caught:
             engine.migrate(source.url("/a"), there.url("/upload"), method="POST")
         assert caught.value.remains.keys() == {there.url("/upload")}
@@ -158,23 +173,23 @@ class Losing(Shelf):
     def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
         body = talk.body(len(DATA))
         if self.methods.count(b"PUT") == 1:
-            talk.send(empty(503))
+            talk.send(empty_answer(503))
             return True
         self.objects[path] = body
         talk.reset()
         return False
 
 
-def test_an_unstable_source_names_the_last_possible_object(patient: Engine) -> None:
+def test_an_unstable_source_names_the_last_possible_object(patient_engine: Engine) -> None:
     reads = count()
 
     def changing(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, DATA[:-1] + bytes([next(reads)]))
 
     shelf = Losing()
-    with Peer(serving(Cloud(), changing)) as source, Peer(shelf) as there:
+    with Peer(source_script(Cloud(), changing)) as source, Peer(shelf) as there:
         with pytest.raises(SourceUnstable) as caught:
-            patient.migrate(source.url("/a"), there.url("/a"))
+            patient_engine.migrate(source.url("/a"), there.url("/a"))
         assert caught.value.remains.keys() == {there.url("/a")}
     assert shelf.methods.count(b"PUT") == 2
 
@@ -190,12 +205,15 @@ class Once(Shelf):
         return False
 
 
-def test_a_source_read_twice_is_released_twice(patient: Engine) -> None:
+def test_a_source_read_twice_is_released_twice(patient_engine: Engine) -> None:
     """A folder uses the name of an open source, which is read again to be compared."""
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(Once()) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(Once()) as there,
+    ):
         with pytest.raises(IntegrityMismatch):
-            patient.migrate(source.url("/a"), there.url("/"), if_exists="skip")
-    patient.assert_nothing_left()
+            patient_engine.migrate(source.url("/a"), there.url("/"), if_exists="skip")
+    patient_engine.assert_nothing_left()
 
 
 OURS = b"Content-Disposition: attachment\r\nContent-Type: text/x-ours\r\n\r\n"
@@ -215,8 +233,8 @@ def test_equal_bytes_with_older_metadata_are_a_prior_object(
     """An attempt that was killed before its upload has not replaced them."""
     fields = (f"Content-Disposition: {disposition}", f"Content-Type: {kind}")
     bucket = Bucket(whole=DATA, sums=True, fields=fields)
-    get = sending(GET_HEAD[:-2] + OURS, DATA)
-    with Peer(serving(Cloud(), get)) as source, Peer(many(bucket)) as there:
+    get = fixed_answer(GET_HEAD[:-2] + OURS, DATA)
+    with Peer(source_script(Cloud(), get)) as source, Peer(repeat_script(bucket)) as there:
         transfer = engine.runner.transfer(engine.plan(source.url("/a"), place(there)))
         outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True)))
     assert (outcome.state, "put" in bucket.asked) == (State.VERIFIED, sent)
@@ -276,23 +294,23 @@ DATED = GET_HEAD[:-2] + b"Last-Modified: Tue, 10 Nov 2020 10:00:00 GMT\r\n\r\n"
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_without_a_ledger_a_damaged_upload_is_not_unchanged(
-    patient: Engine, answered: bool
+    patient_engine: Engine, answered: bool
 ) -> None:
     """It has the size of the source and is newer; only its bytes show the damage."""
     shelf, uploads = Once(tagged=False, dated=LATER), count()
     if answered:
         shelf = Shelf(tagged=False, dated=shelf.dated)
         shelf.damages = lambda data: data if next(uploads) else data[:-1] + b"!"
-    source = serving(Cloud(), sending(DATED, DATA), head=DATED)
+    source = source_script(Cloud(), fixed_answer(DATED, DATA), head=DATED)
     with Peer([source] * 9) as peer, Peer([shelf] * 9) as there:
-        outcome = patient.migrate(peer.url("/a"), there.url("/a"), if_exists="changed")
+        outcome = patient_engine.migrate(peer.url("/a"), there.url("/a"), if_exists="changed")
     assert (outcome.state, shelf.objects) == (State.VERIFIED, {b"/a": DATA})
 
 
 @pytest.mark.parametrize("then", ["skip", "changed"])
 def test_without_head_a_damaged_upload_is_named(tmp_path: Path, then: str) -> None:
     """A 404 to HEAD from a server without HEAD does not mean that nothing was stored."""
-    shelf = Once(refused={b"HEAD": empty(404)}, dated=LATER)
+    shelf = Once(refused={b"HEAD": empty_answer(404)}, dated=LATER)
     folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
     with Peer([shelf] * 60) as there:
         words = ("migrate", str(folder / "a"), there.url("/to/a"))
@@ -312,8 +330,11 @@ def test_without_head_a_prior_object_is_not_a_leftover(engine: Engine) -> None:
             talk.reset()
             return False
 
-    shelf = Keeping({b"/a": DATA[:1000]}, refused={b"HEAD": empty(404)})
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 9) as there:
+    shelf = Keeping({b"/a": DATA[:1000]}, refused={b"HEAD": empty_answer(404)})
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer([shelf] * 9) as there,
+    ):
         with pytest.raises(ConnectionLost) as caught:
             engine.migrate(source.url("/a"), there.url("/a"))
     assert caught.value.remains.keys() == {there.url("/a")}
@@ -347,7 +368,10 @@ def test_a_copy_with_an_unreadable_answer_is_not_prior(engine: Engine, if_exists
 def test_an_upload_answered_by_an_error_is_not_prior_later(tmp_path: Path, status: int) -> None:
     """The server stored it, damaged, before it failed or its gateway gave up."""
     shelf, terminal = Failing(status=status), Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([shelf] * 60) as there:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer([shelf] * 60) as there,
+    ):
         words = ("migrate", source.url("/a"), there.url("/a"))
         assert terminal.run(*words)[0] == 1
         code, _, err = terminal.run(*words, "--if-exists", "skip")
@@ -361,7 +385,7 @@ def head_naming(name: str) -> bytes:
 @pytest.mark.parametrize("prior", [b"", DATA[:500]], ids=["empty", "older"])
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_new_name_of_the_source_has_a_prior_object_of_its_own(
-    patient: Engine, killed: bool, prior: bytes
+    patient_engine: Engine, killed: bool, prior: bytes
 ) -> None:
     """An export is named after the day. The first upload was to another, unused name; an older
     object under the second name is another writer's."""
@@ -371,12 +395,12 @@ def test_a_new_name_of_the_source_has_a_prior_object_of_its_own(
         talk.send(head_naming("two" if next(reads) else "one"), DATA)
 
     shelf = Once({b"/to/two": prior})
-    with Peer([serving(Cloud(), get)] * 9) as source, Peer([shelf] * 20) as there:
+    with Peer([source_script(Cloud(), get)] * 9) as source, Peer([shelf] * 20) as there:
         one = there.url("/to/one")
         noted = PriorState.from_text(PriorState(known=True, place=one).to_text())
         hints = ObjectHints(begun=True, before=noted) if killed else ObjectHints()
-        plan = patient.plan(source.url("/latest"), there.url("/to/"), if_exists="skip")
-        transfer = replace(patient.runner.transfer(plan), known=hints, random=lambda: 0.05)
-        outcome = patient.runner.run(transfer)
+        plan = patient_engine.plan(source.url("/latest"), there.url("/to/"), if_exists="skip")
+        transfer = replace(patient_engine.runner.transfer(plan), known=hints, random=lambda: 0.05)
+        outcome = patient_engine.runner.run(transfer)
     assert (outcome.state, outcome.remains.keys()) == (State.SKIPPED, {one})
     assert shelf.objects[b"/to/two"] == prior

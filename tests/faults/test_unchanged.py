@@ -16,9 +16,9 @@ from simulators.liars.dav import DavLiar
 from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from tests.conftest import Engine
-from tests.faults.scripted_http import Shelf, empty
-from tests.faults.scripted_peers import DATA, Cloud, sending, serving
-from tests.faults.scripted_s3 import Bucket, many, place
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.scripted_peers import DATA, Cloud, fixed_answer, source_script
+from tests.faults.scripted_s3 import Bucket, place, repeat_script
 from tests.faults.test_ours import hurried_terminal
 from tests.scripted import Peer, Talk
 
@@ -39,7 +39,7 @@ class Dated(Shelf):
         if method != b"GET" or data is None or b"\r\nRange: " not in request or not self.ranges:
             return super()._other(talk, method, path, request)
         if not data:
-            talk.send(empty(416))
+            talk.send(empty_answer(416))
         else:
             fields = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
             talk.send(b"HTTP/1.1 206 X\r\n" + fields + self._tag(data) + b"\r\n", data[:1])
@@ -60,7 +60,7 @@ def test_a_destination_without_head_is_compared_by_get(
 ) -> None:
     (tmp_path / "a").write_bytes(data)
     os.utime(tmp_path / "a", (OLD, OLD))
-    there = Dated(objects={b"/b": data}, refused={b"HEAD": empty(head)}, ranges=ranges)
+    there = Dated(objects={b"/b": data}, refused={b"HEAD": empty_answer(head)}, ranges=ranges)
     with Peer(there) as peer:
         words = "migrate", str(tmp_path / "a"), peer.url("/b"), "--if-exists", "changed"
         code, out, _ = hurried_terminal(tmp_path).run(*words)
@@ -72,7 +72,7 @@ def test_a_destination_without_head_is_compared_by_get(
 @pytest.mark.parametrize("head", [401, 405])
 def test_a_source_without_head_is_compared_by_get(tmp_path: Path, head: int, size: int) -> None:
     here = Dated(
-        objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty(head)}, modified=OLD
+        objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty_answer(head)}, modified=OLD
     )
     there = Dated(objects={b"/b": DATA})
     with Peer(here) as source, Peer(there) as destination:
@@ -109,8 +109,8 @@ def test_a_tree_of_a_source_without_head_is_compared_by_get(
 def test_a_damaged_object_of_ours_is_not_a_prior_object(tmp_path: Path, head: int) -> None:
     """It has the length and a newer time; relay sent it, so those do not count as equality with the
     source."""
-    here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty(head)}, modified=OLD)
-    there = Dated(refused={b"DELETE": empty(405)}, damages=lambda data: data[::-1])
+    here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty_answer(head)}, modified=OLD)
+    there = Dated(refused={b"DELETE": empty_answer(405)}, damages=lambda data: data[::-1])
     with Peer(here) as source, Peer(there) as destination:
         words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
         for _ in range(2):
@@ -130,7 +130,7 @@ def test_a_head_of_no_length_does_not_make_an_object_empty(
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % length + dated for length in (0, len(data))
     )
     there = Dated(objects={b"/b": b""})
-    with Peer(serving(Cloud(), sending(got, data), head)) as source, Peer(there) as peer:
+    with Peer(source_script(Cloud(), fixed_answer(got, data), head)) as source, Peer(there) as peer:
         outcome = engine.migrate(source.url("/a"), peer.url("/b"), if_exists="changed")
     assert (outcome.state, there.objects) == (state, {b"/b": data})
 
@@ -156,8 +156,8 @@ def test_a_small_object_that_contradicts_its_list_has_changed(
     )
     dates = (f"Last-Modified: {formatdate(NEW, usegmt=True)}",)
     bucket = Bucket(whole=DATA, sums=True, fields=dates)
-    source = serving(Cloud(), sending(got, DATA), head)
-    with Peer([source] * 9) as peer, Peer(many(bucket)) as there:
+    source = source_script(Cloud(), fixed_answer(got, DATA), head)
+    with Peer([source] * 9) as peer, Peer(repeat_script(bucket)) as there:
         plan = engine.plan(peer.url("/a"), place(there), if_exists="changed")
         transfer = replace(
             engine.runner.transfer(plan), known=ObjectHints(listed=promised, promised=promised)

@@ -44,7 +44,7 @@ from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Engine
-from tests.faults.scripted_peers import Cloud, sending, serving
+from tests.faults.scripted_peers import Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import (
     DONE,
     GONE,
@@ -52,11 +52,11 @@ from tests.faults.scripted_s3 import (
     PART,
     SIZE,
     Bucket,
-    many,
-    patient,
     place,
     refusal,
+    repeat_script,
     reply,
+    with_retries,
 )
 from tests.faults.scripted_s3_objects import Shelf
 from tests.scripted import Peer, Talk
@@ -91,7 +91,7 @@ def test_f35_f36_a_wrong_object_is_found_and_removed(
     """Whether the store reports the checksum of its object, or has to be read; for a small object
     it reports a wrong one."""
     bucket = Bucket(mangle=MANGLED[kind], sums=sums and size == SIZE)
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch) as caught:
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch) as caught:
         engine.migrate(url(source, size), place(peer))
     assert caught.value.side == "destination"
     assert bucket.whole is None
@@ -102,14 +102,14 @@ def test_f36_f42_parts_in_another_order_are_another_object(
     engine: Engine, source: Spawned, sums: bool
 ) -> None:
     bucket = Bucket(order=lambda numbers: sorted(numbers, reverse=True), sums=sums)
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(url(source, SIZE), place(peer))
     assert bucket.whole is None
 
 
 def test_f42_a_part_that_is_put_in_twice_is_another_object(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(order=lambda numbers: [*sorted(numbers), max(numbers)], sums=True)
-    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(url(source, SIZE), place(peer))
     assert bucket.whole is None
 
@@ -119,11 +119,11 @@ def test_f37_a_late_object_is_waited_for_until_a_limit(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     late = Bucket({"head": [GONE] * 2})
-    with Peer(many(late)) as peer:
+    with Peer(repeat_script(late)) as peer:
         outcome = engine.migrate(url(source, size), place(peer))
     assert outcome.state is State.VERIFIED
     never = Bucket({"head": [GONE] * 40, "get": [GONE] * 40})
-    with Peer(many(never)) as peer, pytest.raises(DestinationLost):
+    with Peer(repeat_script(never)) as peer, pytest.raises(DestinationLost):
         engine.migrate(url(source, size), place(peer))
 
 
@@ -132,7 +132,7 @@ def test_f38_f39_the_outcome_of_a_cut_complete_is_determined(
 ) -> None:
     """The store has assembled the object: it is not sent again."""
     bucket = Bucket({"complete": [lambda talk: talk.send(reply(200, DONE[:60]))]})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(url(source, SIZE), place(peer))
     assert outcome.state is State.VERIFIED
     assert (bucket.asked.count("part"), bucket.asked.count("complete")) == (2, 1)
@@ -154,7 +154,7 @@ def test_f38_an_unproved_object_of_a_lost_completion_is_named(
         talk.reset()
 
     bucket = Bucket({"complete": [hang_up]})
-    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(RelayError) as caught:
         engine.migrate(local_location(file, destination=False), place(peer), verify="size")
     assert bucket.whole is not None
     assert [text[:13] for text in caught.value.remains.values()] == ["What was sent"]
@@ -173,7 +173,7 @@ def test_f39_a_store_that_sends_blanks_is_not_stalled(engine: Engine, source: Sp
         talk.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(DONE), DONE))
 
     bucket = Bucket({"complete": [slowly]})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(url(source, SIZE), place(peer))
     assert outcome.state is State.VERIFIED
     assert bucket.asked.count("complete") == 1
@@ -182,8 +182,8 @@ def test_f39_a_store_that_sends_blanks_is_not_stalled(engine: Engine, source: Sp
 def test_f39_a_complete_that_fails_for_now_is_repeated(engine: Engine, source: Spawned) -> None:
     inside = reply(200, b" \n" + refusal(500, "InternalError").partition(b"\r\n\r\n")[2])
     bucket = Bucket({"complete": [inside, refusal(503, "SlowDown")]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SIZE), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SIZE), place(peer))
     assert outcome.receipt is not None
     assert (outcome.receipt.attempts, outcome.receipt.bytes_resent) == (1, 0)
     assert (bucket.asked.count("part"), bucket.asked.count("complete")) == (2, 3)
@@ -197,7 +197,7 @@ def test_f41_f53_a_missing_checksum_lowers_the_level(
     SSE-KMS."""
     bucket = Bucket({"part": []}, sums=sums)
     bucket._tag = lambda data, other: "0123456789abcdef" * 2  # type: ignore[method-assign]
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for size in SIZES:
             outcome = engine.migrate(url(source, size), place(peer))
             assert outcome.receipt is not None
@@ -209,8 +209,8 @@ def test_f43_an_upload_that_is_gone_restarts(
     engine: Engine, source: Spawned, contents: Content, operation: str
 ) -> None:
     bucket = Bucket({operation: [refusal(404, "NoSuchUpload")]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SIZE), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SIZE), place(peer))
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
     assert outcome.receipt.bytes_resent == (PART if operation == "part" else SIZE)
@@ -220,8 +220,8 @@ def test_f43_an_upload_that_is_gone_restarts(
 
 def test_f43_an_upload_that_is_always_gone_restarts_twice(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"part": [refusal(404, "NoSuchUpload")] * 40})
-    with Peer(many(bucket)) as peer, pytest.raises(UploadGone) as caught:
-        patient(engine).migrate(url(source, SIZE), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(UploadGone) as caught:
+        with_retries(engine).migrate(url(source, SIZE), place(peer))
     assert caught.value.side == "destination"
     assert bucket.asked.count("begin whole") == 3
     assert bucket.asked.count("abort") == 3
@@ -230,8 +230,8 @@ def test_f43_an_upload_that_is_always_gone_restarts_twice(engine: Engine, source
 def test_f43_an_upload_restarts_past_the_retry_budget(engine: Engine, source: Spawned) -> None:
     """A large object is under way for hours, and the budget is for passing failures."""
     bucket = Bucket({"complete": [refusal(404, "NoSuchUpload")]})
-    with Peer(many(bucket)) as peer:
-        transfer = patient(engine).runner.transfer(engine.plan(url(source, SIZE), place(peer)))
+    with Peer(repeat_script(bucket)) as peer:
+        transfer = with_retries(engine).runner.transfer(engine.plan(url(source, SIZE), place(peer)))
         transfer = replace(transfer, random=lambda: 0.05)
         transfer.meter._started -= 3600
         outcome = engine.runner.run(transfer)
@@ -253,7 +253,7 @@ def test_f44_a_concurrent_writer_is_not_overwritten(
 
     for policy in ("skip", "fail"):
         bucket = Between()
-        with Peer(many(bucket)) as peer:
+        with Peer(repeat_script(bucket)) as peer:
             if policy == "skip":
                 assert (
                     engine.migrate(url(source, size), place(peer), if_exists=policy).state
@@ -268,8 +268,8 @@ def test_f44_a_concurrent_writer_is_not_overwritten(
 
 def test_f44_a_conflict_at_complete_wants_a_new_upload(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"complete": [refusal(409, "ConditionalRequestConflict")]})
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
     assert outcome.state is State.VERIFIED
     assert [name for name in bucket.asked if name in ("begin whole", "complete", "abort")] == [
         *("begin whole", "complete", "abort"),
@@ -288,8 +288,8 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
         talk.send(reply(200, DONE))
 
     bucket.answers["complete"] = [overwrite]
-    with Peer(many(bucket)) as peer, pytest.raises(PreconditionFailed) as caught:
-        patient(engine).migrate(url(source, SIZE), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(PreconditionFailed) as caught:
+        with_retries(engine).migrate(url(source, SIZE), place(peer))
     assert "Another writer" in caught.value.hint
     assert bucket.whole == theirs
     assert "delete" not in bucket.asked
@@ -302,8 +302,8 @@ def test_f48_a_full_store_fails_at_once_and_leaves_nothing(
 ) -> None:
     operation = "put" if size == SMALL else "part"
     bucket = Bucket({operation: [refusal(507, code)] * 9})
-    with Peer(many(bucket)) as peer, pytest.raises(StoreFull) as caught:
-        patient(engine).migrate(url(source, size), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(StoreFull) as caught:
+        with_retries(engine).migrate(url(source, size), place(peer))
     assert caught.value.side == "destination"
     assert bucket.asked.count(operation) == 1
     assert bucket.whole is None
@@ -315,8 +315,8 @@ def test_f52_a_store_that_changes_bytes_is_known_after_two(
     engine: Engine, source: Spawned, size: int
 ) -> None:
     bucket = Bucket(mangle=MANGLED["longer"])
-    with Peer(many(bucket)) as peer, pytest.raises(DestinationMutates) as caught:
-        patient(engine).migrate(url(source, size), place(peer))
+    with Peer(repeat_script(bucket)) as peer, pytest.raises(DestinationMutates) as caught:
+        with_retries(engine).migrate(url(source, size), place(peer))
     assert (caught.value.side, caught.value.retryable) == ("destination", False)
     assert bucket.asked.count("put" if size == SMALL else "complete") == 2
     assert bucket.whole is None
@@ -381,10 +381,12 @@ def test_f54_a_missing_feature_is_detected_once(
     """The level is in the receipt; a precondition that could not be sent is noted there."""
     profile = PROFILES[name]
     bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for attempt in ("first", "second"):
             bucket.whole = None
-            outcome = patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+            outcome = with_retries(engine).migrate(
+                url(source, SMALL), place(peer), if_exists="fail"
+            )
             assert outcome.receipt is not None
             assert outcome.receipt.level is profile.level
             assert (UNCONDITIONAL not in outcome.receipt.notes) == profile.conditional
@@ -404,8 +406,8 @@ def test_f54_objects_in_parts_too(
 ) -> None:
     profile = PROFILES[name]
     bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
     assert outcome.receipt is not None
     assert outcome.receipt.level is (Level.WHOLE_DIGEST if profile.sums else Level.PART_DIGESTS)
     assert (UNCONDITIONAL not in outcome.receipt.notes) == profile.conditional
@@ -415,9 +417,9 @@ def test_f54_objects_in_parts_too(
 def test_f54_a_checksum_left_out_without_effect_returns(engine: Engine, source: Spawned) -> None:
     """An endpoint that refuses for another reason keeps its checksums and its preconditions."""
     bucket = Bucket({"put": [INVALID] * 4})
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         with pytest.raises(Rejected):
-            patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+            with_retries(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
         bucket.answers.clear()
         outcome = engine.migrate(url(source, SMALL), place(peer), if_exists="fail")
     assert outcome.receipt is not None
@@ -439,9 +441,9 @@ def test_f54_an_answer_to_another_upload_proves_nothing(engine: Engine, source: 
         talk.send(INVALID)
 
     bucket.answers["put"] = [INVALID, INVALID, meanwhile, INVALID, INVALID]
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         with pytest.raises(Rejected):
-            patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+            with_retries(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
         bucket.answers.clear()
         outcome = engine.migrate(url(source, SMALL), place(peer), if_exists="fail")
     assert outcome.receipt is not None
@@ -460,13 +462,13 @@ def test_f54_a_real_denial_is_checked_once(
 ) -> None:
     """Not even once if the endpoint is known to accept checksums."""
     bucket, operation = Bucket(sums=True), "put" if size == SMALL else "part"
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         if first == "taken":
             engine.migrate(url(source, size), place(peer))
         bucket.asked.clear()
         bucket.answers[operation] = [DENIED] * 9
         with pytest.raises(PermissionDenied) as caught:
-            patient(engine).migrate(url(source, size), place(peer))
+            with_retries(engine).migrate(url(source, size), place(peer))
         assert not caught.value.retryable
         assert bucket.asked.count(operation) == (2 if first == "denied" else 1)
         bucket.answers.clear()
@@ -478,7 +480,10 @@ def test_f54_a_real_denial_is_checked_once(
 
 
 def test_f54_a_denial_without_a_second_attempt_is_reported(engine: Engine, source: Spawned) -> None:
-    with Peer(many(Bucket({"put": [DENIED]}))) as peer, pytest.raises(PermissionDenied) as caught:
+    with (
+        Peer(repeat_script(Bucket({"put": [DENIED]}))) as peer,
+        pytest.raises(PermissionDenied) as caught,
+    ):
         engine.migrate(url(source, SMALL), place(peer))
     assert caught.value.side == "destination"
 
@@ -493,8 +498,8 @@ def test_f54_a_denial_among_accepted_checksums_is_its_own(engine: Engine, source
         talk.send(reply(200, b"", 'ETag: "one"'))
 
     bucket.answers["put"] = [DENIED, meanwhile]
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SMALL), place(peer))
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SMALL), place(peer))
         assert outcome.receipt is not None and outcome.receipt.attempts == 2
         engine.migrate(url(source, SMALL), place(peer))
     sent = [
@@ -506,8 +511,8 @@ def test_f54_a_denial_among_accepted_checksums_is_its_own(engine: Engine, source
 def test_a_refused_precondition_leaves_the_checksum_alone(engine: Engine, source: Spawned) -> None:
     named = b"<Error><Code>NotImplemented</Code><Header>If-None-Match</Header></Error>"
     bucket = Bucket(refuses={b"If-None-Match": reply(501, named)}, sums=True)
-    with Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+    with Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
     puts = [request for request in bucket.requests if request.startswith(b"PUT")]
@@ -530,9 +535,12 @@ def test_b73_an_object_too_large_for_s3_is_refused_at_once(engine: Engine, kind:
     size, fields = TOO_LARGE[kind]
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)
     bucket, cloud = Bucket(), Cloud()
-    with Peer([serving(cloud, sending(head), head)] * 4) as there, Peer(many(bucket)) as peer:
+    with (
+        Peer([source_script(cloud, fixed_answer(head), head)] * 4) as there,
+        Peer(repeat_script(bucket)) as peer,
+    ):
         with pytest.raises(Rejected) as caught:
-            patient(engine).migrate(there.url(), place(peer))
+            with_retries(engine).migrate(there.url(), place(peer))
     assert caught.value.side == "destination"
     assert not {"put", "part", "begin whole"} & set(bucket.asked)
 
@@ -607,6 +615,6 @@ def test_a_multipart_copy_counts_its_fruitless_resumes(
     with Peer(shelf) as peer:
         new = place(peer)
         old = new.with_target("/bucket/old")
-        outcome = patient(engine).migrate(old, new)
+        outcome = with_retries(engine).migrate(old, new)
     assert (outcome.state, counts) == (State.VERIFIED, [0, 1, 2])
     assert shelf.objects["a/b.bin"] == shelf.objects["old"]

@@ -40,22 +40,22 @@ from tests.faults.scripted_peers import (
     TAGGED,
     Cloud,
     Versions,
-    keeping,
+    destination_script,
+    fixed_answer,
     looked_at,
     receive_upload,
-    sending,
-    serving,
+    source_script,
 )
 from tests.faults.scripted_s3 import (
     IN_PARTS,
     PART,
     SIZE,
     Bucket,
-    many,
-    patient,
     place,
     refusal,
+    repeat_script,
     reply,
+    with_retries,
 )
 from tests.scripted import Peer, Script, Talk, answer, length_of
 
@@ -75,8 +75,8 @@ def test_f13_a_source_that_changes_between_parts_restarts(
 ) -> None:
     """After one part of the old version; none of its bytes are in the new object."""
     source, bucket = Versions([("v1", OLD), ("v2", new)], heeds=heeds), Bucket()
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(there.url(), place(peer))
+    with Peer([source] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(there.url(), place(peer))
     assert bucket.whole == new
     assert outcome.receipt is not None
     assert (outcome.receipt.source.etag, outcome.receipt.attempts) == ('"v2"', 2)
@@ -91,10 +91,10 @@ def test_f13_a_source_that_always_changes_fails(
     source, bucket = Versions(versions), Bucket()
     with (
         Peer([source] * 40) as there,
-        Peer(many(bucket)) as peer,
+        Peer(repeat_script(bucket)) as peer,
         pytest.raises(SourceChanged) as caught,
     ):
-        patient(engine).migrate(there.url(), place(peer))
+        with_retries(engine).migrate(there.url(), place(peer))
     assert caught.value.side == "source"
     assert bucket.whole is None
     assert bucket.asked.count("begin whole") == bucket.asked.count("abort") == 3
@@ -102,8 +102,11 @@ def test_f13_a_source_that_always_changes_fails(
 
 def test_f13_a_restart_is_allowed_past_the_retry_budget(engine: Engine) -> None:
     bucket = Bucket()
-    with Peer([Versions([("v1", OLD), ("v2", NEW)])] * 40) as there, Peer(many(bucket)) as peer:
-        transfer = patient(engine).runner.transfer(engine.plan(there.url(), place(peer)))
+    with (
+        Peer([Versions([("v1", OLD), ("v2", NEW)])] * 40) as there,
+        Peer(repeat_script(bucket)) as peer,
+    ):
+        transfer = with_retries(engine).runner.transfer(engine.plan(there.url(), place(peer)))
         transfer = replace(transfer, random=lambda: 0.05)
         transfer.meter._started -= 3600
         assert engine.runner.run(transfer).state is State.VERIFIED
@@ -114,7 +117,7 @@ def test_f11_a_range_without_a_version_is_not_used(engine: Engine) -> None:
     """It may be another version; a single request cannot be a mixture."""
     bucket = Bucket()
     source = Versions([("v1", OLD)], tagged=False)
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+    with Peer([source] * 40) as there, Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(there.url(), place(peer))
     assert outcome.state is State.VERIFIED
     assert bucket.whole == OLD
@@ -129,9 +132,9 @@ def test_f14_a_weak_etag_permits_no_parts_and_no_resume(engine: Engine, tag: str
         f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\n{etag}\r\n".encode()
     )
     cloud, bucket = Cloud(), Bucket()
-    cut, whole = (serving(cloud, sending(head, OLD[:end]), head) for end in (PART, SIZE))
-    with Peer([cut, whole]) as there, Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(there.url(), place(peer))
+    cut, whole = (source_script(cloud, fixed_answer(head, OLD[:end]), head) for end in (PART, SIZE))
+    with Peer([cut, whole]) as there, Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(there.url(), place(peer))
     assert bucket.whole == OLD
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
@@ -148,10 +151,10 @@ def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) 
     )
     with (
         Peer([source] * 40) as there,
-        Peer(many(bucket)) as peer,
+        Peer(repeat_script(bucket)) as peer,
         pytest.raises(SourceUnstable) as caught,
     ):
-        patient(engine).migrate(there.url(), place(peer))
+        with_retries(engine).migrate(there.url(), place(peer))
     assert (caught.value.side, caught.value.retryable) == ("source", False)
     assert bucket.whole is None
     assert bucket.asked[-1] == "abort"
@@ -161,29 +164,29 @@ def test_f15_an_object_read_twice_must_have_equal_bytes(engine: Engine) -> None:
     """A small object in one request: a refusal after it was read, and other bytes under the same
     tag."""
     source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
-    busy = looked_at(_refusing())
+    busy = looked_at(_full_script())
     with (
         Peer([source] * 4) as there,
-        Peer([busy, keeping(cloud, TAGGED)]) as peer,
+        Peer([busy, destination_script(cloud, TAGGED)]) as peer,
         pytest.raises(SourceUnstable),
     ):
-        patient(engine).migrate(there.url(), peer.url("/b"))
+        with_retries(engine).migrate(there.url(), peer.url("/b"))
     assert cloud.objects == {}
 
 
-def _refusing() -> Script:
+def _full_script() -> Script:
     """Read an upload, and answer that the store is full now."""
 
     def script(talk: Talk) -> None:
         kept = Cloud()
-        keeping(kept, b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(
-            _once(talk)
-        )
+        destination_script(
+            kept, b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )(_close_after_one(talk))
 
     return script
 
 
-def _once(talk: Talk) -> Talk:
+def _close_after_one(talk: Talk) -> Talk:
     """Let the connection end after one request."""
     read, left = talk.head, iter([1])
     talk.head = lambda: read() if next(left, None) else b""  # type: ignore[method-assign]
@@ -192,8 +195,8 @@ def _once(talk: Talk) -> Talk:
 
 def test_f15_equal_bytes_in_two_readings_pass(engine: Engine) -> None:
     source, bucket = Versions([("v1", OLD)]), Bucket({"part": [refusal(503, "SlowDown")]})
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
-        assert patient(engine).migrate(there.url(), place(peer)).state is State.VERIFIED
+    with Peer([source] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        assert with_retries(engine).migrate(there.url(), place(peer)).state is State.VERIFIED
     assert bucket.whole == OLD
 
 
@@ -215,12 +218,12 @@ def test_f27_f28_an_object_that_differs_from_its_listing_fails(
 ) -> None:
     answer_head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
     script, cloud = (
-        serving(Cloud(), sending(answer_head, body), answer_head if head else None),
+        source_script(Cloud(), fixed_answer(answer_head, body), answer_head if head else None),
         Cloud(),
     )
     with (
         Peer([script] * 4) as there,
-        Peer(keeping(cloud)) as peer,
+        Peer(destination_script(cloud)) as peer,
         pytest.raises(SourceChanged) as caught,
     ):
         engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
@@ -238,8 +241,8 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
     for moment, error in ((b"Wed, 21 Oct 2015", SourceTruncated), (b"Thu, 22 Oct 2015", None)):
         date = b"Last-Modified: %s 07:28:00 GMT\r\n" % moment if dated or error is None else b""
         head = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
-        script = serving(
-            Cloud(), sending(head, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), head
+        script = source_script(
+            Cloud(), fixed_answer(head, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), head
         )
         with Peer([script] * 4) as there, pytest.raises(error) if error else nullcontext():
             transfer = engine.runner.transfer(
@@ -258,8 +261,8 @@ def test_an_untagged_answer_after_a_tagged_head_is_a_change(
     tagged object shows its tag: an answer without it is a login page."""
     head = f'HTTP/1.1 200 OK\r\n{length}ETag: "one"\r\n\r\n'.encode()
     get = f"HTTP/1.1 200 OK\r\n{tag}Connection: close\r\n\r\n".encode()
-    script, cloud = serving(Cloud(), sending(get, b"some text"), head), Cloud()
-    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
+    script, cloud = source_script(Cloud(), fixed_answer(get, b"some text"), head), Cloud()
+    with Peer([script] * 4) as there, Peer(destination_script(cloud)) as peer:
         with nullcontext() if tag else pytest.raises(SourceChanged):
             engine.migrate(there.url(), peer.url("/b"))
     assert cloud.objects == ({b"/b": b"some text"} if tag else {})
@@ -275,8 +278,8 @@ def test_an_object_served_for_a_listed_one_is_not_moved(
     head = (
         f'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "new"\r\nContent-Location: {other}\r\n\r\n'
     ).encode()
-    script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
-    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
+    script, cloud = source_script(Cloud(), fixed_answer(head, b"new"), head), Cloud()
+    with Peer([script] * 4) as there, Peer(destination_script(cloud)) as peer:
         transfer = listed_transfer(engine, there.url("/a"), peer.url("/b"), Version())
         with pytest.raises(NotFound) if is_gone else nullcontext():
             engine.runner.run(transfer)
@@ -285,8 +288,8 @@ def test_an_object_served_for_a_listed_one_is_not_moved(
 
 def test_f10_an_object_changed_since_its_listing_is_moved(engine: Engine) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
-    script, cloud = serving(Cloud(), sending(head, b"new"), head), Cloud()
-    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
+    script, cloud = source_script(Cloud(), fixed_answer(head, b"new"), head), Cloud()
+    with Peer([script] * 4) as there, Peer(destination_script(cloud)) as peer:
         engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": b"new"}
 
@@ -296,8 +299,8 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
     head %= (len(DATA), (LISTED.last_modified or "").encode())
     with (
-        Peer([serving(source, sending(head, DATA), head)] * 4) as there,
-        Peer(keeping(cloud)) as peer,
+        Peer([source_script(source, fixed_answer(head, DATA), head)] * 4) as there,
+        Peer(destination_script(cloud)) as peer,
     ):
         engine.runner.run(listed_transfer(engine, there.url(), peer.url("/b"), LISTED))
     assert cloud.objects == {b"/b": DATA}
@@ -338,7 +341,7 @@ def _assert_refused(engine: Engine, source: str | Location, destination: str) ->
 def test_b66_a_redirect_that_leads_to_the_destination_is_refused(engine: Engine) -> None:
     cloud = Cloud()
     cloud.objects[b"/b"] = DATA
-    with Peer(keeping(cloud)) as peer:
+    with Peer(destination_script(cloud)) as peer:
         moved = (
             b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
             % peer.url("/b").encode()
@@ -355,7 +358,7 @@ def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposi
     name = b'Content-Disposition: attachment; filename="other"\r\n' if disposition else b""
     cloud = Cloud()
     head = GET_HEAD[:-2] + name + b"\r\n"
-    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+    with Peer(source_script(cloud, fixed_answer(head, DATA), head)) as peer:
         _assert_refused(
             engine, peer.url("/folder/other" if disposition else "/folder/a"), peer.url("/folder/")
         )
@@ -370,7 +373,7 @@ def test_f58_one_object_by_two_host_names_is_refused(
     version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
     cloud = Cloud()
-    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+    with Peer(source_script(cloud, fixed_answer(head, DATA), head)) as peer:
         _assert_refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
     assert b"PUT" not in cloud.methods
 
@@ -378,7 +381,7 @@ def test_f58_one_object_by_two_host_names_is_refused(
 def test_f58_an_object_onto_itself_is_refused_without_tags_too(engine: Engine) -> None:
     head = GET_HEAD.replace(b'ETag: "v1"\r\n', b"Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n")
     cloud = Cloud()
-    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+    with Peer(source_script(cloud, fixed_answer(head, DATA), head)) as peer:
         _assert_refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
     assert b"PUT" not in cloud.methods
 
@@ -399,7 +402,10 @@ def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
             else:
                 talk.send(other_head, DATA if request.startswith(b"GET") else b"")
 
-    with Peer(serving(Cloud(), sending(head, DATA), head)) as peer, Peer([there] * 9) as other:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(head, DATA), head)) as peer,
+        Peer([there] * 9) as other,
+    ):
         assert engine.migrate(peer.url("/a"), other.url("/a")).state is State.VERIFIED
     assert cloud.objects == {b"/a": DATA}
 
@@ -414,11 +420,11 @@ def test_f58_another_object_of_equal_time_and_size_differs(engine: Engine) -> No
         request = talk.head()
         if request.startswith(b"HEAD"):
             talk.send(head)
-        keeping(cloud)(talk)
+        destination_script(cloud)(talk)
 
     with (
-        Peer(serving(Cloud(), sending(head, DATA), head)) as peer,
-        Peer([there, keeping(cloud)]) as other,
+        Peer(source_script(Cloud(), fixed_answer(head, DATA), head)) as peer,
+        Peer([there, destination_script(cloud)]) as other,
     ):
         assert engine.migrate(peer.url("/a"), other.url("/b")).state is State.VERIFIED
     assert cloud.objects == {b"/b": DATA}
@@ -480,7 +486,7 @@ def _google(cloud: Cloud, always: bool = False) -> Script:
 @pytest.mark.parametrize("is_s3", [False, True], ids=["http", "s3"])
 def test_f17_an_object_with_a_coding_is_read_as_stored(engine: Engine, is_s3: bool) -> None:
     cloud, kept = Cloud(), Cloud()
-    with Peer([_google(cloud)] * 8) as there, Peer(keeping(kept)) as peer:
+    with Peer([_google(cloud)] * 8) as there, Peer(destination_script(kept)) as peer:
         outcome = engine.migrate(place(there) if is_s3 else there.url(), peer.url("/b"))
     assert kept.objects == {b"/b": STORED}
     assert outcome.receipt is not None
@@ -494,7 +500,7 @@ def test_f17_a_stored_digest_is_not_compared_with_decoded_bytes(
     engine: Engine,
 ) -> None:
     cloud, kept = Cloud(), Cloud()
-    with Peer([_google(cloud, always=True)] * 8) as there, Peer(keeping(kept)) as peer:
+    with Peer([_google(cloud, always=True)] * 8) as there, Peer(destination_script(kept)) as peer:
         outcome = engine.migrate(there.url(), peer.url("/b"))
     assert kept.objects == {b"/b": DATA}
     assert outcome.receipt is not None
@@ -506,10 +512,13 @@ def test_f17_a_stored_digest_is_not_compared_with_decoded_bytes(
 
 def test_f26_a_401_is_final_without_refreshable_credentials(engine: Engine) -> None:
     cloud = Cloud()
-    refuse = sending(b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n")
-    with Peer([serving(cloud, refuse)] * 8) as there, Peer(keeping(Cloud())) as peer:
+    refuse = fixed_answer(b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n")
+    with (
+        Peer([source_script(cloud, refuse)] * 8) as there,
+        Peer(destination_script(Cloud())) as peer,
+    ):
         with pytest.raises(Unauthenticated):
-            patient(engine).migrate(there.url(), peer.url("/b"))
+            with_retries(engine).migrate(there.url(), peer.url("/b"))
     assert cloud.methods.count(b"GET") == 1
 
 
@@ -554,8 +563,8 @@ def test_a_version_with_a_denied_id_is_pinned_by_its_tag(
             )
 
     bucket = Bucket()
-    with Peer([script] * 40) as there, Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(place(there), place(peer))
+    with Peer([script] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(place(there), place(peer))
     assert outcome.state is State.VERIFIED
     assert bucket.whole == (NEW if is_replaced and not allowed else OLD)
 
@@ -591,16 +600,16 @@ class Pedant:
 
 def test_a_source_that_refuses_its_own_tag_is_read_whole(engine: Engine) -> None:
     bucket, source = Bucket(), Pedant(OLD)
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
-        outcome = patient(engine).migrate(there.url(), place(peer))
+    with Peer([source] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        outcome = with_retries(engine).migrate(there.url(), place(peer))
     assert (outcome.state, bucket.whole) == (State.VERIFIED, OLD)
     assert "complete" not in bucket.asked
 
 
 def test_a_change_is_seen_where_the_source_refuses_its_own_tag(engine: Engine) -> None:
     bucket, source = Bucket(), Pedant(OLD, newer=SMALLER)
-    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
-        patient(engine).migrate(there.url(), place(peer))
+    with Peer([source] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(there.url(), place(peer))
     assert bucket.whole == SMALLER
 
 
@@ -623,7 +632,7 @@ def test_a_tag_absent_from_reads_pins_no_read(engine: Engine) -> None:
             return done.replace(b'ETag: "whole-2"\r\n', b"")
 
     bucket = Untagged({"begin whole": [refusal(400, "InvalidArgument")]})
-    with Peer([Versions([("v1", OLD)])] * 40) as there, Peer(many(bucket)) as peer:
+    with Peer([Versions([("v1", OLD)])] * 40) as there, Peer(repeat_script(bucket)) as peer:
         outcome = engine.migrate(there.url(), place(peer))
     assert outcome.receipt is not None
     assert (outcome.receipt.level, bucket.whole) == (Level.READ_BACK, OLD)
@@ -647,7 +656,10 @@ def test_a_version_with_a_denied_id_is_inspected_as_current(engine: Engine, curr
     """It was noted as unreadable, and later uploads had no checksum. The current version may be
     another writer's."""
     bucket = Denying(fields=(f"x-amz-version-id: {current}",))
-    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(bucket)) as peer:
+    with (
+        Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(repeat_script(bucket)) as peer,
+    ):
         for name in ("/a", "/b"):
             outcome = engine.migrate(source.url(name), place(peer))
             assert outcome.state is State.VERIFIED

@@ -54,7 +54,14 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
 from tests.end_to_end.terminal import Terminal, eventually
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, receive_upload, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    fixed_answer,
+    receive_upload,
+    source_script,
+)
 from tests.faults.test_ours import plant
 from tests.scripted import Peer, Talk
 
@@ -154,7 +161,7 @@ def place(peer: Peer) -> Location:
 def migrate(
     engine: Engine, dav: Dav, get: Callable[[Talk, bytes], None] | None = None, **options: object
 ) -> State:
-    script = serving(Cloud(), get or sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), get or fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         return engine.migrate(source.url(), place(destination), **options).state
 
@@ -185,7 +192,7 @@ def test_a_piece_is_never_visible_at_the_final_name(engine: Engine) -> None:
 def test_f50_a_source_that_ends_early_leaves_nothing(engine: Engine, cut: int) -> None:
     dav = Dav(objects={FINAL: b"old"})
     with pytest.raises(SourceTruncated) as caught:
-        migrate(engine, dav, sending(GET_HEAD, DATA[:cut]))
+        migrate(engine, dav, fixed_answer(GET_HEAD, DATA[:cut]))
     assert dav.objects == {FINAL: b"old"}
     assert "may remain" not in caught.value.hint
 
@@ -195,7 +202,7 @@ def test_f50_a_piece_written_after_its_deletion_is_deleted(
 ) -> None:
     dav = Dav(late=threading.Event())
     with pytest.raises(SourceTruncated):
-        migrate(engine, dav, sending(GET_HEAD, DATA[:-1]))
+        migrate(engine, dav, fixed_answer(GET_HEAD, DATA[:-1]))
     assert dav.late is not None
     assert dav.late.is_set()
     assert dav.objects == {}
@@ -213,7 +220,7 @@ def test_f36_a_damaged_upload_is_never_published(engine: Engine) -> None:
 
 
 def outcome_of(engine: Engine, dav: Dav, **options: object) -> Outcome:
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         # The facts about a server are those of its address.
         engine.runner.wire.memory.learn(
@@ -232,7 +239,7 @@ def test_an_object_is_read_back_without_a_head(engine: Engine) -> None:
 
 
 def test_a_head_without_a_digest_is_remembered(engine: Engine) -> None:
-    dav, script = Dav(), serving(Cloud(), sending(GET_HEAD, DATA))
+    dav, script = Dav(), source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
         for name in ("a", "b"):
             dav.asked.clear()
@@ -355,24 +362,24 @@ def test_a_copy_does_not_overwrite_a_concurrent_writer(engine: Engine, if_exists
 
 @pytest.mark.parametrize(("status", "error"), [(500, None), (403, PermissionDenied)])
 def test_a_copy_of_an_unreadable_source_leaves_nothing(
-    patient: Engine, status: int, error: type[RelayError] | None
+    patient_engine: Engine, status: int, error: type[RelayError] | None
 ) -> None:
     """The next attempt copies to the same name."""
     dav = Dav(objects={b"/old": DATA}, answers={b"GET": [EMPTY % status]})
     with Peer([dav] * 40) as peer:
-        transfer = patient.runner.transfer(
-            patient.plan(webdav_location(peer.url("/old")), place(peer))
+        transfer = patient_engine.runner.transfer(
+            patient_engine.plan(webdav_location(peer.url("/old")), place(peer))
         )
         transfer.known = ObjectHints(token="0123456789abcdef")
         with pytest.raises(error) if error else nullcontext():
-            assert patient.runner.run(transfer).state is State.VERIFIED
+            assert patient_engine.runner.run(transfer).state is State.VERIFIED
     assert dav.objects == {b"/old": DATA} | ({} if error else {FINAL: DATA})
 
 
 def test_a_part_that_cannot_be_removed_is_named(engine: Engine) -> None:
     dav = Dav(answers={b"DELETE": [EMPTY % 403]})
     with pytest.raises(SourceTruncated) as caught:
-        migrate(engine, dav, sending(GET_HEAD, DATA[:1000]))
+        migrate(engine, dav, fixed_answer(GET_HEAD, DATA[:1000]))
     assert "may remain" in caught.value.hint
 
 
@@ -405,7 +412,7 @@ class Misreading(Dav):
 
 
 def migrate_misread(engine: Engine, dav: Dav, name: str, **options: object) -> State:
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
         there = webdav_location(peer.url(name))
         return engine.migrate(source.url("/a"), there, **options).state
@@ -452,7 +459,7 @@ def test_a_name_that_no_server_cuts_is_replaced(engine: Engine, name: str) -> No
 
 
 def test_a_server_is_tested_once_for_whole_names(engine: Engine) -> None:
-    dav, script = Dav(), serving(Cloud(), sending(GET_HEAD, DATA))
+    dav, script = Dav(), source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 60) as peer:
         for name in ("a", "b"):
             engine.migrate(source.url("/a"), webdav_location(peer.url(f"/to/q%3F/{name}")))
@@ -525,10 +532,12 @@ def test_the_scripted_server_is_a_server() -> None:
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"MKCOL", b"MOVE"])
-def test_f48_a_full_server_fails_at_once_and_leaves_nothing(patient: Engine, method: bytes) -> None:
+def test_f48_a_full_server_fails_at_once_and_leaves_nothing(
+    patient_engine: Engine, method: bytes
+) -> None:
     dav = Dav(answers={method: [EMPTY % 507] * 9})
     with pytest.raises(StoreFull) as caught:
-        migrate(patient, dav)
+        migrate(patient_engine, dav)
     assert caught.value.side == "destination"
     assert dav.asked.count(method) == 1
     assert dav.objects == {}
@@ -536,9 +545,9 @@ def test_f48_a_full_server_fails_at_once_and_leaves_nothing(patient: Engine, met
 
 @pytest.mark.parametrize("method", [b"PUT", b"MOVE"])
 def test_f49_a_lock_is_waited_for_and_reported_if_it_stays(
-    engine: Engine, patient: Engine, method: bytes
+    engine: Engine, patient_engine: Engine, method: bytes
 ) -> None:
-    assert migrate(patient, Dav(answers={method: [EMPTY % 423]})) is State.VERIFIED
+    assert migrate(patient_engine, Dav(answers={method: [EMPTY % 423]})) is State.VERIFIED
     dav = Dav(answers={method: [EMPTY % 423] * 9}, objects={FINAL: b"old"})
     with pytest.raises(Locked):
         migrate(engine, dav)
@@ -554,7 +563,7 @@ def test_f49_a_folder_that_never_appears_is_an_error(engine: Engine) -> None:
 
 
 def test_a_name_that_is_refused_late_is_changed(
-    patient: Engine,
+    patient_engine: Engine,
 ) -> None:
     """Both are under way with the first name; one is refused after the other was moved under the
     second."""
@@ -568,20 +577,22 @@ def test_a_name_that_is_refused_late_is_changed(
             return super()._done(method, path, request, body)
 
     dav = Late(folders={b"/", b"/late/", b"/new/", b"/new/folder/"})
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         there = webdav_location(destination.url("/late/object.bin"), destination=True)
-        late = gevent.spawn(patient.migrate, source.url(), there)
+        late = gevent.spawn(patient_engine.migrate, source.url(), there)
         while b"PUT" not in dav.asked:
             gevent.sleep(0.01)
-        assert patient.migrate(source.url(), place(destination)).state is State.VERIFIED
+        assert patient_engine.migrate(source.url(), place(destination)).state is State.VERIFIED
         over.set()
         assert late.get(timeout=60).state is State.VERIFIED
     assert dav.objects == {FINAL: DATA, b"/late/object.bin": DATA}
 
 
 @pytest.mark.parametrize("fails", [0, 1])
-def test_a_new_folder_is_made_once_for_concurrent_objects(patient: Engine, fails: int) -> None:
+def test_a_new_folder_is_made_once_for_concurrent_objects(
+    patient_engine: Engine, fails: int
+) -> None:
     """If the first one fails, the others make it."""
 
     class Slow(Dav):
@@ -591,13 +602,13 @@ def test_a_new_folder_is_made_once_for_concurrent_objects(patient: Engine, fails
             return super()._done(method, path, request, body)
 
     dav = Slow(answers={b"MKCOL": [EMPTY % 403] * fails})
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 16) as source, Peer([dav] * 90) as peer:
 
         def move(name: str) -> bool:
             there = webdav_location(peer.url(f"/new/folder/{name}"), destination=True)
             with suppress(PermissionDenied):
-                return patient.migrate(source.url(f"/{name}"), there).state is State.VERIFIED
+                return patient_engine.migrate(source.url(f"/{name}"), there).state is State.VERIFIED
             return False
 
         moves = [gevent.spawn(move, name) for name in "abcdefgh"]
@@ -611,7 +622,7 @@ def test_a_new_folder_is_made_once_for_concurrent_objects(patient: Engine, fails
 
 
 @pytest.mark.parametrize("status", [403, 409, 500])
-def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int) -> None:
+def test_a_folder_created_concurrently_is_accepted(patient_engine: Engine, status: int) -> None:
     """Two objects of one new folder: Apache answers 403 to the second MKCOL while the first one
     runs."""
 
@@ -628,13 +639,13 @@ def test_a_folder_created_concurrently_is_accepted(patient: Engine, status: int)
             return EMPTY % status
 
     dav = Slower()
-    assert migrate(patient, dav) is State.VERIFIED
+    assert migrate(patient_engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.asked.count(b"PUT") == 1
 
 
 def test_f52_a_server_that_changes_bytes_is_reported_once(
-    patient: Engine,
+    patient_engine: Engine,
 ) -> None:
     """Like a server that writes its own properties into documents, which it recognises by their
     final name."""
@@ -646,7 +657,7 @@ def test_f52_a_server_that_changes_bytes_is_reported_once(
 
     dav.objects = Objects()
     with pytest.raises(DestinationMutates) as caught:
-        migrate(patient, dav)
+        migrate(patient_engine, dav)
     assert not caught.value.retryable
     assert dav.objects == {FINAL: DATA + b"!"}
     assert dav.asked.count(b"MOVE") == 1
@@ -723,7 +734,7 @@ def test_propfind_finds_the_outcome_of_a_lost_move(
     assert dav.asked.count(b"PUT") == 1
 
 
-def refusing(status: int, *patterns: str) -> type[Dav]:
+def refusing_server(status: int, *patterns: str) -> type[Dav]:
     """Return a server that refuses to create a name that matches one of the patterns."""
 
     class Refusing(Dav):
@@ -756,19 +767,19 @@ def refusing(status: int, *patterns: str) -> type[Dav]:
     ids=["part", "dot", "dot and part", "all but the object's own ending"],
 )
 def test_b_reserved_names_are_not_used(
-    patient: Engine, status: int, patterns: tuple[str, ...]
+    patient_engine: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
     """The first upload determines which name is accepted; later ones use that one."""
-    dav = refusing(status, *patterns)()
+    dav = refusing_server(status, *patterns)()
     dav.names = []
-    assert migrate(patient, dav) is State.VERIFIED
+    assert migrate(patient_engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     dav.objects.clear()
     dav.names.clear()
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         for _ in range(2):
-            patient.migrate(source.url(), place(destination))
+            patient_engine.migrate(source.url(), place(destination))
         assert (
             len([name for name in dav.names if "relay-" in name]) <= 4
         )  # three for the first, one for the second
@@ -778,10 +789,10 @@ def test_b_reserved_names_are_not_used(
 @pytest.mark.parametrize("busy", [423, 429, 500, 503])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r".*\.part", r".*\.upload")])
 def test_a_passing_failure_does_not_reject_a_name(
-    patient: Engine, busy: int, patterns: tuple[str, ...]
+    patient_engine: Engine, busy: int, patterns: tuple[str, ...]
 ) -> None:
     """A name that was refused is not tried again after it."""
-    dav = refusing(400, *patterns)()
+    dav = refusing_server(400, *patterns)()
     dav.names, done, busy_ones = [], dav._done, [EMPTY % busy]
 
     def busy_once(method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
@@ -791,7 +802,7 @@ def test_a_passing_failure_does_not_reject_a_name(
         )
 
     dav._done = busy_once  # type: ignore[method-assign]
-    assert migrate(patient, dav) is State.VERIFIED
+    assert migrate(patient_engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert len([name for name in dav.names if "relay-" in name]) == len(patterns) + 2
 
@@ -799,28 +810,28 @@ def test_a_passing_failure_does_not_reject_a_name(
 @pytest.mark.parametrize("answer", [200, 201, 204])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
 def test_an_acknowledged_upload_that_vanished_took_no_name(
-    patient: Engine, answer: int, patterns: tuple[str, ...]
+    patient_engine: Engine, answer: int, patterns: tuple[str, ...]
 ) -> None:
-    dav = refusing(400, *patterns)(answers={b"PUT": [EMPTY % answer]})
+    dav = refusing_server(400, *patterns)(answers={b"PUT": [EMPTY % answer]})
     dav.names = []
-    assert migrate(patient, dav) is State.VERIFIED
+    assert migrate(patient_engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 415, 422])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
 def test_a_copy_uses_a_name_the_server_accepts(
-    patient: Engine, status: int, patterns: tuple[str, ...]
+    patient_engine: Engine, status: int, patterns: tuple[str, ...]
 ) -> None:
     """Like an upload: relay moves no byte to find a name; and the next copy begins with that
     one."""
-    dav = refusing(status, *patterns)(objects={b"/from.bin": DATA})
+    dav = refusing_server(status, *patterns)(objects={b"/from.bin": DATA})
     dav.names = []
     with Peer([dav] * 30) as peer:
         for name in ("/new/a.bin", "/new/b.bin"):
             tried = len(dav.names)
             there = webdav_location(peer.url(name), destination=True)
-            outcome = patient.migrate(webdav_location(peer.url("/from.bin")), there)
+            outcome = patient_engine.migrate(webdav_location(peer.url("/from.bin")), there)
             assert (outcome.state, outcome.receipt and outcome.receipt.notes) == (
                 State.VERIFIED,
                 (_COPIED,),
@@ -831,7 +842,9 @@ def test_a_copy_uses_a_name_the_server_accepts(
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 409, 501])
-def test_a_copy_refused_under_every_name_becomes_an_upload(patient: Engine, status: int) -> None:
+def test_a_copy_refused_under_every_name_becomes_an_upload(
+    patient_engine: Engine, status: int
+) -> None:
     class Copyless(Dav):
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
             return (
@@ -842,7 +855,8 @@ def test_a_copy_refused_under_every_name_becomes_an_upload(patient: Engine, stat
     with Peer([dav] * 30) as peer:
         there = webdav_location(peer.url("/new/a.bin"), destination=True)
         assert (
-            patient.migrate(webdav_location(peer.url("/from.bin")), there).state is State.VERIFIED
+            patient_engine.migrate(webdav_location(peer.url("/from.bin")), there).state
+            is State.VERIFIED
         )
     assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin"), DATA)
     copies = {405: 1, 501: 1, 400: 6}.get(
@@ -943,11 +957,11 @@ def test_the_upload_of_a_move_without_an_answer_is_named(
     eventually(lambda: dav.objects == {FINAL: DATA})
 
 
-def test_a_denial_under_every_name_is_a_denial(patient: Engine) -> None:
-    dav = refusing(403, ".*")()
+def test_a_denial_under_every_name_is_a_denial(patient_engine: Engine) -> None:
+    dav = refusing_server(403, ".*")()
     dav.names = []
     with pytest.raises(PermissionDenied) as caught:
-        migrate(patient, dav)
+        migrate(patient_engine, dav)
     assert not caught.value.retryable
     assert len(dav.names) == 3
     assert dav.objects == {}
@@ -994,7 +1008,7 @@ def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(
     dav = Behind()
     dav.status = status
     with (
-        Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 8) as source,
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 8) as source,
         Peer([dav] * 40) as destination,
     ):
         engine.migrate(source.url(), place(destination))
@@ -1447,7 +1461,10 @@ def test_an_upload_stays_where_a_move_that_replaces_is_cancelled(
                 self.fails = 0
             return super()._done(method, path, request, body)
 
-    dav, script = Slow(objects={FINAL: b"old"}), serving(Cloud(), sending(GET_HEAD, DATA))
+    dav, script = (
+        Slow(objects={FINAL: b"old"}),
+        source_script(Cloud(), fixed_answer(GET_HEAD, DATA)),
+    )
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         transfer = engine.runner.transfer(engine.plan(source.url(), place(destination)))
 
@@ -1468,7 +1485,7 @@ def test_an_upload_stays_where_a_move_that_replaces_is_cancelled(
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_retry_does_not_replace_the_upload_that_stays(patient: Engine, lost: bool) -> None:
+def test_a_retry_does_not_replace_the_upload_that_stays(patient_engine: Engine, lost: bool) -> None:
     """It is the only whole object until the next one has arrived."""
 
     class Failing(Dying if lost else Deleting):  # type: ignore[misc]
@@ -1481,18 +1498,20 @@ def test_a_retry_does_not_replace_the_upload_that_stays(patient: Engine, lost: b
 
     dav = Failing(objects={FINAL: b"old"})
     dav.fails = 2
-    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
-        transfer = patient.runner.transfer(patient.plan(source.url(), place(destination)))
+        transfer = patient_engine.runner.transfer(
+            patient_engine.plan(source.url(), place(destination))
+        )
         transfer.known = ObjectHints(token="0123456789abcdef")
-        outcome = patient.runner.run(transfer)
+        outcome = patient_engine.runner.run(transfer)
     assert outcome.state is State.VERIFIED
     assert dav.asked.count(b"PUT") == 2
     assert dav.alone == 1
     assert dav.objects[FINAL] == DATA
 
 
-def test_uploads_that_stay_take_no_name_from_later_objects(patient: Engine) -> None:
+def test_uploads_that_stay_take_no_name_from_later_objects(patient_engine: Engine) -> None:
     """Each object has a name for its retries, which is not that of the upload that stays."""
 
     class Keeping(Deleting):
@@ -1502,14 +1521,14 @@ def test_uploads_that_stay_take_no_name_from_later_objects(patient: Engine) -> N
             self.is_replaced |= method == b"PUT" and path in self.objects
             return super()._done(method, path, request, body)
 
-    dav, script = Keeping(), serving(Cloud(), sending(GET_HEAD, DATA))
+    dav, script = Keeping(), source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
     with Peer([script] * 40) as source, Peer([dav] * 200) as destination:
         for number in range(4):
             there = webdav_location(destination.url(f"/{number}"), destination=True)
             dav.final, dav.fails = there.path.encode(), 3
             dav.objects[dav.final] = b"old"
-            transfer = patient.runner.transfer(patient.plan(source.url(), there))
+            transfer = patient_engine.runner.transfer(patient_engine.plan(source.url(), there))
             transfer.known = ObjectHints(token=f"{number}123456789abcdef")
-            assert patient.runner.run(transfer).state is State.VERIFIED
+            assert patient_engine.runner.run(transfer).state is State.VERIFIED
     assert dav.objects == {b"/%d" % number: DATA for number in range(4)}
     assert not dav.is_replaced

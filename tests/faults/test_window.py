@@ -16,7 +16,16 @@ from relay.errors import PermissionDenied
 from relay.receipt import State
 from relay.transfer_limits import Limits
 from tests.conftest import Engine
-from tests.faults.scripted_s3 import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
+from tests.faults.scripted_s3 import (
+    IN_PARTS,
+    PART,
+    Bucket,
+    place,
+    refusal,
+    repeat_script,
+    reply,
+    with_retries,
+)
 from tests.scripted import Peer, Talk
 
 PARTS = 4
@@ -68,7 +77,7 @@ def engine_limits() -> Limits:
 
 
 def move_object(engine: Engine, source: Ranges, bucket: Bucket) -> None:
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         outcome = engine.migrate(here.url("/a"), place(there))
     assert outcome.state is State.VERIFIED
     assert bucket.whole == DATA
@@ -113,7 +122,7 @@ def test_expect_continue_is_sent_first_and_after_a_failure(
     source, bucket = Ranges(), Bucket(sums=True)
     taken = reply(200, b"", 'ETag: "part-1"')
     bucket.answers["part"] = [lambda talk: talk.send(taken), refusal(503, "SlowDown")]
-    move_object(patient(engine), source, bucket)
+    move_object(with_retries(engine), source, bucket)
     parts = [request for request in bucket.requests if b"partNumber=" in request.split(b" ", 2)[1]]
     asked = [b"100-continue" in request.lower() for request in parts]
     assert len(parts) == PARTS + 1
@@ -140,7 +149,7 @@ def test_a_denied_part_waits_for_answers_to_sent_parts(
         talk.send(reply(204))
 
     bucket.answers.update(part=[late], abort=[thrown_away])
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(PermissionDenied):
             engine.migrate(here.url("/a"), place(there))
     assert early == [False]
@@ -163,15 +172,15 @@ def test_a_part_that_fails_after_another_is_not_sent_again(
 
     monkeypatch.setattr(PartWorkers, "_drain", draining)
     bucket.answers["part"] = [late]
-    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(PermissionDenied):
-            patient(engine).migrate(here.url("/a"), place(there))
+            with_retries(engine).migrate(here.url("/a"), place(there))
     assert source.asked.count(1) == 1
 
 
 def test_one_answer_without_its_range_costs_one_part(engine: Engine) -> None:
     """As of another server behind the same name: the parts that arrived are kept."""
     source, bucket = Ranges(unranged=3), Bucket(sums=True)
-    move_object(patient(engine), source, bucket)
+    move_object(with_retries(engine), source, bucket)
     assert source.asked == [1, 2, 3, 3, 4]
     assert (bucket.asked.count("part"), "abort" in bucket.asked) == (PARTS, False)

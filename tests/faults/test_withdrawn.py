@@ -23,8 +23,8 @@ from relay.receipt import Level, State
 from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS
 from tests.conftest import Certificates, Engine
-from tests.faults.scripted_peers import Cloud, keeping
-from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, many, place, refusal, reply
+from tests.faults.scripted_peers import Cloud, destination_script
+from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, place, refusal, repeat_script, reply
 from tests.scripted import Peer, Script, Talk
 
 DATA = b"bytes " * 1000
@@ -96,7 +96,7 @@ def test_f25_an_unprovable_object_waits_and_is_not_resent(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
         found = ledger.migration(id)
@@ -134,7 +134,7 @@ def test_f25_a_resume_that_the_destination_denies_says_so(
     ledger: Ledger, tmp_path: Path, refusal: int
 ) -> None:
     cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
         for token in ("third", "fourth"):
@@ -147,7 +147,7 @@ def test_f25_a_resume_that_the_destination_denies_says_so(
     assert cloud.methods.count(b"PUT") == 1
 
 
-def breaking(script: Script) -> Script:
+def breaking_script(script: Script) -> Script:
     """Answer the first GET with half of the promised bytes, and then the end."""
     broken: list[bytes] = []
 
@@ -186,7 +186,7 @@ def test_f25_a_resume_that_the_source_denies_says_so(
             Endpoint(f"file://{tmp_path}/to"),
         )
 
-    with Peer(gate.before(breaking(keeping(cloud)))) as peer:
+    with Peer(gate.before(breaking_script(destination_script(cloud)))) as peer:
         id = ledger.create(to_folder("first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
         for token in ("third", "fourth"):
@@ -215,7 +215,7 @@ def tree_request(folder: Path, peer: Peer, token: str) -> MigrationRequest:
 def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, shut: str) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
     plant_tree(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
@@ -233,7 +233,7 @@ def test_f25_an_object_denied_again_fails_alone(ledger: Ledger, tmp_path: Path, 
 def test_f25_a_tree_resumed_with_denied_credentials_waits(ledger: Ledger, tmp_path: Path) -> None:
     cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
     plant_tree(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         tree = partial(tree_request, tmp_path, peer)
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
@@ -252,7 +252,7 @@ def test_f25_a_destination_that_denies_reading_is_unverified(
     """Credentials that may only write have not been withdrawn."""
     gate = Gate(refusal, never=(b"HEAD", b"GET"), after=b"")
     cloud, runner = Cloud(), runner_of(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
     (row,) = ledger.page(id)
@@ -263,7 +263,7 @@ def test_f25_a_destination_that_denies_reading_is_unverified(
 def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: Path) -> None:
     gate = Gate(403, never=(b"GET",), after=b"")
     cloud, runner = Cloud(), runner_of(tmp_path)
-    with Peer(gate.before(keeping(cloud))) as peer:
+    with Peer(gate.before(destination_script(cloud))) as peer:
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
     assert [row.state for row in ledger.page(id)] == ["unverified"]
@@ -326,7 +326,7 @@ def test_f25_a_permission_of_one_object_explains_a_denial(
     (tmp_path / "from").write_bytes(b"x" * size)
     engine, bucket = Engine(certificates.ca_file, IN_PARTS), Bucket()
     source = local_location(tmp_path / "from", destination=False)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         there = place(peer)
         if before == "never read":
             engine.runner.wire.memory.learn(

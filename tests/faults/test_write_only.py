@@ -29,8 +29,8 @@ from tests.faults.scripted_s3 import (
     PARTED,
     SIZE,
     Bucket,
-    many,
     refusal,
+    repeat_script,
     reply,
 )
 from tests.faults.test_window import DATA, PARTS, Ranges
@@ -123,7 +123,7 @@ def test_f54_each_object_gets_the_level_that_its_upload_proves(
     """The second time the objects exist, and still cannot be inspected."""
     bucket = BUCKETS[kind](lists=lists)
     level = ("verified", "whole_digest") if kind in PROVEN else ("unverified", "size")
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         for _ in range(2):
             migration, rows = move_tree(ledger, tmp_path, peer, if_exists)
             assert migration.error is None
@@ -136,7 +136,7 @@ def test_f54_an_object_that_may_hold_the_coding_is_noted(
     ledger: Ledger, tmp_path: Path, kind: str
 ) -> None:
     bucket = BUCKETS[kind]()
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         _, rows = move_tree(ledger, tmp_path, peer)
         noted = [row.name for row in rows if UNSEEN in row.receipt["notes"]]
         assert noted == ["0"]
@@ -151,7 +151,7 @@ def test_f54_an_object_that_may_hold_the_coding_is_noted(
 def test_f54_an_unseen_existing_object_is_not_overwritten(ledger: Ledger, tmp_path: Path) -> None:
     """Nothing can show then that the object is absent."""
     bucket = BUCKETS["knows MD5"]()
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         _, rows = move_tree(ledger, tmp_path, peer, IfExists.SKIP)
     assert {(row.state, row.error["code"]) for row in rows} == {
         ("failed", "store-permission-denied")
@@ -182,7 +182,7 @@ def test_a_head_denied_for_expired_credentials_fails_nothing(
 ) -> None:
     """HEAD has no body, and MinIO answers 403 for keys that it no longer knows."""
     bucket = Expiring(sums=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         migration, rows = move_tree(ledger, tmp_path, peer, IfExists.SKIP)
     assert sorted(row.state for row in rows) == ["queued"] * 3 + ["verified"] * 2
     assert migration.error is not None
@@ -203,7 +203,7 @@ def test_a_killed_upload_is_resumed_unseen(
     """Also if its parts would have another size now."""
     bucket, (file, data) = WriteOnly(sums=True), (tmp_path / "a", bytes(range(250)) * (size // 250))
     file.write_bytes(data)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         settings = {**PARTED, "RELAY_PARTS_IN_FLIGHT": "1", "RELAY_RETRY_BUDGET": "3"}
         terminal = bucket_terminal(tmp_path, peer.url(""), **settings)
         words = ("migrate", str(file), "s3://bucket/a")
@@ -217,7 +217,7 @@ def test_a_killed_upload_is_resumed_unseen(
 
 def test_f38_a_lost_answer_to_complete_denies_nothing(ledger: Ledger, tmp_path: Path) -> None:
     bucket = WriteOnly({"complete": [b""]}, sums=True)
-    with Peer(many(bucket)) as peer:
+    with Peer(repeat_script(bucket)) as peer:
         migration, rows = move_tree(ledger, tmp_path, peer, IfExists.OVERWRITE)
     assert migration.error is None
     assert {row.state for row in rows if row.name == "large"} == {"unverified"}
@@ -252,7 +252,7 @@ class Session:
 
 def test_arrived_parts_outlive_the_session_of_their_source(tmp_path: Path) -> None:
     bucket, session = WriteOnly(sums=True), Session(Ranges(), requests=3)
-    with Peer([session] * 40) as here, Peer(many(bucket)) as there:
+    with Peer([session] * 40) as here, Peer(repeat_script(bucket)) as there:
         settings = {**PARTED, "RELAY_PARTS_IN_FLIGHT": "1", "RELAY_RETRY_BUDGET": "1"}
         allowed = {"RELAY_EGRESS_ALLOW": "127.0.0.0/8"}
         terminal = bucket_terminal(tmp_path, there.url(""), **settings, **allowed)

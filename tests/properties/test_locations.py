@@ -190,7 +190,7 @@ def _embeddings(address: ipaddress.IPv4Address) -> list[str]:
     return [str(form) for form in forms]
 
 
-def _never(address: str) -> None:
+def _assert_not_public(address: str) -> None:
     assert not is_public(address)
     policy = EgressPolicy()
     for check in (
@@ -207,16 +207,16 @@ def test_no_member_of_a_denied_network_is_public(network: str, data: st.DataObje
     parsed = ipaddress.ip_network(network)
     drawn = parsed[data.draw(st.integers(0, parsed.num_addresses - 1))]
     for address in (parsed[0], parsed[-1], drawn):
-        _never(str(address))
+        _assert_not_public(str(address))
         if isinstance(address, ipaddress.IPv4Address):
             for form in _embeddings(address):
-                _never(form)
+                _assert_not_public(form)
 
 
 @given(st.ip_addresses(v=4))
 def test_no_embedded_address_is_public(address: ipaddress.IPv4Address) -> None:
     for form in _embeddings(address):
-        _never(form)
+        _assert_not_public(form)
 
 
 @given(st.ip_addresses())

@@ -320,7 +320,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bucket], list[str]]:
     return names
 
 
-def beyond(bucket: Bucket, key: bytes, change: Callable[[ListedPage], ListedPage]) -> None:
+def change_beyond(bucket: Bucket, key: bytes, change: Callable[[ListedPage], ListedPage]) -> None:
     """Let the bucket change its pages beyond a key."""
     fetch = bucket.fetch
 
@@ -345,7 +345,7 @@ def test_a_page_without_a_token_is_not_the_last_one(
         assert page.last is not None
         return replace(page, token=None, truncated=truncated, after=text_of(page.last))
 
-    beyond(bucket, b"00150", without_token)
+    change_beyond(bucket, b"00150", without_token)
     assert entries(bucket) == [text_of(key) for key in bucket.keys]
 
 
@@ -359,7 +359,7 @@ def test_empty_pages_without_an_end_are_an_error(
         number = bucket.requests
         return replace(page, objects=(), token=f"{number:08x}ff")
 
-    beyond(bucket, b"00150", empty)
+    change_beyond(bucket, b"00150", empty)
     with pytest.raises(ProtocolViolation):
         entries(bucket)
 
@@ -370,7 +370,7 @@ def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[st
     def broken(page: ListedPage) -> ListedPage:
         raise ZeroDivisionError
 
-    beyond(bucket, b"00150", broken)
+    change_beyond(bucket, b"00150", broken)
     with pytest.raises(ZeroDivisionError):
         entries(bucket)
     assert bucket.requests < 100

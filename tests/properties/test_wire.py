@@ -26,7 +26,7 @@ payloads = st.binary(max_size=3000)
 splits = st.lists(st.integers(min_value=1, max_value=700), max_size=12)
 
 
-def by_length(payload: bytes, _: Sequence[int]) -> bytes:
+def sized_response(payload: bytes, _: Sequence[int]) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
 
 
@@ -39,7 +39,7 @@ def chunked_response(payload: bytes, sizes: Sequence[int]) -> bytes:
     return coded + b"0\r\nT: 1\r\n\r\n"
 
 
-codings = st.sampled_from([by_length, chunked_response])
+codings = st.sampled_from([sized_response, chunked_response])
 
 
 def fed_stream(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ignore[type-arg]

@@ -104,13 +104,13 @@ class Worker:
 
     def _work(self, zygote: Zygote, template: Path) -> None:
         while (seed := self._seeds.get()) is not None:
-            report = one(draw(seed), zygote, template)
+            report = play_case(draw(seed), zygote, template)
             if report.violations and self._shrinks:
                 report = shrunk(report, zygote, template)
             self._reports.put(report)
 
 
-def one(case: Case, zygote: Zygote, template: Path) -> SeedReport:
+def play_case(case: Case, zygote: Zygote, template: Path) -> SeedReport:
     """Play and judge one case; an error of the model itself is a violation too."""
     began = time.monotonic()
     try:
@@ -128,7 +128,7 @@ def shrunk(report: SeedReport, zygote: Zygote, template: Path) -> SeedReport:
         for trait in best.case.traits:
             smaller = best.case.only(tuple(other for other in best.case.traits if other != trait))
             for _ in range(SHRINKS):
-                again = one(smaller, zygote, template)
+                again = play_case(smaller, zygote, template)
                 if rules & {violation.rule for violation in again.violations}:
                     best, dropped = again, True
                     break

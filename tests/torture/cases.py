@@ -204,7 +204,7 @@ def draw(seed: int) -> Case:
     tree = tree and not large
     objects = _objects(random, tree, large, traits)
     options = _options(random, tree, traits)
-    before = _before(random, objects, options[0])
+    before = _prior_objects(random, objects, options[0])
     steps = _steps(random, tree, traits)
     served = random.random() < SERVED and not any(step.failpoint for step in steps)
     return Case(
@@ -268,7 +268,7 @@ def _options(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[str
     return if_exists, verify
 
 
-def _before(
+def _prior_objects(
     random: Random, objects: tuple[tuple[str, int], ...], if_exists: str | None
 ) -> tuple[tuple[str, str], ...]:
     """Return the prior bytes at the destination: equal bytes, others of the same length, or longer

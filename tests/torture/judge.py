@@ -108,7 +108,7 @@ def versions(played: Played, name: str) -> set[bytes]:
     return had | {LOGIN} if is_page else had
 
 
-def alike(played: Played, name: str) -> set[bytes]:
+def alike_versions(played: Played, name: str) -> set[bytes]:
     """Return every whole version of all objects of the source that the destination treats as this
     one."""
     key, names = played.destination.shelf.key, {event.name for event in played.source.shelf.events}
@@ -121,13 +121,13 @@ def events(played: Played, name: str) -> list[Event]:
     return [event for event in shelf.events if shelf.key(event.name) == shelf.key(name)]
 
 
-def before(played: Played, name: str) -> Held | None:
+def prior_object(played: Played, name: str) -> Held | None:
     """Return the content of the destination before relay started."""
     mine = (event.held for event in events(played, name) if event.by == "before")
     return next(mine, None)
 
 
-def temporary(name: str) -> bool:
+def is_temporary(name: str) -> bool:
     """Return whether a name is one of relay's temporary names."""
     return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
@@ -136,10 +136,10 @@ def is_reported(name: str, played: Played) -> bool:
     """Return whether a failure or a receipt reports a possible leftover of this object, or of
     another one that the destination treats as this object, in this migration or an earlier one."""
     names = tuple({name, *(event.name for event in events(played, name))})
-    return any(place.endswith(names) for place in remaining(played))
+    return any(place.endswith(names) for place in leftover_places(played))
 
 
-def remaining(played: Played) -> list[str]:
+def leftover_places(played: Played) -> list[str]:
     """Return the places of possible leftovers that rows, receipts and the last command name."""
     messages = (row.message for row in (*played.rows.values(), *played.earlier))
     text = " ".join((*messages, _whole_output(played)))
@@ -159,20 +159,22 @@ def _whole_output(played: Played) -> str:
     return f"{cancels}{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
 
 
-def piece(held: Held, played: Played, name: str) -> bool:
+def is_piece(held: Held, played: Played, name: str) -> bool:
     """Return whether relay's leftover is neither a version of the source nor a prior object."""
     row = played.rows.get(name if played.case.tree else "")
     right = (
-        versions(played, name) if row is not None and row.state in ARRIVED else alike(played, name)
+        versions(played, name)
+        if row is not None and row.state in ARRIVED
+        else alike_versions(played, name)
     )
     return held.by == "relay" and (not held.whole or held.data not in right)
 
 
-def _long(played: Played, name: str, held: Held) -> bool:
+def _has_source_length(played: Played, name: str, held: Held) -> bool:
     return held.whole and len(held.data) in map(len, versions(played, name))
 
 
-def _named_as_overwritten(played: Played, name: str) -> bool:
+def _is_named_as_overwritten(played: Played, name: str) -> bool:
     """Return whether the failure of another object reports that its upload has overwritten this
     one. Of two concurrent uploads, the server shows only afterwards that it treats both names as
     one."""
@@ -184,7 +186,7 @@ def _named_as_overwritten(played: Played, name: str) -> bool:
     )
 
 
-def _of_parts(row: Row) -> bool:
+def _is_of_parts(row: Row) -> bool:
     """Return whether the level states that each part was compared, and only the length of the
     whole: if a store gives no digest of an assembled object, only reading it back would prove more,
     and that was not requested."""
@@ -214,17 +216,17 @@ def check_whole_objects(played: Played) -> Iterator[str]:
     for name in shelf.names():
         held = shelf.get(name)
         row = played.rows.get(name if played.case.tree else "")
-        if held is None or temporary(name) or not piece(held, played, name):
+        if held is None or is_temporary(name) or not is_piece(held, played, name):
             continue
         if (
             row is not None
             and row.state == "unverified"
-            and (_long(played, name, held) or UNSIZED in row.message)
+            and (_has_source_length(played, name, held) or UNSIZED in row.message)
         ):
             continue  # at most its length was reported
-        if row is not None and _of_parts(row) and _long(played, name, held):
+        if row is not None and _is_of_parts(row) and _has_source_length(played, name, held):
             continue
-        if row is not None and row.state in ARRIVED and _named_as_overwritten(played, name):
+        if row is not None and row.state in ARRIVED and _is_named_as_overwritten(played, name):
             continue
         if row is not None and row.state in ARRIVED:
             yield f"{name!r} is {row.state}, and the object there is not a version of the source ({len(held.data)} bytes)"
@@ -248,14 +250,14 @@ def check_verified_objects(played: Played) -> Iterator[str]:
             held is None
             and row.state == "unverified"
             and UNREAD in row.message
-            and _unshown(played, name, written=True)
+            and _is_unshown(played, name, written=True)
         ):
             continue
         if held is None:
             yield f"{name!r} is {row.state}, and nothing is there"
         elif not any(one.data in versions(played, name) for one in wrote if one.whole):
             same = held.data in versions(played, name) or (
-                _of_parts(row) and _long(played, name, held)
+                _is_of_parts(row) and _has_source_length(played, name, held)
             )
             if not same and row.state == "verified":
                 yield f"{name!r} is verified, and relay never wrote it whole"
@@ -273,11 +275,11 @@ def check_skipped_objects(played: Played) -> Iterator[str]:
             yield f"{name!r} is skipped, though the wish was {wish}"
         if held is None:
             yield f"{name!r} is skipped, and nothing is there"
-        elif wish == "changed" and held.by == "before" and not _as_long(played, name, held):
+        elif wish == "changed" and held.by == "before" and not _is_as_long(played, name, held):
             yield f"{name!r} is skipped as unchanged, and has another length"
 
 
-def _as_long(played: Played, name: str, held: Held) -> bool:
+def _is_as_long(played: Played, name: str, held: Held) -> bool:
     """Return whether its length is one of the source's, if its store reports lengths."""
     # Where HEAD reports 0, a GET of one byte may still give the length.
     zero = {0} if played.case.has("destination", "head-zero", "head-zero-page") else set()
@@ -304,10 +306,10 @@ def check_wishes(played: Played) -> Iterator[str]:
     has_version = not any(
         role == "destination" and name.startswith(untrue) for role, name in case.traits
     )
-    sized &= not _lengthless(case, "source")
+    sized &= not _is_lengthless(case, "source")
     # A HEAD with Content-Length: 0 does not prove an empty object where GET gives no length.
     framed = any(BY_NAME[name].group == "framing" for name in case.habits("source"))
-    unsized = (framed and case.source == "http") or _lengthless(case, "destination")
+    unsized = (framed and case.source == "http") or _is_lengthless(case, "destination")
     sizes = dict(case.objects) if unsized else {}
     for name, how in case.before:
         gone = [
@@ -330,7 +332,7 @@ def check_wishes(played: Played) -> Iterator[str]:
                 and has_version
                 and len(versions(played, name)) == 1
                 and event.held is not None
-                and not _unshown(played, name)
+                and not _is_unshown(played, name)
             ):
                 yield f"{name!r} was overwritten, and was equal"
 
@@ -346,7 +348,7 @@ def _wishes(played: Played) -> dict[int, str]:
     return found
 
 
-def _lengthless(case: Case, role: str) -> bool:
+def _is_lengthless(case: Case, role: str) -> bool:
     """Return whether neither HEAD nor GET gives the length of an object."""
     framed = any(
         side == role and (BY_NAME[name].group == "framing" or name == "head-zero-page")
@@ -355,7 +357,7 @@ def _lengthless(case: Case, role: str) -> bool:
     return framed and case.has(role, *HEADLESS)
 
 
-def _unshown(played: Played, name: str, written: bool = False) -> bool:
+def _is_unshown(played: Played, name: str, written: bool = False) -> bool:
     """Return whether relay inspected the name before its first write, or since its last write
     (`written`), and every answer was a refusal or missing. A GET that reports an absent object is
     an answer. A list without lengths does not show that it would overwrite an object."""
@@ -503,7 +505,7 @@ def check_leftovers(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left without a report."""
     if played.last.code == 130:
         return
-    places = remaining(played)
+    places = leftover_places(played)
     for upload in played.destination.shelf.uploads.values():
         unknown = (
             upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
@@ -517,7 +519,7 @@ def check_leftovers(played: Played) -> Iterator[str]:
     )
     for name in played.destination.shelf.names():
         known = any(place.endswith(name) for place in places) or waits or played.abandoned
-        if temporary(name) and not known:
+        if is_temporary(name) and not known:
             yield f"{name!r} is left, and no statement names it"
 
 

@@ -71,7 +71,7 @@ def serve(
     )
     code = None
     try:
-        found = _until(lambda: _LISTENS.search(child.output), START_SECONDS)
+        found = _poll_until(lambda: _LISTENS.search(child.output), START_SECONDS)
         if found is not None:
             asked = Asked(int(found[1]))
             code = _move_tree(asked, order) if verb is None else _act(asked, verb, fresh)
@@ -108,7 +108,7 @@ def _act(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
 
 def _await_end(asked: Asked, path: str) -> int | None:
     """Wait for the end of a migration, and request every report about it."""
-    ended = _until(lambda: _over(asked.ask("GET", path)), END_SECONDS)
+    ended = _poll_until(lambda: _ended_answer(asked.ask("GET", path)), END_SECONDS)
     if ended is None:
         return None
     for accept in ("application/json", "application/x-ndjson", "text/csv"):
@@ -123,11 +123,11 @@ def _await_end(asked: Asked, path: str) -> int | None:
     return 3 if only and ended["listing"] != "failed" else 1
 
 
-def _over(answer: dict[str, Any]) -> dict[str, Any] | None:
+def _ended_answer(answer: dict[str, Any]) -> dict[str, Any] | None:
     return answer if answer.get("state") in OVER and not answer.get("under_way") else None
 
 
-def _until(look: Callable[[], Any], seconds: float) -> Any:
+def _poll_until(look: Callable[[], Any], seconds: float) -> Any:
     """Poll until there is a value, and return it; None if there never is one."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

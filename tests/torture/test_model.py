@@ -34,7 +34,7 @@ def case(**members: object) -> Case:
     return Case(**{**given, "tree": True, "objects": (), "before": (), "served": False, **members})  # type: ignore[arg-type]
 
 
-def broken(source: Store, destination: Store, **members: object) -> list[str]:
+def rules_broken_at(source: Store, destination: Store, **members: object) -> list[str]:
     """Return the rules that the judge finds broken at these stores."""
     secrets = {"source": "ONE", "destination": "TWO", "link": "THREE"}
     rows, stage = members.pop("rows", {}), members.pop("stage", "partial")
@@ -110,7 +110,9 @@ def test_the_judge_sees_the_removal_of_a_foreign_version(tmp_path: Path) -> None
     source, destination = stores(tmp_path)
     held = destination.shelf.put("a", b"theirs", "before")
     destination.shelf.remove("a", held, "relay")
-    assert any("a version of 'a' was removed" in text for text in broken(source, destination))
+    assert any(
+        "a version of 'a' was removed" in text for text in rules_broken_at(source, destination)
+    )
 
 
 # -- folders
@@ -143,18 +145,18 @@ def test_a_link_leads_out_for_a_terminal_alone(tmp_path: Path, confined: bool) -
     assert held is not None and held.data == OUTSIDE
     (destination.outside / "target.bin").write_bytes(b"written through")
     destination.look()
-    assert bool(broken(source, destination)) is confined
+    assert bool(rules_broken_at(source, destination)) is confined
 
 
 def test_a_file_outside_and_a_pipe_are_left_alone(tmp_path: Path) -> None:
     source, destination = stores(tmp_path, "place-pipe")
     destination.arrange(["a"], 1.0, True)
     destination.look()
-    assert broken(source, destination) == []
+    assert rules_broken_at(source, destination) == []
     (destination.tree / "a").unlink()
     (destination.outside / "new").write_bytes(b"x")
     destination.look()
-    assert len(broken(source, destination)) == 2
+    assert len(rules_broken_at(source, destination)) == 2
 
 
 # -- other names, caches and nodes
@@ -306,7 +308,7 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
         rows_of = {f"row {number}": FAILED for number in range(rows)}
         rows_of["/lead.txt"] = FAILED
         broken_rules = [
-            text for text in broken(source, destination, rows=rows_of) if "rows" in text
+            text for text in rules_broken_at(source, destination, rows=rows_of) if "rows" in text
         ]
     assert bool(broken_rules) is (rows < 2)  # two are left besides the marker, which does not count
     assert MARKER not in "".join(broken_rules)
@@ -317,10 +319,10 @@ def test_an_unsafe_vanished_name_is_not_of_the_source(tmp_path: Path) -> None:
     with S3Liar("source", Manners(("key-and-folder",), 1), {"ONE"}) as source:
         for name in source.odd:
             source.shelf.put(name, b"data", "source")
-        assert any("rows" in text for text in broken(source, destination))
+        assert any("rows" in text for text in rules_broken_at(source, destination))
         for name in source.odd:
             source.shelf.delete(name, "source")
-        assert broken(source, destination) == []
+        assert rules_broken_at(source, destination) == []
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_a_waiting_folder_accounts_for_its_content(
         source.shelf.put("sub/x.bin", b"data", "source")
         rows = {"sub": Row("sub", state, "", "", "", ""), "a": FAILED}
         members = {"traits": (("source", habit),), "objects": (("sub/x.bin", 4),), "stage": stage}
-        broken_rules = broken(source, destination, rows=rows, **members)
+        broken_rules = rules_broken_at(source, destination, rows=rows, **members)
     assert (broken_rules == []) is accounted
 
 
@@ -386,12 +388,12 @@ def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None
         source.log.append(
             Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer ONE")])
         )
-        assert broken(source, destination) == []
+        assert rules_broken_at(source, destination) == []
         source.log.append(
             Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer TWO")])
         )
         source.log.append(Sent(op=Op(kind="stray", name="/evil.txt")))
-        assert len(broken(source, destination)) == 2
+        assert len(rules_broken_at(source, destination)) == 2
 
 
 @pytest.mark.parametrize(("habit", "status"), [("expires-401", 401), ("expires-403", 403)])

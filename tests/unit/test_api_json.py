@@ -150,7 +150,7 @@ def test_short_body_is_not_parsed(client: FlaskClient) -> None:
     )
 
 
-def many(pattern: str, count: int = 90_000) -> str:
+def object_of(pattern: str, count: int = 90_000) -> str:
     """Return an object of `count` members with distinct names."""
     return "{" + ",".join(pattern % number for number in range(count)) + "}"
 
@@ -158,12 +158,12 @@ def many(pattern: str, count: int = 90_000) -> str:
 @pytest.mark.parametrize(
     "body",
     [
-        many('"%x":1'),
-        many('"%x":1').removesuffix("}") + ',"0":1}',  # one of them twice
-        '{"source":{"url":"http://a.example/","headers":' + many('"%x":1') + "}}",
-        '{"source":{"url":"http://a.example/","headers":' + many('"%x":""') + "}}",
-        '{"limits":' + many('"%x":null') + "}",
-        '{"source":[' + ",".join([many('"%x":1', 1001)] * 80) + "]}",
+        object_of('"%x":1'),
+        object_of('"%x":1').removesuffix("}") + ',"0":1}',  # one of them twice
+        '{"source":{"url":"http://a.example/","headers":' + object_of('"%x":1') + "}}",
+        '{"source":{"url":"http://a.example/","headers":' + object_of('"%x":""') + "}}",
+        '{"limits":' + object_of('"%x":null') + "}",
+        '{"source":[' + ",".join([object_of('"%x":1', 1001)] * 80) + "]}",
     ],
     ids=[
         "unknown",

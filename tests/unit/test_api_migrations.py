@@ -23,7 +23,14 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Overloaded, RelayError, Throttled
 from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer, Talk
 
 TOKEN = "planted-secret-0123456789"
@@ -34,7 +41,7 @@ def runner() -> Iterator[TransferEngine]:
     """Return an engine to loopback with one slot and no queue; nothing may be left at its end."""
     made = TransferEngine(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
     yield made
-    _until(lambda: not made.running)
+    _await(lambda: not made.running)
     assert made.slots.held == 0
     made.wire.pool.close()
     assert made.wire.pool.open == 0
@@ -46,7 +53,7 @@ def app(runner: TransferEngine) -> Flask:
     return create_app(runner)
 
 
-def _until(done: Any, seconds: float = 5.0) -> None:
+def _await(done: Any, seconds: float = 5.0) -> None:
     with gevent.Timeout(seconds):
         while not done():
             gevent.sleep(0.01)
@@ -73,8 +80,8 @@ def test_one_object(app: Flask) -> None:
     bytes."""
     cloud, kept = Cloud(), Cloud()
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         response = app.test_client().post("/migrate", json=_order(source, destination))
     assert response.status_code == 200, response.text
@@ -91,8 +98,8 @@ def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixtu
     logging.getLogger("relay").propagate = True
     cloud, kept = Cloud(), Cloud()
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         order = {
             "source": {
@@ -125,8 +132,8 @@ def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
     for itself."""
     cloud, kept = Cloud(), Cloud()
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         limits = {"connections": 1, "bytes_per_second": 10**9, "slots": None}
         order = _order(source, destination, limits=limits, if_exists=if_exists)
@@ -138,8 +145,8 @@ def test_if_exists(app: Flask) -> None:
     """`skip` is a 200 with that state and no receipt; `fail` is a 409."""
     cloud, kept = Cloud(), Cloud(objects={b"/b": b"old"})
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         client = app.test_client()
         skipped = client.post("/migrate", json=_order(source, destination, if_exists="skip"))
@@ -157,8 +164,11 @@ def test_if_exists(app: Flask) -> None:
 def test_a_failure_names_its_side(app: Flask) -> None:
     """The error names the destination as the refusing side, with a hint."""
     cloud = Cloud()
-    refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
-    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
+    refusing = destination_script(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+    with (
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(refusing) as destination,
+    ):
         response = app.test_client().post("/migrate", json=_order(source, destination))
     problem = schemas.ProblemSchema.model_validate_json(response.data, strict=True)
     assert (response.status_code, problem.side, problem.retryable) == (502, "destination", False)
@@ -194,7 +204,10 @@ def test_stream(app: Flask) -> None:
     """The first line comes at once, others while it runs, the result last; each has its documented
     shape."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
-    with Peer(serving(cloud, _gated_source(gate))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(source_script(cloud, _gated_source(gate))) as source,
+        Peer(destination_script(kept)) as destination,
+    ):
         with _stream(app, _order(source, destination)) as response:
             assert response.mimetype == "application/x-ndjson"
             lines = []
@@ -217,8 +230,8 @@ def test_stream_that_fails(app: Flask) -> None:
     """The last line is the problem."""
     cloud, kept = Cloud(), Cloud()
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA[:1000]))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA[:1000]))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         with _stream(app, _order(source, destination)) as response:
             lines = [json.loads(line) for line in response.response]
@@ -235,14 +248,17 @@ def test_a_client_that_leaves_a_stream_cancels(
     """T46: if the client leaves at any time, the transfer ends, the slot is released, and the
     destination stays empty."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
-    with Peer(serving(cloud, _gated_source(gate))) as source, Peer(keeping(kept)) as destination:
+    with (
+        Peer(source_script(cloud, _gated_source(gate))) as source,
+        Peer(destination_script(kept)) as destination,
+    ):
         response = _stream(app, _order(source, destination))
         stream = iter(response.response)
         for _ in range(lines):
             next(stream)
         assert len(runner.running) == 1
         response.close()
-        _until(lambda: not runner.running)
+        _await(lambda: not runner.running)
         gate.set()
     assert runner.slots.held == 0
     assert kept.objects == {}
@@ -274,8 +290,8 @@ def test_accept(app: Flask, accept: str, streamed: bool) -> None:
     """Only a request that asks for a stream gets one."""
     cloud, kept = Cloud(), Cloud()
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA))) as source,
-        Peer(keeping(kept)) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA))) as source,
+        Peer(destination_script(kept)) as destination,
     ):
         response = app.test_client().post(
             "/migrate", json=_order(source, destination), headers={"Accept": accept}

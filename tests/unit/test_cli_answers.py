@@ -93,7 +93,7 @@ WHOLE: list[dict[str, Any]] = []
 
 
 @pytest.fixture(autouse=True, scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole_answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the answer of a current server about a migration."""
     folder: Path = tmp_path_factory.mktemp("ledger")
     ledger = Ledger.connect(f"sqlite:///{folder}/ledger.db")
@@ -110,9 +110,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("asked", list(ASKED))
 def test_answers_of_current_and_older_servers_are_accepted(
-    asked: str, whole: dict[str, Any]
+    asked: str, whole_answer: dict[str, Any]
 ) -> None:
-    today = ROW if asked == "rows" else {**whole, "ended": 1.5}
+    today = ROW if asked == "rows" else {**whole_answer, "ended": 1.5}
     older = {name: value for name, value in today.items() if name not in NEWER}
     for members in (today, older | {"newer still": {}}):
         needed = ROW if asked == "rows" else members
@@ -120,12 +120,14 @@ def test_answers_of_current_and_older_servers_are_accepted(
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_an_answer_without_a_required_member_is_refused(asked: str, whole: dict[str, Any]) -> None:
+def test_an_answer_without_a_required_member_is_refused(
+    asked: str, whole_answer: dict[str, Any]
+) -> None:
     """Each member that is missing, and each of another type; the error names the member and the
     server."""
-    right = ROW if asked == "rows" else whole
+    right = ROW if asked == "rows" else whole_answer
     named = {"newest": "migrations", "rows": "transfers"}
-    needed = set(brief_names(whole) if asked in ("newest", "follow") else right)
+    needed = set(brief_names(whole_answer) if asked in ("newest", "follow") else right)
     for name in needed:
         wrong = copy.deepcopy(right)
         wrong[name] = {"not": ["it"]} if not isinstance(right[name], dict) else 7
@@ -164,12 +166,12 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("asked", ["one", "newest", "follow"])
-def test_impossible_numbers_are_refused(asked: str, whole: dict[str, Any]) -> None:
+def test_impossible_numbers_are_refused(asked: str, whole_answer: dict[str, Any]) -> None:
     """Invalid dates, and counts beyond the ledger's range, would end a command with a traceback."""
     for name, wrong in NUMBERS.items():
         for value in wrong:
             with pytest.raises(NotRelay):
-                ASKED[asked]({**whole, name: value})
+                ASKED[asked]({**whole_answer, name: value})
 
 
 @pytest.mark.parametrize(
@@ -191,9 +193,11 @@ def test_an_invalid_page_is_refused(page: dict[str, Any]) -> None:
         "/other",
     ],
 )
-def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str, Any]) -> None:
+def test_pages_lead_on_and_nowhere_else(
+    path: str, empty: bool, whole_answer: dict[str, Any]
+) -> None:
     """The token goes only to the named server, and a page without rows has no next one."""
-    rows = there({"migrations": [] if empty else [whole], "next": path}).newest(5)
+    rows = there({"migrations": [] if empty else [whole_answer], "next": path}).newest(5)
     if "/migrations?" in path and not empty:
         assert len(list(islice(rows, 9))) == 5
         return
@@ -238,9 +242,9 @@ def test_truncated_rows_are_not_a_report() -> None:
 
 
 @pytest.mark.parametrize("id", ["", ".", ".."])
-def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
+def test_an_id_is_never_another_path(id: str, whole_answer: dict[str, Any]) -> None:
     """Such an id is never requested from a server."""
-    server = there(whole)
+    server = there(whole_answer)
     for asked in (
         lambda: server.migration(id),
         lambda: server.control(id, "cancel"),

@@ -142,7 +142,7 @@ class Gone(io.StringIO):
 
 
 @pytest.fixture
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def forgotten_descriptors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the descriptors that were replaced after a failed write; none is in this process."""
     numbers: list[int] = []
     monkeypatch.setattr("relay.cli.terminal._forget", numbers.append)
@@ -153,19 +153,19 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(("name", "descriptor"), [("stdout", 1), ("stderr", 2)])
 def test_say_forgets_an_output_that_fails(
     monkeypatch: pytest.MonkeyPatch,
-    forgotten: list[int],
+    forgotten_descriptors: list[int],
     name: str,
     descriptor: int,
     code: int | None,
 ) -> None:
     monkeypatch.setattr(sys, name, Gone(code))
     say("hello", getattr(sys, name))
-    assert forgotten == [descriptor]
+    assert forgotten_descriptors == [descriptor]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE])
 def test_bars_survive_their_terminal(
-    monkeypatch: pytest.MonkeyPatch, forgotten: list[int], code: int
+    monkeypatch: pytest.MonkeyPatch, forgotten_descriptors: list[int], code: int
 ) -> None:
     """Its window was closed, and the command continues, as after `disown`."""
     monkeypatch.setattr(sys, "stderr", Gone(code))
@@ -174,7 +174,7 @@ def test_bars_survive_their_terminal(
         shown.head = ("a line",)
         shown.refresh()
         shown.tell("one object failed")
-    assert set(forgotten) == {2}
+    assert set(forgotten_descriptors) == {2}
 
 
 @pytest.mark.parametrize(
@@ -293,12 +293,12 @@ def test_an_unsafe_name_is_shown_readably_and_uniquely(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EPIPE, None])
 def test_an_unwritable_output_fails_the_command(
-    monkeypatch: pytest.MonkeyPatch, forgotten: list[int], code: int | None
+    monkeypatch: pytest.MonkeyPatch, forgotten_descriptors: list[int], code: int | None
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Gone(code))
     with pytest.raises(ReaderGone if code in (errno.EPIPE, None) else errors.OutputFailed):
         tell("hello")
-    assert forgotten == [1]
+    assert forgotten_descriptors == [1]
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ def flow_on(clock: Clock) -> AdaptiveLimiter:
     return AdaptiveLimiter(clock, clock.sleep)
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     return
 
 
 def test_no_upload_waits_without_a_complaint(clock: Clock) -> None:
     flow = flow_on(clock)
-    turns = [flow.enter(nothing, 1.0) for _ in range(10_000)]
+    turns = [flow.enter(do_nothing, 1.0) for _ in range(10_000)]
     for turn in turns:
         flow.leave(turn)
     assert (flow.limit, flow.under_way, clock.now) == (None, 0, 0.0)
@@ -53,7 +53,7 @@ def test_no_upload_waits_without_a_complaint(clock: Clock) -> None:
 
 def test_the_complaints_of_one_round_halve_once(clock: Clock) -> None:
     flow = flow_on(clock)
-    turns = [flow.enter(nothing, 1.0) for _ in range(16)]
+    turns = [flow.enter(do_nothing, 1.0) for _ in range(16)]
     for turn in turns:
         flow.leave(turn, complained=True)
     assert flow.limit == 8.0
@@ -61,41 +61,41 @@ def test_the_complaints_of_one_round_halve_once(clock: Clock) -> None:
 
 def test_a_round_without_a_complaint_raises_the_limit(clock: Clock) -> None:
     flow = flow_on(clock)
-    turns = [flow.enter(nothing, 1.0) for _ in range(4)]
+    turns = [flow.enter(do_nothing, 1.0) for _ in range(4)]
     for turn in turns:
         flow.leave(turn, complained=True)
     assert flow.limit == 2.0
     for _ in range(2):
         clock.now += ROUND_SECONDS
-        flow.leave(flow.enter(nothing, 1.0))
+        flow.leave(flow.enter(do_nothing, 1.0))
     assert flow.limit == pytest.approx(2.9)
     for _ in range(int(RELAXED**2)):
         clock.now += ROUND_SECONDS
-        flow.leave(flow.enter(nothing, 1.0))
+        flow.leave(flow.enter(do_nothing, 1.0))
     assert flow.limit is None
 
 
 def test_quick_responses_do_not_raise_the_limit_faster(clock: Clock) -> None:
     flow = flow_on(clock)
-    turns = [flow.enter(nothing, 1.0) for _ in range(8)]
+    turns = [flow.enter(do_nothing, 1.0) for _ in range(8)]
     for turn in turns:
         flow.leave(turn, complained=True)
     for _ in range(1000):
         clock.now += ROUND_SECONDS / 1000
-        flow.leave(flow.enter(nothing, 1.0))
+        flow.leave(flow.enter(do_nothing, 1.0))
     assert flow.limit == pytest.approx(5.0)
 
 
 def test_retry_after_delays_every_request(clock: Clock) -> None:
     flow = flow_on(clock)
-    flow.leave(flow.enter(nothing, 1.0), complained=True, retry_after=7.0)
-    flow.enter(nothing, 1.0)
+    flow.leave(flow.enter(do_nothing, 1.0), complained=True, retry_after=7.0)
+    flow.enter(do_nothing, 1.0)
     assert 7.0 <= clock.now < 7.2
 
 
 def test_a_cancelled_waiter_of_a_gate_holds_nothing(clock: Clock) -> None:
     flow = flow_on(clock)
-    flow.leave(flow.enter(nothing, 1.0), complained=True, retry_after=30.0)
+    flow.leave(flow.enter(do_nothing, 1.0), complained=True, retry_after=30.0)
 
     def look() -> None:
         raise Cancelled("enough")
@@ -113,7 +113,7 @@ def test_the_limit_is_never_below_one_and_nothing_is_lost(steps: list[tuple[bool
         if turns and (which % 2 or len(turns) >= max(1, int(flow.limit or 50))):
             flow.leave(turns.pop(which % len(turns)), complains)
         else:
-            turns.append(flow.enter(nothing, 1.0))
+            turns.append(flow.enter(do_nothing, 1.0))
         assert flow.under_way == len(turns)
         assert flow.limit is None or flow.limit >= 1.0
 
@@ -122,7 +122,7 @@ MOST = 3
 
 
 @pytest.fixture
-def touchy() -> Iterator[tuple[str, dict[str, int]]]:
+def touchy_store() -> Iterator[tuple[str, dict[str, int]]]:
     """Return a store that accepts a number of concurrent uploads, and its counts."""
     counts = {"now": 0, "refused": 0, "taken": 0}
     lock, there = threading.Lock(), {"/source"}
@@ -168,13 +168,13 @@ def touchy() -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def test_an_overloaded_store_gets_fewer_requests_and_accepts_all(
-    patient: Engine, touchy: tuple[str, dict[str, int]]
+    patient_engine: Engine, touchy_store: tuple[str, dict[str, int]]
 ) -> None:
-    base, counts = touchy
-    runner = patient.runner
+    base, counts = touchy_store
+    runner = patient_engine.runner
 
     def move(index: int) -> None:
-        plan = patient.plan(f"{base}/source", f"{base}/{index}", verify="size")
+        plan = patient_engine.plan(f"{base}/source", f"{base}/{index}", verify="size")
         runner.run(runner.transfer(plan))
 
     jobs = [gevent.spawn(move, index) for index in range(60)]
@@ -186,10 +186,10 @@ def test_an_overloaded_store_gets_fewer_requests_and_accepts_all(
 
 
 def test_transfers_with_bounded_requests_stay_below_the_limit(
-    engine: Engine, touchy: tuple[str, dict[str, int]]
+    engine: Engine, touchy_store: tuple[str, dict[str, int]]
 ) -> None:
     """Nothing is retried here: one request too many would fail its transfer."""
-    base, counts = touchy
+    base, counts = touchy_store
     runner, throttle = engine.runner, Throttle()
     throttle.allow(Bounds(connections=MOST))
 

@@ -41,7 +41,13 @@ from relay.wire.stream import RECEIVE_BYTES, Stream
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
 from tests.faults.scripted_peers import DATA as CLOUD_DATA
-from tests.faults.scripted_peers import GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer
 
 LIMITS = Limits(stall_seconds=1, head_seconds=2, tick_seconds=0.1)
@@ -154,7 +160,7 @@ def bench(
             made.end()
 
 
-def by(way: str, body: Body) -> None:
+def take_path(way: str, body: Body) -> None:
     """Make the pump take this path: a digest has to see the bytes."""
     if way == "copy":
         body.digest_with(("crc64nvme",))
@@ -240,9 +246,10 @@ def test_only_plain_transfers_at_level_size_are_spliced(
     cloud = Cloud()
     with (
         Peer(
-            serving(Cloud(), sending(GET_HEAD, CLOUD_DATA)), certificates.server if here else None
+            source_script(Cloud(), fixed_answer(GET_HEAD, CLOUD_DATA)),
+            certificates.server if here else None,
         ) as source,
-        Peer(keeping(cloud), certificates.server if there else None) as destination,
+        Peer(destination_script(cloud), certificates.server if there else None) as destination,
     ):
         engine.migrate(source.url(), destination.url("/b"), verify=verify)
     assert cloud.objects == {b"/b": CLOUD_DATA}
@@ -273,7 +280,7 @@ def test_the_piece_grows_while_all_is_taken_at_once(lent_sizes: list[int]) -> No
     data = DATA[:300_000]  # fits into the socket's own buffer
     with bench(BY_LENGTH % len(data)) as made:
         made.body.connection.leftover = data  # all of it is in memory: only the destination decides
-        by("copy", made.body)
+        take_path("copy", made.body)
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == data
@@ -284,7 +291,7 @@ def test_the_piece_never_grows_beyond_its_limit(lent_sizes: list[int]) -> None:
     limits = replace(LIMITS, buffer_bytes=2 * SMALLEST_PIECE)
     with bench(BY_LENGTH % len(DATA), limits=limits) as made:
         made.body.connection.leftover = DATA
-        by("copy", made.body)
+        take_path("copy", made.body)
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == DATA
@@ -297,7 +304,7 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent_sizes: list[int]) 
     data = DATA[: 20 * SMALLEST_PIECE]  # windows this small are slow: the kernel acknowledges late
     with bench(BY_LENGTH % len(data), limits=replace(LIMITS, stall_seconds=30)) as made:
         made.body.connection.leftover = data
-        by("copy", made.body)
+        take_path("copy", made.body)
         made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made.destination.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
@@ -324,7 +331,7 @@ def test_the_tail_follows_the_last_byte_once(size: int, room: int) -> None:
     data, asked = DATA[:size], []
     with bench(BY_LENGTH % size, data, limits=replace(LIMITS, stall_seconds=30)) as made:
         made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
-        by("copy", made.body)
+        take_path("copy", made.body)
 
         def tail() -> bytes:
             asked.append(made.body.complete)
@@ -339,7 +346,7 @@ def test_the_tail_follows_the_last_byte_once(size: int, room: int) -> None:
 
 def test_no_tail_follows_a_body_that_is_cut_off() -> None:
     with bench(BY_LENGTH % 5000, DATA[:4999]) as made:
-        by("copy", made.body)
+        take_path("copy", made.body)
         made.outlet.tail = lambda: b"the end"
         made.take_all()
         with pytest.raises(SourceTruncated):
@@ -420,7 +427,7 @@ def test_a_pump_that_never_waits_lets_others_run(way: str) -> None:
     """256 MiB at full speed between two other processes, while a greenlet wakes every 5 ms."""
     mebibytes = 256
     with bench(BY_LENGTH % (mebibytes * MIB), limits=Limits()) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         ends = (made.source, FEEDING, str(mebibytes)), (made.destination, TAKING)
         feeder, taker = (
             subprocess.Popen(
@@ -466,7 +473,7 @@ def test_two_pumps_take_turns() -> None:
 
             made.outlet.write = noting  # type: ignore[method-assign]
             made.body.connection.leftover = DATA
-            by("copy", made.body)
+            take_path("copy", made.body)
             made.take_all()
             return pump(made.body, made.outlet)
 
@@ -478,7 +485,7 @@ def test_two_pumps_take_turns() -> None:
 
 def test_draining_lets_others_run_and_counts() -> None:
     with bench(BY_LENGTH % len(DATA), DATA) as made:
-        by("copy", made.body)
+        take_path("copy", made.body)
         drain(made.body)
         expected = Digester(("crc64nvme",))
         expected.update(DATA)
@@ -505,7 +512,7 @@ def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(
             if not good:
                 raise LeaseLost("another has it")
 
-        by(way, made.body)
+        take_path(way, made.body)
         made.body.guard = guard
         made.take_all()
         if good:
@@ -525,7 +532,7 @@ def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(
 @WAYS
 def test_a_response_that_arrived_already_spares_every_byte(way: str) -> None:
     with bench(BY_LENGTH % len(DATA), DATA) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         made.destination.sendall(TOO_LARGE)
         assert made.outlet.stream.wait_for_more(2)
         assert not pump(made.body, made.outlet)
@@ -539,7 +546,7 @@ def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
     """The destination stops reading; the pump waits for room to write when the answer arrives, and
     is woken."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
-        by(way, made.body)
+        take_path(way, made.body)
 
         def work() -> None:
             made.received += made.destination.recv(1 << 16)
@@ -559,7 +566,7 @@ def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
 @WAYS
 def test_a_destination_that_hangs_up_stops_the_pump(way: str) -> None:
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
-        by(way, made.body)
+        take_path(way, made.body)
 
         def work() -> None:
             made.received += made.destination.recv(1 << 16)
@@ -576,7 +583,7 @@ def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
     """Not at once (the pump does not check while it waits for the source), but before the next byte
     is written."""
     with bench(BY_LENGTH % len(DATA)) as made:
-        by(way, made.body)
+        take_path(way, made.body)
 
         def work() -> None:
             made.source.sendall(DATA[:1000])
@@ -596,7 +603,7 @@ def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
 @WAYS
 def test_a_source_that_ends_early_raises(way: str) -> None:
     with bench(BY_LENGTH % (len(DATA) + 1), DATA) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         made.take_all()
         with pytest.raises(SourceTruncated) as caught:
             pump(made.body, made.outlet)
@@ -613,7 +620,7 @@ def reset(sock: socket.socket) -> None:
 @WAYS
 def test_a_source_that_is_reset_is_lost(way: str) -> None:
     with bench(BY_LENGTH % len(DATA)) as made:
-        by(way, made.body)
+        take_path(way, made.body)
 
         def work() -> None:
             made.source.sendall(DATA[:1000])
@@ -632,7 +639,7 @@ def test_a_source_that_is_reset_is_lost(way: str) -> None:
 def test_a_destination_that_is_reset_is_lost(way: str) -> None:
     """A check for an answer or a write may notice the RST first; it is never a whole upload."""
     with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
-        by(way, made.body)
+        take_path(way, made.body)
 
         def work() -> None:
             made.received += made.destination.recv(1 << 16)
@@ -652,7 +659,7 @@ def test_a_destination_that_is_reset_is_lost(way: str) -> None:
 def test_silence_is_a_stall_of_the_side_that_is_silent(way: str, side: str) -> None:
     pieces = [DATA[:1000]] if side == "source" else [DATA] * 10
     with bench(BY_LENGTH % (10 * len(DATA)), limits=replace(LIMITS, stall_seconds=0.3)) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         if side == "source":
             made.take_all()
         made.start(lambda: [made.source.sendall(piece) for piece in pieces] and None)
@@ -665,7 +672,7 @@ def test_silence_is_a_stall_of_the_side_that_is_silent(way: str, side: str) -> N
 @pytest.mark.parametrize("pieces", [1000, 1], ids=["never waits", "waits"])
 def test_a_cancel_is_seen_by_a_pump(way: str, pieces: int) -> None:
     with bench(BY_LENGTH % (1000 * len(DATA))) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         made.take_all()
         made.start(lambda: [made.source.sendall(DATA) for _ in range(pieces)] and None)
         canceller = gevent.spawn_later(0.05, made.outlet.meter.cancel)
@@ -724,7 +731,7 @@ def test_the_same_bytes_with_the_right_digest_go_through() -> None:
 # -- borrowed buffers and pipes are returned
 
 
-def waiting_in(end: int) -> int:
+def bytes_in(end: int) -> int:
     """Return how many bytes wait in a pipe."""
     return int(struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, b"\0\0\0\0"))[0])
 
@@ -735,7 +742,7 @@ def test_an_empty_pipe_is_kept_for_the_next() -> None:
             made.take_all()
             assert pump(made.body, made.outlet)
         assert len(PIPES._free) == 1
-        assert waiting_in(PIPES._free[0][0]) == 0
+        assert bytes_in(PIPES._free[0][0]) == 0
 
 
 def test_a_pipe_with_bytes_in_it_is_never_used_again() -> None:
@@ -751,7 +758,7 @@ def test_a_pipe_with_bytes_in_it_is_never_used_again() -> None:
 @WAYS
 def test_a_waiting_source_holds_no_pipe_and_no_buffer(way: str) -> None:
     with bench(BY_LENGTH % len(DATA)) as made:
-        by(way, made.body)
+        take_path(way, made.body)
         open_before, kept_before = len(os.listdir("/proc/self/fd")), BUFFERS._kept
         job = gevent.spawn(pump, made.body, made.outlet)
         gevent.sleep(0.05)

@@ -59,7 +59,7 @@ def with_leftover(error: RelayError, place: str) -> RelayError:
     return error
 
 
-def busy(place: str) -> RelayError:
+def busy_error(place: str) -> RelayError:
     """Return a retryable failure with a leftover at a place."""
     return with_leftover(Unavailable("busy", side="destination"), place)
 
@@ -79,7 +79,7 @@ def transfer(tmp_path: Path) -> Transfer:
     return made
 
 
-def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None:
+def end_attempts(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None:
     """Let the attempts end in these ways, one after the other."""
     waiting: Iterator[RelayError | Outcome] = iter(ends)
 
@@ -104,7 +104,7 @@ def test_a_later_failure_names_an_earlier_leftover_once(
 ) -> None:
     last: RelayError = Rejected("last", side="destination")
     last = with_leftover(last, "place/one") if again else last
-    ending(monkeypatch, *(busy("place/one") for _ in range(times)), last)
+    end_attempts(monkeypatch, *(busy_error("place/one") for _ in range(times)), last)
     with pytest.raises(Rejected) as raised:
         transfer.run()
     assert raised.value.hint.count("may remain") == 1
@@ -130,7 +130,7 @@ def test_a_good_end_notes_a_leftover_that_it_has_not_replaced(
     end: Outcome,
     notes: tuple[str, ...],
 ) -> None:
-    ending(monkeypatch, busy(place), end)
+    end_attempts(monkeypatch, busy_error(place), end)
     ended = transfer.run()
     assert (ended.receipt or ended).notes == notes
 
@@ -139,7 +139,7 @@ def test_a_good_end_notes_a_leftover_that_it_has_not_replaced(
 def test_a_leftover_elsewhere_is_kept_at_every_end(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer, state: State
 ) -> None:
-    ending(monkeypatch, busy("place/.temporary"), done(state))
+    end_attempts(monkeypatch, busy_error("place/.temporary"), done(state))
     kept = settlement_of(claim_of(size=1), transfer.run(), 0).remains
     unproved = {str(PLACE)} if state is State.UNVERIFIED else set()
     assert kept.keys() == {"place/.temporary"} | unproved
@@ -211,7 +211,7 @@ def test_an_abort_keeps_the_only_whole_object(is_replaced: bool) -> None:
 def test_the_receipt_names_leftovers_of_a_lost_process(
     monkeypatch: pytest.MonkeyPatch, transfer: Transfer
 ) -> None:
-    ending(monkeypatch, done(State.SKIPPED))
+    end_attempts(monkeypatch, done(State.SKIPPED))
     transfer._progress.remains |= with_leftover(
         Unavailable("gone", side="destination"), "place/lost"
     ).remains

@@ -26,21 +26,21 @@ def destination() -> Iterator[Destination]:
 
 
 @pytest.fixture
-def keeping() -> Iterator[Destination]:
+def keeping_destination() -> Iterator[Destination]:
     with Destination(
         digests=("crc32c", "crc64nvme", "md5", "sha256"), keep_bytes=1_000_000
     ) as running:
         yield running
 
 
-def last(destination: Destination) -> dict[str, Any]:
+def last_received(destination: Destination) -> dict[str, Any]:
     return destination.received.snapshot()[-1]
 
 
 def test_put_then_overwrite(destination: Destination) -> None:
     first = put(destination.port, "/a", BODY, Content_Type="text/csv")
     assert (first.status, first.ending) == (201, "open")
-    entry = last(destination)
+    entry = last_received(destination)
     assert (entry["path"], entry["method"], entry["size"], entry["complete"]) == (
         "/a",
         "PUT",
@@ -55,9 +55,9 @@ def test_put_then_overwrite(destination: Destination) -> None:
     assert second.status == 204 and second.fields["etag"] != first.fields["etag"]
 
 
-def test_every_digest(keeping: Destination) -> None:
-    put(keeping.port, "/a", BODY)
-    digests = last(keeping)["digests"]
+def test_every_digest(keeping_destination: Destination) -> None:
+    put(keeping_destination.port, "/a", BODY)
+    digests = last_received(keeping_destination)["digests"]
     assert digests["md5"] == hashlib.md5(BODY).hexdigest()
     assert digests["sha256"] == hashlib.sha256(BODY).hexdigest()
 
@@ -65,7 +65,10 @@ def test_every_digest(keeping: Destination) -> None:
 def test_no_digest_discards_and_counts() -> None:
     with Destination(digests=()) as destination:
         assert put(destination.port, "/a", BODY).status == 201
-        assert last(destination)["size"] == len(BODY) and last(destination)["digests"] == {}
+        assert (
+            last_received(destination)["size"] == len(BODY)
+            and last_received(destination)["digests"] == {}
+        )
 
 
 def test_head_says_size_etag_and_digest(destination: Destination) -> None:
@@ -79,11 +82,13 @@ def test_head_says_size_etag_and_digest(destination: Destination) -> None:
     assert talk(destination.port, head("HEAD", "/none")).status == 404
 
 
-def test_post_makes_a_new_object_each_time(keeping: Destination) -> None:
-    first, second = (put(keeping.port, "/inbox/", BODY, method="POST") for _ in range(2))
+def test_post_makes_a_new_object_each_time(keeping_destination: Destination) -> None:
+    first, second = (
+        put(keeping_destination.port, "/inbox/", BODY, method="POST") for _ in range(2)
+    )
     assert (first.status, second.status) == (201, 201)
     assert first.fields["location"] != second.fields["location"]
-    assert get(keeping.port, first.fields["location"]).body == BODY
+    assert get(keeping_destination.port, first.fields["location"]).body == BODY
 
 
 def test_get_without_keep_says_why(destination: Destination) -> None:
@@ -92,28 +97,33 @@ def test_get_without_keep_says_why(destination: Destination) -> None:
     assert reply.status == 405 and b"--keep" in reply.body
 
 
-def test_get_with_keep(keeping: Destination) -> None:
-    put(keeping.port, "/a", BODY, Content_Type="text/csv")
-    reply = get(keeping.port, "/a")
+def test_get_with_keep(keeping_destination: Destination) -> None:
+    put(keeping_destination.port, "/a", BODY, Content_Type="text/csv")
+    reply = get(keeping_destination.port, "/a")
     assert reply.body == BODY and reply.fields["content-type"] == "text/csv"
-    ranged = get(keeping.port, "/a", Range="bytes=5-14")
+    ranged = get(keeping_destination.port, "/a", Range="bytes=5-14")
     assert (ranged.status, ranged.body) == (206, BODY[5:15])
-    assert get(keeping.port, "/a", Range="bytes=300000-").status == 416
+    assert get(keeping_destination.port, "/a", Range="bytes=300000-").status == 416
 
 
-def test_kept_bytes_are_bounded(keeping: Destination) -> None:
+def test_kept_bytes_are_bounded(keeping_destination: Destination) -> None:
     for name in "abcd":
-        put(keeping.port, f"/{name}", BODY)
-    assert [get(keeping.port, f"/{name}").status for name in "abcd"] == [200, 200, 200, 405]
-    talk(keeping.port, head("DELETE", "/a"))
-    put(keeping.port, "/d", BODY)
-    assert get(keeping.port, "/d").body == BODY
+        put(keeping_destination.port, f"/{name}", BODY)
+    assert [get(keeping_destination.port, f"/{name}").status for name in "abcd"] == [
+        200,
+        200,
+        200,
+        405,
+    ]
+    talk(keeping_destination.port, head("DELETE", "/a"))
+    put(keeping_destination.port, "/d", BODY)
+    assert get(keeping_destination.port, "/d").body == BODY
 
 
 def test_chunked_bodies(destination: Destination) -> None:
     body = b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-Trailer: 1\r\n\r\n"
     reply = talk(destination.port, head("PUT", "/c", Transfer_Encoding="chunked") + body)
-    assert (reply.status, reply.ending, last(destination)["size"]) == (201, "open", 7)
+    assert (reply.status, reply.ending, last_received(destination)["size"]) == (201, "open", 7)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,7 @@ def test_chunked_bodies(destination: Destination) -> None:
 def test_malformed_chunks_store_nothing(destination: Destination, body: bytes) -> None:
     reply = talk(destination.port, head("PUT", "/c", Transfer_Encoding="chunked") + body)
     assert (reply.status, reply.ending) == (400, "fin")
-    assert last(destination)["complete"] is False
+    assert last_received(destination)["complete"] is False
     assert talk(destination.port, head("HEAD", "/c")).status == 404
 
 
@@ -176,7 +186,9 @@ def test_a_broken_upload_is_never_visible(destination: Destination) -> None:
         sock.sendall(head("PUT", "/a", Content_Length=10) + b"12345")
         sock.shutdown(socket.SHUT_WR)
         assert sock.recv(1000) == b""
-    assert last(destination)["complete"] is False and last(destination)["size"] == 5
+    assert (
+        last_received(destination)["complete"] is False and last_received(destination)["size"] == 5
+    )
     assert talk(destination.port, head("HEAD", "/a")).fields["etag"] == before
 
 

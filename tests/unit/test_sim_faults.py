@@ -41,14 +41,14 @@ def ask(
     return get(source.port, f"{path}?size={SIZE}&fault={quote(spec)}", patient=patient, **fields)
 
 
-def whole(path: str = "/o") -> bytes:
+def whole_content(path: str = "/o") -> bytes:
     return CONTENT.read(path, 0, SIZE)
 
 
 @pytest.mark.parametrize(("where", "count"), [("60%", 600), ("-1", 999), ("0", 0), ("10", 10)])
 def test_close_after(source: Source, where: str, count: int) -> None:
     reply = ask(source, f"close_after({where})")
-    assert (reply.ending, reply.body) == ("fin", whole()[:count])
+    assert (reply.ending, reply.body) == ("fin", whole_content()[:count])
     assert reply.fields["content-length"] == str(SIZE)
 
 
@@ -67,38 +67,42 @@ def test_before_any_answer(source: Source) -> None:
 def test_stalls(source: Source) -> None:
     assert (ask(source, "stall_after(0)").body, ask(source, "stall_after(10)").body) == (
         b"",
-        whole()[:10],
+        whole_content()[:10],
     )
     started = time.monotonic()
-    assert ask(source, "stall_after(10,100ms)").body == whole()
+    assert ask(source, "stall_after(10,100ms)").body == whole_content()
     assert time.monotonic() - started >= 0.1
 
 
 def test_drip(source: Source) -> None:
     started = time.monotonic()
-    assert ask(source, "drip(5000)", patient=True).body == whole()
+    assert ask(source, "drip(5000)", patient=True).body == whole_content()
     assert 0.15 <= time.monotonic() - started < 5
     assert len(ask(source, "drip(0.05)").body) == 1
 
 
 def test_flip_is_at_one_place_of_the_object(source: Source) -> None:
-    wrong = bytearray(whole())
+    wrong = bytearray(whole_content())
     wrong[77] ^= 1
     assert ask(source, "flip(77)").body == bytes(wrong)
     assert ask(source, "flip(77)", Range="bytes=70-79").body == bytes(wrong[70:80])
-    assert ask(source, "flip(77)", Range="bytes=0-9").body == whole()[:10]
+    assert ask(source, "flip(77)", Range="bytes=0-9").body == whole_content()[:10]
 
 
 def test_lengths_that_lie(source: Source) -> None:
     more = ask(source, "lie_cl(10)")
-    assert (more.fields["content-length"], more.body, more.ending) == ("1010", whole(), "fin")
+    assert (more.fields["content-length"], more.body, more.ending) == (
+        "1010",
+        whole_content(),
+        "fin",
+    )
     less = ask(source, "lie_cl(-100)")
-    assert (less.fields["content-length"], less.body) == ("900", whole())
+    assert (less.fields["content-length"], less.body) == ("900", whole_content())
     over = ask(source, "overrun(5)")
-    assert (over.fields["content-length"], over.body) == ("1000", whole() + b"xxxxx")
+    assert (over.fields["content-length"], over.body) == ("1000", whole_content() + b"xxxxx")
     response = talk(source.port, head("HEAD", f"/o?size={SIZE}&fault=head_size(%2B1)"))
     assert response.fields["content-length"] == "1001"
-    assert ask(source, "head_size(+1)").body == whole()
+    assert ask(source, "head_size(+1)").body == whole_content()
     assert ask(source, "size(0)").fields["content-length"] == "0"
 
 
@@ -110,7 +114,7 @@ def test_every_chunk_flaw(source: Source, word: str) -> None:
     assert reply.fields["transfer-encoding"] == "chunked" and "content-length" not in reply.fields
     legal = word in ("tiny", "ext", "leading_zeros", "trailers")
     assert reply.ending == ("open" if legal or endless else "fin")
-    assert _join_chunks(reply.body) == (whole() if legal else None)
+    assert _join_chunks(reply.body) == (whole_content() if legal else None)
 
 
 def _join_chunks(wire: bytes) -> bytes | None:
@@ -180,9 +184,9 @@ def test_every_range_flaw(source: Source, word: str) -> None:
     reply = ask(source, f"range({word})", Range="bytes=100-199")
     where = reply.fields.get("content-range")
     assert {
-        "ignore": (reply.status, where) == (200, None) and reply.body == whole(),
-        "shift": where == "bytes 101-200/1000" and reply.body == whole()[101:201],
-        "short": where == "bytes 100-149/1000" and reply.body == whole()[100:150],
+        "ignore": (reply.status, where) == (200, None) and reply.body == whole_content(),
+        "shift": where == "bytes 101-200/1000" and reply.body == whole_content()[101:201],
+        "short": where == "bytes 100-149/1000" and reply.body == whole_content()[100:150],
         "total": where == "bytes 100-199/1001",
         "star": where == "bytes 100-199/*",
         "unit": where == "items 100-199/1000",
@@ -194,16 +198,16 @@ def test_every_range_flaw(source: Source, word: str) -> None:
 
 def test_framing_close_and_cut_is_undetectable_but_for_the_size(source: Source) -> None:
     reply = ask(source, "framing(close);close_after(60%)")
-    assert (reply.body, reply.ending) == (whole()[:600], "fin")
+    assert (reply.body, reply.ending) == (whole_content()[:600], "fin")
     assert not {"content-length", "transfer-encoding"} & set(reply.fields)
-    assert _join_chunks(ask(source, "framing(chunked)").body) == whole()
+    assert _join_chunks(ask(source, "framing(chunked)").body) == whole_content()
 
 
 def test_etag_seq_changes_version_and_bytes_but_not_size(source: Source) -> None:
     replies = [ask(source, "etag_seq(2)", "/versions") for _ in range(4)]
     etags, bodies = [reply.fields["etag"] for reply in replies], [reply.body for reply in replies]
     assert etags[0] == etags[1] != etags[2] == etags[3]
-    assert bodies[0] == bodies[1] == whole("/versions") != bodies[2] == bodies[3]
+    assert bodies[0] == bodies[1] == whole_content("/versions") != bodies[2] == bodies[3]
     assert len(bodies[2]) == SIZE
     pinned = ask(source, "etag_seq(2)", "/versions", If_Match=etags[0])
     assert pinned.status == 412
@@ -234,24 +238,24 @@ def test_a_redirect_chain_ends(source: Source) -> None:
     reply, hops = ask(source, "redirect_chain(6)"), 0
     while reply.status == 302:
         reply, hops = get(source.port, reply.fields["location"]), hops + 1
-    assert hops == 6 and reply.body == whole()
+    assert hops == 6 and reply.body == whole_content()
 
 
 def test_interim_answers(source: Source) -> None:
     assert ask(source, "1xx(20)", patient=True).wire.count(b"HTTP/1.1 100 Interim\r\n\r\n") == 20
     early = ask(source, "1xx(1,103)", patient=True)
-    assert early.wire.startswith(b"HTTP/1.1 103 ") and early.wire.endswith(whole())
+    assert early.wire.startswith(b"HTTP/1.1 103 ") and early.wire.endswith(whole_content())
     endless = talk(source.port, head("GET", "/o?size=1&fault=1xx(1000000)"), limit_bytes=1_000_000)
     assert endless.wire.count(b"HTTP/1.1 100") > 30_000
 
 
 def test_gzip(source: Source) -> None:
     raw = ask(source, "gzip")
-    assert raw.fields["content-encoding"] == "gzip" and raw.body == whole()
+    assert raw.fields["content-encoding"] == "gzip" and raw.body == whole_content()
     real = ask(source, "gzip(real)")
-    assert zlib.decompress(real.body, 31) == whole() and int(real.fields["content-length"]) == len(
-        real.body
-    )
+    assert zlib.decompress(real.body, 31) == whole_content() and int(
+        real.fields["content-length"]
+    ) == len(real.body)
     bomb = ask(source, "gzip(bomb)")
     assert int(bomb.fields["content-length"]) == len(bomb.body) < 20_000_000
     assert len(zlib.decompressobj(31).decompress(bomb.body, 100_000_000)) == 100_000_000
@@ -278,7 +282,10 @@ def test_slice_sends_the_head_in_small_segments(source: Source) -> None:
 
 def test_idle_close_is_after_a_whole_answer(source: Source) -> None:
     reply = ask(source, "idle_close(50ms)", patient=True)
-    assert (reply.body, reply.ending) == (whole(), "fin") and "connection" not in reply.fields
+    assert (reply.body, reply.ending) == (
+        whole_content(),
+        "fin",
+    ) and "connection" not in reply.fields
 
 
 def test_conditions_choose_the_requests(source: Source) -> None:
@@ -346,14 +353,14 @@ def test_early_answers(destination: Destination, follows: str, ending: str) -> N
         if follows in ("keep", "drain"):
             assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
         else:
-            assert (_rest(sock)[:13], follows) in ((b"HTTP/1.1 413 ", follows), (b"", "rst"))
+            assert (_read_rest(sock)[:13], follows) in ((b"HTTP/1.1 413 ", follows), (b"", "rst"))
     reply = put(destination.port, "/a", bytes(2_000_000), X_Fault=spec)
     assert reply.ending == ending
     assert [entry["complete"] for entry in destination.received.snapshot()] == [False, False]
     assert talk(destination.port, head("HEAD", "/a")).status == 404
 
 
-def _rest(sock: socket.socket) -> bytes:
+def _read_rest(sock: socket.socket) -> bytes:
     got = b""
     try:
         while block := sock.recv(65536):

@@ -23,7 +23,7 @@ def source() -> Iterator[Source]:
         yield running
 
 
-def through(source: Source, **toxics: object) -> Reply:
+def fetch_through(source: Source, **toxics: object) -> Reply:
     with Proxy(f"127.0.0.1:{source.port}", **toxics) as proxy:
         return get(proxy.port, TARGET)
 
@@ -51,14 +51,14 @@ def test_round_trips_are_counted_on_each_connection(source: Source) -> None:
 
 def test_latency_and_jitter_delay_but_keep_order(source: Source) -> None:
     started = time.monotonic()
-    reply = through(source, latency=0.06, jitter=0.02)
+    reply = fetch_through(source, latency=0.06, jitter=0.02)
     assert reply.body == source.content.read("/a", 0, SIZE)
     assert time.monotonic() - started >= 0.08  # in each direction, at least
 
 
 def test_rate(source: Source) -> None:
     started = time.monotonic()
-    assert len(through(source, rate=2_000_000.0).body) == SIZE
+    assert len(fetch_through(source, rate=2_000_000.0).body) == SIZE
     assert 0.2 <= time.monotonic() - started < 5
 
 
@@ -66,27 +66,27 @@ def test_rate(source: Source) -> None:
     ("toxic", "ending"), [("cut_after", "fin"), ("reset_after", "reset"), ("stall_after", "open")]
 )
 def test_ends_after_a_number_of_bytes(source: Source, toxic: str, ending: str) -> None:
-    reply = through(source, **{toxic: 10_000})
+    reply = fetch_through(source, **{toxic: 10_000})
     assert reply.ending == ending
     assert len(reply.wire) == 10_000 if ending != "reset" else len(reply.wire) <= 10_000
 
 
 def test_a_stall_that_ends(source: Source) -> None:
-    assert len(through(source, stall_after=1000, stall_seconds=0.1).body) == SIZE
+    assert len(fetch_through(source, stall_after=1000, stall_seconds=0.1).body) == SIZE
 
 
 @pytest.mark.parametrize("direction", ["up", "down", "both"])
 def test_blackhole(source: Source, direction: str) -> None:
-    assert through(source, blackhole=direction) == Reply(b"", "open")
+    assert fetch_through(source, blackhole=direction) == Reply(b"", "open")
 
 
 def test_blackhole_after(source: Source) -> None:
-    assert len(through(source, blackhole="down", blackhole_after=5000).wire) == 5000
+    assert len(fetch_through(source, blackhole="down", blackhole_after=5000).wire) == 5000
 
 
 def test_flip_down(source: Source) -> None:
     clean = get(source.port, TARGET).wire
-    flipped = through(source, flip=400_000).wire
+    flipped = fetch_through(source, flip=400_000).wire
     different = [
         index for index, pair in enumerate(zip(clean, flipped, strict=True)) if pair[0] != pair[1]
     ]

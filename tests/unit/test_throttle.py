@@ -27,7 +27,14 @@ from relay.wire.exchange import Response, Wire
 from relay.wire.pump import YieldTimer
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.scripted_peers import (
+    DATA,
+    GET_HEAD,
+    Cloud,
+    destination_script,
+    fixed_answer,
+    source_script,
+)
 from tests.scripted import Peer, answer
 from tests.unit.test_flow import Clock
 
@@ -177,7 +184,7 @@ def test_streams_that_share_a_rate_take_turns(
 
     def stream(name: int) -> None:
         for _ in range(3):
-            assert throttle.take(1 << 20, nothing, 10) == 1000
+            assert throttle.take(1 << 20, do_nothing, 10) == 1000
             came.append(name)
 
     jobs = [gevent.spawn(stream, name) for name in range(1000)]
@@ -190,7 +197,7 @@ def test_streams_that_share_a_rate_take_turns(
 # -- requests at a time
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     return
 
 
@@ -198,7 +205,7 @@ def test_the_gate_admits_up_to_its_limit_in_order() -> None:
     gate, came, go = ConcurrencyLimiter(2), [], Event()
 
     def request(name: int) -> None:
-        gate.enter(name, nothing, 10)
+        gate.enter(name, do_nothing, 10)
         came.append(name)
         assert gate.under_way <= 2
         go.wait()
@@ -214,8 +221,8 @@ def test_the_gate_admits_up_to_its_limit_in_order() -> None:
 
 def test_a_holder_does_not_wait_for_itself() -> None:
     gate = ConcurrencyLimiter(1)
-    gate.enter("a", nothing, 1)
-    gate.enter("a", nothing, 1)
+    gate.enter("a", do_nothing, 1)
+    gate.enter("a", do_nothing, 1)
     gate.leave("a")
     assert gate.under_way == 1
     gate.leave("a")
@@ -224,7 +231,7 @@ def test_a_holder_does_not_wait_for_itself() -> None:
 
 def test_a_wider_limit_admits_waiters_and_a_narrower_ends_none() -> None:
     gate = ConcurrencyLimiter(1)
-    jobs = [gevent.spawn(gate.enter, name, nothing, 10) for name in range(5)]
+    jobs = [gevent.spawn(gate.enter, name, do_nothing, 10) for name in range(5)]
     gevent.idle()
     assert gate.under_way == 1
     gate.set_limit(3)
@@ -240,7 +247,7 @@ def test_a_wider_limit_admits_waiters_and_a_narrower_ends_none() -> None:
 
 def test_a_cancelled_waiter_holds_nothing() -> None:
     gate, cancelled = ConcurrencyLimiter(1), [False]
-    gate.enter("first", nothing, 1)
+    gate.enter("first", do_nothing, 1)
 
     def look() -> None:
         if cancelled[0]:
@@ -252,7 +259,7 @@ def test_a_cancelled_waiter_holds_nothing() -> None:
         return "cancelled"
 
     waits = gevent.spawn(wait)
-    third = gevent.spawn(gate.enter, "third", nothing, 0.01)
+    third = gevent.spawn(gate.enter, "third", do_nothing, 0.01)
     gevent.idle()
     cancelled[0] = True
     assert waits.get(timeout=10) == "cancelled"
@@ -274,8 +281,8 @@ def test_every_pump_path_keeps_to_the_rate(
     tls = certificates.server if secure else None
     cloud, kept, rate = Cloud(), Cloud(), 10_000
     with (
-        Peer(serving(cloud, sending(GET_HEAD, DATA)), tls) as source,
-        Peer(keeping(kept), tls) as destination,
+        Peer(source_script(cloud, fixed_answer(GET_HEAD, DATA)), tls) as source,
+        Peer(destination_script(kept), tls) as destination,
     ):
         transfer = engine.runner.transfer(
             engine.plan(source.url("/a"), destination.url("/b"), verify=verify)

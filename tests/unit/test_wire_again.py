@@ -36,7 +36,7 @@ def read(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> byt
     return do(wire, url, method, body).body.read()
 
 
-def recording(done: list[bytes], end: Callable[[Talk], None]) -> Script:
+def recording_script(done: list[bytes], end: Callable[[Talk], None]) -> Script:
     """Answer the first request; read the whole next one, record that it was executed, and end in
     this way without an answer."""
 
@@ -80,7 +80,7 @@ def test_a_possibly_executed_request_is_not_resent(
     tls: bool,
 ) -> None:
     done: list[bytes] = []
-    script = recording(done, end)
+    script = recording_script(done, end)
     with Peer([script, script], certificates.server if tls else None) as peer:
         read(wire, peer.url())
         with pytest.raises(ConnectionLost) as caught:
@@ -93,7 +93,7 @@ def test_a_possibly_executed_request_is_not_resent(
 def test_an_empty_object_is_not_sent_again(wire: Wire) -> None:
     """Its upload is complete with its head."""
     done: list[bytes] = []
-    script = recording(done, Talk.reset)
+    script = recording_script(done, Talk.reset)
     empty = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     with Peer([script, script]) as peer, Peer(empty) as here:
         read(wire, peer.url())
@@ -110,7 +110,7 @@ def test_a_read_is_repeated(
     wire: Wire, method: str, body: Payload, end: Callable[[Talk], None]
 ) -> None:
     done: list[bytes] = []
-    with Peer([recording(done, end), answer(OK)]) as peer:
+    with Peer([recording_script(done, end), answer(OK)]) as peer:
         read(wire, peer.url())
         assert read(wire, peer.url(), method, body) == (b"" if method == "HEAD" else b"ok")
         assert peer.connections == 2
@@ -188,7 +188,7 @@ def test_a_peer_that_never_speaks_http_is_a_violation(wire: Wire) -> None:
 
 def test_a_session_sends_an_order_once(wire: Wire) -> None:
     done: list[bytes] = []
-    script = recording(done, lambda talk: None)
+    script = recording_script(done, lambda talk: None)
     with Peer([script, script]) as peer:
         session = wire_session(wire)
         assert session.get(peer.url()).content == b"ok"
@@ -204,7 +204,7 @@ LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
 HEADED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LATE)
 
 
-def lagging(talk: Talk) -> None:
+def lag_behind(talk: Talk) -> None:
     """Send the body for a HEAD, but only after the next request has arrived."""
     while head := talk.head():
         talk.body(length_of(head))
@@ -223,7 +223,7 @@ def test_a_late_body_behind_head_is_not_an_answer(
     wire: Wire, certificates: Certificates, tls: bool, path: str
 ) -> None:
     """It looks like one: the writer of the object may have chosen its bytes."""
-    with Peer(lagging, certificates.server if tls else None) as peer:
+    with Peer(lag_behind, certificates.server if tls else None) as peer:
         for _ in range(3):
             assert read(wire, peer.url("/object"), "HEAD") == b""
             assert read(wire, peer.url(path)) == (LATE if path == "/object" else b"true")

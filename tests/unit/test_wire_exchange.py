@@ -258,7 +258,7 @@ def big() -> bytes:
     return bytes(range(256)) * 65536  # 16 MiB: more than any socket buffer holds
 
 
-def early(reply: bytes, after: int, end: Callable[[Talk], None]) -> Script:
+def early_script(reply: bytes, after: int, end: Callable[[Talk], None]) -> Script:
     def script(talk: Talk) -> None:
         talk.head()
         talk.body(after)
@@ -270,13 +270,13 @@ def early(reply: bytes, after: int, end: Callable[[Talk], None]) -> Script:
 
 ENDS: dict[str, Callable[[Talk], None]] = {
     "keeps open": lambda talk: talk.linger(),
-    "stops reading": lambda talk: _until_gone(talk),
+    "stops reading": lambda talk: _await_hang_up(talk),
     "closes": lambda talk: None,
     "resets": lambda talk: talk.reset(),
 }
 
 
-def _until_gone(talk: Talk) -> None:
+def _await_hang_up(talk: Talk) -> None:
     """Wait, without reading, until the other side has hung up."""
     poll = select.poll()
     poll.register(talk.sock, 0)
@@ -287,7 +287,7 @@ def _until_gone(talk: Talk) -> None:
 @pytest.mark.parametrize("after", [0, 1, 100_000])
 def test_an_early_refusal_is_reported(wire: Wire, end: str, after: int) -> None:
     reply = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
-    with Peer(early(reply, after, ENDS[end])) as peer:
+    with Peer(early_script(reply, after, ENDS[end])) as peer:
         response = do(wire, peer.url(), "PUT", big())
         response.body.close()
         assert (response.head.status, response.early) == (413, True)
@@ -298,7 +298,7 @@ def test_an_early_refusal_is_reported(wire: Wire, end: str, after: int) -> None:
 @pytest.mark.parametrize("end", ENDS)
 def test_an_early_success_response_is_a_failure(wire: Wire, end: str) -> None:
     with (
-        Peer(early(CREATED, 1, ENDS[end])) as peer,
+        Peer(early_script(CREATED, 1, ENDS[end])) as peer,
         pytest.raises((PrematureResponse, ConnectionLost)) as caught,
     ):
         do(wire, peer.url(), "PUT", big())
@@ -321,7 +321,10 @@ def test_a_late_continue_in_the_middle_of_an_upload_is_borne(wire: Wire) -> None
 
 
 def test_an_upload_ends_when_its_destination_hangs_up(wire: Wire) -> None:
-    with Peer(early(b"", 1000, lambda talk: None)) as peer, pytest.raises(ConnectionLost) as caught:
+    with (
+        Peer(early_script(b"", 1000, lambda talk: None)) as peer,
+        pytest.raises(ConnectionLost) as caught,
+    ):
         do(wire, peer.url(), "PUT", big())
     assert caught.value.side == "destination"
 
@@ -403,7 +406,7 @@ def test_tls_carries_both_ways(wire: Wire, certificates: Certificates) -> None:
 
 def test_an_early_refusal_over_tls_is_reported(wire: Wire, certificates: Certificates) -> None:
     reply = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
-    with Peer(early(reply, 1, ENDS["keeps open"]), certificates.server) as peer:
+    with Peer(early_script(reply, 1, ENDS["keeps open"]), certificates.server) as peer:
         response = do(wire, peer.url(), "PUT", big())
         response.body.close()
     assert response.head.status == 413

@@ -34,7 +34,7 @@ ONE_BYTE = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
 
 
 @contextmanager
-def held_briefly() -> Iterator[None]:
+def limit_hold() -> Iterator[None]:
     """Fail if other greenlets had no turn for longer than that."""
     ticker = Ticker()
     ticking = gevent.spawn(ticker.run)
@@ -119,7 +119,7 @@ def pump_all(made: Bench) -> None:
     assert pump(made.body, made.outlet)
 
 
-def whole(made: Bench) -> None:
+def read_whole(made: Bench) -> None:
     assert made.body.read() == b"x" * 60_000
 
 
@@ -129,7 +129,7 @@ def fill_all(made: Bench) -> None:
 
 READERS: dict[str, Callable[[Bench], None]] = {
     "pump": pump_all,
-    "read": whole,
+    "read": read_whole,
     "drain": lambda made: drain(made.body),
     "fill": fill_all,
 }
@@ -141,7 +141,7 @@ def test_chunks_of_one_byte_yield_to_others(reader: Callable[[Bench], None]) -> 
     with bench(CHUNKED, chunked=True, limits=Limits()) as made:
         made.body.connection.leftover = ONE_BYTE
         before = process_time()
-        with held_briefly():
+        with limit_hold():
             reader(made)
         assert process_time() - before < 5
         assert made.body.count == 60_000
@@ -155,7 +155,7 @@ def test_a_long_fast_answer_yields_to_others() -> None:
     ) as made:
         made.body.connection.leftover = b""
         made.body.connection.read_now = lambda view: len(view)  # type: ignore[method-assign]
-        with held_briefly():
+        with limit_hold():
             assert len(made.body.read()) == len(data)
 
 

@@ -12,7 +12,7 @@ from relay.wire.http1 import ChunkDecoder, Framing, Head, framing_of, request_he
 LIMITS = Limits()
 
 
-def three_ways(data: bytes) -> Head:
+def parse_three_ways(data: bytes) -> Head:
     """Parse a head in the three ways, assert that they agree, and return it."""
     whole = split_head(data, LIMITS, "source")
     assert whole is not None
@@ -46,14 +46,14 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_good_heads_three_ways(name: str) -> None:
     data, framing = GOOD[name]
-    head = three_ways(data)
+    head = parse_three_ways(data)
     assert framing_of("GET", head, "source") is framing
     assert framing_of("HEAD", head, "source") is Framing.NONE
     assert head.keeps_alive is (name not in ("http/1.0", "connection"))
 
 
 def test_repeated_fields_join_and_names_fold_case() -> None:
-    assert three_ways(GOOD["close"][0]).get("X-a") == "\xe9, 2"
+    assert parse_three_ways(GOOD["close"][0]).get("X-a") == "\xe9, 2"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_invalid_head_is_refused_at_once(data: bytes) -> None:
 
 
 def test_a_transfer_encoding_of_http_1_0_is_refused() -> None:
-    head = three_ways(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    head = parse_three_ways(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     with pytest.raises(ProtocolViolation):
         framing_of("GET", head, "source")
 

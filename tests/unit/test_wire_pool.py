@@ -42,7 +42,7 @@ def pool_of(limits: Limits) -> Pool:
     return Pool(Dialer(LOOPBACK, limits, pytest.fail), limits)
 
 
-def used_once(pool: Pool, there: Origin) -> Stream:
+def use_once(pool: Pool, there: Origin) -> Stream:
     stream, _ = pool.take(there, "source")
     pool.give(there, stream, reusable=True)
     return stream
@@ -57,7 +57,7 @@ def test_idle_connections_of_unused_origins_are_closed(
 ) -> None:
     pool, before = pool_of(SHORT), count_descriptors()
     for number in range(40):
-        used_once(pool, origin(listener, number))
+        use_once(pool, origin(listener, number))
     assert pool.open == 40
     with gevent.Timeout(5):
         while pool.open:
@@ -67,17 +67,17 @@ def test_idle_connections_of_unused_origins_are_closed(
 
 def test_used_connections_stay_open(listener: socket.socket) -> None:
     pool, kept = pool_of(SHORT), origin(listener, 1)
-    first = used_once(pool, kept)
+    first = use_once(pool, kept)
     until = monotonic() + 0.6
     while monotonic() < until:
         gevent.sleep(0.02)
-        assert used_once(pool, kept) is first
+        assert use_once(pool, kept) is first
     pool.close()
 
 
 def test_idle_connections_are_bounded_and_the_newest(listener: socket.socket) -> None:
     pool = pool_of(replace(QUICK, idle_connections=5))
-    streams = [used_once(pool, origin(listener, number)) for number in range(12)]
+    streams = [use_once(pool, origin(listener, number)) for number in range(12)]
     assert [stream.closed for stream in streams] == [True] * 7 + [False] * 5
     assert pool.take(origin(listener, 11), "source") == (streams[-1], True)
     pool.discard(streams[-1])
@@ -98,7 +98,7 @@ def test_each_origin_gets_its_newest_back(listener: socket.socket) -> None:
 def test_idle_connections_are_closed_at_the_descriptor_limit(listener: socket.socket) -> None:
     """An unused connection must not prevent the opening of another one."""
     pool = pool_of(QUICK)
-    idle = [used_once(pool, origin(listener, number)) for number in range(3)]
+    idle = [use_once(pool, origin(listener, number)) for number in range(3)]
     with ExitStack() as stack:
         limits = pytest.importorskip("resource")
         soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
@@ -143,15 +143,15 @@ class Silent:
 
 
 @pytest.fixture
-def silent() -> Iterator[Silent]:
+def silent_server() -> Iterator[Silent]:
     """Return one; its threads end with the test."""
     made = Silent()
     yield made
     made.go.set()
 
 
-def test_silent_names_delay_no_names_and_no_disk_writes(silent: Silent) -> None:
-    names = Names(32, silent)
+def test_silent_names_delay_no_names_and_no_disk_writes(silent_server: Silent) -> None:
+    names = Names(32, silent_server)
     waiting = [gevent.spawn(names, f"silent{number}", 80) for number in range(20)]
     gevent.sleep(0.05)
     with gevent.Timeout(2):
@@ -160,34 +160,34 @@ def test_silent_names_delay_no_names_and_no_disk_writes(silent: Silent) -> None:
     gevent.killall(waiting)
 
 
-def test_a_silent_name_takes_one_thread(silent: Silent, listener: socket.socket) -> None:
+def test_a_silent_name_takes_one_thread(silent_server: Silent, listener: socket.socket) -> None:
     limits = replace(QUICK, connect_seconds=0.1)
-    names = Names(2, silent)
+    names = Names(2, silent_server)
     pool = Pool(Dialer(LOOPBACK, limits, pytest.fail, resolver=names), limits)
     for _ in range(5):
         with pytest.raises(StoreTimeout):
             pool.take(Origin("http", "silent", 80), "source")
-    assert silent.asked == ["silent"]
+    assert silent_server.asked == ["silent"]
     stream, _ = pool.take(Origin("http", "localhost", listener.getsockname()[1]), "source")
     pool.discard(stream)
-    silent.go.set()
+    silent_server.go.set()
     with gevent.Timeout(5):
         assert names("silent", 80)[0][4] == ("127.0.0.1", 80)
 
 
-def test_silent_names_beyond_the_threads_time_out(silent: Silent) -> None:
-    names = Names(3, silent)
+def test_silent_names_beyond_the_threads_time_out(silent_server: Silent) -> None:
+    names = Names(3, silent_server)
     waiting = [gevent.spawn(names, f"silent{number}", 80) for number in range(8)]
     gevent.sleep(0.05)
     gevent.killall(waiting)
-    silent.go.set()
+    silent_server.go.set()
     with gevent.Timeout(5):
         assert names("other", 80)
-    assert len(silent.asked) <= 5
+    assert len(silent_server.asked) <= 5
 
 
-def test_a_name_that_does_not_resolve_is_an_error_each_time(silent: Silent) -> None:
-    dialer = Dialer(LOOPBACK, QUICK, pytest.fail, resolver=Names(2, silent))
+def test_a_name_that_does_not_resolve_is_an_error_each_time(silent_server: Silent) -> None:
+    dialer = Dialer(LOOPBACK, QUICK, pytest.fail, resolver=Names(2, silent_server))
     for _ in range(2):
         with pytest.raises(ConnectFailed):
             dialer.dial(Origin("http", "wrong", 80), "source")
